@@ -1,0 +1,371 @@
+//! The vocabulary: identities, sequences, events and reasons. Values that the
+//! constructors let through can't be wrong anywhere else.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+macro_rules! uuid_newtype {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new one, ordered by time (UUID version 7, RFC 9562).
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    };
+}
+
+uuid_newtype!(
+    /// A registered gateway, as everyone outside names it.
+    GatewayId
+);
+uuid_newtype!(
+    /// One live or past socket.
+    ConnectionId
+);
+uuid_newtype!(
+    /// The identity of a gateway's log. It changes when the log is reset or
+    /// restored, so that positions in the old one are not taken for positions
+    /// in the new one.
+    Epoch
+);
+uuid_newtype!(
+    /// One process of this service.
+    NodeId
+);
+
+/// An organisation inside the database; every query that a principal makes
+/// is scoped by its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OrganisationKey(pub i64);
+
+/// A gateway inside the database: small, and never shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatewayKey(pub i64);
+
+/// A position in a gateway's log. Events have 1, 2, 3, …; 0 is before the first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Sequence(pub i64);
+
+impl Sequence {
+    /// Before the first event.
+    pub const ZERO: Self = Self(0);
+    /// The largest that a JSON reader is sure to hold exactly (RFC 8259, section 6).
+    pub const MAX: Self = Self((1 << 53) - 1);
+
+    /// The one after this; stops at [`Sequence::MAX`].
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1).min(Self::MAX.0))
+    }
+
+    /// The one before this; stops at zero.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self((self.0 - 1).max(0))
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that fails the rules of the newtype it was meant for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+macro_rules! text_newtype {
+    ($(#[$doc:meta])* $name:ident, $check:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks the text.
+            pub fn new(text: impl Into<String>) -> Result<Self, Invalid> {
+                let text = text.into();
+                $check(&text).map_err(Invalid)?;
+                Ok(Self(text))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                Self::new(text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::new(text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+text_newtype!(
+    /// An event's identity, chosen by its publisher or by us: 1 to 64 visible
+    /// ASCII characters.
+    EventId,
+    check_id
+);
+text_newtype!(
+    /// What a gateway uses as its key for an event: 1 to 64 visible ASCII
+    /// characters, the same at every redelivery.
+    CorrelationId,
+    check_id
+);
+text_newtype!(
+    /// A dotted event type such as `api.deployed`.
+    EventType,
+    check_event_type
+);
+
+fn check_id(text: &str) -> Result<(), String> {
+    if (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(format!(
+        "must be 1 to 64 visible ASCII characters without blanks, not {}",
+        quoted(text)
+    ))
+}
+
+/// Prefixes of frames that are not events; an event of such a type would be
+/// taken for one of them.
+const RESERVED_PREFIXES: [&str; 2] = ["connection.", "delivery."];
+
+fn check_event_type(text: &str) -> Result<(), String> {
+    let well_formed = text.len() <= 128
+        && text.contains('.')
+        && text.split('.').all(|part| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic())
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+        });
+    if !well_formed {
+        return Err(format!(
+            "must be words of letters, digits, `_` or `-`, joined by dots, at most 128 characters, such as `api.deployed`; not {}",
+            quoted(text)
+        ));
+    }
+    let lower = text.to_ascii_lowercase();
+    if RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) || lower == "deployment.ack"
+    {
+        return Err(format!(
+            "{} is reserved for the protocol itself (`connection.*`, `delivery.*`, `deployment.ack`); choose another name",
+            quoted(text)
+        ));
+    }
+    Ok(())
+}
+
+/// A short, escaped picture of a text that somebody sent.
+pub fn quoted(text: &str) -> String {
+    let shown: String = text.chars().take(80).collect();
+    format!("{shown:?}")
+}
+
+/// An event as it is stored once and sent to many.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Its identity.
+    pub id: EventId,
+    /// Its type.
+    pub event_type: EventType,
+    /// A JSON object, kept byte for byte: gateways compare times and numbers in it.
+    pub payload: Box<RawValue>,
+    /// The gateway's key for it.
+    pub correlation_id: CorrelationId,
+    /// Who caused it, if the publisher said so.
+    pub user_id: Option<String>,
+    /// When it was published; the envelope's `timestamp`.
+    pub occurred_at: Timestamp,
+    /// After this it is not sent any more.
+    pub expires_at: Option<Timestamp>,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why an attempt failed or a connection ended: the one list that the
+        /// ledger, the API's filters and the logs share.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its stable name in the database, the API and the logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+
+        impl FromStr for Reason {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                match text {
+                    $($text => Ok(Self::$name),)*
+                    _ => Err(Invalid(format!(
+                        "{} is no reason; there are: {}",
+                        quoted(text),
+                        Self::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ")
+                    ))),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Nobody was there to receive it.
+    NotConnected = "not_connected",
+    /// The socket broke, or ended without a close handshake.
+    ConnectionLost = "connection_lost",
+    /// The gateway closed the connection in good order.
+    ClosedByGateway = "closed_by_gateway",
+    /// No sign of life within the deadline.
+    HeartbeatTimeout = "heartbeat_timeout",
+    /// Sent, alive, but not confirmed within the deadline.
+    ConfirmationTimeout = "confirmation_timeout",
+    /// The gateway stopped reading.
+    WriteTimeout = "write_timeout",
+    /// The gateway broke the protocol.
+    ProtocolError = "protocol_error",
+    /// Its token was revoked or expired.
+    TokenRevoked = "token_revoked",
+    /// The gateway was disabled.
+    GatewayDisabled = "gateway_disabled",
+    /// The gateway was deleted.
+    GatewayDeleted = "gateway_deleted",
+    /// This node was shutting down.
+    Shutdown = "shutdown",
+    /// This node died or lost its database; what happened to the rest is unknown.
+    NodeLost = "node_lost",
+    /// It was too old when its turn came.
+    Expired = "expired",
+    /// It was removed by the retention's hard limit before it was confirmed.
+    Retention = "retention",
+    /// The gateway said that it could not process it (`GATEWAY_PROCESSING_ERROR`).
+    GatewayProcessingError = "gateway_processing_error",
+    /// The gateway said that the deployment is another one (`DEPLOYMENT_ID_MISMATCH`).
+    DeploymentIdMismatch = "deployment_id_mismatch",
+    /// The gateway said that it failed, with a code that we don't know.
+    ApplyFailed = "apply_failed",
+}
+
+impl Reason {
+    /// Whether an attempt that ended so says something about the event, and so
+    /// counts towards the limit after which it becomes a dead letter. Ends
+    /// that we brought about ourselves do not.
+    pub const fn blames_the_event(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionLost
+                | Self::ClosedByGateway
+                | Self::HeartbeatTimeout
+                | Self::ConfirmationTimeout
+                | Self::WriteTimeout
+                | Self::ProtocolError
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocols_own_names_are_no_event_types() {
+        for reserved in ["connection.ack", "delivery.mark", "deployment.ack", "Connection.x"] {
+            assert!(EventType::new(reserved).is_err(), "{reserved}");
+        }
+        for malformed in ["", "api", ".deployed", "api.", "api..x", "a b.c", "api.dé"] {
+            assert!(EventType::new(malformed).is_err(), "{malformed}");
+        }
+        assert!(EventType::new("subscriptionPlan.created").is_ok());
+    }
+
+    #[test]
+    fn every_reason_is_read_back() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
+        }
+    }
+}
