@@ -1,0 +1,7 @@
+//! A persistent event log with durable delivery tracking for API gateways.
+
+pub mod clock;
+pub mod event;
+pub mod socket;
+pub mod store;
+pub mod wake;
