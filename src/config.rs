@@ -381,7 +381,9 @@ fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
         why,
     };
     let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    text.parse::<toml::Table>()
+    config::Config::builder()
+        .add_source(toml_source(&text))
+        .build()
         .map_err(|error| refuse(error.to_string()))?;
     Ok((path.to_owned(), text))
 }
@@ -479,11 +481,9 @@ impl Origins<'_> {
 }
 
 fn look_up(text: &str, key: &str) -> Option<String> {
-    let mut value = toml::Value::Table(text.parse().ok()?);
-    for part in key.split('.') {
-        let part = part.split('[').next().unwrap_or(part);
-        value = value.as_table()?.get(part)?.clone();
-    }
+    let key = key.split('[').next().unwrap_or(key);
+    let source = config::Config::builder().add_source(toml_source(text)).build();
+    let value: toml::Value = source.ok()?.get(key).ok()?;
     Some(value.to_string())
 }
 

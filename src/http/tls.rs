@@ -48,7 +48,7 @@ pub struct Certificates {
 struct Current(ArcSwap<CertifiedKey>);
 
 impl ResolvesServerCert for Current {
-    fn resolve(&self, _hello: &ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }
