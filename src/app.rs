@@ -26,7 +26,7 @@ use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
 
 /// Why the service could not start.

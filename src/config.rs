@@ -2,8 +2,7 @@
 //! flags. A value that can't be used is refused here, with its key, its source
 //! and what would be allowed; nothing later has to doubt a setting.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,10 +13,17 @@ use crate::dispatch;
 use crate::store::RetentionLimits;
 use crate::store::sqlite;
 
+mod network;
+mod origins;
+mod sources;
+
+pub use network::Network;
+pub use sources::{Flags, Sources};
+
+use origins::Origins;
+
 /// The manual of every key, and its default.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
-
-const PREFIX: &str = "GATEWAY_EVENTS__";
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,103 +161,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// An address or a network in CIDR form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl Network {
-    /// Whether an address lies in it.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(one)) => {
-                let shift = 32 - u32::from(self.prefix);
-                u64::from(net.to_bits()) >> shift == u64::from(one.to_bits()) >> shift
-            }
-            (IpAddr::V6(net), IpAddr::V6(one)) => {
-                let shift = 128 - u32::from(self.prefix);
-                net.to_bits().checked_shr(shift) == one.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl std::str::FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || {
-            format!("{text:?} is no address or network; write 10.1.2.3, 10.0.0.0/8 or fd00::/8")
-        };
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| refuse())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(longest), |p| p.parse().map_err(|_| refuse()))?;
-        if prefix > longest {
-            return Err(refuse());
-        }
-        Ok(Self { address, prefix })
-    }
-}
-
-/// What the command line sets; `None` leaves a key to the other sources.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// `--data-dir`.
-    pub data_dir: Option<PathBuf>,
-    /// `--listen`.
-    pub listen: Option<String>,
-    /// `--plaintext`.
-    pub plaintext: Option<bool>,
-}
-
-impl Flags {
-    fn pairs(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
-        [
-            ("data_dir", data_dir),
-            ("server.listen", self.listen.clone()),
-            ("server.plaintext", self.plaintext.map(|on| on.to_string())),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
-        .collect()
-    }
-}
-
-/// Where settings come from besides the defaults.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// `--config`.
-    pub file: Option<PathBuf>,
-    /// The environment; other variables are passed over.
-    pub environment: Vec<(String, String)>,
-    /// The command line.
-    pub flags: Flags,
-}
-
-impl Sources {
-    /// With this process's environment.
-    pub fn from_environment(file: Option<PathBuf>, flags: Flags) -> Self {
-        let environment = std::env::vars_os()
-            .map(|(key, value)| {
-                (
-                    key.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
-                )
-            })
-            .collect();
-        Self {
-            file,
-            environment,
-            flags,
-        }
-    }
-}
-
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -280,7 +189,7 @@ pub enum ConfigError {
 impl Config {
     /// Reads all sources; later ones win.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let environment = environment(&sources.environment)?;
+        let environment = sources::environment(&sources.environment)?;
         let file = sources.file.as_deref().map(read).transpose()?;
         let origins = Origins {
             file: file.as_ref(),
@@ -388,105 +297,6 @@ fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
     Ok((path.to_owned(), text))
 }
 
-/// Our variables: dotted key to (variable, value).
-fn environment(
-    all: &[(String, String)],
-) -> Result<BTreeMap<String, (String, String)>, ConfigError> {
-    let mut ours = BTreeMap::new();
-    for (variable, value) in all {
-        let Some(rest) = variable.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let key = rest.to_ascii_lowercase().replace("__", ".");
-        if value.is_empty() {
-            return Err(ConfigError::Value {
-                key,
-                value: "\"\"".to_owned(),
-                origin: format!("the environment variable {variable}"),
-                why: "it is set but empty; give it a value or unset it".to_owned(),
-            });
-        }
-        ours.insert(key, (variable.clone(), value.clone()));
-    }
-    Ok(ours)
-}
-
-/// Who said what, for errors.
-struct Origins<'a> {
-    file: Option<&'a (PathBuf, String)>,
-    environment: &'a BTreeMap<String, (String, String)>,
-    flags: Vec<(&'static str, String)>,
-}
-
-impl Origins<'_> {
-    fn explain(&self, error: &config::ConfigError) -> ConfigError {
-        match error {
-            config::ConfigError::Type {
-                key: Some(key),
-                expected,
-                ..
-            } => self.refuse(key, format!("expected {expected}")),
-            config::ConfigError::At {
-                key: Some(key),
-                error,
-                ..
-            } => self.refuse(key, error.to_string()),
-            config::ConfigError::NotFound(key) => {
-                self.refuse(key, "the key is missing".to_owned())
-            }
-            other => self.refuse("(configuration)", other.to_string()),
-        }
-    }
-
-    /// `key` may be a section, if serde met a key in it that does not exist;
-    /// then the first such key is named instead.
-    fn refuse(&self, key: &str, why: String) -> ConfigError {
-        let unknown = why
-            .strip_prefix("unknown field `")
-            .and_then(|rest| rest.split('`').next())
-            .map(|name| match key {
-                "(configuration)" => name.to_owned(),
-                section if section.ends_with(name) => section.to_owned(),
-                section => format!("{section}.{name}"),
-            });
-        let key = unknown.as_deref().unwrap_or(key);
-        let (value, origin) = self.find(key);
-        ConfigError::Value {
-            key: key.to_owned(),
-            value,
-            origin,
-            why,
-        }
-    }
-
-    fn find(&self, key: &str) -> (String, String) {
-        if let Some((_, value)) = self.flags.iter().find(|(name, _)| *name == key) {
-            let flag = key.rsplit('.').next().unwrap_or(key).replace('_', "-");
-            return (format!("{value:?}"), format!("the flag --{flag}"));
-        }
-        if let Some((variable, value)) = self.environment.get(key) {
-            return (
-                format!("{value:?}"),
-                format!("the environment variable {variable}"),
-            );
-        }
-        if let Some((path, text)) = self.file
-            && let Some(value) = look_up(text, key)
-        {
-            return (value, format!("the file {}", path.display()));
-        }
-        let value = look_up(DEFAULTS, key).unwrap_or_else(|| "(nothing)".to_owned());
-        (value, "the defaults".to_owned())
-    }
-}
-
-fn look_up(text: &str, key: &str) -> Option<String> {
-    let key = key.split('[').next().unwrap_or(key);
-    let source = config::Config::builder().add_source(toml_source(text)).build();
-    let value: toml::Value = source.ok()?.get(key).ok()?;
-    Some(value.to_string())
-}
-
 fn mask(table: &mut toml::Table) {
     for (key, value) in table.iter_mut() {
         if let toml::Value::Table(inner) = value {
@@ -525,68 +335,4 @@ where
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
-mod tests {
-    use super::*;
-
-    fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::load(&Sources {
-            environment: environment
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-            ..Sources::default()
-        })
-    }
-
-    #[test]
-    fn the_defaults_are_complete_and_good() {
-        let config = load(&[]).unwrap();
-        assert_eq!(config.limits.event_bytes.as_u64(), 1_048_576);
-        assert!(config.show().contains("attempts_per_minute"));
-    }
-
-    #[test]
-    fn texts_that_look_like_numbers_stay_as_they_are() {
-        let config = load(&[("GATEWAY_EVENTS__DATA_DIR", "0012345")]).unwrap();
-        assert_eq!(config.data_dir, PathBuf::from("0012345"));
-    }
-
-    #[test]
-    fn an_error_names_key_value_and_source() {
-        for (variable, value, key) in [
-            ("GATEWAY_EVENTS__SERVER__LISTEN", "nowhere", "server.listen"),
-            ("GATEWAY_EVENTS__LIMITS__ATTEMPTS_PER_MINUTE", "0", "limits.attempts_per_minute"),
-            ("GATEWAY_EVENTS__SERVER__HEADER_TIMEOUT", "soon", "server.header_timeout"),
-            ("GATEWAY_EVENTS__SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "server.trusted_proxies"),
-            ("GATEWAY_EVENTS__SERVER__LISTN", "1", "server.listn"),
-            ("GATEWAY_EVENTS__LOG__FORMAT", "", "log.format"),
-            ("GATEWAY_EVENTS__LOG__FORMAT", "xml", "log.format"),
-        ] {
-            let shown = load(&[(variable, value)]).unwrap_err().to_string();
-            assert!(shown.contains(key), "{shown}");
-            assert!(shown.contains(variable), "{shown}");
-            assert!(shown.contains(value), "{shown}");
-        }
-    }
-
-    #[test]
-    fn plaintext_is_for_loopback_only() {
-        assert!(load(&[("GATEWAY_EVENTS__SERVER__PLAINTEXT", "true")]).is_err());
-        let loopback = [
-            ("GATEWAY_EVENTS__SERVER__PLAINTEXT", "true"),
-            ("GATEWAY_EVENTS__SERVER__LISTEN", "127.0.0.1:0"),
-        ];
-        assert!(load(&loopback).is_ok());
-    }
-
-    #[test]
-    fn networks_contain_what_they_should() {
-        let net: Network = "10.0.0.0/8".parse().unwrap();
-        assert!(net.contains("10.255.0.1".parse().unwrap()));
-        assert!(net.contains("::ffff:10.1.1.1".parse().unwrap()));
-        assert!(!net.contains("11.0.0.1".parse().unwrap()));
-        let all: Network = "::/0".parse().unwrap();
-        assert!(all.contains("fe80::1".parse().unwrap()));
-    }
-}
+mod tests;

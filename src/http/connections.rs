@@ -60,6 +60,6 @@ async fn answer(
         .store
         .connections(organisation, gateway, live_only, limit)
         .await?;
-    let list = connections.iter().map(|one| json!(one)).collect();
-    Ok(Json(cursor::page(list, limit, None)))
+    let list: Vec<Value> = connections.iter().map(|one| json!(one)).collect();
+    Ok(Json(cursor::page(&list, limit, None)))
 }

@@ -24,7 +24,7 @@ pub(super) fn limit(asked: Option<usize>) -> Answer<usize> {
 }
 
 /// A list as every route shows it.
-pub(super) fn page(list: Vec<Value>, limit: usize, next: Option<String>) -> Value {
+pub(super) fn page(list: &[Value], limit: usize, next: Option<&str>) -> Value {
     json!({
         "count": list.len(),
         "list": list,

@@ -19,7 +19,7 @@ use crate::store::{
     DeliveryCursor, DeliveryFilter, Redriven, RedriveSelection, SummaryBy,
 };
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 /// More buckets than a chart has pixels help nobody.
 const MAX_BUCKETS: u128 = 2000;
 
@@ -91,8 +91,8 @@ pub(super) async fn list(
         .await?;
     let next = page.next.zip(filter.from.zip(filter.to));
     let next = next.map(|(at, (from, to))| cursor::encode(&(at, from, to), &asked));
-    let list = page.rows.iter().map(|row| json!(row)).collect();
-    Ok(Json(cursor::page(list, limit, next)))
+    let list: Vec<Value> = page.rows.iter().map(|row| json!(row)).collect();
+    Ok(Json(cursor::page(&list, limit, next.as_deref())))
 }
 
 #[derive(Deserialize)]
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn buckets_are_numbers_with_a_unit() {
-        assert_eq!(bucket("5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(bucket("5m").unwrap(), Duration::from_mins(5));
         for bad in ["", "m", "0s", "5", "5é", "-1h", "99999999999999999999d"] {
             assert!(bucket(bad).is_err(), "{bad}");
         }

@@ -33,7 +33,7 @@ pub(super) async fn list(
 ) -> Answer<Json<Value>> {
     let types = app.store.event_types(organisation).await?;
     let list: Vec<Value> = types.iter().map(|info| json!(info)).collect();
-    Ok(Json(cursor::page(list, types.len(), None)))
+    Ok(Json(cursor::page(&list, types.len(), None)))
 }
 
 /// `GET /event-types/{name}`.

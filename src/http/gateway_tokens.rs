@@ -99,5 +99,5 @@ pub(super) fn shown_once(issued: &Issued, info: &TokenInfo) -> impl IntoResponse
 
 pub(super) fn shown_list(tokens: &[TokenInfo]) -> Value {
     let list: Vec<Value> = tokens.iter().map(|token| json!(token)).collect();
-    cursor::page(list, tokens.len(), None)
+    cursor::page(&list, tokens.len(), None)
 }

@@ -77,8 +77,8 @@ pub(super) async fn list(
         .last()
         .filter(|_| more)
         .map(|last| cursor::encode(&last.name, &"gateways"));
-    let list = gateways.iter().map(|gateway| shown(&app, gateway)).collect();
-    Ok(Json(cursor::page(list, limit, next)))
+    let list: Vec<Value> = gateways.iter().map(|gateway| shown(&app, gateway)).collect();
+    Ok(Json(cursor::page(&list, limit, next.as_deref())))
 }
 
 /// `GET /gateways/{id}`.

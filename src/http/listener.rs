@@ -1,7 +1,6 @@
 //! The accept loop. Every stage that a stranger can reach has a deadline and a
 //! bound: handshakes under way, the handshake, the headers, unread data.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -151,7 +150,7 @@ async fn serve<S>(
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await?) }
+        router.oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
