@@ -1,0 +1,1 @@
+//! A peer in memory.
