@@ -1,5 +1,7 @@
 //! From the log to the sockets, and back to the ledger.
 
+pub mod window;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,22 +1,338 @@
-//! WebSocket, plain mode.
+//! WebSocket in plain mode, for gateways that know nothing of us.
+//!
+//! Each event frame is followed by a ping that carries the event's number.
+//! These gateways handle one frame after another and echo a ping's payload, so
+//! the pong says that everything up to that number has been handled. They run
+//! the handlers one by one: a ping per event, not per burst, shows how far a
+//! slow one has got.
+//!
+//! Reading and writing go on side by side; neither waits for the other. Knows
+//! no store and decides nothing about delivery.
 
 use std::time::Duration;
 
-use axum::extract::ws::WebSocket;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite;
 
-use super::TransportEnd;
+use super::{Control, EventFrame, Incoming, TransportEnd};
+use crate::event::{Reason, Sequence};
+
+/// Events are gathered up to this many bytes before they are flushed; with the
+/// frame that passes it they must fit into the socket's write buffer.
+const BURST_BYTES: usize = 32 * 1024;
+
+/// Time for a peer that broke the protocol to read why it is parted with.
+const LINGER: Duration = Duration::from_millis(250);
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For reading what is written to it.
+    /// To read what is written to it.
     pub write_timeout: Duration,
-    /// For its part of the close handshake.
+    /// To do its part of the close handshake.
     pub close_timeout: Duration,
 }
 
-/// Runs a socket to its end.
+/// Runs a socket to its end. `first` goes out before anything else.
 pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Limits) {
-    let _ = (socket, first, end, limits);
+    let TransportEnd { events, control, incoming } = end;
+    let (sink, stream) = socket.split();
+    let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
+    let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
+    // The lane being gone is no error: then nobody asks.
+    let _ = incoming.send(Incoming::Ended { reason, detail }).await;
+}
+
+/// Reads and writes until one of both ends, then ends the other.
+async fn talk(
+    writer: &mut Writer,
+    stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+    first: Bytes,
+) -> (Reason, String) {
+    let limits = writer.limits;
+    let mut reader = std::pin::pin!(read(stream, incoming, limits.close_timeout));
+    let written = tokio::select! {
+        read = &mut reader => {
+            match &read {
+                ReadEnd::Violation(code, detail) => {
+                    writer.say_goodbye(*code, detail).await;
+                    // What it went on sending is unread: ending at once would
+                    // reset the connection, and the close frame be lost.
+                    tokio::time::sleep(LINGER.min(limits.close_timeout)).await;
+                }
+                ReadEnd::Unheard => writer.say_goodbye(close_code::AWAY, "shutdown").await,
+                ReadEnd::Closed(_) | ReadEnd::Lost(_) => {}
+            }
+            return read.into_reason();
+        }
+        written = writer.run(first) => written,
+    };
+    // What the peer has said still counts; so reading goes on to the end.
+    match written {
+        WriteEnd::Told(reason) => {
+            let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
+            let (_, read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
+            let detail = match read {
+                Ok(_) => String::new(),
+                Err(_) => "the peer did not answer the close".to_owned(),
+            };
+            (reason, detail)
+        }
+        WriteEnd::TimedOut => {
+            let detail = format!("nothing was read for {} s", limits.write_timeout.as_secs());
+            (Reason::WriteTimeout, detail)
+        }
+        WriteEnd::Failed(error) => match timeout(limits.close_timeout, reader).await {
+            Ok(read) => read.into_reason(),
+            Err(_) => (Reason::ConnectionLost, error),
+        },
+    }
+}
+
+/// The close code that tells a gateway why.
+const fn code_of(reason: Reason) -> u16 {
+    match reason {
+        Reason::Shutdown => close_code::AWAY,
+        Reason::TokenRevoked | Reason::GatewayDisabled | Reason::GatewayDeleted => close_code::POLICY,
+        Reason::NodeLost => close_code::AGAIN,
+        Reason::ProtocolError => close_code::PROTOCOL,
+        Reason::HeartbeatTimeout | Reason::ConfirmationTimeout | Reason::WriteTimeout => close_code::ERROR,
+        _ => close_code::NORMAL,
+    }
+}
+
+enum WriteEnd {
+    /// The lane said so.
+    Told(Reason),
+    /// The peer does not read.
+    TimedOut,
+    /// The socket broke.
+    Failed(String),
+}
+
+struct Writer {
+    sink: SplitSink<WebSocket, Message>,
+    events: mpsc::Receiver<EventFrame>,
+    control: mpsc::Receiver<Control>,
+    last_written: Option<Sequence>,
+    ping_due: bool,
+    limits: Limits,
+}
+
+impl Writer {
+    async fn run(&mut self, first: Bytes) -> WriteEnd {
+        let Some(first) = text(first) else {
+            return WriteEnd::Failed("the first frame is no text".to_owned());
+        };
+        let mut event = None;
+        let mut first = Some(first);
+        loop {
+            let sent = tokio::select! {
+                biased;
+                reason = told_to_close(&mut self.control, &mut self.ping_due) => {
+                    return WriteEnd::Told(reason);
+                }
+                sent = timeout(
+                    self.limits.write_timeout,
+                    burst(&mut self.sink, first.take(), event.take(), &mut self.events, &mut self.last_written),
+                ) => sent,
+            };
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return WriteEnd::Failed(error.to_string()),
+                Err(_) => return WriteEnd::TimedOut,
+            }
+            event = match self.next().await {
+                Next::Event(frame) => Some(frame),
+                Next::Ping => match self.ping().await {
+                    Some(end) => return end,
+                    None => None,
+                },
+                Next::Close(reason) => return WriteEnd::Told(reason),
+            };
+        }
+    }
+
+    /// Waits for something to write; control passes events.
+    async fn next(&mut self) -> Next {
+        if std::mem::take(&mut self.ping_due) {
+            return Next::Ping;
+        }
+        tokio::select! {
+            biased;
+            control = self.control.recv() => match control {
+                Some(Control::Ping) => Next::Ping,
+                Some(Control::Close(reason)) => Next::Close(reason),
+                None => Next::Close(Reason::Shutdown),
+            },
+            Some(frame) = self.events.recv() => Next::Event(frame),
+        }
+    }
+
+    async fn ping(&mut self) -> Option<WriteEnd> {
+        let ping = ping(self.last_written);
+        match timeout(self.limits.write_timeout, self.sink.send(ping)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(WriteEnd::Failed(error.to_string())),
+            Err(_) => Some(WriteEnd::TimedOut),
+        }
+    }
+
+    /// Sends the close frame; a peer that does not read won't get it.
+    async fn say_goodbye(&mut self, code: u16, reason: &str) {
+        let close = CloseFrame { code, reason: Utf8Bytes::from(reason) };
+        let sending = self.sink.send(Message::Close(Some(close)));
+        match timeout(self.limits.close_timeout, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the close frame was not sent"),
+            Err(_) => tracing::debug!("the close frame was not read"),
+        }
+    }
+}
+
+enum Next {
+    Event(EventFrame),
+    Ping,
+    Close(Reason),
+}
+
+/// While something is being written: a close must not wait for it, a ping may.
+async fn told_to_close(control: &mut mpsc::Receiver<Control>, ping_due: &mut bool) -> Reason {
+    loop {
+        match control.recv().await {
+            Some(Control::Ping) => *ping_due = true,
+            Some(Control::Close(reason)) => return reason,
+            None => return Reason::Shutdown,
+        }
+    }
+}
+
+/// Writes what waits, each event with its ping, and flushes once.
+async fn burst(
+    sink: &mut SplitSink<WebSocket, Message>,
+    first: Option<Message>,
+    event: Option<EventFrame>,
+    events: &mut mpsc::Receiver<EventFrame>,
+    last_written: &mut Option<Sequence>,
+) -> Result<(), axum::Error> {
+    let mut next = event;
+    let mut bytes = 0;
+    if let Some(first) = first {
+        sink.feed(first).await?;
+        bytes = BURST_BYTES;
+    }
+    while let Some(EventFrame { sequence, text: frame }) = next.take() {
+        bytes += frame.len();
+        let Some(frame) = text(frame) else {
+            return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
+        };
+        sink.feed(frame).await?;
+        *last_written = Some(sequence);
+        sink.feed(ping(Some(sequence))).await?;
+        if bytes < BURST_BYTES {
+            next = events.try_recv().ok();
+        }
+    }
+    sink.flush().await
+}
+
+fn text(frame: Bytes) -> Option<Message> {
+    Utf8Bytes::try_from(frame).ok().map(Message::Text)
+}
+
+/// A ping without a number confirms nothing: no event has been written yet.
+fn ping(last_written: Option<Sequence>) -> Message {
+    let payload = last_written.map_or_else(Bytes::new, |sequence| sequence.to_string().into());
+    Message::Ping(payload)
+}
+
+enum ReadEnd {
+    /// The peer closed in good order.
+    Closed(String),
+    /// The socket broke, or ended without a word.
+    Lost(String),
+    /// The peer broke the protocol; to be told so with this code.
+    Violation(u16, &'static str),
+    /// The lane listens no more.
+    Unheard,
+}
+
+impl ReadEnd {
+    fn into_reason(self) -> (Reason, String) {
+        match self {
+            Self::Closed(detail) => (Reason::ClosedByGateway, detail),
+            Self::Lost(detail) => (Reason::ConnectionLost, detail),
+            Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
+            Self::Unheard => (Reason::Shutdown, "the lane ended first".to_owned()),
+        }
+    }
+}
+
+/// Reads to the very end, also after a close frame: who stops there leaves the
+/// peer without its answer. A lane that is slow to listen slows the reading.
+async fn read(
+    mut stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+    close_timeout: Duration,
+) -> ReadEnd {
+    while let Some(message) = stream.next().await {
+        let said = match message {
+            Ok(Message::Pong(payload)) => receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt),
+            Ok(Message::Ping(_)) => Incoming::Alive,
+            Ok(Message::Text(text)) => Incoming::Message(text.into()),
+            Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
+            Ok(Message::Close(frame)) => {
+                // The answer is queued, and goes out by reading on.
+                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+                let _ = timeout(close_timeout, rest).await;
+                return ReadEnd::Closed(describe(frame));
+            }
+            Err(error) => return broken(error),
+        };
+        if incoming.send(said).await.is_err() {
+            return ReadEnd::Unheard;
+        }
+    }
+    ReadEnd::Lost("the stream ended without a close frame".to_owned())
+}
+
+/// A number in the form in which we sent it; anything else confirms nothing.
+fn receipt(payload: &[u8]) -> Option<Sequence> {
+    let canonical = matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
+    Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
+}
+
+fn describe(frame: Option<CloseFrame>) -> String {
+    frame.map_or_else(
+        || "without a code".to_owned(),
+        |CloseFrame { code, reason }| {
+            let reason: String = reason.as_str().escape_debug().take(200).collect();
+            if reason.is_empty() { format!("code {code}") } else { format!("code {code}: {reason}") }
+        },
+    )
+}
+
+/// Tells a broken protocol from a broken line.
+fn broken(error: axum::Error) -> ReadEnd {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+
+    let error = error.into_inner();
+    match error.downcast_ref::<Error>() {
+        Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
+        Some(Error::Utf8(_)) => ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8"),
+        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+            ReadEnd::Lost("the stream ended without a close frame".to_owned())
+        }
+        Some(Error::Protocol(_)) => ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455"),
+        Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
+        _ => ReadEnd::Lost(error.to_string()),
+    }
 }
