@@ -1,20 +1,44 @@
-//! From the log to the sockets, and back to the ledger.
+//! From the log to the sockets, and back to the ledger. Each connection has a
+//! [lane](lane) of its own that waits and a [`window`] that decides; the
+//! [`Dispatcher`] admits, finds and ends them. Knows no wire and no SQL, and
+//! holds nothing that the log does not hold: a crash loses no event.
 
-pub mod window;
-
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use bytesize::ByteSize;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
-use crate::socket::{LaneEnd, websocket};
-use crate::store::{Store, StoreError};
+use crate::event::{ConnectionId, GatewayKey, Reason};
+use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
+
+mod backoff;
+mod feed;
+mod lane;
+mod outcomes;
+mod recorder;
+mod registry;
+mod reports;
+mod session;
+mod sweep;
+pub mod window;
+
+pub use session::{Admission, Permit, Session};
+
+use recorder::Recorder;
+use registry::Registry;
+use session::Ready;
+
+/// Lanes that may read the log at once.
+const READS: usize = 4;
+/// How long a drain waits for the last outcomes to be on record.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// What becomes of an event that fails again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -35,16 +59,16 @@ pub struct Options {
     /// How often a gateway is pinged.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// Without a sign of life this long, a gateway is gone.
+    /// A gateway that gives no sign of life this long is gone.
     #[serde(with = "humantime_serde")]
     pub heartbeat_timeout: Duration,
-    /// Without a confirmation this long, an event has failed.
+    /// An event that is not confirmed this long has failed.
     #[serde(with = "humantime_serde")]
     pub confirmation_timeout: Duration,
-    /// Without reading this long, a gateway is gone.
+    /// A gateway that stops reading this long is gone.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// Attempts at an event before it is poison.
+    /// Failed attempts at an event before it is poison.
     pub max_attempts: u32,
     /// What becomes of poison.
     pub poison: Policy,
@@ -54,110 +78,145 @@ pub struct Options {
     pub window_bytes: ByteSize,
 }
 
-/// Who is to be admitted.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    /// The gateway.
-    pub gateway: GatewayKey,
-    /// Its outside identity.
-    pub gateway_id: GatewayId,
-    /// Its organisation.
-    pub organisation: OrganisationKey,
-    /// The public part of its token.
-    pub token: String,
-    /// When that expires.
-    pub token_expires_at: Option<Timestamp>,
-    /// `websocket`, …
-    pub transport: &'static str,
-    /// The peer's address.
-    pub remote_address: String,
-}
-
-/// The right to one connection.
-#[derive(Debug)]
-pub struct Permit;
-
-/// A connection before its socket.
-#[derive(Debug)]
-pub struct Session;
-
-impl Session {
-    /// The connection's identity.
-    pub fn id(&self) -> ConnectionId {
-        ConnectionId::new()
-    }
-
-    /// The first frame.
-    pub fn ack_frame(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    /// The transport's limits.
-    pub fn transport_limits(&self) -> websocket::Limits {
-        websocket::Limits { write_timeout: Duration::ZERO, close_timeout: Duration::ZERO }
-    }
-
-    /// Starts delivery.
-    pub fn start(self, lane_end: LaneEnd) {
-        let _ = lane_end;
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 1000,
+            heartbeat_interval: Duration::from_secs(10),
+            heartbeat_timeout: Duration::from_secs(25),
+            confirmation_timeout: Duration::from_mins(1),
+            write_timeout: Duration::from_secs(10),
+            max_attempts: 5,
+            poison: Policy::DeadLetter,
+            window_events: 64,
+            window_bytes: ByteSize::kib(256),
+        }
     }
 }
 
-/// All live connections of this node.
-#[derive(Debug)]
-pub struct Dispatcher;
+/// All connections of this node.
+pub struct Dispatcher {
+    store: Arc<dyn Store>,
+    wake: Wake,
+    options: Options,
+    permits: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    registry: Arc<Registry>,
+    recorder: Recorder,
+    lanes: TaskTracker,
+    draining: AtomicBool,
+}
+
+impl fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher").field("live", &self.live()).finish_non_exhaustive()
+    }
+}
 
 impl Dispatcher {
-    /// With nothing connected.
+    /// With nothing connected. Starts the recorder, so it needs a runtime.
     pub fn new(store: Arc<dyn Store>, wake: Wake, options: Options) -> Arc<Self> {
-        let _ = (store, wake, options);
-        Arc::new(Self)
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
+            reads: Arc::new(Semaphore::new(READS)),
+            registry: Arc::default(),
+            recorder: Recorder::spawn(Arc::clone(&store)),
+            lanes: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            store,
+            wake,
+            options,
+        })
     }
 
-    /// A permit, unless the limit is reached.
+    /// A permit for one connection; `None` at the limit, and while draining.
     pub fn try_admit(&self) -> Option<Permit> {
-        None
+        if self.is_draining() {
+            return None;
+        }
+        Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit::new)
     }
 
-    /// Opens a connection.
-    pub async fn open(self: &Arc<Self>, permit: Permit, admission: Admission) -> Result<Session, StoreError> {
-        let _ = (permit, admission);
-        Err(StoreError::Unavailable("not yet".into()))
+    /// Puts a connection on record and finds where it starts. Runs to its end
+    /// even if the caller goes away, so that none stays open on record only.
+    pub async fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        admission: Admission,
+    ) -> Result<Session, StoreError> {
+        let dispatcher = Arc::clone(self);
+        let opening = tokio::spawn(async move {
+            let id = ConnectionId::new();
+            // Listen before looking: what is appended in between is hinted at.
+            let subscription = dispatcher.wake.subscribe(admission.gateway);
+            let connection = NewConnection {
+                id,
+                gateway: admission.gateway,
+                token: admission.token.clone(),
+                instance: String::new(),
+                transport: admission.transport,
+                remote_address: admission.remote_address.clone(),
+            };
+            let opened = dispatcher.store.open_connection(connection).await?;
+            let ready = Ready { dispatcher, permit, admission, opened, subscription };
+            Ok(Session::new(id, ready))
+        });
+        opening
+            .await
+            .unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    /// Closes a token's sockets.
+    /// Closes the live sockets that were opened with this token.
     pub fn close_token(&self, token: &str, reason: Reason) {
-        let _ = (token, reason);
+        self.registry.stop_token(token, reason);
     }
 
-    /// Closes a gateway's sockets.
+    /// Closes a gateway's live sockets.
     pub fn close_gateway(&self, gateway: GatewayKey, reason: Reason) {
-        let _ = (gateway, reason);
+        self.registry.stop_gateway(gateway, reason);
     }
 
-    /// A gateway's live connections.
+    /// A gateway's live connections to this node.
     pub fn connected(&self, gateway: GatewayKey) -> usize {
-        let _ = gateway;
-        0
+        self.registry.connected(gateway)
     }
 
-    /// All live connections.
+    /// All live connections to this node.
     pub fn live(&self) -> usize {
-        0
+        self.registry.live()
     }
 
-    /// Whether the node is draining.
+    /// Whether nobody is admitted any more.
     pub fn is_draining(&self) -> bool {
-        false
+        self.draining.load(Ordering::SeqCst)
     }
 
-    /// Closes all.
+    /// Admits nobody any more and closes all connections, one after another
+    /// over the given time: gateways come back without delay, and all at once
+    /// they would fall upon the other nodes. Returns when what they confirmed
+    /// is on record.
     pub async fn drain(&self, over: Duration) {
-        let _ = over;
+        self.draining.store(true, Ordering::SeqCst);
+        let stops = self.registry.stops();
+        let gap = over / u32::try_from(stops.len()).unwrap_or(u32::MAX).max(1);
+        tracing::info!(connections = stops.len(), ?over, "draining");
+        for stop in stops {
+            if stop.is_closed() {
+                continue;
+            }
+            registry::stop(&stop, Reason::Shutdown);
+            tokio::time::sleep(gap.mul_f64(0.5 + fastrand::f64())).await;
+        }
+        // Whoever was just being admitted stops by itself.
+        self.lanes.close();
+        self.lanes.wait().await;
+        if tokio::time::timeout(LAST_RECORDS, self.recorder.flush()).await.is_err() {
+            tracing::error!("the last outcomes could not be put on record; what they settled is sent again");
+        }
     }
 
-    /// Sweeps.
+    /// Records events that nobody was there to receive, until told to stop.
     pub async fn run_sweep(&self, stop: CancellationToken) {
-        stop.cancelled().await;
+        sweep::run(self, stop).await;
     }
 }

@@ -35,7 +35,7 @@ pub struct Patience {
 struct Sent {
     sequence: Sequence,
     bytes: usize,
-    sent_at: Instant,
+    instant: Instant,
     started_at: Timestamp,
 }
 
@@ -139,7 +139,7 @@ impl Window {
         }
         self.sent = sequence;
         self.bytes += bytes;
-        self.in_flight.push_back(Sent { sequence, bytes, sent_at, started_at });
+        self.in_flight.push_back(Sent { sequence, bytes, instant: sent_at, started_at });
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Window {
     /// may have come only then.
     pub fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
         let oldest = self.in_flight.front()?;
-        let since = self.progress_at.map_or(oldest.sent_at, |at| at.max(oldest.sent_at));
+        let since = self.progress_at.map_or(oldest.instant, |at| at.max(oldest.instant));
         Some(since + confirmation_timeout)
     }
 

@@ -77,7 +77,7 @@ async fn talk(
     match written {
         WriteEnd::Told(reason) => {
             let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
-            let (_, read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
+            let ((), read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
             let detail = match read {
                 Ok(_) => String::new(),
                 Err(_) => "the peer did not answer the close".to_owned(),

@@ -1,0 +1,199 @@
+//! What a lane is to send next. Woken by hints, decided by numbers: fresh rows
+//! that come with a hint and are exactly next are taken from memory; whatever
+//! else is missing is read from the log, a page at a time, when there is use
+//! for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::backoff::Backoff;
+use super::window;
+use crate::event::{GatewayKey, Sequence};
+use crate::store::{OutboxPage, OutboxRow, Range, Result, Store, StoreError};
+use crate::wake::{Hint, Subscription};
+
+/// What comes next.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An event.
+    Event(OutboxRow),
+    /// Numbers that retention has removed.
+    Lost(Range),
+}
+
+/// The way from the log to one lane.
+pub(super) struct Feed {
+    store: Arc<dyn Store>,
+    gateway: GatewayKey,
+    /// Shared by all lanes: a fleet that comes back at once reads in turns.
+    reads: Arc<Semaphore>,
+    /// As much is kept ready as may be on its way.
+    limits: window::Limits,
+    subscription: Subscription,
+    ready: VecDeque<Item>,
+    ready_bytes: usize,
+    /// The last number in `ready`, or given out.
+    last: Sequence,
+    head: Sequence,
+    read: Option<BoxFuture<'static, Result<OutboxPage>>>,
+    wait: Duration,
+    backoff: Backoff,
+}
+
+impl Feed {
+    /// Starts behind `position`. The subscription must be older than the
+    /// reading of `head`.
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        reads: Arc<Semaphore>,
+        gateway: GatewayKey,
+        limits: window::Limits,
+        subscription: Subscription,
+        position: Sequence,
+        head: Sequence,
+    ) -> Self {
+        Self {
+            store,
+            gateway,
+            reads,
+            limits,
+            subscription,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            last: position,
+            head,
+            read: None,
+            wait: Duration::ZERO,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// What comes next, if it is there already.
+    pub(super) fn front(&self) -> Option<&Item> {
+        self.ready.front()
+    }
+
+    /// Takes it.
+    pub(super) fn pop(&mut self) -> Option<Item> {
+        let item = self.ready.pop_front();
+        if let Some(Item::Event(row)) = &item {
+            self.ready_bytes = self.ready_bytes.saturating_sub(row.event.payload.get().len());
+        }
+        item
+    }
+
+    /// Waits until more is ready. May be dropped and called again.
+    pub(super) async fn more(&mut self) {
+        loop {
+            if self.read.is_none() && self.ready.is_empty() && self.last < self.head {
+                self.read = Some(self.read_on());
+            }
+            let reading = self.read.is_some();
+            tokio::select! {
+                biased;
+                // Hints first: a head without its rows costs a read.
+                hint = self.subscription.hints.recv() => match hint {
+                    Ok(hint) => {
+                        if self.take_hint(&hint) {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_) | RecvError::Closed) => self.raise_head(),
+                },
+                Ok(()) = self.subscription.head.changed() => self.raise_head(),
+                page = poll(&mut self.read), if reading => {
+                    self.read = None;
+                    if self.take_page(page) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn raise_head(&mut self) {
+        let head = *self.subscription.head.borrow_and_update();
+        self.head = self.head.max(head);
+    }
+
+    fn read_on(&mut self) -> BoxFuture<'static, Result<OutboxPage>> {
+        let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.reads));
+        let (gateway, last, limits) = (self.gateway, self.last, self.limits);
+        let wait = std::mem::take(&mut self.wait);
+        Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let _turn = reads
+                .acquire()
+                .await
+                .map_err(|_| StoreError::Unavailable("the node is going down".to_owned()))?;
+            store.read(gateway, last, limits.events, limits.bytes).await
+        })
+    }
+
+    /// Takes the rows of a hint if they are next and there is room; otherwise
+    /// they are read when their turn comes.
+    fn take_hint(&mut self, hint: &Hint) -> bool {
+        self.head = self.head.max(hint.head);
+        let next = self.last.next();
+        let before = self.ready.len();
+        for (sequence, event) in hint.rows.iter().skip_while(|(sequence, _)| *sequence < next) {
+            let full = self.ready.len() >= self.limits.events || self.ready_bytes >= self.limits.bytes;
+            if full || *sequence != self.last.next() {
+                break;
+            }
+            self.push(OutboxRow { sequence: *sequence, event: Arc::clone(event) });
+        }
+        self.ready.len() > before
+    }
+
+    /// Takes a page; rows that a hint has brought meanwhile are in it twice.
+    fn take_page(&mut self, page: Result<OutboxPage>) -> bool {
+        let before = self.ready.len();
+        let asked_for = self.last;
+        match page {
+            Err(error) => {
+                tracing::warn!(gateway = self.gateway.0, %error, "the log can't be read now; the socket is kept");
+            }
+            Ok(page) => {
+                self.head = self.head.max(page.head);
+                if page.floor > self.last {
+                    let lost = Range { first: self.last.next(), last: page.floor };
+                    self.last = page.floor;
+                    self.ready.push_back(Item::Lost(lost));
+                }
+                for row in page.rows {
+                    if row.sequence == self.last.next() {
+                        self.push(row);
+                    }
+                }
+            }
+        }
+        // Whatever the reason, a read that brought nothing is not repeated at once.
+        if self.last == asked_for {
+            self.wait = self.backoff.next();
+        } else {
+            self.backoff.reset();
+        }
+        self.ready.len() > before
+    }
+
+    fn push(&mut self, row: OutboxRow) {
+        self.last = row.sequence;
+        self.ready_bytes += row.event.payload.get().len();
+        self.ready.push_back(Item::Event(row));
+    }
+}
+
+async fn poll(read: &mut Option<BoxFuture<'static, Result<OutboxPage>>>) -> Result<OutboxPage> {
+    match read {
+        Some(read) => read.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,353 @@
+//! One task per connection. Waits for whatever comes first: something to send,
+//! something said, a deadline, the order to stop. What each means is decided by
+//! the [`window`](super::window); what became of it goes to the recorder.
+//!
+//! The lane never waits for the database before it listens to its peer, and
+//! never closes a socket because the database is away.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
+
+use super::feed::{Feed, Item};
+use super::outcomes::{Outcomes, Whose};
+use super::recorder::Recorder;
+use super::registry::Registration;
+use super::reports::{Matched, Reports};
+use super::session::Permit;
+use super::window::{Patience, Receipt, Window};
+use crate::clock::Timestamp;
+use crate::event::{Epoch, Reason, Sequence};
+use crate::socket::frame::{self, Message};
+use crate::socket::{Control, EventFrame, Incoming, LaneEnd};
+
+/// Signs of life are recorded this often at the most.
+const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
+/// For what is on its way when the node shuts down.
+const LAST_RECEIPTS: Duration = Duration::from_secs(1);
+/// For the transport to end after it was told to; longer than it takes.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// For reports that came just before the end.
+const LAST_REPORTS: Duration = Duration::from_secs(2);
+/// Lines in the log about one peer's nonsense; all of it is counted.
+const NONSENSE_TOLD: u32 = 5;
+
+/// The deadlines of a lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub(super) heartbeat_interval: Duration,
+    pub(super) heartbeat_timeout: Duration,
+    pub(super) confirmation_timeout: Duration,
+    pub(super) patience: Patience,
+    /// When the token expires.
+    pub(super) token_expires: Option<Instant>,
+}
+
+/// Everything one connection needs.
+pub(super) struct Lane {
+    pub(super) whose: Whose,
+    pub(super) epoch: Epoch,
+    /// The log's head when the connection was opened: what lies below may have
+    /// been sent on an earlier one.
+    pub(super) head_before: Sequence,
+    pub(super) timing: Timing,
+    pub(super) window: Window,
+    pub(super) feed: Feed,
+    pub(super) outcomes: Outcomes,
+    pub(super) reports: Reports,
+    pub(super) recorder: Recorder,
+    pub(super) link: LaneEnd,
+    pub(super) stop: mpsc::Receiver<Reason>,
+    pub(super) registration: Registration,
+    pub(super) permit: Permit,
+}
+
+/// What changes while it runs.
+struct State {
+    opened_at: Instant,
+    alive_at: Instant,
+    alive_recorded_at: Instant,
+    /// The next event's frame, encoded once although there was no room yet.
+    encoded: Option<Bytes>,
+    /// When the events on their way were published.
+    published: VecDeque<Timestamp>,
+    /// The node shuts down: nothing more is sent, until then receipts are awaited.
+    wind_down: Option<Instant>,
+    nonsense: u32,
+}
+
+/// How a connection came to its end.
+enum End {
+    /// The transport has ended.
+    Ended(Reason, String),
+    /// The transport is to be told.
+    Close(Reason),
+}
+
+impl Lane {
+    /// Delivers until the connection ends, and records that.
+    pub(super) async fn run(mut self) {
+        let now = Instant::now();
+        let mut state = State {
+            opened_at: now,
+            alive_at: now,
+            alive_recorded_at: now,
+            encoded: None,
+            published: VecDeque::new(),
+            wind_down: None,
+            nonsense: 0,
+        };
+        tracing::info!(
+            gateway = %self.whose.gateway_id,
+            connection = %self.whose.connection,
+            position = %self.window.position(),
+            "connected"
+        );
+        let (reason, detail) = match self.deliver(&mut state).await {
+            End::Ended(reason, detail) => (reason, detail),
+            End::Close(reason) => self.say_goodbye(&mut state, reason).await,
+        };
+        self.finish(&state, reason, detail).await;
+    }
+
+    async fn deliver(&mut self, state: &mut State) -> End {
+        // Places in the queues are waited for while the lane is changed.
+        let (recorder, events) = (self.recorder.clone(), self.link.events.clone());
+        let period = self.timing.heartbeat_interval;
+        let mut pings = interval_at(Instant::now() + period, period);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let link_is_full = self.send_ready(state);
+            if state.wind_down.is_some() && self.window.is_idle() {
+                return End::Close(Reason::Shutdown);
+            }
+            let (deadline, overdue) = self.deadline(state);
+            let matching = !self.reports.is_empty() && self.outcomes.has_room();
+            tokio::select! {
+                biased;
+                Some(reason) = self.stop.recv() => {
+                    if reason != Reason::Shutdown {
+                        return End::Close(reason);
+                    }
+                    state.wind_down.get_or_insert_with(|| Instant::now() + LAST_RECEIPTS);
+                }
+                // Deadlines before what is heard, or a peer that chatters would have none.
+                () = sleep_until(deadline) => return End::Close(overdue),
+                _ = pings.tick() => {
+                    // Full: the transport is behind with writing, which has a deadline of its own.
+                    let _ = self.link.control.try_send(Control::Ping);
+                }
+                incoming = self.link.incoming.recv() => match incoming {
+                    Some(Incoming::Ended { reason, detail }) => return End::Ended(reason, detail),
+                    Some(incoming) => self.hear(state, incoming),
+                    None => return End::Ended(Reason::ConnectionLost, "the transport is gone".to_owned()),
+                },
+                Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
+                    self.outcomes.hand_in(place);
+                }
+                matched = self.reports.next(), if matching => self.reported(state, &matched),
+                Ok(_) = events.reserve(), if link_is_full => {}
+                () = self.feed.more(), if state.wind_down.is_none() => {}
+            }
+        }
+    }
+
+    /// The next deadline, and what it means to miss it. A handler may run
+    /// longer than a heartbeat: while an event is unconfirmed, only the
+    /// deadline for its confirmation counts.
+    fn deadline(&self, state: &State) -> (Instant, Reason) {
+        let timing = &self.timing;
+        let silence = match self.window.confirmation_deadline(timing.confirmation_timeout) {
+            Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
+            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
+        };
+        let others = [
+            timing.token_expires.map(|at| (at, Reason::TokenRevoked)),
+            state.wind_down.map(|at| (at, Reason::Shutdown)),
+        ];
+        others
+            .into_iter()
+            .flatten()
+            .fold(silence, |first, other| if other.0 < first.0 { other } else { first })
+    }
+
+    /// Sends what is ready and fits. True if only the link has no room.
+    fn send_ready(&mut self, state: &mut State) -> bool {
+        if state.wind_down.is_some() {
+            return false;
+        }
+        let now = Timestamp::now();
+        while let Some(item) = self.feed.front() {
+            let row = match item {
+                Item::Lost(range) => {
+                    let (last, reason) = (range.last, Reason::Retention);
+                    if !self.pass_over(last, reason) {
+                        return false;
+                    }
+                    continue;
+                }
+                Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
+                    let last = row.sequence;
+                    if !self.pass_over(last, Reason::Expired) {
+                        return false;
+                    }
+                    state.encoded = None;
+                    continue;
+                }
+                Item::Event(row) => row,
+            };
+            let text = state
+                .encoded
+                .get_or_insert_with(|| frame::event_text(&row.event, row.sequence, self.epoch));
+            if !self.window.has_room(text.len()) {
+                return false;
+            }
+            let place = match self.link.events.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Full(())) => return true,
+                // Then the transport has said why, or is about to.
+                Err(TrySendError::Closed(())) => return false,
+            };
+            if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
+                tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
+                return false;
+            }
+            place.send(EventFrame { sequence: row.sequence, text: text.clone() });
+            state.published.push_back(row.event.occurred_at);
+            state.encoded = None;
+            self.feed.pop();
+            metrics::counter!("gateway_events_events_written_total").increment(1);
+        }
+        false
+    }
+
+    /// Passes over what comes next, once nothing before it is unconfirmed.
+    fn pass_over(&mut self, last: Sequence, reason: Reason) -> bool {
+        if !self.outcomes.has_room() {
+            return false;
+        }
+        let Ok(range) = self.window.skip(last) else {
+            return false;
+        };
+        if reason == Reason::Retention {
+            tracing::warn!(
+                gateway = %self.whose.gateway_id,
+                first = %range.first,
+                last = %range.last,
+                "retention has removed events that were never delivered"
+            );
+        }
+        self.outcomes.skipped(range, reason);
+        self.feed.pop();
+        true
+    }
+
+    fn hear(&mut self, state: &mut State, incoming: Incoming) {
+        let now = Instant::now();
+        state.alive_at = now;
+        if now.duration_since(state.alive_recorded_at) >= HEARTBEAT_RECORDS {
+            state.alive_recorded_at = now;
+            self.outcomes.alive();
+        }
+        match incoming {
+            Incoming::Receipt(sequence) => self.receipt(state, sequence, now),
+            Incoming::Message(text) => match frame::parse_incoming(&text) {
+                Message::DeploymentAck(ack) => {
+                    if !self.reports.push(ack) {
+                        self.nonsense(state, "a report that finds too many others waiting");
+                    }
+                }
+                Message::Unknown => self.nonsense(state, "a message of an unknown type"),
+                Message::Malformed => self.nonsense(state, "a malformed message"),
+            },
+            Incoming::Malformed(what) => self.nonsense(state, what),
+            Incoming::Alive | Incoming::Ended { .. } => {}
+        }
+    }
+
+    fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
+        match self.window.receipt(sequence, now) {
+            Receipt::Confirmed { range, started_at } => {
+                let finished_at = Timestamp::now();
+                let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
+                let latency = metrics::histogram!("gateway_events_delivery_seconds");
+                for published in state.published.drain(..count.min(state.published.len())) {
+                    latency.record(finished_at.since(published).as_secs_f64());
+                }
+                metrics::counter!("gateway_events_receipts_total")
+                    .increment(u64::try_from(count).unwrap_or(u64::MAX));
+                self.outcomes.confirmed(range, started_at, finished_at);
+            }
+            Receipt::Stale => {}
+            Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
+        }
+    }
+
+    fn reported(&mut self, state: &mut State, matched: &Matched) {
+        let known = self.window.sent().max(self.head_before);
+        match matched.sequence.filter(|sequence| *sequence <= known) {
+            Some(sequence) => self.outcomes.reported(sequence, matched.result()),
+            None => self.nonsense(state, "a report on a deployment that we don't know"),
+        }
+    }
+
+    /// What no peer should say is counted, and no reason to part.
+    fn nonsense(&self, state: &mut State, what: &'static str) {
+        metrics::counter!("gateway_events_odd_messages_total", "what" => what).increment(1);
+        state.nonsense = state.nonsense.saturating_add(1);
+        if state.nonsense <= NONSENSE_TOLD {
+            tracing::warn!(
+                gateway = %self.whose.gateway_id,
+                connection = %self.whose.connection,
+                what,
+                "a gateway sent something odd; it is ignored"
+            );
+        }
+    }
+
+    /// Tells the transport, and takes what the peer still says.
+    async fn say_goodbye(&mut self, state: &mut State, reason: Reason) -> (Reason, String) {
+        let by = Instant::now() + GOODBYE;
+        // Pings may fill the channel; the transport takes them in between.
+        let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
+        loop {
+            match timeout_at(by, self.link.incoming.recv()).await {
+                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail),
+                Ok(Some(incoming)) => self.hear(state, incoming),
+                Ok(None) => return (reason, "the transport is gone".to_owned()),
+                Err(_) => return (reason, "the transport did not end in time".to_owned()),
+            }
+        }
+    }
+
+    async fn finish(mut self, state: &State, reason: Reason, detail: String) {
+        drop((self.registration, self.permit, self.link));
+        tracing::info!(
+            gateway = %self.whose.gateway_id,
+            connection = %self.whose.connection,
+            %reason,
+            detail,
+            duration_ms = state.opened_at.elapsed().as_millis(),
+            confirmed = %self.window.position(),
+            "disconnected"
+        );
+        let last_reports = async {
+            while !self.reports.is_empty() {
+                let matched = self.reports.next().await;
+                if let Some(sequence) = matched.sequence {
+                    self.outcomes.reported(sequence, matched.result());
+                }
+            }
+        };
+        if timeout(LAST_REPORTS, last_reports).await.is_err() {
+            tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
+        }
+        let closing = self.window.close(reason, self.timing.patience);
+        self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);
+        self.outcomes.hand_in_all(&self.recorder).await;
+    }
+}

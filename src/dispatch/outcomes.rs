@@ -1,0 +1,234 @@
+//! One lane's outcomes on their way to the recorder: merged while they wait,
+//! so that they stay few although the database is away; logged and counted as
+//! they leave.
+
+use std::collections::VecDeque;
+
+use super::recorder::{Place, Recorder};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
+use crate::store::{Range, Record};
+
+/// Past this many, nothing is skipped or looked up. Receipts are taken all the
+/// same: they merge with the last one.
+const ENOUGH: usize = 256;
+
+/// Whose outcomes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whose {
+    pub(super) gateway: GatewayKey,
+    pub(super) gateway_id: GatewayId,
+    pub(super) connection: ConnectionId,
+}
+
+/// What is not handed in yet, oldest first.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    whose: Whose,
+    records: VecDeque<Record>,
+    /// Only the newest sign of life matters.
+    heartbeat: Option<Timestamp>,
+}
+
+impl Outcomes {
+    pub(super) fn new(whose: Whose) -> Self {
+        Self { whose, records: VecDeque::new(), heartbeat: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.heartbeat.is_none()
+    }
+
+    /// Whether more than receipts may be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.records.len() < ENOUGH
+    }
+
+    pub(super) fn confirmed(&mut self, confirmed: Range, started_at: Timestamp, at: Timestamp) {
+        if let Some(Record::Confirmed { range, finished_at, .. }) = self.records.back_mut()
+            && range.last.next() == confirmed.first
+        {
+            range.last = confirmed.last;
+            *finished_at = at;
+            return;
+        }
+        let Whose { gateway, connection, .. } = self.whose;
+        self.records.push_back(Record::Confirmed {
+            gateway,
+            connection,
+            range: confirmed,
+            started_at,
+            finished_at: at,
+        });
+    }
+
+    pub(super) fn reported(&mut self, sequence: Sequence, result: Result<(), (Reason, String)>) {
+        let Whose { gateway, connection, .. } = self.whose;
+        let at = Timestamp::now();
+        self.records.push_back(Record::Reported { gateway, connection, sequence, result, at });
+    }
+
+    pub(super) fn skipped(&mut self, skipped: Range, why: Reason) {
+        if let Some(Record::Skipped { range, reason, advance_to, .. }) = self.records.back_mut()
+            && range.last.next() == skipped.first
+            && *reason == why
+        {
+            range.last = skipped.last;
+            *advance_to = Some(skipped.last);
+            return;
+        }
+        let Whose { gateway, connection, .. } = self.whose;
+        self.records.push_back(Record::Skipped {
+            gateway,
+            connection,
+            range: skipped,
+            reason: why,
+            advance_to: Some(skipped.last),
+            at: Timestamp::now(),
+        });
+    }
+
+    pub(super) fn alive(&mut self) {
+        self.heartbeat = Some(Timestamp::now());
+    }
+
+    /// The last one.
+    pub(super) fn closed(
+        &mut self,
+        reason: Reason,
+        detail: String,
+        unconfirmed: Option<(Range, Timestamp)>,
+        give_up: bool,
+    ) {
+        let Whose { gateway, connection, .. } = self.whose;
+        let at = Timestamp::now();
+        self.heartbeat = None;
+        self.records.push_back(Record::Closed {
+            gateway,
+            connection,
+            reason,
+            detail,
+            unconfirmed,
+            give_up,
+            at,
+        });
+    }
+
+    /// Hands in the oldest one.
+    pub(super) fn hand_in(&mut self, place: Place<'_>) {
+        if let Some(record) = self.records.pop_front() {
+            self.tell(&record);
+            place.put(record);
+        } else if let Some(at) = self.heartbeat.take() {
+            place.put(Record::Heartbeat { connection: self.whose.connection, at });
+        }
+    }
+
+    /// Hands in all of them.
+    pub(super) async fn hand_in_all(&mut self, recorder: &Recorder) {
+        while !self.is_empty() {
+            let Some(place) = recorder.reserve().await else {
+                tracing::error!(
+                    connection = %self.whose.connection,
+                    lost = self.records.len(),
+                    "the recorder is gone, and outcomes with it"
+                );
+                return;
+            };
+            self.hand_in(place);
+        }
+    }
+
+    /// One line and one count per range.
+    fn tell(&self, record: &Record) {
+        match record {
+            Record::Confirmed { range, .. } => self.succeeded(*range, "received"),
+            Record::Reported { sequence, result, .. } => {
+                let range = Range { first: *sequence, last: *sequence };
+                match result {
+                    Ok(()) => self.succeeded(range, "applied"),
+                    Err((reason, detail)) => self.failed(range, *reason, detail),
+                }
+            }
+            Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
+            Record::Closed { unconfirmed: Some((range, _)), reason, detail, give_up, .. } => {
+                self.failed(*range, *reason, detail);
+                if *give_up {
+                    tracing::warn!(
+                        target: "delivery",
+                        gateway = %self.whose.gateway_id,
+                        sequence = %range.first,
+                        %reason,
+                        "an event failed too often and is now a dead letter"
+                    );
+                }
+            }
+            Record::Closed { unconfirmed: None, .. } | Record::Heartbeat { .. } => {}
+        }
+    }
+
+    fn succeeded(&self, range: Range, outcome: &'static str) {
+        tracing::info!(
+            target: "delivery",
+            gateway = %self.whose.gateway_id,
+            connection = %self.whose.connection,
+            first = %range.first,
+            last = %range.last,
+            outcome,
+            "delivered"
+        );
+    }
+
+    fn failed(&self, range: Range, reason: Reason, detail: &str) {
+        let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+            .increment(count);
+        tracing::info!(
+            target: "delivery",
+            gateway = %self.whose.gateway_id,
+            connection = %self.whose.connection,
+            first = %range.first,
+            last = %range.last,
+            outcome = "failed",
+            %reason,
+            detail,
+            "not delivered"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: i64, last: i64) -> Range {
+        Range { first: Sequence(first), last: Sequence(last) }
+    }
+
+    #[test]
+    fn neighbouring_receipts_and_skips_become_one() {
+        let whose = Whose {
+            gateway: GatewayKey(1),
+            gateway_id: GatewayId::new(),
+            connection: ConnectionId::new(),
+        };
+        let mut outcomes = Outcomes::new(whose);
+        let now = Timestamp::now();
+        for number in 1..=1000 {
+            outcomes.confirmed(range(number, number), now, now);
+        }
+        outcomes.skipped(range(1001, 1001), Reason::Expired);
+        outcomes.skipped(range(1002, 1010), Reason::Expired);
+        outcomes.skipped(range(1011, 1011), Reason::Retention);
+        outcomes.confirmed(range(1012, 1012), now, now);
+        let ranges: Vec<_> = outcomes
+            .records
+            .iter()
+            .map(|record| match record {
+                Record::Confirmed { range, .. } | Record::Skipped { range, .. } => *range,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(ranges, [range(1, 1000), range(1001, 1010), range(1011, 1011), range(1012, 1012)]);
+    }
+}

@@ -1,0 +1,187 @@
+//! A connection between its admission and its first frame: it is on record,
+//! and has a position, before the gateway is told that it may come in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::Dispatcher;
+use super::feed::Feed;
+use super::lane::{Lane, Timing};
+use super::outcomes::{Outcomes, Whose};
+use super::reports::Reports;
+use super::window::{Limits, Patience, Window};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
+use crate::socket::{LaneEnd, frame, websocket};
+use crate::store::Opened;
+use crate::wake::Subscription;
+
+/// How long a peer may take for its part of the close handshake.
+const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Who is let in.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The gateway.
+    pub gateway: GatewayKey,
+    /// Its outside identity.
+    pub gateway_id: GatewayId,
+    /// Its organisation.
+    pub organisation: OrganisationKey,
+    /// The public part of the token that it showed.
+    pub token: String,
+    /// When that token expires; the connection ends then.
+    pub token_expires_at: Option<Timestamp>,
+    /// `websocket`, …
+    pub transport: &'static str,
+    /// The peer's address, for admins.
+    pub remote_address: String,
+}
+
+/// The right to one connection of this node; dropping it gives it back.
+#[derive(Debug)]
+pub struct Permit {
+    _place: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+        Self { _place: place }
+    }
+}
+
+/// An opened connection that waits for its socket. Dropped instead of started,
+/// it is recorded as lost.
+pub struct Session {
+    id: ConnectionId,
+    ack: Bytes,
+    /// `None` once it has been started.
+    ready: Option<Ready>,
+}
+
+pub(super) struct Ready {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) permit: Permit,
+    pub(super) admission: Admission,
+    pub(super) opened: Opened,
+    pub(super) subscription: Subscription,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn new(id: ConnectionId, ready: Ready) -> Self {
+        let ack = frame::connection_ack(ready.admission.gateway_id, id, Timestamp::now());
+        Self { id, ack, ready: Some(ready) }
+    }
+
+    /// The connection's identity.
+    pub const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The first frame, which the transport sends before anything else.
+    pub fn ack_frame(&self) -> Bytes {
+        self.ack.clone()
+    }
+
+    /// What the transport is to be strict about.
+    pub fn transport_limits(&self) -> websocket::Limits {
+        let write_timeout = self
+            .ready
+            .as_ref()
+            .map_or(CLOSE_TIMEOUT, |ready| ready.dispatcher.options.write_timeout);
+        websocket::Limits { write_timeout, close_timeout: CLOSE_TIMEOUT }
+    }
+
+    /// Starts delivery over a link whose other end a transport has.
+    pub fn start(mut self, link: LaneEnd) {
+        if let Some(ready) = self.ready.take() {
+            ready.start(self.id, link);
+        }
+    }
+}
+
+impl Ready {
+    fn whose(&self, connection: ConnectionId) -> Whose {
+        Whose {
+            gateway: self.admission.gateway,
+            gateway_id: self.admission.gateway_id,
+            connection,
+        }
+    }
+
+    fn start(self, id: ConnectionId, link: LaneEnd) {
+        let whose = self.whose(id);
+        let Self { dispatcher, permit, admission, opened, subscription } = self;
+        let options = &dispatcher.options;
+        let limits = Limits {
+            events: options.window_events.max(1),
+            bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
+        };
+        let (registration, stop) =
+            dispatcher.registry.register(admission.gateway, id, admission.token);
+        if dispatcher.is_draining() {
+            // It was admitted just before, and the drain may not have seen it.
+            dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
+        }
+        let lane = Lane {
+            whose,
+            epoch: opened.epoch,
+            head_before: opened.head,
+            timing: Timing {
+                heartbeat_interval: options.heartbeat_interval,
+                heartbeat_timeout: options.heartbeat_timeout,
+                confirmation_timeout: options.confirmation_timeout,
+                patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
+                token_expires: admission.token_expires_at.and_then(|at| {
+                    Instant::now().checked_add(at.since(Timestamp::now()))
+                }),
+            },
+            window: Window::new(limits, opened.position, opened.failed_attempts),
+            feed: Feed::new(
+                Arc::clone(&dispatcher.store),
+                Arc::clone(&dispatcher.reads),
+                admission.gateway,
+                limits,
+                subscription,
+                opened.position,
+                opened.head,
+            ),
+            outcomes: Outcomes::new(whose),
+            reports: Reports::new(Arc::clone(&dispatcher.store), admission.gateway),
+            recorder: dispatcher.recorder.clone(),
+            link,
+            stop,
+            registration,
+            permit,
+        };
+        dispatcher.lanes.spawn(lane.run());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(ready) = self.ready.take() else {
+            return;
+        };
+        let mut outcomes = Outcomes::new(ready.whose(self.id));
+        let detail = "the socket was never opened".to_owned();
+        outcomes.closed(Reason::ConnectionLost, detail, None, false);
+        let dispatcher = ready.dispatcher;
+        let recorder = dispatcher.recorder.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            dispatcher
+                .lanes
+                .spawn_on(async move { outcomes.hand_in_all(&recorder).await }, &runtime);
+        }
+    }
+}
