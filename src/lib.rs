@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod event_types;
 pub mod socket;
 pub mod store;
 pub mod wake;
