@@ -93,11 +93,7 @@ impl Lane {
                     Some(incoming) => self.hear(incoming).await,
                     None => return (Reason::ConnectionLost, "the transport vanished".to_owned()),
                 },
-                Ok(closing) = closing.wait_for(Option::is_some) => {
-                    let reason = closing.unwrap_or(Reason::Shutdown);
-                    drop(closing);
-                    return self.part(reason, String::new()).await;
-                }
+                reason = told(&mut closing) => return self.part(reason, String::new()).await,
                 () = sleep_until(deadline) => {
                     return self.part(overdue, "nothing came within the deadline".to_owned()).await;
                 }
@@ -330,6 +326,15 @@ impl Lane {
 
     async fn record(&self, record: Record) {
         self.parts.recorder.put(record).await;
+    }
+}
+
+/// Waits until somebody wants the connection closed.
+async fn told(closing: &mut watch::Receiver<Option<Reason>>) -> Reason {
+    match closing.wait_for(Option::is_some).await {
+        Ok(reason) => reason.unwrap_or(Reason::Shutdown),
+        // Whoever could have closed it is gone: only a shutdown does that.
+        Err(_) => Reason::Shutdown,
     }
 }
 

@@ -228,7 +228,7 @@ impl Dispatcher {
 
     /// Has `not_connected` recorded for what nobody was there to receive.
     pub async fn run_sweep(&self, stop: CancellationToken) {
-        let mut gateways = None;
+        let mut gateways: Option<Vec<GatewayKey>> = None;
         loop {
             let swept = self.parts.store.0.sweep_not_connected(gateways.as_deref()).await;
             match swept {

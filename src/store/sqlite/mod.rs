@@ -60,6 +60,8 @@ pub struct Options {
     pub readers: u32,
     /// Events that may wait to be appended before publishing answers 503.
     pub queue_events: usize,
+    /// Free space below which publishing is refused; receipts still work.
+    pub min_free_bytes: u64,
 }
 
 /// Why a database can't be opened.
@@ -127,7 +129,10 @@ pub struct SqliteStore {
     node: NodeId,
     readers: SqlitePool,
     writer: Writer,
+    wake: Wake,
     failed: watch::Receiver<bool>,
+    /// Where the file is, and how much must stay free there.
+    space: (PathBuf, u64),
     /// Held as long as the store lives: it keeps a second server out.
     _lock: std::fs::File,
 }
@@ -245,8 +250,8 @@ impl SqliteStore {
             .connect_with(connect_options(path).pragma("query_only", "on"))
             .await
             .map_err(|source| OpenError::Database { path: path.clone(), source })?;
-        let (writer, failed) = writer::spawn(connection, node, wake, options.queue_events);
-        Ok(Arc::new(Self { node, readers, writer, failed, _lock: lock }))
+        let (writer, failed) = writer::spawn(connection, node, wake.clone(), options.queue_events);
+        Ok(Arc::new(Self { node, readers, writer, wake, failed, space: (path.clone(), options.min_free_bytes), _lock: lock }))
     }
 
     /// Resolves once a commit or a sync has failed: the process must end, and
@@ -255,6 +260,19 @@ impl SqliteStore {
         let mut failed = self.failed.clone();
         // The sender lives as long as the writer; its end is a failure too.
         let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    /// Refuses when the disk is nearly full: deleting and checkpointing need
+    /// space too, so the last of it is not for publishers.
+    fn check_space(&self) -> Result<()> {
+        let (path, min_free_bytes) = &self.space;
+        match rustix::fs::statvfs(path) {
+            Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < *min_free_bytes => {
+                Err(StoreError::StorageFull)
+            }
+            // A file system that can't tell is no reason to refuse.
+            _ => Ok(()),
+        }
     }
 
     /// One read transaction: all its statements see the same instant.

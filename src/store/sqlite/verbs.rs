@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::writer::{self, Command};
+use super::tokens::TokenKind;
+use super::writer::{self, Command, Job};
 use super::{
     SqliteStore, connections, deliveries, event_types, gateways, history, nodes, outbox, redrive,
     retention, sweep, tokens,
@@ -23,8 +24,8 @@ use crate::store::{
 
 impl SqliteStore {
     /// Writes a token's use down, without making its bearer wait.
-    async fn note_use(&self, id: &str, noted: Option<Timestamp>) -> Result<()> {
-        if !tokens::use_is_news(Timestamp::now(), noted) {
+    async fn note_use(&self, kind: TokenKind, id: &str, noted: Option<Timestamp>) -> Result<()> {
+        if noted.is_some_and(|noted| Timestamp::now().since(noted) < tokens::NOTED_EVERY) {
             return Ok(());
         }
         let id = id.to_owned();
@@ -32,7 +33,7 @@ impl SqliteStore {
             .send(Command::Exclusive(Box::new(move |connection| {
                 Box::pin(async move {
                     let noted = writer::in_transaction(connection, move |connection, now| {
-                        Box::pin(async move { tokens::note_use(connection, now, &id).await })
+                        Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
                     })
                     .await;
                     matches!(noted, Err(StoreError::Unknown(_)))
@@ -76,7 +77,7 @@ impl Store for SqliteStore {
     }
 
     async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
-        reading!(self, gateways::organisation, name)
+        reading!(self, tokens::organisation, name)
     }
 
     async fn has_access_tokens(&self) -> Result<bool> {
@@ -107,7 +108,7 @@ impl Store for SqliteStore {
         let Some((credential, noted)) = reading!(self, tokens::access_credential, id)? else {
             return Ok(None);
         };
-        self.note_use(id, noted).await?;
+        self.note_use(TokenKind::Access, id, noted).await?;
         Ok(Some(credential))
     }
 
@@ -180,7 +181,7 @@ impl Store for SqliteStore {
         let Some((credential, noted)) = reading!(self, tokens::gateway_credential, token)? else {
             return Ok(None);
         };
-        self.note_use(token, noted).await?;
+        self.note_use(TokenKind::Gateway, token, noted).await?;
         Ok(Some(credential))
     }
 
@@ -202,6 +203,7 @@ impl Store for SqliteStore {
     }
 
     async fn append(&self, publish: Publish) -> Result<Published> {
+        self.check_space()?;
         self.writer.append(publish).await
     }
 
@@ -217,13 +219,13 @@ impl Store for SqliteStore {
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Open { connection, reply }).await?;
+        self.writer.send(Command::Grouped(Job::Open { connection, reply })).await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Record { records, reply }).await?;
+        self.writer.send(Command::Grouped(Job::Record { records, reply })).await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
@@ -246,7 +248,7 @@ impl Store for SqliteStore {
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
-        reading!(self, deliveries::totals, organisation)
+        reading!(self, history::totals, organisation)
     }
 
     async fn event_history(
@@ -275,7 +277,7 @@ impl Store for SqliteStore {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        reading!(self, deliveries::failure_summary, organisation, from, to, bucket, by)
+        reading!(self, deliveries::summary::failure_summary, organisation, from, to, bucket, by)
     }
 
     async fn redrive(
