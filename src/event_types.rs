@@ -59,7 +59,9 @@ pub struct Validator {
 impl Validator {
     /// Checks a payload against the schema of its type; a type without one takes every payload.
     pub fn check(&self, info: &EventTypeInfo, payload: &Value) -> Result<(), Vec<FieldError>> {
-        let Some(schema) = &info.schema else { return Ok(()) };
+        let Some(schema) = &info.schema else {
+            return Ok(());
+        };
         let compiled = self.compiled(schema).map_err(|message| {
             vec![FieldError {
                 field: "type".to_owned(),
@@ -77,7 +79,11 @@ impl Validator {
                 message: error.masked().to_string(),
             })
             .collect();
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
     fn compiled(&self, schema: &RawValue) -> Result<Arc<jsonschema::Validator>, String> {
@@ -101,7 +107,9 @@ impl Validator {
 
 impl std::fmt::Debug for Validator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Validator").field("compiled", &self.lock().len()).finish()
+        f.debug_struct("Validator")
+            .field("compiled", &self.lock().len())
+            .finish()
     }
 }
 
@@ -127,13 +135,20 @@ fn compile(schema: &RawValue) -> Result<jsonschema::Validator, String> {
         .with_pattern_options(jsonschema::PatternOptions::regex())
         .with_retriever(Nothing)
         .build(&value)
-        .map_err(|error| format!("is no usable JSON Schema at `{}`: {error}", error.instance_path()))
+        .map_err(|error| {
+            format!(
+                "is no usable JSON Schema at `{}`: {error}",
+                error.instance_path()
+            )
+        })
 }
 
 /// References stay inside the document, and nesting stays shallow.
 fn check_node(value: &Value, depth: usize) -> Result<(), String> {
     if depth > MAX_DEPTH {
-        return Err(format!("is nested deeper than {MAX_DEPTH} levels; flatten it"));
+        return Err(format!(
+            "is nested deeper than {MAX_DEPTH} levels; flatten it"
+        ));
     }
     match value {
         Value::Object(members) => members.iter().try_for_each(|(name, member)| {
@@ -192,8 +207,16 @@ mod tests {
         let bad = json!({"apiId": 7, "performedAt": "yesterday"});
         let errors = validator.check(info, &bad).unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
-        assert!(errors.iter().any(|error| error.field == "payload/performedAt"));
-        assert!(errors.iter().all(|error| !error.message.contains("yesterday")));
+        assert!(
+            errors
+                .iter()
+                .any(|error| error.field == "payload/performedAt")
+        );
+        assert!(
+            errors
+                .iter()
+                .all(|error| !error.message.contains("yesterday"))
+        );
     }
 
     #[test]
@@ -211,10 +234,18 @@ mod tests {
 
     #[test]
     fn schemas_that_reach_outside_or_too_deep_are_refused() {
-        for reference in ["https://example.org/x.json", "file:///etc/passwd", "other.json"] {
-            assert!(check_schema(&raw(&json!({"$ref": reference}))).is_err(), "{reference}");
+        for reference in [
+            "https://example.org/x.json",
+            "file:///etc/passwd",
+            "other.json",
+        ] {
+            assert!(
+                check_schema(&raw(&json!({"$ref": reference}))).is_err(),
+                "{reference}"
+            );
         }
-        let local = json!({"$defs": {"a": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a"}}});
+        let local =
+            json!({"$defs": {"a": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a"}}});
         assert_eq!(check_schema(&raw(&local)), Ok(()));
         let deep = (0..40).fold(json!({}), |inner, _| json!({"not": inner}));
         assert!(check_schema(&raw(&deep)).is_err());

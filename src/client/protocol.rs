@@ -96,11 +96,12 @@ pub enum AckPolicy {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Deployment {
-    deployment_id: String,
-    #[serde(alias = "providerId", alias = "proxyId")]
-    api_id: String,
+    #[serde(rename = "deploymentId")]
+    id: String,
+    #[serde(rename = "apiId", alias = "providerId", alias = "proxyId")]
+    artifact_id: String,
+    #[serde(rename = "performedAt")]
     performed_at: Option<String>,
 }
 
@@ -132,12 +133,15 @@ pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Optio
     };
     let deployment: Deployment = serde_json::from_str(event.payload.get()).ok()?;
     let ack = DeploymentAck {
-        deployment_id: &deployment.deployment_id,
-        artifact_id: &deployment.api_id,
+        deployment_id: &deployment.id,
+        artifact_id: &deployment.artifact_id,
         resource_type,
         action,
         status,
-        performed_at: deployment.performed_at.as_deref().unwrap_or(&event.timestamp),
+        performed_at: deployment
+            .performed_at
+            .as_deref()
+            .unwrap_or(&event.timestamp),
         error_code,
     };
     let payload = serde_json::to_value(ack).ok()?;
@@ -222,7 +226,13 @@ mod tests {
 
     #[test]
     fn anything_but_an_acknowledgement_is_no_welcome() {
-        assert!(Welcome::read(r#"{"type":"api.deployed","gatewayId":"g","connectionId":"c"}"#).is_none());
-        assert!(Welcome::read(r#"{"type":"connection.ack","gatewayId":"g","connectionId":"c","x":1}"#).is_some());
+        assert!(
+            Welcome::read(r#"{"type":"api.deployed","gatewayId":"g","connectionId":"c"}"#)
+                .is_none()
+        );
+        assert!(
+            Welcome::read(r#"{"type":"connection.ack","gatewayId":"g","connectionId":"c","x":1}"#)
+                .is_some()
+        );
     }
 }

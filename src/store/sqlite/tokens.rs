@@ -25,7 +25,10 @@ pub(super) enum TokenKind {
     Access,
 }
 
-pub(super) async fn organisation(connection: &mut SqliteConnection, name: &str) -> Result<OrganisationKey> {
+pub(super) async fn organisation(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<OrganisationKey> {
     sqlx::query_scalar!(
         r#"select organisation as "organisation!: i64" from organisations where name = $1"#,
         name
@@ -37,9 +40,11 @@ pub(super) async fn organisation(connection: &mut SqliteConnection, name: &str) 
 }
 
 pub(super) async fn has_access_tokens(connection: &mut SqliteConnection) -> Result<bool> {
-    Ok(sqlx::query_scalar!(r#"select exists (select 1 from access_tokens) as "any!: bool""#)
-        .fetch_one(connection)
-        .await?)
+    Ok(
+        sqlx::query_scalar!(r#"select exists (select 1 from access_tokens) as "any!: bool""#)
+            .fetch_one(connection)
+            .await?,
+    )
 }
 
 pub(super) async fn create_access_token(
@@ -53,7 +58,11 @@ pub(super) async fn create_access_token(
     let mut scopes = scopes.to_vec();
     scopes.sort_unstable();
     scopes.dedup();
-    let words = scopes.iter().map(|scope| scope_word(*scope)).collect::<Vec<_>>().join(" ");
+    let words = scopes
+        .iter()
+        .map(|scope| scope_word(*scope))
+        .collect::<Vec<_>>()
+        .join(" ");
     let digest = token.digest.as_slice();
     let (created_at, expires_at) = (now.micros(), token.expires_at.map(Timestamp::micros));
     sqlx::query!(
@@ -123,7 +132,11 @@ pub(super) async fn revoke_access_token(
     )
     .execute(connection)
     .await?;
-    if done.rows_affected() == 0 { Err(StoreError::NotFound("access token")) } else { Ok(()) }
+    if done.rows_affected() == 0 {
+        Err(StoreError::NotFound("access token"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The credential, and when it was last used.
@@ -248,7 +261,11 @@ pub(super) async fn revoke_gateway_token(
     )
     .execute(connection)
     .await?;
-    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
+    if done.rows_affected() == 0 {
+        Err(StoreError::NotFound("gateway token"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The credential, and when it was last used. A deleted gateway's tokens count as revoked.
@@ -346,7 +363,9 @@ fn read_scopes(words: &str) -> Result<Vec<Scope>> {
             [Scope::Publish, Scope::Read, Scope::Admin]
                 .into_iter()
                 .find(|scope| scope_word(*scope) == word)
-                .ok_or_else(|| StoreError::Corrupt(format!("an access token has the scope {word:?}")))
+                .ok_or_else(|| {
+                    StoreError::Corrupt(format!("an access token has the scope {word:?}"))
+                })
         })
         .collect()
 }

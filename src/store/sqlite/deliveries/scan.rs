@@ -51,7 +51,10 @@ pub(super) async fn keys(
             at = candidate.place;
             if keys.len() == limit {
                 // Whether anything follows is the next call's to find out.
-                return Ok(Keys { keys, next: Some(at) });
+                return Ok(Keys {
+                    keys,
+                    next: Some(at),
+                });
             }
         }
         if all && was_last {
@@ -60,7 +63,10 @@ pub(super) async fn keys(
         left = left.saturating_sub(examined.cost);
         at = examined.up_to;
     }
-    Ok(Keys { keys, next: Some(at) })
+    Ok(Keys {
+        keys,
+        next: Some(at),
+    })
 }
 
 /// How far a round came and what it cost.
@@ -187,7 +193,9 @@ async fn newest_only(
         .await?;
         for row in rows {
             let begin = wanted.partition_point(|sequence| *sequence < row.first);
-            let covered = wanted[begin..].iter().take_while(|sequence| **sequence <= row.last);
+            let covered = wanted[begin..]
+                .iter()
+                .take_while(|sequence| **sequence <= row.last);
             for sequence in covered {
                 let newest = newest.entry((gateway, *sequence)).or_insert((i64::MIN, 0));
                 *newest = (*newest).max((row.finished_at, row.attempt));
@@ -196,7 +204,9 @@ async fn newest_only(
     }
     let is_newest = |candidate: &Candidate| {
         let own = (candidate.place.finished_at, candidate.place.attempt);
-        newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
+        newest
+            .get(&candidate.key)
+            .is_none_or(|newest| *newest <= own)
     };
     Ok(candidates.into_iter().filter(is_newest).collect())
 }
@@ -223,7 +233,9 @@ async fn of_type(
     matching: &Matching,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>> {
-    let Some(event_type) = &matching.event_type else { return Ok(candidates) };
+    let Some(event_type) = &matching.event_type else {
+        return Ok(candidates);
+    };
     let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
     let keys = as_json(&keys)?;
     let found: HashSet<Key> = sqlx::query!(
@@ -242,5 +254,8 @@ async fn of_type(
     .into_iter()
     .map(|row| (row.gateway, row.sequence))
     .collect();
-    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
+    Ok(candidates
+        .into_iter()
+        .filter(|candidate| found.contains(&candidate.key))
+        .collect())
 }
