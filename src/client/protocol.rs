@@ -96,11 +96,12 @@ pub enum AckPolicy {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Deployment {
-    deployment_id: String,
-    #[serde(alias = "providerId", alias = "proxyId")]
-    api_id: String,
+    #[serde(rename = "deploymentId")]
+    id: String,
+    #[serde(rename = "apiId", alias = "providerId", alias = "proxyId")]
+    artifact_id: String,
+    #[serde(rename = "performedAt")]
     performed_at: Option<String>,
 }
 
@@ -132,8 +133,8 @@ pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Optio
     };
     let deployment: Deployment = serde_json::from_str(event.payload.get()).ok()?;
     let ack = DeploymentAck {
-        deployment_id: &deployment.deployment_id,
-        artifact_id: &deployment.api_id,
+        deployment_id: &deployment.id,
+        artifact_id: &deployment.artifact_id,
         resource_type,
         action,
         status,
