@@ -169,17 +169,7 @@ pub struct AccessCredential {
     pub revoked: bool,
 }
 
-/// A registered event type.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EventTypeInfo {
-    /// Its name.
-    pub name: String,
-    /// What it tells a gateway.
-    pub description: String,
-    /// JSON Schema (2020-12) that payloads must satisfy.
-    pub schema: Option<Box<serde_json::value::RawValue>>,
-}
+pub use crate::event_types::EventTypeInfo;
 
 // ---- append ----------------------------------------------------------------
 

@@ -1,0 +1,246 @@
+//! The walk along the index of failed attempts, newest first, in bounded rounds.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::SqliteConnection;
+
+use super::{Key, Keys, LONGEST_RANGE, Matching, Place, as_json};
+use crate::store::Result;
+
+/// Ledger rows per round. Most do not match when a filter is narrow, so that
+/// rounds are not small; most do when it is wide, so that they are not large.
+const ROUND: usize = 256;
+
+/// Deliveries expanded per round at the most.
+const EXPANDED: usize = 2_000;
+
+/// A failed attempt on the way.
+struct Failed {
+    attempt: i64,
+    gateway: i64,
+    first: i64,
+    last: i64,
+    finished_at: i64,
+    matches: bool,
+}
+
+/// A delivery at one of its failures.
+struct Candidate {
+    key: Key,
+    place: Place,
+}
+
+pub(super) async fn keys(
+    connection: &mut SqliteConnection,
+    matching: &Matching,
+    as_of: i64,
+    start: Place,
+    limit: usize,
+    work: usize,
+) -> Result<Keys> {
+    let mut keys = Vec::new();
+    let mut at = start;
+    let mut left = work;
+    while left > 0 {
+        let attempts = round(connection, matching, as_of, at).await?;
+        let was_last = attempts.len() < ROUND;
+        let (candidates, examined, all) = expand(&attempts, at, left.min(EXPANDED));
+        let fresh = newest_only(connection, matching, as_of, candidates).await?;
+        for candidate in of_type(connection, matching, fresh).await? {
+            keys.push(candidate.key);
+            at = candidate.place;
+            if keys.len() == limit {
+                // Whether anything follows is the next call's to find out.
+                return Ok(Keys { keys, next: Some(at) });
+            }
+        }
+        if all && was_last {
+            return Ok(Keys { keys, next: None });
+        }
+        left = left.saturating_sub(examined.cost);
+        at = examined.up_to;
+    }
+    Ok(Keys { keys, next: Some(at) })
+}
+
+/// How far a round came and what it cost.
+struct Examined {
+    up_to: Place,
+    cost: usize,
+}
+
+/// The next failed attempts of the window, those of others included and marked:
+/// passing them over here keeps the work of a call bounded.
+async fn round(
+    connection: &mut SqliteConnection,
+    matching: &Matching,
+    as_of: i64,
+    at: Place,
+) -> Result<Vec<Failed>> {
+    let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
+    // Behind a row value the index is entered at the right place; the unary
+    // plus keeps the planner from choosing another index, and so sorting all.
+    Ok(sqlx::query_as!(
+        Failed,
+        r#"
+        select a.attempt as "attempt!: i64", a.gateway as "gateway!: i64",
+            a.first_sequence as "first!: i64", a.last_sequence as "last!: i64",
+            a.finished_at as "finished_at!: i64",
+            (g.organisation = $1 and ($2 is null or a.gateway = $2)
+             and ($3 is null or a.reason = $3)) as "matches!: bool"
+        from attempts a indexed by attempts_failed
+        cross join gateways g on g.gateway = +a.gateway
+        where a.outcome = 'failed' and (a.finished_at, a.attempt) <= ($4, $5)
+          and a.finished_at >= $6 and a.finished_at < $7 and a.attempt <= $8
+        order by a.finished_at desc, a.attempt desc
+        limit $9
+        "#,
+        matching.organisation,
+        matching.gateway,
+        matching.reason,
+        at.finished_at,
+        at.attempt,
+        matching.from,
+        matching.to,
+        as_of,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Expands ranges from their ends, behind `at`, until `most` is reached; says
+/// how far that was, and whether it was all.
+fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Examined, bool) {
+    let mut candidates = Vec::new();
+    let mut examined = Examined { up_to: at, cost: 0 };
+    for failed in attempts {
+        examined.cost += 1;
+        let place = |sequence| Place {
+            finished_at: failed.finished_at,
+            attempt: failed.attempt,
+            sequence,
+        };
+        let mut sequence = failed.last;
+        if place(sequence) >= at {
+            sequence = at.sequence - 1;
+        }
+        while failed.matches && sequence >= failed.first {
+            if candidates.len() == most {
+                examined.cost += candidates.len();
+                return (candidates, examined, false);
+            }
+            candidates.push(Candidate {
+                key: (failed.gateway, sequence),
+                place: place(sequence),
+            });
+            examined.up_to = place(sequence);
+            sequence -= 1;
+        }
+        examined.up_to = examined.up_to.min(place(failed.first));
+    }
+    examined.cost += candidates.len();
+    (candidates, examined, true)
+}
+
+/// Leaves out deliveries that a newer matching failure shows already.
+async fn newest_only(
+    connection: &mut SqliteConnection,
+    matching: &Matching,
+    as_of: i64,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>> {
+    let mut newest: BTreeMap<Key, (i64, i64)> = BTreeMap::new();
+    for (gateway, first, last) in neighbourhoods(&candidates) {
+        let wanted: Vec<i64> = {
+            let mut wanted: Vec<i64> = candidates
+                .iter()
+                .filter(|candidate| {
+                    candidate.key.0 == gateway && (first..=last).contains(&candidate.key.1)
+                })
+                .map(|candidate| candidate.key.1)
+                .collect();
+            wanted.sort_unstable();
+            wanted.dedup();
+            wanted
+        };
+        let lowest = first - LONGEST_RANGE + 1;
+        let rows = sqlx::query!(
+            r#"
+            select attempt as "attempt!: i64", first_sequence as "first!: i64",
+                last_sequence as "last!: i64", finished_at as "finished_at!: i64"
+            from attempts indexed by attempts_by_sequence
+            where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
+              and outcome = 'failed' and finished_at >= $5 and finished_at < $6
+              and ($7 is null or reason = $7) and attempt <= $8
+            "#,
+            gateway,
+            lowest,
+            last,
+            first,
+            matching.from,
+            matching.to,
+            matching.reason,
+            as_of
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in rows {
+            let begin = wanted.partition_point(|sequence| *sequence < row.first);
+            let covered = wanted[begin..].iter().take_while(|sequence| **sequence <= row.last);
+            for sequence in covered {
+                let newest = newest.entry((gateway, *sequence)).or_insert((i64::MIN, 0));
+                *newest = (*newest).max((row.finished_at, row.attempt));
+            }
+        }
+    }
+    let is_newest = |candidate: &Candidate| {
+        let own = (candidate.place.finished_at, candidate.place.attempt);
+        newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
+    };
+    Ok(candidates.into_iter().filter(is_newest).collect())
+}
+
+/// The candidates' sequences as few intervals, so that neighbours share one search.
+fn neighbourhoods(candidates: &[Candidate]) -> Vec<(i64, i64, i64)> {
+    let mut keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
+    keys.sort_unstable();
+    let mut intervals: Vec<(i64, i64, i64)> = Vec::new();
+    for (gateway, sequence) in keys {
+        match intervals.last_mut() {
+            Some((of, _, last)) if *of == gateway && sequence - *last <= LONGEST_RANGE => {
+                *last = sequence;
+            }
+            _ => intervals.push((gateway, sequence, sequence)),
+        }
+    }
+    intervals
+}
+
+/// Leaves out deliveries of other event types, and those whose event is gone.
+async fn of_type(
+    connection: &mut SqliteConnection,
+    matching: &Matching,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>> {
+    let Some(event_type) = &matching.event_type else { return Ok(candidates) };
+    let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
+    let keys = as_json(&keys)?;
+    let found: HashSet<Key> = sqlx::query!(
+        r#"
+        select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+        from json_each($1) k
+        cross join outbox o on o.gateway = k.value ->> 0 and o.sequence = k.value ->> 1
+        cross join events e on e.event = o.event
+        where e.type = $2
+        "#,
+        keys,
+        event_type
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(|row| (row.gateway, row.sequence))
+    .collect();
+    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
+}

@@ -1,0 +1,291 @@
+//! Gateways: registered, listed, changed and deleted. Every statement names the
+//! organisation; a deleted gateway is invisible here, and only the ledger
+//! remembers it.
+
+use std::str::FromStr;
+
+use serde_json::value::RawValue;
+use sqlx::SqliteConnection;
+
+use crate::clock::Timestamp;
+use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::{Gateway, GatewayChange, Labels, Result, StoreError};
+
+/// Reads a text that this service wrote itself; anything else is damage.
+pub(super) fn parsed<T: FromStr>(what: &str, text: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
+}
+
+pub(super) async fn create_gateway(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    name: &str,
+    labels: &Labels,
+) -> Result<Gateway> {
+    let (outside, created_at, epoch) = (id.to_string(), now.micros(), Epoch::new().to_string());
+    let labels = labels_text(labels)?;
+    refuse_taken_name(connection, organisation, name, None).await?;
+    let inserted = sqlx::query_scalar!(
+        r#"
+        insert into gateways (id, organisation, name, labels, created_at)
+        values ($1, $2, $3, $4, $5)
+        on conflict (id) do nothing
+        returning gateway as "gateway!: i64"
+        "#,
+        outside,
+        organisation.0,
+        name,
+        labels,
+        created_at
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(gateway) = inserted else {
+        return Err(StoreError::Conflict(format!(
+            "the gateway id {id} is or was in use; leave it out to be given a new one"
+        )));
+    };
+    sqlx::query!("insert into streams (gateway, epoch) values ($1, $2)", gateway, epoch)
+        .execute(&mut *connection)
+        .await?;
+    the_one(connection, gateway).await
+}
+
+pub(super) async fn gateways(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Gateway>> {
+    // The empty text sorts before every name.
+    let after = after.unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let keys = sqlx::query_scalar!(
+        r#"
+        select gateway as "gateway!: i64" from gateways
+        where organisation = $1 and deleted_at is null and name > $2
+        order by name limit $3
+        "#,
+        organisation.0,
+        after,
+        limit
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    details(connection, &keys).await
+}
+
+pub(super) async fn gateway(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Option<Gateway>> {
+    match live_key(connection, organisation, id).await {
+        Ok(key) => the_one(connection, key.0).await.map(Some),
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn update_gateway(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    change: GatewayChange,
+) -> Result<Gateway> {
+    let key = live_key(connection, organisation, id).await?;
+    if let Some(name) = &change.name {
+        refuse_taken_name(connection, organisation, name, Some(key)).await?;
+    }
+    let labels = change.labels.as_ref().map(labels_text).transpose()?;
+    let now = now.micros();
+    // Disabling again keeps the first instant: "since when" is what admins ask.
+    sqlx::query!(
+        r#"
+        update gateways
+        set name        = coalesce($2, name),
+            labels      = coalesce($3, labels),
+            disabled_at = case $4 when 1 then coalesce(disabled_at, $5) when 0 then null else disabled_at end
+        where gateway = $1
+        "#,
+        key.0,
+        change.name,
+        labels,
+        change.disabled,
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    the_one(connection, key.0).await
+}
+
+/// The stream's row stays, because the ledger's rows lead to it; its log is
+/// empty afterwards, which its floor says.
+pub(super) async fn delete_gateway(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<GatewayKey> {
+    let key = live_key(connection, organisation, id).await?;
+    let (gateway, now) = (key.0, now.micros());
+    sqlx::query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
+        gateway,
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("delete from outbox where gateway = $1", gateway)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("delete from cursors where gateway = $1", gateway)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("update streams set floor = head, missed = head where gateway = $1", gateway)
+        .execute(&mut *connection)
+        .await?;
+    Ok(key)
+}
+
+pub(super) async fn set_manifest(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    manifest: &str,
+) -> Result<()> {
+    let now = now.micros();
+    let done = sqlx::query!(
+        "update gateways set manifest = $2, manifest_at = $3 where gateway = $1 and deleted_at is null",
+        gateway.0,
+        manifest,
+        now
+    )
+    .execute(connection)
+    .await?;
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
+}
+
+/// The inside key of a gateway that is not deleted.
+pub(super) async fn live_key(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<GatewayKey> {
+    let id = id.to_string();
+    sqlx::query_scalar!(
+        r#"
+        select gateway as "gateway!: i64" from gateways
+        where id = $1 and organisation = $2 and deleted_at is null
+        "#,
+        id,
+        organisation.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(GatewayKey)
+    .ok_or(StoreError::NotFound("gateway"))
+}
+
+async fn refuse_taken_name(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    name: &str,
+    except: Option<GatewayKey>,
+) -> Result<()> {
+    let except = except.map(|key| key.0);
+    let taken = sqlx::query_scalar!(
+        r#"
+        select id as "id!: String" from gateways
+        where organisation = $1 and name = $2 and deleted_at is null and gateway is not $3
+        "#,
+        organisation.0,
+        name,
+        except
+    )
+    .fetch_optional(connection)
+    .await?;
+    match taken {
+        None => Ok(()),
+        Some(id) => Err(StoreError::Conflict(format!(
+            "the name {name:?} belongs to gateway {id}; choose another name, or delete that gateway first"
+        ))),
+    }
+}
+
+fn labels_text(labels: &Labels) -> Result<String> {
+    serde_json::to_string(labels).map_err(|error| StoreError::Corrupt(format!("labels: {error}")))
+}
+
+async fn the_one(connection: &mut SqliteConnection, gateway: i64) -> Result<Gateway> {
+    details(connection, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
+}
+
+/// Everything about these gateways, by name. The subqueries look up single
+/// rows, so the cost does not depend on how long a log is.
+async fn details(connection: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<Gateway>> {
+    let keys = serde_json::Value::from(keys).to_string();
+    let rows = sqlx::query!(
+        r#"
+        with chosen as (
+            select g.*, s.epoch, s.head, s.floor,
+                coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
+                         (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
+            from gateways g join streams s using (gateway)
+            where g.gateway in (select value from json_each($1))
+        )
+        select gateway as "gateway!: i64", id as "id!: String", name as "name!: String",
+            labels as "labels!: String", created_at as "created_at!: i64",
+            disabled_at as "disabled_at?: i64", manifest as "manifest?: String",
+            manifest_at as "manifest_at?: i64", epoch as "epoch!: String", head as "head!: i64",
+            floor as "floor!: i64", confirmed as "confirmed!: i64",
+            (select count(*) from connections n
+             where n.gateway = chosen.gateway and n.closed_at is null) as "live!: i64",
+            (select e.appended_at from outbox o join events e using (event)
+             where o.gateway = chosen.gateway and o.sequence > chosen.confirmed
+             order by o.sequence limit 1) as "oldest?: i64"
+        from chosen order by name
+        "#,
+        keys
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let manifest = row
+                .manifest
+                .zip(row.manifest_at)
+                .map(|(text, at)| {
+                    let text = RawValue::from_string(text)
+                        .map_err(|error| StoreError::Corrupt(format!("manifest: {error}")))?;
+                    Ok::<_, StoreError>((text, Timestamp::from_micros(at)))
+                })
+                .transpose()?;
+            Ok(Gateway {
+                key: GatewayKey(row.gateway),
+                id: parsed("gateway id", &row.id)?,
+                name: row.name,
+                labels: serde_json::from_str(&row.labels)
+                    .map_err(|error| StoreError::Corrupt(format!("labels: {error}")))?,
+                created_at: Timestamp::from_micros(row.created_at),
+                disabled_at: row.disabled_at.map(Timestamp::from_micros),
+                manifest,
+                epoch: parsed("epoch", &row.epoch)?,
+                head: Sequence(row.head),
+                floor: Sequence(row.floor),
+                confirmed: Sequence(row.confirmed),
+                live_connections: row.live,
+                oldest_unconfirmed_at: row.oldest.map(Timestamp::from_micros),
+            })
+        })
+        .collect()
+}
