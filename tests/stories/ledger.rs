@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed};
+use crate::support::{Service, deployed, get};
 
 #[tokio::test]
 async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use gateway_events::client::api::Api;
+use gateway_events::client::api::{Api, ApiError};
 use gateway_events::client::tls::Trust;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ impl Service {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
                 polls.tick().await;
-                last = api.get(path).await.expect("an answer");
+                last = get(&api, path).await.expect("an answer");
                 if satisfies(&last) {
                     return;
                 }
@@ -177,6 +177,17 @@ impl Service {
         );
         last
     }
+}
+
+/// `GET` of a path that may have a query.
+pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query: Vec<(&str, String)> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
+    api.get_with(path, &query).await
 }
 
 async fn spawn(
