@@ -11,9 +11,13 @@ use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryPage, Result, StoreError};
 
 pub(super) mod details;
+#[cfg(test)]
+pub(super) mod fixture;
 pub(super) mod named;
 mod scan;
 pub(super) mod summary;
+#[cfg(test)]
+mod tests;
 
 /// Ledger rows looked at per call, and deliveries expanded per call, at the most.
 pub(super) const WORK: usize = 20_000;
