@@ -11,6 +11,9 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{Gateway, GatewayChange, Labels, Result, StoreError};
 
+#[cfg(test)]
+mod tests;
+
 /// Reads a text that this service wrote itself; anything else is damage.
 pub(super) fn parsed<T: FromStr>(what: &str, text: &str) -> Result<T>
 where

@@ -17,6 +17,9 @@ use crate::store::{
 mod candidates;
 mod letters;
 
+#[cfg(test)]
+mod tests;
+
 use candidates::Candidate;
 
 /// Deliveries per call at the most: a call is one transaction, and others wait for it.
