@@ -6,7 +6,10 @@ use sqlx::SqliteConnection;
 use super::MOST;
 use crate::store::Result;
 
-pub(super) async fn check(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    problems: &mut Vec<String>,
+) -> Result<()> {
     attempts(connection, problems).await?;
     confirmed(connection, problems).await?;
     dead_letters(connection, problems).await?;
@@ -136,10 +139,15 @@ async fn totals(connection: &mut SqliteConnection, problems: &mut Vec<String>) -
             ));
         }
         if row.confirmed < 0 {
-            problems.push(format!("gateway {name:?}: its total of confirmed deliveries is {}", row.confirmed));
+            problems.push(format!(
+                "gateway {name:?}: its total of confirmed deliveries is {}",
+                row.confirmed
+            ));
         }
         if row.unnoted {
-            problems.push(format!("gateway {name:?}: the ledger holds failures, but no last failure is noted"));
+            problems.push(format!(
+                "gateway {name:?}: the ledger holds failures, but no last failure is noted"
+            ));
         }
     }
     Ok(())
