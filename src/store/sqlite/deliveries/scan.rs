@@ -80,25 +80,33 @@ async fn round(
 ) -> Result<Vec<Failed>> {
     let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
     // One upper bound, not two: the planner would be free to enter the index at
-    // the window's end each time, and pages would cost ever more.
+    // the window's end each time, and pages would cost ever more. The instant of
+    // the bound is asked for apart, because many attempts may share it and only
+    // an equation enters the index in their midst.
     let window_end = (matching.to.saturating_sub(1), i64::MAX);
     let (finished_at, attempt) = (at.finished_at, at.attempt).min(window_end);
-    // Behind a row value the index is entered at the right place; the unary
-    // plus keeps the planner from choosing another index, and so sorting all.
+    let attempt = attempt.min(as_of);
     Ok(sqlx::query_as!(
         Failed,
         r#"
-        select a.attempt as "attempt!: i64", a.gateway as "gateway!: i64",
-            a.first_sequence as "first!: i64", a.last_sequence as "last!: i64",
-            a.finished_at as "finished_at!: i64",
-            (g.organisation = $1 and ($2 is null or a.gateway = $2)
-             and ($3 is null or a.reason = $3)) as "matches!: bool"
-        from attempts a indexed by attempts_failed
-        cross join gateways g on g.gateway = +a.gateway
-        where a.outcome = 'failed' and (a.finished_at, a.attempt) <= ($4, $5)
-          and a.finished_at >= $6 and a.attempt <= $7
-        order by a.finished_at desc, a.attempt desc
-        limit $8
+        with page as materialized (
+            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
+            from attempts a indexed by attempts_failed
+            where a.outcome = 'failed' and a.finished_at = $4 and a.finished_at >= $6 and a.attempt <= $5
+            union all
+            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
+            from attempts a indexed by attempts_failed
+            where a.outcome = 'failed' and a.finished_at < $4 and a.finished_at >= $6 and a.attempt <= $7
+            order by 5 desc, 1 desc
+            limit $8
+        )
+        select p.attempt as "attempt!: i64", p.gateway as "gateway!: i64",
+            p.first_sequence as "first!: i64", p.last_sequence as "last!: i64",
+            p.finished_at as "finished_at!: i64",
+            (g.organisation = $1 and ($2 is null or p.gateway = $2)
+             and ($3 is null or p.reason = $3)) as "matches!: bool"
+        from page p cross join gateways g on g.gateway = p.gateway
+        order by p.finished_at desc, p.attempt desc
         "#,
         matching.organisation,
         matching.gateway,
