@@ -11,9 +11,14 @@ use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryPage, Result, StoreError};
 
 pub(super) mod details;
+#[cfg(test)]
+pub(super) mod fixture;
 pub(super) mod named;
+mod newest;
 mod scan;
 pub(super) mod summary;
+#[cfg(test)]
+mod tests;
 
 /// Ledger rows looked at per call, and deliveries expanded per call, at the most.
 pub(super) const WORK: usize = 20_000;
@@ -81,6 +86,12 @@ impl Place {
         attempt: i64::MAX,
         sequence: i64::MAX,
     };
+}
+
+/// A delivery at one of its failures.
+pub(super) struct Candidate {
+    pub(super) key: Key,
+    pub(super) place: Place,
 }
 
 /// A page of keys, and how far the ledger was looked at when there is more.

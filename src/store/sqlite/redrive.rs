@@ -19,6 +19,9 @@ use crate::store::{
 mod candidates;
 mod letters;
 
+#[cfg(test)]
+mod tests;
+
 use candidates::Candidate;
 
 /// Deliveries per call at the most: a call is one transaction, and others wait for it.
@@ -98,13 +101,9 @@ async fn one(
     if count(&mut answer, &standing) {
         return Ok((answer, Vec::new()));
     }
-    match candidates::single(connection, key).await? {
-        Some(candidate) => Ok((answer, vec![candidate])),
-        None => {
-            answer.event_removed = 1;
-            Ok((answer, Vec::new()))
-        }
-    }
+    let found = candidates::single(connection, key).await?;
+    answer.event_removed = i64::from(found.is_none());
+    Ok((answer, found.into_iter().collect()))
 }
 
 /// Counts a delivery that can be left alone; says whether it is one.

@@ -12,6 +12,9 @@ use crate::store::Result;
 mod ledger;
 mod log;
 
+#[cfg(test)]
+mod tests;
+
 /// Problems reported per check; a thoroughly damaged file need not fill the screen.
 const MOST: i64 = 100;
 
