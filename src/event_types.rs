@@ -1,157 +1,181 @@
-//! The event types that every installation knows, and the check of payloads
-//! against a type's JSON Schema. A type is data: registering one needs no code.
+//! Event types: the catalogue that is there out of the box, and the check of a
+//! payload against its type's JSON Schema. This room knows no database and
+//! fetches nothing: a schema stands alone, or it is refused.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jsonschema::{Retrieve, Uri};
+use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-/// Name, description, required members. A member ending in `:T` is an RFC 3339 time.
-type BuiltIn = (&'static str, &'static [&'static str], &'static str, &'static [&'static str]);
+mod catalogue;
+#[cfg(test)]
+mod tests;
 
-/// Families of types: prefix, last words, what they tell, required members.
-const FAMILIES: &[BuiltIn] = &[
-    ("api", &["deployed", "undeployed"], "A REST API's deployment", &["apiId", "deploymentId", "performedAt:T"]),
-    ("websub", &["deployed", "undeployed"], "A WebSub API's deployment", &["apiId", "deploymentId", "performedAt:T"]),
-    ("webbroker", &["deployed", "undeployed"], "A broker API's deployment", &["apiId", "deploymentId", "performedAt:T"]),
-    ("api", &["deleted"], "A REST API's end", &["apiId"]),
-    ("websub", &["deleted"], "A WebSub API's end", &["apiId"]),
-    ("webbroker", &["deleted"], "A broker API's end", &["apiId"]),
-    ("llmprovider", &["deployed", "undeployed"], "An LLM provider's deployment", &["providerId", "deploymentId", "performedAt:T"]),
-    ("llmprovider", &["deleted"], "An LLM provider's end", &["providerId"]),
-    ("llmproxy", &["deployed", "undeployed"], "An LLM proxy's deployment", &["proxyId", "deploymentId", "performedAt:T"]),
-    ("mcpproxy", &["deployed", "undeployed"], "An MCP proxy's deployment", &["proxyId", "deploymentId", "performedAt:T"]),
-    ("llmproxy", &["deleted"], "An LLM proxy's end", &["proxyId"]),
-    ("mcpproxy", &["deleted"], "An MCP proxy's end", &["proxyId"]),
-    ("websub.hmacsecret", &["created", "updated", "deleted"], "A WebSub HMAC secret", &["artifactUuid", "secretName"]),
-    ("apikey", &["created"], "A new API key", &["uuid", "apiId", "apiKeyHashes", "maskedApiKey"]),
-    ("apikey", &["updated", "revoked"], "A change of an API key", &["apiId", "keyName"]),
-    ("subscription", &["created", "updated", "deleted"], "An application's subscription to an API", &["apiId", "subscriptionId", "subscriptionToken", "status"]),
-    ("subscriptionPlan", &["created", "updated", "deleted"], "A subscription plan", &["planId", "handle", "planName"]),
-    ("application", &["updated"], "An application and its mappings", &["applicationId", "applicationUuid", "applicationName", "applicationType", "mappings"]),
-    ("gateway.config", &["updated"], "The gateway's own configuration", &["configType", "action"]),
-];
+pub use catalogue::{built_in, built_ins};
 
-/// Every built-in type: name, description, JSON Schema.
-pub fn built_in() -> impl Iterator<Item = (String, String, Box<RawValue>)> {
-    FAMILIES.iter().flat_map(|(prefix, words, about, members)| {
-        words.iter().filter_map(move |word| {
-            let schema = RawValue::from_string(schema(members).to_string()).ok()?;
-            Some((format!("{prefix}.{word}"), format!("{about}: {word}"), schema))
-        })
-    })
+/// Nesting beyond this would let a schema exhaust the stack of its checker.
+const MAX_DEPTH: usize = 32;
+
+/// A schema is compiled on the publisher's time; beyond this it is no schema any more.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Compiled schemas kept in memory; past it the cache starts afresh.
+const MAX_CACHED: usize = 1024;
+
+/// Findings reported per payload: a hostile one can't make its answer endless.
+const MAX_FINDINGS: usize = 20;
+
+/// A registered event type.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventTypeInfo {
+    /// Its name.
+    pub name: String,
+    /// What it tells a gateway.
+    pub description: String,
+    /// JSON Schema (2020-12) that payloads must satisfy.
+    pub schema: Option<Box<RawValue>>,
 }
 
-/// Required members only; more may come along.
-fn schema(members: &[&str]) -> Value {
-    let mut properties = serde_json::Map::new();
-    let mut required = Vec::new();
-    for member in members {
-        if let Some(name) = member.strip_suffix(":T") {
-            properties.insert(name.to_owned(), json!({"type": "string", "format": "date-time"}));
-            required.push(name);
-        } else {
-            // Ids and names are texts; the rest (hashes, mappings) is the gateway's affair.
-            let texts = ["Id", "Uuid", "Name", "Type"];
-            if texts.iter().any(|end| member.ends_with(end)) {
-                properties.insert((*member).to_owned(), json!({"type": "string", "minLength": 1}));
-            }
-            required.push(member);
-        }
-    }
-    json!({"type": "object", "properties": properties, "required": required})
-}
-
-/// One thing that is wrong with a payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a payload does not satisfy its type's schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// Where, as a path from the payload's root.
+    /// JSON pointer below the payload, such as `payload/apiId`.
     pub field: String,
-    /// What.
+    /// What is wrong there. Never repeats the value, which may be a secret.
     pub message: String,
 }
 
-/// Compiled schemas, by their text.
-#[derive(Debug, Default)]
+/// Checks payloads. A schema is compiled when it is first needed and found
+/// again by its own text, so that a changed type can't meet a stale schema and
+/// organisations can't see each other's.
+#[derive(Default)]
 pub struct Validator {
-    /// Held only to look up or insert.
-    compiled: Mutex<HashMap<String, Arc<jsonschema::Validator>>>,
-}
-
-/// Compiled schemas kept at the most; types are few, and a full cache starts anew.
-const CACHED: usize = 1024;
-
-/// Errors told about one payload at the most.
-const ERRORS: usize = 20;
-
-fn compile(schema: &str) -> Result<jsonschema::Validator, String> {
-    let schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
-    jsonschema::options()
-        .should_validate_formats(true)
-        .build(&schema)
-        .map_err(|error| error.to_string())
-}
-
-/// Whether a text is a schema that can be used: JSON Schema, and complete in itself.
-pub fn check_schema(schema: &RawValue) -> Result<(), String> {
-    compile(schema.get()).map(drop)
+    // Held for a look-up or an insert only, never while compiling or checking.
+    compiled: Mutex<HashMap<Box<str>, Arc<jsonschema::Validator>>>,
 }
 
 impl Validator {
-    /// Checks a payload; the errors name the members.
-    pub fn check(&self, schema: &RawValue, payload: &Value) -> Result<(), Vec<FieldError>> {
-        let validator = self.compiled(schema.get()).map_err(|message| {
-            vec![FieldError { field: "type".to_owned(), message: format!("its registered schema can't be used: {message}") }]
+    /// Checks a payload against the schema of its type; a type without one takes every payload.
+    pub fn check(&self, info: &EventTypeInfo, payload: &Value) -> Result<(), Vec<FieldError>> {
+        let Some(schema) = &info.schema else {
+            return Ok(());
+        };
+        let compiled = self.compiled(schema).map_err(|message| {
+            vec![FieldError {
+                field: "type".to_owned(),
+                message: format!(
+                    "the schema registered for {} can't be used: {message}; register it again",
+                    info.name
+                ),
+            }]
         })?;
-        let errors: Vec<_> = validator
+        let errors: Vec<FieldError> = compiled
             .iter_errors(payload)
-            .take(ERRORS)
+            .take(MAX_FINDINGS)
             .map(|error| FieldError {
-                field: format!("payload{}", error.instance_path().to_string().replace('/', ".")),
-                message: error.to_string().chars().take(300).collect(),
+                field: format!("payload{}", error.instance_path()),
+                message: error.masked().to_string(),
             })
             .collect();
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
-    fn compiled(&self, schema: &str) -> Result<Arc<jsonschema::Validator>, String> {
-        let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(validator) = lock().get(schema) {
-            return Ok(Arc::clone(validator));
+    fn compiled(&self, schema: &RawValue) -> Result<Arc<jsonschema::Validator>, String> {
+        if let Some(found) = self.lock().get(schema.get()) {
+            return Ok(Arc::clone(found));
         }
-        let validator = Arc::new(compile(schema)?);
-        let mut cache = lock();
-        if cache.len() >= CACHED {
+        let compiled = Arc::new(compile(schema)?);
+        let mut cache = self.lock();
+        if cache.len() >= MAX_CACHED {
             cache.clear();
         }
-        cache.insert(schema.to_owned(), Arc::clone(&validator));
-        Ok(validator)
+        cache.insert(schema.get().into(), Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, Arc<jsonschema::Validator>>> {
+        // The map is whole after every step, so a panic elsewhere spoils nothing.
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_built_in_type_has_a_name_and_a_schema_that_work() {
-        let names: Vec<_> = built_in()
-            .map(|(name, _, schema)| {
-                crate::event::EventType::new(name.as_str()).expect("a good name");
-                check_schema(&schema).expect("a good schema");
-                name
-            })
-            .collect();
-        assert_eq!(names.len(), 34, "{names:?}");
+impl std::fmt::Debug for Validator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Validator")
+            .field("compiled", &self.lock().len())
+            .finish()
     }
+}
 
-    #[test]
-    fn a_payload_error_names_the_member() {
-        let (_, _, schema) = built_in().next().expect("there are types");
-        let errors = Validator::default()
-            .check(&schema, &json!({"apiId": "a", "deploymentId": "d", "performedAt": "yesterday"}))
-            .expect_err("no time");
-        assert_eq!(errors[0].field, "payload.performedAt");
+/// Whether a schema may be registered; the error is for whoever sent it.
+pub fn check_schema(schema: &RawValue) -> Result<(), String> {
+    compile(schema).map(drop)
+}
+
+fn compile(schema: &RawValue) -> Result<jsonschema::Validator, String> {
+    if schema.get().len() > MAX_BYTES {
+        return Err(format!("is larger than {MAX_BYTES} bytes; make it smaller"));
+    }
+    let value: Value =
+        serde_json::from_str(schema.get()).map_err(|error| format!("is not JSON: {error}"))?;
+    if !value.is_object() {
+        return Err("must be a JSON object".to_owned());
+    }
+    check_node(&value, 0)?;
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .should_validate_formats(true)
+        // Linear-time patterns only: a registered pattern must not stall whoever publishes.
+        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .with_retriever(Nothing)
+        .build(&value)
+        .map_err(|error| {
+            format!(
+                "is no usable JSON Schema at `{}`: {error}",
+                error.instance_path()
+            )
+        })
+}
+
+/// References stay inside the document, and nesting stays shallow.
+fn check_node(value: &Value, depth: usize) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!(
+            "is nested deeper than {MAX_DEPTH} levels; flatten it"
+        ));
+    }
+    match value {
+        Value::Object(members) => members.iter().try_for_each(|(name, member)| {
+            if matches!(name.as_str(), "$ref" | "$dynamicRef")
+                && member.as_str().is_some_and(|target| !target.starts_with('#'))
+            {
+                return Err(format!(
+                    "{name} may only point into the schema itself (`#/$defs/…`), not to {member}; copy the other schema into $defs"
+                ));
+            }
+            check_node(member, depth + 1)
+        }),
+        Value::Array(items) => items.iter().try_for_each(|item| check_node(item, depth + 1)),
+        _ => Ok(()),
+    }
+}
+
+/// The retriever that retrieves nothing: whatever slips past [`check_node`] ends here.
+struct Nothing;
+
+impl Retrieve for Nothing {
+    fn retrieve(
+        &self,
+        uri: &Uri<String>,
+    ) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        Err(format!("{uri} lies outside the schema, and schemas are never fetched").into())
     }
 }

@@ -1,6 +1,7 @@
 //! A persistent event log with durable delivery tracking for API gateways.
 
 pub mod app;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dispatch;

@@ -37,7 +37,8 @@ use session::Ready;
 
 /// Lanes that may read the log at once.
 const READS: usize = 4;
-/// How long a drain waits for the last outcomes to be on record.
+/// How long a drain, and a gateway that comes back, wait for the last outcomes
+/// to be on record.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// What becomes of an event that fails again and again.
@@ -157,6 +158,7 @@ impl Dispatcher {
                 transport: admission.transport,
                 remote_address: admission.remote_address.clone(),
             };
+            dispatcher.settle().await?;
             let opened = dispatcher.store.open_connection(connection).await?;
             let ready = Ready { dispatcher, permit, admission, opened, subscription };
             Ok(Session::new(id, ready))
@@ -164,6 +166,15 @@ impl Dispatcher {
         opening
             .await
             .unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    /// Gateways reconnect at once. What the connection before confirmed must
+    /// be on record when the new one asks for its position, or it would be
+    /// sent all that again.
+    async fn settle(&self) -> Result<(), StoreError> {
+        tokio::time::timeout(LAST_RECORDS, self.recorder.flush()).await.map_err(|_| {
+            StoreError::Unavailable("earlier outcomes are not on record yet".to_owned())
+        })
     }
 
     /// Closes the live sockets that were opened with this token.
@@ -210,8 +221,8 @@ impl Dispatcher {
         // Whoever was just being admitted stops by itself.
         self.lanes.close();
         self.lanes.wait().await;
-        if tokio::time::timeout(LAST_RECORDS, self.recorder.flush()).await.is_err() {
-            tracing::error!("the last outcomes could not be put on record; what they settled is sent again");
+        if let Err(error) = self.settle().await {
+            tracing::error!(%error, "the last outcomes could not be put on record; what they settled is sent again");
         }
     }
 

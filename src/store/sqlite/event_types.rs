@@ -1,59 +1,108 @@
-//! Event types that were registered while running. The built-in ones are code
-//! ([`crate::event_types`]); a registered one of the same name stands before it.
+//! Registered event types. The built-in ones need no row: they are merged in
+//! when types are read, and a row of the same name stands in for them.
+
+use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::SqliteConnection;
 
-use super::rows::corrupt;
 use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
-use crate::store::{EventTypeInfo, Result};
+use crate::event::{EventType, OrganisationKey};
+use crate::event_types::{built_in, built_ins};
+use crate::store::{EventTypeInfo, Result, StoreError};
 
-/// The registered types, or the one of that name.
-pub(super) async fn registered(
+pub(super) async fn event_types(
     connection: &mut SqliteConnection,
     organisation: OrganisationKey,
-    name: Option<&str>,
 ) -> Result<Vec<EventTypeInfo>> {
-    sqlx::query!(
-        "select name, description, schema from event_types
-         where organisation = $1 and ($2 is null or name = $2) order by name",
+    let rows = sqlx::query!(
+        r#"
+        select name as "name!: String", description as "description!: String",
+            schema as "schema?: String"
+        from event_types where organisation = $1
+        "#,
+        organisation.0
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut types: BTreeMap<String, EventTypeInfo> = built_ins()
+        .iter()
+        .map(|info| (info.name.clone(), info.clone()))
+        .collect();
+    for row in rows {
+        types.insert(
+            row.name.clone(),
+            info(row.name, row.description, row.schema)?,
+        );
+    }
+    Ok(types.into_values().collect())
+}
+
+pub(super) async fn event_type(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    name: &EventType,
+) -> Result<Option<EventTypeInfo>> {
+    let name = name.as_str();
+    let row = sqlx::query!(
+        r#"
+        select description as "description!: String", schema as "schema?: String"
+        from event_types where organisation = $1 and name = $2
+        "#,
         organisation.0,
         name
     )
-    .fetch_all(connection)
-    .await?
-    .into_iter()
-    .map(|row| {
-        Ok(EventTypeInfo {
-            name: row.name,
-            description: row.description,
-            schema: row.schema.map(RawValue::from_string).transpose().map_err(corrupt)?,
-        })
-    })
-    .collect()
+    .fetch_optional(connection)
+    .await?;
+    match row {
+        Some(row) => info(name.to_owned(), row.description, row.schema).map(Some),
+        None => Ok(built_in(name).cloned()),
+    }
 }
 
-/// Registers or replaces one.
-pub(super) async fn put(
+pub(super) async fn put_event_type(
     connection: &mut SqliteConnection,
     now: Timestamp,
     organisation: OrganisationKey,
     info: &EventTypeInfo,
-) -> Result<()> {
-    let (schema, now) = (info.schema.as_ref().map(|schema| schema.get()), now.micros());
+) -> Result<bool> {
+    let now = now.micros();
+    let schema = info.schema.as_ref().map(|schema| schema.get());
+    let known = sqlx::query_scalar!(
+        r#"
+        select exists (select 1 from event_types where organisation = $1 and name = $2) as "known!: bool"
+        "#,
+        organisation.0,
+        info.name
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     sqlx::query!(
-        "insert into event_types (organisation, name, description, schema, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $5)
-         on conflict (organisation, name) do update set description = excluded.description,
-             schema = excluded.schema, updated_at = excluded.updated_at",
+        r#"
+        insert into event_types (organisation, name, schema, description, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $5)
+        on conflict (organisation, name) do update
+        set schema = excluded.schema, description = excluded.description, updated_at = excluded.updated_at
+        "#,
         organisation.0,
         info.name,
-        info.description,
         schema,
+        info.description,
         now
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(!known && built_in(&info.name).is_none())
+}
+
+fn info(name: String, description: String, schema: Option<String>) -> Result<EventTypeInfo> {
+    let schema = schema
+        .map(RawValue::from_string)
+        .transpose()
+        .map_err(|error| StoreError::Corrupt(format!("the schema of {name}: {error}")))?;
+    Ok(EventTypeInfo {
+        name,
+        description,
+        schema,
+    })
 }

@@ -1,26 +1,30 @@
-//! Organisations and the gateways registered in them.
+//! Gateways: registered, listed, changed and deleted. Every statement names the
+//! organisation; a deleted gateway is invisible here, and only the ledger
+//! remembers it.
 
-use serde_json::value::RawValue;
-use sqlx::sqlite::SqliteConnection;
+use std::str::FromStr;
 
-use super::rows::{corrupt, time};
+use sqlx::SqliteConnection;
+
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{Gateway, GatewayChange, Labels, Result, StoreError};
 
-/// See [`crate::store::Store::organisation`].
-pub(super) async fn organisation(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<OrganisationKey> {
-    sqlx::query_scalar!("select organisation from organisations where name = $1", name)
-        .fetch_optional(connection)
-        .await?
-        .map(OrganisationKey)
-        .ok_or(StoreError::NotFound("organisation"))
+mod details;
+#[cfg(test)]
+mod tests;
+
+use details::{details, the_one};
+
+/// Reads a text that this service wrote itself; anything else is damage.
+pub(super) fn parsed<T: FromStr>(what: &str, text: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
 }
 
-/// See [`crate::store::Store::create_gateway`].
 pub(super) async fn create_gateway(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -29,112 +33,75 @@ pub(super) async fn create_gateway(
     name: &str,
     labels: &Labels,
 ) -> Result<Gateway> {
-    let (text, labels, now) =
-        (id.to_string(), serde_json::to_string(labels).map_err(corrupt)?, now.micros());
-    let key = sqlx::query_scalar!(
-        r#"insert into gateways (id, organisation, name, labels, created_at)
-           select $1, $2, $3, $4, $5
-           where not exists (select 1 from gateways
-                             where id = $1 or (organisation = $2 and name = $3 and deleted_at is null))
-           returning gateway as "gateway!: i64""#,
-        text,
+    let (outside, created_at, epoch) = (id.to_string(), now.micros(), Epoch::new().to_string());
+    let labels = labels_text(labels)?;
+    refuse_taken_name(connection, organisation, name, None).await?;
+    let inserted = sqlx::query_scalar!(
+        r#"
+        insert into gateways (id, organisation, name, labels, created_at)
+        values ($1, $2, $3, $4, $5)
+        on conflict (id) do nothing
+        returning gateway as "gateway!: i64"
+        "#,
+        outside,
         organisation.0,
         name,
         labels,
-        now
+        created_at
     )
     .fetch_optional(&mut *connection)
-    .await?
-    .ok_or_else(|| {
-        StoreError::Conflict(format!("a gateway named {name:?}, or one with the id {id}, exists already"))
-    })?;
-    let epoch = Epoch::new().to_string();
-    sqlx::query!("insert into streams (gateway, epoch) values ($1, $2)", key, epoch)
-        .execute(&mut *connection)
-        .await?;
-    gateway(connection, organisation, id)
-        .await?
-        .ok_or(StoreError::NotFound("gateway"))
+    .await?;
+    let Some(gateway) = inserted else {
+        return Err(StoreError::Conflict(format!(
+            "the gateway id {id} is or was in use; leave it out to be given a new one"
+        )));
+    };
+    sqlx::query!(
+        "insert into streams (gateway, epoch) values ($1, $2)",
+        gateway,
+        epoch
+    )
+    .execute(&mut *connection)
+    .await?;
+    the_one(connection, gateway).await
 }
 
-/// See [`crate::store::Store::gateway`].
-pub(super) async fn gateway(
-    connection: &mut SqliteConnection,
-    organisation: OrganisationKey,
-    id: GatewayId,
-) -> Result<Option<Gateway>> {
-    let found = select(connection, organisation, Some(id), None, 1).await?;
-    Ok(found.into_iter().next())
-}
-
-/// See [`crate::store::Store::gateways`].
 pub(super) async fn gateways(
     connection: &mut SqliteConnection,
     organisation: OrganisationKey,
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Gateway>> {
-    select(connection, organisation, None, after, i64::try_from(limit).unwrap_or(i64::MAX)).await
-}
-
-async fn select(
-    connection: &mut SqliteConnection,
-    organisation: OrganisationKey,
-    id: Option<GatewayId>,
-    after: Option<&str>,
-    limit: i64,
-) -> Result<Vec<Gateway>> {
-    let id = id.map(|id| id.to_string());
-    let rows = sqlx::query!(
-        r#"select g.gateway, g.id, g.name, g.labels, g.created_at, g.disabled_at, g.manifest,
-                  g.manifest_at, s.epoch, s.head, s.floor,
-                  coalesce(c.received, 0) as "confirmed!: i64",
-                  (select count(*) from connections k
-                   where k.gateway = g.gateway and k.closed_at is null) as "live!: i64",
-                  (select e.appended_at from outbox o join events e on e.event = o.event
-                   where o.gateway = g.gateway and o.sequence > coalesce(c.received, 0)
-                   order by o.sequence limit 1) as "oldest: i64"
-           from gateways g
-           join streams s on s.gateway = g.gateway
-           left join cursors c on c.gateway = g.gateway and c.instance = ''
-           where g.organisation = $1 and g.deleted_at is null
-             and ($2 is null or g.id = $2) and ($3 is null or g.name > $3)
-           order by g.name limit $4"#,
+    // The empty text sorts before every name.
+    let after = after.unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let keys = sqlx::query_scalar!(
+        r#"
+        select gateway as "gateway!: i64" from gateways
+        where organisation = $1 and deleted_at is null and name > $2
+        order by name limit $3
+        "#,
         organisation.0,
-        id,
         after,
         limit
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let manifest = match (row.manifest, row.manifest_at) {
-                (Some(text), Some(at)) => {
-                    Some((RawValue::from_string(text).map_err(corrupt)?, time(at)))
-                }
-                _ => None,
-            };
-            Ok(Gateway {
-                key: GatewayKey(row.gateway),
-                id: row.id.parse().map_err(corrupt)?,
-                name: row.name,
-                labels: serde_json::from_str(&row.labels).map_err(corrupt)?,
-                created_at: time(row.created_at),
-                disabled_at: row.disabled_at.map(time),
-                manifest,
-                epoch: row.epoch.parse().map_err(corrupt)?,
-                head: Sequence(row.head),
-                floor: Sequence(row.floor),
-                confirmed: Sequence(row.confirmed),
-                live_connections: row.live,
-                oldest_unconfirmed_at: row.oldest.map(time),
-            })
-        })
-        .collect()
+    details(connection, &keys).await
 }
 
-/// See [`crate::store::Store::update_gateway`].
+pub(super) async fn gateway(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Option<Gateway>> {
+    match live_key(connection, organisation, id).await {
+        Ok(key) => the_one(connection, key.0).await.map(Some),
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) async fn update_gateway(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -142,79 +109,71 @@ pub(super) async fn update_gateway(
     id: GatewayId,
     change: GatewayChange,
 ) -> Result<Gateway> {
-    let current = gateway(connection, organisation, id)
-        .await?
-        .ok_or(StoreError::NotFound("gateway"))?;
-    let name = change.name.unwrap_or(current.name);
-    let labels = change.labels.unwrap_or(current.labels);
-    let labels = serde_json::to_string(&labels).map_err(corrupt)?;
-    let disabled_at = match change.disabled {
-        Some(true) => Some(current.disabled_at.unwrap_or(now).micros()),
-        Some(false) => None,
-        None => current.disabled_at.map(Timestamp::micros),
-    };
-    let taken = sqlx::query_scalar!(
-        r#"select count(*) as "taken!: i64" from gateways
-           where organisation = $1 and name = $2 and gateway <> $3 and deleted_at is null"#,
-        organisation.0,
-        name,
-        current.key.0
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    if taken > 0 {
-        return Err(StoreError::Conflict(format!("a gateway named {name:?} exists already")));
+    let key = live_key(connection, organisation, id).await?;
+    if let Some(name) = &change.name {
+        refuse_taken_name(connection, organisation, name, Some(key)).await?;
     }
+    let labels = change.labels.as_ref().map(labels_text).transpose()?;
+    let now = now.micros();
+    // Disabling again keeps the first instant: "since when" is what admins ask.
     sqlx::query!(
-        "update gateways set name = $2, labels = $3, disabled_at = $4 where gateway = $1",
-        current.key.0,
-        name,
+        r#"
+        update gateways
+        set name        = coalesce($2, name),
+            labels      = coalesce($3, labels),
+            disabled_at = case $4 when 1 then coalesce(disabled_at, $5) when 0 then null else disabled_at end
+        where gateway = $1
+        "#,
+        key.0,
+        change.name,
         labels,
-        disabled_at
+        change.disabled,
+        now
     )
     .execute(&mut *connection)
     .await?;
-    gateway(connection, organisation, id)
-        .await?
-        .ok_or(StoreError::NotFound("gateway"))
+    the_one(connection, key.0).await
 }
 
-/// See [`crate::store::Store::delete_gateway`].
+/// The stream's row stays, because the ledger's rows lead to it; its log is
+/// empty afterwards, which its floor says.
 pub(super) async fn delete_gateway(
     connection: &mut SqliteConnection,
     now: Timestamp,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<GatewayKey> {
-    let (text, now) = (id.to_string(), now.micros());
-    let key = sqlx::query_scalar!(
-        r#"update gateways set deleted_at = $3
-           where organisation = $1 and id = $2 and deleted_at is null
-           returning gateway as "gateway!: i64""#,
-        organisation.0,
-        text,
+    let key = live_key(connection, organisation, id).await?;
+    let (gateway, now) = (key.0, now.micros());
+    sqlx::query!(
+        "update gateways set deleted_at = $2 where gateway = $1",
+        gateway,
         now
     )
-    .fetch_optional(&mut *connection)
-    .await?
-    .ok_or(StoreError::NotFound("gateway"))?;
-    sqlx::query!("update gateway_tokens set revoked_at = coalesce(revoked_at, $2) where gateway = $1", key, now)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
+        gateway,
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("delete from outbox where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
-    sqlx::query!("delete from outbox where gateway = $1", key)
+    sqlx::query!("delete from cursors where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
-    sqlx::query!("delete from cursors where gateway = $1", key)
-        .execute(&mut *connection)
-        .await?;
-    // The stream's row stays: the ledger's totals are in it.
-    sqlx::query!("update streams set floor = head, missed = head where gateway = $1", key)
-        .execute(connection)
-        .await?;
-    Ok(GatewayKey(key))
+    sqlx::query!(
+        "update streams set floor = head, missed = head where gateway = $1",
+        gateway
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(key)
 }
 
-/// See [`crate::store::Store::set_manifest`].
 pub(super) async fn set_manifest(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -222,13 +181,68 @@ pub(super) async fn set_manifest(
     manifest: &str,
 ) -> Result<()> {
     let now = now.micros();
-    sqlx::query!(
-        "update gateways set manifest = $2, manifest_at = $3 where gateway = $1",
+    let done = sqlx::query!(
+        "update gateways set manifest = $2, manifest_at = $3 where gateway = $1 and deleted_at is null",
         gateway.0,
         manifest,
         now
     )
     .execute(connection)
     .await?;
-    Ok(())
+    if done.rows_affected() == 0 {
+        Err(StoreError::NotFound("gateway"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The inside key of a gateway that is not deleted.
+pub(super) async fn live_key(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<GatewayKey> {
+    let id = id.to_string();
+    sqlx::query_scalar!(
+        r#"
+        select gateway as "gateway!: i64" from gateways
+        where id = $1 and organisation = $2 and deleted_at is null
+        "#,
+        id,
+        organisation.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(GatewayKey)
+    .ok_or(StoreError::NotFound("gateway"))
+}
+
+async fn refuse_taken_name(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationKey,
+    name: &str,
+    except: Option<GatewayKey>,
+) -> Result<()> {
+    let except = except.map(|key| key.0);
+    let taken = sqlx::query_scalar!(
+        r#"
+        select id as "id!: String" from gateways
+        where organisation = $1 and name = $2 and deleted_at is null and gateway is not $3
+        "#,
+        organisation.0,
+        name,
+        except
+    )
+    .fetch_optional(connection)
+    .await?;
+    match taken {
+        None => Ok(()),
+        Some(id) => Err(StoreError::Conflict(format!(
+            "the name {name:?} belongs to gateway {id}; choose another name, or delete that gateway first"
+        ))),
+    }
+}
+
+fn labels_text(labels: &Labels) -> Result<String> {
+    serde_json::to_string(labels).map_err(|error| StoreError::Corrupt(format!("labels: {error}")))
 }

@@ -17,11 +17,18 @@ use crate::wake::Wake;
 /// Commands taken into one commit at the most.
 const GROUP_COMMANDS: usize = 1024;
 
-type Exclusive =
-    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, bool> + Send>;
+type Exclusive = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, bool> + Send>;
 
 /// What the writer can be asked for.
 pub(super) enum Command {
+    /// Committed together with whatever else waits.
+    Grouped(Job),
+    /// Work with a transaction of its own; says whether its commit's outcome is unknown.
+    Exclusive(Exclusive),
+}
+
+/// A part of a group commit.
+pub(super) enum Job {
     Append {
         publish: Publish,
         reply: oneshot::Sender<Result<Published>>,
@@ -36,8 +43,6 @@ pub(super) enum Command {
         connection: NewConnection,
         reply: oneshot::Sender<Result<Opened>>,
     },
-    /// Work with a transaction of its own; says whether its commit's outcome is unknown.
-    Exclusive(Exclusive),
 }
 
 /// The way to the writer.
@@ -69,7 +74,12 @@ impl Writer {
                 ))
             })?;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Append { publish, reply, _queued: queued }).await?;
+        self.send(Command::Grouped(Job::Append {
+            publish,
+            reply,
+            _queued: queued,
+        }))
+        .await?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -91,7 +101,14 @@ pub(super) fn spawn(
     let (failed_tx, failed) = watch::channel(false);
     tokio::spawn(run(connection, node, wake, waiting, failed_tx));
     let queue = Arc::new(Semaphore::new(queue_events));
-    (Writer { commands, queue, queue_events }, failed)
+    (
+        Writer {
+            commands,
+            queue,
+            queue_events,
+        },
+        failed,
+    )
 }
 
 async fn run(
@@ -105,16 +122,18 @@ async fn run(
     while waiting.recv_many(&mut batch, GROUP_COMMANDS).await > 0 {
         let mut group = Vec::new();
         for command in batch.drain(..) {
-            // Commands keep their order, so an exclusive one ends the group before it.
-            if let Command::Exclusive(work) = command {
-                let unknown = commit_group(&mut connection, node, &wake, std::mem::take(&mut group)).await
-                    || work(&mut connection).await;
-                if unknown {
-                    failed.send_replace(true);
-                    return;
+            match command {
+                Command::Grouped(job) => group.push(job),
+                // Commands keep their order, so an exclusive one ends the group before it.
+                Command::Exclusive(work) => {
+                    let before = std::mem::take(&mut group);
+                    if commit_group(&mut connection, node, &wake, before).await
+                        || work(&mut connection).await
+                    {
+                        failed.send_replace(true);
+                        return;
+                    }
                 }
-            } else {
-                group.push(command);
             }
         }
         if commit_group(&mut connection, node, &wake, group).await {
@@ -126,13 +145,12 @@ async fn run(
     }
 }
 
-fn refuse(command: Command, error: StoreError) {
+fn refuse(job: Job, error: StoreError) {
     // Callers that stopped waiting need no answer.
-    match command {
-        Command::Append { reply, .. } => drop(reply.send(Err(error))),
-        Command::Record { reply, .. } => drop(reply.send(Err(error))),
-        Command::Open { reply, .. } => drop(reply.send(Err(error))),
-        Command::Exclusive(_) => {}
+    match job {
+        Job::Append { reply, .. } => drop(reply.send(Err(error))),
+        Job::Record { reply, .. } => drop(reply.send(Err(error))),
+        Job::Open { reply, .. } => drop(reply.send(Err(error))),
     }
 }
 
@@ -141,37 +159,37 @@ async fn commit_group(
     connection: &mut SqliteConnection,
     node: NodeId,
     wake: &Wake,
-    group: Vec<Command>,
+    group: Vec<Job>,
 ) -> bool {
     if group.is_empty() {
         return false;
     }
     match try_group(connection, node, wake, &group).await {
         Ok(outcomes) => {
-            for (command, outcome) in group.into_iter().zip(outcomes) {
-                answer(command, outcome);
+            for (job, done) in group.into_iter().zip(outcomes) {
+                answer(job, done);
             }
             false
         }
         Err(StoreError::Unknown(why)) => {
-            for command in group {
-                refuse(command, StoreError::Unknown(why.clone()));
+            for job in group {
+                refuse(job, StoreError::Unknown(why.clone()));
             }
             true
         }
         // One bad command must not take its neighbours with it: each alone.
         Err(error) if group.len() > 1 => {
             tracing::warn!(%error, commands = group.len(), "a group commit failed; its commands run one by one");
-            for command in group {
-                if Box::pin(commit_group(connection, node, wake, vec![command])).await {
+            for job in group {
+                if Box::pin(commit_group(connection, node, wake, vec![job])).await {
                     return true;
                 }
             }
             false
         }
         Err(error) => {
-            for command in group {
-                refuse(command, StoreError::Unavailable(error.to_string()));
+            for job in group {
+                refuse(job, StoreError::Unavailable(error.to_string()));
             }
             false
         }
@@ -185,12 +203,12 @@ enum Done {
     Opened(Opened),
 }
 
-fn answer(command: Command, done: Done) {
-    match (command, done) {
-        (Command::Append { reply, .. }, Done::Appended(published)) => drop(reply.send(Ok(published))),
-        (Command::Record { reply, .. }, Done::Recorded) => drop(reply.send(Ok(()))),
-        (Command::Open { reply, .. }, Done::Opened(opened)) => drop(reply.send(Ok(opened))),
-        // An exclusive command answers by itself and is never part of a group.
+fn answer(job: Job, done: Done) {
+    match (job, done) {
+        (Job::Append { reply, .. }, Done::Appended(published)) => drop(reply.send(Ok(published))),
+        (Job::Record { reply, .. }, Done::Recorded) => drop(reply.send(Ok(()))),
+        (Job::Open { reply, .. }, Done::Opened(opened)) => drop(reply.send(Ok(opened))),
+        // A job and what it led to stand at the same place in their lists.
         _ => {}
     }
 }
@@ -199,7 +217,7 @@ async fn try_group(
     connection: &mut SqliteConnection,
     node: NodeId,
     wake: &Wake,
-    group: &[Command],
+    group: &[Job],
 ) -> Result<Vec<Done>> {
     let now = Timestamp::now();
     let mut batch = append::Batch::default();
@@ -207,19 +225,18 @@ async fn try_group(
     let mut unserved = Vec::new();
     begin(connection).await?;
     let work = async {
-        for command in group {
-            done.push(match command {
-                Command::Append { publish, .. } => {
+        for job in group {
+            done.push(match job {
+                Job::Append { publish, .. } => {
                     Done::Appended(batch.add(connection, publish).await?)
                 }
-                Command::Record { records, .. } => {
+                Job::Record { records, .. } => {
                     unserved.extend(record::run(connection, now, node, records).await?);
                     Done::Recorded
                 }
-                Command::Open { connection: opened, .. } => {
-                    Done::Opened(connections::open(connection, now, node, opened).await?)
-                }
-                Command::Exclusive(_) => Done::Recorded,
+                Job::Open {
+                    connection: opened, ..
+                } => Done::Opened(connections::open(connection, now, node, opened).await?),
             });
         }
         batch.write(connection, now).await
