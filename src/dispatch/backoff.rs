@@ -24,7 +24,11 @@ impl Backoff {
     /// How long to wait now: between the shortest wait and a ceiling that
     /// doubles with each failure.
     pub(super) fn next(&mut self) -> Duration {
-        let wait = SHORTEST + self.ceiling.saturating_sub(SHORTEST).mul_f64(fastrand::f64());
+        let wait = SHORTEST
+            + self
+                .ceiling
+                .saturating_sub(SHORTEST)
+                .mul_f64(fastrand::f64());
         self.ceiling = (self.ceiling * 2).min(LONGEST);
         wait
     }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence};
+use crate::event::{
+    ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
+};
 
 /// An event as gateways read it. The order of the members is part of the contract.
 #[derive(Serialize)]
@@ -61,9 +63,18 @@ struct ConnectionAck {
 }
 
 /// The first frame of every connection.
-pub fn connection_ack(gateway_id: GatewayId, connection_id: ConnectionId, timestamp: Timestamp) -> Bytes {
+pub fn connection_ack(
+    gateway_id: GatewayId,
+    connection_id: ConnectionId,
+    timestamp: Timestamp,
+) -> Bytes {
     let mut text = Vec::with_capacity(256);
-    let ack = ConnectionAck { frame_type: "connection.ack", gateway_id, connection_id, timestamp };
+    let ack = ConnectionAck {
+        frame_type: "connection.ack",
+        gateway_id,
+        connection_id,
+        timestamp,
+    };
     encode(&mut text, &ack);
     text.into()
 }
@@ -215,17 +226,30 @@ mod tests {
             panic!("no report");
         };
         assert_eq!((ack.action, ack.status), (Action::Undeploy, Status::Failed));
-        assert_eq!(ack.performed_at, Some(Timestamp::from_micros(1_767_225_600_000_000)));
+        assert_eq!(
+            ack.performed_at,
+            Some(Timestamp::from_micros(1_767_225_600_000_000))
+        );
         assert_eq!(ack.error_code.as_deref(), Some("DEPLOYMENT_ID_MISMATCH"));
     }
 
     #[test]
     fn what_is_no_report_is_told_apart() {
         assert_eq!(parse_incoming(b"{\"type\":\"x\"}"), Message::Unknown);
-        for malformed in [&b"["[..], b"{}", b"\xff", b"{\"type\":\"deployment.ack\"}", b"{\"type\":1}"] {
+        for malformed in [
+            &b"["[..],
+            b"{}",
+            b"\xff",
+            b"{\"type\":\"deployment.ack\"}",
+            b"{\"type\":1}",
+        ] {
             assert_eq!(parse_incoming(malformed), Message::Malformed);
         }
-        let deep = [b"{\"type\":\"deployment.ack\",\"payload\":".to_vec(), vec![b'['; 10_000]].concat();
+        let deep = [
+            b"{\"type\":\"deployment.ack\",\"payload\":".to_vec(),
+            vec![b'['; 10_000],
+        ]
+        .concat();
         assert_eq!(parse_incoming(&deep), Message::Malformed);
     }
 }

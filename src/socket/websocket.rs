@@ -40,9 +40,20 @@ pub struct Limits {
 
 /// Runs a socket to its end. `first` goes out before anything else.
 pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Limits) {
-    let TransportEnd { events, control, incoming } = end;
+    let TransportEnd {
+        events,
+        control,
+        incoming,
+    } = end;
     let (sink, stream) = socket.split();
-    let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
+    let mut writer = Writer {
+        sink,
+        events,
+        control,
+        last_written: None,
+        ping_due: false,
+        limits,
+    };
     let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
     // The lane being gone is no error: then nobody asks.
     let _ = incoming.send(Incoming::Ended { reason, detail }).await;
@@ -99,10 +110,14 @@ async fn talk(
 const fn code_of(reason: Reason) -> u16 {
     match reason {
         Reason::Shutdown => close_code::AWAY,
-        Reason::TokenRevoked | Reason::GatewayDisabled | Reason::GatewayDeleted => close_code::POLICY,
+        Reason::TokenRevoked | Reason::GatewayDisabled | Reason::GatewayDeleted => {
+            close_code::POLICY
+        }
         Reason::NodeLost => close_code::AGAIN,
         Reason::ProtocolError => close_code::PROTOCOL,
-        Reason::HeartbeatTimeout | Reason::ConfirmationTimeout | Reason::WriteTimeout => close_code::ERROR,
+        Reason::HeartbeatTimeout | Reason::ConfirmationTimeout | Reason::WriteTimeout => {
+            close_code::ERROR
+        }
         _ => close_code::NORMAL,
     }
 }
@@ -186,7 +201,10 @@ impl Writer {
 
     /// Sends the close frame; a peer that does not read won't get it.
     async fn say_goodbye(&mut self, code: u16, reason: &str) {
-        let close = CloseFrame { code, reason: Utf8Bytes::from(reason) };
+        let close = CloseFrame {
+            code,
+            reason: Utf8Bytes::from(reason),
+        };
         let sending = self.sink.send(Message::Close(Some(close)));
         match timeout(self.limits.close_timeout, sending).await {
             Ok(Ok(())) => {}
@@ -227,10 +245,16 @@ async fn burst(
         sink.feed(first).await?;
         bytes = BURST_BYTES;
     }
-    while let Some(EventFrame { sequence, text: frame }) = next.take() {
+    while let Some(EventFrame {
+        sequence,
+        text: frame,
+    }) = next.take()
+    {
         bytes += frame.len();
         let Some(frame) = text(frame) else {
-            return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
+            return Err(axum::Error::new(std::io::Error::other(
+                "an event frame is no text",
+            )));
         };
         sink.feed(frame).await?;
         *last_written = Some(sequence);
@@ -283,7 +307,9 @@ async fn read(
 ) -> ReadEnd {
     while let Some(message) = stream.next().await {
         let said = match message {
-            Ok(Message::Pong(payload)) => receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt),
+            Ok(Message::Pong(payload)) => {
+                receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt)
+            }
             Ok(Message::Ping(_)) => Incoming::Alive,
             Ok(Message::Text(text)) => Incoming::Message(text.into()),
             Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
@@ -304,8 +330,13 @@ async fn read(
 
 /// A number in the form in which we sent it; anything else confirms nothing.
 fn receipt(payload: &[u8]) -> Option<Sequence> {
-    let canonical = matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
+    let canonical =
+        matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    let number = std::str::from_utf8(payload)
+        .ok()
+        .filter(|_| canonical)?
+        .parse()
+        .ok()?;
     Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
 }
 
@@ -314,7 +345,11 @@ fn describe(frame: Option<CloseFrame>) -> String {
         || "without a code".to_owned(),
         |CloseFrame { code, reason }| {
             let reason: String = reason.as_str().escape_debug().take(200).collect();
-            if reason.is_empty() { format!("code {code}") } else { format!("code {code}: {reason}") }
+            if reason.is_empty() {
+                format!("code {code}")
+            } else {
+                format!("code {code}: {reason}")
+            }
         },
     )
 }
@@ -327,11 +362,15 @@ fn broken(error: axum::Error) -> ReadEnd {
     let error = error.into_inner();
     match error.downcast_ref::<Error>() {
         Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
-        Some(Error::Utf8(_)) => ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8"),
+        Some(Error::Utf8(_)) => {
+            ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8")
+        }
         Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
             ReadEnd::Lost("the stream ended without a close frame".to_owned())
         }
-        Some(Error::Protocol(_)) => ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455"),
+        Some(Error::Protocol(_)) => {
+            ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
+        }
         Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
         _ => ReadEnd::Lost(error.to_string()),
     }

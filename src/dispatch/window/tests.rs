@@ -1,0 +1,171 @@
+//! Any order of events keeps the account; and the cases worth a name.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    events: 4,
+    bytes: 100,
+};
+const TIMEOUT: Duration = Duration::from_secs(60);
+const PATIENCE: Patience = Patience {
+    max_attempts: 3,
+    poison: Policy::DeadLetter,
+};
+
+fn at(base: Instant, secs: u64) -> (Instant, Timestamp) {
+    let stamp = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
+    (base + Duration::from_secs(secs), stamp)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Offer { distance: i64, bytes: usize },
+    Receipt { distance: i64 },
+    Skip { count: i64 },
+    Wait { secs: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (prop_oneof![9 => Just(1), 1 => -2..4_i64], 1..150_usize)
+            .prop_map(|(distance, bytes)| Step::Offer { distance, bytes }),
+        4 => (-6..3_i64).prop_map(|distance| Step::Receipt { distance }),
+        1 => (-1..5_i64).prop_map(|count| Step::Skip { count }),
+        1 => (0..100_u64).prop_map(|secs| Step::Wait { secs }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_interleaving_keeps_the_account(
+        start in 0..1000_i64,
+        steps in prop::collection::vec(step(), 0..200),
+        reason in prop::sample::select(Reason::ALL),
+    ) {
+        let base = Instant::now();
+        let mut secs = 0;
+        let mut window = Window::new(LIMITS, Sequence(start), 0);
+        let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
+        let mut unconfirmed = BTreeSet::new();
+        for step in steps {
+            let (now, stamp) = at(base, secs);
+            let before = window.position();
+            match step {
+                Step::Offer { distance, bytes } => {
+                    let sequence = Sequence(window.sent().0 + distance);
+                    let taken = window.offer(sequence, bytes, now, stamp);
+                    prop_assert!(taken.is_err() || distance == 1);
+                    if taken.is_ok() {
+                        prop_assert!(sent.insert(sequence), "{sequence} was sent twice");
+                        unconfirmed.insert(sequence);
+                    }
+                }
+                Step::Receipt { distance } => {
+                    let sequence = Sequence(window.sent().0 + distance);
+                    match window.receipt(sequence, now) {
+                        Receipt::Confirmed { range, .. } => {
+                            prop_assert_eq!(range.last, sequence);
+                            for number in range.first.0..=range.last.0 {
+                                prop_assert!(unconfirmed.remove(&Sequence(number)), "never sent");
+                                settled.insert(Sequence(number));
+                            }
+                        }
+                        Receipt::Stale => {
+                            prop_assert!(unconfirmed.first().is_none_or(|first| *first > sequence));
+                        }
+                        Receipt::BeyondSent => prop_assert!(distance > 0),
+                    }
+                }
+                Step::Skip { count } => {
+                    let last = Sequence(window.sent().0 + count);
+                    if let Ok(range) = window.skip(last) {
+                        prop_assert!(unconfirmed.is_empty());
+                        for number in range.first.0..=range.last.0 {
+                            prop_assert!(sent.insert(Sequence(number)));
+                            settled.insert(Sequence(number));
+                        }
+                    }
+                }
+                Step::Wait { secs: more } => secs += more,
+            }
+            prop_assert!(window.position() >= before, "the position went back");
+            prop_assert!(window.in_flight.len() <= LIMITS.events);
+            prop_assert!(window.bytes <= LIMITS.bytes || window.in_flight.len() == 1);
+            prop_assert_eq!(window.in_flight.len(), unconfirmed.len());
+            prop_assert_eq!(settled.len() + unconfirmed.len(), sent.len());
+            prop_assert_eq!(
+                window.in_flight.iter().map(|sent| sent.bytes).sum::<usize>(), window.bytes
+            );
+            prop_assert_eq!(window.position().0, start + i64::try_from(settled.len())?);
+            prop_assert_eq!(window.sent().0, start + i64::try_from(sent.len())?);
+            prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !unconfirmed.is_empty());
+        }
+        let closing = window.close(reason, PATIENCE);
+        let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
+        let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
+        prop_assert_eq!(range, expected);
+        prop_assert!(!closing.give_up, "one attempt of three");
+    }
+}
+
+#[test]
+fn the_deadline_runs_from_the_last_progress() {
+    let base = Instant::now();
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0);
+    assert_eq!(window.confirmation_deadline(TIMEOUT), None);
+    for (sequence, secs) in [(1, 0), (2, 5)] {
+        let (now, stamp) = at(base, secs);
+        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+    }
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(base + TIMEOUT));
+    let (now, _) = at(base, 50);
+    window.receipt(Sequence(1), now);
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(now + TIMEOUT));
+    // Receipts that confirm nothing buy no time.
+    window.receipt(Sequence(1), at(base, 70).0);
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(now + TIMEOUT));
+}
+
+#[test]
+fn an_event_larger_than_the_window_goes_alone() {
+    let (now, stamp) = at(Instant::now(), 0);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0);
+    assert_eq!(window.offer(Sequence(1), 1000, now, stamp), Ok(()));
+    assert_eq!(window.offer(Sequence(2), 1, now, stamp), Err(Refusal::Full));
+    window.receipt(Sequence(1), now);
+    assert_eq!(window.offer(Sequence(2), 1, now, stamp), Ok(()));
+}
+
+fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> Closing {
+    let (now, stamp) = at(Instant::now(), 0);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before);
+    for sequence in 1..=3 {
+        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+    }
+    window.receipt(Sequence(confirmed), now);
+    window.close(reason, Patience { poison, ..PATIENCE })
+}
+
+#[test]
+fn poison_is_the_event_that_failed_once_too_often() {
+    let (lost, shutdown) = (Reason::ConnectionLost, Reason::Shutdown);
+    assert!(ended(2, 0, lost, Policy::DeadLetter).give_up);
+    assert!(
+        !ended(1, 0, lost, Policy::DeadLetter).give_up,
+        "two attempts of three"
+    );
+    assert!(
+        !ended(2, 1, lost, Policy::DeadLetter).give_up,
+        "another event's attempts"
+    );
+    assert!(
+        !ended(2, 0, shutdown, Policy::DeadLetter).give_up,
+        "our own doing"
+    );
+    assert!(!ended(2, 0, lost, Policy::Block).give_up, "never given up");
+    assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
+}
