@@ -8,6 +8,7 @@ use crate::support::{Service, deployed};
 const ROUNDS: u64 = 20;
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
     let seed = std::env::var("STORY_SEED")
         .ok()

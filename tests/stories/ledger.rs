@@ -43,7 +43,7 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
         &format!("{path}&from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z"),
     )
     .await;
-    assert_eq!(refused.expect_err("a window backwards").status(), Some(400));
+    assert_eq!(refused.expect_err("a window backwards").status(), Some(422));
     socket.abort();
 }
 

@@ -258,7 +258,7 @@ impl Socket {
                 }
                 // Reading has queued the echo; flushing sends it.
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
-                Some(Ok(Message::Close(_))) | None | Some(Err(_)) => return None,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}
             }
         }
