@@ -57,7 +57,9 @@ impl ClientOptions {
     /// A client with the access token.
     pub(crate) fn api(&self) -> anyhow::Result<Api> {
         let token = secret(self.token_file.as_deref(), TOKEN_VARIABLE)?.with_context(|| {
-            format!("an access token is needed: set {TOKEN_VARIABLE}, or name a file by --token-file")
+            format!(
+                "an access token is needed: set {TOKEN_VARIABLE}, or name a file by --token-file"
+            )
         })?;
         Ok(Api::new(&self.url, Some(token), &self.trust())?)
     }

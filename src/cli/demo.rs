@@ -50,7 +50,11 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
         },
         () = interrupted() => anyhow::bail!("the demo was interrupted at: {}", steps.current()),
     };
-    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The story. `Ok(false)`: it ended, but not every event arrived once and in order.
@@ -72,7 +76,9 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
     steps.next("publishing six events")?;
     let mut published: Vec<Publication> = events::publish(&api, &fleet, events::BEFORE).await?;
 
-    steps.next("waiting until both have confirmed all of them, so that the crash can cause no repeat")?;
+    steps.next(
+        "waiting until both have confirmed all of them, so that the crash can cause no repeat",
+    )?;
     fleet.confirmed(&api, &["amsterdam", "berlin"]).await?;
 
     steps.next("killing the service (SIGKILL), and starting it again on the same port")?;

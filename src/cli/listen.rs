@@ -67,12 +67,12 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         Exit::Refused(401) => anyhow::bail!(
             "the key is not valid: it is unknown, expired or revoked; make a new one: gateway-events token create --gateway ID"
         ),
-        Exit::Refused(403) => anyhow::bail!(
-            "the gateway is disabled; enable it: gateway-events gateway enable ID"
-        ),
-        Exit::Refused(status) => anyhow::bail!(
-            "the service refused with status {status}, at which gateways give up"
-        ),
+        Exit::Refused(403) => {
+            anyhow::bail!("the gateway is disabled; enable it: gateway-events gateway enable ID")
+        }
+        Exit::Refused(status) => {
+            anyhow::bail!("the service refused with status {status}, at which gateways give up")
+        }
     }
 }
 
@@ -87,7 +87,11 @@ struct Printer {
 #[async_trait]
 impl Handler for Printer {
     async fn handle(&self, event: ReceivedEvent) {
-        let said = if self.as_json { say(&event.raw) } else { say(line(&event)) };
+        let said = if self.as_json {
+            say(&event.raw)
+        } else {
+            say(line(&event))
+        };
         if said.is_err() {
             self.stop.cancel();
         }
@@ -98,13 +102,19 @@ impl Handler for Printer {
 
     async fn notice(&self, notice: Notice) {
         match notice {
-            Notice::Connected { connection_id, gateway_id } => remark(format_args!(
+            Notice::Connected {
+                connection_id,
+                gateway_id,
+            } => remark(format_args!(
                 "connected as gateway {} (connection {})",
                 clean(&gateway_id),
                 clean(&connection_id)
             )),
             Notice::Disconnected { why } => {
-                remark(format_args!("disconnected ({}), coming back at once", clean(&why)));
+                remark(format_args!(
+                    "disconnected ({}), coming back at once",
+                    clean(&why)
+                ));
             }
             Notice::Failed { why, wait } => remark(format_args!(
                 "not connected: {}; next try in {:.1} s",
@@ -121,7 +131,11 @@ impl Handler for Printer {
 
 fn line(event: &ReceivedEvent) -> String {
     let payload: String = event.payload.get().chars().take(SHOWN_PAYLOAD).collect();
-    let rest = if payload.len() < event.payload.get().len() { "…" } else { "" };
+    let rest = if payload.len() < event.payload.get().len() {
+        "…"
+    } else {
+        ""
+    };
     clean(&format!(
         "{}  {}  #{}  {}  {payload}{rest}",
         time(&event.timestamp.as_str().into()),

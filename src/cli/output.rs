@@ -92,7 +92,11 @@ pub(crate) fn labels(value: &Value) -> String {
         .flatten()
         .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
         .collect();
-    if shown.is_empty() { "-".to_owned() } else { clean(&shown.join(" ")) }
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        clean(&shown.join(" "))
+    }
 }
 
 /// The elements of a list.
@@ -102,7 +106,9 @@ pub(crate) fn elements(value: &Value) -> &[Value] {
 
 /// Text without control characters.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// The process's end: 0, or 1 with the error and its causes on standard error.

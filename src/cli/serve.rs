@@ -39,7 +39,10 @@ impl Settings {
             listen,
             plaintext: plaintext.then_some(true),
         };
-        Ok(Config::load(&Sources::from_environment(self.config, flags))?)
+        Ok(Config::load(&Sources::from_environment(
+            self.config,
+            flags,
+        ))?)
     }
 }
 

@@ -24,7 +24,9 @@ fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let back = text.strip_prefix('-').or_else(|| text.strip_suffix("ago"));
     match back {
         Some(back) => parse_duration(back).map(|back| now.minus(back)),
-        None => Timestamp::parse(text).map_err(|error| format!("{error}; or relative: -1h, 15m ago")),
+        None => {
+            Timestamp::parse(text).map_err(|error| format!("{error}; or relative: -1h, 15m ago"))
+        }
     }
 }
 

@@ -39,5 +39,9 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
             say(clean(problem))?;
         }
     }
-    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -113,17 +113,20 @@ impl Api {
 
     /// `POST` with a JSON body.
     pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::POST, path, &[]).json(body)).await
+        self.send(self.request(Method::POST, path, &[]).json(body))
+            .await
     }
 
     /// `PATCH` with a JSON body.
     pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PATCH, path, &[]).json(body)).await
+        self.send(self.request(Method::PATCH, path, &[]).json(body))
+            .await
     }
 
     /// `PUT` with a JSON body.
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PUT, path, &[]).json(body)).await
+        self.send(self.request(Method::PUT, path, &[]).json(body))
+            .await
     }
 
     /// `DELETE`.
@@ -202,7 +205,9 @@ pub(super) fn parse_base(address: &str) -> Result<Url, ApiError> {
     };
     let url = Url::parse(address).map_err(|error| refuse(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-        return Err(refuse("it needs https:// (or http://) and a host".to_owned()));
+        return Err(refuse(
+            "it needs https:// (or http://) and a host".to_owned(),
+        ));
     }
     Ok(url)
 }

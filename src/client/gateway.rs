@@ -15,8 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 pub use super::backoff::Backoff;
-use super::protocol::{Applied, Welcome, deployment_ack};
 pub use super::protocol::{AckPolicy, ReceivedEvent};
+use super::protocol::{Applied, Welcome, deployment_ack};
 use super::socket::{DialError, Socket, dial};
 
 mod announce;
@@ -105,7 +105,8 @@ impl Gateway {
         {
             return self.refused(status).await;
         }
-        self.stream(&mut socket, &welcome.connection_id, cancel).await
+        self.stream(&mut socket, &welcome.connection_id, cancel)
+            .await
     }
 
     /// Dials and waits for the acknowledgement.
@@ -133,7 +134,10 @@ impl Gateway {
     }
 
     async fn refused(&self, status: u16) -> End {
-        self.options.handler.notice(Notice::Refused { status }).await;
+        self.options
+            .handler
+            .notice(Notice::Refused { status })
+            .await;
         if FINAL_STATUSES.contains(&status) {
             End::Exit(Exit::Refused(status))
         } else {
@@ -174,9 +178,7 @@ impl Gateway {
                     }
                 }
                 Some(Ok(Message::Text(text))) => {
-                    if let ControlFlow::Break(why) =
-                        self.take(socket, &text, connection_id).await
-                    {
+                    if let ControlFlow::Break(why) = self.take(socket, &text, connection_id).await {
                         return End::Disconnected(why);
                     }
                 }
@@ -207,7 +209,10 @@ impl Gateway {
             Ok(event) => event,
             Err(error) => {
                 let why = error.to_string();
-                self.options.handler.notice(Notice::Unreadable { why }).await;
+                self.options
+                    .handler
+                    .notice(Notice::Unreadable { why })
+                    .await;
                 return ControlFlow::Continue(());
             }
         };

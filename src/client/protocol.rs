@@ -138,7 +138,10 @@ pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Optio
         resource_type,
         action,
         status,
-        performed_at: deployment.performed_at.as_deref().unwrap_or(&event.timestamp),
+        performed_at: deployment
+            .performed_at
+            .as_deref()
+            .unwrap_or(&event.timestamp),
         error_code,
     };
     let payload = serde_json::to_value(ack).ok()?;
@@ -223,7 +226,13 @@ mod tests {
 
     #[test]
     fn anything_but_an_acknowledgement_is_no_welcome() {
-        assert!(Welcome::read(r#"{"type":"api.deployed","gatewayId":"g","connectionId":"c"}"#).is_none());
-        assert!(Welcome::read(r#"{"type":"connection.ack","gatewayId":"g","connectionId":"c","x":1}"#).is_some());
+        assert!(
+            Welcome::read(r#"{"type":"api.deployed","gatewayId":"g","connectionId":"c"}"#)
+                .is_none()
+        );
+        assert!(
+            Welcome::read(r#"{"type":"connection.ack","gatewayId":"g","connectionId":"c","x":1}"#)
+                .is_some()
+        );
     }
 }

@@ -55,7 +55,12 @@ pub(super) async fn dial(
     let stream: Box<dyn Stream> = if base.scheme() == "https" {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
         let connector = TlsConnector::from(Arc::clone(tls));
-        Box::new(connector.connect(name, tcp).await.map_err(|error| failed(&error))?)
+        Box::new(
+            connector
+                .connect(name, tcp)
+                .await
+                .map_err(|error| failed(&error))?,
+        )
     } else {
         Box::new(tcp)
     };
@@ -67,7 +72,11 @@ pub(super) async fn dial(
 }
 
 fn request(base: &Url, key: &SecretString) -> Result<Request, Box<Error>> {
-    let scheme = if base.scheme() == "https" { "wss" } else { "ws" };
+    let scheme = if base.scheme() == "https" {
+        "wss"
+    } else {
+        "ws"
+    };
     let host = base.host_str().unwrap_or_default();
     let port = base.port_or_known_default().unwrap_or(443);
     let address = format!("{scheme}://{host}:{port}{BASE_PATH}/ws/gateways/connect");

@@ -26,7 +26,9 @@ pub enum Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The PEM file can't be used.
-    #[error("the CA file {path} can't be used: {why}; it must be a PEM file with at least one certificate")]
+    #[error(
+        "the CA file {path} can't be used: {why}; it must be a PEM file with at least one certificate"
+    )]
     CaFile {
         /// Which.
         path: PathBuf,
@@ -46,9 +48,11 @@ impl Trust {
             .with_safe_default_protocol_versions()?;
         let config = match self {
             Self::CaFile(path) => builder.with_root_certificates(roots(path)?),
-            Self::Platform => builder.dangerous().with_custom_certificate_verifier(Arc::new(
-                rustls_platform_verifier::Verifier::new(provider)?,
-            )),
+            Self::Platform => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(
+                    rustls_platform_verifier::Verifier::new(provider)?,
+                )),
             Self::Insecure => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAny { provider })),
@@ -128,7 +132,9 @@ mod tests {
 
     #[test]
     fn a_ca_file_that_holds_nothing_is_refused_by_name() {
-        let error = Trust::CaFile("/nowhere/ca.pem".into()).client_config().err();
+        let error = Trust::CaFile("/nowhere/ca.pem".into())
+            .client_config()
+            .err();
         assert!(error.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
     }
 

@@ -24,21 +24,65 @@ type Script = [(&'static str, For, &'static str)];
 
 /// Those before the crash.
 pub(super) const BEFORE: &Script = &[
-    ("api.deployed", For::All, r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","revisionId":"r-1","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#),
-    ("subscriptionPlan.created", For::All, r#"{"planId":"gold","handle":"gold","planName":"Gold"}"#),
-    ("subscription.created", For::Region("europe"), r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"ACTIVE"}"#),
-    ("apikey.created", For::All, r#"{"uuid":"k-1","apiId":"3b1f6c52-orders","name":"mobile","apiKeyHashes":"{}","maskedApiKey":"***f3"}"#),
-    ("llmprovider.deployed", For::One("amsterdam"), r#"{"providerId":"p-1","deploymentId":"d-2","performedAt":"TIME"}"#),
-    ("gateway.config.updated", For::One("cairo"), r#"{"configType":"logging","action":"updated"}"#),
+    (
+        "api.deployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","revisionId":"r-1","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#,
+    ),
+    (
+        "subscriptionPlan.created",
+        For::All,
+        r#"{"planId":"gold","handle":"gold","planName":"Gold"}"#,
+    ),
+    (
+        "subscription.created",
+        For::Region("europe"),
+        r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"ACTIVE"}"#,
+    ),
+    (
+        "apikey.created",
+        For::All,
+        r#"{"uuid":"k-1","apiId":"3b1f6c52-orders","name":"mobile","apiKeyHashes":"{}","maskedApiKey":"***f3"}"#,
+    ),
+    (
+        "llmprovider.deployed",
+        For::One("amsterdam"),
+        r#"{"providerId":"p-1","deploymentId":"d-2","performedAt":"TIME"}"#,
+    ),
+    (
+        "gateway.config.updated",
+        For::One("cairo"),
+        r#"{"configType":"logging","action":"updated"}"#,
+    ),
 ];
 
 /// Those after it.
 pub(super) const AFTER: &Script = &[
-    ("api.undeployed", For::All, r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","performedAt":"TIME"}"#),
-    ("api.deployed", For::All, r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-3","revisionId":"r-2","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#),
-    ("apikey.revoked", For::All, r#"{"apiId":"3b1f6c52-orders","keyName":"mobile"}"#),
-    ("subscription.updated", For::Region("europe"), r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"BLOCKED"}"#),
-    ("mcpproxy.deployed", For::One("berlin"), r#"{"proxyId":"m-1","deploymentId":"d-4","performedAt":"TIME"}"#),
+    (
+        "api.undeployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","performedAt":"TIME"}"#,
+    ),
+    (
+        "api.deployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-3","revisionId":"r-2","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#,
+    ),
+    (
+        "apikey.revoked",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","keyName":"mobile"}"#,
+    ),
+    (
+        "subscription.updated",
+        For::Region("europe"),
+        r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"BLOCKED"}"#,
+    ),
+    (
+        "mcpproxy.deployed",
+        For::One("berlin"),
+        r#"{"proxyId":"m-1","deploymentId":"d-4","performedAt":"TIME"}"#,
+    ),
     ("api.deleted", For::All, r#"{"apiId":"3b1f6c52-orders"}"#),
 ];
 
@@ -77,7 +121,10 @@ pub(super) async fn publish(
             })
             .collect();
         published.push(Publication {
-            event_id: accepted["id"].as_str().context("an event without id")?.to_owned(),
+            event_id: accepted["id"]
+                .as_str()
+                .context("an event without id")?
+                .to_owned(),
             event_type,
             at,
             sequences,
