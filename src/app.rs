@@ -89,13 +89,18 @@ pub async fn serve(
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
-    let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
+    let tls = certificates
+        .as_deref()
+        .map(Certificates::server_config)
+        .transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listen_error = |error| ServeError::Listen {
         address: config.server.listen,
         error,
     };
-    let listener = Listener::bind(&config.server, tls).await.map_err(listen_error)?;
+    let listener = Listener::bind(&config.server, tls)
+        .await
+        .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
@@ -128,13 +133,25 @@ pub async fn serve(
         config.retention.interval,
         stop_jobs.clone(),
     ));
-    jobs.spawn(every(MINUTE, stop_jobs.clone(), move || app.forget_full_buckets()));
-    jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || metrics.run_upkeep()));
+    jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
+        app.forget_full_buckets()
+    }));
+    jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || {
+        metrics.run_upkeep()
+    }));
     if let Some(certificates) = certificates {
-        jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
+        jobs.spawn(watch_certificates(
+            certificates,
+            signals.clone(),
+            stop_jobs.clone(),
+        ));
     }
     let failed = CancellationToken::new();
-    jobs.spawn(stay_alive(Arc::clone(&store), failed.clone(), stop_jobs.clone()));
+    jobs.spawn(stay_alive(
+        Arc::clone(&store),
+        failed.clone(),
+        stop_jobs.clone(),
+    ));
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -153,7 +170,10 @@ pub async fn serve(
         stop_accepting.cancel();
         wind_down.cancel();
         connections.close();
-        if tokio::time::timeout(config.shutdown.grace, connections.wait()).await.is_err() {
+        if tokio::time::timeout(config.shutdown.grace, connections.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some requests were still under way and are cut off");
         }
         stop_jobs.cancel();
@@ -177,8 +197,11 @@ fn prepare(data_dir: &Path) -> Result<(), ServeError> {
     };
     std::fs::create_dir_all(data_dir).map_err(refuse)?;
     #[cfg(unix)]
-    std::fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .map_err(refuse)?;
+    std::fs::set_permissions(
+        data_dir,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .map_err(refuse)?;
     Ok(())
 }
 
@@ -208,7 +231,9 @@ async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<
         digest: issued.digest,
         expires_at: None,
     };
-    store.create_access_token(organisation, "first", &scopes, new).await?;
+    store
+        .create_access_token(organisation, "first", &scopes, new)
+        .await?;
     writeln!(
         out,
         "admin access token: {} (it is shown only now)",

@@ -203,7 +203,12 @@ impl Config {
         let overrides = environment
             .iter()
             .map(|(key, (_, value))| (key.as_str(), value.as_str()))
-            .chain(origins.flags.iter().map(|(key, value)| (*key, value.as_str())));
+            .chain(
+                origins
+                    .flags
+                    .iter()
+                    .map(|(key, value)| (*key, value.as_str())),
+            );
         for (key, value) in overrides {
             builder = builder
                 .set_override(key, value)
@@ -252,10 +257,16 @@ impl Config {
         }
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
-            return refuse("retention.hard_max_age", "must be at least retention.max_age");
+            return refuse(
+                "retention.hard_max_age",
+                "must be at least retention.max_age",
+            );
         }
         if retention.hard_max_events < retention.max_events {
-            return refuse("retention.hard_max_events", "must be at least retention.max_events");
+            return refuse(
+                "retention.hard_max_events",
+                "must be at least retention.max_events",
+            );
         }
         if retention.max_events < 1 {
             return refuse("retention.max_events", "must be at least 1");
@@ -301,7 +312,10 @@ fn mask(table: &mut toml::Table) {
     for (key, value) in table.iter_mut() {
         if let toml::Value::Table(inner) = value {
             mask(inner);
-        } else if ["password", "secret", "token"].iter().any(|word| key.contains(word)) {
+        } else if ["password", "secret", "token"]
+            .iter()
+            .any(|word| key.contains(word))
+        {
             *value = toml::Value::String("********".to_owned());
         }
     }

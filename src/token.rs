@@ -127,13 +127,17 @@ impl Presented {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Issued")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Presented {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Presented")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,7 +184,11 @@ mod tests {
             let mut changed = text.to_owned().into_bytes();
             changed[at] = if changed[at] == b'a' { b'b' } else { b'a' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(Presented::parse(Kind::Access, &changed).err(), Some(Malformed), "{at}");
+            assert_eq!(
+                Presented::parse(Kind::Access, &changed).err(),
+                Some(Malformed),
+                "{at}"
+            );
         }
     }
 
@@ -191,7 +199,10 @@ mod tests {
         assert!(Presented::parse(Kind::Access, text).is_err());
         assert!(Presented::parse(Kind::Gateway, &text.to_uppercase()).is_err());
         for garbage in ["", "gwk", "gwk__", "gwk_é_é", &text[..text.len() - 1]] {
-            assert!(Presented::parse(Kind::Gateway, garbage).is_err(), "{garbage}");
+            assert!(
+                Presented::parse(Kind::Gateway, garbage).is_err(),
+                "{garbage}"
+            );
         }
     }
 

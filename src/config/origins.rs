@@ -25,9 +25,7 @@ impl Origins<'_> {
                 error,
                 ..
             } => self.refuse(key, error.to_string()),
-            config::ConfigError::NotFound(key) => {
-                self.refuse(key, "the key is missing".to_owned())
-            }
+            config::ConfigError::NotFound(key) => self.refuse(key, "the key is missing".to_owned()),
             other => self.refuse("(configuration)", other.to_string()),
         }
     }
@@ -76,7 +74,9 @@ impl Origins<'_> {
 
 fn look_up(text: &str, key: &str) -> Option<String> {
     let key = key.split('[').next().unwrap_or(key);
-    let source = config::Config::builder().add_source(toml_source(text)).build();
+    let source = config::Config::builder()
+        .add_source(toml_source(text))
+        .build();
     let value: toml::Value = source.ok()?.get(key).ok()?;
     Some(value.to_string())
 }

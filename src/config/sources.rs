@@ -20,7 +20,10 @@ pub struct Flags {
 
 impl Flags {
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let data_dir = self
+            .data_dir
+            .as_ref()
+            .map(|dir| dir.to_string_lossy().into_owned());
         [
             ("data_dir", data_dir),
             ("server.listen", self.listen.clone()),

@@ -48,7 +48,8 @@ impl Recorder {
 
     /// The same from where nothing can be awaited.
     pub(super) fn put_detached(&self, record: Record) {
-        if let Err(mpsc::error::TrySendError::Full(entry)) = self.0.try_send(Entry::Record(record)) {
+        if let Err(mpsc::error::TrySendError::Full(entry)) = self.0.try_send(Entry::Record(record))
+        {
             let entries = self.0.clone();
             tokio::spawn(async move { drop(entries.send(entry).await) });
         }

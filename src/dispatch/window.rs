@@ -92,7 +92,14 @@ impl Window {
 
     /// How many more may be sent at the most.
     pub fn room(&self) -> usize {
-        if self.has_room() { self.limits.events.saturating_sub(self.in_flight.len()).max(1) } else { 0 }
+        if self.has_room() {
+            self.limits
+                .events
+                .saturating_sub(self.in_flight.len())
+                .max(1)
+        } else {
+            0
+        }
     }
 
     /// Takes the next event as sent. The caller has asked [`Window::has_room`].
@@ -100,7 +107,11 @@ impl Window {
         self.last = self.last.next();
         self.bytes += bytes;
         self.waiting_since.get_or_insert(now);
-        self.in_flight.push_back(Sent { sequence: self.last, bytes, at });
+        self.in_flight.push_back(Sent {
+            sequence: self.last,
+            bytes,
+            at,
+        });
     }
 
     /// Passes over everything up to `last`. Returns the position to store at
@@ -120,9 +131,14 @@ impl Window {
         while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.sequence <= upto) {
             self.bytes -= sent.bytes;
             match runs.last_mut() {
-                Some(run) if run.range.last.next() == sent.sequence => run.range.last = sent.sequence,
+                Some(run) if run.range.last.next() == sent.sequence => {
+                    run.range.last = sent.sequence
+                }
                 _ => runs.push(Confirmed {
-                    range: Range { first: sent.sequence, last: sent.sequence },
+                    range: Range {
+                        first: sent.sequence,
+                        last: sent.sequence,
+                    },
                     started_at: sent.at,
                 }),
             }
@@ -136,21 +152,42 @@ impl Window {
     /// When the peer's confirmation is overdue; `None` while none is due. Each
     /// confirmation gives the next one its full time, because handlers are serial.
     pub fn confirmation_due(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + self.limits.confirmation)
+        self.waiting_since
+            .map(|since| since + self.limits.confirmation)
     }
 
     /// What is left when the connection ends for `reason`.
     pub fn close(&self, reason: Reason) -> Remains {
-        let unconfirmed = self.in_flight.front().zip(self.in_flight.back()).map(|(first, last)| {
-            (Range { first: first.sequence, last: last.sequence }, first.at)
-        });
+        let unconfirmed = self
+            .in_flight
+            .front()
+            .zip(self.in_flight.back())
+            .map(|(first, last)| {
+                (
+                    Range {
+                        first: first.sequence,
+                        last: last.sequence,
+                    },
+                    first.at,
+                )
+            });
         let give_up = unconfirmed.is_some_and(|(range, _)| {
             let (start, failed_before) = self.start;
-            let before = if range.first == start.next() { failed_before } else { 0 };
+            let before = if range.first == start.next() {
+                failed_before
+            } else {
+                0
+            };
             reason.blames_the_event()
-                && self.limits.max_attempts.is_some_and(|most| before + 1 >= most)
+                && self
+                    .limits
+                    .max_attempts
+                    .is_some_and(|most| before + 1 >= most)
         });
-        Remains { unconfirmed, give_up }
+        Remains {
+            unconfirmed,
+            give_up,
+        }
     }
 }
 
@@ -234,13 +271,21 @@ mod tests {
 
     #[test]
     fn each_confirmation_gives_the_next_its_full_time() {
-        let limits = Limits { events: 8, bytes: 4000, confirmation: Duration::from_secs(60), max_attempts: None };
+        let limits = Limits {
+            events: 8,
+            bytes: 4000,
+            confirmation: Duration::from_secs(60),
+            max_attempts: None,
+        };
         let mut window = Window::new(limits, Sequence::ZERO, 0);
         let start = Instant::now();
         window.sent(1, Timestamp::from_micros(0), start);
         window.sent(1, Timestamp::from_micros(0), start);
         let later = start + Duration::from_secs(50);
         window.receipt(Sequence(1), later).expect("it was sent");
-        assert_eq!(window.confirmation_due(), Some(later + Duration::from_secs(60)));
+        assert_eq!(
+            window.confirmation_due(),
+            Some(later + Duration::from_secs(60))
+        );
     }
 }

@@ -38,7 +38,10 @@ pub(super) async fn create(
     new.scopes.sort_unstable();
     new.scopes.dedup();
     if new.scopes.is_empty() {
-        return Err(Problem::invalid("scopes", "name at least one of publish, read, admin"));
+        return Err(Problem::invalid(
+            "scopes",
+            "name at least one of publish, read, admin",
+        ));
     }
     let issued = issue(Kind::Access)?;
     let token = to_store(&issued, new.expires_in_seconds)?;

@@ -61,7 +61,10 @@ async fn admit(
 ) -> Answer<Response> {
     check_origin(app, headers)?;
     if app.dispatcher.is_draining() {
-        return Err(Problem::unavailable("draining", "This node is shutting down; connect again."));
+        return Err(Problem::unavailable(
+            "draining",
+            "This node is shutting down; connect again.",
+        ));
     }
     let (presented, credential) = authenticate(app, address, headers).await?;
     if let Err(wait) = app.attempts.gateways.charge(&credential.gateway) {
@@ -83,7 +86,10 @@ async fn admit(
         )
     })?;
     let permit = app.dispatcher.try_admit().ok_or_else(|| {
-        Problem::unavailable("connection_limit", "Too many gateways are connected; try again later.")
+        Problem::unavailable(
+            "connection_limit",
+            "Too many gateways are connected; try again later.",
+        )
     })?;
     let admission = Admission {
         gateway: credential.gateway,
@@ -102,7 +108,11 @@ async fn admit(
 /// a key that it got hold of.
 fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     let allowed = &app.config.server.allowed_origins;
-    let listed = |origin: &HeaderValue| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());
+    let listed = |origin: &HeaderValue| {
+        allowed
+            .iter()
+            .any(|one| one.as_bytes() == origin.as_bytes())
+    };
     if headers.get_all(header::ORIGIN).iter().all(listed) {
         return Ok(());
     }
@@ -144,7 +154,9 @@ fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
 }
 
 fn too_many(wait: Duration) -> Problem {
-    let secs = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    let secs = u32::try_from(wait.as_secs())
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_attempts",
@@ -193,7 +205,9 @@ async fn look_again(app: &App, presented: &Presented) {
             app.dispatcher
                 .close_gateway(credential.gateway, Reason::GatewayDisabled);
         }
-        Ok(None) => app.dispatcher.close_token(presented.id(), Reason::TokenRevoked),
+        Ok(None) => app
+            .dispatcher
+            .close_token(presented.id(), Reason::TokenRevoked),
         // The sockets outlive a database that is away.
         Ok(Some(_)) | Err(_) => {}
     }

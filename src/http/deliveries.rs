@@ -15,9 +15,7 @@ use super::extract::{self, Query};
 use super::problem::{Answer, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Sequence};
-use crate::store::{
-    DeliveryCursor, DeliveryFilter, Redriven, RedriveSelection, SummaryBy,
-};
+use crate::store::{DeliveryCursor, DeliveryFilter, RedriveSelection, Redriven, SummaryBy};
 
 const DAY: Duration = Duration::from_hours(24);
 /// More buckets than a chart has pixels help nobody.
@@ -71,8 +69,15 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query(ask): Query<Ask>,
 ) -> Answer<Json<Value>> {
-    if ask.status.as_deref().is_some_and(|status| status != "failed") {
-        return Err(Problem::invalid("status", "only failed deliveries are listed: failed"));
+    if ask
+        .status
+        .as_deref()
+        .is_some_and(|status| status != "failed")
+    {
+        return Err(Problem::invalid(
+            "status",
+            "only failed deliveries are listed: failed",
+        ));
     }
     let limit = cursor::limit(read("limit", ask.limit.as_deref(), str::parse)?)?;
     let (asked, mut filter) = ask.filter()?;
@@ -156,7 +161,10 @@ pub(super) async fn redrive(
     let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
         (Some(gateway), Some(sequence), None) => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
-                return Err(Problem::invalid("sequence", "must be 1 to 9007199254740991"));
+                return Err(Problem::invalid(
+                    "sequence",
+                    "must be 1 to 9007199254740991",
+                ));
             }
             RedriveSelection::One(gateway, sequence)
         }
@@ -187,7 +195,10 @@ fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, 
     if from < to {
         return Ok((from, to));
     }
-    Err(Problem::invalid("from", format!("must lie before to, which is {to}")))
+    Err(Problem::invalid(
+        "from",
+        format!("must lie before to, which is {to}"),
+    ))
 }
 
 fn read<'a, T, E: std::fmt::Display>(
@@ -201,9 +212,16 @@ fn read<'a, T, E: std::fmt::Display>(
 }
 
 fn bucket(text: &str) -> Answer<Duration> {
-    let refuse = || Problem::invalid("bucket", "must be whole seconds, minutes, hours or days, such as 60s, 5m, 1h, 1d");
+    let refuse = || {
+        Problem::invalid(
+            "bucket",
+            "must be whole seconds, minutes, hours or days, such as 60s, 5m, 1h, 1d",
+        )
+    };
     let unit = text.chars().last().ok_or_else(refuse)?;
-    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| refuse())?;
+    let number: u64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .map_err(|_| refuse())?;
     let secs = match unit {
         's' => 1,
         'm' => 60,

@@ -111,7 +111,10 @@ fn items(body: &[u8]) -> Answer<Items> {
     let many = if text.starts_with('[') {
         extract::parse::<Vec<Box<RawValue>>>(text.as_bytes())?
     } else if !text.starts_with('{') {
-        return Err(Problem::invalid("body", "must be an event, a list of events or {\"events\": […]}"));
+        return Err(Problem::invalid(
+            "body",
+            "must be an event, a list of events or {\"events\": […]}",
+        ));
     } else if is_batch(text) {
         extract::parse::<Batch>(text.as_bytes())?.events
     } else {
@@ -120,7 +123,10 @@ fn items(body: &[u8]) -> Answer<Items> {
     if (1..=MAX_BATCH).contains(&many.len()) {
         return Ok(Items::Many(many));
     }
-    Err(Problem::invalid("events", format!("a batch has 1 to {MAX_BATCH} events")))
+    Err(Problem::invalid(
+        "events",
+        format!("a batch has 1 to {MAX_BATCH} events"),
+    ))
 }
 
 fn is_batch(text: &str) -> bool {
@@ -137,7 +143,10 @@ fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8;
         .ok()
         .filter(|key| (1..=255).contains(&key.len()))
         .ok_or_else(|| {
-            Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+            Problem::invalid(
+                "Idempotency-Key",
+                "must be 1 to 255 visible ASCII characters",
+            )
         })?;
     Ok(Some((key.to_owned(), Sha256::digest(body).into())))
 }
@@ -187,6 +196,10 @@ fn answer(
             }
         })
         .collect();
-    let status = if all_good { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
+    let status = if all_good {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::MULTI_STATUS
+    };
     Ok((status, Json(json!({ "results": results }))))
 }

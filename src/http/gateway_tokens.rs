@@ -39,7 +39,10 @@ pub(super) async fn create(
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_gateway_token(organisation, id, token).await?;
+    let info = app
+        .store
+        .create_gateway_token(organisation, id, token)
+        .await?;
     Ok(shown_once(&issued, &info))
 }
 
@@ -59,7 +62,9 @@ pub(super) async fn revoke(
     Admin(organisation): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
 ) -> Answer<StatusCode> {
-    app.store.revoke_gateway_token(organisation, id, &token).await?;
+    app.store
+        .revoke_gateway_token(organisation, id, &token)
+        .await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -81,8 +86,7 @@ pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<
     Ok(NewToken {
         id: issued.id.clone(),
         digest: issued.digest,
-        expires_at: expires_in_secs
-            .map(|secs| Timestamp::now().plus(Duration::from_secs(secs))),
+        expires_at: expires_in_secs.map(|secs| Timestamp::now().plus(Duration::from_secs(secs))),
     })
 }
 

@@ -77,7 +77,10 @@ pub(super) async fn list(
         .last()
         .filter(|_| more)
         .map(|last| cursor::encode(&last.name, &"gateways"));
-    let list: Vec<Value> = gateways.iter().map(|gateway| shown(&app, gateway)).collect();
+    let list: Vec<Value> = gateways
+        .iter()
+        .map(|gateway| shown(&app, gateway))
+        .collect();
     Ok(Json(cursor::page(&list, limit, next.as_deref())))
 }
 
@@ -107,7 +110,8 @@ pub(super) async fn change(
     };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
     if gateway.disabled_at.is_some() {
-        app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
+        app.dispatcher
+            .close_gateway(gateway.key, Reason::GatewayDisabled);
     }
     Ok(Json(shown(&app, &gateway)))
 }
@@ -137,7 +141,10 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
     if let Some(name) = name
         && (name.trim().is_empty() || !is_plain(name, 128))
     {
-        wrong("name".to_owned(), "must be 1 to 128 characters, none of them a control character");
+        wrong(
+            "name".to_owned(),
+            "must be 1 to 128 characters, none of them a control character",
+        );
     }
     for (key, value) in labels.into_iter().flatten() {
         if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {

@@ -131,9 +131,7 @@ fn prepare(stream: &TcpStream) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) =
-        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))
-    {
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
     }
 }

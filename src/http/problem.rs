@@ -70,7 +70,11 @@ impl Problem {
 
     /// 404.
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("There is no such {what}."),
+        )
     }
 
     /// 422: one field is wrong.
@@ -202,7 +206,11 @@ mod tests {
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
-            (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
+            (
+                StoreError::Unknown("io".into()),
+                503,
+                "commit_outcome_unknown",
+            ),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::Conflict("taken".into()), 409, "conflict"),
             (StoreError::NotFound("gateway"), 404, "not_found"),
@@ -212,7 +220,10 @@ mod tests {
             assert_eq!((problem.status, problem.code), (status, code));
             assert!(!problem.detail.contains("page 3") && !problem.detail.contains("locked"));
             let response = problem.into_response();
-            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503);
+            assert_eq!(
+                response.headers().contains_key(header::RETRY_AFTER),
+                status == 503
+            );
         }
     }
 }

@@ -20,7 +20,14 @@ use crate::socket::frame;
 use crate::store::{Labels, NewEvent, Target};
 
 const FIELDS: [&str; 9] = [
-    "type", "payload", "gatewayIds", "target", "correlationId", "id", "userId", "expiresAt",
+    "type",
+    "payload",
+    "gatewayIds",
+    "target",
+    "correlationId",
+    "id",
+    "userId",
+    "expiresAt",
     "ttlSeconds",
 ];
 /// Ten years; longer is as good as no expiry.
@@ -44,7 +51,10 @@ impl<'a> Fields<'a> {
             Some(unknown) => {
                 let shown: String = unknown.chars().take(64).collect();
                 let known = FIELDS.join(", ");
-                Err(Problem::invalid(shown, format!("is no field of an event; there are: {known}")))
+                Err(Problem::invalid(
+                    shown,
+                    format!("is no field of an event; there are: {known}"),
+                ))
             }
         }
     }
@@ -61,7 +71,8 @@ impl<'a> Fields<'a> {
     }
 
     fn required<T: DeserializeOwned>(&self, name: &str) -> Answer<T> {
-        self.get(name)?.ok_or_else(|| Problem::invalid(name, "is required"))
+        self.get(name)?
+            .ok_or_else(|| Problem::invalid(name, "is required"))
     }
 }
 
@@ -106,12 +117,16 @@ pub(super) async fn read(
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "event_too_large",
-            format!("The event's frame would have {length} bytes; limits.event_bytes allows {limit}."),
+            format!(
+                "The event's frame would have {length} bytes; limits.event_bytes allows {limit}."
+            ),
         ));
     }
     let text = |name: &str| values.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(NewEvent {
-        artifact_id: ["apiId", "providerId", "proxyId", "artifactId"].into_iter().find_map(text),
+        artifact_id: ["apiId", "providerId", "proxyId", "artifactId"]
+            .into_iter()
+            .find_map(text),
         deployment_id: text("deploymentId"),
         event: Arc::new(event),
         target,
@@ -168,10 +183,20 @@ fn target(fields: &Fields<'_>) -> Answer<Target> {
             ids.dedup();
             Ok(Target::Gateways(ids))
         }
-        (None, Some(AskedTarget { all: Some(true), labels: None })) => Ok(Target::All),
-        (None, Some(AskedTarget { all: None, labels: Some(labels) })) if !labels.is_empty() => {
-            Ok(Target::Labels(labels))
-        }
+        (
+            None,
+            Some(AskedTarget {
+                all: Some(true),
+                labels: None,
+            }),
+        ) => Ok(Target::All),
+        (
+            None,
+            Some(AskedTarget {
+                all: None,
+                labels: Some(labels),
+            }),
+        ) if !labels.is_empty() => Ok(Target::Labels(labels)),
         _ => Err(Problem::invalid(
             "target",
             "give exactly one of gatewayIds (not empty), target {\"all\": true} or target {\"labels\": {…}} (not empty)",
@@ -183,14 +208,17 @@ fn expiry(fields: &Fields<'_>, now: Timestamp) -> Answer<Option<Timestamp>> {
     let at: Option<Timestamp> = fields.get("expiresAt")?;
     let ttl_secs: Option<u64> = fields.get("ttlSeconds")?;
     match (at, ttl_secs) {
-        (Some(_), Some(_)) => {
-            Err(Problem::invalid("ttlSeconds", "give either expiresAt or ttlSeconds, not both"))
-        }
+        (Some(_), Some(_)) => Err(Problem::invalid(
+            "ttlSeconds",
+            "give either expiresAt or ttlSeconds, not both",
+        )),
         (Some(at), None) if at <= now => Err(Problem::invalid("expiresAt", "lies in the past")),
         (None, Some(secs)) if !(1..=LONGEST_TTL_SECS).contains(&secs) => Err(Problem::invalid(
             "ttlSeconds",
             format!("must be 1 to {LONGEST_TTL_SECS}"),
         )),
-        (at, ttl_secs) => Ok(at.or_else(|| ttl_secs.map(|secs| now.plus(Duration::from_secs(secs))))),
+        (at, ttl_secs) => {
+            Ok(at.or_else(|| ttl_secs.map(|secs| now.plus(Duration::from_secs(secs)))))
+        }
     }
 }

@@ -68,10 +68,11 @@ impl Certificates {
 
     /// The server's side of TLS; follows later reloads.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as _);
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -86,14 +87,21 @@ impl Certificates {
             }
             Err(error) => tracing::error!(%error, "the old certificate stays in use"),
         }
-        *self.written_at.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *self
+            .written_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     /// Reads them again if they have changed.
     pub fn reload_if_changed(&self) {
         let now = written_at(&self.certificate, &self.private_key);
         let changed = now.is_some()
-            && now != *self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
+            && now
+                != *self
+                    .written_at
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
         if changed {
             self.reload();
         }
@@ -116,7 +124,9 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
 
 fn make(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
     let failed = |error: rcgen::Error| TlsError::SelfSigned(error.to_string());
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"]
+        .map(str::to_owned)
+        .to_vec();
     names.extend(hostname().filter(|name| name != "localhost"));
     let key = rcgen::KeyPair::generate().map_err(failed)?;
     let params = rcgen::CertificateParams::new(names).map_err(failed)?;
@@ -148,7 +158,9 @@ fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     let is_dns_name = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
     is_dns_name.then(|| name.to_owned())
 }
 
@@ -165,10 +177,18 @@ fn load(certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError
     }
     let key = PrivateKeyDer::from_pem_file(private_key)
         .map_err(|error| refuse(private_key, error.to_string()))?;
-    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+    Ok(CertifiedKey::from_der(
+        chain,
+        key,
+        &aws_lc_rs::default_provider(),
+    )?)
 }
 
 fn written_at(certificate: &Path, private_key: &Path) -> Option<(SystemTime, SystemTime)> {
-    let of = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let of = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|meta| meta.modified())
+            .ok()
+    };
     Some((of(certificate)?, of(private_key)?))
 }

@@ -33,9 +33,17 @@ type Ending = (Reason, String);
 
 /// Runs a socket until it has ended. `first` is sent before anything else.
 pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Limits) {
-    let TransportEnd { events, control, incoming } = end;
+    let TransportEnd {
+        events,
+        control,
+        incoming,
+    } = end;
     let (sink, stream) = socket.split();
-    let mut writer = Writer { sink, last: Sequence::ZERO, limits };
+    let mut writer = Writer {
+        sink,
+        last: Sequence::ZERO,
+        limits,
+    };
     let (reason, detail) = {
         let reading = read(stream, &incoming);
         let writing = write(&mut writer, first, events, control);
@@ -81,7 +89,10 @@ impl Writer {
             Ok(Err(error)) => Err((Reason::ConnectionLost, error.to_string())),
             Err(_) => Err((
                 Reason::WriteTimeout,
-                format!("the gateway did not read for {:?}", self.limits.write_timeout),
+                format!(
+                    "the gateway did not read for {:?}",
+                    self.limits.write_timeout
+                ),
             )),
         }
     }
@@ -91,7 +102,10 @@ impl Writer {
     }
 
     async fn close(&mut self, reason: Reason) {
-        let frame = CloseFrame { code: close_code_of(reason), reason: Utf8Bytes::from_static(reason.as_str()) };
+        let frame = CloseFrame {
+            code: close_code_of(reason),
+            reason: Utf8Bytes::from_static(reason.as_str()),
+        };
         // A peer that can't be told is told by the end of the connection.
         let _ = timeout(CLOSE_WAIT, self.sink.send(Message::Close(Some(frame)))).await;
     }
@@ -100,7 +114,9 @@ impl Writer {
 fn close_code_of(reason: Reason) -> u16 {
     match reason {
         Reason::Shutdown => close_code::AWAY,
-        Reason::TokenRevoked | Reason::GatewayDisabled | Reason::GatewayDeleted => close_code::POLICY,
+        Reason::TokenRevoked | Reason::GatewayDisabled | Reason::GatewayDeleted => {
+            close_code::POLICY
+        }
         Reason::ProtocolError => close_code::SIZE,
         Reason::NodeLost => close_code::AGAIN,
         _ => close_code::ERROR,
@@ -170,9 +186,9 @@ async fn read(
             Ok(Message::Text(text)) => Incoming::Message(Bytes::copy_from_slice(text.as_bytes())),
             Ok(Message::Binary(_)) => Incoming::Malformed("a binary frame"),
             Ok(Message::Close(frame)) => {
-                closed = Some(frame.map_or_else(String::new, |frame| {
-                    format!("close code {}", frame.code)
-                }));
+                closed = Some(
+                    frame.map_or_else(String::new, |frame| format!("close code {}", frame.code)),
+                );
                 continue;
             }
             Err(error) => {
@@ -188,7 +204,10 @@ async fn read(
     }
     match closed {
         Some(detail) => (Reason::ClosedByGateway, detail),
-        None => (Reason::ConnectionLost, "the connection ended without a close frame".to_owned()),
+        None => (
+            Reason::ConnectionLost,
+            "the connection ended without a close frame".to_owned(),
+        ),
     }
 }
 
@@ -215,5 +234,7 @@ fn receipt(payload: &[u8]) -> Incoming {
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
-        .map_or(Incoming::Alive, |sequence| Incoming::Receipt(Sequence(sequence)))
+        .map_or(Incoming::Alive, |sequence| {
+            Incoming::Receipt(Sequence(sequence))
+        })
 }

@@ -44,7 +44,10 @@ pub(super) async fn trim(
             trimmed.more = true;
             break;
         }
-        let soft = stream.old.max(stream.head - limits.max_events).min(stream.confirmed);
+        let soft = stream
+            .old
+            .max(stream.head - limits.max_events)
+            .min(stream.confirmed);
         let hard = stream.hard_old.max(stream.head - limits.hard_max_events);
         let wanted = soft.max(hard);
         let upto = wanted.min(stream.floor + budget);
@@ -53,9 +56,16 @@ pub(super) async fn trim(
         }
         trimmed.more |= upto < wanted;
         trim_stream(
-            &mut Ledger { connection: &mut *connection, now, node: node.to_string() },
+            &mut Ledger {
+                connection: &mut *connection,
+                now,
+                node: node.to_string(),
+            },
             GatewayKey(stream.gateway),
-            Range { first: Sequence(stream.floor + 1), last: Sequence(upto) },
+            Range {
+                first: Sequence(stream.floor + 1),
+                last: Sequence(upto),
+            },
             &mut trimmed,
         )
         .await?;
@@ -92,11 +102,22 @@ async fn trim_stream(
     .await?
     .unwrap_or(0);
     if range.last.0 > confirmed {
-        let lost = Range { first: range.first.max(Sequence(confirmed + 1)), last: range.last };
+        let lost = Range {
+            first: range.first.max(Sequence(confirmed + 1)),
+            last: range.last,
+        };
         ledger.give_up(gateway, lost, Reason::Retention).await?;
         let now = ledger.now;
         ledger
-            .fail(gateway, lost, Reason::Retention, Some("removed by the retention's hard limit"), None, now, now)
+            .fail(
+                gateway,
+                lost,
+                Reason::Retention,
+                Some("removed by the retention's hard limit"),
+                None,
+                now,
+                now,
+            )
             .await?;
         trimmed.lost += u64::try_from(lost.last.0 - lost.first.0 + 1).unwrap_or(0);
         let now = now.micros();

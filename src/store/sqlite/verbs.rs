@@ -12,13 +12,11 @@ use super::{
     retention, sweep, tokens,
 };
 use crate::clock::Timestamp;
-use crate::event::{
-    EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
-};
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 use crate::store::{
     AccessCredential, ConnectionInfo, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey,
     EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, NewConnection,
-    NewToken, Opened, OutboxPage, Publish, Published, Record, Redriven, RedriveSelection, Result,
+    NewToken, Opened, OutboxPage, Publish, Published, Record, RedriveSelection, Redriven, Result,
     RetentionLimits, Scope, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
 };
 
@@ -33,7 +31,9 @@ impl SqliteStore {
             .send(Command::Exclusive(Box::new(move |connection| {
                 Box::pin(async move {
                     let noted = writer::in_transaction(connection, move |connection, now| {
-                        Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
+                        Box::pin(
+                            async move { tokens::note_token_use(connection, now, kind, &id).await },
+                        )
                     })
                     .await;
                     matches!(noted, Err(StoreError::Unknown(_)))
@@ -54,7 +54,9 @@ macro_rules! reading {
 /// Runs a function on the writing connection, in a transaction of its own.
 macro_rules! writing {
     ($self:ident, |$connection:ident, $now:ident| $work:expr) => {
-        $self.write(move |$connection, $now| Box::pin(async move { $work.await })).await
+        $self
+            .write(move |$connection, $now| Box::pin(async move { $work.await }))
+            .await
     };
 }
 
@@ -92,7 +94,14 @@ impl Store for SqliteStore {
         token: NewToken,
     ) -> Result<TokenInfo> {
         let (name, scopes) = (name.to_owned(), scopes.to_vec());
-        writing!(self, |c, now| tokens::create_access_token(c, now, organisation, &name, &scopes, token))
+        writing!(self, |c, now| tokens::create_access_token(
+            c,
+            now,
+            organisation,
+            &name,
+            &scopes,
+            token
+        ))
     }
 
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
@@ -101,7 +110,12 @@ impl Store for SqliteStore {
 
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
         let id = id.to_owned();
-        writing!(self, |c, now| tokens::revoke_access_token(c, now, organisation, &id))
+        writing!(self, |c, now| tokens::revoke_access_token(
+            c,
+            now,
+            organisation,
+            &id
+        ))
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
@@ -120,7 +134,14 @@ impl Store for SqliteStore {
         labels: &Labels,
     ) -> Result<Gateway> {
         let (name, labels) = (name.to_owned(), labels.clone());
-        writing!(self, |c, now| gateways::create_gateway(c, now, organisation, id, &name, &labels))
+        writing!(self, |c, now| gateways::create_gateway(
+            c,
+            now,
+            organisation,
+            id,
+            &name,
+            &labels
+        ))
     }
 
     async fn gateways(
@@ -132,7 +153,11 @@ impl Store for SqliteStore {
         reading!(self, gateways::gateways, organisation, after, limit)
     }
 
-    async fn gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Option<Gateway>> {
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
         reading!(self, gateways::gateway, organisation, id)
     }
 
@@ -142,16 +167,33 @@ impl Store for SqliteStore {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        writing!(self, |c, now| gateways::update_gateway(c, now, organisation, id, change))
+        writing!(self, |c, now| gateways::update_gateway(
+            c,
+            now,
+            organisation,
+            id,
+            change
+        ))
     }
 
-    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<GatewayKey> {
-        writing!(self, |c, now| gateways::delete_gateway(c, now, organisation, id))
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
+        writing!(self, |c, now| gateways::delete_gateway(
+            c,
+            now,
+            organisation,
+            id
+        ))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
         let manifest = manifest.to_owned();
-        writing!(self, |c, now| gateways::set_manifest(c, now, gateway, &manifest))
+        writing!(self, |c, now| gateways::set_manifest(
+            c, now, gateway, &manifest
+        ))
     }
 
     async fn create_gateway_token(
@@ -160,10 +202,20 @@ impl Store for SqliteStore {
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo> {
-        writing!(self, |c, now| tokens::create_gateway_token(c, now, organisation, id, token))
+        writing!(self, |c, now| tokens::create_gateway_token(
+            c,
+            now,
+            organisation,
+            id,
+            token
+        ))
     }
 
-    async fn gateway_tokens(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Vec<TokenInfo>> {
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
         reading!(self, tokens::gateway_tokens, organisation, id)
     }
 
@@ -174,7 +226,13 @@ impl Store for SqliteStore {
         token: &str,
     ) -> Result<()> {
         let token = token.to_owned();
-        writing!(self, |c, now| tokens::revoke_gateway_token(c, now, organisation, id, &token))
+        writing!(self, |c, now| tokens::revoke_gateway_token(
+            c,
+            now,
+            organisation,
+            id,
+            &token
+        ))
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
@@ -197,9 +255,18 @@ impl Store for SqliteStore {
         reading!(self, event_types::event_type, organisation, name)
     }
 
-    async fn put_event_type(&self, organisation: OrganisationKey, info: &EventTypeInfo) -> Result<bool> {
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool> {
         let info = info.clone();
-        writing!(self, |c, now| event_types::put_event_type(c, now, organisation, &info))
+        writing!(self, |c, now| event_types::put_event_type(
+            c,
+            now,
+            organisation,
+            &info
+        ))
     }
 
     async fn append(&self, publish: Publish) -> Result<Published> {
@@ -219,13 +286,17 @@ impl Store for SqliteStore {
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Grouped(Job::Open { connection, reply })).await?;
+        self.writer
+            .send(Command::Grouped(Job::Open { connection, reply }))
+            .await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Grouped(Job::Record { records, reply })).await?;
+        self.writer
+            .send(Command::Grouped(Job::Record { records, reply }))
+            .await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
@@ -244,7 +315,14 @@ impl Store for SqliteStore {
         live_only: bool,
         limit: usize,
     ) -> Result<Vec<ConnectionInfo>> {
-        reading!(self, connections::connections, organisation, gateway, live_only, limit)
+        reading!(
+            self,
+            connections::connections,
+            organisation,
+            gateway,
+            live_only,
+            limit
+        )
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
@@ -266,7 +344,14 @@ impl Store for SqliteStore {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage> {
-        reading!(self, deliveries::failed_deliveries, organisation, filter, cursor, limit)
+        reading!(
+            self,
+            deliveries::failed_deliveries,
+            organisation,
+            filter,
+            cursor,
+            limit
+        )
     }
 
     async fn failure_summary(
@@ -277,7 +362,15 @@ impl Store for SqliteStore {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        reading!(self, deliveries::summary::failure_summary, organisation, from, to, bucket, by)
+        reading!(
+            self,
+            deliveries::summary::failure_summary,
+            organisation,
+            from,
+            to,
+            bucket,
+            by
+        )
     }
 
     async fn redrive(
@@ -286,10 +379,21 @@ impl Store for SqliteStore {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
-        let (redriven, heads) =
-            writing!(self, |c, now| redrive::redrive(c, now, organisation, selection, dry_run))?;
+        let (redriven, heads) = writing!(self, |c, now| redrive::redrive(
+            c,
+            now,
+            organisation,
+            selection,
+            dry_run
+        ))?;
         for (gateway, head) in heads {
-            self.wake.appended(gateway, crate::wake::Hint { head, rows: [].into() });
+            self.wake.appended(
+                gateway,
+                crate::wake::Hint {
+                    head,
+                    rows: [].into(),
+                },
+            );
         }
         Ok(redriven)
     }
@@ -306,7 +410,9 @@ impl Store for SqliteStore {
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64> {
         let (node, gateways) = (self.node, gateways.map(<[_]>::to_vec));
-        writing!(self, |c, now| sweep::sweep_not_connected(c, now, node, gateways))
+        writing!(self, |c, now| sweep::sweep_not_connected(
+            c, now, node, gateways
+        ))
     }
 
     async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed> {

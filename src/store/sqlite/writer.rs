@@ -17,8 +17,7 @@ use crate::wake::Wake;
 /// Commands taken into one commit at the most.
 const GROUP_COMMANDS: usize = 1024;
 
-type Exclusive =
-    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, bool> + Send>;
+type Exclusive = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, bool> + Send>;
 
 /// What the writer can be asked for.
 pub(super) enum Command {
@@ -75,7 +74,12 @@ impl Writer {
                 ))
             })?;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Grouped(Job::Append { publish, reply, _queued: queued })).await?;
+        self.send(Command::Grouped(Job::Append {
+            publish,
+            reply,
+            _queued: queued,
+        }))
+        .await?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -97,7 +101,14 @@ pub(super) fn spawn(
     let (failed_tx, failed) = watch::channel(false);
     tokio::spawn(run(connection, node, wake, waiting, failed_tx));
     let queue = Arc::new(Semaphore::new(queue_events));
-    (Writer { commands, queue, queue_events }, failed)
+    (
+        Writer {
+            commands,
+            queue,
+            queue_events,
+        },
+        failed,
+    )
 }
 
 async fn run(
@@ -223,9 +234,9 @@ async fn try_group(
                     unserved.extend(record::run(connection, now, node, records).await?);
                     Done::Recorded
                 }
-                Job::Open { connection: opened, .. } => {
-                    Done::Opened(connections::open(connection, now, node, opened).await?)
-                }
+                Job::Open {
+                    connection: opened, ..
+                } => Done::Opened(connections::open(connection, now, node, opened).await?),
             });
         }
         batch.write(connection, now).await
