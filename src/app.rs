@@ -70,6 +70,10 @@ pub enum ServeError {
 
 /// Runs the service until a signal ends it. What the operator must see (the
 /// first token, the address) goes to `out`.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the wiring reads as one script, top to bottom"
+)]
 pub async fn serve(
     config: Config,
     signals: Signals,
@@ -134,10 +138,10 @@ pub async fn serve(
         stop_jobs.clone(),
     ));
     jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
-        app.forget_full_buckets()
+        app.forget_full_buckets();
     }));
     jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || {
-        metrics.run_upkeep()
+        metrics.run_upkeep();
     }));
     if let Some(certificates) = certificates {
         jobs.spawn(watch_certificates(

@@ -160,7 +160,6 @@ fn checksum(kind: Kind, id: &str, secret: &[u8]) -> [u8; CHECKSUM_BYTES] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
 mod tests {
     use secrecy::ExposeSecret;
 

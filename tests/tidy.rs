@@ -20,17 +20,50 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("config", &["dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
     ("retention", &["store", "wake"]),
-    ("http", &["clock", "config", "dispatch", "event", "event_types", "socket", "store", "token"]),
+    (
+        "http",
+        &[
+            "clock",
+            "config",
+            "dispatch",
+            "event",
+            "event_types",
+            "socket",
+            "store",
+            "token",
+        ],
+    ),
     (
         "app",
         &[
-            "clock", "config", "dispatch", "event", "http", "lifecycle", "retention", "store",
-            "telemetry", "token", "wake",
+            "clock",
+            "config",
+            "dispatch",
+            "event",
+            "http",
+            "lifecycle",
+            "retention",
+            "store",
+            "telemetry",
+            "token",
+            "wake",
         ],
     ),
     ("client", &["clock", "event"]),
     // The command line: clients of the API, but for `serve`, `migrate`, `verify` and `config`.
-    ("cli", &["app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"]),
+    (
+        "cli",
+        &[
+            "app",
+            "client",
+            "clock",
+            "config",
+            "event",
+            "lifecycle",
+            "store",
+            "telemetry",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 
@@ -91,20 +124,32 @@ fn rooms_import_one_way() {
             continue;
         }
         let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-            broken.push(format!("{}: the room `{room}` has no line in ROOMS", source.path));
+            broken.push(format!(
+                "{}: the room `{room}` has no line in ROOMS",
+                source.path
+            ));
             continue;
         };
         for (number, line) in numbered(&source) {
-            for name in named_after(line, "crate::").into_iter().chain(named_after(line, "gateway_events::")) {
+            for name in named_after(line, "crate::")
+                .into_iter()
+                .chain(named_after(line, "gateway_events::"))
+            {
                 // In the binary `crate` is the command line itself.
                 let known = ROOMS.iter().any(|(other, _)| *other == name);
                 if known && name != room && !allowed.contains(&name.as_str()) {
-                    broken.push(format!("{}:{number}: `{room}` may not import `{name}`", source.path));
+                    broken.push(format!(
+                        "{}:{number}: `{room}` may not import `{name}`",
+                        source.path
+                    ));
                 }
             }
         }
     }
-    report("imports run one way; move the code, or argue for a line in ROOMS", &broken);
+    report(
+        "imports run one way; move the code, or argue for a line in ROOMS",
+        &broken,
+    );
 }
 
 #[test]
@@ -112,7 +157,10 @@ fn no_room_knows_one_that_stands_below_it() {
     let order: Vec<&str> = ROOMS.iter().map(|(name, _)| *name).collect();
     for (number, (name, allowed)) in ROOMS.iter().enumerate() {
         for other in *allowed {
-            assert!(order[..number].contains(other), "`{name}` may not know `{other}`: a circle");
+            assert!(
+                order[..number].contains(other),
+                "`{name}` may not know `{other}`: a circle"
+            );
         }
     }
 }
@@ -123,7 +171,9 @@ fn each_outside_crate_has_its_room() {
     for source in sources("src") {
         let inside = source.path.trim_start_matches("src/");
         for (name, owners) in OWNERS {
-            let is_at_home = owners.iter().any(|owner| inside == *owner || inside.starts_with(owner));
+            let is_at_home = owners
+                .iter()
+                .any(|owner| inside == *owner || inside.starts_with(owner));
             if is_at_home {
                 continue;
             }
@@ -167,9 +217,17 @@ fn every_module_says_what_it_is_for() {
             let first = source.text.lines().next().unwrap_or_default();
             !first.starts_with("//!") && !first.starts_with("#![doc = include_str!(")
         })
-        .map(|source| format!("{}: begin it with `//! What this room is for.`", source.path))
+        .map(|source| {
+            format!(
+                "{}: begin it with `//! What this room is for.`",
+                source.path
+            )
+        })
         .collect();
-    report("a module's doc says what the room is for and what it refuses", &broken);
+    report(
+        "a module's doc says what the room is for and what it refuses",
+        &broken,
+    );
 }
 
 #[test]
@@ -197,7 +255,10 @@ fn tests_wait_for_events_and_not_for_a_while() {
             }
         }
     }
-    report("wait with `eventually` or for the event itself, with a deadline", &broken);
+    report(
+        "wait with `eventually` or for the event itself, with a deadline",
+        &broken,
+    );
 }
 
 #[test]
@@ -205,9 +266,15 @@ fn sql_is_in_lower_case() {
     let mut broken = Vec::new();
     for source in sources("src/store") {
         for (number, line) in source.text.lines().enumerate() {
-            let shouts = ["SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", " WHERE "]
-                .iter()
-                .any(|word| line.contains(word));
+            let shouts = [
+                "SELECT ",
+                "INSERT INTO",
+                "UPDATE ",
+                "DELETE FROM",
+                " WHERE ",
+            ]
+            .iter()
+            .any(|word| line.contains(word));
             if shouts && !line.trim_start().starts_with("//") {
                 broken.push(format!("{}:{}: {}", source.path, number + 1, line.trim()));
             }
@@ -218,9 +285,14 @@ fn sql_is_in_lower_case() {
 
 #[test]
 fn the_lexer_sees_code_only() {
-    let code = blank("let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#");
+    let code = blank(
+        "let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#",
+    );
     assert_eq!(named_after(&code, "crate::"), ["w"]);
-    assert_eq!(named_after("use crate::{clock, event::Event};", "crate::"), ["clock", "event"]);
+    assert_eq!(
+        named_after("use crate::{clock, event::Event};", "crate::"),
+        ["clock", "event"]
+    );
     assert!(names_crate("let x = sqlx::query();", "sqlx"));
     assert!(!names_crate("let x = self.sqlx; my_sqlx::y()", "sqlx"));
 }
@@ -234,14 +306,25 @@ fn sources(folder: &str) -> Vec<Source> {
     let mut paths = Vec::new();
     walk(&root.join(folder), &mut paths);
     paths.sort();
-    assert!(!paths.is_empty(), "{folder} has no Rust files; does it still exist?");
+    assert!(
+        !paths.is_empty(),
+        "{folder} has no Rust files; does it still exist?"
+    );
     paths
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).expect("a readable source file");
-            let shown = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+            let shown = path
+                .strip_prefix(root)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .replace('\\', "/");
             let code = blank(&text).lines().map(str::to_owned).collect();
-            Source { path: shown, text, code }
+            Source {
+                path: shown,
+                text,
+                code,
+            }
         })
         .collect()
 }
@@ -258,7 +341,11 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn numbered(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    source.code.iter().enumerate().map(|(number, line)| (number + 1, line.as_str()))
+    source
+        .code
+        .iter()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line.as_str()))
 }
 
 /// `src/http/tls.rs` is in the room `http`, `src/wake.rs` in `wake`.
@@ -278,7 +365,9 @@ fn named_after(line: &str, prefix: &str) -> Vec<String> {
         if !is_whole {
             continue;
         }
-        let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
+        let list = rest
+            .strip_prefix('{')
+            .map(|list| list.split('}').next().unwrap_or(list));
         for item in list.unwrap_or(rest).split(',') {
             let item = item.trim();
             let end = item
@@ -316,10 +405,15 @@ fn blank(text: &str) -> String {
             let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
             let end = format!("\"{}", "#".repeat(hashes));
             let body = hashes + 2;
-            rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len())
+            rest[body..]
+                .find(&end)
+                .map_or(rest.len(), |at| body + at + end.len())
         } else if c == '"' {
             string_end(rest)
-        } else if let Some(end) = ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text)) {
+        } else if let Some(end) = ["'\"'", "'\\''", "'\\\"'"]
+            .iter()
+            .find(|text| rest.starts_with(**text))
+        {
             end.len()
         } else {
             out.push(c);
@@ -334,7 +428,8 @@ fn blank(text: &str) -> String {
 }
 
 fn is_raw_string(rest: &str) -> bool {
-    rest.strip_prefix('r').is_some_and(|rest| rest.trim_start_matches('#').starts_with('"'))
+    rest.strip_prefix('r')
+        .is_some_and(|rest| rest.trim_start_matches('#').starts_with('"'))
 }
 
 fn string_end(rest: &str) -> usize {

@@ -187,7 +187,6 @@ impl Applied {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a failed test says where")]
-
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {

@@ -132,7 +132,7 @@ impl Window {
             self.bytes -= sent.bytes;
             match runs.last_mut() {
                 Some(run) if run.range.last.next() == sent.sequence => {
-                    run.range.last = sent.sequence
+                    run.range.last = sent.sequence;
                 }
                 _ => runs.push(Confirmed {
                     range: Range {
@@ -223,7 +223,7 @@ mod tests {
             failed in 0u32..6,
             steps in proptest::collection::vec(step(), 0..200),
         ) {
-            let limits = Limits { events: 8, bytes: 4000, confirmation: Duration::from_secs(60), max_attempts: Some(5) };
+            let limits = Limits { events: 8, bytes: 4000, confirmation: Duration::from_mins(1), max_attempts: Some(5) };
             let mut window = Window::new(limits, Sequence(start), failed);
             let mut now = Instant::now();
             let mut sent: Vec<i64> = Vec::new();
@@ -274,7 +274,7 @@ mod tests {
         let limits = Limits {
             events: 8,
             bytes: 4000,
-            confirmation: Duration::from_secs(60),
+            confirmation: Duration::from_mins(1),
             max_attempts: None,
         };
         let mut window = Window::new(limits, Sequence::ZERO, 0);
@@ -285,7 +285,7 @@ mod tests {
         window.receipt(Sequence(1), later).expect("it was sent");
         assert_eq!(
             window.confirmation_due(),
-            Some(later + Duration::from_secs(60))
+            Some(later + Duration::from_mins(1))
         );
     }
 }

@@ -69,7 +69,6 @@ fn digest(question: &impl Serialize) -> [u8; DIGEST_BYTES] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
 mod tests {
     use super::*;
 

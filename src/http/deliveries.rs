@@ -236,7 +236,6 @@ fn bucket(text: &str) -> Answer<Duration> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
 mod tests {
     use super::*;
 

@@ -106,7 +106,6 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test says where")]
 mod tests {
     use super::*;
 

@@ -31,12 +31,18 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
                 .is_some_and(|list| list.iter().all(|row| row["deliveredSince"] == true))
         })
         .await;
-    let expired = get(&api, &format!("{path}&to=2020-01-01T00:00:00Z&from=2019-01-01T00:00:00Z"))
-        .await
-        .expect("a page");
+    let expired = get(
+        &api,
+        &format!("{path}&to=2020-01-01T00:00:00Z&from=2019-01-01T00:00:00Z"),
+    )
+    .await
+    .expect("a page");
     assert_eq!(expired["count"], 0);
-    let refused = get(&api, &format!("{path}&from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z"))
-        .await;
+    let refused = get(
+        &api,
+        &format!("{path}&from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z"),
+    )
+    .await;
     assert_eq!(refused.expect_err("a window backwards").status(), Some(400));
     socket.abort();
 }

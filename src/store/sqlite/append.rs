@@ -18,6 +18,9 @@ use crate::wake::Hint;
 
 use super::rows::corrupt;
 
+/// What a key was first used for: the body's digest and the answers.
+type FirstAnswer = ([u8; 32], Vec<Result<Appended, Refusal>>);
+
 /// All requests to publish of one group commit.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -27,7 +30,7 @@ pub(super) struct Batch {
     gateways: HashMap<(OrganisationKey, GatewayId), Option<GatewayKey>>,
     /// Events of this batch, by id: a repeat within the batch is a repeat too.
     added: HashMap<(OrganisationKey, EventId), ([u8; 32], Appended)>,
-    keys: HashMap<(OrganisationKey, String), ([u8; 32], Vec<Result<Appended, Refusal>>)>,
+    keys: HashMap<(OrganisationKey, String), FirstAnswer>,
     events: Vec<serde_json::Value>,
     outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>,
     new_keys: Vec<serde_json::Value>,
@@ -78,7 +81,7 @@ impl Batch {
         connection: &mut SqliteConnection,
         organisation: OrganisationKey,
         key: &str,
-    ) -> Result<Option<([u8; 32], Vec<Result<Appended, Refusal>>)>> {
+    ) -> Result<Option<FirstAnswer>> {
         if let Some((digest, answers)) = self.keys.get(&(organisation, key.to_owned())) {
             return Ok(Some((*digest, answers.clone())));
         }
@@ -212,22 +215,22 @@ impl Batch {
         let mut unknown = Vec::new();
         let mut seen = HashSet::new();
         for id in ids.iter().filter(|id| seen.insert(**id)) {
-            let key = match self.gateways.get(&(organisation, *id)) {
-                Some(key) => *key,
-                None => {
-                    let text = id.to_string();
-                    let key = sqlx::query_scalar!(
-                        "select gateway from gateways
-                         where organisation = $1 and id = $2 and deleted_at is null",
-                        organisation.0,
-                        text
-                    )
-                    .fetch_optional(&mut *connection)
-                    .await?
-                    .map(GatewayKey);
-                    self.gateways.insert((organisation, *id), key);
-                    key
-                }
+            let known = self.gateways.get(&(organisation, *id)).copied();
+            let key = if let Some(key) = known {
+                key
+            } else {
+                let text = id.to_string();
+                let key = sqlx::query_scalar!(
+                    "select gateway from gateways
+                     where organisation = $1 and id = $2 and deleted_at is null",
+                    organisation.0,
+                    text
+                )
+                .fetch_optional(&mut *connection)
+                .await?
+                .map(GatewayKey);
+                self.gateways.insert((organisation, *id), key);
+                key
             };
             match key {
                 Some(key) => found.push((key, *id)),
