@@ -166,6 +166,7 @@ fn status(gateway: &Value) -> &'static str {
 fn lag(gateway: &Value) -> String {
     match gateway["lag"]["events"].as_i64() {
         None | Some(0) => "-".to_owned(),
+        Some(1) => format!("1 event, {} s", cell(&gateway["lag"]["seconds"])),
         Some(events) => format!("{events} events, {} s", cell(&gateway["lag"]["seconds"])),
     }
 }

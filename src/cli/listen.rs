@@ -15,6 +15,7 @@ use gateway_events::client::gateway::{
 };
 
 use super::access::{ClientOptions, secret};
+use super::interrupt;
 use super::output::{clean, remark, say, time};
 use super::time::parse_duration;
 
@@ -58,9 +59,8 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     };
     let interrupted = stop.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            interrupted.cancel();
-        }
+        interrupt::interrupted().await;
+        interrupted.cancel();
     });
     match Gateway::new(options).run(stop).await {
         Exit::Cancelled => Ok(ExitCode::SUCCESS),

@@ -55,6 +55,9 @@ pub(crate) fn table<const N: usize>(
     if table.is_empty() {
         return nothing.to_owned();
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.trim_fmt()
 }
 
