@@ -44,9 +44,7 @@ impl Batch {
         publish: &Publish,
     ) -> Result<Published> {
         if let Some((key, digest)) = &publish.idempotency
-            && let Some(first) = self
-                .first_answer(connection, publish.organisation, key)
-                .await?
+            && let Some(first) = self.first_answer(connection, publish.organisation, key).await?
         {
             return Ok(if first.0 == *digest {
                 Published::Done(first.1)
@@ -56,21 +54,14 @@ impl Batch {
         }
         let mut answers = Vec::with_capacity(publish.events.len());
         for event in &publish.events {
-            answers.push(
-                self.add_event(connection, publish.organisation, event)
-                    .await?,
-            );
+            answers.push(self.add_event(connection, publish.organisation, event).await?);
         }
         if let Some((key, digest)) = &publish.idempotency {
             // A refusal is not remembered: the publisher may mend its cause and come again.
             if answers.iter().all(std::result::Result::is_ok) {
                 let answer = serde_json::to_string(&answers).map_err(corrupt)?;
-                self.new_keys
-                    .push(json!([publish.organisation.0, key, hex(digest), answer]));
-                self.keys.insert(
-                    (publish.organisation, key.clone()),
-                    (*digest, answers.clone()),
-                );
+                self.new_keys.push(json!([publish.organisation.0, key, hex(digest), answer]));
+                self.keys.insert((publish.organisation, key.clone()), (*digest, answers.clone()));
             }
         }
         Ok(Published::Done(answers))
@@ -93,10 +84,7 @@ impl Batch {
         .fetch_optional(connection)
         .await?;
         row.map(|row| {
-            Ok((
-                digest(&row.digest)?,
-                serde_json::from_str(&row.answer).map_err(corrupt)?,
-            ))
+            Ok((digest(&row.digest)?, serde_json::from_str(&row.answer).map_err(corrupt)?))
         })
         .transpose()
     }
@@ -127,12 +115,8 @@ impl Batch {
         let mut deliveries = Vec::with_capacity(gateways.len());
         for (gateway, gateway_id) in gateways {
             let sequence = self.next_sequence(connection, gateway).await?;
-            deliveries.push(AppendedDelivery {
-                gateway_id,
-                sequence,
-            });
-            self.outbox
-                .push((gateway, sequence, event, Arc::clone(&new.event)));
+            deliveries.push(AppendedDelivery { gateway_id, sequence });
+            self.outbox.push((gateway, sequence, event, Arc::clone(&new.event)));
         }
         self.events.push(json!([
             event,
@@ -148,12 +132,8 @@ impl Batch {
             new.artifact_id,
             new.deployment_id,
         ]));
-        let appended = Appended {
-            id: id.clone(),
-            deliveries,
-        };
-        self.added
-            .insert((organisation, id.clone()), (new.digest, appended.clone()));
+        let appended = Appended { id: id.clone(), deliveries };
+        self.added.insert((organisation, id.clone()), (new.digest, appended.clone()));
         Ok(Ok(appended))
     }
 
@@ -195,13 +175,7 @@ impl Batch {
             })
         })
         .collect::<Result<_>>()?;
-        Ok(Some((
-            digest(&found.digest)?,
-            Appended {
-                id: id.clone(),
-                deliveries,
-            },
-        )))
+        Ok(Some((digest(&found.digest)?, Appended { id: id.clone(), deliveries })))
     }
 
     /// The keys of named gateways, each once, in the order named; or those that are unknown.
@@ -237,11 +211,7 @@ impl Batch {
                 None => unknown.push(*id),
             }
         }
-        Ok(if unknown.is_empty() {
-            Ok(found)
-        } else {
-            Err(unknown)
-        })
+        Ok(if unknown.is_empty() { Ok(found) } else { Err(unknown) })
     }
 
     async fn next_event(&mut self, connection: &mut SqliteConnection) -> Result<i64> {
@@ -273,10 +243,7 @@ impl Batch {
             ),
         };
         if head >= Sequence::MAX {
-            return Err(StoreError::Corrupt(format!(
-                "gateway {} has no numbers left",
-                gateway.0
-            )));
+            return Err(StoreError::Corrupt(format!("gateway {} has no numbers left", gateway.0)));
         }
         self.heads.insert(gateway, head.next());
         Ok(head.next())
@@ -318,11 +285,7 @@ impl Batch {
         )
         .execute(&mut *connection)
         .await?;
-        let rows: Vec<_> = self
-            .outbox
-            .iter()
-            .map(|(g, s, e, _)| json!([g.0, s.0, e]))
-            .collect();
+        let rows: Vec<_> = self.outbox.iter().map(|(g, s, e, _)| json!([g.0, s.0, e])).collect();
         let rows = serde_json::Value::Array(rows).to_string();
         sqlx::query!(
             "insert into outbox (gateway, sequence, event)
@@ -331,11 +294,7 @@ impl Batch {
         )
         .execute(&mut *connection)
         .await?;
-        let heads: Vec<_> = self
-            .heads
-            .iter()
-            .map(|(g, head)| json!([g.0, head.0]))
-            .collect();
+        let heads: Vec<_> = self.heads.iter().map(|(g, head)| json!([g.0, head.0])).collect();
         let heads = serde_json::Value::Array(heads).to_string();
         sqlx::query!(
             "update streams set head = new.value ->> 1
@@ -356,13 +315,7 @@ fn hints(outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>) -> Vec<(GatewayKe
     rows.into_iter()
         .filter_map(|(gateway, rows)| {
             let head = rows.last()?.0;
-            Some((
-                gateway,
-                Hint {
-                    head,
-                    rows: rows.into(),
-                },
-            ))
+            Some((gateway, Hint { head, rows: rows.into() }))
         })
         .collect()
 }
@@ -383,10 +336,7 @@ async fn chosen(
     let mut found = Vec::new();
     for row in rows {
         let has: Labels = serde_json::from_str(&row.labels).map_err(corrupt)?;
-        if labels
-            .iter()
-            .all(|(name, value)| has.get(name) == Some(value))
-        {
+        if labels.iter().all(|(name, value)| has.get(name) == Some(value)) {
             found.push((GatewayKey(row.gateway), row.id.parse().map_err(corrupt)?));
         }
     }
