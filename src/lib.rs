@@ -1,4 +1,4 @@
-//! A persistent event log with durable delivery tracking for API gateways.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod app;
 pub mod client;

@@ -16,16 +16,25 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("store", &["clock", "event", "event_types", "wake"]),
     ("socket", &["clock", "event"]),
     ("dispatch", &["clock", "event", "socket", "store", "wake"]),
-    ("telemetry", &[]),
-    ("config", &["dispatch", "store", "telemetry"]),
+    ("config", &["dispatch", "store"]),
+    ("telemetry", &["config"]),
     ("lifecycle", &[]),
     ("retention", &["store", "wake"]),
     ("http", &["clock", "config", "dispatch", "event", "event_types", "socket", "store", "token"]),
     (
         "app",
         &[
-            "clock", "config", "dispatch", "event", "http", "lifecycle", "retention", "store",
-            "telemetry", "token", "wake",
+            "clock",
+            "config",
+            "dispatch",
+            "event",
+            "http",
+            "lifecycle",
+            "retention",
+            "store",
+            "telemetry",
+            "token",
+            "wake",
         ],
     ),
     ("client", &["clock", "event"]),
@@ -95,11 +104,17 @@ fn rooms_import_one_way() {
             continue;
         };
         for (number, line) in numbered(&source) {
-            for name in named_after(line, "crate::").into_iter().chain(named_after(line, "gateway_events::")) {
+            for name in named_after(line, "crate::")
+                .into_iter()
+                .chain(named_after(line, "gateway_events::"))
+            {
                 // In the binary `crate` is the command line itself.
                 let known = ROOMS.iter().any(|(other, _)| *other == name);
                 if known && name != room && !allowed.contains(&name.as_str()) {
-                    broken.push(format!("{}:{number}: `{room}` may not import `{name}`", source.path));
+                    broken.push(format!(
+                        "{}:{number}: `{room}` may not import `{name}`",
+                        source.path
+                    ));
                 }
             }
         }
@@ -123,7 +138,8 @@ fn each_outside_crate_has_its_room() {
     for source in sources("src") {
         let inside = source.path.trim_start_matches("src/");
         for (name, owners) in OWNERS {
-            let is_at_home = owners.iter().any(|owner| inside == *owner || inside.starts_with(owner));
+            let is_at_home =
+                owners.iter().any(|owner| inside == *owner || inside.starts_with(owner));
             if is_at_home {
                 continue;
             }
@@ -218,7 +234,9 @@ fn sql_is_in_lower_case() {
 
 #[test]
 fn the_lexer_sees_code_only() {
-    let code = blank("let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#");
+    let code = blank(
+        "let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#",
+    );
     assert_eq!(named_after(&code, "crate::"), ["w"]);
     assert_eq!(named_after("use crate::{clock, event::Event};", "crate::"), ["clock", "event"]);
     assert!(names_crate("let x = sqlx::query();", "sqlx"));
@@ -239,7 +257,8 @@ fn sources(folder: &str) -> Vec<Source> {
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).expect("a readable source file");
-            let shown = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+            let shown =
+                path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
             let code = blank(&text).lines().map(str::to_owned).collect();
             Source { path: shown, text, code }
         })
@@ -281,9 +300,7 @@ fn named_after(line: &str, prefix: &str) -> Vec<String> {
         let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
         for item in list.unwrap_or(rest).split(',') {
             let item = item.trim();
-            let end = item
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(item.len());
+            let end = item.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(item.len());
             if end > 0 {
                 names.push(item[..end].to_owned());
             }
@@ -319,7 +336,9 @@ fn blank(text: &str) -> String {
             rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len())
         } else if c == '"' {
             string_end(rest)
-        } else if let Some(end) = ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text)) {
+        } else if let Some(end) =
+            ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text))
+        {
             end.len()
         } else {
             out.push(c);

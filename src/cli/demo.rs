@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::output::{remark, say};
+use super::interrupt::interrupted;
+use super::output::say;
 
 mod account;
 mod events;
@@ -36,7 +37,11 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
     // Whatever ends the story drops the service, which kills the process.
     let is_sound = tokio::select! {
         told = story => match told {
-            Ok(told) => told.with_context(|| format!("the demo failed at: {}", steps.current()))?,
+            // As a text of its own: even a reader that went away must not make
+            // an unfinished demo look like a sound one.
+            Ok(told) => told.map_err(|error| {
+                anyhow::anyhow!("the demo failed at: {}: {error:#}", steps.current())
+            })?,
             Err(_) => anyhow::bail!(
                 "the demo did not end within {} s; it was at: {}",
                 DEADLINE.as_secs(),
@@ -45,11 +50,7 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
         },
         () = interrupted() => anyhow::bail!("the demo was interrupted at: {}", steps.current()),
     };
-    Ok(if is_sound {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The story. `Ok(false)`: it ended, but not every event arrived once and in order.
@@ -114,17 +115,5 @@ impl Steps {
 
     fn current(&self) -> &'static str {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
-    }
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        remark("SIGTERM can't be waited for; only the deadline ends this demo early");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }

@@ -73,9 +73,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Enable { id } => api.patch(&path(&id), &json!({ "disabled": false })).await?,
         Command::Delete { id } => {
             let nothing = api.delete(&path(&id)).await?;
-            return answer(client.json, &nothing, |_| {
-                format!("gateway {id} is deleted")
-            });
+            return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
@@ -98,16 +96,7 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
             ]
         });
         table(
-            [
-                "id",
-                "name",
-                "status",
-                "connections",
-                "head",
-                "confirmed",
-                "lag",
-                "labels",
-            ],
+            ["id", "name", "status", "connections", "head", "confirmed", "lag", "labels"],
             rows,
             "no gateways; register one: gateway-events gateway register NAME",
         )
@@ -148,9 +137,7 @@ fn one(gateway: &Value) -> String {
         ("epoch", cell(&gateway["epoch"])),
         ("manifest", manifest),
     ];
-    lines
-        .map(|(name, value)| format!("{name:<12} {value}"))
-        .join("\n")
+    lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
 }
 
 fn status(gateway: &Value) -> &'static str {
@@ -166,16 +153,14 @@ fn status(gateway: &Value) -> &'static str {
 fn lag(gateway: &Value) -> String {
     match gateway["lag"]["events"].as_i64() {
         None | Some(0) => "-".to_owned(),
+        Some(1) => format!("1 event, {} s", cell(&gateway["lag"]["seconds"])),
         Some(events) => format!("{events} events, {} s", cell(&gateway["lag"]["seconds"])),
     }
 }
 
 /// Labels as the API takes them.
 pub(crate) fn to_json(labels: Vec<(String, String)>) -> Map<String, Value> {
-    labels
-        .into_iter()
-        .map(|(name, value)| (name, value.into()))
-        .collect()
+    labels.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
 /// Reads `name=value`.

@@ -6,14 +6,10 @@
 //! after a status that tells it to stop.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _};
-use reqwest::Url;
-use rustls::ClientConfig;
-use secrecy::SecretString;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -24,114 +20,15 @@ use super::protocol::{Applied, Welcome, deployment_ack};
 use super::socket::{DialError, Socket, dial};
 
 mod announce;
+mod options;
+
+pub use options::{Exit, GatewayOptions, Handler, Notice};
 
 /// Statuses at which a gateway gives up for good.
 const FINAL_STATUSES: [u16; 5] = [401, 403, 404, 409, 422];
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What a gateway needs to know. The times are those of gateways in the
-/// field, unless a test shortens them.
-#[derive(Clone)]
-pub struct GatewayOptions {
-    /// The service's address, `https://host:port`.
-    pub url: Url,
-    /// The gateway's key.
-    pub key: SecretString,
-    /// Whom to trust.
-    pub tls: Arc<ClientConfig>,
-    /// What to report about deployments.
-    pub ack: AckPolicy,
-    /// Who handles the events.
-    pub handler: Arc<dyn Handler>,
-    /// Whether to send the manifest and ask for the well-known page at each connect.
-    pub announces: bool,
-    /// The waits after connects that failed.
-    pub backoff: Backoff,
-    /// How long to wait for the first frame.
-    pub ack_timeout: Duration,
-    /// After how long without a ping to hang up.
-    pub ping_timeout: Duration,
-    /// How many applied events are remembered.
-    pub remembered: usize,
-}
-
-impl GatewayOptions {
-    /// The usual ones.
-    pub fn new(
-        url: Url,
-        key: SecretString,
-        tls: Arc<ClientConfig>,
-        handler: Arc<dyn Handler>,
-    ) -> Self {
-        Self {
-            url,
-            key,
-            tls,
-            ack: AckPolicy::default(),
-            handler,
-            announces: true,
-            backoff: Backoff::default(),
-            ack_timeout: Duration::from_secs(5),
-            ping_timeout: Duration::from_secs(35),
-            remembered: 10_000,
-        }
-    }
-}
-
-/// Is given what a gateway receives, one after the other.
-#[async_trait]
-pub trait Handler: Send + Sync {
-    /// Handles an event. Nothing else is read before this returns.
-    async fn handle(&self, event: ReceivedEvent);
-
-    /// Learns of a change. Must not take long either.
-    async fn notice(&self, _notice: Notice) {}
-}
-
-/// What happened to a gateway's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// It is acknowledged.
-    Connected {
-        /// The connection's identity.
-        connection_id: String,
-        /// The gateway's identity, as the service knows it.
-        gateway_id: String,
-    },
-    /// An acknowledged connection ended; the next try follows at once.
-    Disconnected {
-        /// How it ended, in words.
-        why: String,
-    },
-    /// A connect failed; the next try follows after the wait.
-    Failed {
-        /// What went wrong.
-        why: String,
-        /// How long it waits.
-        wait: Duration,
-    },
-    /// It was refused.
-    Refused {
-        /// The HTTP status.
-        status: u16,
-    },
-    /// A frame was no event, and passed over.
-    Unreadable {
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Why a gateway stopped for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// It was told to.
-    Cancelled,
-    /// The service answered with a status that ends these gateways.
-    Refused(u16),
-}
 
 /// How one connection ended.
 enum End {
@@ -208,8 +105,7 @@ impl Gateway {
         {
             return self.refused(status).await;
         }
-        self.stream(&mut socket, &welcome.connection_id, cancel)
-            .await
+        self.stream(&mut socket, &welcome.connection_id, cancel).await
     }
 
     /// Dials and waits for the acknowledgement.
@@ -237,10 +133,7 @@ impl Gateway {
     }
 
     async fn refused(&self, status: u16) -> End {
-        self.options
-            .handler
-            .notice(Notice::Refused { status })
-            .await;
+        self.options.handler.notice(Notice::Refused { status }).await;
         if FINAL_STATUSES.contains(&status) {
             End::Exit(Exit::Refused(status))
         } else {
@@ -257,6 +150,7 @@ impl Gateway {
         cancel: &CancellationToken,
     ) -> End {
         let mut hang_up_at = Instant::now() + self.options.ping_timeout;
+        let mut farewell = None;
         loop {
             let frame = tokio::select! {
                 biased;
@@ -284,10 +178,19 @@ impl Gateway {
                         return End::Disconnected(why);
                     }
                 }
-                // After a close frame tungstenite answers it and ends the stream by itself.
+                // Tungstenite answers a close frame by itself if it is read on until the end.
+                Some(Ok(Message::Close(frame))) => {
+                    farewell = frame.map(|frame| {
+                        format!("closed with {} {}", u16::from(frame.code), frame.reason)
+                    });
+                }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return End::Disconnected(error.to_string()),
-                None => return End::Disconnected("closed".to_owned()),
+                Some(Err(error)) => {
+                    return End::Disconnected(farewell.unwrap_or_else(|| error.to_string()));
+                }
+                None => {
+                    return End::Disconnected(farewell.unwrap_or_else(|| "closed".to_owned()));
+                }
             }
         }
     }
@@ -302,10 +205,7 @@ impl Gateway {
             Ok(event) => event,
             Err(error) => {
                 let why = error.to_string();
-                self.options
-                    .handler
-                    .notice(Notice::Unreadable { why })
-                    .await;
+                self.options.handler.notice(Notice::Unreadable { why }).await;
                 return ControlFlow::Continue(());
             }
         };

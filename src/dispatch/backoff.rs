@@ -24,11 +24,7 @@ impl Backoff {
     /// How long to wait now: between the shortest wait and a ceiling that
     /// doubles with each failure.
     pub(super) fn next(&mut self) -> Duration {
-        let wait = SHORTEST
-            + self
-                .ceiling
-                .saturating_sub(SHORTEST)
-                .mul_f64(fastrand::f64());
+        let wait = SHORTEST + self.ceiling.saturating_sub(SHORTEST).mul_f64(fastrand::f64());
         self.ceiling = (self.ceiling * 2).min(LONGEST);
         wait
     }
@@ -41,10 +37,7 @@ impl Backoff {
 
 /// Whether trying again can help.
 pub(super) const fn is_passing(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::StorageFull
-    )
+    matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::StorageFull)
 }
 
 #[cfg(test)]

@@ -82,9 +82,7 @@ impl Feed {
     pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front();
         if let Some(Item::Event(row)) = &item {
-            self.ready_bytes = self
-                .ready_bytes
-                .saturating_sub(row.event.payload.get().len());
+            self.ready_bytes = self.ready_bytes.saturating_sub(row.event.payload.get().len());
         }
         item
     }
@@ -145,20 +143,13 @@ impl Feed {
         self.head = self.head.max(hint.head);
         let next = self.last.next();
         let before = self.ready.len();
-        for (sequence, event) in hint
-            .rows
-            .iter()
-            .skip_while(|(sequence, _)| *sequence < next)
-        {
+        for (sequence, event) in hint.rows.iter().skip_while(|(sequence, _)| *sequence < next) {
             let full =
                 self.ready.len() >= self.limits.events || self.ready_bytes >= self.limits.bytes;
             if full || *sequence != self.last.next() {
                 break;
             }
-            self.push(OutboxRow {
-                sequence: *sequence,
-                event: Arc::clone(event),
-            });
+            self.push(OutboxRow { sequence: *sequence, event: Arc::clone(event) });
         }
         self.ready.len() > before
     }
@@ -174,10 +165,7 @@ impl Feed {
             Ok(page) => {
                 self.head = self.head.max(page.head);
                 if page.floor > self.last {
-                    let lost = Range {
-                        first: self.last.next(),
-                        last: page.floor,
-                    };
+                    let lost = Range { first: self.last.next(), last: page.floor };
                     self.last = page.floor;
                     self.ready.push_back(Item::Lost(lost));
                 }

@@ -161,24 +161,18 @@ impl Lane {
     /// deadline for its confirmation counts.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
-        let silence = match self
-            .window
-            .confirmation_deadline(timing.confirmation_timeout)
-        {
+        let silence = match self.window.confirmation_deadline(timing.confirmation_timeout) {
             Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
-            None => (
-                state.alive_at + timing.heartbeat_timeout,
-                Reason::HeartbeatTimeout,
-            ),
+            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
         };
         let others = [
             timing.token_expires.map(|at| (at, Reason::TokenRevoked)),
             state.wind_down.map(|at| (at, Reason::Shutdown)),
         ];
-        others.into_iter().flatten().fold(
-            silence,
-            |first, other| if other.0 < first.0 { other } else { first },
-        )
+        others
+            .into_iter()
+            .flatten()
+            .fold(silence, |first, other| if other.0 < first.0 { other } else { first })
     }
 
     /// Sends what is ready and fits. True if only the link has no room.
@@ -218,17 +212,11 @@ impl Lane {
                 // Then the transport has said why, or is about to.
                 Err(TrySendError::Closed(())) => return false,
             };
-            if let Err(refusal) = self
-                .window
-                .offer(row.sequence, text.len(), Instant::now(), now)
-            {
+            if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
                 tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
                 return false;
             }
-            place.send(EventFrame {
-                sequence: row.sequence,
-                text: text.clone(),
-            });
+            place.send(EventFrame { sequence: row.sequence, text: text.clone() });
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;
             self.feed.pop();
@@ -359,8 +347,7 @@ impl Lane {
             tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
         }
         let closing = self.window.close(reason, self.timing.patience);
-        self.outcomes
-            .closed(reason, detail, closing.unconfirmed, closing.give_up);
+        self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);
         self.outcomes.hand_in_all(&self.recorder).await;
     }
 }

@@ -1,5 +1,5 @@
 //! From the log to the sockets, and back to the ledger. Each connection has a
-//! [lane](lane) of its own that waits and a [`window`] that decides; the
+//! lane of its own that waits and a [`window`] that decides; the
 //! [`Dispatcher`] admits, finds and ends them. Knows no wire and no SQL, and
 //! holds nothing that the log does not hold: a crash loses no event.
 
@@ -110,9 +110,7 @@ pub struct Dispatcher {
 
 impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dispatcher")
-            .field("live", &self.live())
-            .finish_non_exhaustive()
+        f.debug_struct("Dispatcher").field("live", &self.live()).finish_non_exhaustive()
     }
 }
 
@@ -120,9 +118,7 @@ impl Dispatcher {
     /// With nothing connected. Starts the recorder, so it needs a runtime.
     pub fn new(store: Arc<dyn Store>, wake: Wake, options: Options) -> Arc<Self> {
         Arc::new(Self {
-            permits: Arc::new(Semaphore::new(
-                options.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
             recorder: Recorder::spawn(Arc::clone(&store)),
@@ -139,10 +135,7 @@ impl Dispatcher {
         if self.is_draining() {
             return None;
         }
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .ok()
-            .map(Permit::new)
+        Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit::new)
     }
 
     /// Puts a connection on record and finds where it starts. Runs to its end
@@ -167,29 +160,19 @@ impl Dispatcher {
             };
             dispatcher.settle().await?;
             let opened = dispatcher.store.open_connection(connection).await?;
-            let ready = Ready {
-                dispatcher,
-                permit,
-                admission,
-                opened,
-                subscription,
-            };
+            let ready = Ready { dispatcher, permit, admission, opened, subscription };
             Ok(Session::new(id, ready))
         });
-        opening
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+        opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
     /// Gateways reconnect at once. What the connection before confirmed must
     /// be on record when the new one asks for its position, or it would be
     /// sent all that again.
     async fn settle(&self) -> Result<(), StoreError> {
-        tokio::time::timeout(LAST_RECORDS, self.recorder.flush())
-            .await
-            .map_err(|_| {
-                StoreError::Unavailable("earlier outcomes are not on record yet".to_owned())
-            })
+        tokio::time::timeout(LAST_RECORDS, self.recorder.flush()).await.map_err(|_| {
+            StoreError::Unavailable("earlier outcomes are not on record yet".to_owned())
+        })
     }
 
     /// Closes the live sockets that were opened with this token.

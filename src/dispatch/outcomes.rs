@@ -32,11 +32,7 @@ pub(super) struct Outcomes {
 
 impl Outcomes {
     pub(super) fn new(whose: Whose) -> Self {
-        Self {
-            whose,
-            records: VecDeque::new(),
-            heartbeat: None,
-        }
+        Self { whose, records: VecDeque::new(), heartbeat: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -49,20 +45,14 @@ impl Outcomes {
     }
 
     pub(super) fn confirmed(&mut self, confirmed: Range, started_at: Timestamp, at: Timestamp) {
-        if let Some(Record::Confirmed {
-            range, finished_at, ..
-        }) = self.records.back_mut()
+        if let Some(Record::Confirmed { range, finished_at, .. }) = self.records.back_mut()
             && range.last.next() == confirmed.first
         {
             range.last = confirmed.last;
             *finished_at = at;
             return;
         }
-        let Whose {
-            gateway,
-            connection,
-            ..
-        } = self.whose;
+        let Whose { gateway, connection, .. } = self.whose;
         self.records.push_back(Record::Confirmed {
             gateway,
             connection,
@@ -73,28 +63,13 @@ impl Outcomes {
     }
 
     pub(super) fn reported(&mut self, sequence: Sequence, result: Result<(), (Reason, String)>) {
-        let Whose {
-            gateway,
-            connection,
-            ..
-        } = self.whose;
+        let Whose { gateway, connection, .. } = self.whose;
         let at = Timestamp::now();
-        self.records.push_back(Record::Reported {
-            gateway,
-            connection,
-            sequence,
-            result,
-            at,
-        });
+        self.records.push_back(Record::Reported { gateway, connection, sequence, result, at });
     }
 
     pub(super) fn skipped(&mut self, skipped: Range, why: Reason) {
-        if let Some(Record::Skipped {
-            range,
-            reason,
-            advance_to,
-            ..
-        }) = self.records.back_mut()
+        if let Some(Record::Skipped { range, reason, advance_to, .. }) = self.records.back_mut()
             && range.last.next() == skipped.first
             && *reason == why
         {
@@ -102,11 +77,7 @@ impl Outcomes {
             *advance_to = Some(skipped.last);
             return;
         }
-        let Whose {
-            gateway,
-            connection,
-            ..
-        } = self.whose;
+        let Whose { gateway, connection, .. } = self.whose;
         self.records.push_back(Record::Skipped {
             gateway,
             connection,
@@ -129,11 +100,7 @@ impl Outcomes {
         unconfirmed: Option<(Range, Timestamp)>,
         give_up: bool,
     ) {
-        let Whose {
-            gateway,
-            connection,
-            ..
-        } = self.whose;
+        let Whose { gateway, connection, .. } = self.whose;
         let at = Timestamp::now();
         self.heartbeat = None;
         self.records.push_back(Record::Closed {
@@ -153,10 +120,7 @@ impl Outcomes {
             self.tell(&record);
             place.put(record);
         } else if let Some(at) = self.heartbeat.take() {
-            place.put(Record::Heartbeat {
-                connection: self.whose.connection,
-                at,
-            });
+            place.put(Record::Heartbeat { connection: self.whose.connection, at });
         }
     }
 
@@ -179,26 +143,15 @@ impl Outcomes {
     fn tell(&self, record: &Record) {
         match record {
             Record::Confirmed { range, .. } => self.succeeded(*range, "received"),
-            Record::Reported {
-                sequence, result, ..
-            } => {
-                let range = Range {
-                    first: *sequence,
-                    last: *sequence,
-                };
+            Record::Reported { sequence, result, .. } => {
+                let range = Range { first: *sequence, last: *sequence };
                 match result {
                     Ok(()) => self.succeeded(range, "applied"),
                     Err((reason, detail)) => self.failed(range, *reason, detail),
                 }
             }
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
-            Record::Closed {
-                unconfirmed: Some((range, _)),
-                reason,
-                detail,
-                give_up,
-                ..
-            } => {
+            Record::Closed { unconfirmed: Some((range, _)), reason, detail, give_up, .. } => {
                 self.failed(*range, *reason, detail);
                 if *give_up {
                     tracing::warn!(
@@ -210,10 +163,7 @@ impl Outcomes {
                     );
                 }
             }
-            Record::Closed {
-                unconfirmed: None, ..
-            }
-            | Record::Heartbeat { .. } => {}
+            Record::Closed { unconfirmed: None, .. } | Record::Heartbeat { .. } => {}
         }
     }
 
@@ -252,10 +202,7 @@ mod tests {
     use super::*;
 
     fn range(first: i64, last: i64) -> Range {
-        Range {
-            first: Sequence(first),
-            last: Sequence(last),
-        }
+        Range { first: Sequence(first), last: Sequence(last) }
     }
 
     #[test]
@@ -284,12 +231,7 @@ mod tests {
             .collect();
         assert_eq!(
             ranges,
-            [
-                range(1, 1000),
-                range(1001, 1010),
-                range(1011, 1011),
-                range(1012, 1012)
-            ]
+            [range(1, 1000), range(1001, 1010), range(1011, 1011), range(1012, 1012)]
         );
     }
 }

@@ -36,25 +36,16 @@ impl Registry {
         token: String,
     ) -> (Registration, mpsc::Receiver<Reason>) {
         let (stop, stopped) = mpsc::channel(WAITING_REASONS);
-        self.gateways
-            .entry(gateway)
-            .or_default()
-            .push(Connection { id, token, stop });
+        self.gateways.entry(gateway).or_default().push(Connection { id, token, stop });
         self.live.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("gateway_events_connections").increment(1.0);
-        let registration = Registration {
-            registry: Arc::clone(self),
-            gateway,
-            id,
-        };
+        let registration = Registration { registry: Arc::clone(self), gateway, id };
         (registration, stopped)
     }
 
     /// A gateway's connections.
     pub(super) fn connected(&self, gateway: GatewayKey) -> usize {
-        self.gateways
-            .get(&gateway)
-            .map_or(0, |connections| connections.len())
+        self.gateways.get(&gateway).map_or(0, |connections| connections.len())
     }
 
     /// All connections.
@@ -74,10 +65,7 @@ impl Registry {
     /// Tells the connections that were opened with a token to stop.
     pub(super) fn stop_token(&self, token: &str, reason: Reason) {
         for connections in &self.gateways {
-            for connection in connections
-                .iter()
-                .filter(|connection| connection.token == token)
-            {
+            for connection in connections.iter().filter(|connection| connection.token == token) {
                 stop(&connection.stop, reason);
             }
         }
@@ -89,10 +77,7 @@ impl Registry {
             .gateways
             .iter()
             .flat_map(|connections| {
-                connections
-                    .iter()
-                    .map(|connection| connection.stop.clone())
-                    .collect::<Vec<_>>()
+                connections.iter().map(|connection| connection.stop.clone()).collect::<Vec<_>>()
             })
             .collect();
         fastrand::shuffle(&mut stops);
@@ -118,9 +103,7 @@ impl Drop for Registration {
         // The entry is one lock from the look to the removal, so that a
         // gateway that connects meanwhile is not removed with the last one.
         if let Entry::Occupied(mut connections) = self.registry.gateways.entry(self.gateway) {
-            connections
-                .get_mut()
-                .retain(|connection| connection.id != self.id);
+            connections.get_mut().retain(|connection| connection.id != self.id);
             if connections.get().is_empty() {
                 connections.remove();
             }

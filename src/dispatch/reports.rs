@@ -53,13 +53,7 @@ impl Matched {
 
 impl Reports {
     pub(super) fn new(store: Arc<dyn Store>, gateway: GatewayKey) -> Self {
-        Self {
-            store,
-            gateway,
-            waiting: VecDeque::new(),
-            lookup: None,
-            backoff: Backoff::default(),
-        }
+        Self { store, gateway, waiting: VecDeque::new(), lookup: None, backoff: Backoff::default() }
     }
 
     /// Takes a report; false if too many wait.

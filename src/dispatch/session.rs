@@ -73,20 +73,14 @@ pub(super) struct Ready {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Session {
     pub(super) fn new(id: ConnectionId, ready: Ready) -> Self {
         let ack = frame::connection_ack(ready.admission.gateway_id, id, Timestamp::now());
-        Self {
-            id,
-            ack,
-            ready: Some(ready),
-        }
+        Self { id, ack, ready: Some(ready) }
     }
 
     /// The connection's identity.
@@ -101,13 +95,11 @@ impl Session {
 
     /// What the transport is to be strict about.
     pub fn transport_limits(&self) -> websocket::Limits {
-        let write_timeout = self.ready.as_ref().map_or(CLOSE_TIMEOUT, |ready| {
-            ready.dispatcher.options.write_timeout
-        });
-        websocket::Limits {
-            write_timeout,
-            close_timeout: CLOSE_TIMEOUT,
-        }
+        let write_timeout = self
+            .ready
+            .as_ref()
+            .map_or(CLOSE_TIMEOUT, |ready| ready.dispatcher.options.write_timeout);
+        websocket::Limits { write_timeout, close_timeout: CLOSE_TIMEOUT }
     }
 
     /// Starts delivery over a link whose other end a transport has.
@@ -120,36 +112,22 @@ impl Session {
 
 impl Ready {
     fn whose(&self, connection: ConnectionId) -> Whose {
-        Whose {
-            gateway: self.admission.gateway,
-            gateway_id: self.admission.gateway_id,
-            connection,
-        }
+        Whose { gateway: self.admission.gateway, gateway_id: self.admission.gateway_id, connection }
     }
 
     fn start(self, id: ConnectionId, link: LaneEnd) {
         let whose = self.whose(id);
-        let Self {
-            dispatcher,
-            permit,
-            admission,
-            opened,
-            subscription,
-        } = self;
+        let Self { dispatcher, permit, admission, opened, subscription } = self;
         let options = &dispatcher.options;
         let limits = Limits {
             events: options.window_events.max(1),
             bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
         };
         let (registration, stop) =
-            dispatcher
-                .registry
-                .register(admission.gateway, id, admission.token);
+            dispatcher.registry.register(admission.gateway, id, admission.token);
         if dispatcher.is_draining() {
             // It was admitted just before, and the drain may not have seen it.
-            dispatcher
-                .registry
-                .stop_gateway(admission.gateway, Reason::Shutdown);
+            dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
         }
         let lane = Lane {
             whose,
@@ -159,10 +137,7 @@ impl Ready {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,
                 confirmation_timeout: options.confirmation_timeout,
-                patience: Patience {
-                    max_attempts: options.max_attempts,
-                    poison: options.poison,
-                },
+                patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
                 token_expires: admission
                     .token_expires_at
                     .and_then(|at| Instant::now().checked_add(at.since(Timestamp::now()))),
@@ -200,10 +175,9 @@ impl Drop for Session {
         let dispatcher = ready.dispatcher;
         let recorder = dispatcher.recorder.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            dispatcher.lanes.spawn_on(
-                async move { outcomes.hand_in_all(&recorder).await },
-                &runtime,
-            );
+            dispatcher
+                .lanes
+                .spawn_on(async move { outcomes.hand_in_all(&recorder).await }, &runtime);
         }
     }
 }

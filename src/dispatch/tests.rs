@@ -37,25 +37,13 @@ async fn node(options: Options) -> Node {
         queue_events: 1000,
         min_free_bytes: 0,
     };
-    let store = SqliteStore::open(&database, NodeId::new(), wake.clone())
-        .await
-        .unwrap();
+    let store = SqliteStore::open(&database, NodeId::new(), wake.clone()).await.unwrap();
     store.node_heartbeat().await.unwrap();
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store
-        .create_gateway(organisation, id, "one", &Labels::new())
-        .await
-        .unwrap();
+    let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options);
-    Node {
-        store,
-        dispatcher,
-        organisation,
-        id,
-        key: gateway.key,
-        _directory: directory,
-    }
+    Node { store, dispatcher, organisation, id, key: gateway.key, _directory: directory }
 }
 
 impl Node {
@@ -76,11 +64,8 @@ impl Node {
             artifact_id: Some("a".to_owned()),
             deployment_id: Some(event_id.to_owned()),
         };
-        let publish = Publish {
-            organisation: self.organisation,
-            events: vec![event],
-            idempotency: None,
-        };
+        let publish =
+            Publish { organisation: self.organisation, events: vec![event], idempotency: None };
         let published = self.store.append(publish).await.unwrap();
         assert!(matches!(published, Published::Done(answers) if answers[0].is_ok()));
     }
@@ -120,29 +105,18 @@ impl Node {
     }
 
     async fn gateway(&self) -> Gateway {
-        self.store
-            .gateway(self.organisation, self.id)
-            .await
-            .unwrap()
-            .unwrap()
+        self.store.gateway(self.organisation, self.id).await.unwrap().unwrap()
     }
 
     async fn delivery(&self, event_id: &str) -> Delivery {
         let id = EventId::new(event_id).unwrap();
-        let history = self
-            .store
-            .event_history(self.organisation, &id)
-            .await
-            .unwrap()
-            .unwrap();
+        let history = self.store.event_history(self.organisation, &id).await.unwrap().unwrap();
         history.deliveries.into_iter().next().unwrap()
     }
 }
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .expect("in time")
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time")
 }
 
 async fn receive(peer: &mut Peer, numbers: impl IntoIterator<Item = i64>) {
@@ -154,11 +128,7 @@ async fn receive(peer: &mut Peer, numbers: impl IntoIterator<Item = i64>) {
 
 #[tokio::test]
 async fn what_was_missed_and_what_is_new_come_in_one_order() {
-    let node = node(Options {
-        window_events: 2,
-        ..Options::default()
-    })
-    .await;
+    let node = node(Options { window_events: 2, ..Options::default() }).await;
     node.publish_all(1..=5).await;
     let mut peer = node.connect().await;
     for number in 1..=5 {
@@ -186,10 +156,7 @@ async fn a_lost_connection_means_that_the_unconfirmed_comes_again() {
     peer.end(Reason::ConnectionLost).await;
     node.settled().await;
     let lost = node.delivery("e-2").await;
-    assert_eq!(
-        (lost.state, lost.reason),
-        (DeliveryState::Pending, Some(Reason::ConnectionLost))
-    );
+    assert_eq!((lost.state, lost.reason), (DeliveryState::Pending, Some(Reason::ConnectionLost)));
     let mut peer = node.connect().await;
     receive(&mut peer, 2..=3).await;
     peer.pong(Sequence(3)).await;
@@ -214,10 +181,7 @@ async fn a_receipt_for_what_was_never_sent_confirms_nothing() {
 
 #[tokio::test]
 async fn silence_ends_a_connection() {
-    let options = Options {
-        heartbeat_timeout: Duration::from_millis(50),
-        ..Options::default()
-    };
+    let options = Options { heartbeat_timeout: Duration::from_millis(50), ..Options::default() };
     let node = node(options).await;
     let mut peer = node.connect().await;
     assert_eq!(within(peer.closed()).await, Reason::HeartbeatTimeout);
@@ -242,19 +206,12 @@ async fn a_busy_handler_gets_the_time_for_confirmation_and_no_more() {
     assert!(started.elapsed() >= Duration::from_millis(200));
     peer.end(Reason::ConfirmationTimeout).await;
     node.settled().await;
-    assert_eq!(
-        node.delivery("e-1").await.reason,
-        Some(Reason::ConfirmationTimeout)
-    );
+    assert_eq!(node.delivery("e-1").await.reason, Some(Reason::ConfirmationTimeout));
 }
 
 #[tokio::test]
 async fn poison_becomes_a_dead_letter_and_the_stream_goes_on() {
-    let node = node(Options {
-        max_attempts: 2,
-        ..Options::default()
-    })
-    .await;
+    let node = node(Options { max_attempts: 2, ..Options::default() }).await;
     node.publish_all(1..=2).await;
     for _ in 0..2 {
         let mut peer = node.connect().await;
@@ -281,10 +238,7 @@ async fn an_expired_event_is_passed_over_and_on_record() {
     peer.end(Reason::ClosedByGateway).await;
     node.settled().await;
     let expired = node.delivery("e-2").await;
-    assert_eq!(
-        (expired.state, expired.reason),
-        (DeliveryState::Failed, Some(Reason::Expired))
-    );
+    assert_eq!((expired.state, expired.reason), (DeliveryState::Failed, Some(Reason::Expired)));
     assert_eq!(node.delivery("e-1").await.state, DeliveryState::Delivered);
     assert_eq!(node.gateway().await.confirmed, Sequence(3));
 }
@@ -329,10 +283,7 @@ async fn a_session_without_a_socket_leaves_no_live_connection() {
     drop(node.session().await);
     node.settled().await;
     assert_eq!(node.gateway().await.live_connections, 0);
-    assert_eq!(
-        node.dispatcher.permits.available_permits(),
-        Options::default().max_connections
-    );
+    assert_eq!(node.dispatcher.permits.available_permits(), Options::default().max_connections);
 }
 
 #[tokio::test]

@@ -139,12 +139,7 @@ impl Window {
         }
         self.sent = sequence;
         self.bytes += bytes;
-        self.in_flight.push_back(Sent {
-            sequence,
-            bytes,
-            instant: sent_at,
-            started_at,
-        });
+        self.in_flight.push_back(Sent { sequence, bytes, instant: sent_at, started_at });
         Ok(())
     }
 
@@ -157,10 +152,7 @@ impl Window {
         if last <= self.sent || last > Sequence::MAX {
             return Err(Refusal::NotNext);
         }
-        let range = Range {
-            first: self.sent.next(),
-            last,
-        };
+        let range = Range { first: self.sent.next(), last };
         self.sent = last;
         self.position = last;
         Ok(range)
@@ -171,29 +163,17 @@ impl Window {
         if sequence > self.sent {
             return Receipt::BeyondSent;
         }
-        let Some(oldest) = self
-            .in_flight
-            .front()
-            .filter(|oldest| oldest.sequence <= sequence)
+        let Some(oldest) = self.in_flight.front().filter(|oldest| oldest.sequence <= sequence)
         else {
             return Receipt::Stale;
         };
         let (first, started_at) = (oldest.sequence, oldest.started_at);
-        while let Some(sent) = self
-            .in_flight
-            .pop_front_if(|sent| sent.sequence <= sequence)
-        {
+        while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.sequence <= sequence) {
             self.bytes -= sent.bytes;
         }
         self.position = sequence;
         self.progress_at = Some(now);
-        Receipt::Confirmed {
-            range: Range {
-                first,
-                last: sequence,
-            },
-            started_at,
-        }
+        Receipt::Confirmed { range: Range { first, last: sequence }, started_at }
     }
 
     /// Until when the oldest unconfirmed event must be confirmed: its time
@@ -201,9 +181,7 @@ impl Window {
     /// may have come only then.
     pub fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
         let oldest = self.in_flight.front()?;
-        let since = self
-            .progress_at
-            .map_or(oldest.instant, |at| at.max(oldest.instant));
+        let since = self.progress_at.map_or(oldest.instant, |at| at.max(oldest.instant));
         Some(since + confirmation_timeout)
     }
 
@@ -211,19 +189,13 @@ impl Window {
     /// the gateway was at that one.
     pub fn close(self, reason: Reason, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
-            return Closing {
-                unconfirmed: None,
-                give_up: false,
-            };
+            return Closing { unconfirmed: None, give_up: false };
         };
         let failed_before = match self.tried_before {
             (sequence, failed) if sequence == oldest.sequence => failed,
             _ => 0,
         };
-        let range = Range {
-            first: oldest.sequence,
-            last: self.sent,
-        };
+        let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
             give_up: patience.poison == Policy::DeadLetter

@@ -69,12 +69,7 @@ pub fn connection_ack(
     timestamp: Timestamp,
 ) -> Bytes {
     let mut text = Vec::with_capacity(256);
-    let ack = ConnectionAck {
-        frame_type: "connection.ack",
-        gateway_id,
-        connection_id,
-        timestamp,
-    };
+    let ack = ConnectionAck { frame_type: "connection.ack", gateway_id, connection_id, timestamp };
     encode(&mut text, &ack);
     text.into()
 }
@@ -226,30 +221,20 @@ mod tests {
             panic!("no report");
         };
         assert_eq!((ack.action, ack.status), (Action::Undeploy, Status::Failed));
-        assert_eq!(
-            ack.performed_at,
-            Some(Timestamp::from_micros(1_767_225_600_000_000))
-        );
+        assert_eq!(ack.performed_at, Some(Timestamp::from_micros(1_767_225_600_000_000)));
         assert_eq!(ack.error_code.as_deref(), Some("DEPLOYMENT_ID_MISMATCH"));
     }
 
     #[test]
     fn what_is_no_report_is_told_apart() {
         assert_eq!(parse_incoming(b"{\"type\":\"x\"}"), Message::Unknown);
-        for malformed in [
-            &b"["[..],
-            b"{}",
-            b"\xff",
-            b"{\"type\":\"deployment.ack\"}",
-            b"{\"type\":1}",
-        ] {
+        for malformed in
+            [&b"["[..], b"{}", b"\xff", b"{\"type\":\"deployment.ack\"}", b"{\"type\":1}"]
+        {
             assert_eq!(parse_incoming(malformed), Message::Malformed);
         }
-        let deep = [
-            b"{\"type\":\"deployment.ack\",\"payload\":".to_vec(),
-            vec![b'['; 10_000],
-        ]
-        .concat();
+        let deep =
+            [b"{\"type\":\"deployment.ack\",\"payload\":".to_vec(), vec![b'['; 10_000]].concat();
         assert_eq!(parse_incoming(&deep), Message::Malformed);
     }
 }

@@ -40,20 +40,9 @@ pub struct Limits {
 
 /// Runs a socket to its end. `first` goes out before anything else.
 pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Limits) {
-    let TransportEnd {
-        events,
-        control,
-        incoming,
-    } = end;
+    let TransportEnd { events, control, incoming } = end;
     let (sink, stream) = socket.split();
-    let mut writer = Writer {
-        sink,
-        events,
-        control,
-        last_written: None,
-        ping_due: false,
-        limits,
-    };
+    let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
     let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
     // The lane being gone is no error: then nobody asks.
     let _ = incoming.send(Incoming::Ended { reason, detail }).await;
@@ -201,10 +190,7 @@ impl Writer {
 
     /// Sends the close frame; a peer that does not read won't get it.
     async fn say_goodbye(&mut self, code: u16, reason: &str) {
-        let close = CloseFrame {
-            code,
-            reason: Utf8Bytes::from(reason),
-        };
+        let close = CloseFrame { code, reason: Utf8Bytes::from(reason) };
         let sending = self.sink.send(Message::Close(Some(close)));
         match timeout(self.limits.close_timeout, sending).await {
             Ok(Ok(())) => {}
@@ -245,16 +231,10 @@ async fn burst(
         sink.feed(first).await?;
         bytes = BURST_BYTES;
     }
-    while let Some(EventFrame {
-        sequence,
-        text: frame,
-    }) = next.take()
-    {
+    while let Some(EventFrame { sequence, text: frame }) = next.take() {
         bytes += frame.len();
         let Some(frame) = text(frame) else {
-            return Err(axum::Error::new(std::io::Error::other(
-                "an event frame is no text",
-            )));
+            return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
         };
         sink.feed(frame).await?;
         *last_written = Some(sequence);
@@ -332,11 +312,7 @@ async fn read(
 fn receipt(payload: &[u8]) -> Option<Sequence> {
     let canonical =
         matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    let number = std::str::from_utf8(payload)
-        .ok()
-        .filter(|_| canonical)?
-        .parse()
-        .ok()?;
+    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
     Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
 }
 

@@ -6,15 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits {
-    events: 4,
-    bytes: 100,
-};
-const TIMEOUT: Duration = Duration::from_secs(60);
-const PATIENCE: Patience = Patience {
-    max_attempts: 3,
-    poison: Policy::DeadLetter,
-};
+const LIMITS: Limits = Limits { events: 4, bytes: 100 };
+const TIMEOUT: Duration = Duration::from_mins(1);
+const PATIENCE: Patience = Patience { max_attempts: 3, poison: Policy::DeadLetter };
 
 fn at(base: Instant, secs: u64) -> (Instant, Timestamp) {
     let stamp = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
@@ -154,18 +148,9 @@ fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> 
 fn poison_is_the_event_that_failed_once_too_often() {
     let (lost, shutdown) = (Reason::ConnectionLost, Reason::Shutdown);
     assert!(ended(2, 0, lost, Policy::DeadLetter).give_up);
-    assert!(
-        !ended(1, 0, lost, Policy::DeadLetter).give_up,
-        "two attempts of three"
-    );
-    assert!(
-        !ended(2, 1, lost, Policy::DeadLetter).give_up,
-        "another event's attempts"
-    );
-    assert!(
-        !ended(2, 0, shutdown, Policy::DeadLetter).give_up,
-        "our own doing"
-    );
+    assert!(!ended(1, 0, lost, Policy::DeadLetter).give_up, "two attempts of three");
+    assert!(!ended(2, 1, lost, Policy::DeadLetter).give_up, "another event's attempts");
+    assert!(!ended(2, 0, shutdown, Policy::DeadLetter).give_up, "our own doing");
     assert!(!ended(2, 0, lost, Policy::Block).give_up, "never given up");
     assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
 }

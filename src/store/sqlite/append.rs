@@ -18,6 +18,9 @@ use crate::wake::Hint;
 
 use super::rows::corrupt;
 
+/// What a key was first used for: the body's digest and the answers.
+type FirstAnswer = ([u8; 32], Vec<Result<Appended, Refusal>>);
+
 /// All requests to publish of one group commit.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -27,7 +30,7 @@ pub(super) struct Batch {
     gateways: HashMap<(OrganisationKey, GatewayId), Option<GatewayKey>>,
     /// Events of this batch, by id: a repeat within the batch is a repeat too.
     added: HashMap<(OrganisationKey, EventId), ([u8; 32], Appended)>,
-    keys: HashMap<(OrganisationKey, String), ([u8; 32], Vec<Result<Appended, Refusal>>)>,
+    keys: HashMap<(OrganisationKey, String), FirstAnswer>,
     events: Vec<serde_json::Value>,
     outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>,
     new_keys: Vec<serde_json::Value>,
@@ -41,9 +44,7 @@ impl Batch {
         publish: &Publish,
     ) -> Result<Published> {
         if let Some((key, digest)) = &publish.idempotency
-            && let Some(first) = self
-                .first_answer(connection, publish.organisation, key)
-                .await?
+            && let Some(first) = self.first_answer(connection, publish.organisation, key).await?
         {
             return Ok(if first.0 == *digest {
                 Published::Done(first.1)
@@ -53,21 +54,14 @@ impl Batch {
         }
         let mut answers = Vec::with_capacity(publish.events.len());
         for event in &publish.events {
-            answers.push(
-                self.add_event(connection, publish.organisation, event)
-                    .await?,
-            );
+            answers.push(self.add_event(connection, publish.organisation, event).await?);
         }
         if let Some((key, digest)) = &publish.idempotency {
             // A refusal is not remembered: the publisher may mend its cause and come again.
             if answers.iter().all(std::result::Result::is_ok) {
                 let answer = serde_json::to_string(&answers).map_err(corrupt)?;
-                self.new_keys
-                    .push(json!([publish.organisation.0, key, hex(digest), answer]));
-                self.keys.insert(
-                    (publish.organisation, key.clone()),
-                    (*digest, answers.clone()),
-                );
+                self.new_keys.push(json!([publish.organisation.0, key, hex(digest), answer]));
+                self.keys.insert((publish.organisation, key.clone()), (*digest, answers.clone()));
             }
         }
         Ok(Published::Done(answers))
@@ -78,7 +72,7 @@ impl Batch {
         connection: &mut SqliteConnection,
         organisation: OrganisationKey,
         key: &str,
-    ) -> Result<Option<([u8; 32], Vec<Result<Appended, Refusal>>)>> {
+    ) -> Result<Option<FirstAnswer>> {
         if let Some((digest, answers)) = self.keys.get(&(organisation, key.to_owned())) {
             return Ok(Some((*digest, answers.clone())));
         }
@@ -90,10 +84,7 @@ impl Batch {
         .fetch_optional(connection)
         .await?;
         row.map(|row| {
-            Ok((
-                digest(&row.digest)?,
-                serde_json::from_str(&row.answer).map_err(corrupt)?,
-            ))
+            Ok((digest(&row.digest)?, serde_json::from_str(&row.answer).map_err(corrupt)?))
         })
         .transpose()
     }
@@ -124,12 +115,8 @@ impl Batch {
         let mut deliveries = Vec::with_capacity(gateways.len());
         for (gateway, gateway_id) in gateways {
             let sequence = self.next_sequence(connection, gateway).await?;
-            deliveries.push(AppendedDelivery {
-                gateway_id,
-                sequence,
-            });
-            self.outbox
-                .push((gateway, sequence, event, Arc::clone(&new.event)));
+            deliveries.push(AppendedDelivery { gateway_id, sequence });
+            self.outbox.push((gateway, sequence, event, Arc::clone(&new.event)));
         }
         self.events.push(json!([
             event,
@@ -145,12 +132,8 @@ impl Batch {
             new.artifact_id,
             new.deployment_id,
         ]));
-        let appended = Appended {
-            id: id.clone(),
-            deliveries,
-        };
-        self.added
-            .insert((organisation, id.clone()), (new.digest, appended.clone()));
+        let appended = Appended { id: id.clone(), deliveries };
+        self.added.insert((organisation, id.clone()), (new.digest, appended.clone()));
         Ok(Ok(appended))
     }
 
@@ -192,13 +175,7 @@ impl Batch {
             })
         })
         .collect::<Result<_>>()?;
-        Ok(Some((
-            digest(&found.digest)?,
-            Appended {
-                id: id.clone(),
-                deliveries,
-            },
-        )))
+        Ok(Some((digest(&found.digest)?, Appended { id: id.clone(), deliveries })))
     }
 
     /// The keys of named gateways, each once, in the order named; or those that are unknown.
@@ -212,33 +189,29 @@ impl Batch {
         let mut unknown = Vec::new();
         let mut seen = HashSet::new();
         for id in ids.iter().filter(|id| seen.insert(**id)) {
-            let key = match self.gateways.get(&(organisation, *id)) {
-                Some(key) => *key,
-                None => {
-                    let text = id.to_string();
-                    let key = sqlx::query_scalar!(
-                        "select gateway from gateways
-                         where organisation = $1 and id = $2 and deleted_at is null",
-                        organisation.0,
-                        text
-                    )
-                    .fetch_optional(&mut *connection)
-                    .await?
-                    .map(GatewayKey);
-                    self.gateways.insert((organisation, *id), key);
-                    key
-                }
+            let known = self.gateways.get(&(organisation, *id)).copied();
+            let key = if let Some(key) = known {
+                key
+            } else {
+                let text = id.to_string();
+                let key = sqlx::query_scalar!(
+                    "select gateway from gateways
+                     where organisation = $1 and id = $2 and deleted_at is null",
+                    organisation.0,
+                    text
+                )
+                .fetch_optional(&mut *connection)
+                .await?
+                .map(GatewayKey);
+                self.gateways.insert((organisation, *id), key);
+                key
             };
             match key {
                 Some(key) => found.push((key, *id)),
                 None => unknown.push(*id),
             }
         }
-        Ok(if unknown.is_empty() {
-            Ok(found)
-        } else {
-            Err(unknown)
-        })
+        Ok(if unknown.is_empty() { Ok(found) } else { Err(unknown) })
     }
 
     async fn next_event(&mut self, connection: &mut SqliteConnection) -> Result<i64> {
@@ -270,10 +243,7 @@ impl Batch {
             ),
         };
         if head >= Sequence::MAX {
-            return Err(StoreError::Corrupt(format!(
-                "gateway {} has no numbers left",
-                gateway.0
-            )));
+            return Err(StoreError::Corrupt(format!("gateway {} has no numbers left", gateway.0)));
         }
         self.heads.insert(gateway, head.next());
         Ok(head.next())
@@ -315,11 +285,7 @@ impl Batch {
         )
         .execute(&mut *connection)
         .await?;
-        let rows: Vec<_> = self
-            .outbox
-            .iter()
-            .map(|(g, s, e, _)| json!([g.0, s.0, e]))
-            .collect();
+        let rows: Vec<_> = self.outbox.iter().map(|(g, s, e, _)| json!([g.0, s.0, e])).collect();
         let rows = serde_json::Value::Array(rows).to_string();
         sqlx::query!(
             "insert into outbox (gateway, sequence, event)
@@ -328,11 +294,7 @@ impl Batch {
         )
         .execute(&mut *connection)
         .await?;
-        let heads: Vec<_> = self
-            .heads
-            .iter()
-            .map(|(g, head)| json!([g.0, head.0]))
-            .collect();
+        let heads: Vec<_> = self.heads.iter().map(|(g, head)| json!([g.0, head.0])).collect();
         let heads = serde_json::Value::Array(heads).to_string();
         sqlx::query!(
             "update streams set head = new.value ->> 1
@@ -353,13 +315,7 @@ fn hints(outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>) -> Vec<(GatewayKe
     rows.into_iter()
         .filter_map(|(gateway, rows)| {
             let head = rows.last()?.0;
-            Some((
-                gateway,
-                Hint {
-                    head,
-                    rows: rows.into(),
-                },
-            ))
+            Some((gateway, Hint { head, rows: rows.into() }))
         })
         .collect()
 }
@@ -380,10 +336,7 @@ async fn chosen(
     let mut found = Vec::new();
     for row in rows {
         let has: Labels = serde_json::from_str(&row.labels).map_err(corrupt)?;
-        if labels
-            .iter()
-            .all(|(name, value)| has.get(name) == Some(value))
-        {
+        if labels.iter().all(|(name, value)| has.get(name) == Some(value)) {
             found.push((GatewayKey(row.gateway), row.id.parse().map_err(corrupt)?));
         }
     }

@@ -14,12 +14,9 @@ pub(super) async fn open(
     node: NodeId,
     new: &NewConnection,
 ) -> Result<Opened> {
-    let stream = sqlx::query!(
-        "select epoch, head from streams where gateway = $1",
-        new.gateway.0
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let stream = sqlx::query!("select epoch, head from streams where gateway = $1", new.gateway.0)
+        .fetch_one(&mut *connection)
+        .await?;
     let position = if new.instance.is_empty() {
         take_position(connection, now, new).await?
     } else {
@@ -184,18 +181,10 @@ pub(super) async fn connections(
                 remote_address: row.remote_address,
                 connected_at: time(row.connected_at),
                 last_heartbeat: time(row.last_heartbeat_at),
-                status: if row.closed_at.is_none() {
-                    "connected"
-                } else {
-                    "closed"
-                },
+                status: if row.closed_at.is_none() { "connected" } else { "closed" },
                 confirmed: Sequence(row.confirmed),
                 closed_at: row.closed_at.map(time),
-                close_reason: row
-                    .close_reason
-                    .map(|r| r.parse())
-                    .transpose()
-                    .map_err(corrupt)?,
+                close_reason: row.close_reason.map(|r| r.parse()).transpose().map_err(corrupt)?,
             })
         })
         .collect()

@@ -152,25 +152,13 @@ pub async fn migrate(path: &Path) -> Result<(), OpenError> {
     MIGRATIONS
         .run(&mut connection)
         .await
-        .map_err(|source| OpenError::Schema {
-            path: path.to_owned(),
-            source,
-        })?;
-    connection
-        .close()
-        .await
-        .map_err(|source| OpenError::Database {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| OpenError::Schema { path: path.to_owned(), source })?;
+    connection.close().await.map_err(|source| OpenError::Database { path: path.to_owned(), source })
 }
 
 /// The migrations that `path` still lacks, as `version description`.
 pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
-    let database = |source| OpenError::Database {
-        path: path.to_owned(),
-        source,
-    };
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
     let applied: Vec<i64> = if path.exists() {
         let mut connection = SqliteConnection::connect_with(
             &SqliteConnectOptions::new().filename(path).read_only(true),
@@ -202,10 +190,7 @@ pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
 }
 
 async fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let database = |source| OpenError::Database {
-        path: path.to_owned(),
-        source,
-    };
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
     let mut connection =
         SqliteConnection::connect_with(&connect_options(path).create_if_missing(true))
             .await
@@ -214,9 +199,7 @@ async fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
         .fetch_one(&mut connection)
         .await
         .map_err(database)?;
-    let mut parts = version
-        .split('.')
-        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let mut part = || parts.next().unwrap_or(0);
     if (part(), part(), part()) < OLDEST_SQLITE {
         return Err(OpenError::OldLibrary { found: version });
@@ -224,32 +207,14 @@ async fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
     // What durability rests on is read back: a setting that silently did not
     // take would be noticed at the first power cut only.
     for (pragma, statement, wanted) in [
-        (
-            "journal_mode",
-            "select cast(journal_mode as text) from pragma_journal_mode",
-            "wal",
-        ),
-        (
-            "synchronous",
-            "select cast(synchronous as text) from pragma_synchronous",
-            "2",
-        ),
-        (
-            "foreign_keys",
-            "select cast(foreign_keys as text) from pragma_foreign_keys",
-            "1",
-        ),
+        ("journal_mode", "select cast(journal_mode as text) from pragma_journal_mode", "wal"),
+        ("synchronous", "select cast(synchronous as text) from pragma_synchronous", "2"),
+        ("foreign_keys", "select cast(foreign_keys as text) from pragma_foreign_keys", "1"),
     ] {
-        let found: String = sqlx::query_scalar(statement)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(database)?;
+        let found: String =
+            sqlx::query_scalar(statement).fetch_one(&mut connection).await.map_err(database)?;
         if found != wanted {
-            return Err(OpenError::Setting {
-                pragma,
-                found,
-                wanted,
-            });
+            return Err(OpenError::Setting { pragma, found, wanted });
         }
     }
     Ok(connection)
@@ -261,10 +226,7 @@ impl SqliteStore {
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let path = &options.path;
         let lock_path = path.with_extension("lock");
-        let io = |source| OpenError::Io {
-            path: lock_path.clone(),
-            source,
-        };
+        let io = |source| OpenError::Io { path: lock_path.clone(), source };
         let lock = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -283,10 +245,7 @@ impl SqliteStore {
             .acquire_timeout(Duration::from_secs(5))
             .connect_with(connect_options(path).pragma("query_only", "on"))
             .await
-            .map_err(|source| OpenError::Database {
-                path: path.clone(),
-                source,
-            })?;
+            .map_err(|source| OpenError::Database { path: path.clone(), source })?;
         let (writer, failed) = writer::spawn(connection, node, wake.clone(), options.queue_events);
         Ok(Arc::new(Self {
             node,

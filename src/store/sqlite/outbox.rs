@@ -19,12 +19,9 @@ pub(super) async fn read(
     limit: usize,
     max_bytes: usize,
 ) -> Result<OutboxPage> {
-    let stream = sqlx::query!(
-        "select head, floor from streams where gateway = $1",
-        gateway.0
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let stream = sqlx::query!("select head, floor from streams where gateway = $1", gateway.0)
+        .fetch_one(&mut *connection)
+        .await?;
     let mut rows: Vec<OutboxRow> = Vec::new();
     let mut bytes = 0;
     let mut after = after.max(Sequence(stream.floor));
@@ -67,17 +64,10 @@ pub(super) async fn read(
                 occurred_at: row.occurred_at,
                 expires_at: row.expires_at,
             };
-            rows.push(OutboxRow {
-                sequence: expected,
-                event: columns.into_event()?,
-            });
+            rows.push(OutboxRow { sequence: expected, event: columns.into_event()? });
         }
     }
-    Ok(OutboxPage {
-        rows,
-        head: Sequence(stream.head),
-        floor: Sequence(stream.floor),
-    })
+    Ok(OutboxPage { rows, head: Sequence(stream.head), floor: Sequence(stream.floor) })
 }
 
 /// See [`crate::store::Store::find_deployment`].
@@ -100,9 +90,7 @@ pub(super) async fn find_deployment(
     .fetch_optional(connection)
     .await?;
     Ok(row.map(|row| {
-        let performed_at = row
-            .performed_at
-            .and_then(|text| Timestamp::parse(&text).ok());
+        let performed_at = row.performed_at.and_then(|text| Timestamp::parse(&text).ok());
         (Sequence(row.sequence), performed_at)
     }))
 }

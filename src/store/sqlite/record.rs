@@ -18,11 +18,7 @@ pub(super) async fn run(
     node: NodeId,
     records: &[Record],
 ) -> Result<Vec<GatewayKey>> {
-    let mut ledger = Ledger {
-        connection,
-        now,
-        node: node.to_string(),
-    };
+    let mut ledger = Ledger { connection, now, node: node.to_string() };
     let mut unserved = Vec::new();
     for record in merged(records) {
         if let Record::Closed { gateway, .. } = &record {
@@ -45,12 +41,7 @@ fn merged(records: &[Record]) -> Vec<Record> {
                 finished_at: end,
                 ..
             }),
-            Record::Confirmed {
-                connection,
-                range,
-                finished_at,
-                ..
-            },
+            Record::Confirmed { connection, range, finished_at, .. },
         ) = (merged.last_mut(), record)
             && last_connection == connection
             && last.last.next() == range.first
@@ -84,13 +75,7 @@ pub(super) struct Ledger<'c> {
 impl Ledger<'_> {
     async fn put(&mut self, record: Record) -> Result<()> {
         match record {
-            Record::Confirmed {
-                gateway,
-                connection,
-                range,
-                started_at,
-                finished_at,
-            } => {
+            Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
                 self.confirm(gateway, range).await?;
                 self.advance(gateway, connection, range.last).await?;
                 let entry = Entry {
@@ -104,24 +89,12 @@ impl Ledger<'_> {
                 };
                 self.attempt(range, &entry).await
             }
-            Record::Reported {
-                gateway,
-                connection,
-                sequence,
-                result,
-                at,
-            } => self.report(gateway, connection, sequence, result, at).await,
-            Record::Skipped {
-                gateway,
-                connection,
-                range,
-                reason,
-                advance_to,
-                at,
-            } => {
+            Record::Reported { gateway, connection, sequence, result, at } => {
+                self.report(gateway, connection, sequence, result, at).await
+            }
+            Record::Skipped { gateway, connection, range, reason, advance_to, at } => {
                 self.give_up(gateway, range, reason).await?;
-                self.fail(gateway, range, reason, None, Some(connection), at, at)
-                    .await?;
+                self.fail(gateway, range, reason, None, Some(connection), at, at).await?;
                 if let Some(position) = advance_to {
                     self.advance(gateway, connection, position).await?;
                 }
@@ -129,32 +102,16 @@ impl Ledger<'_> {
             }
             Record::Heartbeat { connection, at } => {
                 let (id, at) = (connection.to_string(), at.micros());
-                sqlx::query!(
-                    "update connections set last_heartbeat_at = $2 where id = $1",
-                    id,
-                    at
-                )
-                .execute(&mut *self.connection)
-                .await?;
+                sqlx::query!("update connections set last_heartbeat_at = $2 where id = $1", id, at)
+                    .execute(&mut *self.connection)
+                    .await?;
                 Ok(())
             }
-            Record::Closed {
-                gateway,
-                connection,
-                reason,
-                detail,
-                unconfirmed,
-                give_up,
-                at,
-            } => {
+            Record::Closed { gateway, connection, reason, detail, unconfirmed, give_up, at } => {
                 if let Some((range, started_at)) = unconfirmed {
-                    self.lost(gateway, connection, reason, &detail, range, started_at, at)
-                        .await?;
+                    self.lost(gateway, connection, reason, &detail, range, started_at, at).await?;
                     if give_up {
-                        let poison = Range {
-                            first: range.first,
-                            last: range.first,
-                        };
+                        let poison = Range { first: range.first, last: range.first };
                         self.give_up(gateway, poison, reason).await?;
                         self.advance(gateway, connection, range.first).await?;
                     }
@@ -220,10 +177,7 @@ impl Ledger<'_> {
         result: Result<(), (Reason, String)>,
         at: Timestamp,
     ) -> Result<()> {
-        let range = Range {
-            first: sequence,
-            last: sequence,
-        };
+        let range = Range { first: sequence, last: sequence };
         match result {
             Ok(()) => {
                 let entry = Entry {
@@ -239,16 +193,7 @@ impl Ledger<'_> {
             }
             Err((reason, detail)) => {
                 self.give_up(gateway, range, reason).await?;
-                self.fail(
-                    gateway,
-                    range,
-                    reason,
-                    Some(&detail),
-                    Some(connection),
-                    at,
-                    at,
-                )
-                .await
+                self.fail(gateway, range, reason, Some(&detail), Some(connection), at, at).await
             }
         }
     }
@@ -264,16 +209,7 @@ impl Ledger<'_> {
         started_at: Timestamp,
         at: Timestamp,
     ) -> Result<()> {
-        self.fail(
-            gateway,
-            range,
-            reason,
-            Some(detail),
-            Some(connection),
-            started_at,
-            at,
-        )
-        .await?;
+        self.fail(gateway, range, reason, Some(detail), Some(connection), started_at, at).await?;
         // These have their failed attempt: the sweep need not record another.
         sqlx::query!(
             "update streams set missed = max(missed, min($2, head)) where gateway = $1",
@@ -358,11 +294,8 @@ impl Ledger<'_> {
             finished_at,
         };
         self.attempt(range, &entry).await?;
-        let (count, at, reason) = (
-            range.last.0 - range.first.0 + 1,
-            finished_at.micros(),
-            reason.as_str(),
-        );
+        let (count, at, reason) =
+            (range.last.0 - range.first.0 + 1, finished_at.micros(), reason.as_str());
         sqlx::query!(
             "update streams set failed_total = failed_total + $2, last_failure_at = $3,
                                 last_failure_reason = $4 where gateway = $1",

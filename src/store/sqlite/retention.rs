@@ -44,10 +44,7 @@ pub(super) async fn trim(
             trimmed.more = true;
             break;
         }
-        let soft = stream
-            .old
-            .max(stream.head - limits.max_events)
-            .min(stream.confirmed);
+        let soft = stream.old.max(stream.head - limits.max_events).min(stream.confirmed);
         let hard = stream.hard_old.max(stream.head - limits.hard_max_events);
         let wanted = soft.max(hard);
         let upto = wanted.min(stream.floor + budget);
@@ -56,16 +53,9 @@ pub(super) async fn trim(
         }
         trimmed.more |= upto < wanted;
         trim_stream(
-            &mut Ledger {
-                connection: &mut *connection,
-                now,
-                node: node.to_string(),
-            },
+            &mut Ledger { connection: &mut *connection, now, node: node.to_string() },
             GatewayKey(stream.gateway),
-            Range {
-                first: Sequence(stream.floor + 1),
-                last: Sequence(upto),
-            },
+            Range { first: Sequence(stream.floor + 1), last: Sequence(upto) },
             &mut trimmed,
         )
         .await?;
@@ -82,9 +72,7 @@ async fn forget_positions(
     limits: &RetentionLimits,
 ) -> Result<()> {
     let left_before = now.minus(limits.left_behind).micros();
-    sqlx::query!("delete from cursors where left_at < $1", left_before)
-        .execute(connection)
-        .await?;
+    sqlx::query!("delete from cursors where left_at < $1", left_before).execute(connection).await?;
     Ok(())
 }
 
@@ -102,10 +90,7 @@ async fn trim_stream(
     .await?
     .unwrap_or(0);
     if range.last.0 > confirmed {
-        let lost = Range {
-            first: range.first.max(Sequence(confirmed + 1)),
-            last: range.last,
-        };
+        let lost = Range { first: range.first.max(Sequence(confirmed + 1)), last: range.last };
         ledger.give_up(gateway, lost, Reason::Retention).await?;
         let now = ledger.now;
         ledger

@@ -32,30 +32,18 @@ pub(super) async fn sweep_not_connected(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut ledger = Ledger {
-        connection,
-        now,
-        node: node.to_string(),
-    };
+    let mut ledger = Ledger { connection, now, node: node.to_string() };
     let mut deliveries = 0;
     for row in missed {
         let gateway = GatewayKey(row.gateway);
         if row.head > row.answered {
-            let range = Range {
-                first: Sequence(row.answered + 1),
-                last: Sequence(row.head),
-            };
-            ledger
-                .fail(gateway, range, Reason::NotConnected, None, None, now, now)
-                .await?;
+            let range = Range { first: Sequence(row.answered + 1), last: Sequence(row.head) };
+            ledger.fail(gateway, range, Reason::NotConnected, None, None, now, now).await?;
             deliveries += u64::try_from(row.head - row.answered).unwrap_or(0);
         }
-        sqlx::query!(
-            "update streams set missed = head where gateway = $1",
-            row.gateway
-        )
-        .execute(&mut *ledger.connection)
-        .await?;
+        sqlx::query!("update streams set missed = head where gateway = $1", row.gateway)
+            .execute(&mut *ledger.connection)
+            .await?;
     }
     Ok(deliveries)
 }

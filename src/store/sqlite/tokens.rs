@@ -17,8 +17,8 @@ pub(super) use gateway::{
     create_gateway_token, gateway_credential, gateway_tokens, revoke_gateway_token,
 };
 
-/// How exact "last used" is, in microseconds: a write per request would be a commit per request.
-const NOTED_EVERY_MICROS: i64 = 60_000_000;
+/// How exact "last used" is, as a write per request would be a commit per request.
+pub(super) const NOTED_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Which table a token lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) async fn note_token_use(
     id: &str,
 ) -> Result<()> {
     let now = now.micros();
-    let before = now - NOTED_EVERY_MICROS;
+    let before = Timestamp::from_micros(now).minus(NOTED_EVERY).micros();
     match kind {
         TokenKind::Gateway => {
             sqlx::query!(

@@ -54,9 +54,7 @@ macro_rules! reading {
 /// Runs a function on the writing connection, in a transaction of its own.
 macro_rules! writing {
     ($self:ident, |$connection:ident, $now:ident| $work:expr) => {
-        $self
-            .write(move |$connection, $now| Box::pin(async move { $work.await }))
-            .await
+        $self.write(move |$connection, $now| Box::pin(async move { $work.await })).await
     };
 }
 
@@ -110,12 +108,7 @@ impl Store for SqliteStore {
 
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
         let id = id.to_owned();
-        writing!(self, |c, now| tokens::revoke_access_token(
-            c,
-            now,
-            organisation,
-            &id
-        ))
+        writing!(self, |c, now| tokens::revoke_access_token(c, now, organisation, &id))
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
@@ -134,14 +127,7 @@ impl Store for SqliteStore {
         labels: &Labels,
     ) -> Result<Gateway> {
         let (name, labels) = (name.to_owned(), labels.clone());
-        writing!(self, |c, now| gateways::create_gateway(
-            c,
-            now,
-            organisation,
-            id,
-            &name,
-            &labels
-        ))
+        writing!(self, |c, now| gateways::create_gateway(c, now, organisation, id, &name, &labels))
     }
 
     async fn gateways(
@@ -167,13 +153,7 @@ impl Store for SqliteStore {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        writing!(self, |c, now| gateways::update_gateway(
-            c,
-            now,
-            organisation,
-            id,
-            change
-        ))
+        writing!(self, |c, now| gateways::update_gateway(c, now, organisation, id, change))
     }
 
     async fn delete_gateway(
@@ -181,19 +161,12 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<GatewayKey> {
-        writing!(self, |c, now| gateways::delete_gateway(
-            c,
-            now,
-            organisation,
-            id
-        ))
+        writing!(self, |c, now| gateways::delete_gateway(c, now, organisation, id))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
         let manifest = manifest.to_owned();
-        writing!(self, |c, now| gateways::set_manifest(
-            c, now, gateway, &manifest
-        ))
+        writing!(self, |c, now| gateways::set_manifest(c, now, gateway, &manifest))
     }
 
     async fn create_gateway_token(
@@ -202,13 +175,7 @@ impl Store for SqliteStore {
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo> {
-        writing!(self, |c, now| tokens::create_gateway_token(
-            c,
-            now,
-            organisation,
-            id,
-            token
-        ))
+        writing!(self, |c, now| tokens::create_gateway_token(c, now, organisation, id, token))
     }
 
     async fn gateway_tokens(
@@ -226,13 +193,7 @@ impl Store for SqliteStore {
         token: &str,
     ) -> Result<()> {
         let token = token.to_owned();
-        writing!(self, |c, now| tokens::revoke_gateway_token(
-            c,
-            now,
-            organisation,
-            id,
-            &token
-        ))
+        writing!(self, |c, now| tokens::revoke_gateway_token(c, now, organisation, id, &token))
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
@@ -261,12 +222,7 @@ impl Store for SqliteStore {
         info: &EventTypeInfo,
     ) -> Result<bool> {
         let info = info.clone();
-        writing!(self, |c, now| event_types::put_event_type(
-            c,
-            now,
-            organisation,
-            &info
-        ))
+        writing!(self, |c, now| event_types::put_event_type(c, now, organisation, &info))
     }
 
     async fn append(&self, publish: Publish) -> Result<Published> {
@@ -286,17 +242,13 @@ impl Store for SqliteStore {
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
         let (reply, answer) = oneshot::channel();
-        self.writer
-            .send(Command::Grouped(Job::Open { connection, reply }))
-            .await?;
+        self.writer.send(Command::Grouped(Job::Open { connection, reply })).await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.writer
-            .send(Command::Grouped(Job::Record { records, reply }))
-            .await?;
+        self.writer.send(Command::Grouped(Job::Record { records, reply })).await?;
         answer.await.map_err(|_| writer::stopped())?
     }
 
@@ -315,14 +267,7 @@ impl Store for SqliteStore {
         live_only: bool,
         limit: usize,
     ) -> Result<Vec<ConnectionInfo>> {
-        reading!(
-            self,
-            connections::connections,
-            organisation,
-            gateway,
-            live_only,
-            limit
-        )
+        reading!(self, connections::connections, organisation, gateway, live_only, limit)
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
@@ -344,14 +289,7 @@ impl Store for SqliteStore {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage> {
-        reading!(
-            self,
-            deliveries::failed_deliveries,
-            organisation,
-            filter,
-            cursor,
-            limit
-        )
+        reading!(self, deliveries::failed_deliveries, organisation, filter, cursor, limit)
     }
 
     async fn failure_summary(
@@ -362,15 +300,7 @@ impl Store for SqliteStore {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        reading!(
-            self,
-            deliveries::summary::failure_summary,
-            organisation,
-            from,
-            to,
-            bucket,
-            by
-        )
+        reading!(self, deliveries::summary::failure_summary, organisation, from, to, bucket, by)
     }
 
     async fn redrive(
@@ -379,21 +309,10 @@ impl Store for SqliteStore {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
-        let (redriven, heads) = writing!(self, |c, now| redrive::redrive(
-            c,
-            now,
-            organisation,
-            selection,
-            dry_run
-        ))?;
+        let (redriven, heads) =
+            writing!(self, |c, now| redrive::redrive(c, now, organisation, selection, dry_run))?;
         for (gateway, head) in heads {
-            self.wake.appended(
-                gateway,
-                crate::wake::Hint {
-                    head,
-                    rows: [].into(),
-                },
-            );
+            self.wake.appended(gateway, crate::wake::Hint { head, rows: [].into() });
         }
         Ok(redriven)
     }
@@ -410,9 +329,7 @@ impl Store for SqliteStore {
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64> {
         let (node, gateways) = (self.node, gateways.map(<[_]>::to_vec));
-        writing!(self, |c, now| sweep::sweep_not_connected(
-            c, now, node, gateways
-        ))
+        writing!(self, |c, now| sweep::sweep_not_connected(c, now, node, gateways))
     }
 
     async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed> {

@@ -74,12 +74,7 @@ impl Writer {
                 ))
             })?;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Grouped(Job::Append {
-            publish,
-            reply,
-            _queued: queued,
-        }))
-        .await?;
+        self.send(Command::Grouped(Job::Append { publish, reply, _queued: queued })).await?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -101,14 +96,7 @@ pub(super) fn spawn(
     let (failed_tx, failed) = watch::channel(false);
     tokio::spawn(run(connection, node, wake, waiting, failed_tx));
     let queue = Arc::new(Semaphore::new(queue_events));
-    (
-        Writer {
-            commands,
-            queue,
-            queue_events,
-        },
-        failed,
-    )
+    (Writer { commands, queue, queue_events }, failed)
 }
 
 async fn run(
@@ -234,9 +222,9 @@ async fn try_group(
                     unserved.extend(record::run(connection, now, node, records).await?);
                     Done::Recorded
                 }
-                Job::Open {
-                    connection: opened, ..
-                } => Done::Opened(connections::open(connection, now, node, opened).await?),
+                Job::Open { connection: opened, .. } => {
+                    Done::Opened(connections::open(connection, now, node, opened).await?)
+                }
             });
         }
         batch.write(connection, now).await
