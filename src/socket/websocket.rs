@@ -351,3 +351,29 @@ fn broken(error: axum::Error) -> ReadEnd {
         _ => ReadEnd::Lost(error.to_string()),
     }
 }
+
+/// A real socket over loopback, for the tests; the client's end is returned.
+#[cfg(test)]
+async fn served(
+    end: TransportEnd,
+    limits: Limits,
+) -> tokio_tungstenite::WebSocketStream<tokio::net::TcpStream> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let end = std::sync::Mutex::new(Some(end));
+    let upgrade = move |upgrade: axum::extract::ws::WebSocketUpgrade| {
+        let end = end.lock().unwrap().take().unwrap();
+        let first = Bytes::from_static(b"first");
+        let run = move |socket| run(socket, first, end, limits);
+        std::future::ready(upgrade.max_message_size(1024).max_frame_size(1024).on_upgrade(run))
+    };
+    let upgrade = std::sync::Arc::new(upgrade);
+    let route = axum::routing::get(move |given| upgrade(given));
+    let app = axum::Router::new().route("/", route);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    tokio_tungstenite::client_async(format!("ws://{address}/"), tcp).await.unwrap().0
+}
+
+#[cfg(test)]
+mod tests;
