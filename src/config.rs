@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer};
 use crate::dispatch;
 use crate::store::RetentionLimits;
 use crate::store::sqlite;
+use crate::telemetry;
+pub use crate::telemetry::{Log, LogFormat};
 
 mod network;
 mod origins;
@@ -139,28 +141,6 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// Logs.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Log {
-    /// Their form.
-    pub format: LogFormat,
-    /// What is logged.
-    pub filter: String,
-}
-
-/// The form of logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
-
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -273,7 +253,7 @@ impl Config {
 }
 
 fn filter_is_bad(filter: &str) -> bool {
-    filter.is_empty() || !crate::telemetry::filter_is_valid(filter)
+    filter.is_empty() || !telemetry::filter_is_valid(filter)
 }
 
 fn toml_source(text: &str) -> config::File<config::FileSourceString, config::FileFormat> {
