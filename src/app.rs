@@ -82,7 +82,8 @@ pub async fn serve(
     let wake = Wake::default();
     let mut database = config.database.clone();
     database.path = config.data_dir.join("gateway-events.db");
-    let store: Arc<dyn Store> = SqliteStore::open(&database, NodeId::new(), wake.clone()).await?;
+    let sqlite = SqliteStore::open(&database, NodeId::new(), wake.clone()).await?;
+    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
     store.node_heartbeat().await?;
     let reaped = store.reap_dead_nodes().await?;
     tracing::info!(node = %store.node(), reaped, "the database is open");
@@ -145,6 +146,7 @@ pub async fn serve(
     let mut outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
         () = failed.cancelled() => Outcome::StoreFailed,
+        () = sqlite.failure() => Outcome::StoreFailed,
     };
     tracing::info!(?outcome, "shutting down");
     // The listener stays open while the sockets drain, so that readiness can
