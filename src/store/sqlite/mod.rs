@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sqlx::{Sqlite, SqlitePool, Transaction};
-use tokio::sync::watch;
 
 use super::StoreError;
 use crate::clock::Timestamp;
@@ -69,10 +68,14 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Becomes `Some` when a commit has failed: the process should end with an
-    /// error, and a restart finds the truth.
-    pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.writer.failure()
+    /// Ends when a commit has failed: the process should end with an error, and
+    /// a restart finds the truth.
+    pub async fn failure(&self) {
+        let mut failure = self.writer.failure();
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // A writer that stopped in good order fails no more.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A moment of the file, to read from. It ends when it is dropped.

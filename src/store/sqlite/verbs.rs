@@ -58,7 +58,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn check(&self) -> Result<()> {
-        if let Some(reason) = self.failure().borrow().as_ref() {
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
             return Err(StoreError::Unavailable(format!(
                 "a commit failed ({reason}); restart the service"
             )));
