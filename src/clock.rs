@@ -27,6 +27,7 @@ pub enum TimestampError {
 
 impl Timestamp {
     /// The wall clock's time, cut to whole microseconds.
+    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
     pub fn now() -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -203,7 +203,10 @@ fn check_event_type(text: &str) -> Result<(), String> {
         ));
     }
     let lower = text.to_ascii_lowercase();
-    if RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) || lower == "deployment.ack"
+    if RESERVED_PREFIXES
+        .iter()
+        .any(|prefix| lower.starts_with(prefix))
+        || lower == "deployment.ack"
     {
         return Err(format!(
             "{} is reserved for the protocol itself (`connection.*`, `delivery.*`, `deployment.ack`); choose another name",
@@ -353,7 +356,12 @@ mod tests {
 
     #[test]
     fn the_protocols_own_names_are_no_event_types() {
-        for reserved in ["connection.ack", "delivery.mark", "deployment.ack", "Connection.x"] {
+        for reserved in [
+            "connection.ack",
+            "delivery.mark",
+            "deployment.ack",
+            "Connection.x",
+        ] {
             assert!(EventType::new(reserved).is_err(), "{reserved}");
         }
         for malformed in ["", "api", ".deployed", "api.", "api..x", "a b.c", "api.dé"] {

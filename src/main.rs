@@ -1,1 +1,93 @@
-fn main(){}
+//! The table of commands.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod cli;
+
+use cli::{
+    access::ClientOptions, config, delivery, demo, event, gateway, listen, migrate, serve, token,
+    verify,
+};
+
+/// A persistent event log with durable delivery tracking for API gateways.
+#[derive(Debug, Parser)]
+#[command(name = "gateway-events", version, propagate_version = true)]
+struct CommandLine {
+    #[command(flatten)]
+    client: ClientOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service until a signal ends it
+    Serve(serve::Args),
+    /// Bring the database up to date, or tell whether it is
+    Migrate(migrate::Args),
+    /// Check a database file: gapless logs, right heads, a consistent ledger
+    Verify(verify::Args),
+    /// Check or show the settings in force
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Register, list, label, disable and delete gateways
+    #[command(subcommand)]
+    Gateway(gateway::Command),
+    /// Create, list and revoke keys of gateways and access tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Publish events, and ask where one is
+    #[command(subcommand)]
+    Event(event::Command),
+    /// Ask which deliveries failed, and append them again
+    #[command(subcommand)]
+    Delivery(delivery::Command),
+    /// Behave like a gateway: print each event as it comes
+    Listen(listen::Args),
+    /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
+    Demo(demo::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let CommandLine { client, command } = CommandLine::parse();
+    let result = match command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Verify(args) => verify::run(args, &client).await,
+        Command::Config(command) => config::run(command),
+        Command::Gateway(command) => gateway::run(command, &client).await,
+        Command::Token(command) => token::run(command, &client).await,
+        Command::Event(command) => event::run(command, &client).await,
+        Command::Delivery(command) => delivery::run(command, &client).await,
+        Command::Listen(args) => listen::run(args, &client).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Completions { shell } => completions(shell),
+    };
+    cli::output::exit_code(result)
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    let mut command = CommandLine::command();
+    clap_complete::generate(shell, &mut command, "gateway-events", &mut script);
+    cli::output::say(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_commands_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}

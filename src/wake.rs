@@ -94,7 +94,11 @@ impl Wake {
     pub async fn unswept(&self) -> Vec<GatewayKey> {
         loop {
             let taken = std::mem::take(
-                &mut *self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner),
+                &mut *self
+                    .0
+                    .unswept
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
             );
             if !taken.is_empty() {
                 return taken.into_iter().collect();
@@ -105,6 +109,8 @@ impl Wake {
 
     /// Forgets gateways that nobody listens for; called now and then.
     pub fn forget_idle(&self) {
-        self.0.topics.retain(|_, topic| topic.head.receiver_count() > 0);
+        self.0
+            .topics
+            .retain(|_, topic| topic.head.receiver_count() > 0);
     }
 }

@@ -9,7 +9,7 @@ create table organisations (
 ) strict;
 
 insert into organisations (organisation, name, created_at)
-values (1, 'default', cast(unixepoch('subsec') * 1000000 as integer));
+values (1, 'default', cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000);
 
 create table gateways (
     gateway      integer primary key autoincrement, -- never reused: the ledger outlives a deleted gateway

@@ -24,7 +24,9 @@ pub enum StoreError {
     #[error("the database can't take this now: {0}")]
     Unavailable(String),
     /// The commit failed: whether it happened is unknown; a retry with the same keys is safe.
-    #[error("the commit's outcome is unknown ({0}); retry with the same event id or Idempotency-Key")]
+    #[error(
+        "the commit's outcome is unknown ({0}); retry with the same event id or Idempotency-Key"
+    )]
     Unknown(String),
     /// Free space fell below the watermark: nothing more is published, receipts still work.
     #[error("the disk is nearly full; publishing is refused until space is freed")]
@@ -698,7 +700,11 @@ pub trait Store: Send + Sync + 'static {
     async fn has_access_tokens(&self) -> Result<bool>;
     /// Makes an access token.
     async fn create_access_token(
-        &self, organisation: OrganisationKey, name: &str, scopes: &[Scope], token: NewToken,
+        &self,
+        organisation: OrganisationKey,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
     ) -> Result<TokenInfo>;
     /// Lists them.
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>>;
@@ -710,31 +716,59 @@ pub trait Store: Send + Sync + 'static {
     // -- gateways and their tokens
     /// Registers a gateway; `Conflict` if the name or the id is taken.
     async fn create_gateway(
-        &self, organisation: OrganisationKey, id: GatewayId, name: &str, labels: &Labels,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
     ) -> Result<Gateway>;
     /// Lists gateways by name, after `after`.
     async fn gateways(
-        &self, organisation: OrganisationKey, after: Option<&str>, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<Gateway>>;
     /// One gateway.
-    async fn gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Option<Gateway>>;
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>>;
     /// Changes it.
     async fn update_gateway(
-        &self, organisation: OrganisationKey, id: GatewayId, change: GatewayChange,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
     ) -> Result<Gateway>;
     /// Deletes it: its log and tokens go, the ledger stays.
-    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<GatewayKey>;
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey>;
     /// Keeps its latest manifest.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
     /// Makes a token; `Conflict` if two are live.
     async fn create_gateway_token(
-        &self, organisation: OrganisationKey, id: GatewayId, token: NewToken,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
     ) -> Result<TokenInfo>;
     /// Lists them.
-    async fn gateway_tokens(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Vec<TokenInfo>>;
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>>;
     /// Revokes one; its live sockets are the caller's to close.
     async fn revoke_gateway_token(
-        &self, organisation: OrganisationKey, id: GatewayId, token: &str,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
     ) -> Result<()>;
     /// Looks one up by its public part. Notes its use at most once a minute.
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>>;
@@ -743,46 +777,80 @@ pub trait Store: Send + Sync + 'static {
     /// All registered types of an organisation, built-in ones included.
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>>;
     /// One of them.
-    async fn event_type(&self, organisation: OrganisationKey, name: &EventType) -> Result<Option<EventTypeInfo>>;
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>>;
     /// Registers or replaces one; true if it is new.
-    async fn put_event_type(&self, organisation: OrganisationKey, info: &EventTypeInfo) -> Result<bool>;
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool>;
 
     // -- the way of an event
     /// Appends, in one group commit with whatever else waits.
     async fn append(&self, publish: Publish) -> Result<Published>;
     /// Reads a page of a gateway's log, up to `limit` rows and about `max_bytes` of payload.
-    async fn read(&self, gateway: GatewayKey, after: Sequence, limit: usize, max_bytes: usize) -> Result<OutboxPage>;
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage>;
     /// Opens a connection and finds its position.
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
     /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.
     async fn find_deployment(
-        &self, gateway: GatewayKey, key: &DeploymentKey,
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
     ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
 
     // -- asking
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.
     async fn connections(
-        &self, organisation: OrganisationKey, gateway: Option<GatewayId>, live_only: bool, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        limit: usize,
     ) -> Result<Vec<ConnectionInfo>>;
     /// Totals of an organisation.
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
     /// An event and its state everywhere.
-    async fn event_history(&self, organisation: OrganisationKey, id: &EventId) -> Result<Option<EventHistory>>;
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>>;
     /// Failed deliveries, a page at a time.
     async fn failed_deliveries(
-        &self, organisation: OrganisationKey, filter: &DeliveryFilter,
-        cursor: Option<DeliveryCursor>, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
     ) -> Result<DeliveryPage>;
     /// Failed attempts per bucket of time and key, within `[from, to)`.
     async fn failure_summary(
-        &self, organisation: OrganisationKey, from: Timestamp, to: Timestamp,
-        bucket: Duration, by: SummaryBy,
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
     ) -> Result<Vec<SummaryRow>>;
     /// Appends dead letters again (at most 1,000 a call).
     async fn redrive(
-        &self, organisation: OrganisationKey, selection: RedriveSelection, dry_run: bool,
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
     ) -> Result<Redriven>;
 
     // -- housekeeping

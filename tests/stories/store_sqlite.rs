@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_events::event::NodeId;
 use gateway_events::store::Store as _;
-use gateway_events::store::sqlite::{Options, OpenError, SqliteStore, pending_migrations};
+use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_migrations};
 use gateway_events::wake::Wake;
 
 use crate::conformance;
@@ -60,7 +60,10 @@ conforms! {
 async fn a_second_server_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path()).await.unwrap();
-    assert!(matches!(open(directory.path()).await, Err(OpenError::InUse(_))));
+    assert!(matches!(
+        open(directory.path()).await,
+        Err(OpenError::InUse(_))
+    ));
     first.close().await;
     drop(first);
     open(directory.path()).await.unwrap();

@@ -26,7 +26,11 @@ pub(super) async fn close(
     node: NodeId,
     end: &End<'_>,
 ) -> Result<()> {
-    let (id, at, reason) = (end.connection.to_string(), end.at.micros(), end.reason.as_str());
+    let (id, at, reason) = (
+        end.connection.to_string(),
+        end.at.micros(),
+        end.reason.as_str(),
+    );
     let closed = sqlx::query!(
         "update connections set closed_at = $2, close_reason = $3 where id = $1 and closed_at is null",
         id,
@@ -83,7 +87,10 @@ async fn give_up(
     sequence: Sequence,
 ) -> Result<()> {
     if positions::confirmed(connection, end.gateway).await? < sequence {
-        let range = Range { first: sequence, last: sequence };
+        let range = Range {
+            first: sequence,
+            last: sequence,
+        };
         ledger::bury(connection, end.gateway, range, end.reason, end.at).await?;
     }
     let own = positions::own(connection, end.connection).await?;

@@ -14,6 +14,7 @@ pub(super) mod details;
 #[cfg(test)]
 pub(super) mod fixture;
 pub(super) mod named;
+mod newest;
 mod scan;
 pub(super) mod summary;
 #[cfg(test)]
@@ -80,8 +81,17 @@ pub(super) struct Place {
 
 impl Place {
     /// Before the newest row of all.
-    pub(super) const START: Self =
-        Self { finished_at: i64::MAX, attempt: i64::MAX, sequence: i64::MAX };
+    pub(super) const START: Self = Self {
+        finished_at: i64::MAX,
+        attempt: i64::MAX,
+        sequence: i64::MAX,
+    };
+}
+
+/// A delivery at one of its failures.
+pub(super) struct Candidate {
+    pub(super) key: Key,
+    pub(super) place: Place,
 }
 
 /// A page of keys, and how far the ledger was looked at when there is more.
@@ -139,9 +149,11 @@ pub(super) async fn failed_keys(
 
 /// The newest attempt on record: what comes later is not part of the picture.
 pub(super) async fn newest_attempt(connection: &mut SqliteConnection) -> Result<i64> {
-    Ok(sqlx::query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
-        .fetch_one(connection)
-        .await?)
+    Ok(
+        sqlx::query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
+            .fetch_one(connection)
+            .await?,
+    )
 }
 
 async fn any_key(

@@ -108,7 +108,12 @@ pub(super) async fn totals(
     .fetch_optional(connection)
     .await?;
     let last_failure = last
-        .map(|row| Ok::<_, StoreError>((Timestamp::from_micros(row.at), parsed("reason", &row.reason)?)))
+        .map(|row| {
+            Ok::<_, StoreError>((
+                Timestamp::from_micros(row.at),
+                parsed("reason", &row.reason)?,
+            ))
+        })
         .transpose()?;
     Ok(Totals {
         confirmed: streams.confirmed,

@@ -34,12 +34,13 @@ pub(super) enum How<'a> {
 
 /// Cuts a range into pieces that fit into a row; an empty one has none.
 pub(super) fn cut(range: Range) -> impl Iterator<Item = Range> {
-    const STEP: usize = LONGEST_RANGE as usize;
-    let firsts = (range.first.0..=range.last.0).step_by(STEP);
-    firsts.map(move |first| Range {
-        first: Sequence(first),
-        last: Sequence(range.last.0.min(first + LONGEST_RANGE - 1)),
-    })
+    let after = |first: &i64| Some(first + LONGEST_RANGE);
+    std::iter::successors(Some(range.first.0), after)
+        .take_while(move |first| *first <= range.last.0)
+        .map(move |first| Range {
+            first: Sequence(first),
+            last: Sequence(range.last.0.min(first + LONGEST_RANGE - 1)),
+        })
 }
 
 /// Writes attempts, and counts the failed ones.
@@ -125,12 +126,18 @@ pub(super) async fn not_dead(
     let mut first = range.first.0;
     for row in dead {
         if first < row.first {
-            parts.push(Range { first: Sequence(first), last: Sequence(row.first - 1) });
+            parts.push(Range {
+                first: Sequence(first),
+                last: Sequence(row.first - 1),
+            });
         }
         first = first.max(row.last + 1);
     }
     if first <= range.last.0 {
-        parts.push(Range { first: Sequence(first), last: range.last });
+        parts.push(Range {
+            first: Sequence(first),
+            last: range.last,
+        });
     }
     Ok(parts)
 }
@@ -170,8 +177,13 @@ mod tests {
 
     #[test]
     fn pieces_cover_a_range_without_gap_or_overlap() {
-        let range = Range { first: Sequence(5), last: Sequence(2504) };
-        let pieces: Vec<_> = cut(range).map(|piece| (piece.first.0, piece.last.0)).collect();
+        let range = Range {
+            first: Sequence(5),
+            last: Sequence(2504),
+        };
+        let pieces: Vec<_> = cut(range)
+            .map(|piece| (piece.first.0, piece.last.0))
+            .collect();
         assert_eq!(pieces, [(5, 1004), (1005, 2004), (2005, 2504)]);
     }
 }

@@ -154,5 +154,8 @@ pub(super) async fn applied(
 /// The part of a range that lies above a position.
 pub(super) fn above(range: Range, position: Sequence) -> Option<Range> {
     let first = range.first.max(position.next());
-    (first <= range.last).then_some(Range { first, last: range.last })
+    (first <= range.last).then_some(Range {
+        first,
+        last: range.last,
+    })
 }

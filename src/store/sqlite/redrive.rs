@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::SqliteConnection;
 
-use super::deliveries::{Key, Matching, Place, WORK, as_json, details, failed_keys, newest_attempt};
+use super::deliveries::{
+    Key, Matching, Place, WORK, as_json, details, failed_keys, newest_attempt,
+};
 use super::gateways::{live_key, parsed};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
@@ -16,6 +18,9 @@ use crate::store::{
 
 mod candidates;
 mod letters;
+
+#[cfg(test)]
+mod tests;
 
 use candidates::Candidate;
 
@@ -38,7 +43,10 @@ pub(super) async fn redrive(
             let matching = Matching::new(connection, organisation, &filter).await?;
             let mut answer = count_others(connection, &matching).await?;
             answer.event_removed = candidates::removed(connection, &matching).await?;
-            (answer, candidates::matching(connection, &matching, MOST + 1).await?)
+            (
+                answer,
+                candidates::matching(connection, &matching, MOST + 1).await?,
+            )
         }
     };
     answer.more = chosen.len() > MOST;
@@ -58,8 +66,10 @@ pub(super) async fn redrive(
     }
     append(connection, &chosen, &answer, &heads).await?;
     letters::mark(connection, &chosen, now).await?;
-    let heads =
-        heads.into_iter().map(|(gateway, head)| (GatewayKey(gateway), Sequence(head))).collect();
+    let heads = heads
+        .into_iter()
+        .map(|(gateway, head)| (GatewayKey(gateway), Sequence(head)))
+        .collect();
     Ok((answer, heads))
 }
 
@@ -84,18 +94,16 @@ async fn one(
     }
     let key = (gateway, sequence.0);
     let mut answer = Redriven::default();
-    let standing =
-        details::standings(connection, &[key]).await?.pop().ok_or(MISSING)?;
+    let standing = details::standings(connection, &[key])
+        .await?
+        .pop()
+        .ok_or(MISSING)?;
     if count(&mut answer, &standing) {
         return Ok((answer, Vec::new()));
     }
-    match candidates::single(connection, key).await? {
-        Some(candidate) => Ok((answer, vec![candidate])),
-        None => {
-            answer.event_removed = 1;
-            Ok((answer, Vec::new()))
-        }
-    }
+    let found = candidates::single(connection, key).await?;
+    answer.event_removed = i64::from(found.is_none());
+    Ok((answer, found.into_iter().collect()))
 }
 
 /// Counts a delivery that can be left alone; says whether it is one.
@@ -137,7 +145,10 @@ async fn heads(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.gateway, row.head)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.gateway, row.head))
+        .collect())
 }
 
 fn next(heads: &mut BTreeMap<i64, i64>, gateway: i64) -> Result<i64> {
@@ -173,7 +184,10 @@ async fn append(
     )
     .execute(&mut *connection)
     .await?;
-    let heads: Vec<Key> = heads.iter().map(|(gateway, head)| (*gateway, *head)).collect();
+    let heads: Vec<Key> = heads
+        .iter()
+        .map(|(gateway, head)| (*gateway, *head))
+        .collect();
     let heads = as_json(&heads)?;
     sqlx::query!(
         r#"

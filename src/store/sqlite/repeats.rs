@@ -9,9 +9,7 @@ use super::gateways::parsed;
 use super::json;
 use crate::clock::Timestamp;
 use crate::event::{OrganisationKey, Sequence};
-use crate::store::{
-    Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError,
-};
+use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
 
 /// What an event or a key is called across organisations.
 pub(super) type Identity = (OrganisationKey, String);
@@ -20,7 +18,10 @@ pub(super) type Identity = (OrganisationKey, String);
 pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
 
 /// Answers that were given before for the requests' keys.
-pub(super) async fn kept_answers(connection: &mut SqliteConnection, publishes: &[&Publish]) -> Result<Kept> {
+pub(super) async fn kept_answers(
+    connection: &mut SqliteConnection,
+    publishes: &[&Publish],
+) -> Result<Kept> {
     let keys: Vec<_> = publishes
         .iter()
         .filter_map(|publish| Some((publish.organisation.0, &publish.idempotency.as_ref()?.0)))
@@ -44,7 +45,10 @@ pub(super) async fn kept_answers(connection: &mut SqliteConnection, publishes: &
         .map(|row| {
             let answer = serde_json::from_str(&row.answer)
                 .map_err(|error| StoreError::Corrupt(format!("a kept answer: {error}")))?;
-            Ok(((OrganisationKey(row.organisation), row.key), (row.digest, answer)))
+            Ok((
+                (OrganisationKey(row.organisation), row.key),
+                (row.digest, answer),
+            ))
         })
         .collect()
 }
@@ -56,7 +60,12 @@ pub(super) async fn known_events(
 ) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
     let ids: Vec<_> = publishes
         .iter()
-        .flat_map(|publish| publish.events.iter().map(|new| (publish.organisation.0, &new.event.id)))
+        .flat_map(|publish| {
+            publish
+                .events
+                .iter()
+                .map(|new| (publish.organisation.0, &new.event.id))
+        })
         .collect();
     let ids = json(&ids)?;
     let rows = sqlx::query!(
@@ -79,9 +88,15 @@ pub(super) async fn known_events(
     for row in rows {
         let id = parsed("event id", &row.id)?;
         let identity = (OrganisationKey(row.organisation), row.id);
-        let (_, appended): &mut (Vec<u8>, Appended) = known
-            .entry(identity)
-            .or_insert_with(|| (row.digest, Appended { id, deliveries: Vec::new() }));
+        let (_, appended): &mut (Vec<u8>, Appended) = known.entry(identity).or_insert_with(|| {
+            (
+                row.digest,
+                Appended {
+                    id,
+                    deliveries: Vec::new(),
+                },
+            )
+        });
         if let (Some(gateway), Some(sequence)) = (row.gateway, row.sequence) {
             appended.deliveries.push(AppendedDelivery {
                 gateway_id: parsed("gateway id", &gateway)?,

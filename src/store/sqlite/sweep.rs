@@ -37,7 +37,10 @@ pub(super) async fn sweep_not_connected(
     .await?;
     let mut count = 0;
     for row in missed {
-        let range = Range { first: Sequence(row.answered + 1), last: Sequence(row.head) };
+        let range = Range {
+            first: Sequence(row.answered + 1),
+            last: Sequence(row.head),
+        };
         let ended = Ended {
             gateway: GatewayKey(row.gateway),
             connection: None,
@@ -47,9 +50,12 @@ pub(super) async fn sweep_not_connected(
             finished_at: now,
         };
         ledger::write(connection, node, &ended).await?;
-        sqlx::query!("update streams set missed = head where gateway = $1", row.gateway)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query!(
+            "update streams set missed = head where gateway = $1",
+            row.gateway
+        )
+        .execute(&mut *connection)
+        .await?;
         count += u64::try_from(row.head - row.answered).unwrap_or(0);
     }
     Ok(count)

@@ -26,7 +26,10 @@ const NOTED_EVERY: Duration = Duration::from_mins(1);
 /// Runs a verb's statements as the writer's next transaction.
 macro_rules! write {
     ($store:ident, $connection:ident => $work:expr) => {
-        $store.writer.run(move |$connection| Box::pin(async move { $work.await })).await
+        $store
+            .writer
+            .run(move |$connection| Box::pin(async move { $work.await }))
+            .await
     };
 }
 
@@ -67,7 +70,9 @@ impl Store for SqliteStore {
             return Err(StoreError::Unavailable("the database is closed".to_owned()));
         }
         let mut moment = self.reading().await?;
-        sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
+        sqlx::query!(r#"select 1 as "one!: i64""#)
+            .fetch_one(&mut *moment)
+            .await?;
         Ok(())
     }
 
@@ -91,7 +96,11 @@ impl Store for SqliteStore {
     }
 
     async fn create_access_token(
-        &self, organisation: OrganisationKey, name: &str, scopes: &[Scope], token: NewToken,
+        &self,
+        organisation: OrganisationKey,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
     ) -> Result<TokenInfo> {
         let (name, scopes) = (name.to_owned(), scopes.to_vec());
         write!(self, connection => tokens::create_access_token(connection, now(), organisation, &name, &scopes, token))
@@ -115,29 +124,47 @@ impl Store for SqliteStore {
     }
 
     async fn create_gateway(
-        &self, organisation: OrganisationKey, id: GatewayId, name: &str, labels: &Labels,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
     ) -> Result<Gateway> {
         let (name, labels) = (name.to_owned(), labels.clone());
         write!(self, connection => gateways::create_gateway(connection, now(), organisation, id, &name, &labels))
     }
 
     async fn gateways(
-        &self, organisation: OrganisationKey, after: Option<&str>, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<Gateway>> {
         gateways::gateways(&mut *self.reading().await?, organisation, after, limit).await
     }
 
-    async fn gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Option<Gateway>> {
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
         gateways::gateway(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn update_gateway(
-        &self, organisation: OrganisationKey, id: GatewayId, change: GatewayChange,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
     ) -> Result<Gateway> {
         write!(self, connection => gateways::update_gateway(connection, now(), organisation, id, change))
     }
 
-    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId) -> Result<GatewayKey> {
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
         write!(self, connection => gateways::delete_gateway(connection, now(), organisation, id))
     }
 
@@ -147,17 +174,27 @@ impl Store for SqliteStore {
     }
 
     async fn create_gateway_token(
-        &self, organisation: OrganisationKey, id: GatewayId, token: NewToken,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
     ) -> Result<TokenInfo> {
         write!(self, connection => tokens::create_gateway_token(connection, now(), organisation, id, token))
     }
 
-    async fn gateway_tokens(&self, organisation: OrganisationKey, id: GatewayId) -> Result<Vec<TokenInfo>> {
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
         tokens::gateway_tokens(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn revoke_gateway_token(
-        &self, organisation: OrganisationKey, id: GatewayId, token: &str,
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
     ) -> Result<()> {
         let token = token.to_owned();
         write!(self, connection => tokens::revoke_gateway_token(connection, now(), organisation, id, &token))
@@ -175,11 +212,19 @@ impl Store for SqliteStore {
         event_types::event_types(&mut *self.reading().await?, organisation).await
     }
 
-    async fn event_type(&self, organisation: OrganisationKey, name: &EventType) -> Result<Option<EventTypeInfo>> {
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>> {
         event_types::event_type(&mut *self.reading().await?, organisation, name).await
     }
 
-    async fn put_event_type(&self, organisation: OrganisationKey, info: &EventTypeInfo) -> Result<bool> {
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool> {
         let info = info.clone();
         write!(self, connection => event_types::put_event_type(connection, now(), organisation, &info))
     }
@@ -188,8 +233,21 @@ impl Store for SqliteStore {
         self.writer.append(publish).await
     }
 
-    async fn read(&self, gateway: GatewayKey, after: Sequence, limit: usize, max_bytes: usize) -> Result<OutboxPage> {
-        stream::read(&mut *self.reading().await?, gateway, after, limit, max_bytes).await
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage> {
+        stream::read(
+            &mut *self.reading().await?,
+            gateway,
+            after,
+            limit,
+            max_bytes,
+        )
+        .await
     }
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
@@ -201,13 +259,19 @@ impl Store for SqliteStore {
     }
 
     async fn find_deployment(
-        &self, gateway: GatewayKey, key: &DeploymentKey,
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
     ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
         stream::find_deployment(&mut *self.reading().await?, gateway, key).await
     }
 
     async fn connections(
-        &self, organisation: OrganisationKey, gateway: Option<GatewayId>, live_only: bool, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        limit: usize,
     ) -> Result<Vec<ConnectionInfo>> {
         let moment = &mut *self.reading().await?;
         connections::connections(moment, organisation, gateway, live_only, limit).await
@@ -217,28 +281,42 @@ impl Store for SqliteStore {
         history::totals(&mut *self.reading().await?, organisation).await
     }
 
-    async fn event_history(&self, organisation: OrganisationKey, id: &EventId) -> Result<Option<EventHistory>> {
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
         history::event_history(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn failed_deliveries(
-        &self, organisation: OrganisationKey, filter: &DeliveryFilter,
-        cursor: Option<DeliveryCursor>, limit: usize,
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
     ) -> Result<DeliveryPage> {
         let moment = &mut *self.reading().await?;
         deliveries::failed_deliveries(moment, organisation, filter, cursor, limit).await
     }
 
     async fn failure_summary(
-        &self, organisation: OrganisationKey, from: Timestamp, to: Timestamp,
-        bucket: Duration, by: SummaryBy,
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
         let moment = &mut *self.reading().await?;
         deliveries::summary::failure_summary(moment, organisation, from, to, bucket, by).await
     }
 
     async fn redrive(
-        &self, organisation: OrganisationKey, selection: RedriveSelection, dry_run: bool,
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
     ) -> Result<Redriven> {
         let wake = self.wake.clone();
         let (redriven, _) = self
@@ -252,7 +330,13 @@ impl Store for SqliteStore {
                 move |(_, heads)| {
                     // Without rows: each lane reads them from the log.
                     for (gateway, head) in heads {
-                        wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                        wake.appended(
+                            *gateway,
+                            Hint {
+                                head: *head,
+                                rows: [].into(),
+                            },
+                        );
                     }
                 },
             )
@@ -271,9 +355,9 @@ impl Store for SqliteStore {
             .writer
             .run_then(
                 move |connection| {
-                    Box::pin(async move {
-                        connections::reap_dead_nodes(connection, now(), node).await
-                    })
+                    Box::pin(
+                        async move { connections::reap_dead_nodes(connection, now(), node).await },
+                    )
                 },
                 move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
             )

@@ -12,9 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{batch, open};
 use crate::event::NodeId;
-use crate::store::{
-    NewConnection, Opened, Publish, Published, Record, Result, StoreError,
-};
+use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
 use crate::wake::Wake;
 
 /// Commands that may wait. Callers other than publishers wait for room in it,
@@ -80,7 +78,12 @@ impl Writer {
             failed,
         };
         tokio::spawn(task.run(waiting));
-        Self { commands, room: Arc::new(Semaphore::new(queue_events)), queue_events, failure }
+        Self {
+            commands,
+            room: Arc::new(Semaphore::new(queue_events)),
+            queue_events,
+            failure,
+        }
     }
 
     /// Why the task gave up, if it did.
@@ -95,17 +98,19 @@ impl Writer {
 
     /// Appends, or refuses at once when too much waits already.
     pub(super) async fn append(&self, publish: Publish) -> Result<Published> {
-        let size = u32::try_from(publish.events.len().clamp(1, self.queue_events))
-            .unwrap_or(u32::MAX);
+        let size =
+            u32::try_from(publish.events.len().clamp(1, self.queue_events)).unwrap_or(u32::MAX);
         let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
-        let permit = Arc::clone(&self.room).try_acquire_many_owned(size).map_err(|_| full())?;
+        let permit = Arc::clone(&self.room)
+            .try_acquire_many_owned(size)
+            .map_err(|_| full())?;
         let (answer, answered) = oneshot::channel();
-        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(
-            |error| match error {
+        self.commands
+            .try_send(Command::Append(publish, answer, permit))
+            .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => full(),
                 mpsc::error::TrySendError::Closed(_) => stopped(),
-            },
-        )?;
+            })?;
         heard(answered).await
     }
 
@@ -155,7 +160,11 @@ impl Writer {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<()>> + Send + 'static,
     {
         let (answer, _) = oneshot::channel();
-        if self.commands.try_send(Command::Other(job(work, |()| (), answer))).is_err() {
+        if self
+            .commands
+            .try_send(Command::Other(job(work, |()| (), answer)))
+            .is_err()
+        {
             tracing::debug!("a note was left out: the queue is full or the writer has stopped");
         }
     }

@@ -35,7 +35,11 @@ pub(in crate::store::sqlite) fn at(micros: i64) -> Timestamp {
 }
 
 pub(in crate::store::sqlite) fn token(id: &str, expires_at: Option<i64>) -> NewToken {
-    NewToken { id: id.to_owned(), digest: [7; 32], expires_at: expires_at.map(at) }
+    NewToken {
+        id: id.to_owned(),
+        digest: [7; 32],
+        expires_at: expires_at.map(at),
+    }
 }
 
 impl Database {
@@ -46,15 +50,27 @@ impl Database {
             .filename(&path)
             .create_if_missing(true)
             .foreign_keys(true)
+            // A test's file need not survive a power cut.
+            .pragma("synchronous", "off")
+            .pragma("journal_mode", "memory")
             .connect()
             .await
             .unwrap();
-        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.unwrap();
-        sqlx::query("insert into organisations (organisation, name, created_at) values (2, 'other', 0)")
-            .execute(&mut connection)
+        sqlx::migrate!("migrations/sqlite")
+            .run(&mut connection)
             .await
             .unwrap();
-        Self { path, connection, _directory: directory }
+        sqlx::query(
+            "insert into organisations (organisation, name, created_at) values (2, 'other', 0)",
+        )
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        Self {
+            path,
+            connection,
+            _directory: directory,
+        }
     }
 
     pub(in crate::store::sqlite) async fn gateway(
@@ -63,10 +79,16 @@ impl Database {
         name: &str,
     ) -> (GatewayKey, GatewayId) {
         let id = GatewayId::new();
-        let made =
-            create_gateway(&mut self.connection, at(1), organisation, id, name, &Labels::new())
-                .await
-                .unwrap();
+        let made = create_gateway(
+            &mut self.connection,
+            at(1),
+            organisation,
+            id,
+            name,
+            &Labels::new(),
+        )
+        .await
+        .unwrap();
         (made.key, id)
     }
 
@@ -91,7 +113,11 @@ impl Database {
         .await
         .unwrap();
         for gateway in gateways {
-            self.run("update streams set head = head + 1 where gateway = $1", &[*gateway]).await;
+            self.run(
+                "update streams set head = head + 1 where gateway = $1",
+                &[*gateway],
+            )
+            .await;
             self.run(
                 "insert into outbox (gateway, sequence, event)
                  select gateway, head, $2 from streams where gateway = $1",
@@ -145,8 +171,16 @@ impl Database {
 
     /// Trims a gateway's log as retention does.
     pub(in crate::store::sqlite) async fn trim(&mut self, gateway: i64, floor: i64) {
-        self.run("delete from outbox where gateway = $1 and sequence <= $2", &[gateway, floor]).await;
-        self.run("update streams set floor = $2 where gateway = $1", &[gateway, floor]).await;
+        self.run(
+            "delete from outbox where gateway = $1 and sequence <= $2",
+            &[gateway, floor],
+        )
+        .await;
+        self.run(
+            "update streams set floor = $2 where gateway = $1",
+            &[gateway, floor],
+        )
+        .await;
     }
 
     pub(in crate::store::sqlite) async fn run(&mut self, text: &'static str, values: &[i64]) {

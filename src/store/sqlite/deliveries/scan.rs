@@ -1,10 +1,11 @@
 //! The walk along the index of failed attempts, newest first, in bounded rounds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use sqlx::SqliteConnection;
 
-use super::{Key, Keys, LONGEST_RANGE, Matching, Place, as_json};
+use super::newest::newest_only;
+use super::{Candidate, Key, Keys, Matching, Place, as_json};
 use crate::store::Result;
 
 /// Ledger rows per round. Most do not match when a filter is narrow, so that
@@ -22,12 +23,6 @@ struct Failed {
     last: i64,
     finished_at: i64,
     matches: bool,
-}
-
-/// A delivery at one of its failures.
-struct Candidate {
-    key: Key,
-    place: Place,
 }
 
 pub(super) async fn keys(
@@ -51,7 +46,10 @@ pub(super) async fn keys(
             at = candidate.place;
             if keys.len() == limit {
                 // Whether anything follows is the next call's to find out.
-                return Ok(Keys { keys, next: Some(at) });
+                return Ok(Keys {
+                    keys,
+                    next: Some(at),
+                });
             }
         }
         if all && was_last {
@@ -60,7 +58,10 @@ pub(super) async fn keys(
         left = left.saturating_sub(examined.cost);
         at = examined.up_to;
     }
-    Ok(Keys { keys, next: Some(at) })
+    Ok(Keys {
+        keys,
+        next: Some(at),
+    })
 }
 
 /// How far a round came and what it cost.
@@ -78,30 +79,41 @@ async fn round(
     at: Place,
 ) -> Result<Vec<Failed>> {
     let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
-    // Behind a row value the index is entered at the right place; the unary
-    // plus keeps the planner from choosing another index, and so sorting all.
+    // One upper bound, not two: the planner would be free to enter the index at
+    // the window's end each time, and pages would cost ever more. The instant of
+    // the bound is asked for apart, because many attempts may share it and only
+    // an equation enters the index in their midst.
+    let window_end = (matching.to.saturating_sub(1), i64::MAX);
+    let (finished_at, attempt) = (at.finished_at, at.attempt).min(window_end);
+    let attempt = attempt.min(as_of);
     Ok(sqlx::query_as!(
         Failed,
         r#"
-        select a.attempt as "attempt!: i64", a.gateway as "gateway!: i64",
-            a.first_sequence as "first!: i64", a.last_sequence as "last!: i64",
-            a.finished_at as "finished_at!: i64",
-            (g.organisation = $1 and ($2 is null or a.gateway = $2)
-             and ($3 is null or a.reason = $3)) as "matches!: bool"
-        from attempts a indexed by attempts_failed
-        cross join gateways g on g.gateway = +a.gateway
-        where a.outcome = 'failed' and (a.finished_at, a.attempt) <= ($4, $5)
-          and a.finished_at >= $6 and a.finished_at < $7 and a.attempt <= $8
-        order by a.finished_at desc, a.attempt desc
-        limit $9
+        with page as materialized (
+            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
+            from attempts a indexed by attempts_failed
+            where a.outcome = 'failed' and a.finished_at = $4 and a.finished_at >= $6 and a.attempt <= $5
+            union all
+            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
+            from attempts a indexed by attempts_failed
+            where a.outcome = 'failed' and a.finished_at < $4 and a.finished_at >= $6 and a.attempt <= $7
+            order by 5 desc, 1 desc
+            limit $8
+        )
+        select p.attempt as "attempt!: i64", p.gateway as "gateway!: i64",
+            p.first_sequence as "first!: i64", p.last_sequence as "last!: i64",
+            p.finished_at as "finished_at!: i64",
+            (g.organisation = $1 and ($2 is null or p.gateway = $2)
+             and ($3 is null or p.reason = $3)) as "matches!: bool"
+        from page p cross join gateways g on g.gateway = p.gateway
+        order by p.finished_at desc, p.attempt desc
         "#,
         matching.organisation,
         matching.gateway,
         matching.reason,
-        at.finished_at,
-        at.attempt,
+        finished_at,
+        attempt,
         matching.from,
-        matching.to,
         as_of,
         limit
     )
@@ -143,87 +155,15 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
     (candidates, examined, true)
 }
 
-/// Leaves out deliveries that a newer matching failure shows already.
-async fn newest_only(
-    connection: &mut SqliteConnection,
-    matching: &Matching,
-    as_of: i64,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<Candidate>> {
-    let mut newest: BTreeMap<Key, (i64, i64)> = BTreeMap::new();
-    for (gateway, first, last) in neighbourhoods(&candidates) {
-        let wanted: Vec<i64> = {
-            let mut wanted: Vec<i64> = candidates
-                .iter()
-                .filter(|candidate| {
-                    candidate.key.0 == gateway && (first..=last).contains(&candidate.key.1)
-                })
-                .map(|candidate| candidate.key.1)
-                .collect();
-            wanted.sort_unstable();
-            wanted.dedup();
-            wanted
-        };
-        let lowest = first - LONGEST_RANGE + 1;
-        let rows = sqlx::query!(
-            r#"
-            select attempt as "attempt!: i64", first_sequence as "first!: i64",
-                last_sequence as "last!: i64", finished_at as "finished_at!: i64"
-            from attempts indexed by attempts_by_sequence
-            where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
-              and outcome = 'failed' and finished_at >= $5 and finished_at < $6
-              and ($7 is null or reason = $7) and attempt <= $8
-            "#,
-            gateway,
-            lowest,
-            last,
-            first,
-            matching.from,
-            matching.to,
-            matching.reason,
-            as_of
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        for row in rows {
-            let begin = wanted.partition_point(|sequence| *sequence < row.first);
-            let covered = wanted[begin..].iter().take_while(|sequence| **sequence <= row.last);
-            for sequence in covered {
-                let newest = newest.entry((gateway, *sequence)).or_insert((i64::MIN, 0));
-                *newest = (*newest).max((row.finished_at, row.attempt));
-            }
-        }
-    }
-    let is_newest = |candidate: &Candidate| {
-        let own = (candidate.place.finished_at, candidate.place.attempt);
-        newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
-    };
-    Ok(candidates.into_iter().filter(is_newest).collect())
-}
-
-/// The candidates' sequences as few intervals, so that neighbours share one search.
-fn neighbourhoods(candidates: &[Candidate]) -> Vec<(i64, i64, i64)> {
-    let mut keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
-    keys.sort_unstable();
-    let mut intervals: Vec<(i64, i64, i64)> = Vec::new();
-    for (gateway, sequence) in keys {
-        match intervals.last_mut() {
-            Some((of, _, last)) if *of == gateway && sequence - *last <= LONGEST_RANGE => {
-                *last = sequence;
-            }
-            _ => intervals.push((gateway, sequence, sequence)),
-        }
-    }
-    intervals
-}
-
 /// Leaves out deliveries of other event types, and those whose event is gone.
 async fn of_type(
     connection: &mut SqliteConnection,
     matching: &Matching,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>> {
-    let Some(event_type) = &matching.event_type else { return Ok(candidates) };
+    let Some(event_type) = &matching.event_type else {
+        return Ok(candidates);
+    };
     let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
     let keys = as_json(&keys)?;
     let found: HashSet<Key> = sqlx::query!(
@@ -242,5 +182,8 @@ async fn of_type(
     .into_iter()
     .map(|row| (row.gateway, row.sequence))
     .collect();
-    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
+    Ok(candidates
+        .into_iter()
+        .filter(|candidate| found.contains(&candidate.key))
+        .collect())
 }

@@ -76,7 +76,10 @@ async fn by_range(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| ((row.nth, row.key), row.count)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| ((row.nth, row.key), row.count))
+        .collect())
 }
 
 async fn by_type(
@@ -104,5 +107,8 @@ async fn by_type(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| ((row.nth, row.key), row.count)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| ((row.nth, row.key), row.count))
+        .collect())
 }

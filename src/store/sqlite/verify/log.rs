@@ -5,7 +5,10 @@ use sqlx::SqliteConnection;
 use super::MOST;
 use crate::store::Result;
 
-pub(super) async fn check(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    problems: &mut Vec<String>,
+) -> Result<()> {
     streams(connection, problems).await?;
     events(connection, problems).await?;
     cursors(connection, problems).await
@@ -46,7 +49,9 @@ async fn streams(connection: &mut SqliteConnection, problems: &mut Vec<String>) 
             ));
         }
         if let Some(last) = row.last.filter(|last| *last != head) {
-            problems.push(format!("gateway {name:?}: its log ends at {last}, but its head says {head}"));
+            problems.push(format!(
+                "gateway {name:?}: its log ends at {last}, but its head says {head}"
+            ));
         }
     }
     Ok(())
@@ -64,7 +69,9 @@ async fn events(connection: &mut SqliteConnection, problems: &mut Vec<String>) -
     .fetch_all(&mut *connection)
     .await?;
     problems.extend(
-        repeated.into_iter().map(|row| format!("event {}: is there {} times", row.id, row.times)),
+        repeated
+            .into_iter()
+            .map(|row| format!("event {}: is there {} times", row.id, row.times)),
     );
     let lost = sqlx::query!(
         r#"

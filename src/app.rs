@@ -1,0 +1,295 @@
+//! The one place that wires: it opens the rooms in order, and closes them in
+//! the opposite one.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::event::NodeId;
+use crate::http::listener::Listener;
+use crate::http::tls::{self, Certificates, TlsError};
+use crate::http::{self, App};
+use crate::lifecycle::{Outcome, Signals};
+use crate::retention;
+use crate::store::sqlite::{OpenError, SqliteStore};
+use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::telemetry;
+use crate::token::{self, Kind};
+use crate::wake::Wake;
+
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_mins(1);
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory can't be made or kept to ourselves.
+    #[error("the data directory {path} can't be used: {error}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The database can't be opened.
+    #[error("the database can't be opened: {0}")]
+    Open(#[from] OpenError),
+    /// The database was opened, but refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address can't be listened on.
+    #[error("{address} can't be listened on: {error}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// No logs or metrics.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// No key could be made.
+    #[error(transparent)]
+    Token(#[from] token::NoEntropy),
+    /// Standard output is gone.
+    #[error("nothing can be said on standard output: {0}")]
+    Output(io::Error),
+}
+
+/// Runs the service until a signal ends it. What the operator must see (the
+/// first token, the address) goes to `out`.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the wiring reads as one script, top to bottom"
+)]
+pub async fn serve(
+    config: Config,
+    signals: Signals,
+    out: &mut (dyn Write + Send),
+) -> Result<Outcome, ServeError> {
+    let config = Arc::new(config);
+    prepare(&config.data_dir)?;
+    let metrics = telemetry::start_metrics()?;
+
+    let wake = Wake::default();
+    let mut database = config.database.clone();
+    database.path = config.data_dir.join("gateway-events.db");
+    let store: Arc<dyn Store> = SqliteStore::open(&database, NodeId::new(), wake.clone()).await?;
+    store.node_heartbeat().await?;
+    let reaped = store.reap_dead_nodes().await?;
+    tracing::info!(node = %store.node(), reaped, "the database is open");
+    first_token(store.as_ref(), out).await?;
+
+    let certificates = certificates(&config)?.map(Arc::new);
+    let tls = certificates
+        .as_deref()
+        .map(Certificates::server_config)
+        .transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let listen_error = |error| ServeError::Listen {
+        address: config.server.listen,
+        error,
+    };
+    let listener = Listener::bind(&config.server, tls)
+        .await
+        .map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+
+    let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
+    let render = metrics.clone();
+    let app = App::new(
+        Arc::clone(&store),
+        Arc::clone(&dispatcher),
+        Arc::clone(&config),
+        Box::new(move || render.render()),
+    );
+
+    let stop_accepting = CancellationToken::new();
+    let wind_down = CancellationToken::new();
+    let stop_jobs = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let jobs = TaskTracker::new();
+    connections.spawn(listener.run(
+        http::router(Arc::clone(&app)),
+        stop_accepting.clone(),
+        wind_down.clone(),
+        connections.clone(),
+    ));
+    let sweeping = Arc::clone(&dispatcher);
+    let stop = stop_jobs.clone();
+    jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    jobs.spawn(retention::run(
+        Arc::clone(&store),
+        wake,
+        config.retention.limits(),
+        config.retention.interval,
+        stop_jobs.clone(),
+    ));
+    jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
+        app.forget_full_buckets();
+    }));
+    jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || {
+        metrics.run_upkeep();
+    }));
+    if let Some(certificates) = certificates {
+        jobs.spawn(watch_certificates(
+            certificates,
+            signals.clone(),
+            stop_jobs.clone(),
+        ));
+    }
+    let failed = CancellationToken::new();
+    jobs.spawn(stay_alive(
+        Arc::clone(&store),
+        failed.clone(),
+        stop_jobs.clone(),
+    ));
+
+    writeln!(out, "listening on {scheme}://{address}")
+        .and_then(|()| out.flush())
+        .map_err(ServeError::Output)?;
+    tracing::info!(%address, scheme, "listening");
+
+    let mut outcome = tokio::select! {
+        () = signals.graceful.cancelled() => Outcome::Graceful,
+        () = failed.cancelled() => Outcome::StoreFailed,
+    };
+    tracing::info!(?outcome, "shutting down");
+    // The listener stays open while the sockets drain, so that readiness can
+    // say no and gateways get a 503 instead of a refused connection.
+    let wind = async {
+        dispatcher.drain(config.shutdown.drain).await;
+        stop_accepting.cancel();
+        wind_down.cancel();
+        connections.close();
+        if tokio::time::timeout(config.shutdown.grace, connections.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some requests were still under way and are cut off");
+        }
+        stop_jobs.cancel();
+        jobs.close();
+        jobs.wait().await;
+        store.close().await;
+    };
+    tokio::select! {
+        () = wind => {}
+        () = signals.immediate.cancelled() => outcome = Outcome::Interrupted,
+    }
+    tracing::info!(?outcome, "done");
+    Ok(outcome)
+}
+
+/// Makes the data directory, for its owner only.
+fn prepare(data_dir: &Path) -> Result<(), ServeError> {
+    let refuse = |error| ServeError::DataDir {
+        path: data_dir.to_owned(),
+        error,
+    };
+    std::fs::create_dir_all(data_dir).map_err(refuse)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(
+        data_dir,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .map_err(refuse)?;
+    Ok(())
+}
+
+fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
+    let server = &config.server;
+    if server.plaintext {
+        tracing::warn!("TLS IS OFF: keys and events travel in the clear on this machine");
+        return Ok(None);
+    }
+    let (certificate, private_key) = match (&server.certificate, &server.private_key) {
+        (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        _ => tls::self_signed(&config.data_dir)?,
+    };
+    Certificates::open(certificate, private_key).map(Some)
+}
+
+/// At the very first start: a token with which everything else can be made.
+async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<(), ServeError> {
+    if store.has_access_tokens().await? {
+        return Ok(());
+    }
+    let organisation = store.organisation("default").await?;
+    let issued = token::issue(Kind::Access)?;
+    let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
+    let new = NewToken {
+        id: issued.id.clone(),
+        digest: issued.digest,
+        expires_at: None,
+    };
+    store
+        .create_access_token(organisation, "first", &scopes, new)
+        .await?;
+    writeln!(
+        out,
+        "admin access token: {} (it is shown only now)",
+        issued.key.expose_secret()
+    )
+    .and_then(|()| out.flush())
+    .map_err(ServeError::Output)
+}
+
+async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => job(),
+        }
+    }
+}
+
+async fn watch_certificates(
+    certificates: Arc<Certificates>,
+    signals: Signals,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = signals.reload.notified() => certificates.reload(),
+            () = tokio::time::sleep(LOOK_AT_CERTIFICATES) => certificates.reload_if_changed(),
+        }
+    }
+}
+
+/// Says that this node lives; a store whose commits fail ends the process,
+/// because only a restart can tell what is on disk.
+async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        match store.node_heartbeat().await {
+            Ok(()) => {}
+            Err(error @ (StoreError::Unknown(_) | StoreError::Corrupt(_))) => {
+                tracing::error!(%error, "the store has failed; ending");
+                failed.cancel();
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the node's heartbeat was not stored"),
+        }
+    }
+}

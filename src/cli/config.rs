@@ -1,0 +1,30 @@
+//! `config`: whether the settings can be used, and what they are.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::output::say;
+use super::serve::Settings;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Read all settings and say whether they can be used
+    Check(Settings),
+    /// Show the settings in force; secrets are masked
+    Show(Settings),
+}
+
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Check(settings) => {
+            settings.load(None, false)?;
+            say("the settings can be used")?;
+        }
+        Command::Show(settings) => {
+            let config = settings.load(None, false)?;
+            say(config.show().trim_end())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

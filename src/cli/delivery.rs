@@ -1,0 +1,233 @@
+//! `delivery`: what failed, when and why; and appending it again.
+
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Args, Subcommand};
+use gateway_events::client::api::Api;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{EventId, EventType, GatewayId, Reason};
+use serde_json::{Map, Value, json};
+
+use super::access::ClientOptions;
+use super::output::{answer, cell, elements, table, time};
+use super::time::parse_instant;
+
+/// As many as the service gives on one page.
+const PAGE: usize = 1000;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List failed deliveries, newest failure first (the last 24 hours unless told otherwise)
+    Failed {
+        #[command(flatten)]
+        filter: Filter,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Append failed deliveries again: the same event, a new sequence
+    Redrive(Redrive),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// From this time on: RFC 3339, or relative like -1h or "15m ago"
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
+    from: Option<Timestamp>,
+    /// Until this time, which is not included
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
+    to: Option<Timestamp>,
+    /// Of one gateway
+    #[arg(long, value_name = "ID")]
+    gateway: Option<GatewayId>,
+    /// Of one event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<EventType>,
+    /// For one reason, such as not_connected
+    #[arg(long)]
+    reason: Option<Reason>,
+    /// Of one event
+    #[arg(long, value_name = "ID")]
+    event: Option<EventId>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(
+    ["sequence", "from", "to", "gateway", "event_type", "reason", "event"],
+))]
+pub(crate) struct Redrive {
+    #[command(flatten)]
+    filter: Filter,
+    /// One delivery: this sequence of the gateway
+    #[arg(
+        long,
+        requires = "gateway",
+        conflicts_with_all = ["from", "to", "event_type", "reason", "event"]
+    )]
+    sequence: Option<u64>,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Filter {
+    /// As the API's names and values.
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        [
+            ("from", self.from.map(|at| at.to_string())),
+            ("to", self.to.map(|at| at.to_string())),
+            ("gatewayId", self.gateway.map(|id| id.to_string())),
+            ("type", self.event_type.as_ref().map(ToString::to_string)),
+            ("reason", self.reason.map(|reason| reason.to_string())),
+            ("eventId", self.event.as_ref().map(ToString::to_string)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let api = client.api()?;
+    match command {
+        Command::Failed { filter, limit } => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let page = failed(&api, &filter.pairs(), limit).await?;
+            answer(client.json, &page, shown)
+        }
+        Command::Redrive(redrive) => {
+            let done = api.post("/deliveries/redrive", &redrive.body()).await?;
+            answer(client.json, &done, |done| redriven(done, redrive.dry_run))
+        }
+    }
+}
+
+/// Up to `limit` failed deliveries, as many pages as that takes: a page may
+/// be short and still have a next one.
+pub(crate) async fn failed(
+    api: &Api,
+    filter: &[(&'static str, String)],
+    limit: usize,
+) -> anyhow::Result<Value> {
+    let mut list: Vec<Value> = Vec::new();
+    let mut next = Value::Null;
+    while list.len() < limit {
+        let mut query = filter.to_vec();
+        query.push(("status", "failed".to_owned()));
+        query.push(("limit", (limit - list.len()).min(PAGE).to_string()));
+        query.extend(next.as_str().map(|cursor| ("cursor", cursor.to_owned())));
+        let mut page = api.get_with("/deliveries", &query).await?;
+        if let Some(rows) = page["list"].as_array_mut() {
+            list.append(rows);
+        }
+        next = page["pagination"]["next"].take();
+        if next.is_null() {
+            break;
+        }
+    }
+    Ok(json!({
+        "count": list.len(),
+        "list": list,
+        "pagination": { "limit": limit, "next": next },
+    }))
+}
+
+/// Failed deliveries as a table.
+pub(crate) fn shown(page: &Value) -> String {
+    let rows = elements(&page["list"]).iter().map(|delivery| {
+        [
+            time(&delivery["lastFailureAt"]),
+            cell(&delivery["gatewayName"]),
+            cell(&delivery["sequence"]),
+            cell(&delivery["type"]),
+            cell(&delivery["reason"]),
+            cell(&delivery["failures"]),
+            state(delivery).to_owned(),
+            cell(&delivery["eventId"]),
+        ]
+    });
+    let mut text = table(
+        [
+            "last failure",
+            "gateway",
+            "sequence",
+            "type",
+            "reason",
+            "failures",
+            "now",
+            "event",
+        ],
+        rows,
+        "no delivery failed in this window",
+    );
+    if page["pagination"]["next"].is_string() {
+        text.push_str("\n\nThere are more: raise --limit or narrow the window.");
+    }
+    text
+}
+
+fn state(delivery: &Value) -> &'static str {
+    if delivery["redriven"] == true {
+        "redriven"
+    } else if delivery["deliveredSince"] == true {
+        "delivered since"
+    } else if delivery["state"] == "failed" {
+        "dead letter"
+    } else {
+        "pending"
+    }
+}
+
+impl Redrive {
+    fn body(&self) -> Value {
+        if let (Some(gateway), Some(sequence)) = (self.filter.gateway, self.sequence) {
+            return json!({
+                "gatewayId": gateway,
+                "sequence": sequence,
+                "dryRun": self.dry_run,
+            });
+        }
+        let filter: Map<String, Value> = self
+            .filter
+            .pairs()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        json!({ "filter": filter, "dryRun": self.dry_run })
+    }
+}
+
+fn redriven(done: &Value, is_dry_run: bool) -> String {
+    let rows = elements(&done["redriven"]).iter().map(|delivery| {
+        [
+            cell(&delivery["gatewayId"]),
+            cell(&delivery["eventId"]),
+            cell(&delivery["sequence"]),
+            cell(&delivery["newSequence"]),
+        ]
+    });
+    let nothing = "nothing is appended again: no dead letter fits";
+    let mut lines = vec![table(
+        ["gateway", "event", "sequence", "new sequence"],
+        rows,
+        nothing,
+    )];
+    let left_alone = [
+        ("pending", "still pending: they will be delivered anyway"),
+        ("delivered", "delivered since"),
+        ("alreadyRedriven", "appended again already"),
+        ("eventRemoved", "removed by retention: publish them again"),
+    ];
+    for (name, why) in left_alone {
+        if let Some(count @ 1..) = done[name].as_i64() {
+            lines.push(format!("{count} left alone: {why}"));
+        }
+    }
+    if done["more"] == true {
+        lines.push("There are more that fit: run it again.".to_owned());
+    }
+    if is_dry_run {
+        lines.push("This was a dry run: nothing was changed.".to_owned());
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,123 @@
+//! `demo`: a whole service in a temporary directory, three gateways, a dozen
+//! events and a crash in the middle; then an account of what happened. It
+//! uses nothing but the public surface: the binary, the API, the socket.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::interrupt::interrupted;
+use super::output::say;
+
+mod account;
+mod events;
+mod fleet;
+mod journal;
+mod service;
+
+use events::Publication;
+use fleet::Fleet;
+use journal::Journal;
+use service::Service;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    let directory = tempfile::Builder::new()
+        .prefix("gateway-events-demo-")
+        .tempdir()
+        .context("no temporary directory can be made")?;
+    let steps = Steps::default();
+    let story = tokio::time::timeout(DEADLINE, tell(directory.path(), &steps));
+    // Whatever ends the story drops the service, which kills the process.
+    let is_sound = tokio::select! {
+        told = story => match told {
+            // As a text of its own: even a reader that went away must not make
+            // an unfinished demo look like a sound one.
+            Ok(told) => told.map_err(|error| {
+                anyhow::anyhow!("the demo failed at: {}: {error:#}", steps.current())
+            })?,
+            Err(_) => anyhow::bail!(
+                "the demo did not end within {} s; it was at: {}",
+                DEADLINE.as_secs(),
+                steps.current()
+            ),
+        },
+        () = interrupted() => anyhow::bail!("the demo was interrupted at: {}", steps.current()),
+    };
+    Ok(if is_sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The story. `Ok(false)`: it ended, but not every event arrived once and in order.
+async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
+    steps.next("starting the service in a temporary directory")?;
+    let mut service = Service::start(directory, 0).await?;
+    let api = service.api()?;
+
+    steps.next("registering three gateways: amsterdam, berlin and cairo")?;
+    let journal = Arc::new(Journal::new());
+    let mut fleet = Fleet::register(&api, &service, &journal).await?;
+
+    steps.next("connecting amsterdam and berlin over wss; cairo stays away")?;
+    fleet.connect("amsterdam")?;
+    fleet.connect("berlin")?;
+    journal.connected("amsterdam", 1).await?;
+    journal.connected("berlin", 1).await?;
+
+    steps.next("publishing six events")?;
+    let mut published: Vec<Publication> = events::publish(&api, &fleet, events::BEFORE).await?;
+
+    steps.next(
+        "waiting until both have confirmed all of them, so that the crash can cause no repeat",
+    )?;
+    fleet.confirmed(&api, &["amsterdam", "berlin"]).await?;
+
+    steps.next("killing the service (SIGKILL), and starting it again on the same port")?;
+    service.kill().await?;
+    service = Service::start(directory, service.port()).await?;
+
+    steps.next("publishing six more, at once: who isn't back yet gets them on coming back")?;
+    published.extend(events::publish(&api, &fleet, events::AFTER).await?);
+    journal.connected("amsterdam", 2).await?;
+    journal.connected("berlin", 2).await?;
+    fleet.confirmed(&api, &["amsterdam", "berlin"]).await?;
+
+    steps.next("bringing cairo back: everything it missed is waiting")?;
+    fleet.connect("cairo")?;
+    fleet.confirmed(&api, &["cairo"]).await?;
+
+    steps.next("asking the service which deliveries failed")?;
+    let failed = super::delivery::failed(&api, &[], 1000).await?;
+    fleet.disconnect().await;
+    service.kill().await?;
+    account::give(&published, &fleet, &journal.arrivals(), &failed)
+}
+
+/// Where the story is, for people and for error messages.
+#[derive(Default)]
+struct Steps(Mutex<(usize, &'static str)>);
+
+impl Steps {
+    fn next(&self, what: &'static str) -> std::io::Result<()> {
+        let number = {
+            // Held only to count.
+            let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *at = (at.0 + 1, what);
+            at.0
+        };
+        say(format_args!("{number}. {what}"))
+    }
+
+    fn current(&self) -> &'static str {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}

@@ -1,0 +1,134 @@
+//! The dozen events.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use gateway_events::client::api::Api;
+use gateway_events::clock::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::output::elements;
+use super::fleet::Fleet;
+
+/// Whom an event is for.
+#[derive(Clone, Copy)]
+pub(super) enum For {
+    All,
+    Region(&'static str),
+    One(&'static str),
+}
+
+/// Per event: its type, whom it is for, and its payload as JSON, in which
+/// `TIME` becomes the time.
+type Script = [(&'static str, For, &'static str)];
+
+/// Those before the crash.
+pub(super) const BEFORE: &Script = &[
+    (
+        "api.deployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","revisionId":"r-1","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#,
+    ),
+    (
+        "subscriptionPlan.created",
+        For::All,
+        r#"{"planId":"gold","handle":"gold","planName":"Gold"}"#,
+    ),
+    (
+        "subscription.created",
+        For::Region("europe"),
+        r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"ACTIVE"}"#,
+    ),
+    (
+        "apikey.created",
+        For::All,
+        r#"{"uuid":"k-1","apiId":"3b1f6c52-orders","name":"mobile","apiKeyHashes":"{}","maskedApiKey":"***f3"}"#,
+    ),
+    (
+        "llmprovider.deployed",
+        For::One("amsterdam"),
+        r#"{"providerId":"p-1","deploymentId":"d-2","performedAt":"TIME"}"#,
+    ),
+    (
+        "gateway.config.updated",
+        For::One("cairo"),
+        r#"{"configType":"logging","action":"updated"}"#,
+    ),
+];
+
+/// Those after it.
+pub(super) const AFTER: &Script = &[
+    (
+        "api.undeployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-1","performedAt":"TIME"}"#,
+    ),
+    (
+        "api.deployed",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-3","revisionId":"r-2","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#,
+    ),
+    (
+        "apikey.revoked",
+        For::All,
+        r#"{"apiId":"3b1f6c52-orders","keyName":"mobile"}"#,
+    ),
+    (
+        "subscription.updated",
+        For::Region("europe"),
+        r#"{"apiId":"3b1f6c52-orders","subscriptionId":"s-1","subscriptionToken":"demo","subscriptionPlanId":"gold","status":"BLOCKED"}"#,
+    ),
+    (
+        "mcpproxy.deployed",
+        For::One("berlin"),
+        r#"{"proxyId":"m-1","deploymentId":"d-4","performedAt":"TIME"}"#,
+    ),
+    ("api.deleted", For::All, r#"{"apiId":"3b1f6c52-orders"}"#),
+];
+
+/// An event that the service has accepted.
+pub(super) struct Publication {
+    pub(super) event_id: String,
+    pub(super) event_type: &'static str,
+    /// When the request was sent.
+    pub(super) at: Timestamp,
+    /// Its number in each gateway's log, by the gateway's id.
+    pub(super) sequences: BTreeMap<String, i64>,
+}
+
+/// Publishes one after the other.
+pub(super) async fn publish(
+    api: &Api,
+    fleet: &Fleet,
+    script: &Script,
+) -> anyhow::Result<Vec<Publication>> {
+    let mut published = Vec::new();
+    for (event_type, whom, payload) in script {
+        let at = Timestamp::now();
+        let payload: Value = serde_json::from_str(&payload.replace("TIME", &at.to_string()))?;
+        let mut body = json!({ "type": event_type, "payload": payload });
+        match whom {
+            For::All => body["target"] = json!({ "all": true }),
+            For::Region(region) => body["target"] = json!({ "labels": { "region": region } }),
+            For::One(name) => body["gatewayIds"] = json!([fleet.member(name)?.id]),
+        }
+        let accepted = api.post("/events", &body).await?;
+        let sequences = elements(&accepted["deliveries"])
+            .iter()
+            .filter_map(|delivery| {
+                let id = delivery["gatewayId"].as_str()?.to_owned();
+                Some((id, delivery["sequence"].as_i64()?))
+            })
+            .collect();
+        published.push(Publication {
+            event_id: accepted["id"]
+                .as_str()
+                .context("an event without id")?
+                .to_owned(),
+            event_type,
+            at,
+            sequences,
+        });
+    }
+    Ok(published)
+}

@@ -1,0 +1,123 @@
+//! The three gateways.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gateway_events::client::CancellationToken;
+use gateway_events::client::api::Api;
+use gateway_events::client::gateway::{AckPolicy, Backoff, Exit, Gateway, GatewayOptions};
+use secrecy::SecretString;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::journal::{Journal, Writer};
+use super::service::Service;
+
+/// Name and label of each.
+const MEMBERS: [(&str, &str); 3] = [
+    ("amsterdam", "europe"),
+    ("berlin", "europe"),
+    ("cairo", "africa"),
+];
+/// How often the service is asked what has been confirmed.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A registered gateway.
+pub(super) struct Member {
+    pub(super) name: &'static str,
+    pub(super) id: String,
+    options: GatewayOptions,
+}
+
+/// All of them, and the tasks of those that are connected.
+pub(super) struct Fleet {
+    pub(super) members: Vec<Member>,
+    running: JoinSet<Exit>,
+    stop: CancellationToken,
+}
+
+impl Fleet {
+    /// Registers them and makes a key for each.
+    pub(super) async fn register(
+        api: &Api,
+        service: &Service,
+        journal: &Arc<Journal>,
+    ) -> anyhow::Result<Self> {
+        let tls = service.trust().client_config()?;
+        let mut members = Vec::new();
+        for (name, region) in MEMBERS {
+            let body = json!({ "name": name, "labels": { "region": region } });
+            let registered = api.post("/gateways", &body).await?;
+            let id = registered["id"]
+                .as_str()
+                .context("a gateway without id")?
+                .to_owned();
+            let made = api
+                .post(&format!("/gateways/{id}/tokens"), &json!({}))
+                .await?;
+            let key = made["token"].as_str().context("a token without text")?;
+            let writer = Arc::new(Writer {
+                gateway: name,
+                journal: Arc::clone(journal),
+            });
+            let key = SecretString::from(key);
+            let mut options =
+                GatewayOptions::new(service.url().clone(), key, Arc::clone(&tls), writer);
+            // Gateways in the field wait 2 s and more; an audience shouldn't have to.
+            options.backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+            options.ack = AckPolicy::Success;
+            members.push(Member { name, id, options });
+        }
+        Ok(Self {
+            members,
+            running: JoinSet::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// The gateway of this name.
+    pub(super) fn member(&self, name: &str) -> anyhow::Result<&Member> {
+        self.members
+            .iter()
+            .find(|member| member.name == name)
+            .with_context(|| format!("no gateway is called {name}"))
+    }
+
+    /// The name of the gateway with this id.
+    pub(super) fn name_of(&self, id: &str) -> &str {
+        self.members
+            .iter()
+            .find(|member| member.id == id)
+            .map_or("?", |member| member.name)
+    }
+
+    /// Lets a gateway connect, and come back whenever it is cut off.
+    pub(super) fn connect(&mut self, name: &str) -> anyhow::Result<()> {
+        let gateway = Gateway::new(self.member(name)?.options.clone());
+        let stop = self.stop.clone();
+        self.running.spawn(async move { gateway.run(stop).await });
+        Ok(())
+    }
+
+    /// Waits until these have confirmed everything that is in their logs.
+    pub(super) async fn confirmed(&self, api: &Api, names: &[&str]) -> anyhow::Result<()> {
+        for name in names {
+            let path = format!("/gateways/{}", self.member(name)?.id);
+            loop {
+                let gateway = api.get(&path).await?;
+                if gateway["head"].is_i64() && gateway["head"] == gateway["confirmed"] {
+                    break;
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says good-bye for all that are connected.
+    pub(super) async fn disconnect(&mut self) {
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,19 @@
+//! The command line: one file per noun. Everything but `serve`, `migrate`,
+//! `verify` and `config` is an ordinary client of the HTTP API and knows
+//! nothing that another client could not know. Secrets are never taken from
+//! arguments, where other users of the machine could read them.
+
+pub(crate) mod access;
+pub(crate) mod config;
+pub(crate) mod delivery;
+pub(crate) mod demo;
+pub(crate) mod event;
+pub(crate) mod gateway;
+mod interrupt;
+pub(crate) mod listen;
+pub(crate) mod migrate;
+pub(crate) mod output;
+pub(crate) mod serve;
+mod time;
+pub(crate) mod token;
+pub(crate) mod verify;

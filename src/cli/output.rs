@@ -1,0 +1,152 @@
+//! What commands print: tables for people, JSON for programs. What came from
+//! elsewhere is stripped of control characters, so that it can't drive the
+//! terminal. A reader that goes away (`| head`) is no error.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// Prints a line, or a text of several.
+pub(crate) fn say(text: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a line on standard error, for what is no result.
+pub(crate) fn remark(text: impl std::fmt::Display) {
+    // Whoever closed standard error doesn't want to know.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints JSON, indented.
+pub(crate) fn json(value: &Value) -> io::Result<()> {
+    say(format_args!("{value:#}"))
+}
+
+/// Prints an answer as JSON, or as `shown` makes it readable.
+pub(crate) fn answer(
+    as_json: bool,
+    value: &Value,
+    shown: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
+    if as_json {
+        json(value)?;
+    } else {
+        say(shown(value).trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A table without frames; `nothing` stands in for one without rows.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    nothing: &str,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.map(str::to_uppercase));
+    for row in rows {
+        table.add_row(row.map(|cell| clean(&cell)));
+    }
+    if table.is_empty() {
+        return nothing.to_owned();
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// A value as a table's cell.
+pub(crate) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => clean(text),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => clean(&other.to_string()),
+    }
+}
+
+/// An instant as a table's cell: to the millisecond, UTC.
+pub(crate) fn time(value: &Value) -> String {
+    let Some(text) = value.as_str() else {
+        return "-".to_owned();
+    };
+    match text.get(..23) {
+        Some(shown) if text.ends_with('Z') => clean(&shown.replacen('T', " ", 1)),
+        _ => clean(text),
+    }
+}
+
+/// Labels as `name=value`, one after the other.
+pub(crate) fn labels(value: &Value) -> String {
+    let shown: Vec<String> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        clean(&shown.join(" "))
+    }
+}
+
+/// The elements of a list.
+pub(crate) fn elements(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Text without control characters.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// The process's end: 0, or 1 with the error and its causes on standard error.
+pub(crate) fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            remark(format_args!("gateway-events: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_cut_to_milliseconds() {
+        let shown = time(&Value::from("2026-01-31T09:30:00.123456Z"));
+        assert_eq!(shown, "2026-01-31 09:30:00.123");
+        assert_eq!(time(&Value::Null), "-");
+    }
+
+    #[test]
+    fn nothing_from_elsewhere_drives_the_terminal() {
+        assert_eq!(cell(&Value::from("a\u{1b}[31m")), "a\u{fffd}[31m");
+    }
+
+    #[test]
+    fn an_empty_table_says_so() {
+        assert_eq!(table(["a"], [], "none"), "none");
+    }
+}

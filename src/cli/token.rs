@@ -1,0 +1,154 @@
+//! `token`: keys that gateways connect with, and access tokens for the API.
+//! A new one is shown once, here, and never again.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use gateway_events::event::GatewayId;
+use serde_json::{Value, json};
+
+use super::access::ClientOptions;
+use super::output::{answer, cell, elements, table, time};
+use super::time::parse_duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a gateway's key, or an access token; it is shown only now
+    Create(Create),
+    /// List access tokens, or a gateway's keys, without their secrets
+    List {
+        /// Whose keys
+        #[arg(long, value_name = "ID")]
+        gateway: Option<GatewayId>,
+    },
+    /// Revoke one; live connections that use it are closed
+    Revoke {
+        /// Its public id, the part between the underscores
+        token: String,
+        /// Whose key
+        #[arg(long, value_name = "ID")]
+        gateway: Option<GatewayId>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// For this gateway: a key to connect with
+    #[arg(
+        long,
+        value_name = "ID",
+        required_unless_present = "access",
+        conflicts_with = "access"
+    )]
+    gateway: Option<GatewayId>,
+    /// For the API: an access token of this name
+    #[arg(long, value_name = "NAME", requires = "scope")]
+    access: Option<String>,
+    /// What the access token may do; may be repeated
+    #[arg(long, value_enum, conflicts_with = "gateway")]
+    scope: Vec<Scope>,
+    /// After how long it expires, such as 30d; never if left out
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    expires_in: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Scope {
+    Publish,
+    Read,
+    Admin,
+}
+
+impl Scope {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let api = client.api()?;
+    match command {
+        Command::Create(new) => {
+            let (path, body) = new.request();
+            let made = api.post(&path, &body).await?;
+            answer(client.json, &made, |made| {
+                format!(
+                    "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
+                    cell(&made["token"]),
+                    cell(&made["id"]),
+                    made["expiresAt"]
+                        .as_str()
+                        .map_or("never".to_owned(), |_| time(&made["expiresAt"])),
+                )
+            })
+        }
+        Command::List { gateway } => {
+            let listed = api.get(&path_of(gateway)).await?;
+            answer(client.json, &listed, shown)
+        }
+        Command::Revoke { token, gateway } => {
+            let nothing = api.delete(&format!("{}/{token}", path_of(gateway))).await?;
+            answer(client.json, &nothing, |_| {
+                format!("token {token} is revoked")
+            })
+        }
+    }
+}
+
+impl Create {
+    fn request(self) -> (String, Value) {
+        let mut body = json!({});
+        if let Some(lifetime) = self.expires_in {
+            body["expiresInSeconds"] = json!(lifetime.as_secs());
+        }
+        if let Some(name) = self.access {
+            let scopes: Vec<&str> = self.scope.into_iter().map(Scope::as_str).collect();
+            body["name"] = json!(name);
+            body["scopes"] = json!(scopes);
+        }
+        (path_of(self.gateway), body)
+    }
+}
+
+fn path_of(gateway: Option<GatewayId>) -> String {
+    match gateway {
+        Some(id) => format!("/gateways/{id}/tokens"),
+        None => "/access-tokens".to_owned(),
+    }
+}
+
+fn shown(listed: &Value) -> String {
+    let rows = elements(&listed["list"]).iter().map(|token| {
+        let scopes: Vec<&str> = elements(&token["scopes"])
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        [
+            cell(&token["id"]),
+            cell(&token["name"]),
+            cell(&Value::from(scopes.join(","))),
+            time(&token["createdAt"]),
+            time(&token["expiresAt"]),
+            time(&token["revokedAt"]),
+            time(&token["lastUsedAt"]),
+        ]
+    });
+    table(
+        [
+            "id",
+            "name",
+            "scopes",
+            "created",
+            "expires",
+            "revoked",
+            "last used",
+        ],
+        rows,
+        "no tokens",
+    )
+}

@@ -1,0 +1,235 @@
+//! The HTTP API's client: JSON in, JSON out, refusals as readable errors. It
+//! retries nothing; whoever calls knows what may be repeated.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Url, header};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::BASE_PATH;
+use super::problem::Problem;
+use super::tls::{Trust, TrustError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Why a call brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The address is none.
+    #[error("{address:?} is no address of the service: {why}; it looks like https://host:8443")]
+    Address {
+        /// As given.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No TLS client.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The service can't be reached, or its certificate isn't trusted.
+    #[error("{url} can't be reached: {why}{hint}")]
+    Unreachable {
+        /// Which address.
+        url: String,
+        /// What happened.
+        why: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The service answered, and refused.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// The answer is no JSON.
+    #[error("{url} answered with something that is no JSON; is it the service's address?")]
+    Unreadable {
+        /// Which address.
+        url: String,
+    },
+}
+
+impl ApiError {
+    /// The HTTP status, if the service answered at all.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused(problem) => Some(problem.status),
+            _ => None,
+        }
+    }
+}
+
+/// Parts of a query string.
+pub type Query<'a> = &'a [(&'a str, String)];
+
+/// A client with an address, a token and a notion of whom to trust.
+#[derive(Clone, Debug)]
+pub struct Api {
+    client: reqwest::Client,
+    base: Url,
+    token: Option<Arc<SecretString>>,
+}
+
+impl Api {
+    /// A client of the service at `address`, such as `https://localhost:8443`.
+    pub fn new(
+        address: &str,
+        token: Option<SecretString>,
+        trust: &Trust,
+    ) -> Result<Self, ApiError> {
+        let base = parse_base(address)?;
+        let config = trust.client_config()?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(config.as_ref().clone())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .build()
+            .map_err(|error| unreachable(&base, &error))?;
+        Ok(Self {
+            client,
+            base,
+            token: token.map(Arc::new),
+        })
+    }
+
+    /// The service's address.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// `GET` below the API's base path.
+    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.get_with(path, &[]).await
+    }
+
+    /// `GET` with a query.
+    pub async fn get_with(&self, path: &str, query: Query<'_>) -> Result<Value, ApiError> {
+        self.send(self.request(Method::GET, path, query)).await
+    }
+
+    /// `POST` with a JSON body.
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
+        self.send(self.request(Method::POST, path, &[]).json(body))
+            .await
+    }
+
+    /// `PATCH` with a JSON body.
+    pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
+        self.send(self.request(Method::PATCH, path, &[]).json(body))
+            .await
+    }
+
+    /// `PUT` with a JSON body.
+    pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
+        self.send(self.request(Method::PUT, path, &[]).json(body))
+            .await
+    }
+
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(self.request(Method::DELETE, path, &[])).await
+    }
+
+    /// Every element of a list, page after page.
+    pub async fn list(&self, path: &str, query: Query<'_>) -> Result<Vec<Value>, ApiError> {
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut asked = query.to_vec();
+            asked.extend(cursor.map(|cursor| ("cursor", cursor)));
+            let mut page = self.get_with(path, &asked).await?;
+            if let Some(list) = page["list"].as_array_mut() {
+                all.append(list);
+            }
+            cursor = page["pagination"]["next"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A request below the API's base path, with the token; for what the
+    /// other calls don't offer, such as headers of one's own.
+    pub fn request(&self, method: Method, path: &str, query: Query<'_>) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{BASE_PATH}{path}"));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.client.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose_secret()),
+            None => request,
+        }
+    }
+
+    /// A request at the root, without the token.
+    pub fn at_root(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        self.client.request(method, url)
+    }
+
+    /// Sends a request and reads the answer; an empty one is `null`.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Value, ApiError> {
+        let failed = |error: &reqwest::Error| unreachable(&self.base, error);
+        let response = request.send().await.map_err(|error| failed(&error))?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = response.bytes().await.map_err(|error| failed(&error))?;
+        if !status.is_success() {
+            let problem = Problem::read(status.as_u16(), retry_after, &body);
+            return Err(ApiError::Refused(Box::new(problem)));
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|_| ApiError::Unreadable {
+            url: self.base.to_string(),
+        })
+    }
+}
+
+/// Reads the service's address.
+pub(super) fn parse_base(address: &str) -> Result<Url, ApiError> {
+    let refuse = |why: String| ApiError::Address {
+        address: address.to_owned(),
+        why,
+    };
+    let url = Url::parse(address).map_err(|error| refuse(error.to_string()))?;
+    if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
+        return Err(refuse(
+            "it needs https:// (or http://) and a host".to_owned(),
+        ));
+    }
+    Ok(url)
+}
+
+fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
+    let mut why = String::new();
+    let mut source: Option<&dyn Error> = Some(error);
+    // The outermost layers only repeat the address; the innermost says why.
+    while let Some(error) = source {
+        why = error.to_string();
+        source = error.source();
+    }
+    let hint = if why.contains("certificate") {
+        "\n  the service's certificate is not trusted: name it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure"
+    } else if error.is_connect() {
+        "\n  check that the service runs and that --url (GATEWAY_EVENTS_URL) is its address"
+    } else {
+        ""
+    };
+    ApiError::Unreachable {
+        url: base.to_string(),
+        why,
+        hint,
+    }
+}

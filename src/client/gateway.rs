@@ -1,0 +1,242 @@
+//! A gateway that behaves as the unmodified ones in the field do: it handles
+//! one frame at a time, and each to its end before it reads the next; it
+//! answers pings in that same loop, so that a pong says that everything
+//! before it was handled; it comes back without delay after an acknowledged
+//! connection, with a growing delay after a connect that failed, and never
+//! after a status that tells it to stop.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
+
+pub use super::backoff::Backoff;
+pub use super::protocol::{AckPolicy, ReceivedEvent};
+use super::protocol::{Applied, Welcome, deployment_ack};
+use super::socket::{DialError, Socket, dial};
+
+mod announce;
+mod options;
+
+pub use options::{Exit, GatewayOptions, Handler, Notice};
+
+/// Statuses at which a gateway gives up for good.
+const FINAL_STATUSES: [u16; 5] = [401, 403, 404, 409, 422];
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a good-bye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How one connection ended.
+enum End {
+    /// Stop for good.
+    Exit(Exit),
+    /// Come back at once.
+    Disconnected(String),
+    /// Come back later.
+    Failed(String),
+}
+
+/// A simulated gateway.
+pub struct Gateway {
+    options: GatewayOptions,
+    /// Survives reconnects, as a gateway's database does. Held only to look
+    /// or to insert, never across an await.
+    applied: Mutex<Applied>,
+}
+
+impl Gateway {
+    /// A gateway that is not connected yet.
+    pub fn new(options: GatewayOptions) -> Self {
+        let applied = Mutex::new(Applied::new(options.remembered));
+        Self { options, applied }
+    }
+
+    /// Connects, handles events, and reconnects, until it is told to stop or
+    /// is refused for good. Dropping the future breaks the connection off
+    /// without a good-bye.
+    pub async fn run(&self, cancel: CancellationToken) -> Exit {
+        let handler = &self.options.handler;
+        let mut failures = 0;
+        loop {
+            match self.connect_once(&cancel).await {
+                End::Exit(exit) => return exit,
+                End::Disconnected(why) => {
+                    failures = 0;
+                    handler.notice(Notice::Disconnected { why }).await;
+                }
+                End::Failed(why) => {
+                    failures += 1;
+                    let wait = self.options.backoff.wait(failures, fastrand::f64());
+                    handler.notice(Notice::Failed { why, wait }).await;
+                    tokio::select! {
+                        () = cancel.cancelled() => return Exit::Cancelled,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+            if cancel.is_cancelled() {
+                return Exit::Cancelled;
+            }
+        }
+    }
+
+    async fn connect_once(&self, cancel: &CancellationToken) -> End {
+        let opened = tokio::select! {
+            () = cancel.cancelled() => return End::Exit(Exit::Cancelled),
+            opened = self.open() => opened,
+        };
+        let (mut socket, welcome) = match opened {
+            Ok(opened) => opened,
+            Err(end) => return end,
+        };
+        self.options
+            .handler
+            .notice(Notice::Connected {
+                connection_id: welcome.connection_id.clone(),
+                gateway_id: welcome.gateway_id.clone(),
+            })
+            .await;
+        if self.options.announces
+            && let Err(status) = announce::announce(&self.options, &welcome.gateway_id).await
+        {
+            return self.refused(status).await;
+        }
+        self.stream(&mut socket, &welcome.connection_id, cancel)
+            .await
+    }
+
+    /// Dials and waits for the acknowledgement.
+    async fn open(&self) -> Result<(Socket, Welcome), End> {
+        let options = &self.options;
+        let dialled = timeout(DIAL_TIMEOUT, dial(&options.url, &options.key, &options.tls)).await;
+        let mut socket = match dialled {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(DialError::Refused(status))) => return Err(self.refused(status).await),
+            Ok(Err(DialError::Failed(why))) => return Err(End::Failed(why)),
+            Err(_) => return Err(End::Failed("the connect took too long".to_owned())),
+        };
+        let first = timeout(options.ack_timeout, socket.next()).await;
+        let why = match first {
+            Ok(Some(Ok(Message::Text(text)))) => match Welcome::read(&text) {
+                Some(welcome) => return Ok((socket, welcome)),
+                None => "the first frame was no connection.ack".to_owned(),
+            },
+            Ok(Some(Ok(_))) => "the first frame was no text".to_owned(),
+            Ok(Some(Err(error))) => error.to_string(),
+            Ok(None) => "closed before the connection.ack".to_owned(),
+            Err(_) => "no connection.ack in time".to_owned(),
+        };
+        Err(End::Failed(why))
+    }
+
+    async fn refused(&self, status: u16) -> End {
+        self.options
+            .handler
+            .notice(Notice::Refused { status })
+            .await;
+        if FINAL_STATUSES.contains(&status) {
+            End::Exit(Exit::Refused(status))
+        } else {
+            End::Failed(format!("the service answered with status {status}"))
+        }
+    }
+
+    /// The loop of an acknowledged connection. One frame at a time: a ping
+    /// that lies behind an event waits until the event has been handled.
+    async fn stream(
+        &self,
+        socket: &mut Socket,
+        connection_id: &str,
+        cancel: &CancellationToken,
+    ) -> End {
+        let mut hang_up_at = Instant::now() + self.options.ping_timeout;
+        let mut farewell = None;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = cancel.cancelled() => {
+                    // A service that is gone needs no good-bye.
+                    let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
+                    return End::Exit(Exit::Cancelled);
+                }
+                () = tokio::time::sleep_until(hang_up_at) => {
+                    let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
+                    return End::Disconnected("no ping in time".to_owned());
+                }
+                frame = socket.next() => frame,
+            };
+            match frame {
+                Some(Ok(Message::Ping(_))) => {
+                    hang_up_at = Instant::now() + self.options.ping_timeout;
+                    // Reading a ping queues its pong; it must leave before anything else is read.
+                    if let Err(error) = socket.flush().await {
+                        return End::Disconnected(error.to_string());
+                    }
+                }
+                Some(Ok(Message::Text(text))) => {
+                    if let ControlFlow::Break(why) = self.take(socket, &text, connection_id).await {
+                        return End::Disconnected(why);
+                    }
+                }
+                // Tungstenite answers a close frame by itself if it is read on until the end.
+                Some(Ok(Message::Close(frame))) => {
+                    farewell = frame.map(|frame| {
+                        format!("closed with {} {}", u16::from(frame.code), frame.reason)
+                    });
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    return End::Disconnected(farewell.unwrap_or_else(|| error.to_string()));
+                }
+                None => {
+                    return End::Disconnected(farewell.unwrap_or_else(|| "closed".to_owned()));
+                }
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        socket: &mut Socket,
+        text: &str,
+        connection_id: &str,
+    ) -> ControlFlow<String> {
+        let event = match ReceivedEvent::read(text, connection_id) {
+            Ok(event) => event,
+            Err(error) => {
+                let why = error.to_string();
+                self.options
+                    .handler
+                    .notice(Notice::Unreadable { why })
+                    .await;
+                return ControlFlow::Continue(());
+            }
+        };
+        let correlation_id = event.correlation_id.clone();
+        let report = if self.applied().contains(&correlation_id) {
+            None
+        } else {
+            deployment_ack(&event, &self.options.ack)
+        };
+        self.options.handler.handle(event).await;
+        if !matches!(self.options.ack, AckPolicy::Fail(_)) {
+            self.applied().insert(&correlation_id);
+        }
+        let Some(report) = report else {
+            return ControlFlow::Continue(());
+        };
+        match socket.send(Message::text(report)).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error.to_string()),
+        }
+    }
+
+    fn applied(&self) -> std::sync::MutexGuard<'_, Applied> {
+        // A panic elsewhere leaves the set usable: at worst a report is repeated.
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

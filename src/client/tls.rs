@@ -1,0 +1,145 @@
+//! Whom a client trusts. Verification is only left out by an explicit
+//! choice, and even then signatures of the handshake are checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// Which server certificates are accepted.
+#[derive(Clone, Debug, Default)]
+pub enum Trust {
+    /// Those that the operating system trusts.
+    #[default]
+    Platform,
+    /// Those issued by a certificate in this PEM file, or that very certificate.
+    CaFile(PathBuf),
+    /// Any: for development only, since anybody can pose as the service.
+    Insecure,
+}
+
+/// Why no TLS client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The PEM file can't be used.
+    #[error(
+        "the CA file {path} can't be used: {why}; it must be a PEM file with at least one certificate"
+    )]
+    CaFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The platform's roots or protocol versions can't be used.
+    #[error("no TLS client could be made: {0}; name a PEM file by --ca-file instead")]
+    Setup(#[from] rustls::Error),
+}
+
+impl Trust {
+    /// A TLS client's configuration that trusts so.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let config = match self {
+            Self::CaFile(path) => builder.with_root_certificates(roots(path)?),
+            Self::Platform => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(
+                    rustls_platform_verifier::Verifier::new(provider)?,
+                )),
+            Self::Insecure => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAny { provider })),
+        };
+        Ok(Arc::new(config.with_no_client_auth()))
+    }
+}
+
+fn roots(path: &PathBuf) -> Result<RootCertStore, TrustError> {
+    let refuse = |why: String| TrustError::CaFile {
+        path: path.clone(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| refuse(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| refuse(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(refuse("it holds no certificate".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// Takes any certificate for genuine.
+#[derive(Debug)]
+struct AcceptAny {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_file_that_holds_nothing_is_refused_by_name() {
+        let error = Trust::CaFile("/nowhere/ca.pem".into())
+            .client_config()
+            .err();
+        assert!(error.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
+    }
+
+    #[test]
+    fn an_insecure_client_can_be_made_without_a_global_provider() {
+        assert!(Trust::Insecure.client_config().is_ok());
+    }
+}

@@ -1,0 +1,352 @@
+//! Settings: the compiled-in defaults, then a file, then the environment, then
+//! flags. A value that can't be used is refused here, with its key, its source
+//! and what would be allowed; nothing later has to doubt a setting.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Deserializer};
+
+use crate::dispatch;
+use crate::store::RetentionLimits;
+use crate::store::sqlite;
+
+mod network;
+mod origins;
+mod sources;
+
+pub use network::Network;
+pub use sources::{Flags, Sources};
+
+use origins::Origins;
+
+/// The manual of every key, and its default.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the service keeps its files.
+    pub data_dir: PathBuf,
+    /// The listener.
+    pub server: Server,
+    /// Limits on publishers and on connection attempts.
+    pub limits: Limits,
+    /// Sockets and deliveries.
+    pub delivery: dispatch::Options,
+    /// The database.
+    pub database: sqlite::Options,
+    /// How long and how much is kept.
+    pub retention: Retention,
+    /// The end.
+    pub shutdown: Shutdown,
+    /// Logs.
+    pub log: Log,
+    /// What is in force, for showing.
+    #[serde(skip)]
+    shown: toml::Table,
+}
+
+/// The listener's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// No TLS; loopback only.
+    pub plaintext: bool,
+    /// PEM file of the certificate and its chain.
+    #[serde(deserialize_with = "optional_path")]
+    pub certificate: Option<PathBuf>,
+    /// PEM file of the private key.
+    #[serde(deserialize_with = "optional_path")]
+    pub private_key: Option<PathBuf>,
+    /// Deadline of a TLS handshake.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// Deadline of a request's headers.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Deadline of an API request.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// TLS handshakes under way at once.
+    pub max_pending_handshakes: usize,
+    /// Whose X-Forwarded-For counts.
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<Network>,
+    /// Which browsers may connect.
+    #[serde(deserialize_with = "list")]
+    pub allowed_origins: Vec<String>,
+    /// The largest request body.
+    pub body_limit: ByteSize,
+}
+
+/// Limits on publishers and on connection attempts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The largest event frame.
+    pub event_bytes: ByteSize,
+    /// Attempts per minute and address, and per gateway.
+    pub attempts_per_minute: std::num::NonZeroU32,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    #[serde(with = "humantime_serde")]
+    max_age: Duration,
+    max_events: i64,
+    #[serde(with = "humantime_serde")]
+    hard_max_age: Duration,
+    hard_max_events: i64,
+    #[serde(with = "humantime_serde")]
+    left_behind: Duration,
+    /// How often to look.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    batch: i64,
+}
+
+impl Retention {
+    /// As the store wants them.
+    pub const fn limits(&self) -> RetentionLimits {
+        RetentionLimits {
+            max_age: self.max_age,
+            max_events: self.max_events,
+            hard_max_age: self.hard_max_age,
+            hard_max_events: self.hard_max_events,
+            left_behind: self.left_behind,
+            batch: self.batch,
+        }
+    }
+}
+
+/// The end of the process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// Over which time sockets are closed.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// How long requests may still run after that.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Their form.
+    pub format: LogFormat,
+    /// What is logged.
+    pub filter: String,
+}
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("the configuration file {path} can't be read: {why}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A value can't be used.
+    #[error("{key} = {value} (from {origin}) can't be used: {why}")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value, as given.
+        value: String,
+        /// Who gave it.
+        origin: String,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads all sources; later ones win.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let environment = sources::environment(&sources.environment)?;
+        let file = sources.file.as_deref().map(read).transpose()?;
+        let origins = Origins {
+            file: file.as_ref(),
+            environment: &environment,
+            flags: sources.flags.pairs(),
+        };
+        let mut builder = config::Config::builder().add_source(toml_source(DEFAULTS));
+        if let Some((_, text)) = &file {
+            builder = builder.add_source(toml_source(text));
+        }
+        let overrides = environment
+            .iter()
+            .map(|(key, (_, value))| (key.as_str(), value.as_str()))
+            .chain(
+                origins
+                    .flags
+                    .iter()
+                    .map(|(key, value)| (*key, value.as_str())),
+            );
+        for (key, value) in overrides {
+            builder = builder
+                .set_override(key, value)
+                .map_err(|error| origins.explain(&error))?;
+        }
+        let merged = builder.build().map_err(|error| origins.explain(&error))?;
+        let shown = merged.clone().try_deserialize().unwrap_or_default();
+        let mut config: Self = merged
+            .try_deserialize()
+            .map_err(|error| origins.explain(&error))?;
+        config.shown = shown;
+        config.check(&origins)?;
+        Ok(config)
+    }
+
+    /// What is in force, as TOML; secrets masked.
+    pub fn show(&self) -> String {
+        let mut shown = self.shown.clone();
+        mask(&mut shown);
+        shown.to_string()
+    }
+
+    /// What one key alone can't tell.
+    fn check(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+        if self.server.plaintext && !self.server.listen.ip().is_loopback() {
+            return refuse(
+                "server.plaintext",
+                "without TLS only a loopback address may be listened on; set server.listen to 127.0.0.1:PORT or [::1]:PORT, or leave TLS on",
+            );
+        }
+        if self.server.certificate.is_some() != self.server.private_key.is_some() {
+            return refuse(
+                "server.certificate",
+                "server.certificate and server.private_key belong together; set both or neither",
+            );
+        }
+        if self.server.max_pending_handshakes == 0 {
+            return refuse("server.max_pending_handshakes", "must be at least 1");
+        }
+        if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
+            return refuse("limits.event_bytes", "must be 1KiB to 64MiB");
+        }
+        if self.server.body_limit < self.limits.event_bytes {
+            return refuse("server.body_limit", "must be at least limits.event_bytes");
+        }
+        let retention = &self.retention;
+        if retention.hard_max_age < retention.max_age {
+            return refuse(
+                "retention.hard_max_age",
+                "must be at least retention.max_age",
+            );
+        }
+        if retention.hard_max_events < retention.max_events {
+            return refuse(
+                "retention.hard_max_events",
+                "must be at least retention.max_events",
+            );
+        }
+        if retention.max_events < 1 {
+            return refuse("retention.max_events", "must be at least 1");
+        }
+        if !(1..=100_000).contains(&retention.batch) {
+            return refuse("retention.batch", "must be 1 to 100000");
+        }
+        if retention.interval < Duration::from_secs(1) {
+            return refuse("retention.interval", "must be at least 1s");
+        }
+        if filter_is_bad(&self.log.filter) {
+            return refuse(
+                "log.filter",
+                "must be levels (error, warn, info, debug, trace), by part if wanted, such as \"info,gateway_events=debug\"",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn filter_is_bad(filter: &str) -> bool {
+    filter.is_empty() || !crate::telemetry::filter_is_valid(filter)
+}
+
+fn toml_source(text: &str) -> config::File<config::FileSourceString, config::FileFormat> {
+    config::File::from_str(text, config::FileFormat::Toml)
+}
+
+fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
+    let refuse = |why: String| ConfigError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    config::Config::builder()
+        .add_source(toml_source(&text))
+        .build()
+        .map_err(|error| refuse(error.to_string()))?;
+    Ok((path.to_owned(), text))
+}
+
+fn mask(table: &mut toml::Table) {
+    for (key, value) in table.iter_mut() {
+        if let toml::Value::Table(inner) = value {
+            mask(inner);
+        } else if ["password", "secret", "token"]
+            .iter()
+            .any(|word| key.contains(word))
+        {
+            *value = toml::Value::String("********".to_owned());
+        }
+    }
+}
+
+fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// A list, or (from the environment) texts with commas between.
+fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        Many(Vec<String>),
+        One(String),
+    }
+    let texts = match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::Many(texts) => texts,
+        OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+    };
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! The file, the environment and the flags, before anybody looks at values.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::ConfigError;
+
+const PREFIX: &str = "GATEWAY_EVENTS__";
+
+/// What the command line sets; `None` leaves a key to the other sources.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--plaintext`.
+    pub plaintext: Option<bool>,
+}
+
+impl Flags {
+    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
+        let data_dir = self
+            .data_dir
+            .as_ref()
+            .map(|dir| dir.to_string_lossy().into_owned());
+        [
+            ("data_dir", data_dir),
+            ("server.listen", self.listen.clone()),
+            ("server.plaintext", self.plaintext.map(|on| on.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
+    }
+}
+
+/// Where settings come from besides the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The environment; other variables are passed over.
+    pub environment: Vec<(String, String)>,
+    /// The command line.
+    pub flags: Flags,
+}
+
+impl Sources {
+    /// With this process's environment.
+    pub fn from_environment(file: Option<PathBuf>, flags: Flags) -> Self {
+        let environment = std::env::vars_os()
+            .map(|(key, value)| {
+                (
+                    key.to_string_lossy().into_owned(),
+                    value.to_string_lossy().into_owned(),
+                )
+            })
+            .collect();
+        Self {
+            file,
+            environment,
+            flags,
+        }
+    }
+}
+
+/// Our variables: dotted key to (variable, value).
+pub(super) fn environment(
+    all: &[(String, String)],
+) -> Result<BTreeMap<String, (String, String)>, ConfigError> {
+    let mut ours = BTreeMap::new();
+    for (variable, value) in all {
+        let Some(rest) = variable.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let key = rest.to_ascii_lowercase().replace("__", ".");
+        if value.is_empty() {
+            return Err(ConfigError::Value {
+                key,
+                value: "\"\"".to_owned(),
+                origin: format!("the environment variable {variable}"),
+                why: "it is set but empty; give it a value or unset it".to_owned(),
+            });
+        }
+        ours.insert(key, (variable.clone(), value.clone()));
+    }
+    Ok(ours)
+}

@@ -1,0 +1,74 @@
+use super::*;
+
+fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::load(&Sources {
+        environment: environment
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Sources::default()
+    })
+}
+
+#[test]
+fn the_defaults_are_complete_and_good() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.limits.event_bytes.as_u64(), 1_048_576);
+    assert!(config.show().contains("attempts_per_minute"));
+}
+
+#[test]
+fn texts_that_look_like_numbers_stay_as_they_are() {
+    let config = load(&[("GATEWAY_EVENTS__DATA_DIR", "0012345")]).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from("0012345"));
+}
+
+#[test]
+fn an_error_names_key_value_and_source() {
+    for (variable, value, key) in [
+        ("GATEWAY_EVENTS__SERVER__LISTEN", "nowhere", "server.listen"),
+        (
+            "GATEWAY_EVENTS__LIMITS__ATTEMPTS_PER_MINUTE",
+            "0",
+            "limits.attempts_per_minute",
+        ),
+        (
+            "GATEWAY_EVENTS__SERVER__HEADER_TIMEOUT",
+            "soon",
+            "server.header_timeout",
+        ),
+        (
+            "GATEWAY_EVENTS__SERVER__TRUSTED_PROXIES",
+            "10.0.0.0/33",
+            "server.trusted_proxies",
+        ),
+        ("GATEWAY_EVENTS__SERVER__LISTN", "1", "server.listn"),
+        ("GATEWAY_EVENTS__LOG__FORMAT", "", "log.format"),
+        ("GATEWAY_EVENTS__LOG__FORMAT", "xml", "log.format"),
+    ] {
+        let shown = load(&[(variable, value)]).unwrap_err().to_string();
+        assert!(shown.contains(key), "{shown}");
+        assert!(shown.contains(variable), "{shown}");
+        assert!(shown.contains(value), "{shown}");
+    }
+}
+
+#[test]
+fn plaintext_is_for_loopback_only() {
+    assert!(load(&[("GATEWAY_EVENTS__SERVER__PLAINTEXT", "true")]).is_err());
+    let loopback = [
+        ("GATEWAY_EVENTS__SERVER__PLAINTEXT", "true"),
+        ("GATEWAY_EVENTS__SERVER__LISTEN", "127.0.0.1:0"),
+    ];
+    assert!(load(&loopback).is_ok());
+}
+
+#[test]
+fn networks_contain_what_they_should() {
+    let net: Network = "10.0.0.0/8".parse().unwrap();
+    assert!(net.contains("10.255.0.1".parse().unwrap()));
+    assert!(net.contains("::ffff:10.1.1.1".parse().unwrap()));
+    assert!(!net.contains("11.0.0.1".parse().unwrap()));
+    let all: Network = "::/0".parse().unwrap();
+    assert!(all.contains("fe80::1".parse().unwrap()));
+}

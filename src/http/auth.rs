@@ -1,0 +1,113 @@
+//! Who is asking, and may they: bearer tokens and scopes. Each scope is an
+//! extractor, so that a handler can't be written without saying which it needs.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+
+use super::App;
+use super::problem::Problem;
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
+use crate::store::{AccessCredential, GatewayCredential, Scope, Store};
+use crate::token::{Kind, Presented};
+
+/// May publish.
+pub(super) struct Publisher(pub(super) OrganisationKey);
+/// May read.
+pub(super) struct Reader(pub(super) OrganisationKey);
+/// May change things.
+pub(super) struct Admin(pub(super) OrganisationKey);
+
+macro_rules! scoped {
+    ($name:ident, $scope:expr) => {
+        impl FromRequestParts<Arc<App>> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(
+                parts: &mut Parts,
+                app: &Arc<App>,
+            ) -> Result<Self, Problem> {
+                principal(app.store.as_ref(), &parts.headers, $scope)
+                    .await
+                    .map(Self)
+            }
+        }
+    };
+}
+
+scoped!(Publisher, Scope::Publish);
+scoped!(Reader, Scope::Read);
+scoped!(Admin, Scope::Admin);
+
+async fn principal(
+    store: &dyn Store,
+    headers: &HeaderMap,
+    needed: Scope,
+) -> Result<OrganisationKey, Problem> {
+    let presented = bearer(headers).ok_or_else(Problem::unauthorized)?;
+    let credential = store
+        .access_credential(presented.id())
+        .await?
+        .filter(|credential| access_is_good(credential, &presented))
+        .ok_or_else(|| {
+            tracing::info!(token = presented.id(), "an access token was refused");
+            Problem::unauthorized()
+        })?;
+    if credential.scopes.contains(&needed) {
+        return Ok(credential.organisation);
+    }
+    let scope = match needed {
+        Scope::Publish => "publish",
+        Scope::Read => "read",
+        Scope::Admin => "admin",
+    };
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "insufficient_scope",
+        format!("This token lacks the scope `{scope}`."),
+    ))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Presented> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    Presented::parse(Kind::Access, token.trim()).ok()
+}
+
+fn access_is_good(credential: &AccessCredential, presented: &Presented) -> bool {
+    let matches = presented.matches(&credential.digest);
+    matches && !credential.revoked && !has_passed(credential.expires_at)
+}
+
+fn has_passed(expires_at: Option<Timestamp>) -> bool {
+    expires_at.is_some_and(|at| at <= Timestamp::now())
+}
+
+/// A gateway's key as it stands in the `api-key` header, if it is well formed.
+pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
+    let mut values = headers.get_all("api-key").iter();
+    let text = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    Presented::parse(Kind::Gateway, text.trim()).ok()
+}
+
+/// Whose key it is. `Ok(None)` is a certain no; an error means that it could
+/// not be checked, which must never look like a no: gateways end on it.
+pub(super) async fn gateway(
+    store: &dyn Store,
+    presented: &Presented,
+) -> Result<Option<GatewayCredential>, Problem> {
+    let credential = store.gateway_credential(presented.id()).await?;
+    Ok(credential.filter(|credential| {
+        let matches = presented.matches(&credential.digest);
+        matches && !credential.revoked && !has_passed(credential.expires_at)
+    }))
+}

@@ -1,0 +1,258 @@
+//! What failed, over a window of time; and appending it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::auth::{Admin, Reader};
+use super::cursor;
+use super::extract::{self, Query};
+use super::problem::{Answer, Problem};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, Sequence};
+use crate::store::{DeliveryCursor, DeliveryFilter, RedriveSelection, Redriven, SummaryBy};
+
+const DAY: Duration = Duration::from_hours(24);
+/// More buckets than a chart has pixels help nobody.
+const MAX_BUCKETS: u128 = 2000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Ask {
+    status: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    gateway_id: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    reason: Option<String>,
+    event_id: Option<String>,
+    correlation_id: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+impl Ask {
+    /// The filter as it was asked, and with the window's defaults filled in.
+    fn filter(&self) -> Answer<(DeliveryFilter, DeliveryFilter)> {
+        let asked = DeliveryFilter {
+            from: read("from", self.from.as_deref(), Timestamp::parse)?,
+            to: read("to", self.to.as_deref(), Timestamp::parse)?,
+            gateway_id: read("gatewayId", self.gateway_id.as_deref(), str::parse)?,
+            event_type: read("type", self.event_type.as_deref(), str::parse)?,
+            reason: read("reason", self.reason.as_deref(), str::parse)?,
+            event_id: read("eventId", self.event_id.as_deref(), str::parse)?,
+            correlation_id: read("correlationId", self.correlation_id.as_deref(), str::parse)?,
+        };
+        let (from, to) = window(asked.from, asked.to)?;
+        let filled = DeliveryFilter {
+            from: Some(from),
+            to: Some(to),
+            ..asked.clone()
+        };
+        Ok((asked, filled))
+    }
+}
+
+/// Where a page begins, and the window that the first page was asked for:
+/// "until now" must mean the same moment on every page.
+type Position = (DeliveryCursor, Timestamp, Timestamp);
+
+/// `GET /deliveries`.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Query(ask): Query<Ask>,
+) -> Answer<Json<Value>> {
+    if ask
+        .status
+        .as_deref()
+        .is_some_and(|status| status != "failed")
+    {
+        return Err(Problem::invalid(
+            "status",
+            "only failed deliveries are listed: failed",
+        ));
+    }
+    let limit = cursor::limit(read("limit", ask.limit.as_deref(), str::parse)?)?;
+    let (asked, mut filter) = ask.filter()?;
+    let position = ask
+        .cursor
+        .as_deref()
+        .map(|text| cursor::decode::<Position>(text, &asked))
+        .transpose()?;
+    if let Some((_, from, to)) = position {
+        filter.from = Some(from);
+        filter.to = Some(to);
+    }
+    let page = app
+        .store
+        .failed_deliveries(organisation, &filter, position.map(|(at, ..)| at), limit)
+        .await?;
+    let next = page.next.zip(filter.from.zip(filter.to));
+    let next = next.map(|(at, (from, to))| cursor::encode(&(at, from, to), &asked));
+    let list: Vec<Value> = page.rows.iter().map(|row| json!(row)).collect();
+    Ok(Json(cursor::page(&list, limit, next.as_deref())))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AskSummary {
+    from: Option<String>,
+    to: Option<String>,
+    bucket: Option<String>,
+    by: Option<SummaryBy>,
+}
+
+/// `GET /deliveries/summary`.
+pub(super) async fn summary(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Query(ask): Query<AskSummary>,
+) -> Answer<Json<Value>> {
+    let (from, to) = window(
+        read("from", ask.from.as_deref(), Timestamp::parse)?,
+        read("to", ask.to.as_deref(), Timestamp::parse)?,
+    )?;
+    let bucket = bucket(ask.bucket.as_deref().unwrap_or("1h"))?;
+    if to.since(from).as_micros() / bucket.as_micros() > MAX_BUCKETS {
+        return Err(Problem::invalid(
+            "bucket",
+            format!("the window would have more than {MAX_BUCKETS} buckets; ask for longer ones"),
+        ));
+    }
+    let by = ask.by.unwrap_or(SummaryBy::Reason);
+    let rows = app
+        .store
+        .failure_summary(organisation, from, to, bucket, by)
+        .await?;
+    let list: Vec<Value> = rows.iter().map(|row| json!(row)).collect();
+    Ok(Json(json!({
+        "count": list.len(),
+        "list": list,
+        "from": from,
+        "to": to,
+        "bucketSeconds": bucket.as_secs(),
+        "by": by,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Redrive {
+    gateway_id: Option<GatewayId>,
+    sequence: Option<Sequence>,
+    filter: Option<DeliveryFilter>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /deliveries/redrive`.
+pub(super) async fn redrive(
+    State(app): State<Arc<App>>,
+    Admin(organisation): Admin,
+    extract::Json(asked): extract::Json<Redrive>,
+) -> Answer<Json<Redriven>> {
+    let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
+        (Some(gateway), Some(sequence), None) => {
+            if !(1..=Sequence::MAX.0).contains(&sequence.0) {
+                return Err(Problem::invalid(
+                    "sequence",
+                    "must be 1 to 9007199254740991",
+                ));
+            }
+            RedriveSelection::One(gateway, sequence)
+        }
+        (None, None, Some(mut filter)) => {
+            let (from, to) = window(filter.from, filter.to)?;
+            filter.from = Some(from);
+            filter.to = Some(to);
+            RedriveSelection::Filter(filter)
+        }
+        _ => {
+            return Err(Problem::invalid(
+                "body",
+                "name one delivery by gatewayId and sequence, or many by filter",
+            ));
+        }
+    };
+    let redriven = app
+        .store
+        .redrive(organisation, selection, asked.dry_run)
+        .await?;
+    Ok(Json(redriven))
+}
+
+/// The last 24 hours, unless told otherwise.
+fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
+    let to = to.unwrap_or_else(Timestamp::now);
+    let from = from.unwrap_or_else(|| to.minus(DAY));
+    if from < to {
+        return Ok((from, to));
+    }
+    Err(Problem::invalid(
+        "from",
+        format!("must lie before to, which is {to}"),
+    ))
+}
+
+fn read<'a, T, E: std::fmt::Display>(
+    field: &str,
+    text: Option<&'a str>,
+    parse: impl FnOnce(&'a str) -> Result<T, E>,
+) -> Answer<Option<T>> {
+    text.map(parse)
+        .transpose()
+        .map_err(|error| Problem::invalid(field, error.to_string()))
+}
+
+fn bucket(text: &str) -> Answer<Duration> {
+    let refuse = || {
+        Problem::invalid(
+            "bucket",
+            "must be whole seconds, minutes, hours or days, such as 60s, 5m, 1h, 1d",
+        )
+    };
+    let unit = text.chars().last().ok_or_else(refuse)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .map_err(|_| refuse())?;
+    let secs = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(refuse()),
+    };
+    match number.checked_mul(secs) {
+        Some(secs @ 1..=31_622_400) => Ok(Duration::from_secs(secs)),
+        _ => Err(refuse()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_hold_nothing_are_refused() {
+        let at = Timestamp::from_micros(1);
+        assert!(window(Some(at), Some(at)).is_err());
+        let (from, to) = window(None, None).unwrap();
+        assert_eq!(to.since(from), DAY);
+        assert!(read("from", Some("2026-01-01T00:00:00"), Timestamp::parse).is_err());
+    }
+
+    #[test]
+    fn buckets_are_numbers_with_a_unit() {
+        assert_eq!(bucket("5m").unwrap(), Duration::from_mins(5));
+        for bad in ["", "m", "0s", "5", "5é", "-1h", "99999999999999999999d"] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! `POST /events` and `GET /events/{id}`. A 202 is given only for what has
+//! been committed; a batch is judged event by event.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::App;
+use super::auth::{Publisher, Reader};
+use super::extract::{self, Body, Path};
+use super::problem::{Answer, Problem};
+use super::publish;
+use crate::event::EventId;
+use crate::store::{Appended, NewEvent, Publish, Published, Refusal};
+
+const MAX_BATCH: usize = 1000;
+
+/// What was sent: one event, or many.
+enum Items {
+    One(Box<RawValue>),
+    Many(Vec<Box<RawValue>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    events: Vec<Box<RawValue>>,
+}
+
+/// `POST /events`.
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    Publisher(organisation): Publisher,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Answer<(StatusCode, Json<Value>)> {
+    let idempotency = idempotency(&headers, &body)?;
+    let (items, is_single) = match items(&body)? {
+        Items::One(item) => (vec![item], true),
+        Items::Many(items) => (items, false),
+    };
+    let mut good: Vec<NewEvent> = Vec::with_capacity(items.len());
+    let mut outcomes: Vec<Option<Problem>> = Vec::with_capacity(items.len());
+    for item in &items {
+        match publish::read(&app, organisation, item).await {
+            Ok(event) => {
+                good.push(event);
+                outcomes.push(None);
+            }
+            // Nothing is wrong with the event: the whole request has to be repeated.
+            Err(problem) if problem.status().is_server_error() => return Err(problem),
+            Err(problem) => outcomes.push(Some(problem)),
+        }
+    }
+    let answers = if good.is_empty() {
+        Vec::new()
+    } else {
+        let publish = Publish {
+            organisation,
+            events: good,
+            idempotency,
+        };
+        match app.store.append(publish).await? {
+            Published::Done(answers) => answers,
+            Published::KeyReused => return Err(key_reused()),
+        }
+    };
+    let mut answers = answers.into_iter();
+    let results = outcomes.into_iter().map(|refused| match refused {
+        Some(problem) => Err(problem),
+        None => answers
+            .next()
+            .ok_or_else(Problem::internal)?
+            .map_err(refusal),
+    });
+    answer(results.collect(), is_single)
+}
+
+/// `GET /events/{id}`.
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Path(id): Path<EventId>,
+) -> Answer<Json<Value>> {
+    let history = app.store.event_history(organisation, &id).await?;
+    let history = history.ok_or_else(|| Problem::not_found("event"))?;
+    let event = &history.event;
+    Ok(Json(json!({
+        "id": event.id,
+        "type": event.event_type,
+        "payload": event.payload,
+        "correlationId": event.correlation_id,
+        "userId": event.user_id,
+        "occurredAt": event.occurred_at,
+        "appendedAt": history.appended_at,
+        "expiresAt": event.expires_at,
+        "deliveries": history.deliveries,
+    })))
+}
+
+fn items(body: &[u8]) -> Answer<Items> {
+    let whole: Box<RawValue> = extract::parse(body)?;
+    let text = whole.get();
+    let many = if text.starts_with('[') {
+        extract::parse::<Vec<Box<RawValue>>>(text.as_bytes())?
+    } else if !text.starts_with('{') {
+        return Err(Problem::invalid(
+            "body",
+            "must be an event, a list of events or {\"events\": […]}",
+        ));
+    } else if is_batch(text) {
+        extract::parse::<Batch>(text.as_bytes())?.events
+    } else {
+        return Ok(Items::One(whole));
+    };
+    if (1..=MAX_BATCH).contains(&many.len()) {
+        return Ok(Items::Many(many));
+    }
+    Err(Problem::invalid(
+        "events",
+        format!("a batch has 1 to {MAX_BATCH} events"),
+    ))
+}
+
+fn is_batch(text: &str) -> bool {
+    serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(text)
+        .is_ok_and(|fields| fields.contains_key("events") && !fields.contains_key("type"))
+}
+
+fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8; 32])>> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = key
+        .to_str()
+        .ok()
+        .filter(|key| (1..=255).contains(&key.len()))
+        .ok_or_else(|| {
+            Problem::invalid(
+                "Idempotency-Key",
+                "must be 1 to 255 visible ASCII characters",
+            )
+        })?;
+    Ok(Some((key.to_owned(), Sha256::digest(body).into())))
+}
+
+fn key_reused() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency_key_reused",
+        "This Idempotency-Key was used with another body; take a new one.",
+    )
+}
+
+fn refusal(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::UnknownGateways(ids) => Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown_gateways",
+            "Some of the gateways are not registered; nothing of this event was stored.",
+        )
+        .with("gatewayIds", json!(ids)),
+        Refusal::IdTaken(id) => Problem::new(
+            StatusCode::CONFLICT,
+            "event_id_taken",
+            format!("The id {id} belongs to an event with another content."),
+        ),
+    }
+}
+
+fn answer(
+    mut results: Vec<Answer<Appended>>,
+    is_single: bool,
+) -> Answer<(StatusCode, Json<Value>)> {
+    if is_single {
+        let appended = results.pop().unwrap_or_else(|| Err(Problem::internal()))?;
+        return Ok((StatusCode::ACCEPTED, Json(json!(appended))));
+    }
+    let all_good = results.iter().all(Result::is_ok);
+    let results: Vec<Value> = results
+        .into_iter()
+        .map(|result| match result {
+            Err(problem) => problem.to_value(),
+            Ok(appended) if all_good => json!(appended),
+            Ok(appended) => {
+                let mut shown = json!(appended);
+                shown["status"] = json!(202);
+                shown
+            }
+        })
+        .collect();
+    let status = if all_good {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::MULTI_STATUS
+    };
+    Ok((status, Json(json!({ "results": results }))))
+}

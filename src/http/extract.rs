@@ -1,0 +1,113 @@
+//! Extractors that refuse with a [`Problem`] instead of axum's plain text.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A JSON body.
+pub(super) struct Json<T>(pub(super) T);
+
+/// The body's bytes, within the limit.
+pub(super) struct Body(pub(super) Bytes);
+
+/// The query's parameters.
+pub(super) struct Query<T>(pub(super) T);
+
+/// The path's parameters.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
+            let media = content_type.to_str().unwrap_or_default();
+            let media = media.split(';').next().unwrap_or_default().trim();
+            if !media.eq_ignore_ascii_case("application/json") {
+                return Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "unsupported_media_type",
+                    "The body must be application/json.",
+                ));
+            }
+        }
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(BytesRejection::FailedToBufferBody(error))
+                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                Err(Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    "The body is larger than server.body_limit.",
+                ))
+            }
+            Err(_) => Err(Problem::bad_request("The body broke off.")),
+        }
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Body(bytes) = Body::from_request(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads JSON: what is no JSON at all is 400, JSON of another shape 422.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| json_problem(&error))
+}
+
+/// Says what is wrong with a JSON text, and with which field if it is known.
+pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    if error.classify() == serde_json::error::Category::Data {
+        let field = text.split('`').nth(1).filter(|_| {
+            text.starts_with("missing field")
+                || text.starts_with("unknown field")
+                || text.starts_with("duplicate field")
+        });
+        return Problem::invalid(field.unwrap_or("body"), text.clone());
+    }
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed_json",
+        format!("The body is no JSON: {text}."),
+    )
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Query::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Query(value)| Self(value))
+            .map_err(|error: QueryRejection| Problem::invalid("query", error.body_text()))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Path::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Path(value)| Self(value))
+            .map_err(|_: PathRejection| {
+                Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "not_found",
+                    "No resource has such an identifier.",
+                )
+            })
+    }
+}

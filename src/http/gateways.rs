@@ -1,0 +1,195 @@
+//! Gateways: register, list, show, change, delete.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::App;
+use super::auth::{Admin, Reader};
+use super::cursor;
+use super::extract::{self, Path, Query};
+use super::problem::{Answer, FieldError, Problem};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, Reason};
+use crate::store::{Gateway, GatewayChange, Labels};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NewGateway {
+    name: String,
+    id: Option<GatewayId>,
+    #[serde(default)]
+    labels: Labels,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Change {
+    name: Option<String>,
+    labels: Option<Labels>,
+    disabled: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `POST /gateways`.
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Admin(organisation): Admin,
+    extract::Json(new): extract::Json<NewGateway>,
+) -> Answer<(StatusCode, Json<Value>)> {
+    check(Some(&new.name), Some(&new.labels))?;
+    let id = new.id.unwrap_or_default();
+    let gateway = app
+        .store
+        .create_gateway(organisation, id, &new.name, &new.labels)
+        .await?;
+    Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
+}
+
+/// `GET /gateways`.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Query(page): Query<Page>,
+) -> Answer<Json<Value>> {
+    let limit = cursor::limit(page.limit)?;
+    let after = page
+        .cursor
+        .map(|text| cursor::decode::<String>(&text, &"gateways"))
+        .transpose()?;
+    let mut gateways = app
+        .store
+        .gateways(organisation, after.as_deref(), limit + 1)
+        .await?;
+    let more = gateways.len() > limit;
+    gateways.truncate(limit);
+    let next = gateways
+        .last()
+        .filter(|_| more)
+        .map(|last| cursor::encode(&last.name, &"gateways"));
+    let list: Vec<Value> = gateways
+        .iter()
+        .map(|gateway| shown(&app, gateway))
+        .collect();
+    Ok(Json(cursor::page(&list, limit, next.as_deref())))
+}
+
+/// `GET /gateways/{id}`.
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Path(id): Path<GatewayId>,
+) -> Answer<Json<Value>> {
+    let gateway = app.store.gateway(organisation, id).await?;
+    let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
+    Ok(Json(shown(&app, &gateway)))
+}
+
+/// `PATCH /gateways/{id}`. Disabling closes the gateway's sockets.
+pub(super) async fn change(
+    State(app): State<Arc<App>>,
+    Admin(organisation): Admin,
+    Path(id): Path<GatewayId>,
+    extract::Json(change): extract::Json<Change>,
+) -> Answer<Json<Value>> {
+    check(change.name.as_deref(), change.labels.as_ref())?;
+    let change = GatewayChange {
+        name: change.name,
+        labels: change.labels,
+        disabled: change.disabled,
+    };
+    let gateway = app.store.update_gateway(organisation, id, change).await?;
+    if gateway.disabled_at.is_some() {
+        app.dispatcher
+            .close_gateway(gateway.key, Reason::GatewayDisabled);
+    }
+    Ok(Json(shown(&app, &gateway)))
+}
+
+/// `DELETE /gateways/{id}`. Closes its sockets.
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Admin(organisation): Admin,
+    Path(id): Path<GatewayId>,
+) -> Answer<StatusCode> {
+    let key = app.store.delete_gateway(organisation, id).await?;
+    app.dispatcher.close_gateway(key, Reason::GatewayDeleted);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
+    let mut errors = Vec::new();
+    let mut wrong = |field: String, message: &str| {
+        errors.push(FieldError {
+            field,
+            message: message.to_owned(),
+        });
+    };
+    let is_plain = |text: &str, most: usize| {
+        text.chars().count() <= most && !text.chars().any(char::is_control)
+    };
+    if let Some(name) = name
+        && (name.trim().is_empty() || !is_plain(name, 128))
+    {
+        wrong(
+            "name".to_owned(),
+            "must be 1 to 128 characters, none of them a control character",
+        );
+    }
+    for (key, value) in labels.into_iter().flatten() {
+        if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {
+            let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
+            wrong(
+                format!("labels.{shown}"),
+                "a label's name has 1 to 64 characters, its value at most 256, none of them a control character",
+            );
+        }
+    }
+    if labels.is_some_and(|labels| labels.len() > 64) {
+        wrong("labels".to_owned(), "at most 64 labels");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::invalid_fields(errors))
+}
+
+fn shown(app: &App, gateway: &Gateway) -> Value {
+    let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
+    let connections = gateway.live_connections.max(here);
+    let lag = gateway
+        .oldest_unconfirmed_at
+        .map_or(0, |at| Timestamp::now().since(at).as_secs());
+    let mut shown = json!({
+        "id": gateway.id,
+        "name": gateway.name,
+        "labels": gateway.labels,
+        "createdAt": gateway.created_at,
+        "disabled": gateway.disabled_at.is_some(),
+        "connected": connections > 0,
+        "connections": connections,
+        "head": gateway.head,
+        "confirmed": gateway.confirmed,
+        "lag": { "events": (gateway.head.0 - gateway.confirmed.0).max(0), "seconds": lag },
+        "epoch": gateway.epoch,
+        "floor": gateway.floor,
+    });
+    if let Some(at) = gateway.disabled_at {
+        shown["disabledAt"] = json!(at);
+    }
+    if let Some((manifest, at)) = &gateway.manifest {
+        shown["manifest"] = serde_json::from_str(manifest.get()).unwrap_or_default();
+        shown["manifestAt"] = json!(at);
+    }
+    shown
+}

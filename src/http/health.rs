@@ -1,0 +1,41 @@
+//! For those who run the service: is it alive, is it ready, how is it doing.
+//! No token is needed, and nothing about organisations is said.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::problem::{Answer, Problem};
+
+/// The process runs and answers.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// New work is welcome: not draining, and the database reads and writes.
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> {
+    if app.dispatcher.is_draining() {
+        return Err(Problem::unavailable(
+            "draining",
+            "This node is shutting down.",
+        ));
+    }
+    app.store.check().await?;
+    Ok("ok\n")
+}
+
+/// Prometheus's text format.
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let text = (app.render_metrics)();
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}

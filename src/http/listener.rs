@@ -1,0 +1,169 @@
+//! The accept loop. Every stage that a stranger can reach has a deadline and a
+//! bound: handshakes under way, the handshake, the headers, unread data.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::config;
+
+/// The peer's address, kept with each request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Data that a peer does not acknowledge this long ends the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// After an accept that failed for lack of file descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound port.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+    header_timeout: Duration,
+    handshake_timeout: Duration,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Listener {
+    /// Binds the port. Without TLS only on loopback.
+    pub async fn bind(
+        server: &config::Server,
+        tls: Option<rustls::ServerConfig>,
+    ) -> io::Result<Self> {
+        if tls.is_none() && !server.listen.ip().is_loopback() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "without TLS only a loopback address may be listened on",
+            ));
+        }
+        Ok(Self {
+            tcp: TcpListener::bind(server.listen).await?,
+            tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
+            header_timeout: server.header_timeout,
+            handshake_timeout: server.handshake_timeout,
+            handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Accepts until told to stop. Each connection is a task of `connections`;
+    /// `wind_down` asks those to end after the request that they are at.
+    pub async fn run(
+        self,
+        router: Router,
+        stop: CancellationToken,
+        wind_down: CancellationToken,
+        connections: TaskTracker,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            let (stream, peer, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // One peer's reset and a lack of descriptors look alike
+                    // here; a short pause is right for both.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            prepare(&stream);
+            let tls = self.tls.clone();
+            let (router, wind_down) = (router.clone(), wind_down.clone());
+            let (handshake_timeout, header_timeout) = (self.handshake_timeout, self.header_timeout);
+            connections.spawn(async move {
+                let Some(tls) = tls else {
+                    drop(permit);
+                    return serve(stream, peer, router, header_timeout, wind_down).await;
+                };
+                let handshake = tokio::time::timeout(handshake_timeout, tls.accept(stream)).await;
+                drop(permit);
+                match handshake {
+                    Ok(Ok(stream)) => {
+                        serve(stream, peer, router, header_timeout, wind_down).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+                }
+            });
+        }
+    }
+
+    /// Waits for a free handshake first: what is beyond the bound stays with the kernel.
+    async fn accept(
+        &self,
+    ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+        let permit = Arc::clone(&self.handshakes)
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
+        let (stream, peer) = self.tcp.accept().await?;
+        Ok((stream, peer, permit))
+    }
+}
+
+fn prepare(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY was refused");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+    }
+}
+
+async fn serve<S>(
+    stream: S,
+    peer: SocketAddr,
+    router: Router,
+    header_timeout: Duration,
+    wind_down: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        let router = router.clone();
+        router.oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = wind_down.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection ended badly");
+    }
+}

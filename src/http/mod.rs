@@ -1,0 +1,177 @@
+//! The edge: HTTP in, problems out. One file per noun; [`connect`] admits
+//! sockets and hands them to the dispatcher. Nothing here decides what is
+//! delivered, and no SQL is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::event_types::Validator;
+use crate::store::Store;
+
+mod access_tokens;
+mod auth;
+mod connect;
+mod connections;
+mod cursor;
+mod deliveries;
+mod event_types;
+mod events;
+mod extract;
+mod gateway_tokens;
+mod gateways;
+mod health;
+pub mod listener;
+mod manifest;
+pub mod problem;
+mod publish;
+mod rates;
+mod stats;
+pub mod tls;
+
+use problem::Problem;
+
+/// The prefix of everything but the operational routes.
+pub const BASE: &str = "/api/internal/v1";
+
+/// Renders the metrics.
+pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
+
+/// What the handlers share.
+pub struct App {
+    store: Arc<dyn Store>,
+    dispatcher: Arc<Dispatcher>,
+    config: Arc<Config>,
+    attempts: rates::Attempts,
+    validator: Validator,
+    render_metrics: RenderMetrics,
+}
+
+impl App {
+    /// Brings together what the handlers need.
+    pub fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Arc<Dispatcher>,
+        config: Arc<Config>,
+        render_metrics: RenderMetrics,
+    ) -> Arc<Self> {
+        let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
+        Arc::new(Self {
+            store,
+            dispatcher,
+            config,
+            attempts,
+            validator: Validator::default(),
+            render_metrics,
+        })
+    }
+
+    /// Forgets what the connection-rate limit no longer needs; called every minute.
+    pub fn forget_full_buckets(&self) {
+        self.attempts.forget_full();
+    }
+
+    fn event_bytes(&self) -> usize {
+        usize::try_from(self.config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX)
+    }
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let body_limit = usize::try_from(app.config.server.body_limit.as_u64()).unwrap_or(usize::MAX);
+    let request_timeout = app.config.server.request_timeout;
+    let api = api()
+        .layer(middleware::from_fn_with_state(request_timeout, in_time))
+        .layer(DefaultBodyLimit::max(body_limit));
+    Router::new()
+        .nest(
+            BASE,
+            api.route("/ws/gateways/connect", get(connect::connect)),
+        )
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(app)
+}
+
+fn api() -> Router<Arc<App>> {
+    Router::new()
+        .route("/events", post(events::publish))
+        .route("/events/{id}", get(events::show))
+        .route("/event-types", get(event_types::list))
+        .route(
+            "/event-types/{name}",
+            get(event_types::show).put(event_types::put),
+        )
+        .route("/gateways", get(gateways::list).post(gateways::create))
+        .route(
+            "/gateways/{id}",
+            get(gateways::show)
+                .patch(gateways::change)
+                .delete(gateways::remove),
+        )
+        .route("/gateways/{id}/manifest", post(manifest::keep))
+        .route(
+            "/gateways/{id}/tokens",
+            get(gateway_tokens::list).post(gateway_tokens::create),
+        )
+        .route(
+            "/gateways/{id}/tokens/{token}",
+            delete(gateway_tokens::revoke),
+        )
+        .route("/gateways/{id}/connections", get(connections::of_gateway))
+        .route("/connections", get(connections::list))
+        .route(
+            "/access-tokens",
+            get(access_tokens::list).post(access_tokens::create),
+        )
+        .route("/access-tokens/{id}", delete(access_tokens::revoke))
+        .route("/stats", get(stats::show))
+        .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/summary", get(deliveries::summary))
+        .route("/deliveries/redrive", post(deliveries::redrive))
+}
+
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable(
+            "timeout",
+            "The request took too long. If it was to store something, that may still happen; a retry with the same event id or Idempotency-Key is safe.",
+        )
+        .into_response(),
+    }
+}
+
+async fn not_found() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "Nothing is served at this path.",
+    )
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "This path exists, but not for this method; the Allow header lists those that do.",
+    )
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    Problem::internal().into_response()
+}

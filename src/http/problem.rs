@@ -1,0 +1,229 @@
+//! Every refusal has this form: `application/problem+json` (RFC 9457) with a
+//! `code` that programs may rely on and a text that tells people what to do.
+//! What is inside the service stays inside; it goes to the log.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::store::StoreError;
+
+/// A refusal.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    status: u16,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    #[serde(flatten)]
+    members: Option<Box<Map<String, Value>>>,
+    #[serde(skip)]
+    retry_after_secs: Option<u32>,
+}
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// Its path, such as `payload.apiId`.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+/// How a handler answers.
+pub type Answer<T> = Result<T, Problem>;
+
+impl Problem {
+    /// A refusal with a status, a stable code and a text for people.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            status: status.as_u16(),
+            code,
+            title: status.canonical_reason().unwrap_or("Error"),
+            detail: detail.into(),
+            errors: Vec::new(),
+            members: None,
+            retry_after_secs: None,
+        }
+    }
+
+    /// 400: the request can't be read.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    /// 401, the same for every reason.
+    pub fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "The credentials are missing or not valid.",
+        )
+    }
+
+    /// 404.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("There is no such {what}."),
+        )
+    }
+
+    /// 422: one field is wrong.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid_fields(vec![FieldError {
+            field: field.into(),
+            message: message.into(),
+        }])
+    }
+
+    /// 422: several fields are wrong.
+    pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("{}: {}", one.field, one.message),
+            many => format!("{} fields are not valid.", many.len()),
+        };
+        Self {
+            errors,
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+        }
+    }
+
+    /// 503 with a `Retry-After` that differs from caller to caller, so that
+    /// they do not all come back in the same second.
+    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(fastrand::u32(1..=5))
+    }
+
+    /// With a `Retry-After`.
+    #[must_use]
+    pub const fn retry_after(mut self, secs: u32) -> Self {
+        self.retry_after_secs = Some(secs);
+        self
+    }
+
+    /// With another member.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members
+            .get_or_insert_default()
+            .insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Its stable code.
+    pub const fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// As a part of a larger answer.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Unavailable(_) => {
+                tracing::warn!(%error, "a request was refused");
+                Self::unavailable(
+                    "unavailable",
+                    "The service can't take this now; try again later.",
+                )
+            }
+            StoreError::Unknown(_) => {
+                tracing::error!(%error, "a commit's outcome is unknown");
+                Self::unavailable(
+                    "commit_outcome_unknown",
+                    "It is not known whether this was stored. A retry with the same event id or Idempotency-Key is safe.",
+                )
+            }
+            StoreError::StorageFull => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "storage_full",
+                "The disk is nearly full; nothing is published until space is freed.",
+            ),
+            StoreError::Conflict(why) => Self::new(StatusCode::CONFLICT, "conflict", why.clone()),
+            StoreError::NotFound(what) => Self::not_found(what),
+            StoreError::Corrupt(_) => {
+                tracing::error!(%error, "the database can't be read");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// 500; the reason is in the log.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong inside the service; its log says more.",
+        )
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let retry_after = self.retry_after_secs;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(secs) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_errors_become_what_clients_can_act_on() {
+        for (error, status, code) in [
+            (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (
+                StoreError::Unknown("io".into()),
+                503,
+                "commit_outcome_unknown",
+            ),
+            (StoreError::StorageFull, 507, "storage_full"),
+            (StoreError::Conflict("taken".into()), 409, "conflict"),
+            (StoreError::NotFound("gateway"), 404, "not_found"),
+            (StoreError::Corrupt("page 3".into()), 500, "internal"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!((problem.status, problem.code), (status, code));
+            assert!(!problem.detail.contains("page 3") && !problem.detail.contains("locked"));
+            let response = problem.into_response();
+            assert_eq!(
+                response.headers().contains_key(header::RETRY_AFTER),
+                status == 503
+            );
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The overview, from the database: it survives a restart and covers all nodes.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::App;
+use super::auth::Reader;
+use super::problem::Answer;
+
+/// Connections shown at the most; the limit on live ones is a setting.
+const SHOWN: usize = 10_000;
+
+/// `GET /stats`.
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+) -> Answer<Json<Value>> {
+    let (connections, totals) = tokio::try_join!(
+        app.store.connections(organisation, None, true, SHOWN),
+        app.store.totals(organisation),
+    )?;
+    Ok(Json(json!({
+        "gatewayConnections": {
+            "totalActive": connections.len(),
+            "connections": connections,
+        },
+        "eventDelivery": {
+            "totalEventsSent": totals.confirmed,
+            "failedDeliveries": totals.failed_attempts,
+            "deadLetters": totals.dead_letters,
+            "pending": totals.pending,
+            "lastFailureTime": totals.last_failure.map(|(at, _)| at),
+            "lastFailureReason": totals.last_failure.map(|(_, reason)| reason),
+        },
+    })))
+}

@@ -1,0 +1,215 @@
+//! Keys: `gwk_<id>_<secret>` for gateways, `gwa_<id>_<secret>` for the API.
+//! The public id finds the row, the SHA-256 of the whole text is what the row
+//! holds. A key's text leaves this room exactly once, when it is made; nothing
+//! here can be printed by `{:?}`.
+
+use std::fmt;
+
+use data_encoding::BASE32_NOPAD;
+use secrecy::SecretString;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+const ID_CHARS: usize = 12;
+const SECRET_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 4;
+/// Base32 needs 58 characters for 32 bytes of secret and 4 of checksum.
+const SECRET_CHARS: usize = 58;
+
+/// What a key opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The gateway endpoint.
+    Gateway,
+    /// The HTTP API.
+    Access,
+}
+
+impl Kind {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Gateway => "gwk",
+            Self::Access => "gwa",
+        }
+    }
+}
+
+/// A key just made: the only moment at which its text is known.
+pub struct Issued {
+    /// The public part.
+    pub id: String,
+    /// The whole key, to be shown once.
+    pub key: SecretString,
+    /// What is stored.
+    pub digest: [u8; 32],
+}
+
+/// A key that somebody presented, well formed and with a right checksum.
+pub struct Presented {
+    id: String,
+    digest: [u8; 32],
+}
+
+/// A text that is no key of the wanted kind. It says nothing about the text,
+/// because the text may be a secret of something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a well-formed key")]
+pub struct Malformed;
+
+/// The system gave no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("the operating system gave no random bytes: {0}")]
+pub struct NoEntropy(String);
+
+/// Makes a key.
+pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
+    let mut random = [0_u8; 8 + SECRET_BYTES];
+    getrandom::fill(&mut random).map_err(|error| NoEntropy(error.to_string()))?;
+    let (for_id, secret) = random.split_at(8);
+    let mut id = base32(for_id);
+    id.truncate(ID_CHARS);
+    let mut body = secret.to_vec();
+    body.extend_from_slice(&checksum(kind, &id, secret));
+    let text = format!("{}_{id}_{}", kind.prefix(), base32(&body));
+    let digest = digest(&text);
+    Ok(Issued {
+        id,
+        key: SecretString::from(text),
+        digest,
+    })
+}
+
+impl Presented {
+    /// Reads a key; a wrong checksum is found here, before any look-up.
+    pub fn parse(kind: Kind, text: &str) -> Result<Self, Malformed> {
+        let mut parts = text.split('_');
+        let (Some(prefix), Some(id), Some(body), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Malformed);
+        };
+        let lower = |part: &str| {
+            part.bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'))
+        };
+        if prefix != kind.prefix()
+            || id.len() != ID_CHARS
+            || body.len() != SECRET_CHARS
+            || !lower(id)
+            || !lower(body)
+        {
+            return Err(Malformed);
+        }
+        let bytes = BASE32_NOPAD
+            .decode(body.to_ascii_uppercase().as_bytes())
+            .map_err(|_| Malformed)?;
+        let (secret, sum) = bytes.split_at_checked(SECRET_BYTES).ok_or(Malformed)?;
+        if !bool::from(checksum(kind, id, secret).as_slice().ct_eq(sum)) {
+            return Err(Malformed);
+        }
+        Ok(Self {
+            id: id.to_owned(),
+            digest: digest(text),
+        })
+    }
+
+    /// The public part, fit for logs.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether this is the key whose digest is stored; takes the same time
+    /// wherever the two differ.
+    pub fn matches(&self, stored: &[u8; 32]) -> bool {
+        self.digest.ct_eq(stored).into()
+    }
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn base32(bytes: &[u8]) -> String {
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// Catches slips of the pen and cut-off copies without asking the database.
+fn checksum(kind: Kind, id: &str, secret: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hash = Sha256::new();
+    hash.update(kind.prefix());
+    hash.update(id);
+    hash.update(secret);
+    let whole: [u8; 32] = hash.finalize().into();
+    [whole[0], whole[1], whole[2], whole[3]]
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn an_issued_key_is_recognised_and_no_other() {
+        let one = issue(Kind::Gateway).unwrap();
+        let other = issue(Kind::Gateway).unwrap();
+        let presented = Presented::parse(Kind::Gateway, one.key.expose_secret()).unwrap();
+        assert_eq!(presented.id(), one.id);
+        assert!(presented.matches(&one.digest));
+        assert!(!presented.matches(&other.digest));
+    }
+
+    #[test]
+    fn a_key_with_any_character_changed_is_malformed_or_another() {
+        let issued = issue(Kind::Access).unwrap();
+        let text = issued.key.expose_secret();
+        for at in 0..text.len() {
+            let mut changed = text.to_owned().into_bytes();
+            changed[at] = if changed[at] == b'a' { b'b' } else { b'a' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(
+                Presented::parse(Kind::Access, &changed).err(),
+                Some(Malformed),
+                "{at}"
+            );
+        }
+    }
+
+    #[test]
+    fn kinds_cases_and_garbage_are_told_apart() {
+        let issued = issue(Kind::Gateway).unwrap();
+        let text = issued.key.expose_secret();
+        assert!(Presented::parse(Kind::Access, text).is_err());
+        assert!(Presented::parse(Kind::Gateway, &text.to_uppercase()).is_err());
+        for garbage in ["", "gwk", "gwk__", "gwk_é_é", &text[..text.len() - 1]] {
+            assert!(
+                Presented::parse(Kind::Gateway, garbage).is_err(),
+                "{garbage}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let issued = issue(Kind::Gateway).unwrap();
+        let shown = format!("{issued:?}");
+        let secret = issued.key.expose_secret().rsplit('_').next().unwrap();
+        assert!(!shown.contains(secret));
+    }
+}

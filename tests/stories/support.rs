@@ -1,0 +1,306 @@
+//! The real binary, over real TLS, in a directory that goes with the test.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use gateway_events::client::api::{Api, ApiError};
+use gateway_events::client::tls::Trust;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
+
+/// How long anything may take before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Service {
+    process: Child,
+    directory: TempDir,
+    environment: Vec<(String, String)>,
+    pub(crate) port: u16,
+    pub(crate) token: String,
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts with settings such as `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let environment: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned()))
+            .collect();
+        let (process, port, token) = spawn(directory.path(), 0, &environment).await;
+        let token = token.expect("the first start prints the admin token");
+        Self {
+            process,
+            directory,
+            environment,
+            port,
+            token,
+        }
+    }
+
+    /// SIGKILL, and nothing else: what is not on disk is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await.expect("it ran");
+    }
+
+    /// Starts again on the same data and the same port.
+    pub(crate) async fn restart(&mut self) {
+        let (process, _, token) = spawn(self.directory.path(), self.port, &self.environment).await;
+        assert!(token.is_none(), "the admin token is shown once only");
+        self.process = process;
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub(crate) async fn terminate(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_raw(
+            i32::try_from(self.process.id().expect("it runs")).expect("a pid"),
+        );
+        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
+            .expect("it can be signalled");
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        ended.expect("it ends in time").expect("it ends").code()
+    }
+
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("gateway-events.db")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::CaFile(self.directory.path().join("certificate.pem"))
+    }
+
+    pub(crate) fn api(&self) -> Api {
+        self.api_with(&self.token)
+    }
+
+    pub(crate) fn api_with(&self, token: &str) -> Api {
+        let address = format!("https://localhost:{}", self.port);
+        Api::new(
+            &address,
+            Some(SecretString::from(token.to_owned())),
+            &self.trust(),
+        )
+        .expect("a client")
+    }
+
+    /// Registers a gateway and makes a key for it.
+    pub(crate) async fn gateway(&self, name: &str) -> (String, String) {
+        let api = self.api();
+        let gateway = api
+            .post("/gateways", &json!({"name": name}))
+            .await
+            .expect("registered");
+        let id = gateway["id"].as_str().expect("an id").to_owned();
+        let token = api
+            .post(&format!("/gateways/{id}/tokens"), &json!({}))
+            .await
+            .expect("a token");
+        (id, token["token"].as_str().expect("a key").to_owned())
+    }
+
+    /// Connects as a gateway; a refusal is its status and body.
+    pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
+        let tcp = TcpStream::connect(("127.0.0.1", self.port))
+            .await
+            .expect("it listens");
+        let config = self.trust().client_config().expect("a TLS client");
+        let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+        let tls = tokio_rustls::TlsConnector::from(config)
+            .connect(name, tcp)
+            .await
+            .expect("TLS");
+        let url = format!(
+            "wss://localhost:{}/api/internal/v1/ws/gateways/connect",
+            self.port
+        );
+        let mut request = url.into_client_request().expect("a request");
+        request
+            .headers_mut()
+            .insert("api-key", key.parse().expect("a header"));
+        match tokio_tungstenite::client_async(request, tls).await {
+            Ok((stream, _)) => Ok(Socket { stream }),
+            Err(tungstenite::Error::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                Err((
+                    response.status().as_u16(),
+                    String::from_utf8_lossy(&body).into_owned(),
+                ))
+            }
+            Err(error) => panic!("the handshake broke: {error}\n{}", self.log()),
+        }
+    }
+
+    /// Connects, and takes the acknowledgement.
+    pub(crate) async fn connected(&self, key: &str) -> Socket {
+        let mut socket = self.connect(key).await.expect("admitted");
+        let first = socket.next().await.expect("a first frame");
+        assert_eq!(first["type"], "connection.ack");
+        socket
+    }
+
+    /// Polls an answer until it satisfies; the service's state is the event waited for.
+    pub(crate) async fn eventually(&self, path: &str, satisfies: impl Fn(&Value) -> bool) -> Value {
+        let api = self.api();
+        let mut polls = tokio::time::interval(Duration::from_millis(20));
+        let mut last = Value::Null;
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                polls.tick().await;
+                last = get(&api, path).await.expect("an answer");
+                if satisfies(&last) {
+                    return;
+                }
+            }
+        })
+        .await;
+        assert!(
+            found.is_ok(),
+            "{path} never said so; at last: {last:#}\n{}",
+            self.log()
+        );
+        last
+    }
+}
+
+/// `GET` of a path that may have a query.
+pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query: Vec<(&str, String)> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
+    api.get_with(path, &query).await
+}
+
+async fn spawn(
+    directory: &Path,
+    port: u16,
+    environment: &[(String, String)],
+) -> (Child, u16, Option<String>) {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("service.log"))
+        .expect("a log");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--data-dir",
+        ])
+        .arg(directory)
+        .envs(environment.iter().map(|(key, value)| (key, value)))
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+    let mut token = None;
+    let reading = async {
+        while let Some(line) = lines.next_line().await.expect("text") {
+            if let Some((_, rest)) = line.split_once("admin access token: ") {
+                token = rest.split_whitespace().next().map(str::to_owned);
+            }
+            if let Some((_, address)) = line.split_once("listening on ") {
+                return address
+                    .rsplit(':')
+                    .next()
+                    .and_then(|port| port.parse().ok());
+            }
+        }
+        None
+    };
+    let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
+    let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
+    (
+        process,
+        port.unwrap_or_else(|| panic!("the service never listened\n{}", log())),
+        token,
+    )
+}
+
+/// A gateway's socket, with the test in control of every frame.
+pub(crate) struct Socket {
+    stream: WebSocketStream<TlsStream<TcpStream>>,
+}
+
+impl Socket {
+    /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
+    /// when the connection has ended.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.stream.next())
+                .await
+                .expect("a frame in time");
+            match next {
+                Some(Ok(Message::Text(text))) => {
+                    return Some(serde_json::from_str(&text).expect("JSON"));
+                }
+                // Reading has queued the echo; flushing sends it.
+                Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Takes events of these sequences, in order.
+    pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
+        let mut events = Vec::new();
+        for sequence in sequences {
+            let event = self.next().await.expect("an event");
+            assert_eq!(event["sequence"], sequence, "{event}");
+            events.push(event);
+        }
+        events
+    }
+
+    /// Goes on echoing pings until the connection ends.
+    pub(crate) async fn until_closed(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    pub(crate) async fn send(&mut self, message: Message) {
+        self.stream.send(message).await.expect("it is open");
+    }
+
+    /// Serves the socket in the background, so that pings are echoed.
+    pub(crate) fn serve(mut self) -> tokio::task::JoinHandle<Vec<Value>> {
+        tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while let Some(event) = self.next().await {
+                seen.push(event);
+            }
+            seen
+        })
+    }
+}
+
+/// A publishable deployment.
+pub(crate) fn deployed(gateways: &[&str], deployment: &str) -> Value {
+    json!({
+        "type": "api.deployed",
+        "gatewayIds": gateways,
+        "payload": {"apiId": "a-1", "deploymentId": deployment, "performedAt": "2026-01-31T09:30:00.001Z"},
+    })
+}
