@@ -70,10 +70,6 @@ pub enum ServeError {
 
 /// Runs the service until a signal ends it. What the operator must see (the
 /// first token, the address) goes to `out`.
-#[expect(
-    clippy::too_many_lines,
-    reason = "the wiring reads as one script, top to bottom"
-)]
 pub async fn serve(
     config: Config,
     signals: Signals,
@@ -93,18 +89,10 @@ pub async fn serve(
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
-    let tls = certificates
-        .as_deref()
-        .map(Certificates::server_config)
-        .transpose()?;
+    let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let listen_error = |error| ServeError::Listen {
-        address: config.server.listen,
-        error,
-    };
-    let listener = Listener::bind(&config.server, tls)
-        .await
-        .map_err(listen_error)?;
+    let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
+    let listener = Listener::bind(&config.server, tls).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
@@ -144,18 +132,10 @@ pub async fn serve(
         metrics.run_upkeep();
     }));
     if let Some(certificates) = certificates {
-        jobs.spawn(watch_certificates(
-            certificates,
-            signals.clone(),
-            stop_jobs.clone(),
-        ));
+        jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
     }
     let failed = CancellationToken::new();
-    jobs.spawn(stay_alive(
-        Arc::clone(&store),
-        failed.clone(),
-        stop_jobs.clone(),
-    ));
+    jobs.spawn(stay_alive(Arc::clone(&store), failed.clone(), stop_jobs.clone()));
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -174,10 +154,7 @@ pub async fn serve(
         stop_accepting.cancel();
         wind_down.cancel();
         connections.close();
-        if tokio::time::timeout(config.shutdown.grace, connections.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(config.shutdown.grace, connections.wait()).await.is_err() {
             tracing::warn!("some requests were still under way and are cut off");
         }
         stop_jobs.cancel();
@@ -195,17 +172,11 @@ pub async fn serve(
 
 /// Makes the data directory, for its owner only.
 fn prepare(data_dir: &Path) -> Result<(), ServeError> {
-    let refuse = |error| ServeError::DataDir {
-        path: data_dir.to_owned(),
-        error,
-    };
+    let refuse = |error| ServeError::DataDir { path: data_dir.to_owned(), error };
     std::fs::create_dir_all(data_dir).map_err(refuse)?;
     #[cfg(unix)]
-    std::fs::set_permissions(
-        data_dir,
-        std::os::unix::fs::PermissionsExt::from_mode(0o700),
-    )
-    .map_err(refuse)?;
+    std::fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .map_err(refuse)?;
     Ok(())
 }
 
@@ -230,21 +201,11 @@ async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<
     let organisation = store.organisation("default").await?;
     let issued = token::issue(Kind::Access)?;
     let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
-    let new = NewToken {
-        id: issued.id.clone(),
-        digest: issued.digest,
-        expires_at: None,
-    };
-    store
-        .create_access_token(organisation, "first", &scopes, new)
-        .await?;
-    writeln!(
-        out,
-        "admin access token: {} (it is shown only now)",
-        issued.key.expose_secret()
-    )
-    .and_then(|()| out.flush())
-    .map_err(ServeError::Output)
+    let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
+    store.create_access_token(organisation, "first", &scopes, new).await?;
+    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
+        .and_then(|()| out.flush())
+        .map_err(ServeError::Output)
 }
 
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {

@@ -29,9 +29,7 @@ impl Timestamp {
     /// The wall clock's time, cut to whole microseconds.
     #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
     pub fn now() -> Self {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 

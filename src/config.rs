@@ -203,22 +203,13 @@ impl Config {
         let overrides = environment
             .iter()
             .map(|(key, (_, value))| (key.as_str(), value.as_str()))
-            .chain(
-                origins
-                    .flags
-                    .iter()
-                    .map(|(key, value)| (*key, value.as_str())),
-            );
+            .chain(origins.flags.iter().map(|(key, value)| (*key, value.as_str())));
         for (key, value) in overrides {
-            builder = builder
-                .set_override(key, value)
-                .map_err(|error| origins.explain(&error))?;
+            builder = builder.set_override(key, value).map_err(|error| origins.explain(&error))?;
         }
         let merged = builder.build().map_err(|error| origins.explain(&error))?;
         let shown = merged.clone().try_deserialize().unwrap_or_default();
-        let mut config: Self = merged
-            .try_deserialize()
-            .map_err(|error| origins.explain(&error))?;
+        let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
         config.shown = shown;
         config.check(&origins)?;
         Ok(config)
@@ -257,16 +248,10 @@ impl Config {
         }
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
-            return refuse(
-                "retention.hard_max_age",
-                "must be at least retention.max_age",
-            );
+            return refuse("retention.hard_max_age", "must be at least retention.max_age");
         }
         if retention.hard_max_events < retention.max_events {
-            return refuse(
-                "retention.hard_max_events",
-                "must be at least retention.max_events",
-            );
+            return refuse("retention.hard_max_events", "must be at least retention.max_events");
         }
         if retention.max_events < 1 {
             return refuse("retention.max_events", "must be at least 1");
@@ -296,10 +281,7 @@ fn toml_source(text: &str) -> config::File<config::FileSourceString, config::Fil
 }
 
 fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
-    let refuse = |why: String| ConfigError::File {
-        path: path.to_owned(),
-        why,
-    };
+    let refuse = |why: String| ConfigError::File { path: path.to_owned(), why };
     let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
     config::Config::builder()
         .add_source(toml_source(&text))
@@ -312,10 +294,7 @@ fn mask(table: &mut toml::Table) {
     for (key, value) in table.iter_mut() {
         if let toml::Value::Table(inner) = value {
             mask(inner);
-        } else if ["password", "secret", "token"]
-            .iter()
-            .any(|word| key.contains(word))
-        {
+        } else if ["password", "secret", "token"].iter().any(|word| key.contains(word)) {
             *value = toml::Value::String("********".to_owned());
         }
     }
@@ -342,10 +321,7 @@ where
         OneOrMany::Many(texts) => texts,
         OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
     };
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(serde::de::Error::custom))
-        .collect()
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 #[cfg(test)]

@@ -177,10 +177,7 @@ fn check_id(text: &str) -> Result<(), String> {
     if (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }
-    Err(format!(
-        "must be 1 to 64 visible ASCII characters without blanks, not {}",
-        quoted(text)
-    ))
+    Err(format!("must be 1 to 64 visible ASCII characters without blanks, not {}", quoted(text)))
 }
 
 /// Prefixes of frames that are not events; an event of such a type would be
@@ -203,10 +200,7 @@ fn check_event_type(text: &str) -> Result<(), String> {
         ));
     }
     let lower = text.to_ascii_lowercase();
-    if RESERVED_PREFIXES
-        .iter()
-        .any(|prefix| lower.starts_with(prefix))
-        || lower == "deployment.ack"
+    if RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) || lower == "deployment.ack"
     {
         return Err(format!(
             "{} is reserved for the protocol itself (`connection.*`, `delivery.*`, `deployment.ack`); choose another name",
@@ -356,12 +350,7 @@ mod tests {
 
     #[test]
     fn the_protocols_own_names_are_no_event_types() {
-        for reserved in [
-            "connection.ack",
-            "delivery.mark",
-            "deployment.ack",
-            "Connection.x",
-        ] {
+        for reserved in ["connection.ack", "delivery.mark", "deployment.ack", "Connection.x"] {
             assert!(EventType::new(reserved).is_err(), "{reserved}");
         }
         for malformed in ["", "api", ".deployed", "api.", "api..x", "a b.c", "api.dé"] {

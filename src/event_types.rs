@@ -81,11 +81,7 @@ impl Validator {
                 message: error.masked().to_string(),
             })
             .collect();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     fn compiled(&self, schema: &RawValue) -> Result<Arc<jsonschema::Validator>, String> {
@@ -109,9 +105,7 @@ impl Validator {
 
 impl std::fmt::Debug for Validator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Validator")
-            .field("compiled", &self.lock().len())
-            .finish()
+        f.debug_struct("Validator").field("compiled", &self.lock().len()).finish()
     }
 }
 
@@ -138,19 +132,14 @@ fn compile(schema: &RawValue) -> Result<jsonschema::Validator, String> {
         .with_retriever(Nothing)
         .build(&value)
         .map_err(|error| {
-            format!(
-                "is no usable JSON Schema at `{}`: {error}",
-                error.instance_path()
-            )
+            format!("is no usable JSON Schema at `{}`: {error}", error.instance_path())
         })
 }
 
 /// References stay inside the document, and nesting stays shallow.
 fn check_node(value: &Value, depth: usize) -> Result<(), String> {
     if depth > MAX_DEPTH {
-        return Err(format!(
-            "is nested deeper than {MAX_DEPTH} levels; flatten it"
-        ));
+        return Err(format!("is nested deeper than {MAX_DEPTH} levels; flatten it"));
     }
     match value {
         Value::Object(members) => members.iter().try_for_each(|(name, member)| {

@@ -47,10 +47,7 @@ pub async fn run(
         }
         match run_once(store.as_ref(), &limits, &stop).await {
             Ok(trimmed) if trimmed.lost > 0 => {
-                tracing::warn!(
-                    ?trimmed,
-                    "unconfirmed events were removed by the hard limits"
-                );
+                tracing::warn!(?trimmed, "unconfirmed events were removed by the hard limits");
             }
             Ok(trimmed) => tracing::debug!(?trimmed, "retention"),
             Err(error) => tracing::warn!(%error, "retention could not run"),

@@ -33,11 +33,8 @@ pub fn start_logs(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let started = if as_text {
-        builder.try_init()
-    } else {
-        builder.json().flatten_event(true).try_init()
-    };
+    let started =
+        if as_text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
     started.map_err(|error| failed(&error))
 }
 

@@ -72,11 +72,7 @@ pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
     body.extend_from_slice(&checksum(kind, &id, secret));
     let text = format!("{}_{id}_{}", kind.prefix(), base32(&body));
     let digest = digest(&text);
-    Ok(Issued {
-        id,
-        key: SecretString::from(text),
-        digest,
-    })
+    Ok(Issued { id, key: SecretString::from(text), digest })
 }
 
 impl Presented {
@@ -88,10 +84,7 @@ impl Presented {
         else {
             return Err(Malformed);
         };
-        let lower = |part: &str| {
-            part.bytes()
-                .all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'))
-        };
+        let lower = |part: &str| part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
         if prefix != kind.prefix()
             || id.len() != ID_CHARS
             || body.len() != SECRET_CHARS
@@ -100,17 +93,13 @@ impl Presented {
         {
             return Err(Malformed);
         }
-        let bytes = BASE32_NOPAD
-            .decode(body.to_ascii_uppercase().as_bytes())
-            .map_err(|_| Malformed)?;
+        let bytes =
+            BASE32_NOPAD.decode(body.to_ascii_uppercase().as_bytes()).map_err(|_| Malformed)?;
         let (secret, sum) = bytes.split_at_checked(SECRET_BYTES).ok_or(Malformed)?;
         if !bool::from(checksum(kind, id, secret).as_slice().ct_eq(sum)) {
             return Err(Malformed);
         }
-        Ok(Self {
-            id: id.to_owned(),
-            digest: digest(text),
-        })
+        Ok(Self { id: id.to_owned(), digest: digest(text) })
     }
 
     /// The public part, fit for logs.
@@ -127,17 +116,13 @@ impl Presented {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Issued").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Presented {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Presented").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -183,11 +168,7 @@ mod tests {
             let mut changed = text.to_owned().into_bytes();
             changed[at] = if changed[at] == b'a' { b'b' } else { b'a' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(
-                Presented::parse(Kind::Access, &changed).err(),
-                Some(Malformed),
-                "{at}"
-            );
+            assert_eq!(Presented::parse(Kind::Access, &changed).err(), Some(Malformed), "{at}");
         }
     }
 
@@ -198,10 +179,7 @@ mod tests {
         assert!(Presented::parse(Kind::Access, text).is_err());
         assert!(Presented::parse(Kind::Gateway, &text.to_uppercase()).is_err());
         for garbage in ["", "gwk", "gwk__", "gwk_é_é", &text[..text.len() - 1]] {
-            assert!(
-                Presented::parse(Kind::Gateway, garbage).is_err(),
-                "{garbage}"
-            );
+            assert!(Presented::parse(Kind::Gateway, garbage).is_err(), "{garbage}");
         }
     }
 

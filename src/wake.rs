@@ -58,10 +58,7 @@ impl Wake {
             head: watch::Sender::new(Sequence::ZERO),
             hints: broadcast::Sender::new(CARRIED_HINTS),
         });
-        Subscription {
-            head: topic.head.subscribe(),
-            hints: topic.hints.subscribe(),
-        }
+        Subscription { head: topic.head.subscribe(), hints: topic.hints.subscribe() }
     }
 
     /// Says that a gateway's log has grown; called after the commit.
@@ -82,24 +79,15 @@ impl Wake {
 
     /// Says that a gateway may have events and nobody there to receive them.
     pub fn unserved(&self, gateway: GatewayKey) {
-        self.0
-            .unswept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(gateway);
+        self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway);
         self.0.sweep.notify_one();
     }
 
     /// Waits until there is something to sweep, and takes it.
     pub async fn unswept(&self) -> Vec<GatewayKey> {
         loop {
-            let taken = std::mem::take(
-                &mut *self
-                    .0
-                    .unswept
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            let taken =
+                std::mem::take(&mut *self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
                 return taken.into_iter().collect();
             }
@@ -109,8 +97,6 @@ impl Wake {
 
     /// Forgets gateways that nobody listens for; called now and then.
     pub fn forget_idle(&self) {
-        self.0
-            .topics
-            .retain(|_, topic| topic.head.receiver_count() > 0);
+        self.0.topics.retain(|_, topic| topic.head.receiver_count() > 0);
     }
 }

@@ -16,23 +16,11 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("store", &["clock", "event", "event_types", "wake"]),
     ("socket", &["clock", "event"]),
     ("dispatch", &["clock", "event", "socket", "store", "wake"]),
-    ("telemetry", &[]),
-    ("config", &["dispatch", "store", "telemetry"]),
+    ("config", &["dispatch", "store"]),
+    ("telemetry", &["config"]),
     ("lifecycle", &[]),
     ("retention", &["store", "wake"]),
-    (
-        "http",
-        &[
-            "clock",
-            "config",
-            "dispatch",
-            "event",
-            "event_types",
-            "socket",
-            "store",
-            "token",
-        ],
-    ),
+    ("http", &["clock", "config", "dispatch", "event", "event_types", "socket", "store", "token"]),
     (
         "app",
         &[
@@ -51,19 +39,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ),
     ("client", &["clock", "event"]),
     // The command line: clients of the API, but for `serve`, `migrate`, `verify` and `config`.
-    (
-        "cli",
-        &[
-            "app",
-            "client",
-            "clock",
-            "config",
-            "event",
-            "lifecycle",
-            "store",
-            "telemetry",
-        ],
-    ),
+    ("cli", &["app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"]),
     ("main", &["cli"]),
 ];
 
@@ -124,10 +100,7 @@ fn rooms_import_one_way() {
             continue;
         }
         let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-            broken.push(format!(
-                "{}: the room `{room}` has no line in ROOMS",
-                source.path
-            ));
+            broken.push(format!("{}: the room `{room}` has no line in ROOMS", source.path));
             continue;
         };
         for (number, line) in numbered(&source) {
@@ -146,10 +119,7 @@ fn rooms_import_one_way() {
             }
         }
     }
-    report(
-        "imports run one way; move the code, or argue for a line in ROOMS",
-        &broken,
-    );
+    report("imports run one way; move the code, or argue for a line in ROOMS", &broken);
 }
 
 #[test]
@@ -157,10 +127,7 @@ fn no_room_knows_one_that_stands_below_it() {
     let order: Vec<&str> = ROOMS.iter().map(|(name, _)| *name).collect();
     for (number, (name, allowed)) in ROOMS.iter().enumerate() {
         for other in *allowed {
-            assert!(
-                order[..number].contains(other),
-                "`{name}` may not know `{other}`: a circle"
-            );
+            assert!(order[..number].contains(other), "`{name}` may not know `{other}`: a circle");
         }
     }
 }
@@ -171,9 +138,8 @@ fn each_outside_crate_has_its_room() {
     for source in sources("src") {
         let inside = source.path.trim_start_matches("src/");
         for (name, owners) in OWNERS {
-            let is_at_home = owners
-                .iter()
-                .any(|owner| inside == *owner || inside.starts_with(owner));
+            let is_at_home =
+                owners.iter().any(|owner| inside == *owner || inside.starts_with(owner));
             if is_at_home {
                 continue;
             }
@@ -217,17 +183,9 @@ fn every_module_says_what_it_is_for() {
             let first = source.text.lines().next().unwrap_or_default();
             !first.starts_with("//!") && !first.starts_with("#![doc = include_str!(")
         })
-        .map(|source| {
-            format!(
-                "{}: begin it with `//! What this room is for.`",
-                source.path
-            )
-        })
+        .map(|source| format!("{}: begin it with `//! What this room is for.`", source.path))
         .collect();
-    report(
-        "a module's doc says what the room is for and what it refuses",
-        &broken,
-    );
+    report("a module's doc says what the room is for and what it refuses", &broken);
 }
 
 #[test]
@@ -255,10 +213,7 @@ fn tests_wait_for_events_and_not_for_a_while() {
             }
         }
     }
-    report(
-        "wait with `eventually` or for the event itself, with a deadline",
-        &broken,
-    );
+    report("wait with `eventually` or for the event itself, with a deadline", &broken);
 }
 
 #[test]
@@ -266,15 +221,9 @@ fn sql_is_in_lower_case() {
     let mut broken = Vec::new();
     for source in sources("src/store") {
         for (number, line) in source.text.lines().enumerate() {
-            let shouts = [
-                "SELECT ",
-                "INSERT INTO",
-                "UPDATE ",
-                "DELETE FROM",
-                " WHERE ",
-            ]
-            .iter()
-            .any(|word| line.contains(word));
+            let shouts = ["SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", " WHERE "]
+                .iter()
+                .any(|word| line.contains(word));
             if shouts && !line.trim_start().starts_with("//") {
                 broken.push(format!("{}:{}: {}", source.path, number + 1, line.trim()));
             }
@@ -289,10 +238,7 @@ fn the_lexer_sees_code_only() {
         "let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#",
     );
     assert_eq!(named_after(&code, "crate::"), ["w"]);
-    assert_eq!(
-        named_after("use crate::{clock, event::Event};", "crate::"),
-        ["clock", "event"]
-    );
+    assert_eq!(named_after("use crate::{clock, event::Event};", "crate::"), ["clock", "event"]);
     assert!(names_crate("let x = sqlx::query();", "sqlx"));
     assert!(!names_crate("let x = self.sqlx; my_sqlx::y()", "sqlx"));
 }
@@ -306,25 +252,15 @@ fn sources(folder: &str) -> Vec<Source> {
     let mut paths = Vec::new();
     walk(&root.join(folder), &mut paths);
     paths.sort();
-    assert!(
-        !paths.is_empty(),
-        "{folder} has no Rust files; does it still exist?"
-    );
+    assert!(!paths.is_empty(), "{folder} has no Rust files; does it still exist?");
     paths
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).expect("a readable source file");
-            let shown = path
-                .strip_prefix(root)
-                .unwrap_or(&path)
-                .to_string_lossy()
-                .replace('\\', "/");
+            let shown =
+                path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
             let code = blank(&text).lines().map(str::to_owned).collect();
-            Source {
-                path: shown,
-                text,
-                code,
-            }
+            Source { path: shown, text, code }
         })
         .collect()
 }
@@ -341,11 +277,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn numbered(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    source
-        .code
-        .iter()
-        .enumerate()
-        .map(|(number, line)| (number + 1, line.as_str()))
+    source.code.iter().enumerate().map(|(number, line)| (number + 1, line.as_str()))
 }
 
 /// `src/http/tls.rs` is in the room `http`, `src/wake.rs` in `wake`.
@@ -365,14 +297,10 @@ fn named_after(line: &str, prefix: &str) -> Vec<String> {
         if !is_whole {
             continue;
         }
-        let list = rest
-            .strip_prefix('{')
-            .map(|list| list.split('}').next().unwrap_or(list));
+        let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
         for item in list.unwrap_or(rest).split(',') {
             let item = item.trim();
-            let end = item
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(item.len());
+            let end = item.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(item.len());
             if end > 0 {
                 names.push(item[..end].to_owned());
             }
@@ -405,14 +333,11 @@ fn blank(text: &str) -> String {
             let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
             let end = format!("\"{}", "#".repeat(hashes));
             let body = hashes + 2;
-            rest[body..]
-                .find(&end)
-                .map_or(rest.len(), |at| body + at + end.len())
+            rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len())
         } else if c == '"' {
             string_end(rest)
-        } else if let Some(end) = ["'\"'", "'\\''", "'\\\"'"]
-            .iter()
-            .find(|text| rest.starts_with(**text))
+        } else if let Some(end) =
+            ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text))
         {
             end.len()
         } else {
@@ -428,8 +353,7 @@ fn blank(text: &str) -> String {
 }
 
 fn is_raw_string(rest: &str) -> bool {
-    rest.strip_prefix('r')
-        .is_some_and(|rest| rest.trim_start_matches('#').starts_with('"'))
+    rest.strip_prefix('r').is_some_and(|rest| rest.trim_start_matches('#').starts_with('"'))
 }
 
 fn string_end(rest: &str) -> usize {

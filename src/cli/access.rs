@@ -70,9 +70,7 @@ pub(crate) fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Opti
     let text = match file {
         Some(path) if path == Path::new("-") => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("standard input can't be read")?;
+            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
             text
         }
         Some(path) => std::fs::read_to_string(path)

@@ -147,16 +147,7 @@ pub(crate) fn shown(page: &Value) -> String {
         ]
     });
     let mut text = table(
-        [
-            "last failure",
-            "gateway",
-            "sequence",
-            "type",
-            "reason",
-            "failures",
-            "now",
-            "event",
-        ],
+        ["last failure", "gateway", "sequence", "type", "reason", "failures", "now", "event"],
         rows,
         "no delivery failed in this window",
     );
@@ -207,11 +198,7 @@ fn redriven(done: &Value, is_dry_run: bool) -> String {
         ]
     });
     let nothing = "nothing is appended again: no dead letter fits";
-    let mut lines = vec![table(
-        ["gateway", "event", "sequence", "new sequence"],
-        rows,
-        nothing,
-    )];
+    let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
     let left_alone = [
         ("pending", "still pending: they will be delivered anyway"),
         ("delivered", "delivered since"),

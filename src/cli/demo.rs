@@ -50,11 +50,7 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
         },
         () = interrupted() => anyhow::bail!("the demo was interrupted at: {}", steps.current()),
     };
-    Ok(if is_sound {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The story. `Ok(false)`: it ended, but not every event arrived once and in order.

@@ -75,18 +75,13 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 let rows = elements(&accepted["deliveries"])
                     .iter()
                     .map(|delivery| [cell(&delivery["gatewayId"]), cell(&delivery["sequence"])]);
-                let rows = table(
-                    ["gateway", "sequence"],
-                    rows,
-                    "no gateway fits: nobody will get it",
-                );
+                let rows =
+                    table(["gateway", "sequence"], rows, "no gateway fits: nobody will get it");
                 format!("event {} is stored\n\n{rows}", cell(&accepted["id"]))
             })
         }
         Command::Show { id } => {
-            let event = api
-                .get(&format!("/events/{}", encoded(id.as_str())))
-                .await?;
+            let event = api.get(&format!("/events/{}", encoded(id.as_str()))).await?;
             answer(client.json, &event, shown)
         }
     }
@@ -119,9 +114,7 @@ fn payload(argument: &str) -> anyhow::Result<Box<RawValue>> {
         }
         None if argument == "-" => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("standard input can't be read")?;
+            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
             text
         }
         None => argument.to_owned(),
@@ -153,14 +146,7 @@ fn shown(event: &Value) -> String {
         ]
     });
     let deliveries = table(
-        [
-            "gateway",
-            "sequence",
-            "state",
-            "failures",
-            "last reason",
-            "attempts",
-        ],
+        ["gateway", "sequence", "state", "failures", "last reason", "attempts"],
         rows,
         "it was for no gateway",
     );
@@ -183,11 +169,7 @@ fn attempts(attempts: &Value) -> String {
             None => cell(&attempt["outcome"]),
         })
         .collect();
-    if shown.is_empty() {
-        "-".to_owned()
-    } else {
-        shown.join(", ")
-    }
+    if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
 }
 
 #[cfg(test)]

@@ -73,9 +73,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Enable { id } => api.patch(&path(&id), &json!({ "disabled": false })).await?,
         Command::Delete { id } => {
             let nothing = api.delete(&path(&id)).await?;
-            return answer(client.json, &nothing, |_| {
-                format!("gateway {id} is deleted")
-            });
+            return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
@@ -98,16 +96,7 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
             ]
         });
         table(
-            [
-                "id",
-                "name",
-                "status",
-                "connections",
-                "head",
-                "confirmed",
-                "lag",
-                "labels",
-            ],
+            ["id", "name", "status", "connections", "head", "confirmed", "lag", "labels"],
             rows,
             "no gateways; register one: gateway-events gateway register NAME",
         )
@@ -148,9 +137,7 @@ fn one(gateway: &Value) -> String {
         ("epoch", cell(&gateway["epoch"])),
         ("manifest", manifest),
     ];
-    lines
-        .map(|(name, value)| format!("{name:<12} {value}"))
-        .join("\n")
+    lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
 }
 
 fn status(gateway: &Value) -> &'static str {
@@ -173,10 +160,7 @@ fn lag(gateway: &Value) -> String {
 
 /// Labels as the API takes them.
 pub(crate) fn to_json(labels: Vec<(String, String)>) -> Map<String, Value> {
-    labels
-        .into_iter()
-        .map(|(name, value)| (name, value.into()))
-        .collect()
+    labels.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
 /// Reads `name=value`.

@@ -46,11 +46,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     let trust = client.trust();
     let url = Api::new(&client.url, None, &trust)?.base().clone();
     let stop = CancellationToken::new();
-    let printer = Arc::new(Printer {
-        as_json: client.json,
-        slow: args.slow,
-        stop: stop.clone(),
-    });
+    let printer = Arc::new(Printer { as_json: client.json, slow: args.slow, stop: stop.clone() });
     let mut options = GatewayOptions::new(url, key, trust.client_config()?, printer);
     options.ack = match args.fail {
         Some(code) => AckPolicy::Fail(code),
@@ -87,11 +83,7 @@ struct Printer {
 #[async_trait]
 impl Handler for Printer {
     async fn handle(&self, event: ReceivedEvent) {
-        let said = if self.as_json {
-            say(&event.raw)
-        } else {
-            say(line(&event))
-        };
+        let said = if self.as_json { say(&event.raw) } else { say(line(&event)) };
         if said.is_err() {
             self.stop.cancel();
         }
@@ -102,19 +94,13 @@ impl Handler for Printer {
 
     async fn notice(&self, notice: Notice) {
         match notice {
-            Notice::Connected {
-                connection_id,
-                gateway_id,
-            } => remark(format_args!(
+            Notice::Connected { connection_id, gateway_id } => remark(format_args!(
                 "connected as gateway {} (connection {})",
                 clean(&gateway_id),
                 clean(&connection_id)
             )),
             Notice::Disconnected { why } => {
-                remark(format_args!(
-                    "disconnected ({}), coming back at once",
-                    clean(&why)
-                ));
+                remark(format_args!("disconnected ({}), coming back at once", clean(&why)));
             }
             Notice::Failed { why, wait } => remark(format_args!(
                 "not connected: {}; next try in {:.1} s",
@@ -131,11 +117,7 @@ impl Handler for Printer {
 
 fn line(event: &ReceivedEvent) -> String {
     let payload: String = event.payload.get().chars().take(SHOWN_PAYLOAD).collect();
-    let rest = if payload.len() < event.payload.get().len() {
-        "…"
-    } else {
-        ""
-    };
+    let rest = if payload.len() < event.payload.get().len() { "…" } else { "" };
     clean(&format!(
         "{}  {}  #{}  {}  {payload}{rest}",
         time(&event.timestamp.as_str().into()),

@@ -92,11 +92,7 @@ pub(crate) fn labels(value: &Value) -> String {
         .flatten()
         .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
         .collect();
-    if shown.is_empty() {
-        "-".to_owned()
-    } else {
-        clean(&shown.join(" "))
-    }
+    if shown.is_empty() { "-".to_owned() } else { clean(&shown.join(" ")) }
 }
 
 /// The elements of a list.
@@ -106,9 +102,7 @@ pub(crate) fn elements(value: &Value) -> &[Value] {
 
 /// Text without control characters.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The process's end: 0, or 1 with the error and its causes on standard error.
@@ -124,9 +118,7 @@ pub(crate) fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -34,15 +34,8 @@ pub(crate) struct Settings {
 impl Settings {
     /// Reads them all; the arguments win.
     pub(crate) fn load(self, listen: Option<String>, plaintext: bool) -> anyhow::Result<Config> {
-        let flags = Flags {
-            data_dir: self.data_dir,
-            listen,
-            plaintext: plaintext.then_some(true),
-        };
-        Ok(Config::load(&Sources::from_environment(
-            self.config,
-            flags,
-        ))?)
+        let flags = Flags { data_dir: self.data_dir, listen, plaintext: plaintext.then_some(true) };
+        Ok(Config::load(&Sources::from_environment(self.config, flags))?)
     }
 }
 

@@ -35,12 +35,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// For this gateway: a key to connect with
-    #[arg(
-        long,
-        value_name = "ID",
-        required_unless_present = "access",
-        conflicts_with = "access"
-    )]
+    #[arg(long, value_name = "ID", required_unless_present = "access", conflicts_with = "access")]
     gateway: Option<GatewayId>,
     /// For the API: an access token of this name
     #[arg(long, value_name = "NAME", requires = "scope")]
@@ -93,9 +88,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Revoke { token, gateway } => {
             let nothing = api.delete(&format!("{}/{token}", path_of(gateway))).await?;
-            answer(client.json, &nothing, |_| {
-                format!("token {token} is revoked")
-            })
+            answer(client.json, &nothing, |_| format!("token {token} is revoked"))
         }
     }
 }
@@ -124,10 +117,8 @@ fn path_of(gateway: Option<GatewayId>) -> String {
 
 fn shown(listed: &Value) -> String {
     let rows = elements(&listed["list"]).iter().map(|token| {
-        let scopes: Vec<&str> = elements(&token["scopes"])
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let scopes: Vec<&str> =
+            elements(&token["scopes"]).iter().filter_map(Value::as_str).collect();
         [
             cell(&token["id"]),
             cell(&token["name"]),
@@ -138,17 +129,5 @@ fn shown(listed: &Value) -> String {
             time(&token["lastUsedAt"]),
         ]
     });
-    table(
-        [
-            "id",
-            "name",
-            "scopes",
-            "created",
-            "expires",
-            "revoked",
-            "last used",
-        ],
-        rows,
-        "no tokens",
-    )
+    table(["id", "name", "scopes", "created", "expires", "revoked", "last used"], rows, "no tokens")
 }

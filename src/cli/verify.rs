@@ -39,9 +39,5 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
             say(clean(problem))?;
         }
     }
-    Ok(if report.problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

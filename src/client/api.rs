@@ -89,11 +89,7 @@ impl Api {
             .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| unreachable(&base, &error))?;
-        Ok(Self {
-            client,
-            base,
-            token: token.map(Arc::new),
-        })
+        Ok(Self { client, base, token: token.map(Arc::new) })
     }
 
     /// The service's address.
@@ -113,20 +109,17 @@ impl Api {
 
     /// `POST` with a JSON body.
     pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::POST, path, &[]).json(body))
-            .await
+        self.send(self.request(Method::POST, path, &[]).json(body)).await
     }
 
     /// `PATCH` with a JSON body.
     pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PATCH, path, &[]).json(body))
-            .await
+        self.send(self.request(Method::PATCH, path, &[]).json(body)).await
     }
 
     /// `PUT` with a JSON body.
     pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PUT, path, &[]).json(body))
-            .await
+        self.send(self.request(Method::PUT, path, &[]).json(body)).await
     }
 
     /// `DELETE`.
@@ -191,23 +184,17 @@ impl Api {
         if body.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&body).map_err(|_| ApiError::Unreadable {
-            url: self.base.to_string(),
-        })
+        serde_json::from_slice(&body)
+            .map_err(|_| ApiError::Unreadable { url: self.base.to_string() })
     }
 }
 
 /// Reads the service's address.
 pub(super) fn parse_base(address: &str) -> Result<Url, ApiError> {
-    let refuse = |why: String| ApiError::Address {
-        address: address.to_owned(),
-        why,
-    };
+    let refuse = |why: String| ApiError::Address { address: address.to_owned(), why };
     let url = Url::parse(address).map_err(|error| refuse(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-        return Err(refuse(
-            "it needs https:// (or http://) and a host".to_owned(),
-        ));
+        return Err(refuse("it needs https:// (or http://) and a host".to_owned()));
     }
     Ok(url)
 }
@@ -227,9 +214,5 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
     } else {
         ""
     };
-    ApiError::Unreachable {
-        url: base.to_string(),
-        why,
-        hint,
-    }
+    ApiError::Unreachable { url: base.to_string(), why, hint }
 }

@@ -12,10 +12,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            first: Duration::from_secs(2),
-            most: Duration::from_mins(5),
-        }
+        Self { first: Duration::from_secs(2), most: Duration::from_mins(5) }
     }
 }
 
@@ -23,10 +20,7 @@ impl Backoff {
     /// Waits that begin at about `first` and never pass `most` by more than
     /// a quarter. A `most` below `first` is raised to it.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            first,
-            most: most.max(first),
-        }
+        Self { first, most: most.max(first) }
     }
 
     /// The wait after the `failures`-th failure in a row, counted from 1;

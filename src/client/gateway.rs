@@ -105,8 +105,7 @@ impl Gateway {
         {
             return self.refused(status).await;
         }
-        self.stream(&mut socket, &welcome.connection_id, cancel)
-            .await
+        self.stream(&mut socket, &welcome.connection_id, cancel).await
     }
 
     /// Dials and waits for the acknowledgement.
@@ -134,10 +133,7 @@ impl Gateway {
     }
 
     async fn refused(&self, status: u16) -> End {
-        self.options
-            .handler
-            .notice(Notice::Refused { status })
-            .await;
+        self.options.handler.notice(Notice::Refused { status }).await;
         if FINAL_STATUSES.contains(&status) {
             End::Exit(Exit::Refused(status))
         } else {
@@ -209,10 +205,7 @@ impl Gateway {
             Ok(event) => event,
             Err(error) => {
                 let why = error.to_string();
-                self.options
-                    .handler
-                    .notice(Notice::Unreadable { why })
-                    .await;
+                self.options.handler.notice(Notice::Unreadable { why }).await;
                 return ControlFlow::Continue(());
             }
         };

@@ -93,18 +93,12 @@ mod tests {
     fn a_problem_names_its_code_and_every_field() {
         let body = br#"{"title":"Invalid","detail":"Look.","code":"invalid","errors":[{"field":"name","message":"is required"}]}"#;
         let shown = Problem::read(422, None, body).to_string();
-        assert_eq!(
-            shown,
-            "the service refused (422 invalid): Invalid: Look.\n  name: is required"
-        );
+        assert_eq!(shown, "the service refused (422 invalid): Invalid: Look.\n  name: is required");
     }
 
     #[test]
     fn an_answer_that_is_no_problem_document_is_quoted() {
         let shown = Problem::read(502, Some(3), b"bad\ngateway").to_string();
-        assert_eq!(
-            shown,
-            "the service refused (502): badgateway\n  try again in 3 s"
-        );
+        assert_eq!(shown, "the service refused (502): badgateway\n  try again in 3 s");
     }
 }

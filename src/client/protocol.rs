@@ -138,10 +138,7 @@ pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Optio
         resource_type,
         action,
         status,
-        performed_at: deployment
-            .performed_at
-            .as_deref()
-            .unwrap_or(&event.timestamp),
+        performed_at: deployment.performed_at.as_deref().unwrap_or(&event.timestamp),
         error_code,
     };
     let payload = serde_json::to_value(ack).ok()?;
@@ -160,11 +157,7 @@ pub(super) struct Applied {
 impl Applied {
     /// Remembers at most so many.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            capacity: capacity.max(1),
-            order: VecDeque::new(),
-            known: HashSet::new(),
-        }
+        Self { capacity: capacity.max(1), order: VecDeque::new(), known: HashSet::new() }
     }
 
     /// Whether it was applied already.

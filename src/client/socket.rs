@@ -42,25 +42,14 @@ pub(super) async fn dial(
 ) -> Result<Socket, DialError> {
     let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
     let request = request(base, key).map_err(|error| failed(&error))?;
-    let host = base
-        .host_str()
-        .unwrap_or_default()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
+    let host = base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = base.port_or_known_default().unwrap_or(443);
-    let tcp = TcpStream::connect((host, port))
-        .await
-        .map_err(|error| failed(&error))?;
+    let tcp = TcpStream::connect((host, port)).await.map_err(|error| failed(&error))?;
     tcp.set_nodelay(true).map_err(|error| failed(&error))?;
     let stream: Box<dyn Stream> = if base.scheme() == "https" {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
         let connector = TlsConnector::from(Arc::clone(tls));
-        Box::new(
-            connector
-                .connect(name, tcp)
-                .await
-                .map_err(|error| failed(&error))?,
-        )
+        Box::new(connector.connect(name, tcp).await.map_err(|error| failed(&error))?)
     } else {
         Box::new(tcp)
     };
@@ -72,11 +61,7 @@ pub(super) async fn dial(
 }
 
 fn request(base: &Url, key: &SecretString) -> Result<Request, Box<Error>> {
-    let scheme = if base.scheme() == "https" {
-        "wss"
-    } else {
-        "ws"
-    };
+    let scheme = if base.scheme() == "https" { "wss" } else { "ws" };
     let host = base.host_str().unwrap_or_default();
     let port = base.port_or_known_default().unwrap_or(443);
     let address = format!("{scheme}://{host}:{port}{BASE_PATH}/ws/gateways/connect");

@@ -48,11 +48,9 @@ impl Trust {
             .with_safe_default_protocol_versions()?;
         let config = match self {
             Self::CaFile(path) => builder.with_root_certificates(roots(path)?),
-            Self::Platform => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(
-                    rustls_platform_verifier::Verifier::new(provider)?,
-                )),
+            Self::Platform => builder.dangerous().with_custom_certificate_verifier(Arc::new(
+                rustls_platform_verifier::Verifier::new(provider)?,
+            )),
             Self::Insecure => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAny { provider })),
@@ -62,18 +60,13 @@ impl Trust {
 }
 
 fn roots(path: &PathBuf) -> Result<RootCertStore, TrustError> {
-    let refuse = |why: String| TrustError::CaFile {
-        path: path.clone(),
-        why,
-    };
+    let refuse = |why: String| TrustError::CaFile { path: path.clone(), why };
     let mut roots = RootCertStore::empty();
     let certificates =
         CertificateDer::pem_file_iter(path).map_err(|error| refuse(error.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| refuse(error.to_string()))?;
+        roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(refuse("it holds no certificate".to_owned()));
@@ -120,9 +113,7 @@ impl ServerCertVerifier for AcceptAny {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -132,9 +123,7 @@ mod tests {
 
     #[test]
     fn a_ca_file_that_holds_nothing_is_refused_by_name() {
-        let error = Trust::CaFile("/nowhere/ca.pem".into())
-            .client_config()
-            .err();
+        let error = Trust::CaFile("/nowhere/ca.pem".into()).client_config().err();
         assert!(error.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
     }
 

@@ -15,16 +15,12 @@ pub(super) struct Origins<'a> {
 impl Origins<'_> {
     pub(super) fn explain(&self, error: &config::ConfigError) -> ConfigError {
         match error {
-            config::ConfigError::Type {
-                key: Some(key),
-                expected,
-                ..
-            } => self.refuse(key, format!("expected {expected}")),
-            config::ConfigError::At {
-                key: Some(key),
-                error,
-                ..
-            } => self.refuse(key, error.to_string()),
+            config::ConfigError::Type { key: Some(key), expected, .. } => {
+                self.refuse(key, format!("expected {expected}"))
+            }
+            config::ConfigError::At { key: Some(key), error, .. } => {
+                self.refuse(key, error.to_string())
+            }
             config::ConfigError::NotFound(key) => self.refuse(key, "the key is missing".to_owned()),
             other => self.refuse("(configuration)", other.to_string()),
         }
@@ -43,12 +39,7 @@ impl Origins<'_> {
             });
         let key = unknown.as_deref().unwrap_or(key);
         let (value, origin) = self.find(key);
-        ConfigError::Value {
-            key: key.to_owned(),
-            value,
-            origin,
-            why,
-        }
+        ConfigError::Value { key: key.to_owned(), value, origin, why }
     }
 
     fn find(&self, key: &str) -> (String, String) {
@@ -57,10 +48,7 @@ impl Origins<'_> {
             return (format!("{value:?}"), format!("the flag --{flag}"));
         }
         if let Some((variable, value)) = self.environment.get(key) {
-            return (
-                format!("{value:?}"),
-                format!("the environment variable {variable}"),
-            );
+            return (format!("{value:?}"), format!("the environment variable {variable}"));
         }
         if let Some((path, text)) = self.file
             && let Some(value) = look_up(text, key)
@@ -74,9 +62,7 @@ impl Origins<'_> {
 
 fn look_up(text: &str, key: &str) -> Option<String> {
     let key = key.split('[').next().unwrap_or(key);
-    let source = config::Config::builder()
-        .add_source(toml_source(text))
-        .build();
+    let source = config::Config::builder().add_source(toml_source(text)).build();
     let value: toml::Value = source.ok()?.get(key).ok()?;
     Some(value.to_string())
 }

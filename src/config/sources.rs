@@ -20,10 +20,7 @@ pub struct Flags {
 
 impl Flags {
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self
-            .data_dir
-            .as_ref()
-            .map(|dir| dir.to_string_lossy().into_owned());
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
         [
             ("data_dir", data_dir),
             ("server.listen", self.listen.clone()),
@@ -51,17 +48,10 @@ impl Sources {
     pub fn from_environment(file: Option<PathBuf>, flags: Flags) -> Self {
         let environment = std::env::vars_os()
             .map(|(key, value)| {
-                (
-                    key.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
-                )
+                (key.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
             })
             .collect();
-        Self {
-            file,
-            environment,
-            flags,
-        }
+        Self { file, environment, flags }
     }
 }
 

@@ -1,3 +1,5 @@
+//! What settings are accepted, and what a bad one is told.
+
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -27,21 +29,9 @@ fn texts_that_look_like_numbers_stay_as_they_are() {
 fn an_error_names_key_value_and_source() {
     for (variable, value, key) in [
         ("GATEWAY_EVENTS__SERVER__LISTEN", "nowhere", "server.listen"),
-        (
-            "GATEWAY_EVENTS__LIMITS__ATTEMPTS_PER_MINUTE",
-            "0",
-            "limits.attempts_per_minute",
-        ),
-        (
-            "GATEWAY_EVENTS__SERVER__HEADER_TIMEOUT",
-            "soon",
-            "server.header_timeout",
-        ),
-        (
-            "GATEWAY_EVENTS__SERVER__TRUSTED_PROXIES",
-            "10.0.0.0/33",
-            "server.trusted_proxies",
-        ),
+        ("GATEWAY_EVENTS__LIMITS__ATTEMPTS_PER_MINUTE", "0", "limits.attempts_per_minute"),
+        ("GATEWAY_EVENTS__SERVER__HEADER_TIMEOUT", "soon", "server.header_timeout"),
+        ("GATEWAY_EVENTS__SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "server.trusted_proxies"),
         ("GATEWAY_EVENTS__SERVER__LISTN", "1", "server.listn"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "", "log.format"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "xml", "log.format"),

@@ -56,11 +56,7 @@ pub(super) async fn run(
         position = opened.position.0, head = opened.head.0, "connected");
     let started = Instant::now();
     let mut lane = Lane {
-        window: Window::new(
-            parts.options.window(),
-            opened.position,
-            opened.failed_attempts,
-        ),
+        window: Window::new(parts.options.window(), opened.position, opened.failed_attempts),
         parts,
         id,
         admission,
@@ -84,10 +80,8 @@ impl Lane {
     ) -> (Reason, String) {
         let mut pings = tokio::time::interval(self.parts.options.heartbeat_interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let expiry = self
-            .admission
-            .token_expires_at
-            .map(|at| Instant::now() + at.since(Timestamp::now()));
+        let expiry =
+            self.admission.token_expires_at.map(|at| Instant::now() + at.since(Timestamp::now()));
         // What was appended between opening and subscribing has given no hint.
         self.head = self.head.max(*subscription.head.borrow_and_update());
         self.fill(true).await;
@@ -128,10 +122,9 @@ impl Lane {
     fn deadline(&self) -> (Instant, Reason) {
         match self.window.confirmation_due() {
             Some(due) => (due, Reason::ConfirmationTimeout),
-            None => (
-                self.last_life + self.parts.options.heartbeat_timeout,
-                Reason::HeartbeatTimeout,
-            ),
+            None => {
+                (self.last_life + self.parts.options.heartbeat_timeout, Reason::HeartbeatTimeout)
+            }
         }
     }
 
@@ -141,15 +134,9 @@ impl Lane {
         let Ok(hint) = hint else { return };
         self.head = self.head.max(hint.head);
         for (sequence, event) in hint.rows.iter() {
-            let next = self
-                .ready
-                .back()
-                .map_or(self.window.next(), |row| row.sequence.next());
+            let next = self.ready.back().map_or(self.window.next(), |row| row.sequence.next());
             if *sequence == next && self.ready.len() < PAGE.0 {
-                self.ready.push_back(OutboxRow {
-                    sequence: next,
-                    event: event.clone(),
-                });
+                self.ready.push_back(OutboxRow { sequence: next, event: event.clone() });
             }
         }
     }
@@ -161,13 +148,7 @@ impl Lane {
             return;
         }
         let after = self.window.next().previous();
-        match self
-            .parts
-            .store
-            .0
-            .read(self.admission.gateway, after, PAGE.0, PAGE.1)
-            .await
-        {
+        match self.parts.store.0.read(self.admission.gateway, after, PAGE.0, PAGE.1).await {
             Ok(page) => {
                 if page.floor > after {
                     tracing::warn!(gateway = %self.admission.gateway_id, connection = %self.id,
@@ -192,27 +173,14 @@ impl Lane {
                 let text = frame::event_text(&row.event, row.sequence, self.opened.epoch);
                 self.window.sent(text.len(), now, Instant::now());
                 metrics::counter!("gateway_events_events_written_total").increment(1);
-                return Some(EventFrame {
-                    sequence: row.sequence,
-                    text,
-                });
+                return Some(EventFrame { sequence: row.sequence, text });
             }
             let advance_to = self.window.skip(row.sequence);
-            self.failed(
-                Range {
-                    first: row.sequence,
-                    last: row.sequence,
-                },
-                Reason::Expired,
-                "",
-            );
+            self.failed(Range { first: row.sequence, last: row.sequence }, Reason::Expired, "");
             self.record(Record::Skipped {
                 gateway: self.admission.gateway,
                 connection: self.id,
-                range: Range {
-                    first: row.sequence,
-                    last: row.sequence,
-                },
+                range: Range { first: row.sequence, last: row.sequence },
                 reason: Reason::Expired,
                 advance_to,
                 at: now,
@@ -226,11 +194,7 @@ impl Lane {
         // A full control queue holds a ping already.
         let _ = self.end.control.try_send(Control::Ping);
         if std::mem::take(&mut self.lively) {
-            self.record(Record::Heartbeat {
-                connection: self.id,
-                at: Timestamp::now(),
-            })
-            .await;
+            self.record(Record::Heartbeat { connection: self.id, at: Timestamp::now() }).await;
         }
     }
 
@@ -287,13 +251,7 @@ impl Lane {
             deployment_id: ack.deployment_id,
             suffix,
         };
-        let found = match self
-            .parts
-            .store
-            .0
-            .find_deployment(self.admission.gateway, &key)
-            .await
-        {
+        let found = match self.parts.store.0.find_deployment(self.admission.gateway, &key).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, connection = %self.id, "a deployment.ack could not be matched now");
@@ -307,10 +265,7 @@ impl Lane {
             self.strange("a deployment.ack that matches no event");
             return;
         };
-        let range = Range {
-            first: sequence,
-            last: sequence,
-        };
+        let range = Range { first: sequence, last: sequence };
         let result = match ack.status {
             Status::Success => {
                 tracing::info!(target: "delivery", gateway = %self.admission.gateway_id, connection = %self.id,
@@ -318,12 +273,7 @@ impl Lane {
                 Ok(())
             }
             Status::Failed => {
-                let code: String = ack
-                    .error_code
-                    .unwrap_or_default()
-                    .chars()
-                    .take(200)
-                    .collect();
+                let code: String = ack.error_code.unwrap_or_default().chars().take(200).collect();
                 let reason = match code.as_str() {
                     "GATEWAY_PROCESSING_ERROR" => Reason::GatewayProcessingError,
                     "DEPLOYMENT_ID_MISMATCH" => Reason::DeploymentIdMismatch,

@@ -137,19 +137,11 @@ impl std::fmt::Debug for StoreHandle {
 impl Dispatcher {
     /// Starts with nobody connected.
     pub fn new(store: Arc<dyn Store>, wake: Wake, options: Options) -> Arc<Self> {
-        let places = Arc::new(Semaphore::new(
-            options.max_connections.min(Semaphore::MAX_PERMITS),
-        ));
+        let places = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
         let recorder = Recorder::spawn(Arc::clone(&store));
         let store = StoreHandle(store);
         Arc::new(Self {
-            parts: Parts {
-                store,
-                wake,
-                options,
-                registry: Arc::default(),
-                recorder,
-            },
+            parts: Parts { store, wake, options, registry: Arc::default(), recorder },
             places,
             draining: AtomicBool::new(false),
             lanes: TaskTracker::new(),
@@ -188,12 +180,7 @@ impl Dispatcher {
             .await?;
         Ok(Session {
             dispatcher: Arc::clone(self),
-            unstarted: Some(Unstarted {
-                id,
-                opened,
-                admission,
-                permit,
-            }),
+            unstarted: Some(Unstarted { id, opened, admission, permit }),
         })
     }
 
@@ -228,9 +215,8 @@ impl Dispatcher {
         self.draining.store(true, Ordering::Release);
         let mut live = self.parts.registry.all();
         fastrand::shuffle(&mut live);
-        let pause = over
-            .checked_div(u32::try_from(live.len()).unwrap_or(u32::MAX))
-            .unwrap_or_default();
+        let pause =
+            over.checked_div(u32::try_from(live.len()).unwrap_or(u32::MAX)).unwrap_or_default();
         for connection in live {
             connection.close(Reason::Shutdown);
             // The pause is the point: a storm of reconnects is spread here.
@@ -245,12 +231,7 @@ impl Dispatcher {
     pub async fn run_sweep(&self, stop: CancellationToken) {
         let mut gateways: Option<Vec<GatewayKey>> = None;
         loop {
-            let swept = self
-                .parts
-                .store
-                .0
-                .sweep_not_connected(gateways.as_deref())
-                .await;
+            let swept = self.parts.store.0.sweep_not_connected(gateways.as_deref()).await;
             match swept {
                 Ok(0) => {}
                 Ok(deliveries) => {
@@ -297,40 +278,24 @@ struct Unstarted {
 impl Session {
     /// The first frame of the connection.
     pub fn ack_frame(&self) -> Bytes {
-        self.unstarted
-            .as_ref()
-            .map_or_else(Bytes::new, |unstarted| {
-                frame::connection_ack(
-                    unstarted.admission.gateway_id,
-                    unstarted.id,
-                    Timestamp::now(),
-                )
-            })
+        self.unstarted.as_ref().map_or_else(Bytes::new, |unstarted| {
+            frame::connection_ack(unstarted.admission.gateway_id, unstarted.id, Timestamp::now())
+        })
     }
 
     /// Deadlines for its transport.
     pub fn transport_limits(&self) -> websocket::Limits {
-        websocket::Limits {
-            write_timeout: self.dispatcher.parts.options.write_timeout,
-        }
+        websocket::Limits { write_timeout: self.dispatcher.parts.options.write_timeout }
     }
 
     /// Registers the connection and starts its lane.
     pub fn start(mut self, end: LaneEnd) {
-        let Some(Unstarted {
-            id,
-            opened,
-            admission,
-            permit,
-        }) = self.unstarted.take()
-        else {
+        let Some(Unstarted { id, opened, admission, permit }) = self.unstarted.take() else {
             return;
         };
         let parts = self.dispatcher.parts.clone();
         let (registered, closing) =
-            parts
-                .registry
-                .register(admission.gateway, id, &admission.token);
+            parts.registry.register(admission.gateway, id, &admission.token);
         if self.dispatcher.is_draining() {
             // Drain took its list before this one stood on it.
             registered.close(Reason::Shutdown);

@@ -58,21 +58,10 @@ impl Registry {
         token: &str,
     ) -> (Registered, watch::Receiver<Option<Reason>>) {
         let (closing, told) = watch::channel(None);
-        let live = Live {
-            id,
-            token: Arc::from(token),
-            closing,
-        };
+        let live = Live { id, token: Arc::from(token), closing };
         self.live.entry(gateway).or_default().push(live.clone());
         metrics::gauge!("gateway_events_connections").increment(1.0);
-        (
-            Registered {
-                registry: Arc::clone(self),
-                gateway,
-                live,
-            },
-            told,
-        )
+        (Registered { registry: Arc::clone(self), gateway, live }, told)
     }
 
     pub(super) fn close_gateway(&self, gateway: GatewayKey, reason: Reason) {
@@ -90,9 +79,7 @@ impl Registry {
     }
 
     pub(super) fn connected(&self, gateway: GatewayKey) -> usize {
-        self.live
-            .get(&gateway)
-            .map_or(0, |connections| connections.len())
+        self.live.get(&gateway).map_or(0, |connections| connections.len())
     }
 
     pub(super) fn live(&self) -> usize {
@@ -100,10 +87,7 @@ impl Registry {
     }
 
     pub(super) fn all(&self) -> Vec<Live> {
-        self.live
-            .iter()
-            .flat_map(|connections| connections.clone())
-            .collect()
+        self.live.iter().flat_map(|connections| connections.clone()).collect()
     }
 }
 
@@ -112,9 +96,7 @@ impl Drop for Registered {
         if let Some(mut connections) = self.registry.live.get_mut(&self.gateway) {
             connections.retain(|live| live.id != self.live.id);
         }
-        self.registry
-            .live
-            .remove_if(&self.gateway, |_, connections| connections.is_empty());
+        self.registry.live.remove_if(&self.gateway, |_, connections| connections.is_empty());
         metrics::gauge!("gateway_events_connections").decrement(1.0);
     }
 }

@@ -93,10 +93,7 @@ impl Window {
     /// How many more may be sent at the most.
     pub fn room(&self) -> usize {
         if self.has_room() {
-            self.limits
-                .events
-                .saturating_sub(self.in_flight.len())
-                .max(1)
+            self.limits.events.saturating_sub(self.in_flight.len()).max(1)
         } else {
             0
         }
@@ -107,11 +104,7 @@ impl Window {
         self.last = self.last.next();
         self.bytes += bytes;
         self.waiting_since.get_or_insert(now);
-        self.in_flight.push_back(Sent {
-            sequence: self.last,
-            bytes,
-            at,
-        });
+        self.in_flight.push_back(Sent { sequence: self.last, bytes, at });
     }
 
     /// Passes over everything up to `last`. Returns the position to store at
@@ -135,10 +128,7 @@ impl Window {
                     run.range.last = sent.sequence;
                 }
                 _ => runs.push(Confirmed {
-                    range: Range {
-                        first: sent.sequence,
-                        last: sent.sequence,
-                    },
+                    range: Range { first: sent.sequence, last: sent.sequence },
                     started_at: sent.at,
                 }),
             }
@@ -152,42 +142,22 @@ impl Window {
     /// When the peer's confirmation is overdue; `None` while none is due. Each
     /// confirmation gives the next one its full time, because handlers are serial.
     pub fn confirmation_due(&self) -> Option<Instant> {
-        self.waiting_since
-            .map(|since| since + self.limits.confirmation)
+        self.waiting_since.map(|since| since + self.limits.confirmation)
     }
 
     /// What is left when the connection ends for `reason`.
     pub fn close(&self, reason: Reason) -> Remains {
-        let unconfirmed = self
-            .in_flight
-            .front()
-            .zip(self.in_flight.back())
-            .map(|(first, last)| {
-                (
-                    Range {
-                        first: first.sequence,
-                        last: last.sequence,
-                    },
-                    first.at,
-                )
+        let unconfirmed =
+            self.in_flight.front().zip(self.in_flight.back()).map(|(first, last)| {
+                (Range { first: first.sequence, last: last.sequence }, first.at)
             });
         let give_up = unconfirmed.is_some_and(|(range, _)| {
             let (start, failed_before) = self.start;
-            let before = if range.first == start.next() {
-                failed_before
-            } else {
-                0
-            };
+            let before = if range.first == start.next() { failed_before } else { 0 };
             reason.blames_the_event()
-                && self
-                    .limits
-                    .max_attempts
-                    .is_some_and(|most| before + 1 >= most)
+                && self.limits.max_attempts.is_some_and(|most| before + 1 >= most)
         });
-        Remains {
-            unconfirmed,
-            give_up,
-        }
+        Remains { unconfirmed, give_up }
     }
 }
 
@@ -283,9 +253,6 @@ mod tests {
         window.sent(1, Timestamp::from_micros(0), start);
         let later = start + Duration::from_secs(50);
         window.receipt(Sequence(1), later).expect("it was sent");
-        assert_eq!(
-            window.confirmation_due(),
-            Some(later + Duration::from_mins(1))
-        );
+        assert_eq!(window.confirmation_due(), Some(later + Duration::from_mins(1)));
     }
 }

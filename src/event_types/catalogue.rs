@@ -30,11 +30,7 @@ const SUBSCRIPTION: &[Member] = &[
     ("subscriptionPlanId", Text, false),
     ("status", Text, true),
 ];
-const PLAN: &[Member] = &[
-    ("planId", Text, true),
-    ("handle", Text, true),
-    ("planName", Text, true),
-];
+const PLAN: &[Member] = &[("planId", Text, true), ("handle", Text, true), ("planName", Text, true)];
 const SECRET: &[Member] = &[("artifactUuid", Text, true), ("secretName", Text, true)];
 const API_KEY: &[Member] = &[("apiId", Text, true), ("keyName", Text, true)];
 const NEW_API_KEY: &[Member] = &[
@@ -66,67 +62,19 @@ const ARTIFACTS: [(&str, &str, &str); 6] = [
 ];
 
 const OTHERS: [(&str, &str, &[Member]); 14] = [
-    (
-        "websub.hmacsecret.created",
-        "An HMAC secret of a WebSub API was created.",
-        SECRET,
-    ),
-    (
-        "websub.hmacsecret.updated",
-        "An HMAC secret of a WebSub API was changed.",
-        SECRET,
-    ),
-    (
-        "websub.hmacsecret.deleted",
-        "An HMAC secret of a WebSub API was deleted.",
-        SECRET,
-    ),
-    (
-        "apikey.created",
-        "An API key was created; carries hashes, never the key.",
-        NEW_API_KEY,
-    ),
+    ("websub.hmacsecret.created", "An HMAC secret of a WebSub API was created.", SECRET),
+    ("websub.hmacsecret.updated", "An HMAC secret of a WebSub API was changed.", SECRET),
+    ("websub.hmacsecret.deleted", "An HMAC secret of a WebSub API was deleted.", SECRET),
+    ("apikey.created", "An API key was created; carries hashes, never the key.", NEW_API_KEY),
     ("apikey.updated", "An API key was changed.", API_KEY),
-    (
-        "apikey.revoked",
-        "An API key was revoked: requests with it must be refused.",
-        API_KEY,
-    ),
-    (
-        "subscription.created",
-        "An application was subscribed to an API.",
-        SUBSCRIPTION,
-    ),
-    (
-        "subscription.updated",
-        "A subscription was changed.",
-        SUBSCRIPTION,
-    ),
-    (
-        "subscription.deleted",
-        "A subscription has ended.",
-        SUBSCRIPTION,
-    ),
-    (
-        "subscriptionPlan.created",
-        "A subscription plan was created.",
-        PLAN,
-    ),
-    (
-        "subscriptionPlan.updated",
-        "A subscription plan was changed.",
-        PLAN,
-    ),
-    (
-        "subscriptionPlan.deleted",
-        "A subscription plan was deleted.",
-        PLAN,
-    ),
-    (
-        "application.updated",
-        "An application or its API key mappings were changed.",
-        APPLICATION,
-    ),
+    ("apikey.revoked", "An API key was revoked: requests with it must be refused.", API_KEY),
+    ("subscription.created", "An application was subscribed to an API.", SUBSCRIPTION),
+    ("subscription.updated", "A subscription was changed.", SUBSCRIPTION),
+    ("subscription.deleted", "A subscription has ended.", SUBSCRIPTION),
+    ("subscriptionPlan.created", "A subscription plan was created.", PLAN),
+    ("subscriptionPlan.updated", "A subscription plan was changed.", PLAN),
+    ("subscriptionPlan.deleted", "A subscription plan was deleted.", PLAN),
+    ("application.updated", "An application or its API key mappings were changed.", APPLICATION),
     (
         "gateway.config.updated",
         "Configuration that all gateways share was changed.",
@@ -138,11 +86,8 @@ static BUILT_INS: LazyLock<Vec<EventTypeInfo>> = LazyLock::new(|| {
     let mut infos: Vec<EventTypeInfo> = ARTIFACTS
         .iter()
         .flat_map(|&(artifact, what, id)| {
-            let deployment = [
-                (id, Text, true),
-                ("deploymentId", Text, true),
-                ("performedAt", Time, true),
-            ];
+            let deployment =
+                [(id, Text, true), ("deploymentId", Text, true), ("performedAt", Time, true)];
             [
                 info(
                     &format!("{artifact}.deployed"),
@@ -161,11 +106,7 @@ static BUILT_INS: LazyLock<Vec<EventTypeInfo>> = LazyLock::new(|| {
                 ),
             ]
         })
-        .chain(
-            OTHERS
-                .iter()
-                .map(|(name, description, members)| info(name, description, members)),
-        )
+        .chain(OTHERS.iter().map(|(name, description, members)| info(name, description, members)))
         .collect();
     infos.sort_by(|a, b| a.name.cmp(&b.name));
     infos
@@ -178,9 +119,7 @@ pub fn built_ins() -> &'static [EventTypeInfo] {
 
 /// One built-in type.
 pub fn built_in(name: &str) -> Option<&'static EventTypeInfo> {
-    let at = BUILT_INS
-        .binary_search_by(|info| info.name.as_str().cmp(name))
-        .ok()?;
+    let at = BUILT_INS.binary_search_by(|info| info.name.as_str().cmp(name)).ok()?;
     BUILT_INS.get(at)
 }
 
@@ -197,11 +136,8 @@ fn info(name: &str, description: &str, members: &[Member]) -> EventTypeInfo {
             (name.to_owned(), check)
         })
         .collect();
-    let required: Vec<&str> = members
-        .iter()
-        .filter(|(_, _, required)| *required)
-        .map(|(name, ..)| *name)
-        .collect();
+    let required: Vec<&str> =
+        members.iter().filter(|(_, _, required)| *required).map(|(name, ..)| *name).collect();
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",

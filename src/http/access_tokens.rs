@@ -38,17 +38,11 @@ pub(super) async fn create(
     new.scopes.sort_unstable();
     new.scopes.dedup();
     if new.scopes.is_empty() {
-        return Err(Problem::invalid(
-            "scopes",
-            "name at least one of publish, read, admin",
-        ));
+        return Err(Problem::invalid("scopes", "name at least one of publish, read, admin"));
     }
     let issued = issue(Kind::Access)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app
-        .store
-        .create_access_token(organisation, name, &new.scopes, token)
-        .await?;
+    let info = app.store.create_access_token(organisation, name, &new.scopes, token).await?;
     Ok(shown_once(&issued, &info))
 }
 

@@ -30,9 +30,7 @@ macro_rules! scoped {
                 parts: &mut Parts,
                 app: &Arc<App>,
             ) -> Result<Self, Problem> {
-                principal(app.store.as_ref(), &parts.headers, $scope)
-                    .await
-                    .map(Self)
+                principal(app.store.as_ref(), &parts.headers, $scope).await.map(Self)
             }
         }
     };

@@ -61,10 +61,7 @@ async fn admit(
 ) -> Answer<Response> {
     check_origin(app, headers)?;
     if app.dispatcher.is_draining() {
-        return Err(Problem::unavailable(
-            "draining",
-            "This node is shutting down; connect again.",
-        ));
+        return Err(Problem::unavailable("draining", "This node is shutting down; connect again."));
     }
     let (presented, credential) = authenticate(app, address, headers).await?;
     if let Err(wait) = app.attempts.gateways.charge(&credential.gateway) {
@@ -108,11 +105,8 @@ async fn admit(
 /// a key that it got hold of.
 fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     let allowed = &app.config.server.allowed_origins;
-    let listed = |origin: &HeaderValue| {
-        allowed
-            .iter()
-            .any(|one| one.as_bytes() == origin.as_bytes())
-    };
+    let listed =
+        |origin: &HeaderValue| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());
     if headers.get_all(header::ORIGIN).iter().all(listed) {
         return Ok(());
     }
@@ -154,9 +148,7 @@ fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
 }
 
 fn too_many(wait: Duration) -> Problem {
-    let secs = u32::try_from(wait.as_secs())
-        .unwrap_or(u32::MAX)
-        .saturating_add(1);
+    let secs = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_attempts",
@@ -202,12 +194,9 @@ fn start(
 async fn look_again(app: &App, presented: &Presented) {
     match auth::gateway(app.store.as_ref(), presented).await {
         Ok(Some(credential)) if credential.disabled => {
-            app.dispatcher
-                .close_gateway(credential.gateway, Reason::GatewayDisabled);
+            app.dispatcher.close_gateway(credential.gateway, Reason::GatewayDisabled);
         }
-        Ok(None) => app
-            .dispatcher
-            .close_token(presented.id(), Reason::TokenRevoked),
+        Ok(None) => app.dispatcher.close_token(presented.id(), Reason::TokenRevoked),
         // The sockets outlive a database that is away.
         Ok(Some(_)) | Err(_) => {}
     }

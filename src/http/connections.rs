@@ -56,10 +56,7 @@ async fn answer(
         "all" => false,
         _ => return Err(Problem::invalid("status", "must be connected or all")),
     };
-    let connections = app
-        .store
-        .connections(organisation, gateway, live_only, limit)
-        .await?;
+    let connections = app.store.connections(organisation, gateway, live_only, limit).await?;
     let list: Vec<Value> = connections.iter().map(|one| json!(one)).collect();
     Ok(Json(cursor::page(&list, limit, None)))
 }

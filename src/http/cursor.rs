@@ -41,15 +41,9 @@ pub(super) fn encode<T: Serialize, Q: Serialize>(position: &T, question: &Q) -> 
 
 /// Reads a cursor that was made for the same question.
 pub(super) fn decode<T: DeserializeOwned>(text: &str, question: &impl Serialize) -> Answer<T> {
-    let refuse = || {
-        Problem::invalid(
-            "cursor",
-            "is no cursor of this service; take it from pagination.next",
-        )
-    };
-    let bytes = BASE64URL_NOPAD
-        .decode(text.as_bytes())
-        .map_err(|_| refuse())?;
+    let refuse =
+        || Problem::invalid("cursor", "is no cursor of this service; take it from pagination.next");
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| refuse())?;
     let (mark, position) = bytes.split_at_checked(DIGEST_BYTES).ok_or_else(refuse)?;
     let position = serde_json::from_slice(position).map_err(|_| refuse())?;
     if mark != digest(question) {
@@ -76,12 +70,9 @@ mod tests {
     fn a_cursor_fits_its_own_question_only() {
         let text = encode(&7_i64, &"one");
         assert_eq!(decode::<i64>(&text, &"one").unwrap(), 7);
-        for (text, question) in [
-            (text.as_str(), "other"),
-            ("", "one"),
-            ("!!", "one"),
-            ("AAAA", "one"),
-        ] {
+        for (text, question) in
+            [(text.as_str(), "other"), ("", "one"), ("!!", "one"), ("AAAA", "one")]
+        {
             let problem = decode::<i64>(text, &question).unwrap_err();
             assert_eq!(problem.status().as_u16(), 422);
         }

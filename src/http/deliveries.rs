@@ -50,11 +50,7 @@ impl Ask {
             correlation_id: read("correlationId", self.correlation_id.as_deref(), str::parse)?,
         };
         let (from, to) = window(asked.from, asked.to)?;
-        let filled = DeliveryFilter {
-            from: Some(from),
-            to: Some(to),
-            ..asked.clone()
-        };
+        let filled = DeliveryFilter { from: Some(from), to: Some(to), ..asked.clone() };
         Ok((asked, filled))
     }
 }
@@ -69,23 +65,13 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query(ask): Query<Ask>,
 ) -> Answer<Json<Value>> {
-    if ask
-        .status
-        .as_deref()
-        .is_some_and(|status| status != "failed")
-    {
-        return Err(Problem::invalid(
-            "status",
-            "only failed deliveries are listed: failed",
-        ));
+    if ask.status.as_deref().is_some_and(|status| status != "failed") {
+        return Err(Problem::invalid("status", "only failed deliveries are listed: failed"));
     }
     let limit = cursor::limit(read("limit", ask.limit.as_deref(), str::parse)?)?;
     let (asked, mut filter) = ask.filter()?;
-    let position = ask
-        .cursor
-        .as_deref()
-        .map(|text| cursor::decode::<Position>(text, &asked))
-        .transpose()?;
+    let position =
+        ask.cursor.as_deref().map(|text| cursor::decode::<Position>(text, &asked)).transpose()?;
     if let Some((_, from, to)) = position {
         filter.from = Some(from);
         filter.to = Some(to);
@@ -127,10 +113,7 @@ pub(super) async fn summary(
         ));
     }
     let by = ask.by.unwrap_or(SummaryBy::Reason);
-    let rows = app
-        .store
-        .failure_summary(organisation, from, to, bucket, by)
-        .await?;
+    let rows = app.store.failure_summary(organisation, from, to, bucket, by).await?;
     let list: Vec<Value> = rows.iter().map(|row| json!(row)).collect();
     Ok(Json(json!({
         "count": list.len(),
@@ -161,10 +144,7 @@ pub(super) async fn redrive(
     let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
         (Some(gateway), Some(sequence), None) => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
-                return Err(Problem::invalid(
-                    "sequence",
-                    "must be 1 to 9007199254740991",
-                ));
+                return Err(Problem::invalid("sequence", "must be 1 to 9007199254740991"));
             }
             RedriveSelection::One(gateway, sequence)
         }
@@ -181,10 +161,7 @@ pub(super) async fn redrive(
             ));
         }
     };
-    let redriven = app
-        .store
-        .redrive(organisation, selection, asked.dry_run)
-        .await?;
+    let redriven = app.store.redrive(organisation, selection, asked.dry_run).await?;
     Ok(Json(redriven))
 }
 
@@ -195,10 +172,7 @@ fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, 
     if from < to {
         return Ok((from, to));
     }
-    Err(Problem::invalid(
-        "from",
-        format!("must lie before to, which is {to}"),
-    ))
+    Err(Problem::invalid("from", format!("must lie before to, which is {to}")))
 }
 
 fn read<'a, T, E: std::fmt::Display>(
@@ -206,9 +180,7 @@ fn read<'a, T, E: std::fmt::Display>(
     text: Option<&'a str>,
     parse: impl FnOnce(&'a str) -> Result<T, E>,
 ) -> Answer<Option<T>> {
-    text.map(parse)
-        .transpose()
-        .map_err(|error| Problem::invalid(field, error.to_string()))
+    text.map(parse).transpose().map_err(|error| Problem::invalid(field, error.to_string()))
 }
 
 fn bucket(text: &str) -> Answer<Duration> {
@@ -219,9 +191,7 @@ fn bucket(text: &str) -> Answer<Duration> {
         )
     };
     let unit = text.chars().last().ok_or_else(refuse)?;
-    let number: u64 = text[..text.len() - unit.len_utf8()]
-        .parse()
-        .map_err(|_| refuse())?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| refuse())?;
     let secs = match unit {
         's' => 1,
         'm' => 60,

@@ -44,8 +44,7 @@ pub(super) async fn show(
 ) -> Answer<Json<EventTypeInfo>> {
     let name = named(&name)?;
     let info = app.store.event_type(organisation, &name).await?;
-    info.map(Json)
-        .ok_or_else(|| Problem::not_found("event type"))
+    info.map(Json).ok_or_else(|| Problem::not_found("event type"))
 }
 
 /// `PUT /event-types/{name}`: 201 if it is new, 200 if it was replaced.
@@ -57,10 +56,7 @@ pub(super) async fn put(
 ) -> Answer<(StatusCode, Json<EventTypeInfo>)> {
     let name = named(&name)?;
     if definition.description.chars().count() > 1000 {
-        return Err(Problem::invalid(
-            "description",
-            "must be at most 1000 characters",
-        ));
+        return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
     if let Some(schema) = &definition.schema {
         check_schema(schema).map_err(|why| Problem::invalid("schema", why))?;
@@ -71,11 +67,7 @@ pub(super) async fn put(
         schema: definition.schema,
     };
     let is_new = app.store.put_event_type(organisation, &info).await?;
-    let status = if is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info)))
 }
 

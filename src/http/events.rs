@@ -62,11 +62,7 @@ pub(super) async fn publish(
     let answers = if good.is_empty() {
         Vec::new()
     } else {
-        let publish = Publish {
-            organisation,
-            events: good,
-            idempotency,
-        };
+        let publish = Publish { organisation, events: good, idempotency };
         match app.store.append(publish).await? {
             Published::Done(answers) => answers,
             Published::KeyReused => return Err(key_reused()),
@@ -75,10 +71,7 @@ pub(super) async fn publish(
     let mut answers = answers.into_iter();
     let results = outcomes.into_iter().map(|refused| match refused {
         Some(problem) => Err(problem),
-        None => answers
-            .next()
-            .ok_or_else(Problem::internal)?
-            .map_err(refusal),
+        None => answers.next().ok_or_else(Problem::internal)?.map_err(refusal),
     });
     answer(results.collect(), is_single)
 }
@@ -123,10 +116,7 @@ fn items(body: &[u8]) -> Answer<Items> {
     if (1..=MAX_BATCH).contains(&many.len()) {
         return Ok(Items::Many(many));
     }
-    Err(Problem::invalid(
-        "events",
-        format!("a batch has 1 to {MAX_BATCH} events"),
-    ))
+    Err(Problem::invalid("events", format!("a batch has 1 to {MAX_BATCH} events")))
 }
 
 fn is_batch(text: &str) -> bool {
@@ -138,16 +128,9 @@ fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8;
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    let key = key
-        .to_str()
-        .ok()
-        .filter(|key| (1..=255).contains(&key.len()))
-        .ok_or_else(|| {
-            Problem::invalid(
-                "Idempotency-Key",
-                "must be 1 to 255 visible ASCII characters",
-            )
-        })?;
+    let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
+        Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+    })?;
     Ok(Some((key.to_owned(), Sha256::digest(body).into())))
 }
 
@@ -196,10 +179,6 @@ fn answer(
             }
         })
         .collect();
-    let status = if all_good {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::MULTI_STATUS
-    };
+    let status = if all_good { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
     Ok((status, Json(json!({ "results": results }))))
 }

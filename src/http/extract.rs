@@ -77,11 +77,7 @@ pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
         });
         return Problem::invalid(field.unwrap_or("body"), text.clone());
     }
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed_json",
-        format!("The body is no JSON: {text}."),
-    )
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is no JSON: {text}."))
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T> {

@@ -39,10 +39,7 @@ pub(super) async fn create(
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app
-        .store
-        .create_gateway_token(organisation, id, token)
-        .await?;
+    let info = app.store.create_gateway_token(organisation, id, token).await?;
     Ok(shown_once(&issued, &info))
 }
 
@@ -62,9 +59,7 @@ pub(super) async fn revoke(
     Admin(organisation): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
 ) -> Answer<StatusCode> {
-    app.store
-        .revoke_gateway_token(organisation, id, &token)
-        .await?;
+    app.store.revoke_gateway_token(organisation, id, &token).await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -94,11 +89,7 @@ pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<
 pub(super) fn shown_once(issued: &Issued, info: &TokenInfo) -> impl IntoResponse + use<> {
     let mut shown = json!(info);
     shown["token"] = json!(issued.key.expose_secret());
-    (
-        StatusCode::CREATED,
-        [(header::CACHE_CONTROL, "no-store")],
-        Json(shown),
-    )
+    (StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(shown))
 }
 
 pub(super) fn shown_list(tokens: &[TokenInfo]) -> Value {

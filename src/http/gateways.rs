@@ -49,10 +49,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<Value>)> {
     check(Some(&new.name), Some(&new.labels))?;
     let id = new.id.unwrap_or_default();
-    let gateway = app
-        .store
-        .create_gateway(organisation, id, &new.name, &new.labels)
-        .await?;
+    let gateway = app.store.create_gateway(organisation, id, &new.name, &new.labels).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
 }
 
@@ -63,24 +60,12 @@ pub(super) async fn list(
     Query(page): Query<Page>,
 ) -> Answer<Json<Value>> {
     let limit = cursor::limit(page.limit)?;
-    let after = page
-        .cursor
-        .map(|text| cursor::decode::<String>(&text, &"gateways"))
-        .transpose()?;
-    let mut gateways = app
-        .store
-        .gateways(organisation, after.as_deref(), limit + 1)
-        .await?;
+    let after = page.cursor.map(|text| cursor::decode::<String>(&text, &"gateways")).transpose()?;
+    let mut gateways = app.store.gateways(organisation, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;
     gateways.truncate(limit);
-    let next = gateways
-        .last()
-        .filter(|_| more)
-        .map(|last| cursor::encode(&last.name, &"gateways"));
-    let list: Vec<Value> = gateways
-        .iter()
-        .map(|gateway| shown(&app, gateway))
-        .collect();
+    let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &"gateways"));
+    let list: Vec<Value> = gateways.iter().map(|gateway| shown(&app, gateway)).collect();
     Ok(Json(cursor::page(&list, limit, next.as_deref())))
 }
 
@@ -103,15 +88,11 @@ pub(super) async fn change(
     extract::Json(change): extract::Json<Change>,
 ) -> Answer<Json<Value>> {
     check(change.name.as_deref(), change.labels.as_ref())?;
-    let change = GatewayChange {
-        name: change.name,
-        labels: change.labels,
-        disabled: change.disabled,
-    };
+    let change =
+        GatewayChange { name: change.name, labels: change.labels, disabled: change.disabled };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
     if gateway.disabled_at.is_some() {
-        app.dispatcher
-            .close_gateway(gateway.key, Reason::GatewayDisabled);
+        app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
     }
     Ok(Json(shown(&app, &gateway)))
 }
@@ -130,10 +111,7 @@ pub(super) async fn remove(
 fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
-        errors.push(FieldError {
-            field,
-            message: message.to_owned(),
-        });
+        errors.push(FieldError { field, message: message.to_owned() });
     };
     let is_plain = |text: &str, most: usize| {
         text.chars().count() <= most && !text.chars().any(char::is_control)
@@ -141,10 +119,7 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
     if let Some(name) = name
         && (name.trim().is_empty() || !is_plain(name, 128))
     {
-        wrong(
-            "name".to_owned(),
-            "must be 1 to 128 characters, none of them a control character",
-        );
+        wrong("name".to_owned(), "must be 1 to 128 characters, none of them a control character");
     }
     for (key, value) in labels.into_iter().flatten() {
         if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {
@@ -167,9 +142,7 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
 fn shown(app: &App, gateway: &Gateway) -> Value {
     let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);
-    let lag = gateway
-        .oldest_unconfirmed_at
-        .map_or(0, |at| Timestamp::now().since(at).as_secs());
+    let lag = gateway.oldest_unconfirmed_at.map_or(0, |at| Timestamp::now().since(at).as_secs());
     let mut shown = json!({
         "id": gateway.id,
         "name": gateway.name,

@@ -18,10 +18,7 @@ pub(super) async fn livez() -> &'static str {
 /// New work is welcome: not draining, and the database reads and writes.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> {
     if app.dispatcher.is_draining() {
-        return Err(Problem::unavailable(
-            "draining",
-            "This node is shutting down.",
-        ));
+        return Err(Problem::unavailable("draining", "This node is shutting down."));
     }
     app.store.check().await?;
     Ok("ok\n")
@@ -30,12 +27,5 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> 
 /// Prometheus's text format.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let text = (app.render_metrics)();
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -117,10 +117,8 @@ impl Listener {
     async fn accept(
         &self,
     ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.handshakes)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
+        let permit =
+            Arc::clone(&self.handshakes).acquire_owned().await.map_err(io::Error::other)?;
         let (stream, peer) = self.tcp.accept().await?;
         Ok((stream, peer, permit))
     }

@@ -41,8 +41,6 @@ pub(super) async fn keep(
     if !manifest.get().starts_with('{') {
         return Err(Problem::bad_request("The manifest must be a JSON object."));
     }
-    app.store
-        .set_manifest(credential.gateway, manifest.get())
-        .await?;
+    app.store.set_manifest(credential.gateway, manifest.get()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

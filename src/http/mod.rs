@@ -93,10 +93,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(request_timeout, in_time))
         .layer(DefaultBodyLimit::max(body_limit));
     Router::new()
-        .nest(
-            BASE,
-            api.route("/ws/gateways/connect", get(connect::connect)),
-        )
+        .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -111,32 +108,18 @@ fn api() -> Router<Arc<App>> {
         .route("/events", post(events::publish))
         .route("/events/{id}", get(events::show))
         .route("/event-types", get(event_types::list))
-        .route(
-            "/event-types/{name}",
-            get(event_types::show).put(event_types::put),
-        )
+        .route("/event-types/{name}", get(event_types::show).put(event_types::put))
         .route("/gateways", get(gateways::list).post(gateways::create))
         .route(
             "/gateways/{id}",
-            get(gateways::show)
-                .patch(gateways::change)
-                .delete(gateways::remove),
+            get(gateways::show).patch(gateways::change).delete(gateways::remove),
         )
         .route("/gateways/{id}/manifest", post(manifest::keep))
-        .route(
-            "/gateways/{id}/tokens",
-            get(gateway_tokens::list).post(gateway_tokens::create),
-        )
-        .route(
-            "/gateways/{id}/tokens/{token}",
-            delete(gateway_tokens::revoke),
-        )
+        .route("/gateways/{id}/tokens", get(gateway_tokens::list).post(gateway_tokens::create))
+        .route("/gateways/{id}/tokens/{token}", delete(gateway_tokens::revoke))
         .route("/gateways/{id}/connections", get(connections::of_gateway))
         .route("/connections", get(connections::list))
-        .route(
-            "/access-tokens",
-            get(access_tokens::list).post(access_tokens::create),
-        )
+        .route("/access-tokens", get(access_tokens::list).post(access_tokens::create))
         .route("/access-tokens/{id}", delete(access_tokens::revoke))
         .route("/stats", get(stats::show))
         .route("/deliveries", get(deliveries::list))
@@ -156,11 +139,7 @@ async fn in_time(State(limit): State<Duration>, request: Request, next: Next) ->
 }
 
 async fn not_found() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        "Nothing is served at this path.",
-    )
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "Nothing is served at this path.")
 }
 
 async fn method_not_allowed() -> Problem {

@@ -70,19 +70,12 @@ impl Problem {
 
     /// 404.
     pub fn not_found(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            format!("There is no such {what}."),
-        )
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."))
     }
 
     /// 422: one field is wrong.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::invalid_fields(vec![FieldError {
-            field: field.into(),
-            message: message.into(),
-        }])
+        Self::invalid_fields(vec![FieldError { field: field.into(), message: message.into() }])
     }
 
     /// 422: several fields are wrong.
@@ -91,10 +84,7 @@ impl Problem {
             [one] => format!("{}: {}", one.field, one.message),
             many => format!("{} fields are not valid.", many.len()),
         };
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
-        }
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
     }
 
     /// 503 with a `Retry-After` that differs from caller to caller, so that
@@ -113,9 +103,7 @@ impl Problem {
     /// With another member.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.members
-            .get_or_insert_default()
-            .insert(name.to_owned(), value.into());
+        self.members.get_or_insert_default().insert(name.to_owned(), value.into());
         self
     }
 
@@ -184,10 +172,7 @@ impl IntoResponse for Problem {
         let retry_after = self.retry_after_secs;
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -206,11 +191,7 @@ mod tests {
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
-            (
-                StoreError::Unknown("io".into()),
-                503,
-                "commit_outcome_unknown",
-            ),
+            (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::Conflict("taken".into()), 409, "conflict"),
             (StoreError::NotFound("gateway"), 404, "not_found"),
@@ -220,10 +201,7 @@ mod tests {
             assert_eq!((problem.status, problem.code), (status, code));
             assert!(!problem.detail.contains("page 3") && !problem.detail.contains("locked"));
             let response = problem.into_response();
-            assert_eq!(
-                response.headers().contains_key(header::RETRY_AFTER),
-                status == 503
-            );
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503);
         }
     }
 }

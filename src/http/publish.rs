@@ -51,10 +51,7 @@ impl<'a> Fields<'a> {
             Some(unknown) => {
                 let shown: String = unknown.chars().take(64).collect();
                 let known = FIELDS.join(", ");
-                Err(Problem::invalid(
-                    shown,
-                    format!("is no field of an event; there are: {known}"),
-                ))
+                Err(Problem::invalid(shown, format!("is no field of an event; there are: {known}")))
             }
         }
     }
@@ -71,8 +68,7 @@ impl<'a> Fields<'a> {
     }
 
     fn required<T: DeserializeOwned>(&self, name: &str) -> Answer<T> {
-        self.get(name)?
-            .ok_or_else(|| Problem::invalid(name, "is required"))
+        self.get(name)?.ok_or_else(|| Problem::invalid(name, "is required"))
     }
 }
 
@@ -102,15 +98,8 @@ pub(super) async fn read(
     if user_id.as_ref().is_some_and(|user| user.len() > 256) {
         return Err(Problem::invalid("userId", "must be at most 256 bytes"));
     }
-    let event = Event {
-        id,
-        event_type,
-        payload,
-        correlation_id,
-        user_id,
-        occurred_at: now,
-        expires_at,
-    };
+    let event =
+        Event { id, event_type, payload, correlation_id, user_id, occurred_at: now, expires_at };
     let limit = app.event_bytes();
     let length = frame::longest_event_text(&event);
     if length > limit {
@@ -124,9 +113,7 @@ pub(super) async fn read(
     }
     let text = |name: &str| values.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(NewEvent {
-        artifact_id: ["apiId", "providerId", "proxyId", "artifactId"]
-            .into_iter()
-            .find_map(text),
+        artifact_id: ["apiId", "providerId", "proxyId", "artifactId"].into_iter().find_map(text),
         deployment_id: text("deploymentId"),
         event: Arc::new(event),
         target,
@@ -164,10 +151,7 @@ async fn check_payload(
         Problem::invalid_fields(
             errors
                 .into_iter()
-                .map(|error| FieldError {
-                    field: error.field,
-                    message: error.message,
-                })
+                .map(|error| FieldError { field: error.field, message: error.message })
                 .collect(),
         )
     })?;
@@ -183,20 +167,10 @@ fn target(fields: &Fields<'_>) -> Answer<Target> {
             ids.dedup();
             Ok(Target::Gateways(ids))
         }
-        (
-            None,
-            Some(AskedTarget {
-                all: Some(true),
-                labels: None,
-            }),
-        ) => Ok(Target::All),
-        (
-            None,
-            Some(AskedTarget {
-                all: None,
-                labels: Some(labels),
-            }),
-        ) if !labels.is_empty() => Ok(Target::Labels(labels)),
+        (None, Some(AskedTarget { all: Some(true), labels: None })) => Ok(Target::All),
+        (None, Some(AskedTarget { all: None, labels: Some(labels) })) if !labels.is_empty() => {
+            Ok(Target::Labels(labels))
+        }
         _ => Err(Problem::invalid(
             "target",
             "give exactly one of gatewayIds (not empty), target {\"all\": true} or target {\"labels\": {…}} (not empty)",
@@ -208,15 +182,13 @@ fn expiry(fields: &Fields<'_>, now: Timestamp) -> Answer<Option<Timestamp>> {
     let at: Option<Timestamp> = fields.get("expiresAt")?;
     let ttl_secs: Option<u64> = fields.get("ttlSeconds")?;
     match (at, ttl_secs) {
-        (Some(_), Some(_)) => Err(Problem::invalid(
-            "ttlSeconds",
-            "give either expiresAt or ttlSeconds, not both",
-        )),
+        (Some(_), Some(_)) => {
+            Err(Problem::invalid("ttlSeconds", "give either expiresAt or ttlSeconds, not both"))
+        }
         (Some(at), None) if at <= now => Err(Problem::invalid("expiresAt", "lies in the past")),
-        (None, Some(secs)) if !(1..=LONGEST_TTL_SECS).contains(&secs) => Err(Problem::invalid(
-            "ttlSeconds",
-            format!("must be 1 to {LONGEST_TTL_SECS}"),
-        )),
+        (None, Some(secs)) if !(1..=LONGEST_TTL_SECS).contains(&secs) => {
+            Err(Problem::invalid("ttlSeconds", format!("must be 1 to {LONGEST_TTL_SECS}")))
+        }
         (at, ttl_secs) => {
             Ok(at.or_else(|| ttl_secs.map(|secs| now.plus(Duration::from_secs(secs)))))
         }

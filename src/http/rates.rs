@@ -35,9 +35,9 @@ pub(super) struct Source(IpAddr);
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V6(six) => Self(IpAddr::V6(Ipv6Addr::from_bits(
-                six.to_bits() & !u128::from(u64::MAX),
-            ))),
+            IpAddr::V6(six) => {
+                Self(IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))))
+            }
             four @ IpAddr::V4(_) => Self(four),
         }
     }
@@ -53,9 +53,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 
     /// Takes one; an error says how long to wait for the next.
     pub(super) fn charge(&self, key: &K) -> Result<(), Duration> {
-        self.limiter
-            .check_key(key)
-            .map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+        self.limiter.check_key(key).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
     fn forget_full(&self) {
@@ -66,10 +64,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 
 impl Attempts {
     pub(super) fn new(per_minute: NonZeroU32) -> Self {
-        Self {
-            addresses: Buckets::new(per_minute),
-            gateways: Buckets::new(per_minute),
-        }
+        Self { addresses: Buckets::new(per_minute), gateways: Buckets::new(per_minute) }
     }
 
     /// Forgets buckets that are full again, so that memory stays bounded.
@@ -88,11 +83,8 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
     if !is_trusted(client) {
         return client;
     }
-    let values: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
+    let values: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
     for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
         let Ok(address) = hop.trim().parse::<IpAddr>() else {
             break;
@@ -136,10 +128,7 @@ mod tests {
     fn forwarded_for_counts_only_behind_a_trusted_proxy() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut headers = HeaderMap::new();
-        headers.insert(
-            "x-forwarded-for",
-            "1.1.1.1, 198.51.100.7, 10.0.0.2".parse().unwrap(),
-        );
+        headers.insert("x-forwarded-for", "1.1.1.1, 198.51.100.7, 10.0.0.2".parse().unwrap());
         let proxy = "10.0.0.1".parse().unwrap();
         let stranger: IpAddr = "203.0.113.9".parse().unwrap();
         assert_eq!(

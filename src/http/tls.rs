@@ -87,21 +87,14 @@ impl Certificates {
             }
             Err(error) => tracing::error!(%error, "the old certificate stays in use"),
         }
-        *self
-            .written_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = seen;
+        *self.written_at.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     /// Reads them again if they have changed.
     pub fn reload_if_changed(&self) {
         let now = written_at(&self.certificate, &self.private_key);
-        let changed = now.is_some()
-            && now
-                != *self
-                    .written_at
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+        let changed =
+            now.is_some() && now != *self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
         if changed {
             self.reload();
         }
@@ -124,9 +117,7 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
 
 fn make(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
     let failed = |error: rcgen::Error| TlsError::SelfSigned(error.to_string());
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     names.extend(hostname().filter(|name| name != "localhost"));
     let key = rcgen::KeyPair::generate().map_err(failed)?;
     let params = rcgen::CertificateParams::new(names).map_err(failed)?;
@@ -158,17 +149,12 @@ fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     let is_dns_name = !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
     is_dns_name.then(|| name.to_owned())
 }
 
 fn load(certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError> {
-    let refuse = |path: &Path, why: String| TlsError::File {
-        path: path.to_owned(),
-        why,
-    };
+    let refuse = |path: &Path, why: String| TlsError::File { path: path.to_owned(), why };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| refuse(certificate, error.to_string()))?;
@@ -177,18 +163,10 @@ fn load(certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError
     }
     let key = PrivateKeyDer::from_pem_file(private_key)
         .map_err(|error| refuse(private_key, error.to_string()))?;
-    Ok(CertifiedKey::from_der(
-        chain,
-        key,
-        &aws_lc_rs::default_provider(),
-    )?)
+    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
 }
 
 fn written_at(certificate: &Path, private_key: &Path) -> Option<(SystemTime, SystemTime)> {
-    let of = |path: &Path| {
-        std::fs::metadata(path)
-            .and_then(|meta| meta.modified())
-            .ok()
-    };
+    let of = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
     Some((of(certificate)?, of(private_key)?))
 }

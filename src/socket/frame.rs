@@ -166,10 +166,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_malformed_and_what_is_strange_is_unknown() {
         assert_eq!(parse_incoming(b"{"), Message::Malformed);
-        assert_eq!(
-            parse_incoming(br#"{"type":"deployment.ack"}"#),
-            Message::Malformed
-        );
+        assert_eq!(parse_incoming(br#"{"type":"deployment.ack"}"#), Message::Malformed);
         assert_eq!(parse_incoming(br#"{"type":"hello"}"#), Message::Unknown);
         let deep = "[".repeat(100_000);
         assert_eq!(parse_incoming(deep.as_bytes()), Message::Malformed);

@@ -53,10 +53,6 @@ impl Peer {
 
     /// Ends the connection.
     pub async fn end(self, reason: Reason) {
-        self.say(Incoming::Ended {
-            reason,
-            detail: String::new(),
-        })
-        .await;
+        self.say(Incoming::Ended { reason, detail: String::new() }).await;
     }
 }

@@ -91,15 +91,7 @@ pub fn link() -> (LaneEnd, TransportEnd) {
     let (control_in, control_out) = mpsc::channel(4);
     let (incoming_in, incoming_out) = mpsc::channel(LINK_FRAMES);
     (
-        LaneEnd {
-            events: events_in,
-            control: control_in,
-            incoming: incoming_out,
-        },
-        TransportEnd {
-            events: events_out,
-            control: control_out,
-            incoming: incoming_in,
-        },
+        LaneEnd { events: events_in, control: control_in, incoming: incoming_out },
+        TransportEnd { events: events_out, control: control_out, incoming: incoming_in },
     )
 }

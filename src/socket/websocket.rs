@@ -33,17 +33,9 @@ type Ending = (Reason, String);
 
 /// Runs a socket until it has ended. `first` is sent before anything else.
 pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Limits) {
-    let TransportEnd {
-        events,
-        control,
-        incoming,
-    } = end;
+    let TransportEnd { events, control, incoming } = end;
     let (sink, stream) = socket.split();
-    let mut writer = Writer {
-        sink,
-        last: Sequence::ZERO,
-        limits,
-    };
+    let mut writer = Writer { sink, last: Sequence::ZERO, limits };
     let (reason, detail) = {
         let reading = read(stream, &incoming);
         let writing = write(&mut writer, first, events, control);
@@ -89,10 +81,7 @@ impl Writer {
             Ok(Err(error)) => Err((Reason::ConnectionLost, error.to_string())),
             Err(_) => Err((
                 Reason::WriteTimeout,
-                format!(
-                    "the gateway did not read for {:?}",
-                    self.limits.write_timeout
-                ),
+                format!("the gateway did not read for {:?}", self.limits.write_timeout),
             )),
         }
     }
@@ -204,10 +193,7 @@ async fn read(
     }
     match closed {
         Some(detail) => (Reason::ClosedByGateway, detail),
-        None => (
-            Reason::ConnectionLost,
-            "the connection ended without a close frame".to_owned(),
-        ),
+        None => (Reason::ConnectionLost, "the connection ended without a close frame".to_owned()),
     }
 }
 
@@ -234,7 +220,5 @@ fn receipt(payload: &[u8]) -> Incoming {
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
-        .map_or(Incoming::Alive, |sequence| {
-            Incoming::Receipt(Sequence(sequence))
-        })
+        .map_or(Incoming::Alive, |sequence| Incoming::Receipt(Sequence(sequence)))
 }

@@ -1,7 +1,6 @@
 //! SIGKILL under load: whatever was accepted arrives, in order.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::support::{Service, deployed};
 
@@ -24,9 +23,10 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
     let mut received: BTreeMap<i64, String> = BTreeMap::new();
     for round in 0..ROUNDS {
         let listener = service.connected(&key).await.serve();
+        let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
         let publishers: Vec<_> = (0..4)
             .map(|publisher| {
-                let (api, id) = (service.api(), id.clone());
+                let (api, id, answers) = (service.api(), id.clone(), answers.clone());
                 tokio::spawn(async move {
                     let mut accepted = Vec::new();
                     for number in 0.. {
@@ -35,17 +35,20 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
                         let Ok(answer) = api.post("/events", &event).await else {
                             break;
                         };
-                        let sequence = answer["deliveries"][0]["sequence"]
-                            .as_i64()
-                            .expect("a number");
+                        let sequence =
+                            answer["deliveries"][0]["sequence"].as_i64().expect("a number");
                         accepted.push((sequence, answer["id"].as_str().expect("an id").to_owned()));
+                        // Nobody counts any more once the kill has been decided.
+                        let _ = answers.send(());
                     }
                     accepted
                 })
             })
             .collect();
         // The moment of the kill is the chance that is tested.
-        tokio::time::sleep(Duration::from_millis(random.u64(5..150))).await;
+        for _ in 0..random.u64(1..150) {
+            answered.recv().await.expect("publishers publish");
+        }
         service.kill().await;
         for publisher in publishers {
             accepted.extend(publisher.await.expect("a publisher"));
@@ -53,55 +56,31 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
         keep(&mut received, &listener.await.expect("the listener"));
         service.restart().await;
     }
-    let gateway = service
-        .api()
-        .get(&format!("/gateways/{id}"))
-        .await
-        .expect("the gateway");
+    let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
     let head = gateway["head"].as_i64().expect("a head");
     let mut last = service.connected(&key).await;
-    while received
-        .last_key_value()
-        .is_none_or(|(sequence, _)| *sequence < head)
-    {
+    while received.last_key_value().is_none_or(|(sequence, _)| *sequence < head) {
         keep(&mut received, &[last.next().await.expect("the rest")]);
     }
     let last = last.serve();
-    service
-        .eventually(&format!("/gateways/{id}"), |gateway| {
-            gateway["confirmed"] == head
-        })
-        .await;
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == head).await;
     last.abort();
-    assert_eq!(
-        received.keys().copied().collect::<Vec<_>>(),
-        (1..=head).collect::<Vec<_>>()
-    );
+    assert_eq!(received.keys().copied().collect::<Vec<_>>(), (1..=head).collect::<Vec<_>>());
     for (sequence, event) in &accepted {
-        assert_eq!(
-            received.get(sequence),
-            Some(event),
-            "accepted as {sequence}"
-        );
+        assert_eq!(received.get(sequence), Some(event), "accepted as {sequence}");
     }
     service.kill().await;
-    let report = gateway_events::store::sqlite::verify::verify(&service.database())
-        .await
-        .expect("readable");
+    let report =
+        gateway_events::store::sqlite::verify::verify(&service.database()).await.expect("readable");
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 
 /// Enters what one connection received: in order, without a gap, and the same
 /// event under the same number as ever.
 fn keep(received: &mut BTreeMap<i64, String>, events: &[serde_json::Value]) {
-    let numbers: Vec<i64> = events
-        .iter()
-        .map(|event| event["sequence"].as_i64().expect("a number"))
-        .collect();
-    assert!(
-        numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
-        "{numbers:?}"
-    );
+    let numbers: Vec<i64> =
+        events.iter().map(|event| event["sequence"].as_i64().expect("a number")).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
     for (number, event) in numbers.iter().zip(events) {
         let id = event["eventId"].as_str().expect("an id").to_owned();
         let known = received.entry(*number).or_insert_with(|| id.clone());

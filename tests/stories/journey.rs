@@ -29,31 +29,16 @@ async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else() {
     let (_, other_key) = service.gateway("other").await;
     let (mut first, mut second) = (service.connected(&key).await, service.connected(&key).await);
     let other = service.connected(&other_key).await.serve();
-    let answer = service
-        .api()
-        .post("/events", &deployed(&[&one], "d-1"))
-        .await
-        .expect("accepted");
-    assert_eq!(
-        answer["deliveries"],
-        json!([{"gatewayId": one, "sequence": 1}])
-    );
+    let answer = service.api().post("/events", &deployed(&[&one], "d-1")).await.expect("accepted");
+    assert_eq!(answer["deliveries"], json!([{"gatewayId": one, "sequence": 1}]));
     for socket in [&mut first, &mut second] {
         let event = socket.expect(1..=1).await.remove(0);
         assert_eq!(event["eventId"], answer["id"]);
         assert_eq!(event["payload"]["deploymentId"], "d-1");
     }
     let (first, second) = (first.serve(), second.serve());
-    service
-        .eventually(&format!("/gateways/{one}"), |gateway| {
-            gateway["confirmed"] == 1
-        })
-        .await;
-    service
-        .api()
-        .delete(&format!("/gateways/{one}"))
-        .await
-        .expect("deleted");
+    service.eventually(&format!("/gateways/{one}"), |gateway| gateway["confirmed"] == 1).await;
+    service.api().delete(&format!("/gateways/{one}")).await.expect("deleted");
     first.await.expect("closed");
     second.await.expect("closed");
     other.abort();
@@ -64,37 +49,15 @@ async fn an_admin_sees_who_is_connected_and_who_was() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
-    let stats = service
-        .eventually("/stats", |stats| {
-            stats["gatewayConnections"]["totalActive"] == 1
-        })
-        .await;
-    assert_eq!(
-        stats["gatewayConnections"]["connections"][0]["gatewayId"],
-        id
-    );
-    let tokens = service
-        .api()
-        .get(&format!("/gateways/{id}/tokens"))
-        .await
-        .expect("tokens");
+    let stats =
+        service.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == 1).await;
+    assert_eq!(stats["gatewayConnections"]["connections"][0]["gatewayId"], id);
+    let tokens = service.api().get(&format!("/gateways/{id}/tokens")).await.expect("tokens");
     let token = tokens["list"][0]["id"].as_str().expect("an id").to_owned();
-    service
-        .api()
-        .delete(&format!("/gateways/{id}/tokens/{token}"))
-        .await
-        .expect("revoked");
+    service.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.expect("revoked");
     socket.await.expect("the socket was closed");
-    service
-        .eventually("/stats", |stats| {
-            stats["gatewayConnections"]["totalActive"] == 0
-        })
-        .await;
-    let past = service
-        .api()
-        .get(&format!("/gateways/{id}/connections"))
-        .await
-        .expect("history");
+    service.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == 0).await;
+    let past = service.api().get(&format!("/gateways/{id}/connections")).await.expect("history");
     assert_eq!(past["list"][0]["closeReason"], "token_revoked", "{past:#}");
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
 }
@@ -105,35 +68,15 @@ async fn a_type_is_registered_while_running() {
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let event = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {"path": "/"}});
-    let refused = service
-        .api()
-        .post("/events", &event)
-        .await
-        .expect_err("unknown");
+    let refused = service.api().post("/events", &event).await.expect_err("unknown");
     assert_eq!(refused.status(), Some(422));
     assert!(refused.to_string().contains("PUT"), "{refused}");
     let schema = json!({"description": "A cache was purged", "schema": {"type": "object", "required": ["path"]}});
-    service
-        .api()
-        .put("/event-types/cache.purged", &schema)
-        .await
-        .expect("registered");
-    service
-        .api()
-        .post("/events", &event)
-        .await
-        .expect("accepted");
+    service.api().put("/event-types/cache.purged", &schema).await.expect("registered");
+    service.api().post("/events", &event).await.expect("accepted");
     assert_eq!(socket.expect(1..=1).await[0]["type"], "cache.purged");
     let bad = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {}});
-    assert_eq!(
-        service
-            .api()
-            .post("/events", &bad)
-            .await
-            .expect_err("invalid")
-            .status(),
-        Some(422)
-    );
+    assert_eq!(service.api().post("/events", &bad).await.expect_err("invalid").status(), Some(422));
 }
 
 #[tokio::test]
@@ -150,11 +93,7 @@ async fn connections_and_attempts_are_limited() {
     assert_eq!(statuses[..10], [401; 10]);
     assert_eq!(statuses[10], 429);
     // Behind the same address, a good key is still admitted.
-    service
-        .eventually("/stats", |stats| {
-            stats["gatewayConnections"]["totalActive"] == 0
-        })
-        .await;
+    service.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == 0).await;
     service.connected(&key).await;
 }
 
@@ -174,22 +113,14 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not() {
         let middle = usize::midpoint(fits, too_large);
         let mut event = sized(middle);
         event["gatewayIds"] = json!(["00000000-0000-0000-0000-000000000000"]);
-        match api
-            .post("/events", &event)
-            .await
-            .expect_err("nobody has that id")
-            .status()
-        {
+        match api.post("/events", &event).await.expect_err("nobody has that id").status() {
             Some(413) => too_large = middle,
             Some(404) => fits = middle,
             other => panic!("unexpected {other:?}"),
         }
     }
     assert_eq!(
-        api.post("/events", &sized(too_large))
-            .await
-            .expect_err("too large")
-            .status(),
+        api.post("/events", &sized(too_large)).await.expect_err("too large").status(),
         Some(413)
     );
     api.post("/events", &sized(fits)).await.expect("it fits");
@@ -207,18 +138,11 @@ async fn garbage_from_a_gateway_harms_nobody() {
     socket.send(Message::text("{ no JSON")).await;
     socket.send(Message::binary(vec![0, 1, 2])).await;
     socket.send(Message::Pong("999".into())).await;
-    service
-        .api()
-        .post("/events", &deployed(&[&id], "d-1"))
-        .await
-        .expect("accepted");
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     socket.expect(1..=1).await;
     let socket = socket.serve();
-    let gateway = service
-        .eventually(&format!("/gateways/{id}"), |gateway| {
-            gateway["confirmed"] == 1
-        })
-        .await;
+    let gateway =
+        service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
     assert_eq!(gateway["connected"], true);
     socket.abort();
     let mut hostile = service.connected(&key).await;

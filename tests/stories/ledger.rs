@@ -11,9 +11,7 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
     let (id, key) = service.gateway("away").await;
     let api = service.api();
     for deployment in ["d-1", "d-2", "d-3"] {
-        api.post("/events", &deployed(&[&id], deployment))
-            .await
-            .expect("accepted");
+        api.post("/events", &deployed(&[&id], deployment)).await.expect("accepted");
     }
     let path = format!("/deliveries?status=failed&gatewayId={id}");
     let failed = service.eventually(&path, |page| page["count"] == 3).await;
@@ -31,18 +29,12 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
                 .is_some_and(|list| list.iter().all(|row| row["deliveredSince"] == true))
         })
         .await;
-    let expired = get(
-        &api,
-        &format!("{path}&to=2020-01-01T00:00:00Z&from=2019-01-01T00:00:00Z"),
-    )
-    .await
-    .expect("a page");
+    let expired = get(&api, &format!("{path}&to=2020-01-01T00:00:00Z&from=2019-01-01T00:00:00Z"))
+        .await
+        .expect("a page");
     assert_eq!(expired["count"], 0);
-    let refused = get(
-        &api,
-        &format!("{path}&from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z"),
-    )
-    .await;
+    let refused =
+        get(&api, &format!("{path}&from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z")).await;
     assert_eq!(refused.expect_err("a window backwards").status(), Some(422));
     socket.abort();
 }
@@ -52,11 +44,7 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
-    service
-        .api()
-        .post("/events", &deployed(&[&id], "d-1"))
-        .await
-        .expect("accepted");
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let first = socket.expect(1..=1).await.remove(0);
     let ack = json!({"type": "deployment.ack", "payload": {
         "deploymentId": "d-1", "artifactId": "a-1", "resourceType": "api", "action": "deploy",
@@ -73,21 +61,13 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
     assert_eq!(failed["list"][0]["reason"], "gateway_processing_error");
     assert_eq!(failed["list"][0]["state"], "failed");
     let redrive = json!({"gatewayId": id, "sequence": 1});
-    let redriven = service
-        .api()
-        .post("/deliveries/redrive", &redrive)
-        .await
-        .expect("redriven");
+    let redriven = service.api().post("/deliveries/redrive", &redrive).await.expect("redriven");
     assert_eq!(redriven["redriven"][0]["newSequence"], 2, "{redriven:#}");
     let again = background.await.expect("the event again");
     assert_eq!(again["sequence"], 2);
     assert_eq!(again["eventId"], first["eventId"]);
     assert_eq!(again["correlationId"], first["correlationId"]);
-    let twice = service
-        .api()
-        .post("/deliveries/redrive", &redrive)
-        .await
-        .expect("an answer");
+    let twice = service.api().post("/deliveries/redrive", &redrive).await.expect("an answer");
     assert_eq!(twice["alreadyRedriven"], 1, "{twice:#}");
 }
 
@@ -97,35 +77,13 @@ async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing()
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-1");
     event["id"] = json!("mine-1");
-    let first = service
-        .api()
-        .post("/events", &event)
-        .await
-        .expect("accepted");
-    assert_eq!(
-        service
-            .api()
-            .post("/events", &event)
-            .await
-            .expect("a repeat"),
-        first
-    );
+    let first = service.api().post("/events", &event).await.expect("accepted");
+    assert_eq!(service.api().post("/events", &event).await.expect("a repeat"), first);
     event["payload"]["deploymentId"] = json!("d-2");
-    service
-        .api()
-        .post("/events", &event)
-        .await
-        .expect_err("the id is taken");
+    service.api().post("/events", &event).await.expect_err("the id is taken");
     let nobody = "00000000-0000-0000-0000-000000000000";
-    let refused = service
-        .api()
-        .post("/events", &deployed(&[&id, nobody], "d-3"))
-        .await;
+    let refused = service.api().post("/events", &deployed(&[&id, nobody], "d-3")).await;
     assert_eq!(refused.expect_err("unknown gateway").status(), Some(404));
-    let gateway = service
-        .api()
-        .get(&format!("/gateways/{id}"))
-        .await
-        .expect("the gateway");
+    let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 1);
 }

@@ -42,13 +42,7 @@ impl Service {
             .collect();
         let (process, port, token) = spawn(directory.path(), 0, &environment).await;
         let token = token.expect("the first start prints the admin token");
-        Self {
-            process,
-            directory,
-            environment,
-            port,
-            token,
-        }
+        Self { process, directory, environment, port, token }
     }
 
     /// SIGKILL, and nothing else: what is not on disk is gone.
@@ -92,56 +86,33 @@ impl Service {
 
     pub(crate) fn api_with(&self, token: &str) -> Api {
         let address = format!("https://localhost:{}", self.port);
-        Api::new(
-            &address,
-            Some(SecretString::from(token.to_owned())),
-            &self.trust(),
-        )
-        .expect("a client")
+        Api::new(&address, Some(SecretString::from(token.to_owned())), &self.trust())
+            .expect("a client")
     }
 
     /// Registers a gateway and makes a key for it.
     pub(crate) async fn gateway(&self, name: &str) -> (String, String) {
         let api = self.api();
-        let gateway = api
-            .post("/gateways", &json!({"name": name}))
-            .await
-            .expect("registered");
+        let gateway = api.post("/gateways", &json!({"name": name})).await.expect("registered");
         let id = gateway["id"].as_str().expect("an id").to_owned();
-        let token = api
-            .post(&format!("/gateways/{id}/tokens"), &json!({}))
-            .await
-            .expect("a token");
+        let token = api.post(&format!("/gateways/{id}/tokens"), &json!({})).await.expect("a token");
         (id, token["token"].as_str().expect("a key").to_owned())
     }
 
     /// Connects as a gateway; a refusal is its status and body.
     pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port))
-            .await
-            .expect("it listens");
+        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens");
         let config = self.trust().client_config().expect("a TLS client");
         let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
-        let tls = tokio_rustls::TlsConnector::from(config)
-            .connect(name, tcp)
-            .await
-            .expect("TLS");
-        let url = format!(
-            "wss://localhost:{}/api/internal/v1/ws/gateways/connect",
-            self.port
-        );
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS");
+        let url = format!("wss://localhost:{}/api/internal/v1/ws/gateways/connect", self.port);
         let mut request = url.into_client_request().expect("a request");
-        request
-            .headers_mut()
-            .insert("api-key", key.parse().expect("a header"));
+        request.headers_mut().insert("api-key", key.parse().expect("a header"));
         match tokio_tungstenite::client_async(request, tls).await {
             Ok((stream, _)) => Ok(Socket { stream }),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().clone().unwrap_or_default();
-                Err((
-                    response.status().as_u16(),
-                    String::from_utf8_lossy(&body).into_owned(),
-                ))
+                Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
             }
             Err(error) => panic!("the handshake broke: {error}\n{}", self.log()),
         }
@@ -170,11 +141,7 @@ impl Service {
             }
         })
         .await;
-        assert!(
-            found.is_ok(),
-            "{path} never said so; at last: {last:#}\n{}",
-            self.log()
-        );
+        assert!(found.is_ok(), "{path} never said so; at last: {last:#}\n{}", self.log());
         last
     }
 }
@@ -201,12 +168,7 @@ async fn spawn(
         .open(directory.join("service.log"))
         .expect("a log");
     let mut process = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
-        .args([
-            "serve",
-            "--listen",
-            &format!("127.0.0.1:{port}"),
-            "--data-dir",
-        ])
+        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
         .arg(directory)
         .envs(environment.iter().map(|(key, value)| (key, value)))
         .stdout(Stdio::piped())
@@ -222,21 +184,14 @@ async fn spawn(
                 token = rest.split_whitespace().next().map(str::to_owned);
             }
             if let Some((_, address)) = line.split_once("listening on ") {
-                return address
-                    .rsplit(':')
-                    .next()
-                    .and_then(|port| port.parse().ok());
+                return address.rsplit(':').next().and_then(|port| port.parse().ok());
             }
         }
         None
     };
     let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
-    (
-        process,
-        port.unwrap_or_else(|| panic!("the service never listened\n{}", log())),
-        token,
-    )
+    (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
 }
 
 /// A gateway's socket, with the test in control of every frame.
@@ -249,9 +204,8 @@ impl Socket {
     /// when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next())
-                .await
-                .expect("a frame in time");
+            let next =
+                tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match next {
                 Some(Ok(Message::Text(text))) => {
                     return Some(serde_json::from_str(&text).expect("JSON"));

@@ -19,10 +19,7 @@ pub(super) fn give(
     arrivals: &[Arrival],
     failed: &Value,
 ) -> anyhow::Result<bool> {
-    say(format_args!(
-        "\nPUBLISHED\n{}",
-        publications(published, fleet)
-    ))?;
+    say(format_args!("\nPUBLISHED\n{}", publications(published, fleet)))?;
     for member in &fleet.members {
         say(format_args!(
             "\nRECEIVED BY {}\n{}",
@@ -35,10 +32,7 @@ pub(super) fn give(
         delivery::shown(failed)
     ))?;
     let rows = elements(&failed["list"]);
-    let recovered = rows
-        .iter()
-        .filter(|row| row["deliveredSince"] == true)
-        .count();
+    let recovered = rows.iter().filter(|row| row["deliveredSince"] == true).count();
     say(format_args!(
         "\n{} deliveries failed at least once, {recovered} of them have been delivered since.",
         rows.len()
@@ -84,32 +78,21 @@ fn publications(published: &[Publication], fleet: &Fleet) -> String {
 }
 
 fn received(member: &Member, published: &[Publication], arrivals: &[Arrival]) -> String {
-    let sent_at: BTreeMap<&str, Timestamp> = published
-        .iter()
-        .map(|event| (event.event_id.as_str(), event.at))
-        .collect();
-    let rows = arrivals
-        .iter()
-        .filter(|arrival| arrival.gateway == member.name)
-        .map(|arrival| {
-            let latency = sent_at
-                .get(arrival.event_id.as_str())
-                .map_or("-".to_owned(), |at| {
-                    format!("{} ms", arrival.at.since(*at).as_millis())
-                });
-            [
-                shown_time(arrival.at),
-                format!("#{}", arrival.sequence),
-                arrival.event_type.clone(),
-                latency,
-                arrival.connection.to_string(),
-            ]
-        });
-    table(
-        ["time", "sequence", "type", "after", "connection"],
-        rows,
-        "nothing",
-    )
+    let sent_at: BTreeMap<&str, Timestamp> =
+        published.iter().map(|event| (event.event_id.as_str(), event.at)).collect();
+    let rows = arrivals.iter().filter(|arrival| arrival.gateway == member.name).map(|arrival| {
+        let latency = sent_at
+            .get(arrival.event_id.as_str())
+            .map_or("-".to_owned(), |at| format!("{} ms", arrival.at.since(*at).as_millis()));
+        [
+            shown_time(arrival.at),
+            format!("#{}", arrival.sequence),
+            arrival.event_type.clone(),
+            latency,
+            arrival.connection.to_string(),
+        ]
+    });
+    table(["time", "sequence", "type", "after", "connection"], rows, "nothing")
 }
 
 /// What should be in a gateway's log, in order.
@@ -124,9 +107,7 @@ fn expected<'a>(member: &Member, published: &'a [Publication]) -> Vec<(i64, &'a 
 
 /// Where what arrived differs from what was published, in words.
 fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> Vec<String> {
-    let gapless = (1_i64..)
-        .zip(expected)
-        .all(|(number, (sequence, _))| number == *sequence);
+    let gapless = (1_i64..).zip(expected).all(|(number, (sequence, _))| number == *sequence);
     let mut faults = Vec::new();
     if !gapless {
         faults.push(format!("the log of {gateway} is not numbered 1, 2, 3, …"));
@@ -135,22 +116,16 @@ fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> V
         return faults;
     }
     for (sequence, event) in expected {
-        match arrived
-            .iter()
-            .filter(|(number, id)| number == sequence && id == event)
-            .count()
-        {
+        match arrived.iter().filter(|(number, id)| number == sequence && id == event).count() {
             0 => faults.push(format!("#{sequence} ({event}) never arrived at {gateway}")),
             1 => {}
-            times => faults.push(format!(
-                "#{sequence} ({event}) arrived {times} times at {gateway}"
-            )),
+            times => {
+                faults.push(format!("#{sequence} ({event}) arrived {times} times at {gateway}"));
+            }
         }
     }
     for (sequence, event) in arrived.iter().filter(|one| !expected.contains(one)) {
-        faults.push(format!(
-            "#{sequence} ({event}) was not published for {gateway}"
-        ));
+        faults.push(format!("#{sequence} ({event}) was not published for {gateway}"));
     }
     if !arrived.is_sorted() {
         faults.push(format!("events arrived out of order at {gateway}"));
@@ -160,9 +135,7 @@ fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> V
 
 fn shown_time(at: Timestamp) -> String {
     let shown = time(&Value::from(at.to_string()));
-    shown
-        .split_once(' ')
-        .map_or(shown.clone(), |(_, clock)| clock.to_owned())
+    shown.split_once(' ').map_or(shown.clone(), |(_, clock)| clock.to_owned())
 }
 
 #[cfg(test)]

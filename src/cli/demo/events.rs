@@ -49,11 +49,7 @@ pub(super) const BEFORE: &Script = &[
         For::One("amsterdam"),
         r#"{"providerId":"p-1","deploymentId":"d-2","performedAt":"TIME"}"#,
     ),
-    (
-        "gateway.config.updated",
-        For::One("cairo"),
-        r#"{"configType":"logging","action":"updated"}"#,
-    ),
+    ("gateway.config.updated", For::One("cairo"), r#"{"configType":"logging","action":"updated"}"#),
 ];
 
 /// Those after it.
@@ -68,11 +64,7 @@ pub(super) const AFTER: &Script = &[
         For::All,
         r#"{"apiId":"3b1f6c52-orders","deploymentId":"d-3","revisionId":"r-2","vhost":"orders.example.org","environment":"production","performedAt":"TIME"}"#,
     ),
-    (
-        "apikey.revoked",
-        For::All,
-        r#"{"apiId":"3b1f6c52-orders","keyName":"mobile"}"#,
-    ),
+    ("apikey.revoked", For::All, r#"{"apiId":"3b1f6c52-orders","keyName":"mobile"}"#),
     (
         "subscription.updated",
         For::Region("europe"),
@@ -121,10 +113,7 @@ pub(super) async fn publish(
             })
             .collect();
         published.push(Publication {
-            event_id: accepted["id"]
-                .as_str()
-                .context("an event without id")?
-                .to_owned(),
+            event_id: accepted["id"].as_str().context("an event without id")?.to_owned(),
             event_type,
             at,
             sequences,

@@ -15,11 +15,8 @@ use super::journal::{Journal, Writer};
 use super::service::Service;
 
 /// Name and label of each.
-const MEMBERS: [(&str, &str); 3] = [
-    ("amsterdam", "europe"),
-    ("berlin", "europe"),
-    ("cairo", "africa"),
-];
+const MEMBERS: [(&str, &str); 3] =
+    [("amsterdam", "europe"), ("berlin", "europe"), ("cairo", "africa")];
 /// How often the service is asked what has been confirmed.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -49,18 +46,10 @@ impl Fleet {
         for (name, region) in MEMBERS {
             let body = json!({ "name": name, "labels": { "region": region } });
             let registered = api.post("/gateways", &body).await?;
-            let id = registered["id"]
-                .as_str()
-                .context("a gateway without id")?
-                .to_owned();
-            let made = api
-                .post(&format!("/gateways/{id}/tokens"), &json!({}))
-                .await?;
+            let id = registered["id"].as_str().context("a gateway without id")?.to_owned();
+            let made = api.post(&format!("/gateways/{id}/tokens"), &json!({})).await?;
             let key = made["token"].as_str().context("a token without text")?;
-            let writer = Arc::new(Writer {
-                gateway: name,
-                journal: Arc::clone(journal),
-            });
+            let writer = Arc::new(Writer { gateway: name, journal: Arc::clone(journal) });
             let key = SecretString::from(key);
             let mut options =
                 GatewayOptions::new(service.url().clone(), key, Arc::clone(&tls), writer);
@@ -69,11 +58,7 @@ impl Fleet {
             options.ack = AckPolicy::Success;
             members.push(Member { name, id, options });
         }
-        Ok(Self {
-            members,
-            running: JoinSet::new(),
-            stop: CancellationToken::new(),
-        })
+        Ok(Self { members, running: JoinSet::new(), stop: CancellationToken::new() })
     }
 
     /// The gateway of this name.
@@ -86,10 +71,7 @@ impl Fleet {
 
     /// The name of the gateway with this id.
     pub(super) fn name_of(&self, id: &str) -> &str {
-        self.members
-            .iter()
-            .find(|member| member.id == id)
-            .map_or("?", |member| member.name)
+        self.members.iter().find(|member| member.id == id).map_or("?", |member| member.name)
     }
 
     /// Lets a gateway connect, and come back whenever it is cut off.

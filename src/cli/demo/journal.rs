@@ -29,10 +29,7 @@ struct Entries {
 
 impl Entries {
     fn connections_of(&self, gateway: &str) -> usize {
-        self.connections
-            .iter()
-            .filter(|name| **name == gateway)
-            .count()
+        self.connections.iter().filter(|name| **name == gateway).count()
     }
 }
 

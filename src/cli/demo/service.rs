@@ -26,20 +26,14 @@ impl Service {
     /// The first start's token is kept in the directory for the second.
     pub(super) async fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
         let mut process = spawn(directory, port)?;
-        let out = process
-            .stdout
-            .take()
-            .context("the service has no standard output")?;
+        let out = process.stdout.take().context("the service has no standard output")?;
         let mut lines = BufReader::new(out).lines();
         let Some(address) = address(&mut lines, directory).await? else {
             let status = process.wait().await?;
             let log = std::fs::read_to_string(directory.join(LOG_FILE)).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(10).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            anyhow::bail!(
-                "the service ended ({status}) before it listened:\n{}",
-                tail.join("\n")
-            );
+            anyhow::bail!("the service ended ({status}) before it listened:\n{}", tail.join("\n"));
         };
         // A full pipe would stop the service.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -69,19 +63,12 @@ impl Service {
     pub(super) fn api(&self) -> anyhow::Result<Api> {
         let token = std::fs::read_to_string(self.directory.join(TOKEN_FILE))
             .context("the service printed no admin access token")?;
-        Ok(Api::new(
-            self.url.as_str(),
-            Some(SecretString::from(token)),
-            &self.trust(),
-        )?)
+        Ok(Api::new(self.url.as_str(), Some(SecretString::from(token)), &self.trust())?)
     }
 
     /// SIGKILL: nothing is flushed, nobody is told.
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
-        self.process
-            .kill()
-            .await
-            .context("the service can't be killed")
+        self.process.kill().await.context("the service can't be killed")
     }
 }
 

@@ -38,12 +38,7 @@ pub(super) async fn announce(options: &GatewayOptions, gateway_id: &str) -> Resu
         "functionalityType": "regular",
         "policies": [],
     });
-    let sent = client
-        .post(url)
-        .header("api-key", key)
-        .json(&manifest)
-        .send()
-        .await;
+    let sent = client.post(url).header("api-key", key).json(&manifest).send().await;
     match sent.map(|answer| answer.status().as_u16()) {
         Ok(status) if FINAL_STATUSES.contains(&status) => Err(status),
         _ => Ok(()),

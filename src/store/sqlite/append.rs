@@ -60,10 +60,7 @@ pub(super) async fn append(
     publishes: &[&Publish],
 ) -> Result<Outcome> {
     if publishes.is_empty() {
-        return Ok(Outcome {
-            answers: Vec::new(),
-            grown: Vec::new(),
-        });
+        return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
     }
     let (answers, fresh) = plan(connection, publishes).await?;
     let (numbered, grown) = number(connection, &fresh).await?;
@@ -113,10 +110,7 @@ async fn plan<'a>(
                 continue;
             }
             if let Some(first) = keys.get(&name) {
-                let same = publishes[*first]
-                    .idempotency
-                    .as_ref()
-                    .is_some_and(|it| it.1 == *digest);
+                let same = publishes[*first].idempotency.as_ref().is_some_and(|it| it.1 == *digest);
                 answers.push(if same {
                     Answer::SameAs(*first)
                 } else {
@@ -149,11 +143,7 @@ async fn plan<'a>(
                     Ok(targets) => {
                         met.insert(identity, fresh.len());
                         plans.push(Plan::Fresh(fresh.len()));
-                        fresh.push(Fresh {
-                            organisation: publish.organisation,
-                            new,
-                            targets,
-                        });
+                        fresh.push(Fresh { organisation: publish.organisation, new, targets });
                     }
                 }
             }
@@ -195,20 +185,10 @@ async fn number(
     for row in heads {
         let (gateway, head) = (GatewayKey(row.gateway), Sequence(row.head));
         if head > Sequence::MAX {
-            return Err(StoreError::Corrupt(format!(
-                "the log of gateway {} is full",
-                row.gateway
-            )));
+            return Err(StoreError::Corrupt(format!("the log of gateway {} is full", row.gateway)));
         }
         next.insert(row.gateway, Sequence(row.head - counts[&row.gateway] + 1));
-        grown.insert(
-            row.gateway,
-            Grown {
-                gateway,
-                head,
-                rows: Vec::new(),
-            },
-        );
+        grown.insert(row.gateway, Grown { gateway, head, rows: Vec::new() });
     }
     let mut numbered = Vec::with_capacity(fresh.len());
     for fresh in fresh {
@@ -216,9 +196,7 @@ async fn number(
         for (gateway, _) in &fresh.targets {
             let (Some(next), Some(grown)) = (next.get_mut(&gateway.0), grown.get_mut(&gateway.0))
             else {
-                return Err(StoreError::Corrupt(
-                    "a stream was raised by another key".to_owned(),
-                ));
+                return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
             };
             numbers.push(*next);
             grown.rows.push((*next, Arc::clone(&fresh.new.event)));
@@ -240,28 +218,15 @@ async fn insert(
     }
     let events: Vec<_> = fresh
         .iter()
-        .map(
-            |Fresh {
-                 organisation, new, ..
-             }| {
-                let event = &new.event;
-                (
-                    (
-                        organisation.0,
-                        &event.id,
-                        &event.event_type,
-                        event.payload.get(),
-                    ),
-                    (
-                        &event.correlation_id,
-                        &event.user_id,
-                        event.occurred_at.micros(),
-                    ),
-                    (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
-                    (&new.artifact_id, &new.deployment_id),
-                )
-            },
-        )
+        .map(|Fresh { organisation, new, .. }| {
+            let event = &new.event;
+            (
+                (organisation.0, &event.id, &event.event_type, event.payload.get()),
+                (&event.correlation_id, &event.user_id, event.occurred_at.micros()),
+                (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
+                (&new.artifact_id, &new.deployment_id),
+            )
+        })
         .collect();
     let (events, now) = (json(&events)?, now.micros());
     // One by one in the array's order, so that the keys rise with it.

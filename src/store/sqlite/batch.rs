@@ -56,10 +56,7 @@ impl Batch {
         match command {
             Command::Append(publish, answer, permit) => {
                 self.items += publish.events.len().max(1);
-                let payloads = publish
-                    .events
-                    .iter()
-                    .map(|new| new.event.payload.get().len());
+                let payloads = publish.events.iter().map(|new| new.event.payload.get().len());
                 self.bytes += payloads.sum::<usize>();
                 self.appends.push((publish, answer, permit));
             }
@@ -104,18 +101,9 @@ impl Batch {
         let records = self.records.into_iter();
         let opens = self.opens.into_iter();
         appends
-            .map(|one| Self {
-                appends: vec![one],
-                ..Self::default()
-            })
-            .chain(records.map(|one| Self {
-                records: vec![one],
-                ..Self::default()
-            }))
-            .chain(opens.map(|one| Self {
-                opens: vec![one],
-                ..Self::default()
-            }))
+            .map(|one| Self { appends: vec![one], ..Self::default() })
+            .chain(records.map(|one| Self { records: vec![one], ..Self::default() }))
+            .chain(opens.map(|one| Self { opens: vec![one], ..Self::default() }))
             .collect()
     }
 
@@ -152,11 +140,7 @@ pub(super) async fn commit(
     if batch.commands() <= 1 {
         let text = error.to_string();
         let mut error = Some(error);
-        batch.fail(|| {
-            error
-                .take()
-                .unwrap_or_else(|| StoreError::Unavailable(text.clone()))
-        });
+        batch.fail(|| error.take().unwrap_or_else(|| StoreError::Unavailable(text.clone())));
         return Ok(());
     }
     tracing::warn!(%error, "a group commit was undone; each command is tried by itself");
@@ -186,20 +170,14 @@ async fn attempt(
     record(&mut transaction, node, records).await?;
     let mut opened = Vec::with_capacity(batch.opens.len());
     for (new, _) in &batch.opens {
-        opened.push(
-            match open_connection(&mut transaction, now, node, new).await {
-                // Found out before anything was written.
-                Err(error @ StoreError::NotFound(_)) => Err(error),
-                other => Ok(other?),
-            },
-        );
+        opened.push(match open_connection(&mut transaction, now, node, new).await {
+            // Found out before anything was written.
+            Err(error @ StoreError::NotFound(_)) => Err(error),
+            other => Ok(other?),
+        });
     }
     match transaction.commit().await {
-        Ok(()) => Ok(Done {
-            published: appended.answers,
-            opened,
-            grown: appended.grown,
-        }),
+        Ok(()) => Ok(Done { published: appended.answers, opened, grown: appended.grown }),
         Err(error) => Err(Failure::Unknown(error.to_string())),
     }
 }
@@ -213,13 +191,7 @@ async fn tell(
     done: Done,
 ) -> std::result::Result<(), String> {
     for grown in done.grown {
-        wake.appended(
-            grown.gateway,
-            Hint {
-                head: grown.head,
-                rows: grown.rows.into(),
-            },
-        );
+        wake.appended(grown.gateway, Hint { head: grown.head, rows: grown.rows.into() });
     }
     for ((_, answer, _), published) in batch.appends.into_iter().zip(done.published) {
         let _ = answer.send(Ok(published));
@@ -235,10 +207,8 @@ async fn tell(
     let mut abandoned = Batch::default();
     for ((new, answer), opened) in batch.opens.into_iter().zip(done.opened) {
         if let Err(Ok(_)) = answer.send(opened) {
-            abandoned.add(Command::Record(
-                vec![closed_unused(&new)],
-                tokio::sync::oneshot::channel().0,
-            ));
+            abandoned
+                .add(Command::Record(vec![closed_unused(&new)], tokio::sync::oneshot::channel().0));
         }
     }
     if abandoned.items > 0 {

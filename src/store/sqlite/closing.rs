@@ -26,11 +26,7 @@ pub(super) async fn close(
     node: NodeId,
     end: &End<'_>,
 ) -> Result<()> {
-    let (id, at, reason) = (
-        end.connection.to_string(),
-        end.at.micros(),
-        end.reason.as_str(),
-    );
+    let (id, at, reason) = (end.connection.to_string(), end.at.micros(), end.reason.as_str());
     let closed = sqlx::query!(
         "update connections set closed_at = $2, close_reason = $3 where id = $1 and closed_at is null",
         id,
@@ -87,20 +83,13 @@ async fn give_up(
     sequence: Sequence,
 ) -> Result<()> {
     if positions::confirmed(connection, end.gateway).await? < sequence {
-        let range = Range {
-            first: sequence,
-            last: sequence,
-        };
+        let range = Range { first: sequence, last: sequence };
         ledger::bury(connection, end.gateway, range, end.reason, end.at).await?;
     }
     let own = positions::own(connection, end.connection).await?;
     if own.is_some_and(|position| position.next() == sequence) {
-        let past = Move {
-            gateway: end.gateway,
-            connection: end.connection,
-            to: sequence,
-            at: end.at,
-        };
+        let past =
+            Move { gateway: end.gateway, connection: end.connection, to: sequence, at: end.at };
         positions::raise(connection, &[past]).await?;
     }
     Ok(())

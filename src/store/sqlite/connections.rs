@@ -143,10 +143,7 @@ async fn failed_attempts(
     gateway: GatewayKey,
     sequence: Sequence,
 ) -> Result<u32> {
-    let blaming: Vec<_> = Reason::ALL
-        .iter()
-        .filter(|reason| reason.blames_the_event())
-        .collect();
+    let blaming: Vec<_> = Reason::ALL.iter().filter(|reason| reason.blames_the_event()).collect();
     let blaming = json(&blaming)?;
     let count = sqlx::query_scalar!(
         r#"
@@ -211,11 +208,7 @@ pub(super) async fn connections(
                 remote_address: row.remote_address,
                 connected_at: Timestamp::from_micros(row.connected_at),
                 last_heartbeat: Timestamp::from_micros(row.last_heartbeat_at),
-                status: if row.closed_at.is_some() {
-                    "closed"
-                } else {
-                    "connected"
-                },
+                status: if row.closed_at.is_some() { "closed" } else { "connected" },
                 confirmed: Sequence(row.confirmed),
                 closed_at: row.closed_at.map(Timestamp::from_micros),
                 close_reason: row

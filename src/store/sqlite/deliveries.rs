@@ -81,11 +81,8 @@ pub(super) struct Place {
 
 impl Place {
     /// Before the newest row of all.
-    pub(super) const START: Self = Self {
-        finished_at: i64::MAX,
-        attempt: i64::MAX,
-        sequence: i64::MAX,
-    };
+    pub(super) const START: Self =
+        Self { finished_at: i64::MAX, attempt: i64::MAX, sequence: i64::MAX };
 }
 
 /// A delivery at one of its failures.
@@ -110,11 +107,8 @@ pub(super) async fn failed_deliveries(
     let matching = Matching::new(connection, organisation, filter).await?;
     let (as_of, start) = match cursor {
         Some(at) => {
-            let place = Place {
-                finished_at: at.finished_at,
-                attempt: at.attempt,
-                sequence: at.sequence,
-            };
+            let place =
+                Place { finished_at: at.finished_at, attempt: at.attempt, sequence: at.sequence };
             (at.as_of, place)
         }
         None => (newest_attempt(connection).await?, Place::START),
@@ -149,11 +143,9 @@ pub(super) async fn failed_keys(
 
 /// The newest attempt on record: what comes later is not part of the picture.
 pub(super) async fn newest_attempt(connection: &mut SqliteConnection) -> Result<i64> {
-    Ok(
-        sqlx::query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
-            .fetch_one(connection)
-            .await?,
-    )
+    Ok(sqlx::query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
+        .fetch_one(connection)
+        .await?)
 }
 
 async fn any_key(

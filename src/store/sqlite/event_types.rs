@@ -25,15 +25,10 @@ pub(super) async fn event_types(
     )
     .fetch_all(connection)
     .await?;
-    let mut types: BTreeMap<String, EventTypeInfo> = built_ins()
-        .iter()
-        .map(|info| (info.name.clone(), info.clone()))
-        .collect();
+    let mut types: BTreeMap<String, EventTypeInfo> =
+        built_ins().iter().map(|info| (info.name.clone(), info.clone())).collect();
     for row in rows {
-        types.insert(
-            row.name.clone(),
-            info(row.name, row.description, row.schema)?,
-        );
+        types.insert(row.name.clone(), info(row.name, row.description, row.schema)?);
     }
     Ok(types.into_values().collect())
 }
@@ -100,9 +95,5 @@ fn info(name: String, description: String, schema: Option<String>) -> Result<Eve
         .map(RawValue::from_string)
         .transpose()
         .map_err(|error| StoreError::Corrupt(format!("the schema of {name}: {error}")))?;
-    Ok(EventTypeInfo {
-        name,
-        description,
-        schema,
-    })
+    Ok(EventTypeInfo { name, description, schema })
 }

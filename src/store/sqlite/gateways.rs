@@ -21,8 +21,7 @@ pub(super) fn parsed<T: FromStr>(what: &str, text: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse()
-        .map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
+    text.parse().map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
 }
 
 pub(super) async fn create_gateway(
@@ -56,13 +55,9 @@ pub(super) async fn create_gateway(
             "the gateway id {id} is or was in use; leave it out to be given a new one"
         )));
     };
-    sqlx::query!(
-        "insert into streams (gateway, epoch) values ($1, $2)",
-        gateway,
-        epoch
-    )
-    .execute(&mut *connection)
-    .await?;
+    sqlx::query!("insert into streams (gateway, epoch) values ($1, $2)", gateway, epoch)
+        .execute(&mut *connection)
+        .await?;
     the_one(connection, gateway).await
 }
 
@@ -145,13 +140,9 @@ pub(super) async fn delete_gateway(
 ) -> Result<GatewayKey> {
     let key = live_key(connection, organisation, id).await?;
     let (gateway, now) = (key.0, now.micros());
-    sqlx::query!(
-        "update gateways set deleted_at = $2 where gateway = $1",
-        gateway,
-        now
-    )
-    .execute(&mut *connection)
-    .await?;
+    sqlx::query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now)
+        .execute(&mut *connection)
+        .await?;
     sqlx::query!(
         "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
         gateway,
@@ -165,12 +156,9 @@ pub(super) async fn delete_gateway(
     sqlx::query!("delete from cursors where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
-    sqlx::query!(
-        "update streams set floor = head, missed = head where gateway = $1",
-        gateway
-    )
-    .execute(&mut *connection)
-    .await?;
+    sqlx::query!("update streams set floor = head, missed = head where gateway = $1", gateway)
+        .execute(&mut *connection)
+        .await?;
     Ok(key)
 }
 
@@ -189,11 +177,7 @@ pub(super) async fn set_manifest(
     )
     .execute(connection)
     .await?;
-    if done.rows_affected() == 0 {
-        Err(StoreError::NotFound("gateway"))
-    } else {
-        Ok(())
-    }
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
 }
 
 /// The inside key of a gateway that is not deleted.

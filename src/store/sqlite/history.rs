@@ -109,10 +109,7 @@ pub(super) async fn totals(
     .await?;
     let last_failure = last
         .map(|row| {
-            Ok::<_, StoreError>((
-                Timestamp::from_micros(row.at),
-                parsed("reason", &row.reason)?,
-            ))
+            Ok::<_, StoreError>((Timestamp::from_micros(row.at), parsed("reason", &row.reason)?))
         })
         .transpose()?;
     Ok(Totals {

@@ -126,18 +126,12 @@ pub(super) async fn not_dead(
     let mut first = range.first.0;
     for row in dead {
         if first < row.first {
-            parts.push(Range {
-                first: Sequence(first),
-                last: Sequence(row.first - 1),
-            });
+            parts.push(Range { first: Sequence(first), last: Sequence(row.first - 1) });
         }
         first = first.max(row.last + 1);
     }
     if first <= range.last.0 {
-        parts.push(Range {
-            first: Sequence(first),
-            last: range.last,
-        });
+        parts.push(Range { first: Sequence(first), last: range.last });
     }
     Ok(parts)
 }
@@ -177,13 +171,8 @@ mod tests {
 
     #[test]
     fn pieces_cover_a_range_without_gap_or_overlap() {
-        let range = Range {
-            first: Sequence(5),
-            last: Sequence(2504),
-        };
-        let pieces: Vec<_> = cut(range)
-            .map(|piece| (piece.first.0, piece.last.0))
-            .collect();
+        let range = Range { first: Sequence(5), last: Sequence(2504) };
+        let pieces: Vec<_> = cut(range).map(|piece| (piece.first.0, piece.last.0)).collect();
         assert_eq!(pieces, [(5, 1004), (1005, 2004), (2005, 2504)]);
     }
 }

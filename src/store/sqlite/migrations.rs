@@ -27,15 +27,9 @@ pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
     if path.exists() {
         let mut connection = open::connect_read_only(path).await?;
         let table = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
-        if sqlx::query_scalar::<_, i64>(table)
-            .fetch_one(&mut connection)
-            .await?
-            > 0
-        {
-            applied = connection
-                .list_applied_migrations(&MIGRATOR.table_name)
-                .await
-                .map_err(refused)?;
+        if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut connection).await? > 0 {
+            applied =
+                connection.list_applied_migrations(&MIGRATOR.table_name).await.map_err(refused)?;
         }
         connection.close().await?;
     }

@@ -63,13 +63,7 @@ impl SqliteStore {
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
         let writer = writer::Writer::start(connection, options, node, wake.clone());
-        let store = Arc::new(Self {
-            node,
-            wake,
-            readers,
-            writer,
-            _lock: lock,
-        });
+        let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
     }

@@ -75,10 +75,7 @@ pub enum OpenError {
 /// Takes the lock file beside the database; it is free again when the file is
 /// dropped, also by a crash.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
-    if let Some(directory) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
+    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_directory(directory).map_err(|error| io_error(directory, error))?;
         refuse_network(directory)?;
     }
@@ -96,9 +93,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
 /// Makes the database's file, readable by us alone; SQLite gives the files
 /// beside it the same mode.
 pub(super) fn create(path: &Path) -> Result<(), OpenError> {
-    private(path)
-        .map(drop)
-        .map_err(|error| io_error(path, error))
+    private(path).map(drop).map_err(|error| io_error(path, error))
 }
 
 /// A connection that writes, with every setting read back.
@@ -149,47 +144,21 @@ fn settings(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn check_settings(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let version: String = sqlx::query_scalar("select sqlite_version()")
-        .fetch_one(&mut *connection)
-        .await?;
-    let parts: Vec<u32> = version
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect();
+    let version: String =
+        sqlx::query_scalar("select sqlite_version()").fetch_one(&mut *connection).await?;
+    let parts: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
     if parts.as_slice() < OLDEST_SQLITE.as_slice() {
         return Err(OpenError::OldSqlite(version));
     }
     for (name, statement, wanted) in [
-        (
-            "journal_mode",
-            "select journal_mode from pragma_journal_mode",
-            "wal",
-        ),
-        (
-            "synchronous",
-            "select cast(synchronous as text) from pragma_synchronous",
-            "2",
-        ),
-        (
-            "foreign_keys",
-            "select cast(foreign_keys as text) from pragma_foreign_keys",
-            "1",
-        ),
-        (
-            "busy_timeout",
-            "select cast(timeout as text) from pragma_busy_timeout",
-            "5000",
-        ),
+        ("journal_mode", "select journal_mode from pragma_journal_mode", "wal"),
+        ("synchronous", "select cast(synchronous as text) from pragma_synchronous", "2"),
+        ("foreign_keys", "select cast(foreign_keys as text) from pragma_foreign_keys", "1"),
+        ("busy_timeout", "select cast(timeout as text) from pragma_busy_timeout", "5000"),
     ] {
-        let found: String = sqlx::query_scalar(statement)
-            .fetch_one(&mut *connection)
-            .await?;
+        let found: String = sqlx::query_scalar(statement).fetch_one(&mut *connection).await?;
         if found != wanted {
-            return Err(OpenError::Pragma {
-                name,
-                wanted,
-                found,
-            });
+            return Err(OpenError::Pragma { name, wanted, found });
         }
     }
     Ok(())
@@ -214,14 +183,8 @@ fn private(path: &Path) -> io::Result<File> {
 #[cfg(target_os = "linux")]
 fn refuse_network(directory: &Path) -> Result<(), OpenError> {
     /// NFS, SMB, CIFS, SMB2, AFS, Ceph (statfs(2), `f_type`).
-    const NETWORK: [rustix::fs::FsWord; 6] = [
-        0x6969,
-        0x517B,
-        0xFF53_4D42,
-        0xFE53_4D42,
-        0x5346_414F,
-        0x00C3_6400,
-    ];
+    const NETWORK: [rustix::fs::FsWord; 6] =
+        [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x5346_414F, 0x00C3_6400];
     let disk = rustix::fs::statfs(directory).map_err(|error| io_error(directory, error.into()))?;
     if NETWORK.contains(&disk.f_type) {
         return Err(OpenError::NetworkFileSystem(directory.to_owned()));
@@ -235,8 +198,5 @@ fn refuse_network(_directory: &Path) -> Result<(), OpenError> {
 }
 
 fn io_error(path: &Path, error: io::Error) -> OpenError {
-    OpenError::Io {
-        path: path.to_owned(),
-        error,
-    }
+    OpenError::Io { path: path.to_owned(), error }
 }

@@ -20,10 +20,8 @@ pub(super) struct Move {
 
 /// Raises the connections' own positions and their gateways'.
 pub(super) async fn raise(connection: &mut SqliteConnection, moves: &[Move]) -> Result<()> {
-    let rows: Vec<_> = moves
-        .iter()
-        .map(|it| (it.gateway.0, it.connection, it.to, it.at.micros()))
-        .collect();
+    let rows: Vec<_> =
+        moves.iter().map(|it| (it.gateway.0, it.connection, it.to, it.at.micros())).collect();
     let rows = json(&rows)?;
     // A position that somebody took over is gone, and stays so. Nothing lies
     // beyond a log's head.
@@ -154,8 +152,5 @@ pub(super) async fn applied(
 /// The part of a range that lies above a position.
 pub(super) fn above(range: Range, position: Sequence) -> Option<Range> {
     let first = range.first.max(position.next());
-    (first <= range.last).then_some(Range {
-        first,
-        last: range.last,
-    })
+    (first <= range.last).then_some(Range { first, last: range.last })
 }

@@ -54,13 +54,7 @@ pub(super) async fn record<'a>(
     let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
     for record in records {
         match record {
-            Record::Confirmed {
-                gateway,
-                connection,
-                range,
-                started_at,
-                finished_at,
-            } => {
+            Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
                 let sign = signs.entry(*connection).or_insert(*finished_at);
                 *sign = (*sign).max(*finished_at);
                 if range.first <= range.last {
@@ -96,16 +90,11 @@ async fn confirm(connection: &mut SqliteConnection, node: NodeId, waiting: Waiti
     let mut moves = Vec::with_capacity(waiting.receipts.len());
     for it in &waiting.receipts {
         let times = (it.started_at.micros(), it.finished_at.micros());
-        rows.extend(ledger::cut(it.range).map(|piece| {
-            (
-                it.gateway.0,
-                it.connection,
-                piece.first,
-                piece.last,
-                times.0,
-                times.1,
-            )
-        }));
+        rows.extend(
+            ledger::cut(it.range).map(|piece| {
+                (it.gateway.0, it.connection, piece.first, piece.last, times.0, times.1)
+            }),
+        );
         moves.push(Move {
             gateway: it.gateway,
             connection: it.connection,
@@ -136,44 +125,20 @@ async fn confirm(connection: &mut SqliteConnection, node: NodeId, waiting: Waiti
 async fn one(connection: &mut SqliteConnection, node: NodeId, record: &Record) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
-        Record::Reported {
-            gateway,
-            connection: on,
-            sequence,
-            result,
-            at,
-        } => reported(connection, node, (*gateway, *on), *sequence, result, *at).await,
-        Record::Skipped {
-            gateway,
-            connection: on,
-            range,
-            reason,
-            advance_to,
-            at,
-        } => {
+        Record::Reported { gateway, connection: on, sequence, result, at } => {
+            reported(connection, node, (*gateway, *on), *sequence, result, *at).await
+        }
+        Record::Skipped { gateway, connection: on, range, reason, advance_to, at } => {
             skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
             match advance_to {
                 Some(to) => {
-                    let to = Move {
-                        gateway: *gateway,
-                        connection: *on,
-                        to: *to,
-                        at: *at,
-                    };
+                    let to = Move { gateway: *gateway, connection: *on, to: *to, at: *at };
                     positions::raise(connection, &[to]).await
                 }
                 None => Ok(()),
             }
         }
-        Record::Closed {
-            gateway,
-            connection: on,
-            reason,
-            detail,
-            unconfirmed,
-            give_up,
-            at,
-        } => {
+        Record::Closed { gateway, connection: on, reason, detail, unconfirmed, give_up, at } => {
             let end = super::closing::End {
                 gateway: *gateway,
                 connection: *on,
@@ -196,18 +161,12 @@ async fn reported(
     result: &std::result::Result<(), (Reason, String)>,
     at: Timestamp,
 ) -> Result<()> {
-    let range = Range {
-        first: sequence,
-        last: sequence,
-    };
+    let range = Range { first: sequence, last: sequence };
     let (how, outcome) = match result {
         Ok(()) => (How::Applied, "applied"),
         Err((reason, detail)) => (How::Failed(*reason, detail), "failed"),
     };
-    let (id, reason) = (
-        on.to_string(),
-        result.as_ref().err().map(|(reason, _)| reason.as_str()),
-    );
+    let (id, reason) = (on.to_string(), result.as_ref().err().map(|(reason, _)| reason.as_str()));
     let known = sqlx::query_scalar!(
         r#"
         select exists (
@@ -227,23 +186,15 @@ async fn reported(
     if known {
         return Ok(());
     }
-    let ended = Ended {
-        gateway,
-        connection: Some(on),
-        range,
-        how,
-        started_at: at,
-        finished_at: at,
-    };
+    let ended =
+        Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
     ledger::write(connection, node, &ended).await?;
     let Err((reason, _)) = result else {
         return positions::applied(connection, gateway, on, sequence).await;
     };
     // Counted as confirmed when its receipt came before its report.
     let counted = positions::confirmed(connection, gateway).await? >= sequence
-        && !ledger::not_dead(connection, gateway, range)
-            .await?
-            .is_empty();
+        && !ledger::not_dead(connection, gateway, range).await?.is_empty();
     if counted {
         sqlx::query!(
             "update streams set confirmed_total = max(0, confirmed_total - 1) where gateway = $1",

@@ -43,10 +43,7 @@ pub(super) async fn redrive(
             let matching = Matching::new(connection, organisation, &filter).await?;
             let mut answer = count_others(connection, &matching).await?;
             answer.event_removed = candidates::removed(connection, &matching).await?;
-            (
-                answer,
-                candidates::matching(connection, &matching, MOST + 1).await?,
-            )
+            (answer, candidates::matching(connection, &matching, MOST + 1).await?)
         }
     };
     answer.more = chosen.len() > MOST;
@@ -66,10 +63,8 @@ pub(super) async fn redrive(
     }
     append(connection, &chosen, &answer, &heads).await?;
     letters::mark(connection, &chosen, now).await?;
-    let heads = heads
-        .into_iter()
-        .map(|(gateway, head)| (GatewayKey(gateway), Sequence(head)))
-        .collect();
+    let heads =
+        heads.into_iter().map(|(gateway, head)| (GatewayKey(gateway), Sequence(head))).collect();
     Ok((answer, heads))
 }
 
@@ -94,10 +89,7 @@ async fn one(
     }
     let key = (gateway, sequence.0);
     let mut answer = Redriven::default();
-    let standing = details::standings(connection, &[key])
-        .await?
-        .pop()
-        .ok_or(MISSING)?;
+    let standing = details::standings(connection, &[key]).await?.pop().ok_or(MISSING)?;
     if count(&mut answer, &standing) {
         return Ok((answer, Vec::new()));
     }
@@ -145,10 +137,7 @@ async fn heads(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.gateway, row.head))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.gateway, row.head)).collect())
 }
 
 fn next(heads: &mut BTreeMap<i64, i64>, gateway: i64) -> Result<i64> {
@@ -184,10 +173,7 @@ async fn append(
     )
     .execute(&mut *connection)
     .await?;
-    let heads: Vec<Key> = heads
-        .iter()
-        .map(|(gateway, head)| (*gateway, *head))
-        .collect();
+    let heads: Vec<Key> = heads.iter().map(|(gateway, head)| (*gateway, *head)).collect();
     let heads = as_json(&heads)?;
     sqlx::query!(
         r#"

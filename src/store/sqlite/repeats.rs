@@ -45,10 +45,7 @@ pub(super) async fn kept_answers(
         .map(|row| {
             let answer = serde_json::from_str(&row.answer)
                 .map_err(|error| StoreError::Corrupt(format!("a kept answer: {error}")))?;
-            Ok((
-                (OrganisationKey(row.organisation), row.key),
-                (row.digest, answer),
-            ))
+            Ok(((OrganisationKey(row.organisation), row.key), (row.digest, answer)))
         })
         .collect()
 }
@@ -61,10 +58,7 @@ pub(super) async fn known_events(
     let ids: Vec<_> = publishes
         .iter()
         .flat_map(|publish| {
-            publish
-                .events
-                .iter()
-                .map(|new| (publish.organisation.0, &new.event.id))
+            publish.events.iter().map(|new| (publish.organisation.0, &new.event.id))
         })
         .collect();
     let ids = json(&ids)?;
@@ -88,15 +82,9 @@ pub(super) async fn known_events(
     for row in rows {
         let id = parsed("event id", &row.id)?;
         let identity = (OrganisationKey(row.organisation), row.id);
-        let (_, appended): &mut (Vec<u8>, Appended) = known.entry(identity).or_insert_with(|| {
-            (
-                row.digest,
-                Appended {
-                    id,
-                    deliveries: Vec::new(),
-                },
-            )
-        });
+        let (_, appended): &mut (Vec<u8>, Appended) = known
+            .entry(identity)
+            .or_insert_with(|| (row.digest, Appended { id, deliveries: Vec::new() }));
         if let (Some(gateway), Some(sequence)) = (row.gateway, row.sequence) {
             appended.deliveries.push(AppendedDelivery {
                 gateway_id: parsed("gateway id", &gateway)?,

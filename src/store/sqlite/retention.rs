@@ -118,14 +118,8 @@ async fn cut_off(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let soft = (
-        now.minus(limits.max_age).micros(),
-        stream.head - limits.max_events,
-    );
-    let hard = (
-        now.minus(limits.hard_max_age).micros(),
-        stream.head - limits.hard_max_events,
-    );
+    let soft = (now.minus(limits.max_age).micros(), stream.head - limits.max_events);
+    let hard = (now.minus(limits.hard_max_age).micros(), stream.head - limits.hard_max_events);
     let gone: Vec<_> = rows
         .iter()
         .take_while(|row| {
@@ -137,10 +131,7 @@ async fn cut_off(
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         return Ok(0);
     };
-    let range = Range {
-        first: Sequence(first.sequence),
-        last: Sequence(last.sequence),
-    };
+    let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
     if let Some(open) = positions::above(range, stream.confirmed) {
         trimmed.lost += lose(connection, now, node, stream.gateway, open).await?;
     }
@@ -207,9 +198,7 @@ async fn lose(
 /// Positions that were left behind and that nobody took over in time.
 async fn forget_positions(connection: &mut SqliteConnection, before: Timestamp) -> Result<()> {
     let before = before.micros();
-    sqlx::query!("delete from cursors where left_at < $1", before)
-        .execute(connection)
-        .await?;
+    sqlx::query!("delete from cursors where left_at < $1", before).execute(connection).await?;
     Ok(())
 }
 

@@ -65,11 +65,7 @@ pub(super) async fn read(
             }),
         });
     }
-    Ok(OutboxPage {
-        rows,
-        head: Sequence(stream.head),
-        floor: Sequence(stream.floor),
-    })
+    Ok(OutboxPage { rows, head: Sequence(stream.head), floor: Sequence(stream.floor) })
 }
 
 /// The newest event of a gateway that a `deployment.ack` can mean.
@@ -97,9 +93,7 @@ pub(super) async fn find_deployment(
     .await?;
     // A time that can't be read can't be compared either.
     Ok(row.map(|row| {
-        let performed_at = row
-            .performed_at
-            .and_then(|text| Timestamp::parse(&text).ok());
+        let performed_at = row.performed_at.and_then(|text| Timestamp::parse(&text).ok());
         (Sequence(row.sequence), performed_at)
     }))
 }

@@ -17,9 +17,8 @@ pub(super) async fn sweep_not_connected(
     node: NodeId,
     gateways: Option<&[GatewayKey]>,
 ) -> Result<u64> {
-    let wanted = gateways
-        .map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>()))
-        .transpose()?;
+    let wanted =
+        gateways.map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())).transpose()?;
     let missed = sqlx::query!(
         r#"
         select s.gateway as "gateway!: i64", s.head as "head!: i64",
@@ -37,10 +36,7 @@ pub(super) async fn sweep_not_connected(
     .await?;
     let mut count = 0;
     for row in missed {
-        let range = Range {
-            first: Sequence(row.answered + 1),
-            last: Sequence(row.head),
-        };
+        let range = Range { first: Sequence(row.answered + 1), last: Sequence(row.head) };
         let ended = Ended {
             gateway: GatewayKey(row.gateway),
             connection: None,
@@ -50,12 +46,9 @@ pub(super) async fn sweep_not_connected(
             finished_at: now,
         };
         ledger::write(connection, node, &ended).await?;
-        sqlx::query!(
-            "update streams set missed = head where gateway = $1",
-            row.gateway
-        )
-        .execute(&mut *connection)
-        .await?;
+        sqlx::query!("update streams set missed = head where gateway = $1", row.gateway)
+            .execute(&mut *connection)
+            .await?;
         count += u64::try_from(row.head - row.answered).unwrap_or(0);
     }
     Ok(count)

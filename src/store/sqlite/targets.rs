@@ -47,11 +47,7 @@ impl Targets {
                 None => unknown.push(*id),
             }
         }
-        if unknown.is_empty() {
-            Ok(found)
-        } else {
-            Err(unknown)
-        }
+        if unknown.is_empty() { Ok(found) } else { Err(unknown) }
     }
 }
 
@@ -73,11 +69,7 @@ pub(super) async fn resolve(
             }
         }
     }
-    let named = if ids.is_empty() {
-        HashMap::new()
-    } else {
-        by_id(connection, &ids).await?
-    };
+    let named = if ids.is_empty() { HashMap::new() } else { by_id(connection, &ids).await? };
     let mut labelled = HashMap::with_capacity(labels.len());
     for (organisation, wanted) in labels {
         let found = by_labels(connection, organisation, &wanted).await?;
@@ -106,10 +98,7 @@ async fn by_id(
     rows.into_iter()
         .map(|row| {
             let id = parsed("gateway id", &row.id)?;
-            Ok((
-                (OrganisationKey(row.organisation), id),
-                GatewayKey(row.gateway),
-            ))
+            Ok(((OrganisationKey(row.organisation), id), GatewayKey(row.gateway)))
         })
         .collect()
 }

@@ -26,10 +26,7 @@ const NOTED_EVERY: Duration = Duration::from_mins(1);
 /// Runs a verb's statements as the writer's next transaction.
 macro_rules! write {
     ($store:ident, $connection:ident => $work:expr) => {
-        $store
-            .writer
-            .run(move |$connection| Box::pin(async move { $work.await }))
-            .await
+        $store.writer.run(move |$connection| Box::pin(async move { $work.await })).await
     };
 }
 
@@ -70,9 +67,7 @@ impl Store for SqliteStore {
             return Err(StoreError::Unavailable("the database is closed".to_owned()));
         }
         let mut moment = self.reading().await?;
-        sqlx::query!(r#"select 1 as "one!: i64""#)
-            .fetch_one(&mut *moment)
-            .await?;
+        sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
         Ok(())
     }
 
@@ -240,14 +235,7 @@ impl Store for SqliteStore {
         limit: usize,
         max_bytes: usize,
     ) -> Result<OutboxPage> {
-        stream::read(
-            &mut *self.reading().await?,
-            gateway,
-            after,
-            limit,
-            max_bytes,
-        )
-        .await
+        stream::read(&mut *self.reading().await?, gateway, after, limit, max_bytes).await
     }
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
@@ -330,13 +318,7 @@ impl Store for SqliteStore {
                 move |(_, heads)| {
                     // Without rows: each lane reads them from the log.
                     for (gateway, head) in heads {
-                        wake.appended(
-                            *gateway,
-                            Hint {
-                                head: *head,
-                                rows: [].into(),
-                            },
-                        );
+                        wake.appended(*gateway, Hint { head: *head, rows: [].into() });
                     }
                 },
             )

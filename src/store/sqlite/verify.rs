@@ -81,9 +81,8 @@ async fn counts(connection: &mut SqliteConnection) -> Result<VerifyReport> {
 /// What SQLite itself can say. Pragmas are no statements that can be checked
 /// against a schema, so that they are run unchecked.
 async fn file(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
-    let findings: Vec<String> = sqlx::query_scalar("pragma integrity_check")
-        .fetch_all(&mut *connection)
-        .await?;
+    let findings: Vec<String> =
+        sqlx::query_scalar("pragma integrity_check").fetch_all(&mut *connection).await?;
     problems.extend(
         findings
             .into_iter()
@@ -91,21 +90,14 @@ async fn file(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> 
             .map(|finding| format!("database file: {finding}")),
     );
     let orphans: Vec<(String, Option<i64>, String, i64)> =
-        sqlx::query_as("pragma foreign_key_check")
-            .fetch_all(connection)
-            .await?;
-    problems.extend(
-        orphans
-            .into_iter()
-            .take(100)
-            .map(|(table, row, parent, _)| match row {
-                Some(row) => {
-                    format!("table {table}: row {row} leads to a row of {parent} that is not there")
-                }
-                None => {
-                    format!("table {table}: a row leads to a row of {parent} that is not there")
-                }
-            }),
-    );
+        sqlx::query_as("pragma foreign_key_check").fetch_all(connection).await?;
+    problems.extend(orphans.into_iter().take(100).map(|(table, row, parent, _)| match row {
+        Some(row) => {
+            format!("table {table}: row {row} leads to a row of {parent} that is not there")
+        }
+        None => {
+            format!("table {table}: a row leads to a row of {parent} that is not there")
+        }
+    }));
     Ok(())
 }

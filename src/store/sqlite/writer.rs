@@ -78,12 +78,7 @@ impl Writer {
             failed,
         };
         tokio::spawn(task.run(waiting));
-        Self {
-            commands,
-            room: Arc::new(Semaphore::new(queue_events)),
-            queue_events,
-            failure,
-        }
+        Self { commands, room: Arc::new(Semaphore::new(queue_events)), queue_events, failure }
     }
 
     /// Why the task gave up, if it did.
@@ -101,16 +96,14 @@ impl Writer {
         let size =
             u32::try_from(publish.events.len().clamp(1, self.queue_events)).unwrap_or(u32::MAX);
         let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
-        let permit = Arc::clone(&self.room)
-            .try_acquire_many_owned(size)
-            .map_err(|_| full())?;
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(size).map_err(|_| full())?;
         let (answer, answered) = oneshot::channel();
-        self.commands
-            .try_send(Command::Append(publish, answer, permit))
-            .map_err(|error| match error {
+        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
+            match error {
                 mpsc::error::TrySendError::Full(_) => full(),
                 mpsc::error::TrySendError::Closed(_) => stopped(),
-            })?;
+            }
+        })?;
         heard(answered).await
     }
 
@@ -160,11 +153,7 @@ impl Writer {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<()>> + Send + 'static,
     {
         let (answer, _) = oneshot::channel();
-        if self
-            .commands
-            .try_send(Command::Other(job(work, |()| (), answer)))
-            .is_err()
-        {
+        if self.commands.try_send(Command::Other(job(work, |()| (), answer))).is_err() {
             tracing::debug!("a note was left out: the queue is full or the writer has stopped");
         }
     }

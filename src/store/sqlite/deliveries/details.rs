@@ -35,17 +35,10 @@ pub(in crate::store::sqlite) async fn deliveries(
 
 /// Fills in what follows from the attempts.
 fn summarise(delivery: &mut Delivery) {
-    let failures = || {
-        delivery
-            .attempts
-            .iter()
-            .filter(|attempt| attempt.outcome == "failed")
-    };
+    let failures = || delivery.attempts.iter().filter(|attempt| attempt.outcome == "failed");
     let count = u32::try_from(failures().count()).unwrap_or(u32::MAX);
     let first = failures().next().map(|attempt| attempt.finished_at);
-    let last = failures()
-        .next_back()
-        .map(|attempt| (attempt.finished_at, attempt.reason));
+    let last = failures().next_back().map(|attempt| (attempt.finished_at, attempt.reason));
     delivery.failures = count;
     delivery.first_failure_at = first;
     delivery.last_failure_at = last.map(|(at, _)| at);
@@ -113,10 +106,7 @@ pub(in crate::store::sqlite) async fn standings(
                 reason: None,
                 attempts: Vec::new(),
             };
-            Ok(Standing {
-                key: (row.gateway, row.sequence),
-                delivery,
-            })
+            Ok(Standing { key: (row.gateway, row.sequence), delivery })
         })
         .collect()
 }
@@ -154,17 +144,14 @@ async fn attempts(
     .await?;
     let mut attempts: HashMap<Key, Vec<Attempt>> = HashMap::new();
     for row in rows {
-        attempts
-            .entry((row.gateway, row.sequence))
-            .or_default()
-            .push(Attempt {
-                outcome: row.outcome,
-                reason: maybe("reason", row.reason.as_deref())?,
-                detail: row.detail,
-                connection_id: maybe("connection id", row.connection.as_deref())?,
-                started_at: Timestamp::from_micros(row.started_at),
-                finished_at: Timestamp::from_micros(row.finished_at),
-            });
+        attempts.entry((row.gateway, row.sequence)).or_default().push(Attempt {
+            outcome: row.outcome,
+            reason: maybe("reason", row.reason.as_deref())?,
+            detail: row.detail,
+            connection_id: maybe("connection id", row.connection.as_deref())?,
+            started_at: Timestamp::from_micros(row.started_at),
+            finished_at: Timestamp::from_micros(row.finished_at),
+        });
     }
     Ok(attempts)
 }

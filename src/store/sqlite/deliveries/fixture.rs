@@ -35,11 +35,7 @@ pub(in crate::store::sqlite) fn at(micros: i64) -> Timestamp {
 }
 
 pub(in crate::store::sqlite) fn token(id: &str, expires_at: Option<i64>) -> NewToken {
-    NewToken {
-        id: id.to_owned(),
-        digest: [7; 32],
-        expires_at: expires_at.map(at),
-    }
+    NewToken { id: id.to_owned(), digest: [7; 32], expires_at: expires_at.map(at) }
 }
 
 impl Database {
@@ -56,21 +52,14 @@ impl Database {
             .connect()
             .await
             .unwrap();
-        sqlx::migrate!("migrations/sqlite")
-            .run(&mut connection)
-            .await
-            .unwrap();
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.unwrap();
         sqlx::query(
             "insert into organisations (organisation, name, created_at) values (2, 'other', 0)",
         )
         .execute(&mut connection)
         .await
         .unwrap();
-        Self {
-            path,
-            connection,
-            _directory: directory,
-        }
+        Self { path, connection, _directory: directory }
     }
 
     pub(in crate::store::sqlite) async fn gateway(
@@ -79,16 +68,10 @@ impl Database {
         name: &str,
     ) -> (GatewayKey, GatewayId) {
         let id = GatewayId::new();
-        let made = create_gateway(
-            &mut self.connection,
-            at(1),
-            organisation,
-            id,
-            name,
-            &Labels::new(),
-        )
-        .await
-        .unwrap();
+        let made =
+            create_gateway(&mut self.connection, at(1), organisation, id, name, &Labels::new())
+                .await
+                .unwrap();
         (made.key, id)
     }
 
@@ -113,11 +96,7 @@ impl Database {
         .await
         .unwrap();
         for gateway in gateways {
-            self.run(
-                "update streams set head = head + 1 where gateway = $1",
-                &[*gateway],
-            )
-            .await;
+            self.run("update streams set head = head + 1 where gateway = $1", &[*gateway]).await;
             self.run(
                 "insert into outbox (gateway, sequence, event)
                  select gateway, head, $2 from streams where gateway = $1",
@@ -171,16 +150,9 @@ impl Database {
 
     /// Trims a gateway's log as retention does.
     pub(in crate::store::sqlite) async fn trim(&mut self, gateway: i64, floor: i64) {
-        self.run(
-            "delete from outbox where gateway = $1 and sequence <= $2",
-            &[gateway, floor],
-        )
-        .await;
-        self.run(
-            "update streams set floor = $2 where gateway = $1",
-            &[gateway, floor],
-        )
-        .await;
+        self.run("delete from outbox where gateway = $1 and sequence <= $2", &[gateway, floor])
+            .await;
+        self.run("update streams set floor = $2 where gateway = $1", &[gateway, floor]).await;
     }
 
     pub(in crate::store::sqlite) async fn run(&mut self, text: &'static str, values: &[i64]) {

@@ -62,16 +62,10 @@ pub(super) async fn keys(
     )
     .fetch_all(connection)
     .await?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() == limit)
-        .map(|row| Place {
-            finished_at: row.finished_at,
-            attempt: row.attempt,
-            sequence: row.sequence,
-        });
-    Ok(Keys {
-        keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(),
-        next,
-    })
+    let next = rows.last().filter(|_| rows.len() == limit).map(|row| Place {
+        finished_at: row.finished_at,
+        attempt: row.attempt,
+        sequence: row.sequence,
+    });
+    Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
 }

@@ -51,9 +51,7 @@ pub(super) async fn newest_only(
         .await?;
         for row in rows {
             let begin = wanted.partition_point(|sequence| *sequence < row.first);
-            let covered = wanted[begin..]
-                .iter()
-                .take_while(|sequence| **sequence <= row.last);
+            let covered = wanted[begin..].iter().take_while(|sequence| **sequence <= row.last);
             for sequence in covered {
                 let newest = newest.entry((gateway, *sequence)).or_insert((i64::MIN, 0));
                 *newest = (*newest).max((row.finished_at, row.attempt));
@@ -62,9 +60,7 @@ pub(super) async fn newest_only(
     }
     let is_newest = |candidate: &Candidate| {
         let own = (candidate.place.finished_at, candidate.place.attempt);
-        newest
-            .get(&candidate.key)
-            .is_none_or(|newest| *newest <= own)
+        newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
     };
     Ok(candidates.into_iter().filter(is_newest).collect())
 }

@@ -46,10 +46,7 @@ pub(super) async fn keys(
             at = candidate.place;
             if keys.len() == limit {
                 // Whether anything follows is the next call's to find out.
-                return Ok(Keys {
-                    keys,
-                    next: Some(at),
-                });
+                return Ok(Keys { keys, next: Some(at) });
             }
         }
         if all && was_last {
@@ -58,10 +55,7 @@ pub(super) async fn keys(
         left = left.saturating_sub(examined.cost);
         at = examined.up_to;
     }
-    Ok(Keys {
-        keys,
-        next: Some(at),
-    })
+    Ok(Keys { keys, next: Some(at) })
 }
 
 /// How far a round came and what it cost.
@@ -128,11 +122,8 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
     let mut examined = Examined { up_to: at, cost: 0 };
     for failed in attempts {
         examined.cost += 1;
-        let place = |sequence| Place {
-            finished_at: failed.finished_at,
-            attempt: failed.attempt,
-            sequence,
-        };
+        let place =
+            |sequence| Place { finished_at: failed.finished_at, attempt: failed.attempt, sequence };
         let mut sequence = failed.last;
         if place(sequence) >= at {
             sequence = at.sequence - 1;
@@ -142,10 +133,7 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
                 examined.cost += candidates.len();
                 return (candidates, examined, false);
             }
-            candidates.push(Candidate {
-                key: (failed.gateway, sequence),
-                place: place(sequence),
-            });
+            candidates.push(Candidate { key: (failed.gateway, sequence), place: place(sequence) });
             examined.up_to = place(sequence);
             sequence -= 1;
         }
@@ -182,8 +170,5 @@ async fn of_type(
     .into_iter()
     .map(|row| (row.gateway, row.sequence))
     .collect();
-    Ok(candidates
-        .into_iter()
-        .filter(|candidate| found.contains(&candidate.key))
-        .collect())
+    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
 }

@@ -76,10 +76,7 @@ async fn by_range(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ((row.nth, row.key), row.count))
-        .collect())
+    Ok(rows.into_iter().map(|row| ((row.nth, row.key), row.count)).collect())
 }
 
 async fn by_type(
@@ -107,8 +104,5 @@ async fn by_type(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ((row.nth, row.key), row.count))
-        .collect())
+    Ok(rows.into_iter().map(|row| ((row.nth, row.key), row.count)).collect())
 }

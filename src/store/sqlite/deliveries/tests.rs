@@ -8,11 +8,7 @@ use super::*;
 use crate::event::Reason;
 use crate::store::{DeliveryState, SummaryBy};
 
-const REASONS: [Reason; 3] = [
-    Reason::NotConnected,
-    Reason::ConnectionLost,
-    Reason::Expired,
-];
+const REASONS: [Reason; 3] = [Reason::NotConnected, Reason::ConnectionLost, Reason::Expired];
 const TYPES: [&str; 2] = ["api.deployed", "api.deleted"];
 const END: i64 = 60;
 
@@ -35,39 +31,25 @@ impl History {
         let mut heads: BTreeMap<i64, i64> = BTreeMap::new();
         let mut events = BTreeMap::new();
         for nth in 0..random.usize(1..40) {
-            let to: Vec<i64> = gateways
-                .iter()
-                .map(|(key, _)| *key)
-                .filter(|_| random.bool())
-                .collect();
+            let to: Vec<i64> =
+                gateways.iter().map(|(key, _)| *key).filter(|_| random.bool()).collect();
             let (id, correlation) = (format!("e{nth}"), format!("c{}", nth % 5));
-            database
-                .append(ORGANISATION, &to, &id, TYPES[nth % 2], &correlation)
-                .await;
+            database.append(ORGANISATION, &to, &id, TYPES[nth % 2], &correlation).await;
             for gateway in to {
                 let head = heads.entry(gateway).or_default();
                 *head += 1;
                 events.insert((gateway, *head), nth);
             }
         }
-        database
-            .append(OTHER, &[foreign], "e0", TYPES[0], "c0")
-            .await;
-        let mut history = Self {
-            gateways,
-            foreign,
-            events,
-            attempts: Vec::new(),
-        };
+        database.append(OTHER, &[foreign], "e0", TYPES[0], "c0").await;
+        let mut history = Self { gateways, foreign, events, attempts: Vec::new() };
         for _ in 0..random.usize(0..60) {
             history.attempt(database, random).await;
         }
         for (gateway, head) in heads {
             let floor = random.i64(0..=head / 3);
             database.trim(gateway, floor).await;
-            history
-                .events
-                .retain(|key, _| key.0 != gateway || key.1 > floor);
+            history.events.retain(|key, _| key.0 != gateway || key.1 > floor);
         }
         history
     }
@@ -105,9 +87,7 @@ impl History {
                 || !self.gateways.iter().any(of_gateway)
                 || filter.from.is_some_and(|from| finished_at < from)
                 || filter.to.is_some_and(|to| finished_at >= to)
-                || filter
-                    .reason
-                    .is_some_and(|reason| Some(reason.as_str()) != made.reason)
+                || filter.reason.is_some_and(|reason| Some(reason.as_str()) != made.reason)
             {
                 continue;
             }
@@ -116,11 +96,7 @@ impl History {
                 if !self.event_matches(filter, key) {
                     continue;
                 }
-                let place = Place {
-                    finished_at: made.finished_at,
-                    attempt: *attempt,
-                    sequence,
-                };
+                let place = Place { finished_at: made.finished_at, attempt: *attempt, sequence };
                 let newest = newest.entry(key).or_insert(place);
                 *newest = place.max(*newest);
             }
@@ -135,28 +111,16 @@ impl History {
         let has = |wanted: Option<String>, of: &dyn Fn(usize) -> String| {
             wanted.is_none_or(|wanted| event.is_some_and(|nth| of(*nth) == wanted))
         };
-        has(
-            filter.event_type.as_ref().map(ToString::to_string),
-            &|nth| TYPES[nth % 2].to_owned(),
-        ) && has(filter.event_id.as_ref().map(ToString::to_string), &|nth| {
-            format!("e{nth}")
-        }) && has(
-            filter.correlation_id.as_ref().map(ToString::to_string),
-            &|nth| format!("c{}", nth % 5),
-        )
+        has(filter.event_type.as_ref().map(ToString::to_string), &|nth| TYPES[nth % 2].to_owned())
+            && has(filter.event_id.as_ref().map(ToString::to_string), &|nth| format!("e{nth}"))
+            && has(filter.correlation_id.as_ref().map(ToString::to_string), &|nth| {
+                format!("c{}", nth % 5)
+            })
     }
 
     fn filter(&self, random: &mut fastrand::Rng) -> DeliveryFilter {
         let mut some = |one_in: u8| random.u8(0..one_in) == 0;
-        let chosen = [
-            some(3),
-            some(3),
-            some(3),
-            some(3),
-            some(3),
-            some(6),
-            some(6),
-        ];
+        let chosen = [some(3), some(3), some(3), some(3), some(3), some(6), some(6)];
         DeliveryFilter {
             from: chosen[0].then(|| at(random.i64(0..END))),
             to: chosen[1].then(|| at(random.i64(0..END))),
@@ -210,9 +174,8 @@ async fn a_walk_that_may_do_little_at_a_time_comes_to_the_same_end() {
         let mut database = Database::new().await;
         let history = History::make(&mut database, &mut random).await;
         let filter = DeliveryFilter::default();
-        let matching = Matching::new(&mut database.connection, ORGANISATION, &filter)
-            .await
-            .unwrap();
+        let matching =
+            Matching::new(&mut database.connection, ORGANISATION, &filter).await.unwrap();
         let (mut found, mut start, mut calls) = (Vec::new(), Place::START, 0);
         loop {
             let page = scan::keys(&mut database.connection, &matching, i64::MAX, start, 100, 3)
@@ -235,15 +198,7 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
     let mut database = Database::new().await;
     let (gateway, _) = database.gateway(ORGANISATION, "a").await;
     for nth in 0..4 {
-        database
-            .append(
-                ORGANISATION,
-                &[gateway.0],
-                &format!("e{nth}"),
-                TYPES[0],
-                "c",
-            )
-            .await;
+        database.append(ORGANISATION, &[gateway.0], &format!("e{nth}"), TYPES[0], "c").await;
     }
     let failed = |first, last, finished_at| Made {
         gateway: gateway.0,
@@ -255,22 +210,13 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
     };
     database.attempt(failed(1, 4, 10)).await;
     database.attempt(failed(2, 2, 20)).await;
-    let received = Made {
-        outcome: "received",
-        reason: None,
-        ..failed(1, 3, 30)
-    };
+    let received = Made { outcome: "received", reason: None, ..failed(1, 3, 30) };
     database.attempt(received).await;
     database.cursor(gateway.0, 3).await;
     database.dead(gateway.0, 2, 2).await;
     let keys: Vec<Key> = (1..=4).map(|sequence| (gateway.0, sequence)).collect();
-    let rows = details::deliveries(&mut database.connection, &keys)
-        .await
-        .unwrap();
-    let states: Vec<_> = rows
-        .iter()
-        .map(|row| (row.state, row.delivered_since))
-        .collect();
+    let rows = details::deliveries(&mut database.connection, &keys).await.unwrap();
+    let states: Vec<_> = rows.iter().map(|row| (row.state, row.delivered_since)).collect();
     assert_eq!(
         states,
         [
@@ -294,29 +240,15 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
 async fn only_the_newest_hundred_attempts_are_told() {
     let mut database = Database::new().await;
     let (gateway, _) = database.gateway(ORGANISATION, "a").await;
-    database
-        .append(ORGANISATION, &[gateway.0], "e", TYPES[0], "c")
-        .await;
+    database.append(ORGANISATION, &[gateway.0], "e", TYPES[0], "c").await;
     for finished_at in 1..=103 {
         let reason = Some("shutdown");
-        let made = Made {
-            gateway: gateway.0,
-            first: 1,
-            last: 1,
-            outcome: "failed",
-            reason,
-            finished_at,
-        };
+        let made =
+            Made { gateway: gateway.0, first: 1, last: 1, outcome: "failed", reason, finished_at };
         database.attempt(made).await;
     }
-    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)])
-        .await
-        .unwrap();
-    let times: Vec<_> = rows[0]
-        .attempts
-        .iter()
-        .map(|attempt| attempt.finished_at)
-        .collect();
+    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
+    let times: Vec<_> = rows[0].attempts.iter().map(|attempt| attempt.finished_at).collect();
     assert_eq!(times, (4..=103).map(at).collect::<Vec<_>>());
 }
 
@@ -326,15 +258,7 @@ async fn a_summary_counts_deliveries_not_rows() {
     let (gateway, id) = database.gateway(ORGANISATION, "a").await;
     let (foreign, _) = database.gateway(OTHER, "a").await;
     for nth in 0..4 {
-        database
-            .append(
-                ORGANISATION,
-                &[gateway.0],
-                &format!("e{nth}"),
-                TYPES[nth % 2],
-                "c",
-            )
-            .await;
+        database.append(ORGANISATION, &[gateway.0], &format!("e{nth}"), TYPES[nth % 2], "c").await;
     }
     for (gateway, first, last, finished_at) in [
         (gateway.0, 1, 4, 105),
@@ -344,14 +268,7 @@ async fn a_summary_counts_deliveries_not_rows() {
     ] {
         let reason = Some("shutdown");
         database
-            .attempt(Made {
-                gateway,
-                first,
-                last,
-                outcome: "failed",
-                reason,
-                finished_at,
-            })
+            .attempt(Made { gateway, first, last, outcome: "failed", reason, finished_at })
             .await;
     }
     database.trim(gateway.0, 1).await;
@@ -377,15 +294,8 @@ async fn a_summary_counts_deliveries_not_rows() {
     }
     let row = |from, key: &str, count| (from, key.to_owned(), count);
     assert_eq!(rows[0], [row(100, "shutdown", 5), row(110, "shutdown", 1)]);
-    assert_eq!(
-        rows[1],
-        [row(100, &id.to_string(), 5), row(110, &id.to_string(), 1)]
-    );
-    let by_type = [
-        row(100, "", 1),
-        row(100, "api.deleted", 3),
-        row(100, "api.deployed", 1),
-        row(110, "", 1),
-    ];
+    assert_eq!(rows[1], [row(100, &id.to_string(), 5), row(110, &id.to_string(), 1)]);
+    let by_type =
+        [row(100, "", 1), row(100, "api.deleted", 3), row(100, "api.deployed", 1), row(110, "", 1)];
     assert_eq!(rows[2], by_type);
 }

@@ -10,10 +10,7 @@ use crate::store::{Gateway, Result, StoreError};
 
 /// One gateway that is known to be there.
 pub(super) async fn the_one(connection: &mut SqliteConnection, gateway: i64) -> Result<Gateway> {
-    details(connection, &[gateway])
-        .await?
-        .pop()
-        .ok_or(StoreError::NotFound("gateway"))
+    details(connection, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
 /// Everything about these gateways, by name. The subqueries look up single

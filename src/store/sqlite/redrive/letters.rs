@@ -68,11 +68,7 @@ fn pieces(first: i64, last: i64, redriven: &BTreeSet<i64>) -> Vec<Piece> {
         let redriven = redriven.contains(&sequence);
         match pieces.last_mut() {
             Some(piece) if piece.redriven == redriven => piece.last = sequence,
-            _ => pieces.push(Piece {
-                first: sequence,
-                last: sequence,
-                redriven,
-            }),
+            _ => pieces.push(Piece { first: sequence, last: sequence, redriven }),
         }
     }
     pieces
@@ -84,23 +80,11 @@ mod tests {
 
     #[test]
     fn a_range_falls_into_pieces_that_cover_it() {
-        let piece = |first, last, redriven| Piece {
-            first,
-            last,
-            redriven,
-        };
-        assert_eq!(
-            pieces(3, 5, &BTreeSet::from([3, 4, 5])),
-            [piece(3, 5, true)]
-        );
+        let piece = |first, last, redriven| Piece { first, last, redriven };
+        assert_eq!(pieces(3, 5, &BTreeSet::from([3, 4, 5])), [piece(3, 5, true)]);
         assert_eq!(
             pieces(3, 9, &BTreeSet::from([4, 5, 9])),
-            [
-                piece(3, 3, false),
-                piece(4, 5, true),
-                piece(6, 8, false),
-                piece(9, 9, true)
-            ]
+            [piece(3, 3, false), piece(4, 5, true), piece(6, 8, false), piece(9, 9, true)]
         );
     }
 }

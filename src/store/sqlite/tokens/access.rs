@@ -10,11 +10,9 @@ use crate::store::{AccessCredential, NewToken, Result, Scope, StoreError, TokenI
 pub(in crate::store::sqlite) async fn has_access_tokens(
     connection: &mut SqliteConnection,
 ) -> Result<bool> {
-    Ok(
-        sqlx::query_scalar!(r#"select exists (select 1 from access_tokens) as "any!: bool""#)
-            .fetch_one(connection)
-            .await?,
-    )
+    Ok(sqlx::query_scalar!(r#"select exists (select 1 from access_tokens) as "any!: bool""#)
+        .fetch_one(connection)
+        .await?)
 }
 
 pub(in crate::store::sqlite) async fn create_access_token(
@@ -28,11 +26,7 @@ pub(in crate::store::sqlite) async fn create_access_token(
     let mut scopes = scopes.to_vec();
     scopes.sort_unstable();
     scopes.dedup();
-    let words = scopes
-        .iter()
-        .map(|scope| scope_word(*scope))
-        .collect::<Vec<_>>()
-        .join(" ");
+    let words = scopes.iter().map(|scope| scope_word(*scope)).collect::<Vec<_>>().join(" ");
     let digest = token.digest.as_slice();
     let (created_at, expires_at) = (now.micros(), token.expires_at.map(Timestamp::micros));
     sqlx::query!(
@@ -102,11 +96,7 @@ pub(in crate::store::sqlite) async fn revoke_access_token(
     )
     .execute(connection)
     .await?;
-    if done.rows_affected() == 0 {
-        Err(StoreError::NotFound("access token"))
-    } else {
-        Ok(())
-    }
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("access token")) } else { Ok(()) }
 }
 
 /// The credential, and when it was last used.

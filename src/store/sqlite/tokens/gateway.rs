@@ -104,11 +104,7 @@ pub(in crate::store::sqlite) async fn revoke_gateway_token(
     )
     .execute(connection)
     .await?;
-    if done.rows_affected() == 0 {
-        Err(StoreError::NotFound("gateway token"))
-    } else {
-        Ok(())
-    }
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
 }
 
 /// The credential, and when it was last used. A deleted gateway's tokens count as revoked.

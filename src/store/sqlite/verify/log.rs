@@ -69,9 +69,7 @@ async fn events(connection: &mut SqliteConnection, problems: &mut Vec<String>) -
     .fetch_all(&mut *connection)
     .await?;
     problems.extend(
-        repeated
-            .into_iter()
-            .map(|row| format!("event {}: is there {} times", row.id, row.times)),
+        repeated.into_iter().map(|row| format!("event {}: is there {} times", row.id, row.times)),
     );
     let lost = sqlx::query!(
         r#"

@@ -7,29 +7,13 @@ async fn sound() -> (Database, i64) {
     let mut database = Database::new().await;
     let gateway = database.gateway(ORGANISATION, "west").await.0.0;
     for nth in 1..=6 {
-        database
-            .append(ORGANISATION, &[gateway], &format!("e{nth}"), "a.b", "c")
-            .await;
+        database.append(ORGANISATION, &[gateway], &format!("e{nth}"), "a.b", "c").await;
     }
-    let made = Made {
-        gateway,
-        first: 1,
-        last: 3,
-        outcome: "received",
-        reason: None,
-        finished_at: 5,
-    };
+    let made =
+        Made { gateway, first: 1, last: 3, outcome: "received", reason: None, finished_at: 5 };
     database.attempt(made).await;
     let reason = Some("shutdown");
-    database
-        .attempt(Made {
-            first: 4,
-            last: 5,
-            outcome: "failed",
-            reason,
-            ..made
-        })
-        .await;
+    database.attempt(Made { first: 4, last: 5, outcome: "failed", reason, ..made }).await;
     database.cursor(gateway, 4).await;
     database.dead(gateway, 4, 4).await;
     database.trim(gateway, 1).await;
@@ -58,22 +42,13 @@ async fn each_kind_of_damage_is_told_with_its_gateway() {
             "delete from outbox where gateway = $1 and sequence = 4",
             "should hold the 5 sequences 2..=6, but holds 4",
         ),
-        (
-            "update streams set head = 7 where gateway = $1",
-            "ends at 6, but its head says 7",
-        ),
-        (
-            "update streams set floor = 0 where gateway = $1",
-            "begins at 2, but was trimmed up to 0",
-        ),
+        ("update streams set head = 7 where gateway = $1", "ends at 6, but its head says 7"),
+        ("update streams set floor = 0 where gateway = $1", "begins at 2, but was trimmed up to 0"),
         (
             "delete from events where event = (select event from outbox where gateway = $1 and sequence = 5)",
             "sequence 5 leads to event row",
         ),
-        (
-            "update cursors set received = 9 where gateway = $1",
-            "is 9 (applied 0), outside 0..=6",
-        ),
+        ("update cursors set received = 9 where gateway = $1", "is 9 (applied 0), outside 0..=6"),
         (
             "update cursors set received = 2 where gateway = $1",
             "sequence 3 was confirmed, but its position is 2",
@@ -108,9 +83,7 @@ async fn each_kind_of_damage_is_told_with_its_gateway() {
         database.run("pragma foreign_keys = off", &[]).await;
         database.run(damage, &[gateway]).await;
         let problems = verify(&database.path).await.unwrap().problems;
-        let told = problems
-            .iter()
-            .any(|one| one.contains(expected) && one.contains("west"));
+        let told = problems.iter().any(|one| one.contains(expected) && one.contains("west"));
         assert!(told, "{damage}: {problems:?}");
     }
 }

@@ -1,0 +1,273 @@
+//! What is appended and streamed, and the outcomes that come back.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+};
+
+/// Whom an event is for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Exactly these.
+    Gateways(Vec<GatewayId>),
+    /// Every gateway of the organisation.
+    All,
+    /// Every gateway that has all of these labels.
+    Labels(Labels),
+}
+
+/// An event to be appended.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// What will be sent.
+    pub event: Arc<Event>,
+    /// To whom.
+    pub target: Target,
+    /// SHA-256 of what the publisher sent: the same id with another digest is a clash.
+    pub digest: [u8; 32],
+    /// The payload's artifact (`apiId`, `providerId`, `proxyId`), for matching a deployment.ack.
+    pub artifact_id: Option<String>,
+    /// The payload's `deploymentId`, likewise.
+    pub deployment_id: Option<String>,
+}
+
+/// One request to publish.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The publisher's organisation.
+    pub organisation: OrganisationKey,
+    /// Its events, in order.
+    pub events: Vec<NewEvent>,
+    /// The `Idempotency-Key` and the SHA-256 of the whole body.
+    pub idempotency: Option<(String, [u8; 32])>,
+}
+
+/// What was appended for one event; also the stored answer of an `Idempotency-Key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Appended {
+    /// The event's id.
+    pub id: EventId,
+    /// Its number in each gateway's log.
+    pub deliveries: Vec<AppendedDelivery>,
+}
+
+/// One gateway's number for an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppendedDelivery {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The number.
+    pub sequence: Sequence,
+}
+
+/// Why one event was not appended. Nothing of it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// These gateways are not registered in the publisher's organisation.
+    UnknownGateways(Vec<GatewayId>),
+    /// The id belongs to an event with another content.
+    IdTaken(EventId),
+}
+
+/// The answer to a [`Publish`], event by event.
+#[derive(Clone, Debug)]
+pub enum Published {
+    /// Done now, or (a repeated key) done before: the first answer.
+    Done(Vec<std::result::Result<Appended, Refusal>>),
+    /// The `Idempotency-Key` was used with another body.
+    KeyReused,
+}
+
+/// A row of a gateway's log.
+#[derive(Clone, Debug)]
+pub struct OutboxRow {
+    /// Its number.
+    pub sequence: Sequence,
+    /// Its event, shared by all who send it.
+    pub event: Arc<Event>,
+}
+
+/// A page of a gateway's log.
+#[derive(Clone, Debug)]
+pub struct OutboxPage {
+    /// Consecutive rows, the first at `after + 1`, unless that was trimmed.
+    pub rows: Vec<OutboxRow>,
+    /// The log's last number at that moment.
+    pub head: Sequence,
+    /// The log's last trimmed number: at or above `after` means that some are gone for good.
+    pub floor: Sequence,
+}
+
+/// A socket that is about to be opened.
+#[derive(Clone, Debug)]
+pub struct NewConnection {
+    /// Its identity.
+    pub id: ConnectionId,
+    /// The gateway.
+    pub gateway: GatewayKey,
+    /// The public part of the token used.
+    pub token: String,
+    /// The replica's name; empty for unnamed connections.
+    pub instance: String,
+    /// `websocket`, …
+    pub transport: &'static str,
+    /// The peer's address, for admins.
+    pub remote_address: String,
+}
+
+/// Where an opened connection starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The log's identity.
+    pub epoch: Epoch,
+    /// Everything up to here is confirmed for this connection: it is sent what follows.
+    pub position: Sequence,
+    /// The log's last number.
+    pub head: Sequence,
+    /// Earlier attempts at `position + 1` that failed for a reason that blames the event.
+    pub failed_attempts: u32,
+}
+
+/// How sure we are of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The gateway handled it (a pong echoed its number).
+    Received,
+    /// The gateway applied it (a `deployment.ack`).
+    Applied,
+}
+
+/// A contiguous run of a gateway's sequences, `first..=last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first.
+    pub first: Sequence,
+    /// The last, included.
+    pub last: Sequence,
+}
+
+/// An outcome to be put on record. Records of one connection are kept in order;
+/// neighbouring ones with the same outcome are merged.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Confirmed, cumulatively: raises the connection's position and the
+    /// gateway's, and writes an attempt.
+    Confirmed {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// On this connection.
+        connection: ConnectionId,
+        /// These.
+        range: Range,
+        /// When the first was written to the socket.
+        started_at: Timestamp,
+        /// When the receipt came.
+        finished_at: Timestamp,
+    },
+    /// A single delivery was reported as applied or as failed (a `deployment.ack`);
+    /// moves no position. A failed one becomes a dead letter.
+    Reported {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// On this connection.
+        connection: ConnectionId,
+        /// This one.
+        sequence: Sequence,
+        /// `Ok`: applied.
+        result: std::result::Result<(), (Reason, String)>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Passed over for good (expired, or lost to retention): a failed attempt
+    /// and a dead letter. The position passes it with the next receipt, or by
+    /// `advance_to` at once when nothing is unconfirmed before it.
+    Skipped {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// On this connection.
+        connection: ConnectionId,
+        /// These.
+        range: Range,
+        /// Why.
+        reason: Reason,
+        /// Where the connection's position is to be raised to.
+        advance_to: Option<Sequence>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A sign of life.
+    Heartbeat {
+        /// Of this connection.
+        connection: ConnectionId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The connection ended. Its position is left behind.
+    Closed {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// This connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: Reason,
+        /// What more is known, for people.
+        detail: String,
+        /// Sent and not confirmed, and when the first of them was written: a failed attempt.
+        unconfirmed: Option<(Range, Timestamp)>,
+        /// The event at `unconfirmed.first` failed once too often: it becomes a
+        /// dead letter, and the position passes it.
+        give_up: bool,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What a `deployment.ack` names.
+#[derive(Clone, Debug)]
+pub struct DeploymentKey {
+    /// `artifactId`.
+    pub artifact_id: String,
+    /// `deploymentId`.
+    pub deployment_id: String,
+    /// The event types' last word: `deployed` or `undeployed`.
+    pub suffix: &'static str,
+}
+
+/// A live or past connection, as admins see it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionInfo {
+    /// Its identity.
+    pub connection_id: ConnectionId,
+    /// Its gateway.
+    pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// `websocket`, …
+    pub transport: String,
+    /// The node that holds it.
+    pub node: String,
+    /// The peer.
+    pub remote_address: String,
+    /// Since when.
+    pub connected_at: Timestamp,
+    /// Last sign of life.
+    pub last_heartbeat: Timestamp,
+    /// `connected` or `closed`.
+    pub status: &'static str,
+    /// Confirmed up to here.
+    pub confirmed: Sequence,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Timestamp>,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<Reason>,
+}

@@ -1,0 +1,134 @@
+//! Who there is: gateways, tokens, and what a key leads to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
+
+/// Free-form names that gateways are chosen by.
+pub type Labels = BTreeMap<String, String>;
+
+/// A registered gateway with what its stream says.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Inside key.
+    pub key: GatewayKey,
+    /// Outside identity.
+    pub id: GatewayId,
+    /// Unique name within the organisation.
+    pub name: String,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// Since when it may not connect.
+    pub disabled_at: Option<Timestamp>,
+    /// The latest manifest that it sent, and when.
+    pub manifest: Option<(Box<serde_json::value::RawValue>, Timestamp)>,
+    /// Its log's identity.
+    pub epoch: Epoch,
+    /// Last sequence given.
+    pub head: Sequence,
+    /// Last sequence trimmed.
+    pub floor: Sequence,
+    /// The gateway's confirmed position.
+    pub confirmed: Sequence,
+    /// Live connections on all nodes.
+    pub live_connections: i64,
+    /// When its oldest unconfirmed event was appended: the lag in time.
+    pub oldest_unconfirmed_at: Option<Timestamp>,
+}
+
+/// A change to a gateway; `None` leaves things as they are.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayChange {
+    /// New name.
+    pub name: Option<String>,
+    /// New labels, replacing all.
+    pub labels: Option<Labels>,
+    /// Disable or enable.
+    pub disabled: Option<bool>,
+}
+
+/// A token, without its secret.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenInfo {
+    /// The public part.
+    pub id: String,
+    /// A name for access tokens; empty for gateway tokens.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Scopes of an access token; empty for gateway tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// After this it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// Since when it is refused.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was last presented (to the minute).
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// What an access token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Publish events.
+    Publish,
+    /// Read everything but secrets.
+    Read,
+    /// Register, revoke, redrive.
+    Admin,
+}
+
+/// A new token: its digest only.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// The public part.
+    pub id: String,
+    /// SHA-256 of the whole key.
+    pub digest: [u8; 32],
+    /// After this it is refused.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a gateway's key leads to.
+#[derive(Clone, Debug)]
+pub struct GatewayCredential {
+    /// The digest to compare with, in constant time.
+    pub digest: [u8; 32],
+    /// The gateway.
+    pub gateway: GatewayKey,
+    /// The gateway's outside identity.
+    pub gateway_id: GatewayId,
+    /// Its organisation.
+    pub organisation: OrganisationKey,
+    /// The token's expiry.
+    pub expires_at: Option<Timestamp>,
+    /// Revoked.
+    pub revoked: bool,
+    /// The gateway is disabled.
+    pub disabled: bool,
+}
+
+/// What an access token leads to.
+#[derive(Clone, Debug)]
+pub struct AccessCredential {
+    /// The digest to compare with, in constant time.
+    pub digest: [u8; 32],
+    /// Its organisation.
+    pub organisation: OrganisationKey,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Its expiry.
+    pub expires_at: Option<Timestamp>,
+    /// Revoked.
+    pub revoked: bool,
+}
+
+pub use crate::event_types::EventTypeInfo;
