@@ -1,352 +1,296 @@
-//! Appending: numbers are given here, by our own short transaction, and
-//! nowhere else. A batch first plans every request in memory and then writes
-//! one statement per table, whatever the number of events.
+//! Appending: every stream's numbers are given here, in one transaction for
+//! all requests that were waiting, with one statement per table.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde_json::json;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::SqliteConnection;
 
+use super::repeats::{self, Identity, hex};
+use super::{json, targets};
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
-    Appended, AppendedDelivery, Labels, NewEvent, Publish, Published, Refusal, Result, StoreError,
-    Target,
+    Appended, AppendedDelivery, NewEvent, Publish, Published, Refusal, Result, StoreError,
 };
-use crate::wake::Hint;
 
-use super::rows::corrupt;
-
-/// What a key was first used for: the body's digest and the answers.
-type FirstAnswer = ([u8; 32], Vec<Result<Appended, Refusal>>);
-
-/// All requests to publish of one group commit.
-#[derive(Default)]
-pub(super) struct Batch {
-    /// The last event key given; read once per batch.
-    last_event: Option<i64>,
-    heads: BTreeMap<GatewayKey, Sequence>,
-    gateways: HashMap<(OrganisationKey, GatewayId), Option<GatewayKey>>,
-    /// Events of this batch, by id: a repeat within the batch is a repeat too.
-    added: HashMap<(OrganisationKey, EventId), ([u8; 32], Appended)>,
-    keys: HashMap<(OrganisationKey, String), FirstAnswer>,
-    events: Vec<serde_json::Value>,
-    outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>,
-    new_keys: Vec<serde_json::Value>,
+/// What a batch appended.
+pub(super) struct Outcome {
+    /// One answer per request.
+    pub(super) answers: Vec<Published>,
+    /// What to wake with.
+    pub(super) grown: Vec<Grown>,
 }
 
-impl Batch {
-    /// Plans one request; nothing is written yet.
-    pub(super) async fn add(
-        &mut self,
-        connection: &mut SqliteConnection,
-        publish: &Publish,
-    ) -> Result<Published> {
-        if let Some((key, digest)) = &publish.idempotency
-            && let Some(first) = self.first_answer(connection, publish.organisation, key).await?
-        {
-            return Ok(if first.0 == *digest {
-                Published::Done(first.1)
-            } else {
-                Published::KeyReused
-            });
-        }
-        let mut answers = Vec::with_capacity(publish.events.len());
-        for event in &publish.events {
-            answers.push(self.add_event(connection, publish.organisation, event).await?);
-        }
+/// One stream's fresh rows.
+pub(super) struct Grown {
+    pub(super) gateway: GatewayKey,
+    pub(super) head: Sequence,
+    pub(super) rows: Vec<(Sequence, Arc<Event>)>,
+}
+
+/// What one event of a request comes to, before numbers are given.
+enum Plan {
+    /// A new event: its place in `Plans::fresh`.
+    Fresh(usize),
+    /// Known already, or refused.
+    Settled(std::result::Result<Appended, Refusal>),
+}
+
+/// What one request comes to.
+enum Answer {
+    /// By its key, from before this batch.
+    Ready(Published),
+    /// By its key, as an earlier request of this batch.
+    SameAs(usize),
+    /// Event by event.
+    Planned(Vec<Plan>),
+}
+
+struct Fresh<'a> {
+    organisation: OrganisationKey,
+    new: &'a NewEvent,
+    targets: Vec<(GatewayKey, GatewayId)>,
+}
+
+/// Appends what the requests hold.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    publishes: &[&Publish],
+) -> Result<Outcome> {
+    if publishes.is_empty() {
+        return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
+    }
+    let (answers, fresh) = plan(connection, publishes).await?;
+    let (numbered, grown) = number(connection, &fresh).await?;
+    insert(connection, now, &fresh, &numbered).await?;
+    let appended: Vec<Appended> = fresh
+        .iter()
+        .zip(numbered)
+        .map(|(fresh, numbers)| Appended {
+            id: fresh.new.event.id.clone(),
+            deliveries: fresh
+                .targets
+                .iter()
+                .zip(numbers)
+                .map(|((_, gateway_id), sequence)| AppendedDelivery {
+                    gateway_id: *gateway_id,
+                    sequence,
+                })
+                .collect(),
+        })
+        .collect();
+    let answers = settle(answers, &appended);
+    repeats::keep_answers(connection, now, publishes, &answers).await?;
+    Ok(Outcome { answers, grown })
+}
+
+/// Decides, request by request and event by event, what is new.
+async fn plan<'a>(
+    connection: &mut SqliteConnection,
+    publishes: &[&'a Publish],
+) -> Result<(Vec<Answer>, Vec<Fresh<'a>>)> {
+    let kept = repeats::kept_answers(connection, publishes).await?;
+    let known = repeats::known_events(connection, publishes).await?;
+    let targets = targets::resolve(connection, publishes).await?;
+    let mut keys: HashMap<(OrganisationKey, &str), usize> = HashMap::new();
+    let mut met: HashMap<Identity, usize> = HashMap::new();
+    let mut fresh: Vec<Fresh<'a>> = Vec::new();
+    let mut answers = Vec::with_capacity(publishes.len());
+    for (place, publish) in publishes.iter().copied().enumerate() {
         if let Some((key, digest)) = &publish.idempotency {
-            // A refusal is not remembered: the publisher may mend its cause and come again.
-            if answers.iter().all(std::result::Result::is_ok) {
-                let answer = serde_json::to_string(&answers).map_err(corrupt)?;
-                self.new_keys.push(json!([publish.organisation.0, key, hex(digest), answer]));
-                self.keys.insert((publish.organisation, key.clone()), (*digest, answers.clone()));
+            let name = (publish.organisation, key.as_str());
+            if let Some((kept_digest, answer)) = kept.get(&(publish.organisation, key.clone())) {
+                answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
+                    Published::Done(answer.clone())
+                } else {
+                    Published::KeyReused
+                }));
+                continue;
+            }
+            if let Some(first) = keys.get(&name) {
+                let same = publishes[*first].idempotency.as_ref().is_some_and(|it| it.1 == *digest);
+                answers.push(if same {
+                    Answer::SameAs(*first)
+                } else {
+                    Answer::Ready(Published::KeyReused)
+                });
+                continue;
+            }
+            keys.insert(name, place);
+        }
+        let mut plans = Vec::with_capacity(publish.events.len());
+        for new in &publish.events {
+            let identity = (publish.organisation, new.event.id.as_str().to_owned());
+            if let Some((digest, appended)) = known.get(&identity) {
+                plans.push(Plan::Settled(if digest.as_slice() == new.digest {
+                    Ok(appended.clone())
+                } else {
+                    Err(Refusal::IdTaken(new.event.id.clone()))
+                }));
+            } else if let Some(first) = met.get(&identity) {
+                plans.push(if fresh[*first].new.digest == new.digest {
+                    Plan::Fresh(*first)
+                } else {
+                    Plan::Settled(Err(Refusal::IdTaken(new.event.id.clone())))
+                });
+            } else {
+                match targets.of(publish.organisation, &new.target) {
+                    Err(unknown) => {
+                        plans.push(Plan::Settled(Err(Refusal::UnknownGateways(unknown))));
+                    }
+                    Ok(targets) => {
+                        met.insert(identity, fresh.len());
+                        plans.push(Plan::Fresh(fresh.len()));
+                        fresh.push(Fresh { organisation: publish.organisation, new, targets });
+                    }
+                }
             }
         }
-        Ok(Published::Done(answers))
+        answers.push(Answer::Planned(plans));
     }
+    Ok((answers, fresh))
+}
 
-    async fn first_answer(
-        &self,
-        connection: &mut SqliteConnection,
-        organisation: OrganisationKey,
-        key: &str,
-    ) -> Result<Option<FirstAnswer>> {
-        if let Some((digest, answers)) = self.keys.get(&(organisation, key.to_owned())) {
-            return Ok(Some((*digest, answers.clone())));
-        }
-        let row = sqlx::query!(
-            "select digest, answer from idempotency_keys where organisation = $1 and key = $2",
-            organisation.0,
-            key
-        )
-        .fetch_optional(connection)
-        .await?;
-        row.map(|row| {
-            Ok((digest(&row.digest)?, serde_json::from_str(&row.answer).map_err(corrupt)?))
-        })
-        .transpose()
+/// Raises each stream's head once, and gives the numbers below it in order.
+async fn number(
+    connection: &mut SqliteConnection,
+    fresh: &[Fresh<'_>],
+) -> Result<(Vec<Vec<Sequence>>, Vec<Grown>)> {
+    let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
+    for (gateway, _) in fresh.iter().flat_map(|fresh| &fresh.targets) {
+        *counts.entry(gateway.0).or_default() += 1;
     }
-
-    async fn add_event(
-        &mut self,
-        connection: &mut SqliteConnection,
-        organisation: OrganisationKey,
-        new: &NewEvent,
-    ) -> Result<Result<Appended, Refusal>> {
-        let id = &new.event.id;
-        if let Some((known, first)) = self.find(connection, organisation, id).await? {
-            return Ok(if known == new.digest {
-                Ok(first)
-            } else {
-                Err(Refusal::IdTaken(id.clone()))
-            });
-        }
-        let gateways = match &new.target {
-            Target::Gateways(ids) => match self.named(connection, organisation, ids).await? {
-                Ok(gateways) => gateways,
-                Err(unknown) => return Ok(Err(Refusal::UnknownGateways(unknown))),
-            },
-            Target::All => chosen(connection, organisation, &Labels::new()).await?,
-            Target::Labels(labels) => chosen(connection, organisation, labels).await?,
-        };
-        let event = self.next_event(connection).await?;
-        let mut deliveries = Vec::with_capacity(gateways.len());
-        for (gateway, gateway_id) in gateways {
-            let sequence = self.next_sequence(connection, gateway).await?;
-            deliveries.push(AppendedDelivery { gateway_id, sequence });
-            self.outbox.push((gateway, sequence, event, Arc::clone(&new.event)));
-        }
-        self.events.push(json!([
-            event,
-            organisation.0,
-            id,
-            new.event.event_type,
-            new.event.payload.get(),
-            new.event.correlation_id,
-            new.event.user_id,
-            new.event.occurred_at.micros(),
-            new.event.expires_at.map(Timestamp::micros),
-            hex(&new.digest),
-            new.artifact_id,
-            new.deployment_id,
-        ]));
-        let appended = Appended { id: id.clone(), deliveries };
-        self.added.insert((organisation, id.clone()), (new.digest, appended.clone()));
-        Ok(Ok(appended))
+    if counts.is_empty() {
+        return Ok((vec![Vec::new(); fresh.len()], Vec::new()));
     }
-
-    /// An event published before, in this batch or any earlier one.
-    async fn find(
-        &self,
-        connection: &mut SqliteConnection,
-        organisation: OrganisationKey,
-        id: &EventId,
-    ) -> Result<Option<([u8; 32], Appended)>> {
-        if let Some((digest, appended)) = self.added.get(&(organisation, id.clone())) {
-            return Ok(Some((*digest, appended.clone())));
-        }
-        let text = id.as_str();
-        let Some(found) = sqlx::query!(
-            "select event, digest from events where organisation = $1 and id = $2",
-            organisation.0,
-            text
-        )
-        .fetch_optional(&mut *connection)
-        .await?
-        else {
-            return Ok(None);
-        };
-        // A redrive adds numbers later; the first answer had the first of each gateway.
-        let deliveries = sqlx::query!(
-            r#"select g.id as "id!", min(o.sequence) as "sequence!: i64"
-               from outbox o join gateways g on g.gateway = o.gateway
-               where o.event = $1 group by o.gateway order by o.gateway"#,
-            found.event
-        )
-        .fetch_all(connection)
-        .await?
-        .into_iter()
-        .map(|row| {
-            Ok(AppendedDelivery {
-                gateway_id: row.id.parse().map_err(corrupt)?,
-                sequence: Sequence(row.sequence),
-            })
-        })
-        .collect::<Result<_>>()?;
-        Ok(Some((digest(&found.digest)?, Appended { id: id.clone(), deliveries })))
+    let counted = json(&counts.iter().collect::<Vec<_>>())?;
+    let heads = sqlx::query!(
+        r#"
+        update streams set head = head + (grown.value ->> 1)
+        from json_each($1) as grown
+        where streams.gateway = grown.value ->> 0
+        returning gateway as "gateway!: i64", head as "head!: i64"
+        "#,
+        counted
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    if heads.len() != counts.len() {
+        return Err(StoreError::Corrupt("a gateway has no stream".to_owned()));
     }
-
-    /// The keys of named gateways, each once, in the order named; or those that are unknown.
-    async fn named(
-        &mut self,
-        connection: &mut SqliteConnection,
-        organisation: OrganisationKey,
-        ids: &[GatewayId],
-    ) -> Result<Result<Vec<(GatewayKey, GatewayId)>, Vec<GatewayId>>> {
-        let mut found = Vec::with_capacity(ids.len());
-        let mut unknown = Vec::new();
-        let mut seen = HashSet::new();
-        for id in ids.iter().filter(|id| seen.insert(**id)) {
-            let known = self.gateways.get(&(organisation, *id)).copied();
-            let key = if let Some(key) = known {
-                key
-            } else {
-                let text = id.to_string();
-                let key = sqlx::query_scalar!(
-                    "select gateway from gateways
-                     where organisation = $1 and id = $2 and deleted_at is null",
-                    organisation.0,
-                    text
-                )
-                .fetch_optional(&mut *connection)
-                .await?
-                .map(GatewayKey);
-                self.gateways.insert((organisation, *id), key);
-                key
+    let mut grown: HashMap<i64, Grown> = HashMap::new();
+    let mut next: HashMap<i64, Sequence> = HashMap::new();
+    for row in heads {
+        let (gateway, head) = (GatewayKey(row.gateway), Sequence(row.head));
+        if head > Sequence::MAX {
+            return Err(StoreError::Corrupt(format!("the log of gateway {} is full", row.gateway)));
+        }
+        next.insert(row.gateway, Sequence(row.head - counts[&row.gateway] + 1));
+        grown.insert(row.gateway, Grown { gateway, head, rows: Vec::new() });
+    }
+    let mut numbered = Vec::with_capacity(fresh.len());
+    for fresh in fresh {
+        let mut numbers = Vec::with_capacity(fresh.targets.len());
+        for (gateway, _) in &fresh.targets {
+            let (Some(next), Some(grown)) = (next.get_mut(&gateway.0), grown.get_mut(&gateway.0))
+            else {
+                return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
             };
-            match key {
-                Some(key) => found.push((key, *id)),
-                None => unknown.push(*id),
-            }
+            numbers.push(*next);
+            grown.rows.push((*next, Arc::clone(&fresh.new.event)));
+            *next = next.next();
         }
-        Ok(if unknown.is_empty() { Ok(found) } else { Err(unknown) })
+        numbered.push(numbers);
     }
+    Ok((numbered, grown.into_values().collect()))
+}
 
-    async fn next_event(&mut self, connection: &mut SqliteConnection) -> Result<i64> {
-        let last = match self.last_event {
-            Some(last) => last,
-            // `autoincrement` keeps the largest key ever given, so that a key
-            // is not given again after its event was trimmed.
-            None => sqlx::query_scalar!(
-                r#"select coalesce(max(seq), 0) as "last!: i64" from sqlite_sequence where name = 'events'"#
+async fn insert(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    fresh: &[Fresh<'_>],
+    numbered: &[Vec<Sequence>],
+) -> Result<()> {
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    let events: Vec<_> = fresh
+        .iter()
+        .map(|Fresh { organisation, new, .. }| {
+            let event = &new.event;
+            (
+                (organisation.0, &event.id, &event.event_type, event.payload.get()),
+                (&event.correlation_id, &event.user_id, event.occurred_at.micros()),
+                (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
+                (&new.artifact_id, &new.deployment_id),
             )
-            .fetch_one(connection)
-            .await?,
-        };
-        self.last_event = Some(last + 1);
-        Ok(last + 1)
+        })
+        .collect();
+    let (events, now) = (json(&events)?, now.micros());
+    // One by one in the array's order, so that the keys rise with it.
+    let keys = sqlx::query!(
+        r#"
+        insert into events (organisation, id, type, payload, correlation_id, user_id,
+            occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
+        select value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+            value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', $2,
+            value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
+            value ->> '$[3][0]', value ->> '$[3][1]'
+        from json_each($1) where true order by key
+        returning event as "event!: i64", organisation as "organisation!: i64", id as "id!: String"
+        "#,
+        events,
+        now
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let keys: HashMap<Identity, i64> = keys
+        .into_iter()
+        .map(|row| ((OrganisationKey(row.organisation), row.id), row.event))
+        .collect();
+    let mut outbox: Vec<(i64, Sequence, i64)> = Vec::new();
+    for (fresh, numbers) in fresh.iter().zip(numbered) {
+        let identity = (fresh.organisation, fresh.new.event.id.as_str().to_owned());
+        let event = keys.get(&identity).copied().ok_or_else(|| {
+            StoreError::Corrupt(format!("the event {} was not inserted", identity.1))
+        })?;
+        let targets = fresh.targets.iter().zip(numbers);
+        outbox.extend(targets.map(|((gateway, _), sequence)| (gateway.0, *sequence, event)));
     }
+    // In the table's own order, which is the cheapest for it.
+    outbox.sort_unstable();
+    let outbox = json(&outbox)?;
+    sqlx::query!(
+        r#"
+        insert into outbox (gateway, sequence, event)
+        select value ->> 0, value ->> 1, value ->> 2 from json_each($1) where true
+        "#,
+        outbox
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
 
-    async fn next_sequence(
-        &mut self,
-        connection: &mut SqliteConnection,
-        gateway: GatewayKey,
-    ) -> Result<Sequence> {
-        let head = match self.heads.get(&gateway) {
-            Some(head) => *head,
-            None => Sequence(
-                sqlx::query_scalar!("select head from streams where gateway = $1", gateway.0)
-                    .fetch_one(connection)
-                    .await?,
+fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {
+    let mut settled: Vec<Published> = Vec::with_capacity(answers.len());
+    for answer in answers {
+        let answer = match answer {
+            Answer::Ready(published) => published,
+            Answer::SameAs(first) => settled[first].clone(),
+            Answer::Planned(plans) => Published::Done(
+                plans
+                    .into_iter()
+                    .map(|plan| match plan {
+                        Plan::Fresh(place) => Ok(appended[place].clone()),
+                        Plan::Settled(result) => result,
+                    })
+                    .collect(),
             ),
         };
-        if head >= Sequence::MAX {
-            return Err(StoreError::Corrupt(format!("gateway {} has no numbers left", gateway.0)));
-        }
-        self.heads.insert(gateway, head.next());
-        Ok(head.next())
+        settled.push(answer);
     }
-
-    /// Writes what was planned: one statement per table. Returns the hints to
-    /// give after the commit.
-    pub(super) async fn write(
-        self,
-        connection: &mut SqliteConnection,
-        now: Timestamp,
-    ) -> Result<Vec<(GatewayKey, Hint)>> {
-        let now = now.micros();
-        if !self.new_keys.is_empty() {
-            let keys = serde_json::Value::Array(self.new_keys).to_string();
-            sqlx::query!(
-                "insert into idempotency_keys (organisation, key, digest, answer, created_at)
-                 select value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, $2
-                 from json_each($1)",
-                keys,
-                now
-            )
-            .execute(&mut *connection)
-            .await?;
-        }
-        if self.events.is_empty() {
-            return Ok(Vec::new());
-        }
-        let events = serde_json::Value::Array(self.events).to_string();
-        sqlx::query!(
-            "insert into events (event, organisation, id, type, payload, correlation_id, user_id,
-                                 occurred_at, expires_at, digest, artifact_id, deployment_id, appended_at)
-             select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-                    value ->> 6, value ->> 7, value ->> 8, unhex(value ->> 9), value ->> 10,
-                    value ->> 11, $2
-             from json_each($1)",
-            events,
-            now
-        )
-        .execute(&mut *connection)
-        .await?;
-        let rows: Vec<_> = self.outbox.iter().map(|(g, s, e, _)| json!([g.0, s.0, e])).collect();
-        let rows = serde_json::Value::Array(rows).to_string();
-        sqlx::query!(
-            "insert into outbox (gateway, sequence, event)
-             select value ->> 0, value ->> 1, value ->> 2 from json_each($1)",
-            rows
-        )
-        .execute(&mut *connection)
-        .await?;
-        let heads: Vec<_> = self.heads.iter().map(|(g, head)| json!([g.0, head.0])).collect();
-        let heads = serde_json::Value::Array(heads).to_string();
-        sqlx::query!(
-            "update streams set head = new.value ->> 1
-             from json_each($1) as new where streams.gateway = new.value ->> 0",
-            heads
-        )
-        .execute(connection)
-        .await?;
-        Ok(hints(self.outbox))
-    }
-}
-
-fn hints(outbox: Vec<(GatewayKey, Sequence, i64, Arc<Event>)>) -> Vec<(GatewayKey, Hint)> {
-    let mut rows: BTreeMap<GatewayKey, Vec<(Sequence, Arc<Event>)>> = BTreeMap::new();
-    for (gateway, sequence, _, event) in outbox {
-        rows.entry(gateway).or_default().push((sequence, event));
-    }
-    rows.into_iter()
-        .filter_map(|(gateway, rows)| {
-            let head = rows.last()?.0;
-            Some((gateway, Hint { head, rows: rows.into() }))
-        })
-        .collect()
-}
-
-/// Every gateway of the organisation that has all of these labels.
-async fn chosen(
-    connection: &mut SqliteConnection,
-    organisation: OrganisationKey,
-    labels: &Labels,
-) -> Result<Vec<(GatewayKey, GatewayId)>> {
-    let rows = sqlx::query!(
-        "select gateway, id, labels from gateways
-         where organisation = $1 and deleted_at is null order by gateway",
-        organisation.0
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut found = Vec::new();
-    for row in rows {
-        let has: Labels = serde_json::from_str(&row.labels).map_err(corrupt)?;
-        if labels.iter().all(|(name, value)| has.get(name) == Some(value)) {
-            found.push((GatewayKey(row.gateway), row.id.parse().map_err(corrupt)?));
-        }
-    }
-    Ok(found)
-}
-
-fn hex(digest: &[u8; 32]) -> String {
-    data_encoding::HEXLOWER.encode(digest)
-}
-
-fn digest(bytes: &[u8]) -> Result<[u8; 32]> {
-    bytes.try_into().map_err(corrupt)
+    settled
 }

@@ -1,196 +1,303 @@
-//! Removing what is too old or too much, in bounded batches. Nothing above an
-//! unconfirmed position goes before its hard limit, and what then goes is
-//! recorded as failed.
+//! Retention: one bounded batch of what is too old or too much. What is not
+//! confirmed is kept until the hard limits, and then recorded as lost.
 
-use sqlx::sqlite::SqliteConnection;
+use std::time::Duration;
 
-use super::record::Ledger;
+use sqlx::SqliteConnection;
+
+use super::json;
+use super::ledger::{self, Ended, How};
+use super::positions;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{Range, Result, RetentionLimits, Trimmed};
 
-/// See [`crate::store::Store::trim`].
+/// How long a repeated request is recognised.
+const REPEATS: Duration = Duration::from_hours(24);
+
+/// A stream with rows.
+struct Stream {
+    gateway: GatewayKey,
+    head: i64,
+    /// The lowest position that anybody may come back to.
+    lowest: i64,
+    confirmed: Sequence,
+}
+
+/// Removes one batch.
 pub(super) async fn trim(
     connection: &mut SqliteConnection,
     now: Timestamp,
     node: NodeId,
-    limits: RetentionLimits,
+    limits: &RetentionLimits,
 ) -> Result<Trimmed> {
     let mut trimmed = Trimmed::default();
-    forget_positions(connection, now, &limits).await?;
-    let old = now.minus(limits.max_age).micros();
-    let hard_old = now.minus(limits.hard_max_age).micros();
-    let streams = sqlx::query!(
-        r#"select s.gateway, s.head, s.floor,
-                  coalesce((select min(c.received) from cursors c where c.gateway = s.gateway
-                            and (c.instance <> '' or not exists (select 1 from cursors d
-                                 where d.gateway = s.gateway and d.instance <> ''))), 0) as "confirmed!: i64",
-                  coalesce((select max(o.sequence) from outbox o join events e on e.event = o.event
-                            where o.gateway = s.gateway and o.sequence <= s.floor + $3
-                              and e.appended_at < $1), 0) as "old!: i64",
-                  coalesce((select max(o.sequence) from outbox o join events e on e.event = o.event
-                            where o.gateway = s.gateway and o.sequence <= s.floor + $3
-                              and e.appended_at < $2), 0) as "hard_old!: i64"
-           from streams s where s.head > s.floor"#,
-        old,
-        hard_old,
-        limits.batch
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    for stream in streams {
-        let budget = limits.batch - i64::try_from(trimmed.deliveries).unwrap_or(i64::MAX);
+    let mut budget = limits.batch.max(1);
+    forget_positions(connection, now.minus(limits.left_behind)).await?;
+    for stream in overfull(connection, now, limits).await? {
         if budget <= 0 {
             trimmed.more = true;
             break;
         }
-        let soft = stream.old.max(stream.head - limits.max_events).min(stream.confirmed);
-        let hard = stream.hard_old.max(stream.head - limits.hard_max_events);
-        let wanted = soft.max(hard);
-        let upto = wanted.min(stream.floor + budget);
-        if upto <= stream.floor {
-            continue;
-        }
-        trimmed.more |= upto < wanted;
-        trim_stream(
-            &mut Ledger { connection: &mut *connection, now, node: node.to_string() },
-            GatewayKey(stream.gateway),
-            Range { first: Sequence(stream.floor + 1), last: Sequence(upto) },
-            &mut trimmed,
-        )
-        .await?;
+        let rows = cut_off(connection, now, node, limits, &stream, budget, &mut trimmed).await?;
+        trimmed.more |= rows >= budget;
+        budget -= rows;
     }
-    trim_events(connection, old, limits.batch, &mut trimmed).await?;
-    trim_history(connection, now, old, limits.batch, &mut trimmed).await?;
+    let batch = limits.batch.max(1);
+    let full = |rows: u64| rows >= u64::try_from(batch).unwrap_or(u64::MAX);
+    let events = forget_events(connection, now.minus(limits.max_age), batch).await?;
+    trimmed.events += events;
+    trimmed.attempts = forget_attempts(connection, now.minus(limits.max_age), batch).await?;
+    let keys = forget_keys(connection, now.minus(REPEATS), batch).await?;
+    let closed = forget_connections(connection, now.minus(limits.max_age), batch).await?;
+    trimmed.more |= full(events) || full(trimmed.attempts) || full(keys) || full(closed);
     Ok(trimmed)
 }
 
-/// Positions that ended connections left behind count only for a while.
-async fn forget_positions(
+/// Streams whose oldest row is too old or which have too many.
+async fn overfull(
     connection: &mut SqliteConnection,
     now: Timestamp,
     limits: &RetentionLimits,
-) -> Result<()> {
-    let left_before = now.minus(limits.left_behind).micros();
-    sqlx::query!("delete from cursors where left_at < $1", left_before).execute(connection).await?;
-    Ok(())
-}
-
-async fn trim_stream(
-    ledger: &mut Ledger<'_>,
-    gateway: GatewayKey,
-    range: Range,
-    trimmed: &mut Trimmed,
-) -> Result<()> {
-    let confirmed = sqlx::query_scalar!(
-        "select received from cursors where gateway = $1 and instance = ''",
-        gateway.0
-    )
-    .fetch_optional(&mut *ledger.connection)
-    .await?
-    .unwrap_or(0);
-    if range.last.0 > confirmed {
-        let lost = Range { first: range.first.max(Sequence(confirmed + 1)), last: range.last };
-        ledger.give_up(gateway, lost, Reason::Retention).await?;
-        let now = ledger.now;
-        ledger
-            .fail(
-                gateway,
-                lost,
-                Reason::Retention,
-                Some("removed by the retention's hard limit"),
-                None,
-                now,
-                now,
-            )
-            .await?;
-        trimmed.lost += u64::try_from(lost.last.0 - lost.first.0 + 1).unwrap_or(0);
-        let now = now.micros();
-        // Nothing below the floor can be confirmed any more: the position passes it.
-        sqlx::query!(
-            "insert into cursors (gateway, instance, received, updated_at) values ($1, '', $2, $3)
-             on conflict (gateway, instance) do update set received = max(received, excluded.received)",
-            gateway.0,
-            lost.last.0,
-            now
+) -> Result<Vec<Stream>> {
+    let oldest = now.minus(limits.max_age.min(limits.hard_max_age)).micros();
+    let most = limits.max_events.min(limits.hard_max_events);
+    let rows = sqlx::query!(
+        r#"
+        select s.gateway as "gateway!: i64", s.head as "head!: i64",
+            coalesce(own.received, 0) as "confirmed!: i64",
+            min(
+                coalesce(own.received, 0),
+                coalesce((select min(u.received) from cursors u where u.gateway = s.gateway), 0)
+            ) as "lowest!: i64"
+        from streams s left join cursors own on own.gateway = s.gateway and own.instance = ''
+        where s.head > s.floor and (
+            s.head - s.floor > $2
+            or (
+                select e.appended_at from outbox o join events e using (event)
+                where o.gateway = s.gateway order by o.sequence limit 1
+            ) < $1
         )
-        .execute(&mut *ledger.connection)
-        .await?;
-    }
-    trimmed.deliveries += sqlx::query!(
-        "delete from outbox where gateway = $1 and sequence <= $2",
-        gateway.0,
-        range.last.0
+        "#,
+        oldest,
+        most
     )
-    .execute(&mut *ledger.connection)
-    .await?
-    .rows_affected();
-    sqlx::query!(
-        "update streams set floor = $2, missed = max(missed, $2) where gateway = $1",
-        gateway.0,
-        range.last.0
-    )
-    .execute(&mut *ledger.connection)
+    .fetch_all(connection)
     .await?;
-    Ok(())
+    Ok(rows
+        .into_iter()
+        .map(|row| Stream {
+            gateway: GatewayKey(row.gateway),
+            head: row.head,
+            lowest: row.lowest,
+            confirmed: Sequence(row.confirmed),
+        })
+        .collect())
 }
 
-/// Events that no log names any more. Only old ones are looked at, so that the
-/// search is bounded by what retention left.
-async fn trim_events(
-    connection: &mut SqliteConnection,
-    old: i64,
-    batch: i64,
-    trimmed: &mut Trimmed,
-) -> Result<()> {
-    trimmed.events = sqlx::query!(
-        "delete from events where event in
-             (select e.event from events e
-              where e.appended_at < $1
-                and not exists (select 1 from outbox o where o.event = e.event) limit $2)",
-        old,
-        batch
-    )
-    .execute(connection)
-    .await?
-    .rows_affected();
-    trimmed.more |= i64::try_from(trimmed.events).unwrap_or(i64::MAX) == batch;
-    Ok(())
-}
-
-async fn trim_history(
+/// Removes a stream's oldest rows, as many as the limits say and the budget
+/// allows; returns how many.
+async fn cut_off(
     connection: &mut SqliteConnection,
     now: Timestamp,
-    old: i64,
-    batch: i64,
+    node: NodeId,
+    limits: &RetentionLimits,
+    stream: &Stream,
+    budget: i64,
     trimmed: &mut Trimmed,
-) -> Result<()> {
-    trimmed.attempts = sqlx::query!(
-        "delete from attempts where attempt in
-             (select attempt from attempts where finished_at < $1 limit $2)",
-        old,
-        batch
+) -> Result<i64> {
+    let rows = sqlx::query!(
+        r#"
+        select o.sequence as "sequence!: i64", o.event as "event!: i64",
+            e.appended_at as "appended_at!: i64"
+        from outbox o join events e using (event)
+        where o.gateway = $1 order by o.sequence limit $2
+        "#,
+        stream.gateway.0,
+        budget
     )
-    .execute(&mut *connection)
-    .await?
-    .rows_affected();
-    trimmed.more |= i64::try_from(trimmed.attempts).unwrap_or(i64::MAX) == batch;
+    .fetch_all(&mut *connection)
+    .await?;
+    let soft = (now.minus(limits.max_age).micros(), stream.head - limits.max_events);
+    let hard = (now.minus(limits.hard_max_age).micros(), stream.head - limits.hard_max_events);
+    let gone: Vec<_> = rows
+        .iter()
+        .take_while(|row| {
+            let beyond =
+                |(oldest, last): (i64, i64)| row.appended_at < oldest || row.sequence <= last;
+            beyond(hard) || row.sequence <= stream.lowest && beyond(soft)
+        })
+        .collect();
+    let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
+        return Ok(0);
+    };
+    let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
+    if let Some(open) = positions::above(range, stream.confirmed) {
+        trimmed.lost += lose(connection, now, node, stream.gateway, open).await?;
+    }
+    // Every row up to the new floor is answered for, so the sweep passes it.
     sqlx::query!(
-        "delete from connections where id in
-             (select id from connections where closed_at < $1 limit $2)",
-        old,
-        batch
+        "update streams set floor = max(floor, $2), missed = max(missed, $2) where gateway = $1",
+        stream.gateway.0,
+        range.last.0
     )
     .execute(&mut *connection)
     .await?;
-    let day_ago = now.minus(std::time::Duration::from_hours(24)).micros();
     sqlx::query!(
-        "delete from idempotency_keys where (organisation, key) in
-             (select organisation, key from idempotency_keys where created_at < $1 limit $2)",
-        day_ago,
+        "delete from outbox where gateway = $1 and sequence <= $2",
+        stream.gateway.0,
+        range.last.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    // Younger ones stay until they are old enough, so that a repeat is recognised.
+    let events = json(&gone.iter().map(|row| row.event).collect::<Vec<_>>())?;
+    let recent = now.minus(REPEATS).micros();
+    let events = sqlx::query!(
+        r#"
+        delete from events
+        where event in (select value from json_each($1)) and appended_at < $2
+            and not exists (select 1 from outbox o where o.event = events.event)
+        "#,
+        events,
+        recent
+    )
+    .execute(connection)
+    .await?;
+    let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
+    trimmed.deliveries += gone.len() as u64;
+    trimmed.events += events.rows_affected();
+    Ok(count)
+}
+
+/// Records what is removed unconfirmed; what is dead already is on record.
+async fn lose(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    node: NodeId,
+    gateway: GatewayKey,
+    range: Range,
+) -> Result<u64> {
+    let mut lost = 0;
+    for part in ledger::not_dead(connection, gateway, range).await? {
+        let ended = Ended {
+            gateway,
+            connection: None,
+            range: part,
+            how: How::Failed(Reason::Retention, ""),
+            started_at: now,
+            finished_at: now,
+        };
+        ledger::write(connection, node, &ended).await?;
+        lost += u64::try_from(part.last.0 - part.first.0 + 1).unwrap_or(0);
+    }
+    ledger::bury(connection, gateway, range, Reason::Retention, now).await?;
+    Ok(lost)
+}
+
+/// Positions that were left behind and that nobody took over in time.
+async fn forget_positions(connection: &mut SqliteConnection, before: Timestamp) -> Result<()> {
+    let before = before.micros();
+    sqlx::query!("delete from cursors where left_at < $1", before).execute(connection).await?;
+    Ok(())
+}
+
+/// Old events that no outbox row names (any more).
+async fn forget_events(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let before = before.micros();
+    let done = sqlx::query!(
+        r#"
+        delete from events where event in (
+            select e.event from events e
+            where e.appended_at < $1 and not exists (select 1 from outbox o where o.event = e.event)
+            order by e.appended_at limit $2
+        )
+        "#,
+        before,
         batch
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
+}
+
+/// Old attempts, and dead letters whose deliveries are gone from the log: as
+/// long as these are there, their dead letters say that they were not delivered.
+async fn forget_attempts(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let before = before.micros();
+    let done = sqlx::query!(
+        r#"
+        delete from attempts where attempt in (
+            select attempt from attempts where finished_at < $1 order by finished_at limit $2
+        )
+        "#,
+        before,
+        batch
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        delete from dead_letters where (gateway, first_sequence) in (
+            select d.gateway, d.first_sequence
+            from dead_letters d left join streams s using (gateway)
+            where d.dead_at < $1 and d.last_sequence <= coalesce(s.floor, d.last_sequence)
+            limit $2
+        )
+        "#,
+        before,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn forget_keys(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let before = before.micros();
+    let done = sqlx::query!(
+        r#"
+        delete from idempotency_keys where (organisation, key) in (
+            select organisation, key from idempotency_keys
+            where created_at < $1 order by created_at limit $2
+        )
+        "#,
+        before,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn forget_connections(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let before = before.micros();
+    let done = sqlx::query!(
+        r#"
+        delete from connections where id in (
+            select id from connections where closed_at < $1 limit $2
+        )
+        "#,
+        before,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
 }

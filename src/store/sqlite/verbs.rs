@@ -1,15 +1,14 @@
-//! The verbs: which connection, which transaction, which function.
+//! The verbs, and which side of the file each one needs: a reader's moment or
+//! the writer's next transaction.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
 use super::tokens::TokenKind;
-use super::writer::{self, Command, Job};
 use super::{
-    SqliteStore, connections, deliveries, event_types, gateways, history, nodes, outbox, redrive,
-    retention, sweep, tokens,
+    OpenError, SqliteStore, connections, deliveries, event_types, gateways, history, now, redrive,
+    retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
@@ -19,69 +18,76 @@ use crate::store::{
     NewToken, Opened, OutboxPage, Publish, Published, Record, RedriveSelection, Redriven, Result,
     RetentionLimits, Scope, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
 };
+use crate::wake::Hint;
+
+/// How often a token's use is noted.
+const NOTED_EVERY: Duration = Duration::from_mins(1);
+
+/// Runs a verb's statements as the writer's next transaction.
+macro_rules! write {
+    ($store:ident, $connection:ident => $work:expr) => {
+        $store.writer.run(move |$connection| Box::pin(async move { $work.await })).await
+    };
+}
 
 impl SqliteStore {
-    /// Writes a token's use down, without making its bearer wait.
-    async fn note_use(&self, kind: TokenKind, id: &str, noted: Option<Timestamp>) -> Result<()> {
-        if noted.is_some_and(|noted| Timestamp::now().since(noted) < tokens::NOTED_EVERY) {
-            return Ok(());
+    /// What is due right after opening.
+    pub(super) async fn begin(&self) -> std::result::Result<(), OpenError> {
+        let begun: Result<()> = async {
+            self.node_heartbeat().await?;
+            self.reap_dead_nodes().await?;
+            Ok(())
+        }
+        .await;
+        begun.map_err(|error| OpenError::Database(sqlx::Error::Protocol(error.to_string())))
+    }
+
+    /// Notes a token's use, if that is due, without making its user wait.
+    fn note_use(&self, kind: TokenKind, id: &str, last: Option<Timestamp>) {
+        let now = now();
+        if last.is_some_and(|last| now.since(last) < NOTED_EVERY) {
+            return;
         }
         let id = id.to_owned();
-        self.writer
-            .send(Command::Exclusive(Box::new(move |connection| {
-                Box::pin(async move {
-                    let noted = writer::in_transaction(connection, move |connection, now| {
-                        Box::pin(
-                            async move { tokens::note_token_use(connection, now, kind, &id).await },
-                        )
-                    })
-                    .await;
-                    matches!(noted, Err(StoreError::Unknown(_)))
-                })
-            })))
-            .await
+        self.writer.run_unheard(move |connection| {
+            Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
+        });
     }
-}
-
-/// Runs a function on a reading connection, in one transaction.
-macro_rules! reading {
-    ($self:ident, $function:path $(, $argument:expr)*) => {{
-        let mut transaction = $self.reader().await?;
-        $function(&mut transaction $(, $argument)*).await
-    }};
-}
-
-/// Runs a function on the writing connection, in a transaction of its own.
-macro_rules! writing {
-    ($self:ident, |$connection:ident, $now:ident| $work:expr) => {
-        $self.write(move |$connection, $now| Box::pin(async move { $work.await })).await
-    };
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn check(&self) -> Result<()> {
-        if *self.failed.borrow() {
-            return Err(writer::stopped());
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!(
+                "a commit failed ({reason}); restart the service"
+            )));
         }
-        let mut transaction = self.reader().await?;
-        sqlx::query("select 1").execute(&mut *transaction).await?;
+        if !self.writer.is_running() {
+            return Err(StoreError::Unavailable("the database is closed".to_owned()));
+        }
+        let mut moment = self.reading().await?;
+        sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
         Ok(())
     }
 
     async fn close(&self) {
-        self.writer.close();
-        // A turn of the queue: what was taken before is done.
-        let _ = self.write(|_, _| Box::pin(async { Ok(()) })).await;
+        let node = self.node;
+        let stopped: Result<()> =
+            write!(self, connection => connections::node_stopped(connection, now(), node));
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "this node's end could not be put on record");
+        }
         self.readers.close().await;
+        self.writer.stop().await;
     }
 
     async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
-        reading!(self, tokens::organisation, name)
+        tokens::organisation(&mut *self.reading().await?, name).await
     }
 
     async fn has_access_tokens(&self) -> Result<bool> {
-        reading!(self, tokens::has_access_tokens)
+        tokens::has_access_tokens(&mut *self.reading().await?).await
     }
 
     async fn create_access_token(
@@ -92,31 +98,24 @@ impl Store for SqliteStore {
         token: NewToken,
     ) -> Result<TokenInfo> {
         let (name, scopes) = (name.to_owned(), scopes.to_vec());
-        writing!(self, |c, now| tokens::create_access_token(
-            c,
-            now,
-            organisation,
-            &name,
-            &scopes,
-            token
-        ))
+        write!(self, connection => tokens::create_access_token(connection, now(), organisation, &name, &scopes, token))
     }
 
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
-        reading!(self, tokens::access_tokens, organisation)
+        tokens::access_tokens(&mut *self.reading().await?, organisation).await
     }
 
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
         let id = id.to_owned();
-        writing!(self, |c, now| tokens::revoke_access_token(c, now, organisation, &id))
+        write!(self, connection => tokens::revoke_access_token(connection, now(), organisation, &id))
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
-        let Some((credential, noted)) = reading!(self, tokens::access_credential, id)? else {
-            return Ok(None);
-        };
-        self.note_use(TokenKind::Access, id, noted).await?;
-        Ok(Some(credential))
+        let found = tokens::access_credential(&mut *self.reading().await?, id).await?;
+        Ok(found.map(|(credential, last)| {
+            self.note_use(TokenKind::Access, id, last);
+            credential
+        }))
     }
 
     async fn create_gateway(
@@ -127,7 +126,7 @@ impl Store for SqliteStore {
         labels: &Labels,
     ) -> Result<Gateway> {
         let (name, labels) = (name.to_owned(), labels.clone());
-        writing!(self, |c, now| gateways::create_gateway(c, now, organisation, id, &name, &labels))
+        write!(self, connection => gateways::create_gateway(connection, now(), organisation, id, &name, &labels))
     }
 
     async fn gateways(
@@ -136,7 +135,7 @@ impl Store for SqliteStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
-        reading!(self, gateways::gateways, organisation, after, limit)
+        gateways::gateways(&mut *self.reading().await?, organisation, after, limit).await
     }
 
     async fn gateway(
@@ -144,7 +143,7 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Option<Gateway>> {
-        reading!(self, gateways::gateway, organisation, id)
+        gateways::gateway(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn update_gateway(
@@ -153,7 +152,7 @@ impl Store for SqliteStore {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        writing!(self, |c, now| gateways::update_gateway(c, now, organisation, id, change))
+        write!(self, connection => gateways::update_gateway(connection, now(), organisation, id, change))
     }
 
     async fn delete_gateway(
@@ -161,12 +160,12 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<GatewayKey> {
-        writing!(self, |c, now| gateways::delete_gateway(c, now, organisation, id))
+        write!(self, connection => gateways::delete_gateway(connection, now(), organisation, id))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
         let manifest = manifest.to_owned();
-        writing!(self, |c, now| gateways::set_manifest(c, now, gateway, &manifest))
+        write!(self, connection => gateways::set_manifest(connection, now(), gateway, &manifest))
     }
 
     async fn create_gateway_token(
@@ -175,7 +174,7 @@ impl Store for SqliteStore {
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo> {
-        writing!(self, |c, now| tokens::create_gateway_token(c, now, organisation, id, token))
+        write!(self, connection => tokens::create_gateway_token(connection, now(), organisation, id, token))
     }
 
     async fn gateway_tokens(
@@ -183,7 +182,7 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Vec<TokenInfo>> {
-        reading!(self, tokens::gateway_tokens, organisation, id)
+        tokens::gateway_tokens(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn revoke_gateway_token(
@@ -193,19 +192,19 @@ impl Store for SqliteStore {
         token: &str,
     ) -> Result<()> {
         let token = token.to_owned();
-        writing!(self, |c, now| tokens::revoke_gateway_token(c, now, organisation, id, &token))
+        write!(self, connection => tokens::revoke_gateway_token(connection, now(), organisation, id, &token))
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
-        let Some((credential, noted)) = reading!(self, tokens::gateway_credential, token)? else {
-            return Ok(None);
-        };
-        self.note_use(TokenKind::Gateway, token, noted).await?;
-        Ok(Some(credential))
+        let found = tokens::gateway_credential(&mut *self.reading().await?, token).await?;
+        Ok(found.map(|(credential, last)| {
+            self.note_use(TokenKind::Gateway, token, last);
+            credential
+        }))
     }
 
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
-        reading!(self, event_types::event_types, organisation)
+        event_types::event_types(&mut *self.reading().await?, organisation).await
     }
 
     async fn event_type(
@@ -213,7 +212,7 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         name: &EventType,
     ) -> Result<Option<EventTypeInfo>> {
-        reading!(self, event_types::event_type, organisation, name)
+        event_types::event_type(&mut *self.reading().await?, organisation, name).await
     }
 
     async fn put_event_type(
@@ -222,11 +221,10 @@ impl Store for SqliteStore {
         info: &EventTypeInfo,
     ) -> Result<bool> {
         let info = info.clone();
-        writing!(self, |c, now| event_types::put_event_type(c, now, organisation, &info))
+        write!(self, connection => event_types::put_event_type(connection, now(), organisation, &info))
     }
 
     async fn append(&self, publish: Publish) -> Result<Published> {
-        self.check_space()?;
         self.writer.append(publish).await
     }
 
@@ -237,19 +235,15 @@ impl Store for SqliteStore {
         limit: usize,
         max_bytes: usize,
     ) -> Result<OutboxPage> {
-        reading!(self, outbox::read, gateway, after, limit, max_bytes)
+        stream::read(&mut *self.reading().await?, gateway, after, limit, max_bytes).await
     }
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Grouped(Job::Open { connection, reply })).await?;
-        answer.await.map_err(|_| writer::stopped())?
+        self.writer.open(connection).await
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.send(Command::Grouped(Job::Record { records, reply })).await?;
-        answer.await.map_err(|_| writer::stopped())?
+        self.writer.record(records).await
     }
 
     async fn find_deployment(
@@ -257,7 +251,7 @@ impl Store for SqliteStore {
         gateway: GatewayKey,
         key: &DeploymentKey,
     ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
-        reading!(self, outbox::find_deployment, gateway, key)
+        stream::find_deployment(&mut *self.reading().await?, gateway, key).await
     }
 
     async fn connections(
@@ -267,11 +261,12 @@ impl Store for SqliteStore {
         live_only: bool,
         limit: usize,
     ) -> Result<Vec<ConnectionInfo>> {
-        reading!(self, connections::connections, organisation, gateway, live_only, limit)
+        let moment = &mut *self.reading().await?;
+        connections::connections(moment, organisation, gateway, live_only, limit).await
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
-        reading!(self, history::totals, organisation)
+        history::totals(&mut *self.reading().await?, organisation).await
     }
 
     async fn event_history(
@@ -279,7 +274,7 @@ impl Store for SqliteStore {
         organisation: OrganisationKey,
         id: &EventId,
     ) -> Result<Option<EventHistory>> {
-        reading!(self, history::event_history, organisation, id)
+        history::event_history(&mut *self.reading().await?, organisation, id).await
     }
 
     async fn failed_deliveries(
@@ -289,7 +284,8 @@ impl Store for SqliteStore {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage> {
-        reading!(self, deliveries::failed_deliveries, organisation, filter, cursor, limit)
+        let moment = &mut *self.reading().await?;
+        deliveries::failed_deliveries(moment, organisation, filter, cursor, limit).await
     }
 
     async fn failure_summary(
@@ -300,7 +296,8 @@ impl Store for SqliteStore {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        reading!(self, deliveries::summary::failure_summary, organisation, from, to, bucket, by)
+        let moment = &mut *self.reading().await?;
+        deliveries::summary::failure_summary(moment, organisation, from, to, bucket, by).await
     }
 
     async fn redrive(
@@ -309,32 +306,55 @@ impl Store for SqliteStore {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
-        let (redriven, heads) =
-            writing!(self, |c, now| redrive::redrive(c, now, organisation, selection, dry_run))?;
-        for (gateway, head) in heads {
-            self.wake.appended(gateway, crate::wake::Hint { head, rows: [].into() });
-        }
+        let wake = self.wake.clone();
+        let (redriven, _) = self
+            .writer
+            .run_then(
+                move |connection| {
+                    Box::pin(async move {
+                        redrive::redrive(connection, now(), organisation, selection, dry_run).await
+                    })
+                },
+                move |(_, heads)| {
+                    // Without rows: each lane reads them from the log.
+                    for (gateway, head) in heads {
+                        wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                    }
+                },
+            )
+            .await?;
         Ok(redriven)
     }
 
     async fn node_heartbeat(&self) -> Result<()> {
         let node = self.node;
-        writing!(self, |c, now| nodes::node_heartbeat(c, now, node))
+        write!(self, connection => connections::node_heartbeat(connection, now(), node))
     }
 
     async fn reap_dead_nodes(&self) -> Result<u64> {
-        let node = self.node;
-        writing!(self, |c, now| nodes::reap_dead_nodes(c, now, node))
+        let (node, wake) = (self.node, self.wake.clone());
+        let (count, _) = self
+            .writer
+            .run_then(
+                move |connection| {
+                    Box::pin(
+                        async move { connections::reap_dead_nodes(connection, now(), node).await },
+                    )
+                },
+                move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
+            )
+            .await?;
+        Ok(count)
     }
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64> {
-        let (node, gateways) = (self.node, gateways.map(<[_]>::to_vec));
-        writing!(self, |c, now| sweep::sweep_not_connected(c, now, node, gateways))
+        let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
+        write!(self, connection => sweep::sweep_not_connected(connection, now(), node, gateways.as_deref()))
     }
 
     async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed> {
         let (node, limits) = (self.node, *limits);
-        writing!(self, |c, now| retention::trim(c, now, node, limits))
+        write!(self, connection => retention::trim(connection, now(), node, &limits))
     }
 
     fn node(&self) -> NodeId {
