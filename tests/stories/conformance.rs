@@ -36,31 +36,19 @@ pub(crate) struct Corner<'a> {
 impl<'a> Corner<'a> {
     async fn of(store: &'a dyn Store) -> Self {
         let organisation = store.organisation("default").await.unwrap();
-        Self {
-            store,
-            organisation,
-        }
+        Self { store, organisation }
     }
 
     async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
         let id = GatewayId::new();
-        let labels: Labels = labels
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let labels: Labels =
+            labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let name = id.to_string();
-        self.store
-            .create_gateway(self.organisation, id, &name, &labels)
-            .await
-            .unwrap()
+        self.store.create_gateway(self.organisation, id, &name, &labels).await.unwrap()
     }
 
     async fn again(&self, gateway: &Gateway) -> Gateway {
-        self.store
-            .gateway(self.organisation, gateway.id)
-            .await
-            .unwrap()
-            .unwrap()
+        self.store.gateway(self.organisation, gateway.id).await.unwrap().unwrap()
     }
 
     async fn publish(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, Refusal>> {
@@ -73,11 +61,7 @@ impl<'a> Corner<'a> {
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
         let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
-        let publish = Publish {
-            organisation: self.organisation,
-            events,
-            idempotency,
-        };
+        let publish = Publish { organisation: self.organisation, events, idempotency };
         match self.store.append(publish).await.unwrap() {
             Published::Done(answers) => Some(answers),
             Published::KeyReused => None,
@@ -85,9 +69,7 @@ impl<'a> Corner<'a> {
     }
 
     async fn fill(&self, gateway: &Gateway, count: usize) {
-        let events = (0..count)
-            .map(|_| event(Target::Gateways(vec![gateway.id])))
-            .collect();
+        let events = (0..count).map(|_| event(Target::Gateways(vec![gateway.id]))).collect();
         assert!(self.publish(events).await.iter().all(Result::is_ok));
     }
 
@@ -103,26 +85,13 @@ impl<'a> Corner<'a> {
     }
 
     async fn attempts(&self, id: &EventId) -> Vec<Attempt> {
-        let history = self
-            .store
-            .event_history(self.organisation, id)
-            .await
-            .unwrap()
-            .unwrap();
-        history
-            .deliveries
-            .into_iter()
-            .flat_map(|delivery| delivery.attempts)
-            .collect()
+        let history = self.store.event_history(self.organisation, id).await.unwrap().unwrap();
+        history.deliveries.into_iter().flat_map(|delivery| delivery.attempts).collect()
     }
 }
 
 fn event(target: Target) -> NewEvent {
-    event_with(
-        EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(),
-        target,
-        "{}",
-    )
+    event_with(EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(), target, "{}")
 }
 
 fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
@@ -156,10 +125,7 @@ fn connection(gateway: &Gateway) -> NewConnection {
 }
 
 fn range(first: i64, last: i64) -> Range {
-    Range {
-        first: Sequence(first),
-        last: Sequence(last),
-    }
+    Range { first: Sequence(first), last: Sequence(last) }
 }
 
 fn confirmed(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> Record {
@@ -204,8 +170,5 @@ fn keep_all() -> RetentionLimits {
 }
 
 fn ids(answers: &[Result<Appended, Refusal>]) -> Vec<EventId> {
-    answers
-        .iter()
-        .map(|answer| answer.as_ref().unwrap().id.clone())
-        .collect()
+    answers.iter().map(|answer| answer.as_ref().unwrap().id.clone()).collect()
 }

@@ -60,10 +60,7 @@ conforms! {
 async fn a_second_server_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path()).await.unwrap();
-    assert!(matches!(
-        open(directory.path()).await,
-        Err(OpenError::InUse(_))
-    ));
+    assert!(matches!(open(directory.path()).await, Err(OpenError::InUse(_))));
     first.close().await;
     drop(first);
     open(directory.path()).await.unwrap();

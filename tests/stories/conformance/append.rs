@@ -10,10 +10,7 @@ pub(crate) async fn numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(s
     let gateway = &corner.gateway(&[]).await;
     let publishers = (0..40).map(|_| corner.fill(gateway, 3));
     futures_util::future::join_all(publishers).await;
-    let page = store
-        .read(gateway.key, Sequence::ZERO, 1000, usize::MAX)
-        .await
-        .unwrap();
+    let page = store.read(gateway.key, Sequence::ZERO, 1000, usize::MAX).await.unwrap();
     let numbers: Vec<_> = page.rows.iter().map(|row| row.sequence.0).collect();
     assert_eq!(numbers, (1..=120).collect::<Vec<_>>());
     assert_eq!(page.head, Sequence(120));
@@ -27,11 +24,7 @@ pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_r
     let first = event(Target::Gateways(vec![gateway.id]));
     let answers = corner.publish(vec![first.clone(), first.clone()]).await;
     assert_eq!(answers[0], answers[1], "within one request");
-    assert_eq!(
-        corner.publish(vec![first.clone()]).await[0],
-        answers[0],
-        "in a later one"
-    );
+    assert_eq!(corner.publish(vec![first.clone()]).await[0], answers[0], "in a later one");
     let mut other = first.clone();
     other.digest = [2; 32];
     let refused = corner.publish(vec![other]).await;
@@ -51,22 +44,13 @@ pub(crate) async fn a_repeated_key_gets_the_first_answer_though_part_of_it_was_r
         ]
     };
     let key = gateway.id.to_string();
-    let first = corner
-        .publish_with(request(), Some((&key, [1; 32])))
-        .await
-        .unwrap();
+    let first = corner.publish_with(request(), Some((&key, [1; 32]))).await.unwrap();
     assert!(first[0].is_ok() && first[1].is_err());
     // The publisher left the ids to the service, so a repeat has new ones.
-    let again = corner
-        .publish_with(request(), Some((&key, [1; 32])))
-        .await
-        .unwrap();
+    let again = corner.publish_with(request(), Some((&key, [1; 32]))).await.unwrap();
     assert_eq!(first, again);
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
-    assert_eq!(
-        corner.publish_with(request(), Some((&key, [2; 32]))).await,
-        None
-    );
+    assert_eq!(corner.publish_with(request(), Some((&key, [2; 32]))).await, None);
 }
 
 pub(crate) async fn an_unknown_gateway_refuses_its_event_alone(store: &dyn Store) {
@@ -79,10 +63,7 @@ pub(crate) async fn an_unknown_gateway_refuses_its_event_alone(store: &dyn Store
         ])
         .await;
     assert_eq!(answers[0], Err(Refusal::UnknownGateways(vec![unknown])));
-    assert_eq!(
-        answers[1].as_ref().unwrap().deliveries[0].sequence,
-        Sequence(1)
-    );
+    assert_eq!(answers[1].as_ref().unwrap().deliveries[0].sequence, Sequence(1));
 }
 
 pub(crate) async fn labels_choose_gateways_and_a_deleted_one_gets_nothing(store: &dyn Store) {
@@ -91,23 +72,12 @@ pub(crate) async fn labels_choose_gateways_and_a_deleted_one_gets_nothing(store:
     let both = corner.gateway(&[("story", &mark), ("env", "prod")]).await;
     let _one = corner.gateway(&[("story", &mark)]).await;
     let deleted = corner.gateway(&[("story", &mark), ("env", "prod")]).await;
-    store
-        .delete_gateway(corner.organisation, deleted.id)
-        .await
-        .unwrap();
-    let labels = Labels::from([
-        ("story".to_owned(), mark.clone()),
-        ("env".to_owned(), "prod".to_owned()),
-    ]);
+    store.delete_gateway(corner.organisation, deleted.id).await.unwrap();
+    let labels =
+        Labels::from([("story".to_owned(), mark.clone()), ("env".to_owned(), "prod".to_owned())]);
     let answers = corner.publish(vec![event(Target::Labels(labels))]).await;
     let deliveries = &answers[0].as_ref().unwrap().deliveries;
-    assert_eq!(
-        deliveries
-            .iter()
-            .map(|it| it.gateway_id)
-            .collect::<Vec<_>>(),
-        [both.id]
-    );
+    assert_eq!(deliveries.iter().map(|it| it.gateway_id).collect::<Vec<_>>(), [both.id]);
 }
 
 pub(crate) async fn payloads_keep_every_byte_and_pages_are_bounded(store: &dyn Store) {
@@ -117,26 +87,16 @@ pub(crate) async fn payloads_keep_every_byte_and_pages_are_bounded(store: &dyn S
     let events = (0..5)
         .map(|_| {
             let target = Target::Gateways(vec![gateway.id]);
-            event_with(
-                EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(),
-                target,
-                payload,
-            )
+            event_with(EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(), target, payload)
         })
         .collect();
     corner.publish(events).await;
-    let page = store
-        .read(gateway.key, Sequence(1), 100, payload.len() * 2)
-        .await
-        .unwrap();
+    let page = store.read(gateway.key, Sequence(1), 100, payload.len() * 2).await.unwrap();
     assert_eq!(page.rows.len(), 2);
     assert_eq!(page.rows[0].sequence, Sequence(2));
     assert_eq!(page.rows[0].event.payload.get(), payload);
     let page = store.read(gateway.key, Sequence(1), 100, 1).await.unwrap();
     assert_eq!(page.rows.len(), 1, "one row comes, however small the bound");
-    let page = store
-        .read(gateway.key, Sequence(i64::MAX), 100, 1)
-        .await
-        .unwrap();
+    let page = store.read(gateway.key, Sequence(i64::MAX), 100, 1).await.unwrap();
     assert!(page.rows.is_empty());
 }

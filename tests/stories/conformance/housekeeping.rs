@@ -17,13 +17,7 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
     corner.fill(&gateway, 1).await;
     assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 0);
-    let end = closed(
-        &gateway,
-        id,
-        Reason::ConnectionLost,
-        Some(range(1, 3)),
-        false,
-    );
+    let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
     assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 1);
 }
@@ -35,16 +29,9 @@ pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
     let (fast, _, _) = corner.open(&gateway).await;
     let (_slow, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, fast, 1, 10)]).await;
-    let limits = RetentionLimits {
-        max_events: 2,
-        ..keep_all()
-    };
+    let limits = RetentionLimits { max_events: 2, ..keep_all() };
     store.trim(&limits).await.unwrap();
-    assert_eq!(
-        corner.again(&gateway).await.floor,
-        Sequence::ZERO,
-        "the slow one needs them all"
-    );
+    assert_eq!(corner.again(&gateway).await.floor, Sequence::ZERO, "the slow one needs them all");
 }
 
 pub(crate) async fn retention_trims_what_is_confirmed_in_bounded_batches(store: &dyn Store) {
@@ -53,20 +40,13 @@ pub(crate) async fn retention_trims_what_is_confirmed_in_bounded_batches(store: 
     corner.fill(&gateway, 10).await;
     let (id, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, id, 1, 9)]).await;
-    let limits = RetentionLimits {
-        max_events: 2,
-        batch: 3,
-        ..keep_all()
-    };
+    let limits = RetentionLimits { max_events: 2, batch: 3, ..keep_all() };
     let trimmed = store.trim(&limits).await.unwrap();
     assert_eq!((trimmed.deliveries, trimmed.more), (3, true));
     while store.trim(&limits).await.unwrap().more {}
     let gateway = corner.again(&gateway).await;
     assert_eq!(gateway.floor, Sequence(8));
-    let page = store
-        .read(gateway.key, Sequence::ZERO, 100, usize::MAX)
-        .await
-        .unwrap();
+    let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await.unwrap();
     assert_eq!(page.rows.first().map(|row| row.sequence), Some(Sequence(9)));
 }
 
@@ -89,19 +69,13 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
         ])
         .await;
     let before = store.totals(corner.organisation).await.unwrap();
-    let limits = RetentionLimits {
-        hard_max_events: 100,
-        ..keep_all()
-    };
+    let limits = RetentionLimits { hard_max_events: 100, ..keep_all() };
     let trimmed = store.trim(&limits).await.unwrap();
     assert_eq!((trimmed.deliveries, trimmed.lost), (1200, 1199));
     let after = store.totals(corner.organisation).await.unwrap();
     assert_eq!(after.dead_letters - before.dead_letters, 1199);
     assert_eq!(after.failed_attempts - before.failed_attempts, 1199);
     assert_eq!(corner.again(&gateway).await.floor, Sequence(1200));
-    let next = store
-        .read(gateway.key, Sequence(1200), 1, usize::MAX)
-        .await
-        .unwrap();
+    let next = store.read(gateway.key, Sequence(1200), 1, usize::MAX).await.unwrap();
     assert_eq!(next.rows[0].sequence, Sequence(1201));
 }

@@ -38,34 +38,18 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 3).await;
-    for (reason, counted) in [
-        (Reason::ConnectionLost, 1),
-        (Reason::Shutdown, 1),
-        (Reason::ConfirmationTimeout, 2),
-    ] {
+    for (reason, counted) in
+        [(Reason::ConnectionLost, 1), (Reason::Shutdown, 1), (Reason::ConfirmationTimeout, 2)]
+    {
         let (id, _, _) = corner.open(&gateway).await;
-        corner
-            .record(vec![closed(&gateway, id, reason, Some(range(1, 2)), false)])
-            .await;
+        corner.record(vec![closed(&gateway, id, reason, Some(range(1, 2)), false)]).await;
         let (probe, position, failed) = corner.open(&gateway).await;
-        assert_eq!(
-            (position, failed),
-            (Sequence::ZERO, counted),
-            "after {reason}"
-        );
-        corner
-            .record(vec![closed(&gateway, probe, Reason::Shutdown, None, false)])
-            .await;
+        assert_eq!((position, failed), (Sequence::ZERO, counted), "after {reason}");
+        corner.record(vec![closed(&gateway, probe, Reason::Shutdown, None, false)]).await;
     }
     let (id, _, _) = corner.open(&gateway).await;
     corner
-        .record(vec![closed(
-            &gateway,
-            id,
-            Reason::ConnectionLost,
-            Some(range(1, 2)),
-            true,
-        )])
+        .record(vec![closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 2)), true)])
         .await;
     let (_, position, failed) = corner.open(&gateway).await;
     assert_eq!((position, failed), (Sequence(1), 0));
@@ -74,9 +58,7 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
 pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
-    let answers = corner
-        .publish(vec![event(Target::Gateways(vec![gateway.id]))])
-        .await;
+    let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
     let (id, _, _) = corner.open(&gateway).await;
     let report = Record::Reported {
         gateway: gateway.key,
@@ -85,13 +67,7 @@ pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store:
         result: Err((Reason::GatewayProcessingError, "no".to_owned())),
         at: Timestamp::now(),
     };
-    let end = closed(
-        &gateway,
-        id,
-        Reason::ConnectionLost,
-        Some(range(1, 1)),
-        false,
-    );
+    let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 1)), false);
     corner.record(vec![report.clone(), end.clone()]).await;
     corner.record(vec![report, end]).await;
     let reasons: Vec<_> = corner
@@ -100,34 +76,18 @@ pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store:
         .into_iter()
         .filter_map(|attempt| attempt.reason)
         .collect();
-    assert_eq!(
-        reasons,
-        [Reason::GatewayProcessingError, Reason::ConnectionLost]
-    );
+    assert_eq!(reasons, [Reason::GatewayProcessingError, Reason::ConnectionLost]);
 }
 
 pub(crate) async fn what_a_lost_node_had_sent_is_neither_failed_nor_delivered(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
-    let answers = corner
-        .publish(vec![event(Target::Gateways(vec![gateway.id]))])
-        .await;
+    let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
     let (id, _, _) = corner.open(&gateway).await;
-    corner
-        .record(vec![closed(
-            &gateway,
-            id,
-            Reason::NodeLost,
-            Some(range(1, 1)),
-            false,
-        )])
-        .await;
+    corner.record(vec![closed(&gateway, id, Reason::NodeLost, Some(range(1, 1)), false)]).await;
     let attempts = corner.attempts(&ids(&answers)[0]).await;
     assert_eq!(attempts.len(), 1);
-    assert_eq!(
-        (attempts[0].outcome.as_str(), attempts[0].reason),
-        ("unknown", None)
-    );
+    assert_eq!((attempts[0].outcome.as_str(), attempts[0].reason), ("unknown", None));
 }
 
 pub(crate) async fn an_event_that_another_replica_confirmed_is_not_given_up(store: &dyn Store) {
@@ -136,27 +96,10 @@ pub(crate) async fn an_event_that_another_replica_confirmed_is_not_given_up(stor
     corner.fill(&gateway, 2).await;
     let (slow, _, _) = corner.open(&gateway).await;
     let (fast, _, _) = corner.open(&gateway).await;
-    let before = store
-        .totals(corner.organisation)
-        .await
-        .unwrap()
-        .dead_letters;
+    let before = store.totals(corner.organisation).await.unwrap().dead_letters;
     corner.record(vec![confirmed(&gateway, fast, 1, 2)]).await;
     corner
-        .record(vec![closed(
-            &gateway,
-            slow,
-            Reason::ConnectionLost,
-            Some(range(1, 2)),
-            true,
-        )])
+        .record(vec![closed(&gateway, slow, Reason::ConnectionLost, Some(range(1, 2)), true)])
         .await;
-    assert_eq!(
-        store
-            .totals(corner.organisation)
-            .await
-            .unwrap()
-            .dead_letters,
-        before
-    );
+    assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, before);
 }

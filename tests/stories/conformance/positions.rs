@@ -12,21 +12,8 @@ pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store
     corner.fill(&gateway, 5).await;
     let (first, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO);
-    corner
-        .record(vec![
-            confirmed(&gateway, first, 1, 2),
-            confirmed(&gateway, first, 3, 3),
-        ])
-        .await;
-    corner
-        .record(vec![closed(
-            &gateway,
-            first,
-            Reason::ClosedByGateway,
-            None,
-            false,
-        )])
-        .await;
+    corner.record(vec![confirmed(&gateway, first, 1, 2), confirmed(&gateway, first, 3, 3)]).await;
+    corner.record(vec![closed(&gateway, first, Reason::ClosedByGateway, None, false)]).await;
     let (_, position, failed) = corner.open(&gateway).await;
     assert_eq!((position, failed), (Sequence(3), 0));
     assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3));
@@ -38,32 +25,15 @@ pub(crate) async fn replicas_that_come_back_in_any_order_find_every_position(sto
     corner.fill(&gateway, 9).await;
     let (slow, _, _) = corner.open(&gateway).await;
     let (fast, _, _) = corner.open(&gateway).await;
-    corner
-        .record(vec![
-            confirmed(&gateway, slow, 1, 2),
-            confirmed(&gateway, fast, 1, 7),
-        ])
-        .await;
+    corner.record(vec![confirmed(&gateway, slow, 1, 2), confirmed(&gateway, fast, 1, 7)]).await;
     for id in [slow, fast] {
-        corner
-            .record(vec![closed(
-                &gateway,
-                id,
-                Reason::ConnectionLost,
-                None,
-                false,
-            )])
-            .await;
+        corner.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
     }
     let (first, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence(2));
     corner.record(vec![confirmed(&gateway, first, 3, 9)]).await;
     let (_, position, _) = corner.open(&gateway).await;
-    assert_eq!(
-        position,
-        Sequence(7),
-        "the second one takes over what the fast one left"
-    );
+    assert_eq!(position, Sequence(7), "the second one takes over what the fast one left");
 }
 
 pub(crate) async fn a_late_receipt_brings_no_taken_over_position_back(store: &dyn Store) {
@@ -71,27 +41,11 @@ pub(crate) async fn a_late_receipt_brings_no_taken_over_position_back(store: &dy
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 5).await;
     let (old, _, _) = corner.open(&gateway).await;
-    corner
-        .record(vec![closed(
-            &gateway,
-            old,
-            Reason::ConnectionLost,
-            None,
-            false,
-        )])
-        .await;
+    corner.record(vec![closed(&gateway, old, Reason::ConnectionLost, None, false)]).await;
     let (new, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, new, 1, 5)]).await;
     corner.record(vec![confirmed(&gateway, old, 1, 1)]).await;
-    corner
-        .record(vec![closed(
-            &gateway,
-            new,
-            Reason::ClosedByGateway,
-            None,
-            false,
-        )])
-        .await;
+    corner.record(vec![closed(&gateway, new, Reason::ClosedByGateway, None, false)]).await;
     assert_eq!(corner.open(&gateway).await.1, Sequence(5));
 }
 
@@ -100,23 +54,9 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 2).await;
     // Polled once, so that it is queued, and then forgotten.
-    assert!(
-        store
-            .open_connection(connection(&gateway))
-            .now_or_never()
-            .is_none()
-    );
+    assert!(store.open_connection(connection(&gateway)).now_or_never().is_none());
     store.node_heartbeat().await.unwrap();
-    let live = store
-        .connections(corner.organisation, Some(gateway.id), true, 10)
-        .await
-        .unwrap();
+    let live = store.connections(corner.organisation, Some(gateway.id), true, 10).await.unwrap();
     assert!(live.is_empty(), "{live:?}");
-    assert_eq!(
-        store
-            .sweep_not_connected(Some(&[gateway.key]))
-            .await
-            .unwrap(),
-        2
-    );
+    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), 2);
 }
