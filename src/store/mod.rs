@@ -9,14 +9,18 @@ use async_trait::async_trait;
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 
+mod errors;
 mod ledger;
 mod log;
 mod principals;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use ledger::*;
 pub use log::*;
 pub use principals::*;
+
+use errors::storable;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -5,42 +5,33 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use serde::Serialize;
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use futures_util::future::BoxFuture;
+use sqlx::{SqliteConnection, SqlitePool};
 
-use super::StoreError;
-use crate::clock::Timestamp;
+use super::{Result, StoreError};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
-mod append;
-mod batch;
-mod closing;
-mod connections;
-mod deliveries;
-mod event_types;
-mod gateways;
-mod history;
-mod ledger;
+mod dialect;
 mod migrations;
 mod open;
 mod options;
-mod positions;
-mod record;
-mod redrive;
-mod repeats;
-mod retention;
-mod stream;
-mod sweep;
-mod targets;
-mod tokens;
-mod verbs;
+#[cfg(test)]
+mod scratch;
+mod session;
+// Written once for both databases, and compiled for this one here.
+#[path = "../sql/mod.rs"]
+mod sql;
 pub mod verify;
-mod writer;
 
 pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
+
+use session::Session;
+use sql::writer::Writer;
+
+type Backend = SqliteStore;
 
 /// The log and the ledger in a SQLite file.
 #[derive(Debug)]
@@ -48,7 +39,7 @@ pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
     readers: SqlitePool,
-    writer: writer::Writer,
+    writer: Writer,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
 }
@@ -62,7 +53,8 @@ impl SqliteStore {
         let mut connection = open::connect(&options.path).await?;
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
-        let writer = writer::Writer::start(connection, options, node, wake.clone());
+        let session = Session::new(connection, options.path.clone(), options.min_free_bytes);
+        let writer = Writer::start(session, options.queue_events, node, wake.clone());
         let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
@@ -78,44 +70,35 @@ impl SqliteStore {
         }
     }
 
-    /// A moment of the file, to read from. It ends when it is dropped.
-    async fn reading(&self) -> super::Result<Transaction<'static, Sqlite>> {
-        Ok(self.readers.begin().await?)
+    /// Reads one moment of the file.
+    async fn reading<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        let mut moment = self.readers.begin().await?;
+        work(&mut moment).await
     }
-}
 
-/// What SQLite says, as the callers need it.
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        /// Primary result codes (sqlite3.h).
-        const CORRUPT: i32 = 11;
-        const FULL: i32 = 13;
-        const NOT_A_DATABASE: i32 = 26;
-        let text = error.to_string();
-        match &error {
-            sqlx::Error::Database(database) => {
-                let code = database.code().and_then(|code| code.parse::<i32>().ok());
-                match code.map(|code| code & 0xFF) {
-                    Some(FULL) => Self::StorageFull,
-                    Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt(text),
-                    _ => Self::Unavailable(text),
-                }
-            }
-            sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::Decode(_)
-            | sqlx::Error::ColumnNotFound(_)
-            | sqlx::Error::RowNotFound => Self::Corrupt(text),
-            _ => Self::Unavailable(text),
+    async fn check_health(&self) -> Result<()> {
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!(
+                "a commit failed ({reason}); restart the service"
+            )));
         }
+        if !self.writer.is_running() {
+            return Err(StoreError::Unavailable("the database is closed".to_owned()));
+        }
+        self.reading(|connection| {
+            Box::pin(async move {
+                sqlx::query("select 1").execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
     }
-}
 
-/// Rows as one parameter, for SQLite's `json_each`.
-fn json<T: Serialize + ?Sized>(rows: &T) -> super::Result<String> {
-    serde_json::to_string(rows)
-        .map_err(|error| StoreError::Unavailable(format!("rows can't be passed on: {error}")))
-}
-
-fn now() -> Timestamp {
-    Timestamp::now()
+    async fn shut(&self) {
+        self.readers.close().await;
+        self.writer.stop().await;
+    }
 }

@@ -70,6 +70,9 @@ pub enum OpenError {
     /// SQLite refuses.
     #[error("SQLite refuses: {0}")]
     Database(#[from] sqlx::Error),
+    /// What is due right after opening can't be done.
+    #[error(transparent)]
+    Begin(#[from] crate::store::StoreError),
 }
 
 /// Takes the lock file beside the database; it is free again when the file is
