@@ -162,7 +162,11 @@ pub async fn serve(
         stop_jobs.cancel();
         jobs.close();
         jobs.wait().await;
-        store.close().await;
+        // A transaction that does not end must not keep the process: whatever
+        // was answered is on disk, and the rest is undone at the next start.
+        if tokio::time::timeout(config.shutdown.grace, store.close()).await.is_err() {
+            tracing::warn!("the database did not close in time and is left as it is");
+        }
     };
     tokio::select! {
         () = wind => {}

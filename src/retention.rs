@@ -2,22 +2,30 @@
 //! that publishing never waits long for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Result, RetentionLimits, Store, Trimmed};
+use crate::store::{Result, RetentionLimits, Store, TrimMark, Trimmed};
 use crate::wake::Wake;
 
-/// Trims until nothing is left to trim; returns what went.
+/// After each batch the writer is left to others for this many times as long.
+const SHARE: u32 = 4;
+/// And at most so long: a batch that took longer had itself to wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Makes one pass over what there is to trim; returns what went. The mark is
+/// for the next pass.
 pub async fn run_once(
     store: &dyn Store,
     limits: &RetentionLimits,
+    mark: &mut TrimMark,
     stop: &CancellationToken,
 ) -> Result<Trimmed> {
     let mut total = Trimmed::default();
     loop {
-        let batch = store.trim(limits).await?;
+        let begun = Instant::now();
+        let batch = store.trim(limits, mark).await?;
         total.deliveries += batch.deliveries;
         total.events += batch.events;
         total.attempts += batch.attempts;
@@ -26,8 +34,10 @@ pub async fn run_once(
         if !batch.more || stop.is_cancelled() {
             return Ok(total);
         }
-        // Others want the writer too.
-        tokio::task::yield_now().await;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(total),
+            () = tokio::time::sleep((begun.elapsed() * SHARE).min(LONGEST_PAUSE)) => {}
+        }
     }
 }
 
@@ -39,13 +49,14 @@ pub async fn run(
     interval: Duration,
     stop: CancellationToken,
 ) {
+    let mut mark = TrimMark::default();
     loop {
         let pause = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        match run_once(store.as_ref(), &limits, &stop).await {
+        match run_once(store.as_ref(), &limits, &mut mark, &stop).await {
             Ok(trimmed) if trimmed.lost > 0 => {
                 tracing::warn!(?trimmed, "unconfirmed events were removed by the hard limits");
             }

@@ -36,6 +36,7 @@ async fn node(options: Options) -> Node {
         readers: 2,
         queue_events: 1000,
         min_free_bytes: 0,
+        ..sqlite::Options::default()
     };
     let store = SqliteStore::open(&database, NodeId::new(), wake.clone()).await.unwrap();
     store.node_heartbeat().await.unwrap();

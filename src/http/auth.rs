@@ -11,7 +11,7 @@ use super::App;
 use super::problem::Problem;
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, GatewayCredential, Scope, Store};
+use crate::store::{AccessCredential, GatewayCredential, Scope, Store, TokenKind};
 use crate::token::{Kind, Presented};
 
 /// May publish.
@@ -54,6 +54,7 @@ async fn principal(
             tracing::info!(token = presented.id(), "an access token was refused");
             Problem::unauthorized()
         })?;
+    store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
@@ -103,9 +104,12 @@ pub(super) async fn gateway(
     store: &dyn Store,
     presented: &Presented,
 ) -> Result<Option<GatewayCredential>, Problem> {
-    let credential = store.gateway_credential(presented.id()).await?;
-    Ok(credential.filter(|credential| {
+    let credential = store.gateway_credential(presented.id()).await?.filter(|credential| {
         let matches = presented.matches(&credential.digest);
         matches && !credential.revoked && !has_passed(credential.expires_at)
-    }))
+    });
+    if let Some(credential) = &credential {
+        store.note_use(TokenKind::Gateway, presented.id(), credential.last_used_at);
+    }
+    Ok(credential)
 }

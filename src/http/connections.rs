@@ -18,6 +18,7 @@ use crate::event::{GatewayId, OrganisationKey};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Which {
     status: Option<String>,
+    cursor: Option<String>,
     limit: Option<usize>,
 }
 
@@ -56,7 +57,10 @@ async fn answer(
         "all" => false,
         _ => return Err(Problem::invalid("status", "must be connected or all")),
     };
-    let connections = app.store.connections(organisation, gateway, live_only, limit).await?;
-    let list: Vec<Value> = connections.iter().map(|one| json!(one)).collect();
-    Ok(Json(cursor::page(&list, limit, None)))
+    let question = ("connections", gateway, live_only);
+    let after = which.cursor.as_deref().map(|text| cursor::decode(text, &question)).transpose()?;
+    let page = app.store.connections(organisation, gateway, live_only, after, limit).await?;
+    let next = page.next.map(|at| cursor::encode(&at, &question));
+    let list: Vec<Value> = page.rows.iter().map(|one| json!(one)).collect();
+    Ok(Json(cursor::page(&list, limit, next.as_deref())))
 }

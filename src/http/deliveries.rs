@@ -15,7 +15,7 @@ use super::extract::{self, Query};
 use super::problem::{Answer, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Sequence};
-use crate::store::{DeliveryCursor, DeliveryFilter, RedriveSelection, Redriven, SummaryBy};
+use crate::store::{DeliveryCursor, DeliveryFilter, RedriveCursor, RedriveSelection, SummaryBy};
 
 const DAY: Duration = Duration::from_hours(24);
 /// More buckets than a chart has pixels help nobody.
@@ -131,6 +131,7 @@ pub(super) struct Redrive {
     gateway_id: Option<GatewayId>,
     sequence: Option<Sequence>,
     filter: Option<DeliveryFilter>,
+    cursor: Option<String>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -140,19 +141,27 @@ pub(super) async fn redrive(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     extract::Json(asked): extract::Json<Redrive>,
-) -> Answer<Json<Redriven>> {
+) -> Answer<Json<Value>> {
+    let question = ("redrive", asked.filter.clone(), asked.dry_run);
+    let at = asked.cursor.as_deref();
+    let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &question)).transpose()?;
+    let mut of = None;
     let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
-        (Some(gateway), Some(sequence), None) => {
+        (Some(gateway), Some(sequence), None) if at.is_none() => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
                 return Err(Problem::invalid("sequence", "must be 1 to 9007199254740991"));
             }
             RedriveSelection::One(gateway, sequence)
         }
         (None, None, Some(mut filter)) => {
-            let (from, to) = window(filter.from, filter.to)?;
+            let (from, to) = match at {
+                Some((_, from, to)) => (from, to),
+                None => window(filter.from, filter.to)?,
+            };
             filter.from = Some(from);
             filter.to = Some(to);
-            RedriveSelection::Filter(filter)
+            of = Some((from, to));
+            RedriveSelection::Filter(filter, at.map(|(at, ..)| at))
         }
         _ => {
             return Err(Problem::invalid(
@@ -162,8 +171,15 @@ pub(super) async fn redrive(
         }
     };
     let redriven = app.store.redrive(organisation, selection, asked.dry_run).await?;
-    Ok(Json(redriven))
+    let next = redriven.next.zip(of);
+    let next = next.map(|(at, (from, to))| cursor::encode(&(at, from, to), &question));
+    let mut shown = json!(redriven);
+    shown["next"] = json!(next);
+    Ok(Json(shown))
 }
+
+/// How far a redrive has come, and the window of its first call.
+type RedrivePosition = (RedriveCursor, Timestamp, Timestamp);
 
 /// The last 24 hours, unless told otherwise.
 fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {

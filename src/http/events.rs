@@ -66,6 +66,7 @@ pub(super) async fn publish(
         match app.store.append(publish).await? {
             Published::Done(answers) => answers,
             Published::KeyReused => return Err(key_reused()),
+            Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
         }
     };
     let mut answers = answers.into_iter();
@@ -139,6 +140,17 @@ fn key_reused() -> Problem {
         StatusCode::UNPROCESSABLE_ENTITY,
         "idempotency_key_reused",
         "This Idempotency-Key was used with another body; take a new one.",
+    )
+}
+
+fn too_many(deliveries: usize, most: usize) -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_many_deliveries",
+        format!(
+            "These events times their gateways are {deliveries} deliveries, and one request may \
+             come to {most}; nothing was stored. Send them in smaller batches."
+        ),
     )
 }
 

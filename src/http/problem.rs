@@ -145,6 +145,10 @@ impl From<StoreError> for Problem {
                 "storage_full",
                 "The disk is nearly full; nothing is published until space is freed.",
             ),
+            StoreError::TooLong(_) => Self::unavailable(
+                "answer_too_long",
+                format!("This was ended: {error}. Ask for a shorter window, or for less."),
+            ),
             StoreError::Conflict(why) => Self::new(StatusCode::CONFLICT, "conflict", why.clone()),
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Corrupt(_) => {
@@ -193,6 +197,7 @@ mod tests {
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
+            (StoreError::TooLong(std::time::Duration::from_secs(1)), 503, "answer_too_long"),
             (StoreError::Conflict("taken".into()), 409, "conflict"),
             (StoreError::NotFound("gateway"), 404, "not_found"),
             (StoreError::Corrupt("page 3".into()), 500, "internal"),

@@ -19,13 +19,13 @@ pub(super) async fn show(
     Reader(organisation): Reader,
 ) -> Answer<Json<Value>> {
     let (connections, totals) = tokio::try_join!(
-        app.store.connections(organisation, None, true, SHOWN),
+        app.store.connections(organisation, None, true, None, SHOWN),
         app.store.totals(organisation),
     )?;
     Ok(Json(json!({
         "gatewayConnections": {
-            "totalActive": connections.len(),
-            "connections": connections,
+            "totalActive": connections.rows.len(),
+            "connections": connections.rows,
         },
         "eventDelivery": {
             "totalEventsSent": totals.confirmed,

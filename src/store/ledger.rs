@@ -182,8 +182,17 @@ pub struct Totals {
 pub enum RedriveSelection {
     /// One.
     One(GatewayId, Sequence),
-    /// All dead letters whose failed attempts match.
-    Filter(DeliveryFilter),
+    /// All dead letters whose failed attempts match, from a place on.
+    Filter(DeliveryFilter, Option<RedriveCursor>),
+}
+
+/// How far a redrive has looked: up to this delivery, which is included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RedriveCursor {
+    /// The gateway's inside key.
+    pub gateway: i64,
+    /// The number in its log.
+    pub sequence: i64,
 }
 
 /// What a redrive did, or would do.
@@ -200,8 +209,14 @@ pub struct Redriven {
     pub already_redriven: i64,
     /// Left alone: retention has removed the event.
     pub event_removed: i64,
-    /// More match: call again.
+    /// Left alone: the event has expired, and would at once be dead again.
+    pub expired: i64,
+    /// More may match: call again, from `next` on.
     pub more: bool,
+    /// Where the next call goes on; the work per call is bounded, so that one
+    /// may find nothing and still have a next one.
+    #[serde(skip)]
+    pub next: Option<RedriveCursor>,
 }
 
 /// One delivery that was appended again.
@@ -231,8 +246,55 @@ pub struct RetentionLimits {
     pub hard_max_events: i64,
     /// How long the position of an ended unnamed connection is kept.
     pub left_behind: Duration,
-    /// Rows removed per transaction at the most.
+    /// Rows looked at per transaction at the most.
     pub batch: i64,
+}
+
+/// Where retention goes on. A pass looks at each kind of row once, and what it
+/// has looked at and kept is not looked at again by later passes.
+#[derive(Clone, Copy, Debug)]
+pub struct TrimMark {
+    pub(crate) step: TrimStep,
+    /// Logs up to this gateway's have been looked at in this pass.
+    pub(crate) gateway: i64,
+    /// Events up to this one have been looked at: when appended, and its key.
+    pub(crate) event: (Timestamp, i64),
+    /// Dead letters up to this one: when it died, its gateway and first number.
+    pub(crate) letter: (Timestamp, i64, i64),
+}
+
+impl Default for TrimMark {
+    fn default() -> Self {
+        const NEVER: Timestamp = Timestamp::from_micros(i64::MIN);
+        Self { step: TrimStep::Logs, gateway: 0, event: (NEVER, 0), letter: (NEVER, 0, 0) }
+    }
+}
+
+/// A kind of row that retention removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrimStep {
+    Logs,
+    Positions,
+    Events,
+    Attempts,
+    Letters,
+    Keys,
+    Connections,
+}
+
+impl TrimStep {
+    /// The kind after this one; none after the last.
+    pub(crate) const fn next(self) -> Option<Self> {
+        match self {
+            Self::Logs => Some(Self::Positions),
+            Self::Positions => Some(Self::Events),
+            Self::Events => Some(Self::Attempts),
+            Self::Attempts => Some(Self::Letters),
+            Self::Letters => Some(Self::Keys),
+            Self::Keys => Some(Self::Connections),
+            Self::Connections => None,
+        }
+    }
 }
 
 /// What one bounded batch of retention removed.
@@ -246,7 +308,7 @@ pub struct Trimmed {
     pub attempts: u64,
     /// Deliveries lost unconfirmed to the hard limits.
     pub lost: u64,
-    /// There is more to remove.
+    /// The pass goes on.
     pub more: bool,
 }
 

@@ -83,6 +83,14 @@ pub enum Published {
     Done(Vec<std::result::Result<Appended, Refusal>>),
     /// The `Idempotency-Key` was used with another body.
     KeyReused,
+    /// Its events come to more deliveries than one transaction may write;
+    /// nothing of it was stored.
+    TooMany {
+        /// How many.
+        deliveries: usize,
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 /// A row of a gateway's log.
@@ -238,6 +246,25 @@ pub struct DeploymentKey {
     pub deployment_id: String,
     /// The event types' last word: `deployed` or `undeployed`.
     pub suffix: &'static str,
+}
+
+/// A page of connections, newest first.
+#[derive(Clone, Debug)]
+pub struct ConnectionPage {
+    /// Its rows.
+    pub rows: Vec<ConnectionInfo>,
+    /// Where the next page begins; `None` after the last. A page may be short,
+    /// even empty, and still have a next one: the work per call is bounded.
+    pub next: Option<ConnectionCursor>,
+}
+
+/// The last connection that a page came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionCursor {
+    /// When it was opened, …
+    pub connected_at: i64,
+    /// … and which it is, among those opened at the same instant.
+    pub id: ConnectionId,
 }
 
 /// A live or past connection, as admins see it.

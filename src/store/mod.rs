@@ -36,6 +36,9 @@ pub enum StoreError {
     /// Free space fell below the watermark: nothing more is published, receipts still work.
     #[error("the disk is nearly full; publishing is refused until space is freed")]
     StorageFull,
+    /// A question took too long, and was ended so that others are not kept waiting.
+    #[error("the answer would take longer than {} ms", .0.as_millis())]
+    TooLong(Duration),
     /// A name is taken, or a limit (two live tokens) is reached.
     #[error("{0}")]
     Conflict(String),
@@ -77,8 +80,11 @@ pub trait Store: Send + Sync + 'static {
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>>;
     /// Revokes one.
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()>;
-    /// Looks one up by its public part. Notes its use at most once a minute.
+    /// Looks one up by its public part.
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>>;
+    /// Notes that a token was used, at most once a minute, and makes nobody
+    /// wait for it. For a token that was accepted, and for no other.
+    fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>);
 
     // -- gateways and their tokens
     /// Registers a gateway; `Conflict` if the name or the id is taken.
@@ -137,7 +143,7 @@ pub trait Store: Send + Sync + 'static {
         id: GatewayId,
         token: &str,
     ) -> Result<()>;
-    /// Looks one up by its public part. Notes its use at most once a minute.
+    /// Looks one up by its public part.
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>>;
 
     // -- event types
@@ -185,8 +191,9 @@ pub trait Store: Send + Sync + 'static {
         organisation: OrganisationKey,
         gateway: Option<GatewayId>,
         live_only: bool,
+        after: Option<ConnectionCursor>,
         limit: usize,
-    ) -> Result<Vec<ConnectionInfo>>;
+    ) -> Result<ConnectionPage>;
     /// Totals of an organisation.
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
     /// An event and its state everywhere.
@@ -212,7 +219,8 @@ pub trait Store: Send + Sync + 'static {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>>;
-    /// Appends dead letters again (at most 1,000 a call).
+    /// Appends dead letters again, at most 1,000 a call and after a bounded
+    /// search, which waits for nobody and makes nobody wait.
     async fn redrive(
         &self,
         organisation: OrganisationKey,
@@ -228,8 +236,9 @@ pub trait Store: Send + Sync + 'static {
     /// Records `not_connected` for what was appended to gateways without a live
     /// connection; `None` looks at all gateways. Returns how many deliveries.
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64>;
-    /// Removes one bounded batch of what is too old or too much.
-    async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed>;
+    /// Removes one bounded batch of what is too old or too much, and moves
+    /// the mark; after the last batch of a pass it stands at the next pass's first.
+    async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;
     /// The node that this process is.
     fn node(&self) -> NodeId;
 }

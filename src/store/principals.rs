@@ -86,6 +86,15 @@ pub enum Scope {
     Admin,
 }
 
+/// What a token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A gateway.
+    Gateway,
+    /// A publisher or an admin.
+    Access,
+}
+
 /// A new token: its digest only.
 #[derive(Clone, Debug)]
 pub struct NewToken {
@@ -114,6 +123,8 @@ pub struct GatewayCredential {
     pub revoked: bool,
     /// The gateway is disabled.
     pub disabled: bool,
+    /// When the token was last used, as far as that is noted.
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// What an access token leads to.
@@ -129,6 +140,8 @@ pub struct AccessCredential {
     pub expires_at: Option<Timestamp>,
     /// Revoked.
     pub revoked: bool,
+    /// When the token was last used, as far as that is noted.
+    pub last_used_at: Option<Timestamp>,
 }
 
 pub use crate::event_types::EventTypeInfo;

@@ -18,11 +18,13 @@ use gateway_events::store::{
 use serde_json::value::RawValue;
 
 mod append;
+mod asking;
 mod housekeeping;
 mod outcomes;
 mod positions;
 
 pub(crate) use append::*;
+pub(crate) use asking::*;
 pub(crate) use housekeeping::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
@@ -65,6 +67,7 @@ impl<'a> Corner<'a> {
         match self.store.append(publish).await.unwrap() {
             Published::Done(answers) => Some(answers),
             Published::KeyReused => None,
+            Published::TooMany { .. } => panic!("too many deliveries"),
         }
     }
 

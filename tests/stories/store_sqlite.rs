@@ -16,6 +16,7 @@ async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
         readers: 2,
         queue_events: 10_000,
         min_free_bytes: 0,
+        ..Options::default()
     };
     SqliteStore::open(&options, NodeId::new(), Wake::default()).await
 }
@@ -54,6 +55,16 @@ conforms! {
     retention_keeps_what_is_not_confirmed
     retention_trims_what_is_confirmed_in_bounded_batches
     what_the_hard_limit_takes_is_recorded_as_lost
+    what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
+    the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
+    old_dead_letters_go_with_their_deliveries_and_not_before
+    a_redrive_goes_on_where_it_stopped_oldest_first
+    what_has_expired_is_not_redriven_but_counted
+    redrives_at_the_same_time_append_each_delivery_once
+    connections_are_paged_newest_first
+    a_tokens_use_is_noted_when_it_is_told_and_not_before
+    a_request_may_come_to_a_bounded_number_of_deliveries
+    heavy_requests_at_the_same_time_are_each_taken_whole
 }
 
 #[tokio::test]

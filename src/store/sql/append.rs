@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dialect::{self, Connection};
 
+use super::batch::MOST_DELIVERIES;
 use super::repeats::{self, Identity};
 use super::targets::Targets;
 use crate::clock::Timestamp;
@@ -133,6 +134,16 @@ async fn plan<'a>(
                 continue;
             }
             keys.insert(name, place);
+        }
+        let is_new = |new: &&NewEvent| {
+            let identity = (publish.organisation, new.event.id.as_str().to_owned());
+            !known.contains_key(&identity) && !met.contains_key(&identity)
+        };
+        let of = |new: &NewEvent| targets.count(publish.organisation, &new.target);
+        let deliveries: usize = publish.events.iter().filter(is_new).map(of).sum();
+        if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
+            answers.push(Answer::Ready(Published::TooMany { deliveries, most: MOST_DELIVERIES }));
+            continue;
         }
         let mut plans = Vec::with_capacity(publish.events.len());
         for new in &publish.events {

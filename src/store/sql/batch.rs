@@ -3,23 +3,23 @@
 
 use std::collections::BTreeSet;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::append::{self, Grown};
 use super::connections::open_connection;
 use super::dialect::{self, Connection, Session};
 use super::record::record;
 use super::targets;
-use super::writer::{Answer, Command};
+use super::writer::{Answer, Command, Room};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
 use crate::wake::{Hint, Wake};
 
+type Append = (Publish, Answer<Published>, Room);
+
 /// Commands that share a transaction.
 #[derive(Default)]
 pub(crate) struct Batch {
-    appends: Vec<(Publish, Answer<Published>, OwnedSemaphorePermit)>,
+    appends: Vec<Append>,
     records: Vec<(Vec<Record>, Answer<()>)>,
     opens: Vec<(NewConnection, Answer<Opened>)>,
     items: usize,
@@ -39,6 +39,9 @@ pub(crate) enum Failure {
     Undone(StoreError),
     /// Another node took an id or a key first; who looks again finds its answer.
     Raced(StoreError),
+    /// Together its requests come to too many deliveries; nothing was done.
+    /// How many each of them comes to.
+    TooMuch(Vec<usize>),
     /// The commit failed, and what was done is unknown.
     Unknown(String),
 }
@@ -52,6 +55,10 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// Deliveries that one transaction writes, and one request may come to unless
+/// it is a single event: others wait for as long as that takes.
+pub(super) const MOST_DELIVERIES: usize = 20_000;
+
 /// How often a batch looks again before its commands are tried one by one.
 const RACES: usize = 3;
 
@@ -62,8 +69,7 @@ impl Batch {
         match command {
             Command::Append(publish, answer, permit) => {
                 self.items += publish.events.len().max(1);
-                let payloads = publish.events.iter().map(|new| new.event.payload.get().len());
-                self.bytes += payloads.sum::<usize>();
+                self.bytes += payload_bytes(&publish);
                 self.appends.push((publish, answer, permit));
             }
             Command::Record(records, answer) => {
@@ -113,6 +119,23 @@ impl Batch {
             .collect()
     }
 
+    /// As few batches as keep within the bound, given what each request comes
+    /// to; one that is heavier alone has a batch of its own.
+    fn lighter(self, weights: &[usize]) -> Vec<Self> {
+        let mut last = Self { records: self.records, opens: self.opens, ..Self::default() };
+        let (mut parts, mut weight) = (Vec::new(), 0);
+        for (append, own) in self.appends.into_iter().zip(weights) {
+            if weight + own > MOST_DELIVERIES && !last.appends.is_empty() {
+                parts.push(std::mem::take(&mut last));
+                weight = 0;
+            }
+            weight += own;
+            last.appends.push(append);
+        }
+        parts.push(last);
+        parts
+    }
+
     /// Answers everyone with an error.
     fn fail(self, mut error: impl FnMut() -> StoreError) {
         for (_, answer, _) in self.appends {
@@ -143,6 +166,9 @@ pub(super) async fn commit(
                 batch.fail(|| StoreError::Unknown(reason.clone()));
                 return if Session::A_FAILED_COMMIT_IS_THE_END { Err(reason) } else { Ok(()) };
             }
+            Err(Failure::TooMuch(weights)) => {
+                return one_by_one(session, node, wake, batch.lighter(&weights)).await;
+            }
             Err(Failure::Raced(_)) if races > 0 => races -= 1,
             Err(Failure::Raced(error) | Failure::Undone(error)) => break error,
         }
@@ -158,11 +184,21 @@ pub(super) async fn commit(
         return Ok(());
     }
     tracing::warn!(%error, "a group commit was undone; each command is tried by itself");
-    let mut apart = batch.apart().into_iter();
-    while let Some(single) = apart.next() {
-        // Boxed because it ends here again, once, for a single command.
-        if let Err(reason) = Box::pin(commit(session, node, wake, single)).await {
-            apart.for_each(|rest| rest.fail(|| StoreError::Unavailable(reason.clone())));
+    one_by_one(session, node, wake, batch.apart()).await
+}
+
+/// Commits the parts of a batch, each as a transaction of its own.
+async fn one_by_one(
+    session: &mut Session,
+    node: NodeId,
+    wake: &Wake,
+    parts: Vec<Batch>,
+) -> std::result::Result<(), String> {
+    let mut parts = parts.into_iter();
+    while let Some(part) = parts.next() {
+        // Boxed because it ends here again, for a smaller batch.
+        if let Err(reason) = Box::pin(commit(session, node, wake, part)).await {
+            parts.for_each(|rest| rest.fail(|| StoreError::Unavailable(reason.clone())));
             return Err(reason);
         }
     }
@@ -174,9 +210,15 @@ pub(crate) async fn statements(
     connection: &mut Connection,
     node: NodeId,
     batch: &Batch,
-) -> Result<Done> {
+) -> std::result::Result<Done, Failure> {
     let publishes: Vec<&Publish> = batch.appends.iter().map(|(publish, ..)| publish).collect();
     let mut targets = targets::resolve(connection, &publishes).await?;
+    if publishes.len() > 1 {
+        let weights: Vec<usize> = publishes.iter().map(|publish| targets.weight(publish)).collect();
+        if weights.iter().sum::<usize>() > MOST_DELIVERIES {
+            return Err(Failure::TooMuch(weights));
+        }
+    }
     let records = || batch.records.iter().flat_map(|(records, _)| records);
     let mut touched: BTreeSet<GatewayKey> = targets.gateways().collect();
     touched.extend(records().filter_map(gateway_of));
@@ -200,6 +242,11 @@ pub(crate) async fn statements(
         });
     }
     Ok(Done { published: appended.answers, opened, grown: appended.grown })
+}
+
+/// What a request's events weigh in memory.
+pub(super) fn payload_bytes(publish: &Publish) -> usize {
+    publish.events.iter().map(|new| new.event.payload.get().len()).sum()
 }
 
 /// Whose stream a record changes.

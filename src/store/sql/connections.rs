@@ -8,10 +8,12 @@ use super::dialect::{self, Connection, query, query_scalar};
 use super::Chore;
 use super::closing::{self, End};
 use crate::clock::Timestamp;
-use crate::event::{
-    ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
-};
-use crate::store::{ConnectionInfo, NewConnection, Opened, Result, StoreError};
+use crate::event::{ConnectionId, Epoch, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{NewConnection, Opened, Result, StoreError};
+
+pub(crate) mod list;
+
+pub(super) use list::list;
 
 /// Opens a connection. `NotFound` before anything is written if the gateway
 /// was deleted or disabled meanwhile.
@@ -157,61 +159,6 @@ async fn failed_attempts(
     .await?;
     let blaming = reasons.iter().filter(|row| row.reason.blames_the_event());
     Ok(u32::try_from(blaming.map(|row| row.count).sum::<i64>()).unwrap_or(u32::MAX))
-}
-
-/// Lists connections, newest first.
-pub(super) async fn connections(
-    connection: &mut Connection,
-    organisation: OrganisationKey,
-    gateway: Option<GatewayId>,
-    live_only: bool,
-    limit: usize,
-) -> Result<Vec<ConnectionInfo>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = query!(
-        r#"
-        select c.id as "id!: ConnectionId", g.id as "gateway_id!: GatewayId", g.name as "name!: String",
-            c.transport as "transport!: String", c.node as "node!: NodeId",
-            c.remote_address as "remote_address!: String", c.connected_at as "connected_at!: Timestamp",
-            c.last_heartbeat_at as "last_heartbeat_at!: Timestamp",
-            c.closed_at as "closed_at?: Timestamp", c.close_reason as "close_reason?: Reason",
-            coalesce(
-                (
-                    select received from cursors u where u.gateway = c.gateway
-                        and u.instance = coalesce(nullif(c.instance, ''), cast(c.id as text))
-                ),
-                (select received from cursors u where u.gateway = c.gateway and u.instance = ''),
-                0
-            ) as "confirmed!: Sequence"
-        from gateways g join connections c using (gateway)
-        where g.organisation = $1 and (g.id = $2 or $2 is null)
-            and (not $3 or c.closed_at is null)
-        order by c.connected_at desc, c.id desc limit $4
-        "#,
-        organisation.0,
-        gateway as _,
-        live_only,
-        limit
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ConnectionInfo {
-            connection_id: row.id,
-            gateway_id: row.gateway_id,
-            gateway_name: row.name,
-            transport: row.transport,
-            node: row.node.to_string(),
-            remote_address: row.remote_address,
-            connected_at: row.connected_at,
-            last_heartbeat: row.last_heartbeat_at,
-            status: if row.closed_at.is_some() { "closed" } else { "connected" },
-            confirmed: row.confirmed,
-            closed_at: row.closed_at,
-            close_reason: row.close_reason,
-        })
-        .collect())
 }
 
 /// Registers this node, or says that it still lives.

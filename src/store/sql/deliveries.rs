@@ -17,8 +17,9 @@ pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 
-/// Ledger rows looked at per call, and deliveries expanded per call, at the most.
-pub(super) const WORK: usize = 20_000;
+/// Rows read per call at the most, in the ledger, the log and the catalogue of
+/// events; what a last round reads comes on top.
+pub(super) const WORK: usize = 6_000;
 
 /// The longest range that an attempt covers (the schema checks it), so that the
 /// attempts at a sequence are found within this many first sequences below it.

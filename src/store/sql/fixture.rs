@@ -149,6 +149,8 @@ impl Database {
         .execute(&mut self.connection)
         .await
         .unwrap();
+        let text = "update streams set dead_total = dead_total + $2 where gateway = $1";
+        self.run(text, &[gateway, last - first + 1]).await;
     }
 
     /// Trims a gateway's log as retention does.

@@ -125,8 +125,8 @@ pub(super) async fn update_gateway(
     the_one(connection, key).await
 }
 
-/// The stream's row stays, because the ledger's rows lead to it; its log is
-/// empty afterwards, which its floor says.
+/// The stream's row stays, because the ledger's rows lead to it. Its log goes
+/// with retention, batch by batch: it may be long, and others wait for the writer.
 pub(super) async fn delete_gateway(
     connection: &mut Connection,
     now: Timestamp,
@@ -146,9 +146,8 @@ pub(super) async fn delete_gateway(
     )
     .execute(&mut *connection)
     .await?;
-    query!("delete from outbox where gateway = $1", gateway).execute(&mut *connection).await?;
     query!("delete from cursors where gateway = $1", gateway).execute(&mut *connection).await?;
-    query!("update streams set floor = head, missed = head where gateway = $1", gateway)
+    query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
     Ok(key)

@@ -6,6 +6,7 @@ use super::dialect::{Connection, query};
 use serde_json::value::RawValue;
 
 use super::deliveries::{Key, details};
+use super::ledger::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, OrganisationKey, Reason};
 use crate::store::{EventHistory, Result, StoreError, Totals};
@@ -71,37 +72,38 @@ pub(super) async fn totals(
     let streams = query!(
         r#"
         with cursor as materialized (
-            select g.gateway, g.deleted_at, s.head, s.floor, s.confirmed_total, s.failed_total,
+            select g.gateway, g.deleted_at, s.head, s.floor, s.confirmed_total, s.failed_total, s.dead_total,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = g.gateway), 0) as received
             from gateways g join streams s using (gateway)
             where g.organisation = $1
         ),
         positions as materialized (
-            select gateway, deleted_at, head, confirmed_total, failed_total,
+            select gateway, deleted_at, head, confirmed_total, failed_total, dead_total,
                 case when floor > received then floor else received end as position
             from cursor
         ),
         letters as materialized (
-            select sum(case when d.redriven_at is null then d.last_sequence - d.first_sequence + 1 else 0 end) as dead,
-                sum(case
+            select sum(case
                     when d.last_sequence <= p.position then 0
                     when d.first_sequence > p.position then d.last_sequence - d.first_sequence + 1
                     else d.last_sequence - p.position
                 end) as ahead
-            from positions p join dead_letters d using (gateway)
+            from positions p join dead_letters d
+                on d.gateway = p.gateway and d.first_sequence > p.position - $2
             where p.deleted_at is null
         )
         select cast(coalesce(sum(confirmed_total), 0) as bigint) as "confirmed!: i64",
             cast(coalesce(sum(failed_total), 0) as bigint) as "failed!: i64",
-            cast(coalesce((select dead from letters), 0) as bigint) as "dead!: i64",
+            cast(coalesce(sum(case when deleted_at is null then dead_total else 0 end), 0) as bigint) as "dead!: i64",
             cast(
                 coalesce(sum(case when deleted_at is null and head > position then head - position else 0 end), 0)
                 - coalesce((select ahead from letters), 0) as bigint
             ) as "pending!: i64"
         from positions
         "#,
-        organisation.0
+        organisation.0,
+        LONGEST_RANGE
     )
     .fetch_one(&mut *connection)
     .await?;

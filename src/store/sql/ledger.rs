@@ -131,6 +131,18 @@ pub(super) async fn not_dead(
     Ok(parts)
 }
 
+/// Adds to the number of dead letters that can still be redriven.
+pub(super) async fn count_dead(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    by: i64,
+) -> Result<()> {
+    query!("update streams set dead_total = dead_total + $2 where gateway = $1", gateway.0, by)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Gives up deliveries; parts that were given up before stay as they are.
 pub(super) async fn bury(
     connection: &mut Connection,
@@ -139,7 +151,9 @@ pub(super) async fn bury(
     reason: Reason,
     at: Timestamp,
 ) -> Result<()> {
+    let mut count = 0;
     for part in not_dead(connection, gateway, range).await? {
+        count += part.last.0 - part.first.0 + 1;
         for piece in cut(part) {
             query!(
                 r#"
@@ -156,7 +170,7 @@ pub(super) async fn bury(
             .await?;
         }
     }
-    Ok(())
+    if count > 0 { count_dead(connection, gateway, count).await } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Redrive: a dead letter's event is appended again under the log's next
 //! number. The dead number stays as it was, marked, so that the history tells
-//! what happened and nothing is redriven twice.
+//! what happened and nothing is redriven twice. What is to be redriven is looked
+//! for by a reader; the writer only looks again at what was chosen.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::dialect::{self, Connection, query_scalar};
 
 use super::append::raise_heads;
-use super::deliveries::{Matching, Place, WORK, details, failed_keys, newest_attempt};
+use super::deliveries::{Key, Matching, Place, WORK, details, failed_keys, newest_attempt};
 use super::gateways::live_key;
+use super::ledger;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
@@ -26,51 +28,49 @@ use candidates::Candidate;
 /// Deliveries per call at the most: a call is one transaction, and others wait for it.
 const MOST: usize = 1_000;
 
-/// Appends dead letters again. Also answers each touched gateway's new head.
-pub(super) async fn redrive(
+/// Looks for what can be appended again, and counts what is left alone.
+/// Changes nothing, so that it keeps nobody from writing.
+pub(super) async fn search(
     connection: &mut Connection,
-    now: Timestamp,
     organisation: OrganisationKey,
     selection: RedriveSelection,
-    dry_run: bool,
-) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
-    if !dry_run {
-        dialect::lock_dead_letters(connection, organisation).await?;
-    }
-    let (mut answer, mut chosen) = match selection {
+) -> Result<(Redriven, Vec<Key>)> {
+    let now = dialect::clock(connection).await?;
+    let (mut answer, chosen) = match selection {
         RedriveSelection::One(gateway, sequence) => {
-            one(connection, organisation, gateway, sequence).await?
+            one(connection, now, organisation, gateway, sequence).await?
         }
-        RedriveSelection::Filter(filter) => {
+        RedriveSelection::Filter(filter, after) => {
             let matching = Matching::new(connection, organisation, &filter).await?;
-            let mut answer = count_others(connection, &matching).await?;
-            answer.event_removed = candidates::removed(connection, &matching).await?;
-            (answer, candidates::matching(connection, &matching, MOST + 1).await?)
+            // Once only, so that the counts of all calls can be added.
+            let mut answer = match after {
+                None => count_others(connection, &matching).await?,
+                Some(_) => Redriven::default(),
+            };
+            let chosen =
+                candidates::matching(connection, now, &matching, after, MOST, &mut answer).await?;
+            (answer, chosen)
         }
     };
-    answer.more = chosen.len() > MOST;
-    chosen.truncate(MOST);
-    let (numbers, heads) = if dry_run {
-        (vec![None; chosen.len()], Vec::new())
-    } else {
-        append(connection, now, &chosen).await?
-    };
-    answer.redriven = chosen
-        .into_iter()
-        .zip(numbers)
-        .map(|(candidate, new_sequence)| RedrivenDelivery {
-            gateway_id: candidate.gateway_id,
-            event_id: candidate.event_id,
-            sequence: Sequence(candidate.sequence),
-            new_sequence,
-        })
-        .collect();
-    Ok((answer, heads))
+    answer.more = answer.next.is_some();
+    let keys = chosen.iter().map(Candidate::key).collect();
+    answer.redriven = chosen.into_iter().filter_map(|one| delivery(one, None)).collect();
+    Ok((answer, keys))
+}
+
+fn delivery(candidate: Candidate, new_sequence: Option<Sequence>) -> Option<RedrivenDelivery> {
+    Some(RedrivenDelivery {
+        gateway_id: candidate.gateway_id,
+        event_id: candidate.event_id?,
+        sequence: Sequence(candidate.sequence),
+        new_sequence,
+    })
 }
 
 /// A single delivery: chosen if it is a dead letter, and counted otherwise.
 async fn one(
     connection: &mut Connection,
+    now: Timestamp,
     organisation: OrganisationKey,
     gateway: GatewayId,
     sequence: Sequence,
@@ -91,9 +91,15 @@ async fn one(
     if count(&mut answer, &standing) {
         return Ok((answer, Vec::new()));
     }
-    let found = candidates::single(connection, key).await?;
-    answer.event_removed = i64::from(found.is_none());
-    Ok((answer, found.into_iter().collect()))
+    let mut found = dialect::open_deliveries(connection, &[key]).await?;
+    if found.iter().any(|one| one.event.is_none()) {
+        answer.event_removed += 1;
+        found.clear();
+    } else if found.iter().any(|one| one.has_expired(now)) {
+        answer.expired += 1;
+        found.clear();
+    }
+    Ok((answer, found))
 }
 
 /// Counts a delivery that can be left alone; says whether it is one.
@@ -119,14 +125,20 @@ async fn count_others(connection: &mut Connection, matching: &Matching) -> Resul
     Ok(answer)
 }
 
-/// Gives the candidates their logs' next numbers and marks what they were.
-async fn append(
+/// Gives the chosen their logs' next numbers and marks what they were; those
+/// that somebody else has redriven meanwhile, or that are gone, are left out.
+/// Also answers each touched gateway's new head.
+pub(super) async fn append(
     connection: &mut Connection,
     now: Timestamp,
-    chosen: &[Candidate],
-) -> Result<(Vec<Option<Sequence>>, Vec<(GatewayKey, Sequence)>)> {
+    organisation: OrganisationKey,
+    chosen: Vec<Key>,
+) -> Result<(Vec<RedrivenDelivery>, Vec<(GatewayKey, Sequence)>)> {
+    dialect::lock_dead_letters(connection, organisation).await?;
+    let mut chosen = dialect::open_deliveries(connection, &chosen).await?;
+    chosen.retain(|one| one.event.is_some() && !one.has_expired(now));
     let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-    for candidate in chosen {
+    for candidate in &chosen {
         *counts.entry(candidate.gateway).or_default() += 1;
     }
     let heads = raise_heads(connection, &counts).await?;
@@ -135,12 +147,17 @@ async fn append(
         .map(|(gateway, head)| (*gateway, Sequence(head.0 - counts[gateway])))
         .collect();
     let mut rows = Vec::with_capacity(chosen.len());
-    for candidate in chosen {
+    for candidate in &chosen {
         let last = last.entry(candidate.gateway).or_default();
         *last = last.next();
-        rows.push((candidate.gateway, *last, candidate.event));
+        rows.push((candidate.gateway, *last, candidate.event.unwrap_or_default()));
     }
     dialect::insert_outbox(connection, &rows).await?;
-    letters::mark(connection, chosen, now).await?;
-    Ok((rows.into_iter().map(|(_, sequence, _)| Some(sequence)).collect(), heads))
+    letters::mark(connection, &chosen, now).await?;
+    for (gateway, count) in &counts {
+        ledger::count_dead(connection, *gateway, -count).await?;
+    }
+    let numbers = rows.into_iter().map(|(_, sequence, _)| Some(sequence));
+    let redriven = chosen.into_iter().zip(numbers).filter_map(|(one, new)| delivery(one, new));
+    Ok((redriven.collect(), heads))
 }

@@ -1,107 +1,150 @@
 //! Retention: one bounded batch of what is too old or too much. What is not
-//! confirmed is kept until the hard limits, and then recorded as lost.
+//! confirmed is kept until the hard limits, and then recorded as lost. Each
+//! batch looks at one kind of row along an index, and no row twice: a mark says
+//! where the next batch goes on.
 
 use std::time::Duration;
 
 use std::collections::BTreeSet;
 
-use super::dialect::{self, Connection, query};
+use super::dialect::{self, Connection, query, query_as};
 
 use super::Chore;
 use super::ledger::{self, Ended, How};
 use super::positions;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result, RetentionLimits, Trimmed};
+use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+
+mod letters;
 
 /// How long a repeated request is recognised.
 const REPEATS: Duration = Duration::from_hours(24);
 
-/// A stream with rows.
+/// Streams looked at per transaction; most have nothing to give.
+const STREAMS: i64 = 256;
+
+/// A stream, and whether its log has rows that are too old or too many.
 struct Stream {
     gateway: GatewayKey,
     head: i64,
     /// The lowest position that anybody may come back to.
     lowest: i64,
     confirmed: Sequence,
+    /// Nobody will come back.
+    deleted: bool,
+    overfull: bool,
 }
 
-/// Removes one batch.
+/// Removes one batch of one kind, and moves the mark past what was looked at.
 pub(super) async fn trim(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,
     limits: &RetentionLimits,
-) -> Result<Trimmed> {
+    mut mark: TrimMark,
+) -> Result<(Trimmed, TrimMark)> {
     let mut trimmed = Trimmed::default();
-    let mut budget = limits.batch.max(1);
     if !dialect::only_one(connection, Chore::Retention).await? {
-        return Ok(trimmed);
+        return Ok((trimmed, mark));
     }
-    let mut streams = overfull(connection, now, limits).await?;
-    let keys: BTreeSet<GatewayKey> = streams.iter().map(|stream| stream.gateway).collect();
-    if dialect::lock_streams(connection, &keys).await? {
-        streams = overfull(connection, now, limits).await?;
-        streams.retain(|stream| keys.contains(&stream.gateway));
-    }
-    for stream in streams {
-        if budget <= 0 {
-            trimmed.more = true;
-            break;
-        }
-        let rows = cut_off(connection, now, node, limits, &stream, budget, &mut trimmed).await?;
-        trimmed.more |= rows >= budget;
-        budget -= rows;
-    }
-    dialect::forget_positions(connection, now.minus(limits.left_behind)).await?;
     let batch = limits.batch.max(1);
-    let full = |rows: u64| rows >= u64::try_from(batch).unwrap_or(u64::MAX);
-    let events = dialect::forget_events(connection, now.minus(limits.max_age), batch).await?;
-    trimmed.events += events;
-    trimmed.attempts = forget_attempts(connection, now.minus(limits.max_age), batch).await?;
-    let keys = forget_keys(connection, now.minus(REPEATS), batch).await?;
-    let closed = forget_connections(connection, now.minus(limits.max_age), batch).await?;
-    trimmed.more |= full(events) || full(trimmed.attempts) || full(keys) || full(closed);
-    Ok(trimmed)
+    let oldest = now.minus(limits.max_age);
+    let rows = match mark.step {
+        TrimStep::Logs => {
+            let is_over = logs(connection, now, node, limits, &mut mark, &mut trimmed).await?;
+            if is_over { 0 } else { u64::MAX }
+        }
+        TrimStep::Positions => {
+            dialect::forget_positions(connection, now.minus(limits.left_behind), batch).await?
+        }
+        TrimStep::Events => events(connection, oldest, batch, &mut mark, &mut trimmed).await?,
+        TrimStep::Attempts => {
+            trimmed.attempts = forget_attempts(connection, oldest, batch).await?;
+            trimmed.attempts
+        }
+        TrimStep::Letters => letters::forget_old(connection, oldest, batch, &mut mark).await?,
+        TrimStep::Keys => forget_keys(connection, now.minus(REPEATS), batch).await?,
+        TrimStep::Connections => forget_connections(connection, oldest, batch).await?,
+    };
+    if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
+        trimmed.more = true;
+    } else {
+        trimmed.more = mark.step.next().is_some();
+        mark.step = mark.step.next().unwrap_or(TrimStep::Logs);
+        mark.gateway = 0;
+    }
+    Ok((trimmed, mark))
 }
 
-/// Streams whose oldest row is too old or which have too many.
-async fn overfull(
+/// Trims the next logs, as many rows of them as a batch has. Answers whether
+/// these were the last.
+async fn logs(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    limits: &RetentionLimits,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<bool> {
+    let mut found = streams(connection, now, limits, mark.gateway).await?;
+    let is_over = i64::try_from(found.len()).is_ok_and(|count| count < STREAMS);
+    let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
+    found.retain(|stream| stream.overfull);
+    let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
+    if dialect::lock_streams(connection, &keys).await? {
+        found = streams(connection, now, limits, mark.gateway).await?;
+        found.retain(|stream| stream.overfull && keys.contains(&stream.gateway));
+    }
+    let mut budget = limits.batch.max(1);
+    for stream in found {
+        let rows = cut_off(connection, now, node, limits, &stream, budget, trimmed).await?;
+        budget -= rows;
+        if budget <= 0 {
+            // There may be more of this one.
+            mark.gateway = stream.gateway.0 - 1;
+            return Ok(false);
+        }
+    }
+    mark.gateway = reached;
+    Ok(is_over)
+}
+
+/// The next streams after a gateway's.
+async fn streams(
     connection: &mut Connection,
     now: Timestamp,
     limits: &RetentionLimits,
+    after: i64,
 ) -> Result<Vec<Stream>> {
     let oldest = now.minus(limits.max_age.min(limits.hard_max_age));
     let most = limits.max_events.min(limits.hard_max_events);
-    let rows = query!(
+    Ok(query_as!(
+        Stream,
         r#"
         select s.gateway as "gateway!: GatewayKey", s.head as "head!: i64",
             coalesce(own.received, 0) as "confirmed!: Sequence",
             coalesce((select min(u.received) from cursors u where u.gateway = s.gateway), 0)
-                as "lowest!: i64"
-        from streams s left join cursors own on own.gateway = s.gateway and own.instance = ''
-        where s.head > s.floor and (
-            s.head - s.floor > $2
-            or (
-                select e.appended_at from outbox o join events e using (event)
-                where o.gateway = s.gateway order by o.sequence limit 1
-            ) < $1
-        )
+                as "lowest!: i64",
+            (g.deleted_at is not null) as "deleted!: bool",
+            (s.head > s.floor and (
+                s.head - s.floor > $2 or g.deleted_at is not null
+                or coalesce((
+                    select e.appended_at from outbox o join events e using (event)
+                    where o.gateway = s.gateway order by o.sequence limit 1
+                ) < $1, false)
+            )) as "overfull!: bool"
+        from streams s join gateways g on g.gateway = s.gateway
+        left join cursors own on own.gateway = s.gateway and own.instance = ''
+        where s.gateway > $3 order by s.gateway limit $4
         "#,
         oldest as _,
-        most
+        most,
+        after,
+        STREAMS
     )
     .fetch_all(connection)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Stream {
-            gateway: row.gateway,
-            head: row.head,
-            lowest: row.lowest.min(row.confirmed.0),
-            confirmed: row.confirmed,
-        })
-        .collect())
+    .await?)
 }
 
 /// Removes a stream's oldest rows, as many as the limits say and the budget
@@ -134,14 +177,15 @@ async fn cut_off(
         .take_while(|row| {
             let beyond =
                 |(oldest, last): (Timestamp, i64)| row.appended_at < oldest || row.sequence <= last;
-            beyond(hard) || row.sequence <= stream.lowest && beyond(soft)
+            stream.deleted || beyond(hard) || row.sequence <= stream.lowest && beyond(soft)
         })
         .collect();
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         return Ok(0);
     };
     let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
-    if let Some(open) = positions::above(range, stream.confirmed) {
+    // What is left of a deleted gateway's log is nobody's loss.
+    if let Some(open) = positions::above(range, stream.confirmed).filter(|_| !stream.deleted) {
         trimmed.lost += lose(connection, now, node, stream.gateway, open).await?;
     }
     // Every row up to the new floor is answered for, so the sweep passes it.
@@ -159,9 +203,11 @@ async fn cut_off(
     )
     .execute(&mut *connection)
     .await?;
-    // Younger ones stay until they are old enough, so that a repeat is recognised.
+    letters::forget_trimmed(connection, now.minus(limits.max_age), stream.gateway, range).await?;
+    // Younger ones stay until they are old enough, so that a repeat is
+    // recognised; this is not later than when they are looked at by their age.
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
-    let before = now.minus(REPEATS);
+    let before = now.minus(REPEATS.min(limits.max_age));
     trimmed.events += dialect::forget_trimmed_events(connection, &events, before).await?;
     let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
     trimmed.deliveries += gone.len() as u64;
@@ -193,8 +239,35 @@ async fn lose(
     Ok(lost)
 }
 
-/// Old attempts, and dead letters whose deliveries are gone from the log: as
-/// long as these are there, their dead letters say that they were not delivered.
+/// Old events that no outbox row names (any more). Those that are still named
+/// are passed for good: they go with their last outbox row.
+async fn events(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<u64> {
+    let rows = query!(
+        r#"
+        select event as "event!: i64", appended_at as "appended_at!: Timestamp" from events
+        where (appended_at, event) > ($1, $2) and appended_at < $3
+        order by appended_at, event limit $4
+        "#,
+        mark.event.0 as _,
+        mark.event.1,
+        before as _,
+        batch
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(last) = rows.last() else { return Ok(0) };
+    mark.event = (last.appended_at, last.event);
+    let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
+    trimmed.events = dialect::forget_trimmed_events(connection, &keys, before).await?;
+    Ok(rows.len() as u64)
+}
+
 async fn forget_attempts(
     connection: &mut Connection,
     before: Timestamp,
@@ -204,20 +277,6 @@ async fn forget_attempts(
         r#"
         delete from attempts where attempt in (
             select attempt from attempts where finished_at < $1 order by finished_at limit $2
-        )
-        "#,
-        before as _,
-        batch
-    )
-    .execute(&mut *connection)
-    .await?;
-    query!(
-        r#"
-        delete from dead_letters where (gateway, first_sequence) in (
-            select d.gateway, d.first_sequence
-            from dead_letters d left join streams s using (gateway)
-            where d.dead_at < $1 and d.last_sequence <= coalesce(s.floor, d.last_sequence)
-            limit $2
         )
         "#,
         before as _,
@@ -252,7 +311,7 @@ async fn forget_connections(
     let done = query!(
         r#"
         delete from connections where id in (
-            select id from connections where closed_at < $1 limit $2
+            select id from connections where closed_at < $1 order by closed_at limit $2
         )
         "#,
         before as _,

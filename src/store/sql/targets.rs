@@ -30,6 +30,26 @@ impl Targets {
         }
     }
 
+    /// How many deliveries a request comes to at the most.
+    pub(super) fn weight(&self, publish: &Publish) -> usize {
+        publish.events.iter().map(|new| self.count(publish.organisation, &new.target)).sum()
+    }
+
+    /// How many gateways a target names or finds.
+    pub(super) fn count(&self, organisation: OrganisationKey, target: &Target) -> usize {
+        let none = Labels::new();
+        let labels = match target {
+            Target::Gateways(ids) => return ids.len(),
+            Target::All => &none,
+            Target::Labels(labels) => labels,
+        };
+        // Borrowed parts of a key can't be looked up; there are few labels.
+        let found = |(key, found): (&(OrganisationKey, Labels), &Vec<_>)| {
+            (key.0 == organisation && key.1 == *labels).then_some(found.len())
+        };
+        self.labelled.iter().find_map(found).unwrap_or_default()
+    }
+
     /// The gateways of one target, or those that don't exist.
     pub(super) fn of(
         &self,

@@ -5,7 +5,7 @@ use super::dialect::{Connection, query, query_scalar};
 
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{NewToken, Result, Scope, StoreError, TokenInfo};
+use crate::store::{NewToken, Result, Scope, StoreError, TokenInfo, TokenKind};
 
 mod access;
 mod gateway;
@@ -19,15 +19,6 @@ pub(super) use gateway::{
 
 /// How exact "last used" is, as a write per request would be a commit per request.
 pub(super) const NOTED_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
-
-/// Which table a token lives in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TokenKind {
-    /// A gateway's.
-    Gateway,
-    /// A publisher's or an admin's.
-    Access,
-}
 
 pub(super) async fn organisation(
     connection: &mut Connection,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::tokens::TokenKind;
 use super::{
     Backend, connections, deliveries, event_types, gateways, history, redrive, retention, stream,
     sweep, tokens,
@@ -13,10 +12,11 @@ use super::{
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 use crate::store::{
-    AccessCredential, ConnectionInfo, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey,
-    EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, NewConnection,
-    NewToken, Opened, OutboxPage, Publish, Published, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, Store, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
+    AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
+    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
+    GatewayCredential, Labels, NewConnection, NewToken, Opened, OutboxPage, Publish, Published,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, SummaryBy,
+    SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -24,6 +24,14 @@ use crate::wake::Hint;
 macro_rules! read {
     ($store:ident, $connection:ident => $work:expr) => {
         $store.reading(move |$connection| Box::pin(async move { $work.await })).await
+    };
+}
+
+/// The same for what people ask: it can take its time, so that it waits in a
+/// queue of its own, and is ended when it takes too long.
+macro_rules! ask {
+    ($store:ident, $connection:ident => $work:expr) => {
+        $store.asking(move |$connection| Box::pin(async move { $work.await })).await
     };
 }
 
@@ -39,17 +47,6 @@ impl Backend {
     pub(crate) async fn begin(&self) -> Result<()> {
         self.node_heartbeat().await?;
         self.reap_dead_nodes().await.map(drop)
-    }
-
-    /// Notes a token's use, if that is due, without making its user wait.
-    fn note_use(&self, kind: TokenKind, id: &str, last: Option<Timestamp>) {
-        if last.is_some_and(|last| Timestamp::now().since(last) < tokens::NOTED_EVERY) {
-            return;
-        }
-        let id = id.to_owned();
-        self.writer.run_unheard(move |connection, now| {
-            Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
-        });
     }
 }
 
@@ -90,7 +87,7 @@ impl Store for Backend {
     }
 
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
-        read!(self, connection => tokens::access_tokens(connection, organisation))
+        ask!(self, connection => tokens::access_tokens(connection, organisation))
     }
 
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
@@ -99,12 +96,18 @@ impl Store for Backend {
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
-        let key = id.to_owned();
-        let found = read!(self, connection => tokens::access_credential(connection, &key))?;
-        Ok(found.map(|(credential, last)| {
-            self.note_use(TokenKind::Access, id, last);
-            credential
-        }))
+        let id = id.to_owned();
+        read!(self, connection => tokens::access_credential(connection, &id))
+    }
+
+    fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>) {
+        if last_used_at.is_some_and(|at| Timestamp::now().since(at) < tokens::NOTED_EVERY) {
+            return;
+        }
+        let id = id.to_owned();
+        self.writer.run_unheard(move |connection, now| {
+            Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
+        });
     }
 
     async fn create_gateway(
@@ -125,7 +128,7 @@ impl Store for Backend {
         limit: usize,
     ) -> Result<Vec<Gateway>> {
         let after = after.map(str::to_owned);
-        read!(self, connection => gateways::gateways(connection, organisation, after.as_deref(), limit))
+        ask!(self, connection => gateways::gateways(connection, organisation, after.as_deref(), limit))
     }
 
     async fn gateway(
@@ -133,7 +136,7 @@ impl Store for Backend {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Option<Gateway>> {
-        read!(self, connection => gateways::gateway(connection, organisation, id))
+        ask!(self, connection => gateways::gateway(connection, organisation, id))
     }
 
     async fn update_gateway(
@@ -172,7 +175,7 @@ impl Store for Backend {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Vec<TokenInfo>> {
-        read!(self, connection => tokens::gateway_tokens(connection, organisation, id))
+        ask!(self, connection => tokens::gateway_tokens(connection, organisation, id))
     }
 
     async fn revoke_gateway_token(
@@ -186,16 +189,12 @@ impl Store for Backend {
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
-        let key = token.to_owned();
-        let found = read!(self, connection => tokens::gateway_credential(connection, &key))?;
-        Ok(found.map(|(credential, last)| {
-            self.note_use(TokenKind::Gateway, token, last);
-            credential
-        }))
+        let token = token.to_owned();
+        read!(self, connection => tokens::gateway_credential(connection, &token))
     }
 
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
-        read!(self, connection => event_types::event_types(connection, organisation))
+        ask!(self, connection => event_types::event_types(connection, organisation))
     }
 
     async fn event_type(
@@ -252,13 +251,14 @@ impl Store for Backend {
         organisation: OrganisationKey,
         gateway: Option<GatewayId>,
         live_only: bool,
+        after: Option<ConnectionCursor>,
         limit: usize,
-    ) -> Result<Vec<ConnectionInfo>> {
-        read!(self, connection => connections::connections(connection, organisation, gateway, live_only, limit))
+    ) -> Result<ConnectionPage> {
+        ask!(self, connection => connections::list(connection, organisation, gateway, live_only, after, limit))
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
-        read!(self, connection => history::totals(connection, organisation))
+        ask!(self, connection => history::totals(connection, organisation))
     }
 
     async fn event_history(
@@ -267,7 +267,7 @@ impl Store for Backend {
         id: &EventId,
     ) -> Result<Option<EventHistory>> {
         let id = id.clone();
-        read!(self, connection => history::event_history(connection, organisation, &id))
+        ask!(self, connection => history::event_history(connection, organisation, &id))
     }
 
     async fn failed_deliveries(
@@ -278,7 +278,7 @@ impl Store for Backend {
         limit: usize,
     ) -> Result<DeliveryPage> {
         let filter = filter.clone();
-        read!(self, connection => deliveries::failed_deliveries(connection, organisation, &filter, cursor, limit))
+        ask!(self, connection => deliveries::failed_deliveries(connection, organisation, &filter, cursor, limit))
     }
 
     async fn failure_summary(
@@ -289,7 +289,7 @@ impl Store for Backend {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        read!(self, connection => deliveries::summary::failure_summary(connection, organisation, from, to, bucket, by))
+        ask!(self, connection => deliveries::summary::failure_summary(connection, organisation, from, to, bucket, by))
     }
 
     async fn redrive(
@@ -298,12 +298,17 @@ impl Store for Backend {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
+        let (mut answer, chosen) =
+            ask!(self, connection => redrive::search(connection, organisation, selection))?;
+        if dry_run || chosen.is_empty() {
+            return Ok(answer);
+        }
         let wake = self.wake.clone();
         let (redriven, _) = self
             .writer
             .run_then(
                 move |connection, now| {
-                    Box::pin(redrive::redrive(connection, now, organisation, selection, dry_run))
+                    Box::pin(redrive::append(connection, now, organisation, chosen))
                 },
                 move |(_, heads)| {
                     // Without rows: each lane reads them from the log.
@@ -313,7 +318,8 @@ impl Store for Backend {
                 },
             )
             .await?;
-        Ok(redriven)
+        answer.redriven = redriven;
+        Ok(answer)
     }
 
     async fn node_heartbeat(&self) -> Result<()> {
@@ -340,9 +346,12 @@ impl Store for Backend {
         write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref()))
     }
 
-    async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed> {
-        let (node, limits) = (self.node, *limits);
-        write!(self, connection, now => retention::trim(connection, now, node, &limits))
+    async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {
+        let (node, limits, from) = (self.node, *limits, *mark);
+        let (trimmed, next) =
+            write!(self, connection, now => retention::trim(connection, now, node, &limits, from))?;
+        *mark = next;
+        Ok(trimmed)
     }
 
     fn node(&self) -> NodeId {

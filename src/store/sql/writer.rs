@@ -4,6 +4,7 @@
 //! anything back: what was queued is done.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -22,13 +23,31 @@ const QUEUE_COMMANDS: usize = 1024;
 const BATCH_ITEMS: usize = 2048;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
+/// A transaction that takes longer than this is not what a ready node does.
+const STUCK: Duration = Duration::from_secs(3);
+
+/// How much may wait to be appended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    /// Events.
+    pub(crate) events: usize,
+    /// Bytes of payload.
+    pub(crate) bytes: usize,
+}
+
+/// Room in the queue, which is free again when this is dropped.
+pub(super) struct Room {
+    _events: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
 /// Where a command's outcome goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
 
 /// What the task is asked to do.
 pub(super) enum Command {
-    /// Append; the permit frees its room in the queue when it is done.
-    Append(Publish, Answer<Published>, OwnedSemaphorePermit),
+    /// Append; its room in the queue is free again when it is done.
+    Append(Publish, Answer<Published>, Room),
     /// Put on record.
     Record(Vec<Record>, Answer<()>),
     /// Open a connection.
@@ -66,20 +85,41 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
-    room: Arc<Semaphore>,
-    queue_events: usize,
+    queue: Queue,
+    events: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     failure: watch::Receiver<Option<String>>,
+    busy: watch::Receiver<Option<Instant>>,
 }
 
 impl Writer {
     /// Starts the task.
-    pub(crate) fn start(session: Session, queue_events: usize, node: NodeId, wake: Wake) -> Self {
+    pub(crate) fn start(session: Session, queue: Queue, node: NodeId, wake: Wake) -> Self {
         let (commands, waiting) = mpsc::channel(QUEUE_COMMANDS);
         let (failed, failure) = watch::channel(None);
-        let queue_events = queue_events.clamp(1, Semaphore::MAX_PERMITS);
-        let task = Task { session, node, wake, failed };
+        let (begun, busy) = watch::channel(None);
+        let queue = Queue { events: bounded(queue.events), bytes: bounded(queue.bytes) };
+        let task = Task { session, node, wake, failed, begun };
         tokio::spawn(task.run(waiting));
-        Self { commands, room: Arc::new(Semaphore::new(queue_events)), queue_events, failure }
+        Self {
+            commands,
+            queue,
+            events: Arc::new(Semaphore::new(queue.events)),
+            bytes: Arc::new(Semaphore::new(queue.bytes)),
+            failure,
+            busy,
+        }
+    }
+
+    /// Whether what the task is doing makes progress.
+    pub(crate) fn check_progress(&self) -> Result<()> {
+        match self.busy.borrow().map(|begun| begun.elapsed()) {
+            Some(elapsed) if elapsed > STUCK => Err(StoreError::Unavailable(format!(
+                "the writer has been at one transaction for {} s",
+                elapsed.as_secs()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Why the task gave up, if it did.
@@ -94,17 +134,23 @@ impl Writer {
 
     /// Appends, or refuses at once when too much waits already.
     pub(super) async fn append(&self, publish: Publish) -> Result<Published> {
-        let size =
-            u32::try_from(publish.events.len().clamp(1, self.queue_events)).unwrap_or(u32::MAX);
         let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
-        let permit = Arc::clone(&self.room).try_acquire_many_owned(size).map_err(|_| full())?;
+        // One request may fill the queue alone, or it could never be taken.
+        let take = |room: &Arc<Semaphore>, size: usize, most: usize| {
+            let size = u32::try_from(size.clamp(1, most)).unwrap_or(u32::MAX);
+            Arc::clone(room).try_acquire_many_owned(size).map_err(|_| full())
+        };
+        let room = Room {
+            _events: take(&self.events, publish.events.len(), self.queue.events)?,
+            _bytes: take(&self.bytes, batch::payload_bytes(&publish), self.queue.bytes)?,
+        };
         let (answer, answered) = oneshot::channel();
-        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
-            match error {
+        self.commands.try_send(Command::Append(publish, answer, room)).map_err(
+            |error| match error {
                 mpsc::error::TrySendError::Full(_) => full(),
                 mpsc::error::TrySendError::Closed(_) => stopped(),
-            }
-        })?;
+            },
+        )?;
         heard(answered).await
     }
 
@@ -192,6 +238,12 @@ fn job<T: Send + 'static>(
     })
 }
 
+/// As many permits as a semaphore can have, and give to one request.
+fn bounded(size: usize) -> usize {
+    let most = usize::try_from(u32::MAX).unwrap_or(Semaphore::MAX_PERMITS);
+    size.clamp(1, most.min(Semaphore::MAX_PERMITS))
+}
+
 fn stopped() -> StoreError {
     StoreError::Unavailable("the database's writer has stopped".to_owned())
 }
@@ -205,6 +257,7 @@ struct Task {
     node: NodeId,
     wake: Wake,
     failed: watch::Sender<Option<String>>,
+    begun: watch::Sender<Option<Instant>>,
 }
 
 impl Task {
@@ -215,6 +268,7 @@ impl Task {
                 Some(command) => Some(command),
                 None => waiting.recv().await,
             };
+            self.begun.send_replace(Some(Instant::now()));
             let going_on = match command {
                 None | Some(Command::Stop) => break,
                 Some(Command::Other(job)) => self.session.alone(job).await,
@@ -234,6 +288,7 @@ impl Task {
                     self.together(gathered).await
                 }
             };
+            self.begun.send_replace(None);
             if let Err(reason) = going_on {
                 tracing::error!(reason, "a commit failed: nothing more is written");
                 self.failed.send_replace(Some(reason));

@@ -10,12 +10,14 @@ use crate::store::Result;
 use super::sql::Chore;
 use super::sql::connections::Left;
 
+mod attempts;
 mod batches;
 mod reads;
 mod types;
 mod walks;
 
 pub(super) use super::session::Session;
+pub(super) use attempts::*;
 pub(super) use batches::*;
 pub(super) use reads::*;
 pub(super) use walks::*;

@@ -16,6 +16,7 @@ mod dialect;
 mod migrations;
 mod open;
 mod options;
+mod questions;
 #[cfg(test)]
 mod scratch;
 mod session;
@@ -28,6 +29,7 @@ pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
 
+use questions::Questions;
 use session::Session;
 use sql::writer::Writer;
 
@@ -39,6 +41,7 @@ pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
     readers: SqlitePool,
+    questions: Questions,
     writer: Writer,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
@@ -52,10 +55,12 @@ impl SqliteStore {
         open::create(&options.path)?;
         let mut connection = open::connect(&options.path).await?;
         migrations::run(&mut connection).await?;
-        let readers = open::readers(options).await?;
+        let readers = open::readers(options, options.readers).await?;
+        let askers = open::readers(options, options.askers).await?;
+        let questions = Questions::new(askers, options.answer_timeout);
         let session = Session::new(connection, options.path.clone(), options.min_free_bytes);
-        let writer = Writer::start(session, options.queue_events, node, wake.clone());
-        let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
+        let writer = Writer::start(session, options.queue(), node, wake.clone());
+        let store = Arc::new(Self { node, wake, readers, questions, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
     }
@@ -79,6 +84,15 @@ impl SqliteStore {
         work(&mut moment).await
     }
 
+    /// Reads one moment of the file for somebody who asks: after those who
+    /// asked before, and not for ever.
+    async fn asking<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        self.questions.ask(work).await
+    }
+
     async fn check_health(&self) -> Result<()> {
         if let Some(reason) = self.writer.failure().borrow().as_ref() {
             return Err(StoreError::Unavailable(format!(
@@ -88,6 +102,7 @@ impl SqliteStore {
         if !self.writer.is_running() {
             return Err(StoreError::Unavailable("the database is closed".to_owned()));
         }
+        self.writer.check_progress()?;
         self.reading(|connection| {
             Box::pin(async move {
                 sqlx::query("select 1").execute(connection).await?;
@@ -98,6 +113,7 @@ impl SqliteStore {
     }
 
     async fn shut(&self) {
+        self.questions.close().await;
         self.readers.close().await;
         self.writer.stop().await;
     }

@@ -112,10 +112,10 @@ pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, O
     Ok(settings.busy_timeout(BUSY_TIMEOUT).connect().await?)
 }
 
-/// The connections that read.
-pub(super) async fn readers(options: &Options) -> Result<SqlitePool, OpenError> {
+/// Connections that read, at most so many.
+pub(super) async fn readers(options: &Options, most: u32) -> Result<SqlitePool, OpenError> {
     let pool = SqlitePoolOptions::new()
-        .max_connections(options.readers.max(1))
+        .max_connections(most.max(1))
         .acquire_timeout(BUSY_TIMEOUT)
         .connect_with(settings(&options.path).pragma("query_only", "on"))
         .await?;

@@ -2,9 +2,24 @@
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::{Record, RetentionLimits, Store};
+use gateway_events::store::{Record, RetentionLimits, Store, Target, TrimMark, Trimmed};
 
-use super::{Corner, closed, confirmed, keep_all, range};
+use super::{Corner, closed, confirmed, event, keep_all, range};
+
+/// One whole pass.
+async fn pass(store: &dyn Store, limits: &RetentionLimits, mark: &mut TrimMark) -> Trimmed {
+    let mut total = Trimmed::default();
+    loop {
+        let batch = store.trim(limits, mark).await.unwrap();
+        total.deliveries += batch.deliveries;
+        total.events += batch.events;
+        total.attempts += batch.attempts;
+        total.lost += batch.lost;
+        if !batch.more {
+            return total;
+        }
+    }
+}
 
 pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store) {
     let corner = Corner::of(store).await;
@@ -30,7 +45,7 @@ pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
     let (_slow, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, fast, 1, 10)]).await;
     let limits = RetentionLimits { max_events: 2, ..keep_all() };
-    store.trim(&limits).await.unwrap();
+    pass(store, &limits, &mut TrimMark::default()).await;
     assert_eq!(corner.again(&gateway).await.floor, Sequence::ZERO, "the slow one needs them all");
 }
 
@@ -41,9 +56,11 @@ pub(crate) async fn retention_trims_what_is_confirmed_in_bounded_batches(store: 
     let (id, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, id, 1, 9)]).await;
     let limits = RetentionLimits { max_events: 2, batch: 3, ..keep_all() };
-    let trimmed = store.trim(&limits).await.unwrap();
+    let mut mark = TrimMark::default();
+    let trimmed = store.trim(&limits, &mut mark).await.unwrap();
     assert_eq!((trimmed.deliveries, trimmed.more), (3, true));
-    while store.trim(&limits).await.unwrap().more {}
+    assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 5);
+    assert_eq!(pass(store, &limits, &mut mark).await, Trimmed::default());
     let gateway = corner.again(&gateway).await;
     assert_eq!(gateway.floor, Sequence(8));
     let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await.unwrap();
@@ -70,7 +87,7 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
         .await;
     let before = store.totals(corner.organisation).await.unwrap();
     let limits = RetentionLimits { hard_max_events: 100, ..keep_all() };
-    let trimmed = store.trim(&limits).await.unwrap();
+    let trimmed = pass(store, &limits, &mut TrimMark::default()).await;
     assert_eq!((trimmed.deliveries, trimmed.lost), (1200, 1199));
     let after = store.totals(corner.organisation).await.unwrap();
     assert_eq!(after.dead_letters - before.dead_letters, 1199);
@@ -78,4 +95,74 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
     assert_eq!(corner.again(&gateway).await.floor, Sequence(1200));
     let next = store.read(gateway.key, Sequence(1200), 1, usize::MAX).await.unwrap();
     assert_eq!(next.rows[0].sequence, Sequence(1201));
+}
+
+pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let (fast, slow) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    let shared = event(Target::Gateways(vec![fast.id, slow.id]));
+    let id = shared.event.id.clone();
+    corner.publish(vec![shared]).await;
+    let (on_fast, _, _) = corner.open(&fast).await;
+    let (on_slow, _, _) = corner.open(&slow).await;
+    corner.record(vec![confirmed(&fast, on_fast, 1, 1)]).await;
+    let limits = RetentionLimits { max_age: std::time::Duration::ZERO, batch: 7, ..keep_all() };
+    let mut mark = TrimMark::default();
+    assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
+    let kept = store.event_history(corner.organisation, &id).await.unwrap().unwrap();
+    assert_eq!(kept.deliveries.len(), 1, "the slow one still needs it");
+    corner.record(vec![confirmed(&slow, on_slow, 1, 1)]).await;
+    assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
+    assert!(store.event_history(corner.organisation, &id).await.unwrap().is_none());
+}
+
+pub(crate) async fn the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 10).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    store.delete_gateway(corner.organisation, gateway.id).await.unwrap();
+    let after = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(before.pending - after.pending, 10);
+    let limits = RetentionLimits { batch: 3, ..keep_all() };
+    let mut mark = TrimMark::default();
+    assert_eq!(store.trim(&limits, &mut mark).await.unwrap().deliveries, 3);
+    let rest = pass(store, &limits, &mut mark).await;
+    assert_eq!((rest.deliveries, rest.lost), (7, 0));
+    let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await.unwrap();
+    assert_eq!((page.rows.len(), page.floor), (0, Sequence(10)));
+    let last = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(last.dead_letters, before.dead_letters);
+}
+
+pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 3).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    let failed = |sequence| Record::Reported {
+        gateway: gateway.key,
+        connection: id,
+        sequence: Sequence(sequence),
+        result: Err((Reason::ApplyFailed, String::new())),
+        at: Timestamp::now(),
+    };
+    let before = store.totals(corner.organisation).await.unwrap().dead_letters;
+    corner.record(vec![failed(1), failed(3)]).await;
+    let dead = async || store.totals(corner.organisation).await.unwrap().dead_letters - before;
+    assert_eq!(dead().await, 2);
+    let limits = RetentionLimits { max_age: std::time::Duration::ZERO, batch: 1, ..keep_all() };
+    let mut mark = TrimMark::default();
+    pass(store, &limits, &mut mark).await;
+    assert_eq!(dead().await, 2, "nothing is confirmed");
+    corner.record(vec![confirmed(&gateway, id, 1, 2)]).await;
+    pass(store, &limits, &mut mark).await;
+    assert_eq!(dead().await, 1);
+    corner.record(vec![confirmed(&gateway, id, 3, 3)]).await;
+    pass(store, &limits, &mut mark).await;
+    assert_eq!(dead().await, 0);
 }

@@ -56,7 +56,8 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     // Polled once, so that it is queued, and then forgotten.
     assert!(store.open_connection(connection(&gateway)).now_or_never().is_none());
     store.node_heartbeat().await.unwrap();
-    let live = store.connections(corner.organisation, Some(gateway.id), true, 10).await.unwrap();
-    assert!(live.is_empty(), "{live:?}");
+    let live =
+        store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
+    assert!(live.rows.is_empty(), "{live:?}");
     assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), 2);
 }

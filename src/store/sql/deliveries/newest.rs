@@ -1,4 +1,6 @@
-//! Each delivery once: at the newest of its failures that match.
+//! The failures of deliveries that are known: those on record for the one
+//! sequence, and the ranges that reach it. Each delivery counts once, at the
+//! newest of its failures that match.
 
 use std::collections::BTreeMap;
 
@@ -21,65 +23,79 @@ pub(crate) struct Within {
 /// A failed attempt that matches.
 pub(crate) struct Covering {
     pub(crate) attempt: i64,
+    pub(crate) gateway: i64,
     pub(crate) first: i64,
     pub(crate) last: i64,
     pub(crate) finished_at: Timestamp,
 }
 
-/// Leaves out deliveries that a newer matching failure shows already.
+/// The newest matching failure of each delivery that has one.
+pub(crate) struct Failures {
+    pub(crate) newest: BTreeMap<Key, (Timestamp, i64)>,
+    /// Rows read for it.
+    pub(crate) read: usize,
+}
+
+/// Looks up the failures of these deliveries, which are sorted and differ.
+pub(crate) async fn failures(
+    connection: &mut Connection,
+    matching: &Matching,
+    as_of: i64,
+    keys: &[Key],
+) -> Result<Failures> {
+    let mut found = Failures { newest: BTreeMap::new(), read: keys.len() };
+    if keys.is_empty() {
+        return Ok(found);
+    }
+    let mut rows = dialect::failures_at(connection, matching, as_of, keys).await?;
+    let around = neighbourhoods(keys);
+    rows.append(&mut dialect::failures_reaching(connection, matching, as_of, &around).await?);
+    found.read += rows.len();
+    for row in rows {
+        let begin = keys.partition_point(|key| *key < (row.gateway, row.first));
+        for key in keys[begin..].iter().take_while(|key| **key <= (row.gateway, row.last)) {
+            let newest = found.newest.entry(*key).or_insert((row.finished_at, row.attempt));
+            *newest = (*newest).max((row.finished_at, row.attempt));
+        }
+    }
+    Ok(found)
+}
+
+/// Leaves out deliveries that a newer matching failure shows already; also
+/// answers how many rows were read for it.
 pub(super) async fn newest_only(
     connection: &mut Connection,
     matching: &Matching,
     as_of: i64,
     candidates: Vec<Candidate>,
-) -> Result<Vec<Candidate>> {
-    let mut newest: BTreeMap<Key, (Timestamp, i64)> = BTreeMap::new();
-    for (gateway, first, last) in neighbourhoods(&candidates) {
-        let wanted: Vec<i64> = {
-            let mut wanted: Vec<i64> = candidates
-                .iter()
-                .filter(|candidate| {
-                    candidate.key.0 == gateway && (first..=last).contains(&candidate.key.1)
-                })
-                .map(|candidate| candidate.key.1)
-                .collect();
-            wanted.sort_unstable();
-            wanted.dedup();
-            wanted
-        };
-        let lowest = first - LONGEST_RANGE + 1;
-        let within = Within { gateway, lowest, first, last };
-        let rows = dialect::failures_within(connection, matching, as_of, within).await?;
-        for row in rows {
-            let begin = wanted.partition_point(|sequence| *sequence < row.first);
-            let covered = wanted[begin..].iter().take_while(|sequence| **sequence <= row.last);
-            for sequence in covered {
-                let newest = newest
-                    .entry((gateway, *sequence))
-                    .or_insert((Timestamp::from_micros(i64::MIN), 0));
-                *newest = (*newest).max((row.finished_at, row.attempt));
-            }
-        }
-    }
-    let is_newest = |candidate: &Candidate| {
-        let own = (candidate.place.finished_at, candidate.place.attempt);
-        newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
-    };
-    Ok(candidates.into_iter().filter(is_newest).collect())
-}
-
-/// The candidates' sequences as few intervals, so that neighbours share one search.
-fn neighbourhoods(candidates: &[Candidate]) -> Vec<(i64, i64, i64)> {
+) -> Result<(Vec<Candidate>, usize)> {
     let mut keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
     keys.sort_unstable();
-    let mut intervals: Vec<(i64, i64, i64)> = Vec::new();
+    keys.dedup();
+    let found = failures(connection, matching, as_of, &keys).await?;
+    let is_newest = |candidate: &Candidate| {
+        let own = (candidate.place.finished_at, candidate.place.attempt);
+        found.newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
+    };
+    Ok((candidates.into_iter().filter(is_newest).collect(), found.read))
+}
+
+/// Sorted sequences as few intervals, so that neighbours share one search for
+/// the ranges that reach them: it begins a whole range's length below anyway.
+fn neighbourhoods(keys: &[Key]) -> Vec<Within> {
+    let mut around: Vec<Within> = Vec::new();
     for (gateway, sequence) in keys {
-        match intervals.last_mut() {
-            Some((of, _, last)) if *of == gateway && sequence - *last <= LONGEST_RANGE => {
-                *last = sequence;
+        match around.last_mut() {
+            Some(it) if it.gateway == *gateway && sequence - it.last < LONGEST_RANGE => {
+                it.last = *sequence;
             }
-            _ => intervals.push((gateway, sequence, sequence)),
+            _ => around.push(Within {
+                gateway: *gateway,
+                lowest: sequence - LONGEST_RANGE + 1,
+                first: *sequence,
+                last: *sequence,
+            }),
         }
     }
-    intervals
+    around
 }

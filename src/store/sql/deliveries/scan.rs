@@ -13,8 +13,10 @@ use crate::store::Result;
 /// rounds are not small; most do when it is wide, so that they are not large.
 const ROUND: usize = 256;
 
-/// Deliveries expanded per round at the most.
-const EXPANDED: usize = 2_000;
+/// Deliveries expanded in the first round, beyond what is asked for, and in
+/// any round at the most: a wide filter needs one round, a narrow one many.
+const SPARE: usize = 32;
+const EXPANDED: usize = 1_000;
 
 /// A failed attempt on the way.
 pub(crate) struct Failed {
@@ -37,12 +39,18 @@ pub(super) async fn keys(
     let mut keys = Vec::new();
     let mut at = start;
     let mut left = work;
+    let mut most = limit + SPARE;
     while left > 0 {
         let attempts = round(connection, matching, as_of, at).await?;
         let was_last = attempts.len() < ROUND;
-        let (candidates, examined, all) = expand(&attempts, at, left.min(EXPANDED));
-        let fresh = newest_only(connection, matching, as_of, candidates).await?;
-        for candidate in of_type(connection, matching, fresh).await? {
+        let (candidates, examined, all) = expand(&attempts, at, most.min(EXPANDED).min(left));
+        most = most.saturating_mul(2);
+        left = left.saturating_sub(examined.cost);
+        let (typed, read) = of_type(connection, matching, candidates).await?;
+        left = left.saturating_sub(read);
+        let (fresh, read) = newest_only(connection, matching, as_of, typed).await?;
+        left = left.saturating_sub(read);
+        for candidate in fresh {
             keys.push(candidate.key);
             at = candidate.place;
             if keys.len() == limit {
@@ -53,7 +61,6 @@ pub(super) async fn keys(
         if all && was_last {
             return Ok(Keys { keys, next: None });
         }
-        left = left.saturating_sub(examined.cost);
         at = examined.up_to;
     }
     Ok(Keys { keys, next: Some(at) })
@@ -108,17 +115,19 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
     (candidates, examined, true)
 }
 
-/// Leaves out deliveries of other event types, and those whose event is gone.
+/// Leaves out deliveries of other event types, and those whose event is gone;
+/// also answers how many rows were read for it.
 async fn of_type(
     connection: &mut Connection,
     matching: &Matching,
     candidates: Vec<Candidate>,
-) -> Result<Vec<Candidate>> {
+) -> Result<(Vec<Candidate>, usize)> {
     let Some(event_type) = &matching.event_type else {
-        return Ok(candidates);
+        return Ok((candidates, 0));
     };
     let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
     let found = dialect::deliveries_of_type(connection, &keys, event_type).await?;
     let found: HashSet<Key> = found.into_iter().collect();
-    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
+    let of_type = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
+    Ok((of_type.collect(), keys.len()))
 }

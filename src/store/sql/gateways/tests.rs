@@ -2,14 +2,14 @@
 
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at, token};
 use super::super::tokens::{
-    TokenKind, access_credential, access_tokens, create_access_token, create_gateway_token,
+    access_credential, access_tokens, create_access_token, create_gateway_token,
     gateway_credential, gateway_tokens, has_access_tokens, note_token_use, revoke_access_token,
     revoke_gateway_token,
 };
 use super::super::{event_types, history};
 use super::*;
 use crate::event::{EventType, Sequence};
-use crate::store::{EventTypeInfo, Scope};
+use crate::store::{EventTypeInfo, Scope, TokenKind};
 
 #[tokio::test]
 async fn a_gateway_tells_how_far_behind_it_is() {
@@ -96,7 +96,7 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
 
     assert_eq!(delete_gateway(connection, at(3), ORGANISATION, id).await.unwrap(), key);
     assert!(gateway(connection, ORGANISATION, id).await.unwrap().is_none());
-    let (credential, _) = gateway_credential(connection, "t").await.unwrap().unwrap();
+    let credential = gateway_credential(connection, "t").await.unwrap().unwrap();
     assert!(credential.revoked);
     create_gateway(connection, at(4), ORGANISATION, GatewayId::new(), "a", &none).await.unwrap();
     let totals = history::totals(connection, ORGANISATION).await.unwrap();
@@ -141,9 +141,9 @@ async fn a_third_live_token_is_refused_until_one_has_ended() {
     assert_eq!(revoked, [("t1", Some(at(11))), ("t2", None), ("t3", None), ("t4", None)]);
     let missing = revoke_gateway_token(connection, at(12), ORGANISATION, id, "t9").await;
     assert!(matches!(missing, Err(StoreError::NotFound("gateway token"))));
-    let (credential, last_used) = gateway_credential(connection, "t4").await.unwrap().unwrap();
+    let credential = gateway_credential(connection, "t4").await.unwrap().unwrap();
     assert_eq!((credential.gateway, credential.gateway_id, credential.revoked), (key, id, false));
-    assert_eq!((credential.digest, last_used), ([7; 32], None));
+    assert_eq!((credential.digest, credential.last_used_at), ([7; 32], None));
 }
 
 #[tokio::test]
@@ -160,13 +160,13 @@ async fn a_tokens_use_is_noted_once_a_minute() {
     assert!(has_access_tokens(connection).await.unwrap());
     for (now, noted) in [(100, 100), (60_000_099, 100), (60_000_100, 60_000_100)] {
         note_token_use(connection, at(now), TokenKind::Access, "t").await.unwrap();
-        let (credential, last_used) = access_credential(connection, "t").await.unwrap().unwrap();
-        assert_eq!(last_used, Some(at(noted)));
+        let credential = access_credential(connection, "t").await.unwrap().unwrap();
+        assert_eq!(credential.last_used_at, Some(at(noted)));
         assert_eq!(credential.scopes, made.scopes);
     }
     assert!(revoke_access_token(connection, at(2), OTHER, "t").await.is_err());
     revoke_access_token(connection, at(2), ORGANISATION, "t").await.unwrap();
-    assert!(access_credential(connection, "t").await.unwrap().unwrap().0.revoked);
+    assert!(access_credential(connection, "t").await.unwrap().unwrap().revoked);
     assert_eq!(access_tokens(connection, ORGANISATION).await.unwrap().len(), 1);
     assert!(access_tokens(connection, OTHER).await.unwrap().is_empty());
 }

@@ -1,82 +1,140 @@
-//! Which dead letters can be redriven: not redriven yet, and their event still
-//! there. They are looked for among the dead letters, not in the ledger, so
-//! that each call finds what the last one left.
+//! Which dead letters can be redriven. They are looked for among the dead
+//! letters, not in the ledger, in the order in which they were to be delivered
+//! and a bounded stretch at a time; of events that are named, among these.
 
-use super::super::dialect::{self, Connection, query_as};
-
-use super::super::deliveries::{Key, Matching, WORK};
+use super::super::deliveries::newest::{self, Failures};
+use super::super::deliveries::{Key, Matching};
+use super::super::dialect::{self, Connection};
+use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey};
-use crate::store::Result;
+use crate::store::{RedriveCursor, Redriven, Result};
 
-/// A dead letter that can be redriven, and the range in which it is kept.
+/// Ranges looked at, and deliveries looked up, per call at the most.
+const LETTERS: i64 = 2_000;
+const LOOKED_UP: usize = 2_000;
+
+/// A dead letter that was not redriven, the range in which it is kept, and its
+/// event, if that is still there.
 pub(crate) struct Candidate {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
     pub(crate) sequence: i64,
-    pub(crate) event: i64,
-    pub(crate) event_id: EventId,
     pub(crate) range_first: i64,
+    pub(crate) event: Option<i64>,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) expires_at: Option<Timestamp>,
 }
 
-/// Those with a failed attempt that matches; oldest first, as they were to be delivered.
-pub(super) async fn matching(
-    connection: &mut Connection,
-    matching: &Matching,
-    most: usize,
-) -> Result<Vec<Candidate>> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    dialect::redrivable(connection, matching, most).await
-}
-
-/// The dead letter at this key, whatever its attempts: the ledger may have forgotten them.
-pub(super) async fn single(
-    connection: &mut Connection,
-    (gateway, sequence): Key,
-) -> Result<Option<Candidate>> {
-    Ok(query_as!(
-        Candidate,
-        r#"
-        select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            o.sequence as "sequence!: i64", e.event as "event!: i64", e.id as "event_id!: EventId",
-            d.first_sequence as "range_first!: i64"
-        from dead_letters d
-        join gateways g using (gateway)
-        join outbox o on o.gateway = d.gateway and o.sequence = $2
-        join events e using (event)
-        where d.gateway = $1 and d.first_sequence <= $2 and d.last_sequence >= $2
-          and d.redriven_at is null
-        "#,
-        gateway,
-        sequence
-    )
-    .fetch_optional(connection)
-    .await?)
-}
-
-/// How many matching dead letters have lost their event to retention: those
-/// trimmed from the log. A filter that looks into the event can't match them.
-pub(super) async fn removed(connection: &mut Connection, matching: &Matching) -> Result<i64> {
-    if matching.event_type.is_some() || matching.names_events() {
-        return Ok(0);
+impl Candidate {
+    pub(super) const fn key(&self) -> Key {
+        (self.gateway.0, self.sequence)
     }
-    let most = i64::try_from(WORK).unwrap_or(i64::MAX);
-    let overlaps = dialect::removed_overlaps(connection, matching, most).await?;
-    // Attempts overlap, and each delivery counts once: the union of sorted ranges.
-    let (mut count, mut of, mut reached) = (0, 0, 0);
-    for row in overlaps {
-        if row.gateway != of {
-            (of, reached) = (row.gateway, 0);
-        }
-        count += (row.last - row.first.max(reached + 1) + 1).max(0);
-        reached = reached.max(row.last);
+
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
     }
-    Ok(count)
 }
 
-/// The part of a dead letter's range that is gone from the log and that a
-/// matching attempt covers.
-pub(crate) struct Overlap {
+/// A range of dead letters on the way, and whether it is the asker's.
+pub(crate) struct Letter {
     pub(crate) gateway: i64,
     pub(crate) first: i64,
     pub(crate) last: i64,
+    pub(crate) matches: bool,
+}
+
+/// What is looked at in one call, and where the next one goes on.
+struct Stretch {
+    keys: Vec<Key>,
+    next: Option<RedriveCursor>,
+}
+
+/// Those behind a place with a failed attempt that matches, `most` at the
+/// most. What can't be redriven is counted in the answer.
+pub(super) async fn matching(
+    connection: &mut Connection,
+    now: Timestamp,
+    matching: &Matching,
+    after: Option<RedriveCursor>,
+    most: usize,
+    answer: &mut Redriven,
+) -> Result<Vec<Candidate>> {
+    let begin = RedriveCursor { gateway: matching.gateway.unwrap_or_default(), sequence: 0 };
+    let after = after.map_or(begin, |after| after.max(begin));
+    let stretch = if matching.names_events() {
+        named(connection, matching, after).await?
+    } else {
+        letters(connection, matching, after).await?
+    };
+    answer.next = stretch.next;
+    let open = dialect::open_deliveries(connection, &stretch.keys).await?;
+    let wanted = |candidate: &Candidate| {
+        matching.event_type.is_none() || matching.event_type == candidate.event_type
+    };
+    let open: Vec<Candidate> = open.into_iter().filter(wanted).collect();
+    let keys: Vec<Key> = open.iter().map(Candidate::key).collect();
+    let Failures { newest: failed, .. } =
+        newest::failures(connection, matching, i64::MAX, &keys).await?;
+    let mut chosen = Vec::new();
+    for candidate in open.into_iter().filter(|one| failed.contains_key(&one.key())) {
+        if candidate.event.is_none() {
+            answer.event_removed += 1;
+        } else if candidate.has_expired(now) {
+            answer.expired += 1;
+        } else if chosen.len() < most {
+            chosen.push(candidate);
+        } else {
+            // This one and what follows are the next call's.
+            answer.next = chosen.last().map(|last: &Candidate| RedriveCursor {
+                gateway: last.gateway.0,
+                sequence: last.sequence,
+            });
+            break;
+        }
+    }
+    Ok(chosen)
+}
+
+/// The next dead letters, range by range.
+async fn letters(
+    connection: &mut Connection,
+    matching: &Matching,
+    after: RedriveCursor,
+) -> Result<Stretch> {
+    let up_to = matching.gateway.unwrap_or(i64::MAX);
+    let organisation = crate::event::OrganisationKey(matching.organisation);
+    let found = dialect::open_letters(connection, organisation, after, up_to, LETTERS).await?;
+    let mut keys = Vec::new();
+    let mut reached = after;
+    for letter in &found {
+        let cut = if letter.gateway == after.gateway { after.sequence + 1 } else { 0 };
+        for sequence in letter.first.max(cut)..=letter.last {
+            if !letter.matches {
+                break;
+            }
+            if keys.len() == LOOKED_UP {
+                return Ok(Stretch { keys, next: Some(reached) });
+            }
+            keys.push((letter.gateway, sequence));
+            reached = RedriveCursor { gateway: letter.gateway, sequence };
+        }
+        reached = RedriveCursor { gateway: letter.gateway, sequence: letter.last };
+    }
+    let is_all = i64::try_from(found.len()).is_ok_and(|count| count < LETTERS);
+    Ok(Stretch { keys, next: (!is_all).then_some(reached) })
+}
+
+/// The next deliveries of the named events, dead or not.
+async fn named(
+    connection: &mut Connection,
+    matching: &Matching,
+    after: RedriveCursor,
+) -> Result<Stretch> {
+    let limit = i64::try_from(LOOKED_UP).unwrap_or(i64::MAX);
+    let keys = dialect::deliveries_of_events(connection, matching, after, limit).await?;
+    let next = keys.last().filter(|_| keys.len() == LOOKED_UP);
+    let next =
+        next.map(|(gateway, sequence)| RedriveCursor { gateway: *gateway, sequence: *sequence });
+    Ok(Stretch { keys, next })
 }

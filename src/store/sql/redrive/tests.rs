@@ -37,7 +37,28 @@ async fn prepared() -> (Database, GatewayKey, GatewayId) {
 }
 
 fn all() -> RedriveSelection {
-    RedriveSelection::Filter(DeliveryFilter::default())
+    of(DeliveryFilter::default())
+}
+
+fn of(filter: DeliveryFilter) -> RedriveSelection {
+    RedriveSelection::Filter(filter, None)
+}
+
+/// Both halves of a redrive, as the store does them.
+async fn redrive(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    selection: RedriveSelection,
+    dry_run: bool,
+) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
+    let (mut answer, chosen) = search(connection, organisation, selection).await?;
+    if dry_run {
+        return Ok((answer, Vec::new()));
+    }
+    let (redriven, heads) = append(connection, now, organisation, chosen).await?;
+    answer.redriven = redriven;
+    Ok((answer, heads))
 }
 
 fn numbers(answer: &Redriven) -> Vec<(i64, Option<i64>)> {
@@ -114,14 +135,11 @@ async fn a_filter_chooses_by_the_failed_attempts() {
         DeliveryFilter { to: Some(at(50)), ..Default::default() },
         DeliveryFilter { event_type: Some("b.c".parse().unwrap()), ..Default::default() },
     ] {
-        let selection = RedriveSelection::Filter(filter);
+        let selection = of(filter);
         let (done, _) = redrive(connection, at(60), ORGANISATION, selection, false).await.unwrap();
         assert!(done.redriven.is_empty() && done.event_removed == 0, "{done:?}");
     }
-    let selection = RedriveSelection::Filter(DeliveryFilter {
-        event_id: Some(event_id(5)),
-        ..Default::default()
-    });
+    let selection = of(DeliveryFilter { event_id: Some(event_id(5)), ..Default::default() });
     let (done, _) = redrive(connection, at(60), ORGANISATION, selection, false).await.unwrap();
     assert_eq!(numbers(&done), [(5, Some(11))]);
     let (foreign, _) = redrive(connection, at(60), OTHER, all(), false).await.unwrap();

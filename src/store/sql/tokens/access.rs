@@ -95,11 +95,11 @@ pub(crate) async fn revoke_access_token(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("access token")) } else { Ok(()) }
 }
 
-/// The credential, and when it was last used.
+/// What a token's public part leads to.
 pub(crate) async fn access_credential(
     connection: &mut Connection,
     id: &str,
-) -> Result<Option<(AccessCredential, Option<Timestamp>)>> {
+) -> Result<Option<AccessCredential>> {
     let row = query!(
         r#"
         select organisation as "organisation!: OrganisationKey", scopes as "scopes!: String",
@@ -112,14 +112,14 @@ pub(crate) async fn access_credential(
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        let credential = AccessCredential {
+        Ok(AccessCredential {
             digest: read_digest(row.digest)?,
             organisation: row.organisation,
             scopes: read_scopes(&row.scopes)?,
             expires_at: row.expires_at,
             revoked: row.revoked,
-        };
-        Ok((credential, row.last_used_at))
+            last_used_at: row.last_used_at,
+        })
     })
     .transpose()
 }

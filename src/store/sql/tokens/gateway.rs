@@ -109,11 +109,11 @@ pub(crate) async fn revoke_gateway_token(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
 }
 
-/// The credential, and when it was last used. A deleted gateway's tokens count as revoked.
+/// A deleted gateway's tokens count as revoked.
 pub(crate) async fn gateway_credential(
     connection: &mut Connection,
     token: &str,
-) -> Result<Option<(GatewayCredential, Option<Timestamp>)>> {
+) -> Result<Option<GatewayCredential>> {
     let row = query!(
         r#"
         select g.gateway as "gateway!: GatewayKey", g.id as "id!: GatewayId",
@@ -129,7 +129,7 @@ pub(crate) async fn gateway_credential(
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        let credential = GatewayCredential {
+        Ok(GatewayCredential {
             digest: read_digest(row.digest)?,
             gateway: row.gateway,
             gateway_id: row.id,
@@ -137,8 +137,8 @@ pub(crate) async fn gateway_credential(
             expires_at: row.expires_at,
             revoked: row.revoked,
             disabled: row.disabled,
-        };
-        Ok((credential, row.last_used_at))
+            last_used_at: row.last_used_at,
+        })
     })
     .transpose()
 }

@@ -11,6 +11,7 @@ pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String
     attempts(connection, problems).await?;
     confirmed(connection, problems).await?;
     dead_letters(connection, problems).await?;
+    dead_totals(connection, problems).await?;
     totals(connection, problems).await
 }
 
@@ -103,6 +104,35 @@ async fn dead_letters(connection: &mut Connection, problems: &mut Vec<String>) -
             ));
         }
     }
+    Ok(())
+}
+
+/// The dead letters that were not redriven are counted where they change.
+async fn dead_totals(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        with counted as materialized (
+            select s.gateway, s.dead_total, cast(coalesce((
+                select sum(d.last_sequence - d.first_sequence + 1) from dead_letters d
+                where d.gateway = s.gateway and d.redriven_at is null
+            ), 0) as bigint) as found
+            from streams s
+        )
+        select g.name as "name!: String", c.dead_total as "total!: i64", c.found as "found!: i64"
+        from counted c join gateways g using (gateway)
+        where c.dead_total <> c.found
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: its total of dead letters is {}, but there are {}",
+            row.name, row.total, row.found
+        )
+    }));
     Ok(())
 }
 

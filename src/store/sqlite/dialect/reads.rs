@@ -5,8 +5,12 @@ use futures_util::stream::BoxStream;
 use super::batches::json;
 use super::{Connection, query, query_as};
 use crate::clock::Timestamp;
-use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, Sequence};
+use crate::event::{
+    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
+    OrganisationKey, Reason, Sequence,
+};
 use crate::store::Result;
+use crate::store::sqlite::sql::connections::list::Row as ConnectionRow;
 use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
 use crate::store::sqlite::sql::stream::Row as OutboxRow;
 use crate::store::sqlite::sql::sweep::Unserved;
@@ -74,6 +78,42 @@ pub(in super::super) async fn gateway_details(
     .await?)
 }
 
+/// These connections of an organisation as they are shown, newest first.
+pub(in super::super) async fn connection_details(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    ids: &[ConnectionId],
+) -> Result<Vec<ConnectionRow>> {
+    let ids = json(ids)?;
+    Ok(query_as!(
+        ConnectionRow,
+        r#"
+        select c.id as "id!: ConnectionId", g.id as "gateway_id!: GatewayId", g.name as "name!: String",
+            c.transport as "transport!: String", c.node as "node!: NodeId",
+            c.remote_address as "remote_address!: String", c.connected_at as "connected_at!: Timestamp",
+            c.last_heartbeat_at as "last_heartbeat_at!: Timestamp",
+            c.closed_at as "closed_at?: Timestamp", c.close_reason as "close_reason?: Reason",
+            coalesce(
+                (
+                    select received from cursors u where u.gateway = c.gateway
+                        and u.instance = coalesce(nullif(c.instance, ''), c.id)
+                ),
+                (select received from cursors u where u.gateway = c.gateway and u.instance = ''),
+                0
+            ) as "confirmed!: Sequence"
+        from json_each($1) as wanted
+        cross join connections c on c.id = wanted.value
+        cross join gateways g on g.gateway = c.gateway
+        where g.organisation = $2
+        order by c.connected_at desc, c.id desc
+        "#,
+        ids,
+        organisation.0
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
 /// Streams with rows that nobody was there to receive; `None` looks at all.
 pub(in super::super) async fn unserved(
     connection: &mut Connection,
@@ -103,9 +143,20 @@ pub(in super::super) async fn unserved(
 pub(in super::super) async fn forget_positions(
     connection: &mut Connection,
     before: Timestamp,
-) -> Result<()> {
-    query!("delete from cursors where left_at < $1", before as _).execute(connection).await?;
-    Ok(())
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from cursors where (gateway, instance) in (
+            select gateway, instance from cursors where left_at < $1 order by left_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Of these events, those that no outbox row names any more and that are old
@@ -124,28 +175,6 @@ pub(in super::super) async fn forget_trimmed_events(
         "#,
         events,
         before as _
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// Old events that no outbox row names (any more).
-pub(in super::super) async fn forget_events(
-    connection: &mut Connection,
-    before: Timestamp,
-    batch: i64,
-) -> Result<u64> {
-    let done = query!(
-        r#"
-        delete from events where event in (
-            select e.event from events e
-            where e.appended_at < $1 and not exists (select 1 from outbox o where o.event = e.event)
-            order by e.appended_at limit $2
-        )
-        "#,
-        before as _,
-        batch
     )
     .execute(connection)
     .await?;

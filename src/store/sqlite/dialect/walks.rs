@@ -9,89 +9,10 @@ use crate::event::{
 };
 use crate::store::sqlite::sql::deliveries::details::{AttemptRow, StandingRow};
 use crate::store::sqlite::sql::deliveries::named::Failure;
-use crate::store::sqlite::sql::deliveries::newest::{Covering, Within};
-use crate::store::sqlite::sql::deliveries::scan::Failed;
 use crate::store::sqlite::sql::deliveries::summary::{Tally, Window};
 use crate::store::sqlite::sql::deliveries::{Key, Matching, Place};
-use crate::store::sqlite::sql::redrive::candidates::{Candidate, Overlap};
-use crate::store::{Result, SummaryBy};
-
-/// Failed attempts of everybody before a place, newest first. One upper bound,
-/// not two: the planner would be free to enter the index at the window's end
-/// each time, and pages would cost ever more. The instant of the bound is asked
-/// for apart, because many attempts may share it and only an equation enters
-/// the index in their midst.
-pub(in super::super) async fn failed_attempts(
-    connection: &mut Connection,
-    matching: &Matching,
-    as_of: i64,
-    (finished_at, attempt): (Timestamp, i64),
-    limit: i64,
-) -> Result<Vec<Failed>> {
-    Ok(query_as!(
-        Failed,
-        r#"
-        with page as materialized (
-            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
-            from attempts a indexed by attempts_failed
-            where a.outcome = 'failed' and a.finished_at = $4 and a.finished_at >= $6 and a.attempt <= $5
-            union all
-            select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
-            from attempts a indexed by attempts_failed
-            where a.outcome = 'failed' and a.finished_at < $4 and a.finished_at >= $6 and a.attempt <= $7
-            order by 5 desc, 1 desc
-            limit $8
-        )
-        select p.attempt as "attempt!: i64", p.gateway as "gateway!: i64",
-            p.first_sequence as "first!: i64", p.last_sequence as "last!: i64",
-            p.finished_at as "finished_at!: Timestamp",
-            (g.organisation = $1 and ($2 is null or p.gateway = $2)
-             and ($3 is null or p.reason = $3)) as "matches!: bool"
-        from page p cross join gateways g on g.gateway = p.gateway
-        order by p.finished_at desc, p.attempt desc
-        "#,
-        matching.organisation,
-        matching.gateway,
-        matching.reason as _,
-        finished_at as _,
-        attempt,
-        matching.from as _,
-        as_of,
-        limit
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-/// Failed attempts that match and reach into a part of a log.
-pub(in super::super) async fn failures_within(
-    connection: &mut Connection,
-    matching: &Matching,
-    as_of: i64,
-    within: Within,
-) -> Result<Vec<Covering>> {
-    Ok(query_as!(
-        Covering,
-        r#"
-        select attempt as "attempt!: i64", first_sequence as "first!: i64",
-            last_sequence as "last!: i64", finished_at as "finished_at!: Timestamp"
-        from attempts indexed by attempts_by_sequence
-        where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
-          and outcome = 'failed' and finished_at >= $5 and finished_at < $6
-          and ($7 is null or reason = $7) and attempt <= $8
-        "#,
-        within.gateway,
-        within.lowest,
-        within.last,
-        within.first,
-        matching.from as _,
-        matching.to as _,
-        matching.reason as _,
-        as_of
-    )
-    .fetch_all(connection)
-    .await?)
-}
+use crate::store::sqlite::sql::redrive::candidates::{Candidate, Letter};
+use crate::store::{RedriveCursor, Result, SummaryBy};
 
 /// Deliveries of named events behind a place, each at its newest failure.
 pub(in super::super) async fn failures_of_events(
@@ -120,9 +41,14 @@ pub(in super::super) async fn failures_of_events(
             from chosen c
             cross join outbox o indexed by outbox_by_event on o.event = c.event
             cross join gateways g on g.gateway = o.gateway and g.organisation = $1
-            cross join attempts a indexed by attempts_by_sequence
-                on a.gateway = o.gateway and a.first_sequence between o.sequence - 999 and o.sequence
-               and a.last_sequence >= o.sequence
+            cross join attempts a on a.attempt in (
+                select x.attempt from attempts x indexed by attempts_by_sequence
+                where x.gateway = o.gateway and x.first_sequence = o.sequence
+                union
+                select x.attempt from attempts x indexed by attempts_ranges
+                where x.gateway = o.gateway and x.first_sequence between o.sequence - 999 and o.sequence
+                  and x.last_sequence >= o.sequence and x.last_sequence > x.first_sequence
+            )
             where ($5 is null or o.gateway = $5) and a.outcome = 'failed'
               and ($6 is null or a.reason = $6)
               and a.finished_at >= $7 and a.finished_at < $8 and a.attempt <= $9
@@ -229,9 +155,14 @@ pub(in super::super) async fn attempts_at(
                 row_number() over (partition by w.gateway, w.sequence
                                    order by a.finished_at desc, a.attempt desc) as nth
             from wanted w
-            cross join attempts a indexed by attempts_by_sequence
-                on a.gateway = w.gateway and a.first_sequence between w.sequence - 999 and w.sequence
-               and a.last_sequence >= w.sequence
+            cross join attempts a on a.attempt in (
+                select x.attempt from attempts x indexed by attempts_by_sequence
+                where x.gateway = w.gateway and x.first_sequence = w.sequence
+                union
+                select x.attempt from attempts x indexed by attempts_ranges
+                where x.gateway = w.gateway and x.first_sequence between w.sequence - 999 and w.sequence
+                  and x.last_sequence >= w.sequence and x.last_sequence > x.first_sequence
+            )
         )
         select gateway as "gateway!: i64", sequence as "sequence!: i64", outcome as "outcome!: String",
             reason as "reason?: Reason", detail as "detail?: String", connection as "connection?: ConnectionId",
@@ -308,77 +239,102 @@ pub(in super::super) async fn failures_by_type(
     .await?)
 }
 
-/// Dead letters with a failed attempt that matches, oldest first.
-pub(in super::super) async fn redrivable(
+/// Ranges of dead letters that were not redriven and that reach beyond a
+/// place, in order; up to a gateway, which is included.
+pub(in super::super) async fn open_letters(
     connection: &mut Connection,
-    matching: &Matching,
-    most: i64,
-) -> Result<Vec<Candidate>> {
+    organisation: OrganisationKey,
+    after: RedriveCursor,
+    up_to: i64,
+    limit: i64,
+) -> Result<Vec<Letter>> {
+    let lowest = after.sequence - 1000;
     Ok(query_as!(
-        Candidate,
+        Letter,
         r#"
-        select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            o.sequence as "sequence!: i64", e.event as "event!: i64", e.id as "event_id!: EventId",
-            d.first_sequence as "range_first!: i64"
-        from dead_letters d
+        select d.gateway as "gateway!: i64", d.first_sequence as "first!: i64",
+            d.last_sequence as "last!: i64",
+            (g.organisation = $5 and g.deleted_at is null) as "matches!: bool"
+        from dead_letters d indexed by dead_letters_open
         cross join gateways g on g.gateway = d.gateway
-        cross join outbox o on o.gateway = d.gateway
-            and o.sequence between d.first_sequence and d.last_sequence
-        cross join events e on e.event = o.event
-        where d.redriven_at is null and g.organisation = $1 and g.deleted_at is null
-          and ($2 is null or d.gateway = $2) and ($3 is null or e.type = $3)
-          and ($4 is null or e.id = $4) and ($5 is null or e.correlation_id = $5)
-          and exists (
-              select 1 from attempts a indexed by attempts_by_sequence
-              where a.gateway = o.gateway and a.first_sequence between o.sequence - 999 and o.sequence
-                and a.last_sequence >= o.sequence and a.outcome = 'failed'
-                and a.finished_at >= $6 and a.finished_at < $7 and ($8 is null or a.reason = $8))
-        order by d.gateway, d.first_sequence, o.sequence
-        limit $9
+        where d.redriven_at is null and (d.gateway, d.first_sequence) > ($1, $2) and d.gateway <= $4
+          and not (d.gateway = $1 and d.last_sequence <= $3)
+        order by d.gateway, d.first_sequence limit $6
         "#,
-        matching.organisation,
-        matching.gateway,
-        matching.event_type,
-        matching.event_id,
-        matching.correlation_id,
-        matching.from as _,
-        matching.to as _,
-        matching.reason as _,
-        most
+        after.gateway,
+        lowest,
+        after.sequence,
+        up_to,
+        organisation.0,
+        limit
     )
     .fetch_all(connection)
     .await?)
 }
 
-/// Where matching attempts and the trimmed parts of dead letters meet.
-pub(in super::super) async fn removed_overlaps(
+/// Deliveries of named events behind a place, in order.
+pub(in super::super) async fn deliveries_of_events(
     connection: &mut Connection,
     matching: &Matching,
-    most: i64,
-) -> Result<Vec<Overlap>> {
-    Ok(query_as!(
-        Overlap,
+    after: RedriveCursor,
+    limit: i64,
+) -> Result<Vec<Key>> {
+    let rows = query!(
         r#"
-        select d.gateway as "gateway!: i64", max(d.first_sequence, a.first_sequence) as "first!: i64",
-            min(d.last_sequence, a.last_sequence, s.floor) as "last!: i64"
-        from dead_letters d
-        cross join gateways g on g.gateway = d.gateway
-        cross join streams s on s.gateway = d.gateway
-        cross join attempts a indexed by attempts_by_sequence on a.gateway = d.gateway
-            and a.first_sequence between d.first_sequence - 999 and min(d.last_sequence, s.floor)
-            and a.last_sequence >= d.first_sequence
-        where d.redriven_at is null and g.organisation = $1 and g.deleted_at is null
-          and d.first_sequence <= s.floor and ($2 is null or d.gateway = $2)
-          and a.outcome = 'failed' and a.finished_at >= $3 and a.finished_at < $4
-          and ($5 is null or a.reason = $5)
-        order by 1, 2 limit $6
+        with chosen as materialized (
+            select event from events
+            where organisation = $1 and id = $2 and ($3 is null or correlation_id = $3)
+            union
+            select event from events
+            where organisation = $1 and correlation_id = $3 and ($2 is null or id = $2)
+        )
+        select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+        from chosen c
+        cross join outbox o indexed by outbox_by_event on o.event = c.event
+        cross join gateways g on g.gateway = o.gateway
+        where g.organisation = $1 and g.deleted_at is null and ($4 is null or o.gateway = $4)
+          and (o.gateway, o.sequence) > ($5, $6)
+        order by o.gateway, o.sequence limit $7
         "#,
         matching.organisation,
+        matching.event_id,
+        matching.correlation_id,
         matching.gateway,
-        matching.from as _,
-        matching.to as _,
-        matching.reason as _,
-        most
+        after.gateway,
+        after.sequence,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+}
+
+/// Of these deliveries, the dead letters that were not redriven, in order. An
+/// event that retention has removed is not there any more.
+pub(in super::super) async fn open_deliveries(
+    connection: &mut Connection,
+    keys: &[Key],
+) -> Result<Vec<Candidate>> {
+    let keys = json(keys)?;
+    Ok(query_as!(
+        Candidate,
+        r#"
+        select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            k.value ->> 1 as "sequence!: i64", d.first_sequence as "range_first!: i64",
+            e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
+            e.expires_at as "expires_at?: Timestamp"
+        from json_each($1) k
+        cross join gateways g on g.gateway = k.value ->> 0
+        cross join dead_letters d on d.gateway = g.gateway and d.first_sequence = (
+            select max(x.first_sequence) from dead_letters x
+            where x.gateway = g.gateway and x.first_sequence <= k.value ->> 1
+        )
+        left join outbox o on o.gateway = g.gateway and o.sequence = k.value ->> 1
+        left join events e on e.event = o.event
+        where d.last_sequence >= k.value ->> 1 and d.redriven_at is null and g.deleted_at is null
+        order by 1, 3
+        "#,
+        keys
     )
     .fetch_all(connection)
     .await?)

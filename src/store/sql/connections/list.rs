@@ -1,0 +1,170 @@
+//! Which connections there are and were, newest first, in pages: one statement
+//! per question, each along an index of its own, and one for what is shown.
+
+use super::super::dialect::{self, Connection, query_as, query_scalar};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayId, NodeId, OrganisationKey, Reason, Sequence};
+use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result};
+
+/// Where a connection stands in the order of the answer.
+struct Place {
+    id: ConnectionId,
+    connected_at: Timestamp,
+}
+
+/// A connection as it is shown.
+pub(crate) struct Row {
+    pub(crate) id: ConnectionId,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) name: String,
+    pub(crate) transport: String,
+    pub(crate) node: NodeId,
+    pub(crate) remote_address: String,
+    pub(crate) connected_at: Timestamp,
+    pub(crate) last_heartbeat_at: Timestamp,
+    pub(crate) closed_at: Option<Timestamp>,
+    pub(crate) close_reason: Option<Reason>,
+    pub(crate) confirmed: Sequence,
+}
+
+/// Lists connections behind a place. Those of other organisations are met on
+/// the way and left out, so that a page may be short.
+pub(crate) async fn list(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    gateway: Option<GatewayId>,
+    live_only: bool,
+    after: Option<ConnectionCursor>,
+    limit: usize,
+) -> Result<ConnectionPage> {
+    let after = match after {
+        Some(at) => Place { id: at.id, connected_at: Timestamp::from_micros(at.connected_at) },
+        // Nothing is as young as that.
+        None => Place { id: ConnectionId::new(), connected_at: Timestamp::from_micros(i64::MAX) },
+    };
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let places = match gateway {
+        Some(id) => match key(connection, organisation, id).await? {
+            Some(gateway) => of_gateway(connection, gateway, live_only, after, most).await?,
+            None => Vec::new(),
+        },
+        None => of_all(connection, live_only, after, most).await?,
+    };
+    let next = places.last().filter(|_| places.len() == limit);
+    let next =
+        next.map(|at| ConnectionCursor { connected_at: at.connected_at.micros(), id: at.id });
+    let ids: Vec<ConnectionId> = places.iter().map(|place| place.id).collect();
+    let rows = dialect::connection_details(connection, organisation, &ids).await?;
+    Ok(ConnectionPage { rows: rows.into_iter().map(shown).collect(), next })
+}
+
+/// Deleted gateways are found too, for their history stays.
+async fn key(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Option<i64>> {
+    Ok(query_scalar!(
+        r#"select gateway as "gateway!: i64" from gateways where id = $1 and organisation = $2"#,
+        id as _,
+        organisation.0
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
+async fn of_all(
+    connection: &mut Connection,
+    live_only: bool,
+    after: Place,
+    most: i64,
+) -> Result<Vec<Place>> {
+    let places = if live_only {
+        query_as!(
+            Place,
+            r#"
+            select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
+            where closed_at is null and (connected_at, id) < ($1, $2)
+            order by connected_at desc, id desc limit $3
+            "#,
+            after.connected_at as _,
+            after.id as _,
+            most
+        )
+        .fetch_all(connection)
+        .await?
+    } else {
+        query_as!(
+            Place,
+            r#"
+            select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
+            where (connected_at, id) < ($1, $2)
+            order by connected_at desc, id desc limit $3
+            "#,
+            after.connected_at as _,
+            after.id as _,
+            most
+        )
+        .fetch_all(connection)
+        .await?
+    };
+    Ok(places)
+}
+
+async fn of_gateway(
+    connection: &mut Connection,
+    gateway: i64,
+    live_only: bool,
+    after: Place,
+    most: i64,
+) -> Result<Vec<Place>> {
+    let places = if live_only {
+        query_as!(
+            Place,
+            r#"
+            select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
+            where gateway = $1 and closed_at is null and (connected_at, id) < ($2, $3)
+            order by connected_at desc, id desc limit $4
+            "#,
+            gateway,
+            after.connected_at as _,
+            after.id as _,
+            most
+        )
+        .fetch_all(connection)
+        .await?
+    } else {
+        query_as!(
+            Place,
+            r#"
+            select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
+            where gateway = $1 and (connected_at, id) < ($2, $3)
+            order by connected_at desc, id desc limit $4
+            "#,
+            gateway,
+            after.connected_at as _,
+            after.id as _,
+            most
+        )
+        .fetch_all(connection)
+        .await?
+    };
+    Ok(places)
+}
+
+fn shown(row: Row) -> ConnectionInfo {
+    ConnectionInfo {
+        connection_id: row.id,
+        gateway_id: row.gateway_id,
+        gateway_name: row.name,
+        transport: row.transport,
+        node: row.node.to_string(),
+        remote_address: row.remote_address,
+        connected_at: row.connected_at,
+        last_heartbeat: row.last_heartbeat_at,
+        status: if row.closed_at.is_some() { "closed" } else { "connected" },
+        confirmed: row.confirmed,
+        closed_at: row.closed_at,
+        close_reason: row.close_reason,
+    }
+}

@@ -1,0 +1,199 @@
+//! Asking, redriving, and what a request may come to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{Reason, Sequence};
+use gateway_events::store::{
+    DeliveryFilter, NewToken, Publish, Published, Record, RedriveSelection, Redriven, Scope, Store,
+    Target, TokenKind,
+};
+
+use super::{Corner, Gateway, closed, event, range};
+
+impl Corner<'_> {
+    /// Gives up a whole range.
+    async fn give_up(&self, gateway: &Gateway, first: i64, last: i64) {
+        let (connection, _, _) = self.open(gateway).await;
+        self.record(vec![
+            Record::Skipped {
+                gateway: gateway.key,
+                connection,
+                range: range(first, last),
+                reason: Reason::Expired,
+                advance_to: None,
+                at: Timestamp::now(),
+            },
+            closed(gateway, connection, Reason::ClosedByGateway, None, false),
+        ])
+        .await;
+    }
+
+    /// Redrives a gateway's dead letters, call by call.
+    async fn redrive_all(&self, gateway: &Gateway, dry_run: bool) -> Vec<Redriven> {
+        let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+        let (mut calls, mut next) = (Vec::new(), None);
+        loop {
+            let selection = RedriveSelection::Filter(filter.clone(), next);
+            let done = self.store.redrive(self.organisation, selection, dry_run).await.unwrap();
+            assert_eq!(done.more, done.next.is_some());
+            next = done.next;
+            calls.push(done);
+            if next.is_none() {
+                return calls;
+            }
+        }
+    }
+}
+
+pub(crate) async fn a_redrive_goes_on_where_it_stopped_oldest_first(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 2300).await;
+    corner.give_up(&gateway, 1, 2300).await;
+    let old = |calls: &[Redriven]| -> Vec<i64> {
+        calls.iter().flat_map(|call| &call.redriven).map(|one| one.sequence.0).collect()
+    };
+    let dry = corner.redrive_all(&gateway, true).await;
+    assert_eq!(old(&dry), (1..=2300).collect::<Vec<_>>());
+    assert!(dry.iter().flat_map(|call| &call.redriven).all(|one| one.new_sequence.is_none()));
+    assert_eq!(corner.again(&gateway).await.head, Sequence(2300), "a dry run changes nothing");
+    let done = corner.redrive_all(&gateway, false).await;
+    assert!(done.len() > 2, "a call is bounded");
+    assert_eq!(old(&done), (1..=2300).collect::<Vec<_>>());
+    let new = done.iter().flat_map(|call| &call.redriven).map(|one| one.new_sequence);
+    assert_eq!(
+        new.collect::<Vec<_>>(),
+        (2301..=4600).map(|new| Some(Sequence(new))).collect::<Vec<_>>()
+    );
+    let again = corner.redrive_all(&gateway, false).await;
+    assert!(old(&again).is_empty());
+}
+
+pub(crate) async fn what_has_expired_is_not_redriven_but_counted(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut expired = event(Target::Gateways(vec![gateway.id]));
+    let mut fields = expired.event.as_ref().clone();
+    fields.expires_at = Some(Timestamp::now());
+    expired.event = Arc::new(fields);
+    corner.publish(vec![expired, event(Target::Gateways(vec![gateway.id]))]).await;
+    corner.give_up(&gateway, 1, 2).await;
+    let done = corner.redrive_all(&gateway, false).await;
+    assert_eq!((done[0].expired, done[0].redriven.len()), (1, 1));
+    assert_eq!(done[0].redriven[0].sequence, Sequence(2));
+    let one = RedriveSelection::One(gateway.id, Sequence(1));
+    let done = store.redrive(corner.organisation, one, false).await.unwrap();
+    assert_eq!((done.expired, done.redriven.len()), (1, 0));
+    assert_eq!(corner.again(&gateway).await.head, Sequence(3));
+}
+
+pub(crate) async fn redrives_at_the_same_time_append_each_delivery_once(store: &dyn Store) {
+    let corner = &Corner::of(store).await;
+    let gateway = &corner.gateway(&[]).await;
+    corner.fill(gateway, 50).await;
+    corner.give_up(gateway, 1, 50).await;
+    let redrives = (0..4).map(|_| corner.redrive_all(gateway, false));
+    let calls = futures_util::future::join_all(redrives).await;
+    let done: Vec<_> = calls.iter().flatten().flat_map(|call| &call.redriven).collect();
+    let sequences: BTreeSet<_> = done.iter().map(|one| one.sequence).collect();
+    assert_eq!((done.len(), sequences.len()), (50, 50));
+    assert_eq!(corner.again(gateway).await.head, Sequence(100));
+}
+
+pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut opened = Vec::new();
+    for nth in 0..7 {
+        let (id, _, _) = corner.open(&gateway).await;
+        if nth < 5 {
+            corner.record(vec![closed(&gateway, id, Reason::ClosedByGateway, None, false)]).await;
+        }
+        opened.push(id);
+    }
+    opened.reverse();
+    for (live_only, expected) in [(false, &opened[..]), (true, &opened[..2])] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let of = Some(gateway.id);
+            let page = store.connections(corner.organisation, of, live_only, after, 2).await;
+            let page = page.unwrap();
+            assert!(page.rows.len() <= 2);
+            found.extend(page.rows.iter().map(|row| row.connection_id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected);
+    }
+}
+
+pub(crate) async fn a_tokens_use_is_noted_when_it_is_told_and_not_before(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let token = NewToken { id: id.clone(), digest: [3; 32], expires_at: None };
+    store.create_access_token(corner.organisation, "t", &[Scope::Read], token).await.unwrap();
+    let last_used = async || {
+        // A write behind the note's: what is heard of it has been done after it.
+        store.node_heartbeat().await.unwrap();
+        store.access_credential(&id).await.unwrap().unwrap().last_used_at
+    };
+    assert_eq!(last_used().await, None);
+    assert_eq!(last_used().await, None, "looking it up is no use");
+    store.note_use(TokenKind::Access, &id, None);
+    let noted = last_used().await;
+    assert!(noted.is_some());
+    store.note_use(TokenKind::Access, &id, noted);
+    assert_eq!(last_used().await, noted, "once a minute");
+}
+
+pub(crate) async fn a_request_may_come_to_a_bounded_number_of_deliveries(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let mut gateways = Vec::new();
+    for _ in 0..21 {
+        gateways.push(corner.gateway(&[]).await);
+    }
+    let ids: Vec<_> = gateways.iter().map(|gateway| gateway.id).collect();
+    let publish = |gateways: usize| Publish {
+        organisation: corner.organisation,
+        events: (0..1000).map(|_| event(Target::Gateways(ids[..gateways].to_vec()))).collect(),
+        idempotency: Some((ids[0].to_string(), [9; 32])),
+    };
+    let refused = store.append(publish(21)).await.unwrap();
+    assert!(matches!(refused, Published::TooMany { deliveries: 21_000, .. }), "{refused:?}");
+    assert_eq!(corner.again(&gateways[0]).await.head, Sequence::ZERO, "nothing was stored");
+    // The refusal is not kept under the key, and what fits is taken whole.
+    let Published::Done(answers) = store.append(publish(20)).await.unwrap() else {
+        panic!("it fits");
+    };
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(corner.again(&gateways[19]).await.head, Sequence(1000));
+    assert_eq!(corner.again(&gateways[20]).await.head, Sequence::ZERO);
+}
+
+pub(crate) async fn heavy_requests_at_the_same_time_are_each_taken_whole(store: &dyn Store) {
+    let corner = &Corner::of(store).await;
+    let mut gateways = Vec::new();
+    for _ in 0..12 {
+        gateways.push(corner.gateway(&[]).await);
+    }
+    let ids: Vec<_> = gateways.iter().map(|gateway| gateway.id).collect();
+    let publish = async || {
+        let events = (0..600).map(|_| event(Target::Gateways(ids.clone()))).collect();
+        corner.publish(events).await
+    };
+    let requests = (0..4).map(|_| publish());
+    for answers in futures_util::future::join_all(requests).await {
+        let numbers: Vec<i64> = answers
+            .iter()
+            .map(|answer| answer.as_ref().unwrap().deliveries[0].sequence.0)
+            .collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "in one piece");
+    }
+    for gateway in &gateways {
+        assert_eq!(corner.again(gateway).await.head, Sequence(2400));
+    }
+}
