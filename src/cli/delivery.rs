@@ -12,9 +12,6 @@ use super::access::ClientOptions;
 use super::output::{answer, cell, elements, table, time};
 use super::time::parse_instant;
 
-/// As many as the service gives on one page.
-const PAGE: usize = 1000;
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List failed deliveries, newest failure first (the last 24 hours unless told otherwise)
@@ -96,10 +93,41 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             answer(client.json, &page, shown)
         }
         Command::Redrive(redrive) => {
-            let done = api.post("/deliveries/redrive", &redrive.body()).await?;
+            let done = redrive_all(&api, redrive.body()).await?;
             answer(client.json, &done, |done| redriven(done, redrive.dry_run))
         }
     }
+}
+
+/// Numbers in the answer to a redrive, and what they say.
+const LEFT_ALONE: [(&str, &str); 5] = [
+    ("pending", "still pending: they will be delivered anyway"),
+    ("delivered", "delivered since"),
+    ("alreadyRedriven", "appended again already"),
+    ("eventRemoved", "removed by retention: publish them again"),
+    ("expired", "expired: publish them again, if they are still good"),
+];
+
+/// As many calls as it takes: each one does a bounded part.
+async fn redrive_all(api: &Api, mut body: Value) -> anyhow::Result<Value> {
+    let mut all = api.post("/deliveries/redrive", &body).await?;
+    while all["next"].is_string() {
+        body["cursor"] = all["next"].take();
+        let mut done = api.post("/deliveries/redrive", &body).await?;
+        if let (Some(all), Some(more)) =
+            (all["redriven"].as_array_mut(), done["redriven"].as_array_mut())
+        {
+            all.append(more);
+        }
+        for (name, _) in LEFT_ALONE {
+            let count = |answer: &Value| answer[name].as_i64().unwrap_or_default();
+            all[name] = json!(count(&all) + count(&done));
+        }
+        for name in ["more", "next"] {
+            all[name] = done[name].take();
+        }
+    }
+    Ok(all)
 }
 
 /// Up to `limit` failed deliveries, as many pages as that takes: a page may
@@ -109,27 +137,9 @@ pub(crate) async fn failed(
     filter: &[(&'static str, String)],
     limit: usize,
 ) -> anyhow::Result<Value> {
-    let mut list: Vec<Value> = Vec::new();
-    let mut next = Value::Null;
-    while list.len() < limit {
-        let mut query = filter.to_vec();
-        query.push(("status", "failed".to_owned()));
-        query.push(("limit", (limit - list.len()).min(PAGE).to_string()));
-        query.extend(next.as_str().map(|cursor| ("cursor", cursor.to_owned())));
-        let mut page = api.get_with("/deliveries", &query).await?;
-        if let Some(rows) = page["list"].as_array_mut() {
-            list.append(rows);
-        }
-        next = page["pagination"]["next"].take();
-        if next.is_null() {
-            break;
-        }
-    }
-    Ok(json!({
-        "count": list.len(),
-        "list": list,
-        "pagination": { "limit": limit, "next": next },
-    }))
+    let mut query = filter.to_vec();
+    query.push(("status", "failed".to_owned()));
+    Ok(api.list_up_to("/deliveries", &query, limit).await?)
 }
 
 /// Failed deliveries as a table.
@@ -199,19 +209,10 @@ fn redriven(done: &Value, is_dry_run: bool) -> String {
     });
     let nothing = "nothing is appended again: no dead letter fits";
     let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
-    let left_alone = [
-        ("pending", "still pending: they will be delivered anyway"),
-        ("delivered", "delivered since"),
-        ("alreadyRedriven", "appended again already"),
-        ("eventRemoved", "removed by retention: publish them again"),
-    ];
-    for (name, why) in left_alone {
+    for (name, why) in LEFT_ALONE {
         if let Some(count @ 1..) = done[name].as_i64() {
             lines.push(format!("{count} left alone: {why}"));
         }
-    }
-    if done["more"] == true {
-        lines.push("There are more that fit: run it again.".to_owned());
     }
     if is_dry_run {
         lines.push("This was a dry run: nothing was changed.".to_owned());

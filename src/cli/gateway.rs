@@ -48,6 +48,17 @@ pub(crate) enum Command {
         /// Which
         id: GatewayId,
     },
+    /// List connections, newest first: the live ones, or past ones too
+    Connections {
+        /// Of this gateway only
+        id: Option<GatewayId>,
+        /// Past ones too, with the reason why they ended
+        #[arg(long)]
+        all: bool,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
     /// Delete a gateway and its log
     Delete {
         /// Which
@@ -68,6 +79,10 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::List => return list(&api, client).await,
         Command::Show { id } => api.get(&path(&id)).await?,
+        Command::Connections { id, all, limit } => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            return connections(&api, client, id.as_ref(), all, limit).await;
+        }
         Command::Label { id, changes } => label(&api, &path(&id), changes).await?,
         Command::Disable { id } => api.patch(&path(&id), &json!({ "disabled": true })).await?,
         Command::Enable { id } => api.patch(&path(&id), &json!({ "disabled": false })).await?,
@@ -100,6 +115,41 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
             rows,
             "no gateways; register one: gateway-events gateway register NAME",
         )
+    })
+}
+
+async fn connections(
+    api: &Api,
+    client: &ClientOptions,
+    id: Option<&GatewayId>,
+    all: bool,
+    limit: usize,
+) -> anyhow::Result<ExitCode> {
+    let path =
+        id.map_or_else(|| "/connections".to_owned(), |id| format!("/gateways/{id}/connections"));
+    let status = if all { "all" } else { "connected" };
+    let query = [("status", status.to_owned())];
+    let page = api.list_up_to(&path, &query, limit).await?;
+    answer(client.json, &page, |page| {
+        let rows = elements(&page["list"]).iter().map(|one| {
+            [
+                cell(&one["gatewayName"]),
+                cell(&one["status"]),
+                time(&one["connectedAt"]),
+                time(&one["lastHeartbeat"]),
+                cell(&one["confirmed"]),
+                cell(&one["remoteAddress"]),
+                cell(&one["closeReason"]),
+                cell(&one["connectionId"]),
+            ]
+        });
+        let header =
+            ["gateway", "status", "since", "last sign", "confirmed", "from", "ended by", "id"];
+        let mut text = table(header, rows, "no connections");
+        if page["pagination"]["next"].is_string() {
+            text.push_str("\n\nThere are more: raise --limit.");
+        }
+        text
     })
 }
 

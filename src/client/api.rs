@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Url, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::BASE_PATH;
 use super::problem::Problem;
@@ -61,6 +61,9 @@ impl ApiError {
         }
     }
 }
+
+/// As many as the service gives on one page.
+const PAGE: usize = 1000;
 
 /// Parts of a query string.
 pub type Query<'a> = &'a [(&'a str, String)];
@@ -143,6 +146,36 @@ impl Api {
                 return Ok(all);
             }
         }
+    }
+
+    /// Up to `limit` elements of a list, as many pages as that takes: a page may
+    /// be short and still have a next one.
+    pub async fn list_up_to(
+        &self,
+        path: &str,
+        query: Query<'_>,
+        limit: usize,
+    ) -> Result<Value, ApiError> {
+        let mut list: Vec<Value> = Vec::new();
+        let mut next = Value::Null;
+        while list.len() < limit {
+            let mut asked = query.to_vec();
+            asked.push(("limit", (limit - list.len()).min(PAGE).to_string()));
+            asked.extend(next.as_str().map(|cursor| ("cursor", cursor.to_owned())));
+            let mut page = self.get_with(path, &asked).await?;
+            if let Some(rows) = page["list"].as_array_mut() {
+                list.append(rows);
+            }
+            next = page["pagination"]["next"].take();
+            if next.is_null() {
+                break;
+            }
+        }
+        Ok(json!({
+            "count": list.len(),
+            "list": list,
+            "pagination": { "limit": limit, "next": next },
+        }))
     }
 
     /// A request below the API's base path, with the token; for what the

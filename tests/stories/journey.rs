@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed};
+use crate::support::{Service, deployed, get};
 
 #[tokio::test]
 async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so() {
@@ -59,7 +59,50 @@ async fn an_admin_sees_who_is_connected_and_who_was() {
     service.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == 0).await;
     let past = service.api().get(&format!("/gateways/{id}/connections")).await.expect("history");
     assert_eq!(past["list"][0]["closeReason"], "token_revoked", "{past:#}");
+    let path = format!("/gateways/{id}/connections");
+    let mut pages = service.api().list_up_to(&path, &[], 1).await.expect("a page");
+    let cursor = pages["pagination"]["next"].take();
+    let next = format!("{path}?limit=1&cursor={}", cursor.as_str().expect("a cursor"));
+    assert_eq!(get(&service.api(), &next).await.expect("the next page")["count"], 0);
+    let other = next.replace('?', "?status=connected&");
+    let refused = get(&service.api(), &other).await.expect_err("another question");
+    assert_eq!(refused.status(), Some(422));
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
+}
+
+/// Bytes of a key's secret; its checksum follows.
+const SECRET: usize = 32;
+
+/// A key with another secret behind the same public part, and a checksum that
+/// is right: anybody can make one.
+fn forged(key: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let parts: Vec<&str> = key.split('_').collect();
+    let [prefix, id, body] = parts[..] else { panic!("a key has three parts") };
+    let base32 = data_encoding::BASE32_NOPAD;
+    let bytes = base32.decode(body.to_ascii_uppercase().as_bytes()).expect("base32");
+    let mut secret = bytes[..SECRET].to_vec();
+    secret[0] ^= 1;
+    let sum = Sha256::new().chain_update(prefix).chain_update(id).chain_update(&secret).finalize();
+    secret.extend(&sum[..bytes.len() - SECRET]);
+    format!("{prefix}_{id}_{}", base32.encode(&secret).to_ascii_lowercase())
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_no_use_of_a_token() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    // Another secret behind the same public part, with a checksum that is right.
+    let forged = forged(&key);
+    assert_eq!(service.connect(&forged).await.err().expect("refused").0, 401);
+    let path = format!("/gateways/{id}/tokens");
+    // A write behind any note that the refusal could have left.
+    service.api().patch(&format!("/gateways/{id}"), &json!({})).await.expect("changed");
+    let tokens = service.api().get(&path).await.expect("tokens");
+    assert_eq!(tokens["list"][0]["lastUsedAt"], json!(null), "{tokens:#}");
+    let socket = service.connected(&key).await;
+    service.eventually(&path, |tokens| tokens["list"][0]["lastUsedAt"].is_string()).await;
+    drop(socket);
 }
 
 #[tokio::test]

@@ -25,8 +25,9 @@ mod tests;
 
 use candidates::Candidate;
 
-/// Deliveries per call at the most: a call is one transaction, and others wait for it.
+/// Deliveries per call at the most, and per transaction: others wait for it.
 const MOST: usize = 1_000;
+pub(super) const AT_A_TIME: usize = 100;
 
 /// Looks for what can be appended again, and counts what is left alone.
 /// Changes nothing, so that it keeps nobody from writing.

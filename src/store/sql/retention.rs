@@ -24,16 +24,58 @@ const REPEATS: Duration = Duration::from_hours(24);
 /// Streams looked at per transaction; most have nothing to give.
 const STREAMS: i64 = 256;
 
-/// A stream, and whether its log has rows that are too old or too many.
+/// A stream, and when the oldest row of its log was appended.
 struct Stream {
     gateway: GatewayKey,
     head: i64,
+    floor: i64,
     /// The lowest position that anybody may come back to.
     lowest: i64,
     confirmed: Sequence,
     /// Nobody will come back.
     deleted: bool,
-    overfull: bool,
+    oldest: Option<Timestamp>,
+}
+
+/// Beyond which rows go: appended before this, or up to this number.
+#[derive(Clone, Copy)]
+struct Beyond(Timestamp, i64);
+
+impl Beyond {
+    const fn has(self, appended_at: Timestamp, sequence: i64) -> bool {
+        appended_at.micros() < self.0.micros() || sequence <= self.1
+    }
+}
+
+impl Stream {
+    /// Confirmed rows go beyond this …
+    fn soft(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
+        Beyond(now.minus(limits.max_age), self.head - limits.max_events)
+    }
+
+    /// … and all rows beyond this.
+    fn hard(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
+        Beyond(now.minus(limits.hard_max_age), self.head - limits.hard_max_events)
+    }
+
+    /// Whether a row goes.
+    fn gives(
+        &self,
+        now: Timestamp,
+        limits: &RetentionLimits,
+        appended_at: Timestamp,
+        sequence: i64,
+    ) -> bool {
+        let is_confirmed = sequence <= self.lowest.min(self.confirmed.0);
+        self.deleted
+            || self.hard(now, limits).has(appended_at, sequence)
+            || is_confirmed && self.soft(now, limits).has(appended_at, sequence)
+    }
+
+    /// Whether at least its oldest row goes: the others are not looked at otherwise.
+    fn is_overfull(&self, now: Timestamp, limits: &RetentionLimits) -> bool {
+        self.oldest.is_some_and(|oldest| self.gives(now, limits, oldest, self.floor + 1))
+    }
 }
 
 /// Removes one batch of one kind, and moves the mark past what was looked at.
@@ -87,14 +129,14 @@ async fn logs(
     mark: &mut TrimMark,
     trimmed: &mut Trimmed,
 ) -> Result<bool> {
-    let mut found = streams(connection, now, limits, mark.gateway).await?;
+    let mut found = streams(connection, mark.gateway).await?;
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
-    found.retain(|stream| stream.overfull);
+    found.retain(|stream| stream.is_overfull(now, limits));
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
     if dialect::lock_streams(connection, &keys).await? {
-        found = streams(connection, now, limits, mark.gateway).await?;
-        found.retain(|stream| stream.overfull && keys.contains(&stream.gateway));
+        found = streams(connection, mark.gateway).await?;
+        found.retain(|stream| stream.is_overfull(now, limits) && keys.contains(&stream.gateway));
     }
     let mut budget = limits.batch.max(1);
     for stream in found {
@@ -111,35 +153,23 @@ async fn logs(
 }
 
 /// The next streams after a gateway's.
-async fn streams(
-    connection: &mut Connection,
-    now: Timestamp,
-    limits: &RetentionLimits,
-    after: i64,
-) -> Result<Vec<Stream>> {
-    let oldest = now.minus(limits.max_age.min(limits.hard_max_age));
-    let most = limits.max_events.min(limits.hard_max_events);
+async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>> {
     Ok(query_as!(
         Stream,
         r#"
-        select s.gateway as "gateway!: GatewayKey", s.head as "head!: i64",
+        select s.gateway as "gateway!: GatewayKey", s.head as "head!: i64", s.floor as "floor!: i64",
             coalesce(own.received, 0) as "confirmed!: Sequence",
             coalesce((select min(u.received) from cursors u where u.gateway = s.gateway), 0)
                 as "lowest!: i64",
             (g.deleted_at is not null) as "deleted!: bool",
-            (s.head > s.floor and (
-                s.head - s.floor > $2 or g.deleted_at is not null
-                or coalesce((
-                    select e.appended_at from outbox o join events e using (event)
-                    where o.gateway = s.gateway order by o.sequence limit 1
-                ) < $1, false)
-            )) as "overfull!: bool"
+            (
+                select e.appended_at from outbox o join events e using (event)
+                where o.gateway = s.gateway order by o.sequence limit 1
+            ) as "oldest?: Timestamp"
         from streams s join gateways g on g.gateway = s.gateway
         left join cursors own on own.gateway = s.gateway and own.instance = ''
-        where s.gateway > $3 order by s.gateway limit $4
+        where s.gateway > $1 order by s.gateway limit $2
         "#,
-        oldest as _,
-        most,
         after,
         STREAMS
     )
@@ -148,7 +178,7 @@ async fn streams(
 }
 
 /// Removes a stream's oldest rows, as many as the limits say and the budget
-/// allows; returns how many.
+/// allows; returns how many were looked at.
 async fn cut_off(
     connection: &mut Connection,
     now: Timestamp,
@@ -170,15 +200,9 @@ async fn cut_off(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let soft = (now.minus(limits.max_age), stream.head - limits.max_events);
-    let hard = (now.minus(limits.hard_max_age), stream.head - limits.hard_max_events);
     let gone: Vec<_> = rows
         .iter()
-        .take_while(|row| {
-            let beyond =
-                |(oldest, last): (Timestamp, i64)| row.appended_at < oldest || row.sequence <= last;
-            stream.deleted || beyond(hard) || row.sequence <= stream.lowest && beyond(soft)
-        })
+        .take_while(|row| stream.gives(now, limits, row.appended_at, row.sequence))
         .collect();
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         return Ok(0);
@@ -209,9 +233,8 @@ async fn cut_off(
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
     let before = now.minus(REPEATS.min(limits.max_age));
     trimmed.events += dialect::forget_trimmed_events(connection, &events, before).await?;
-    let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
     trimmed.deliveries += gone.len() as u64;
-    Ok(count)
+    Ok(i64::try_from(rows.len()).unwrap_or(i64::MAX))
 }
 
 /// Records what is removed unconfirmed; what is dead already is on record.

@@ -303,22 +303,27 @@ impl Store for Backend {
         if dry_run || chosen.is_empty() {
             return Ok(answer);
         }
-        let wake = self.wake.clone();
-        let (redriven, _) = self
-            .writer
-            .run_then(
-                move |connection, now| {
-                    Box::pin(redrive::append(connection, now, organisation, chosen))
-                },
-                move |(_, heads)| {
-                    // Without rows: each lane reads them from the log.
-                    for (gateway, head) in heads {
-                        wake.appended(*gateway, Hint { head: *head, rows: [].into() });
-                    }
-                },
-            )
-            .await?;
-        answer.redriven = redriven;
+        answer.redriven.clear();
+        // A few at a time, because others want the writer too. What was done
+        // before an error stays done, and a repeat leaves it alone.
+        for few in chosen.chunks(redrive::AT_A_TIME) {
+            let (wake, few) = (self.wake.clone(), few.to_vec());
+            let (mut redriven, _) = self
+                .writer
+                .run_then(
+                    move |connection, now| {
+                        Box::pin(redrive::append(connection, now, organisation, few))
+                    },
+                    move |(_, heads)| {
+                        // Without rows: each lane reads them from the log.
+                        for (gateway, head) in heads {
+                            wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                        }
+                    },
+                )
+                .await?;
+            answer.redriven.append(&mut redriven);
+        }
         Ok(answer)
     }
 

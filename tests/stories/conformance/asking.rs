@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{Reason, Sequence};
+use gateway_events::event::{EventId, Reason, Sequence};
 use gateway_events::store::{
     DeliveryFilter, NewToken, Publish, Published, Record, RedriveSelection, Redriven, Scope, Store,
-    Target, TokenKind,
+    StoreError, Target, TokenKind,
 };
 
-use super::{Corner, Gateway, closed, event, range};
+use super::{Corner, Gateway, closed, event, event_with, range};
 
 impl Corner<'_> {
     /// Gives up a whole range.
@@ -196,4 +196,13 @@ pub(crate) async fn heavy_requests_at_the_same_time_are_each_taken_whole(store: 
     for gateway in &gateways {
         assert_eq!(corner.again(gateway).await.head, Sequence(2400));
     }
+}
+
+/// Publishes an event with a payload of more than so many bytes, to nobody.
+pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(), StoreError> {
+    let organisation = store.organisation("default").await?;
+    let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
+    let id = EventId::new(uuid::Uuid::now_v7().to_string()).unwrap();
+    let events = vec![event_with(id, Target::Gateways(Vec::new()), &payload)];
+    store.append(Publish { organisation, events, idempotency: None }).await.map(drop)
 }
