@@ -16,5 +16,8 @@ mod conformance;
 mod crash;
 mod journey;
 mod ledger;
+mod nodes;
+mod server;
+mod store_postgres;
 mod store_sqlite;
 mod support;

@@ -16,7 +16,7 @@ use crate::store::{
     AccessCredential, ConnectionInfo, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey,
     EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, NewConnection,
     NewToken, Opened, OutboxPage, Publish, Published, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, Store, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
+    RetentionLimits, Scope, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -35,6 +35,16 @@ macro_rules! write {
 }
 
 impl Backend {
+    /// Ends when a commit has failed for good: the process should end with an
+    /// error, and a restart finds the truth.
+    pub async fn failure(&self) {
+        let mut failure = self.writer.failure();
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // A writer that stopped in good order fails no more.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// What is due right after opening.
     pub(crate) async fn begin(&self) -> Result<()> {
         self.node_heartbeat().await?;
@@ -56,6 +66,14 @@ impl Backend {
 #[async_trait]
 impl Store for Backend {
     async fn check(&self) -> Result<()> {
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!(
+                "a commit failed ({reason}); restart the service"
+            )));
+        }
+        if !self.writer.is_running() {
+            return Err(StoreError::Unavailable("the database is closed".to_owned()));
+        }
         self.check_health().await
     }
 

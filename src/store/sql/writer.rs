@@ -197,7 +197,8 @@ fn stopped() -> StoreError {
 }
 
 async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
-    answered.await.unwrap_or_else(|_| Err(stopped()))
+    let unheard = || StoreError::Unavailable("the database gave no answer in time".to_owned());
+    answered.await.unwrap_or_else(|_| Err(unheard()))
 }
 
 struct Task {

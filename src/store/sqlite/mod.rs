@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{Result, StoreError};
+use super::Result;
 use crate::event::NodeId;
 use crate::wake::Wake;
 
@@ -19,7 +19,7 @@ mod options;
 #[cfg(test)]
 mod scratch;
 mod session;
-// Written once for both databases, and compiled for this one here.
+#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
 #[path = "../sql/mod.rs"]
 mod sql;
 pub mod verify;
@@ -60,16 +60,6 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Ends when a commit has failed: the process should end with an error, and
-    /// a restart finds the truth.
-    pub async fn failure(&self) {
-        let mut failure = self.writer.failure();
-        if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Reads one moment of the file.
     async fn reading<T, F>(&self, work: F) -> Result<T>
     where
@@ -80,14 +70,6 @@ impl SqliteStore {
     }
 
     async fn check_health(&self) -> Result<()> {
-        if let Some(reason) = self.writer.failure().borrow().as_ref() {
-            return Err(StoreError::Unavailable(format!(
-                "a commit failed ({reason}); restart the service"
-            )));
-        }
-        if !self.writer.is_running() {
-            return Err(StoreError::Unavailable("the database is closed".to_owned()));
-        }
         self.reading(|connection| {
             Box::pin(async move {
                 sqlx::query("select 1").execute(connection).await?;
