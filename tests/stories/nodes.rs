@@ -6,13 +6,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use gateway_events::event::{Reason, Sequence};
+use gateway_events::event::{NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{Publish, RetentionLimits, Store as _, StoreError, Target};
+use gateway_events::wake::Wake;
 
 use crate::conformance::{Corner, closed, confirmed, event, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
+use crate::support::PATIENCE;
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     let database = Database::new();
@@ -142,14 +144,21 @@ async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
     for _ in 0..10 {
         let gateway = here.gateway(&[]).await;
         here.fill(&gateway, 9).await;
-        for last in [2, 5] {
-            let (id, _, _) = here.open(&gateway).await;
-            here.record(vec![confirmed(&gateway, id, 1, last)]).await;
-            // Both are live until now, so that the second one started at zero too.
-            there.record(vec![closed(&gateway, id, Reason::Shutdown, None, false)]).await;
-        }
-        let ((_, one, _), (_, other, _)) = tokio::join!(here.open(&gateway), there.open(&gateway));
-        assert_eq!(one.min(other), one.max(other).min(Sequence(5)), "{one} and {other}");
+        let ((slow, _, _), (fast, _, _)) = (here.open(&gateway).await, there.open(&gateway).await);
+        here.record(vec![
+            confirmed(&gateway, slow, 1, 2),
+            confirmed(&gateway, fast, 1, 5),
+            closed(&gateway, slow, Reason::Shutdown, None, false),
+            closed(&gateway, fast, Reason::Shutdown, None, false),
+        ])
+        .await;
+        let ((one, at, _), (other, too, _)) =
+            tokio::join!(here.open(&gateway), there.open(&gateway));
+        assert_eq!((at, too), (Sequence(2), Sequence(2)), "the lowest of those left and live");
+        here.record(vec![confirmed(&gateway, one, 3, 9)]).await;
+        there.record(vec![confirmed(&gateway, other, 3, 9)]).await;
+        // Had both taken over the same one, the other would still be there.
+        assert_eq!(here.open(&gateway).await.1, Sequence(9));
     }
     end(&[&first, &second], &database).await;
 }
@@ -190,6 +199,31 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
     // What retention took first was not swept any more, and was recorded as lost.
     assert!(swept <= 200, "{swept} deliveries were missed more than once");
     assert_eq!(here.again(&gateway).await.floor, Sequence(180));
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn what_one_node_appends_wakes_those_who_listen_at_another() {
+    let database = Database::new();
+    let wake = Wake::default();
+    let first = open(&database).await.unwrap();
+    let second =
+        PostgresStore::open(&options(&database), NodeId::new(), wake.clone()).await.unwrap();
+    let corner = Corner::of(first.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut listening = wake.subscribe(gateway.key);
+    for round in 1..=20 {
+        if round == 10 {
+            // Nothing can be heard for a moment; the looks go on.
+            database.run(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and query ilike 'listen %'",
+            );
+        }
+        corner.fill(&gateway, 1).await;
+        let reached = listening.head.wait_for(|head| *head == Sequence(round));
+        tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
+    }
     end(&[&first, &second], &database).await;
 }
 

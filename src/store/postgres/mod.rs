@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Result, StoreError};
 use crate::event::NodeId;
@@ -15,6 +17,7 @@ use crate::wake::Wake;
 mod connect;
 mod dialect;
 mod migrations;
+mod news;
 mod options;
 #[cfg(test)]
 mod scratch;
@@ -29,6 +32,7 @@ pub use migrations::{migrate, pending_migrations};
 pub use options::Options;
 pub use verify::verify;
 
+use news::News;
 use session::Session;
 use sql::writer::Writer;
 
@@ -41,6 +45,9 @@ pub struct PostgresStore {
     wake: Wake,
     pool: PgPool,
     writer: Writer,
+    /// What runs beside the verbs, and its end.
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl PostgresStore {
@@ -52,9 +59,12 @@ impl PostgresStore {
         let settings = connect::session_settings(&settings);
         let connection = connect::first(&settings).await?;
         let pool = connect::pool(&settings, options.connections);
-        let session = Session::new(settings, Some(connection), pool.clone());
+        let session = Session::new(settings.clone(), Some(connection), pool.clone());
         let writer = Writer::start(session, options.queue_events, node, wake.clone());
-        let store = Arc::new(Self { node, wake, pool, writer });
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let news = News { node, wake: wake.clone(), pool: pool.clone(), settings };
+        news.start(&tasks, &stop);
+        let store = Arc::new(Self { node, wake, pool, writer, tasks, stop });
         store.begin().await?;
         Ok(store)
     }
@@ -107,7 +117,16 @@ impl PostgresStore {
     }
 
     async fn shut(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
         self.writer.stop().await;
         self.pool.close().await;
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
