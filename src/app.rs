@@ -40,7 +40,7 @@ pub enum ServeError {
         error: io::Error,
     },
     /// The database can't be opened.
-    #[error("the database can't be opened: {0}")]
+    #[error("the database can't be opened")]
     Open(#[from] OpenError),
     /// The database was opened, but refuses.
     #[error(transparent)]

@@ -3,11 +3,22 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed};
+use crate::both::{On, on_both};
+use crate::support::deployed;
 
-#[tokio::test]
-async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so() {
-    let service = Service::start().await;
+on_both! {
+    only_a_registered_key_is_admitted_and_the_first_frame_says_so
+    an_event_reaches_every_connection_of_its_gateway_and_nobody_else
+    an_admin_sees_who_is_connected_and_who_was
+    a_type_is_registered_while_running
+    connections_and_attempts_are_limited
+    an_event_too_large_is_refused_and_one_that_fits_is_not
+    garbage_from_a_gateway_harms_nobody
+    a_shutdown_is_graceful
+}
+
+async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connect(&key).await.expect("admitted");
     let ack = socket.next().await.expect("a frame");
@@ -22,9 +33,8 @@ async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so() {
     assert!(!service.log().contains(&key), "a key stands in the log");
 }
 
-#[tokio::test]
-async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else() {
-    let service = Service::start().await;
+async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else(on: On) {
+    let service = on.start().await;
     let (one, key) = service.gateway("one").await;
     let (_, other_key) = service.gateway("other").await;
     let (mut first, mut second) = (service.connected(&key).await, service.connected(&key).await);
@@ -44,9 +54,8 @@ async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else() {
     other.abort();
 }
 
-#[tokio::test]
-async fn an_admin_sees_who_is_connected_and_who_was() {
-    let service = Service::start().await;
+async fn an_admin_sees_who_is_connected_and_who_was(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     let stats =
@@ -62,9 +71,8 @@ async fn an_admin_sees_who_is_connected_and_who_was() {
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
 }
 
-#[tokio::test]
-async fn a_type_is_registered_while_running() {
-    let service = Service::start().await;
+async fn a_type_is_registered_while_running(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let event = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {"path": "/"}});
@@ -79,9 +87,8 @@ async fn a_type_is_registered_while_running() {
     assert_eq!(service.api().post("/events", &bad).await.expect_err("invalid").status(), Some(422));
 }
 
-#[tokio::test]
-async fn connections_and_attempts_are_limited() {
-    let service = Service::start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
+async fn connections_and_attempts_are_limited(on: On) {
+    let service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let (_, key) = service.gateway("one").await;
     let held = service.connected(&key).await;
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 503);
@@ -97,9 +104,8 @@ async fn connections_and_attempts_are_limited() {
     service.connected(&key).await;
 }
 
-#[tokio::test]
-async fn an_event_too_large_is_refused_and_one_that_fits_is_not() {
-    let service = Service::start().await;
+async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let sized = |length: usize| {
@@ -130,9 +136,8 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not() {
     assert_eq!(frame + 15, 1 << 20);
 }
 
-#[tokio::test]
-async fn garbage_from_a_gateway_harms_nobody() {
-    let service = Service::start().await;
+async fn garbage_from_a_gateway_harms_nobody(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     socket.send(Message::text("{ no JSON")).await;
@@ -150,9 +155,8 @@ async fn garbage_from_a_gateway_harms_nobody() {
     hostile.until_closed().await;
 }
 
-#[tokio::test]
-async fn a_shutdown_is_graceful() {
-    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+async fn a_shutdown_is_graceful(on: On) {
+    let mut service = on.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
     let (_, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());

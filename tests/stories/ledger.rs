@@ -3,11 +3,17 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed, get};
+use crate::both::{On, on_both};
+use crate::support::{deployed, get};
 
-#[tokio::test]
-async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
-    let service = Service::start().await;
+on_both! {
+    a_missed_event_is_a_failure_on_record_and_still_arrives
+    a_failed_deployment_is_a_dead_letter_and_can_be_redriven
+    a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing
+}
+
+async fn a_missed_event_is_a_failure_on_record_and_still_arrives(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("away").await;
     let api = service.api();
     for deployment in ["d-1", "d-2", "d-3"] {
@@ -39,9 +45,8 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
     socket.abort();
 }
 
-#[tokio::test]
-async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
-    let service = Service::start().await;
+async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
@@ -71,9 +76,8 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
     assert_eq!(twice["alreadyRedriven"], 1, "{twice:#}");
 }
 
-#[tokio::test]
-async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing() {
-    let service = Service::start().await;
+async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing(on: On) {
+    let service = on.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-1");
     event["id"] = json!("mine-1");

@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use gateway_events::event::{NodeId, Reason, Sequence};
+use gateway_events::event::{EventId, NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{Publish, RetentionLimits, Store as _, StoreError, Target};
 use gateway_events::wake::Wake;
 
-use crate::conformance::{Corner, closed, confirmed, event, keep_all, range};
+use crate::both::On;
+use crate::conformance::{Corner, closed, confirmed, event, event_with, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, deployed, get};
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     let database = Database::new();
@@ -228,6 +229,27 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
 }
 
 #[tokio::test]
+async fn an_event_published_at_one_node_reaches_a_socket_of_another() {
+    let on = On::shared();
+    let one = on.start().await;
+    let other = one.another().await;
+    let (id, key) = one.gateway("far").await;
+    let mut socket = other.connected(&key).await;
+    for number in 1..=3 {
+        let event = deployed(&[&id], &format!("d-{number}"));
+        one.api().post("/events", &event).await.unwrap();
+        socket.expect(number..=number).await;
+    }
+    let socket = socket.serve();
+    one.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
+    let stats = one.api().get("/stats").await.unwrap();
+    assert_eq!(stats["gatewayConnections"]["totalActive"], 1, "{stats:#}");
+    let failed = get(&one.api(), &format!("/deliveries?status=failed&gatewayId={id}")).await;
+    assert_eq!(failed.unwrap()["count"], 0, "somebody was there, on the other node");
+    socket.abort();
+}
+
+#[tokio::test]
 async fn a_lost_database_costs_answers_and_not_the_node() {
     let database = Database::new();
     let node = open(&database).await.unwrap();
@@ -258,5 +280,37 @@ async fn a_lost_database_costs_answers_and_not_the_node() {
         accepted += 1;
         assert_eq!(corner.again(&gateway).await.head, Sequence(accepted));
     }
+    end(&[&node], &database).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_is_unknown_to_its_caller_and_ends_nothing_else() {
+    let database = Database::new();
+    let node = open(&database).await.unwrap();
+    let corner = Corner::of(node.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    // The session dies between the last statement and the end of the commit.
+    database.run(
+        "create function die() returns trigger language plpgsql as $$
+         begin perform pg_terminate_backend(pg_backend_pid()), pg_sleep(10); return null; end $$;
+         create constraint trigger die after insert on events
+         deferrable initially deferred for each row when (new.id like 'doomed%')
+         execute function die()",
+    );
+    let doomed =
+        event_with(EventId::new("doomed-1").unwrap(), Target::Gateways(vec![gateway.id]), "{}");
+    let publish = || Publish {
+        organisation: corner.organisation,
+        events: vec![doomed.clone()],
+        idempotency: None,
+    };
+    let failed = node.append(publish()).await;
+    assert!(matches!(failed, Err(StoreError::Unknown(_))), "{failed:?}");
+    node.check().await.unwrap();
+    corner.fill(&gateway, 1).await;
+    database.run("drop trigger die on events");
+    // What the error tells the publisher to do.
+    let answers = corner.publish(vec![doomed.clone()]).await;
+    assert_eq!(answers[0].as_ref().unwrap().deliveries[0].sequence, Sequence(2));
     end(&[&node], &database).await;
 }

@@ -51,7 +51,7 @@ pub enum OpenError {
         /// Host and port.
         server: String,
         /// Why.
-        error: StoreError,
+        error: String,
     },
     /// The server is too old.
     #[error("the server is Postgres {0}; at least 13 is needed")]
@@ -94,9 +94,13 @@ pub(super) async fn connect(settings: &PgConnectOptions) -> Result<PgConnection>
 
 /// The first connection, made sure of.
 pub(super) async fn first(settings: &PgConnectOptions) -> Result<PgConnection, OpenError> {
-    let mut connection = connect(settings)
-        .await
-        .map_err(|error| OpenError::Unreachable { server: server(settings), error })?;
+    let unreachable = |error| OpenError::Unreachable { server: server(settings), error };
+    let mut connection = match timeout(CONNECT, settings.connect()).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(sqlx::Error::Database(said))) => return Err(unreachable(said.message().to_owned())),
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Err(_) => return Err(unreachable("there was no answer in time".to_owned())),
+    };
     let version: (i32, String, String) = sqlx::query_as(
         "select current_setting('server_version_num')::integer, current_setting('server_version'),
             current_setting('server_encoding')",
