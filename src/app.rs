@@ -19,8 +19,7 @@ use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::sqlite::{OpenError, SqliteStore};
-use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::store::{NewToken, Open, OpenError, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
@@ -41,7 +40,7 @@ pub enum ServeError {
         error: io::Error,
     },
     /// The database can't be opened.
-    #[error("the database can't be opened: {0}")]
+    #[error("the database can't be opened")]
     Open(#[from] OpenError),
     /// The database was opened, but refuses.
     #[error(transparent)]
@@ -82,11 +81,8 @@ pub async fn serve(
     let wake = Wake::default();
     let mut database = config.database.clone();
     database.path = config.data_dir.join("gateway-events.db");
-    let sqlite = SqliteStore::open(&database, NodeId::new(), wake.clone()).await?;
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
-    store.node_heartbeat().await?;
-    let reaped = store.reap_dead_nodes().await?;
-    tracing::info!(node = %store.node(), reaped, "the database is open");
+    let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
+    tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -135,8 +131,7 @@ pub async fn serve(
     if let Some(certificates) = certificates {
         jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
     }
-    let failed = CancellationToken::new();
-    jobs.spawn(stay_alive(Arc::clone(&store), failed.clone(), stop_jobs.clone()));
+    jobs.spawn(stay_alive(Arc::clone(&store), stop_jobs.clone()));
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -145,8 +140,7 @@ pub async fn serve(
 
     let mut outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
-        () = failed.cancelled() => Outcome::StoreFailed,
-        () = sqlite.failure() => Outcome::StoreFailed,
+        () = failure => Outcome::StoreFailed,
     };
     tracing::info!(?outcome, "shutting down");
     // The listener stays open while the sockets drain, so that readiness can
@@ -239,9 +233,8 @@ async fn watch_certificates(
     }
 }
 
-/// Says that this node lives; a store whose commits fail ends the process,
-/// because only a restart can tell what is on disk.
-async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
+/// Says that this node lives, and looks after the connections of those that don't.
+async fn stay_alive(store: Arc<dyn Store>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -249,14 +242,14 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match store.node_heartbeat().await {
-            Ok(()) => {}
-            Err(error @ (StoreError::Unknown(_) | StoreError::Corrupt(_))) => {
-                tracing::error!(%error, "the store has failed; ending");
-                failed.cancel();
-                return;
-            }
-            Err(error) => tracing::warn!(%error, "the node's heartbeat was not stored"),
+        if let Err(error) = store.node_heartbeat().await {
+            tracing::warn!(%error, "the node's heartbeat was not stored");
+            continue;
+        }
+        match store.reap_dead_nodes().await {
+            Ok(0) => {}
+            Ok(reaped) => tracing::warn!(reaped, "connections of nodes that died were closed"),
+            Err(error) => tracing::warn!(%error, "dead nodes could not be looked for"),
         }
     }
 }

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::dispatch;
-use crate::store::RetentionLimits;
-use crate::store::sqlite;
+use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat};
 
 mod network;
 mod origins;
+mod secrets;
 mod sources;
 
 pub use network::Network;
@@ -40,7 +41,7 @@ pub struct Config {
     /// Sockets and deliveries.
     pub delivery: dispatch::Options,
     /// The database.
-    pub database: sqlite::Options,
+    pub database: store::Options,
     /// How long and how much is kept.
     pub retention: Retention,
     /// The end.
@@ -188,7 +189,8 @@ impl Config {
             builder = builder.set_override(key, value).map_err(|error| origins.explain(&error))?;
         }
         let merged = builder.build().map_err(|error| origins.explain(&error))?;
-        let shown = merged.clone().try_deserialize().unwrap_or_default();
+        let mut shown = merged.clone().try_deserialize().unwrap_or_default();
+        secrets::mask(&mut shown);
         let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
         config.shown = shown;
         config.check(&origins)?;
@@ -197,9 +199,7 @@ impl Config {
 
     /// What is in force, as TOML; secrets masked.
     pub fn show(&self) -> String {
-        let mut shown = self.shown.clone();
-        mask(&mut shown);
-        shown.to_string()
+        self.shown.to_string()
     }
 
     /// What one key alone can't tell.
@@ -225,6 +225,14 @@ impl Config {
         }
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
+        }
+        let url = self.database.url.expose_secret();
+        if !url.is_empty() && !["postgres://", "postgresql://"].iter().any(|it| url.starts_with(it))
+        {
+            return refuse(
+                "database.url",
+                "must be empty, for the embedded database, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
+            );
         }
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
@@ -268,16 +276,6 @@ fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
         .build()
         .map_err(|error| refuse(error.to_string()))?;
     Ok((path.to_owned(), text))
-}
-
-fn mask(table: &mut toml::Table) {
-    for (key, value) in table.iter_mut() {
-        if let toml::Value::Table(inner) = value {
-            mask(inner);
-        } else if ["password", "secret", "token"].iter().any(|word| key.contains(word)) {
-            *value = toml::Value::String("********".to_owned());
-        }
-    }
 }
 
 fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {

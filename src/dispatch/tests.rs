@@ -34,7 +34,6 @@ async fn node(options: Options) -> Node {
     let database = sqlite::Options {
         path: directory.path().join("test.db"),
         readers: 2,
-        queue_events: 1000,
         min_free_bytes: 0,
         ..sqlite::Options::default()
     };

@@ -95,8 +95,9 @@ pub(super) async fn read(
             .map_err(|error| Problem::invalid("correlationId", error.to_string()))?,
     };
     let user_id: Option<String> = fields.get("userId")?;
-    if user_id.as_ref().is_some_and(|user| user.len() > 256) {
-        return Err(Problem::invalid("userId", "must be at most 256 bytes"));
+    // Not every database has U+0000 in its texts.
+    if user_id.as_ref().is_some_and(|user| user.len() > 256 || user.contains('\0')) {
+        return Err(Problem::invalid("userId", "must be at most 256 bytes, none of them U+0000"));
     }
     let event =
         Event { id, event_type, payload, correlation_id, user_id, occurred_at: now, expires_at };

@@ -12,13 +12,19 @@ use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, Organisati
 mod errors;
 mod ledger;
 mod log;
+mod open;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod principals;
+mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use ledger::*;
 pub use log::*;
+pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
+pub use schema::SchemaError;
 
 use errors::storable;
 

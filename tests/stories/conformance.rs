@@ -29,19 +29,69 @@ pub(crate) use housekeeping::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 
+/// Tells every story to a store of its own, which `$fresh` opens; what it hands
+/// out beside the store is kept until the story has ended.
+macro_rules! conforms {
+    ($fresh:path) => {
+        $crate::conformance::conforms! { $fresh:
+            numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
+            a_repeated_id_gets_the_first_answer_and_another_content_is_refused
+            a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
+            an_unknown_gateway_refuses_its_event_alone
+            labels_choose_gateways_and_a_deleted_one_gets_nothing
+            payloads_keep_every_byte_and_pages_are_bounded
+            a_new_connection_starts_at_what_the_last_one_confirmed
+            replicas_that_come_back_in_any_order_find_every_position
+            a_late_receipt_brings_no_taken_over_position_back
+            an_opening_that_nobody_waits_for_leaves_nothing_live
+            dead_letters_are_passed_and_not_counted_as_confirmed
+            attempts_that_blame_the_event_are_counted_until_it_is_given_up
+            an_end_or_a_report_that_comes_twice_is_on_record_once
+            what_a_lost_node_had_sent_is_neither_failed_nor_delivered
+            an_event_that_another_replica_confirmed_is_not_given_up
+            what_nobody_was_there_for_is_recorded_once
+            retention_keeps_what_is_not_confirmed
+            retention_trims_what_is_confirmed_in_bounded_batches
+            what_the_hard_limit_takes_is_recorded_as_lost
+            what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
+            the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
+            old_dead_letters_go_with_their_deliveries_and_not_before
+            a_redrive_goes_on_where_it_stopped_oldest_first
+            what_has_expired_is_not_redriven_but_counted
+            redrives_at_the_same_time_append_each_delivery_once
+            connections_are_paged_newest_first
+            a_tokens_use_is_noted_when_it_is_told_and_not_before
+            a_request_may_come_to_a_bounded_number_of_deliveries
+            heavy_requests_at_the_same_time_are_each_taken_whole
+        }
+    };
+    ($fresh:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let (store, _kept) = $fresh().await;
+                $crate::conformance::$story(store.as_ref()).await;
+                store.close().await;
+            }
+        )*
+    };
+}
+pub(crate) use conforms;
+
 /// A story's own corner of a store.
+#[derive(Clone, Copy)]
 pub(crate) struct Corner<'a> {
-    store: &'a dyn Store,
-    organisation: OrganisationKey,
+    pub(crate) store: &'a dyn Store,
+    pub(crate) organisation: OrganisationKey,
 }
 
 impl<'a> Corner<'a> {
-    async fn of(store: &'a dyn Store) -> Self {
+    pub(crate) async fn of(store: &'a dyn Store) -> Self {
         let organisation = store.organisation("default").await.unwrap();
         Self { store, organisation }
     }
 
-    async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
+    pub(crate) async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
         let id = GatewayId::new();
         let labels: Labels =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -49,15 +99,15 @@ impl<'a> Corner<'a> {
         self.store.create_gateway(self.organisation, id, &name, &labels).await.unwrap()
     }
 
-    async fn again(&self, gateway: &Gateway) -> Gateway {
+    pub(crate) async fn again(&self, gateway: &Gateway) -> Gateway {
         self.store.gateway(self.organisation, gateway.id).await.unwrap().unwrap()
     }
 
-    async fn publish(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, Refusal>> {
+    pub(crate) async fn publish(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, Refusal>> {
         self.publish_with(events, None).await.unwrap()
     }
 
-    async fn publish_with(
+    pub(crate) async fn publish_with(
         &self,
         events: Vec<NewEvent>,
         idempotency: Option<(&str, [u8; 32])>,
@@ -71,19 +121,19 @@ impl<'a> Corner<'a> {
         }
     }
 
-    async fn fill(&self, gateway: &Gateway, count: usize) {
+    pub(crate) async fn fill(&self, gateway: &Gateway, count: usize) {
         let events = (0..count).map(|_| event(Target::Gateways(vec![gateway.id]))).collect();
         assert!(self.publish(events).await.iter().all(Result::is_ok));
     }
 
-    async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
+    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
         let connection = connection(gateway);
         let id = connection.id;
         let opened = self.store.open_connection(connection).await.unwrap();
         (id, opened.position, opened.failed_attempts)
     }
 
-    async fn record(&self, records: Vec<Record>) {
+    pub(crate) async fn record(&self, records: Vec<Record>) {
         self.store.record(records).await.unwrap();
     }
 
@@ -93,11 +143,11 @@ impl<'a> Corner<'a> {
     }
 }
 
-fn event(target: Target) -> NewEvent {
+pub(crate) fn event(target: Target) -> NewEvent {
     event_with(EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(), target, "{}")
 }
 
-fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
+pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
     let correlation_id = CorrelationId::new(id.as_str()).unwrap();
     NewEvent {
         event: Arc::new(Event {
@@ -116,7 +166,7 @@ fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
     }
 }
 
-fn connection(gateway: &Gateway) -> NewConnection {
+pub(crate) fn connection(gateway: &Gateway) -> NewConnection {
     NewConnection {
         id: ConnectionId::new(),
         gateway: gateway.key,
@@ -127,11 +177,16 @@ fn connection(gateway: &Gateway) -> NewConnection {
     }
 }
 
-fn range(first: i64, last: i64) -> Range {
+pub(crate) fn range(first: i64, last: i64) -> Range {
     Range { first: Sequence(first), last: Sequence(last) }
 }
 
-fn confirmed(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> Record {
+pub(crate) fn confirmed(
+    gateway: &Gateway,
+    connection: ConnectionId,
+    first: i64,
+    last: i64,
+) -> Record {
     Record::Confirmed {
         gateway: gateway.key,
         connection,
@@ -141,7 +196,7 @@ fn confirmed(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64)
     }
 }
 
-fn closed(
+pub(crate) fn closed(
     gateway: &Gateway,
     connection: ConnectionId,
     reason: Reason,
@@ -160,7 +215,7 @@ fn closed(
 }
 
 /// Keeps everything, until a story says otherwise.
-fn keep_all() -> RetentionLimits {
+pub(crate) fn keep_all() -> RetentionLimits {
     const LONG: Duration = Duration::from_hours(1000);
     RetentionLimits {
         max_age: LONG,

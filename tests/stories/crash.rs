@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Service, deployed};
+use crate::both::{On, on_both};
+use crate::support::deployed;
+
+on_both! {
+    whatever_was_accepted_arrives_in_order_after_a_kill
+}
 
 const ROUNDS: u64 = 20;
 
-#[tokio::test]
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
-async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
+async fn whatever_was_accepted_arrives_in_order_after_a_kill(on: On) {
     let seed = std::env::var("STORY_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
@@ -17,7 +21,7 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
     println!("STORY_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     // A gateway that comes back in every round is no storm.
-    let mut service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
+    let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
     let (id, key) = service.gateway("one").await;
     let mut accepted: BTreeMap<i64, String> = BTreeMap::new();
     let mut received: BTreeMap<i64, String> = BTreeMap::new();
@@ -70,8 +74,7 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill() {
         assert_eq!(received.get(sequence), Some(event), "accepted as {sequence}");
     }
     service.kill().await;
-    let report =
-        gateway_events::store::sqlite::verify::verify(&service.database()).await.expect("readable");
+    let report = on.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 

@@ -3,11 +3,23 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed, get};
+use crate::both::{On, on_both};
+use crate::support::{deployed, get};
 
-#[tokio::test]
-async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so() {
-    let service = Service::start().await;
+on_both! {
+    only_a_registered_key_is_admitted_and_the_first_frame_says_so
+    an_event_reaches_every_connection_of_its_gateway_and_nobody_else
+    an_admin_sees_who_is_connected_and_who_was
+    a_wrong_secret_is_no_use_of_a_token
+    a_type_is_registered_while_running
+    connections_and_attempts_are_limited
+    an_event_too_large_is_refused_and_one_that_fits_is_not
+    garbage_from_a_gateway_harms_nobody
+    a_shutdown_is_graceful
+}
+
+async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connect(&key).await.expect("admitted");
     let ack = socket.next().await.expect("a frame");
@@ -22,9 +34,8 @@ async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so() {
     assert!(!service.log().contains(&key), "a key stands in the log");
 }
 
-#[tokio::test]
-async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else() {
-    let service = Service::start().await;
+async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else(on: On) {
+    let service = on.start().await;
     let (one, key) = service.gateway("one").await;
     let (_, other_key) = service.gateway("other").await;
     let (mut first, mut second) = (service.connected(&key).await, service.connected(&key).await);
@@ -44,9 +55,8 @@ async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else() {
     other.abort();
 }
 
-#[tokio::test]
-async fn an_admin_sees_who_is_connected_and_who_was() {
-    let service = Service::start().await;
+async fn an_admin_sees_who_is_connected_and_who_was(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     let stats =
@@ -88,9 +98,8 @@ fn forged(key: &str) -> String {
     format!("{prefix}_{id}_{}", base32.encode(&secret).to_ascii_lowercase())
 }
 
-#[tokio::test]
-async fn a_wrong_secret_is_no_use_of_a_token() {
-    let service = Service::start().await;
+async fn a_wrong_secret_is_no_use_of_a_token(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     // Another secret behind the same public part, with a checksum that is right.
     let forged = forged(&key);
@@ -105,9 +114,8 @@ async fn a_wrong_secret_is_no_use_of_a_token() {
     drop(socket);
 }
 
-#[tokio::test]
-async fn a_type_is_registered_while_running() {
-    let service = Service::start().await;
+async fn a_type_is_registered_while_running(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let event = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {"path": "/"}});
@@ -122,9 +130,8 @@ async fn a_type_is_registered_while_running() {
     assert_eq!(service.api().post("/events", &bad).await.expect_err("invalid").status(), Some(422));
 }
 
-#[tokio::test]
-async fn connections_and_attempts_are_limited() {
-    let service = Service::start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
+async fn connections_and_attempts_are_limited(on: On) {
+    let service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let (_, key) = service.gateway("one").await;
     let held = service.connected(&key).await;
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 503);
@@ -140,9 +147,8 @@ async fn connections_and_attempts_are_limited() {
     service.connected(&key).await;
 }
 
-#[tokio::test]
-async fn an_event_too_large_is_refused_and_one_that_fits_is_not() {
-    let service = Service::start().await;
+async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let sized = |length: usize| {
@@ -173,9 +179,8 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not() {
     assert_eq!(frame + 15, 1 << 20);
 }
 
-#[tokio::test]
-async fn garbage_from_a_gateway_harms_nobody() {
-    let service = Service::start().await;
+async fn garbage_from_a_gateway_harms_nobody(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     socket.send(Message::text("{ no JSON")).await;
@@ -193,9 +198,8 @@ async fn garbage_from_a_gateway_harms_nobody() {
     hostile.until_closed().await;
 }
 
-#[tokio::test]
-async fn a_shutdown_is_graceful() {
-    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+async fn a_shutdown_is_graceful(on: On) {
+    let mut service = on.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
     let (_, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());

@@ -3,11 +3,18 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Service, deployed, get};
+use crate::both::{On, on_both};
+use crate::support::{deployed, get};
 
-#[tokio::test]
-async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
-    let service = Service::start().await;
+on_both! {
+    a_character_that_a_database_lacks_is_refused_or_replaced
+    a_missed_event_is_a_failure_on_record_and_still_arrives
+    a_failed_deployment_is_a_dead_letter_and_can_be_redriven
+    a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing
+}
+
+async fn a_missed_event_is_a_failure_on_record_and_still_arrives(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("away").await;
     let api = service.api();
     for deployment in ["d-1", "d-2", "d-3"] {
@@ -39,9 +46,8 @@ async fn a_missed_event_is_a_failure_on_record_and_still_arrives() {
     socket.abort();
 }
 
-#[tokio::test]
-async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
-    let service = Service::start().await;
+async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
+    let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
@@ -71,9 +77,8 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven() {
     assert_eq!(twice["alreadyRedriven"], 1, "{twice:#}");
 }
 
-#[tokio::test]
-async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing() {
-    let service = Service::start().await;
+async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing(on: On) {
+    let service = on.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-1");
     event["id"] = json!("mine-1");
@@ -86,4 +91,18 @@ async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing()
     assert_eq!(refused.expect_err("unknown gateway").status(), Some(404));
     let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 1);
+}
+
+async fn a_character_that_a_database_lacks_is_refused_or_replaced(on: On) {
+    let service = on.start().await;
+    let (id, _) = service.gateway("one").await;
+    let mut event = deployed(&[&id], "d-\u{0}");
+    event["userId"] = json!("a\u{0}b");
+    let refused = service.api().post("/events", &event).await;
+    assert_eq!(refused.expect_err("no user has such a name").status(), Some(422));
+    // In a payload it stands escaped, and is kept.
+    event["userId"] = json!("ab");
+    service.api().post("/events", &event).await.expect("accepted");
+    let described = json!({"description": "a\u{0}b", "schema": {"type": "object"}});
+    service.api().put("/event-types/cache.purged", &described).await.expect("registered");
 }

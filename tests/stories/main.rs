@@ -1,5 +1,7 @@
 //! Stories through the public surface: the real binary, real TLS, real files.
 //!
+//! Stories of `journey`, `ledger` and `crash` are told twice, in `embedded` and in `shared`.
+//!
 //! | requirement | story |
 //! |---|---|
 //! | FR-001, 002, 015, 022, 024 | `journey::only_a_registered_key_is_admitted_and_the_first_frame_says_so` |
@@ -12,9 +14,13 @@
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 
+mod both;
 mod conformance;
 mod crash;
 mod journey;
 mod ledger;
+mod nodes;
+mod server;
+mod store_postgres;
 mod store_sqlite;
 mod support;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use gateway_events::event::NodeId;
 use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_migrations};
-use gateway_events::store::{Store as _, StoreError};
+use gateway_events::store::{Queue, Store as _, StoreError};
 use gateway_events::wake::Wake;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
+use tempfile::TempDir;
 
 use crate::conformance;
 
@@ -16,58 +17,18 @@ async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
     let options = Options {
         path: directory.join("gateway-events.db"),
         readers: 2,
-        queue_events: 10_000,
         min_free_bytes: 0,
         ..Options::default()
     };
     SqliteStore::open(&options, NodeId::new(), Wake::default()).await
 }
 
-macro_rules! conforms {
-    ($($story:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $story() {
-                let directory = tempfile::tempdir().unwrap();
-                let store = open(directory.path()).await.unwrap();
-                conformance::$story(store.as_ref()).await;
-                store.close().await;
-            }
-        )*
-    };
+async fn fresh() -> (Arc<SqliteStore>, TempDir) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    (open(directory.path()).await.expect("it opens"), directory)
 }
 
-conforms! {
-    numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
-    a_repeated_id_gets_the_first_answer_and_another_content_is_refused
-    a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
-    an_unknown_gateway_refuses_its_event_alone
-    labels_choose_gateways_and_a_deleted_one_gets_nothing
-    payloads_keep_every_byte_and_pages_are_bounded
-    a_new_connection_starts_at_what_the_last_one_confirmed
-    replicas_that_come_back_in_any_order_find_every_position
-    a_late_receipt_brings_no_taken_over_position_back
-    an_opening_that_nobody_waits_for_leaves_nothing_live
-    dead_letters_are_passed_and_not_counted_as_confirmed
-    attempts_that_blame_the_event_are_counted_until_it_is_given_up
-    an_end_or_a_report_that_comes_twice_is_on_record_once
-    what_a_lost_node_had_sent_is_neither_failed_nor_delivered
-    an_event_that_another_replica_confirmed_is_not_given_up
-    what_nobody_was_there_for_is_recorded_once
-    retention_keeps_what_is_not_confirmed
-    retention_trims_what_is_confirmed_in_bounded_batches
-    what_the_hard_limit_takes_is_recorded_as_lost
-    what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
-    the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
-    old_dead_letters_go_with_their_deliveries_and_not_before
-    a_redrive_goes_on_where_it_stopped_oldest_first
-    what_has_expired_is_not_redriven_but_counted
-    redrives_at_the_same_time_append_each_delivery_once
-    connections_are_paged_newest_first
-    a_tokens_use_is_noted_when_it_is_told_and_not_before
-    a_request_may_come_to_a_bounded_number_of_deliveries
-    heavy_requests_at_the_same_time_are_each_taken_whole
-}
+conformance::conforms!(fresh);
 
 #[tokio::test]
 async fn a_second_server_on_the_same_file_is_refused() {
@@ -107,7 +68,7 @@ async fn a_transaction_that_does_not_end_is_noticed_and_the_queue_is_bounded_in_
     let directory = tempfile::tempdir().unwrap();
     let options = Options {
         path: directory.path().join("gateway-events.db"),
-        queue_bytes: bytesize::ByteSize::kib(1),
+        queue: Queue { events: 1000, bytes: 1024 },
         min_free_bytes: 0,
         ..Options::default()
     };

@@ -45,6 +45,15 @@ impl Service {
         Self { process, directory, environment, port, token }
     }
 
+    /// Starts another node with the same settings in a directory of its own.
+    pub(crate) async fn another(&self) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let environment = self.environment.clone();
+        let (process, port, token) = spawn(directory.path(), 0, &environment).await;
+        assert!(token.is_none(), "the admin token is shown once only");
+        Self { process, directory, environment, port, token: self.token.clone() }
+    }
+
     /// SIGKILL, and nothing else: what is not on disk is gone.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.expect("it ran");

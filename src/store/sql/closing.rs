@@ -88,8 +88,7 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
     }
     let own = positions::own(connection, end.connection).await?;
     if own.is_some_and(|position| position.next() == sequence) {
-        let past =
-            Move { gateway: end.gateway, connection: end.connection, to: sequence, at: end.at };
+        let past = Move { connection: end.connection, to: sequence, at: end.at };
         positions::raise(connection, &[past]).await?;
     }
     Ok(())

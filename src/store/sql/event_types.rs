@@ -82,7 +82,7 @@ pub(super) async fn put_event_type(
         organisation.0,
         info.name,
         schema,
-        description,
+        description.as_ref(),
         now as _
     )
     .execute(connection)

@@ -38,13 +38,11 @@ pub(super) fn token(id: &str, expires_at: Option<i64>) -> NewToken {
 impl Database {
     pub(super) async fn new() -> Self {
         let (scratch, mut connection) = Scratch::new().await;
-        sqlx::query(
-            "insert into organisations (organisation, name, created_at) values (2, 'other', $1)",
-        )
-        .bind(at(0))
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        sqlx::query("insert into organisations (name, created_at) values ('other', $1)")
+            .bind(at(0))
+            .execute(&mut connection)
+            .await
+            .unwrap();
         Self { connection, _scratch: scratch }
     }
 

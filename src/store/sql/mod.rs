@@ -8,7 +8,7 @@
 //! - `Session`: how the writer reaches its database, and what a failed commit
 //!   means there;
 //! - `clock`: whose time is written down;
-//! - `lock_streams`, `still_there`, `only_one`, `lock_dead_letters`: how nodes
+//! - `lock_streams`, `still_there`, `only_one`: how nodes
 //!   wait for each other, which a database with one node has no need of;
 //! - statements that take many rows at once, and walks that need an index to
 //!   be named, each a function that fills a row type of this folder.

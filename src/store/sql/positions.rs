@@ -11,7 +11,6 @@ use crate::store::{Range, Result};
 
 /// Everything up to `to` is done with on `connection`.
 pub(crate) struct Move {
-    pub(crate) gateway: GatewayKey,
     pub(crate) connection: ConnectionId,
     pub(crate) to: Sequence,
     pub(crate) at: Timestamp,

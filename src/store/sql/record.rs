@@ -90,12 +90,7 @@ async fn confirm(connection: &mut Connection, node: NodeId, waiting: Waiting) ->
     let mut rows = Vec::with_capacity(waiting.receipts.len());
     let mut moves = Vec::with_capacity(waiting.receipts.len());
     for it in waiting.receipts {
-        moves.push(Move {
-            gateway: it.gateway,
-            connection: it.connection,
-            to: it.range.last,
-            at: it.finished_at,
-        });
+        moves.push(Move { connection: it.connection, to: it.range.last, at: it.finished_at });
         rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it }));
     }
     dialect::insert_receipts(connection, node, &rows).await?;
@@ -118,7 +113,7 @@ async fn one(
             skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
             match advance_to {
                 Some(to) => {
-                    let to = Move { gateway: *gateway, connection: *on, to: *to, at: *at };
+                    let to = Move { connection: *on, to: *to, at: *at };
                     positions::raise(connection, &[to]).await
                 }
                 None => Ok(()),

@@ -132,10 +132,11 @@ async fn count_others(connection: &mut Connection, matching: &Matching) -> Resul
 pub(super) async fn append(
     connection: &mut Connection,
     now: Timestamp,
-    organisation: OrganisationKey,
     chosen: Vec<Key>,
 ) -> Result<(Vec<RedrivenDelivery>, Vec<(GatewayKey, Sequence)>)> {
-    dialect::lock_dead_letters(connection, organisation).await?;
+    let gateways = chosen.iter().map(|(gateway, _)| GatewayKey(*gateway)).collect();
+    // Nobody else redrives or buries in these logs until it is done.
+    dialect::lock_streams(connection, &gateways).await?;
     let mut chosen = dialect::open_deliveries(connection, &chosen).await?;
     chosen.retain(|one| one.event.is_some() && !one.has_expired(now));
     let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();

@@ -80,8 +80,8 @@ pub(super) async fn find_deployment(
         order by o.sequence desc limit 1
         "#,
         gateway.0,
-        deployment_id,
-        artifact_id,
+        deployment_id.as_ref(),
+        artifact_id.as_ref(),
         key.suffix
     )
     .fetch_optional(connection)

@@ -15,8 +15,8 @@ use crate::store::{
     AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
     GatewayCredential, Labels, NewConnection, NewToken, Opened, OutboxPage, Publish, Published,
-    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, SummaryBy,
-    SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, StoreError,
+    SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -43,6 +43,16 @@ macro_rules! write {
 }
 
 impl Backend {
+    /// Ends when a commit has failed for good: the process should end with an
+    /// error, and a restart finds the truth.
+    pub async fn failure(&self) {
+        let mut failure = self.writer.failure();
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // A writer that stopped in good order fails no more.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// What is due right after opening.
     pub(crate) async fn begin(&self) -> Result<()> {
         self.node_heartbeat().await?;
@@ -53,6 +63,15 @@ impl Backend {
 #[async_trait]
 impl Store for Backend {
     async fn check(&self) -> Result<()> {
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!(
+                "a commit failed ({reason}); restart the service"
+            )));
+        }
+        if !self.writer.is_running() {
+            return Err(StoreError::Unavailable("the database is closed".to_owned()));
+        }
+        self.writer.check_progress()?;
         self.check_health().await
     }
 
@@ -311,9 +330,7 @@ impl Store for Backend {
             let (mut redriven, _) = self
                 .writer
                 .run_then(
-                    move |connection, now| {
-                        Box::pin(redrive::append(connection, now, organisation, few))
-                    },
+                    move |connection, now| Box::pin(redrive::append(connection, now, few)),
                     move |(_, heads)| {
                         // Without rows: each lane reads them from the log.
                         for (gateway, head) in heads {

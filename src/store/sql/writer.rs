@@ -13,7 +13,7 @@ use super::batch;
 use super::dialect::{self, Connection, Session};
 use crate::clock::Timestamp;
 use crate::event::NodeId;
-use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
+use crate::store::{NewConnection, Opened, Publish, Published, Queue, Record, Result, StoreError};
 use crate::wake::Wake;
 
 /// Commands that may wait. Callers other than publishers wait for room in it,
@@ -25,15 +25,6 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// A transaction that takes longer than this is not what a ready node does.
 const STUCK: Duration = Duration::from_secs(3);
-
-/// How much may wait to be appended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Queue {
-    /// Events.
-    pub(crate) events: usize,
-    /// Bytes of payload.
-    pub(crate) bytes: usize,
-}
 
 /// Room in the queue, which is free again when this is dropped.
 pub(super) struct Room {
@@ -249,7 +240,8 @@ fn stopped() -> StoreError {
 }
 
 async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
-    answered.await.unwrap_or_else(|_| Err(stopped()))
+    let unheard = || StoreError::Unavailable("the database gave no answer in time".to_owned());
+    answered.await.unwrap_or_else(|_| Err(unheard()))
 }
 
 struct Task {

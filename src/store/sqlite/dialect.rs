@@ -63,15 +63,6 @@ pub(super) async fn only_one(_: &mut Connection, _: Chore) -> Result<bool> {
     Ok(true)
 }
 
-/// The whole file is locked already.
-#[expect(clippy::unused_async, reason = "a shared database has rows to lock")]
-pub(super) async fn lock_dead_letters(
-    _: &mut Connection,
-    _: crate::event::OrganisationKey,
-) -> Result<()> {
-    Ok(())
-}
-
 /// One server has the file, so that every other node is a dead one.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{Result, StoreError};
+use super::Result;
 use crate::event::NodeId;
 use crate::wake::Wake;
 
@@ -20,7 +20,7 @@ mod questions;
 #[cfg(test)]
 mod scratch;
 mod session;
-// Written once for both databases, and compiled for this one here.
+#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
 #[path = "../sql/mod.rs"]
 mod sql;
 pub mod verify;
@@ -59,20 +59,10 @@ impl SqliteStore {
         let askers = open::readers(options, options.askers).await?;
         let questions = Questions::new(askers, options.answer_timeout);
         let session = Session::new(connection, options.path.clone(), options.min_free_bytes);
-        let writer = Writer::start(session, options.queue(), node, wake.clone());
+        let writer = Writer::start(session, options.queue, node, wake.clone());
         let store = Arc::new(Self { node, wake, readers, questions, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
-    }
-
-    /// Ends when a commit has failed: the process should end with an error, and
-    /// a restart finds the truth.
-    pub async fn failure(&self) {
-        let mut failure = self.writer.failure();
-        if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
-            std::future::pending::<()>().await;
-        }
     }
 
     /// Reads one moment of the file.
@@ -94,15 +84,6 @@ impl SqliteStore {
     }
 
     async fn check_health(&self) -> Result<()> {
-        if let Some(reason) = self.writer.failure().borrow().as_ref() {
-            return Err(StoreError::Unavailable(format!(
-                "a commit failed ({reason}); restart the service"
-            )));
-        }
-        if !self.writer.is_running() {
-            return Err(StoreError::Unavailable("the database is closed".to_owned()));
-        }
-        self.writer.check_progress()?;
         self.reading(|connection| {
             Box::pin(async move {
                 sqlx::query("select 1").execute(connection).await?;

@@ -56,7 +56,7 @@ async fn redrive(
     if dry_run {
         return Ok((answer, Vec::new()));
     }
-    let (redriven, heads) = append(connection, now, organisation, chosen).await?;
+    let (redriven, heads) = append(connection, now, chosen).await?;
     answer.redriven = redriven;
     Ok((answer, heads))
 }

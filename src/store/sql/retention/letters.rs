@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::dialect::{Connection, query};
+use super::super::dialect::{self, Connection, query};
 use super::super::ledger::{self, LONGEST_RANGE};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
@@ -36,6 +36,8 @@ pub(super) async fn forget_old(
     .fetch_all(&mut *connection)
     .await?;
     let Some(last) = rows.last() else { return Ok(0) };
+    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
+    dialect::lock_streams(connection, &gateways).await?;
     let gone = query!(
         r#"
         delete from dead_letters where (gateway, first_sequence) in (

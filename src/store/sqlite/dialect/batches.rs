@@ -273,7 +273,7 @@ pub(in super::super) async fn heard(
 }
 
 fn as_json(moves: &[Move]) -> Result<String> {
-    let rows = moves.iter().map(|it| (it.gateway.0, it.connection, it.to, it.at.micros()));
+    let rows = moves.iter().map(|it| (it.connection, it.to, it.at.micros()));
     json(&rows.collect::<Vec<_>>())
 }
 
@@ -289,9 +289,9 @@ pub(in super::super) async fn raise_connections(
             updated_at = max(cursors.updated_at, moved.at)
         from (
             select s.gateway, coalesce(nullif(c.instance, ''), c.id) as instance,
-                min(s.head, max(m.value ->> 2)) as received, max(m.value ->> 3) as at
+                min(s.head, max(m.value ->> 1)) as received, max(m.value ->> 2) as at
             from json_each($1) as m
-            join connections c on c.id = m.value ->> 1
+            join connections c on c.id = m.value ->> 0
             join streams s on s.gateway = c.gateway
             group by s.gateway, 2
         ) as moved
@@ -321,9 +321,9 @@ pub(in super::super) async fn count_confirmed(
         ), 0)
         from (
             select s.gateway, coalesce(own.received, 0) as before,
-                min(s.head, max(m.value ->> 2)) as received
+                min(s.head, max(m.value ->> 1)) as received
             from json_each($1) as m
-            join connections c on c.id = m.value ->> 1 and c.instance = ''
+            join connections c on c.id = m.value ->> 0 and c.instance = ''
             join streams s on s.gateway = c.gateway
             left join cursors own on own.gateway = c.gateway and own.instance = ''
             group by s.gateway
@@ -346,9 +346,9 @@ pub(in super::super) async fn raise_gateways(
     query!(
         r#"
         insert into cursors (gateway, instance, received, updated_at)
-        select s.gateway, '', min(s.head, max(m.value ->> 2)), max(m.value ->> 3)
+        select s.gateway, '', min(s.head, max(m.value ->> 1)), max(m.value ->> 2)
         from json_each($1) as m
-        join connections c on c.id = m.value ->> 1 and c.instance = ''
+        join connections c on c.id = m.value ->> 0 and c.instance = ''
         join streams s on s.gateway = c.gateway
         where true
         group by s.gateway

@@ -1,0 +1,76 @@
+//! Black-box stories told twice: on the embedded database, and on a shared one.
+
+use gateway_events::store::{VerifyReport, postgres, sqlite};
+
+use crate::server::Database;
+use crate::store_postgres;
+use crate::support::Service;
+
+/// The database that a story is told on.
+pub(crate) enum On {
+    /// A file beside the service.
+    Embedded,
+    /// A Postgres.
+    Shared(Database),
+}
+
+impl On {
+    pub(crate) fn shared() -> Self {
+        Self::Shared(Database::new())
+    }
+
+    /// Starts the service on it.
+    pub(crate) async fn start(&self) -> Service {
+        match self {
+            Self::Embedded => Service::start().await,
+            Self::Shared(_) => self.start_with(&[]).await,
+        }
+    }
+
+    /// The same with further settings.
+    pub(crate) async fn start_with(&self, settings: &[(&str, &str)]) -> Service {
+        match self {
+            Self::Embedded => Service::start_with(settings).await,
+            Self::Shared(database) => {
+                let url = database.url();
+                let settings: Vec<_> =
+                    settings.iter().copied().chain([("DATABASE__URL", url.as_str())]).collect();
+                Service::start_with(&settings).await
+            }
+        }
+    }
+
+    /// What the service left in it.
+    pub(crate) async fn verify(&self, service: &Service) -> VerifyReport {
+        match self {
+            Self::Embedded => sqlite::verify::verify(&service.database()).await.expect("readable"),
+            Self::Shared(database) => {
+                postgres::verify(&store_postgres::options(database)).await.expect("readable")
+            }
+        }
+    }
+}
+
+/// Makes two tests of each story.
+macro_rules! on_both {
+    ($($story:ident)*) => {
+        mod embedded {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story($crate::both::On::Embedded).await;
+                }
+            )*
+        }
+
+        mod shared {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story($crate::both::On::shared()).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_both;
