@@ -26,7 +26,7 @@ macro_rules! page {
                 + $index
                 + " where a.outcome = 'failed' and "
                 + $among
-                + r#" and a.finished_at = $4 and a.finished_at >= $6 and a.attempt <= $5
+                + r#" and a.finished_at = $4 and $4 >= $6 and a.attempt <= $5
                 union all
                 select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
                 from attempts a indexed by "#
@@ -156,4 +156,82 @@ pub(in super::super) async fn failures_reaching(
     )
     .fetch_all(connection)
     .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::super::scratch::Scratch;
+    use super::*;
+    use crate::event::Reason;
+
+    const STEP: i32 = 10;
+
+    /// So many failures of each of two gateways, one per instant.
+    async fn filled(failures: i64) -> (Scratch, Connection) {
+        let (scratch, mut connection) = Scratch::new().await;
+        for text in [
+            "insert into gateways (gateway, id, organisation, name, created_at)
+             values (1, 'a', 1, 'a', 0), (2, 'b', 1, 'b', 0)",
+            "insert into streams (gateway, epoch, head) values (1, 'a', 1), (2, 'b', 1)",
+        ] {
+            sqlx::query(text).execute(&mut connection).await.unwrap();
+        }
+        sqlx::query(
+            "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2 * $1)
+             insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
+                 node, started_at, finished_at)
+             select i % 2 + 1, 1, 1, 'failed', case i % 4 when 0 then 'expired' else 'shutdown' end,
+                 '', '', i, i
+             from n",
+        )
+        .bind(failures)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        (scratch, connection)
+    }
+
+    /// What SQLite's machine does for a page out of the middle of the window.
+    async fn steps(connection: &mut Connection, failures: i64, matching: &Matching) -> usize {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        connection.lock_handle().await.unwrap().set_progress_handler(STEP, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            true
+        });
+        let before = (Timestamp::from_micros(failures), i64::MAX);
+        let page = failed_attempts(connection, matching, i64::MAX, before, 100).await.unwrap();
+        assert_eq!(page.len(), 100);
+        connection.lock_handle().await.unwrap().remove_progress_handler();
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_page_costs_the_same_however_long_the_history_is() {
+        let (_short, mut short) = filled(1_000).await;
+        let (_long, mut long) = filled(30_000).await;
+        for (gateway, reason) in [
+            (None, None),
+            (Some(1), None),
+            (None, Some(Reason::Expired)),
+            (Some(1), Some(Reason::Expired)),
+        ] {
+            let matching = Matching {
+                organisation: 1,
+                from: Timestamp::from_micros(0),
+                to: Timestamp::from_micros(i64::MAX),
+                gateway,
+                reason,
+                event_type: None,
+                event_id: None,
+                correlation_id: None,
+            };
+            let few = steps(&mut short, 1_000, &matching).await;
+            let many = steps(&mut long, 30_000, &matching).await;
+            assert!(many <= few + few / 4, "{gateway:?}, {reason:?}: {few} grew to {many}");
+        }
+    }
 }
