@@ -93,7 +93,9 @@ pub async fn serve(
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
-    let listener = Listener::bind(&config.server, tls).await.map_err(listen_error)?;
+    let unacknowledged = config.delivery.unacknowledged();
+    let listener =
+        Listener::bind(&config.server, tls, unacknowledged).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());

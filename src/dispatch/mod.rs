@@ -90,8 +90,19 @@ impl Default for Options {
             max_attempts: 5,
             poison: Policy::DeadLetter,
             window_events: 64,
-            window_bytes: ByteSize::kib(256),
+            window_bytes: ByteSize::kib(48),
         }
+    }
+}
+
+impl Options {
+    /// How long a peer's host may leave sent data unacknowledged. A gateway
+    /// that is at work on an event answers no ping, but its kernel does
+    /// acknowledge one; a host that is gone has until the next ping, and this
+    /// long, which together is what a silent gateway has.
+    pub fn unacknowledged(&self) -> Duration {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        self.heartbeat_timeout.saturating_sub(self.heartbeat_interval).max(SHORTEST)
     }
 }
 

@@ -26,8 +26,11 @@ use crate::config;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Data that a peer does not acknowledge this long ends the connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// How much the kernel takes for a peer before it has begun to send it. More
+/// would hide from us that the peer does not read: a megabyte that lies in the
+/// kernel looks written.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 16 * 1024;
 /// After an accept that failed for lack of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,14 +40,17 @@ pub struct Listener {
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
     handshake_timeout: Duration,
+    unacknowledged: Duration,
     handshakes: Arc<Semaphore>,
 }
 
 impl Listener {
-    /// Binds the port. Without TLS only on loopback.
+    /// Binds the port. Without TLS only on loopback. A peer whose host
+    /// acknowledges nothing for as long as `unacknowledged` is gone.
     pub async fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
+        unacknowledged: Duration,
     ) -> io::Result<Self> {
         if tls.is_none() && !server.listen.ip().is_loopback() {
             return Err(io::Error::new(
@@ -57,6 +63,7 @@ impl Listener {
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             header_timeout: server.header_timeout,
             handshake_timeout: server.handshake_timeout,
+            unacknowledged,
             handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
         })
     }
@@ -91,7 +98,7 @@ impl Listener {
                     continue;
                 }
             };
-            prepare(&stream);
+            prepare(&stream, self.unacknowledged);
             let tls = self.tls.clone();
             let (router, wind_down) = (router.clone(), wind_down.clone());
             let (handshake_timeout, header_timeout) = (self.handshake_timeout, self.header_timeout);
@@ -124,14 +131,22 @@ impl Listener {
     }
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &TcpStream, unacknowledged: Duration) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)) {
-        tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+    {
+        let socket = socket2::SockRef::from(stream);
+        if let Err(error) = socket.set_tcp_user_timeout(Some(unacknowledged)) {
+            tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+        }
+        if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!(%error, "TCP_NOTSENT_LOWAT was refused");
+        }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
 }
 
 async fn serve<S>(

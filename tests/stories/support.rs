@@ -59,11 +59,23 @@ impl Service {
 
     /// SIGTERM; returns the exit code.
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(
-            i32::try_from(self.process.id().expect("it runs")).expect("a pid"),
-        );
+        self.ask_to_end();
+        self.ended().await
+    }
+
+    /// SIGTERM, and no waiting.
+    pub(crate) fn ask_to_end(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
             .expect("it can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    /// Waits for the end; returns the exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
     }
@@ -76,7 +88,7 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
-    fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::CaFile(self.directory.path().join("certificate.pem"))
     }
 
@@ -99,12 +111,17 @@ impl Service {
         (id, token["token"].as_str().expect("a key").to_owned())
     }
 
-    /// Connects as a gateway; a refusal is its status and body.
-    pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens");
+    /// TLS to the service at a port, which may be a [line](crate::line)'s.
+    pub(crate) async fn tls(&self, port: u16) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
         let config = self.trust().client_config().expect("a TLS client");
         let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
-        let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS");
+        tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS")
+    }
+
+    /// Connects as a gateway; a refusal is its status and body.
+    pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
+        let tls = self.tls(self.port).await;
         let url = format!("wss://localhost:{}/api/internal/v1/ws/gateways/connect", self.port);
         let mut request = url.into_client_request().expect("a request");
         request.headers_mut().insert("api-key", key.parse().expect("a header"));
@@ -126,12 +143,31 @@ impl Service {
         socket
     }
 
+    /// How many messages meant nothing to the service, by its own count.
+    pub(crate) async fn odd_messages(&self, what: &str) -> u64 {
+        let request = self.api().at_root(reqwest::Method::GET, "/metrics");
+        let text = request.send().await.expect("an answer").text().await.expect("text");
+        let series = format!("gateway_events_odd_messages_total{{what=\"{what}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("0");
+        value.parse().expect("a count")
+    }
+
     /// Polls an answer until it satisfies; the service's state is the event waited for.
     pub(crate) async fn eventually(&self, path: &str, satisfies: impl Fn(&Value) -> bool) -> Value {
+        self.eventually_within(PATIENCE, path, satisfies).await
+    }
+
+    /// The same with another patience.
+    pub(crate) async fn eventually_within(
+        &self,
+        patience: Duration,
+        path: &str,
+        satisfies: impl Fn(&Value) -> bool,
+    ) -> Value {
         let api = self.api();
         let mut polls = tokio::time::interval(Duration::from_millis(20));
         let mut last = Value::Null;
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(patience, async {
             loop {
                 polls.tick().await;
                 last = get(&api, path).await.expect("an answer");
