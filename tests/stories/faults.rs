@@ -1,3 +1,8 @@
 //! What goes wrong at a gateway's socket, and what the service makes of it.
 
+mod nonsense;
+mod poison;
+mod replicas;
+mod reports;
+mod revocation;
 mod silence;
