@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -218,14 +219,20 @@ impl Dispatcher {
     pub async fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         let stops = self.registry.stops();
-        let gap = over / u32::try_from(stops.len()).unwrap_or(u32::MAX).max(1);
-        tracing::info!(connections = stops.len(), ?over, "draining");
-        for stop in stops {
+        let count = u32::try_from(stops.len()).unwrap_or(u32::MAX);
+        let (began, gap) = (Instant::now(), over / count.max(1));
+        tracing::info!(connections = count, ?over, "draining");
+        for (number, stop) in (0..count).zip(stops) {
             if stop.is_closed() {
                 continue;
             }
+            // Each somewhere about its own place, so that the last is still in
+            // time; the first need not wait for anything.
+            let place = f64::from(number) + fastrand::f64() - 0.5;
+            if number > 0 {
+                tokio::time::sleep_until(began + gap.mul_f64(place)).await;
+            }
             registry::stop(&stop, Reason::Shutdown);
-            tokio::time::sleep(gap.mul_f64(0.5 + fastrand::f64())).await;
         }
         // Whoever was just being admitted stops by itself.
         self.lanes.close();
