@@ -226,6 +226,7 @@ impl Config {
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
         }
+        self.check_delivery(origins)?;
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
             return refuse("retention.hard_max_age", "must be at least retention.max_age");
@@ -247,6 +248,42 @@ impl Config {
                 "log.filter",
                 "must be levels (error, warn, info, debug, trace), by part if wanted, such as \"info,gateway_events=debug\"",
             );
+        }
+        Ok(())
+    }
+
+    /// Whoever is gone must be noticed, and whoever is not must have a chance to say so.
+    fn check_delivery(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+        let delivery = &self.delivery;
+        if delivery.heartbeat_interval.is_zero() {
+            return refuse("delivery.heartbeat_interval", "must be longer than 0s");
+        }
+        if delivery.heartbeat_timeout <= delivery.heartbeat_interval {
+            return refuse(
+                "delivery.heartbeat_timeout",
+                "must be longer than delivery.heartbeat_interval, or no gateway could answer in time",
+            );
+        }
+        if delivery.heartbeat_timeout > Duration::from_secs(30) {
+            return refuse("delivery.heartbeat_timeout", "must be at most 30s");
+        }
+        for (key, time) in [
+            ("delivery.confirmation_timeout", delivery.confirmation_timeout),
+            ("delivery.write_timeout", delivery.write_timeout),
+        ] {
+            if time.is_zero() {
+                return refuse(key, "must be longer than 0s");
+            }
+        }
+        for (key, is_zero) in [
+            ("delivery.max_attempts", delivery.max_attempts == 0),
+            ("delivery.max_connections", delivery.max_connections == 0),
+            ("delivery.window_events", delivery.window_events == 0),
+        ] {
+            if is_zero {
+                return refuse(key, "must be at least 1");
+            }
         }
         Ok(())
     }
