@@ -15,10 +15,12 @@
 
 mod conformance;
 mod crash;
+mod fake;
 mod faults;
 mod journey;
 mod ledger;
 mod line;
 mod raw;
+mod simulator;
 mod store_sqlite;
 mod support;

@@ -88,8 +88,12 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
-    pub(crate) fn trust(&self) -> Trust {
-        Trust::CaFile(self.directory.path().join("certificate.pem"))
+    pub(crate) fn certificate(&self) -> std::path::PathBuf {
+        self.directory.path().join("certificate.pem")
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::CaFile(self.certificate())
     }
 
     pub(crate) fn api(&self) -> Api {
