@@ -17,6 +17,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+pub(crate) mod http;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -59,11 +61,23 @@ impl Service {
 
     /// SIGTERM; returns the exit code.
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(
-            i32::try_from(self.process.id().expect("it runs")).expect("a pid"),
-        );
+        self.ask_to_end();
+        self.ended().await
+    }
+
+    /// SIGTERM, and no waiting.
+    pub(crate) fn ask_to_end(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
             .expect("it can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    /// Waits for the end; returns the exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
     }
@@ -76,8 +90,13 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
+    /// The self-signed certificate, which is its own authority.
+    pub(crate) fn certificate(&self) -> std::path::PathBuf {
+        self.directory.path().join("certificate.pem")
+    }
+
     fn trust(&self) -> Trust {
-        Trust::CaFile(self.directory.path().join("certificate.pem"))
+        Trust::CaFile(self.certificate())
     }
 
     pub(crate) fn api(&self) -> Api {
@@ -203,13 +222,16 @@ impl Socket {
     /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
     /// when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// The same, byte for byte.
+    pub(crate) async fn next_text(&mut self) -> Option<String> {
         loop {
             let next =
                 tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match next {
-                Some(Ok(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).expect("JSON"));
-                }
+                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
                 // Reading has queued the echo; flushing sends it.
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
