@@ -8,12 +8,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 
 use super::App;
-use super::problem::Problem;
+use super::problem::{Challenge, Problem};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{AccessCredential, GatewayCredential, Scope, Store};
 use crate::token::{Kind, Presented};
 
+/// A gateway, by its own key.
+pub(super) struct Gateway(pub(super) GatewayCredential);
 /// May publish.
 pub(super) struct Publisher(pub(super) OrganisationKey);
 /// May read.
@@ -40,19 +42,28 @@ scoped!(Publisher, Scope::Publish);
 scoped!(Reader, Scope::Read);
 scoped!(Admin, Scope::Admin);
 
+impl FromRequestParts<Arc<App>> for Gateway {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let presented = gateway_key(&parts.headers).ok_or_else(wrong_key)?;
+        gateway(app.store.as_ref(), &presented).await?.map(Self).ok_or_else(wrong_key)
+    }
+}
+
 async fn principal(
     store: &dyn Store,
     headers: &HeaderMap,
     needed: Scope,
 ) -> Result<OrganisationKey, Problem> {
-    let presented = bearer(headers).ok_or_else(Problem::unauthorized)?;
+    let presented = bearer(headers).ok_or_else(|| Problem::unauthorized(Challenge::Bearer))?;
     let credential = store
         .access_credential(presented.id())
         .await?
         .filter(|credential| access_is_good(credential, &presented))
         .ok_or_else(|| {
             tracing::info!(token = presented.id(), "an access token was refused");
-            Problem::unauthorized()
+            Problem::unauthorized(Challenge::Bearer)
         })?;
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
@@ -95,6 +106,11 @@ pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
         return None;
     }
     Presented::parse(Kind::Gateway, text.trim()).ok()
+}
+
+/// The answer to a key that is certainly wrong.
+pub(super) fn wrong_key() -> Problem {
+    Problem::unauthorized(Challenge::ApiKey)
 }
 
 /// Whose key it is. `Ok(None)` is a certain no; an error means that it could

@@ -142,7 +142,7 @@ fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
         "a gateway's key was refused"
     );
     match charged {
-        Ok(()) => Problem::unauthorized(),
+        Ok(()) => auth::wrong_key(),
         Err(wait) => too_many(wait),
     }
 }

@@ -18,7 +18,7 @@ use crate::event::{GatewayId, OrganisationKey};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Which {
     status: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 /// `GET /connections`: the live ones, unless `status=all`.
@@ -50,11 +50,11 @@ async fn answer(
     which: &Which,
     default: &str,
 ) -> Answer<Json<Value>> {
-    let limit = cursor::limit(which.limit)?;
+    let limit = cursor::limit(which.limit.as_deref())?;
     let live_only = match which.status.as_deref().unwrap_or(default) {
         "connected" => true,
         "all" => false,
-        _ => return Err(Problem::invalid("status", "must be connected or all")),
+        other => return Err(cursor::not_allowed("status", other, "connected or all")),
     };
     let connections = app.store.connections(organisation, gateway, live_only, limit).await?;
     let list: Vec<Value> = connections.iter().map(|one| json!(one)).collect();

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -17,8 +17,9 @@ use super::auth::{Publisher, Reader};
 use super::extract::{self, Body, Path};
 use super::problem::{Answer, Problem};
 use super::publish;
-use crate::event::EventId;
-use crate::store::{Appended, NewEvent, Publish, Published, Refusal};
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, Event, EventId, EventType};
+use crate::store::{Appended, Delivery, NewEvent, Publish, Published, Refusal};
 
 const MAX_BATCH: usize = 1000;
 
@@ -76,26 +77,42 @@ pub(super) async fn publish(
     answer(results.collect(), is_single)
 }
 
+/// An event as it is shown; its payload is not read, so that it stays as it is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shown {
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: EventType,
+    payload: Box<RawValue>,
+    correlation_id: CorrelationId,
+    user_id: Option<String>,
+    occurred_at: Timestamp,
+    appended_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    deliveries: Vec<Delivery>,
+}
+
 /// `GET /events/{id}`.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Shown>> {
     let history = app.store.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
-    let event = &history.event;
-    Ok(Json(json!({
-        "id": event.id,
-        "type": event.event_type,
-        "payload": event.payload,
-        "correlationId": event.correlation_id,
-        "userId": event.user_id,
-        "occurredAt": event.occurred_at,
-        "appendedAt": history.appended_at,
-        "expiresAt": event.expires_at,
-        "deliveries": history.deliveries,
-    })))
+    let event = Event::clone(&history.event);
+    Ok(Json(Shown {
+        id: event.id,
+        event_type: event.event_type,
+        payload: event.payload,
+        correlation_id: event.correlation_id,
+        user_id: event.user_id,
+        occurred_at: event.occurred_at,
+        appended_at: history.appended_at,
+        expires_at: event.expires_at,
+        deliveries: history.deliveries,
+    }))
 }
 
 fn items(body: &[u8]) -> Answer<Items> {

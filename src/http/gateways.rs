@@ -37,7 +37,7 @@ pub(super) struct Change {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query(page): Query<Page>,
 ) -> Answer<Json<Value>> {
-    let limit = cursor::limit(page.limit)?;
+    let limit = cursor::limit(page.limit.as_deref())?;
     let after = page.cursor.map(|text| cursor::decode::<String>(&text, &"gateways")).transpose()?;
     let mut gateways = app.store.gateways(organisation, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;

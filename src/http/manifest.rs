@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::App;
 use super::auth;
-use super::extract::Path;
+use super::extract::{Bytes, Path};
 use super::problem::{Answer, Problem};
 use crate::event::GatewayId;
 
@@ -19,15 +18,13 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// `POST /gateways/{id}/manifest`, with the gateway's own key.
 pub(super) async fn keep(
     State(app): State<Arc<App>>,
+    auth::Gateway(credential): auth::Gateway,
     Path(id): Path<GatewayId>,
-    headers: HeaderMap,
-    body: Bytes,
+    Bytes(body): Bytes,
 ) -> Answer<StatusCode> {
-    let presented = auth::gateway_key(&headers).ok_or_else(Problem::unauthorized)?;
-    let credential = auth::gateway(app.store.as_ref(), &presented)
-        .await?
-        .filter(|credential| credential.gateway_id == id)
-        .ok_or_else(Problem::unauthorized)?;
+    if credential.gateway_id != id {
+        return Err(auth::wrong_key());
+    }
     if body.len() > MAX_BYTES {
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -25,12 +25,32 @@ pub struct Problem {
     members: Option<Box<Map<String, Value>>>,
     #[serde(skip)]
     retry_after_secs: Option<u32>,
+    #[serde(skip)]
+    challenge: Option<Challenge>,
+}
+
+/// How to authenticate, as a 401 has to say (RFC 9110, section 15.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// With an access token (RFC 6750).
+    Bearer,
+    /// With a gateway's key in a header of its own, for which no scheme is registered.
+    ApiKey,
+}
+
+impl Challenge {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::ApiKey => "ApiKey",
+        }
+    }
 }
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// Its path, such as `payload.apiId`.
+    /// Its path, such as `payload/apiId`.
     pub field: String,
     /// What is wrong and what is allowed.
     pub message: String,
@@ -51,6 +71,7 @@ impl Problem {
             errors: Vec::new(),
             members: None,
             retry_after_secs: None,
+            challenge: None,
         }
     }
 
@@ -59,13 +80,16 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// 401, the same for every reason.
-    pub fn unauthorized() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "The credentials are missing or not valid.",
-        )
+    /// 401, the same for every reason; the challenge says how to authenticate.
+    pub fn unauthorized(challenge: Challenge) -> Self {
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "The credentials are missing or not valid.",
+            )
+        }
     }
 
     /// 404.
@@ -169,12 +193,12 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let retry_after = self.retry_after_secs;
+        let (retry_after, challenge) = (self.retry_after_secs, self.challenge);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge.as_str()));
         }
         if let Some(secs) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -42,18 +42,51 @@ struct AskedTarget {
 
 struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
-impl<'a> Fields<'a> {
-    fn of(item: &'a RawValue) -> Answer<Self> {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(item.get())
-            .map_err(|_| Problem::invalid("body", "an event must be a JSON object"))?;
-        match fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-            None => Ok(Self(fields)),
-            Some(unknown) => {
-                let shown: String = unknown.chars().take(64).collect();
-                let known = FIELDS.join(", ");
-                Err(Problem::invalid(shown, format!("is no field of an event; there are: {known}")))
+/// An object's members as they stand there, repeated ones included.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
             }
         }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn of(item: &'a RawValue) -> Answer<Self> {
+        let Members(members) = serde_json::from_str(item.get())
+            .map_err(|_| Problem::invalid("body", "an event must be a JSON object"))?;
+        let mut fields = BTreeMap::new();
+        for (name, value) in members {
+            if !FIELDS.contains(&name.as_str()) {
+                let shown: String = name.chars().take(64).collect();
+                let known = FIELDS.join(", ");
+                let why = format!("is no field of an event; there are: {known}");
+                return Err(Problem::invalid(shown, why));
+            }
+            // Which of the two counts is what readers of JSON differ in.
+            if fields.insert(name.clone(), value).is_some() {
+                return Err(Problem::invalid(name, "stands there twice; give it once"));
+            }
+        }
+        Ok(Self(fields))
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Answer<Option<T>> {
@@ -63,7 +96,7 @@ impl<'a> Fields<'a> {
         serde_json::from_str(raw.get()).map(Some).map_err(|error| {
             let text = error.to_string();
             let why = text.split(" at line ").next().unwrap_or(&text);
-            Problem::invalid(name, why)
+            Problem::invalid(name, too_deep(why).unwrap_or(why))
         })
     }
 
@@ -95,8 +128,9 @@ pub(super) async fn read(
             .map_err(|error| Problem::invalid("correlationId", error.to_string()))?,
     };
     let user_id: Option<String> = fields.get("userId")?;
-    if user_id.as_ref().is_some_and(|user| user.len() > 256) {
-        return Err(Problem::invalid("userId", "must be at most 256 bytes"));
+    if user_id.as_ref().is_some_and(|user| user.len() > 256 || user.chars().any(char::is_control)) {
+        let allowed = "must be at most 256 bytes, none of them a control character";
+        return Err(Problem::invalid("userId", allowed));
     }
     let event =
         Event { id, event_type, payload, correlation_id, user_id, occurred_at: now, expires_at };
@@ -121,6 +155,11 @@ pub(super) async fn read(
     })
 }
 
+/// The reader's own words for this help nobody.
+fn too_deep(why: &str) -> Option<&'static str> {
+    why.starts_with("recursion limit").then_some("is nested deeper than 127 levels; flatten it")
+}
+
 fn generated() -> Answer<EventId> {
     EventId::new(uuid::Uuid::now_v7().to_string()).map_err(|_| Problem::internal())
 }
@@ -135,8 +174,10 @@ async fn check_payload(
     if !payload.get().starts_with('{') {
         return Err(Problem::invalid("payload", "must be a JSON object"));
     }
-    let values: Value = serde_json::from_str(payload.get())
-        .map_err(|error| Problem::invalid("payload", error.to_string()))?;
+    let values: Value = serde_json::from_str(payload.get()).map_err(|error| {
+        let why = error.to_string();
+        Problem::invalid("payload", too_deep(&why).unwrap_or(&why))
+    })?;
     let Some(info) = app.store.event_type(organisation, event_type).await? else {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,

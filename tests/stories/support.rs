@@ -17,6 +17,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+pub(crate) mod http;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -88,6 +90,7 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
+    /// The self-signed certificate, which is its own authority.
     pub(crate) fn certificate(&self) -> std::path::PathBuf {
         self.directory.path().join("certificate.pem")
     }
@@ -243,13 +246,16 @@ impl Socket {
     /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
     /// when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// The same, byte for byte.
+    pub(crate) async fn next_text(&mut self) -> Option<String> {
         loop {
             let next =
                 tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match next {
-                Some(Ok(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).expect("JSON"));
-                }
+                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
                 // Reading has queued the echo; flushing sends it.
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
