@@ -65,7 +65,7 @@ impl Node {
             deployment_id: Some(event_id.to_owned()),
         };
         let publish =
-            Publish { organisation: self.organisation, events: vec![event], idempotency: None };
+            Publish { organisation: self.organisation, events: vec![Ok(event)], idempotency: None };
         let published = self.store.append(publish).await.unwrap();
         assert!(matches!(published, Published::Done(answers) if answers[0].is_ok()));
     }

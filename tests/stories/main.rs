@@ -16,5 +16,6 @@ mod conformance;
 mod crash;
 mod journey;
 mod ledger;
+mod repeats;
 mod store_sqlite;
 mod support;

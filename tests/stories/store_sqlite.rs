@@ -38,6 +38,9 @@ conforms! {
     numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
     a_repeated_id_gets_the_first_answer_and_another_content_is_refused
     a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
+    a_repeated_key_gets_every_item_of_the_first_answer
+    a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
+    what_came_to_nothing_may_do_better_under_the_same_key
     an_unknown_gateway_refuses_its_event_alone
     labels_choose_gateways_and_a_deleted_one_gets_nothing
     payloads_keep_every_byte_and_pages_are_bounded

@@ -56,7 +56,7 @@ impl Batch {
         match command {
             Command::Append(publish, answer, permit) => {
                 self.items += publish.events.len().max(1);
-                let payloads = publish.events.iter().map(|new| new.event.payload.get().len());
+                let payloads = publish.fit().map(|new| new.event.payload.get().len());
                 self.bytes += payloads.sum::<usize>();
                 self.appends.push((publish, answer, permit));
             }
