@@ -57,6 +57,7 @@ conforms! {
     retention_keeps_what_is_not_confirmed
     retention_trims_what_is_confirmed_in_bounded_batches
     what_the_hard_limit_takes_is_recorded_as_lost
+    what_retention_took_fails_once_whoever_comes_back_for_it
 }
 
 #[tokio::test]
