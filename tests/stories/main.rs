@@ -12,6 +12,7 @@
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 
+mod access;
 mod conformance;
 mod crash;
 mod journey;

@@ -35,7 +35,11 @@ impl Service {
 
     /// Starts with settings such as `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), settings).await
+    }
+
+    /// Starts in a directory where no admin token has been made yet.
+    pub(crate) async fn start_in(directory: TempDir, settings: &[(&str, &str)]) -> Self {
         let environment: Vec<_> = settings
             .iter()
             .map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned()))
@@ -66,6 +70,10 @@ impl Service {
             .expect("it can be signalled");
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn database(&self) -> std::path::PathBuf {

@@ -27,6 +27,7 @@ mod open;
 mod options;
 mod positions;
 mod record;
+mod recovery;
 mod redrive;
 mod repeats;
 mod retention;
@@ -41,6 +42,7 @@ mod writer;
 pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
+pub use recovery::add_admin_token;
 
 /// The log and the ledger in a SQLite file.
 #[derive(Debug)]
