@@ -264,7 +264,9 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
         }
         match store.node_heartbeat().await {
             Ok(()) => {}
-            Err(error @ (StoreError::Unknown(_) | StoreError::Corrupt(_))) => {
+            Err(
+                error @ (StoreError::Unknown(_) | StoreError::Disk(_) | StoreError::Corrupt(_)),
+            ) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
                 return;

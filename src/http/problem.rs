@@ -142,6 +142,13 @@ impl From<StoreError> for Problem {
                     "The service can't take this now; try again later.",
                 )
             }
+            StoreError::Disk(_) => {
+                tracing::error!(%error, "a request was refused");
+                Self::unavailable(
+                    "unavailable",
+                    "The service can't take this now; try again later.",
+                )
+            }
             StoreError::Unknown(_) => {
                 tracing::error!(%error, "a commit's outcome is unknown");
                 Self::unavailable(
@@ -213,6 +220,7 @@ mod tests {
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::Conflict("taken".into()), 409, "conflict"),

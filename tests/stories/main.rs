@@ -15,8 +15,10 @@
 mod access;
 mod conformance;
 mod crash;
+mod disk;
 mod journey;
 mod ledger;
+mod outages;
 mod repeats;
 mod store_sqlite;
 mod support;
