@@ -13,6 +13,7 @@
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 
 mod access;
+mod bursts;
 mod conformance;
 mod crash;
 mod disk;

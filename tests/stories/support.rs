@@ -113,7 +113,7 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
-    fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::CaFile(self.directory.path().join("certificate.pem"))
     }
 

@@ -199,3 +199,43 @@ async fn shrink_wal(connection: &mut SqliteConnection) -> Result<bool, sqlx::Err
     sqlx::query(USUAL).execute(connection).await?;
     done.map(|(is_busy, _, _)| is_busy == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::migrations;
+
+    async fn desk(directory: &std::path::Path) -> Desk {
+        let path = directory.join("test.db");
+        let options = Options { path, ballast_bytes: 0, min_free_bytes: 0, ..Options::default() };
+        open::create(&options.path).unwrap();
+        let mut connection = open::connect(&options.path).await.unwrap();
+        migrations::run(&mut connection).await.unwrap();
+        Desk::new(connection, &options, Disk::of(&options), NodeId::new(), Wake::default())
+    }
+
+    fn insert(
+        bytes: i64,
+    ) -> impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<()>> {
+        move |connection| {
+            Box::pin(async move {
+                let insert = "insert into nodes values (hex(randomblob($1)), 1, 1, null)";
+                sqlx::query(insert).bind(bytes).execute(connection).await?;
+                Ok(())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_sqlite_undid_by_itself_does_not_stop_the_next_transaction() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut desk = desk(directory.path()).await;
+        // No more pages than there are: the next one does not fit.
+        let most = "pragma max_page_count = 1";
+        sqlx::query(most).execute(desk.connection.as_mut().unwrap()).await.unwrap();
+        let Err(failure) = desk.transact(insert(100_000)).await else { panic!("it fitted") };
+        assert!(matches!(failure, Failure::UndoneInDoubt(StoreError::StorageFull)));
+        assert!(desk.transact(insert(100_000)).await.is_ok(), "room again");
+        desk.close().await;
+    }
+}
