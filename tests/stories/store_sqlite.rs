@@ -58,6 +58,7 @@ conforms! {
     an_end_or_a_report_that_comes_twice_is_on_record_once
     what_a_lost_node_had_sent_is_neither_failed_nor_delivered
     an_event_that_another_replica_confirmed_is_not_given_up
+    totals_count_each_outcome_once_through_repeats_redrive_and_retention
     what_nobody_was_there_for_is_recorded_once
     retention_keeps_what_is_not_confirmed
     retention_trims_what_is_confirmed_in_bounded_batches
