@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::sqlite::{OpenError, SqliteStore};
+use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
@@ -80,9 +80,9 @@ pub async fn serve(
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
-    let mut database = config.database.clone();
-    database.path = config.data_dir.join("gateway-events.db");
-    let sqlite = SqliteStore::open(&database, NodeId::new(), wake.clone()).await?;
+    let mut options = config.database.clone();
+    options.path = database(&config);
+    let sqlite = SqliteStore::open(&options, NodeId::new(), wake.clone()).await?;
     let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
     store.node_heartbeat().await?;
     let reaped = store.reap_dead_nodes().await?;
@@ -197,19 +197,36 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     Certificates::open(certificate, private_key).map(Some)
 }
 
-/// At the very first start: a token with which everything else can be made.
+/// At the very first start: a token with which everything else can be made. It
+/// is shown before it is stored: if this process dies in between, the next
+/// start shows another one, while a stored one that nobody saw would lock
+/// everybody out.
 async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<(), ServeError> {
     if store.has_access_tokens().await? {
         return Ok(());
     }
     let organisation = store.organisation("default").await?;
     let issued = token::issue(Kind::Access)?;
+    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
+        .and_then(|()| out.flush())
+        .map_err(ServeError::Output)?;
     let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
     let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
     store.create_access_token(organisation, "first", &scopes, new).await?;
-    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
-        .and_then(|()| out.flush())
-        .map_err(ServeError::Output)
+    Ok(())
+}
+
+/// Makes an admin access token straight in the database, for an operator who
+/// has none (any more). The service may be running.
+pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
+    let issued = token::issue(Kind::Access)?;
+    let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
+    sqlite::add_admin_token(&database(config), name, new).await?;
+    Ok(issued.key)
+}
+
+fn database(config: &Config) -> PathBuf {
+    config.data_dir.join("gateway-events.db")
 }
 
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
@@ -249,7 +266,9 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
         }
         match store.node_heartbeat().await {
             Ok(()) => {}
-            Err(error @ (StoreError::Unknown(_) | StoreError::Corrupt(_))) => {
+            Err(
+                error @ (StoreError::Unknown(_) | StoreError::Disk(_) | StoreError::Corrupt(_)),
+            ) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
                 return;

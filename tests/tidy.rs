@@ -19,7 +19,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("telemetry", &[]),
     ("config", &["dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
-    ("retention", &["store", "wake"]),
+    ("retention", &["event", "store", "wake"]),
     ("http", &["clock", "config", "dispatch", "event", "event_types", "socket", "store", "token"]),
     (
         "app",

@@ -1,5 +1,5 @@
 //! The command line: one file per noun. Everything but `serve`, `migrate`,
-//! `verify` and `config` is an ordinary client of the HTTP API and knows
+//! `verify`, `config` and `token recover` is an ordinary client of the HTTP API and knows
 //! nothing that another client could not know. Secrets are never taken from
 //! arguments, where other users of the machine could read them.
 

@@ -5,17 +5,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use gateway_events::app;
 use gateway_events::event::GatewayId;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::access::ClientOptions;
 use super::output::{answer, cell, elements, table, time};
+use super::serve::Settings;
 use super::time::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a gateway's key, or an access token; it is shown only now
     Create(Create),
+    /// Make an admin access token in the database itself, for when there is none to ask with
+    ///
+    /// Whoever may write the data directory may do so; the service need not be stopped.
+    Recover(Recover),
     /// List access tokens, or a gateway's keys, without their secrets
     List {
         /// Whose keys
@@ -48,6 +55,15 @@ pub(crate) struct Create {
     expires_in: Option<Duration>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    settings: Settings,
+    /// What the token is called in the list of access tokens
+    #[arg(long, default_value = "recovered")]
+    name: String,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Scope {
     Publish,
@@ -66,11 +82,10 @@ impl Scope {
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let api = client.api()?;
     match command {
         Command::Create(new) => {
             let (path, body) = new.request();
-            let made = api.post(&path, &body).await?;
+            let made = client.api()?.post(&path, &body).await?;
             answer(client.json, &made, |made| {
                 format!(
                     "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
@@ -82,12 +97,19 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 )
             })
         }
+        Command::Recover(Recover { settings, name }) => {
+            let token = app::recover_access(&settings.load(None, false)?, &name).await?;
+            let made = json!({"token": token.expose_secret(), "name": name});
+            answer(client.json, &made, |made| {
+                format!("{}\n\nKeep it now: it can't be shown again.", cell(&made["token"]))
+            })
+        }
         Command::List { gateway } => {
-            let listed = api.get(&path_of(gateway)).await?;
+            let listed = client.api()?.get(&path_of(gateway)).await?;
             answer(client.json, &listed, shown)
         }
         Command::Revoke { token, gateway } => {
-            let nothing = api.delete(&format!("{}/{token}", path_of(gateway))).await?;
+            let nothing = client.api()?.delete(&format!("{}/{token}", path_of(gateway))).await?;
             answer(client.json, &nothing, |_| format!("token {token} is revoked"))
         }
     }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, Event, EventId, EventType, GatewayId, NodeId, OrganisationKey, Sequence,
 };
-use crate::socket::memory::Peer;
+use crate::socket::memory::{Peer, Seen};
 use crate::socket::{self, Incoming};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{
@@ -36,6 +36,8 @@ async fn node(options: Options) -> Node {
         readers: 2,
         queue_events: 1000,
         min_free_bytes: 0,
+        ballast_bytes: 0,
+        ..sqlite::Options::default()
     };
     let store = SqliteStore::open(&database, NodeId::new(), wake.clone()).await.unwrap();
     store.node_heartbeat().await.unwrap();
@@ -65,7 +67,7 @@ impl Node {
             deployment_id: Some(event_id.to_owned()),
         };
         let publish =
-            Publish { organisation: self.organisation, events: vec![event], idempotency: None };
+            Publish { organisation: self.organisation, events: vec![Ok(event)], idempotency: None };
         let published = self.store.append(publish).await.unwrap();
         assert!(matches!(published, Published::Done(answers) if answers[0].is_ok()));
     }
@@ -177,6 +179,32 @@ async fn a_receipt_for_what_was_never_sent_confirms_nothing() {
     peer.end(Reason::ConnectionLost).await;
     node.settled().await;
     assert_eq!(node.gateway().await.confirmed, Sequence::ZERO);
+}
+
+#[tokio::test]
+async fn a_log_that_can_not_be_read_ends_no_connection() {
+    let node = node(Options {
+        window_events: 1,
+        heartbeat_interval: Duration::from_millis(20),
+        ..Options::default()
+    })
+    .await;
+    node.publish_all(1..=3).await;
+    let mut peer = node.connect().await;
+    receive(&mut peer, [1]).await;
+    // From now on nobody can read or write.
+    node.store.close().await;
+    peer.pong(Sequence(1)).await;
+    let mut pings = 0;
+    while pings < 20 {
+        match within(peer.next()).await {
+            Seen::Ping => pings += 1,
+            // It was read before.
+            Seen::Event(frame) => assert_eq!(frame.sequence, Sequence(2)),
+            Seen::Close(reason) => panic!("closed: {reason}"),
+        }
+    }
+    assert_eq!(node.dispatcher.live(), 1);
 }
 
 #[tokio::test]

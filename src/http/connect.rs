@@ -171,7 +171,7 @@ fn start(
     let max_write = app.event_bytes().saturating_add(WRITE_MARGIN);
     upgrade
         .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
+        .write_buffer_size(websocket::BURST_BYTES)
         .max_write_buffer_size(max_write)
         .max_message_size(MAX_INCOMING)
         .max_frame_size(MAX_INCOMING)

@@ -19,7 +19,7 @@ use super::problem::{Answer, Problem};
 use super::publish;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType};
-use crate::store::{Appended, Delivery, NewEvent, Publish, Published, Refusal};
+use crate::store::{Appended, Delivery, Judged, Publish, Published, Refusal};
 
 const MAX_BATCH: usize = 1000;
 
@@ -47,34 +47,27 @@ pub(super) async fn publish(
         Items::One(item) => (vec![item], true),
         Items::Many(items) => (items, false),
     };
-    let mut good: Vec<NewEvent> = Vec::with_capacity(items.len());
-    let mut outcomes: Vec<Option<Problem>> = Vec::with_capacity(items.len());
+    let mut events = Vec::with_capacity(items.len());
     for item in &items {
-        match publish::read(&app, organisation, item).await {
-            Ok(event) => {
-                good.push(event);
-                outcomes.push(None);
-            }
-            // Nothing is wrong with the event: the whole request has to be repeated.
-            Err(problem) if problem.status().is_server_error() => return Err(problem),
-            Err(problem) => outcomes.push(Some(problem)),
-        }
+        events.push(publish::judge(&app, organisation, item).await?);
     }
-    let answers = if good.is_empty() {
-        Vec::new()
-    } else {
-        let publish = Publish { organisation, events: good, idempotency };
-        match app.store.append(publish).await? {
-            Published::Done(answers) => answers,
-            Published::KeyReused => return Err(key_reused()),
-        }
+    let publish = Publish { organisation, events, idempotency };
+    let answers = match decide(&app, publish).await? {
+        Published::Done(answers) => answers,
+        Published::KeyReused => return Err(key_reused()),
     };
-    let mut answers = answers.into_iter();
-    let results = outcomes.into_iter().map(|refused| match refused {
-        Some(problem) => Err(problem),
-        None => answers.next().ok_or_else(Problem::internal)?.map_err(refusal),
-    });
-    answer(results.collect(), is_single)
+    answer(answers.into_iter().map(|answer| answer.map_err(refusal)).collect(), is_single)
+}
+
+/// Appends, or finds what a repeat was answered first. The store is asked about
+/// unfit events too, unless nothing of the request can be known to it.
+async fn decide(app: &App, publish: Publish) -> Answer<Published> {
+    let unknown = |item: &Judged| matches!(item, Err(unfit) if unfit.id.is_none());
+    if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
+        let unfit = publish.events.into_iter().filter_map(Result::err);
+        return Ok(Published::Done(unfit.map(|it| Err(Refusal::Unfit(it.problem))).collect()));
+    }
+    Ok(app.store.append(publish).await?)
 }
 
 /// An event as it is shown; its payload is not read, so that it stays as it is.
@@ -172,6 +165,9 @@ fn refusal(refusal: Refusal) -> Problem {
             "event_id_taken",
             format!("The id {id} belongs to an event with another content."),
         ),
+        Refusal::Unfit(problem) => {
+            serde_json::from_value(problem).unwrap_or_else(|_| Problem::internal())
+        }
     }
 }
 

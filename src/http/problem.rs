@@ -2,24 +2,26 @@
 //! `code` that programs may rely on and a text that tells people what to do.
 //! What is inside the service stays inside; it goes to the log.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::store::StoreError;
 
-/// A refusal.
-#[derive(Clone, Debug, Serialize)]
+/// A refusal. One that was kept as JSON can be read again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: Kind,
     status: u16,
-    code: &'static str,
-    title: &'static str,
+    code: Cow<'static, str>,
+    title: Cow<'static, str>,
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
     #[serde(flatten)]
     members: Option<Box<Map<String, Value>>>,
@@ -47,8 +49,15 @@ impl Challenge {
     }
 }
 
+/// The only kind: what it means is said by its status and code.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "about:blank")]
+    OfItsStatus,
+}
+
 /// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     /// Its path, such as `payload/apiId`.
     pub field: String,
@@ -63,10 +72,10 @@ impl Problem {
     /// A refusal with a status, a stable code and a text for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: "about:blank",
+            kind: Kind::OfItsStatus,
             status: status.as_u16(),
-            code,
-            title: status.canonical_reason().unwrap_or("Error"),
+            code: Cow::Borrowed(code),
+            title: Cow::Borrowed(status.canonical_reason().unwrap_or("Error")),
             detail: detail.into(),
             errors: Vec::new(),
             members: None,
@@ -137,8 +146,8 @@ impl Problem {
     }
 
     /// Its stable code.
-    pub const fn code(&self) -> &'static str {
-        self.code
+    pub fn code(&self) -> &str {
+        &self.code
     }
 
     /// As a part of a larger answer.
@@ -152,6 +161,13 @@ impl From<StoreError> for Problem {
         match &error {
             StoreError::Unavailable(_) => {
                 tracing::warn!(%error, "a request was refused");
+                Self::unavailable(
+                    "unavailable",
+                    "The service can't take this now; try again later.",
+                )
+            }
+            StoreError::Disk(_) => {
+                tracing::error!(%error, "a request was refused");
                 Self::unavailable(
                     "unavailable",
                     "The service can't take this now; try again later.",
@@ -212,9 +228,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_kept_refusal_reads_as_it_was_given() {
+        let ids = serde_json::json!(["one"]);
+        for problem in [
+            Problem::invalid("type", "is required"),
+            Problem::new(StatusCode::NOT_FOUND, "unknown_gateways", "Some.").with("ids", ids),
+        ] {
+            let kept = problem.to_value();
+            let read: Problem = serde_json::from_value(kept.clone()).unwrap();
+            assert_eq!(read.to_value(), kept);
+        }
+    }
+
+    #[test]
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::Conflict("taken".into()), 409, "conflict"),
@@ -222,7 +252,7 @@ mod tests {
             (StoreError::Corrupt("page 3".into()), 500, "internal"),
         ] {
             let problem = Problem::from(error);
-            assert_eq!((problem.status, problem.code), (status, code));
+            assert_eq!((problem.status, problem.code()), (status, code));
             assert!(!problem.detail.contains("page 3") && !problem.detail.contains("locked"));
             let response = problem.into_response();
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503);

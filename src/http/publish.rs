@@ -17,7 +17,7 @@ use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey};
 use crate::socket::frame;
-use crate::store::{Labels, NewEvent, Target};
+use crate::store::{Judged, Labels, NewEvent, Target, Unfit};
 
 const FIELDS: [&str; 9] = [
     "type",
@@ -105,12 +105,29 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads and checks one event.
-pub(super) async fn read(
+/// Reads and checks one event. An error is no judgement on the event, but means
+/// that the whole request has to be repeated.
+pub(super) async fn judge(
     app: &App,
     organisation: OrganisationKey,
     item: &RawValue,
-) -> Answer<NewEvent> {
+) -> Answer<Judged> {
+    match read(app, organisation, item).await {
+        Ok(event) => Ok(Ok(event)),
+        Err(problem) if problem.status().is_server_error() => Err(problem),
+        Err(problem) => {
+            let id = Fields::of(item).and_then(|fields| fields.get("id"));
+            let (id, problem) = (id.ok().flatten(), problem.to_value());
+            Ok(Err(Unfit { id, digest: digest(item), problem }))
+        }
+    }
+}
+
+fn digest(item: &RawValue) -> [u8; 32] {
+    Sha256::digest(item.get().as_bytes()).into()
+}
+
+async fn read(app: &App, organisation: OrganisationKey, item: &RawValue) -> Answer<NewEvent> {
     let fields = Fields::of(item)?;
     let event_type: EventType = fields.required("type")?;
     let payload: Box<RawValue> = fields.required("payload")?;
@@ -151,7 +168,7 @@ pub(super) async fn read(
         deployment_id: text("deploymentId"),
         event: Arc::new(event),
         target,
-        digest: Sha256::digest(item.get().as_bytes()).into(),
+        digest: digest(item),
     })
 }
 

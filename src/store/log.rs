@@ -41,10 +41,34 @@ pub struct NewEvent {
 pub struct Publish {
     /// The publisher's organisation.
     pub organisation: OrganisationKey,
-    /// Its events, in order.
-    pub events: Vec<NewEvent>,
+    /// Its items, in order: events to be appended, and those that are unfit
+    /// now. All are here, so that the kept answer of a key covers them all.
+    pub events: Vec<Judged>,
     /// The `Idempotency-Key` and the SHA-256 of the whole body.
     pub idempotency: Option<(String, [u8; 32])>,
+}
+
+impl Publish {
+    /// The events to be appended.
+    pub fn fit(&self) -> impl Iterator<Item = &NewEvent> {
+        self.events.iter().flatten()
+    }
+}
+
+/// One item of a request to publish, as the edge judged it.
+pub type Judged = std::result::Result<NewEvent, Unfit>;
+
+/// An item that can't be appended. What makes it unfit may be new (it has
+/// expired, its type has got a schema): a repeat of what was accepted before
+/// gets the first answer all the same.
+#[derive(Clone, Debug)]
+pub struct Unfit {
+    /// The event's id, if one could be read.
+    pub id: Option<EventId>,
+    /// SHA-256 of what the publisher sent.
+    pub digest: [u8; 32],
+    /// What the edge says about it, as JSON; the answer, unless it is a repeat.
+    pub problem: serde_json::Value,
 }
 
 /// What was appended for one event; also the stored answer of an `Idempotency-Key`.
@@ -74,12 +98,15 @@ pub enum Refusal {
     UnknownGateways(Vec<GatewayId>),
     /// The id belongs to an event with another content.
     IdTaken(EventId),
+    /// It was [`Unfit`]; what the edge said about it.
+    Unfit(serde_json::Value),
 }
 
 /// The answer to a [`Publish`], event by event.
 #[derive(Clone, Debug)]
 pub enum Published {
-    /// Done now, or (a repeated key) done before: the first answer.
+    /// Done now, or (a repeated key) done before: the first answer, item by
+    /// item. It is kept if anything was appended.
     Done(Vec<std::result::Result<Appended, Refusal>>),
     /// The `Idempotency-Key` was used with another body.
     KeyReused,

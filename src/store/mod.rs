@@ -19,11 +19,14 @@ pub use log::*;
 pub use principals::*;
 
 /// What a store answers when it can't do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, locked for too long, or its queue is full: try again later.
     #[error("the database can't take this now: {0}")]
     Unavailable(String),
+    /// The disk reads or writes no more as it should.
+    #[error("the database's disk fails: {0}")]
+    Disk(String),
     /// The commit failed: whether it happened is unknown; a retry with the same keys is safe.
     #[error(
         "the commit's outcome is unknown ({0}); retry with the same event id or Idempotency-Key"

@@ -12,8 +12,8 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Appended, Attempt, Gateway, Labels, NewConnection, NewEvent, Publish, Published, Range, Record,
-    Refusal, RetentionLimits, Store, Target,
+    Appended, Attempt, Gateway, Judged, Labels, NewConnection, NewEvent, Publish, Published, Range,
+    Record, Refusal, RetentionLimits, Store, Target, Unfit,
 };
 use serde_json::value::RawValue;
 
@@ -58,6 +58,14 @@ impl<'a> Corner<'a> {
     async fn publish_with(
         &self,
         events: Vec<NewEvent>,
+        idempotency: Option<(&str, [u8; 32])>,
+    ) -> Option<Vec<Result<Appended, Refusal>>> {
+        self.publish_judged(events.into_iter().map(Ok).collect(), idempotency).await
+    }
+
+    async fn publish_judged(
+        &self,
+        events: Vec<Judged>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
         let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
@@ -111,6 +119,11 @@ fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
         artifact_id: None,
         deployment_id: None,
     }
+}
+
+/// An event that the edge finds unfit, for the reason given.
+fn unfit(id: Option<&EventId>, why: &str) -> Judged {
+    Err(Unfit { id: id.cloned(), digest: [1; 32], problem: serde_json::json!({"detail": why}) })
 }
 
 fn connection(gateway: &Gateway) -> NewConnection {

@@ -13,8 +13,11 @@
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 
+mod access;
+mod bursts;
 mod conformance;
 mod crash;
+mod disk;
 mod fake;
 mod faults;
 mod journey;
@@ -22,11 +25,13 @@ mod ledger;
 mod line;
 mod operations;
 mod organisations;
+mod outages;
 mod paging;
 mod payloads;
 mod publish;
 mod questions;
 mod raw;
+mod repeats;
 mod scopes;
 mod simulator;
 mod store_sqlite;

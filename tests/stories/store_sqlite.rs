@@ -11,13 +11,18 @@ use gateway_events::wake::Wake;
 use crate::conformance;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
-    let options = Options {
+    SqliteStore::open(&options(directory), NodeId::new(), Wake::default()).await
+}
+
+fn options(directory: &Path) -> Options {
+    Options {
         path: directory.join("gateway-events.db"),
         readers: 2,
         queue_events: 10_000,
         min_free_bytes: 0,
-    };
-    SqliteStore::open(&options, NodeId::new(), Wake::default()).await
+        ballast_bytes: 0,
+        ..Options::default()
+    }
 }
 
 macro_rules! conforms {
@@ -38,6 +43,9 @@ conforms! {
     numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
     a_repeated_id_gets_the_first_answer_and_another_content_is_refused
     a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
+    a_repeated_key_gets_every_item_of_the_first_answer
+    a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
+    what_came_to_nothing_may_do_better_under_the_same_key
     an_unknown_gateway_refuses_its_event_alone
     labels_choose_gateways_and_a_deleted_one_gets_nothing
     payloads_keep_every_byte_and_pages_are_bounded
@@ -50,10 +58,12 @@ conforms! {
     an_end_or_a_report_that_comes_twice_is_on_record_once
     what_a_lost_node_had_sent_is_neither_failed_nor_delivered
     an_event_that_another_replica_confirmed_is_not_given_up
+    totals_count_each_outcome_once_through_repeats_redrive_and_retention
     what_nobody_was_there_for_is_recorded_once
     retention_keeps_what_is_not_confirmed
     retention_trims_what_is_confirmed_in_bounded_batches
     what_the_hard_limit_takes_is_recorded_as_lost
+    what_retention_took_fails_once_whoever_comes_back_for_it
 }
 
 #[tokio::test]
@@ -73,6 +83,35 @@ async fn opening_brings_the_schema_up_to_date() {
     assert!(!pending_migrations(&path).await.unwrap().is_empty());
     open(directory.path()).await.unwrap().close().await;
     assert!(pending_migrations(&path).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_log_that_a_reader_held_back_shrinks_when_it_is_gone() {
+    use sqlx::{ConnectOptions as _, Connection as _};
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { max_wal_bytes: 200_000, ..options(directory.path()) };
+    let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+    let mut reader =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(&options.path).connect().await.unwrap();
+    let mut moment = reader.begin().await.unwrap();
+    sqlx::query("select count(*) from events").execute(&mut *moment).await.unwrap();
+    let size = || directory.path().join("gateway-events.db-wal").metadata().unwrap().len();
+    while size() <= 400_000 {
+        conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref())
+            .await;
+    }
+    moment.rollback().await.unwrap();
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+    let shrunk = async {
+        while size() > options.max_wal_bytes {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, shrunk).await.expect("it shrinks in time");
+    // And nothing of it is lost.
+    conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref()).await;
+    reader.close().await.unwrap();
+    store.close().await;
 }
 
 #[cfg(unix)]

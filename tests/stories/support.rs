@@ -26,6 +26,8 @@ pub(crate) struct Service {
     process: Child,
     directory: TempDir,
     environment: Vec<(String, String)>,
+    /// What a shell does before it becomes the service.
+    prelude: String,
     pub(crate) port: u16,
     pub(crate) token: String,
 }
@@ -37,14 +39,33 @@ impl Service {
 
     /// Starts with settings such as `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), settings).await
+    }
+
+    /// Starts from a shell that has done something first, such as `ulimit -f 2048`.
+    pub(crate) async fn start_after(prelude: &str, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_there(directory, prelude.to_owned(), settings).await
+    }
+
+    /// Starts in a directory where no admin token has been made yet.
+    pub(crate) async fn start_in(directory: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::start_there(directory, ":".to_owned(), settings).await
+    }
+
+    async fn start_there(directory: TempDir, prelude: String, settings: &[(&str, &str)]) -> Self {
         let environment: Vec<_> = settings
             .iter()
             .map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned()))
             .collect();
-        let (process, port, token) = spawn(directory.path(), 0, &environment).await;
+        let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
         let token = token.expect("the first start prints the admin token");
-        Self { process, directory, environment, port, token }
+        Self { process, directory, environment, prelude, port, token }
+    }
+
+    /// Changes a setting for the next start.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.environment.push((format!("GATEWAY_EVENTS__{key}"), value.to_owned()));
     }
 
     /// SIGKILL, and nothing else: what is not on disk is gone.
@@ -54,9 +75,22 @@ impl Service {
 
     /// Starts again on the same data and the same port.
     pub(crate) async fn restart(&mut self) {
-        let (process, _, token) = spawn(self.directory.path(), self.port, &self.environment).await;
+        let (process, _, token) =
+            spawn(self.directory.path(), self.port, &self.environment, &self.prelude).await;
         assert!(token.is_none(), "the admin token is shown once only");
         self.process = process;
+    }
+
+    /// The same without what the shell did at the first start.
+    pub(crate) async fn restart_free(&mut self) {
+        ":".clone_into(&mut self.prelude);
+        self.restart().await;
+    }
+
+    /// Waits for the process to end by itself; returns the exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        ended.expect("it ends in time").expect("it ends").code()
     }
 
     /// SIGTERM; returns the exit code.
@@ -76,10 +110,8 @@ impl Service {
         self.process.id().expect("it runs")
     }
 
-    /// Waits for the end; returns the exit code.
-    pub(crate) async fn ended(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
-        ended.expect("it ends in time").expect("it ends").code()
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn database(&self) -> std::path::PathBuf {
@@ -95,7 +127,7 @@ impl Service {
         self.directory.path().join("certificate.pem")
     }
 
-    fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::CaFile(self.certificate())
     }
 
@@ -204,13 +236,16 @@ async fn spawn(
     directory: &Path,
     port: u16,
     environment: &[(String, String)],
+    prelude: &str,
 ) -> (Child, u16, Option<String>) {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(directory.join("service.log"))
         .expect("a log");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+    let mut process = Command::new("sh")
+        .args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_gateway-events"))
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
         .arg(directory)
         .envs(environment.iter().map(|(key, value)| (key, value)))

@@ -1,17 +1,18 @@
 //! A group commit: what had gathered, as one transaction. A command that
 //! spoils it takes nobody with it: then each has a transaction of its own.
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::append::{self, Grown};
 use super::connections::open_connection;
+use super::desk::{self, Desk, Failure};
 use super::record::record;
 use super::writer::{Answer, Command};
 use crate::clock::Timestamp;
 use crate::event::{NodeId, Reason};
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
-use crate::wake::{Hint, Wake};
+use crate::wake::Hint;
 
 /// Commands that share a transaction.
 #[derive(Default)]
@@ -24,29 +25,11 @@ pub(super) struct Batch {
 }
 
 /// What a transaction did, in the order of its commands.
+#[derive(Default)]
 struct Done {
     published: Vec<Published>,
     opened: Vec<Result<Opened>>,
     grown: Vec<Grown>,
-}
-
-enum Failure {
-    /// A statement failed, and nothing was done.
-    Undone(StoreError),
-    /// The commit failed, and what was done is unknown.
-    Unknown(String),
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Undone(error)
-    }
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Undone(error.into())
-    }
 }
 
 impl Batch {
@@ -56,7 +39,7 @@ impl Batch {
         match command {
             Command::Append(publish, answer, permit) => {
                 self.items += publish.events.len().max(1);
-                let payloads = publish.events.iter().map(|new| new.event.payload.get().len());
+                let payloads = publish.fit().map(|new| new.event.payload.get().len());
                 self.bytes += payloads.sum::<usize>();
                 self.appends.push((publish, answer, permit));
             }
@@ -108,90 +91,84 @@ impl Batch {
     }
 
     /// Answers everyone with an error.
-    fn fail(self, mut error: impl FnMut() -> StoreError) {
+    fn fail(self, error: &StoreError) {
         for (_, answer, _) in self.appends {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
         for (_, answer) in self.records {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
         for (_, answer) in self.opens {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
     }
 }
 
-/// Commits a batch and answers everyone in it. An error says that a commit
+/// Commits a batch and answers everyone in it. An error says that a write
 /// failed, after which nothing may be written any more.
-pub(super) async fn commit(
-    connection: &mut SqliteConnection,
-    node: NodeId,
-    wake: &Wake,
-    batch: Batch,
-) -> std::result::Result<(), String> {
-    let error = match attempt(connection, node, &batch).await {
-        Ok(done) => return tell(connection, node, wake, batch, done).await,
-        Err(Failure::Unknown(reason)) => {
-            batch.fail(|| StoreError::Unknown(reason.clone()));
-            return Err(reason);
-        }
-        Err(Failure::Undone(error)) => error,
+pub(super) async fn commit(desk: &mut Desk, mut batch: Batch) -> std::result::Result<(), String> {
+    let mut done = attempt(desk, &batch).await;
+    if let Err(Failure::UndoneInDoubt(StoreError::StorageFull)) = done {
+        // The ballast's room is for what can't be refused.
+        batch.refuse_appends();
+        done = attempt(desk, &batch).await;
+    }
+    let failure = match done {
+        Ok(done) => return tell(desk, batch, done).await,
+        Err(failure) => failure,
     };
-    if batch.commands() <= 1 {
-        let text = error.to_string();
-        let mut error = Some(error);
-        batch.fail(|| error.take().unwrap_or_else(|| StoreError::Unavailable(text.clone())));
-        return Ok(());
+    let takes_others_with_it = matches!(failure, Failure::Undone(_)) && batch.commands() > 1;
+    let (error, going_on) = failure.told();
+    if !takes_others_with_it {
+        batch.fail(&error);
+        return going_on;
     }
     tracing::warn!(%error, "a group commit was undone; each command is tried by itself");
     let mut apart = batch.apart().into_iter();
     while let Some(single) = apart.next() {
         // Boxed because it ends here again, once, for a single command.
-        if let Err(reason) = Box::pin(commit(connection, node, wake, single)).await {
-            apart.for_each(|rest| rest.fail(|| StoreError::Unavailable(reason.clone())));
+        if let Err(reason) = Box::pin(commit(desk, single)).await {
+            apart.for_each(|rest| rest.fail(&StoreError::Unavailable(reason.clone())));
             return Err(reason);
         }
     }
     Ok(())
 }
 
-async fn attempt(
-    connection: &mut SqliteConnection,
-    node: NodeId,
-    batch: &Batch,
-) -> std::result::Result<Done, Failure> {
+async fn attempt(desk: &mut Desk, batch: &Batch) -> std::result::Result<Done, Failure> {
+    if batch.commands() == 0 {
+        return Ok(Done::default());
+    }
+    let node = desk.node;
+    let mut transaction = desk.begin().await?;
+    let done = write(&mut transaction, node, batch).await;
+    let ended = desk::end(transaction, done).await;
+    desk.conclude(ended).await
+}
+
+async fn write(connection: &mut SqliteConnection, node: NodeId, batch: &Batch) -> Result<Done> {
     let now = Timestamp::now();
-    let mut transaction = connection.begin_with("begin immediate").await?;
     let publishes: Vec<&Publish> = batch.appends.iter().map(|(publish, ..)| publish).collect();
-    let appended = append::append(&mut transaction, now, &publishes).await?;
+    let appended = append::append(connection, now, &publishes).await?;
     // Before the openings, so that a position which is left behind now can be
     // taken over at once.
     let records = batch.records.iter().flat_map(|(records, _)| records);
-    record(&mut transaction, node, records).await?;
+    record(connection, node, records).await?;
     let mut opened = Vec::with_capacity(batch.opens.len());
     for (new, _) in &batch.opens {
-        opened.push(match open_connection(&mut transaction, now, node, new).await {
+        opened.push(match open_connection(connection, now, node, new).await {
             // Found out before anything was written.
             Err(error @ StoreError::NotFound(_)) => Err(error),
             other => Ok(other?),
         });
     }
-    match transaction.commit().await {
-        Ok(()) => Ok(Done { published: appended.answers, opened, grown: appended.grown }),
-        Err(error) => Err(Failure::Unknown(error.to_string())),
-    }
+    Ok(Done { published: appended.answers, opened, grown: appended.grown })
 }
 
 /// Wakes and answers everyone after the commit.
-async fn tell(
-    connection: &mut SqliteConnection,
-    node: NodeId,
-    wake: &Wake,
-    batch: Batch,
-    done: Done,
-) -> std::result::Result<(), String> {
+async fn tell(desk: &mut Desk, batch: Batch, done: Done) -> std::result::Result<(), String> {
     for grown in done.grown {
-        wake.appended(grown.gateway, Hint { head: grown.head, rows: grown.rows.into() });
+        desk.wake.appended(grown.gateway, Hint { head: grown.head, rows: grown.rows.into() });
     }
     for ((_, answer, _), published) in batch.appends.into_iter().zip(done.published) {
         let _ = answer.send(Ok(published));
@@ -199,7 +176,7 @@ async fn tell(
     for (records, answer) in batch.records {
         for record in &records {
             if let Record::Closed { gateway, .. } = record {
-                wake.unserved(*gateway);
+                desk.wake.unserved(*gateway);
             }
         }
         let _ = answer.send(Ok(()));
@@ -212,7 +189,7 @@ async fn tell(
         }
     }
     if abandoned.items > 0 {
-        return Box::pin(commit(connection, node, wake, abandoned)).await;
+        return Box::pin(commit(desk, abandoned)).await;
     }
     Ok(())
 }

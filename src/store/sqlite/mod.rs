@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sqlx::{Sqlite, SqlitePool, Transaction};
@@ -18,6 +19,8 @@ mod batch;
 mod closing;
 mod connections;
 mod deliveries;
+mod desk;
+mod disk;
 mod event_types;
 mod gateways;
 mod history;
@@ -27,6 +30,7 @@ mod open;
 mod options;
 mod positions;
 mod record;
+mod recovery;
 mod redrive;
 mod repeats;
 mod retention;
@@ -41,6 +45,13 @@ mod writer;
 pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
+pub use recovery::add_admin_token;
+
+/// The longest that a moment of the file may be read: while it is, the
+/// write-ahead log grows. Whoever asked has given up by then.
+const LONGEST_READ: Duration = Duration::from_secs(25);
+/// Steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 10_000;
 
 /// The log and the ledger in a SQLite file.
 #[derive(Debug)]
@@ -59,10 +70,14 @@ impl SqliteStore {
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let lock = open::lock(&options.path)?;
         open::create(&options.path)?;
+        let disk = disk::Disk::of(options);
         let mut connection = open::connect(&options.path).await?;
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
-        let writer = writer::Writer::start(connection, options, node, wake.clone());
+        let writer = writer::Writer::start(
+            desk::Desk::new(connection, options, disk, node, wake.clone()),
+            options.queue_events,
+        );
         let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
@@ -80,27 +95,45 @@ impl SqliteStore {
 
     /// A moment of the file, to read from. It ends when it is dropped.
     async fn reading(&self) -> super::Result<Transaction<'static, Sqlite>> {
-        Ok(self.readers.begin().await?)
+        self.reading_until(Instant::now() + LONGEST_READ).await
     }
+
+    /// The same with another deadline, at which its statement is interrupted.
+    async fn reading_until(
+        &self,
+        deadline: Instant,
+    ) -> super::Result<Transaction<'static, Sqlite>> {
+        let mut moment = self.readers.begin().await?;
+        let mut handle = moment.lock_handle().await?;
+        handle.set_progress_handler(STEPS, move || Instant::now() < deadline);
+        drop(handle);
+        Ok(moment)
+    }
+}
+
+/// The primary result code (sqlite3.h) of what SQLite says.
+fn code_of(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?.parse::<i32>().ok()?;
+    Some(code & 0xFF)
 }
 
 /// What SQLite says, as the callers need it.
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        /// Primary result codes (sqlite3.h).
+        /// Primary result codes (sqlite3.h). Locked, busy, read-only and the
+        /// like may pass, and are not listed.
+        const IO: i32 = 10;
         const CORRUPT: i32 = 11;
         const FULL: i32 = 13;
         const NOT_A_DATABASE: i32 = 26;
         let text = error.to_string();
         match &error {
-            sqlx::Error::Database(database) => {
-                let code = database.code().and_then(|code| code.parse::<i32>().ok());
-                match code.map(|code| code & 0xFF) {
-                    Some(FULL) => Self::StorageFull,
-                    Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt(text),
-                    _ => Self::Unavailable(text),
-                }
-            }
+            sqlx::Error::Database(_) => match code_of(&error) {
+                Some(IO) => Self::Disk(text),
+                Some(FULL) => Self::StorageFull,
+                Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt(text),
+                _ => Self::Unavailable(text),
+            },
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
             | sqlx::Error::ColumnNotFound(_)
@@ -118,4 +151,29 @@ fn json<T: Serialize + ?Sized>(rows: &T) -> super::Result<String> {
 
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store as _;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_too_long_is_interrupted_and_the_next_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let options = Options { path, readers: 1, ballast_bytes: 0, ..Options::default() };
+        let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let mut moment = store.reading_until(soon).await.unwrap();
+        let endless =
+            "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n";
+        let reading = sqlx::query_scalar::<_, i64>(endless).fetch_one(&mut *moment);
+        let reading = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        let error = StoreError::from(reading.expect("it is interrupted").unwrap_err());
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        drop(moment);
+        store.organisation("default").await.unwrap();
+        store.close().await;
+    }
 }

@@ -56,6 +56,11 @@ pub enum OpenError {
         "the database has migration {0}, which this version does not know; run the version that made it, or a newer one"
     )]
     Newer(i64),
+    /// It lacks migrations, or is not there at all.
+    #[error(
+        "{0} is no database of this version; run `gateway-events migrate`, or start the service once"
+    )]
+    Behind(PathBuf),
     /// An applied migration differs from ours.
     #[error(
         "migration {0} was applied with another text than this version's; the schema can't be trusted"
@@ -172,7 +177,7 @@ fn create_directory(directory: &Path) -> io::Result<()> {
     builder.create(directory)
 }
 
-fn private(path: &Path) -> io::Result<File> {
+pub(super) fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

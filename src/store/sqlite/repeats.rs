@@ -8,14 +8,45 @@ use sqlx::SqliteConnection;
 use super::gateways::parsed;
 use super::json;
 use crate::clock::Timestamp;
-use crate::event::{OrganisationKey, Sequence};
-use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
+use crate::event::{EventId, OrganisationKey, Sequence};
+use crate::store::{
+    Appended, AppendedDelivery, Judged, Publish, Published, Refusal, Result, StoreError,
+};
 
 /// What an event or a key is called across organisations.
 pub(super) type Identity = (OrganisationKey, String);
 
 /// Answers by key, each with the digest of the request it belongs to.
 pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
+
+/// An item's id, if it has one that can be read, and the digest of its text.
+pub(super) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
+    match item {
+        Ok(new) => Some((&new.event.id, &new.digest)),
+        Err(unfit) => unfit.id.as_ref().map(|id| (id, &unfit.digest)),
+    }
+}
+
+/// A kept answer, item by item. Rows of earlier versions have none for items
+/// that were unfit at that time; where these can't be told from the others any
+/// more, no answer is better than another item's.
+pub(super) fn in_place(
+    kept: &[std::result::Result<Appended, Refusal>],
+    publish: &Publish,
+) -> Published {
+    if kept.len() == publish.events.len() {
+        return Published::Done(kept.to_vec());
+    }
+    if kept.len() != publish.fit().count() {
+        return Published::KeyReused;
+    }
+    let mut kept = kept.iter().cloned();
+    let answers = publish.events.iter().filter_map(|item| match item {
+        Ok(_) => kept.next(),
+        Err(unfit) => Some(Err(Refusal::Unfit(unfit.problem.clone()))),
+    });
+    Published::Done(answers.collect())
+}
 
 /// Answers that were given before for the requests' keys.
 pub(super) async fn kept_answers(
@@ -58,9 +89,12 @@ pub(super) async fn known_events(
     let ids: Vec<_> = publishes
         .iter()
         .flat_map(|publish| {
-            publish.events.iter().map(|new| (publish.organisation.0, &new.event.id))
+            publish.events.iter().filter_map(|item| Some((publish.organisation.0, named(item)?.0)))
         })
         .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let ids = json(&ids)?;
     let rows = sqlx::query!(
         r#"
@@ -104,7 +138,10 @@ pub(super) async fn keep_answers(
 ) -> Result<()> {
     let mut rows = Vec::new();
     for (publish, answer) in publishes.iter().zip(answers) {
-        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer) {
+        // What came to nothing needs no memory: a repeat may do better.
+        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer)
+            && results.iter().any(std::result::Result::is_ok)
+        {
             rows.push((publish.organisation.0, key, hex(digest), json(results)?));
         }
     }

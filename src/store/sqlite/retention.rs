@@ -225,8 +225,9 @@ async fn forget_events(
     Ok(done.rows_affected())
 }
 
-/// Old attempts, and dead letters whose deliveries are gone from the log: as
-/// long as these are there, their dead letters say that they were not delivered.
+/// Old attempts, and dead letters whose deliveries are gone from the log and
+/// behind every position: until then they say that these were not delivered,
+/// and keep a connection that comes late from recording them as lost again.
 async fn forget_attempts(
     connection: &mut SqliteConnection,
     before: Timestamp,
@@ -250,6 +251,11 @@ async fn forget_attempts(
             select d.gateway, d.first_sequence
             from dead_letters d left join streams s using (gateway)
             where d.dead_at < $1 and d.last_sequence <= coalesce(s.floor, d.last_sequence)
+                and d.last_sequence <= coalesce(
+                    (select min(u.received) from cursors u where u.gateway = d.gateway),
+                    (select d.last_sequence from gateways g where g.gateway = d.gateway and g.deleted_at is not null),
+                    0
+                )
             limit $2
         )
         "#,

@@ -59,7 +59,7 @@ pub(super) async fn resolve(
     let mut ids = BTreeSet::new();
     let mut labels = HashSet::new();
     for publish in publishes {
-        for new in &publish.events {
+        for new in publish.fit() {
             match &new.target {
                 Target::Gateways(named) => ids.extend(named.iter().copied()),
                 Target::All => _ = labels.insert((publish.organisation, Labels::new())),

@@ -66,6 +66,9 @@ impl Store for SqliteStore {
         if !self.writer.is_running() {
             return Err(StoreError::Unavailable("the database is closed".to_owned()));
         }
+        if let Some(reason) = self.writer.trouble() {
+            return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
+        }
         let mut moment = self.reading().await?;
         sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
         Ok(())

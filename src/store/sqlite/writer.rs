@@ -3,17 +3,17 @@
 //! a lone caller waits for nobody; there is no timer. Nobody who stops waiting
 //! takes anything back: what was queued is done.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
-use super::{batch, open};
-use crate::event::NodeId;
+use super::batch;
+use super::desk::Desk;
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
-use crate::wake::Wake;
 
 /// Commands that may wait. Callers other than publishers wait for room in it,
 /// since each lane and each request has only one at a time.
@@ -21,6 +21,9 @@ const QUEUE_COMMANDS: usize = 1024;
 /// Bounds of one transaction, so that the first in it need not wait for long.
 const BATCH_ITEMS: usize = 2048;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often the disk and the write-ahead log are looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Where a command's outcome goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
@@ -39,15 +42,10 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A transaction of its own, and what is said after it.
+/// A transaction of its own, and what is said after it. An error says that
+/// nothing may be written any more.
 pub(super) type Job =
-    Box<dyn for<'c> FnOnce(Result<&'c mut SqliteConnection>) -> BoxFuture<'c, Outcome> + Send>;
-
-/// How a [`Job`] ended before its commit.
-pub(super) struct Outcome {
-    keep: bool,
-    finish: Box<dyn FnOnce(Result<()>) + Send>,
-}
+    Box<dyn for<'d> FnOnce(&'d mut Desk) -> BoxFuture<'d, std::result::Result<(), String>> + Send>;
 
 /// The callers' end.
 #[derive(Debug)]
@@ -56,34 +54,34 @@ pub(super) struct Writer {
     room: Arc<Semaphore>,
     queue_events: usize,
     failure: watch::Receiver<Option<String>>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 impl Writer {
     /// Starts the task.
-    pub(super) fn start(
-        connection: SqliteConnection,
-        options: &super::Options,
-        node: NodeId,
-        wake: Wake,
-    ) -> Self {
+    pub(super) fn start(desk: Desk, queue_events: usize) -> Self {
         let (commands, waiting) = mpsc::channel(QUEUE_COMMANDS);
         let (failed, failure) = watch::channel(None);
-        let queue_events = options.queue_events.clamp(1, Semaphore::MAX_PERMITS);
-        let task = Task {
-            connection,
-            path: options.path.clone(),
-            min_free_bytes: options.min_free_bytes,
-            node,
-            wake,
-            failed,
-        };
-        tokio::spawn(task.run(waiting));
-        Self { commands, room: Arc::new(Semaphore::new(queue_events)), queue_events, failure }
+        let queue_events = queue_events.clamp(1, Semaphore::MAX_PERMITS);
+        let trouble = desk.trouble();
+        let task = tokio::spawn(run(desk, waiting, failed.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = task.await {
+                failed.send_replace(Some(format!("the writer broke down: {error}")));
+            }
+        });
+        let room = Arc::new(Semaphore::new(queue_events));
+        Self { commands, room, queue_events, failure, trouble }
     }
 
     /// Why the task gave up, if it did.
     pub(super) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.failure.clone()
+    }
+
+    /// Why nothing can be written now, if the last try has shown that.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// Whether the task still runs.
@@ -177,22 +175,21 @@ where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     A: FnOnce(&T) + Send + 'static,
 {
-    Box::new(move |connection| {
+    Box::new(move |desk| {
         Box::pin(async move {
-            let done = match connection {
-                Ok(connection) => work(connection).await,
-                Err(error) => Err(error),
-            };
-            let keep = done.is_ok();
-            let finish = Box::new(move |committed: Result<()>| {
-                let done = done.and_then(|value| committed.map(|()| value));
-                if let Ok(value) = &done {
-                    then(value);
+            let (done, going_on) = match desk.transact(work).await {
+                Ok(value) => {
+                    then(&value);
+                    (Ok(value), Ok(()))
                 }
-                // Nobody waiting is no error: the work is done.
-                let _ = answer.send(done);
-            });
-            Outcome { keep, finish }
+                Err(failure) => {
+                    let (error, going_on) = failure.told();
+                    (Err(error), going_on)
+                }
+            };
+            // Nobody waiting is no error: the work is done.
+            let _ = answer.send(done);
+            going_on
         })
     })
 }
@@ -205,92 +202,55 @@ async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
     answered.await.unwrap_or_else(|_| Err(stopped()))
 }
 
-struct Task {
-    connection: SqliteConnection,
-    path: PathBuf,
-    min_free_bytes: u64,
-    node: NodeId,
-    wake: Wake,
+async fn run(
+    mut desk: Desk,
+    mut waiting: mpsc::Receiver<Command>,
     failed: watch::Sender<Option<String>>,
-}
-
-impl Task {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
-        let mut next = None;
-        loop {
-            let command = match next.take() {
-                Some(command) => Some(command),
-                None => waiting.recv().await,
-            };
-            let going_on = match command {
-                None | Some(Command::Stop) => break,
-                Some(Command::Other(job)) => self.alone(job).await,
-                Some(command) => {
-                    let mut gathered = batch::Batch::default();
-                    gathered.add(command);
-                    while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
-                        match waiting.try_recv() {
-                            Ok(command @ (Command::Other(_) | Command::Stop)) => {
-                                next = Some(command);
-                                break;
-                            }
-                            Ok(command) => gathered.add(command),
-                            Err(_) => break,
-                        }
-                    }
-                    self.together(gathered).await
+) {
+    let mut next = None;
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if next.is_none() {
+            next = tokio::select! {
+                biased;
+                _ = upkeep.tick() => {
+                    desk.upkeep().await;
+                    continue;
                 }
+                command = waiting.recv() => command,
             };
-            if let Err(reason) = going_on {
-                tracing::error!(reason, "a commit failed: nothing more is written");
-                self.failed.send_replace(Some(reason));
-                break;
-            }
         }
-        // Whoever still waits hears that the writer has stopped when the queue
-        // is dropped. The order matters: a caller of `stop` must find the file closed.
-        if let Err(error) = self.connection.close().await {
-            tracing::warn!(%error, "the database's writer did not close in good order");
-        }
-        drop(waiting);
-    }
-
-    async fn together(&mut self, mut gathered: batch::Batch) -> std::result::Result<(), String> {
-        if self.storage_is_full() {
-            gathered.refuse_appends();
-        }
-        batch::commit(&mut self.connection, self.node, &self.wake, gathered).await
-    }
-
-    async fn alone(&mut self, job: Job) -> std::result::Result<(), String> {
-        let mut transaction = match self.connection.begin_with("begin immediate").await {
-            Ok(transaction) => transaction,
-            Err(error) => {
-                (job(Err(error.into())).await.finish)(Ok(()));
-                return Ok(());
+        let going_on = match next.take() {
+            None | Some(Command::Stop) => break,
+            Some(Command::Other(job)) => job(&mut desk).await,
+            Some(command) => {
+                let mut gathered = batch::Batch::default();
+                gathered.add(command);
+                while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
+                    match waiting.try_recv() {
+                        Ok(command @ (Command::Other(_) | Command::Stop)) => {
+                            next = Some(command);
+                            break;
+                        }
+                        Ok(command) => gathered.add(command),
+                        Err(_) => break,
+                    }
+                }
+                if desk.disk.is_nearly_full() {
+                    gathered.refuse_appends();
+                }
+                batch::commit(&mut desk, gathered).await
             }
         };
-        let outcome = job(Ok(&mut *transaction)).await;
-        if !outcome.keep {
-            if let Err(error) = transaction.rollback().await {
-                tracing::warn!(%error, "a transaction could not be undone at once");
-            }
-            (outcome.finish)(Ok(()));
-            return Ok(());
-        }
-        match transaction.commit().await {
-            Ok(()) => {
-                (outcome.finish)(Ok(()));
-                Ok(())
-            }
-            Err(error) => {
-                (outcome.finish)(Err(StoreError::Unknown(error.to_string())));
-                Err(error.to_string())
-            }
+        if let Err(reason) = going_on {
+            tracing::error!(reason, "a write failed: nothing more is written");
+            failed.send_replace(Some(reason));
+            break;
         }
     }
-
-    fn storage_is_full(&self) -> bool {
-        open::free_bytes(&self.path).is_some_and(|free| free < self.min_free_bytes)
-    }
+    // Whoever still waits hears that the writer has stopped when the queue
+    // is dropped. The order matters: a caller of `stop` must find the file closed.
+    desk.close().await;
+    drop(waiting);
 }

@@ -1,8 +1,10 @@
 //! The sweep and retention.
 
+use std::time::Duration;
+
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::{Record, RetentionLimits, Store};
+use gateway_events::event::{ConnectionId, Reason, Sequence};
+use gateway_events::store::{Gateway, Record, RetentionLimits, Store};
 
 use super::{Corner, closed, confirmed, keep_all, range};
 
@@ -78,4 +80,40 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
     assert_eq!(corner.again(&gateway).await.floor, Sequence(1200));
     let next = store.read(gateway.key, Sequence(1200), 1, usize::MAX).await.unwrap();
     assert_eq!(next.rows[0].sequence, Sequence(1201));
+}
+
+pub(crate) async fn what_retention_took_fails_once_whoever_comes_back_for_it(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 10).await;
+    let (late, _, _) = corner.open(&gateway).await;
+    let (later, _, _) = corner.open(&gateway).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let limits = RetentionLimits { hard_max_events: 4, ..keep_all() };
+    assert_eq!(store.trim(&limits).await.unwrap().lost, 6);
+    let forget = RetentionLimits { max_age: Duration::ZERO, ..keep_all() };
+    for id in [late, later] {
+        // However old the dead letters are: whoever has yet to pass them must know them.
+        store.trim(&forget).await.unwrap();
+        corner.record(vec![lost(&gateway, id, 1, 6)]).await;
+        let after = store.totals(corner.organisation).await.unwrap();
+        assert_eq!(after.failed_attempts - before.failed_attempts, 6);
+        assert_eq!(after.confirmed, before.confirmed, "nobody has received them");
+        assert_eq!(after.dead_letters - before.dead_letters, 6);
+        assert_eq!(corner.again(&gateway).await.confirmed, Sequence(6));
+    }
+    store.trim(&forget).await.unwrap();
+    let after = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(after.dead_letters, before.dead_letters);
+}
+
+fn lost(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> Record {
+    Record::Skipped {
+        gateway: gateway.key,
+        connection,
+        range: range(first, last),
+        reason: Reason::Retention,
+        advance_to: Some(Sequence(last)),
+        at: Timestamp::now(),
+    }
 }

@@ -13,7 +13,8 @@ pub(super) async fn check(
     attempts(connection, problems).await?;
     confirmed(connection, problems).await?;
     dead_letters(connection, problems).await?;
-    totals(connection, problems).await
+    totals(connection, problems).await?;
+    confirmed_totals(connection, problems).await
 }
 
 async fn attempts(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
@@ -151,5 +152,43 @@ async fn totals(connection: &mut SqliteConnection, problems: &mut Vec<String>) -
             ));
         }
     }
+    Ok(())
+}
+
+/// A gateway's position counts what was confirmed and, as dead letters, what
+/// was not. Retention forgets dead letters, but none above a log's floor.
+async fn confirmed_totals(
+    connection: &mut SqliteConnection,
+    problems: &mut Vec<String>,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"
+        with counted as materialized (
+            select g.name, s.confirmed_total as total, coalesce(own.received, 0) as position,
+                s.floor, coalesce((
+                    select sum(min(d.last_sequence, own.received) - d.first_sequence + 1)
+                    from dead_letters d
+                    where d.gateway = s.gateway and d.first_sequence <= own.received
+                ), 0) as dead
+            from streams s join gateways g using (gateway)
+            left join cursors own on own.gateway = s.gateway and own.instance = ''
+            where g.deleted_at is null
+        )
+        select name as "name!: String", total as "total!: i64", position as "position!: i64",
+            dead as "dead!: i64"
+        from counted
+        where total > position - dead or total < position - dead - min(floor, position)
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: its total of confirmed deliveries is {}, but its position is {} with {} dead letters",
+            row.name, row.total, row.position, row.dead
+        )
+    }));
     Ok(())
 }

@@ -17,6 +17,7 @@ async fn sound() -> (Database, i64) {
     database.cursor(gateway, 4).await;
     database.dead(gateway, 4, 4).await;
     database.trim(gateway, 1).await;
+    database.run("update streams set confirmed_total = 3 where gateway = $1", &[gateway]).await;
     (database, gateway)
 }
 
@@ -76,6 +77,14 @@ async fn each_kind_of_damage_is_told_with_its_gateway() {
         (
             "update streams set last_failure_at = null where gateway = $1",
             "no last failure is noted",
+        ),
+        (
+            "update streams set confirmed_total = 4 where gateway = $1",
+            "confirmed deliveries is 4, but its position is 4 with 1 dead letters",
+        ),
+        (
+            "update streams set confirmed_total = 1 where gateway = $1",
+            "confirmed deliveries is 1, but its position is 4 with 1 dead letters",
         ),
         ("delete from streams where gateway = $1", "has no log"),
     ] {
