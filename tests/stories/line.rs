@@ -22,8 +22,6 @@ pub(crate) enum Fault {
     /// No segment arrives any more, in either direction, and none is
     /// acknowledged: the cable is cut.
     BlackHole,
-    /// Nothing is read any more, so that the sender's window closes.
-    StopsReading,
     /// Both ends are reset.
     Reset,
 }
@@ -79,7 +77,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch
     loop {
         let now = *fault.borrow_and_update();
         match now {
-            Fault::None | Fault::Swallows | Fault::StopsReading => {}
+            Fault::None | Fault::Swallows => {}
             Fault::BlackHole => deafen(from.as_ref()),
             Fault::Reset => {
                 let reset = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO));

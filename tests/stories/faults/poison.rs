@@ -120,6 +120,7 @@ async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_un
     gateway.pong("").await;
     let close = gateway.next_of(CLOSE).await.expect("a close frame");
     assert_eq!(close.code(), 1011);
+    drop(gateway);
     let path = format!("/gateways/{id}/connections");
     let past = service.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
     assert_eq!(past["list"][0]["closeReason"], "confirmation_timeout", "{past:#}");
