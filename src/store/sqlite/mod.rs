@@ -176,4 +176,32 @@ mod tests {
         store.organisation("default").await.unwrap();
         store.close().await;
     }
+
+    #[tokio::test]
+    async fn read_only_and_locked_may_pass_and_a_file_that_is_no_database_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        open::create(&path).unwrap();
+        let mut holder = open::connect(&path).await.unwrap();
+        sqlx::query("create table t (n)").execute(&mut holder).await.unwrap();
+        let mut reader = open::connect_read_only(&path).await.unwrap();
+        let write = "insert into t values (1)";
+        let refused = sqlx::query(write).execute(&mut reader).await.unwrap_err();
+        assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)), "read-only");
+        let mut other = open::connect(&path).await.unwrap();
+        sqlx::query("pragma busy_timeout = 0").execute(&mut other).await.unwrap();
+        sqlx::query("begin immediate").execute(&mut holder).await.unwrap();
+        let refused = sqlx::query(write).execute(&mut other).await.unwrap_err();
+        assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)), "locked");
+        let text = directory.path().join("text.db");
+        std::fs::write(
+            &text,
+            "no database at all, although it is long enough to be one".repeat(50),
+        )
+        .unwrap();
+        let Err(OpenError::Database(refused)) = open::connect(&text).await else {
+            panic!("it was opened")
+        };
+        assert!(matches!(StoreError::from(refused), StoreError::Corrupt(_)), "no database");
+    }
 }
