@@ -19,11 +19,13 @@ use serde_json::value::RawValue;
 
 mod append;
 mod housekeeping;
+mod inbox;
 mod outcomes;
 mod positions;
 
 pub(crate) use append::*;
 pub(crate) use housekeeping::*;
+pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 

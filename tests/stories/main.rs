@@ -16,5 +16,6 @@ mod conformance;
 mod crash;
 mod journey;
 mod ledger;
+mod outsider;
 mod store_sqlite;
 mod support;

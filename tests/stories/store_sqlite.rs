@@ -9,6 +9,7 @@ use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_mig
 use gateway_events::wake::Wake;
 
 use crate::conformance;
+use crate::outsider::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
     let options = Options {
@@ -54,6 +55,31 @@ conforms! {
     retention_keeps_what_is_not_confirmed
     retention_trims_what_is_confirmed_in_bounded_batches
     what_the_hard_limit_takes_is_recorded_as_lost
+}
+
+macro_rules! conforms_beside_another_program {
+    ($($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let directory = tempfile::tempdir().unwrap();
+                let store = open(directory.path()).await.unwrap();
+                let program = Program::start(&directory.path().join("gateway-events.db")).await;
+                conformance::$story(store.as_ref(), &program).await;
+                store.close().await;
+            }
+        )*
+    };
+}
+
+conforms_beside_another_program! {
+    rows_are_moved_in_the_order_of_their_insertion
+    a_row_that_was_moved_already_is_not_moved_again
+    a_rejected_row_holds_up_nobody
+    a_repeat_is_dropped_and_becomes_no_second_event
+    a_rejected_row_can_be_put_back_once
+    pages_of_the_inbox_are_bounded
+    a_commit_of_another_program_is_noticed
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod deliveries;
 mod event_types;
 mod gateways;
 mod history;
+mod inbox;
 mod ledger;
 mod migrations;
 mod open;
@@ -49,6 +50,7 @@ pub struct SqliteStore {
     wake: Wake,
     readers: SqlitePool,
     writer: writer::Writer,
+    inbox: inbox::Inbox,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
 }
@@ -63,7 +65,8 @@ impl SqliteStore {
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
         let writer = writer::Writer::start(connection, options, node, wake.clone());
-        let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
+        let inbox = inbox::Inbox::new(options);
+        let store = Arc::new(Self { node, wake, readers, writer, inbox, _lock: lock });
         store.begin().await?;
         Ok(store)
     }
