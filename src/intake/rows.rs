@@ -15,16 +15,17 @@ pub(super) fn read(
     inserted_at: Timestamp,
     now: Timestamp,
 ) -> Result<Draft, Objection> {
-    let gateway_ids = parsed("gatewayIds", content.gateway_id, |text| text.trim().parse())?;
+    let gateway_ids =
+        parsed("gatewayIds", content.gateway_id.as_deref(), |text| text.trim().parse())?;
     Ok(Draft {
         event_type: content.event_type.parse().map_err(|why| refusal("type", why))?,
         payload: json::<Box<RawValue>>("payload", &content.payload)?,
         gateway_ids: gateway_ids.map(|id| vec![id]),
         target: content.target.map(|text| json::<AskedTarget>("target", &text)).transpose()?,
-        id: parsed("id", content.event_id, |text| text.parse())?,
-        correlation_id: parsed("correlationId", content.correlation_id, |text| text.parse())?,
+        id: parsed("id", content.event_id.as_deref(), str::parse)?,
+        correlation_id: parsed("correlationId", content.correlation_id.as_deref(), str::parse)?,
         user_id: content.user_id,
-        expires_at: parsed("expiresAt", content.expires_at, Timestamp::parse)?,
+        expires_at: parsed("expiresAt", content.expires_at.as_deref(), Timestamp::parse)?,
         ttl_secs: None,
         occurred_at: inserted_at.min(now),
     })
@@ -32,10 +33,10 @@ pub(super) fn read(
 
 fn parsed<T, E: std::fmt::Display>(
     field: &'static str,
-    text: Option<String>,
+    text: Option<&str>,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Objection> {
-    text.as_deref().map(parse).transpose().map_err(|why| refusal(field, why))
+    text.map(parse).transpose().map_err(|why| refusal(field, why))
 }
 
 fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, Objection> {

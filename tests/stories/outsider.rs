@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::conformance::{Outsider, Row};
+use crate::support::PATIENCE;
 
 pub(crate) struct Program(Mutex<SqliteConnection>);
 
@@ -26,6 +27,27 @@ impl Program {
     /// The bare connection, for what only one story does.
     pub(crate) async fn connection(&self) -> MutexGuard<'_, SqliteConnection> {
         self.0.lock().await
+    }
+
+    /// Waits until a gateway's log has grown to `enough`; returns its head.
+    pub(crate) async fn wait_for_head(&self, gateway: &str, enough: i64) -> i64 {
+        let mut polls = tokio::time::interval(Duration::from_millis(2));
+        let waiting = async {
+            loop {
+                polls.tick().await;
+                let head: i64 = sqlx::query_scalar(
+                    "select head from streams join gateways using (gateway) where id = $1",
+                )
+                .bind(gateway)
+                .fetch_one(&mut *self.connection().await)
+                .await
+                .expect("readable");
+                if head >= enough {
+                    return head;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the log grows")
     }
 
     /// The ids of a gateway's log, in its order.

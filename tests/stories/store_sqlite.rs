@@ -12,11 +12,18 @@ use crate::conformance;
 use crate::outsider::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
+    open_with_free(directory, 0).await
+}
+
+async fn open_with_free(
+    directory: &Path,
+    min_free_bytes: u64,
+) -> Result<Arc<SqliteStore>, OpenError> {
     let options = Options {
         path: directory.join("gateway-events.db"),
         readers: 2,
         queue_events: 10_000,
-        min_free_bytes: 0,
+        min_free_bytes,
     };
     SqliteStore::open(&options, NodeId::new(), Wake::default()).await
 }
@@ -80,6 +87,7 @@ conforms_beside_another_program! {
     a_rejected_row_can_be_put_back_once
     pages_of_the_inbox_are_bounded
     a_commit_of_another_program_is_noticed
+    what_was_rejected_long_ago_is_forgotten
 }
 
 #[tokio::test]
@@ -90,6 +98,15 @@ async fn a_second_server_on_the_same_file_is_refused() {
     first.close().await;
     drop(first);
     open(directory.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_wait_in_the_inbox_while_the_disk_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = open_with_free(directory.path(), u64::MAX).await.unwrap();
+    let program = Program::start(&directory.path().join("gateway-events.db")).await;
+    conformance::a_drain_is_refused_and_keeps_its_rows(full.as_ref(), &program).await;
+    full.close().await;
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ struct Done {
 }
 
 enum Failure {
+    /// Another program's transaction kept the file locked: no command is to blame.
+    NotBegun(StoreError),
     /// A statement failed, and nothing was done.
     Undone(StoreError),
     /// The commit failed, and what was done is unknown.
@@ -135,6 +137,13 @@ pub(super) async fn commit(
             batch.fail(|| StoreError::Unknown(reason.clone()));
             return Err(reason);
         }
+        Err(Failure::NotBegun(error)) => {
+            // One by one they would wait for the same lock, one after the other.
+            tracing::warn!(%error, "the file can't be written to; whoever waits is told so");
+            let text = error.to_string();
+            batch.fail(|| StoreError::Unavailable(text.clone()));
+            return Ok(());
+        }
         Err(Failure::Undone(error)) => error,
     };
     if batch.commands() <= 1 {
@@ -161,7 +170,8 @@ async fn attempt(
     batch: &Batch,
 ) -> std::result::Result<Done, Failure> {
     let now = Timestamp::now();
-    let mut transaction = connection.begin_with("begin immediate").await?;
+    let begun = connection.begin_with("begin immediate").await;
+    let mut transaction = begun.map_err(|error| Failure::NotBegun(error.into()))?;
     let publishes: Vec<&Publish> = batch.appends.iter().map(|(publish, ..)| publish).collect();
     let appended = append::append(&mut transaction, now, &publishes).await?;
     // Before the openings, so that a position which is left behind now can be

@@ -93,6 +93,7 @@ impl From<sqlx::Error> for StoreError {
         /// Primary result codes (sqlite3.h).
         const CORRUPT: i32 = 11;
         const FULL: i32 = 13;
+        const CONSTRAINT: i32 = 19;
         const NOT_A_DATABASE: i32 = 26;
         let text = error.to_string();
         match &error {
@@ -100,7 +101,8 @@ impl From<sqlx::Error> for StoreError {
                 let code = database.code().and_then(|code| code.parse::<i32>().ok());
                 match code.map(|code| code & 0xFF) {
                     Some(FULL) => Self::StorageFull,
-                    Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt(text),
+                    // What the schema forbids is forbidden at the next try, too.
+                    Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => Self::Corrupt(text),
                     _ => Self::Unavailable(text),
                 }
             }

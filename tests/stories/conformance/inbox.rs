@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use gateway_events::event::{EventId, GatewayId, Sequence};
 use gateway_events::store::{
     Gateway, InboxRow, JudgedRow, NewEvent, RejectedFilter, Rejection, RejectionReason,
-    RetrySelection, Store, StoreError, Target, Unreadable,
+    RetentionLimits, RetrySelection, Store, StoreError, Target, Unreadable,
 };
 
-use super::{Corner, event_with};
+use super::{Corner, event_with, keep_all};
 
 /// Another program, with a connection of its own.
 #[async_trait]
@@ -217,4 +217,37 @@ pub(crate) async fn a_commit_of_another_program_is_noticed(
     // Between two calls, too.
     outsider.insert(&one).await;
     tokio::time::timeout(PATIENCE, store.inbox_changed()).await.expect("it is noticed").unwrap();
+}
+
+pub(crate) async fn what_was_rejected_long_ago_is_forgotten(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    outsider.insert(&[row("{}"), row("{}"), row("{}")]).await;
+    store.drain_inbox(page(store).await.iter().map(bad).collect()).await.unwrap();
+    let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    let left =
+        async || store.rejected(corner.organisation, &everything, None, 9).await.unwrap().len();
+    store.trim(&keep_all()).await.unwrap();
+    assert_eq!(left().await, 3);
+    let limits = RetentionLimits { hard_max_age: Duration::ZERO, batch: 2, ..keep_all() };
+    assert!(store.trim(&limits).await.unwrap().more);
+    assert_eq!(left().await, 1);
+    store.trim(&limits).await.unwrap();
+    assert_eq!(left().await, 0);
+}
+
+pub(crate) async fn a_drain_is_refused_and_keeps_its_rows(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    outsider.insert(&[row("{}")]).await;
+    let rows = page(store).await;
+    let refused = store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await;
+    assert!(matches!(refused, Err(StoreError::StorageFull)), "{refused:?}");
+    assert_eq!(page(store).await.len(), 1);
+    assert_eq!(corner.again(&gateway).await.head, Sequence::ZERO);
 }
