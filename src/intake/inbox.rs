@@ -25,8 +25,6 @@ const OTHER_BYTES: usize = 1024 * 1024;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the depth is measured.
 const MEASURE: Duration = Duration::from_secs(5);
-/// A detail is for people; beyond this nobody reads it.
-const LONGEST_DETAIL: usize = 1000;
 
 /// Empties the inbox whenever something comes in, until told to stop.
 pub async fn run(store: Arc<dyn Store>, rules: Arc<Rules>, stop: CancellationToken) {
@@ -176,13 +174,6 @@ impl<'a> Judge<'a> {
         let found = self.store.event_type(organisation, &draft.event_type).await?;
         self.types.insert(key, found.clone());
         Ok(found)
-    }
-}
-
-impl From<Objection> for Rejection {
-    fn from(objection: Objection) -> Self {
-        let detail = objection.to_string().chars().take(LONGEST_DETAIL).collect();
-        Self { reason: objection.reason(), detail }
     }
 }
 

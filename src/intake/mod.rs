@@ -12,15 +12,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId};
-use crate::event_types::{FieldError, Validator};
+use crate::event_types::Validator;
 use crate::socket::frame;
-use crate::store::{EventTypeInfo, Labels, NewEvent, RejectionReason, Target};
+use crate::store::{EventTypeInfo, Labels, NewEvent, Target};
 
 pub mod inbox;
+mod objection;
 mod rows;
 
 #[cfg(test)]
 mod tests;
+
+pub use objection::Objection;
 
 /// Ten years; longer is as good as no expiry.
 const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
@@ -58,64 +61,6 @@ pub struct AskedTarget {
     all: Option<bool>,
     labels: Option<Labels>,
     gateway_ids: Option<Vec<GatewayId>>,
-}
-
-/// Why an event can't be appended; the publisher can do something about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Objection {
-    /// Fields are wrong.
-    Invalid(Vec<FieldError>),
-    /// It is too old already.
-    Expired,
-    /// Its type is not registered.
-    UnknownType(EventType),
-    /// Its frame would be larger than gateways take.
-    TooLarge {
-        /// How large.
-        bytes: u64,
-        /// What `limits.event_bytes` allows.
-        limit: usize,
-    },
-}
-
-impl Objection {
-    /// One field is wrong.
-    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Invalid(vec![FieldError { field: field.into(), message: message.into() }])
-    }
-
-    /// Its stable name.
-    pub const fn reason(&self) -> RejectionReason {
-        match self {
-            Self::Invalid(_) => RejectionReason::Invalid,
-            Self::Expired => RejectionReason::Expired,
-            Self::UnknownType(_) => RejectionReason::UnknownEventType,
-            Self::TooLarge { .. } => RejectionReason::EventTooLarge,
-        }
-    }
-}
-
-impl std::fmt::Display for Objection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Invalid(errors) => {
-                for (nth, error) in errors.iter().enumerate() {
-                    let between = if nth == 0 { "" } else { "; " };
-                    write!(f, "{between}{}: {}", error.field, error.message)?;
-                }
-                Ok(())
-            }
-            Self::Expired => f.write_str("expiresAt: lies in the past"),
-            Self::UnknownType(name) => write!(
-                f,
-                "The event type {name} is not registered; an admin registers it with PUT /event-types/{name}."
-            ),
-            Self::TooLarge { bytes, limit } => write!(
-                f,
-                "The event's frame would have {bytes} bytes; limits.event_bytes allows {limit}."
-            ),
-        }
-    }
 }
 
 /// The rules, with the schemas that were compiled for them. One for all who publish.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::event_types::built_in;
-use crate::store::InboxContent;
+use crate::store::{InboxContent, RejectionReason};
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 const GATEWAY: &str = "0197b5a0-0000-7000-8000-000000000001";

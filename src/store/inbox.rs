@@ -65,21 +65,27 @@ pub struct InboxRow {
     pub content: std::result::Result<InboxContent, Unreadable>,
 }
 
-/// The columns of a row that another program fills.
+/// The columns of a row that another program fills; the migration says what
+/// belongs into each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the migration documents the columns, where those who fill them look"
-)]
 pub struct InboxContent {
+    /// An organisation's name.
     pub organisation: String,
+    /// An event type.
     pub event_type: String,
+    /// A JSON object.
     pub payload: String,
+    /// A gateway's UUID.
     pub gateway_id: Option<String>,
+    /// Or another choice of gateways, in JSON.
     pub target: Option<String>,
+    /// The event's id; given by the database if the program left it out.
     pub event_id: Option<String>,
+    /// What gateways use as their key.
     pub correlation_id: Option<String>,
+    /// Who caused it.
     pub user_id: Option<String>,
+    /// When it expires, in RFC 3339.
     pub expires_at: Option<String>,
 }
 

@@ -18,6 +18,7 @@ async fn what_is_committed_arrives_in_order_and_what_is_rolled_back_never_was() 
     let mut socket = service.connected(&key).await;
     let program = Program::start(&service.database()).await;
     let mut ids = program.insert(&[deployed(&id, "d-1"), deployed(&id, "d-2")]).await;
+    assert!(ids.iter().all(|id| uuid::Uuid::parse_str(id).is_ok()), "{ids:?}");
     {
         let mut connection = program.connection().await;
         let mut transaction = connection.begin_with("begin immediate").await.expect("its turn");

@@ -31,23 +31,34 @@ impl Program {
 
     /// Waits until a gateway's log has grown to `enough`; returns its head.
     pub(crate) async fn wait_for_head(&self, gateway: &str, enough: i64) -> i64 {
+        let head = "select head from streams join gateways using (gateway) where id = $1";
+        self.wait_for(head, gateway, |head| head >= enough).await
+    }
+
+    /// Waits until fewer rows than that wait in the inbox.
+    pub(crate) async fn wait_for_room(&self, most: i64) {
+        self.wait_for("select count(*) from inbox where $1 = ''", "", |rows| rows < most).await;
+    }
+
+    async fn wait_for(
+        &self,
+        number: &'static str,
+        about: &str,
+        satisfies: impl Fn(i64) -> bool,
+    ) -> i64 {
         let mut polls = tokio::time::interval(Duration::from_millis(2));
         let waiting = async {
             loop {
                 polls.tick().await;
-                let head: i64 = sqlx::query_scalar(
-                    "select head from streams join gateways using (gateway) where id = $1",
-                )
-                .bind(gateway)
-                .fetch_one(&mut *self.connection().await)
-                .await
-                .expect("readable");
-                if head >= enough {
-                    return head;
+                let query = sqlx::query_scalar(number).bind(about);
+                let found = query.fetch_one(&mut *self.connection().await).await;
+                let found: i64 = found.expect("readable");
+                if satisfies(found) {
+                    return found;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waiting).await.expect("the log grows")
+        tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that")
     }
 
     /// The ids of a gateway's log, in its order.

@@ -4,11 +4,11 @@ use gateway_events::client::api::ApiError;
 use gateway_events::store::sqlite::verify::verify;
 use sqlx::Connection as _;
 
-use crate::conformance::Outsider as _;
+use crate::conformance::{Outsider as _, Row};
 use crate::outsider::{Program, deployed, insert};
 use crate::support::{Service, deployed as posted};
 
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 20;
 
 /// SQLite has one writer, whoever it is: while another program's transaction
 /// is open nothing can be stored, and everybody is told to come back.
@@ -70,15 +70,25 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
             (Program::start(&service.database()).await, id.clone(), stop.clone());
         let mut random = random.fork();
         tokio::spawn(async move {
-            let mut committed = Vec::new();
+            let (mut good, mut bad) = (Vec::new(), 0);
             while !stop.is_cancelled() {
-                let count = random.usize(1..60);
-                let rows: Vec<_> = (0..count)
-                    .map(|nth| deployed(&id, &format!("d-{}", committed.len() + nth)))
+                let mut rows: Vec<_> = (0..random.usize(1..60))
+                    .map(|nth| deployed(&id, &format!("d-{}", good.len() + nth)))
                     .collect();
-                committed.extend(program.insert(&rows).await);
+                // Among the good ones, in a place of its own.
+                let place = random.usize(0..rows.len());
+                rows.insert(
+                    place,
+                    Row { event_type: "not.registered".to_owned(), ..rows[0].clone() },
+                );
+                // A backlog that is worth a crash, and no larger one.
+                program.wait_for_room(1500).await;
+                let mut ids = program.insert(&rows).await;
+                ids.remove(place);
+                good.extend(ids);
+                bad += 1;
             }
-            committed
+            (good, bad)
         })
     };
     let watching = Program::start(&service.database()).await;
@@ -91,7 +101,7 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
         service.restart().await;
     }
     stop.cancel();
-    let committed = inserting.await.expect("the other program");
+    let (committed, bad) = inserting.await.expect("the other program");
     let total = i64::try_from(committed.len()).expect("a number");
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["head"] == total).await;
     assert_eq!(watching.log(&id).await, committed);
@@ -103,7 +113,7 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
     drop(watching);
     let report = verify(&service.database()).await.expect("readable");
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
-    assert_eq!((report.events, report.inbox, report.rejected), (total, 0, 0));
+    assert_eq!((report.events, report.inbox, report.rejected), (total, 0, bad));
 }
 
 /// Rows that pass every rule, and that the log itself refuses.
