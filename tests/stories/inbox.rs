@@ -95,6 +95,30 @@ async fn one_row_is_for_one_gateway_for_some_or_for_all() {
 }
 
 #[tokio::test]
+async fn an_expiry_is_written_as_sqlite_writes_it_and_one_that_has_passed_is_told() {
+    let service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    let program = Program::start(&service.database()).await;
+    let ids: Vec<String> = sqlx::query_scalar(
+        "insert into inbox (type, payload, gateway_id, user_id, expires_at)
+         select 'gateway.config.updated', '{\"configType\": \"cache\", \"action\": \"update\"}', $1, 'u',
+            strftime('%Y-%m-%dT%H:%M:%SZ', 'now', value)
+         from json_each('[\"+1 hour\", \"-1 hour\"]') returning event_id",
+    )
+    .bind(&id)
+    .fetch_all(&mut *program.connection().await)
+    .await
+    .expect("inserted");
+    let page = service.eventually("/inbox/rejected", |page| page["count"] == 1).await;
+    assert_eq!(
+        (&page["list"][0]["reason"], &page["list"][0]["eventId"]),
+        (&json!("expired"), &json!(ids[1]))
+    );
+    let event = service.api().get(&format!("/events/{}", ids[0])).await.expect("the event");
+    assert!(event["expiresAt"].is_string() && event["userId"] == "u", "{event:#}");
+}
+
+#[tokio::test]
 async fn each_bad_row_is_put_aside_with_its_reason_and_the_others_are_delivered() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
