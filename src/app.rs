@@ -17,6 +17,7 @@ use crate::event::NodeId;
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
+use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
@@ -99,11 +100,14 @@ pub async fn serve(
     let address = listener.local_addr().map_err(listen_error)?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
+    let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
+    let rules = Rules::new(event_bytes);
     let render = metrics.clone();
     let app = App::new(
         Arc::clone(&store),
         Arc::clone(&dispatcher),
         Arc::clone(&config),
+        Arc::clone(&rules),
         Box::new(move || render.render()),
     );
 
@@ -121,6 +125,7 @@ pub async fn serve(
     let sweeping = Arc::clone(&dispatcher);
     let stop = stop_jobs.clone();
     jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    jobs.spawn(intake::inbox::run(Arc::clone(&store), rules, stop_jobs.clone()));
     jobs.spawn(retention::run(
         Arc::clone(&store),
         wake,

@@ -24,13 +24,15 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         output::json(&json!(report))?;
     } else {
         say(format_args!(
-            "{}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters",
+            "{}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
             args.database.display(),
             report.gateways,
             report.events,
             report.deliveries,
             report.attempts,
-            report.dead_letters
+            report.dead_letters,
+            report.inbox,
+            report.rejected
         ))?;
         if report.problems.is_empty() {
             say("sound: no problem was found")?;

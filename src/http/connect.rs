@@ -168,7 +168,7 @@ fn start(
 ) -> Response {
     let gateway = credential.gateway_id;
     let app = Arc::clone(app);
-    let max_write = app.event_bytes().saturating_add(WRITE_MARGIN);
+    let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
     upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(websocket::BURST_BYTES)

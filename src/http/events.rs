@@ -62,7 +62,7 @@ pub(super) async fn publish(
 /// Appends, or finds what a repeat was answered first. The store is asked about
 /// unfit events too, unless nothing of the request can be known to it.
 async fn decide(app: &App, publish: Publish) -> Answer<Published> {
-    let unknown = |item: &Judged| matches!(item, Err(unfit) if unfit.id.is_none());
+    let unknown = |item: &Judged| matches!(item, Err(unfit) if unfit.identity.is_none());
     if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
         let unfit = publish.events.into_iter().filter_map(Result::err);
         return Ok(Published::Done(unfit.map(|it| Err(Refusal::Unfit(it.problem))).collect()));

@@ -225,7 +225,8 @@ pub struct RetentionLimits {
     pub max_age: Duration,
     /// Confirmed events kept per gateway at the most.
     pub max_events: i64,
-    /// Unconfirmed events are removed after this, and recorded as failed.
+    /// Unconfirmed events are removed after this, and recorded as failed. Rejected
+    /// rows of the inbox are kept as long.
     pub hard_max_age: Duration,
     /// Unconfirmed events kept per gateway at the most, likewise.
     pub hard_max_events: i64,

@@ -28,7 +28,7 @@ pub struct NewEvent {
     pub event: Arc<Event>,
     /// To whom.
     pub target: Target,
-    /// SHA-256 of what the publisher sent: the same id with another digest is a clash.
+    /// SHA-256 of its content: the same id with another digest is a clash.
     pub digest: [u8; 32],
     /// The payload's artifact (`apiId`, `providerId`, `proxyId`), for matching a deployment.ack.
     pub artifact_id: Option<String>,
@@ -63,10 +63,9 @@ pub type Judged = std::result::Result<NewEvent, Unfit>;
 /// gets the first answer all the same.
 #[derive(Clone, Debug)]
 pub struct Unfit {
-    /// The event's id, if one could be read.
-    pub id: Option<EventId>,
-    /// SHA-256 of what the publisher sent.
-    pub digest: [u8; 32],
+    /// Its id and the digest of its content, if it has an id and could be read:
+    /// what tells a repeat.
+    pub identity: Option<(EventId, [u8; 32])>,
     /// What the edge says about it, as JSON; the answer, unless it is a repeat.
     pub problem: serde_json::Value,
 }

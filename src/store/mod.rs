@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 
+mod inbox;
 mod ledger;
 mod log;
 mod principals;
 pub mod sqlite;
 
+pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
 pub use principals::*;
@@ -52,7 +54,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// The log and the ledger. Every verb is one transaction and is run to its end
 /// even if the caller stops waiting.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Inbox + Send + Sync + 'static {
     // -- health
     /// Whether reading and writing work; an error says why not.
     async fn check(&self) -> Result<()>;

@@ -19,11 +19,13 @@ use serde_json::value::RawValue;
 
 mod append;
 mod housekeeping;
+mod inbox;
 mod outcomes;
 mod positions;
 
 pub(crate) use append::*;
 pub(crate) use housekeeping::*;
+pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 
@@ -123,7 +125,10 @@ fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
 
 /// An event that the edge finds unfit, for the reason given.
 fn unfit(id: Option<&EventId>, why: &str) -> Judged {
-    Err(Unfit { id: id.cloned(), digest: [1; 32], problem: serde_json::json!({"detail": why}) })
+    Err(Unfit {
+        identity: id.map(|id| (id.clone(), [1; 32])),
+        problem: serde_json::json!({"detail": why}),
+    })
 }
 
 fn connection(gateway: &Gateway) -> NewConnection {

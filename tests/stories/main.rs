@@ -10,6 +10,7 @@
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
+//! | events by the shared database | `inbox` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 
@@ -20,12 +21,14 @@ mod crash;
 mod disk;
 mod fake;
 mod faults;
+mod inbox;
 mod journey;
 mod ledger;
 mod line;
 mod operations;
 mod organisations;
 mod outages;
+mod outsider;
 mod paging;
 mod payloads;
 mod publish;

@@ -9,6 +9,7 @@ use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_mig
 use gateway_events::wake::Wake;
 
 use crate::conformance;
+use crate::outsider::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
     SqliteStore::open(&options(directory), NodeId::new(), Wake::default()).await
@@ -66,6 +67,32 @@ conforms! {
     what_retention_took_fails_once_whoever_comes_back_for_it
 }
 
+macro_rules! conforms_beside_another_program {
+    ($($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let directory = tempfile::tempdir().unwrap();
+                let store = open(directory.path()).await.unwrap();
+                let program = Program::start(&directory.path().join("gateway-events.db")).await;
+                conformance::$story(store.as_ref(), &program).await;
+                store.close().await;
+            }
+        )*
+    };
+}
+
+conforms_beside_another_program! {
+    rows_are_moved_in_the_order_of_their_insertion
+    a_row_that_was_moved_already_is_not_moved_again
+    a_rejected_row_holds_up_nobody
+    a_repeat_is_dropped_and_becomes_no_second_event
+    a_rejected_row_can_be_put_back_once
+    pages_of_the_inbox_are_bounded
+    a_commit_of_another_program_is_noticed
+    what_was_rejected_long_ago_is_forgotten
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -74,6 +101,16 @@ async fn a_second_server_on_the_same_file_is_refused() {
     first.close().await;
     drop(first);
     open(directory.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_wait_in_the_inbox_while_the_disk_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { min_free_bytes: u64::MAX, ..options(directory.path()) };
+    let full = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+    let program = Program::start(&directory.path().join("gateway-events.db")).await;
+    conformance::a_drain_is_refused_and_keeps_its_rows(full.as_ref(), &program).await;
+    full.close().await;
 }
 
 #[tokio::test]

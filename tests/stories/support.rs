@@ -122,6 +122,39 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
+    /// Waits until the log says so.
+    pub(crate) async fn logged(&self, satisfies: impl Fn(&str) -> bool) {
+        let mut polls = tokio::time::interval(Duration::from_millis(20));
+        let said = tokio::time::timeout(PATIENCE, async {
+            while !satisfies(&self.log()) {
+                polls.tick().await;
+            }
+        });
+        assert!(said.await.is_ok(), "the log never said so:\n{}", self.log());
+    }
+
+    /// What Prometheus would read.
+    pub(crate) async fn metrics(&self) -> String {
+        let request = self.api().at_root(reqwest::Method::GET, "/metrics");
+        let answer = request.send().await.expect("an answer");
+        answer.text().await.expect("text")
+    }
+
+    /// Runs the command line as an admin would; returns what it prints.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> String {
+        let done = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+            .args(arguments)
+            .env("GATEWAY_EVENTS_URL", format!("https://localhost:{}", self.port))
+            .env("GATEWAY_EVENTS_CA_FILE", self.certificate())
+            .env("GATEWAY_EVENTS_TOKEN", &self.token)
+            .kill_on_drop(true)
+            .output();
+        let done = tokio::time::timeout(PATIENCE, done).await.expect("it ends").expect("it ran");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(done.status.success(), "{arguments:?}: {}", said(&done.stderr));
+        said(&done.stdout)
+    }
+
     /// The self-signed certificate, which is its own authority.
     pub(crate) fn certificate(&self) -> std::path::PathBuf {
         self.directory.path().join("certificate.pem")

@@ -24,6 +24,7 @@ mod disk;
 mod event_types;
 mod gateways;
 mod history;
+mod inbox;
 mod ledger;
 mod migrations;
 mod open;
@@ -60,6 +61,7 @@ pub struct SqliteStore {
     wake: Wake,
     readers: SqlitePool,
     writer: writer::Writer,
+    inbox: inbox::Inbox,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
 }
@@ -78,7 +80,8 @@ impl SqliteStore {
             desk::Desk::new(connection, options, disk, node, wake.clone()),
             options.queue_events,
         );
-        let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
+        let inbox = inbox::Inbox::new(options);
+        let store = Arc::new(Self { node, wake, readers, writer, inbox, _lock: lock });
         store.begin().await?;
         Ok(store)
     }
@@ -125,13 +128,15 @@ impl From<sqlx::Error> for StoreError {
         const IO: i32 = 10;
         const CORRUPT: i32 = 11;
         const FULL: i32 = 13;
+        const CONSTRAINT: i32 = 19;
         const NOT_A_DATABASE: i32 = 26;
         let text = error.to_string();
         match &error {
             sqlx::Error::Database(_) => match code_of(&error) {
                 Some(IO) => Self::Disk(text),
                 Some(FULL) => Self::StorageFull,
-                Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt(text),
+                // What the schema forbids is forbidden at the next try, too.
+                Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => Self::Corrupt(text),
                 _ => Self::Unavailable(text),
             },
             sqlx::Error::ColumnDecode { .. }

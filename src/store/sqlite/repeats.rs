@@ -19,11 +19,11 @@ pub(super) type Identity = (OrganisationKey, String);
 /// Answers by key, each with the digest of the request it belongs to.
 pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
 
-/// An item's id, if it has one that can be read, and the digest of its text.
+/// An item's id, if it has one that can be read, and the digest of its content.
 pub(super) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
     match item {
         Ok(new) => Some((&new.event.id, &new.digest)),
-        Err(unfit) => unfit.id.as_ref().map(|id| (id, &unfit.digest)),
+        Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
     }
 }
 

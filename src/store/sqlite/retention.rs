@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
+use super::inbox::forget_rejected;
 use super::json;
 use super::ledger::{self, Ended, How};
 use super::positions;
@@ -50,7 +51,10 @@ pub(super) async fn trim(
     trimmed.attempts = forget_attempts(connection, now.minus(limits.max_age), batch).await?;
     let keys = forget_keys(connection, now.minus(REPEATS), batch).await?;
     let closed = forget_connections(connection, now.minus(limits.max_age), batch).await?;
+    // Like unconfirmed events: what was not delivered is kept longer than what was.
+    let rejected = forget_rejected(connection, now.minus(limits.hard_max_age), batch).await?;
     trimmed.more |= full(events) || full(trimmed.attempts) || full(keys) || full(closed);
+    trimmed.more |= full(rejected);
     Ok(trimmed)
 }
 

@@ -81,6 +81,7 @@ impl Store for SqliteStore {
         if let Err(error) = stopped {
             tracing::warn!(%error, "this node's end could not be put on record");
         }
+        self.inbox.close().await;
         self.readers.close().await;
         self.writer.stop().await;
     }

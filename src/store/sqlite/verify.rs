@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::store::Result;
 
+mod inbox;
 mod ledger;
 mod log;
 
@@ -32,6 +33,10 @@ pub struct VerifyReport {
     pub attempts: i64,
     /// Dead letters, in deliveries.
     pub dead_letters: i64,
+    /// Rows that wait in the inbox.
+    pub inbox: i64,
+    /// Rows of the inbox that were rejected, those put back included.
+    pub rejected: i64,
     /// What is wrong, each with the gateway and the numbers; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -51,6 +56,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport> {
     file(&mut snapshot, problems).await?;
     log::check(&mut snapshot, problems).await?;
     ledger::check(&mut snapshot, problems).await?;
+    inbox::check(&mut snapshot, problems).await?;
     snapshot.rollback().await?;
     connection.close().await?;
     Ok(report)
@@ -63,7 +69,9 @@ async fn counts(connection: &mut SqliteConnection) -> Result<VerifyReport> {
             (select count(*) from events) as "events!: i64",
             (select count(*) from outbox) as "deliveries!: i64",
             (select count(*) from attempts) as "attempts!: i64",
-            (select coalesce(sum(last_sequence - first_sequence + 1), 0) from dead_letters) as "dead!: i64"
+            (select coalesce(sum(last_sequence - first_sequence + 1), 0) from dead_letters) as "dead!: i64",
+            (select count(*) from inbox) as "inbox!: i64",
+            (select count(*) from inbox_rejected) as "rejected!: i64"
         "#
     )
     .fetch_one(connection)
@@ -74,6 +82,8 @@ async fn counts(connection: &mut SqliteConnection) -> Result<VerifyReport> {
         deliveries: row.deliveries,
         attempts: row.attempts,
         dead_letters: row.dead,
+        inbox: row.inbox,
+        rejected: row.rejected,
         problems: Vec::new(),
     })
 }
