@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+pub(crate) mod command;
 pub(crate) mod http;
 
 /// How long anything may take before a test gives up on it.
@@ -279,4 +280,13 @@ pub(crate) fn deployed(gateways: &[&str], deployment: &str) -> Value {
         "gatewayIds": gateways,
         "payload": {"apiId": "a-1", "deploymentId": deployment, "performedAt": "2026-01-31T09:30:00.001Z"},
     })
+}
+
+/// A gateway's report that it could not apply that deployment.
+pub(crate) fn failed_report(deployment: &str) -> String {
+    json!({"type": "deployment.ack", "payload": {
+        "deploymentId": deployment, "artifactId": "a-1", "resourceType": "api", "action": "deploy",
+        "status": "failed", "performedAt": "2026-01-31T09:30:00.001Z",
+        "errorCode": "GATEWAY_PROCESSING_ERROR"}})
+    .to_string()
 }
