@@ -22,14 +22,17 @@
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
 //! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |
+//! | FR-022 | `settings::a_bad_value_is_named_with_who_gave_it_and_what_is_allowed` |
 //! | corrective action | `redrive::dead_letters_are_appended_again_once_and_nothing_else_is` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
+//! | sqlx-cli | `migrations::sqlx_cli_and_our_command_accept_each_others_history` |
 
 mod command_line;
 mod conformance;
 mod crash;
 mod journey;
 mod ledger;
+mod migrations;
 mod operations;
 mod organisations;
 mod paging;
@@ -37,7 +40,9 @@ mod payloads;
 mod publish;
 mod questions;
 mod redrive;
+mod retention;
 mod scopes;
+mod settings;
 mod store_sqlite;
 mod support;
 mod trust;
