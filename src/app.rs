@@ -179,14 +179,16 @@ pub async fn serve(
     Ok(outcome)
 }
 
-/// Makes the data directory, for its owner only.
+/// Makes the data directory, for its owner only. One that is there belongs to
+/// somebody and is left as it is; the files in it are private in any case.
 fn prepare(data_dir: &Path) -> Result<(), ServeError> {
-    let refuse = |error| ServeError::DataDir { path: data_dir.to_owned(), error };
-    std::fs::create_dir_all(data_dir).map_err(refuse)?;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
     #[cfg(unix)]
-    std::fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .map_err(refuse)?;
-    Ok(())
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(data_dir)
+        .map_err(|error| ServeError::DataDir { path: data_dir.to_owned(), error })
 }
 
 fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {

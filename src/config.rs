@@ -17,6 +17,7 @@ pub use crate::telemetry::{Log, LogFormat};
 
 mod network;
 mod origins;
+mod ranges;
 mod sources;
 
 pub use network::Network;
@@ -188,7 +189,8 @@ impl Config {
             builder = builder.set_override(key, value).map_err(|error| origins.explain(&error))?;
         }
         let merged = builder.build().map_err(|error| origins.explain(&error))?;
-        let shown = merged.clone().try_deserialize().unwrap_or_default();
+        let mut shown = merged.clone().try_deserialize().unwrap_or_default();
+        sources::take_kinds(&mut shown, &defaults());
         let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
         config.shown = shown;
         config.check(&origins)?;
@@ -197,9 +199,14 @@ impl Config {
 
     /// What is in force, as TOML; secrets masked.
     pub fn show(&self) -> String {
+        self.settings().to_string()
+    }
+
+    /// The same, not yet written down.
+    pub fn settings(&self) -> toml::Table {
         let mut shown = self.shown.clone();
         mask(&mut shown);
-        shown.to_string()
+        shown
     }
 
     /// What one key alone can't tell.
@@ -217,25 +224,19 @@ impl Config {
                 "server.certificate and server.private_key belong together; set both or neither",
             );
         }
-        if self.server.max_pending_handshakes == 0 {
-            return refuse("server.max_pending_handshakes", "must be at least 1");
-        }
         if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
             return refuse("limits.event_bytes", "must be 1KiB to 64MiB");
         }
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
         }
-        self.check_delivery(origins)?;
+        ranges::check(self, origins)?;
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
             return refuse("retention.hard_max_age", "must be at least retention.max_age");
         }
         if retention.hard_max_events < retention.max_events {
             return refuse("retention.hard_max_events", "must be at least retention.max_events");
-        }
-        if retention.max_events < 1 {
-            return refuse("retention.max_events", "must be at least 1");
         }
         if !(1..=100_000).contains(&retention.batch) {
             return refuse("retention.batch", "must be 1 to 100000");
@@ -251,46 +252,15 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Whoever is gone must be noticed, and whoever is not must have a chance to say so.
-    fn check_delivery(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
-        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
-        let delivery = &self.delivery;
-        if delivery.heartbeat_interval.is_zero() {
-            return refuse("delivery.heartbeat_interval", "must be longer than 0s");
-        }
-        if delivery.heartbeat_timeout <= delivery.heartbeat_interval {
-            return refuse(
-                "delivery.heartbeat_timeout",
-                "must be longer than delivery.heartbeat_interval, or no gateway could answer in time",
-            );
-        }
-        if delivery.heartbeat_timeout > Duration::from_secs(30) {
-            return refuse("delivery.heartbeat_timeout", "must be at most 30s");
-        }
-        for (key, time) in [
-            ("delivery.confirmation_timeout", delivery.confirmation_timeout),
-            ("delivery.write_timeout", delivery.write_timeout),
-        ] {
-            if time.is_zero() {
-                return refuse(key, "must be longer than 0s");
-            }
-        }
-        for (key, is_zero) in [
-            ("delivery.max_attempts", delivery.max_attempts == 0),
-            ("delivery.max_connections", delivery.max_connections == 0),
-            ("delivery.window_events", delivery.window_events == 0),
-        ] {
-            if is_zero {
-                return refuse(key, "must be at least 1");
-            }
-        }
-        Ok(())
-    }
 }
 
 fn filter_is_bad(filter: &str) -> bool {
     filter.is_empty() || !telemetry::filter_is_valid(filter)
+}
+
+fn defaults() -> toml::Table {
+    let built = config::Config::builder().add_source(toml_source(DEFAULTS)).build();
+    built.and_then(config::Config::try_deserialize).unwrap_or_default()
 }
 
 fn toml_source(text: &str) -> config::File<config::FileSourceString, config::FileFormat> {

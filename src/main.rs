@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Verify(args) => verify::run(args, &client).await,
-        Command::Config(command) => config::run(command),
+        Command::Config(command) => config::run(command, &client),
         Command::Gateway(command) => gateway::run(command, &client).await,
         Command::Token(command) => token::run(command, &client).await,
         Command::Event(command) => event::run(command, &client).await,

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use gateway_events::store::sqlite;
 
 use super::output::say;
@@ -21,8 +20,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(None, false)?;
     let path = config.data_dir.join("gateway-events.db");
     if !args.check {
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("{} can't be made", config.data_dir.display()))?;
         sqlite::migrate(&path).await?;
         say(format_args!("{} is up to date", path.display()))?;
         return Ok(ExitCode::SUCCESS);

@@ -32,6 +32,7 @@ pub(crate) enum Command {
     /// Revoke one; live connections that use it are closed
     Revoke {
         /// Its public id, the part between the underscores
+        #[arg(value_parser = parse_public_id)]
         token: String,
         /// Whose key
         #[arg(long, value_name = "ID")]
@@ -128,6 +129,19 @@ impl Create {
         }
         (path_of(self.gateway), body)
     }
+}
+
+/// Reads a public id; from a whole key, which is easily given instead, it is
+/// taken out, so that the secret goes nowhere.
+fn parse_public_id(text: &str) -> Result<String, String> {
+    let id = match text.split('_').collect::<Vec<_>>()[..] {
+        ["gwk" | "gwa", id, _secret] => id,
+        _ => text,
+    };
+    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(id.to_owned());
+    }
+    Err("a token's public id has letters and digits only; `token list` shows it".to_owned())
 }
 
 fn path_of(gateway: Option<GatewayId>) -> String {

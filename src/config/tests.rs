@@ -35,6 +35,10 @@ fn an_error_names_key_value_and_source() {
         ("GATEWAY_EVENTS__SERVER__LISTN", "1", "server.listn"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "", "log.format"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "xml", "log.format"),
+        ("GATEWAY_EVENTS__DELIVERY__MAX_ATTEMPTS", "0", "delivery.max_attempts"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_INTERVAL", "0s", "delivery.heartbeat_interval"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_TIMEOUT", "31s", "delivery.heartbeat_timeout"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_TIMEOUT", "10s", "delivery.heartbeat_timeout"),
     ] {
         let shown = load(&[(variable, value)]).unwrap_err().to_string();
         assert!(shown.contains(key), "{shown}");

@@ -44,12 +44,24 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// What becomes of an event that fails again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum Policy {
     /// It becomes a dead letter, and the stream goes on.
     DeadLetter,
     /// It is tried for ever, and holds back what follows.
     Block,
+}
+
+impl TryFrom<String> for Policy {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "dead_letter" => Ok(Self::DeadLetter),
+            "block" => Ok(Self::Block),
+            _ => Err("must be \"dead_letter\" or \"block\""),
+        }
+    }
 }
 
 /// Settings of delivery.

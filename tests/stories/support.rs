@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+pub(crate) mod command;
 pub(crate) mod http;
 
 /// How long anything may take before a test gives up on it.
@@ -138,21 +139,6 @@ impl Service {
         let request = self.api().at_root(reqwest::Method::GET, "/metrics");
         let answer = request.send().await.expect("an answer");
         answer.text().await.expect("text")
-    }
-
-    /// Runs the command line as an admin would; returns what it prints.
-    pub(crate) async fn command(&self, arguments: &[&str]) -> String {
-        let done = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
-            .args(arguments)
-            .env("GATEWAY_EVENTS_URL", format!("https://localhost:{}", self.port))
-            .env("GATEWAY_EVENTS_CA_FILE", self.certificate())
-            .env("GATEWAY_EVENTS_TOKEN", &self.token)
-            .kill_on_drop(true)
-            .output();
-        let done = tokio::time::timeout(PATIENCE, done).await.expect("it ends").expect("it ran");
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(done.status.success(), "{arguments:?}: {}", said(&done.stderr));
-        said(&done.stdout)
     }
 
     /// The self-signed certificate, which is its own authority.
@@ -371,4 +357,13 @@ pub(crate) fn deployed(gateways: &[&str], deployment: &str) -> Value {
         "gatewayIds": gateways,
         "payload": {"apiId": "a-1", "deploymentId": deployment, "performedAt": "2026-01-31T09:30:00.001Z"},
     })
+}
+
+/// A gateway's report that it could not apply that deployment.
+pub(crate) fn failed_report(deployment: &str) -> String {
+    json!({"type": "deployment.ack", "payload": {
+        "deploymentId": deployment, "artifactId": "a-1", "resourceType": "api", "action": "deploy",
+        "status": "failed", "performedAt": "2026-01-31T09:30:00.001Z",
+        "errorCode": "GATEWAY_PROCESSING_ERROR"}})
+    .to_string()
 }

@@ -27,7 +27,7 @@ pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_r
     assert_eq!(answers[0], answers[1], "within one request");
     assert_eq!(corner.publish(vec![first.clone()]).await[0], answers[0], "in a later one");
     let mut other = first.clone();
-    other.identity = id.map(|id| (id.clone(), [2; 32]));
+    other.digest = [2; 32];
     let refused = corner.publish(vec![other]).await;
     assert_eq!(refused, [Err(Refusal::IdTaken(first.event.id.clone()))]);
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
