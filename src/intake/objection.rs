@@ -55,7 +55,7 @@ impl std::fmt::Display for Objection {
             Self::Expired => f.write_str("expiresAt: lies in the past"),
             Self::UnknownType(name) => write!(
                 f,
-                "The event type {name} is not registered; an admin registers it with PUT /event-types/{name}."
+                "The event type {name} is not registered; an admin registers it with PUT /api/internal/v1/event-types/{name}."
             ),
             Self::TooLarge { bytes, limit } => write!(
                 f,

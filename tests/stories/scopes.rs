@@ -26,7 +26,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path as the router writes it, what it needs, a body, and what a
 /// caller who may is answered: nothing named here exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 27] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 32] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events/{id}", Read, "", 404),
     ("GET", "/event-types", Read, "", 200),
@@ -50,6 +50,11 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 27] = [
     ("GET", "/deliveries", Read, "", 200),
     ("GET", "/deliveries/summary", Read, "", 200),
     ("POST", "/deliveries/redrive", Admin, "{}", 422),
+    ("GET", "/inbox/rejected", Read, "", 200),
+    ("POST", "/inbox/rejected/retry", Admin, "{}", 202),
+    ("GET", "/inbox/rejected/{id}", Read, "", 404),
+    ("DELETE", "/inbox/rejected/{id}", Admin, "", 404),
+    ("POST", "/inbox/rejected/{id}/retry", Admin, "", 404),
     ("GET", "/ws/gateways/connect", Key, "", 426),
     ("GET", "/livez", Nothing, "", 200),
     ("GET", "/readyz", Nothing, "", 200),
@@ -59,7 +64,8 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 27] = [
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 fn filled(path: &str) -> String {
-    path.replace("{id}", NOBODY).replace("{name}", "no.such").replace("{token}", "aaaaaaaaaaaa")
+    let id = if path.starts_with("/inbox/") { "7" } else { NOBODY };
+    path.replace("{id}", id).replace("{name}", "no.such").replace("{token}", "aaaaaaaaaaaa")
 }
 
 async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) -> Reply {
