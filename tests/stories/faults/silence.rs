@@ -194,11 +194,12 @@ async fn a_slow_handler_with_a_backlog_behind_it_is_not_taken_for_dead() {
     .await;
     let (id, key) = service.gateway("slow").await;
     let (_, clock_key) = service.gateway("clock").await;
-    let mut clock = Raw::connect(&service, service.port, &clock_key).await;
     let batch: Vec<Value> = (0..EVENTS).map(|_| large(&id, 8_000)).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
     let mut gateway = Raw::connect(&service, service.port, &key).await;
     assert_eq!(gateway.event().await["sequence"], 1);
+    // Not before: nobody answers its pings until now.
+    let mut clock = Raw::connect(&service, service.port, &clock_key).await;
     pings(&mut clock, 9).await;
     let mut expected = 2;
     gateway
