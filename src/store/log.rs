@@ -229,6 +229,24 @@ pub enum Record {
     },
 }
 
+/// Deliveries that nobody was there to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Whose.
+    pub gateway_id: GatewayId,
+    /// Which.
+    pub range: Range,
+}
+
+/// A connection that a dead node left open, and that is closed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its gateway.
+    pub gateway_id: GatewayId,
+    /// Its identity.
+    pub connection_id: ConnectionId,
+}
+
 /// What a `deployment.ack` names.
 #[derive(Clone, Debug)]
 pub struct DeploymentKey {

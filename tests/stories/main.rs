@@ -15,6 +15,7 @@
 
 mod conformance;
 mod crash;
+mod edge;
 mod fake;
 mod faults;
 mod journey;

@@ -54,8 +54,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, creating and migrating it as needed, and closes the
-    /// connections that an earlier server left open.
+    /// Opens the file, creating and migrating it as needed, and registers the node.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let lock = open::lock(&options.path)?;
         open::create(&options.path)?;

@@ -2,9 +2,9 @@
 
 use futures_util::FutureExt as _;
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::Store;
+use gateway_events::store::{Missed, Store};
 
-use super::{Corner, closed, confirmed, connection};
+use super::{Corner, closed, confirmed, connection, range};
 
 pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store: &dyn Store) {
     let corner = Corner::of(store).await;
@@ -58,5 +58,6 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     store.node_heartbeat().await.unwrap();
     let live = store.connections(corner.organisation, Some(gateway.id), true, 10).await.unwrap();
     assert!(live.is_empty(), "{live:?}");
-    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), 2);
+    let missed = Missed { gateway_id: gateway.id, range: range(1, 2) };
+    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), [missed]);
 }

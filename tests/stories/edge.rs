@@ -1,0 +1,6 @@
+//! The edge: what strangers, clients and operators meet there, and what the
+//! log says of it.
+
+mod log;
+
+pub(crate) use log::lines;
