@@ -51,9 +51,8 @@ pub(super) struct Timing {
 pub(super) struct Lane {
     pub(super) whose: Whose,
     pub(super) epoch: Epoch,
-    /// The log's head when the connection was opened: what lies below may have
-    /// been sent on an earlier one.
-    pub(super) head_before: Sequence,
+    /// The last number that was sent on an earlier connection.
+    pub(super) sent_before: Sequence,
     pub(super) timing: Timing,
     pub(super) window: Window,
     pub(super) feed: Feed,
@@ -216,6 +215,7 @@ impl Lane {
                 tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
                 return false;
             }
+            self.registration.note_sent(row.sequence);
             place.send(EventFrame { sequence: row.sequence, text: text.clone() });
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;
@@ -257,7 +257,8 @@ impl Lane {
             Incoming::Receipt(sequence) => self.receipt(state, sequence, now),
             Incoming::Message(text) => match frame::parse_incoming(&text) {
                 Message::DeploymentAck(ack) => {
-                    if !self.reports.push(ack) {
+                    let sent = self.registration.sent().max(self.sent_before);
+                    if !self.reports.push(ack, sent) {
                         self.nonsense(state, "a report that finds too many others waiting");
                     }
                 }
@@ -288,8 +289,7 @@ impl Lane {
     }
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
-        let known = self.window.sent().max(self.head_before);
-        match matched.sequence.filter(|sequence| *sequence <= known) {
+        match matched.sequence {
             Some(sequence) => self.outcomes.reported(sequence, matched.result()),
             None => self.nonsense(state, "a report on a deployment that we don't know"),
         }

@@ -131,6 +131,9 @@ pub struct Opened {
     pub position: Sequence,
     /// The log's last number.
     pub head: Sequence,
+    /// The last number that an earlier connection was sent behind `position`,
+    /// as far as its end is on record.
+    pub sent: Sequence,
     /// Earlier attempts at `position + 1` that failed for a reason that blames the event.
     pub failed_attempts: u32,
 }

@@ -72,6 +72,7 @@ pub(super) async fn open_connection(
         epoch: parsed("epoch", &stream.epoch)?,
         position,
         head: Sequence(stream.head),
+        sent: sent_behind(connection, new.gateway, position).await?,
         failed_attempts: failed_attempts(connection, new.gateway, position.next()).await?,
     })
 }
@@ -136,6 +137,29 @@ async fn start_of(
     .fetch_one(connection)
     .await?;
     Ok(Sequence(start))
+}
+
+/// What was sent before without being confirmed. No window is longer than the
+/// stretch that is looked at, however much nobody was there to receive.
+async fn sent_behind(
+    connection: &mut SqliteConnection,
+    gateway: GatewayKey,
+    position: Sequence,
+) -> Result<Sequence> {
+    const STRETCH: i64 = 1000;
+    let (first, last) = (position.0 + 1, position.0 + STRETCH);
+    let sent = sqlx::query_scalar!(
+        r#"
+        select coalesce(max(last_sequence), $2 - 1) as "sent!: i64" from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+        "#,
+        gateway.0,
+        first,
+        last
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Sequence(sent))
 }
 
 async fn failed_attempts(
