@@ -6,9 +6,11 @@
 //! never closes a socket because the database is away.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
@@ -106,11 +108,22 @@ impl Lane {
             position = %self.window.position(),
             "connected"
         );
-        let (reason, detail) = match self.deliver(&mut state).await {
-            End::Ended(reason, detail) => (reason, detail),
-            End::Close(reason) => self.say_goodbye(&mut state, reason).await,
-        };
+        let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
+        let (reason, detail) = talk.unwrap_or_else(|_| {
+            // Nobody is to blame but us, and a connection that stays open on
+            // record would hide what its gateway misses from then on.
+            tracing::error!(connection = %self.whose.connection, "a lane panicked");
+            self.reports.forget();
+            (Reason::NodeLost, "its lane broke down".to_owned())
+        });
         self.finish(&state, reason, detail).await;
+    }
+
+    async fn talk(&mut self, state: &mut State) -> (Reason, String) {
+        match self.deliver(state).await {
+            End::Ended(reason, detail) => (reason, detail),
+            End::Close(reason) => self.say_goodbye(state, reason).await,
+        }
     }
 
     async fn deliver(&mut self, state: &mut State) -> End {

@@ -66,6 +66,12 @@ impl Reports {
         room
     }
 
+    /// Lets go of what waits.
+    pub(super) fn forget(&mut self) {
+        self.lookup = None;
+        self.waiting.clear();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
