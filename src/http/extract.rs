@@ -1,6 +1,5 @@
 //! Extractors that refuse with a [`Problem`] instead of axum's plain text.
 
-use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -13,13 +12,36 @@ use super::problem::Problem;
 pub(super) struct Json<T>(pub(super) T);
 
 /// The body's bytes, within the limit.
-pub(super) struct Body(pub(super) Bytes);
+pub(super) struct Bytes(pub(super) axum::body::Bytes);
+
+/// The same, if they say of themselves that they are JSON or say nothing.
+pub(super) struct Body(pub(super) axum::body::Bytes);
 
 /// The query's parameters.
 pub(super) struct Query<T>(pub(super) T);
 
 /// The path's parameters.
 pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync> FromRequest<S> for Bytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match axum::body::Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(BytesRejection::FailedToBufferBody(error))
+                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                Err(Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    "The body is larger than server.body_limit.",
+                ))
+            }
+            Err(_) => Err(Problem::bad_request("The body broke off.")),
+        }
+    }
+}
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
@@ -36,19 +58,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 ));
             }
         }
-        match Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(BytesRejection::FailedToBufferBody(error))
-                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-            {
-                Err(Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    "The body is larger than server.body_limit.",
-                ))
-            }
-            Err(_) => Err(Problem::bad_request("The body broke off.")),
-        }
+        Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }
 }
 

@@ -2,5 +2,4 @@
 //! log says of it.
 
 mod log;
-
-pub(crate) use log::lines;
+mod strangers;
