@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::event::NodeId;
+use crate::event::{NodeId, Reason};
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
@@ -21,7 +21,7 @@ use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
-use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::store::{NewToken, Reaped, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
@@ -85,9 +85,8 @@ pub async fn serve(
     options.path = database(&config);
     let sqlite = SqliteStore::open(&options, NodeId::new(), wake.clone()).await?;
     let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
-    store.node_heartbeat().await?;
-    let reaped = store.reap_dead_nodes().await?;
-    tracing::info!(node = %store.node(), reaped, "the database is open");
+    tracing::info!(node = %store.node(), "the database is open");
+    reap(store.as_ref()).await?;
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -234,6 +233,20 @@ pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString,
 
 fn database(config: &Config) -> PathBuf {
     config.data_dir.join("gateway-events.db")
+}
+
+/// Closes what a server that did not end in good order left open; each one is
+/// a disconnection like any other.
+async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+    for Reaped { gateway_id, connection_id } in store.reap_dead_nodes().await? {
+        tracing::info!(
+            gateway = %gateway_id,
+            connection = %connection_id,
+            reason = %Reason::NodeLost,
+            "disconnected"
+        );
+    }
+    Ok(())
 }
 
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {

@@ -73,11 +73,16 @@ pub struct Server {
     /// Deadline of a request's headers.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// Deadline of an API request.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// TLS handshakes under way at once.
     pub max_pending_handshakes: usize,
+    /// Connections open at once that are no sockets.
+    pub max_http_connections: usize,
     /// Whose X-Forwarded-For counts.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<Network>,
@@ -229,6 +234,10 @@ impl Config {
         }
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
+        }
+        // Each attempt is looked for among those of its minute.
+        if self.limits.attempts_per_minute.get() > 1000 {
+            return refuse("limits.attempts_per_minute", "must be 1 to 1000");
         }
         ranges::check(self, origins)?;
         let retention = &self.retention;

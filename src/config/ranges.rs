@@ -15,6 +15,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, is_positive) in [
         ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
+        ("server.max_http_connections", server.max_http_connections > 0),
         ("delivery.max_connections", delivery.max_connections > 0),
         ("delivery.max_attempts", delivery.max_attempts > 0),
         ("delivery.window_events", delivery.window_events > 0),
@@ -30,6 +31,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     for (key, duration) in [
         ("server.handshake_timeout", server.handshake_timeout),
         ("server.header_timeout", server.header_timeout),
+        ("server.idle_timeout", server.idle_timeout),
         ("server.request_timeout", server.request_timeout),
         ("delivery.heartbeat_interval", delivery.heartbeat_interval),
         ("delivery.confirmation_timeout", delivery.confirmation_timeout),

@@ -315,6 +315,20 @@ async fn a_session_without_a_socket_leaves_no_live_connection() {
 }
 
 #[tokio::test]
+async fn a_lane_that_panics_gives_back_its_place_and_is_closed_on_record() {
+    // Settings refuse this period, and so does the clock.
+    let options = Options { heartbeat_interval: Duration::ZERO, ..Options::default() };
+    let node = node(options).await;
+    let _peer = node.connect().await;
+    node.settled().await;
+    let (gateway, organisation) = (node.gateway().await, node.organisation);
+    assert_eq!((gateway.live_connections, node.dispatcher.live()), (0, 0));
+    let past = node.store.connections(organisation, Some(node.id), false, 1).await.unwrap();
+    assert_eq!(past[0].close_reason, Some(Reason::NodeLost));
+    assert_eq!(node.dispatcher.permits.available_permits(), Options::default().max_connections);
+}
+
+#[tokio::test]
 async fn a_drain_waits_for_receipts_and_admits_nobody() {
     let node = node(Options::default()).await;
     node.publish_all(1..=1).await;

@@ -15,6 +15,7 @@ use super::extract::{self, Query};
 use super::problem::{Answer, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Sequence, quoted};
+use crate::intake::object::Object;
 use crate::store::{DeliveryCursor, DeliveryFilter, RedriveSelection, Redriven, SummaryBy};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -132,7 +133,7 @@ pub(super) async fn summary(
 pub(super) struct Redrive {
     gateway_id: Option<GatewayId>,
     sequence: Option<Sequence>,
-    filter: Option<DeliveryFilter>,
+    filter: Option<Object<DeliveryFilter>>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -150,7 +151,7 @@ pub(super) async fn redrive(
             }
             RedriveSelection::One(gateway, sequence)
         }
-        (None, None, Some(mut filter)) => {
+        (None, None, Some(Object(mut filter))) => {
             let (from, to) = window(filter.from, filter.to)?;
             filter.from = Some(from);
             filter.to = Some(to);

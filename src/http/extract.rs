@@ -7,14 +7,15 @@ use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::intake::object::Object;
 
-/// A JSON body.
+/// A JSON body, which is an object.
 pub(super) struct Json<T>(pub(super) T);
 
-/// The body's bytes, within the limit, whatever they are said to be.
+/// The body's bytes, within the limit.
 pub(super) struct Bytes(pub(super) axum::body::Bytes);
 
-/// The bytes of a body that is not said to be anything but JSON.
+/// The same, if they say of themselves that they are JSON or say nothing.
 pub(super) struct Body(pub(super) axum::body::Bytes);
 
 /// The query's parameters.
@@ -67,7 +68,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Body(bytes) = Body::from_request(request, state).await?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(|Object(value)| Self(value))
     }
 }
 

@@ -31,6 +31,7 @@ mod gateway_tokens;
 mod gateways;
 mod health;
 mod inbox;
+mod keep_alive;
 pub mod listener;
 mod manifest;
 pub mod problem;
@@ -105,7 +106,10 @@ fn api() -> Router<Arc<App>> {
             "/gateways/{id}",
             get(gateways::show).patch(gateways::change).delete(gateways::remove),
         )
-        .route("/gateways/{id}/manifest", post(manifest::keep))
+        .route(
+            "/gateways/{id}/manifest",
+            post(manifest::keep).layer(DefaultBodyLimit::max(manifest::MAX_BYTES)),
+        )
         .route("/gateways/{id}/tokens", get(gateway_tokens::list).post(gateway_tokens::create))
         .route("/gateways/{id}/tokens/{token}", delete(gateway_tokens::revoke))
         .route("/gateways/{id}/connections", get(connections::of_gateway))

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::App;
+use super::extract;
 use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
+use crate::intake::object::{Object, Once};
 use crate::intake::{Draft, Objection, too_deep};
 use crate::store::{Judged, Unfit};
 
@@ -29,51 +30,18 @@ const FIELDS: [&str; 9] = [
 
 struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
-/// An object's members as they stand there, repeated ones included.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Collect)
-    }
-}
-
 impl<'a> Fields<'a> {
     fn of(item: &'a RawValue) -> Answer<Self> {
-        let Members(members) = serde_json::from_str(item.get())
-            .map_err(|_| Problem::invalid("body", "an event must be a JSON object"))?;
-        let mut fields = BTreeMap::new();
-        for (name, value) in members {
-            if !FIELDS.contains(&name.as_str()) {
-                let shown: String = name.chars().take(64).collect();
+        let Once(fields) =
+            serde_json::from_str(item.get()).map_err(|error| extract::json_problem(&error))?;
+        match fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+            None => Ok(Self(fields)),
+            Some(unknown) => {
+                let shown: String = unknown.chars().take(64).collect();
                 let known = FIELDS.join(", ");
-                let why = format!("is no field of an event; there are: {known}");
-                return Err(Problem::invalid(shown, why));
-            }
-            // Which of the two counts is what readers of JSON differ in.
-            if fields.insert(name.clone(), value).is_some() {
-                return Err(Problem::invalid(name, "stands there twice; give it once"));
+                Err(Problem::invalid(shown, format!("is no field of an event; there are: {known}")))
             }
         }
-        Ok(Self(fields))
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Answer<Option<T>> {
@@ -118,7 +86,7 @@ fn read(item: &RawValue, now: Timestamp) -> Answer<Draft> {
         event_type: fields.required("type")?,
         payload: fields.required("payload")?,
         gateway_ids: fields.get("gatewayIds")?,
-        target: fields.get("target")?,
+        target: fields.get("target")?.map(|Object(target)| target),
         id: fields.get("id")?,
         correlation_id: fields.get("correlationId")?,
         user_id: fields.get("userId")?,

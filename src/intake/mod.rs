@@ -17,6 +17,7 @@ use crate::socket::frame;
 use crate::store::{EventTypeInfo, Labels, NewEvent, Target};
 
 pub mod inbox;
+pub mod object;
 mod objection;
 mod rows;
 
@@ -80,6 +81,7 @@ impl Draft {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AskedTarget {
     all: Option<bool>,
+    #[serde(default, deserialize_with = "object::some_labels")]
     labels: Option<Labels>,
     gateway_ids: Option<Vec<GatewayId>>,
 }

@@ -4,6 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::object::Object;
 use super::{AskedTarget, Draft, Objection};
 use crate::clock::Timestamp;
 use crate::store::InboxContent;
@@ -21,7 +22,7 @@ pub(super) fn read(
         event_type: content.event_type.parse().map_err(|why| refusal("type", why))?,
         payload: json::<Box<RawValue>>("payload", &content.payload)?,
         gateway_ids: gateway_ids.map(|id| vec![id]),
-        target: content.target.map(|text| json::<AskedTarget>("target", &text)).transpose()?,
+        target: content.target.map(|text| target(&text)).transpose()?,
         id: parsed("id", content.event_id.as_deref(), str::parse)?,
         correlation_id: parsed("correlationId", content.correlation_id.as_deref(), str::parse)?,
         user_id: content.user_id,
@@ -37,6 +38,10 @@ fn parsed<T, E: std::fmt::Display>(
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Objection> {
     text.map(parse).transpose().map_err(|why| refusal(field, why))
+}
+
+fn target(text: &str) -> Result<AskedTarget, Objection> {
+    json::<Object<AskedTarget>>("target", text).map(|Object(target)| target)
 }
 
 fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, Objection> {

@@ -157,6 +157,9 @@ pub struct Opened {
     pub position: Sequence,
     /// The log's last number.
     pub head: Sequence,
+    /// The last number that an earlier connection was sent behind `position`,
+    /// as far as its end is on record.
+    pub sent: Sequence,
     /// Earlier attempts at `position + 1` that failed for a reason that blames the event.
     pub failed_attempts: u32,
 }
@@ -253,6 +256,24 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
+}
+
+/// Deliveries that nobody was there to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Whose.
+    pub gateway_id: GatewayId,
+    /// Which.
+    pub range: Range,
+}
+
+/// A connection that a dead node left open, and that is closed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its gateway.
+    pub gateway_id: GatewayId,
+    /// Its identity.
+    pub connection_id: ConnectionId,
 }
 
 /// What a `deployment.ack` names.

@@ -58,6 +58,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     // -- health
     /// Whether reading and writing work; an error says why not.
     async fn check(&self) -> Result<()>;
+    /// Whether there is room to publish. Receipts need less, so that a store
+    /// without room still has work to do.
+    async fn has_room(&self) -> bool;
     /// Stops the writer after what it holds; later calls are refused.
     async fn close(&self);
 
@@ -224,11 +227,11 @@ pub trait Store: Inbox + Send + Sync + 'static {
     // -- housekeeping
     /// Says that this node lives; the first call registers it.
     async fn node_heartbeat(&self) -> Result<()>;
-    /// Closes the connections that dead nodes left open (`node_lost`); returns how many.
-    async fn reap_dead_nodes(&self) -> Result<u64>;
+    /// Closes the connections that dead nodes left open (`node_lost`); returns them.
+    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>>;
     /// Records `not_connected` for what was appended to gateways without a live
-    /// connection; `None` looks at all gateways. Returns how many deliveries.
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64>;
+    /// connection; `None` looks at all gateways. Returns what was recorded.
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;
     /// Removes one bounded batch of what is too old or too much.
     async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed>;
     /// The node that this process is.

@@ -35,6 +35,7 @@ mod command_line;
 mod conformance;
 mod crash;
 mod disk;
+mod edge;
 mod fake;
 mod faults;
 mod inbox;

@@ -52,6 +52,7 @@ conforms! {
     payloads_keep_every_byte_and_pages_are_bounded
     a_new_connection_starts_at_what_the_last_one_confirmed
     replicas_that_come_back_in_any_order_find_every_position
+    what_was_sent_is_known_and_what_was_only_missed_is_not
     a_late_receipt_brings_no_taken_over_position_back
     an_opening_that_nobody_waits_for_leaves_nothing_live
     dead_letters_are_passed_and_not_counted_as_confirmed

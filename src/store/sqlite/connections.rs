@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
-use crate::store::{ConnectionInfo, NewConnection, Opened, Result, StoreError};
+use crate::store::{ConnectionInfo, NewConnection, Opened, Reaped, Result, StoreError};
 
 /// Opens a connection. `NotFound` before anything is written if the gateway
 /// was deleted or disabled meanwhile.
@@ -72,6 +72,7 @@ pub(super) async fn open_connection(
         epoch: parsed("epoch", &stream.epoch)?,
         position,
         head: Sequence(stream.head),
+        sent: sent_behind(connection, new.gateway, position).await?,
         failed_attempts: failed_attempts(connection, new.gateway, position.next()).await?,
     })
 }
@@ -136,6 +137,29 @@ async fn start_of(
     .fetch_one(connection)
     .await?;
     Ok(Sequence(start))
+}
+
+/// What was sent before without being confirmed. No window is longer than the
+/// stretch that is looked at, however much nobody was there to receive.
+async fn sent_behind(
+    connection: &mut SqliteConnection,
+    gateway: GatewayKey,
+    position: Sequence,
+) -> Result<Sequence> {
+    const STRETCH: i64 = 1000;
+    let (first, last) = (position.0 + 1, position.0 + STRETCH);
+    let sent = sqlx::query_scalar!(
+        r#"
+        select coalesce(max(last_sequence), $2 - 1) as "sent!: i64" from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+        "#,
+        gateway.0,
+        first,
+        last
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Sequence(sent))
 }
 
 async fn failed_attempts(
@@ -254,23 +278,25 @@ pub(super) async fn node_stopped(
 }
 
 /// Closes what other nodes left open: one server has the file, so none of
-/// them lives. Returns how many, and whose.
+/// them lives. Returns them, and whose they are.
 pub(super) async fn reap_dead_nodes(
     connection: &mut SqliteConnection,
     now: Timestamp,
     node: NodeId,
-) -> Result<(u64, Vec<GatewayKey>)> {
+) -> Result<(Vec<Reaped>, Vec<GatewayKey>)> {
     let ours = node.to_string();
     let left = sqlx::query!(
         r#"
-        select id as "id!: String", gateway as "gateway!: i64" from connections
-        where closed_at is null and node <> $1
+        select c.id as "id!: String", c.gateway as "gateway!: i64", g.id as "gateway_id!: String"
+        from connections c join gateways g using (gateway)
+        where c.closed_at is null and c.node <> $1
         "#,
         ours
     )
     .fetch_all(&mut *connection)
     .await?;
     let mut gateways = Vec::with_capacity(left.len());
+    let mut reaped = Vec::with_capacity(left.len());
     for row in &left {
         let id: ConnectionId = parsed("connection id", &row.id)?;
         let gateway = GatewayKey(row.gateway);
@@ -285,6 +311,8 @@ pub(super) async fn reap_dead_nodes(
         };
         closing::close(connection, node, &end).await?;
         gateways.push(gateway);
+        reaped
+            .push(Reaped { gateway_id: parsed("gateway id", &row.gateway_id)?, connection_id: id });
     }
-    Ok((left.len() as u64, gateways))
+    Ok((reaped, gateways))
 }

@@ -59,6 +59,7 @@ const STEPS: i32 = 10_000;
 pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
+    options: Options,
     readers: SqlitePool,
     writer: writer::Writer,
     inbox: inbox::Inbox,
@@ -67,8 +68,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, creating and migrating it as needed, and closes the
-    /// connections that an earlier server left open.
+    /// Opens the file, creating and migrating it as needed, and registers the node.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let lock = open::lock(&options.path)?;
         open::create(&options.path)?;
@@ -81,7 +81,8 @@ impl SqliteStore {
             options.queue_events,
         );
         let inbox = inbox::Inbox::new(options);
-        let store = Arc::new(Self { node, wake, readers, writer, inbox, _lock: lock });
+        let options = options.clone();
+        let store = Arc::new(Self { node, wake, options, readers, writer, inbox, _lock: lock });
         store.begin().await?;
         Ok(store)
     }

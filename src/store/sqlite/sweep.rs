@@ -3,27 +3,29 @@
 
 use sqlx::SqliteConnection;
 
+use super::gateways::parsed;
 use super::json;
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result};
+use crate::store::{Missed, Range, Result};
 
 /// Records `not_connected` for gateways without a live connection; `None`
-/// looks at all of them. Returns how many deliveries.
+/// looks at all of them. Returns what was recorded.
 pub(super) async fn sweep_not_connected(
     connection: &mut SqliteConnection,
     now: Timestamp,
     node: NodeId,
     gateways: Option<&[GatewayKey]>,
-) -> Result<u64> {
+) -> Result<Vec<Missed>> {
     let wanted =
         gateways.map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())).transpose()?;
     let missed = sqlx::query!(
         r#"
-        select s.gateway as "gateway!: i64", s.head as "head!: i64",
+        select s.gateway as "gateway!: i64", g.id as "id!: String", s.head as "head!: i64",
             max(s.missed, coalesce(u.received, 0)) as "answered!: i64"
-        from streams s left join cursors u on u.gateway = s.gateway and u.instance = ''
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
         where s.head > max(s.missed, coalesce(u.received, 0))
             and ($1 is null or s.gateway in (select value from json_each($1)))
             and not exists (
@@ -34,7 +36,7 @@ pub(super) async fn sweep_not_connected(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut count = 0;
+    let mut recorded = Vec::with_capacity(missed.len());
     for row in missed {
         let range = Range { first: Sequence(row.answered + 1), last: Sequence(row.head) };
         let ended = Ended {
@@ -49,7 +51,7 @@ pub(super) async fn sweep_not_connected(
         sqlx::query!("update streams set missed = head where gateway = $1", row.gateway)
             .execute(&mut *connection)
             .await?;
-        count += u64::try_from(row.head - row.answered).unwrap_or(0);
+        recorded.push(Missed { gateway_id: parsed("gateway id", &row.id)?, range });
     }
-    Ok(count)
+    Ok(recorded)
 }

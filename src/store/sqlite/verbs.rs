@@ -7,16 +7,17 @@ use async_trait::async_trait;
 
 use super::tokens::TokenKind;
 use super::{
-    OpenError, SqliteStore, connections, deliveries, event_types, gateways, history, now, redrive,
-    retention, stream, sweep, tokens,
+    OpenError, SqliteStore, connections, deliveries, event_types, gateways, history, now, open,
+    redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 use crate::store::{
     AccessCredential, ConnectionInfo, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey,
-    EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, NewConnection,
-    NewToken, Opened, OutboxPage, Publish, Published, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, Totals, Trimmed,
+    EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, Missed,
+    NewConnection, NewToken, Opened, OutboxPage, Publish, Published, Reaped, Record,
+    RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, StoreError, SummaryBy,
+    SummaryRow, TokenInfo, Totals, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -33,12 +34,7 @@ macro_rules! write {
 impl SqliteStore {
     /// What is due right after opening.
     pub(super) async fn begin(&self) -> std::result::Result<(), OpenError> {
-        let begun: Result<()> = async {
-            self.node_heartbeat().await?;
-            self.reap_dead_nodes().await?;
-            Ok(())
-        }
-        .await;
+        let begun = self.node_heartbeat().await;
         begun.map_err(|error| OpenError::Database(sqlx::Error::Protocol(error.to_string())))
     }
 
@@ -72,6 +68,11 @@ impl Store for SqliteStore {
         let mut moment = self.reading().await?;
         sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
         Ok(())
+    }
+
+    async fn has_room(&self) -> bool {
+        let free = open::free_bytes(&self.options.path);
+        free.is_none_or(|free| free >= self.options.min_free_bytes)
     }
 
     async fn close(&self) {
@@ -335,9 +336,9 @@ impl Store for SqliteStore {
         write!(self, connection => connections::node_heartbeat(connection, now(), node))
     }
 
-    async fn reap_dead_nodes(&self) -> Result<u64> {
+    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>> {
         let (node, wake) = (self.node, self.wake.clone());
-        let (count, _) = self
+        let (reaped, _) = self
             .writer
             .run_then(
                 move |connection| {
@@ -348,10 +349,10 @@ impl Store for SqliteStore {
                 move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
             )
             .await?;
-        Ok(count)
+        Ok(reaped)
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64> {
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
         let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
         write!(self, connection => sweep::sweep_not_connected(connection, now(), node, gateways.as_deref()))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
-use gateway_events::store::{Gateway, Record, RetentionLimits, Store};
+use gateway_events::store::{Gateway, Missed, Record, RetentionLimits, Store};
 
 use super::{Corner, closed, confirmed, keep_all, range};
 
@@ -13,15 +13,16 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 1500);
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 0);
+    let missed = |first, last| vec![Missed { gateway_id: gateway.id, range: range(first, last) }];
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1, 1500));
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
     corner.fill(&gateway, 1).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 0);
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 1);
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1501, 1501));
 }
 
 pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::raw::Raw;
+use crate::raw::{CLOSE, Raw};
 use crate::support::{Service, deployed, get};
 
 /// A report on the deployment that [`deployed`] publishes.
@@ -107,6 +107,40 @@ async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
     assert_eq!(service.odd_messages(WHAT).await, unknown.len() as u64);
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["count"], 0, "{page:#}");
+}
+
+/// A backlog of which a window's worth was sent: what lies behind it can't have
+/// been handled yet.
+#[tokio::test]
+async fn a_report_on_what_was_never_sent_is_nonsense() {
+    let service = Service::start_with(&[("DELIVERY__WINDOW_EVENTS", "4")]).await;
+    let (id, key) = service.gateway("one").await;
+    let batch: Vec<Value> =
+        (1..=20).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+    let missed = format!("/deliveries?gatewayId={id}&reason=not_connected");
+    service.eventually(&missed, |page| page["count"] == 20).await;
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    gateway.receipt_asked(4).await;
+    gateway.text(&report("d-20", "success", &json!({}))).await;
+    gateway.text(&report("d-19", "failed", &json!({}))).await;
+    // Its connection ends before the last two are matched, which changes nothing.
+    gateway.text(&report("d-4", "failed", &json!({}))).await;
+    gateway.text(&report("d-18", "failed", &json!({}))).await;
+    gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while gateway.next().await.is_some() {}
+    let reported = format!("/deliveries?gatewayId={id}&reason=apply_failed");
+    let page = service.eventually(&reported, |page| page["count"] != 0).await;
+    let sequences: Vec<&Value> =
+        page["list"].as_array().expect("a list").iter().map(|row| &row["sequence"]).collect();
+    assert_eq!(sequences, [&json!(4)], "{page:#}");
+    service
+        .eventually(&format!("/gateways/{id}/connections"), |page| {
+            page["list"][0]["status"] == "closed"
+        })
+        .await;
+    let page = get(&service.api(), &reported).await.expect("a page");
+    assert_eq!(page["count"], 1, "{page:#}");
 }
 
 /// Two events may name the same deployment: what is reported is the newest.
