@@ -225,13 +225,13 @@ mod tests {
     use crate::store::sqlite::{Options, SqliteStore};
     use crate::store::{GatewayChange, Labels, NewToken};
     use crate::token;
-    use crate::wake::Wake;
 
     #[tokio::test]
     async fn whoever_is_shut_out_between_look_up_and_opening_is_told_why() {
         let directory = tempfile::tempdir().unwrap();
         let options = Options { path: directory.path().join("test.db"), ..Options::default() };
-        let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+        // Nobody is to be woken.
+        let store = SqliteStore::open(&options, NodeId::new(), <_>::default()).await.unwrap();
         let (organisation, id) = (store.organisation("default").await.unwrap(), GatewayId::new());
         store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
         let issued = token::issue(Kind::Gateway).unwrap();

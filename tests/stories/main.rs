@@ -12,6 +12,7 @@
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
 //! | FR-009 | `operations::a_failure_is_on_record_within_a_second` |
+//! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
 //! | FR-016 | `operations::an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event` |
@@ -21,6 +22,7 @@
 //! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
 //! | events by the shared database | `inbox` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
+//! | FR-023, in any minute | `http::rates`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
 //! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |

@@ -229,9 +229,9 @@ async fn a_body_that_cannot_be_read_is_refused_and_harms_nobody() {
     admin.publish(nested(128)).await.invalid("payload", &["127 levels"]);
     // A member that stands there twice means one thing to one reader and another to the next.
     let twice = whole.replacen('{', "{\"type\":\"api.undeployed\",", 1);
-    admin.publish(twice).await.invalid("type", &["twice"]);
+    admin.publish(twice).await.invalid("type", &["duplicate field"]);
     let escaped = whole.replacen('{', "{\"\\u0069d\":\"x\",\"id\":\"y\",", 1);
-    admin.publish(escaped).await.invalid("id", &["twice"]);
+    admin.publish(escaped).await.invalid("id", &["duplicate field"]);
 
     let of_type = |content_type: &str| {
         let request = admin.request(Method::POST, "/events").header("content-type", content_type);

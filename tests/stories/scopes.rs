@@ -178,7 +178,7 @@ async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
     };
     let manifest = format!("/gateways/{id}/manifest");
     assert_eq!(with_key(&key, &manifest).await.status, 204);
-    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(401, "unauthorized");
+    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(404, "not_found");
     with_key(&key, "/gateways/nonsense/manifest").await.refusal(404, "not_found");
     with_key(&service.token, &manifest).await.refusal(401, "unauthorized");
     let connect = service.caller(None).request(Method::GET, "/ws/gateways/connect");
