@@ -54,3 +54,21 @@ async fn a_strangers_body_is_not_waited_for() {
     assert!(answer.text().await.expect("text").contains("manifest_too_large"));
     assert_eq!(manifest(&service, &id, Some(&key)).await, 204);
 }
+
+#[tokio::test]
+async fn a_status_that_ends_gateways_is_for_those_alone_whom_nothing_else_helps() {
+    let service = Service::start().await;
+    let (one, key) = service.gateway("one").await;
+    let (other, _) = service.gateway("other").await;
+    assert_eq!(manifest(&service, &one, Some(&key)).await, 204);
+    assert_eq!(manifest(&service, &other, Some(&key)).await, 404);
+    assert_eq!(manifest(&service, "nobody", Some(&key)).await, 404);
+    assert_eq!(manifest(&service, &one, None).await, 401);
+    let path = "/api/internal/v1/ws/gateways/connect";
+    let request = service.api().at_root(Method::GET, path);
+    let request = request.header("api-key", &key).header("origin", "https://proxy.example");
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), 400);
+    let body = answer.text().await.expect("text");
+    assert!(body.contains("origin_refused"), "{body}");
+}
