@@ -77,6 +77,8 @@ pub struct Server {
     pub request_timeout: Duration,
     /// TLS handshakes under way at once.
     pub max_pending_handshakes: usize,
+    /// Connections open at once that are no sockets.
+    pub max_http_connections: usize,
     /// Whose X-Forwarded-For counts.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<Network>,
@@ -219,6 +221,9 @@ impl Config {
         }
         if self.server.max_pending_handshakes == 0 {
             return refuse("server.max_pending_handshakes", "must be at least 1");
+        }
+        if self.server.max_http_connections == 0 {
+            return refuse("server.max_http_connections", "must be at least 1");
         }
         if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
             return refuse("limits.event_bytes", "must be 1KiB to 64MiB");

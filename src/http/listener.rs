@@ -1,5 +1,6 @@
 //! The accept loop. Every stage that a stranger can reach has a deadline and a
-//! bound: handshakes under way, the handshake, the headers, unread data.
+//! bound: handshakes under way, the handshake, open connections, the headers,
+//! unread data.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,6 +43,8 @@ pub struct Listener {
     handshake_timeout: Duration,
     unacknowledged: Duration,
     handshakes: Arc<Semaphore>,
+    /// Places of connections that are not (yet) sockets; those have their own limit.
+    places: Arc<Semaphore>,
 }
 
 impl Listener {
@@ -65,6 +68,9 @@ impl Listener {
             handshake_timeout: server.handshake_timeout,
             unacknowledged,
             handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
+            places: Arc::new(Semaphore::new(
+                server.max_http_connections.min(Semaphore::MAX_PERMITS),
+            )),
         })
     }
 
@@ -82,6 +88,7 @@ impl Listener {
         wind_down: CancellationToken,
         connections: TaskTracker,
     ) {
+        let mut was_full = false;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -98,11 +105,24 @@ impl Listener {
                     continue;
                 }
             };
+            // Whoever holds all places must not make others wait in silence: a
+            // connection that ends at once is tried again somewhere else, or later.
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                metrics::counter!("gateway_events_http_connections_refused_total").increment(1);
+                if !was_full {
+                    tracing::warn!(%peer, "server.max_http_connections are open; further ones are closed at once");
+                }
+                was_full = true;
+                continue;
+            };
+            was_full = false;
             prepare(&stream, self.unacknowledged);
             let tls = self.tls.clone();
             let (router, wind_down) = (router.clone(), wind_down.clone());
             let (handshake_timeout, header_timeout) = (self.handshake_timeout, self.header_timeout);
             connections.spawn(async move {
+                // Given back when the connection ends, or becomes a socket.
+                let _place = place;
                 let Some(tls) = tls else {
                     drop(permit);
                     return serve(stream, peer, router, header_timeout, wind_down).await;

@@ -1,5 +1,6 @@
 //! The edge: what strangers, clients and operators meet there, and what the
 //! log says of it.
 
+mod connections;
 mod log;
 mod strangers;
