@@ -231,6 +231,10 @@ impl Config {
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
         }
+        // Each attempt is looked for among those of its minute.
+        if self.limits.attempts_per_minute.get() > 1000 {
+            return refuse("limits.attempts_per_minute", "must be 1 to 1000");
+        }
         self.check_delivery(origins)?;
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {

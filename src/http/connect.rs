@@ -161,7 +161,8 @@ fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
 }
 
 fn too_many(wait: Duration) -> Problem {
-    let secs = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    // Rounded up: whoever comes back then is let through.
+    let secs = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_attempts",
