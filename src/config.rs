@@ -72,6 +72,9 @@ pub struct Server {
     /// Deadline of a request's headers.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// Deadline of an API request.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -221,6 +224,9 @@ impl Config {
         }
         if self.server.max_pending_handshakes == 0 {
             return refuse("server.max_pending_handshakes", "must be at least 1");
+        }
+        if self.server.idle_timeout.is_zero() {
+            return refuse("server.idle_timeout", "must be longer than 0s");
         }
         if self.server.max_http_connections == 0 {
             return refuse("server.max_http_connections", "must be at least 1");

@@ -12,7 +12,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::keep_alive::{self, Limits};
 use crate::config;
 
 /// The peer's address, kept with each request.
@@ -39,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,
-    header_timeout: Duration,
+    limits: Limits,
     handshake_timeout: Duration,
     unacknowledged: Duration,
     handshakes: Arc<Semaphore>,
@@ -64,7 +65,7 @@ impl Listener {
         Ok(Self {
             tcp: TcpListener::bind(server.listen).await?,
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
-            header_timeout: server.header_timeout,
+            limits: Limits { head: server.header_timeout, idle: server.idle_timeout },
             handshake_timeout: server.handshake_timeout,
             unacknowledged,
             handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
@@ -119,19 +120,19 @@ impl Listener {
             prepare(&stream, self.unacknowledged);
             let tls = self.tls.clone();
             let (router, wind_down) = (router.clone(), wind_down.clone());
-            let (handshake_timeout, header_timeout) = (self.handshake_timeout, self.header_timeout);
+            let (handshake_timeout, limits) = (self.handshake_timeout, self.limits);
             connections.spawn(async move {
                 // Given back when the connection ends, or becomes a socket.
                 let _place = place;
                 let Some(tls) = tls else {
                     drop(permit);
-                    return serve(stream, peer, router, header_timeout, wind_down).await;
+                    return serve(stream, peer, router, limits, wind_down).await;
                 };
                 let handshake = tokio::time::timeout(handshake_timeout, tls.accept(stream)).await;
                 drop(permit);
                 match handshake {
                     Ok(Ok(stream)) => {
-                        serve(stream, peer, router, header_timeout, wind_down).await;
+                        serve(stream, peer, router, limits, wind_down).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -173,7 +174,7 @@ async fn serve<S>(
     stream: S,
     peer: SocketAddr,
     router: Router,
-    header_timeout: Duration,
+    limits: Limits,
     wind_down: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -183,9 +184,10 @@ async fn serve<S>(
         let router = router.clone();
         router.oneshot(request.map(Body::new))
     });
+    let (stream, timer) = keep_alive::watch(stream, limits);
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .timer(timer)
+        .header_read_timeout(limits.head)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);

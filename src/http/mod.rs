@@ -30,6 +30,7 @@ mod extract;
 mod gateway_tokens;
 mod gateways;
 mod health;
+mod keep_alive;
 pub mod listener;
 mod manifest;
 pub mod problem;
