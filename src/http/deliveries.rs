@@ -12,6 +12,7 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Query};
+use super::object::Object;
 use super::problem::{Answer, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Sequence};
@@ -130,7 +131,7 @@ pub(super) async fn summary(
 pub(super) struct Redrive {
     gateway_id: Option<GatewayId>,
     sequence: Option<Sequence>,
-    filter: Option<DeliveryFilter>,
+    filter: Option<Object<DeliveryFilter>>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -148,7 +149,7 @@ pub(super) async fn redrive(
             }
             RedriveSelection::One(gateway, sequence)
         }
-        (None, None, Some(mut filter)) => {
+        (None, None, Some(Object(mut filter))) => {
             let (from, to) = window(filter.from, filter.to)?;
             filter.from = Some(from);
             filter.to = Some(to);

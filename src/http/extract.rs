@@ -6,9 +6,10 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::object::Object;
 use super::problem::Problem;
 
-/// A JSON body.
+/// A JSON body, which is an object.
 pub(super) struct Json<T>(pub(super) T);
 
 /// The body's bytes, within the limit.
@@ -67,7 +68,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Body(bytes) = Body::from_request(request, state).await?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(|Object(value)| Self(value))
     }
 }
 

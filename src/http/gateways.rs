@@ -12,6 +12,7 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path, Query};
+use super::object;
 use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
@@ -22,7 +23,7 @@ use crate::store::{Gateway, GatewayChange, Labels};
 pub(super) struct NewGateway {
     name: String,
     id: Option<GatewayId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::labels")]
     labels: Labels,
 }
 
@@ -30,6 +31,7 @@ pub(super) struct NewGateway {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Change {
     name: Option<String>,
+    #[serde(default, deserialize_with = "object::some_labels")]
     labels: Option<Labels>,
     disabled: Option<bool>,
 }

@@ -33,6 +33,7 @@ mod health;
 mod keep_alive;
 pub mod listener;
 mod manifest;
+mod object;
 pub mod problem;
 mod publish;
 mod rates;

@@ -13,6 +13,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::App;
+use super::extract;
+use super::object::{self, Object, Once};
 use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey};
@@ -37,6 +39,7 @@ const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
 #[serde(deny_unknown_fields)]
 struct AskedTarget {
     all: Option<bool>,
+    #[serde(default, deserialize_with = "object::some_labels")]
     labels: Option<Labels>,
 }
 
@@ -44,8 +47,8 @@ struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Fields<'a> {
     fn of(item: &'a RawValue) -> Answer<Self> {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(item.get())
-            .map_err(|_| Problem::invalid("body", "an event must be a JSON object"))?;
+        let Once(fields) =
+            serde_json::from_str(item.get()).map_err(|error| extract::json_problem(&error))?;
         match fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
             None => Ok(Self(fields)),
             Some(unknown) => {
@@ -160,7 +163,7 @@ async fn check_payload(
 
 fn target(fields: &Fields<'_>) -> Answer<Target> {
     let ids: Option<Vec<GatewayId>> = fields.get("gatewayIds")?;
-    let asked: Option<AskedTarget> = fields.get("target")?;
+    let asked: Option<AskedTarget> = fields.get("target")?.map(|Object(asked)| asked);
     match (ids, asked) {
         (Some(mut ids), None) if !ids.is_empty() => {
             ids.sort_unstable();

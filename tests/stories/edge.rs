@@ -3,4 +3,5 @@
 
 mod connections;
 mod log;
+mod objects;
 mod strangers;
