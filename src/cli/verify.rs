@@ -9,23 +9,32 @@ use serde_json::json;
 
 use super::access::ClientOptions;
 use super::output::{self, clean, say};
+use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The database file; it is only read, and the service may be running
-    database: PathBuf,
+    /// The database file, if it is not that of the settings; it is only read, and the service may be running
+    #[arg(conflicts_with_all = ["config", "data_dir"])]
+    database: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let report = sqlite::verify::verify(&args.database)
-        .await
-        .with_context(|| format!("{} can't be verified", args.database.display()))?;
+    let database = match args.database {
+        Some(database) => database,
+        None => args.settings.load(None, false)?.data_dir.join("gateway-events.db"),
+    };
+    let refused = || format!("{} can't be verified", database.display());
+    // SQLite's own words for a file that is not there say nothing.
+    std::fs::File::open(&database).with_context(refused)?;
+    let report = sqlite::verify::verify(&database).await.with_context(refused)?;
     if client.json {
         output::json(&json!(report))?;
     } else {
         say(format_args!(
             "{}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters",
-            args.database.display(),
+            database.display(),
             report.gateways,
             report.events,
             report.deliveries,

@@ -53,6 +53,9 @@ pub trait Store: Send + Sync + 'static {
     // -- health
     /// Whether reading and writing work; an error says why not.
     async fn check(&self) -> Result<()>;
+    /// Whether there is room to publish. Receipts need less, so that a store
+    /// without room still has work to do.
+    async fn has_room(&self) -> bool;
     /// Stops the writer after what it holds; later calls are refused.
     async fn close(&self);
 

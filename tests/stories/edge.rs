@@ -5,3 +5,4 @@ mod connections;
 mod log;
 mod objects;
 mod strangers;
+mod words;

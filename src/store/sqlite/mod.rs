@@ -47,6 +47,7 @@ pub use options::Options;
 pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
+    options: Options,
     readers: SqlitePool,
     writer: writer::Writer,
     /// Keeps other servers away for as long as this one lives.
@@ -62,7 +63,8 @@ impl SqliteStore {
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
         let writer = writer::Writer::start(connection, options, node, wake.clone());
-        let store = Arc::new(Self { node, wake, readers, writer, _lock: lock });
+        let store =
+            Arc::new(Self { node, wake, options: options.clone(), readers, writer, _lock: lock });
         store.begin().await?;
         Ok(store)
     }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::tokens::TokenKind;
 use super::{
-    OpenError, SqliteStore, connections, deliveries, event_types, gateways, history, now, redrive,
-    retention, stream, sweep, tokens,
+    OpenError, SqliteStore, connections, deliveries, event_types, gateways, history, now, open,
+    redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
@@ -65,6 +65,11 @@ impl Store for SqliteStore {
         let mut moment = self.reading().await?;
         sqlx::query!(r#"select 1 as "one!: i64""#).fetch_one(&mut *moment).await?;
         Ok(())
+    }
+
+    async fn has_room(&self) -> bool {
+        let free = open::free_bytes(&self.options.path);
+        free.is_none_or(|free| free >= self.options.min_free_bytes)
     }
 
     async fn close(&self) {
