@@ -20,8 +20,7 @@ use crate::http::{self, App};
 use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::sqlite::{self, OpenError, SqliteStore};
-use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::store::{NewToken, Open, OpenError, Options, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
@@ -81,13 +80,9 @@ pub async fn serve(
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
-    let mut options = config.database.clone();
-    options.path = database(&config);
-    let sqlite = SqliteStore::open(&options, NodeId::new(), wake.clone()).await?;
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
-    store.node_heartbeat().await?;
-    let reaped = store.reap_dead_nodes().await?;
-    tracing::info!(node = %store.node(), reaped, "the database is open");
+    let database = database(&config);
+    let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
+    tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -153,7 +148,7 @@ pub async fn serve(
     let mut outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
         () = failed.cancelled() => Outcome::StoreFailed,
-        () = sqlite.failure() => Outcome::StoreFailed,
+        () = failure => Outcome::StoreFailed,
     };
     tracing::info!(?outcome, "shutting down");
     // The listener stays open while the sockets drain, so that readiness can
@@ -228,12 +223,13 @@ async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<
 pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
     let issued = token::issue(Kind::Access)?;
     let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
-    sqlite::add_admin_token(&database(config), name, new).await?;
+    database(config).add_admin_token(name, new).await?;
     Ok(issued.key)
 }
 
-fn database(config: &Config) -> PathBuf {
-    config.data_dir.join("gateway-events.db")
+fn database(config: &Config) -> Options {
+    let path = config.data_dir.join("gateway-events.db");
+    Options { path, ..config.database.clone() }
 }
 
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
@@ -261,8 +257,7 @@ async fn watch_certificates(
     }
 }
 
-/// Says that this node lives; a store whose commits fail ends the process,
-/// because only a restart can tell what is on disk.
+/// Says that this node lives, and looks after the connections of those that don't.
 async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -273,14 +268,20 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
         }
         match store.node_heartbeat().await {
             Ok(()) => {}
-            Err(
-                error @ (StoreError::Unknown(_) | StoreError::Disk(_) | StoreError::Corrupt(_)),
-            ) => {
+            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
                 return;
             }
-            Err(error) => tracing::warn!(%error, "the node's heartbeat was not stored"),
+            Err(error) => {
+                tracing::warn!(%error, "the node's heartbeat was not stored");
+                continue;
+            }
+        }
+        match store.reap_dead_nodes().await {
+            Ok(0) => {}
+            Ok(reaped) => tracing::warn!(reaped, "connections of nodes that died were closed"),
+            Err(error) => tracing::warn!(%error, "dead nodes could not be looked for"),
         }
     }
 }

@@ -4,28 +4,36 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use gateway_events::store::sqlite;
+use gateway_events::store::Options;
+use secrecy::SecretString;
 use serde_json::json;
 
 use super::access::ClientOptions;
+use super::migrate;
 use super::output::{self, clean, say};
+use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The database file; it is only read, and the service may be running
-    database: PathBuf,
+    /// An embedded database's file; left out: the database of the settings. It is only read, and
+    /// the service may be running
+    database: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let report = sqlite::verify::verify(&args.database)
-        .await
-        .with_context(|| format!("{} can't be verified", args.database.display()))?;
+    let mut database = migrate::database(&args.settings.load(None, false)?);
+    if let Some(path) = args.database {
+        database = Options { path, url: SecretString::default(), ..database };
+    }
+    let name = migrate::name(&database);
+    let report = database.verify().await.with_context(|| format!("{name} can't be verified"))?;
     if client.json {
         output::json(&json!(report))?;
     } else {
         say(format_args!(
-            "{}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
-            args.database.display(),
+            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
             report.gateways,
             report.events,
             report.deliveries,
