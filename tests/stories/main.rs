@@ -19,7 +19,8 @@
 //! | FR-019 | `questions::every_combination_of_filters_finds_exactly_what_it_names` |
 //! | FR-019 | `questions::a_window_holds_its_start_and_not_its_end` |
 //! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
-//! | events by the shared database | `inbox` |
+//! | events by the shared database | `inbox`, `inbox_postgres` |
+//! | several nodes | `nodes` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
@@ -38,6 +39,7 @@ mod disk;
 mod fake;
 mod faults;
 mod inbox;
+mod inbox_postgres;
 mod journey;
 mod ledger;
 mod line;
