@@ -20,8 +20,7 @@ use crate::http::{self, App};
 use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::sqlite::{self, OpenError, SqliteStore};
-use crate::store::{NewToken, Reaped, Scope, Store, StoreError};
+use crate::store::{NewToken, Open, OpenError, Options, Reaped, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
@@ -81,11 +80,9 @@ pub async fn serve(
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
-    let mut options = config.database.clone();
-    options.path = database(&config);
-    let sqlite = SqliteStore::open(&options, NodeId::new(), wake.clone()).await?;
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
-    tracing::info!(node = %store.node(), "the database is open");
+    let database = database(&config);
+    let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
+    tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
     reap(store.as_ref()).await?;
     first_token(store.as_ref(), out).await?;
 
@@ -152,7 +149,7 @@ pub async fn serve(
     let mut outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
         () = failed.cancelled() => Outcome::StoreFailed,
-        () = sqlite.failure() => Outcome::StoreFailed,
+        () = failure => Outcome::StoreFailed,
     };
     tracing::info!(?outcome, "shutting down");
     // The listener stays open while the sockets drain, so that readiness can
@@ -227,16 +224,17 @@ async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<
 pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
     let issued = token::issue(Kind::Access)?;
     let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
-    sqlite::add_admin_token(&database(config), name, new).await?;
+    database(config).add_admin_token(name, new).await?;
     Ok(issued.key)
 }
 
-fn database(config: &Config) -> PathBuf {
-    config.data_dir.join("gateway-events.db")
+fn database(config: &Config) -> Options {
+    let path = config.data_dir.join("gateway-events.db");
+    Options { path, ..config.database.clone() }
 }
 
-/// Closes what a server that did not end in good order left open; each one is
-/// a disconnection like any other.
+/// Closes what nodes that did not end in good order left open; each one is a
+/// disconnection like any other.
 async fn reap(store: &dyn Store) -> Result<(), StoreError> {
     for Reaped { gateway_id, connection_id } in store.reap_dead_nodes().await? {
         tracing::info!(
@@ -274,8 +272,7 @@ async fn watch_certificates(
     }
 }
 
-/// Says that this node lives; a store whose commits fail ends the process,
-/// because only a restart can tell what is on disk.
+/// Says that this node lives, and looks after the connections of those that don't.
 async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -286,14 +283,18 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
         }
         match store.node_heartbeat().await {
             Ok(()) => {}
-            Err(
-                error @ (StoreError::Unknown(_) | StoreError::Disk(_) | StoreError::Corrupt(_)),
-            ) => {
+            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
                 return;
             }
-            Err(error) => tracing::warn!(%error, "the node's heartbeat was not stored"),
+            Err(error) => {
+                tracing::warn!(%error, "the node's heartbeat was not stored");
+                continue;
+            }
+        }
+        if let Err(error) = reap(store.as_ref()).await {
+            tracing::warn!(%error, "dead nodes could not be looked for");
         }
     }
 }

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::dispatch;
-use crate::store::RetentionLimits;
-use crate::store::sqlite;
+use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat};
 
 mod network;
 mod origins;
 mod ranges;
+mod secrets;
 mod sources;
 
 pub use network::Network;
@@ -41,7 +42,7 @@ pub struct Config {
     /// Sockets and deliveries.
     pub delivery: dispatch::Options,
     /// The database.
-    pub database: sqlite::Options,
+    pub database: store::Options,
     /// How long and how much is kept.
     pub retention: Retention,
     /// The end.
@@ -196,6 +197,7 @@ impl Config {
         let merged = builder.build().map_err(|error| origins.explain(&error))?;
         let mut shown = merged.clone().try_deserialize().unwrap_or_default();
         sources::take_kinds(&mut shown, &defaults());
+        secrets::mask(&mut shown);
         let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
         config.shown = shown;
         config.check(&origins)?;
@@ -209,9 +211,7 @@ impl Config {
 
     /// The same, not yet written down.
     pub fn settings(&self) -> toml::Table {
-        let mut shown = self.shown.clone();
-        mask(&mut shown);
-        shown
+        self.shown.clone()
     }
 
     /// What one key alone can't tell.
@@ -240,6 +240,14 @@ impl Config {
             return refuse("limits.attempts_per_minute", "must be 1 to 1000");
         }
         ranges::check(self, origins)?;
+        let url = self.database.url.expose_secret();
+        if !url.is_empty() && !["postgres://", "postgresql://"].iter().any(|it| url.starts_with(it))
+        {
+            return refuse(
+                "database.url",
+                "must be empty, for the embedded database, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
+            );
+        }
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
             return refuse("retention.hard_max_age", "must be at least retention.max_age");
@@ -284,16 +292,6 @@ fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
         .build()
         .map_err(|error| refuse(error.to_string()))?;
     Ok((path.to_owned(), text))
-}
-
-fn mask(table: &mut toml::Table) {
-    for (key, value) in table.iter_mut() {
-        if let toml::Value::Table(inner) = value {
-            mask(inner);
-        } else if ["password", "secret", "token"].iter().any(|word| key.contains(word)) {
-            *value = toml::Value::String("********".to_owned());
-        }
-    }
 }
 
 fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {

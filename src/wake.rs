@@ -39,6 +39,8 @@ struct Inner {
     /// only to insert or to take the whole set.
     unswept: Mutex<HashSet<GatewayKey>>,
     sweep: Notify,
+    /// Something was appended by this node.
+    growth: Notify,
 }
 
 /// One lane's ear.
@@ -64,17 +66,31 @@ impl Wake {
     /// Says that a gateway's log has grown; called after the commit.
     pub fn appended(&self, gateway: GatewayKey, hint: Hint) {
         if let Some(topic) = self.0.topics.get(&gateway) {
-            topic.head.send_if_modified(|head| {
-                let grown = hint.head > *head;
-                if grown {
-                    *head = hint.head;
-                }
-                grown
-            });
+            raise(&topic, hint.head);
             // Nobody listening is no error: the log keeps it.
             let _ = topic.hints.send(hint);
         }
+        self.0.growth.notify_one();
         self.unserved(gateway);
+    }
+
+    /// Says that a gateway's log has grown elsewhere: whoever appended has
+    /// looked after everything but those who listen here.
+    pub fn reached(&self, gateway: GatewayKey, head: Sequence) {
+        if let Some(topic) = self.0.topics.get(&gateway) {
+            raise(&topic, head);
+        }
+    }
+
+    /// Waits until this node has appended something since the last time.
+    pub async fn grown(&self) {
+        self.0.growth.notified().await;
+    }
+
+    /// The gateways that somebody listens for.
+    pub fn listened(&self) -> Vec<GatewayKey> {
+        let live = self.0.topics.iter().filter(|topic| topic.head.receiver_count() > 0);
+        live.map(|topic| *topic.key()).collect()
     }
 
     /// Says that a gateway may have events and nobody there to receive them.
@@ -99,4 +115,14 @@ impl Wake {
     pub fn forget_idle(&self) {
         self.0.topics.retain(|_, topic| topic.head.receiver_count() > 0);
     }
+}
+
+fn raise(topic: &Topic, to: Sequence) {
+    topic.head.send_if_modified(|head| {
+        let grown = to > *head;
+        if grown {
+            *head = to;
+        }
+        grown
+    });
 }

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use gateway_events::store::sqlite;
+use gateway_events::config::Config;
+use gateway_events::store::Options;
 
 use super::output::say;
 use super::serve::Settings;
@@ -18,19 +19,35 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(None, false)?;
-    let path = config.data_dir.join("gateway-events.db");
+    let database = database(&config);
+    let name = name(&database);
     if !args.check {
-        sqlite::migrate(&path).await?;
-        say(format_args!("{} is up to date", path.display()))?;
+        database.migrate().await?;
+        say(format_args!("{name} is up to date"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let pending = sqlite::pending_migrations(&path).await?;
+    let pending = database.pending_migrations().await?;
     if pending.is_empty() {
-        say(format_args!("{} is up to date", path.display()))?;
+        say(format_args!("{name} is up to date"))?;
         return Ok(ExitCode::SUCCESS);
     }
     for migration in &pending {
         say(format_args!("pending: {migration}"))?;
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// The database that the settings name.
+pub(super) fn database(config: &Config) -> Options {
+    let path = config.data_dir.join("gateway-events.db");
+    Options { path, ..config.database.clone() }
+}
+
+/// What it is called before people.
+pub(super) fn name(database: &Options) -> String {
+    if database.is_shared() {
+        "the database of database.url".to_owned()
+    } else {
+        database.path.display().to_string()
+    }
 }

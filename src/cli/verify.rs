@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use gateway_events::store::sqlite;
+use gateway_events::store::Options;
+use secrecy::SecretString;
 use serde_json::json;
 
 use super::access::ClientOptions;
+use super::migrate;
 use super::output::{self, clean, say};
 use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The database file, if it is not that of the settings; it is only read, and the service may be running
+    /// An embedded database's file, if it is not that of the settings; it is only read, and the
+    /// service may be running
     #[arg(conflicts_with_all = ["config", "data_dir"])]
     database: Option<PathBuf>,
     #[command(flatten)]
@@ -21,20 +24,22 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let database = match args.database {
-        Some(database) => database,
-        None => args.settings.load(None, false)?.data_dir.join("gateway-events.db"),
-    };
-    let refused = || format!("{} can't be verified", database.display());
-    // SQLite's own words for a file that is not there say nothing.
-    std::fs::File::open(&database).with_context(refused)?;
-    let report = sqlite::verify::verify(&database).await.with_context(refused)?;
+    let mut database = migrate::database(&args.settings.load(None, false)?);
+    if let Some(path) = args.database {
+        database = Options { path, url: SecretString::default(), ..database };
+    }
+    let name = migrate::name(&database);
+    let refused = || format!("{name} can't be verified");
+    if !database.is_shared() {
+        // SQLite's own words for a file that is not there say nothing.
+        std::fs::File::open(&database.path).with_context(refused)?;
+    }
+    let report = database.verify().await.with_context(refused)?;
     if client.json {
         output::json(&json!(report))?;
     } else {
         say(format_args!(
-            "{}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
-            database.display(),
+            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
             report.gateways,
             report.events,
             report.deliveries,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{ConfigError, DEFAULTS, toml_source};
+use super::{ConfigError, DEFAULTS, secrets, toml_source};
 
 /// Who said what, for errors.
 pub(super) struct Origins<'a> {
@@ -39,7 +39,7 @@ impl Origins<'_> {
             });
         let key = unknown.as_deref().unwrap_or(key);
         let (value, origin) = self.find(key);
-        ConfigError::Value { key: key.to_owned(), value, origin, why }
+        ConfigError::Value { key: key.to_owned(), value: secrets::shown(key, &value), origin, why }
     }
 
     fn find(&self, key: &str) -> (String, String) {

@@ -91,3 +91,26 @@ fn networks_contain_what_they_should() {
     let all: Network = "::/0".parse().unwrap();
     assert!(all.contains("fe80::1".parse().unwrap()));
 }
+
+#[test]
+fn the_databases_password_is_never_shown() {
+    for url in [
+        "postgres://me:hunter2@db:5432/events?sslmode=require",
+        "postgres://me:hunter2/@x@db/events",
+        "postgres://db/events?user=me&password=hunter2",
+        "mysql://me:hunter2@db/events",
+        "hunter2",
+    ] {
+        match load(&[("GATEWAY_EVENTS__DATABASE__URL", url)]) {
+            Ok(config) => {
+                assert!(!config.show().contains("hunter2"), "{}", config.show());
+                assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+                assert!(config.show().contains("db"), "{}", config.show());
+            }
+            Err(error) => {
+                let shown = error.to_string();
+                assert!(shown.contains("database.url") && !shown.contains("hunter2"), "{shown}");
+            }
+        }
+    }
+}

@@ -52,28 +52,28 @@ async fn drain(store: &dyn Store, rules: &Rules) {
     }
 }
 
-/// Moves one page; returns how many rows were read. None is left to be moved
-/// after a zero.
+/// Moves one page; returns how many rows were moved. After a zero there is
+/// nothing to be moved until something changes.
 pub async fn run_once(store: &dyn Store, rules: &Rules) -> Result<usize> {
     let max_bytes = PAGE_BYTES.max(rules.event_bytes() + OTHER_BYTES);
     let page = store.inbox_page(PAGE_ROWS, max_bytes).await?;
     if page.is_empty() {
         return Ok(0);
     }
-    let count = page.len();
     let judged = Judge::new(store, rules).judge(page).await?;
+    let mut moved = 0;
     match store.drain_inbox(judged.clone()).await {
-        Ok(drained) => report(&drained),
+        Ok(drained) => moved = report(&drained),
         // One of them spoils the others' transaction: each gets its own.
         Err(StoreError::Corrupt(why)) => {
             tracing::warn!(why, "a page of the inbox was undone; each row is moved by itself");
             for row in judged {
-                report(&alone(store, row).await?);
+                moved += report(&alone(store, row).await?);
             }
         }
         Err(error) => return Err(error),
     }
-    Ok(count)
+    Ok(moved)
 }
 
 /// Moves one row. One that the log itself refuses must not be tried for ever.
@@ -177,8 +177,8 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Once per row, and never its payload.
-fn report(drained: &Drained) {
+/// Once per row, and never its payload; returns how many there are.
+fn report(drained: &Drained) -> usize {
     let appended = u64::try_from(drained.appended).unwrap_or(u64::MAX);
     metrics::counter!("gateway_events_inbox_appended_total").increment(appended);
     for (inbox_id, rejection) in &drained.rejected {
@@ -193,6 +193,7 @@ fn report(drained: &Drained) {
             "a row of the inbox can't be published and was put aside"
         );
     }
+    drained.appended + drained.rejected.len()
 }
 
 /// Says how much waits, and for how long.

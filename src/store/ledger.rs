@@ -250,3 +250,25 @@ pub struct Trimmed {
     /// There is more to remove.
     pub more: bool,
 }
+
+/// What a verification counted and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyReport {
+    /// Gateways, deleted ones included.
+    pub gateways: i64,
+    /// Events in the log.
+    pub events: i64,
+    /// Deliveries in the log.
+    pub deliveries: i64,
+    /// Rows of the ledger.
+    pub attempts: i64,
+    /// Dead letters, in deliveries.
+    pub dead_letters: i64,
+    /// Rows that wait in the inbox.
+    pub inbox: i64,
+    /// Rows of the inbox that were rejected, those put back included.
+    pub rejected: i64,
+    /// What is wrong, each with the gateway and the numbers; empty when all is well.
+    pub problems: Vec<String>,
+}

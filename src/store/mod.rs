@@ -9,16 +9,28 @@ use async_trait::async_trait;
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 
+mod errors;
 mod inbox;
 mod ledger;
 mod log;
+mod open;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod principals;
+mod schema;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
+pub use open::{Open, OpenError, Options};
 pub use principals::*;
+pub use schema::SchemaError;
+
+#[cfg(feature = "sqlite")]
+use errors::sqlite_code;
+use errors::storable;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -29,19 +29,95 @@ pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 
+/// Tells every story to a store of its own, which `$fresh` opens; what it hands
+/// out beside the store is kept until the story has ended.
+macro_rules! conforms {
+    ($fresh:path) => {
+        $crate::conformance::conforms! { $fresh:
+            numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
+            a_repeated_id_gets_the_first_answer_and_another_content_is_refused
+            a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
+            a_repeated_key_gets_every_item_of_the_first_answer
+            a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
+            what_came_to_nothing_may_do_better_under_the_same_key
+            an_unknown_gateway_refuses_its_event_alone
+            labels_choose_gateways_and_a_deleted_one_gets_nothing
+            payloads_keep_every_byte_and_pages_are_bounded
+            a_new_connection_starts_at_what_the_last_one_confirmed
+            replicas_that_come_back_in_any_order_find_every_position
+            what_was_sent_is_known_and_what_was_only_missed_is_not
+            a_late_receipt_brings_no_taken_over_position_back
+            an_opening_that_nobody_waits_for_leaves_nothing_live
+            dead_letters_are_passed_and_not_counted_as_confirmed
+            attempts_that_blame_the_event_are_counted_until_it_is_given_up
+            an_end_or_a_report_that_comes_twice_is_on_record_once
+            what_a_lost_node_had_sent_is_neither_failed_nor_delivered
+            an_event_that_another_replica_confirmed_is_not_given_up
+            totals_count_each_outcome_once_through_repeats_redrive_and_retention
+            what_nobody_was_there_for_is_recorded_once
+            retention_keeps_what_is_not_confirmed
+            retention_trims_what_is_confirmed_in_bounded_batches
+            what_the_hard_limit_takes_is_recorded_as_lost
+            what_retention_took_fails_once_whoever_comes_back_for_it
+        }
+    };
+    ($fresh:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let (store, _kept) = $fresh().await;
+                $crate::conformance::$story(store.as_ref()).await;
+                store.close().await;
+            }
+        )*
+    };
+}
+pub(crate) use conforms;
+
+/// The same for the stories of the inbox, which another program fills.
+/// `$beside` starts it, given what `$fresh` handed out beside the store.
+macro_rules! conforms_beside_another_program {
+    ($fresh:path, $beside:path) => {
+        $crate::conformance::conforms_beside_another_program! { $fresh, $beside:
+            rows_are_moved_in_the_order_of_their_insertion
+            a_row_that_was_moved_already_is_not_moved_again
+            a_rejected_row_holds_up_nobody
+            a_repeat_is_dropped_and_becomes_no_second_event
+            a_rejected_row_can_be_put_back_once
+            pages_of_the_inbox_are_bounded
+            a_commit_of_another_program_is_noticed
+            what_was_rejected_long_ago_is_forgotten
+        }
+    };
+    ($fresh:path, $beside:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let (store, kept) = $fresh().await;
+                let program = $beside(&kept).await;
+                $crate::conformance::$story(store.as_ref(), &program).await;
+                drop(program);
+                store.close().await;
+            }
+        )*
+    };
+}
+pub(crate) use conforms_beside_another_program;
+
 /// A story's own corner of a store.
+#[derive(Clone, Copy)]
 pub(crate) struct Corner<'a> {
-    store: &'a dyn Store,
-    organisation: OrganisationKey,
+    pub(crate) store: &'a dyn Store,
+    pub(crate) organisation: OrganisationKey,
 }
 
 impl<'a> Corner<'a> {
-    async fn of(store: &'a dyn Store) -> Self {
+    pub(crate) async fn of(store: &'a dyn Store) -> Self {
         let organisation = store.organisation("default").await.unwrap();
         Self { store, organisation }
     }
 
-    async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
+    pub(crate) async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
         let id = GatewayId::new();
         let labels: Labels =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -49,15 +125,15 @@ impl<'a> Corner<'a> {
         self.store.create_gateway(self.organisation, id, &name, &labels).await.unwrap()
     }
 
-    async fn again(&self, gateway: &Gateway) -> Gateway {
+    pub(crate) async fn again(&self, gateway: &Gateway) -> Gateway {
         self.store.gateway(self.organisation, gateway.id).await.unwrap().unwrap()
     }
 
-    async fn publish(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, Refusal>> {
+    pub(crate) async fn publish(&self, events: Vec<NewEvent>) -> Vec<Result<Appended, Refusal>> {
         self.publish_with(events, None).await.unwrap()
     }
 
-    async fn publish_with(
+    pub(crate) async fn publish_with(
         &self,
         events: Vec<NewEvent>,
         idempotency: Option<(&str, [u8; 32])>,
@@ -78,19 +154,19 @@ impl<'a> Corner<'a> {
         }
     }
 
-    async fn fill(&self, gateway: &Gateway, count: usize) {
+    pub(crate) async fn fill(&self, gateway: &Gateway, count: usize) {
         let events = (0..count).map(|_| event(Target::Gateways(vec![gateway.id]))).collect();
         assert!(self.publish(events).await.iter().all(Result::is_ok));
     }
 
-    async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
+    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
         let connection = connection(gateway);
         let id = connection.id;
         let opened = self.store.open_connection(connection).await.unwrap();
         (id, opened.position, opened.failed_attempts)
     }
 
-    async fn record(&self, records: Vec<Record>) {
+    pub(crate) async fn record(&self, records: Vec<Record>) {
         self.store.record(records).await.unwrap();
     }
 
@@ -100,11 +176,11 @@ impl<'a> Corner<'a> {
     }
 }
 
-fn event(target: Target) -> NewEvent {
+pub(crate) fn event(target: Target) -> NewEvent {
     event_with(EventId::new(uuid::Uuid::now_v7().to_string()).unwrap(), target, "{}")
 }
 
-fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
+pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent {
     let correlation_id = CorrelationId::new(id.as_str()).unwrap();
     NewEvent {
         event: Arc::new(Event {
@@ -131,7 +207,7 @@ fn unfit(id: Option<&EventId>, why: &str) -> Judged {
     })
 }
 
-fn connection(gateway: &Gateway) -> NewConnection {
+pub(crate) fn connection(gateway: &Gateway) -> NewConnection {
     NewConnection {
         id: ConnectionId::new(),
         gateway: gateway.key,
@@ -142,11 +218,16 @@ fn connection(gateway: &Gateway) -> NewConnection {
     }
 }
 
-fn range(first: i64, last: i64) -> Range {
+pub(crate) fn range(first: i64, last: i64) -> Range {
     Range { first: Sequence(first), last: Sequence(last) }
 }
 
-fn confirmed(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> Record {
+pub(crate) fn confirmed(
+    gateway: &Gateway,
+    connection: ConnectionId,
+    first: i64,
+    last: i64,
+) -> Record {
     Record::Confirmed {
         gateway: gateway.key,
         connection,
@@ -156,7 +237,7 @@ fn confirmed(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64)
     }
 }
 
-fn closed(
+pub(crate) fn closed(
     gateway: &Gateway,
     connection: ConnectionId,
     reason: Reason,
@@ -175,7 +256,7 @@ fn closed(
 }
 
 /// Keeps everything, until a story says otherwise.
-fn keep_all() -> RetentionLimits {
+pub(crate) fn keep_all() -> RetentionLimits {
     const LONG: Duration = Duration::from_hours(1000);
     RetentionLimits {
         max_age: LONG,

@@ -20,7 +20,8 @@
 //! | FR-019 | `questions::every_combination_of_filters_finds_exactly_what_it_names` |
 //! | FR-019 | `questions::a_window_holds_its_start_and_not_its_end` |
 //! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
-//! | events by the shared database | `inbox` |
+//! | events by the shared database | `inbox`, `inbox_postgres` |
+//! | several nodes | `nodes` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-023, in any minute | `http::rates`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
@@ -41,14 +42,17 @@ mod edge;
 mod fake;
 mod faults;
 mod inbox;
+mod inbox_postgres;
 mod journey;
 mod ledger;
 mod line;
 mod migrations;
+mod nodes;
 mod operations;
 mod organisations;
 mod outages;
 mod outsider;
+mod outsider_postgres;
 mod paging;
 mod payloads;
 mod publish;
@@ -58,8 +62,10 @@ mod redrive;
 mod repeats;
 mod retention;
 mod scopes;
+mod server;
 mod settings;
 mod simulator;
+mod store_postgres;
 mod store_sqlite;
 mod support;
 mod trust;

@@ -7,6 +7,7 @@ use gateway_events::event::NodeId;
 use gateway_events::store::Store as _;
 use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_migrations};
 use gateway_events::wake::Wake;
+use tempfile::TempDir;
 
 use crate::conformance;
 use crate::outsider::Program;
@@ -26,72 +27,16 @@ fn options(directory: &Path) -> Options {
     }
 }
 
-macro_rules! conforms {
-    ($($story:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $story() {
-                let directory = tempfile::tempdir().unwrap();
-                let store = open(directory.path()).await.unwrap();
-                conformance::$story(store.as_ref()).await;
-                store.close().await;
-            }
-        )*
-    };
+async fn fresh() -> (Arc<SqliteStore>, TempDir) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    (open(directory.path()).await.expect("it opens"), directory)
 }
 
-conforms! {
-    numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
-    a_repeated_id_gets_the_first_answer_and_another_content_is_refused
-    a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
-    a_repeated_key_gets_every_item_of_the_first_answer
-    a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
-    what_came_to_nothing_may_do_better_under_the_same_key
-    an_unknown_gateway_refuses_its_event_alone
-    labels_choose_gateways_and_a_deleted_one_gets_nothing
-    payloads_keep_every_byte_and_pages_are_bounded
-    a_new_connection_starts_at_what_the_last_one_confirmed
-    replicas_that_come_back_in_any_order_find_every_position
-    what_was_sent_is_known_and_what_was_only_missed_is_not
-    a_late_receipt_brings_no_taken_over_position_back
-    an_opening_that_nobody_waits_for_leaves_nothing_live
-    dead_letters_are_passed_and_not_counted_as_confirmed
-    attempts_that_blame_the_event_are_counted_until_it_is_given_up
-    an_end_or_a_report_that_comes_twice_is_on_record_once
-    what_a_lost_node_had_sent_is_neither_failed_nor_delivered
-    an_event_that_another_replica_confirmed_is_not_given_up
-    totals_count_each_outcome_once_through_repeats_redrive_and_retention
-    what_nobody_was_there_for_is_recorded_once
-    retention_keeps_what_is_not_confirmed
-    retention_trims_what_is_confirmed_in_bounded_batches
-    what_the_hard_limit_takes_is_recorded_as_lost
-    what_retention_took_fails_once_whoever_comes_back_for_it
-}
+conformance::conforms!(fresh);
+conformance::conforms_beside_another_program!(fresh, beside);
 
-macro_rules! conforms_beside_another_program {
-    ($($story:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $story() {
-                let directory = tempfile::tempdir().unwrap();
-                let store = open(directory.path()).await.unwrap();
-                let program = Program::start(&directory.path().join("gateway-events.db")).await;
-                conformance::$story(store.as_ref(), &program).await;
-                store.close().await;
-            }
-        )*
-    };
-}
-
-conforms_beside_another_program! {
-    rows_are_moved_in_the_order_of_their_insertion
-    a_row_that_was_moved_already_is_not_moved_again
-    a_rejected_row_holds_up_nobody
-    a_repeat_is_dropped_and_becomes_no_second_event
-    a_rejected_row_can_be_put_back_once
-    pages_of_the_inbox_are_bounded
-    a_commit_of_another_program_is_noticed
-    what_was_rejected_long_ago_is_forgotten
+async fn beside(directory: &TempDir) -> Program {
+    Program::start(&directory.path().join("gateway-events.db")).await
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, Migrator};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::open::{self, OpenError};
+use crate::store::schema;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -28,39 +29,17 @@ pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
         let mut connection = open::connect_read_only(path).await?;
         let table = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
         if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut connection).await? > 0 {
-            applied =
-                connection.list_applied_migrations(&MIGRATOR.table_name).await.map_err(refused)?;
+            applied = connection
+                .list_applied_migrations(&MIGRATOR.table_name)
+                .await
+                .map_err(schema::refused)?;
         }
         connection.close().await?;
     }
-    for known in &applied {
-        match MIGRATOR.iter().find(|ours| ours.version == known.version) {
-            None => return Err(OpenError::Newer(known.version)),
-            Some(ours) if ours.checksum != known.checksum => {
-                return Err(OpenError::Edited(known.version));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(MIGRATOR
-        .iter()
-        .filter(|ours| applied.iter().all(|known| known.version != ours.version))
-        .map(|ours| format!("{:04} {}", ours.version, ours.description))
-        .collect())
+    Ok(schema::pending(&MIGRATOR, &applied)?)
 }
 
 /// Applies what is missing.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    MIGRATOR.run(connection).await.map_err(refused)
-}
-
-fn refused(error: MigrateError) -> OpenError {
-    match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
-            OpenError::Newer(version)
-        }
-        MigrateError::VersionMismatch(version) => OpenError::Edited(version),
-        MigrateError::Dirty(version) => OpenError::HalfMigrated(version),
-        other => OpenError::Migrate(other),
-    }
+    Ok(MIGRATOR.run(connection).await.map_err(schema::refused)?)
 }

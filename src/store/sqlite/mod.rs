@@ -6,47 +6,36 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use futures_util::future::BoxFuture;
+use sqlx::{SqliteConnection, SqlitePool};
+use tokio::sync::watch;
 
-use super::StoreError;
-use crate::clock::Timestamp;
+use super::{Result, StoreError};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
-mod append;
-mod batch;
-mod closing;
-mod connections;
-mod deliveries;
-mod desk;
+mod dialect;
 mod disk;
-mod event_types;
-mod gateways;
-mod history;
-mod inbox;
-mod ledger;
 mod migrations;
 mod open;
 mod options;
-mod positions;
-mod record;
 mod recovery;
-mod redrive;
-mod repeats;
-mod retention;
-mod stream;
-mod sweep;
-mod targets;
-mod tokens;
-mod verbs;
+#[cfg(test)]
+mod scratch;
+mod session;
+#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
+#[path = "../sql/mod.rs"]
+mod sql;
 pub mod verify;
-mod writer;
+mod watch_inbox;
 
 pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
 pub use recovery::add_admin_token;
+
+use session::Session;
+use sql::writer::Writer;
 
 /// The longest that a moment of the file may be read: while it is, the
 /// write-ahead log grows. Whoever asked has given up by then.
@@ -54,15 +43,20 @@ const LONGEST_READ: Duration = Duration::from_secs(25);
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
 
+type Backend = SqliteStore;
+
 /// The log and the ledger in a SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
-    options: Options,
     readers: SqlitePool,
-    writer: writer::Writer,
-    inbox: inbox::Inbox,
+    writer: Writer,
+    /// Why nothing can be written now, if the last try has shown that.
+    trouble: watch::Receiver<Option<String>>,
+    inbox: watch_inbox::Watch,
+    /// Where free space is looked for.
+    options: Options,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
 }
@@ -76,87 +70,69 @@ impl SqliteStore {
         let mut connection = open::connect(&options.path).await?;
         migrations::run(&mut connection).await?;
         let readers = open::readers(options).await?;
-        let writer = writer::Writer::start(
-            desk::Desk::new(connection, options, disk, node, wake.clone()),
-            options.queue_events,
-        );
-        let inbox = inbox::Inbox::new(options);
+        let session = Session::new(connection, options, disk);
+        let trouble = session.trouble();
+        let writer = Writer::start(session, options.queue_events, node, wake.clone());
+        let inbox = watch_inbox::Watch::new(options.path.clone());
         let options = options.clone();
-        let store = Arc::new(Self { node, wake, options, readers, writer, inbox, _lock: lock });
+        let store = Self { node, wake, readers, writer, trouble, inbox, options, _lock: lock };
         store.begin().await?;
-        Ok(store)
+        Ok(Arc::new(store))
     }
 
-    /// Ends when a commit has failed: the process should end with an error, and
-    /// a restart finds the truth.
-    pub async fn failure(&self) {
-        let mut failure = self.writer.failure();
-        if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// A moment of the file, to read from. It ends when it is dropped.
-    async fn reading(&self) -> super::Result<Transaction<'static, Sqlite>> {
-        self.reading_until(Instant::now() + LONGEST_READ).await
+    /// Reads one moment of the file.
+    async fn reading<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        self.reading_until(Instant::now() + LONGEST_READ, work).await
     }
 
     /// The same with another deadline, at which its statement is interrupted.
-    async fn reading_until(
-        &self,
-        deadline: Instant,
-    ) -> super::Result<Transaction<'static, Sqlite>> {
+    async fn reading_until<T, F>(&self, deadline: Instant, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
         let mut moment = self.readers.begin().await?;
         let mut handle = moment.lock_handle().await?;
         handle.set_progress_handler(STEPS, move || Instant::now() < deadline);
         drop(handle);
-        Ok(moment)
+        work(&mut moment).await
     }
-}
 
-/// The primary result code (sqlite3.h) of what SQLite says.
-fn code_of(error: &sqlx::Error) -> Option<i32> {
-    let code = error.as_database_error()?.code()?.parse::<i32>().ok()?;
-    Some(code & 0xFF)
-}
+    /// Whether reading works, and writing did at the last try.
+    async fn check_health(&self) -> Result<()> {
+        if let Some(reason) = self.trouble.borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
+        }
+        self.reading(|connection| {
+            Box::pin(async move {
+                sqlx::query("select 1").execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
 
-/// What SQLite says, as the callers need it.
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        /// Primary result codes (sqlite3.h). Locked, busy, read-only and the
-        /// like may pass, and are not listed.
-        const IO: i32 = 10;
-        const CORRUPT: i32 = 11;
-        const FULL: i32 = 13;
-        const CONSTRAINT: i32 = 19;
-        const NOT_A_DATABASE: i32 = 26;
-        let text = error.to_string();
-        match &error {
-            sqlx::Error::Database(_) => match code_of(&error) {
-                Some(IO) => Self::Disk(text),
-                Some(FULL) => Self::StorageFull,
-                // What the schema forbids is forbidden at the next try, too.
-                Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => Self::Corrupt(text),
-                _ => Self::Unavailable(text),
-            },
-            sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::Decode(_)
-            | sqlx::Error::ColumnNotFound(_)
-            | sqlx::Error::RowNotFound => Self::Corrupt(text),
-            _ => Self::Unavailable(text),
+    /// Waits for somebody else's commit.
+    async fn watch_inbox(&self) -> Result<()> {
+        self.inbox.changed().await
+    }
+
+    /// Moving is publishing: rows wait in the inbox until there is space.
+    fn check_space(&self) -> Result<()> {
+        match open::free_bytes(&self.options.path) {
+            Some(free) if free < self.options.min_free_bytes => Err(StoreError::StorageFull),
+            _ => Ok(()),
         }
     }
-}
 
-/// Rows as one parameter, for SQLite's `json_each`.
-fn json<T: Serialize + ?Sized>(rows: &T) -> super::Result<String> {
-    serde_json::to_string(rows)
-        .map_err(|error| StoreError::Unavailable(format!("rows can't be passed on: {error}")))
-}
-
-fn now() -> Timestamp {
-    Timestamp::now()
+    async fn shut(&self) {
+        // The writer's connection is the last to close.
+        self.inbox.close().await;
+        self.readers.close().await;
+        self.writer.stop().await;
+    }
 }
 
 #[cfg(test)]
@@ -171,14 +147,16 @@ mod tests {
         let options = Options { path, readers: 1, ballast_bytes: 0, ..Options::default() };
         let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
         let soon = Instant::now() + Duration::from_millis(50);
-        let mut moment = store.reading_until(soon).await.unwrap();
         let endless =
             "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n";
-        let reading = sqlx::query_scalar::<_, i64>(endless).fetch_one(&mut *moment);
+        let reading = store.reading_until(soon, |connection| {
+            Box::pin(async move {
+                Ok(sqlx::query_scalar::<_, i64>(endless).fetch_one(connection).await?)
+            })
+        });
         let reading = tokio::time::timeout(Duration::from_secs(20), reading).await;
-        let error = StoreError::from(reading.expect("it is interrupted").unwrap_err());
+        let error = reading.expect("it is interrupted").unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        drop(moment);
         store.organisation("default").await.unwrap();
         store.close().await;
     }

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions as _, SqliteConnection, SqlitePool};
 
 use super::Options;
+use crate::store::{SchemaError, StoreError};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Older ones can damage the write-ahead log when one process makes a
@@ -51,30 +52,20 @@ pub enum OpenError {
         /// What it is.
         found: String,
     },
-    /// A later version of this program migrated it.
-    #[error(
-        "the database has migration {0}, which this version does not know; run the version that made it, or a newer one"
-    )]
-    Newer(i64),
     /// It lacks migrations, or is not there at all.
     #[error(
         "{0} is no database of this version; run `gateway-events migrate`, or start the service once"
     )]
     Behind(PathBuf),
-    /// An applied migration differs from ours.
-    #[error(
-        "migration {0} was applied with another text than this version's; the schema can't be trusted"
-    )]
-    Edited(i64),
-    /// A migration stopped half-way.
-    #[error("migration {0} was applied by half; restore the database from a backup")]
-    HalfMigrated(i64),
-    /// A migration failed.
-    #[error("the schema can't be brought up to date: {0}")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The schema is not ours.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// SQLite refuses.
     #[error("SQLite refuses: {0}")]
     Database(#[from] sqlx::Error),
+    /// What is due right after opening can't be done.
+    #[error(transparent)]
+    Begin(#[from] StoreError),
 }
 
 /// Takes the lock file beside the database; it is free again when the file is

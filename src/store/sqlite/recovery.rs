@@ -6,8 +6,9 @@ use std::path::Path;
 
 use sqlx::Connection as _;
 
-use super::{OpenError, migrations, now, open, tokens};
-use crate::store::{NewToken, Result, Scope, StoreError};
+use super::{OpenError, migrations, open, sql};
+use crate::clock::Timestamp;
+use crate::store::NewToken;
 
 /// Makes an access token with all scopes in the organisation `default`. A
 /// running server knows it at once, since it looks tokens up in the file.
@@ -17,17 +18,7 @@ pub async fn add_admin_token(path: &Path, name: &str, token: NewToken) -> Result
     }
     let mut connection = open::connect(path).await?;
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let added: Result<()> = async {
-        let organisation = tokens::organisation(&mut transaction, "default").await?;
-        let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
-        let transaction = &mut transaction;
-        tokens::create_access_token(transaction, now(), organisation, name, &scopes, token).await?;
-        Ok(())
-    }
-    .await;
-    added.map_err(|error: StoreError| {
-        OpenError::Database(sqlx::Error::Protocol(error.to_string()))
-    })?;
+    sql::tokens::create_admin_token(&mut transaction, Timestamp::now(), name, token).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok(())

@@ -1,0 +1,80 @@
+//! What databases say, as the callers need it.
+
+use std::borrow::Cow;
+
+use super::StoreError;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        match &error {
+            sqlx::Error::Database(database) => of_database(database.as_ref(), text),
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::RowNotFound => Self::Corrupt(text),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+fn of_database(error: &dyn sqlx::error::DatabaseError, text: String) -> StoreError {
+    let code = error.code().unwrap_or_default();
+    #[cfg(feature = "sqlite")]
+    if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+        return of_sqlite(primary(&code), text);
+    }
+    of_postgres(&code, text)
+}
+
+/// The primary result code (sqlite3.h) of what SQLite says.
+#[cfg(feature = "sqlite")]
+pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    primary(&error.as_database_error()?.code()?)
+}
+
+#[cfg(feature = "sqlite")]
+fn primary(code: &str) -> Option<i32> {
+    code.parse::<i32>().ok().map(|code| code & 0xFF)
+}
+
+/// By primary result codes (sqlite3.h). Locked, busy, read-only and the like
+/// may pass, and are not listed.
+#[cfg(feature = "sqlite")]
+fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+    const IO: i32 = 10;
+    const CORRUPT: i32 = 11;
+    const FULL: i32 = 13;
+    const CONSTRAINT: i32 = 19;
+    const NOT_A_DATABASE: i32 = 26;
+    match code {
+        Some(IO) => StoreError::Disk(text),
+        Some(FULL) => StoreError::StorageFull,
+        // What the schema forbids is forbidden at the next try, too.
+        Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => StoreError::Corrupt(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+/// By SQLSTATE (Postgres's manual, appendix A).
+fn of_postgres(code: &str, text: String) -> StoreError {
+    match code {
+        // unique_violation: somebody took the name, id or key a moment ago.
+        "23505" => StoreError::Conflict(format!(
+            "another request took this name or id at the same moment ({text}); look, and try again"
+        )),
+        // disk_full
+        "53100" => StoreError::StorageFull,
+        // data_corrupted, index_corrupted; undefined_table, undefined_column;
+        // not_null_violation, check_violation: forbidden at the next try, too.
+        "XX001" | "XX002" | "42P01" | "42703" | "23502" | "23514" => StoreError::Corrupt(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+/// A text from outside as both databases can hold it: Postgres has no U+0000 in
+/// its texts. Only for words that people read or that are compared with
+/// themselves; payloads are JSON, in which the character stands escaped.
+pub(super) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
+}

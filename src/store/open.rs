@@ -1,0 +1,174 @@
+//! Opening the database that the settings name, whichever it is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Deserializer};
+
+use super::{NewToken, Result, Store, StoreError, VerifyReport};
+use crate::event::NodeId;
+use crate::wake::Wake;
+
+/// Settings of the database (`[database]`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The embedded database's file; filled in by whoever knows the data directory.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// A Postgres to be shared by nodes; empty for the embedded database.
+    #[serde(deserialize_with = "secret")]
+    pub url: SecretString,
+    /// Connections to Postgres, besides the one that appends and records.
+    pub connections: u32,
+    /// Connections that read the embedded database.
+    pub readers: u32,
+    /// Events that may wait to be appended; more are refused at once.
+    pub queue_events: usize,
+    /// Below this much free space beside the embedded database nothing more is published.
+    pub min_free_bytes: u64,
+    /// Held back on the disk beside the embedded database; 0 for none.
+    pub ballast_bytes: u64,
+    /// Past this size the embedded database's write-ahead log is emptied.
+    pub max_wal_bytes: u64,
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    String::deserialize(deserializer).map(SecretString::from)
+}
+
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded one.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Sqlite(#[from] super::sqlite::OpenError),
+    /// A shared one.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] super::postgres::OpenError),
+    /// It was opened, but refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Support for it was left out when the program was built.
+    #[error("this program was built without support for {0}")]
+    LeftOut(&'static str),
+}
+
+/// A store, and what ends when only a restart can help it.
+pub struct Open {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Ends when the process should.
+    pub failure: BoxFuture<'static, ()>,
+}
+
+enum Database {
+    #[cfg(feature = "sqlite")]
+    Sqlite(super::sqlite::Options),
+    #[cfg(feature = "postgres")]
+    Postgres(super::postgres::Options),
+}
+
+impl Options {
+    /// Whether nodes share the database.
+    pub fn is_shared(&self) -> bool {
+        !self.url.expose_secret().is_empty()
+    }
+
+    #[cfg_attr(
+        all(feature = "sqlite", feature = "postgres"),
+        expect(clippy::unnecessary_wraps, reason = "built for one database, it has no other")
+    )]
+    fn database(&self) -> Result<Database, OpenError> {
+        if self.is_shared() {
+            #[cfg(feature = "postgres")]
+            return Ok(Database::Postgres(super::postgres::Options {
+                url: self.url.clone(),
+                connections: self.connections,
+                queue_events: self.queue_events,
+            }));
+            #[cfg(not(feature = "postgres"))]
+            return Err(OpenError::LeftOut("Postgres"));
+        }
+        #[cfg(feature = "sqlite")]
+        return Ok(Database::Sqlite(super::sqlite::Options {
+            path: self.path.clone(),
+            readers: self.readers,
+            queue_events: self.queue_events,
+            min_free_bytes: self.min_free_bytes,
+            ballast_bytes: self.ballast_bytes,
+            max_wal_bytes: self.max_wal_bytes,
+        }));
+        #[cfg(not(feature = "sqlite"))]
+        return Err(OpenError::LeftOut("SQLite; set database.url"));
+    }
+
+    /// Opens it.
+    pub async fn open(&self, node: NodeId, wake: Wake) -> Result<Open, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                let store = super::sqlite::SqliteStore::open(&options, node, wake).await?;
+                let failing = Arc::clone(&store);
+                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => {
+                let store = super::postgres::PostgresStore::open(&options, node, wake).await?;
+                let failing = Arc::clone(&store);
+                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+            }
+        }
+    }
+
+    /// Brings the schema up to date.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => Ok(super::sqlite::migrate(&options.path).await?),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => Ok(super::postgres::migrate(&options).await?),
+        }
+    }
+
+    /// The migrations that it lacks, oldest first. Changes nothing.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                Ok(super::sqlite::pending_migrations(&options.path).await?)
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => Ok(super::postgres::pending_migrations(&options).await?),
+        }
+    }
+
+    /// Makes an access token that may do everything in the organisation
+    /// `default`, for an operator who has none. The service may be running.
+    pub async fn add_admin_token(&self, name: &str, token: NewToken) -> Result<(), OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                Ok(super::sqlite::add_admin_token(&options.path, name, token).await?)
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => {
+                Ok(super::postgres::add_admin_token(&options, name, token).await?)
+            }
+        }
+    }
+
+    /// Verifies what it holds. Writes nothing.
+    pub async fn verify(&self) -> Result<VerifyReport, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => Ok(super::sqlite::verify::verify(&options.path).await?),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => Ok(super::postgres::verify(&options).await?),
+        }
+    }
+}

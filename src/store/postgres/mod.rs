@@ -1,0 +1,152 @@
+//! The shared store: any number of nodes on one Postgres. Each has a task that
+//! appends and records in groups; everything else runs beside it in
+//! transactions of its own. No call lacks an end, at the server and here, and a
+//! database that is away costs answers, not the process.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Result, StoreError};
+use crate::event::NodeId;
+use crate::wake::Wake;
+
+mod connect;
+mod dialect;
+mod migrations;
+mod news;
+mod options;
+mod recovery;
+#[cfg(test)]
+mod scratch;
+mod session;
+#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
+#[path = "../sql/mod.rs"]
+mod sql;
+mod verify;
+mod watch_inbox;
+
+pub use connect::OpenError;
+pub use migrations::{migrate, pending_migrations};
+pub use options::Options;
+pub use recovery::add_admin_token;
+pub use verify::verify;
+
+use news::News;
+use session::Session;
+use sql::writer::Writer;
+
+type Backend = PostgresStore;
+
+/// The log and the ledger in a Postgres database.
+#[derive(Debug)]
+pub struct PostgresStore {
+    node: NodeId,
+    wake: Wake,
+    pool: PgPool,
+    writer: Writer,
+    inbox: watch_inbox::Watch,
+    /// What runs beside the verbs, and its end.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl PostgresStore {
+    /// Connects, brings the schema up to date, and closes the connections that
+    /// dead nodes left open.
+    pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
+        let settings = connect::settings(options)?;
+        migrations::run(&mut connect::first(&settings).await?).await?;
+        let settings = connect::session_settings(&settings);
+        let connection = connect::first(&settings).await?;
+        let pool = connect::pool(&settings, options.connections);
+        let session = Session::new(settings.clone(), Some(connection), pool.clone());
+        let writer = Writer::start(session, options.queue_events, node, wake.clone());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let inbox = watch_inbox::Watch::new(settings.clone(), stop.clone());
+        let news = News { node, wake: wake.clone(), pool: pool.clone(), settings };
+        news.start(&tasks, &stop);
+        let store = Arc::new(Self { node, wake, pool, writer, inbox, tasks, stop });
+        store.begin().await?;
+        Ok(store)
+    }
+
+    /// Reads one moment of the database, in a task of its own, because a
+    /// transaction whose future is dropped while it begins would be left open
+    /// in the pool.
+    async fn reading<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        let pool = self.pool.clone();
+        let reading = tokio::spawn(async move {
+            let mut connection = pool.acquire().await?;
+            let read = connect::limited(async {
+                let begin = "begin isolation level repeatable read read only";
+                let mut moment = sqlx::Connection::begin_with(&mut *connection, begin).await?;
+                let read = work(&mut moment).await;
+                moment.rollback().await?;
+                Ok::<_, StoreError>(read)
+            });
+            match read.await {
+                Ok(read) => read,
+                Err(error) => {
+                    connection.close_on_drop();
+                    Err(error)
+                }
+            }
+        });
+        reading.await.unwrap_or_else(|error| {
+            Err(StoreError::Unavailable(format!("a read was broken off: {error}")))
+        })
+    }
+
+    /// Whether the server takes reads, and would take writes.
+    async fn check_health(&self) -> Result<()> {
+        let standby = self.reading(|connection| {
+            Box::pin(async move {
+                let standby = sqlx::query_scalar("select pg_is_in_recovery()");
+                Ok(standby.fetch_one(connection).await?)
+            })
+        });
+        if standby.await? {
+            return Err(StoreError::Unavailable(
+                "the server is a standby and takes no writes".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits for another program's commit.
+    async fn watch_inbox(&self) -> Result<()> {
+        self.inbox.changed().await
+    }
+
+    /// The server's disk is the server's to watch.
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "a file's disk is ours to watch"
+    )]
+    const fn check_space(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn shut(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.writer.stop().await;
+        self.pool.close().await;
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,25 @@
+//! A database of a test's own, on a server that the tests start.
+
+use sqlx::{ConnectOptions as _, PgConnection};
+
+#[path = "../../../tests/stories/server.rs"]
+mod server;
+
+/// Drops the database when it is dropped.
+pub(super) struct Scratch {
+    _database: server::Database,
+}
+
+impl Scratch {
+    /// Lets a test do damage that a foreign key would refuse.
+    pub(super) const WITHOUT_FOREIGN_KEYS: &str = "set session_replication_role = replica";
+
+    /// A migrated database, and the connection to it.
+    pub(super) async fn new() -> (Self, PgConnection) {
+        let database = server::Database::new();
+        let settings: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
+        let mut connection = settings.connect().await.unwrap();
+        sqlx::migrate!("migrations/postgres").run(&mut connection).await.unwrap();
+        (Self { _database: database }, connection)
+    }
+}

@@ -1,0 +1,166 @@
+//! The connection that appends and records, made anew when it is lost, and the
+//! transactions beside it. A commit that fails has an unknown outcome for its
+//! callers and for nobody else: the next one goes over another connection.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::connect::{connect, limited};
+use super::sql::batch::{self, Batch, Done, Failure};
+use super::sql::writer::Job;
+use crate::event::NodeId;
+use crate::store::{Result, StoreError};
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The writer's hold on the database.
+pub(super) struct Session {
+    settings: PgConnectOptions,
+    connection: Option<PgConnection>,
+    pool: PgPool,
+    jobs: TaskTracker,
+    pause: Duration,
+    away_until: Option<Instant>,
+}
+
+impl Session {
+    pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = false;
+
+    pub(super) fn new(
+        settings: PgConnectOptions,
+        connection: Option<PgConnection>,
+        pool: PgPool,
+    ) -> Self {
+        let (jobs, pause) = (TaskTracker::new(), SHORTEST_PAUSE);
+        Self { settings, connection, pool, jobs, pause, away_until: None }
+    }
+
+    /// The server's disk is the server's to watch.
+    #[expect(clippy::unused_self, reason = "a file's disk is ours to watch")]
+    pub(super) const fn storage_is_full(&self) -> bool {
+        false
+    }
+
+    /// Whether connecting failed a moment ago, so that there is no use in
+    /// trying the next command.
+    fn is_away(&self) -> bool {
+        self.away_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// There is nothing that needs looking after.
+    #[expect(clippy::unused_async, reason = "a file's disk is ours to watch")]
+    pub(super) async fn upkeep(&mut self) {}
+
+    /// Runs a batch as one transaction.
+    pub(super) async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Done, Failure> {
+        // Taken, and put back when all went well: a connection that is dropped
+        // on the way is closed, and the server undoes what it had begun.
+        let mut connection = self.connected().await.map_err(Failure::Refused)?;
+        let mut transaction = limited(connection.begin()).await.map_err(Failure::Undone)?;
+        let done = match limited(batch::statements(&mut transaction, node, batch)).await {
+            Ok(done) => done,
+            Err(error) => {
+                if limited(transaction.rollback()).await.is_ok() {
+                    self.connection = Some(connection);
+                }
+                return Err(Failure::of(error));
+            }
+        };
+        if let Err(error) = limited(transaction.commit()).await {
+            return Err(Failure::Unknown(error.to_string()));
+        }
+        self.connection = Some(connection);
+        Ok(done)
+    }
+
+    /// Runs a job as a transaction of its own, beside those of the writer.
+    #[expect(clippy::unused_async, reason = "a file's only connection has to be waited for")]
+    pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
+        self.jobs.spawn(run(self.pool.clone(), job));
+        Ok(())
+    }
+
+    /// Waits for the transactions beside it.
+    pub(super) async fn close(self) {
+        self.jobs.close();
+        self.jobs.wait().await;
+        if let Some(connection) = self.connection
+            && let Err(error) = limited(connection.close()).await
+        {
+            tracing::warn!(%error, "the database's writer did not close in good order");
+        }
+    }
+
+    async fn connected(&mut self) -> Result<PgConnection> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        if self.is_away() {
+            return Err(StoreError::Unavailable("it could not be reached".to_owned()));
+        }
+        match connect(&self.settings).await {
+            Ok(connection) => {
+                if self.away_until.take().is_some() {
+                    tracing::info!("the database is back");
+                }
+                self.pause = SHORTEST_PAUSE;
+                Ok(connection)
+            }
+            Err(error) => {
+                // At random, so that the nodes don't all knock at once.
+                let pause = SHORTEST_PAUSE.max(self.pause.mul_f64(fastrand::f64()));
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.away_until = Some(Instant::now() + pause);
+                tracing::warn!(%error, retry_in_ms = pause.as_millis(), "the database is away");
+                Err(error)
+            }
+        }
+    }
+}
+
+/// In a task of its own, because a transaction whose future is dropped while it
+/// begins would be left open in the pool.
+async fn run(pool: PgPool, job: Job) {
+    match pool.acquire().await {
+        Ok(mut connection) => {
+            if transact(&mut connection, job).await.is_err() {
+                connection.close_on_drop();
+            }
+        }
+        Err(error) => (job(Err(error.into())).await.finish)(Ok(())),
+    }
+}
+
+/// An error says that the connection can't be used any more.
+async fn transact(connection: &mut PgConnection, job: Job) -> Result<()> {
+    let mut transaction = match limited(connection.begin()).await {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            let broken = Err(StoreError::Unavailable(error.to_string()));
+            (job(Err(error)).await.finish)(Ok(()));
+            return broken;
+        }
+    };
+    // A job that is broken off here has nobody left to answer; its caller hears that.
+    let outcome = limited(async { Ok::<_, StoreError>(job(Ok(&mut *transaction)).await) }).await?;
+    if outcome.undo.is_some() {
+        let undone = limited(transaction.rollback()).await;
+        (outcome.finish)(Ok(()));
+        return undone;
+    }
+    match limited(transaction.commit()).await {
+        Ok(()) => {
+            (outcome.finish)(Ok(()));
+            Ok(())
+        }
+        Err(error) => {
+            (outcome.finish)(Err(StoreError::Unknown(error.to_string())));
+            Err(error)
+        }
+    }
+}

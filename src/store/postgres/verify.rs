@@ -1,0 +1,19 @@
+//! Verification of a shared database. Writes nothing, and may run beside nodes.
+
+use sqlx::Connection as _;
+
+use super::connect::{self, OpenError};
+use super::{Options, sql};
+use crate::store::VerifyReport;
+
+/// Verifies the database.
+pub async fn verify(options: &Options) -> Result<VerifyReport, OpenError> {
+    let mut connection = connect::first(&connect::settings(options)?).await?;
+    // One transaction, so that all checks see one moment although nodes may be writing.
+    let mut snapshot =
+        connection.begin_with("begin isolation level repeatable read read only").await?;
+    let report = sql::verify::check(&mut snapshot).await?;
+    snapshot.rollback().await?;
+    connection.close().await?;
+    Ok(report)
+}

@@ -1,0 +1,296 @@
+//! Appending: every stream's numbers are given here, in one transaction for
+//! all requests that were waiting, with one statement per table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::dialect::{self, Connection};
+
+use super::repeats::{self, Identity};
+use super::targets::Targets;
+use crate::clock::Timestamp;
+use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::{
+    Appended, AppendedDelivery, Judged, NewEvent, Publish, Published, Refusal, Result, StoreError,
+};
+
+/// What a batch appended.
+pub(super) struct Outcome {
+    /// One answer per request.
+    pub(super) answers: Vec<Published>,
+    /// What to wake with.
+    pub(super) grown: Vec<Grown>,
+}
+
+/// One stream's fresh rows.
+pub(super) struct Grown {
+    pub(super) gateway: GatewayKey,
+    pub(super) head: Sequence,
+    pub(super) rows: Vec<(Sequence, Arc<Event>)>,
+}
+
+/// What one event of a request comes to, before numbers are given.
+enum Plan {
+    /// A new event: its place in `Plans::fresh`.
+    Fresh(usize),
+    /// Known already, or refused.
+    Settled(std::result::Result<Appended, Refusal>),
+}
+
+/// What one request comes to.
+enum Answer {
+    /// By its key, from before this batch.
+    Ready(Published),
+    /// By its key, as an earlier request of this batch.
+    SameAs(usize),
+    /// Event by event.
+    Planned(Vec<Plan>),
+}
+
+/// A stream's new head.
+pub(crate) struct Head {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+}
+
+/// The key that a new event was given.
+pub(crate) struct Inserted {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) id: String,
+    pub(crate) event: i64,
+}
+
+struct Fresh<'a> {
+    organisation: OrganisationKey,
+    new: &'a NewEvent,
+    targets: Vec<(GatewayKey, GatewayId)>,
+}
+
+/// Appends what the requests hold.
+pub(super) async fn append(
+    connection: &mut Connection,
+    now: Timestamp,
+    publishes: &[&Publish],
+    targets: &Targets,
+) -> Result<Outcome> {
+    if publishes.is_empty() {
+        return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
+    }
+    let (answers, fresh) = plan(connection, publishes, targets).await?;
+    let (numbered, grown) = number(connection, &fresh).await?;
+    insert(connection, now, &fresh, &numbered).await?;
+    let appended: Vec<Appended> = fresh
+        .iter()
+        .zip(numbered)
+        .map(|(fresh, numbers)| Appended {
+            id: fresh.new.event.id.clone(),
+            deliveries: fresh
+                .targets
+                .iter()
+                .zip(numbers)
+                .map(|((_, gateway_id), sequence)| AppendedDelivery {
+                    gateway_id: *gateway_id,
+                    sequence,
+                })
+                .collect(),
+        })
+        .collect();
+    let answers = settle(answers, &appended);
+    repeats::keep_answers(connection, now, publishes, &answers).await?;
+    Ok(Outcome { answers, grown })
+}
+
+/// What is known while a batch is planned.
+struct Planner<'a> {
+    known: HashMap<Identity, (Vec<u8>, Appended)>,
+    targets: &'a Targets,
+    /// The batch's own new events, by id.
+    met: HashMap<Identity, usize>,
+    fresh: Vec<Fresh<'a>>,
+}
+
+/// Decides, request by request and event by event, what is new.
+async fn plan<'a>(
+    connection: &mut Connection,
+    publishes: &[&'a Publish],
+    targets: &'a Targets,
+) -> Result<(Vec<Answer>, Vec<Fresh<'a>>)> {
+    let kept = repeats::kept_answers(connection, publishes).await?;
+    let mut planner = Planner {
+        known: repeats::known_events(connection, publishes).await?,
+        targets,
+        met: HashMap::new(),
+        fresh: Vec::new(),
+    };
+    let mut keys: HashMap<Identity, usize> = HashMap::new();
+    let mut answers = Vec::with_capacity(publishes.len());
+    for (place, publish) in publishes.iter().copied().enumerate() {
+        if let Some((key, digest)) = &publish.idempotency {
+            let name = (publish.organisation, key.clone());
+            if let Some((kept_digest, answer)) = kept.get(&name) {
+                answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
+                    repeats::in_place(answer, publish)
+                } else {
+                    Published::KeyReused
+                }));
+                continue;
+            }
+            if let Some(first) = keys.get(&name) {
+                let same = publishes[*first].idempotency.as_ref().is_some_and(|it| it.1 == *digest);
+                answers.push(if same {
+                    Answer::SameAs(*first)
+                } else {
+                    Answer::Ready(Published::KeyReused)
+                });
+                continue;
+            }
+            keys.insert(name, place);
+        }
+        let plans = publish.events.iter().map(|item| planner.plan(publish.organisation, item));
+        answers.push(Answer::Planned(plans.collect()));
+    }
+    Ok((answers, planner.fresh))
+}
+
+impl<'a> Planner<'a> {
+    fn plan(&mut self, organisation: OrganisationKey, item: &'a Judged) -> Plan {
+        let named = repeats::named(item)
+            .map(|(id, digest)| ((organisation, id.as_str().to_owned()), digest));
+        // A repeat comes first: what it says now was judged when it was new.
+        let repeated =
+            named.as_ref().and_then(|(identity, digest)| self.repeated(identity, digest));
+        match (repeated, item) {
+            (Some(Ok(plan)), _) => plan,
+            (_, Err(unfit)) => Plan::Settled(Err(Refusal::Unfit(unfit.problem.clone()))),
+            (Some(Err(Clash)), Ok(new)) => {
+                Plan::Settled(Err(Refusal::IdTaken(new.event.id.clone())))
+            }
+            (None, Ok(new)) => match self.targets.of(organisation, &new.target) {
+                Err(unknown) => Plan::Settled(Err(Refusal::UnknownGateways(unknown))),
+                Ok(targets) => {
+                    let place = self.fresh.len();
+                    self.met.extend(named.map(|(identity, _)| (identity, place)));
+                    self.fresh.push(Fresh { organisation, new, targets });
+                    Plan::Fresh(place)
+                }
+            },
+        }
+    }
+
+    /// What an id has come to already, here or in an earlier batch.
+    fn repeated(
+        &self,
+        identity: &Identity,
+        digest: &[u8; 32],
+    ) -> Option<std::result::Result<Plan, Clash>> {
+        let (first, plan) = match (self.known.get(identity), self.met.get(identity)) {
+            (Some((first, appended)), _) => (first.as_slice(), Plan::Settled(Ok(appended.clone()))),
+            (None, Some(place)) => (self.fresh[*place].new.digest.as_slice(), Plan::Fresh(*place)),
+            (None, None) => return None,
+        };
+        Some(if first == digest { Ok(plan) } else { Err(Clash) })
+    }
+}
+
+/// The id belongs to another content.
+struct Clash;
+
+/// Raises each stream's head once, and gives the numbers below it in order.
+async fn number(
+    connection: &mut Connection,
+    fresh: &[Fresh<'_>],
+) -> Result<(Vec<Vec<Sequence>>, Vec<Grown>)> {
+    let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+    for (gateway, _) in fresh.iter().flat_map(|fresh| &fresh.targets) {
+        *counts.entry(*gateway).or_default() += 1;
+    }
+    let mut grown: HashMap<GatewayKey, Grown> = HashMap::new();
+    let mut next: HashMap<GatewayKey, Sequence> = HashMap::new();
+    for (gateway, head) in raise_heads(connection, &counts).await? {
+        next.insert(gateway, Sequence(head.0 - counts[&gateway] + 1));
+        grown.insert(gateway, Grown { gateway, head, rows: Vec::new() });
+    }
+    let mut numbered = Vec::with_capacity(fresh.len());
+    for fresh in fresh {
+        let mut numbers = Vec::with_capacity(fresh.targets.len());
+        for (gateway, _) in &fresh.targets {
+            let (Some(next), Some(grown)) = (next.get_mut(gateway), grown.get_mut(gateway)) else {
+                return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
+            };
+            numbers.push(*next);
+            grown.rows.push((*next, Arc::clone(&fresh.new.event)));
+            *next = next.next();
+        }
+        numbered.push(numbers);
+    }
+    Ok((numbered, grown.into_values().collect()))
+}
+
+/// Raises heads by these counts; answers each one's new head.
+pub(super) async fn raise_heads(
+    connection: &mut Connection,
+    counts: &BTreeMap<GatewayKey, i64>,
+) -> Result<Vec<(GatewayKey, Sequence)>> {
+    if counts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let heads = dialect::raise_heads(connection, counts).await?;
+    if heads.len() != counts.len() {
+        return Err(StoreError::Corrupt("a gateway has no stream".to_owned()));
+    }
+    let full = heads.iter().find(|row| row.head > Sequence::MAX);
+    if let Some(Head { gateway, .. }) = full {
+        return Err(StoreError::Corrupt(format!("the log of gateway {} is full", gateway.0)));
+    }
+    Ok(heads.into_iter().map(|row| (row.gateway, row.head)).collect())
+}
+
+async fn insert(
+    connection: &mut Connection,
+    now: Timestamp,
+    fresh: &[Fresh<'_>],
+    numbered: &[Vec<Sequence>],
+) -> Result<()> {
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    let events: Vec<_> = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
+    let keys: HashMap<Identity, i64> = dialect::insert_events(connection, now, &events)
+        .await?
+        .into_iter()
+        .map(|row| ((row.organisation, row.id), row.event))
+        .collect();
+    let mut outbox: Vec<(GatewayKey, Sequence, i64)> = Vec::new();
+    for (fresh, numbers) in fresh.iter().zip(numbered) {
+        let identity = (fresh.organisation, fresh.new.event.id.as_str().to_owned());
+        let event = keys.get(&identity).copied().ok_or_else(|| {
+            StoreError::Corrupt(format!("the event {} was not inserted", identity.1))
+        })?;
+        let targets = fresh.targets.iter().zip(numbers);
+        outbox.extend(targets.map(|((gateway, _), sequence)| (*gateway, *sequence, event)));
+    }
+    // In the table's own order, which is the cheapest for it.
+    outbox.sort_unstable();
+    dialect::insert_outbox(connection, &outbox).await
+}
+
+fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {
+    let mut settled: Vec<Published> = Vec::with_capacity(answers.len());
+    for answer in answers {
+        let answer = match answer {
+            Answer::Ready(published) => published,
+            Answer::SameAs(first) => settled[first].clone(),
+            Answer::Planned(plans) => Published::Done(
+                plans
+                    .into_iter()
+                    .map(|plan| match plan {
+                        Plan::Fresh(place) => Ok(appended[place].clone()),
+                        Plan::Settled(result) => result,
+                    })
+                    .collect(),
+            ),
+        };
+        settled.push(answer);
+    }
+    settled
+}

@@ -1,0 +1,95 @@
+//! The end of a connection: what it had not confirmed failed with it, and its
+//! position is left behind for the next one.
+
+use super::dialect::{Connection, query};
+
+use super::ledger::{self, Ended, How};
+use super::positions::{self, Move};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{Range, Result};
+
+/// How a connection ended.
+pub(super) struct End<'a> {
+    pub(super) gateway: GatewayKey,
+    pub(super) connection: ConnectionId,
+    pub(super) reason: Reason,
+    pub(super) detail: &'a str,
+    pub(super) unconfirmed: Option<(Range, Timestamp)>,
+    pub(super) give_up: bool,
+    pub(super) at: Timestamp,
+}
+
+/// Closes it; a connection that is closed already stays as it is.
+pub(super) async fn close(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    end: &End<'_>,
+) -> Result<()> {
+    let closed = query!(
+        "update connections set closed_at = $2, close_reason = $3 where id = $1 and closed_at is null",
+        end.connection as _,
+        now as _,
+        end.reason as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    if closed.rows_affected() == 0 {
+        return Ok(());
+    }
+    if let Some((range, started_at)) = end.unconfirmed {
+        let how = match end.reason {
+            Reason::NodeLost => How::Unknown(end.reason.as_str()),
+            reason => How::Failed(reason, end.detail),
+        };
+        let ended = Ended {
+            gateway: end.gateway,
+            connection: Some(end.connection),
+            range,
+            how,
+            started_at,
+            finished_at: end.at,
+        };
+        ledger::write(connection, node, &ended).await?;
+        query!(
+            r#"
+            update streams set missed = case when head < $2 then head else $2 end
+            where gateway = $1 and missed < head and missed < $2
+            "#,
+            end.gateway.0,
+            range.last.0
+        )
+        .execute(&mut *connection)
+        .await?;
+        if end.give_up {
+            give_up(connection, end, range.first).await?;
+        }
+    }
+    // A named replica keeps its position under its own name.
+    let instance = end.connection.to_string();
+    query!(
+        "update cursors set left_at = $3 where gateway = $1 and instance = $2",
+        end.gateway.0,
+        instance,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Buries the event that failed once too often, unless another connection has
+/// confirmed it, and passes it where it was the next one.
+async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence) -> Result<()> {
+    if positions::confirmed(connection, end.gateway).await? < sequence {
+        let range = Range { first: sequence, last: sequence };
+        ledger::bury(connection, end.gateway, range, end.reason, end.at).await?;
+    }
+    let own = positions::own(connection, end.connection).await?;
+    if own.is_some_and(|position| position.next() == sequence) {
+        let past = Move { connection: end.connection, to: sequence, at: end.at };
+        positions::raise(connection, &[past]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Connections and nodes: where a connection starts, which ones there are, and
+//! what becomes of those whose node died.
+
+use std::collections::BTreeSet;
+
+use super::dialect::{self, Connection, query, query_scalar};
+
+use super::Chore;
+use super::closing::{self, End};
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+};
+use crate::store::{ConnectionInfo, NewConnection, Opened, Reaped, Result, StoreError};
+
+/// Opens a connection. `NotFound` before anything is written if the gateway
+/// was deleted or disabled meanwhile.
+pub(super) async fn open_connection(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    new: &NewConnection,
+) -> Result<Opened> {
+    let stream = query!(
+        r#"
+        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence"
+        from streams s join gateways g using (gateway)
+        where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
+        "#,
+        new.gateway.0
+    )
+    .fetch_optional(&mut *connection)
+    .await?
+    .ok_or(StoreError::NotFound("gateway"))?;
+    let unnamed = new.instance.is_empty();
+    let position = if unnamed {
+        take_over(connection, new.gateway).await?
+    } else {
+        start_of(connection, new.gateway, &new.instance).await?
+    };
+    query!(
+        r#"
+        insert into connections (id, gateway, token, instance, transport, node, remote_address,
+            connected_at, last_heartbeat_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+        "#,
+        new.id as _,
+        new.gateway.0,
+        new.token,
+        new.instance,
+        new.transport,
+        node as _,
+        new.remote_address,
+        now as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    let instance = if unnamed { new.id.to_string() } else { new.instance.clone() };
+    query!(
+        r#"
+        insert into cursors (gateway, instance, received, updated_at) values ($1, $2, $3, $4)
+        on conflict (gateway, instance) do nothing
+        "#,
+        new.gateway.0,
+        instance,
+        position.0,
+        now as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(Opened {
+        epoch: stream.epoch,
+        position,
+        head: stream.head,
+        sent: sent_behind(connection, new.gateway, position).await?,
+        failed_attempts: failed_attempts(connection, new.gateway, position.next()).await?,
+    })
+}
+
+/// The lowest position among the gateway's unnamed connections, live ones
+/// (each may be half-open) and left-behind ones, of which the lowest is taken
+/// over; with none, the gateway's own.
+async fn take_over(connection: &mut Connection, gateway: GatewayKey) -> Result<Sequence> {
+    let lowest = query_scalar!(
+        r#"
+        select coalesce(
+            (
+                select min(u.received) from cursors u
+                where u.gateway = $1 and u.instance <> '' and (
+                    u.left_at is not null
+                    or exists (
+                        select 1 from connections c
+                        where c.gateway = u.gateway and c.closed_at is null and c.instance = ''
+                            and cast(c.id as text) = u.instance
+                    )
+                )
+            ),
+            (select received from cursors where gateway = $1 and instance = ''),
+            0
+        ) as "lowest!: i64"
+        "#,
+        gateway.0
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    query!(
+        r#"
+        delete from cursors where gateway = $1 and instance = (
+            select instance from cursors
+            where gateway = $1 and left_at is not null
+            order by received, left_at, instance limit 1
+        )
+        "#,
+        gateway.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(Sequence(lowest))
+}
+
+/// A replica's own position; a new one starts at the gateway's.
+async fn start_of(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    instance: &str,
+) -> Result<Sequence> {
+    let start = query_scalar!(
+        r#"
+        select coalesce(
+            (select received from cursors where gateway = $1 and instance = $2),
+            (select received from cursors where gateway = $1 and instance = ''),
+            0
+        ) as "start!: i64"
+        "#,
+        gateway.0,
+        instance
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Sequence(start))
+}
+
+/// What was sent before without being confirmed. No window is longer than the
+/// stretch that is looked at, however much nobody was there to receive.
+async fn sent_behind(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    position: Sequence,
+) -> Result<Sequence> {
+    const STRETCH: i64 = 1000;
+    let (first, last) = (position.0 + 1, position.0 + STRETCH);
+    let sent = query_scalar!(
+        r#"
+        select max(last_sequence) as "sent?: i64" from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+        "#,
+        gateway.0,
+        first,
+        last
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(sent.map_or(position, Sequence))
+}
+
+async fn failed_attempts(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    sequence: Sequence,
+) -> Result<u32> {
+    let reasons = query!(
+        r#"
+        select reason as "reason!: Reason", count(*) as "count!: i64" from attempts
+        where gateway = $1 and first_sequence = $2 and outcome = 'failed'
+        group by reason
+        "#,
+        gateway.0,
+        sequence.0
+    )
+    .fetch_all(connection)
+    .await?;
+    let blaming = reasons.iter().filter(|row| row.reason.blames_the_event());
+    Ok(u32::try_from(blaming.map(|row| row.count).sum::<i64>()).unwrap_or(u32::MAX))
+}
+
+/// Lists connections, newest first.
+pub(super) async fn connections(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    gateway: Option<GatewayId>,
+    live_only: bool,
+    limit: usize,
+) -> Result<Vec<ConnectionInfo>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query!(
+        r#"
+        select c.id as "id!: ConnectionId", g.id as "gateway_id!: GatewayId", g.name as "name!: String",
+            c.transport as "transport!: String", c.node as "node!: NodeId",
+            c.remote_address as "remote_address!: String", c.connected_at as "connected_at!: Timestamp",
+            c.last_heartbeat_at as "last_heartbeat_at!: Timestamp",
+            c.closed_at as "closed_at?: Timestamp", c.close_reason as "close_reason?: Reason",
+            coalesce(
+                (
+                    select received from cursors u where u.gateway = c.gateway
+                        and u.instance = coalesce(nullif(c.instance, ''), cast(c.id as text))
+                ),
+                (select received from cursors u where u.gateway = c.gateway and u.instance = ''),
+                0
+            ) as "confirmed!: Sequence"
+        from gateways g join connections c using (gateway)
+        where g.organisation = $1 and (g.id = $2 or $2 is null)
+            and (not $3 or c.closed_at is null)
+        order by c.connected_at desc, c.id desc limit $4
+        "#,
+        organisation.0,
+        gateway as _,
+        live_only,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ConnectionInfo {
+            connection_id: row.id,
+            gateway_id: row.gateway_id,
+            gateway_name: row.name,
+            transport: row.transport,
+            node: row.node.to_string(),
+            remote_address: row.remote_address,
+            connected_at: row.connected_at,
+            last_heartbeat: row.last_heartbeat_at,
+            status: if row.closed_at.is_some() { "closed" } else { "connected" },
+            confirmed: row.confirmed,
+            closed_at: row.closed_at,
+            close_reason: row.close_reason,
+        })
+        .collect())
+}
+
+/// Registers this node, or says that it still lives.
+pub(super) async fn node_heartbeat(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<()> {
+    query!(
+        r#"
+        insert into nodes (id, started_at, heartbeat_at) values ($1, $2, $2)
+        on conflict (id) do update set heartbeat_at = excluded.heartbeat_at, stopped_at = null
+        where nodes.heartbeat_at < excluded.heartbeat_at
+        "#,
+        node as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Says that this node stops in good order.
+pub(super) async fn node_stopped(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<()> {
+    query!("update nodes set stopped_at = $2 where id = $1", node as _, now as _)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A connection that a dead node left open.
+pub(crate) struct Left {
+    pub(crate) id: ConnectionId,
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+}
+
+/// Closes what dead nodes left open. Returns them, and whose they are.
+pub(super) async fn reap_dead_nodes(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<(Vec<Reaped>, Vec<GatewayKey>)> {
+    if !dialect::only_one(connection, Chore::Reaping).await? {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let left = dialect::left_by_dead_nodes(connection, now, node).await?;
+    let mut gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
+    let left = if dialect::lock_streams(connection, &gateways).await? {
+        // What came in meanwhile waits for the next time.
+        let mut again = dialect::left_by_dead_nodes(connection, now, node).await?;
+        again.retain(|row| gateways.contains(&row.gateway));
+        gateways = again.iter().map(|row| row.gateway).collect();
+        again
+    } else {
+        left
+    };
+    for row in &left {
+        let end = End {
+            gateway: row.gateway,
+            connection: row.id,
+            reason: Reason::NodeLost,
+            detail: "",
+            unconfirmed: None,
+            give_up: false,
+            at: now,
+        };
+        closing::close(connection, now, node, &end).await?;
+    }
+    let reaped = left
+        .iter()
+        .map(|row| Reaped { gateway_id: row.gateway_id, connection_id: row.id })
+        .collect();
+    Ok((reaped, gateways.into_iter().collect()))
+}

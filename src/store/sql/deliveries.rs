@@ -1,0 +1,163 @@
+//! Failed deliveries, newest first. The ledger holds ranges; this room walks
+//! them in pages, expands them in memory and shows each delivery once, at its
+//! newest failure that matches. It refuses to work without a bound: a call that
+//! has looked at enough hands back what it has, and where to go on.
+
+use super::dialect::{Connection, query_scalar};
+
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, OrganisationKey, Reason};
+use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryPage, Result, StoreError};
+
+pub(crate) mod details;
+pub(crate) mod named;
+pub(crate) mod newest;
+pub(crate) mod scan;
+pub(crate) mod summary;
+#[cfg(test)]
+mod tests;
+
+/// Ledger rows looked at per call, and deliveries expanded per call, at the most.
+pub(super) const WORK: usize = 20_000;
+
+/// The longest range that an attempt covers (the schema checks it), so that the
+/// attempts at a sequence are found within this many first sequences below it.
+pub(super) const LONGEST_RANGE: i64 = 1000;
+
+/// One delivery: gateway (inside key) and sequence.
+pub(crate) type Key = (i64, i64);
+
+/// A filter in the shape that statements bind.
+pub(crate) struct Matching {
+    pub(crate) organisation: i64,
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    pub(crate) gateway: Option<i64>,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) event_id: Option<String>,
+    pub(crate) correlation_id: Option<String>,
+}
+
+impl Matching {
+    /// Resolves the gateway; deleted ones are found too, for their history stays.
+    pub(super) async fn new(
+        connection: &mut Connection,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+    ) -> Result<Self> {
+        let gateway = match filter.gateway_id {
+            Some(id) => Some(any_key(connection, organisation, id).await?),
+            None => None,
+        };
+        Ok(Self {
+            organisation: organisation.0,
+            from: filter.from.unwrap_or(Timestamp::from_micros(i64::MIN)),
+            to: filter.to.unwrap_or(Timestamp::from_micros(i64::MAX)),
+            gateway,
+            reason: filter.reason,
+            event_type: filter.event_type.as_ref().map(ToString::to_string),
+            event_id: filter.event_id.as_ref().map(ToString::to_string),
+            correlation_id: filter.correlation_id.as_ref().map(ToString::to_string),
+        })
+    }
+
+    /// Whether it names events, which are then the shortest way in.
+    pub(super) fn names_events(&self) -> bool {
+        self.event_id.is_some() || self.correlation_id.is_some()
+    }
+}
+
+/// A place in the order of the answer. What lies behind it is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) finished_at: Timestamp,
+    pub(crate) attempt: i64,
+    pub(crate) sequence: i64,
+}
+
+impl Place {
+    /// Before the newest row of all.
+    pub(super) const START: Self = Self {
+        finished_at: Timestamp::from_micros(i64::MAX),
+        attempt: i64::MAX,
+        sequence: i64::MAX,
+    };
+}
+
+/// A delivery at one of its failures.
+pub(super) struct Candidate {
+    pub(super) key: Key,
+    pub(super) place: Place,
+}
+
+/// A page of keys, and how far the ledger was looked at when there is more.
+pub(super) struct Keys {
+    pub(super) keys: Vec<Key>,
+    pub(super) next: Option<Place>,
+}
+
+pub(super) async fn failed_deliveries(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    filter: &DeliveryFilter,
+    cursor: Option<DeliveryCursor>,
+    limit: usize,
+) -> Result<DeliveryPage> {
+    let matching = Matching::new(connection, organisation, filter).await?;
+    let (as_of, start) = match cursor {
+        Some(at) => {
+            let finished_at = Timestamp::from_micros(at.finished_at);
+            (at.as_of, Place { finished_at, attempt: at.attempt, sequence: at.sequence })
+        }
+        None => (newest_attempt(connection).await?, Place::START),
+    };
+    let Keys { keys, next } = failed_keys(connection, &matching, as_of, start, limit).await?;
+    Ok(DeliveryPage {
+        rows: details::deliveries(connection, &keys).await?,
+        next: next.map(|place| DeliveryCursor {
+            as_of,
+            finished_at: place.finished_at.micros(),
+            attempt: place.attempt,
+            sequence: place.sequence,
+        }),
+    })
+}
+
+/// The keys of failed deliveries behind `start`, newest failure first.
+pub(super) async fn failed_keys(
+    connection: &mut Connection,
+    matching: &Matching,
+    as_of: i64,
+    start: Place,
+    limit: usize,
+) -> Result<Keys> {
+    let limit = limit.clamp(1, WORK);
+    if matching.names_events() {
+        named::keys(connection, matching, as_of, start, limit).await
+    } else {
+        scan::keys(connection, matching, as_of, start, limit, WORK).await
+    }
+}
+
+/// The newest attempt on record: what comes later is not part of the picture.
+pub(super) async fn newest_attempt(connection: &mut Connection) -> Result<i64> {
+    Ok(query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
+        .fetch_one(connection)
+        .await?)
+}
+
+async fn any_key(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<i64> {
+    query_scalar!(
+        r#"select gateway as "gateway!: i64" from gateways where id = $1 and organisation = $2"#,
+        id as _,
+        organisation.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(StoreError::NotFound("gateway"))
+}

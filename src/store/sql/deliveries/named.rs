@@ -1,0 +1,35 @@
+//! Failed deliveries of a named event or correlation id: from the event to its
+//! outbox rows to the attempts that cover them, however old they are.
+
+use super::super::dialect::{self, Connection};
+
+use super::{Keys, Matching, Place};
+use crate::clock::Timestamp;
+use crate::store::Result;
+
+pub(super) async fn keys(
+    connection: &mut Connection,
+    matching: &Matching,
+    as_of: i64,
+    start: Place,
+    limit: usize,
+) -> Result<Keys> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = dialect::failures_of_events(connection, matching, as_of, start, most).await?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(Failure::place);
+    Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
+}
+
+/// A delivery at the newest of its failures that match.
+pub(crate) struct Failure {
+    pub(crate) gateway: i64,
+    pub(crate) sequence: i64,
+    pub(crate) attempt: i64,
+    pub(crate) finished_at: Timestamp,
+}
+
+impl Failure {
+    const fn place(&self) -> Place {
+        Place { finished_at: self.finished_at, attempt: self.attempt, sequence: self.sequence }
+    }
+}

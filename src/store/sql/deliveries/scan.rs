@@ -1,0 +1,124 @@
+//! The walk along the index of failed attempts, newest first, in bounded rounds.
+
+use std::collections::HashSet;
+
+use super::super::dialect::{self, Connection};
+
+use super::newest::newest_only;
+use super::{Candidate, Key, Keys, Matching, Place};
+use crate::clock::Timestamp;
+use crate::store::Result;
+
+/// Ledger rows per round. Most do not match when a filter is narrow, so that
+/// rounds are not small; most do when it is wide, so that they are not large.
+const ROUND: usize = 256;
+
+/// Deliveries expanded per round at the most.
+const EXPANDED: usize = 2_000;
+
+/// A failed attempt on the way.
+pub(crate) struct Failed {
+    pub(crate) attempt: i64,
+    pub(crate) gateway: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) finished_at: Timestamp,
+    pub(crate) matches: bool,
+}
+
+pub(super) async fn keys(
+    connection: &mut Connection,
+    matching: &Matching,
+    as_of: i64,
+    start: Place,
+    limit: usize,
+    work: usize,
+) -> Result<Keys> {
+    let mut keys = Vec::new();
+    let mut at = start;
+    let mut left = work;
+    while left > 0 {
+        let attempts = round(connection, matching, as_of, at).await?;
+        let was_last = attempts.len() < ROUND;
+        let (candidates, examined, all) = expand(&attempts, at, left.min(EXPANDED));
+        let fresh = newest_only(connection, matching, as_of, candidates).await?;
+        for candidate in of_type(connection, matching, fresh).await? {
+            keys.push(candidate.key);
+            at = candidate.place;
+            if keys.len() == limit {
+                // Whether anything follows is the next call's to find out.
+                return Ok(Keys { keys, next: Some(at) });
+            }
+        }
+        if all && was_last {
+            return Ok(Keys { keys, next: None });
+        }
+        left = left.saturating_sub(examined.cost);
+        at = examined.up_to;
+    }
+    Ok(Keys { keys, next: Some(at) })
+}
+
+/// How far a round came and what it cost.
+struct Examined {
+    up_to: Place,
+    cost: usize,
+}
+
+/// The next failed attempts of the window, those of others included and marked:
+/// passing them over here keeps the work of a call bounded.
+async fn round(
+    connection: &mut Connection,
+    matching: &Matching,
+    as_of: i64,
+    at: Place,
+) -> Result<Vec<Failed>> {
+    let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
+    let window_end = (Timestamp::from_micros(matching.to.micros().saturating_sub(1)), i64::MAX);
+    let (finished_at, attempt) = (at.finished_at, at.attempt).min(window_end);
+    let before = (finished_at, attempt.min(as_of));
+    dialect::failed_attempts(connection, matching, as_of, before, limit).await
+}
+
+/// Expands ranges from their ends, behind `at`, until `most` is reached; says
+/// how far that was, and whether it was all.
+fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Examined, bool) {
+    let mut candidates = Vec::new();
+    let mut examined = Examined { up_to: at, cost: 0 };
+    for failed in attempts {
+        examined.cost += 1;
+        let place =
+            |sequence| Place { finished_at: failed.finished_at, attempt: failed.attempt, sequence };
+        let mut sequence = failed.last;
+        if place(sequence) >= at {
+            sequence = at.sequence - 1;
+        }
+        while failed.matches && sequence >= failed.first {
+            if candidates.len() == most {
+                examined.cost += candidates.len();
+                return (candidates, examined, false);
+            }
+            candidates.push(Candidate { key: (failed.gateway, sequence), place: place(sequence) });
+            examined.up_to = place(sequence);
+            sequence -= 1;
+        }
+        examined.up_to = examined.up_to.min(place(failed.first));
+    }
+    examined.cost += candidates.len();
+    (candidates, examined, true)
+}
+
+/// Leaves out deliveries of other event types, and those whose event is gone.
+async fn of_type(
+    connection: &mut Connection,
+    matching: &Matching,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>> {
+    let Some(event_type) = &matching.event_type else {
+        return Ok(candidates);
+    };
+    let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
+    let found = dialect::deliveries_of_type(connection, &keys, event_type).await?;
+    let found: HashSet<Key> = found.into_iter().collect();
+    Ok(candidates.into_iter().filter(|candidate| found.contains(&candidate.key)).collect())
+}

@@ -1,0 +1,301 @@
+//! The walk against a plain reference, over histories made by chance.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
+use super::*;
+use crate::event::Reason;
+use crate::store::{DeliveryState, SummaryBy};
+
+const REASONS: [Reason; 3] = [Reason::NotConnected, Reason::ConnectionLost, Reason::Expired];
+const TYPES: [&str; 2] = ["api.deployed", "api.deleted"];
+const END: i64 = 60;
+
+/// What a history is made of, kept beside the database.
+struct History {
+    gateways: Vec<(i64, GatewayId)>,
+    foreign: i64,
+    events: BTreeMap<Key, usize>,
+    attempts: Vec<(i64, Made)>,
+}
+
+impl History {
+    async fn make(database: &mut Database, random: &mut fastrand::Rng) -> Self {
+        let mut gateways = Vec::new();
+        for name in ["a", "b", "c"] {
+            let (key, id) = database.gateway(ORGANISATION, name).await;
+            gateways.push((key.0, id));
+        }
+        let foreign = database.gateway(OTHER, "a").await.0.0;
+        let mut heads: BTreeMap<i64, i64> = BTreeMap::new();
+        let mut events = BTreeMap::new();
+        for nth in 0..random.usize(1..40) {
+            let to: Vec<i64> =
+                gateways.iter().map(|(key, _)| *key).filter(|_| random.bool()).collect();
+            let (id, correlation) = (format!("e{nth}"), format!("c{}", nth % 5));
+            database.append(ORGANISATION, &to, &id, TYPES[nth % 2], &correlation).await;
+            for gateway in to {
+                let head = heads.entry(gateway).or_default();
+                *head += 1;
+                events.insert((gateway, *head), nth);
+            }
+        }
+        database.append(OTHER, &[foreign], "e0", TYPES[0], "c0").await;
+        let mut history = Self { gateways, foreign, events, attempts: Vec::new() };
+        for _ in 0..random.usize(0..60) {
+            history.attempt(database, random).await;
+        }
+        for (gateway, head) in heads {
+            let floor = random.i64(0..=head / 3);
+            database.trim(gateway, floor).await;
+            history.events.retain(|key, _| key.0 != gateway || key.1 > floor);
+        }
+        history
+    }
+
+    /// One more attempt, anywhere in the log, at any time.
+    async fn attempt(&mut self, database: &mut Database, random: &mut fastrand::Rng) {
+        let gateway = if random.u8(0..10) == 0 {
+            self.foreign
+        } else {
+            self.gateways[random.usize(0..self.gateways.len())].0
+        };
+        let first = random.i64(1..=20);
+        let failed = random.u8(0..4) > 0;
+        let made = Made {
+            gateway,
+            first,
+            last: first + random.i64(0..8),
+            outcome: if failed { "failed" } else { "received" },
+            reason: failed.then(|| REASONS[random.usize(0..3)].as_str()),
+            finished_at: random.i64(0..END),
+        };
+        let attempt = database.attempt(made).await;
+        self.attempts.push((attempt, made));
+    }
+
+    /// The answer, computed as its definition reads.
+    fn failed(&self, filter: &DeliveryFilter) -> Vec<Key> {
+        let mut newest: BTreeMap<Key, Place> = BTreeMap::new();
+        for (attempt, made) in &self.attempts {
+            let of_gateway = |(key, id): &(i64, GatewayId)| {
+                *key == made.gateway && filter.gateway_id.is_none_or(|wanted| wanted == *id)
+            };
+            let finished_at = at(made.finished_at);
+            if made.outcome != "failed"
+                || !self.gateways.iter().any(of_gateway)
+                || filter.from.is_some_and(|from| finished_at < from)
+                || filter.to.is_some_and(|to| finished_at >= to)
+                || filter.reason.is_some_and(|reason| Some(reason.as_str()) != made.reason)
+            {
+                continue;
+            }
+            for sequence in made.first..=made.last {
+                let key = (made.gateway, sequence);
+                if !self.event_matches(filter, key) {
+                    continue;
+                }
+                let place = Place { finished_at, attempt: *attempt, sequence };
+                let newest = newest.entry(key).or_insert(place);
+                *newest = place.max(*newest);
+            }
+        }
+        let mut rows: Vec<(Place, Key)> = newest.into_iter().map(|(key, at)| (at, key)).collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        rows.into_iter().map(|(_, key)| key).collect()
+    }
+
+    fn event_matches(&self, filter: &DeliveryFilter, key: Key) -> bool {
+        let event = self.events.get(&key);
+        let has = |wanted: Option<String>, of: &dyn Fn(usize) -> String| {
+            wanted.is_none_or(|wanted| event.is_some_and(|nth| of(*nth) == wanted))
+        };
+        has(filter.event_type.as_ref().map(ToString::to_string), &|nth| TYPES[nth % 2].to_owned())
+            && has(filter.event_id.as_ref().map(ToString::to_string), &|nth| format!("e{nth}"))
+            && has(filter.correlation_id.as_ref().map(ToString::to_string), &|nth| {
+                format!("c{}", nth % 5)
+            })
+    }
+
+    fn filter(&self, random: &mut fastrand::Rng) -> DeliveryFilter {
+        let mut some = |one_in: u8| random.u8(0..one_in) == 0;
+        let chosen = [some(3), some(3), some(3), some(3), some(3), some(6), some(6)];
+        DeliveryFilter {
+            from: chosen[0].then(|| at(random.i64(0..END))),
+            to: chosen[1].then(|| at(random.i64(0..END))),
+            gateway_id: chosen[2].then(|| self.gateways[random.usize(0..3)].1),
+            event_type: chosen[3].then(|| TYPES[random.usize(0..2)].parse().unwrap()),
+            reason: chosen[4].then(|| REASONS[random.usize(0..3)]),
+            event_id: chosen[5].then(|| format!("e{}", random.u8(0..40)).parse().unwrap()),
+            correlation_id: chosen[6].then(|| format!("c{}", random.u8(0..5)).parse().unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_filter_answers_as_its_definition_reads_while_rows_arrive() {
+    for seed in (0..12).chain([fastrand::u64(..)]) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut database = Database::new().await;
+        let mut history = History::make(&mut database, &mut random).await;
+        for _ in 0..25 {
+            let filter = history.filter(&mut random);
+            let expected = history.failed(&filter);
+            let limit = random.usize(1..10);
+            let (mut found, mut cursor) = (Vec::new(), None);
+            loop {
+                let connection = &mut database.connection;
+                let page = failed_deliveries(connection, ORGANISATION, &filter, cursor, limit)
+                    .await
+                    .unwrap();
+                assert!(page.rows.len() <= limit, "seed {seed}");
+                found.extend(page.rows.iter().map(|row| {
+                    let of = |(_, id): &&(i64, GatewayId)| *id == row.gateway_id;
+                    (history.gateways.iter().find(of).unwrap().0, row.sequence.0)
+                }));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+                if random.u8(0..4) == 0 {
+                    history.attempt(&mut database, &mut random).await;
+                }
+            }
+            assert_eq!(found, expected, "seed {seed}, {filter:?}, limit {limit}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_walk_that_may_do_little_at_a_time_comes_to_the_same_end() {
+    for seed in 100..106 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut database = Database::new().await;
+        let history = History::make(&mut database, &mut random).await;
+        let filter = DeliveryFilter::default();
+        let matching =
+            Matching::new(&mut database.connection, ORGANISATION, &filter).await.unwrap();
+        let (mut found, mut start, mut calls) = (Vec::new(), Place::START, 0);
+        loop {
+            let page = scan::keys(&mut database.connection, &matching, i64::MAX, start, 100, 3)
+                .await
+                .unwrap();
+            assert!(page.keys.len() <= 3, "seed {seed}: the bound does not bind");
+            found.extend(page.keys);
+            calls += 1;
+            let Some(next) = page.next else { break };
+            assert!(next < start, "seed {seed}: no progress");
+            start = next;
+        }
+        assert_eq!(found, history.failed(&filter), "seed {seed}");
+        assert!(found.len() < 4 || calls > 1, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
+    let mut database = Database::new().await;
+    let (gateway, _) = database.gateway(ORGANISATION, "a").await;
+    for nth in 0..4 {
+        database.append(ORGANISATION, &[gateway.0], &format!("e{nth}"), TYPES[0], "c").await;
+    }
+    let failed = |first, last, finished_at| Made {
+        gateway: gateway.0,
+        first,
+        last,
+        outcome: "failed",
+        reason: Some("connection_lost"),
+        finished_at,
+    };
+    database.attempt(failed(1, 4, 10)).await;
+    database.attempt(failed(2, 2, 20)).await;
+    let received = Made { outcome: "received", reason: None, ..failed(1, 3, 30) };
+    database.attempt(received).await;
+    database.cursor(gateway.0, 3).await;
+    database.dead(gateway.0, 2, 2).await;
+    let keys: Vec<Key> = (1..=4).map(|sequence| (gateway.0, sequence)).collect();
+    let rows = details::deliveries(&mut database.connection, &keys).await.unwrap();
+    let states: Vec<_> = rows.iter().map(|row| (row.state, row.delivered_since)).collect();
+    assert_eq!(
+        states,
+        [
+            (DeliveryState::Delivered, true),
+            (DeliveryState::Failed, false),
+            (DeliveryState::Delivered, true),
+            (DeliveryState::Pending, false),
+        ]
+    );
+    let second = &rows[1];
+    assert_eq!((second.failures, second.attempts.len()), (2, 3));
+    assert_eq!(second.first_failure_at, Some(at(10)));
+    assert_eq!(
+        (second.last_failure_at, second.reason),
+        (Some(at(20)), Some(Reason::ConnectionLost))
+    );
+    assert_eq!(second.attempts[2].outcome, "received");
+}
+
+#[tokio::test]
+async fn only_the_newest_hundred_attempts_are_told() {
+    let mut database = Database::new().await;
+    let (gateway, _) = database.gateway(ORGANISATION, "a").await;
+    database.append(ORGANISATION, &[gateway.0], "e", TYPES[0], "c").await;
+    for finished_at in 1..=103 {
+        let reason = Some("shutdown");
+        let made =
+            Made { gateway: gateway.0, first: 1, last: 1, outcome: "failed", reason, finished_at };
+        database.attempt(made).await;
+    }
+    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
+    let times: Vec<_> = rows[0].attempts.iter().map(|attempt| attempt.finished_at).collect();
+    assert_eq!(times, (4..=103).map(at).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_summary_counts_deliveries_not_rows() {
+    let mut database = Database::new().await;
+    let (gateway, id) = database.gateway(ORGANISATION, "a").await;
+    let (foreign, _) = database.gateway(OTHER, "a").await;
+    for nth in 0..4 {
+        database.append(ORGANISATION, &[gateway.0], &format!("e{nth}"), TYPES[nth % 2], "c").await;
+    }
+    for (gateway, first, last, finished_at) in [
+        (gateway.0, 1, 4, 105),
+        (gateway.0, 2, 2, 109),
+        (gateway.0, 1, 1, 110),
+        (foreign.0, 1, 1, 105),
+    ] {
+        let reason = Some("shutdown");
+        database
+            .attempt(Made { gateway, first, last, outcome: "failed", reason, finished_at })
+            .await;
+    }
+    database.trim(gateway.0, 1).await;
+    let mut rows = Vec::new();
+    for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
+        let bucket = Duration::from_micros(10);
+        let found = summary::failure_summary(
+            &mut database.connection,
+            ORGANISATION,
+            at(100),
+            at(200),
+            bucket,
+            by,
+        );
+        rows.push(
+            found
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|row| (row.from.micros(), row.key, row.count))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let row = |from, key: &str, count| (from, key.to_owned(), count);
+    assert_eq!(rows[0], [row(100, "shutdown", 5), row(110, "shutdown", 1)]);
+    assert_eq!(rows[1], [row(100, &id.to_string(), 5), row(110, &id.to_string(), 1)]);
+    let by_type =
+        [row(100, "", 1), row(100, "api.deleted", 3), row(100, "api.deployed", 1), row(110, "", 1)];
+    assert_eq!(rows[2], by_type);
+}

@@ -1,0 +1,99 @@
+//! Registered event types. The built-in ones need no row: they are merged in
+//! when types are read, and a row of the same name stands in for them.
+
+use std::collections::BTreeMap;
+
+use super::dialect::{Connection, query, query_scalar};
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::event::{EventType, OrganisationKey};
+use crate::event_types::{built_in, built_ins};
+use crate::store::{EventTypeInfo, Result, StoreError, storable};
+
+pub(super) async fn event_types(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+) -> Result<Vec<EventTypeInfo>> {
+    let rows = query!(
+        r#"
+        select name as "name!: String", description as "description!: String",
+            schema as "schema?: String"
+        from event_types where organisation = $1
+        "#,
+        organisation.0
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut types: BTreeMap<String, EventTypeInfo> =
+        built_ins().iter().map(|info| (info.name.clone(), info.clone())).collect();
+    for row in rows {
+        types.insert(row.name.clone(), info(row.name, row.description, row.schema)?);
+    }
+    Ok(types.into_values().collect())
+}
+
+pub(super) async fn event_type(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    name: &EventType,
+) -> Result<Option<EventTypeInfo>> {
+    let name = name.as_str();
+    let row = query!(
+        r#"
+        select description as "description!: String", schema as "schema?: String"
+        from event_types where organisation = $1 and name = $2
+        "#,
+        organisation.0,
+        name
+    )
+    .fetch_optional(connection)
+    .await?;
+    match row {
+        Some(row) => info(name.to_owned(), row.description, row.schema).map(Some),
+        None => Ok(built_in(name).cloned()),
+    }
+}
+
+pub(super) async fn put_event_type(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    info: &EventTypeInfo,
+) -> Result<bool> {
+    let schema = info.schema.as_ref().map(|schema| schema.get());
+    let description = storable(&info.description);
+    let known = query_scalar!(
+        r#"
+        select exists (select 1 from event_types where organisation = $1 and name = $2) as "known!: bool"
+        "#,
+        organisation.0,
+        info.name
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    query!(
+        r#"
+        insert into event_types (organisation, name, schema, description, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $5)
+        on conflict (organisation, name) do update
+        set schema = excluded.schema, description = excluded.description, updated_at = excluded.updated_at
+        "#,
+        organisation.0,
+        info.name,
+        schema,
+        description.as_ref(),
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(!known && built_in(&info.name).is_none())
+}
+
+fn info(name: String, description: String, schema: Option<String>) -> Result<EventTypeInfo> {
+    let schema = schema
+        .map(RawValue::from_string)
+        .transpose()
+        .map_err(|error| StoreError::Corrupt(format!("the schema of {name}: {error}")))?;
+    Ok(EventTypeInfo { name, description, schema })
+}

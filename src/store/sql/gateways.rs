@@ -1,0 +1,221 @@
+//! Gateways: registered, listed, changed and deleted. Every statement names the
+//! organisation; a deleted gateway is invisible here, and only the ledger
+//! remembers it.
+
+use std::collections::BTreeSet;
+
+use super::dialect::{self, Connection, query, query_scalar};
+
+use crate::clock::Timestamp;
+use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{Gateway, GatewayChange, Labels, Result, StoreError};
+
+pub(crate) mod details;
+#[cfg(test)]
+mod tests;
+
+use details::{details, the_one};
+
+pub(super) async fn create_gateway(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    name: &str,
+    labels: &Labels,
+) -> Result<Gateway> {
+    let labels = labels_text(labels)?;
+    refuse_taken_name(connection, organisation, name, None).await?;
+    let inserted = query_scalar!(
+        r#"
+        insert into gateways (id, organisation, name, labels, created_at)
+        values ($1, $2, $3, $4, $5)
+        on conflict (id) do nothing
+        returning gateway as "gateway!: GatewayKey"
+        "#,
+        id as _,
+        organisation.0,
+        name,
+        labels,
+        now as _
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(gateway) = inserted else {
+        return Err(StoreError::Conflict(format!(
+            "the gateway id {id} is or was in use; leave it out to be given a new one"
+        )));
+    };
+    let epoch = Epoch::new();
+    query!("insert into streams (gateway, epoch) values ($1, $2)", gateway.0, epoch as _)
+        .execute(&mut *connection)
+        .await?;
+    the_one(connection, gateway).await
+}
+
+pub(super) async fn gateways(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Gateway>> {
+    // The empty text sorts before every name.
+    let after = after.unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let keys = query_scalar!(
+        r#"
+        select gateway as "gateway!: GatewayKey" from gateways
+        where organisation = $1 and deleted_at is null and name > $2
+        order by name limit $3
+        "#,
+        organisation.0,
+        after,
+        limit
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    details(connection, &keys).await
+}
+
+pub(super) async fn gateway(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Option<Gateway>> {
+    match live_key(connection, organisation, id).await {
+        Ok(key) => the_one(connection, key).await.map(Some),
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn update_gateway(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    change: GatewayChange,
+) -> Result<Gateway> {
+    let key = live_key(connection, organisation, id).await?;
+    if let Some(name) = &change.name {
+        refuse_taken_name(connection, organisation, name, Some(key)).await?;
+    }
+    let labels = change.labels.as_ref().map(labels_text).transpose()?;
+    // Disabling again keeps the first instant: "since when" is what admins ask.
+    query!(
+        r#"
+        update gateways
+        set name        = coalesce($2, name),
+            labels      = coalesce($3, labels),
+            disabled_at = case
+                when $4 is true then coalesce(disabled_at, $5)
+                when $4 is false then null
+                else disabled_at
+            end
+        where gateway = $1
+        "#,
+        key.0,
+        change.name,
+        labels,
+        change.disabled,
+        now as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    the_one(connection, key).await
+}
+
+/// The stream's row stays, because the ledger's rows lead to it; its log is
+/// empty afterwards, which its floor says.
+pub(super) async fn delete_gateway(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<GatewayKey> {
+    let key = live_key(connection, organisation, id).await?;
+    let gateway = key.0;
+    dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
+    query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now as _)
+        .execute(&mut *connection)
+        .await?;
+    query!(
+        "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
+        gateway,
+        now as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    query!("delete from outbox where gateway = $1", gateway).execute(&mut *connection).await?;
+    query!("delete from cursors where gateway = $1", gateway).execute(&mut *connection).await?;
+    query!("update streams set floor = head, missed = head where gateway = $1", gateway)
+        .execute(&mut *connection)
+        .await?;
+    Ok(key)
+}
+
+pub(super) async fn set_manifest(
+    connection: &mut Connection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    manifest: &str,
+) -> Result<()> {
+    let done = query!(
+        "update gateways set manifest = $2, manifest_at = $3 where gateway = $1 and deleted_at is null",
+        gateway.0,
+        manifest,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
+}
+
+/// The inside key of a gateway that is not deleted.
+pub(super) async fn live_key(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<GatewayKey> {
+    query_scalar!(
+        r#"
+        select gateway as "gateway!: GatewayKey" from gateways
+        where id = $1 and organisation = $2 and deleted_at is null
+        "#,
+        id as _,
+        organisation.0
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(StoreError::NotFound("gateway"))
+}
+
+async fn refuse_taken_name(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    name: &str,
+    except: Option<GatewayKey>,
+) -> Result<()> {
+    let except = except.map(|key| key.0);
+    let taken = query_scalar!(
+        r#"
+        select id as "id!: GatewayId" from gateways
+        where organisation = $1 and name = $2 and deleted_at is null and gateway is distinct from $3
+        "#,
+        organisation.0,
+        name,
+        except
+    )
+    .fetch_optional(connection)
+    .await?;
+    match taken {
+        None => Ok(()),
+        Some(id) => Err(StoreError::Conflict(format!(
+            "the name {name:?} belongs to gateway {id}; choose another name, or delete that gateway first"
+        ))),
+    }
+}
+
+fn labels_text(labels: &Labels) -> Result<String> {
+    serde_json::to_string(labels).map_err(|error| StoreError::Corrupt(format!("labels: {error}")))
+}

@@ -1,0 +1,172 @@
+//! Rows of the ledger: attempts and dead letters, as ranges that are cut at a
+//! fixed length so that "which rows cover this sequence?" stays a bounded search.
+
+use super::dialect::{Connection, query};
+
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{Range, Result, storable};
+
+/// The longest range in one row; the schema checks it.
+pub(super) const LONGEST_RANGE: i64 = 1000;
+
+/// Attempts that ended in the same way.
+pub(super) struct Ended<'a> {
+    pub(super) gateway: GatewayKey,
+    /// The connection and its replica's name; `None` if nobody was there.
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) range: Range,
+    pub(super) how: How<'a>,
+    pub(super) started_at: Timestamp,
+    pub(super) finished_at: Timestamp,
+}
+
+/// How attempts ended.
+#[derive(Clone, Copy)]
+pub(super) enum How<'a> {
+    /// The gateway applied it.
+    Applied,
+    /// It failed.
+    Failed(Reason, &'a str),
+    /// Nobody can say.
+    Unknown(&'a str),
+}
+
+/// Cuts a range into pieces that fit into a row; an empty one has none.
+pub(super) fn cut(range: Range) -> impl Iterator<Item = Range> {
+    let after = |first: &i64| Some(first + LONGEST_RANGE);
+    std::iter::successors(Some(range.first.0), after)
+        .take_while(move |first| *first <= range.last.0)
+        .map(move |first| Range {
+            first: Sequence(first),
+            last: Sequence(range.last.0.min(first + LONGEST_RANGE - 1)),
+        })
+}
+
+/// Writes attempts, and counts the failed ones.
+pub(super) async fn write(
+    connection: &mut Connection,
+    node: NodeId,
+    ended: &Ended<'_>,
+) -> Result<()> {
+    let (outcome, reason, detail) = match ended.how {
+        How::Applied => ("applied", None, None),
+        How::Failed(reason, detail) => ("failed", Some(reason), Some(detail)),
+        How::Unknown(detail) => ("unknown", None, Some(detail)),
+    };
+    let detail = detail.filter(|detail| !detail.is_empty()).map(storable);
+    for piece in cut(ended.range) {
+        query!(
+            r#"
+            insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, detail,
+                connection, instance, node, started_at, finished_at)
+            values ($1, $2, $3, $4, $5, $6, $7,
+                coalesce((select instance from connections where id = $7), ''), $8, $9, $10)
+            "#,
+            ended.gateway.0,
+            piece.first.0,
+            piece.last.0,
+            outcome,
+            reason as _,
+            detail.as_deref(),
+            ended.connection as _,
+            node as _,
+            ended.started_at as _,
+            ended.finished_at as _
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    if let Some(reason) = reason {
+        let count = (ended.range.last.0 - ended.range.first.0 + 1).max(0);
+        query!(
+            r#"
+            update streams set failed_total = failed_total + $2,
+                last_failure_reason = case when last_failure_at > $3 then last_failure_reason else $4 end,
+                last_failure_at = case when last_failure_at > $3 then last_failure_at else $3 end
+            where gateway = $1
+            "#,
+            ended.gateway.0,
+            count,
+            ended.finished_at as _,
+            reason as _
+        )
+        .execute(connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The parts of a range that are no dead letters yet.
+pub(super) async fn not_dead(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    range: Range,
+) -> Result<Vec<Range>> {
+    let begin = range.first.0 - LONGEST_RANGE;
+    let dead = query!(
+        r#"
+        select first_sequence as "first!: i64", last_sequence as "last!: i64" from dead_letters
+        where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
+        order by first_sequence
+        "#,
+        gateway.0,
+        begin,
+        range.last.0,
+        range.first.0
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut parts = Vec::new();
+    let mut first = range.first.0;
+    for row in dead {
+        if first < row.first {
+            parts.push(Range { first: Sequence(first), last: Sequence(row.first - 1) });
+        }
+        first = first.max(row.last + 1);
+    }
+    if first <= range.last.0 {
+        parts.push(Range { first: Sequence(first), last: range.last });
+    }
+    Ok(parts)
+}
+
+/// Gives up deliveries; parts that were given up before stay as they are.
+pub(super) async fn bury(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    range: Range,
+    reason: Reason,
+    at: Timestamp,
+) -> Result<()> {
+    for part in not_dead(connection, gateway, range).await? {
+        for piece in cut(part) {
+            query!(
+                r#"
+                insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
+                values ($1, $2, $3, $4, $5)
+                "#,
+                gateway.0,
+                piece.first.0,
+                piece.last.0,
+                reason as _,
+                at as _
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_without_gap_or_overlap() {
+        let range = Range { first: Sequence(5), last: Sequence(2504) };
+        let pieces: Vec<_> = cut(range).map(|piece| (piece.first.0, piece.last.0)).collect();
+        assert_eq!(pieces, [(5, 1004), (1005, 2004), (2005, 2504)]);
+    }
+}

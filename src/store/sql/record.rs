@@ -1,0 +1,216 @@
+//! Putting outcomes on record. Receipts, which are many, are merged and
+//! written with one statement per table; the rest, which is rare, row by row.
+
+use std::collections::HashMap;
+
+use super::dialect::{self, Connection, query, query_scalar};
+
+use super::ledger::{self, Ended, How};
+use super::positions::{self, Move};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{Range, Record, Result};
+
+/// Receipts of one connection for neighbouring deliveries.
+#[derive(Clone, Copy)]
+pub(crate) struct Receipts {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) connection: ConnectionId,
+    pub(crate) range: Range,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Timestamp,
+}
+
+/// Receipts that wait to be written together.
+#[derive(Default)]
+struct Waiting {
+    receipts: Vec<Receipts>,
+    newest: HashMap<ConnectionId, usize>,
+}
+
+impl Waiting {
+    /// Adds receipts, to their neighbours if there are such.
+    fn add(&mut self, new: Receipts) {
+        if let Some(newest) = self.newest.get(&new.connection) {
+            let newest = &mut self.receipts[*newest];
+            if newest.gateway == new.gateway && newest.range.last.next() == new.range.first {
+                newest.range.last = new.range.last;
+                newest.finished_at = newest.finished_at.max(new.finished_at);
+                return;
+            }
+        }
+        self.newest.insert(new.connection, self.receipts.len());
+        self.receipts.push(new);
+    }
+}
+
+/// Puts records on record, in order.
+pub(super) async fn record<'a>(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    records: impl Iterator<Item = &'a Record> + Send,
+) -> Result<()> {
+    let mut waiting = Waiting::default();
+    let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
+    for record in records {
+        match record {
+            Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
+                let sign = signs.entry(*connection).or_insert(*finished_at);
+                *sign = (*sign).max(*finished_at);
+                if range.first <= range.last {
+                    waiting.add(Receipts {
+                        gateway: *gateway,
+                        connection: *connection,
+                        range: *range,
+                        started_at: *started_at,
+                        finished_at: *finished_at,
+                    });
+                }
+            }
+            Record::Heartbeat { connection, at } => {
+                let sign = signs.entry(*connection).or_insert(*at);
+                *sign = (*sign).max(*at);
+            }
+            other => {
+                // What follows may ask where the positions are now.
+                confirm(connection, node, std::mem::take(&mut waiting)).await?;
+                one(connection, now, node, other).await?;
+            }
+        }
+    }
+    confirm(connection, node, waiting).await?;
+    if signs.is_empty() { Ok(()) } else { dialect::heard(connection, &signs).await }
+}
+
+async fn confirm(connection: &mut Connection, node: NodeId, waiting: Waiting) -> Result<()> {
+    if waiting.receipts.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Vec::with_capacity(waiting.receipts.len());
+    let mut moves = Vec::with_capacity(waiting.receipts.len());
+    for it in waiting.receipts {
+        moves.push(Move { connection: it.connection, to: it.range.last, at: it.finished_at });
+        rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it }));
+    }
+    dialect::insert_receipts(connection, node, &rows).await?;
+    positions::raise(connection, &moves).await
+}
+
+/// One that is no receipt and no sign of life.
+async fn one(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    record: &Record,
+) -> Result<()> {
+    match record {
+        Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
+        Record::Reported { gateway, connection: on, sequence, result, at } => {
+            reported(connection, node, (*gateway, *on), *sequence, result, *at).await
+        }
+        Record::Skipped { gateway, connection: on, range, reason, advance_to, at } => {
+            skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
+            match advance_to {
+                Some(to) => {
+                    let to = Move { connection: *on, to: *to, at: *at };
+                    positions::raise(connection, &[to]).await
+                }
+                None => Ok(()),
+            }
+        }
+        Record::Closed { gateway, connection: on, reason, detail, unconfirmed, give_up, at } => {
+            let end = super::closing::End {
+                gateway: *gateway,
+                connection: *on,
+                reason: *reason,
+                detail,
+                unconfirmed: *unconfirmed,
+                give_up: *give_up,
+                at: *at,
+            };
+            super::closing::close(connection, now, node, &end).await
+        }
+    }
+}
+
+async fn reported(
+    connection: &mut Connection,
+    node: NodeId,
+    (gateway, on): (GatewayKey, ConnectionId),
+    sequence: Sequence,
+    result: &std::result::Result<(), (Reason, String)>,
+    at: Timestamp,
+) -> Result<()> {
+    let range = Range { first: sequence, last: sequence };
+    let (how, outcome) = match result {
+        Ok(()) => (How::Applied, "applied"),
+        Err((reason, detail)) => (How::Failed(*reason, detail), "failed"),
+    };
+    let reason = result.as_ref().err().map(|(reason, _)| *reason);
+    let known = query_scalar!(
+        r#"
+        select exists (
+            select 1 from attempts
+            where gateway = $1 and first_sequence = $2 and last_sequence = $2
+                and outcome = $3 and reason is not distinct from $4 and connection = $5
+        ) as "known!: bool"
+        "#,
+        gateway.0,
+        sequence.0,
+        outcome,
+        reason as _,
+        on as _
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if known {
+        return Ok(());
+    }
+    let ended =
+        Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
+    ledger::write(connection, node, &ended).await?;
+    let Err((reason, _)) = result else {
+        return positions::applied(connection, gateway, on, sequence).await;
+    };
+    // Counted as confirmed when its receipt came before its report.
+    let counted = positions::confirmed(connection, gateway).await? >= sequence
+        && !ledger::not_dead(connection, gateway, range).await?.is_empty();
+    if counted {
+        query!(
+            "update streams set confirmed_total = confirmed_total - 1 where gateway = $1 and confirmed_total > 0",
+            gateway.0
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    ledger::bury(connection, gateway, range, *reason, at).await
+}
+
+/// What another connection has confirmed is delivered, however late this one
+/// is; and what is dead already is on record.
+async fn skipped(
+    connection: &mut Connection,
+    node: NodeId,
+    (gateway, on): (GatewayKey, ConnectionId),
+    range: Range,
+    reason: Reason,
+    at: Timestamp,
+) -> Result<()> {
+    let confirmed = positions::confirmed(connection, gateway).await?;
+    for part in ledger::not_dead(connection, gateway, range).await? {
+        let ended = Ended {
+            gateway,
+            connection: Some(on),
+            range: part,
+            how: How::Failed(reason, ""),
+            started_at: at,
+            finished_at: at,
+        };
+        ledger::write(connection, node, &ended).await?;
+        if let Some(open) = positions::above(part, confirmed) {
+            ledger::bury(connection, gateway, open, reason, at).await?;
+        }
+    }
+    Ok(())
+}

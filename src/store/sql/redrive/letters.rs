@@ -1,0 +1,90 @@
+//! Marking dead letters as redriven. They are kept as ranges, so that a range
+//! of which only a part was redriven falls into pieces.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::dialect::{Connection, query};
+
+use super::Candidate;
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, Reason};
+use crate::store::Result;
+
+/// A piece of a range: all of it redriven, or none of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    first: i64,
+    last: i64,
+    redriven: bool,
+}
+
+pub(super) async fn mark(
+    connection: &mut Connection,
+    chosen: &[Candidate],
+    now: Timestamp,
+) -> Result<()> {
+    let mut ranges: BTreeMap<(GatewayKey, i64), BTreeSet<i64>> = BTreeMap::new();
+    for candidate in chosen {
+        ranges
+            .entry((candidate.gateway, candidate.range_first))
+            .or_default()
+            .insert(candidate.sequence);
+    }
+    for ((gateway, first), redriven) in ranges {
+        let range = query!(
+            r#"
+            delete from dead_letters where gateway = $1 and first_sequence = $2
+            returning last_sequence as "last!: i64", reason as "reason!: Reason", dead_at as "dead_at!: Timestamp"
+            "#,
+            gateway.0,
+            first
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        for piece in pieces(first, range.last, &redriven) {
+            let redriven_at = piece.redriven.then_some(now);
+            query!(
+                r#"
+                insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at, redriven_at)
+                values ($1, $2, $3, $4, $5, $6)
+                "#,
+                gateway.0,
+                piece.first,
+                piece.last,
+                range.reason as _,
+                range.dead_at as _,
+                redriven_at as _
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+fn pieces(first: i64, last: i64, redriven: &BTreeSet<i64>) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    for sequence in first..=last {
+        let redriven = redriven.contains(&sequence);
+        match pieces.last_mut() {
+            Some(piece) if piece.redriven == redriven => piece.last = sequence,
+            _ => pieces.push(Piece { first: sequence, last: sequence, redriven }),
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_falls_into_pieces_that_cover_it() {
+        let piece = |first, last, redriven| Piece { first, last, redriven };
+        assert_eq!(pieces(3, 5, &BTreeSet::from([3, 4, 5])), [piece(3, 5, true)]);
+        assert_eq!(
+            pieces(3, 9, &BTreeSet::from([4, 5, 9])),
+            [piece(3, 3, false), piece(4, 5, true), piece(6, 8, false), piece(9, 9, true)]
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Repeats: a request whose key was used before, and an event whose id is
+//! known. Both are answered with what was answered first.
+
+use std::collections::HashMap;
+
+use super::dialect::{self, Connection};
+
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, OrganisationKey, Sequence};
+use crate::store::{
+    Appended, AppendedDelivery, Judged, Publish, Published, Refusal, Result, StoreError,
+};
+
+/// What an event or a key is called across organisations.
+pub(super) type Identity = (OrganisationKey, String);
+
+/// An answer as it is kept: JSON under its key, with the request's digest.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeptAnswer {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) key: String,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) answer: String,
+}
+
+/// One delivery of an event that exists, or the event alone if it has none.
+pub(crate) struct KnownEvent {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) id: EventId,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) gateway: Option<GatewayId>,
+    pub(crate) sequence: Option<Sequence>,
+}
+
+/// Answers by key, each with the digest of the request it belongs to.
+pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
+
+/// An item's id, if it has one that can be read, and the digest of its content.
+pub(super) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
+    match item {
+        Ok(new) => Some((&new.event.id, &new.digest)),
+        Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
+    }
+}
+
+/// A kept answer, item by item. Rows of earlier versions have none for items
+/// that were unfit at that time; where these can't be told from the others any
+/// more, no answer is better than another item's.
+pub(super) fn in_place(
+    kept: &[std::result::Result<Appended, Refusal>],
+    publish: &Publish,
+) -> Published {
+    if kept.len() == publish.events.len() {
+        return Published::Done(kept.to_vec());
+    }
+    if kept.len() != publish.fit().count() {
+        return Published::KeyReused;
+    }
+    let mut kept = kept.iter().cloned();
+    let answers = publish.events.iter().filter_map(|item| match item {
+        Ok(_) => kept.next(),
+        Err(unfit) => Some(Err(Refusal::Unfit(unfit.problem.clone()))),
+    });
+    Published::Done(answers.collect())
+}
+
+/// Answers that were given before for the requests' keys.
+pub(super) async fn kept_answers(
+    connection: &mut Connection,
+    publishes: &[&Publish],
+) -> Result<Kept> {
+    let keys: Vec<_> = publishes
+        .iter()
+        .filter_map(|publish| {
+            Some((publish.organisation, publish.idempotency.as_ref()?.0.as_str()))
+        })
+        .collect();
+    if keys.is_empty() {
+        return Ok(Kept::new());
+    }
+    let rows = dialect::kept_answers(connection, &keys).await?;
+    rows.into_iter()
+        .map(|row| {
+            let answer = serde_json::from_str(&row.answer)
+                .map_err(|error| StoreError::Corrupt(format!("a kept answer: {error}")))?;
+            Ok(((row.organisation, row.key), (row.digest, answer)))
+        })
+        .collect()
+}
+
+/// Events of the requests that exist already, with the numbers first given.
+pub(super) async fn known_events(
+    connection: &mut Connection,
+    publishes: &[&Publish],
+) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
+    let ids: Vec<_> = publishes
+        .iter()
+        .flat_map(|publish| {
+            publish.events.iter().filter_map(|item| Some((publish.organisation, named(item)?.0)))
+        })
+        .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut known = HashMap::new();
+    for row in dialect::known_events(connection, &ids).await? {
+        let identity = (row.organisation, row.id.as_str().to_owned());
+        let (_, appended): &mut (Vec<u8>, Appended) = known
+            .entry(identity)
+            .or_insert_with(|| (row.digest, Appended { id: row.id, deliveries: Vec::new() }));
+        if let (Some(gateway_id), Some(sequence)) = (row.gateway, row.sequence) {
+            appended.deliveries.push(AppendedDelivery { gateway_id, sequence });
+        }
+    }
+    Ok(known)
+}
+
+/// Keeps the answers under their keys.
+pub(super) async fn keep_answers(
+    connection: &mut Connection,
+    now: Timestamp,
+    publishes: &[&Publish],
+    answers: &[Published],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for (publish, answer) in publishes.iter().zip(answers) {
+        // What came to nothing needs no memory: a repeat may do better.
+        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer)
+            && results.iter().any(std::result::Result::is_ok)
+        {
+            let answer = serde_json::to_string(results)
+                .map_err(|error| StoreError::Unavailable(format!("an answer: {error}")))?;
+            rows.push(KeptAnswer {
+                organisation: publish.organisation,
+                key: key.clone(),
+                digest: digest.to_vec(),
+                answer,
+            });
+        }
+    }
+    if rows.is_empty() { Ok(()) } else { dialect::keep_answers(connection, now, rows).await }
+}

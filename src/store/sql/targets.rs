@@ -1,0 +1,110 @@
+//! Whom events are for, looked up inside the appending transaction, so that a
+//! gateway registered before a publish is never missed by it. A disabled
+//! gateway gets its events like any other and finds them when it is enabled.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::dialect::{self, Connection};
+
+use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{Labels, Publish, Result, Target};
+
+/// The gateways that a batch's requests mean.
+pub(super) struct Targets {
+    named: HashMap<(OrganisationKey, GatewayId), GatewayKey>,
+    labelled: HashMap<(OrganisationKey, Labels), Vec<(GatewayKey, GatewayId)>>,
+}
+
+impl Targets {
+    /// Every gateway that is meant by anything.
+    pub(super) fn gateways(&self) -> impl Iterator<Item = GatewayKey> {
+        let labelled = self.labelled.values().flatten().map(|(gateway, _)| *gateway);
+        self.named.values().copied().chain(labelled)
+    }
+
+    /// Forgets gateways that are not (or no longer) among these.
+    pub(super) fn keep_only(&mut self, gateways: &BTreeSet<GatewayKey>) {
+        self.named.retain(|_, gateway| gateways.contains(gateway));
+        for found in self.labelled.values_mut() {
+            found.retain(|(gateway, _)| gateways.contains(gateway));
+        }
+    }
+
+    /// The gateways of one target, or those that don't exist.
+    pub(super) fn of(
+        &self,
+        organisation: OrganisationKey,
+        target: &Target,
+    ) -> std::result::Result<Vec<(GatewayKey, GatewayId)>, Vec<GatewayId>> {
+        let none = Labels::new();
+        let labels = match target {
+            Target::Gateways(ids) => return self.by_name(organisation, ids),
+            Target::All => &none,
+            Target::Labels(labels) => labels,
+        };
+        let found = self.labelled.get(&(organisation, labels.clone()));
+        Ok(found.cloned().unwrap_or_default())
+    }
+
+    fn by_name(
+        &self,
+        organisation: OrganisationKey,
+        ids: &[GatewayId],
+    ) -> std::result::Result<Vec<(GatewayKey, GatewayId)>, Vec<GatewayId>> {
+        let mut met = HashSet::new();
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        for id in ids.iter().filter(|id| met.insert(**id)) {
+            match self.named.get(&(organisation, *id)) {
+                Some(key) => found.push((*key, *id)),
+                None => unknown.push(*id),
+            }
+        }
+        if unknown.is_empty() { Ok(found) } else { Err(unknown) }
+    }
+}
+
+/// Looks up all targets of a batch.
+pub(super) async fn resolve(
+    connection: &mut Connection,
+    publishes: &[&Publish],
+) -> Result<Targets> {
+    let mut ids = BTreeSet::new();
+    let mut labels = HashSet::new();
+    for publish in publishes {
+        for new in publish.fit() {
+            match &new.target {
+                Target::Gateways(named) => ids.extend(named.iter().copied()),
+                Target::All => _ = labels.insert((publish.organisation, Labels::new())),
+                Target::Labels(wanted) => {
+                    labels.insert((publish.organisation, wanted.clone()));
+                }
+            }
+        }
+    }
+    let mut named = HashMap::new();
+    if !ids.is_empty() {
+        for row in dialect::gateways_by_id(connection, &ids).await? {
+            named.insert((row.organisation, row.id), row.gateway);
+        }
+    }
+    let mut labelled = HashMap::with_capacity(labels.len());
+    for (organisation, wanted) in labels {
+        let found = dialect::gateways_by_labels(connection, organisation, &wanted).await?;
+        let found = found.into_iter().map(|row| (row.gateway, row.id)).collect();
+        labelled.insert((organisation, wanted), found);
+    }
+    Ok(Targets { named, labelled })
+}
+
+/// A gateway that was asked for by its outside id.
+pub(crate) struct Named {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) id: GatewayId,
+    pub(crate) gateway: GatewayKey,
+}
+
+/// A gateway that was asked for by what it is.
+pub(crate) struct Labelled {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) id: GatewayId,
+}

@@ -1,0 +1,376 @@
+//! The verbs, and which side of the database each one needs: a reader's moment,
+//! or a transaction that writes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::tokens::TokenKind;
+use super::{
+    Backend, connections, deliveries, event_types, gateways, history, redrive, retention, stream,
+    sweep, tokens,
+};
+use crate::clock::Timestamp;
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::store::{
+    AccessCredential, ConnectionInfo, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey,
+    EventHistory, EventTypeInfo, Gateway, GatewayChange, GatewayCredential, Labels, Missed,
+    NewConnection, NewToken, Opened, OutboxPage, Publish, Published, Reaped, Record,
+    RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, StoreError, SummaryBy,
+    SummaryRow, TokenInfo, Totals, Trimmed,
+};
+use crate::wake::Hint;
+
+/// Runs a verb's statements in a moment of the database.
+macro_rules! read {
+    ($store:ident, $connection:ident => $work:expr) => {
+        $store.reading(move |$connection| Box::pin(async move { $work.await })).await
+    };
+}
+
+pub(super) use read;
+
+/// Runs a verb's statements as a transaction that writes.
+macro_rules! write {
+    ($store:ident, $connection:ident, $now:ident => $work:expr) => {
+        $store.writer.run(move |$connection, $now| Box::pin(async move { $work.await })).await
+    };
+}
+pub(super) use write;
+
+impl Backend {
+    /// Ends when a commit has failed for good: the process should end with an
+    /// error, and a restart finds the truth.
+    pub async fn failure(&self) {
+        let mut failure = self.writer.failure();
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // A writer that stopped in good order fails no more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What is due right after opening.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        self.node_heartbeat().await
+    }
+
+    /// Notes a token's use, if that is due, without making its user wait.
+    fn note_use(&self, kind: TokenKind, id: &str, last: Option<Timestamp>) {
+        if last.is_some_and(|last| Timestamp::now().since(last) < tokens::NOTED_EVERY) {
+            return;
+        }
+        let id = id.to_owned();
+        self.writer.run_unheard(move |connection, now| {
+            Box::pin(async move { tokens::note_token_use(connection, now, kind, &id).await })
+        });
+    }
+}
+
+#[async_trait]
+impl Store for Backend {
+    async fn check(&self) -> Result<()> {
+        if let Some(reason) = self.writer.failure().borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!(
+                "a commit failed ({reason}); restart the service"
+            )));
+        }
+        if !self.writer.is_running() {
+            return Err(StoreError::Unavailable("the database is closed".to_owned()));
+        }
+        self.check_health().await
+    }
+
+    async fn has_room(&self) -> bool {
+        self.check_space().is_ok()
+    }
+
+    async fn close(&self) {
+        let node = self.node;
+        let stopped: Result<()> =
+            write!(self, connection, now => connections::node_stopped(connection, now, node));
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "this node's end could not be put on record");
+        }
+        self.shut().await;
+    }
+
+    async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
+        let name = name.to_owned();
+        read!(self, connection => tokens::organisation(connection, &name))
+    }
+
+    async fn has_access_tokens(&self) -> Result<bool> {
+        read!(self, connection => tokens::has_access_tokens(connection))
+    }
+
+    async fn create_access_token(
+        &self,
+        organisation: OrganisationKey,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        let (name, scopes) = (name.to_owned(), scopes.to_vec());
+        write!(self, connection, now => tokens::create_access_token(connection, now, organisation, &name, &scopes, token))
+    }
+
+    async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
+        read!(self, connection => tokens::access_tokens(connection, organisation))
+    }
+
+    async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        write!(self, connection, now => tokens::revoke_access_token(connection, now, organisation, &id))
+    }
+
+    async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
+        let key = id.to_owned();
+        let found = read!(self, connection => tokens::access_credential(connection, &key))?;
+        Ok(found.map(|(credential, last)| {
+            self.note_use(TokenKind::Access, id, last);
+            credential
+        }))
+    }
+
+    async fn create_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+    ) -> Result<Gateway> {
+        let (name, labels) = (name.to_owned(), labels.clone());
+        write!(self, connection, now => gateways::create_gateway(connection, now, organisation, id, &name, &labels))
+    }
+
+    async fn gateways(
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        let after = after.map(str::to_owned);
+        read!(self, connection => gateways::gateways(connection, organisation, after.as_deref(), limit))
+    }
+
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
+        read!(self, connection => gateways::gateway(connection, organisation, id))
+    }
+
+    async fn update_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway> {
+        write!(self, connection, now => gateways::update_gateway(connection, now, organisation, id, change))
+    }
+
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
+        write!(self, connection, now => gateways::delete_gateway(connection, now, organisation, id))
+    }
+
+    async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
+        let manifest = manifest.to_owned();
+        write!(self, connection, now => gateways::set_manifest(connection, now, gateway, &manifest))
+    }
+
+    async fn create_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        write!(self, connection, now => tokens::create_gateway_token(connection, now, organisation, id, token))
+    }
+
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
+        read!(self, connection => tokens::gateway_tokens(connection, organisation, id))
+    }
+
+    async fn revoke_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
+    ) -> Result<()> {
+        let token = token.to_owned();
+        write!(self, connection, now => tokens::revoke_gateway_token(connection, now, organisation, id, &token))
+    }
+
+    async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
+        let key = token.to_owned();
+        let found = read!(self, connection => tokens::gateway_credential(connection, &key))?;
+        Ok(found.map(|(credential, last)| {
+            self.note_use(TokenKind::Gateway, token, last);
+            credential
+        }))
+    }
+
+    async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
+        read!(self, connection => event_types::event_types(connection, organisation))
+    }
+
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>> {
+        let name = name.clone();
+        read!(self, connection => event_types::event_type(connection, organisation, &name))
+    }
+
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool> {
+        let info = info.clone();
+        write!(self, connection, now => event_types::put_event_type(connection, now, organisation, &info))
+    }
+
+    async fn append(&self, publish: Publish) -> Result<Published> {
+        self.writer.append(publish).await
+    }
+
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage> {
+        read!(self, connection => stream::read(connection, gateway, after, limit, max_bytes))
+    }
+
+    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
+        self.writer.open(connection).await
+    }
+
+    async fn record(&self, records: Vec<Record>) -> Result<()> {
+        self.writer.record(records).await
+    }
+
+    async fn find_deployment(
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
+    ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
+        let key = key.clone();
+        read!(self, connection => stream::find_deployment(connection, gateway, &key))
+    }
+
+    async fn connections(
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        limit: usize,
+    ) -> Result<Vec<ConnectionInfo>> {
+        read!(self, connection => connections::connections(connection, organisation, gateway, live_only, limit))
+    }
+
+    async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
+        read!(self, connection => history::totals(connection, organisation))
+    }
+
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
+        let id = id.clone();
+        read!(self, connection => history::event_history(connection, organisation, &id))
+    }
+
+    async fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        let filter = filter.clone();
+        read!(self, connection => deliveries::failed_deliveries(connection, organisation, &filter, cursor, limit))
+    }
+
+    async fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>> {
+        read!(self, connection => deliveries::summary::failure_summary(connection, organisation, from, to, bucket, by))
+    }
+
+    async fn redrive(
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
+    ) -> Result<Redriven> {
+        let wake = self.wake.clone();
+        let (redriven, _) = self
+            .writer
+            .run_then(
+                move |connection, now| {
+                    Box::pin(redrive::redrive(connection, now, organisation, selection, dry_run))
+                },
+                move |(_, heads)| {
+                    // Without rows: each lane reads them from the log.
+                    for (gateway, head) in heads {
+                        wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                    }
+                },
+            )
+            .await?;
+        Ok(redriven)
+    }
+
+    async fn node_heartbeat(&self) -> Result<()> {
+        let node = self.node;
+        write!(self, connection, now => connections::node_heartbeat(connection, now, node))
+    }
+
+    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>> {
+        let (node, wake) = (self.node, self.wake.clone());
+        let (reaped, _) = self
+            .writer
+            .run_then(
+                move |connection, now| {
+                    Box::pin(connections::reap_dead_nodes(connection, now, node))
+                },
+                move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
+            )
+            .await?;
+        Ok(reaped)
+    }
+
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
+        let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
+        write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref()))
+    }
+
+    async fn trim(&self, limits: &RetentionLimits) -> Result<Trimmed> {
+        let (node, limits) = (self.node, *limits);
+        write!(self, connection, now => retention::trim(connection, now, node, &limits))
+    }
+
+    fn node(&self) -> NodeId {
+        self.node
+    }
+}

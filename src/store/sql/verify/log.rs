@@ -1,0 +1,129 @@
+//! The log's promises: one number per delivery, none missing, each with its event.
+
+use super::super::dialect::{Connection, query};
+
+use super::MOST;
+use crate::store::Result;
+
+pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    streams(connection, problems).await?;
+    events(connection, problems).await?;
+    cursors(connection, problems).await
+}
+
+/// From the floor to the head without a gap: the primary key rules out repeats,
+/// so that counting and the two ends are enough.
+async fn streams(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select g.name as "name!: String", s.head as "head?: i64", s.floor as "floor?: i64",
+            (select count(*) from outbox o where o.gateway = g.gateway) as "rows!: i64",
+            (select min(sequence) from outbox o where o.gateway = g.gateway) as "first?: i64",
+            (select max(sequence) from outbox o where o.gateway = g.gateway) as "last?: i64"
+        from gateways g left join streams s using (gateway)
+        order by g.gateway
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let name = &row.name;
+        let (Some(head), Some(floor)) = (row.head, row.floor) else {
+            problems.push(format!("gateway {name:?}: has no log"));
+            continue;
+        };
+        let expected = head - floor;
+        if row.rows != expected {
+            problems.push(format!(
+                "gateway {name:?}: its log should hold the {expected} sequences {}..={head}, but holds {}",
+                floor + 1,
+                row.rows
+            ));
+        }
+        if let Some(first) = row.first.filter(|first| *first != floor + 1) {
+            problems.push(format!(
+                "gateway {name:?}: its log begins at {first}, but was trimmed up to {floor}"
+            ));
+        }
+        if let Some(last) = row.last.filter(|last| *last != head) {
+            problems.push(format!(
+                "gateway {name:?}: its log ends at {last}, but its head says {head}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    // Asked of the table itself, which the expression makes sure of: a damaged
+    // index must not vouch for itself.
+    let repeated = query!(
+        r#"
+        select id || '' as "id!: String", count(*) as "times!: i64" from events
+        group by organisation + 0, id || '' having count(*) > 1 limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    problems.extend(
+        repeated.into_iter().map(|row| format!("event {}: is there {} times", row.id, row.times)),
+    );
+    let lost = query!(
+        r#"
+        select g.name as "name?: String", o.gateway as "gateway!: i64", o.sequence as "sequence!: i64",
+            o.event as "event!: i64"
+        from outbox o left join gateways g using (gateway)
+        where not exists (select 1 from events e where e.event = o.event) limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    problems.extend(lost.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: sequence {} leads to event row {}, which is not there",
+            row.name.unwrap_or_else(|| row.gateway.to_string()),
+            row.sequence,
+            row.event
+        )
+    }));
+    let foreign = query!(
+        r#"
+        select g.name as "name!: String", o.sequence as "sequence!: i64", e.id as "id!: String"
+        from outbox o join gateways g using (gateway) join events e using (event)
+        where e.organisation <> g.organisation limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(foreign.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: sequence {} is event {} of another organisation",
+            row.name, row.sequence, row.id
+        )
+    }));
+    Ok(())
+}
+
+async fn cursors(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select g.name as "name!: String", c.instance as "instance!: String",
+            c.received as "received!: i64", c.applied as "applied!: i64", s.head as "head!: i64"
+        from cursors c join gateways g using (gateway) join streams s using (gateway)
+        where c.received > s.head or c.applied > s.head or c.received < 0 or c.applied < 0 limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: the position of instance {:?} is {} (applied {}), outside 0..={}",
+            row.name, row.instance, row.received, row.applied, row.head
+        )
+    }));
+    Ok(())
+}

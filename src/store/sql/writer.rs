@@ -1,0 +1,284 @@
+//! The one task of a node that appends and records. While one batch is being
+//! synced the next one gathers, so that many callers share a sync and a lone
+//! caller waits for nobody; there is no timer. Nobody who stops waiting takes
+//! anything back: what was queued is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::batch;
+use super::dialect::{self, Connection, Session};
+use crate::clock::Timestamp;
+use crate::event::NodeId;
+use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
+use crate::wake::Wake;
+
+/// Commands that may wait. Callers other than publishers wait for room in it,
+/// since each lane and each request has only one at a time.
+const QUEUE_COMMANDS: usize = 1024;
+/// Bounds of one transaction, so that the first in it need not wait for long.
+const BATCH_ITEMS: usize = 2048;
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often the session looks after what it works with.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Where a command's outcome goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// What the task is asked to do.
+pub(super) enum Command {
+    /// Append; the permit frees its room in the queue when it is done.
+    Append(Publish, Answer<Published>, OwnedSemaphorePermit),
+    /// Put on record.
+    Record(Vec<Record>, Answer<()>),
+    /// Open a connection.
+    Open(NewConnection, Answer<Opened>),
+    /// Anything else: a transaction of its own.
+    Other(Job),
+    /// Do what waits, then stop.
+    Stop,
+}
+
+/// A transaction of its own, and what is said after it.
+pub(crate) type Job =
+    Box<dyn for<'c> FnOnce(Result<&'c mut Connection>) -> BoxFuture<'c, Outcome> + Send>;
+
+/// What a transaction of its own does, told the instant of its beginning.
+pub(crate) trait Work<T>:
+    for<'c> FnOnce(&'c mut Connection, Timestamp) -> BoxFuture<'c, Result<T>> + Send + 'static
+{
+}
+
+impl<T, F> Work<T> for F where
+    F: for<'c> FnOnce(&'c mut Connection, Timestamp) -> BoxFuture<'c, Result<T>> + Send + 'static
+{
+}
+
+/// How a [`Job`] ended before its commit.
+pub(crate) struct Outcome {
+    /// Why it is to be undone, or else it is committed.
+    pub(crate) undo: Option<StoreError>,
+    /// Tells the caller, given how the transaction's end went.
+    pub(crate) finish: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+/// The callers' end.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    queue_events: usize,
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Writer {
+    /// Starts the task.
+    pub(crate) fn start(session: Session, queue_events: usize, node: NodeId, wake: Wake) -> Self {
+        let (commands, waiting) = mpsc::channel(QUEUE_COMMANDS);
+        let (failed, failure) = watch::channel(None);
+        let queue_events = queue_events.clamp(1, Semaphore::MAX_PERMITS);
+        let task = Task { session, node, wake, failed: failed.clone() };
+        let task = tokio::spawn(task.run(waiting));
+        tokio::spawn(async move {
+            if let Err(error) = task.await {
+                failed.send_replace(Some(format!("the writer broke down: {error}")));
+            }
+        });
+        Self { commands, room: Arc::new(Semaphore::new(queue_events)), queue_events, failure }
+    }
+
+    /// Why the task gave up, if it did.
+    pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.clone()
+    }
+
+    /// Whether the task still runs.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
+    /// Appends, or refuses at once when too much waits already.
+    pub(super) async fn append(&self, publish: Publish) -> Result<Published> {
+        let size =
+            u32::try_from(publish.events.len().clamp(1, self.queue_events)).unwrap_or(u32::MAX);
+        let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(size).map_err(|_| full())?;
+        let (answer, answered) = oneshot::channel();
+        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
+            match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => stopped(),
+            }
+        })?;
+        heard(answered).await
+    }
+
+    /// Puts on record.
+    pub(super) async fn record(&self, records: Vec<Record>) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Record(records, answer)).await?;
+        heard(answered).await
+    }
+
+    /// Opens a connection.
+    pub(super) async fn open(&self, connection: NewConnection) -> Result<Opened> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Open(connection, answer)).await?;
+        heard(answered).await
+    }
+
+    /// Runs `work` as a transaction of its own; it is undone if it answers an error.
+    pub(super) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        self.run_then(work, |_| ()).await
+    }
+
+    /// The same, and calls `then` right after the commit, whether or not
+    /// anybody still waits.
+    pub(super) async fn run_then<T: Send + 'static>(
+        &self,
+        work: impl Work<T>,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Other(job(work, then, answer))).await?;
+        heard(answered).await
+    }
+
+    /// The same for work that nobody waits for and that can be left undone
+    /// when the queue is full.
+    pub(super) fn run_unheard(&self, work: impl Work<()>) {
+        let (answer, _) = oneshot::channel();
+        if self.commands.try_send(Command::Other(job(work, |()| (), answer))).is_err() {
+            tracing::debug!("a note was left out: the queue is full or the writer has stopped");
+        }
+    }
+
+    /// Stops after what waits, and waits for it.
+    pub(crate) async fn stop(&self) {
+        // Refused only by a task that has stopped already.
+        let _ = self.commands.send(Command::Stop).await;
+        self.commands.closed().await;
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).await.map_err(|_| stopped())
+    }
+}
+
+/// Wraps work as the task runs it.
+fn job<T: Send + 'static>(
+    work: impl Work<T>,
+    then: impl FnOnce(&T) + Send + 'static,
+    answer: Answer<T>,
+) -> Job {
+    Box::new(move |connection| {
+        Box::pin(async move {
+            let done = match connection {
+                Ok(connection) => match dialect::clock(connection).await {
+                    Ok(now) => work(connection, now).await,
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
+            let undo = done.as_ref().err().cloned();
+            let finish = Box::new(move |ended: Result<()>| {
+                let done = ended.and(done);
+                if let Ok(value) = &done {
+                    then(value);
+                }
+                // Nobody waiting is no error: the work is done.
+                let _ = answer.send(done);
+            });
+            Outcome { undo, finish }
+        })
+    })
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the database's writer has stopped".to_owned())
+}
+
+async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
+    answered.await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(
+            "the database gave no answer: it took too long, or its writer has stopped".to_owned(),
+        ))
+    })
+}
+
+struct Task {
+    session: Session,
+    node: NodeId,
+    wake: Wake,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Task {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
+        let mut next = None;
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if next.is_none() {
+                next = tokio::select! {
+                    biased;
+                    _ = upkeep.tick() => {
+                        self.session.upkeep().await;
+                        continue;
+                    }
+                    command = waiting.recv() => command,
+                };
+            }
+            let going_on = match next.take() {
+                None | Some(Command::Stop) => break,
+                Some(Command::Other(job)) => self.session.alone(job).await,
+                Some(command) => {
+                    let (gathered, rest) = gather(command, &mut waiting);
+                    next = rest;
+                    self.together(gathered).await
+                }
+            };
+            if let Err(reason) = going_on {
+                tracing::error!(reason, "a write failed: nothing more is written");
+                self.failed.send_replace(Some(reason));
+                break;
+            }
+        }
+        // Whoever still waits hears that the writer has stopped when the queue
+        // is dropped. The order matters: a caller of `stop` must find the file closed.
+        self.session.close().await;
+        drop(waiting);
+    }
+
+    async fn together(&mut self, mut gathered: batch::Batch) -> std::result::Result<(), String> {
+        if self.session.storage_is_full() {
+            gathered.refuse_appends();
+        }
+        batch::commit(&mut self.session, self.node, &self.wake, gathered).await
+    }
+}
+
+/// A batch of what waits, and the command that ended it because it has no place there.
+fn gather(
+    first: Command,
+    waiting: &mut mpsc::Receiver<Command>,
+) -> (batch::Batch, Option<Command>) {
+    let mut gathered = batch::Batch::default();
+    gathered.add(first);
+    while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
+        match waiting.try_recv() {
+            Ok(command @ (Command::Other(_) | Command::Stop)) => return (gathered, Some(command)),
+            Ok(command) => gathered.add(command),
+            Err(_) => break,
+        }
+    }
+    (gathered, None)
+}

@@ -1,0 +1,364 @@
+//! Statements that write many rows at once. SQLite has no arrays: the rows are
+//! one JSON parameter, unfolded by `json_each`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use super::{Connection, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
+use crate::store::sqlite::sql::append::{Head, Inserted};
+use crate::store::sqlite::sql::positions::Move;
+use crate::store::sqlite::sql::record::Receipts;
+use crate::store::sqlite::sql::repeats::{KeptAnswer, KnownEvent};
+use crate::store::sqlite::sql::targets::{Labelled, Named};
+use crate::store::{Labels, NewEvent, Result, StoreError, storable};
+
+/// Rows as one parameter.
+pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> Result<String> {
+    serde_json::to_string(rows)
+        .map_err(|error| StoreError::Unavailable(format!("rows can't be passed on: {error}")))
+}
+
+/// A digest as `unhex` reads it.
+fn hex(digest: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(digest)
+}
+
+pub(in super::super) async fn raise_heads(
+    connection: &mut Connection,
+    counts: &BTreeMap<GatewayKey, i64>,
+) -> Result<Vec<Head>> {
+    let counted = json(&counts.iter().map(|(key, count)| (key.0, count)).collect::<Vec<_>>())?;
+    Ok(query_as!(
+        Head,
+        r#"
+        update streams set head = head + (grown.value ->> 1)
+        from json_each($1) as grown
+        where streams.gateway = grown.value ->> 0
+        returning gateway as "gateway!: GatewayKey", head as "head!: Sequence"
+        "#,
+        counted
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// One by one in the array's order, so that the keys rise with it.
+pub(in super::super) async fn insert_events(
+    connection: &mut Connection,
+    now: Timestamp,
+    events: &[(OrganisationKey, &NewEvent)],
+) -> Result<Vec<Inserted>> {
+    let rows: Vec<_> = events
+        .iter()
+        .map(|(organisation, new)| {
+            let event = &new.event;
+            (
+                (organisation.0, &event.id, &event.event_type, event.payload.get()),
+                (&event.correlation_id, &event.user_id, event.occurred_at.micros()),
+                (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
+                (
+                    new.artifact_id.as_deref().map(storable),
+                    new.deployment_id.as_deref().map(storable),
+                ),
+            )
+        })
+        .collect();
+    let rows = json(&rows)?;
+    Ok(query_as!(
+        Inserted,
+        r#"
+        insert into events (organisation, id, type, payload, correlation_id, user_id,
+            occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
+        select value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+            value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', $2,
+            value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
+            value ->> '$[3][0]', value ->> '$[3][1]'
+        from json_each($1) where true order by key
+        returning event as "event!: i64", organisation as "organisation!: OrganisationKey",
+            id as "id!: String"
+        "#,
+        rows,
+        now as _
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub(in super::super) async fn insert_outbox(
+    connection: &mut Connection,
+    rows: &[(GatewayKey, Sequence, i64)],
+) -> Result<()> {
+    let rows: Vec<_> =
+        rows.iter().map(|(gateway, sequence, event)| (gateway.0, sequence, event)).collect();
+    let rows = json(&rows)?;
+    query!(
+        r#"
+        insert into outbox (gateway, sequence, event)
+        select value ->> 0, value ->> 1, value ->> 2 from json_each($1) where true
+        "#,
+        rows
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn kept_answers(
+    connection: &mut Connection,
+    keys: &[(OrganisationKey, &str)],
+) -> Result<Vec<KeptAnswer>> {
+    let keys = json(&keys.iter().map(|(of, key)| (of.0, key)).collect::<Vec<_>>())?;
+    Ok(query_as!(
+        KeptAnswer,
+        r#"
+        select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
+            k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
+        from json_each($1) as wanted
+        join idempotency_keys k on k.organisation = wanted.value ->> 0 and k.key = wanted.value ->> 1
+        "#,
+        keys
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub(in super::super) async fn known_events(
+    connection: &mut Connection,
+    ids: &[(OrganisationKey, &EventId)],
+) -> Result<Vec<KnownEvent>> {
+    let ids = json(&ids.iter().map(|(of, id)| (of.0, id)).collect::<Vec<_>>())?;
+    Ok(query_as!(
+        KnownEvent,
+        r#"
+        select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
+            e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
+            min(o.sequence) as "sequence?: Sequence"
+        from json_each($1) as wanted
+        join events e on e.organisation = wanted.value ->> 0 and e.id = wanted.value ->> 1
+        left join outbox o on o.event = e.event
+        left join gateways g on g.gateway = o.gateway
+        group by e.event, o.gateway
+        order by o.gateway
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A repeat finds its row already there.
+pub(in super::super) async fn keep_answers(
+    connection: &mut Connection,
+    now: Timestamp,
+    rows: Vec<KeptAnswer>,
+) -> Result<()> {
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.organisation.0, row.key, hex(&row.digest), row.answer))
+        .collect();
+    let rows = json(&rows)?;
+    query!(
+        r#"
+        insert into idempotency_keys (organisation, key, digest, answer, created_at)
+        select value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, $2
+        from json_each($1) where true
+        on conflict do nothing
+        "#,
+        rows,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn gateways_by_id(
+    connection: &mut Connection,
+    ids: &BTreeSet<GatewayId>,
+) -> Result<Vec<Named>> {
+    let ids = json(ids)?;
+    Ok(query_as!(
+        Named,
+        r#"
+        select g.gateway as "gateway!: GatewayKey", g.id as "id!: GatewayId",
+            g.organisation as "organisation!: OrganisationKey"
+        from json_each($1) as wanted
+        join gateways g on g.id = wanted.value
+        where g.deleted_at is null
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub(in super::super) async fn gateways_by_labels(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    wanted: &Labels,
+) -> Result<Vec<Labelled>> {
+    let wanted = json(wanted)?;
+    Ok(query_as!(
+        Labelled,
+        r#"
+        select gateway as "gateway!: GatewayKey", id as "id!: GatewayId" from gateways
+        where organisation = $1 and deleted_at is null
+            and not exists (
+                select 1 from json_each($2) as wanted
+                where not exists (
+                    select 1 from json_each(gateways.labels) as has
+                    where has.key = wanted.key and has.value = wanted.value
+                )
+            )
+        order by gateway
+        "#,
+        organisation.0,
+        wanted
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub(in super::super) async fn insert_receipts(
+    connection: &mut Connection,
+    node: NodeId,
+    receipts: &[Receipts],
+) -> Result<()> {
+    let rows: Vec<_> = receipts
+        .iter()
+        .map(|it| {
+            let times = (it.started_at.micros(), it.finished_at.micros());
+            (it.gateway.0, it.connection, it.range.first, it.range.last, times.0, times.1)
+        })
+        .collect();
+    let rows = json(&rows)?;
+    query!(
+        r#"
+        insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
+            instance, node, started_at, finished_at)
+        select d.value ->> 0, d.value ->> 2, d.value ->> 3, 'received', d.value ->> 1,
+            coalesce(c.instance, ''), $2, d.value ->> 4, d.value ->> 5
+        from json_each($1) as d
+        left join connections c on c.id = d.value ->> 1
+        where true order by d.key
+        "#,
+        rows,
+        node as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn heard(
+    connection: &mut Connection,
+    signs: &HashMap<ConnectionId, Timestamp>,
+) -> Result<()> {
+    let signs = json(&signs.iter().map(|(id, at)| (id, at.micros())).collect::<Vec<_>>())?;
+    query!(
+        r#"
+        update connections set last_heartbeat_at = max(last_heartbeat_at, sign.value ->> 1)
+        from json_each($1) as sign where connections.id = sign.value ->> 0
+        "#,
+        signs
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn as_json(moves: &[Move]) -> Result<String> {
+    let rows = moves.iter().map(|it| (it.connection, it.to, it.at.micros()));
+    json(&rows.collect::<Vec<_>>())
+}
+
+pub(in super::super) async fn raise_connections(
+    connection: &mut Connection,
+    moves: &[Move],
+) -> Result<()> {
+    let moves = as_json(moves)?;
+    query!(
+        r#"
+        update cursors
+        set received = max(cursors.received, moved.received),
+            updated_at = max(cursors.updated_at, moved.at)
+        from (
+            select s.gateway, coalesce(nullif(c.instance, ''), c.id) as instance,
+                min(s.head, max(m.value ->> 1)) as received, max(m.value ->> 2) as at
+            from json_each($1) as m
+            join connections c on c.id = m.value ->> 0
+            join streams s on s.gateway = c.gateway
+            group by s.gateway, 2
+        ) as moved
+        where cursors.gateway = moved.gateway and cursors.instance = moved.instance
+        "#,
+        moves
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn count_confirmed(
+    connection: &mut Connection,
+    moves: &[Move],
+    longest_range: i64,
+) -> Result<()> {
+    let moves = as_json(moves)?;
+    query!(
+        r#"
+        update streams
+        set confirmed_total = confirmed_total + moved.received - moved.before - coalesce((
+            select sum(min(d.last_sequence, moved.received) - max(d.first_sequence, moved.before + 1) + 1)
+            from dead_letters d
+            where d.gateway = moved.gateway and d.last_sequence > moved.before
+                and d.first_sequence between moved.before - $2 and moved.received
+        ), 0)
+        from (
+            select s.gateway, coalesce(own.received, 0) as before,
+                min(s.head, max(m.value ->> 1)) as received
+            from json_each($1) as m
+            join connections c on c.id = m.value ->> 0 and c.instance = ''
+            join streams s on s.gateway = c.gateway
+            left join cursors own on own.gateway = c.gateway and own.instance = ''
+            group by s.gateway
+        ) as moved
+        where streams.gateway = moved.gateway and moved.received > moved.before
+        "#,
+        moves,
+        longest_range
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn raise_gateways(
+    connection: &mut Connection,
+    moves: &[Move],
+) -> Result<()> {
+    let moves = as_json(moves)?;
+    query!(
+        r#"
+        insert into cursors (gateway, instance, received, updated_at)
+        select s.gateway, '', min(s.head, max(m.value ->> 1)), max(m.value ->> 2)
+        from json_each($1) as m
+        join connections c on c.id = m.value ->> 0 and c.instance = ''
+        join streams s on s.gateway = c.gateway
+        where true
+        group by s.gateway
+        on conflict (gateway, instance) do update
+        set received = max(received, excluded.received),
+            updated_at = max(updated_at, excluded.updated_at)
+        "#,
+        moves
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Reads and small removals that name many rows, or that stop half-way.
+
+use futures_util::stream::BoxStream;
+
+use super::batches::json;
+use super::{Connection, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, Sequence};
+use crate::store::Result;
+use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
+use crate::store::sqlite::sql::stream::Row as OutboxRow;
+use crate::store::sqlite::sql::sweep::Unserved;
+
+/// A log's rows, made one by one: whoever has enough stops asking, so that the
+/// bytes need no bound here.
+pub(in super::super) fn outbox_rows(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    after: Sequence,
+    limit: i64,
+    _max_bytes: usize,
+) -> BoxStream<'_, sqlx::Result<OutboxRow>> {
+    query_as!(
+        OutboxRow,
+        r#"
+        select o.sequence as "sequence!: Sequence", e.id as "id!: EventId",
+            e.type as "event_type!: EventType", e.payload as "payload!: String",
+            e.correlation_id as "correlation_id!: CorrelationId", e.user_id as "user_id?: String",
+            e.occurred_at as "occurred_at!: Timestamp", e.expires_at as "expires_at?: Timestamp"
+        from outbox o join events e using (event)
+        where o.gateway = $1 and o.sequence > $2
+        order by o.sequence limit $3
+        "#,
+        gateway.0,
+        after.0,
+        limit
+    )
+    .fetch(connection)
+}
+
+/// Everything about these gateways, by name. The subqueries look up single
+/// rows, so the cost does not depend on how long a log is.
+pub(in super::super) async fn gateway_details(
+    connection: &mut Connection,
+    keys: &[GatewayKey],
+) -> Result<Vec<GatewayRow>> {
+    let keys = json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())?;
+    Ok(query_as!(
+        GatewayRow,
+        r#"
+        with chosen as (
+            select g.*, s.epoch, s.head, s.floor,
+                coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
+                         (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
+            from gateways g join streams s using (gateway)
+            where g.gateway in (select value from json_each($1))
+        )
+        select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
+            labels as "labels!: String", created_at as "created_at!: Timestamp",
+            disabled_at as "disabled_at?: Timestamp", manifest as "manifest?: String",
+            manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
+            head as "head!: Sequence", floor as "floor!: Sequence",
+            confirmed as "confirmed!: Sequence",
+            (select count(*) from connections n
+             where n.gateway = chosen.gateway and n.closed_at is null) as "live!: i64",
+            (select e.appended_at from outbox o join events e using (event)
+             where o.gateway = chosen.gateway and o.sequence > chosen.confirmed
+             order by o.sequence limit 1) as "oldest?: Timestamp"
+        from chosen order by name
+        "#,
+        keys
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Streams with rows that nobody was there to receive; `None` looks at all.
+pub(in super::super) async fn unserved(
+    connection: &mut Connection,
+    gateways: Option<&[GatewayKey]>,
+) -> Result<Vec<Unserved>> {
+    let wanted =
+        gateways.map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())).transpose()?;
+    Ok(query_as!(
+        Unserved,
+        r#"
+        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            s.head as "head!: Sequence", max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
+        where s.head > max(s.missed, coalesce(u.received, 0))
+            and ($1 is null or s.gateway in (select value from json_each($1)))
+            and not exists (
+                select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
+            )
+        "#,
+        wanted
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Positions that were left behind and that nobody took over in time.
+pub(in super::super) async fn forget_positions(
+    connection: &mut Connection,
+    before: Timestamp,
+) -> Result<()> {
+    query!("delete from cursors where left_at < $1", before as _).execute(connection).await?;
+    Ok(())
+}
+
+/// Of these events, those that no outbox row names any more and that are old
+/// enough; younger ones stay, so that a repeat is recognised.
+pub(in super::super) async fn forget_trimmed_events(
+    connection: &mut Connection,
+    events: &[i64],
+    before: Timestamp,
+) -> Result<u64> {
+    let events = json(events)?;
+    let done = query!(
+        r#"
+        delete from events
+        where event in (select value from json_each($1)) and appended_at < $2
+            and not exists (select 1 from outbox o where o.event = events.event)
+        "#,
+        events,
+        before as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Old events that no outbox row names (any more).
+pub(in super::super) async fn forget_events(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from events where event in (
+            select e.event from events e
+            where e.appended_at < $1 and not exists (select 1 from outbox o where o.event = e.event)
+            order by e.appended_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

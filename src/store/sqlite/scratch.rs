@@ -1,0 +1,31 @@
+//! A database of a test's own, in a temporary file.
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, SqliteConnection};
+
+/// Removes the file when it is dropped.
+pub(super) struct Scratch {
+    _directory: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// Lets a test do damage that a foreign key would refuse.
+    pub(super) const WITHOUT_FOREIGN_KEYS: &str = "pragma foreign_keys = off";
+
+    /// A migrated database, and the connection to it.
+    pub(super) async fn new() -> (Self, SqliteConnection) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = SqliteConnectOptions::new()
+            .filename(directory.path().join("test.db"))
+            .create_if_missing(true)
+            .foreign_keys(true)
+            // A test's file need not survive a power cut.
+            .pragma("synchronous", "off")
+            .pragma("journal_mode", "memory")
+            .connect()
+            .await
+            .unwrap();
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.unwrap();
+        (Self { _directory: directory }, connection)
+    }
+}

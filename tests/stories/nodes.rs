@@ -1,0 +1,271 @@
+//! Several nodes on one database.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use gateway_events::event::{NodeId, Reason, Sequence};
+use gateway_events::store::postgres::{PostgresStore, verify};
+use gateway_events::store::{
+    Gateway, Missed, Publish, Reaped, RetentionLimits, Store, StoreError, Target,
+};
+use gateway_events::wake::Wake;
+
+use crate::conformance::{Corner, closed, confirmed, event, keep_all, range};
+use crate::server::Database;
+use crate::store_postgres::{open, options};
+use crate::support::PATIENCE;
+
+async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
+    let database = Database::new();
+    let (first, second) = tokio::join!(open(&database), open(&database));
+    (first.unwrap(), second.unwrap(), database)
+}
+
+/// All nodes stop, and what they leave is sound.
+async fn end(nodes: &[&PostgresStore], database: &Database) {
+    for node in nodes {
+        node.close().await;
+    }
+    let report = verify(&options(database)).await.unwrap();
+    assert!(report.problems.is_empty(), "{:#?}", report.problems);
+}
+
+#[tokio::test]
+async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_block_each_other_never() {
+    const ROUNDS: usize = 40;
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let mut forward = Vec::new();
+    let mut keys = Vec::new();
+    for _ in 0..5 {
+        let gateway = here.gateway(&[]).await;
+        forward.push(gateway.id);
+        keys.push(gateway.key);
+    }
+    // The other node names the same gateways the other way round.
+    let backward: Vec<_> = forward.iter().rev().copied().collect();
+    let requests = (0..ROUNDS).flat_map(|_| [(here, &forward), (there, &backward)]);
+    join_all(requests.map(|(corner, ids)| async move {
+        let mut events: Vec<_> = ids.iter().map(|id| event(Target::Gateways(vec![*id]))).collect();
+        events.push(event(Target::Gateways(ids.clone())));
+        assert!(corner.publish(events).await.iter().all(Result::is_ok));
+    }))
+    .await;
+    let expected: Vec<i64> = (1..=i64::try_from(ROUNDS * 2 * 2).unwrap()).collect();
+    for key in keys {
+        let page = second.read(key, Sequence::ZERO, 1000, usize::MAX).await.unwrap();
+        let numbers: Vec<_> = page.rows.iter().map(|row| row.sequence.0).collect();
+        assert_eq!(numbers, expected);
+    }
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn a_request_that_reaches_two_nodes_at_once_is_appended_once() {
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let gateway = here.gateway(&[]).await;
+    for round in 0..20 {
+        let mut events: Vec<_> =
+            (0..4).map(|_| event(Target::Gateways(vec![gateway.id]))).collect();
+        let same = events.clone();
+        // Without a gateway there is no stream whose lock would put them in a row.
+        events.reverse();
+        let key = format!("key-{round}");
+        let (one, other) = tokio::join!(here.publish(same), there.publish(events));
+        let mut other = other;
+        other.reverse();
+        assert_eq!(one, other, "the same ids");
+        let request = || vec![event(Target::Gateways(vec![gateway.id])), event(Target::All)];
+        let (one, other) = tokio::join!(
+            here.publish_with(request(), Some((&key, [7; 32]))),
+            there.publish_with(request(), Some((&key, [7; 32]))),
+        );
+        assert_eq!(one.unwrap(), other.unwrap(), "the same key");
+    }
+    assert_eq!(here.again(&gateway).await.head, Sequence(20 * (4 + 2)));
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn an_event_for_nobody_that_reaches_two_nodes_at_once_is_kept_once() {
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    // No stream whose lock would put them in a row: only their ids do.
+    let nobody = || Target::Labels([("story".to_owned(), "nobody".to_owned())].into());
+    for _ in 0..20 {
+        let events: Vec<_> = (0..8).map(|_| event(nobody())).collect();
+        let reversed: Vec<_> = events.iter().rev().cloned().collect();
+        let (one, mut other) = tokio::join!(here.publish(events), there.publish(reversed));
+        other.reverse();
+        assert_eq!(one, other);
+    }
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_are_not() {
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let gateway = here.gateway(&[]).await;
+    here.fill(&gateway, 5).await;
+    let (lost, _, _) = here.open(&gateway).await;
+    let (alive, _, _) = there.open(&gateway).await;
+    here.record(vec![confirmed(&gateway, lost, 1, 3)]).await;
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), [], "both live");
+    // By the database's clock it has been silent for a minute.
+    let silent = format!(
+        "update nodes set heartbeat_at = heartbeat_at - interval '1 minute' where id = '{}'",
+        first.node()
+    );
+    database.run(&silent);
+    let reaped = Reaped { gateway_id: gateway.id, connection_id: lost };
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), [reaped]);
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), []);
+    let all = second.connections(there.organisation, Some(gateway.id), false, 10).await.unwrap();
+    let reasons: BTreeSet<_> = all.iter().map(|it| (it.connection_id, it.close_reason)).collect();
+    assert_eq!(reasons, BTreeSet::from([(lost, Some(Reason::NodeLost)), (alive, None)]));
+    // It was only slow: a late receipt still counts, and its end is no news.
+    here.record(vec![
+        confirmed(&gateway, lost, 4, 4),
+        closed(&gateway, lost, Reason::ConnectionLost, Some(range(5, 5)), false),
+    ])
+    .await;
+    assert_eq!(here.again(&gateway).await.confirmed, Sequence(4));
+    let (_, position, _) = there.open(&gateway).await;
+    assert_eq!(position, Sequence::ZERO, "the living one has confirmed nothing yet");
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    for _ in 0..10 {
+        let gateway = here.gateway(&[]).await;
+        here.fill(&gateway, 9).await;
+        let ((slow, _, _), (fast, _, _)) = (here.open(&gateway).await, there.open(&gateway).await);
+        here.record(vec![
+            confirmed(&gateway, slow, 1, 2),
+            confirmed(&gateway, fast, 1, 5),
+            closed(&gateway, slow, Reason::Shutdown, None, false),
+            closed(&gateway, fast, Reason::Shutdown, None, false),
+        ])
+        .await;
+        let ((one, at, _), (other, too, _)) =
+            tokio::join!(here.open(&gateway), there.open(&gateway));
+        assert_eq!((at, too), (Sequence(2), Sequence(2)), "the lowest of those left and live");
+        here.record(vec![confirmed(&gateway, one, 3, 9)]).await;
+        there.record(vec![confirmed(&gateway, other, 3, 9)]).await;
+        // Had both taken over the same one, the other would still be there.
+        assert_eq!(here.open(&gateway).await.1, Sequence(9));
+    }
+    end(&[&first, &second], &database).await;
+}
+
+/// Sweeps, and returns how many deliveries were missed.
+async fn missed(store: &dyn Store, gateway: &Gateway) -> i64 {
+    let missed = store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    missed.iter().map(|Missed { range, .. }| range.last.0 - range.first.0 + 1).sum()
+}
+
+#[tokio::test]
+async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
+    let (first, second, database) = two().await;
+    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let gateway = here.gateway(&[]).await;
+    let limits = RetentionLimits { hard_max_events: 20, batch: 7, ..keep_all() };
+    let housekeeping = async |node: Arc<PostgresStore>| {
+        let mut counts = (0, 0);
+        for _ in 0..30 {
+            counts.0 += missed(node.as_ref(), &gateway).await;
+            counts.1 += node.trim(&limits).await.unwrap().deliveries;
+        }
+        counts
+    };
+    let appending = join_all((0..40).map(|nth| {
+        let (corner, gateway) = (if nth % 2 == 0 { here } else { there }, gateway.clone());
+        async move { corner.fill(&gateway, 5).await }
+    }));
+    let (_, one, other) = tokio::join!(
+        appending,
+        housekeeping(Arc::clone(&first)),
+        housekeeping(Arc::clone(&second)),
+    );
+    let swept = one.0 + other.0 + missed(second.as_ref(), &gateway).await;
+    let mut trimmed = one.1 + other.1;
+    loop {
+        let batch = first.trim(&limits).await.unwrap();
+        trimmed += batch.deliveries;
+        if !batch.more {
+            break;
+        }
+    }
+    assert_eq!(trimmed, 180);
+    // What retention took first was not swept any more, and was recorded as lost.
+    assert!(swept <= 200, "{swept} deliveries were missed more than once");
+    assert_eq!(here.again(&gateway).await.floor, Sequence(180));
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn what_one_node_appends_wakes_those_who_listen_at_another() {
+    let database = Database::new();
+    let wake = Wake::default();
+    let first = open(&database).await.unwrap();
+    let second =
+        PostgresStore::open(&options(&database), NodeId::new(), wake.clone()).await.unwrap();
+    let corner = Corner::of(first.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut listening = wake.subscribe(gateway.key);
+    for round in 1..=20 {
+        if round == 10 {
+            // Nothing can be heard for a moment; the looks go on.
+            database.run(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and query ilike 'listen %'",
+            );
+        }
+        corner.fill(&gateway, 1).await;
+        let reached = listening.head.wait_for(|head| *head == Sequence(round));
+        tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
+    }
+    end(&[&first, &second], &database).await;
+}
+
+#[tokio::test]
+async fn a_lost_database_costs_answers_and_not_the_node() {
+    let database = Database::new();
+    let node = open(&database).await.unwrap();
+    let corner = Corner::of(node.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut accepted = 0;
+    for _ in 0..10 {
+        // Every session of the node is gone at once.
+        database.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()",
+        );
+        let publish = || Publish {
+            organisation: corner.organisation,
+            events: vec![Ok(event(Target::Gateways(vec![gateway.id])))],
+            idempotency: None,
+        };
+        let mut tries = 0;
+        loop {
+            match node.append(publish()).await {
+                Ok(_) => break,
+                Err(StoreError::Unavailable(_)) => tries += 1,
+                Err(other) => panic!("{other}"),
+            }
+            assert!(tries < 100, "it never came back");
+            tokio::task::yield_now().await;
+        }
+        accepted += 1;
+        assert_eq!(corner.again(&gateway).await.head, Sequence(accepted));
+    }
+    end(&[&node], &database).await;
+}

@@ -1,0 +1,69 @@
+//! The shared store keeps the promises of every store, and some of its own.
+
+use std::sync::Arc;
+
+use gateway_events::event::NodeId;
+use gateway_events::store::postgres::{
+    OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
+};
+use gateway_events::store::{SchemaError, Store as _};
+use gateway_events::wake::Wake;
+
+use crate::conformance;
+use crate::outsider_postgres::Program;
+use crate::server::Database;
+
+pub(crate) fn options(database: &Database) -> Options {
+    Options { url: database.url().into(), connections: 4, queue_events: 10_000 }
+}
+
+/// A node on a database.
+pub(crate) async fn open(database: &Database) -> Result<Arc<PostgresStore>, OpenError> {
+    PostgresStore::open(&options(database), NodeId::new(), Wake::default()).await
+}
+
+async fn fresh() -> (Arc<PostgresStore>, Database) {
+    let database = Database::new();
+    (open(&database).await.expect("it opens"), database)
+}
+
+conformance::conforms!(fresh);
+conformance::conforms_beside_another_program!(fresh, Program::start);
+
+#[tokio::test]
+async fn opening_brings_the_schema_up_to_date() {
+    let database = Database::new();
+    assert!(!pending_migrations(&options(&database)).await.unwrap().is_empty());
+    migrate(&options(&database)).await.unwrap();
+    assert!(pending_migrations(&options(&database)).await.unwrap().is_empty());
+    open(&database).await.unwrap().close().await;
+    let report = verify(&options(&database)).await.unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+#[tokio::test]
+async fn a_newer_or_an_edited_schema_is_refused() {
+    let database = Database::new();
+    migrate(&options(&database)).await.unwrap();
+    database.run(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9999, 'from tomorrow', true, '\\x00', 0)",
+    );
+    let refused = open(&database).await.err().unwrap();
+    assert!(matches!(refused, OpenError::Schema(SchemaError::Newer(9999))), "{refused}");
+    let refused = pending_migrations(&options(&database)).await.err().unwrap();
+    assert!(matches!(refused, OpenError::Schema(SchemaError::Newer(9999))), "{refused}");
+    database.run("delete from _sqlx_migrations where version = 9999");
+    database.run("update _sqlx_migrations set checksum = '\\x00'");
+    let refused = open(&database).await.err().unwrap();
+    assert!(matches!(refused, OpenError::Schema(SchemaError::Edited(1))), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_without_its_password() {
+    let url = "postgres://me:hunter2@127.0.0.1:1/events?sslmode=disable".to_owned();
+    let options = Options { url: url.into(), connections: 1, queue_events: 1 };
+    let refused = PostgresStore::open(&options, NodeId::new(), Wake::default()).await;
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("127.0.0.1:1") && !refused.contains("hunter2"), "{refused}");
+}
