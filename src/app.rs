@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::event::NodeId;
+use crate::event::{NodeId, Reason};
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
+use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{NewToken, Open, OpenError, Scope, Store, StoreError};
+use crate::store::{NewToken, Open, OpenError, Options, Reaped, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
@@ -79,25 +80,30 @@ pub async fn serve(
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
-    let mut database = config.database.clone();
-    database.path = config.data_dir.join("gateway-events.db");
+    let database = database(&config);
     let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
+    reap(store.as_ref()).await?;
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
-    let listener = Listener::bind(&config.server, tls).await.map_err(listen_error)?;
+    let unacknowledged = config.delivery.unacknowledged();
+    let listener =
+        Listener::bind(&config.server, tls, unacknowledged).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
+    let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
+    let rules = Rules::new(event_bytes);
     let render = metrics.clone();
     let app = App::new(
         Arc::clone(&store),
         Arc::clone(&dispatcher),
         Arc::clone(&config),
+        Arc::clone(&rules),
         Box::new(move || render.render()),
     );
 
@@ -115,6 +121,7 @@ pub async fn serve(
     let sweeping = Arc::clone(&dispatcher);
     let stop = stop_jobs.clone();
     jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    jobs.spawn(intake::inbox::run(Arc::clone(&store), rules, stop_jobs.clone()));
     jobs.spawn(retention::run(
         Arc::clone(&store),
         wake,
@@ -131,7 +138,8 @@ pub async fn serve(
     if let Some(certificates) = certificates {
         jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
     }
-    jobs.spawn(stay_alive(Arc::clone(&store), stop_jobs.clone()));
+    let failed = CancellationToken::new();
+    jobs.spawn(stay_alive(Arc::clone(&store), failed.clone(), stop_jobs.clone()));
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -140,6 +148,7 @@ pub async fn serve(
 
     let mut outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
+        () = failed.cancelled() => Outcome::StoreFailed,
         () = failure => Outcome::StoreFailed,
     };
     tracing::info!(?outcome, "shutting down");
@@ -170,14 +179,16 @@ pub async fn serve(
     Ok(outcome)
 }
 
-/// Makes the data directory, for its owner only.
+/// Makes the data directory, for its owner only. One that is there belongs to
+/// somebody and is left as it is; the files in it are private in any case.
 fn prepare(data_dir: &Path) -> Result<(), ServeError> {
-    let refuse = |error| ServeError::DataDir { path: data_dir.to_owned(), error };
-    std::fs::create_dir_all(data_dir).map_err(refuse)?;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
     #[cfg(unix)]
-    std::fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .map_err(refuse)?;
-    Ok(())
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(data_dir)
+        .map_err(|error| ServeError::DataDir { path: data_dir.to_owned(), error })
 }
 
 fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
@@ -193,19 +204,51 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     Certificates::open(certificate, private_key).map(Some)
 }
 
-/// At the very first start: a token with which everything else can be made.
+/// At the very first start: a token with which everything else can be made. It
+/// is shown before it is stored: if this process dies in between, the next
+/// start shows another one, while a stored one that nobody saw would lock
+/// everybody out.
 async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<(), ServeError> {
     if store.has_access_tokens().await? {
         return Ok(());
     }
     let organisation = store.organisation("default").await?;
     let issued = token::issue(Kind::Access)?;
+    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
+        .and_then(|()| out.flush())
+        .map_err(ServeError::Output)?;
     let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
     let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
     store.create_access_token(organisation, "first", &scopes, new).await?;
-    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
-        .and_then(|()| out.flush())
-        .map_err(ServeError::Output)
+    Ok(())
+}
+
+/// Makes an admin access token straight in the database, for an operator who
+/// has none (any more). The service may be running.
+pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
+    let issued = token::issue(Kind::Access)?;
+    let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
+    database(config).add_admin_token(name, new).await?;
+    Ok(issued.key)
+}
+
+fn database(config: &Config) -> Options {
+    let path = config.data_dir.join("gateway-events.db");
+    Options { path, ..config.database.clone() }
+}
+
+/// Closes what nodes that did not end in good order left open; each one is a
+/// disconnection like any other.
+async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+    for Reaped { gateway_id, connection_id } in store.reap_dead_nodes().await? {
+        tracing::info!(
+            gateway = %gateway_id,
+            connection = %connection_id,
+            reason = %Reason::NodeLost,
+            "disconnected"
+        );
+    }
+    Ok(())
 }
 
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
@@ -234,7 +277,7 @@ async fn watch_certificates(
 }
 
 /// Says that this node lives, and looks after the connections of those that don't.
-async fn stay_alive(store: Arc<dyn Store>, stop: CancellationToken) {
+async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -242,14 +285,20 @@ async fn stay_alive(store: Arc<dyn Store>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if let Err(error) = store.node_heartbeat().await {
-            tracing::warn!(%error, "the node's heartbeat was not stored");
-            continue;
+        match store.node_heartbeat().await {
+            Ok(()) => {}
+            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
+                tracing::error!(%error, "the store has failed; ending");
+                failed.cancel();
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the node's heartbeat was not stored");
+                continue;
+            }
         }
-        match store.reap_dead_nodes().await {
-            Ok(0) => {}
-            Ok(reaped) => tracing::warn!(reaped, "connections of nodes that died were closed"),
-            Err(error) => tracing::warn!(%error, "dead nodes could not be looked for"),
+        if let Err(error) = reap(store.as_ref()).await {
+            tracing::warn!(%error, "dead nodes could not be looked for");
         }
     }
 }

@@ -17,6 +17,7 @@ pub use crate::telemetry::{Log, LogFormat};
 
 mod network;
 mod origins;
+mod ranges;
 mod secrets;
 mod sources;
 
@@ -73,11 +74,16 @@ pub struct Server {
     /// Deadline of a request's headers.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// Deadline of an API request.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// TLS handshakes under way at once.
     pub max_pending_handshakes: usize,
+    /// Connections open at once that are no sockets.
+    pub max_http_connections: usize,
     /// Whose X-Forwarded-For counts.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<Network>,
@@ -190,6 +196,7 @@ impl Config {
         }
         let merged = builder.build().map_err(|error| origins.explain(&error))?;
         let mut shown = merged.clone().try_deserialize().unwrap_or_default();
+        sources::take_kinds(&mut shown, &defaults());
         secrets::mask(&mut shown);
         let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
         config.shown = shown;
@@ -199,7 +206,12 @@ impl Config {
 
     /// What is in force, as TOML; secrets masked.
     pub fn show(&self) -> String {
-        self.shown.to_string()
+        self.settings().to_string()
+    }
+
+    /// The same, not yet written down.
+    pub fn settings(&self) -> toml::Table {
+        self.shown.clone()
     }
 
     /// What one key alone can't tell.
@@ -217,15 +229,17 @@ impl Config {
                 "server.certificate and server.private_key belong together; set both or neither",
             );
         }
-        if self.server.max_pending_handshakes == 0 {
-            return refuse("server.max_pending_handshakes", "must be at least 1");
-        }
         if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
             return refuse("limits.event_bytes", "must be 1KiB to 64MiB");
         }
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
         }
+        // Each attempt is looked for among those of its minute.
+        if self.limits.attempts_per_minute.get() > 1000 {
+            return refuse("limits.attempts_per_minute", "must be 1 to 1000");
+        }
+        ranges::check(self, origins)?;
         let url = self.database.url.expose_secret();
         if !url.is_empty() && !["postgres://", "postgresql://"].iter().any(|it| url.starts_with(it))
         {
@@ -240,9 +254,6 @@ impl Config {
         }
         if retention.hard_max_events < retention.max_events {
             return refuse("retention.hard_max_events", "must be at least retention.max_events");
-        }
-        if retention.max_events < 1 {
-            return refuse("retention.max_events", "must be at least 1");
         }
         if !(1..=100_000).contains(&retention.batch) {
             return refuse("retention.batch", "must be 1 to 100000");
@@ -262,6 +273,11 @@ impl Config {
 
 fn filter_is_bad(filter: &str) -> bool {
     filter.is_empty() || !telemetry::filter_is_valid(filter)
+}
+
+fn defaults() -> toml::Table {
+    let built = config::Config::builder().add_source(toml_source(DEFAULTS)).build();
+    built.and_then(config::Config::try_deserialize).unwrap_or_default()
 }
 
 fn toml_source(text: &str) -> config::File<config::FileSourceString, config::FileFormat> {

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod event;
 pub mod event_types;
 pub mod http;
+pub mod intake;
 pub mod lifecycle;
 pub mod retention;
 pub mod socket;

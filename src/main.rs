@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod cli;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, listen, migrate, serve, token,
-    verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, serve,
+    token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -44,6 +44,9 @@ enum Command {
     /// Ask which deliveries failed, and append them again
     #[command(subcommand)]
     Delivery(delivery::Command),
+    /// See what other programs inserted and could not be published, and try it again
+    #[command(subcommand)]
+    Inbox(inbox::Command),
     /// Behave like a gateway: print each event as it comes
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
@@ -62,11 +65,12 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Verify(args) => verify::run(args, &client).await,
-        Command::Config(command) => config::run(command),
+        Command::Config(command) => config::run(command, &client),
         Command::Gateway(command) => gateway::run(command, &client).await,
         Command::Token(command) => token::run(command, &client).await,
         Command::Event(command) => event::run(command, &client).await,
         Command::Delivery(command) => delivery::run(command, &client).await,
+        Command::Inbox(command) => inbox::run(command, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => completions(shell),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::event::Reason;
 use crate::store::{Result, RetentionLimits, Store, TrimMark, Trimmed};
 use crate::wake::Wake;
 
@@ -58,6 +59,9 @@ pub async fn run(
         }
         match run_once(store.as_ref(), &limits, &mut mark, &stop).await {
             Ok(trimmed) if trimmed.lost > 0 => {
+                let reason = Reason::Retention.as_str();
+                metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
+                    .increment(trimmed.lost);
                 tracing::warn!(?trimmed, "unconfirmed events were removed by the hard limits");
             }
             Ok(trimmed) => tracing::debug!(?trimmed, "retention"),

@@ -82,5 +82,10 @@ pub(crate) fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Opti
         },
     };
     let text = text.trim();
+    let source = file.map_or_else(|| variable.to_owned(), |file| file.display().to_string());
+    anyhow::ensure!(
+        text.bytes().all(|byte| byte.is_ascii_graphic()),
+        "{source} holds no token or key: there are blanks or line breaks in it; it must hold the one word that was shown when it was made"
+    );
     Ok((!text.is_empty()).then(|| SecretString::from(text)))
 }

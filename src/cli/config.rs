@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use serde_json::json;
 
-use super::output::say;
+use super::access::ClientOptions;
+use super::output::{self, say};
 use super::serve::Settings;
 
 #[derive(Debug, Subcommand)]
@@ -15,7 +17,7 @@ pub(crate) enum Command {
     Show(Settings),
 }
 
-pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
             settings.load(None, false)?;
@@ -23,7 +25,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Show(settings) => {
             let config = settings.load(None, false)?;
-            say(config.show().trim_end())?;
+            if client.json {
+                output::json(&json!(config.settings()))?;
+            } else {
+                say(config.show().trim_end())?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{EventId, EventType, GatewayId, Reason};
+use gateway_events::event::{CorrelationId, EventId, EventType, GatewayId, Reason};
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
@@ -46,11 +46,14 @@ pub(crate) struct Filter {
     /// Of one event
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
+    /// Of one correlation id
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<CorrelationId>,
 }
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true).args(
-    ["sequence", "from", "to", "gateway", "event_type", "reason", "event"],
+    ["sequence", "from", "to", "gateway", "event_type", "reason", "event", "correlation_id"],
 ))]
 pub(crate) struct Redrive {
     #[command(flatten)]
@@ -59,7 +62,7 @@ pub(crate) struct Redrive {
     #[arg(
         long,
         requires = "gateway",
-        conflicts_with_all = ["from", "to", "event_type", "reason", "event"]
+        conflicts_with_all = ["from", "to", "event_type", "reason", "event", "correlation_id"]
     )]
     sequence: Option<u64>,
     /// Only tell what would be done
@@ -77,6 +80,7 @@ impl Filter {
             ("type", self.event_type.as_ref().map(ToString::to_string)),
             ("reason", self.reason.map(|reason| reason.to_string())),
             ("eventId", self.event.as_ref().map(ToString::to_string)),
+            ("correlationId", self.correlation_id.as_ref().map(ToString::to_string)),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))

@@ -13,6 +13,7 @@ use gateway_events::client::api::Api;
 use gateway_events::client::gateway::{
     AckPolicy, Exit, Gateway, GatewayOptions, Handler, Notice, ReceivedEvent,
 };
+use gateway_events::client::tls;
 
 use super::access::{ClientOptions, secret};
 use super::interrupt;
@@ -102,11 +103,15 @@ impl Handler for Printer {
             Notice::Disconnected { why } => {
                 remark(format_args!("disconnected ({}), coming back at once", clean(&why)));
             }
-            Notice::Failed { why, wait } => remark(format_args!(
-                "not connected: {}; next try in {:.1} s",
-                clean(&why),
-                wait.as_secs_f64()
-            )),
+            Notice::Failed { why, wait } => {
+                let advice = tls::advice(&why).map(|advice| format!("; {advice}"));
+                remark(format_args!(
+                    "not connected: {}{}; next try in {:.1} s",
+                    clean(&why),
+                    advice.unwrap_or_default(),
+                    wait.as_secs_f64()
+                ));
+            }
             Notice::Refused { status } => remark(format_args!("refused with status {status}")),
             Notice::Unreadable { why } => {
                 remark(format_args!("a frame was no event: {}", clean(&why)));

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use gateway_events::config::Config;
 use gateway_events::store::Options;
 
@@ -23,10 +22,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let database = database(&config);
     let name = name(&database);
     if !args.check {
-        if !database.is_shared() {
-            std::fs::create_dir_all(&config.data_dir)
-                .with_context(|| format!("{} can't be made", config.data_dir.display()))?;
-        }
         database.migrate().await?;
         say(format_args!("{name} is up to date"))?;
         return Ok(ExitCode::SUCCESS);

@@ -1,5 +1,5 @@
 //! The command line: one file per noun. Everything but `serve`, `migrate`,
-//! `verify` and `config` is an ordinary client of the HTTP API and knows
+//! `verify`, `config` and `token recover` is an ordinary client of the HTTP API and knows
 //! nothing that another client could not know. Secrets are never taken from
 //! arguments, where other users of the machine could read them.
 
@@ -9,6 +9,7 @@ pub(crate) mod delivery;
 pub(crate) mod demo;
 pub(crate) mod event;
 pub(crate) mod gateway;
+pub(crate) mod inbox;
 mod interrupt;
 pub(crate) mod listen;
 pub(crate) mod migrate;

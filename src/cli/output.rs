@@ -111,10 +111,23 @@ pub(crate) fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            remark(format_args!("gateway-events: {error:#}"));
+            remark(format_args!("gateway-events: {}", told(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, but for those that it has told itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -135,6 +148,15 @@ mod tests {
     #[test]
     fn nothing_from_elsewhere_drives_the_terminal() {
         assert_eq!(cell(&Value::from("a\u{1b}[31m")), "a\u{fffd}[31m");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::other("the disk is gone");
+        let repeating = anyhow::Error::new(cause()).context("no start: the disk is gone");
+        assert_eq!(told(&repeating), "no start: the disk is gone");
+        let plain = anyhow::Error::new(cause()).context("no start");
+        assert_eq!(told(&plain), "no start: the disk is gone");
     }
 
     #[test]

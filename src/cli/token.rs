@@ -5,17 +5,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use gateway_events::app;
 use gateway_events::event::GatewayId;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::access::ClientOptions;
 use super::output::{answer, cell, elements, table, time};
+use super::serve::Settings;
 use super::time::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a gateway's key, or an access token; it is shown only now
     Create(Create),
+    /// Make an admin access token in the database itself, for when there is none to ask with
+    ///
+    /// Whoever may write the data directory may do so; the service need not be stopped.
+    Recover(Recover),
     /// List access tokens, or a gateway's keys, without their secrets
     List {
         /// Whose keys
@@ -25,6 +32,7 @@ pub(crate) enum Command {
     /// Revoke one; live connections that use it are closed
     Revoke {
         /// Its public id, the part between the underscores
+        #[arg(value_parser = parse_public_id)]
         token: String,
         /// Whose key
         #[arg(long, value_name = "ID")]
@@ -48,6 +56,15 @@ pub(crate) struct Create {
     expires_in: Option<Duration>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    settings: Settings,
+    /// What the token is called in the list of access tokens
+    #[arg(long, default_value = "recovered")]
+    name: String,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Scope {
     Publish,
@@ -66,11 +83,10 @@ impl Scope {
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let api = client.api()?;
     match command {
         Command::Create(new) => {
             let (path, body) = new.request();
-            let made = api.post(&path, &body).await?;
+            let made = client.api()?.post(&path, &body).await?;
             answer(client.json, &made, |made| {
                 format!(
                     "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
@@ -82,12 +98,19 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 )
             })
         }
+        Command::Recover(Recover { settings, name }) => {
+            let token = app::recover_access(&settings.load(None, false)?, &name).await?;
+            let made = json!({"token": token.expose_secret(), "name": name});
+            answer(client.json, &made, |made| {
+                format!("{}\n\nKeep it now: it can't be shown again.", cell(&made["token"]))
+            })
+        }
         Command::List { gateway } => {
-            let listed = api.get(&path_of(gateway)).await?;
+            let listed = client.api()?.get(&path_of(gateway)).await?;
             answer(client.json, &listed, shown)
         }
         Command::Revoke { token, gateway } => {
-            let nothing = api.delete(&format!("{}/{token}", path_of(gateway))).await?;
+            let nothing = client.api()?.delete(&format!("{}/{token}", path_of(gateway))).await?;
             answer(client.json, &nothing, |_| format!("token {token} is revoked"))
         }
     }
@@ -106,6 +129,19 @@ impl Create {
         }
         (path_of(self.gateway), body)
     }
+}
+
+/// Reads a public id; from a whole key, which is easily given instead, it is
+/// taken out, so that the secret goes nowhere.
+fn parse_public_id(text: &str) -> Result<String, String> {
+    let id = match text.split('_').collect::<Vec<_>>()[..] {
+        ["gwk" | "gwa", id, _secret] => id,
+        _ => text,
+    };
+    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(id.to_owned());
+    }
+    Err("a token's public id has letters and digits only; `token list` shows it".to_owned())
 }
 
 fn path_of(gateway: Option<GatewayId>) -> String {

@@ -15,8 +15,9 @@ use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An embedded database's file; left out: the database of the settings. It is only read, and
-    /// the service may be running
+    /// An embedded database's file, if it is not that of the settings; it is only read, and the
+    /// service may be running
+    #[arg(conflicts_with_all = ["config", "data_dir"])]
     database: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -28,13 +29,24 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         database = Options { path, url: SecretString::default(), ..database };
     }
     let name = migrate::name(&database);
-    let report = database.verify().await.with_context(|| format!("{name} can't be verified"))?;
+    let refused = || format!("{name} can't be verified");
+    if !database.is_shared() {
+        // SQLite's own words for a file that is not there say nothing.
+        std::fs::File::open(&database.path).with_context(refused)?;
+    }
+    let report = database.verify().await.with_context(refused)?;
     if client.json {
         output::json(&json!(report))?;
     } else {
         say(format_args!(
-            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters",
-            report.gateways, report.events, report.deliveries, report.attempts, report.dead_letters
+            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
+            report.gateways,
+            report.events,
+            report.deliveries,
+            report.attempts,
+            report.dead_letters,
+            report.inbox,
+            report.rejected
         ))?;
         if report.problems.is_empty() {
             say("sound: no problem was found")?;

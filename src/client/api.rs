@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::BASE_PATH;
 use super::problem::Problem;
-use super::tls::{Trust, TrustError};
+use super::tls::{self, Trust, TrustError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
@@ -39,7 +39,7 @@ pub enum ApiError {
         /// What happened.
         why: String,
         /// What to do about it.
-        hint: &'static str,
+        hint: String,
     },
     /// The service answered, and refused.
     #[error("{0}")]
@@ -240,12 +240,15 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
         why = error.to_string();
         source = error.source();
     }
-    let hint = if why.contains("certificate") {
-        "\n  the service's certificate is not trusted: name it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure"
-    } else if error.is_connect() {
-        "\n  check that the service runs and that --url (GATEWAY_EVENTS_URL) is its address"
-    } else {
-        ""
-    };
+    let advice = tls::advice(&why).or_else(|| {
+        if error.is_connect() {
+            Some("check that the service runs and that --url (GATEWAY_EVENTS_URL) is its address")
+        } else if base.scheme() == "http" {
+            Some("the service speaks TLS unless it was told otherwise: try https://")
+        } else {
+            None
+        }
+    });
+    let hint = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
     ApiError::Unreachable { url: base.to_string(), why, hint }
 }

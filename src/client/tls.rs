@@ -22,6 +22,14 @@ pub enum Trust {
     Insecure,
 }
 
+/// What to do about an error of this text, if it says that a server's
+/// certificate was not accepted.
+pub fn advice(why: &str) -> Option<&'static str> {
+    why.contains("certificate").then_some(
+        "the service's certificate is not trusted: name it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure",
+    )
+}
+
 /// Why no TLS client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {

@@ -16,10 +16,10 @@ impl Origins<'_> {
     pub(super) fn explain(&self, error: &config::ConfigError) -> ConfigError {
         match error {
             config::ConfigError::Type { key: Some(key), expected, .. } => {
-                self.refuse(key, format!("expected {expected}"))
+                self.refuse(key, with_example(key, format!("expected {expected}")))
             }
             config::ConfigError::At { key: Some(key), error, .. } => {
-                self.refuse(key, error.to_string())
+                self.refuse(key, with_example(key, error.to_string()))
             }
             config::ConfigError::NotFound(key) => self.refuse(key, "the key is missing".to_owned()),
             other => self.refuse("(configuration)", other.to_string()),
@@ -60,9 +60,21 @@ impl Origins<'_> {
     }
 }
 
+/// The default shows how a value of this kind is written.
+fn with_example(key: &str, why: String) -> String {
+    match value(DEFAULTS, key) {
+        None | Some(toml::Value::Table(_) | toml::Value::Array(_)) => why,
+        Some(toml::Value::String(text)) if text.is_empty() => why,
+        Some(default) => format!("{why}; write it like the default, {default}"),
+    }
+}
+
 fn look_up(text: &str, key: &str) -> Option<String> {
+    value(text, key).map(|value| value.to_string())
+}
+
+fn value(text: &str, key: &str) -> Option<toml::Value> {
     let key = key.split('[').next().unwrap_or(key);
     let source = config::Config::builder().add_source(toml_source(text)).build();
-    let value: toml::Value = source.ok()?.get(key).ok()?;
-    Some(value.to_string())
+    source.ok()?.get(key).ok()
 }

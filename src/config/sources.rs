@@ -77,3 +77,24 @@ pub(super) fn environment(
     }
     Ok(ours)
 }
+
+/// Gives settings the kinds that the defaults have: the environment and the
+/// flags know texts only.
+pub(super) fn take_kinds(settings: &mut toml::Table, defaults: &toml::Table) {
+    use toml::Value::{Array, Boolean, Integer, String, Table};
+    for (key, value) in settings.iter_mut() {
+        let kind = match (&*value, defaults.get(key)) {
+            (String(text), Some(Integer(_))) => text.parse().ok().map(Integer),
+            (String(text), Some(Boolean(_))) => text.parse().ok().map(Boolean),
+            (String(text), Some(Array(_))) => {
+                Some(Array(text.split(',').map(|part| part.trim().into()).collect()))
+            }
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            *value = kind;
+        } else if let (Table(inner), Some(Table(defaults))) = (value, defaults.get(key)) {
+            take_kinds(inner, defaults);
+        }
+    }
+}

@@ -35,12 +35,41 @@ fn an_error_names_key_value_and_source() {
         ("GATEWAY_EVENTS__SERVER__LISTN", "1", "server.listn"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "", "log.format"),
         ("GATEWAY_EVENTS__LOG__FORMAT", "xml", "log.format"),
+        ("GATEWAY_EVENTS__DELIVERY__MAX_ATTEMPTS", "0", "delivery.max_attempts"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_INTERVAL", "0s", "delivery.heartbeat_interval"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_TIMEOUT", "31s", "delivery.heartbeat_timeout"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_TIMEOUT", "10s", "delivery.heartbeat_timeout"),
     ] {
         let shown = load(&[(variable, value)]).unwrap_err().to_string();
         assert!(shown.contains(key), "{shown}");
         assert!(shown.contains(variable), "{shown}");
         assert!(shown.contains(value), "{shown}");
     }
+}
+
+#[test]
+fn heartbeats_that_could_not_keep_their_promise_are_refused() {
+    for (setting, value) in [
+        ("HEARTBEAT_INTERVAL", "0s"),
+        ("HEARTBEAT_INTERVAL", "25s"),
+        ("HEARTBEAT_TIMEOUT", "10s"),
+        ("HEARTBEAT_TIMEOUT", "31s"),
+        ("CONFIRMATION_TIMEOUT", "0s"),
+        ("WRITE_TIMEOUT", "0s"),
+        ("MAX_ATTEMPTS", "0"),
+        ("MAX_CONNECTIONS", "0"),
+        ("WINDOW_EVENTS", "0"),
+    ] {
+        let variable = format!("GATEWAY_EVENTS__DELIVERY__{setting}");
+        let refused = load(&[(&variable, value)]).expect_err(setting).to_string();
+        assert!(refused.contains("delivery."), "{refused}");
+        assert!(refused.contains(value) || refused.contains("heartbeat"), "{refused}");
+    }
+    let shortest = [
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_INTERVAL", "10ms"),
+        ("GATEWAY_EVENTS__DELIVERY__HEARTBEAT_TIMEOUT", "20ms"),
+    ];
+    assert!(load(&shortest).is_ok());
 }
 
 #[test]

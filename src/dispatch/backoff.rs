@@ -37,7 +37,13 @@ impl Backoff {
 
 /// Whether trying again can help.
 pub(super) const fn is_passing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::StorageFull)
+    matches!(
+        error,
+        StoreError::Unavailable(_)
+            | StoreError::Disk(_)
+            | StoreError::Unknown(_)
+            | StoreError::StorageFull
+    )
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! never closes a socket because the database is away.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
@@ -51,9 +53,8 @@ pub(super) struct Timing {
 pub(super) struct Lane {
     pub(super) whose: Whose,
     pub(super) epoch: Epoch,
-    /// The log's head when the connection was opened: what lies below may have
-    /// been sent on an earlier one.
-    pub(super) head_before: Sequence,
+    /// The last number that was sent on an earlier connection.
+    pub(super) sent_before: Sequence,
     pub(super) timing: Timing,
     pub(super) window: Window,
     pub(super) feed: Feed,
@@ -107,11 +108,22 @@ impl Lane {
             position = %self.window.position(),
             "connected"
         );
-        let (reason, detail) = match self.deliver(&mut state).await {
-            End::Ended(reason, detail) => (reason, detail),
-            End::Close(reason) => self.say_goodbye(&mut state, reason).await,
-        };
+        let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
+        let (reason, detail) = talk.unwrap_or_else(|_| {
+            // Nobody is to blame but us, and a connection that stays open on
+            // record would hide what its gateway misses from then on.
+            tracing::error!(connection = %self.whose.connection, "a lane panicked");
+            self.reports.forget();
+            (Reason::NodeLost, "its lane broke down".to_owned())
+        });
         self.finish(&state, reason, detail).await;
+    }
+
+    async fn talk(&mut self, state: &mut State) -> (Reason, String) {
+        match self.deliver(state).await {
+            End::Ended(reason, detail) => (reason, detail),
+            End::Close(reason) => self.say_goodbye(state, reason).await,
+        }
     }
 
     async fn deliver(&mut self, state: &mut State) -> End {
@@ -216,6 +228,7 @@ impl Lane {
                 tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
                 return false;
             }
+            self.registration.note_sent(row.sequence);
             place.send(EventFrame { sequence: row.sequence, text: text.clone() });
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;
@@ -257,7 +270,8 @@ impl Lane {
             Incoming::Receipt(sequence) => self.receipt(state, sequence, now),
             Incoming::Message(text) => match frame::parse_incoming(&text) {
                 Message::DeploymentAck(ack) => {
-                    if !self.reports.push(ack) {
+                    let sent = self.registration.sent().max(self.sent_before);
+                    if !self.reports.push(ack, sent) {
                         self.nonsense(state, "a report that finds too many others waiting");
                     }
                 }
@@ -288,8 +302,7 @@ impl Lane {
     }
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
-        let known = self.window.sent().max(self.head_before);
-        match matched.sequence.filter(|sequence| *sequence <= known) {
+        match matched.sequence {
             Some(sequence) => self.outcomes.reported(sequence, matched.result()),
             None => self.nonsense(state, "a report on a deployment that we don't know"),
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,12 +44,24 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// What becomes of an event that fails again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub enum Policy {
     /// It becomes a dead letter, and the stream goes on.
     DeadLetter,
     /// It is tried for ever, and holds back what follows.
     Block,
+}
+
+impl TryFrom<String> for Policy {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "dead_letter" => Ok(Self::DeadLetter),
+            "block" => Ok(Self::Block),
+            _ => Err("must be \"dead_letter\" or \"block\""),
+        }
+    }
 }
 
 /// Settings of delivery.
@@ -90,8 +103,19 @@ impl Default for Options {
             max_attempts: 5,
             poison: Policy::DeadLetter,
             window_events: 64,
-            window_bytes: ByteSize::kib(256),
+            window_bytes: ByteSize::kib(48),
         }
+    }
+}
+
+impl Options {
+    /// How long a peer's host may leave sent data unacknowledged. A gateway
+    /// that is at work on an event answers no ping, but its kernel does
+    /// acknowledge one; a host that is gone has until the next ping, and this
+    /// long, which together is what a silent gateway has.
+    pub fn unacknowledged(&self) -> Duration {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        self.heartbeat_timeout.saturating_sub(self.heartbeat_interval).max(SHORTEST)
     }
 }
 
@@ -207,14 +231,20 @@ impl Dispatcher {
     pub async fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         let stops = self.registry.stops();
-        let gap = over / u32::try_from(stops.len()).unwrap_or(u32::MAX).max(1);
-        tracing::info!(connections = stops.len(), ?over, "draining");
-        for stop in stops {
+        let count = u32::try_from(stops.len()).unwrap_or(u32::MAX);
+        let (began, gap) = (Instant::now(), over / count.max(1));
+        tracing::info!(connections = count, ?over, "draining");
+        for (number, stop) in (0..count).zip(stops) {
             if stop.is_closed() {
                 continue;
             }
+            // Each somewhere about its own place, so that the last is still in
+            // time; the first need not wait for anything.
+            let place = f64::from(number) + fastrand::f64() - 0.5;
+            if number > 0 {
+                tokio::time::sleep_until(began + gap.mul_f64(place)).await;
+            }
             registry::stop(&stop, Reason::Shutdown);
-            tokio::time::sleep(gap.mul_f64(0.5 + fastrand::f64())).await;
         }
         // Whoever was just being admitted stops by itself.
         self.lanes.close();

@@ -180,9 +180,12 @@ impl Outcomes {
     }
 
     fn failed(&self, range: Range, reason: Reason, detail: &str) {
-        let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-            .increment(count);
+        // What retention took was counted when it was taken.
+        if reason != Reason::Retention {
+            let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+            metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+                .increment(count);
+        }
         tracing::info!(
             target: "delivery",
             gateway = %self.whose.gateway_id,

@@ -2,13 +2,13 @@
 //! to tell each to stop. Holds no lock across an await.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::mpsc;
 
-use crate::event::{ConnectionId, GatewayKey, Reason};
+use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 
 /// Reasons that may wait for a lane; one that is told twice needs no third.
 const WAITING_REASONS: usize = 2;
@@ -20,10 +20,18 @@ struct Connection {
     stop: mpsc::Sender<Reason>,
 }
 
+/// A gateway's live connections.
+#[derive(Debug, Default)]
+struct Place {
+    connections: Vec<Connection>,
+    /// The last number that any of them was sent, ended ones included.
+    sent: Arc<AtomicI64>,
+}
+
 /// All live connections.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    gateways: DashMap<GatewayKey, Vec<Connection>>,
+    gateways: DashMap<GatewayKey, Place>,
     live: AtomicUsize,
 }
 
@@ -36,16 +44,20 @@ impl Registry {
         token: String,
     ) -> (Registration, mpsc::Receiver<Reason>) {
         let (stop, stopped) = mpsc::channel(WAITING_REASONS);
-        self.gateways.entry(gateway).or_default().push(Connection { id, token, stop });
+        let sent = {
+            let mut place = self.gateways.entry(gateway).or_default();
+            place.connections.push(Connection { id, token, stop });
+            Arc::clone(&place.sent)
+        };
         self.live.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("gateway_events_connections").increment(1.0);
-        let registration = Registration { registry: Arc::clone(self), gateway, id };
+        let registration = Registration { registry: Arc::clone(self), gateway, id, sent };
         (registration, stopped)
     }
 
     /// A gateway's connections.
     pub(super) fn connected(&self, gateway: GatewayKey) -> usize {
-        self.gateways.get(&gateway).map_or(0, |connections| connections.len())
+        self.gateways.get(&gateway).map_or(0, |place| place.connections.len())
     }
 
     /// All connections.
@@ -55,8 +67,8 @@ impl Registry {
 
     /// Tells a gateway's connections to stop.
     pub(super) fn stop_gateway(&self, gateway: GatewayKey, reason: Reason) {
-        if let Some(connections) = self.gateways.get(&gateway) {
-            for connection in connections.iter() {
+        if let Some(place) = self.gateways.get(&gateway) {
+            for connection in &place.connections {
                 stop(&connection.stop, reason);
             }
         }
@@ -64,8 +76,8 @@ impl Registry {
 
     /// Tells the connections that were opened with a token to stop.
     pub(super) fn stop_token(&self, token: &str, reason: Reason) {
-        for connections in &self.gateways {
-            for connection in connections.iter().filter(|connection| connection.token == token) {
+        for place in &self.gateways {
+            for connection in place.connections.iter().filter(|one| one.token == token) {
                 stop(&connection.stop, reason);
             }
         }
@@ -76,8 +88,8 @@ impl Registry {
         let mut stops: Vec<_> = self
             .gateways
             .iter()
-            .flat_map(|connections| {
-                connections.iter().map(|connection| connection.stop.clone()).collect::<Vec<_>>()
+            .flat_map(|place| {
+                place.connections.iter().map(|one| one.stop.clone()).collect::<Vec<_>>()
             })
             .collect();
         fastrand::shuffle(&mut stops);
@@ -96,16 +108,30 @@ pub(super) struct Registration {
     registry: Arc<Registry>,
     gateway: GatewayKey,
     id: ConnectionId,
+    sent: Arc<AtomicI64>,
+}
+
+impl Registration {
+    /// Notes what this connection was sent.
+    pub(super) fn note_sent(&self, sequence: Sequence) {
+        self.sent.fetch_max(sequence.0, Ordering::Relaxed);
+    }
+
+    /// The last number that this connection or one beside it was sent: what a
+    /// gateway handled on one, it may report on another.
+    pub(super) fn sent(&self) -> Sequence {
+        Sequence(self.sent.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         // The entry is one lock from the look to the removal, so that a
         // gateway that connects meanwhile is not removed with the last one.
-        if let Entry::Occupied(mut connections) = self.registry.gateways.entry(self.gateway) {
-            connections.get_mut().retain(|connection| connection.id != self.id);
-            if connections.get().is_empty() {
-                connections.remove();
+        if let Entry::Occupied(mut place) = self.registry.gateways.entry(self.gateway) {
+            place.get_mut().connections.retain(|connection| connection.id != self.id);
+            if place.get().connections.is_empty() {
+                place.remove();
             }
         }
         self.registry.live.fetch_sub(1, Ordering::Relaxed);

@@ -23,12 +23,13 @@ type Found = Option<(Sequence, Option<Timestamp>)>;
 pub(super) struct Reports {
     store: Arc<dyn Store>,
     gateway: GatewayKey,
-    waiting: VecDeque<DeploymentAck>,
+    /// Each with the last number that had been sent when it came.
+    waiting: VecDeque<(DeploymentAck, Sequence)>,
     lookup: Option<BoxFuture<'static, Result<Found>>>,
     backoff: Backoff,
 }
 
-/// A report and the event that it answers.
+/// A report and the event that it answers, if that had been sent before.
 #[derive(Debug)]
 pub(super) struct Matched {
     pub(super) ack: DeploymentAck,
@@ -56,13 +57,19 @@ impl Reports {
         Self { store, gateway, waiting: VecDeque::new(), lookup: None, backoff: Backoff::default() }
     }
 
-    /// Takes a report; false if too many wait.
-    pub(super) fn push(&mut self, ack: DeploymentAck) -> bool {
+    /// Takes a report on what was `sent` so far; false if too many wait.
+    pub(super) fn push(&mut self, ack: DeploymentAck, sent: Sequence) -> bool {
         let room = self.waiting.len() < ENOUGH;
         if room {
-            self.waiting.push_back(ack);
+            self.waiting.push_back((ack, sent));
         }
         room
+    }
+
+    /// Lets go of what waits.
+    pub(super) fn forget(&mut self) {
+        self.lookup = None;
+        self.waiting.clear();
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -92,10 +99,11 @@ impl Reports {
                 Ok(found) => found,
             };
             self.backoff.reset();
-            if let Some(ack) = self.waiting.pop_front() {
+            if let Some((ack, sent)) = self.waiting.pop_front() {
                 let sequence = found
                     .filter(|(_, performed_at)| same_instant(ack.performed_at, *performed_at))
-                    .map(|(sequence, _)| sequence);
+                    .map(|(sequence, _)| sequence)
+                    .filter(|sequence| *sequence <= sent);
                 return Matched { ack, sequence };
             }
         }
@@ -109,7 +117,7 @@ impl Reports {
     }
 
     fn ask(&self, wait: Duration) -> Option<BoxFuture<'static, Result<Found>>> {
-        let ack = self.waiting.front()?;
+        let (ack, _) = self.waiting.front()?;
         let key = DeploymentKey {
             artifact_id: ack.artifact_id.clone(),
             deployment_id: ack.deployment_id.clone(),

@@ -132,7 +132,7 @@ impl Ready {
         let lane = Lane {
             whose,
             epoch: opened.epoch,
-            head_before: opened.head,
+            sent_before: opened.sent,
             timing: Timing {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Dispatcher;
 use super::backoff::Backoff;
 use crate::event::{GatewayKey, Reason};
+use crate::store::Missed;
 
 /// Events of this long are swept together.
 const GATHER: Duration = Duration::from_millis(100);
@@ -43,18 +44,8 @@ pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
 /// One sweep; false if it is to be tried again.
 async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool {
     match dispatcher.store.sweep_not_connected(gateways).await {
-        Ok(0) => true,
-        Ok(deliveries) => {
-            let reason = Reason::NotConnected;
-            metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-                .increment(deliveries);
-            tracing::warn!(
-                target: "delivery",
-                deliveries,
-                %reason,
-                outcome = "failed",
-                "nobody was there to receive these; they wait for their gateways"
-            );
+        Ok(missed) => {
+            missed.iter().for_each(tell);
             true
         }
         Err(error) => {
@@ -62,4 +53,23 @@ async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool 
             false
         }
     }
+}
+
+/// One line and one count per range, as for every failed attempt.
+fn tell(missed: &Missed) {
+    let Missed { gateway_id, range } = missed;
+    let reason = Reason::NotConnected;
+    let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+        .increment(count);
+    tracing::info!(
+        target: "delivery",
+        gateway = %gateway_id,
+        first = %range.first,
+        last = %range.last,
+        outcome = "failed",
+        %reason,
+        detail = "nobody was there to receive it; it waits for its gateway",
+        "not delivered"
+    );
 }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, Event, EventId, EventType, GatewayId, NodeId, OrganisationKey, Sequence,
 };
-use crate::socket::memory::Peer;
+use crate::socket::memory::{Peer, Seen};
 use crate::socket::{self, Incoming};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::store::{
@@ -35,6 +35,7 @@ async fn node(options: Options) -> Node {
         path: directory.path().join("test.db"),
         readers: 2,
         min_free_bytes: 0,
+        ballast_bytes: 0,
         ..sqlite::Options::default()
     };
     let store = SqliteStore::open(&database, NodeId::new(), wake.clone()).await.unwrap();
@@ -65,7 +66,7 @@ impl Node {
             deployment_id: Some(event_id.to_owned()),
         };
         let publish =
-            Publish { organisation: self.organisation, events: vec![event], idempotency: None };
+            Publish { organisation: self.organisation, events: vec![Ok(event)], idempotency: None };
         let published = self.store.append(publish).await.unwrap();
         assert!(matches!(published, Published::Done(answers) if answers[0].is_ok()));
     }
@@ -180,6 +181,32 @@ async fn a_receipt_for_what_was_never_sent_confirms_nothing() {
 }
 
 #[tokio::test]
+async fn a_log_that_can_not_be_read_ends_no_connection() {
+    let node = node(Options {
+        window_events: 1,
+        heartbeat_interval: Duration::from_millis(20),
+        ..Options::default()
+    })
+    .await;
+    node.publish_all(1..=3).await;
+    let mut peer = node.connect().await;
+    receive(&mut peer, [1]).await;
+    // From now on nobody can read or write.
+    node.store.close().await;
+    peer.pong(Sequence(1)).await;
+    let mut pings = 0;
+    while pings < 20 {
+        match within(peer.next()).await {
+            Seen::Ping => pings += 1,
+            // It was read before.
+            Seen::Event(frame) => assert_eq!(frame.sequence, Sequence(2)),
+            Seen::Close(reason) => panic!("closed: {reason}"),
+        }
+    }
+    assert_eq!(node.dispatcher.live(), 1);
+}
+
+#[tokio::test]
 async fn silence_ends_a_connection() {
     let options = Options { heartbeat_timeout: Duration::from_millis(50), ..Options::default() };
     let node = node(options).await;
@@ -283,6 +310,20 @@ async fn a_session_without_a_socket_leaves_no_live_connection() {
     drop(node.session().await);
     node.settled().await;
     assert_eq!(node.gateway().await.live_connections, 0);
+    assert_eq!(node.dispatcher.permits.available_permits(), Options::default().max_connections);
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_gives_back_its_place_and_is_closed_on_record() {
+    // Settings refuse this period, and so does the clock.
+    let options = Options { heartbeat_interval: Duration::ZERO, ..Options::default() };
+    let node = node(options).await;
+    let _peer = node.connect().await;
+    node.settled().await;
+    let (gateway, organisation) = (node.gateway().await, node.organisation);
+    assert_eq!((gateway.live_connections, node.dispatcher.live()), (0, 0));
+    let past = node.store.connections(organisation, Some(node.id), false, None, 1).await.unwrap();
+    assert_eq!(past.rows[0].close_reason, Some(Reason::NodeLost));
     assert_eq!(node.dispatcher.permits.available_permits(), Options::default().max_connections);
 }
 

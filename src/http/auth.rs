@@ -1,6 +1,7 @@
 //! Who is asking, and may they: bearer tokens and scopes. Each scope is an
 //! extractor, so that a handler can't be written without saying which it needs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -8,12 +9,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 
 use super::App;
-use super::problem::Problem;
+use super::listener::Peer;
+use super::problem::{Challenge, Problem};
+use super::rates;
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{AccessCredential, GatewayCredential, Scope, Store, TokenKind};
 use crate::token::{Kind, Presented};
 
+/// A gateway, by its own key.
+pub(super) struct Gateway(pub(super) GatewayCredential);
 /// May publish.
 pub(super) struct Publisher(pub(super) OrganisationKey);
 /// May read.
@@ -30,7 +35,7 @@ macro_rules! scoped {
                 parts: &mut Parts,
                 app: &Arc<App>,
             ) -> Result<Self, Problem> {
-                principal(app.store.as_ref(), &parts.headers, $scope).await.map(Self)
+                principal(app, parts, $scope).await.map(Self)
             }
         }
     };
@@ -40,21 +45,27 @@ scoped!(Publisher, Scope::Publish);
 scoped!(Reader, Scope::Read);
 scoped!(Admin, Scope::Admin);
 
-async fn principal(
-    store: &dyn Store,
-    headers: &HeaderMap,
-    needed: Scope,
-) -> Result<OrganisationKey, Problem> {
-    let presented = bearer(headers).ok_or_else(Problem::unauthorized)?;
-    let credential = store
+impl FromRequestParts<Arc<App>> for Gateway {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Gateway, token);
+        let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None))?;
+        let credential = gateway(app.store.as_ref(), &presented).await?;
+        credential.map(Self).ok_or_else(|| refuse(Some(presented.id())))
+    }
+}
+
+async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<OrganisationKey, Problem> {
+    let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Access, token);
+    let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
+    let credential = app
+        .store
         .access_credential(presented.id())
         .await?
         .filter(|credential| access_is_good(credential, &presented))
-        .ok_or_else(|| {
-            tracing::info!(token = presented.id(), "an access token was refused");
-            Problem::unauthorized()
-        })?;
-    store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
+        .ok_or_else(|| refuse(Some(presented.id())))?;
+    app.store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
@@ -68,6 +79,27 @@ async fn principal(
         "insufficient_scope",
         format!("This token lacks the scope `{scope}`."),
     ))
+}
+
+/// Where every refused credential is counted and logged, with its public id if
+/// it has one. A text that is no key is not shown: it may be a secret of
+/// something else.
+pub(super) fn refused(address: Option<IpAddr>, kind: Kind, token: Option<&str>) -> Problem {
+    let (kind, challenge) = match kind {
+        Kind::Gateway => ("gateway_key", Challenge::ApiKey),
+        Kind::Access => ("access_token", Challenge::Bearer),
+    };
+    metrics::counter!("gateway_events_authentication_failures_total", "kind" => kind).increment(1);
+    let address = address.map(tracing::field::display);
+    tracing::info!(address, kind, token, "a credential was refused");
+    Problem::unauthorized(challenge)
+}
+
+/// Where a request comes from.
+fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
+    let Peer(peer) = parts.extensions.get()?;
+    let trusted = &app.config.server.trusted_proxies;
+    Some(rates::client_address(peer.ip(), &parts.headers, trusted))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Presented> {

@@ -1,6 +1,6 @@
 //! Admits gateways. Every refusal comes before the upgrade, and its status is
 //! chosen with care: unmodified gateways end their process on 401 and 403 and
-//! try again on 426, 429 and 503. So 401 is only for a key that is certainly
+//! try again on 400, 426, 429 and 503. So 401 is only for a key that is certainly
 //! wrong, 403 only for a gateway that is certainly disabled.
 
 use std::net::IpAddr;
@@ -21,8 +21,8 @@ use super::rates;
 use crate::dispatch::{Admission, Session};
 use crate::event::Reason;
 use crate::socket::{self, websocket};
-use crate::store::GatewayCredential;
-use crate::token::Presented;
+use crate::store::{GatewayCredential, Store, StoreError};
+use crate::token::{Kind, Presented};
 
 /// tungstenite's default of 128 KiB a connection is far more than pongs need.
 const READ_BUFFER: usize = 4 * 1024;
@@ -68,12 +68,7 @@ async fn admit(
         return Err(too_many(wait));
     }
     if credential.disabled {
-        tracing::info!(gateway = %credential.gateway_id, %address, "a disabled gateway was refused");
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "gateway_disabled",
-            "This gateway is disabled.",
-        ));
+        return Err(disabled(address, &credential));
     }
     let upgrade = upgrade.map_err(|_| {
         Problem::new(
@@ -97,12 +92,37 @@ async fn admit(
         transport: "websocket",
         remote_address: address.to_string(),
     };
-    let session = app.dispatcher.open(permit, admission).await?;
+    let session = match app.dispatcher.open(permit, admission).await {
+        Err(StoreError::NotFound(_)) => {
+            return Err(shut_out(app.store.as_ref(), address, &presented).await);
+        }
+        opened => opened?,
+    };
     Ok(start(app, upgrade, session, presented, &credential))
 }
 
+fn disabled(address: IpAddr, credential: &GatewayCredential) -> Problem {
+    tracing::info!(gateway = %credential.gateway_id, %address, "a disabled gateway was refused");
+    Problem::new(StatusCode::FORBIDDEN, "gateway_disabled", "This gateway is disabled.")
+}
+
+/// A gateway that was there at the look-up and is not at the opening: disabled
+/// or deleted in between, and told so as if it had come a moment later.
+async fn shut_out(store: &dyn Store, address: IpAddr, presented: &Presented) -> Problem {
+    match auth::gateway(store, presented).await {
+        Ok(Some(credential)) if credential.disabled => disabled(address, &credential),
+        Ok(None) => auth::refused(Some(address), Kind::Gateway, Some(presented.id())),
+        Ok(Some(_)) => Problem::unavailable(
+            "unavailable",
+            "This gateway was disabled for a moment; connect again.",
+        ),
+        Err(problem) => problem,
+    }
+}
+
 /// Browsers send an Origin and gateways don't; a page must not be able to use
-/// a key that it got hold of.
+/// a key that it got hold of. Nor must a proxy that adds one end a fleet: hence
+/// 400, after which gateways try again.
 fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     let allowed = &app.config.server.allowed_origins;
     let listed =
@@ -111,7 +131,7 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
         return Ok(());
     }
     Err(Problem::new(
-        StatusCode::FORBIDDEN,
+        StatusCode::BAD_REQUEST,
         "origin_refused",
         "Web pages may not connect here, unless their origin stands in server.allowed_origins.",
     ))
@@ -133,22 +153,16 @@ async fn authenticate(
 
 /// A wrong key: charged to its address.
 fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
-    metrics::counter!("gateway_events_authentication_failures_total").increment(1);
-    let charged = app.attempts.addresses.charge(&address.into());
-    tracing::info!(
-        %address,
-        token,
-        limited = charged.is_err(),
-        "a gateway's key was refused"
-    );
-    match charged {
-        Ok(()) => Problem::unauthorized(),
+    let problem = auth::refused(Some(address), Kind::Gateway, token);
+    match app.attempts.addresses.charge(&address.into()) {
+        Ok(()) => problem,
         Err(wait) => too_many(wait),
     }
 }
 
 fn too_many(wait: Duration) -> Problem {
-    let secs = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    // Rounded up: whoever comes back then is let through.
+    let secs = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_attempts",
@@ -168,10 +182,10 @@ fn start(
 ) -> Response {
     let gateway = credential.gateway_id;
     let app = Arc::clone(app);
-    let max_write = app.event_bytes().saturating_add(WRITE_MARGIN);
+    let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
     upgrade
         .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
+        .write_buffer_size(websocket::BURST_BYTES)
         .max_write_buffer_size(max_write)
         .max_message_size(MAX_INCOMING)
         .max_frame_size(MAX_INCOMING)
@@ -199,5 +213,42 @@ async fn look_again(app: &App, presented: &Presented) {
         Ok(None) => app.dispatcher.close_token(presented.id(), Reason::TokenRevoked),
         // The sockets outlive a database that is away.
         Ok(Some(_)) | Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::event::{GatewayId, NodeId};
+    use crate::store::sqlite::{Options, SqliteStore};
+    use crate::store::{GatewayChange, Labels, NewToken};
+    use crate::token;
+
+    #[tokio::test]
+    async fn whoever_is_shut_out_between_look_up_and_opening_is_told_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { path: directory.path().join("test.db"), ..Options::default() };
+        // Nobody is to be woken.
+        let store = SqliteStore::open(&options, NodeId::new(), <_>::default()).await.unwrap();
+        let (organisation, id) = (store.organisation("default").await.unwrap(), GatewayId::new());
+        store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+        let issued = token::issue(Kind::Gateway).unwrap();
+        let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
+        store.create_gateway_token(organisation, id, new).await.unwrap();
+        let presented = Presented::parse(Kind::Gateway, issued.key.expose_secret()).unwrap();
+        let status = async || {
+            let address = IpAddr::from([192, 0, 2, 1]);
+            shut_out(store.as_ref(), address, &presented).await.status().as_u16()
+        };
+        let disable = |disabled| GatewayChange { disabled: Some(disabled), ..Default::default() };
+        store.update_gateway(organisation, id, disable(true)).await.unwrap();
+        assert_eq!(status().await, 403);
+        store.update_gateway(organisation, id, disable(false)).await.unwrap();
+        assert_eq!(status().await, 503);
+        store.delete_gateway(organisation, id).await.unwrap();
+        assert_eq!(status().await, 401);
+        store.close().await;
     }
 }

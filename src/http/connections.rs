@@ -19,7 +19,7 @@ use crate::event::{GatewayId, OrganisationKey};
 pub(super) struct Which {
     status: Option<String>,
     cursor: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 /// `GET /connections`: the live ones, unless `status=all`.
@@ -51,11 +51,11 @@ async fn answer(
     which: &Which,
     default: &str,
 ) -> Answer<Json<Value>> {
-    let limit = cursor::limit(which.limit)?;
+    let limit = cursor::limit(which.limit.as_deref())?;
     let live_only = match which.status.as_deref().unwrap_or(default) {
         "connected" => true,
         "all" => false,
-        _ => return Err(Problem::invalid("status", "must be connected or all")),
+        other => return Err(cursor::not_allowed("status", other, "connected or all")),
     };
     let question = ("connections", gateway, live_only);
     let after = which.cursor.as_deref().map(|text| cursor::decode(text, &question)).transpose()?;

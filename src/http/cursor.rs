@@ -9,18 +9,24 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::problem::{Answer, Problem};
+use crate::event::quoted;
 
 const DIGEST_BYTES: usize = 8;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 /// The page's size.
-pub(super) fn limit(asked: Option<usize>) -> Answer<usize> {
-    match asked {
-        None => Ok(DEFAULT_LIMIT),
-        Some(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-        Some(_) => Err(Problem::invalid("limit", "must be 1 to 1000")),
-    }
+pub(super) fn limit(asked: Option<&str>) -> Answer<usize> {
+    let Some(text) = asked else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    limit.ok_or_else(|| not_allowed("limit", text, "1 to 1000"))
+}
+
+/// A parameter that has another value than those allowed.
+pub(super) fn not_allowed(parameter: &str, value: &str, allowed: &str) -> Problem {
+    Problem::invalid(parameter, format!("must be {allowed}, not {}", quoted(value)))
 }
 
 /// A list as every route shows it.
@@ -81,6 +87,9 @@ mod tests {
     #[test]
     fn limits_have_limits() {
         assert_eq!(limit(None).unwrap(), 100);
-        assert!(limit(Some(0)).is_err() && limit(Some(1001)).is_err());
+        assert_eq!(limit(Some("1000")).unwrap(), 1000);
+        for bad in ["0", "1001", "-1", "", "1e2", "99999999999999999999"] {
+            assert!(limit(Some(bad)).is_err(), "{bad}");
+        }
     }
 }

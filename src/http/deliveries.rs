@@ -14,10 +14,13 @@ use super::cursor;
 use super::extract::{self, Query};
 use super::problem::{Answer, Problem};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, Sequence};
+use crate::event::{GatewayId, Sequence, quoted};
+use crate::intake::object::Object;
 use crate::store::{DeliveryCursor, DeliveryFilter, RedriveCursor, RedriveSelection, SummaryBy};
 
+const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
+const LONGEST_BUCKET_SECS: u64 = 366 * 24 * 3600;
 /// More buckets than a chart has pixels help nobody.
 const MAX_BUCKETS: u128 = 2000;
 
@@ -43,7 +46,7 @@ impl Ask {
         let asked = DeliveryFilter {
             from: read("from", self.from.as_deref(), Timestamp::parse)?,
             to: read("to", self.to.as_deref(), Timestamp::parse)?,
-            gateway_id: read("gatewayId", self.gateway_id.as_deref(), str::parse)?,
+            gateway_id: read("gatewayId", self.gateway_id.as_deref(), gateway_id)?,
             event_type: read("type", self.event_type.as_deref(), str::parse)?,
             reason: read("reason", self.reason.as_deref(), str::parse)?,
             event_id: read("eventId", self.event_id.as_deref(), str::parse)?,
@@ -65,10 +68,10 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query(ask): Query<Ask>,
 ) -> Answer<Json<Value>> {
-    if ask.status.as_deref().is_some_and(|status| status != "failed") {
-        return Err(Problem::invalid("status", "only failed deliveries are listed: failed"));
+    if let Some(status) = ask.status.as_deref().filter(|status| *status != "failed") {
+        return Err(cursor::not_allowed("status", status, "failed"));
     }
-    let limit = cursor::limit(read("limit", ask.limit.as_deref(), str::parse)?)?;
+    let limit = cursor::limit(ask.limit.as_deref())?;
     let (asked, mut filter) = ask.filter()?;
     let position =
         ask.cursor.as_deref().map(|text| cursor::decode::<Position>(text, &asked)).transpose()?;
@@ -92,7 +95,7 @@ pub(super) struct AskSummary {
     from: Option<String>,
     to: Option<String>,
     bucket: Option<String>,
-    by: Option<SummaryBy>,
+    by: Option<String>,
 }
 
 /// `GET /deliveries/summary`.
@@ -105,14 +108,14 @@ pub(super) async fn summary(
         read("from", ask.from.as_deref(), Timestamp::parse)?,
         read("to", ask.to.as_deref(), Timestamp::parse)?,
     )?;
-    let bucket = bucket(ask.bucket.as_deref().unwrap_or("1h"))?;
+    let bucket = read("bucket", ask.bucket.as_deref(), bucket)?.unwrap_or(HOUR);
     if to.since(from).as_micros() / bucket.as_micros() > MAX_BUCKETS {
         return Err(Problem::invalid(
             "bucket",
             format!("the window would have more than {MAX_BUCKETS} buckets; ask for longer ones"),
         ));
     }
-    let by = ask.by.unwrap_or(SummaryBy::Reason);
+    let by = read("by", ask.by.as_deref(), summary_by)?.unwrap_or(SummaryBy::Reason);
     let rows = app.store.failure_summary(organisation, from, to, bucket, by).await?;
     let list: Vec<Value> = rows.iter().map(|row| json!(row)).collect();
     Ok(Json(json!({
@@ -130,7 +133,7 @@ pub(super) async fn summary(
 pub(super) struct Redrive {
     gateway_id: Option<GatewayId>,
     sequence: Option<Sequence>,
-    filter: Option<DeliveryFilter>,
+    filter: Option<Object<DeliveryFilter>>,
     cursor: Option<String>,
     #[serde(default)]
     dry_run: bool,
@@ -142,7 +145,8 @@ pub(super) async fn redrive(
     Admin(organisation): Admin,
     extract::Json(asked): extract::Json<Redrive>,
 ) -> Answer<Json<Value>> {
-    let question = ("redrive", asked.filter.clone(), asked.dry_run);
+    let question =
+        ("redrive", asked.filter.as_ref().map(|Object(filter)| filter.clone()), asked.dry_run);
     let at = asked.cursor.as_deref();
     let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &question)).transpose()?;
     let mut of = None;
@@ -153,7 +157,7 @@ pub(super) async fn redrive(
             }
             RedriveSelection::One(gateway, sequence)
         }
-        (None, None, Some(mut filter)) => {
+        (None, None, Some(Object(mut filter))) => {
             let (from, to) = match at {
                 Some((_, from, to)) => (from, to),
                 None => window(filter.from, filter.to)?,
@@ -188,7 +192,7 @@ fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, 
     if from < to {
         return Ok((from, to));
     }
-    Err(Problem::invalid("from", format!("must lie before to, which is {to}")))
+    Err(Problem::invalid("from", format!("{from} must lie before to, which is {to}")))
 }
 
 fn read<'a, T, E: std::fmt::Display>(
@@ -199,26 +203,38 @@ fn read<'a, T, E: std::fmt::Display>(
     text.map(parse).transpose().map_err(|error| Problem::invalid(field, error.to_string()))
 }
 
-fn bucket(text: &str) -> Answer<Duration> {
-    let refuse = || {
-        Problem::invalid(
-            "bucket",
-            "must be whole seconds, minutes, hours or days, such as 60s, 5m, 1h, 1d",
-        )
-    };
-    let unit = text.chars().last().ok_or_else(refuse)?;
-    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| refuse())?;
-    let secs = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 24 * 3600,
-        _ => return Err(refuse()),
-    };
-    match number.checked_mul(secs) {
-        Some(secs @ 1..=31_622_400) => Ok(Duration::from_secs(secs)),
-        _ => Err(refuse()),
+fn gateway_id(text: &str) -> Result<GatewayId, String> {
+    text.parse().map_err(|_| format!("must be a gateway's id, a UUID, not {}", quoted(text)))
+}
+
+fn summary_by(text: &str) -> Result<SummaryBy, String> {
+    match text {
+        "reason" => Ok(SummaryBy::Reason),
+        "gateway" => Ok(SummaryBy::Gateway),
+        "type" => Ok(SummaryBy::Type),
+        _ => Err(format!("must be one of reason, gateway, type, not {}", quoted(text))),
     }
+}
+
+fn bucket(text: &str) -> Result<Duration, String> {
+    let secs = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(24 * 3600),
+        _ => None,
+    };
+    let read = || {
+        let unit = text.chars().last()?;
+        let number: u64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
+        number.checked_mul(secs(unit)?).filter(|secs| (1..=LONGEST_BUCKET_SECS).contains(secs))
+    };
+    read().map(Duration::from_secs).ok_or_else(|| {
+        format!(
+            "must be seconds, minutes, hours or days, at most 366d, such as 60s, 5m, 1h, 1d; not {}",
+            quoted(text)
+        )
+    })
 }
 
 #[cfg(test)]

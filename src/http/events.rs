@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -17,8 +17,9 @@ use super::auth::{Publisher, Reader};
 use super::extract::{self, Body, Path};
 use super::problem::{Answer, Problem};
 use super::publish;
-use crate::event::EventId;
-use crate::store::{Appended, NewEvent, Publish, Published, Refusal};
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, Event, EventId, EventType};
+use crate::store::{Appended, Delivery, Judged, Publish, Published, Refusal};
 
 const MAX_BATCH: usize = 1000;
 
@@ -46,35 +47,44 @@ pub(super) async fn publish(
         Items::One(item) => (vec![item], true),
         Items::Many(items) => (items, false),
     };
-    let mut good: Vec<NewEvent> = Vec::with_capacity(items.len());
-    let mut outcomes: Vec<Option<Problem>> = Vec::with_capacity(items.len());
+    let mut events = Vec::with_capacity(items.len());
     for item in &items {
-        match publish::read(&app, organisation, item).await {
-            Ok(event) => {
-                good.push(event);
-                outcomes.push(None);
-            }
-            // Nothing is wrong with the event: the whole request has to be repeated.
-            Err(problem) if problem.status().is_server_error() => return Err(problem),
-            Err(problem) => outcomes.push(Some(problem)),
-        }
+        events.push(publish::judge(&app, organisation, item).await?);
     }
-    let answers = if good.is_empty() {
-        Vec::new()
-    } else {
-        let publish = Publish { organisation, events: good, idempotency };
-        match app.store.append(publish).await? {
-            Published::Done(answers) => answers,
-            Published::KeyReused => return Err(key_reused()),
-            Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
-        }
+    let publish = Publish { organisation, events, idempotency };
+    let answers = match decide(&app, publish).await? {
+        Published::Done(answers) => answers,
+        Published::KeyReused => return Err(key_reused()),
+        Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
-    let mut answers = answers.into_iter();
-    let results = outcomes.into_iter().map(|refused| match refused {
-        Some(problem) => Err(problem),
-        None => answers.next().ok_or_else(Problem::internal)?.map_err(refusal),
-    });
-    answer(results.collect(), is_single)
+    answer(answers.into_iter().map(|answer| answer.map_err(refusal)).collect(), is_single)
+}
+
+/// Appends, or finds what a repeat was answered first. The store is asked about
+/// unfit events too, unless nothing of the request can be known to it.
+async fn decide(app: &App, publish: Publish) -> Answer<Published> {
+    let unknown = |item: &Judged| matches!(item, Err(unfit) if unfit.identity.is_none());
+    if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
+        let unfit = publish.events.into_iter().filter_map(Result::err);
+        return Ok(Published::Done(unfit.map(|it| Err(Refusal::Unfit(it.problem))).collect()));
+    }
+    Ok(app.store.append(publish).await?)
+}
+
+/// An event as it is shown; its payload is not read, so that it stays as it is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shown {
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: EventType,
+    payload: Box<RawValue>,
+    correlation_id: CorrelationId,
+    user_id: Option<String>,
+    occurred_at: Timestamp,
+    appended_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    deliveries: Vec<Delivery>,
 }
 
 /// `GET /events/{id}`.
@@ -82,21 +92,21 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Shown>> {
     let history = app.store.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
-    let event = &history.event;
-    Ok(Json(json!({
-        "id": event.id,
-        "type": event.event_type,
-        "payload": event.payload,
-        "correlationId": event.correlation_id,
-        "userId": event.user_id,
-        "occurredAt": event.occurred_at,
-        "appendedAt": history.appended_at,
-        "expiresAt": event.expires_at,
-        "deliveries": history.deliveries,
-    })))
+    let event = Event::clone(&history.event);
+    Ok(Json(Shown {
+        id: event.id,
+        event_type: event.event_type,
+        payload: event.payload,
+        correlation_id: event.correlation_id,
+        user_id: event.user_id,
+        occurred_at: event.occurred_at,
+        appended_at: history.appended_at,
+        expires_at: event.expires_at,
+        deliveries: history.deliveries,
+    }))
 }
 
 fn items(body: &[u8]) -> Answer<Items> {
@@ -167,6 +177,9 @@ fn refusal(refusal: Refusal) -> Problem {
             "event_id_taken",
             format!("The id {id} belongs to an event with another content."),
         ),
+        Refusal::Unfit(problem) => {
+            serde_json::from_value(problem).unwrap_or_else(|_| Problem::internal())
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Extractors that refuse with a [`Problem`] instead of axum's plain text.
 
-use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -8,18 +7,42 @@ use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::intake::object::Object;
 
-/// A JSON body.
+/// A JSON body, which is an object.
 pub(super) struct Json<T>(pub(super) T);
 
 /// The body's bytes, within the limit.
-pub(super) struct Body(pub(super) Bytes);
+pub(super) struct Bytes(pub(super) axum::body::Bytes);
+
+/// The same, if they say of themselves that they are JSON or say nothing.
+pub(super) struct Body(pub(super) axum::body::Bytes);
 
 /// The query's parameters.
 pub(super) struct Query<T>(pub(super) T);
 
 /// The path's parameters.
 pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync> FromRequest<S> for Bytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match axum::body::Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(BytesRejection::FailedToBufferBody(error))
+                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                Err(Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    "The body is larger than server.body_limit.",
+                ))
+            }
+            Err(_) => Err(Problem::bad_request("The body broke off.")),
+        }
+    }
+}
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
@@ -36,19 +59,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 ));
             }
         }
-        match Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(BytesRejection::FailedToBufferBody(error))
-                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-            {
-                Err(Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    "The body is larger than server.body_limit.",
-                ))
-            }
-            Err(_) => Err(Problem::bad_request("The body broke off.")),
-        }
+        Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }
 }
 
@@ -57,7 +68,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Body(bytes) = Body::from_request(request, state).await?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(|Object(value)| Self(value))
     }
 }
 
@@ -70,14 +81,19 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     if error.classify() == serde_json::error::Category::Data {
-        let field = text.split('`').nth(1).filter(|_| {
-            text.starts_with("missing field")
-                || text.starts_with("unknown field")
-                || text.starts_with("duplicate field")
-        });
-        return Problem::invalid(field.unwrap_or("body"), text.clone());
+        let (field, why) = misplaced(&text).unwrap_or(("body", &text));
+        return Problem::invalid(field, why);
     }
     Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is no JSON: {text}."))
+}
+
+/// The field that is missing, unknown or there twice, and what serde says of
+/// it; some who pass its words on put their own before them.
+fn misplaced(text: &str) -> Option<(&str, &str)> {
+    let complaints = ["missing field `", "unknown field `", "duplicate field `"];
+    let at = complaints.iter().find_map(|complaint| text.find(complaint))?;
+    let why = &text[at..];
+    Some((why.split('`').nth(1)?, why))
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T> {
@@ -87,7 +103,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T
         axum::extract::Query::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|error: QueryRejection| Problem::invalid("query", error.body_text()))
+            .map_err(|error: QueryRejection| {
+                let text = error.body_text();
+                let (parameter, why) = misplaced(&text).unwrap_or(("query", &text));
+                Problem::invalid(parameter, why)
+            })
     }
 }
 

@@ -15,6 +15,7 @@ use super::extract::{self, Path, Query};
 use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
+use crate::intake::object;
 use crate::store::{Gateway, GatewayChange, Labels};
 
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ use crate::store::{Gateway, GatewayChange, Labels};
 pub(super) struct NewGateway {
     name: String,
     id: Option<GatewayId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::labels")]
     labels: Labels,
 }
 
@@ -30,6 +31,7 @@ pub(super) struct NewGateway {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Change {
     name: Option<String>,
+    #[serde(default, deserialize_with = "object::some_labels")]
     labels: Option<Labels>,
     disabled: Option<bool>,
 }
@@ -37,7 +39,7 @@ pub(super) struct Change {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
 }
 
@@ -59,7 +61,7 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query(page): Query<Page>,
 ) -> Answer<Json<Value>> {
-    let limit = cursor::limit(page.limit)?;
+    let limit = cursor::limit(page.limit.as_deref())?;
     let after = page.cursor.map(|text| cursor::decode::<String>(&text, &"gateways")).transpose()?;
     let mut gateways = app.store.gateways(organisation, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;

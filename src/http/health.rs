@@ -15,12 +15,19 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// New work is welcome: not draining, and the database reads and writes.
+/// New work is welcome: not draining, and the database reads and writes. A disk
+/// that is nearly full is told, and no reason to say no: whoever asks this takes
+/// the gateways elsewhere, or nowhere, and they could still be served.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> {
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable("draining", "This node is shutting down."));
     }
     app.store.check().await?;
+    if !app.store.has_room().await {
+        return Ok(
+            "degraded: the disk is nearly full, and publishing is refused (507); delivery goes on\n",
+        );
+    }
     Ok("ok\n")
 }
 

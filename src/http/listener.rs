@@ -1,5 +1,6 @@
 //! The accept loop. Every stage that a stranger can reach has a deadline and a
-//! bound: handshakes under way, the handshake, the headers, unread data.
+//! bound: handshakes under way, the handshake, open connections, the headers,
+//! unread data.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -20,14 +21,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::keep_alive::{self, Limits};
 use crate::config;
 
 /// The peer's address, kept with each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Data that a peer does not acknowledge this long ends the connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// How much the kernel takes for a peer before it has begun to send it. More
+/// would hide from us that the peer does not read: a megabyte that lies in the
+/// kernel looks written.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 16 * 1024;
 /// After an accept that failed for lack of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,16 +40,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,
-    header_timeout: Duration,
+    limits: Limits,
     handshake_timeout: Duration,
+    unacknowledged: Duration,
     handshakes: Arc<Semaphore>,
+    /// Places of connections that are not (yet) sockets; those have their own limit.
+    places: Arc<Semaphore>,
 }
 
 impl Listener {
-    /// Binds the port. Without TLS only on loopback.
+    /// Binds the port. Without TLS only on loopback. A peer whose host
+    /// acknowledges nothing for as long as `unacknowledged` is gone.
     pub async fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
+        unacknowledged: Duration,
     ) -> io::Result<Self> {
         if tls.is_none() && !server.listen.ip().is_loopback() {
             return Err(io::Error::new(
@@ -55,9 +65,13 @@ impl Listener {
         Ok(Self {
             tcp: TcpListener::bind(server.listen).await?,
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
-            header_timeout: server.header_timeout,
+            limits: Limits { head: server.header_timeout, idle: server.idle_timeout },
             handshake_timeout: server.handshake_timeout,
+            unacknowledged,
             handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
+            places: Arc::new(Semaphore::new(
+                server.max_http_connections.min(Semaphore::MAX_PERMITS),
+            )),
         })
     }
 
@@ -75,6 +89,7 @@ impl Listener {
         wind_down: CancellationToken,
         connections: TaskTracker,
     ) {
+        let mut was_full = false;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -91,20 +106,33 @@ impl Listener {
                     continue;
                 }
             };
-            prepare(&stream);
+            // Whoever holds all places must not make others wait in silence: a
+            // connection that ends at once is tried again somewhere else, or later.
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                metrics::counter!("gateway_events_http_connections_refused_total").increment(1);
+                if !was_full {
+                    tracing::warn!(%peer, "server.max_http_connections are open; further ones are closed at once");
+                }
+                was_full = true;
+                continue;
+            };
+            was_full = false;
+            prepare(&stream, self.unacknowledged);
             let tls = self.tls.clone();
             let (router, wind_down) = (router.clone(), wind_down.clone());
-            let (handshake_timeout, header_timeout) = (self.handshake_timeout, self.header_timeout);
+            let (handshake_timeout, limits) = (self.handshake_timeout, self.limits);
             connections.spawn(async move {
+                // Given back when the connection ends, or becomes a socket.
+                let _place = place;
                 let Some(tls) = tls else {
                     drop(permit);
-                    return serve(stream, peer, router, header_timeout, wind_down).await;
+                    return serve(stream, peer, router, limits, wind_down).await;
                 };
                 let handshake = tokio::time::timeout(handshake_timeout, tls.accept(stream)).await;
                 drop(permit);
                 match handshake {
                     Ok(Ok(stream)) => {
-                        serve(stream, peer, router, header_timeout, wind_down).await;
+                        serve(stream, peer, router, limits, wind_down).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -124,21 +152,29 @@ impl Listener {
     }
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &TcpStream, unacknowledged: Duration) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED)) {
-        tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+    {
+        let socket = socket2::SockRef::from(stream);
+        if let Err(error) = socket.set_tcp_user_timeout(Some(unacknowledged)) {
+            tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+        }
+        if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!(%error, "TCP_NOTSENT_LOWAT was refused");
+        }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
 }
 
 async fn serve<S>(
     stream: S,
     peer: SocketAddr,
     router: Router,
-    header_timeout: Duration,
+    limits: Limits,
     wind_down: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -148,9 +184,10 @@ async fn serve<S>(
         let router = router.clone();
         router.oneshot(request.map(Body::new))
     });
+    let (stream, timer) = keep_alive::watch(stream, limits);
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .timer(timer)
+        .header_read_timeout(limits.head)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);

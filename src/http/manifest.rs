@@ -3,38 +3,39 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::App;
 use super::auth;
-use super::extract::Path;
+use super::extract::{Bytes, Path};
 use super::problem::{Answer, Problem};
 use crate::event::GatewayId;
 
-const MAX_BYTES: usize = 1024 * 1024;
+/// The largest manifest; the route reads no more of a body.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
-/// `POST /gateways/{id}/manifest`, with the gateway's own key.
+/// `POST /gateways/{id}/manifest`, with the gateway's own key. The key comes
+/// first: nothing of a stranger's body is read.
 pub(super) async fn keep(
     State(app): State<Arc<App>>,
+    auth::Gateway(credential): auth::Gateway,
     Path(id): Path<GatewayId>,
-    headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    let presented = auth::gateway_key(&headers).ok_or_else(Problem::unauthorized)?;
-    let credential = auth::gateway(app.store.as_ref(), &presented)
-        .await?
-        .filter(|credential| credential.gateway_id == id)
-        .ok_or_else(Problem::unauthorized)?;
-    if body.len() > MAX_BYTES {
-        return Err(Problem::new(
+    // Gateways end on 401, and this key is a good one.
+    if credential.gateway_id != id {
+        return Err(Problem::not_found("gateway for this key"));
+    }
+    let Bytes(body) = body.map_err(|problem| match problem.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "manifest_too_large",
             "A manifest may have 1 MiB.",
-        ));
-    }
+        ),
+        _ => problem,
+    })?;
     // Gateways end on 422: anything that is no JSON object is a 400.
     let manifest: Box<RawValue> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("The manifest is no JSON: {error}.")))?;

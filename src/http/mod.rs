@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::event_types::Validator;
+use crate::intake::Rules;
 use crate::store::Store;
 
 mod access_tokens;
@@ -30,6 +30,8 @@ mod extract;
 mod gateway_tokens;
 mod gateways;
 mod health;
+mod inbox;
+mod keep_alive;
 pub mod listener;
 mod manifest;
 pub mod problem;
@@ -52,7 +54,7 @@ pub struct App {
     dispatcher: Arc<Dispatcher>,
     config: Arc<Config>,
     attempts: rates::Attempts,
-    validator: Validator,
+    rules: Arc<Rules>,
     render_metrics: RenderMetrics,
 }
 
@@ -62,26 +64,16 @@ impl App {
         store: Arc<dyn Store>,
         dispatcher: Arc<Dispatcher>,
         config: Arc<Config>,
+        rules: Arc<Rules>,
         render_metrics: RenderMetrics,
     ) -> Arc<Self> {
         let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
-        Arc::new(Self {
-            store,
-            dispatcher,
-            config,
-            attempts,
-            validator: Validator::default(),
-            render_metrics,
-        })
+        Arc::new(Self { store, dispatcher, config, attempts, rules, render_metrics })
     }
 
     /// Forgets what the connection-rate limit no longer needs; called every minute.
     pub fn forget_full_buckets(&self) {
         self.attempts.forget_full();
-    }
-
-    fn event_bytes(&self) -> usize {
-        usize::try_from(self.config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX)
     }
 }
 
@@ -114,7 +106,10 @@ fn api() -> Router<Arc<App>> {
             "/gateways/{id}",
             get(gateways::show).patch(gateways::change).delete(gateways::remove),
         )
-        .route("/gateways/{id}/manifest", post(manifest::keep))
+        .route(
+            "/gateways/{id}/manifest",
+            post(manifest::keep).layer(DefaultBodyLimit::max(manifest::MAX_BYTES)),
+        )
         .route("/gateways/{id}/tokens", get(gateway_tokens::list).post(gateway_tokens::create))
         .route("/gateways/{id}/tokens/{token}", delete(gateway_tokens::revoke))
         .route("/gateways/{id}/connections", get(connections::of_gateway))
@@ -122,6 +117,10 @@ fn api() -> Router<Arc<App>> {
         .route("/access-tokens", get(access_tokens::list).post(access_tokens::create))
         .route("/access-tokens/{id}", delete(access_tokens::revoke))
         .route("/stats", get(stats::show))
+        .route("/inbox/rejected", get(inbox::list))
+        .route("/inbox/rejected/retry", post(inbox::retry))
+        .route("/inbox/rejected/{id}", get(inbox::show).delete(inbox::remove))
+        .route("/inbox/rejected/{id}/retry", post(inbox::retry_one))
         .route("/deliveries", get(deliveries::list))
         .route("/deliveries/summary", get(deliveries::summary))
         .route("/deliveries/redrive", post(deliveries::redrive))

@@ -2,35 +2,64 @@
 //! `code` that programs may rely on and a text that tells people what to do.
 //! What is inside the service stays inside; it goes to the log.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::store::StoreError;
 
-/// A refusal.
-#[derive(Clone, Debug, Serialize)]
+/// A refusal. One that was kept as JSON can be read again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: Kind,
     status: u16,
-    code: &'static str,
-    title: &'static str,
+    code: Cow<'static, str>,
+    title: Cow<'static, str>,
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
     #[serde(flatten)]
     members: Option<Box<Map<String, Value>>>,
     #[serde(skip)]
     retry_after_secs: Option<u32>,
+    #[serde(skip)]
+    challenge: Option<Challenge>,
+}
+
+/// How to authenticate, as a 401 has to say (RFC 9110, section 15.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// With an access token (RFC 6750).
+    Bearer,
+    /// With a gateway's key in a header of its own, for which no scheme is registered.
+    ApiKey,
+}
+
+impl Challenge {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::ApiKey => "ApiKey",
+        }
+    }
+}
+
+/// The only kind: what it means is said by its status and code.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "about:blank")]
+    OfItsStatus,
 }
 
 /// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
-    /// Its path, such as `payload.apiId`.
+    /// Its path, such as `payload/apiId`.
     pub field: String,
     /// What is wrong and what is allowed.
     pub message: String,
@@ -43,14 +72,15 @@ impl Problem {
     /// A refusal with a status, a stable code and a text for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: "about:blank",
+            kind: Kind::OfItsStatus,
             status: status.as_u16(),
-            code,
-            title: status.canonical_reason().unwrap_or("Error"),
+            code: Cow::Borrowed(code),
+            title: Cow::Borrowed(status.canonical_reason().unwrap_or("Error")),
             detail: detail.into(),
             errors: Vec::new(),
             members: None,
             retry_after_secs: None,
+            challenge: None,
         }
     }
 
@@ -59,13 +89,16 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// 401, the same for every reason.
-    pub fn unauthorized() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "The credentials are missing or not valid.",
-        )
+    /// 401, the same for every reason; the challenge says how to authenticate.
+    pub fn unauthorized(challenge: Challenge) -> Self {
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "The credentials are missing or not valid.",
+            )
+        }
     }
 
     /// 404.
@@ -113,8 +146,8 @@ impl Problem {
     }
 
     /// Its stable code.
-    pub const fn code(&self) -> &'static str {
-        self.code
+    pub fn code(&self) -> &str {
+        &self.code
     }
 
     /// As a part of a larger answer.
@@ -128,6 +161,13 @@ impl From<StoreError> for Problem {
         match &error {
             StoreError::Unavailable(_) => {
                 tracing::warn!(%error, "a request was refused");
+                Self::unavailable(
+                    "unavailable",
+                    "The service can't take this now; try again later.",
+                )
+            }
+            StoreError::Disk(_) => {
+                tracing::error!(%error, "a request was refused");
                 Self::unavailable(
                     "unavailable",
                     "The service can't take this now; try again later.",
@@ -173,12 +213,12 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let retry_after = self.retry_after_secs;
+        let (retry_after, challenge) = (self.retry_after_secs, self.challenge);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge.as_str()));
         }
         if let Some(secs) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
@@ -192,9 +232,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_kept_refusal_reads_as_it_was_given() {
+        let ids = serde_json::json!(["one"]);
+        for problem in [
+            Problem::invalid("type", "is required"),
+            Problem::new(StatusCode::NOT_FOUND, "unknown_gateways", "Some.").with("ids", ids),
+        ] {
+            let kept = problem.to_value();
+            let read: Problem = serde_json::from_value(kept.clone()).unwrap();
+            assert_eq!(read.to_value(), kept);
+        }
+    }
+
+    #[test]
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::TooLong(std::time::Duration::from_secs(1)), 503, "answer_too_long"),
@@ -203,7 +257,7 @@ mod tests {
             (StoreError::Corrupt("page 3".into()), 500, "internal"),
         ] {
             let problem = Problem::from(error);
-            assert_eq!((problem.status, problem.code), (status, code));
+            assert_eq!((problem.status, problem.code()), (status, code));
             assert!(!problem.detail.contains("page 3") && !problem.detail.contains("locked"));
             let response = problem.into_response();
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503);

@@ -1,6 +1,11 @@
 //! Connection attempts per minute: a bucket per address for those who do not
 //! authenticate, and one per gateway for those who do. So one stranger behind a
 //! shared address can be slowed down without locking out a fleet.
+//!
+//! The limit binds in whatever minute one looks at. A bucket that is refilled
+//! while it is emptied does not do that: full at first, it lets twice as many
+//! through. So a bucket here has a slot for each attempt, and a slot that was
+//! taken is free again after a minute.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,15 +14,24 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
 
 use crate::config::Network;
 use crate::event::GatewayKey;
 
-/// Buckets with one quota.
-pub(super) struct Buckets<K: Hash + Eq + Clone> {
-    limiter: DefaultKeyedRateLimiter<K>,
-    clock: DefaultClock,
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A cell for each slot of each key.
+type Slots<K, C> =
+    RateLimiter<(K, u32), DashMapStateStore<(K, u32)>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// Buckets of one size.
+pub(super) struct Buckets<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
+    slots: Slots<K, C>,
+    per_minute: u32,
+    clock: C,
 }
 
 /// Both kinds of buckets.
@@ -43,28 +57,42 @@ impl From<IpAddr> for Source {
     }
 }
 
-impl<K: Hash + Eq + Clone> Buckets<K> {
-    fn new(per_minute: NonZeroU32) -> Self {
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
+    fn new(per_minute: NonZeroU32, clock: C) -> Self {
+        let once_a_minute =
+            Quota::with_period(MINUTE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
         Self {
-            limiter: RateLimiter::dashmap(Quota::per_minute(per_minute)),
-            clock: DefaultClock::default(),
+            slots: RateLimiter::dashmap_with_clock(once_a_minute, clock.clone()),
+            per_minute: per_minute.get(),
+            clock,
         }
     }
 
-    /// Takes one; an error says how long to wait for the next.
+    /// Takes a slot; an error says when the next one is free.
     pub(super) fn charge(&self, key: &K) -> Result<(), Duration> {
-        self.limiter.check_key(key).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+        let mut shortest = MINUTE;
+        for slot in 0..self.per_minute {
+            match self.slots.check_key(&(key.clone(), slot)) {
+                Ok(()) => return Ok(()),
+                Err(taken) => shortest = shortest.min(taken.wait_time_from(self.clock.now())),
+            }
+        }
+        Err(shortest)
     }
 
     fn forget_full(&self) {
-        self.limiter.retain_recent();
-        self.limiter.shrink_to_fit();
+        self.slots.retain_recent();
+        self.slots.shrink_to_fit();
     }
 }
 
 impl Attempts {
     pub(super) fn new(per_minute: NonZeroU32) -> Self {
-        Self { addresses: Buckets::new(per_minute), gateways: Buckets::new(per_minute) }
+        let clock = DefaultClock::default();
+        Self {
+            addresses: Buckets::new(per_minute, clock.clone()),
+            gateways: Buckets::new(per_minute, clock),
+        }
     }
 
     /// Forgets buckets that are full again, so that memory stays bounded.
@@ -99,6 +127,8 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
 
 #[cfg(test)]
 mod tests {
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
 
     fn source(text: &str) -> Source {
@@ -112,9 +142,41 @@ mod tests {
             assert!(attempts.addresses.charge(&source("192.0.2.1")).is_ok());
         }
         let wait = attempts.addresses.charge(&source("192.0.2.1")).unwrap_err();
-        assert!(wait <= Duration::from_secs(6));
+        assert!(wait <= MINUTE && wait > MINUTE / 2, "{wait:?}");
         assert!(attempts.addresses.charge(&source("192.0.2.2")).is_ok());
         assert!(attempts.gateways.charge(&GatewayKey(1)).is_ok());
+    }
+
+    /// Whoever tries at random, or comes back exactly when told to, never gets
+    /// more through than the limit in any minute.
+    #[test]
+    fn no_minute_has_more_attempts_than_allowed() {
+        const LIMIT: usize = 10;
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let clock = FakeRelativeClock::default();
+        let buckets = Buckets::new(NonZeroU32::new(10).unwrap(), clock.clone());
+        let (mut now, mut passed) = (Duration::ZERO, Vec::new());
+        while passed.len() < 500 {
+            let step = match buckets.charge(&()) {
+                Ok(()) => {
+                    passed.push(now);
+                    Duration::from_millis(random.u64(..3) * random.u64(..4000))
+                }
+                Err(wait) => {
+                    assert!(wait <= MINUTE, "seed {seed}");
+                    clock.advance(wait.saturating_sub(Duration::from_millis(1)));
+                    assert!(buckets.charge(&()).is_err(), "told to wait too long; seed {seed}");
+                    now += wait.saturating_sub(Duration::from_millis(1));
+                    Duration::from_millis(1)
+                }
+            };
+            clock.advance(step);
+            now += step;
+        }
+        for attempts in passed.windows(LIMIT + 1) {
+            assert!(attempts[0] + MINUTE <= attempts[LIMIT], "seed {seed}: {attempts:?}");
+        }
     }
 
     #[test]

@@ -22,9 +22,10 @@ use tokio_tungstenite::tungstenite;
 use super::{Control, EventFrame, Incoming, TransportEnd};
 use crate::event::{Reason, Sequence};
 
-/// Events are gathered up to this many bytes before they are flushed; with the
-/// frame that passes it they must fit into the socket's write buffer.
-const BURST_BYTES: usize = 32 * 1024;
+/// Events are gathered up to this many bytes before they are flushed. As much
+/// is to be buffered by the socket, so that a burst is one write, and (it is
+/// the most that a record of TLS holds) one record.
+pub const BURST_BYTES: usize = 16 * 1024;
 
 /// Time for a peer that broke the protocol to read why it is parted with.
 const LINGER: Duration = Duration::from_millis(250);

@@ -22,20 +22,36 @@ fn of_database(error: &dyn sqlx::error::DatabaseError, text: String) -> StoreErr
     let code = error.code().unwrap_or_default();
     #[cfg(feature = "sqlite")]
     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-        return of_sqlite(&code, text);
+        return of_sqlite(primary(&code), text);
     }
     of_postgres(&code, text)
 }
 
-/// By primary result codes (sqlite3.h).
+/// The primary result code (sqlite3.h) of what SQLite says.
 #[cfg(feature = "sqlite")]
-fn of_sqlite(code: &str, text: String) -> StoreError {
+pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    primary(&error.as_database_error()?.code()?)
+}
+
+#[cfg(feature = "sqlite")]
+fn primary(code: &str) -> Option<i32> {
+    code.parse::<i32>().ok().map(|code| code & 0xFF)
+}
+
+/// By primary result codes (sqlite3.h). Locked, busy, read-only and the like
+/// may pass, and are not listed.
+#[cfg(feature = "sqlite")]
+fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+    const IO: i32 = 10;
     const CORRUPT: i32 = 11;
     const FULL: i32 = 13;
+    const CONSTRAINT: i32 = 19;
     const NOT_A_DATABASE: i32 = 26;
-    match code.parse::<i32>().map(|code| code & 0xFF) {
-        Ok(FULL) => StoreError::StorageFull,
-        Ok(CORRUPT | NOT_A_DATABASE) => StoreError::Corrupt(text),
+    match code {
+        Some(IO) => StoreError::Disk(text),
+        Some(FULL) => StoreError::StorageFull,
+        // What the schema forbids is forbidden at the next try, too.
+        Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => StoreError::Corrupt(text),
         _ => StoreError::Unavailable(text),
     }
 }
@@ -49,8 +65,9 @@ fn of_postgres(code: &str, text: String) -> StoreError {
         )),
         // disk_full
         "53100" => StoreError::StorageFull,
-        // data_corrupted, index_corrupted; undefined_table, undefined_column
-        "XX001" | "XX002" | "42P01" | "42703" => StoreError::Corrupt(text),
+        // data_corrupted, index_corrupted; undefined_table, undefined_column;
+        // not_null_violation, check_violation: forbidden at the next try, too.
+        "XX001" | "XX002" | "42P01" | "42703" | "23502" | "23514" => StoreError::Corrupt(text),
         _ => StoreError::Unavailable(text),
     }
 }

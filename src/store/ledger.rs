@@ -240,7 +240,8 @@ pub struct RetentionLimits {
     pub max_age: Duration,
     /// Confirmed events kept per gateway at the most.
     pub max_events: i64,
-    /// Unconfirmed events are removed after this, and recorded as failed.
+    /// Unconfirmed events are removed after this, and recorded as failed. Rejected
+    /// rows of the inbox are kept as long.
     pub hard_max_age: Duration,
     /// Unconfirmed events kept per gateway at the most, likewise.
     pub hard_max_events: i64,
@@ -261,12 +262,21 @@ pub struct TrimMark {
     pub(crate) event: (Timestamp, i64),
     /// Dead letters up to this one: when it died, its gateway and first number.
     pub(crate) letter: (Timestamp, i64, i64),
+    /// Some dead letters were kept for a position behind them, which moves: the
+    /// next pass looks at all of them again.
+    pub(crate) letters_wait: bool,
 }
 
 impl Default for TrimMark {
     fn default() -> Self {
         const NEVER: Timestamp = Timestamp::from_micros(i64::MIN);
-        Self { step: TrimStep::Logs, gateway: 0, event: (NEVER, 0), letter: (NEVER, 0, 0) }
+        Self {
+            step: TrimStep::Logs,
+            gateway: 0,
+            event: (NEVER, 0),
+            letter: (NEVER, 0, 0),
+            letters_wait: false,
+        }
     }
 }
 
@@ -280,6 +290,7 @@ pub(crate) enum TrimStep {
     Letters,
     Keys,
     Connections,
+    Rejected,
 }
 
 impl TrimStep {
@@ -292,7 +303,8 @@ impl TrimStep {
             Self::Attempts => Some(Self::Letters),
             Self::Letters => Some(Self::Keys),
             Self::Keys => Some(Self::Connections),
-            Self::Connections => None,
+            Self::Connections => Some(Self::Rejected),
+            Self::Rejected => None,
         }
     }
 }
@@ -326,6 +338,10 @@ pub struct VerifyReport {
     pub attempts: i64,
     /// Dead letters, in deliveries.
     pub dead_letters: i64,
+    /// Rows that wait in the inbox.
+    pub inbox: i64,
+    /// Rows of the inbox that were rejected, those put back included.
+    pub rejected: i64,
     /// What is wrong, each with the gateway and the numbers; empty when all is well.
     pub problems: Vec<String>,
 }

@@ -28,7 +28,7 @@ pub struct NewEvent {
     pub event: Arc<Event>,
     /// To whom.
     pub target: Target,
-    /// SHA-256 of what the publisher sent: the same id with another digest is a clash.
+    /// SHA-256 of its content: the same id with another digest is a clash.
     pub digest: [u8; 32],
     /// The payload's artifact (`apiId`, `providerId`, `proxyId`), for matching a deployment.ack.
     pub artifact_id: Option<String>,
@@ -41,10 +41,33 @@ pub struct NewEvent {
 pub struct Publish {
     /// The publisher's organisation.
     pub organisation: OrganisationKey,
-    /// Its events, in order.
-    pub events: Vec<NewEvent>,
+    /// Its items, in order: events to be appended, and those that are unfit
+    /// now. All are here, so that the kept answer of a key covers them all.
+    pub events: Vec<Judged>,
     /// The `Idempotency-Key` and the SHA-256 of the whole body.
     pub idempotency: Option<(String, [u8; 32])>,
+}
+
+impl Publish {
+    /// The events to be appended.
+    pub fn fit(&self) -> impl Iterator<Item = &NewEvent> {
+        self.events.iter().flatten()
+    }
+}
+
+/// One item of a request to publish, as the edge judged it.
+pub type Judged = std::result::Result<NewEvent, Unfit>;
+
+/// An item that can't be appended. What makes it unfit may be new (it has
+/// expired, its type has got a schema): a repeat of what was accepted before
+/// gets the first answer all the same.
+#[derive(Clone, Debug)]
+pub struct Unfit {
+    /// Its id and the digest of its content, if it has an id and could be read:
+    /// what tells a repeat.
+    pub identity: Option<(EventId, [u8; 32])>,
+    /// What the edge says about it, as JSON; the answer, unless it is a repeat.
+    pub problem: serde_json::Value,
 }
 
 /// What was appended for one event; also the stored answer of an `Idempotency-Key`.
@@ -74,12 +97,15 @@ pub enum Refusal {
     UnknownGateways(Vec<GatewayId>),
     /// The id belongs to an event with another content.
     IdTaken(EventId),
+    /// It was [`Unfit`]; what the edge said about it.
+    Unfit(serde_json::Value),
 }
 
 /// The answer to a [`Publish`], event by event.
 #[derive(Clone, Debug)]
 pub enum Published {
-    /// Done now, or (a repeated key) done before: the first answer.
+    /// Done now, or (a repeated key) done before: the first answer, item by
+    /// item. It is kept if anything was appended.
     Done(Vec<std::result::Result<Appended, Refusal>>),
     /// The `Idempotency-Key` was used with another body.
     KeyReused,
@@ -139,6 +165,9 @@ pub struct Opened {
     pub position: Sequence,
     /// The log's last number.
     pub head: Sequence,
+    /// The last number that an earlier connection was sent behind `position`,
+    /// as far as its end is on record.
+    pub sent: Sequence,
     /// Earlier attempts at `position + 1` that failed for a reason that blames the event.
     pub failed_attempts: u32,
 }
@@ -235,6 +264,24 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
+}
+
+/// Deliveries that nobody was there to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Whose.
+    pub gateway_id: GatewayId,
+    /// Which.
+    pub range: Range,
+}
+
+/// A connection that a dead node left open, and that is closed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its gateway.
+    pub gateway_id: GatewayId,
+    /// Its identity.
+    pub connection_id: ConnectionId,
 }
 
 /// What a `deployment.ack` names.

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 
 mod errors;
+mod inbox;
 mod ledger;
 mod log;
 mod open;
@@ -20,20 +21,26 @@ mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use schema::SchemaError;
 
+#[cfg(feature = "sqlite")]
+use errors::sqlite_code;
 use errors::storable;
 
 /// What a store answers when it can't do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, locked for too long, or its queue is full: try again later.
     #[error("the database can't take this now: {0}")]
     Unavailable(String),
+    /// The disk reads or writes no more as it should.
+    #[error("the database's disk fails: {0}")]
+    Disk(String),
     /// The commit failed: whether it happened is unknown; a retry with the same keys is safe.
     #[error(
         "the commit's outcome is unknown ({0}); retry with the same event id or Idempotency-Key"
@@ -62,10 +69,13 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// The log and the ledger. Every verb is one transaction and is run to its end
 /// even if the caller stops waiting.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Inbox + Send + Sync + 'static {
     // -- health
     /// Whether reading and writing work; an error says why not.
     async fn check(&self) -> Result<()>;
+    /// Whether there is room to publish. Receipts need less, so that a store
+    /// without room still has work to do.
+    async fn has_room(&self) -> bool;
     /// Stops the writer after what it holds; later calls are refused.
     async fn close(&self);
 
@@ -237,11 +247,11 @@ pub trait Store: Send + Sync + 'static {
     // -- housekeeping
     /// Says that this node lives; the first call registers it.
     async fn node_heartbeat(&self) -> Result<()>;
-    /// Closes the connections that dead nodes left open (`node_lost`); returns how many.
-    async fn reap_dead_nodes(&self) -> Result<u64>;
+    /// Closes the connections that dead nodes left open (`node_lost`); returns them.
+    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>>;
     /// Records `not_connected` for what was appended to gateways without a live
-    /// connection; `None` looks at all gateways. Returns how many deliveries.
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64>;
+    /// connection; `None` looks at all gateways. Returns what was recorded.
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;
     /// Removes one bounded batch of what is too old or too much, and moves
     /// the mark; after the last batch of a pass it stands at the next pass's first.
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer};
 
-use super::{Result, Store, StoreError, VerifyReport};
+use super::{NewToken, Result, Store, StoreError, VerifyReport};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
@@ -39,6 +39,10 @@ pub struct Options {
     pub queue_bytes: ByteSize,
     /// Below this much free space beside the embedded database nothing more is published.
     pub min_free_bytes: u64,
+    /// Held back on the disk beside the embedded database; 0 for none.
+    pub ballast_bytes: u64,
+    /// Past this size the embedded database's write-ahead log is emptied.
+    pub max_wal_bytes: u64,
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
@@ -124,6 +128,8 @@ impl Options {
             answer_timeout: self.answer_timeout,
             queue: self.queue(),
             min_free_bytes: self.min_free_bytes,
+            ballast_bytes: self.ballast_bytes,
+            max_wal_bytes: self.max_wal_bytes,
         }));
         #[cfg(not(feature = "sqlite"))]
         return Err(OpenError::LeftOut("SQLite; set database.url"));
@@ -166,6 +172,21 @@ impl Options {
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => Ok(super::postgres::pending_migrations(&options).await?),
+        }
+    }
+
+    /// Makes an access token that may do everything in the organisation
+    /// `default`, for an operator who has none. The service may be running.
+    pub async fn add_admin_token(&self, name: &str, token: NewToken) -> Result<(), OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                Ok(super::sqlite::add_admin_token(&options.path, name, token).await?)
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => {
+                Ok(super::postgres::add_admin_token(&options, name, token).await?)
+            }
         }
     }
 

@@ -12,20 +12,22 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Appended, Attempt, Gateway, Labels, NewConnection, NewEvent, Publish, Published, Range, Record,
-    Refusal, RetentionLimits, Store, Target,
+    Appended, Attempt, Gateway, Judged, Labels, NewConnection, NewEvent, Publish, Published, Range,
+    Record, Refusal, RetentionLimits, Store, Target, Unfit,
 };
 use serde_json::value::RawValue;
 
 mod append;
 mod asking;
 mod housekeeping;
+mod inbox;
 mod outcomes;
 mod positions;
 
 pub(crate) use append::*;
 pub(crate) use asking::*;
 pub(crate) use housekeeping::*;
+pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 
@@ -37,11 +39,15 @@ macro_rules! conforms {
             numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
             a_repeated_id_gets_the_first_answer_and_another_content_is_refused
             a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
+            a_repeated_key_gets_every_item_of_the_first_answer
+            a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
+            what_came_to_nothing_may_do_better_under_the_same_key
             an_unknown_gateway_refuses_its_event_alone
             labels_choose_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
             a_new_connection_starts_at_what_the_last_one_confirmed
             replicas_that_come_back_in_any_order_find_every_position
+            what_was_sent_is_known_and_what_was_only_missed_is_not
             a_late_receipt_brings_no_taken_over_position_back
             an_opening_that_nobody_waits_for_leaves_nothing_live
             dead_letters_are_passed_and_not_counted_as_confirmed
@@ -49,6 +55,7 @@ macro_rules! conforms {
             an_end_or_a_report_that_comes_twice_is_on_record_once
             what_a_lost_node_had_sent_is_neither_failed_nor_delivered
             an_event_that_another_replica_confirmed_is_not_given_up
+            totals_count_each_outcome_once_through_repeats_redrive_and_retention
             what_nobody_was_there_for_is_recorded_once
             retention_keeps_what_is_not_confirmed
             retention_trims_what_is_confirmed_in_bounded_batches
@@ -63,6 +70,7 @@ macro_rules! conforms {
             a_tokens_use_is_noted_when_it_is_told_and_not_before
             a_request_may_come_to_a_bounded_number_of_deliveries
             heavy_requests_at_the_same_time_are_each_taken_whole
+            what_retention_took_fails_once_whoever_comes_back_for_it
         }
     };
     ($fresh:path: $($story:ident)*) => {
@@ -77,6 +85,36 @@ macro_rules! conforms {
     };
 }
 pub(crate) use conforms;
+
+/// The same for the stories of the inbox, which another program fills.
+/// `$beside` starts it, given what `$fresh` handed out beside the store.
+macro_rules! conforms_beside_another_program {
+    ($fresh:path, $beside:path) => {
+        $crate::conformance::conforms_beside_another_program! { $fresh, $beside:
+            rows_are_moved_in_the_order_of_their_insertion
+            a_row_that_was_moved_already_is_not_moved_again
+            a_rejected_row_holds_up_nobody
+            a_repeat_is_dropped_and_becomes_no_second_event
+            a_rejected_row_can_be_put_back_once
+            pages_of_the_inbox_are_bounded
+            a_commit_of_another_program_is_noticed
+            what_was_rejected_long_ago_is_forgotten
+        }
+    };
+    ($fresh:path, $beside:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                let (store, kept) = $fresh().await;
+                let program = $beside(&kept).await;
+                $crate::conformance::$story(store.as_ref(), &program).await;
+                drop(program);
+                store.close().await;
+            }
+        )*
+    };
+}
+pub(crate) use conforms_beside_another_program;
 
 /// A story's own corner of a store.
 #[derive(Clone, Copy)]
@@ -110,6 +148,14 @@ impl<'a> Corner<'a> {
     pub(crate) async fn publish_with(
         &self,
         events: Vec<NewEvent>,
+        idempotency: Option<(&str, [u8; 32])>,
+    ) -> Option<Vec<Result<Appended, Refusal>>> {
+        self.publish_judged(events.into_iter().map(Ok).collect(), idempotency).await
+    }
+
+    async fn publish_judged(
+        &self,
+        events: Vec<Judged>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
         let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
@@ -164,6 +210,14 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
         artifact_id: None,
         deployment_id: None,
     }
+}
+
+/// An event that the edge finds unfit, for the reason given.
+fn unfit(id: Option<&EventId>, why: &str) -> Judged {
+    Err(Unfit {
+        identity: id.map(|id| (id.clone(), [1; 32])),
+        problem: serde_json::json!({"detail": why}),
+    })
 }
 
 pub(crate) fn connection(gateway: &Gateway) -> NewConnection {

@@ -5,22 +5,70 @@
 //! | requirement | story |
 //! |---|---|
 //! | FR-001, 002, 015, 022, 024 | `journey::only_a_registered_key_is_admitted_and_the_first_frame_says_so` |
+//! | FR-002 | `scopes::whoever_has_no_valid_token_is_told_the_same_everywhere` |
 //! | FR-003, 004, 007 | `journey::an_event_reaches_every_connection_of_its_gateway_and_nobody_else` |
 //! | FR-005, 017, 018 | `journey::an_admin_sees_who_is_connected_and_who_was` |
+//! | FR-006 | `faults::silence::a_dead_peer_is_gone_within_thirty_seconds_of_its_last_sign_of_life` |
+//! | FR-007 | `publish::an_event_is_for_those_who_are_named_or_labelled_or_for_all` |
+//! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
+//! | FR-009 | `operations::a_failure_is_on_record_within_a_second` |
+//! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
-//! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill` |
+//! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
+//! | FR-016 | `operations::an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event` |
+//! | FR-017, 018 | `operations::totals_are_from_the_database_and_survive_a_kill` |
+//! | FR-019 | `questions::every_combination_of_filters_finds_exactly_what_it_names` |
+//! | FR-019 | `questions::a_window_holds_its_start_and_not_its_end` |
+//! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
+//! | events by the shared database | `inbox`, `inbox_postgres` |
+//! | several nodes | `nodes` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
+//! | FR-023, in any minute | `http::rates`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
+//! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
+//! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |
+//! | FR-022 | `settings::a_bad_value_is_named_with_who_gave_it_and_what_is_allowed` |
+//! | corrective action | `redrive::dead_letters_are_appended_again_once_and_nothing_else_is` |
+//! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
+//! | sqlx-cli | `migrations::sqlx_cli_and_our_command_accept_each_others_history` |
 
+mod access;
 mod both;
+mod bursts;
+mod command_line;
 mod conformance;
 mod crash;
+mod disk;
+mod edge;
+mod fake;
+mod faults;
+mod inbox;
+mod inbox_postgres;
 mod journey;
 mod ledger;
+mod line;
+mod migrations;
 mod nodes;
+mod operations;
+mod organisations;
+mod outages;
+mod outsider;
+mod outsider_postgres;
+mod paging;
+mod payloads;
+mod publish;
+mod questions;
+mod raw;
+mod redrive;
+mod repeats;
+mod retention;
+mod scopes;
 mod server;
+mod settings;
+mod simulator;
 mod store_postgres;
 mod store_sqlite;
 mod support;
+mod trust;

@@ -11,6 +11,7 @@ use gateway_events::store::{Queue, SchemaError, Store as _};
 use gateway_events::wake::Wake;
 
 use crate::conformance;
+use crate::outsider_postgres::Program;
 use crate::server::Database;
 
 pub(crate) fn options(database: &Database) -> Options {
@@ -34,6 +35,7 @@ async fn fresh() -> (Arc<PostgresStore>, Database) {
 }
 
 conformance::conforms!(fresh);
+conformance::conforms_beside_another_program!(fresh, Program::start);
 
 #[tokio::test]
 async fn opening_brings_the_schema_up_to_date() {

@@ -12,15 +12,20 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 
 use crate::conformance;
+use crate::outsider::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
-    let options = Options {
+    SqliteStore::open(&options(directory), NodeId::new(), Wake::default()).await
+}
+
+fn options(directory: &Path) -> Options {
+    Options {
         path: directory.join("gateway-events.db"),
         readers: 2,
         min_free_bytes: 0,
+        ballast_bytes: 0,
         ..Options::default()
-    };
-    SqliteStore::open(&options, NodeId::new(), Wake::default()).await
+    }
 }
 
 async fn fresh() -> (Arc<SqliteStore>, TempDir) {
@@ -29,6 +34,11 @@ async fn fresh() -> (Arc<SqliteStore>, TempDir) {
 }
 
 conformance::conforms!(fresh);
+conformance::conforms_beside_another_program!(fresh, beside);
+
+async fn beside(directory: &TempDir) -> Program {
+    Program::start(&directory.path().join("gateway-events.db")).await
+}
 
 #[tokio::test]
 async fn a_second_server_on_the_same_file_is_refused() {
@@ -41,12 +51,51 @@ async fn a_second_server_on_the_same_file_is_refused() {
 }
 
 #[tokio::test]
+async fn rows_wait_in_the_inbox_while_the_disk_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { min_free_bytes: u64::MAX, ..options(directory.path()) };
+    let full = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+    let program = Program::start(&directory.path().join("gateway-events.db")).await;
+    conformance::a_drain_is_refused_and_keeps_its_rows(full.as_ref(), &program).await;
+    full.close().await;
+}
+
+#[tokio::test]
 async fn opening_brings_the_schema_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gateway-events.db");
     assert!(!pending_migrations(&path).await.unwrap().is_empty());
     open(directory.path()).await.unwrap().close().await;
     assert!(pending_migrations(&path).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_log_that_a_reader_held_back_shrinks_when_it_is_gone() {
+    use sqlx::{ConnectOptions as _, Connection as _};
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { max_wal_bytes: 200_000, ..options(directory.path()) };
+    let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+    let mut reader =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(&options.path).connect().await.unwrap();
+    let mut moment = reader.begin().await.unwrap();
+    sqlx::query("select count(*) from events").execute(&mut *moment).await.unwrap();
+    let size = || directory.path().join("gateway-events.db-wal").metadata().unwrap().len();
+    while size() <= 400_000 {
+        conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref())
+            .await;
+    }
+    moment.rollback().await.unwrap();
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+    let shrunk = async {
+        while size() > options.max_wal_bytes {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, shrunk).await.expect("it shrinks in time");
+    // And nothing of it is lost.
+    conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref()).await;
+    reader.close().await.unwrap();
+    store.close().await;
 }
 
 #[cfg(unix)]

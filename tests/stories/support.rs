@@ -17,6 +17,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+pub(crate) mod command;
+pub(crate) mod http;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,6 +27,8 @@ pub(crate) struct Service {
     process: Child,
     directory: TempDir,
     environment: Vec<(String, String)>,
+    /// What a shell does before it becomes the service.
+    prelude: String,
     pub(crate) port: u16,
     pub(crate) token: String,
 }
@@ -35,23 +40,43 @@ impl Service {
 
     /// Starts with settings such as `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), settings).await
+    }
+
+    /// Starts from a shell that has done something first, such as `ulimit -f 2048`.
+    pub(crate) async fn start_after(prelude: &str, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_there(directory, prelude.to_owned(), settings).await
+    }
+
+    /// Starts in a directory where no admin token has been made yet.
+    pub(crate) async fn start_in(directory: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::start_there(directory, ":".to_owned(), settings).await
+    }
+
+    async fn start_there(directory: TempDir, prelude: String, settings: &[(&str, &str)]) -> Self {
         let environment: Vec<_> = settings
             .iter()
             .map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned()))
             .collect();
-        let (process, port, token) = spawn(directory.path(), 0, &environment).await;
+        let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
         let token = token.expect("the first start prints the admin token");
-        Self { process, directory, environment, port, token }
+        Self { process, directory, environment, prelude, port, token }
+    }
+
+    /// Changes a setting for the next start.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.environment.push((format!("GATEWAY_EVENTS__{key}"), value.to_owned()));
     }
 
     /// Starts another node with the same settings in a directory of its own.
     pub(crate) async fn another(&self) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let environment = self.environment.clone();
-        let (process, port, token) = spawn(directory.path(), 0, &environment).await;
+        let prelude = self.prelude.clone();
+        let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
         assert!(token.is_none(), "the admin token is shown once only");
-        Self { process, directory, environment, port, token: self.token.clone() }
+        Self { process, directory, environment, prelude, port, token: self.token.clone() }
     }
 
     /// SIGKILL, and nothing else: what is not on disk is gone.
@@ -61,20 +86,43 @@ impl Service {
 
     /// Starts again on the same data and the same port.
     pub(crate) async fn restart(&mut self) {
-        let (process, _, token) = spawn(self.directory.path(), self.port, &self.environment).await;
+        let (process, _, token) =
+            spawn(self.directory.path(), self.port, &self.environment, &self.prelude).await;
         assert!(token.is_none(), "the admin token is shown once only");
         self.process = process;
     }
 
-    /// SIGTERM; returns the exit code.
-    pub(crate) async fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(
-            i32::try_from(self.process.id().expect("it runs")).expect("a pid"),
-        );
-        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
-            .expect("it can be signalled");
+    /// The same without what the shell did at the first start.
+    pub(crate) async fn restart_free(&mut self) {
+        ":".clone_into(&mut self.prelude);
+        self.restart().await;
+    }
+
+    /// Waits for the process to end by itself; returns the exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub(crate) async fn terminate(&mut self) -> Option<i32> {
+        self.ask_to_end();
+        self.ended().await
+    }
+
+    /// SIGTERM, and no waiting.
+    pub(crate) fn ask_to_end(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
+            .expect("it can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(crate) fn database(&self) -> std::path::PathBuf {
@@ -85,8 +133,31 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
-    fn trust(&self) -> Trust {
-        Trust::CaFile(self.directory.path().join("certificate.pem"))
+    /// Waits until the log says so.
+    pub(crate) async fn logged(&self, satisfies: impl Fn(&str) -> bool) {
+        let mut polls = tokio::time::interval(Duration::from_millis(20));
+        let said = tokio::time::timeout(PATIENCE, async {
+            while !satisfies(&self.log()) {
+                polls.tick().await;
+            }
+        });
+        assert!(said.await.is_ok(), "the log never said so:\n{}", self.log());
+    }
+
+    /// What Prometheus would read.
+    pub(crate) async fn metrics(&self) -> String {
+        let request = self.api().at_root(reqwest::Method::GET, "/metrics");
+        let answer = request.send().await.expect("an answer");
+        answer.text().await.expect("text")
+    }
+
+    /// The self-signed certificate, which is its own authority.
+    pub(crate) fn certificate(&self) -> std::path::PathBuf {
+        self.directory.path().join("certificate.pem")
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        Trust::CaFile(self.certificate())
     }
 
     pub(crate) fn api(&self) -> Api {
@@ -108,12 +179,17 @@ impl Service {
         (id, token["token"].as_str().expect("a key").to_owned())
     }
 
-    /// Connects as a gateway; a refusal is its status and body.
-    pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens");
+    /// TLS to the service at a port, which may be a [line](crate::line)'s.
+    pub(crate) async fn tls(&self, port: u16) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
         let config = self.trust().client_config().expect("a TLS client");
         let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
-        let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS");
+        tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS")
+    }
+
+    /// Connects as a gateway; a refusal is its status and body.
+    pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
+        let tls = self.tls(self.port).await;
         let url = format!("wss://localhost:{}/api/internal/v1/ws/gateways/connect", self.port);
         let mut request = url.into_client_request().expect("a request");
         request.headers_mut().insert("api-key", key.parse().expect("a header"));
@@ -135,12 +211,31 @@ impl Service {
         socket
     }
 
+    /// How many messages meant nothing to the service, by its own count.
+    pub(crate) async fn odd_messages(&self, what: &str) -> u64 {
+        let request = self.api().at_root(reqwest::Method::GET, "/metrics");
+        let text = request.send().await.expect("an answer").text().await.expect("text");
+        let series = format!("gateway_events_odd_messages_total{{what=\"{what}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("0");
+        value.parse().expect("a count")
+    }
+
     /// Polls an answer until it satisfies; the service's state is the event waited for.
     pub(crate) async fn eventually(&self, path: &str, satisfies: impl Fn(&Value) -> bool) -> Value {
+        self.eventually_within(PATIENCE, path, satisfies).await
+    }
+
+    /// The same with another patience.
+    pub(crate) async fn eventually_within(
+        &self,
+        patience: Duration,
+        path: &str,
+        satisfies: impl Fn(&Value) -> bool,
+    ) -> Value {
         let api = self.api();
         let mut polls = tokio::time::interval(Duration::from_millis(20));
         let mut last = Value::Null;
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(patience, async {
             loop {
                 polls.tick().await;
                 last = get(&api, path).await.expect("an answer");
@@ -170,13 +265,16 @@ async fn spawn(
     directory: &Path,
     port: u16,
     environment: &[(String, String)],
+    prelude: &str,
 ) -> (Child, u16, Option<String>) {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(directory.join("service.log"))
         .expect("a log");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+    let mut process = Command::new("sh")
+        .args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_gateway-events"))
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
         .arg(directory)
         .envs(environment.iter().map(|(key, value)| (key, value)))
@@ -212,13 +310,16 @@ impl Socket {
     /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
     /// when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// The same, byte for byte.
+    pub(crate) async fn next_text(&mut self) -> Option<String> {
         loop {
             let next =
                 tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match next {
-                Some(Ok(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).expect("JSON"));
-                }
+                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
                 // Reading has queued the echo; flushing sends it.
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
@@ -266,4 +367,13 @@ pub(crate) fn deployed(gateways: &[&str], deployment: &str) -> Value {
         "gatewayIds": gateways,
         "payload": {"apiId": "a-1", "deploymentId": deployment, "performedAt": "2026-01-31T09:30:00.001Z"},
     })
+}
+
+/// A gateway's report that it could not apply that deployment.
+pub(crate) fn failed_report(deployment: &str) -> String {
+    json!({"type": "deployment.ack", "payload": {
+        "deploymentId": deployment, "artifactId": "a-1", "resourceType": "api", "action": "deploy",
+        "status": "failed", "performedAt": "2026-01-31T09:30:00.001Z",
+        "errorCode": "GATEWAY_PROCESSING_ERROR"}})
+    .to_string()
 }

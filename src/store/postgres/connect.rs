@@ -59,6 +59,11 @@ pub enum OpenError {
     /// The database does not hold UTF-8.
     #[error("the database's encoding is {0}; create one with `encoding 'UTF8'`")]
     Encoding(String),
+    /// It lacks migrations.
+    #[error(
+        "the database is none of this version; run `gateway-events migrate`, or start the service once"
+    )]
+    Behind,
     /// The schema is not ours.
     #[error(transparent)]
     Schema(#[from] crate::store::SchemaError),

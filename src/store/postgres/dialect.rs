@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::sql::Chore;
 use super::sql::connections::Left;
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, NodeId};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
 
 mod attempts;
 mod batches;
+mod inbox;
 mod positions;
 mod reads;
 mod types;
@@ -22,6 +23,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use inbox::*;
 pub(super) use positions::*;
 pub(super) use reads::*;
 pub(super) use walks::*;
@@ -115,7 +117,9 @@ pub(super) async fn left_by_dead_nodes(
     Ok(query_as!(
         Left,
         r#"
-        select c.id as "id!: ConnectionId", c.gateway as "gateway!: GatewayKey" from connections c
+        select c.id as "id!: ConnectionId", c.gateway as "gateway!: GatewayKey",
+            g.id as "gateway_id!: GatewayId"
+        from connections c join gateways g using (gateway)
         where c.closed_at is null and c.node <> $1 and not exists (
             select 1 from nodes n
             where n.id = c.node and n.stopped_at is null and n.heartbeat_at >= $2

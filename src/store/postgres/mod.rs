@@ -21,6 +21,7 @@ mod dialect;
 mod migrations;
 mod news;
 mod options;
+mod recovery;
 #[cfg(test)]
 mod scratch;
 mod session;
@@ -28,10 +29,12 @@ mod session;
 #[path = "../sql/mod.rs"]
 mod sql;
 mod verify;
+mod watch_inbox;
 
 pub use connect::OpenError;
 pub use migrations::{migrate, pending_migrations};
 pub use options::Options;
+pub use recovery::add_admin_token;
 pub use verify::verify;
 
 use news::News;
@@ -52,6 +55,7 @@ pub struct PostgresStore {
     askers: PgPool,
     answer_timeout: Duration,
     writer: Writer,
+    inbox: watch_inbox::Watch,
     /// What runs beside the verbs, and its end.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -71,10 +75,11 @@ impl PostgresStore {
         let session = Session::new(settings.clone(), Some(connection), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let inbox = watch_inbox::Watch::new(settings.clone(), stop.clone());
         let news = News { node, wake: wake.clone(), pool: pool.clone(), settings };
         news.start(&tasks, &stop);
         let store =
-            Arc::new(Self { node, wake, pool, askers, answer_timeout, writer, tasks, stop });
+            Arc::new(Self { node, wake, pool, askers, answer_timeout, writer, inbox, tasks, stop });
         store.begin().await?;
         Ok(store)
     }
@@ -111,6 +116,21 @@ impl PostgresStore {
                 "the server is a standby and takes no writes".to_owned(),
             ));
         }
+        Ok(())
+    }
+
+    /// Waits for another program's commit.
+    async fn watch_inbox(&self) -> Result<()> {
+        self.inbox.changed().await
+    }
+
+    /// The server's disk is the server's to watch.
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "a file's disk is ours to watch"
+    )]
+    const fn check_space(&self) -> Result<()> {
         Ok(())
     }
 

@@ -70,7 +70,7 @@ impl News {
         let mut quiet = 0;
         loop {
             if listener.is_none() {
-                listener = subscribe(&pool).await;
+                listener = subscribe(&pool, CHANNEL).await;
             }
             // After listening: what was appended before is found, and what is
             // appended later is heard.
@@ -130,22 +130,24 @@ impl News {
     }
 }
 
-async fn subscribe(pool: &PgPool) -> Option<PgListener> {
+/// Listens to a channel, if the server can be reached.
+pub(super) async fn subscribe(pool: &PgPool, channel: &str) -> Option<PgListener> {
     let subscribing = async {
         let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+        listener.listen(channel).await?;
         Ok::<_, sqlx::Error>(listener)
     };
     match limited(subscribing).await {
         Ok(listener) => Some(listener),
         Err(error) => {
-            tracing::debug!(%error, "other nodes can't be heard; their logs are looked at instead");
+            tracing::debug!(%error, channel, "nothing can be heard; it is looked for instead");
             None
         }
     }
 }
 
-async fn is_there(ear: &mut PgListener) -> bool {
+/// Whether the connection still lives.
+pub(super) async fn is_there(ear: &mut PgListener) -> bool {
     let asked = sqlx::query("select 1").execute(&mut *ear);
     timeout(STILL_THERE, asked).await.is_ok_and(|answered| answered.is_ok())
 }

@@ -48,32 +48,34 @@ impl Session {
 
     /// Whether connecting failed a moment ago, so that there is no use in
     /// trying the next command.
-    pub(super) fn is_away(&self) -> bool {
+    fn is_away(&self) -> bool {
         self.away_until.is_some_and(|until| Instant::now() < until)
     }
+
+    /// There is nothing that needs looking after.
+    #[expect(clippy::unused_async, reason = "a file's disk is ours to watch")]
+    pub(super) async fn upkeep(&mut self) {}
 
     /// Runs a batch as one transaction.
     pub(super) async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Done, Failure> {
         // Taken, and put back when all went well: a connection that is dropped
         // on the way is closed, and the server undoes what it had begun.
-        let mut connection = self.connected().await?;
-        let mut transaction = limited(connection.begin()).await?;
-        let statements = batch::statements(&mut transaction, node, batch);
-        let done = limited(async { Ok::<_, StoreError>(statements.await) });
-        let done = match done.await.unwrap_or_else(|error| Err(error.into())) {
+        let mut connection = self.connected().await.map_err(Failure::Refused)?;
+        let mut transaction = limited(connection.begin()).await.map_err(Failure::Undone)?;
+        let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,
-            Err(failure) => {
+            Err(error) => {
                 if limited(transaction.rollback()).await.is_ok() {
                     self.connection = Some(connection);
                 }
-                return Err(failure);
+                return Err(Failure::of(error));
             }
         };
         if let Err(error) = limited(transaction.commit()).await {
             return Err(Failure::Unknown(error.to_string()));
         }
         self.connection = Some(connection);
-        Ok(done)
+        Ok(done?)
     }
 
     /// Runs a job as a transaction of its own, beside those of the writer.
@@ -146,7 +148,7 @@ async fn transact(connection: &mut PgConnection, job: Job) -> Result<()> {
     };
     // A job that is broken off here has nobody left to answer; its caller hears that.
     let outcome = limited(async { Ok::<_, StoreError>(job(Ok(&mut *transaction)).await) }).await?;
-    if !outcome.keep {
+    if outcome.undo.is_some() {
         let undone = limited(transaction.rollback()).await;
         (outcome.finish)(Ok(()));
         return undone;

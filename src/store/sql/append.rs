@@ -12,7 +12,7 @@ use super::targets::Targets;
 use crate::clock::Timestamp;
 use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
-    Appended, AppendedDelivery, NewEvent, Publish, Published, Refusal, Result, StoreError,
+    Appended, AppendedDelivery, Judged, NewEvent, Publish, Published, Refusal, Result, StoreError,
 };
 
 /// What a batch appended.
@@ -101,24 +101,36 @@ pub(super) async fn append(
     Ok(Outcome { answers, grown })
 }
 
+/// What is known while a batch is planned.
+struct Planner<'a> {
+    known: HashMap<Identity, (Vec<u8>, Appended)>,
+    targets: &'a Targets,
+    /// The batch's own new events, by id.
+    met: HashMap<Identity, usize>,
+    fresh: Vec<Fresh<'a>>,
+}
+
 /// Decides, request by request and event by event, what is new.
 async fn plan<'a>(
     connection: &mut Connection,
     publishes: &[&'a Publish],
-    targets: &Targets,
+    targets: &'a Targets,
 ) -> Result<(Vec<Answer>, Vec<Fresh<'a>>)> {
     let kept = repeats::kept_answers(connection, publishes).await?;
-    let known = repeats::known_events(connection, publishes).await?;
-    let mut keys: HashMap<(OrganisationKey, &str), usize> = HashMap::new();
-    let mut met: HashMap<Identity, usize> = HashMap::new();
-    let mut fresh: Vec<Fresh<'a>> = Vec::new();
+    let mut planner = Planner {
+        known: repeats::known_events(connection, publishes).await?,
+        targets,
+        met: HashMap::new(),
+        fresh: Vec::new(),
+    };
+    let mut keys: HashMap<Identity, usize> = HashMap::new();
     let mut answers = Vec::with_capacity(publishes.len());
     for (place, publish) in publishes.iter().copied().enumerate() {
         if let Some((key, digest)) = &publish.idempotency {
-            let name = (publish.organisation, key.as_str());
-            if let Some((kept_digest, answer)) = kept.get(&(publish.organisation, key.clone())) {
+            let name = (publish.organisation, key.clone());
+            if let Some((kept_digest, answer)) = kept.get(&name) {
                 answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
-                    Published::Done(answer.clone())
+                    repeats::in_place(answer, publish)
                 } else {
                     Published::KeyReused
                 }));
@@ -135,48 +147,66 @@ async fn plan<'a>(
             }
             keys.insert(name, place);
         }
-        let is_new = |new: &&NewEvent| {
-            let identity = (publish.organisation, new.event.id.as_str().to_owned());
-            !known.contains_key(&identity) && !met.contains_key(&identity)
-        };
-        let of = |new: &NewEvent| targets.count(publish.organisation, &new.target);
-        let deliveries: usize = publish.events.iter().filter(is_new).map(of).sum();
+        let of = |new: &NewEvent| planner.targets.count(publish.organisation, &new.target);
+        let deliveries: usize =
+            publish.fit().filter(|new| planner.is_new(publish.organisation, new)).map(of).sum();
         if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
             answers.push(Answer::Ready(Published::TooMany { deliveries, most: MOST_DELIVERIES }));
             continue;
         }
-        let mut plans = Vec::with_capacity(publish.events.len());
-        for new in &publish.events {
-            let identity = (publish.organisation, new.event.id.as_str().to_owned());
-            if let Some((digest, appended)) = known.get(&identity) {
-                plans.push(Plan::Settled(if digest.as_slice() == new.digest {
-                    Ok(appended.clone())
-                } else {
-                    Err(Refusal::IdTaken(new.event.id.clone()))
-                }));
-            } else if let Some(first) = met.get(&identity) {
-                plans.push(if fresh[*first].new.digest == new.digest {
-                    Plan::Fresh(*first)
-                } else {
-                    Plan::Settled(Err(Refusal::IdTaken(new.event.id.clone())))
-                });
-            } else {
-                match targets.of(publish.organisation, &new.target) {
-                    Err(unknown) => {
-                        plans.push(Plan::Settled(Err(Refusal::UnknownGateways(unknown))));
-                    }
-                    Ok(targets) => {
-                        met.insert(identity, fresh.len());
-                        plans.push(Plan::Fresh(fresh.len()));
-                        fresh.push(Fresh { organisation: publish.organisation, new, targets });
-                    }
-                }
-            }
-        }
-        answers.push(Answer::Planned(plans));
+        let plans = publish.events.iter().map(|item| planner.plan(publish.organisation, item));
+        answers.push(Answer::Planned(plans.collect()));
     }
-    Ok((answers, fresh))
+    Ok((answers, planner.fresh))
 }
+
+impl<'a> Planner<'a> {
+    fn is_new(&self, organisation: OrganisationKey, new: &NewEvent) -> bool {
+        let identity = (organisation, new.event.id.as_str().to_owned());
+        !self.known.contains_key(&identity) && !self.met.contains_key(&identity)
+    }
+
+    fn plan(&mut self, organisation: OrganisationKey, item: &'a Judged) -> Plan {
+        let named = repeats::named(item)
+            .map(|(id, digest)| ((organisation, id.as_str().to_owned()), digest));
+        // A repeat comes first: what it says now was judged when it was new.
+        let repeated =
+            named.as_ref().and_then(|(identity, digest)| self.repeated(identity, digest));
+        match (repeated, item) {
+            (Some(Ok(plan)), _) => plan,
+            (_, Err(unfit)) => Plan::Settled(Err(Refusal::Unfit(unfit.problem.clone()))),
+            (Some(Err(Clash)), Ok(new)) => {
+                Plan::Settled(Err(Refusal::IdTaken(new.event.id.clone())))
+            }
+            (None, Ok(new)) => match self.targets.of(organisation, &new.target) {
+                Err(unknown) => Plan::Settled(Err(Refusal::UnknownGateways(unknown))),
+                Ok(targets) => {
+                    let place = self.fresh.len();
+                    self.met.extend(named.map(|(identity, _)| (identity, place)));
+                    self.fresh.push(Fresh { organisation, new, targets });
+                    Plan::Fresh(place)
+                }
+            },
+        }
+    }
+
+    /// What an id has come to already, here or in an earlier batch.
+    fn repeated(
+        &self,
+        identity: &Identity,
+        digest: &[u8; 32],
+    ) -> Option<std::result::Result<Plan, Clash>> {
+        let (first, plan) = match (self.known.get(identity), self.met.get(identity)) {
+            (Some((first, appended)), _) => (first.as_slice(), Plan::Settled(Ok(appended.clone()))),
+            (None, Some(place)) => (self.fresh[*place].new.digest.as_slice(), Plan::Fresh(*place)),
+            (None, None) => return None,
+        };
+        Some(if first == digest { Ok(plan) } else { Err(Clash) })
+    }
+}
+
+/// The id belongs to another content.
+struct Clash;
 
 /// Raises each stream's head once, and gives the numbers below it in order.
 async fn number(

@@ -27,30 +27,44 @@ pub(crate) struct Batch {
 }
 
 /// What a transaction did, in the order of its commands.
+#[derive(Default)]
 pub(crate) struct Done {
     published: Vec<Published>,
     opened: Vec<Result<Opened>>,
     grown: Vec<Grown>,
 }
 
-/// Why a batch was not committed.
+/// Why a transaction was not committed.
 pub(crate) enum Failure {
-    /// A statement failed, and nothing was done.
+    /// Nothing of it was stored, nor would anything of another one be.
+    Refused(StoreError),
+    /// Nothing of it was stored.
     Undone(StoreError),
     /// Another node took an id or a key first; who looks again finds its answer.
     Raced(StoreError),
     /// Together its requests come to too many deliveries; nothing was done.
     /// How many each of them comes to.
     TooMuch(Vec<usize>),
-    /// The commit failed, and what was done is unknown.
+    /// Nobody knows what was stored.
     Unknown(String),
 }
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
+impl Failure {
+    /// Of a statement that failed, in a transaction that was undone for it.
+    pub(crate) fn of(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(_) => Self::Raced(error),
             error => Self::Undone(error),
+        }
+    }
+
+    /// What the caller is told, and whether what is stored is known.
+    pub(crate) fn told(self) -> (StoreError, std::result::Result<(), String>) {
+        match self {
+            Self::Refused(error) | Self::Undone(error) | Self::Raced(error) => (error, Ok(())),
+            // Split before anybody is told.
+            Self::TooMuch(_) => (StoreError::Unavailable("too much at once".to_owned()), Ok(())),
+            Self::Unknown(reason) => (StoreError::Unknown(reason.clone()), Err(reason)),
         }
     }
 }
@@ -137,51 +151,52 @@ impl Batch {
     }
 
     /// Answers everyone with an error.
-    fn fail(self, mut error: impl FnMut() -> StoreError) {
+    fn fail(self, error: &StoreError) {
         for (_, answer, _) in self.appends {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
         for (_, answer) in self.records {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
         for (_, answer) in self.opens {
-            let _ = answer.send(Err(error()));
+            let _ = answer.send(Err(error.clone()));
         }
     }
 }
 
-/// Commits a batch and answers everyone in it. An error says that a commit
+/// Commits a batch and answers everyone in it. An error says that a write
 /// failed, after which nothing may be written any more.
 pub(super) async fn commit(
     session: &mut Session,
     node: NodeId,
     wake: &Wake,
-    batch: Batch,
+    mut batch: Batch,
 ) -> std::result::Result<(), String> {
-    let mut races = RACES;
-    let error = loop {
-        match session.attempt(node, &batch).await {
+    let (mut races, mut is_full) = (RACES, false);
+    let failure = loop {
+        match attempt(session, node, &batch).await {
             Ok(done) => return tell(session, node, wake, batch, done).await,
-            Err(Failure::Unknown(reason)) => {
-                batch.fail(|| StoreError::Unknown(reason.clone()));
-                return if Session::A_FAILED_COMMIT_IS_THE_END { Err(reason) } else { Ok(()) };
-            }
             Err(Failure::TooMuch(weights)) => {
                 return one_by_one(session, node, wake, batch.lighter(&weights)).await;
             }
             Err(Failure::Raced(_)) if races > 0 => races -= 1,
-            Err(Failure::Raced(error) | Failure::Undone(error)) => break error,
+            Err(
+                Failure::Refused(StoreError::StorageFull)
+                | Failure::Undone(StoreError::StorageFull),
+            ) if !is_full => {
+                // What room there is left is for what can't be refused.
+                is_full = true;
+                batch.refuse_appends();
+            }
+            Err(failure) => break failure,
         }
     };
-    if batch.commands() <= 1 {
-        let text = error.to_string();
-        let mut error = Some(error);
-        batch.fail(|| error.take().unwrap_or_else(|| StoreError::Unavailable(text.clone())));
-        return Ok(());
-    }
-    if session.is_away() {
-        batch.fail(|| StoreError::Unavailable(error.to_string()));
-        return Ok(());
+    let takes_others_with_it =
+        matches!(failure, Failure::Undone(_) | Failure::Raced(_)) && batch.commands() > 1;
+    let (error, is_known) = failure.told();
+    if !takes_others_with_it {
+        batch.fail(&error);
+        return if Session::A_FAILED_COMMIT_IS_THE_END { is_known } else { Ok(()) };
     }
     tracing::warn!(%error, "a group commit was undone; each command is tried by itself");
     one_by_one(session, node, wake, batch.apart()).await
@@ -198,25 +213,46 @@ async fn one_by_one(
     while let Some(part) = parts.next() {
         // Boxed because it ends here again, for a smaller batch.
         if let Err(reason) = Box::pin(commit(session, node, wake, part)).await {
-            parts.for_each(|rest| rest.fail(|| StoreError::Unavailable(reason.clone())));
+            parts.for_each(|rest| rest.fail(&StoreError::Unavailable(reason.clone())));
             return Err(reason);
         }
     }
     Ok(())
 }
 
-/// A batch's statements, inside a transaction that the caller commits.
+async fn attempt(
+    session: &mut Session,
+    node: NodeId,
+    batch: &Batch,
+) -> std::result::Result<Done, Failure> {
+    if batch.commands() == 0 {
+        return Ok(Done::default());
+    }
+    session.attempt(node, batch).await
+}
+
+/// What a batch's requests come to, each, when together it is too much.
+pub(crate) struct TooMuch(Vec<usize>);
+
+impl From<TooMuch> for Failure {
+    fn from(TooMuch(weights): TooMuch) -> Self {
+        Self::TooMuch(weights)
+    }
+}
+
+/// A batch's statements, inside a transaction that the caller commits. It does
+/// nothing if together its requests come to too much.
 pub(crate) async fn statements(
     connection: &mut Connection,
     node: NodeId,
     batch: &Batch,
-) -> std::result::Result<Done, Failure> {
+) -> Result<std::result::Result<Done, TooMuch>> {
     let publishes: Vec<&Publish> = batch.appends.iter().map(|(publish, ..)| publish).collect();
     let mut targets = targets::resolve(connection, &publishes).await?;
     if publishes.len() > 1 {
         let weights: Vec<usize> = publishes.iter().map(|publish| targets.weight(publish)).collect();
         if weights.iter().sum::<usize>() > MOST_DELIVERIES {
-            return Err(Failure::TooMuch(weights));
+            return Ok(Err(TooMuch(weights)));
         }
     }
     let records = || batch.records.iter().flat_map(|(records, _)| records);
@@ -241,12 +277,12 @@ pub(crate) async fn statements(
             other => Ok(other?),
         });
     }
-    Ok(Done { published: appended.answers, opened, grown: appended.grown })
+    Ok(Ok(Done { published: appended.answers, opened, grown: appended.grown }))
 }
 
 /// What a request's events weigh in memory.
 pub(super) fn payload_bytes(publish: &Publish) -> usize {
-    publish.events.iter().map(|new| new.event.payload.get().len()).sum()
+    publish.fit().map(|new| new.event.payload.get().len()).sum()
 }
 
 /// Whose stream a record changes.

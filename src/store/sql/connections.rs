@@ -8,8 +8,8 @@ use super::dialect::{self, Connection, query, query_scalar};
 use super::Chore;
 use super::closing::{self, End};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Epoch, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{NewConnection, Opened, Result, StoreError};
+use crate::event::{ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{NewConnection, Opened, Reaped, Result, StoreError};
 
 pub(crate) mod list;
 
@@ -74,6 +74,7 @@ pub(super) async fn open_connection(
         epoch: stream.epoch,
         position,
         head: stream.head,
+        sent: sent_behind(connection, new.gateway, position).await?,
         failed_attempts: failed_attempts(connection, new.gateway, position.next()).await?,
     })
 }
@@ -141,6 +142,29 @@ async fn start_of(
     Ok(Sequence(start))
 }
 
+/// What was sent before without being confirmed. No window is longer than the
+/// stretch that is looked at, however much nobody was there to receive.
+async fn sent_behind(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    position: Sequence,
+) -> Result<Sequence> {
+    const STRETCH: i64 = 1000;
+    let (first, last) = (position.0 + 1, position.0 + STRETCH);
+    let sent = query_scalar!(
+        r#"
+        select max(last_sequence) as "sent?: i64" from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+        "#,
+        gateway.0,
+        first,
+        last
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(sent.map_or(position, Sequence))
+}
+
 async fn failed_attempts(
     connection: &mut Connection,
     gateway: GatewayKey,
@@ -197,16 +221,17 @@ pub(super) async fn node_stopped(
 pub(crate) struct Left {
     pub(crate) id: ConnectionId,
     pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
 }
 
-/// Closes what dead nodes left open. Returns how many, and whose.
+/// Closes what dead nodes left open. Returns them, and whose they are.
 pub(super) async fn reap_dead_nodes(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,
-) -> Result<(u64, Vec<GatewayKey>)> {
+) -> Result<(Vec<Reaped>, Vec<GatewayKey>)> {
     if !dialect::only_one(connection, Chore::Reaping).await? {
-        return Ok((0, Vec::new()));
+        return Ok((Vec::new(), Vec::new()));
     }
     let left = dialect::left_by_dead_nodes(connection, now, node).await?;
     let mut gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
@@ -231,5 +256,9 @@ pub(super) async fn reap_dead_nodes(
         };
         closing::close(connection, now, node, &end).await?;
     }
-    Ok((left.len() as u64, gateways.into_iter().collect()))
+    let reaped = left
+        .iter()
+        .map(|row| Reaped { gateway_id: row.gateway_id, connection_id: row.id })
+        .collect();
+    Ok((reaped, gateways.into_iter().collect()))
 }

@@ -16,7 +16,8 @@
 //! Where nodes share a database this order keeps them from deadlocks: a
 //! transaction locks all streams that it will touch first, by rising key, and
 //! everything else only after that; rows of streams that it has not locked it
-//! passes over if they are taken.
+//! passes over if they are taken. Rows of the inbox are taken before streams,
+//! under a lock of their own.
 
 use super::{Backend, dialect};
 
@@ -30,6 +31,7 @@ mod event_types;
 mod fixture;
 pub(crate) mod gateways;
 mod history;
+pub(crate) mod inbox;
 mod ledger;
 pub(crate) mod positions;
 pub(crate) mod record;
@@ -39,7 +41,7 @@ mod retention;
 pub(crate) mod stream;
 pub(crate) mod sweep;
 pub(crate) mod targets;
-mod tokens;
+pub(crate) mod tokens;
 mod verbs;
 pub(crate) mod verify;
 pub(crate) mod writer;

@@ -7,7 +7,9 @@ use super::dialect::{self, Connection};
 
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, OrganisationKey, Sequence};
-use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
+use crate::store::{
+    Appended, AppendedDelivery, Judged, Publish, Published, Refusal, Result, StoreError,
+};
 
 /// What an event or a key is called across organisations.
 pub(super) type Identity = (OrganisationKey, String);
@@ -32,6 +34,35 @@ pub(crate) struct KnownEvent {
 
 /// Answers by key, each with the digest of the request it belongs to.
 pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
+
+/// An item's id, if it has one that can be read, and the digest of its content.
+pub(super) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
+    match item {
+        Ok(new) => Some((&new.event.id, &new.digest)),
+        Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
+    }
+}
+
+/// A kept answer, item by item. Rows of earlier versions have none for items
+/// that were unfit at that time; where these can't be told from the others any
+/// more, no answer is better than another item's.
+pub(super) fn in_place(
+    kept: &[std::result::Result<Appended, Refusal>],
+    publish: &Publish,
+) -> Published {
+    if kept.len() == publish.events.len() {
+        return Published::Done(kept.to_vec());
+    }
+    if kept.len() != publish.fit().count() {
+        return Published::KeyReused;
+    }
+    let mut kept = kept.iter().cloned();
+    let answers = publish.events.iter().filter_map(|item| match item {
+        Ok(_) => kept.next(),
+        Err(unfit) => Some(Err(Refusal::Unfit(unfit.problem.clone()))),
+    });
+    Published::Done(answers.collect())
+}
 
 /// Answers that were given before for the requests' keys.
 pub(super) async fn kept_answers(
@@ -64,8 +95,13 @@ pub(super) async fn known_events(
 ) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
     let ids: Vec<_> = publishes
         .iter()
-        .flat_map(|publish| publish.events.iter().map(|new| (publish.organisation, &new.event.id)))
+        .flat_map(|publish| {
+            publish.events.iter().filter_map(|item| Some((publish.organisation, named(item)?.0)))
+        })
         .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let mut known = HashMap::new();
     for row in dialect::known_events(connection, &ids).await? {
         let identity = (row.organisation, row.id.as_str().to_owned());
@@ -88,7 +124,10 @@ pub(super) async fn keep_answers(
 ) -> Result<()> {
     let mut rows = Vec::new();
     for (publish, answer) in publishes.iter().zip(answers) {
-        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer) {
+        // What came to nothing needs no memory: a repeat may do better.
+        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer)
+            && results.iter().any(std::result::Result::is_ok)
+        {
             let answer = serde_json::to_string(results)
                 .map_err(|error| StoreError::Unavailable(format!("an answer: {error}")))?;
             rows.push(KeptAnswer {

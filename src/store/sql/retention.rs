@@ -3,13 +3,12 @@
 //! batch looks at one kind of row along an index, and no row twice: a mark says
 //! where the next batch goes on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use std::collections::BTreeSet;
-
-use super::dialect::{self, Connection, query, query_as};
-
 use super::Chore;
+use super::dialect::{self, Connection, query, query_as};
+use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
 use super::positions;
 use crate::clock::Timestamp;
@@ -108,6 +107,10 @@ pub(super) async fn trim(
         TrimStep::Letters => letters::forget_old(connection, oldest, batch, &mut mark).await?,
         TrimStep::Keys => forget_keys(connection, now.minus(REPEATS), batch).await?,
         TrimStep::Connections => forget_connections(connection, oldest, batch).await?,
+        // Like unconfirmed events: what was not delivered is kept longer than what was.
+        TrimStep::Rejected => {
+            forget_rejected(connection, now.minus(limits.hard_max_age), batch).await?
+        }
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;
@@ -140,8 +143,9 @@ async fn logs(
     }
     let mut budget = limits.batch.max(1);
     for stream in found {
-        let rows = cut_off(connection, now, node, limits, &stream, budget, trimmed).await?;
-        budget -= rows;
+        let cut = cut_off(connection, now, node, limits, &stream, budget, trimmed).await?;
+        mark.letters_wait |= cut.beyond_positions;
+        budget -= cut.rows;
         if budget <= 0 {
             // There may be more of this one.
             mark.gateway = stream.gateway.0 - 1;
@@ -177,8 +181,17 @@ async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>>
     .await?)
 }
 
+/// What cutting off a stream's oldest rows came to.
+#[derive(Default)]
+struct Cut {
+    /// So many were looked at.
+    rows: i64,
+    /// Some went although a position has yet to pass them.
+    beyond_positions: bool,
+}
+
 /// Removes a stream's oldest rows, as many as the limits say and the budget
-/// allows; returns how many were looked at.
+/// allows.
 async fn cut_off(
     connection: &mut Connection,
     now: Timestamp,
@@ -187,7 +200,7 @@ async fn cut_off(
     stream: &Stream,
     budget: i64,
     trimmed: &mut Trimmed,
-) -> Result<i64> {
+) -> Result<Cut> {
     let rows = query!(
         r#"
         select o.sequence as "sequence!: i64", o.event as "event!: i64",
@@ -205,7 +218,7 @@ async fn cut_off(
         .take_while(|row| stream.gives(now, limits, row.appended_at, row.sequence))
         .collect();
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
-        return Ok(0);
+        return Ok(Cut::default());
     };
     let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
     // What is left of a deleted gateway's log is nobody's loss.
@@ -227,14 +240,17 @@ async fn cut_off(
     )
     .execute(&mut *connection)
     .await?;
-    letters::forget_trimmed(connection, now.minus(limits.max_age), stream.gateway, range).await?;
+    let passed = if stream.deleted { i64::MAX } else { stream.lowest };
+    let old = now.minus(limits.max_age);
+    letters::forget_trimmed(connection, old, stream.gateway, range, passed).await?;
     // Younger ones stay until they are old enough, so that a repeat is
     // recognised; this is not later than when they are looked at by their age.
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
     let before = now.minus(REPEATS.min(limits.max_age));
     trimmed.events += dialect::forget_trimmed_events(connection, &events, before).await?;
     trimmed.deliveries += gone.len() as u64;
-    Ok(i64::try_from(rows.len()).unwrap_or(i64::MAX))
+    let rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+    Ok(Cut { rows, beyond_positions: range.last.0 > passed })
 }
 
 /// Records what is removed unconfirmed; what is dead already is on record.

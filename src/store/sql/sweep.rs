@@ -7,24 +7,24 @@ use super::dialect::{self, Connection, query};
 
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result};
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{Missed, Range, Result};
 
 /// Records `not_connected` for gateways without a live connection; `None`
-/// looks at all of them. Returns how many deliveries.
+/// looks at all of them. Returns what was recorded.
 pub(super) async fn sweep_not_connected(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,
     gateways: Option<&[GatewayKey]>,
-) -> Result<u64> {
+) -> Result<Vec<Missed>> {
     let mut missed = dialect::unserved(connection, gateways).await?;
     let keys: BTreeSet<GatewayKey> = missed.iter().map(|row| row.gateway).collect();
     if dialect::lock_streams(connection, &keys).await? {
         let keys: Vec<GatewayKey> = keys.into_iter().collect();
         missed = dialect::unserved(connection, Some(&keys)).await?;
     }
-    let mut count = 0;
+    let mut recorded = Vec::with_capacity(missed.len());
     for row in missed {
         let range = Range { first: row.answered.next(), last: row.head };
         let ended = Ended {
@@ -39,14 +39,15 @@ pub(super) async fn sweep_not_connected(
         query!("update streams set missed = $2 where gateway = $1", row.gateway.0, row.head.0)
             .execute(&mut *connection)
             .await?;
-        count += u64::try_from(row.head.0 - row.answered.0).unwrap_or(0);
+        recorded.push(Missed { gateway_id: row.gateway_id, range });
     }
-    Ok(count)
+    Ok(recorded)
 }
 
 /// A stream whose rows from `answered` to `head` nobody was there to receive.
 pub(crate) struct Unserved {
     pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
     pub(crate) head: Sequence,
     pub(crate) answered: Sequence,
 }

@@ -32,7 +32,7 @@ impl Targets {
 
     /// How many deliveries a request comes to at the most.
     pub(super) fn weight(&self, publish: &Publish) -> usize {
-        publish.events.iter().map(|new| self.count(publish.organisation, &new.target)).sum()
+        publish.fit().map(|new| self.count(publish.organisation, &new.target)).sum()
     }
 
     /// How many gateways a target names or finds.
@@ -91,7 +91,7 @@ pub(super) async fn resolve(
     let mut ids = BTreeSet::new();
     let mut labels = HashSet::new();
     for publish in publishes {
-        for new in &publish.events {
+        for new in publish.fit() {
             match &new.target {
                 Target::Gateways(named) => ids.extend(named.iter().copied()),
                 Target::All => _ = labels.insert((publish.organisation, Labels::new())),

@@ -33,6 +33,18 @@ pub(super) async fn organisation(
     .ok_or(StoreError::NotFound("organisation"))
 }
 
+/// Makes an access token that may do everything in the organisation `default`.
+pub(crate) async fn create_admin_token(
+    connection: &mut Connection,
+    now: Timestamp,
+    name: &str,
+    token: NewToken,
+) -> Result<()> {
+    let organisation = organisation(connection, "default").await?;
+    let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
+    create_access_token(connection, now, organisation, name, &scopes, token).await.map(drop)
+}
+
 /// Notes that a token was used, at most once a minute.
 pub(super) async fn note_token_use(
     connection: &mut Connection,

@@ -14,9 +14,9 @@ use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, Organisati
 use crate::store::{
     AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, NewConnection, NewToken, Opened, OutboxPage, Publish, Published,
-    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store, StoreError,
-    SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    GatewayCredential, Labels, Missed, NewConnection, NewToken, Opened, OutboxPage, Publish,
+    Published, Reaped, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store,
+    StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -26,6 +26,8 @@ macro_rules! read {
         $store.reading(move |$connection| Box::pin(async move { $work.await })).await
     };
 }
+
+pub(super) use read;
 
 /// The same for what people ask: it can take its time, so that it waits in a
 /// queue of its own, and is ended when it takes too long.
@@ -41,6 +43,7 @@ macro_rules! write {
         $store.writer.run(move |$connection, $now| Box::pin(async move { $work.await })).await
     };
 }
+pub(super) use write;
 
 impl Backend {
     /// Ends when a commit has failed for good: the process should end with an
@@ -55,8 +58,7 @@ impl Backend {
 
     /// What is due right after opening.
     pub(crate) async fn begin(&self) -> Result<()> {
-        self.node_heartbeat().await?;
-        self.reap_dead_nodes().await.map(drop)
+        self.node_heartbeat().await
     }
 }
 
@@ -73,6 +75,10 @@ impl Store for Backend {
         }
         self.writer.check_progress()?;
         self.check_health().await
+    }
+
+    async fn has_room(&self) -> bool {
+        self.check_space().is_ok()
     }
 
     async fn close(&self) {
@@ -349,9 +355,9 @@ impl Store for Backend {
         write!(self, connection, now => connections::node_heartbeat(connection, now, node))
     }
 
-    async fn reap_dead_nodes(&self) -> Result<u64> {
+    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>> {
         let (node, wake) = (self.node, self.wake.clone());
-        let (count, _) = self
+        let (reaped, _) = self
             .writer
             .run_then(
                 move |connection, now| {
@@ -360,10 +366,10 @@ impl Store for Backend {
                 move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
             )
             .await?;
-        Ok(count)
+        Ok(reaped)
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<u64> {
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
         let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
         write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref()))
     }

@@ -4,6 +4,7 @@
 use super::dialect::{Connection, query};
 use crate::store::{Result, VerifyReport};
 
+mod inbox;
 mod ledger;
 mod log;
 
@@ -18,6 +19,7 @@ pub(crate) async fn check(connection: &mut Connection) -> Result<VerifyReport> {
     let mut report = counts(connection).await?;
     log::check(connection, &mut report.problems).await?;
     ledger::check(connection, &mut report.problems).await?;
+    inbox::check(connection, &mut report.problems).await?;
     Ok(report)
 }
 
@@ -28,7 +30,9 @@ async fn counts(connection: &mut Connection) -> Result<VerifyReport> {
             (select count(*) from events) as "events!: i64",
             (select count(*) from outbox) as "deliveries!: i64",
             (select count(*) from attempts) as "attempts!: i64",
-            (select cast(coalesce(sum(last_sequence - first_sequence + 1), 0) as bigint) from dead_letters) as "dead!: i64"
+            (select cast(coalesce(sum(last_sequence - first_sequence + 1), 0) as bigint) from dead_letters) as "dead!: i64",
+            (select count(*) from inbox) as "inbox!: i64",
+            (select count(*) from inbox_rejected) as "rejected!: i64"
         "#
     )
     .fetch_one(connection)
@@ -39,6 +43,8 @@ async fn counts(connection: &mut Connection) -> Result<VerifyReport> {
         deliveries: row.deliveries,
         attempts: row.attempts,
         dead_letters: row.dead,
+        inbox: row.inbox,
+        rejected: row.rejected,
         problems: Vec::new(),
     })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::batch;
 use super::dialect::{self, Connection, Session};
@@ -23,6 +24,8 @@ const QUEUE_COMMANDS: usize = 1024;
 const BATCH_ITEMS: usize = 2048;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
+/// How often the session looks after what it works with.
+const UPKEEP: Duration = Duration::from_secs(1);
 /// A transaction that takes longer than this is not what a ready node does.
 const STUCK: Duration = Duration::from_secs(3);
 
@@ -66,9 +69,9 @@ impl<T, F> Work<T> for F where
 
 /// How a [`Job`] ended before its commit.
 pub(crate) struct Outcome {
-    /// Commit it, or undo it.
-    pub(crate) keep: bool,
-    /// Tells the caller, given how the commit went.
+    /// Why it is to be undone, or else it is committed.
+    pub(crate) undo: Option<StoreError>,
+    /// Tells the caller, given how the transaction's end went.
     pub(crate) finish: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
@@ -90,8 +93,13 @@ impl Writer {
         let (failed, failure) = watch::channel(None);
         let (begun, busy) = watch::channel(None);
         let queue = Queue { events: bounded(queue.events), bytes: bounded(queue.bytes) };
-        let task = Task { session, node, wake, failed, begun };
-        tokio::spawn(task.run(waiting));
+        let task = Task { session, node, wake, failed: failed.clone(), begun };
+        let task = tokio::spawn(task.run(waiting));
+        tokio::spawn(async move {
+            if let Err(error) = task.await {
+                failed.send_replace(Some(format!("the writer broke down: {error}")));
+            }
+        });
         Self {
             commands,
             queue,
@@ -215,16 +223,16 @@ fn job<T: Send + 'static>(
                 },
                 Err(error) => Err(error),
             };
-            let keep = done.is_ok();
-            let finish = Box::new(move |committed: Result<()>| {
-                let done = done.and_then(|value| committed.map(|()| value));
+            let undo = done.as_ref().err().cloned();
+            let finish = Box::new(move |ended: Result<()>| {
+                let done = ended.and(done);
                 if let Ok(value) = &done {
                     then(value);
                 }
                 // Nobody waiting is no error: the work is done.
                 let _ = answer.send(done);
             });
-            Outcome { keep, finish }
+            Outcome { undo, finish }
         })
     })
 }
@@ -240,8 +248,11 @@ fn stopped() -> StoreError {
 }
 
 async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
-    let unheard = || StoreError::Unavailable("the database gave no answer in time".to_owned());
-    answered.await.unwrap_or_else(|_| Err(unheard()))
+    answered.await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(
+            "the database gave no answer: it took too long, or its writer has stopped".to_owned(),
+        ))
+    })
 }
 
 struct Task {
@@ -255,34 +266,32 @@ struct Task {
 impl Task {
     async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
         let mut next = None;
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let command = match next.take() {
-                Some(command) => Some(command),
-                None => waiting.recv().await,
-            };
+            if next.is_none() {
+                next = tokio::select! {
+                    biased;
+                    _ = upkeep.tick() => {
+                        self.session.upkeep().await;
+                        continue;
+                    }
+                    command = waiting.recv() => command,
+                };
+            }
             self.begun.send_replace(Some(Instant::now()));
-            let going_on = match command {
+            let going_on = match next.take() {
                 None | Some(Command::Stop) => break,
                 Some(Command::Other(job)) => self.session.alone(job).await,
                 Some(command) => {
-                    let mut gathered = batch::Batch::default();
-                    gathered.add(command);
-                    while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
-                        match waiting.try_recv() {
-                            Ok(command @ (Command::Other(_) | Command::Stop)) => {
-                                next = Some(command);
-                                break;
-                            }
-                            Ok(command) => gathered.add(command),
-                            Err(_) => break,
-                        }
-                    }
+                    let (gathered, rest) = gather(command, &mut waiting);
+                    next = rest;
                     self.together(gathered).await
                 }
             };
             self.begun.send_replace(None);
             if let Err(reason) = going_on {
-                tracing::error!(reason, "a commit failed: nothing more is written");
+                tracing::error!(reason, "a write failed: nothing more is written");
                 self.failed.send_replace(Some(reason));
                 break;
             }
@@ -299,4 +308,21 @@ impl Task {
         }
         batch::commit(&mut self.session, self.node, &self.wake, gathered).await
     }
+}
+
+/// A batch of what waits, and the command that ended it because it has no place there.
+fn gather(
+    first: Command,
+    waiting: &mut mpsc::Receiver<Command>,
+) -> (batch::Batch, Option<Command>) {
+    let mut gathered = batch::Batch::default();
+    gathered.add(first);
+    while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
+        match waiting.try_recv() {
+            Ok(command @ (Command::Other(_) | Command::Stop)) => return (gathered, Some(command)),
+            Ok(command) => gathered.add(command),
+            Err(_) => break,
+        }
+    }
+    (gathered, None)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, NodeId};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
 
 use super::sql::Chore;
@@ -12,6 +12,7 @@ use super::sql::connections::Left;
 
 mod attempts;
 mod batches;
+mod inbox;
 mod reads;
 mod types;
 mod walks;
@@ -19,6 +20,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use inbox::*;
 pub(super) use reads::*;
 pub(super) use walks::*;
 
@@ -72,8 +74,10 @@ pub(super) async fn left_by_dead_nodes(
     Ok(query_as!(
         Left,
         r#"
-        select id as "id!: ConnectionId", gateway as "gateway!: GatewayKey" from connections
-        where closed_at is null and node <> $1
+        select c.id as "id!: ConnectionId", c.gateway as "gateway!: GatewayKey",
+            g.id as "gateway_id!: GatewayId"
+        from connections c join gateways g using (gateway)
+        where c.closed_at is null and c.node <> $1
         "#,
         node as _
     )

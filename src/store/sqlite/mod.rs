@@ -4,19 +4,23 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::{SqliteConnection, SqlitePool};
+use tokio::sync::watch;
 
-use super::Result;
+use super::{Result, StoreError};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
 mod dialect;
+mod disk;
 mod migrations;
 mod open;
 mod options;
 mod questions;
+mod recovery;
 #[cfg(test)]
 mod scratch;
 mod session;
@@ -24,14 +28,22 @@ mod session;
 #[path = "../sql/mod.rs"]
 mod sql;
 pub mod verify;
+mod watch_inbox;
 
 pub use migrations::{migrate, pending_migrations};
 pub use open::OpenError;
 pub use options::Options;
+pub use recovery::add_admin_token;
 
 use questions::Questions;
 use session::Session;
 use sql::writer::Writer;
+
+/// The longest that a moment of the file may be read: while it is, the
+/// write-ahead log grows. Whoever asked has given up by then.
+const LONGEST_READ: Duration = Duration::from_secs(25);
+/// Steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 10_000;
 
 type Backend = SqliteStore;
 
@@ -43,26 +55,35 @@ pub struct SqliteStore {
     readers: SqlitePool,
     questions: Questions,
     writer: Writer,
+    /// Why nothing can be written now, if the last try has shown that.
+    trouble: watch::Receiver<Option<String>>,
+    inbox: watch_inbox::Watch,
+    /// Where free space is looked for.
+    options: Options,
     /// Keeps other servers away for as long as this one lives.
     _lock: File,
 }
 
 impl SqliteStore {
-    /// Opens the file, creating and migrating it as needed, and closes the
-    /// connections that an earlier server left open.
+    /// Opens the file, creating and migrating it as needed, and registers the node.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let lock = open::lock(&options.path)?;
         open::create(&options.path)?;
+        let disk = disk::Disk::of(options);
         let mut connection = open::connect(&options.path).await?;
         migrations::run(&mut connection).await?;
         let readers = open::readers(options, options.readers).await?;
         let askers = open::readers(options, options.askers).await?;
         let questions = Questions::new(askers, options.answer_timeout);
-        let session = Session::new(connection, options.path.clone(), options.min_free_bytes);
+        let session = Session::new(connection, options, disk);
+        let trouble = session.trouble();
         let writer = Writer::start(session, options.queue, node, wake.clone());
-        let store = Arc::new(Self { node, wake, readers, questions, writer, _lock: lock });
+        let inbox = watch_inbox::Watch::new(options.path.clone());
+        let options = options.clone();
+        let store =
+            Self { node, wake, readers, questions, writer, trouble, inbox, options, _lock: lock };
         store.begin().await?;
-        Ok(store)
+        Ok(Arc::new(store))
     }
 
     /// Reads one moment of the file.
@@ -70,7 +91,18 @@ impl SqliteStore {
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
     {
+        self.reading_until(Instant::now() + LONGEST_READ, work).await
+    }
+
+    /// The same with another deadline, at which its statement is interrupted.
+    async fn reading_until<T, F>(&self, deadline: Instant, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
         let mut moment = self.readers.begin().await?;
+        let mut handle = moment.lock_handle().await?;
+        handle.set_progress_handler(STEPS, move || Instant::now() < deadline);
+        drop(handle);
         work(&mut moment).await
     }
 
@@ -83,7 +115,11 @@ impl SqliteStore {
         self.questions.ask(work).await
     }
 
+    /// Whether reading works, and writing did at the last try.
     async fn check_health(&self) -> Result<()> {
+        if let Some(reason) = self.trouble.borrow().as_ref() {
+            return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
+        }
         self.reading(|connection| {
             Box::pin(async move {
                 sqlx::query("select 1").execute(connection).await?;
@@ -93,9 +129,79 @@ impl SqliteStore {
         .await
     }
 
+    /// Waits for somebody else's commit.
+    async fn watch_inbox(&self) -> Result<()> {
+        self.inbox.changed().await
+    }
+
+    /// Moving is publishing: rows wait in the inbox until there is space.
+    fn check_space(&self) -> Result<()> {
+        match open::free_bytes(&self.options.path) {
+            Some(free) if free < self.options.min_free_bytes => Err(StoreError::StorageFull),
+            _ => Ok(()),
+        }
+    }
+
     async fn shut(&self) {
         self.questions.close().await;
+        // The writer's connection is the last to close.
+        self.inbox.close().await;
         self.readers.close().await;
         self.writer.stop().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store as _;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_too_long_is_interrupted_and_the_next_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let options = Options { path, readers: 1, ballast_bytes: 0, ..Options::default() };
+        let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let endless =
+            "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n";
+        let reading = store.reading_until(soon, |connection| {
+            Box::pin(async move {
+                Ok(sqlx::query_scalar::<_, i64>(endless).fetch_one(connection).await?)
+            })
+        });
+        let reading = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        let error = reading.expect("it is interrupted").unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        store.organisation("default").await.unwrap();
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn read_only_and_locked_may_pass_and_a_file_that_is_no_database_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        open::create(&path).unwrap();
+        let mut holder = open::connect(&path).await.unwrap();
+        sqlx::query("create table t (n)").execute(&mut holder).await.unwrap();
+        let mut reader = open::connect_read_only(&path).await.unwrap();
+        let write = "insert into t values (1)";
+        let refused = sqlx::query(write).execute(&mut reader).await.unwrap_err();
+        assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)), "read-only");
+        let mut other = open::connect(&path).await.unwrap();
+        sqlx::query("pragma busy_timeout = 0").execute(&mut other).await.unwrap();
+        sqlx::query("begin immediate").execute(&mut holder).await.unwrap();
+        let refused = sqlx::query(write).execute(&mut other).await.unwrap_err();
+        assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)), "locked");
+        let text = directory.path().join("text.db");
+        std::fs::write(
+            &text,
+            "no database at all, although it is long enough to be one".repeat(50),
+        )
+        .unwrap();
+        let Err(OpenError::Database(refused)) = open::connect(&text).await else {
+            panic!("it was opened")
+        };
+        assert!(matches!(StoreError::from(refused), StoreError::Corrupt(_)), "no database");
     }
 }

@@ -52,6 +52,11 @@ pub enum OpenError {
         /// What it is.
         found: String,
     },
+    /// It lacks migrations, or is not there at all.
+    #[error(
+        "{0} is no database of this version; run `gateway-events migrate`, or start the service once"
+    )]
+    Behind(PathBuf),
     /// The schema is not ours.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -163,7 +168,7 @@ fn create_directory(directory: &Path) -> io::Result<()> {
     builder.create(directory)
 }
 
-fn private(path: &Path) -> io::Result<File> {
+pub(super) fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

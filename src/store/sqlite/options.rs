@@ -23,6 +23,11 @@ pub struct Options {
     /// Below this much free space nothing more is published. Receipts and
     /// retention go on, so that space can become free again.
     pub min_free_bytes: u64,
+    /// Held back on the disk, and given up when it is full; 0 for none.
+    pub ballast_bytes: u64,
+    /// Past this size the write-ahead log is emptied, or a warning says what
+    /// keeps it from that.
+    pub max_wal_bytes: u64,
 }
 
 impl Default for Options {
@@ -34,6 +39,8 @@ impl Default for Options {
             answer_timeout: Duration::from_secs(10),
             queue: Queue { events: 4096, bytes: 64 * 1024 * 1024 },
             min_free_bytes: 64 * 1024 * 1024,
+            ballast_bytes: 16 * 1024 * 1024,
+            max_wal_bytes: 64 * 1024 * 1024,
         }
     }
 }

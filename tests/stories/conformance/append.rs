@@ -2,8 +2,9 @@
 
 use gateway_events::event::{EventId, GatewayId, Sequence};
 use gateway_events::store::{Labels, Refusal, Store, Target};
+use serde_json::json;
 
-use super::{Corner, event, event_with};
+use super::{Corner, event, event_with, unfit};
 
 pub(crate) async fn numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store: &dyn Store) {
     let corner = &Corner::of(store).await;
@@ -51,6 +52,54 @@ pub(crate) async fn a_repeated_key_gets_the_first_answer_though_part_of_it_was_r
     assert_eq!(first, again);
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
     assert_eq!(corner.publish_with(request(), Some((&key, [2; 32]))).await, None);
+}
+
+pub(crate) async fn a_repeated_key_gets_every_item_of_the_first_answer(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let fit = || Ok(event(Target::Gateways(vec![gateway.id])));
+    let key = Some((gateway.name.as_str(), [1; 32]));
+    let request = vec![unfit(None, "unknown type"), fit(), unfit(None, "too large"), fit()];
+    let first = corner.publish_judged(request, key).await.unwrap();
+    let refused = |why| Err(Refusal::Unfit(json!({"detail": why})));
+    assert_eq!((&first[0], &first[2]), (&refused("unknown type"), &refused("too large")));
+    // Meanwhile the type was registered, and the last event has expired.
+    let request = || vec![fit(), fit(), unfit(None, "too large"), unfit(None, "expired")];
+    assert_eq!(corner.publish_judged(request(), key).await.unwrap(), first);
+    let request = || (0..4).map(|_| unfit(None, "expired")).collect();
+    assert_eq!(corner.publish_judged(request(), key).await.unwrap(), first);
+    assert_eq!(corner.again(&gateway).await.head, Sequence(2));
+}
+
+pub(crate) async fn a_repeat_gets_the_first_answer_though_it_is_unfit_by_now(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let first = event(Target::Gateways(vec![gateway.id]));
+    let id = Some(&first.event.id);
+    // Two at the same time, the moment of expiry between them; and one later.
+    let request = vec![Ok(first.clone()), unfit(id, "expired")];
+    let answers = corner.publish_judged(request, None).await.unwrap();
+    assert!(answers[0].is_ok());
+    assert_eq!(answers[0], answers[1]);
+    let later = corner.publish_judged(vec![unfit(id, "expired")], None).await.unwrap();
+    assert_eq!(later[0], answers[0]);
+    let Err(mut other) = unfit(id, "expired") else { unreachable!("it is unfit") };
+    other.identity = id.map(|id| (id.clone(), [2; 32]));
+    let refused = corner.publish_judged(vec![Err(other)], None).await.unwrap();
+    assert_eq!(refused, [Err(Refusal::Unfit(json!({"detail": "expired"})))]);
+}
+
+pub(crate) async fn what_came_to_nothing_may_do_better_under_the_same_key(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let key = Some((gateway.name.as_str(), [1; 32]));
+    let nobody = event(Target::Gateways(vec![GatewayId::new()]));
+    let refused = corner.publish_with(vec![nobody], key).await.unwrap();
+    assert!(refused[0].is_err());
+    let refused = corner.publish_judged(vec![unfit(None, "too large")], key).await.unwrap();
+    assert!(refused[0].is_err());
+    let mended = event(Target::Gateways(vec![gateway.id]));
+    assert!(corner.publish_with(vec![mended], key).await.unwrap()[0].is_ok());
 }
 
 pub(crate) async fn an_unknown_gateway_refuses_its_event_alone(store: &dyn Store) {

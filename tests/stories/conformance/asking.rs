@@ -171,7 +171,7 @@ pub(crate) async fn a_request_may_come_to_a_bounded_number_of_deliveries(store: 
     let ids: Vec<_> = gateways.iter().map(|gateway| gateway.id).collect();
     let publish = |gateways: usize| Publish {
         organisation: corner.organisation,
-        events: (0..1000).map(|_| event(Target::Gateways(ids[..gateways].to_vec()))).collect(),
+        events: (0..1000).map(|_| Ok(event(Target::Gateways(ids[..gateways].to_vec())))).collect(),
         idempotency: Some((ids[0].to_string(), [9; 32])),
     };
     let refused = store.append(publish(21)).await.unwrap();
@@ -215,6 +215,6 @@ pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(),
     let organisation = store.organisation("default").await?;
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
     let id = EventId::new(uuid::Uuid::now_v7().to_string()).unwrap();
-    let events = vec![event_with(id, Target::Gateways(Vec::new()), &payload)];
+    let events = vec![Ok(event_with(id, Target::Gateways(Vec::new()), &payload))];
     store.append(Publish { organisation, events, idempotency: None }).await.map(drop)
 }

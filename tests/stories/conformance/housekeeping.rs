@@ -1,13 +1,21 @@
 //! The sweep and retention.
 
+use std::time::Duration;
+
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::{Record, RetentionLimits, Store, Target, TrimMark, Trimmed};
+use gateway_events::event::{ConnectionId, Reason, Sequence};
+use gateway_events::store::{
+    Gateway, Missed, Record, RetentionLimits, Store, Target, TrimMark, Trimmed,
+};
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
 
-/// One whole pass.
-async fn pass(store: &dyn Store, limits: &RetentionLimits, mark: &mut TrimMark) -> Trimmed {
+/// One whole pass of retention.
+pub(crate) async fn pass(
+    store: &dyn Store,
+    limits: &RetentionLimits,
+    mark: &mut TrimMark,
+) -> Trimmed {
     let mut total = Trimmed::default();
     loop {
         let batch = store.trim(limits, mark).await.unwrap();
@@ -26,15 +34,16 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 1500);
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 0);
+    let missed = |first, last| vec![Missed { gateway_id: gateway.id, range: range(first, last) }];
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1, 1500));
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
     corner.fill(&gateway, 1).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 0);
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), 1);
+    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1501, 1501));
 }
 
 pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
@@ -108,7 +117,7 @@ pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs
     let (on_fast, _, _) = corner.open(&fast).await;
     let (on_slow, _, _) = corner.open(&slow).await;
     corner.record(vec![confirmed(&fast, on_fast, 1, 1)]).await;
-    let limits = RetentionLimits { max_age: std::time::Duration::ZERO, batch: 7, ..keep_all() };
+    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 7, ..keep_all() };
     let mut mark = TrimMark::default();
     assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
     let kept = store.event_history(corner.organisation, &id).await.unwrap().unwrap();
@@ -155,7 +164,7 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     corner.record(vec![failed(1), failed(3)]).await;
     let dead = async || store.totals(corner.organisation).await.unwrap().dead_letters - before;
     assert_eq!(dead().await, 2);
-    let limits = RetentionLimits { max_age: std::time::Duration::ZERO, batch: 1, ..keep_all() };
+    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 1, ..keep_all() };
     let mut mark = TrimMark::default();
     pass(store, &limits, &mut mark).await;
     assert_eq!(dead().await, 2, "nothing is confirmed");
@@ -165,4 +174,42 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     corner.record(vec![confirmed(&gateway, id, 3, 3)]).await;
     pass(store, &limits, &mut mark).await;
     assert_eq!(dead().await, 0);
+}
+
+pub(crate) async fn what_retention_took_fails_once_whoever_comes_back_for_it(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 10).await;
+    let (late, _, _) = corner.open(&gateway).await;
+    let (later, _, _) = corner.open(&gateway).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let limits = RetentionLimits { hard_max_events: 4, ..keep_all() };
+    let mut mark = TrimMark::default();
+    assert_eq!(pass(store, &limits, &mut mark).await.lost, 6);
+    let forget = RetentionLimits { max_age: Duration::ZERO, ..keep_all() };
+    for id in [late, later] {
+        // However old the dead letters are: whoever has yet to pass them must know them.
+        pass(store, &forget, &mut mark).await;
+        corner.record(vec![lost(&gateway, id, 1, 6)]).await;
+        let after = store.totals(corner.organisation).await.unwrap();
+        assert_eq!(after.failed_attempts - before.failed_attempts, 6);
+        assert_eq!(after.confirmed, before.confirmed, "nobody has received them");
+        assert_eq!(after.dead_letters - before.dead_letters, 6);
+        assert_eq!(corner.again(&gateway).await.confirmed, Sequence(6));
+    }
+    pass(store, &forget, &mut mark).await;
+    pass(store, &forget, &mut mark).await;
+    let after = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(after.dead_letters, before.dead_letters);
+}
+
+fn lost(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> Record {
+    Record::Skipped {
+        gateway: gateway.key,
+        connection,
+        range: range(first, last),
+        reason: Reason::Retention,
+        advance_to: Some(Sequence(last)),
+        at: Timestamp::now(),
+    }
 }

@@ -1,10 +1,12 @@
 //! What is on record of each outcome, once.
 
+use std::time::Duration;
+
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::{Record, Store, Target};
+use gateway_events::store::{Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark};
 
-use super::{Corner, closed, confirmed, event, ids, range};
+use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
 
 pub(crate) async fn dead_letters_are_passed_and_not_counted_as_confirmed(store: &dyn Store) {
     let corner = Corner::of(store).await;
@@ -102,4 +104,55 @@ pub(crate) async fn an_event_that_another_replica_confirmed_is_not_given_up(stor
         .record(vec![closed(&gateway, slow, Reason::ConnectionLost, Some(range(1, 2)), true)])
         .await;
     assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, before);
+}
+
+pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_retention(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 5).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let counted = async |what: &str, expected: (i64, i64, i64, i64)| {
+        let now = store.totals(corner.organisation).await.unwrap();
+        let grown = (
+            now.confirmed - before.confirmed,
+            now.failed_attempts - before.failed_attempts,
+            now.dead_letters - before.dead_letters,
+            now.pending - before.pending + 5,
+        );
+        assert_eq!(grown, expected, "confirmed, failed, dead, pending after {what}");
+    };
+    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    counted("nobody was there", (0, 5, 0, 5)).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    for what in ["receipts", "the same receipts"] {
+        corner.record(vec![confirmed(&gateway, id, 1, 3)]).await;
+        counted(what, (3, 5, 0, 2)).await;
+    }
+    let report = |reason| Record::Reported {
+        gateway: gateway.key,
+        connection: id,
+        sequence: Sequence(2),
+        result: Err((reason, String::new())),
+        at: Timestamp::now(),
+    };
+    for what in ["a reported failure", "the same report"] {
+        corner.record(vec![report(Reason::ApplyFailed)]).await;
+        counted(what, (2, 6, 1, 2)).await;
+    }
+    for what in ["a redrive", "the same redrive"] {
+        let one = RedriveSelection::One(gateway.id, Sequence(2));
+        store.redrive(corner.organisation, one, false).await.unwrap();
+        counted(what, (2, 6, 0, 3)).await;
+    }
+    let (other, position, _) = corner.open(&gateway).await;
+    assert_eq!(position, Sequence(3));
+    for connection in [id, other] {
+        corner.record(vec![confirmed(&gateway, connection, 4, 6)]).await;
+        counted("receipts of two connections", (5, 6, 0, 0)).await;
+    }
+    let limits = RetentionLimits { max_events: 1, max_age: Duration::ZERO, ..keep_all() };
+    pass(store, &limits, &mut TrimMark::default()).await;
+    counted("retention", (5, 6, 0, 0)).await;
 }

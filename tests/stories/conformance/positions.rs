@@ -2,9 +2,9 @@
 
 use futures_util::FutureExt as _;
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::Store;
+use gateway_events::store::{Missed, Store};
 
-use super::{Corner, closed, confirmed, connection};
+use super::{Corner, closed, confirmed, connection, range};
 
 pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store: &dyn Store) {
     let corner = Corner::of(store).await;
@@ -36,6 +36,20 @@ pub(crate) async fn replicas_that_come_back_in_any_order_find_every_position(sto
     assert_eq!(position, Sequence(7), "the second one takes over what the fast one left");
 }
 
+pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 10).await;
+    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    let first = connection(&gateway);
+    let opened = store.open_connection(first.clone()).await.unwrap();
+    assert_eq!((opened.position, opened.sent), (Sequence::ZERO, Sequence::ZERO));
+    let end = closed(&gateway, first.id, Reason::ConnectionLost, Some(range(2, 4)), false);
+    corner.record(vec![confirmed(&gateway, first.id, 1, 1), end]).await;
+    let opened = store.open_connection(connection(&gateway)).await.unwrap();
+    assert_eq!((opened.position, opened.sent), (Sequence(1), Sequence(4)));
+}
+
 pub(crate) async fn a_late_receipt_brings_no_taken_over_position_back(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
@@ -59,5 +73,6 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     let live =
         store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
-    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), 2);
+    let missed = Missed { gateway_id: gateway.id, range: range(1, 2) };
+    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), [missed]);
 }

@@ -129,9 +129,10 @@ pub(in super::super) async fn unserved(
     Ok(query_as!(
         Unserved,
         r#"
-        select s.gateway as "gateway!: GatewayKey", s.head as "head!: Sequence",
-            greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
-        from streams s left join cursors u on u.gateway = s.gateway and u.instance = ''
+        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            s.head as "head!: Sequence", greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
         where s.head > greatest(s.missed, coalesce(u.received, 0))
             and (s.gateway = any($1) or $1 is null)
             and not exists (

@@ -32,6 +32,7 @@ async fn prepared() -> (Database, GatewayKey, GatewayId) {
     }
     database.cursor(key.0, 7).await;
     database.dead(key.0, 2, 5).await;
+    database.run("update streams set confirmed_total = 3 where gateway = $1", &[key.0]).await;
     database.trim(key.0, 2).await;
     (database, key, id)
 }

@@ -12,7 +12,8 @@ pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String
     confirmed(connection, problems).await?;
     dead_letters(connection, problems).await?;
     dead_totals(connection, problems).await?;
-    totals(connection, problems).await
+    totals(connection, problems).await?;
+    confirmed_totals(connection, problems).await
 }
 
 async fn attempts(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
@@ -179,5 +180,42 @@ async fn totals(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
             ));
         }
     }
+    Ok(())
+}
+
+/// A gateway's position counts what was confirmed and, as dead letters, what
+/// was not. Retention forgets dead letters, but none above a log's floor.
+async fn confirmed_totals(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        with counted as materialized (
+            select g.name, s.confirmed_total as total, coalesce(own.received, 0) as position,
+                s.floor, coalesce((
+                    select cast(sum(case when d.last_sequence < own.received then d.last_sequence
+                        else own.received end - d.first_sequence + 1) as bigint)
+                    from dead_letters d
+                    where d.gateway = s.gateway and d.first_sequence <= own.received
+                ), 0) as dead
+            from streams s join gateways g using (gateway)
+            left join cursors own on own.gateway = s.gateway and own.instance = ''
+            where g.deleted_at is null
+        )
+        select name as "name!: String", total as "total!: i64", position as "position!: i64",
+            dead as "dead!: i64"
+        from counted
+        where total > position - dead
+            or total < position - dead - case when floor < position then floor else position end
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "gateway {:?}: its total of confirmed deliveries is {}, but its position is {} with {} dead letters",
+            row.name, row.total, row.position, row.dead
+        )
+    }));
     Ok(())
 }

@@ -18,6 +18,15 @@ async fn sound() -> (Database, i64) {
     database.cursor(gateway, 4).await;
     database.dead(gateway, 4, 4).await;
     database.trim(gateway, 1).await;
+    database.run("update streams set confirmed_total = 3 where gateway = $1", &[gateway]).await;
+    for row in [
+        "insert into inbox (id, type, payload) values (3, 'a.b', '{}')",
+        "update inbox_progress set drained_to = 2",
+        "insert into inbox_rejected (inbox_id, organisation, type, payload, inserted_at, reason, detail, rejected_at)
+         select 2, 'default', type, payload, inserted_at, 'invalid', 'west', inserted_at from inbox",
+    ] {
+        database.run(row, &[]).await;
+    }
     (database, gateway)
 }
 
@@ -31,6 +40,8 @@ async fn a_sound_database_has_no_problems() {
         deliveries: 5,
         attempts: 2,
         dead_letters: 1,
+        inbox: 1,
+        rejected: 1,
         problems: Vec::new(),
     };
     assert_eq!(report, expected);
@@ -78,7 +89,23 @@ async fn each_kind_of_damage_is_told_with_its_gateway() {
             "update streams set last_failure_at = null where gateway = $1",
             "no last failure is noted",
         ),
+        (
+            "update streams set confirmed_total = 4 where gateway = $1",
+            "confirmed deliveries is 4, but its position is 4 with 1 dead letters",
+        ),
+        (
+            "update streams set confirmed_total = 1 where gateway = $1",
+            "confirmed deliveries is 1, but its position is 4 with 1 dead letters",
+        ),
         ("delete from streams where gateway = $1", "has no log"),
+        (
+            "insert into inbox (id, type, payload) select 2, 'west', name from gateways where gateway = $1",
+            "row 2 (\"west\") was moved, but is still there",
+        ),
+        (
+            "update inbox_rejected set inbox_id = 3 where $1 > 0",
+            "row 3 (\"west\") was rejected, but is beyond the last one moved, 2",
+        ),
     ] {
         let (mut database, gateway) = sound().await;
         database.run(Scratch::WITHOUT_FOREIGN_KEYS, &[]).await;

@@ -124,9 +124,10 @@ pub(in super::super) async fn unserved(
     Ok(query_as!(
         Unserved,
         r#"
-        select s.gateway as "gateway!: GatewayKey", s.head as "head!: Sequence",
-            max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
-        from streams s left join cursors u on u.gateway = s.gateway and u.instance = ''
+        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            s.head as "head!: Sequence", max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
         where s.head > max(s.missed, coalesce(u.received, 0))
             and ($1 is null or s.gateway in (select value from json_each($1)))
             and not exists (

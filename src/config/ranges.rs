@@ -1,0 +1,55 @@
+//! Numbers and durations that mean nothing at zero, and those that a promise
+//! bounds: a setting that would break a promise is refused.
+
+use std::time::Duration;
+
+use super::origins::Origins;
+use super::{Config, ConfigError};
+
+/// A dead gateway is detected within this, whatever is set.
+const DETECTION: Duration = Duration::from_secs(30);
+
+/// Checks every such setting; an error names the first that is outside.
+pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
+    let Config { server, delivery, database, retention, .. } = config;
+    let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+    for (key, is_positive) in [
+        ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
+        ("server.max_http_connections", server.max_http_connections > 0),
+        ("delivery.max_connections", delivery.max_connections > 0),
+        ("delivery.max_attempts", delivery.max_attempts > 0),
+        ("delivery.window_events", delivery.window_events > 0),
+        ("delivery.window_bytes", delivery.window_bytes.as_u64() > 0),
+        ("database.readers", database.readers > 0),
+        ("database.queue_events", database.queue_events > 0),
+        ("retention.max_events", retention.max_events > 0),
+    ] {
+        if !is_positive {
+            return refuse(key, "must be at least 1");
+        }
+    }
+    for (key, duration) in [
+        ("server.handshake_timeout", server.handshake_timeout),
+        ("server.header_timeout", server.header_timeout),
+        ("server.idle_timeout", server.idle_timeout),
+        ("server.request_timeout", server.request_timeout),
+        ("delivery.heartbeat_interval", delivery.heartbeat_interval),
+        ("delivery.confirmation_timeout", delivery.confirmation_timeout),
+        ("delivery.write_timeout", delivery.write_timeout),
+        ("retention.max_age", retention.max_age),
+    ] {
+        if duration.is_zero() {
+            return refuse(key, "must be longer than nothing, such as \"10s\"");
+        }
+    }
+    if delivery.heartbeat_timeout > DETECTION {
+        return refuse("delivery.heartbeat_timeout", "must be at most \"30s\"");
+    }
+    if delivery.heartbeat_timeout <= delivery.heartbeat_interval {
+        return refuse(
+            "delivery.heartbeat_timeout",
+            "must be longer than delivery.heartbeat_interval, or nobody could answer in time",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The job that empties the inbox: read a page, judge each row, have them
+//! moved. A row that can't be published is put aside with its reason, and
+//! holds up nobody.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Draft, Objection, Rules, rows};
+use crate::clock::Timestamp;
+use crate::event::{EventType, OrganisationKey};
+use crate::store::{
+    Drained, EventTypeInfo, InboxContent, InboxRow, JudgedRow, NewEvent, Rejection,
+    RejectionReason, Result, Store, StoreError, Unreadable,
+};
+
+/// Rows of one transaction, so that whoever publishes by HTTP need not wait long for it.
+const PAGE_ROWS: usize = 500;
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// What a row may have besides its payload: a target can name many gateways.
+const OTHER_BYTES: usize = 1024 * 1024;
+/// How long to wait when the database is away or its disk is full.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often the depth is measured.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// Empties the inbox whenever something comes in, until told to stop.
+pub async fn run(store: Arc<dyn Store>, rules: Arc<Rules>, stop: CancellationToken) {
+    let work = async { tokio::join!(drain(store.as_ref(), &rules), measure(store.as_ref())) };
+    stop.run_until_cancelled(work).await;
+}
+
+async fn drain(store: &dyn Store, rules: &Rules) {
+    loop {
+        // Whether it is an error or a change: the inbox is looked into.
+        if let Err(error) = store.inbox_changed().await {
+            tracing::warn!(%error, "the inbox can't be watched; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        loop {
+            match run_once(store, rules).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the inbox can't be emptied now; its rows are kept");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Moves one page; returns how many rows were moved. After a zero there is
+/// nothing to be moved until something changes.
+pub async fn run_once(store: &dyn Store, rules: &Rules) -> Result<usize> {
+    let max_bytes = PAGE_BYTES.max(rules.event_bytes() + OTHER_BYTES);
+    let page = store.inbox_page(PAGE_ROWS, max_bytes).await?;
+    if page.is_empty() {
+        return Ok(0);
+    }
+    let judged = Judge::new(store, rules).judge(page).await?;
+    let mut moved = 0;
+    match store.drain_inbox(judged.clone()).await {
+        Ok(drained) => moved = report(&drained),
+        // One of them spoils the others' transaction: each gets its own.
+        Err(StoreError::Corrupt(why)) => {
+            tracing::warn!(why, "a page of the inbox was undone; each row is moved by itself");
+            for row in judged {
+                moved += report(&alone(store, row).await?);
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(moved)
+}
+
+/// Moves one row. One that the log itself refuses must not be tried for ever.
+async fn alone(store: &dyn Store, row: JudgedRow) -> Result<Drained> {
+    let id = row.id;
+    match store.drain_inbox(vec![row]).await {
+        Err(error @ StoreError::Corrupt(_)) => {
+            tracing::error!(%error, inbox_id = id, "the log refused a row of the inbox");
+            let rejection = Rejection {
+                reason: RejectionReason::Internal,
+                detail: "the log refused it; the service's log says more".to_owned(),
+            };
+            store.drain_inbox(vec![JudgedRow { id, verdict: Err(rejection) }]).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Judges the rows of one page, asking only once for each organisation and type.
+struct Judge<'a> {
+    store: &'a dyn Store,
+    rules: &'a Rules,
+    organisations: HashMap<String, Option<OrganisationKey>>,
+    types: HashMap<(OrganisationKey, EventType), Option<EventTypeInfo>>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(store: &'a dyn Store, rules: &'a Rules) -> Self {
+        Self { store, rules, organisations: HashMap::new(), types: HashMap::new() }
+    }
+
+    async fn judge(mut self, page: Vec<InboxRow>) -> Result<Vec<JudgedRow>> {
+        let mut judged = Vec::with_capacity(page.len());
+        for row in page {
+            let verdict = match row.content {
+                Ok(content) => self.content(content, row.inserted_at).await?,
+                Err(unreadable) => Err(self.unreadable(unreadable).into()),
+            };
+            judged.push(JudgedRow { id: row.id, verdict });
+        }
+        Ok(judged)
+    }
+
+    /// An error is the store's, and none of the row's.
+    async fn content(
+        &mut self,
+        content: InboxContent,
+        inserted_at: Timestamp,
+    ) -> Result<std::result::Result<(OrganisationKey, NewEvent), Rejection>> {
+        let Some(organisation) = self.organisation(&content.organisation).await? else {
+            let name = crate::event::quoted(&content.organisation);
+            return Ok(Err(Rejection {
+                reason: RejectionReason::UnknownOrganisation,
+                detail: format!("organisation: there is none of the name {name}"),
+            }));
+        };
+        let now = Timestamp::now();
+        let draft = match rows::read(content, inserted_at, now) {
+            Ok(draft) => draft,
+            Err(objection) => return Ok(Err(objection.into())),
+        };
+        let info = self.event_type(organisation, &draft).await?;
+        let judged = self.rules.judge(draft, info.as_ref(), now);
+        Ok(judged.map(|event| (organisation, event)).map_err(Rejection::from))
+    }
+
+    fn unreadable(&self, unreadable: Unreadable) -> Objection {
+        match unreadable {
+            Unreadable::NotUtf8(column) => Objection::invalid(column, "is no UTF-8 text"),
+            Unreadable::TooLarge(bytes) => {
+                Objection::TooLarge { bytes, limit: self.rules.event_bytes() }
+            }
+        }
+    }
+
+    async fn organisation(&mut self, name: &str) -> Result<Option<OrganisationKey>> {
+        if let Some(known) = self.organisations.get(name) {
+            return Ok(*known);
+        }
+        let found = match self.store.organisation(name).await {
+            Ok(key) => Some(key),
+            Err(StoreError::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        self.organisations.insert(name.to_owned(), found);
+        Ok(found)
+    }
+
+    async fn event_type(
+        &mut self,
+        organisation: OrganisationKey,
+        draft: &Draft,
+    ) -> Result<Option<EventTypeInfo>> {
+        let key = (organisation, draft.event_type.clone());
+        if let Some(known) = self.types.get(&key) {
+            return Ok(known.clone());
+        }
+        let found = self.store.event_type(organisation, &draft.event_type).await?;
+        self.types.insert(key, found.clone());
+        Ok(found)
+    }
+}
+
+/// Once per row, and never its payload; returns how many there are.
+fn report(drained: &Drained) -> usize {
+    let appended = u64::try_from(drained.appended).unwrap_or(u64::MAX);
+    metrics::counter!("gateway_events_inbox_appended_total").increment(appended);
+    for (inbox_id, rejection) in &drained.rejected {
+        let reason = rejection.reason;
+        metrics::counter!("gateway_events_inbox_rejected_total", "reason" => reason.as_str())
+            .increment(1);
+        tracing::warn!(
+            target: "inbox",
+            inbox_id,
+            %reason,
+            detail = rejection.detail,
+            "a row of the inbox can't be published and was put aside"
+        );
+    }
+    drained.appended + drained.rejected.len()
+}
+
+/// Says how much waits, and for how long.
+async fn measure(store: &dyn Store) {
+    let mut ticks = tokio::time::interval(MEASURE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let depth = match store.inbox_depth().await {
+            Ok(depth) => depth,
+            Err(error) => {
+                tracing::debug!(%error, "the inbox's depth could not be measured");
+                continue;
+            }
+        };
+        let age = depth.oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest));
+        // Gauges are floats; a depth beyond their precision is a depth all the same.
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is read by people and charts")]
+        metrics::gauge!("gateway_events_inbox_depth").set(depth.rows as f64);
+        metrics::gauge!("gateway_events_inbox_oldest_seconds").set(age.as_secs_f64());
+    }
+}

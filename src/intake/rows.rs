@@ -1,0 +1,53 @@
+//! Reads a row of the inbox, column by column. A refusal names the field by
+//! the word that the API has for it.
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::object::Object;
+use super::{AskedTarget, Draft, Objection};
+use crate::clock::Timestamp;
+use crate::store::InboxContent;
+
+/// The event that a row's publisher wrote. It was published when it was
+/// inserted, unless its clock is ahead of ours.
+pub(super) fn read(
+    content: InboxContent,
+    inserted_at: Timestamp,
+    now: Timestamp,
+) -> Result<Draft, Objection> {
+    let gateway_ids =
+        parsed("gatewayIds", content.gateway_id.as_deref(), |text| text.trim().parse())?;
+    Ok(Draft {
+        event_type: content.event_type.parse().map_err(|why| refusal("type", why))?,
+        payload: json::<Box<RawValue>>("payload", &content.payload)?,
+        gateway_ids: gateway_ids.map(|id| vec![id]),
+        target: content.target.map(|text| target(&text)).transpose()?,
+        id: parsed("id", content.event_id.as_deref(), str::parse)?,
+        correlation_id: parsed("correlationId", content.correlation_id.as_deref(), str::parse)?,
+        user_id: content.user_id,
+        expires_at: parsed("expiresAt", content.expires_at.as_deref(), Timestamp::parse)?,
+        ttl_secs: None,
+        occurred_at: inserted_at.min(now),
+    })
+}
+
+fn parsed<T, E: std::fmt::Display>(
+    field: &'static str,
+    text: Option<&str>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, Objection> {
+    text.map(parse).transpose().map_err(|why| refusal(field, why))
+}
+
+fn target(text: &str) -> Result<AskedTarget, Objection> {
+    json::<Object<AskedTarget>>("target", text).map(|Object(target)| target)
+}
+
+fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, Objection> {
+    serde_json::from_str(text).map_err(|why| refusal(field, format!("is no such JSON: {why}")))
+}
+
+fn refusal(field: &'static str, why: impl std::fmt::Display) -> Objection {
+    Objection::invalid(field, why.to_string())
+}

@@ -1,0 +1,287 @@
+//! The inbox in Postgres. Other programs insert at the same time, and their
+//! rows become visible in the order of their commits, not of their ids.
+
+use super::batches::column;
+use super::{Connection, LOCKS, query, query_as, query_scalar};
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
+use crate::store::postgres::sql::inbox::{Misplaced, Sized};
+use crate::store::{
+    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, StoreError,
+    Unreadable, storable,
+};
+
+type Content = std::result::Result<InboxContent, Unreadable>;
+
+/// Among our advisory locks: whoever moves rows. Held until the transaction ends.
+const DRAIN: i32 = 3;
+
+/// Waits for other nodes that move rows. A statement of its own, so that the
+/// next one sees what they have committed.
+pub(in super::super) async fn lock_inbox(connection: &mut Connection) -> Result<()> {
+    query!("select pg_advisory_xact_lock($1, $2)", LOCKS, DRAIN).execute(connection).await?;
+    Ok(())
+}
+
+/// Which of these rows are there. One that another program is about to delete
+/// is passed over, so that nobody waits for its commit.
+pub(in super::super) async fn take_inbox(
+    connection: &mut Connection,
+    ids: &[i64],
+) -> Result<Vec<i64>> {
+    Ok(query_scalar!(
+        r#"select id as "id!: i64" from inbox where id = any($1) for update skip locked"#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Copies rows as they are.
+pub(in super::super) async fn put_aside(
+    connection: &mut Connection,
+    now: Timestamp,
+    rejected: &[(i64, Rejection)],
+) -> Result<()> {
+    let details = column(rejected, |(_, rejection)| storable(&rejection.detail));
+    query!(
+        r#"
+        insert into inbox_rejected (inbox_id, organisation, type, payload, gateway_id, target,
+            event_id, correlation_id, user_id, expires_at, inserted_at, reason, detail, rejected_at)
+        select i.id, i.organisation, i.type, i.payload, i.gateway_id, i.target,
+            i.event_id, i.correlation_id, i.user_id, i.expires_at, i.inserted_at,
+            r.reason, r.detail, $4
+        from unnest($1::bigint[], $2::text[], $3::text[]) as r (id, reason, detail)
+        join inbox i on i.id = r.id
+        order by i.id
+        "#,
+        &column(rejected, |(id, _)| *id),
+        &column(rejected, |(_, rejection)| rejection.reason.as_str()) as _,
+        &column(&details, AsRef::as_ref) as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn delete_from_inbox(
+    connection: &mut Connection,
+    ids: &[i64],
+) -> Result<()> {
+    query!("delete from inbox where id = any($1)", ids).execute(connection).await?;
+    Ok(())
+}
+
+/// A text's length is known without reading it.
+pub(in super::super) async fn inbox_sizes(
+    connection: &mut Connection,
+    limit: i64,
+) -> Result<Vec<Sized>> {
+    Ok(query_as!(
+        Sized,
+        r#"
+        select id as "id!: i64", inserted_at as "inserted_at!: Timestamp",
+            (octet_length(organisation)::bigint + octet_length(type) + octet_length(payload)
+            + coalesce(octet_length(target), 0) + coalesce(octet_length(event_id), 0)
+            + coalesce(octet_length(correlation_id), 0) + coalesce(octet_length(user_id), 0)) as "bytes!: i64"
+        from inbox order by id limit $1
+        "#,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The columns of these rows, by rising id.
+pub(in super::super) async fn inbox_contents(
+    connection: &mut Connection,
+    ids: &[i64],
+) -> Result<Vec<(i64, Content)>> {
+    let rows = query!(
+        r#"
+        select id as "id!: i64", organisation as "organisation!: String",
+            type as "event_type!: String", payload as "payload!: String",
+            gateway_id::text as "gateway_id?: String", target as "target?: String",
+            event_id as "event_id?: String", correlation_id as "correlation_id?: String",
+            user_id as "user_id?: String", expires_at as "expires_at?: Timestamp"
+        from inbox where id = any($1)
+        order by id
+        "#,
+        ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let content = InboxContent {
+                organisation: row.organisation,
+                event_type: row.event_type,
+                payload: row.payload,
+                gateway_id: row.gateway_id,
+                target: row.target,
+                event_id: row.event_id,
+                correlation_id: row.correlation_id,
+                user_id: row.user_id,
+                expires_at: row.expires_at.map(|at| at.to_string()),
+            };
+            (row.id, Ok(content))
+        })
+        .collect())
+}
+
+/// Columns are cut for the page: a hostile row must not fill the memory.
+pub(in super::super) async fn rejected_rows(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: Option<i64>,
+    filter: &RejectedFilter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<RejectedRow>> {
+    let reason = filter.reason.map(RejectionReason::as_str);
+    let rows = query!(
+        r#"
+        select r.id as "id!: i64", r.inbox_id as "inbox_id!: i64", r.reason as "reason!: String",
+            r.detail as "detail!: String", r.rejected_at as "rejected_at!: Timestamp",
+            r.retried_at as "retried_at?: Timestamp", r.inserted_at as "inserted_at!: Timestamp",
+            left(r.type, 4096) as "event_type!: String", r.gateway_id::text as "gateway_id?: String",
+            left(r.target, 4096) as "target?: String", left(r.event_id, 4096) as "event_id?: String",
+            left(r.correlation_id, 4096) as "correlation_id?: String",
+            left(r.user_id, 4096) as "user_id?: String", r.expires_at as "expires_at?: Timestamp",
+            octet_length(r.payload)::bigint as "payload_bytes!: i64"
+        from inbox_rejected r join organisations o on o.name = r.organisation
+        where o.organisation = $1 and ($2::bigint is null or r.id = $2)
+            and ($3::bigint is null or r.id < $3) and ($4::text is null or r.reason = $4)
+            and ($5::timestamptz is null or r.rejected_at >= $5)
+            and ($6::timestamptz is null or r.rejected_at < $6)
+            and ($7 or r.retried_at is null)
+        order by r.id desc limit $8
+        "#,
+        organisation.0,
+        id,
+        before,
+        reason,
+        filter.from as _,
+        filter.to as _,
+        filter.retried,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(RejectedRow {
+                id: row.id,
+                inbox_id: row.inbox_id,
+                reason: row.reason.parse().map_err(|why| {
+                    StoreError::Corrupt(format!("a rejected row's reason: {why}"))
+                })?,
+                detail: row.detail,
+                rejected_at: row.rejected_at,
+                retried_at: row.retried_at,
+                inserted_at: row.inserted_at,
+                event_type: row.event_type,
+                gateway_id: row.gateway_id,
+                target: row.target,
+                event_id: row.event_id,
+                correlation_id: row.correlation_id,
+                user_id: row.user_id,
+                expires_at: row.expires_at.map(|at| at.to_string()),
+                payload_bytes: row.payload_bytes,
+            })
+        })
+        .collect()
+}
+
+/// The beginning of a payload.
+pub(in super::super) async fn rejected_payload(
+    connection: &mut Connection,
+    id: i64,
+    max_chars: i32,
+) -> Result<String> {
+    Ok(query_scalar!(
+        r#"select left(payload, $2) as "payload!: String" from inbox_rejected where id = $1"#,
+        id,
+        max_chars
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// The oldest that fit and were not put back, locked so that nobody else puts
+/// them back: who waited for the lock finds that it was done.
+pub(in super::super) async fn choose_rejected(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: Option<i64>,
+    filter: &RejectedFilter,
+    limit: i64,
+) -> Result<Vec<i64>> {
+    let reason = filter.reason.map(RejectionReason::as_str);
+    Ok(query_scalar!(
+        r#"
+        select r.id as "id!: i64"
+        from inbox_rejected r join organisations o on o.name = r.organisation
+        where o.organisation = $1 and r.retried_at is null and ($2::bigint is null or r.id = $2)
+            and ($3::text is null or r.reason = $3)
+            and ($4::timestamptz is null or r.rejected_at >= $4)
+            and ($5::timestamptz is null or r.rejected_at < $5)
+        order by r.id limit $6 for update of r
+        "#,
+        organisation.0,
+        id,
+        reason,
+        filter.from as _,
+        filter.to as _,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Inserts rejected rows again; answers how many.
+pub(in super::super) async fn put_back(
+    connection: &mut Connection,
+    now: Timestamp,
+    ids: &[i64],
+) -> Result<u64> {
+    query!(
+        r#"
+        insert into inbox (organisation, type, payload, gateway_id, target, event_id,
+            correlation_id, user_id, expires_at, inserted_at)
+        select organisation, type, payload, gateway_id, target, event_id,
+            correlation_id, user_id, expires_at, inserted_at
+        from inbox_rejected where id = any($1)
+        order by id
+        "#,
+        ids
+    )
+    .execute(&mut *connection)
+    .await?;
+    let done =
+        query!("update inbox_rejected set retried_at = $2 where id = any($1)", ids, now as _)
+            .execute(connection)
+            .await?;
+    Ok(done.rows_affected())
+}
+
+/// Ids don't rise with the commits, so that a row below the last one moved may
+/// have come later; but none that was rejected may still be there.
+pub(in super::super) async fn moved_by_half(
+    connection: &mut Connection,
+    limit: i64,
+) -> Result<Vec<Misplaced>> {
+    Ok(query_as!(
+        Misplaced,
+        r#"
+        select i.id as "id!: i64", convert_to(left(i.type, 100), 'UTF8') as "event_type!: Vec<u8>"
+        from inbox i where exists (select 1 from inbox_rejected r where r.inbox_id = i.id)
+        order by i.id limit $1
+        "#,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}

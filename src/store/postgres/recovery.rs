@@ -1,0 +1,28 @@
+//! A way in for whoever owns the database but has no token: made straight in
+//! it, beside running nodes or without any. Refuses a database that this
+//! version has not migrated.
+
+use sqlx::Connection as _;
+
+use super::connect::{self, OpenError};
+use super::{Options, dialect, migrations, sql};
+use crate::store::NewToken;
+
+/// Makes an access token with all scopes in the organisation `default`.
+/// Running nodes know it at once, since they look tokens up in the database.
+pub async fn add_admin_token(
+    options: &Options,
+    name: &str,
+    token: NewToken,
+) -> Result<(), OpenError> {
+    if !migrations::pending_migrations(options).await?.is_empty() {
+        return Err(OpenError::Behind);
+    }
+    let mut connection = connect::first(&connect::settings(options)?).await?;
+    let mut transaction = connection.begin().await?;
+    let now = dialect::clock(&mut transaction).await?;
+    sql::tokens::create_admin_token(&mut transaction, now, name, token).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(())
+}

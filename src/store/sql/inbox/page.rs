@@ -1,0 +1,54 @@
+//! Looking into the inbox. What stands there was written by others: sizes are
+//! looked at before anything is read, and text may be no text.
+
+use super::super::dialect::{self, Connection, query};
+use crate::clock::Timestamp;
+use crate::store::{InboxDepth, InboxRow, Result, Unreadable};
+
+/// The oldest rows, up to `limit` and about `max_bytes`, but at least one.
+pub(super) async fn page(
+    connection: &mut Connection,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<InboxRow>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows: Vec<InboxRow> = Vec::new();
+    let mut readable = Vec::new();
+    let mut left = max_bytes;
+    for row in dialect::inbox_sizes(connection, limit).await? {
+        let bytes = usize::try_from(row.bytes).unwrap_or(usize::MAX);
+        if bytes <= max_bytes {
+            let Some(rest) = left.checked_sub(bytes) else {
+                break;
+            };
+            left = rest;
+            readable.push(row.id);
+        }
+        let content = Err(Unreadable::TooLarge(u64::try_from(bytes).unwrap_or(u64::MAX)));
+        rows.push(InboxRow { id: row.id, inserted_at: row.inserted_at, content });
+    }
+    if readable.is_empty() {
+        return Ok(rows);
+    }
+    // In the same order.
+    let mut contents = dialect::inbox_contents(connection, &readable).await?.into_iter().peekable();
+    for row in &mut rows {
+        if let Some((_, content)) = contents.next_if(|(id, _)| *id == row.id) {
+            row.content = content;
+        }
+    }
+    Ok(rows)
+}
+
+/// How much waits.
+pub(super) async fn depth(connection: &mut Connection) -> Result<InboxDepth> {
+    let row = query!(
+        r#"
+        select (select count(*) from inbox) as "rows!: i64",
+            (select inserted_at from inbox order by id limit 1) as "oldest?: Timestamp"
+        "#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(InboxDepth { rows: row.rows, oldest: row.oldest })
+}

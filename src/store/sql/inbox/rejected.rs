@@ -1,0 +1,108 @@
+//! Rows that could not be published: shown to those who can put things right,
+//! put back when they have, and forgotten when nobody did.
+
+use super::super::dialect::{self, Connection, query};
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
+use crate::store::{RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError};
+
+/// Rows per retry at the most: it is one transaction, and others wait for it.
+const MOST: i64 = 1_000;
+
+const MISSING: StoreError = StoreError::NotFound("rejected row");
+
+/// A page, newest first.
+pub(super) async fn list(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    filter: &RejectedFilter,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<RejectedRow>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    dialect::rejected_rows(connection, organisation, None, filter, before, limit).await
+}
+
+/// One, with the beginning of its payload.
+pub(super) async fn show(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: i64,
+    max_chars: usize,
+) -> Result<Option<(RejectedRow, String)>> {
+    let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    let found = dialect::rejected_rows(connection, organisation, Some(id), &any, None, 1).await?;
+    let Some(row) = found.into_iter().next() else {
+        return Ok(None);
+    };
+    let max_chars = i32::try_from(max_chars).unwrap_or(i32::MAX);
+    Ok(Some((row, dialect::rejected_payload(connection, id, max_chars).await?)))
+}
+
+/// Puts rows back at the end of the inbox, in the order of their rejection.
+pub(super) async fn retry(
+    connection: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    selection: RetrySelection,
+) -> Result<Retried> {
+    let (one, filter) = match selection {
+        RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
+        RetrySelection::Filter(filter) => (None, filter),
+    };
+    let mut chosen =
+        dialect::choose_rejected(connection, organisation, one, &filter, MOST + 1).await?;
+    if let (Some(id), true) = (one, chosen.is_empty()) {
+        return Err(match show(connection, organisation, id, 0).await? {
+            Some(_) => StoreError::Conflict(format!(
+                "The rejected row {id} has been put back into the inbox already."
+            )),
+            None => MISSING,
+        });
+    }
+    let more = chosen.len() > usize::try_from(MOST).unwrap_or(usize::MAX);
+    if more {
+        chosen.pop();
+    }
+    let retried = dialect::put_back(connection, now, &chosen).await?;
+    Ok(Retried { retried, more })
+}
+
+/// Removes one for good.
+pub(super) async fn delete(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    id: i64,
+) -> Result<()> {
+    let done = query!(
+        r#"
+        delete from inbox_rejected
+        where id = $2 and organisation = (select name from organisations where organisation = $1)
+        "#,
+        organisation.0,
+        id
+    )
+    .execute(connection)
+    .await?;
+    if done.rows_affected() == 0 { Err(MISSING) } else { Ok(()) }
+}
+
+/// Removes a batch of those that were rejected long ago; returns how many.
+pub(crate) async fn forget_rejected(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from inbox_rejected where id in (
+            select id from inbox_rejected where rejected_at < $1 order by rejected_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

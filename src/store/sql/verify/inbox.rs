@@ -1,0 +1,37 @@
+//! The inbox's promise: a row is in it, or it was moved; never both.
+
+use super::super::dialect::{self, Connection, query};
+use super::MOST;
+use crate::event::quoted;
+use crate::store::Result;
+
+pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = dialect::moved_by_half(connection, MOST).await?;
+    problems.extend(rows.into_iter().map(|row| {
+        let event_type = quoted(&String::from_utf8_lossy(&row.event_type));
+        format!("inbox: row {} ({event_type}) was moved, but is still there", row.id)
+    }));
+    rejected(connection, problems).await
+}
+
+async fn rejected(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select r.inbox_id as "id!: i64", r.detail as "detail!: String", p.drained_to as "last!: i64"
+        from inbox_rejected r join inbox_progress p on r.inbox_id > p.drained_to
+        order by r.id limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "inbox: row {} ({}) was rejected, but is beyond the last one moved, {}",
+            row.id,
+            quoted(&row.detail),
+            row.last
+        )
+    }));
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! A way in for whoever owns the file but has no token: made straight in the
+//! database, beside a running server or without one. Refuses a file that this
+//! version has not migrated.
+
+use std::path::Path;
+
+use sqlx::Connection as _;
+
+use super::{OpenError, migrations, open, sql};
+use crate::clock::Timestamp;
+use crate::store::NewToken;
+
+/// Makes an access token with all scopes in the organisation `default`. A
+/// running server knows it at once, since it looks tokens up in the file.
+pub async fn add_admin_token(path: &Path, name: &str, token: NewToken) -> Result<(), OpenError> {
+    if !migrations::pending_migrations(path).await?.is_empty() {
+        return Err(OpenError::Behind(path.to_owned()));
+    }
+    let mut connection = open::connect(path).await?;
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    sql::tokens::create_admin_token(&mut transaction, Timestamp::now(), name, token).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! What other programs insert, and what becomes of it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_events::event::{EventId, GatewayId, Sequence};
+use gateway_events::store::{
+    Gateway, InboxRow, JudgedRow, NewEvent, RejectedFilter, Rejection, RejectionReason,
+    RetentionLimits, RetrySelection, Store, StoreError, Target, TrimMark, Unreadable,
+};
+
+use super::{Corner, event_with, keep_all, pass};
+
+/// Another program, with a connection of its own.
+#[async_trait]
+pub(crate) trait Outsider: Sync {
+    /// Inserts rows in one transaction; returns their events' ids.
+    async fn insert(&self, rows: &[Row]) -> Vec<String>;
+}
+
+/// A row of the inbox; what is left out is left to the database.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) organisation: Option<String>,
+    pub(crate) event_type: String,
+    pub(crate) payload: String,
+    pub(crate) gateway_id: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) event_id: Option<String>,
+}
+
+fn row(payload: &str) -> Row {
+    Row { event_type: "a.b".to_owned(), payload: payload.to_owned(), ..Row::default() }
+}
+
+async fn page(store: &dyn Store) -> Vec<InboxRow> {
+    store.inbox_page(1000, 1 << 20).await.unwrap()
+}
+
+/// Judged to be good, for these gateways.
+fn good(corner: &Corner<'_>, row: &InboxRow, gateways: &[GatewayId]) -> JudgedRow {
+    JudgedRow { id: row.id, verdict: Ok((corner.organisation, event_of(row, gateways))) }
+}
+
+fn event_of(row: &InboxRow, gateways: &[GatewayId]) -> NewEvent {
+    let content = row.content.as_ref().unwrap();
+    let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
+    event_with(id, Target::Gateways(gateways.to_vec()), &content.payload)
+}
+
+fn bad(row: &InboxRow) -> JudgedRow {
+    let rejection =
+        Rejection { reason: RejectionReason::Invalid, detail: "as the story wants it".to_owned() };
+    JudgedRow { id: row.id, verdict: Err(rejection) }
+}
+
+async fn log(store: &dyn Store, gateway: &Gateway) -> Vec<String> {
+    let page = store.read(gateway.key, Sequence::ZERO, 1000, usize::MAX).await.unwrap();
+    page.rows.iter().map(|row| row.event.id.as_str().to_owned()).collect()
+}
+
+pub(crate) async fn rows_are_moved_in_the_order_of_their_insertion(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut ids = outsider.insert(&[row("{\"n\":1}"), row("{\"n\":2}"), row("{\"n\":3}")]).await;
+    ids.extend(outsider.insert(&[row("{\"n\":4}"), row("{\"n\":5}")]).await);
+    assert_eq!(store.inbox_depth().await.unwrap().rows, 5);
+    let judged: Vec<_> =
+        page(store).await.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+    assert_eq!(store.drain_inbox(judged).await.unwrap().appended, 5);
+    assert_eq!(log(store, &gateway).await, ids);
+    let depth = store.inbox_depth().await.unwrap();
+    assert_eq!((depth.rows, depth.oldest), (0, None));
+}
+
+pub(crate) async fn a_row_that_was_moved_already_is_not_moved_again(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    outsider.insert(&[row("{}"), row("{}")]).await;
+    let rows = page(store).await;
+    // The second one stays: its judgement comes later.
+    store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await.unwrap();
+    let both = vec![bad(&rows[0]), good(&corner, &rows[1], &[gateway.id])];
+    let drained = store.drain_inbox(both).await.unwrap();
+    assert_eq!((drained.appended, drained.rejected.len()), (1, 0));
+    assert_eq!(corner.again(&gateway).await.head, Sequence(2));
+}
+
+pub(crate) async fn a_rejected_row_holds_up_nobody(store: &dyn Store, outsider: &dyn Outsider) {
+    let corner = Corner::of(store).await;
+    let (gateway, unknown) = (corner.gateway(&[]).await, GatewayId::new());
+    let taken = corner.publish(vec![super::event(Target::Gateways(vec![gateway.id]))]).await;
+    let taken = super::ids(&taken)[0].as_str().to_owned();
+    let rows =
+        [row("{}"), row("{}"), row("{}"), Row { event_id: Some(taken), ..row("{}") }, row("{}")];
+    let ids = outsider.insert(&rows).await;
+    let rows = page(store).await;
+    let mut clash = event_of(&rows[3], &[gateway.id]);
+    clash.digest = [9; 32];
+    let drained = store
+        .drain_inbox(vec![
+            good(&corner, &rows[0], &[gateway.id]),
+            bad(&rows[1]),
+            good(&corner, &rows[2], &[gateway.id, unknown]),
+            JudgedRow { id: rows[3].id, verdict: Ok((corner.organisation, clash)) },
+            good(&corner, &rows[4], &[gateway.id]),
+        ])
+        .await
+        .unwrap();
+    let reasons: Vec<_> = drained.rejected.iter().map(|(id, why)| (*id, why.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            (rows[1].id, RejectionReason::Invalid),
+            (rows[2].id, RejectionReason::UnknownGateways),
+            (rows[3].id, RejectionReason::EventIdTaken),
+        ]
+    );
+    assert!(drained.rejected[1].1.detail.contains(&unknown.to_string()));
+    assert_eq!(log(store, &gateway).await[1..], [ids[0].clone(), ids[4].clone()]);
+    assert!(page(store).await.is_empty());
+    let listed =
+        store.rejected(corner.organisation, &RejectedFilter::default(), None, 100).await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|row| (row.inbox_id, row.reason)).rev().collect();
+    assert_eq!(listed, reasons);
+}
+
+pub(crate) async fn a_repeat_is_dropped_and_becomes_no_second_event(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let twice = Row { event_id: Some(uuid::Uuid::now_v7().to_string()), ..row("{}") };
+    outsider.insert(&[twice.clone(), twice.clone()]).await;
+    for _ in 0..2 {
+        let judged: Vec<_> =
+            page(store).await.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+        let drained = store.drain_inbox(judged).await.unwrap();
+        assert!(drained.appended > 0 && drained.rejected.is_empty());
+        outsider.insert(std::slice::from_ref(&twice)).await;
+    }
+    assert_eq!(corner.again(&gateway).await.head, Sequence(1));
+}
+
+pub(crate) async fn a_rejected_row_can_be_put_back_once(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let (organisation, all) = (corner.organisation, RejectedFilter::default());
+    let ids = outsider.insert(&[row("{\"n\":1}"), row("{\"n\":2}"), row("{\"n\":3}")]).await;
+    let rows = page(store).await;
+    store.drain_inbox(rows.iter().map(bad).collect()).await.unwrap();
+    let rejected = store.rejected(organisation, &all, None, 2).await.unwrap();
+    assert_eq!(rejected.len(), 2);
+    let first =
+        store.rejected(organisation, &all, Some(rejected[1].id), 2).await.unwrap().remove(0);
+    let (shown, payload) = store.rejected_row(organisation, first.id, 4).await.unwrap().unwrap();
+    assert_eq!((&shown, payload.as_str()), (&first, "{\"n\""));
+    assert_eq!(first.event_id.as_ref(), Some(&ids[0]));
+
+    store.delete_rejected(organisation, rejected[1].id).await.unwrap();
+    let again = store.delete_rejected(organisation, rejected[1].id).await;
+    assert!(matches!(again, Err(StoreError::NotFound(_))));
+    let other = RejectedFilter { reason: Some(RejectionReason::Expired), ..all.clone() };
+    let retried = store.retry_rejected(organisation, RetrySelection::Filter(other)).await.unwrap();
+    assert_eq!(retried.retried, 0);
+    let retried =
+        store.retry_rejected(organisation, RetrySelection::Filter(all.clone())).await.unwrap();
+    assert_eq!((retried.retried, retried.more), (2, false));
+    let twice = store.retry_rejected(organisation, RetrySelection::One(first.id)).await;
+    assert!(matches!(twice, Err(StoreError::Conflict(_))), "{twice:?}");
+    assert!(store.rejected(organisation, &all, None, 9).await.unwrap().is_empty());
+    let everything = RejectedFilter { retried: true, ..all };
+    assert_eq!(store.rejected(organisation, &everything, None, 9).await.unwrap().len(), 2);
+
+    let back = page(store).await;
+    assert!(back.iter().all(|row| row.id > rows[2].id), "{back:?}");
+    let judged = back.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+    store.drain_inbox(judged).await.unwrap();
+    assert_eq!(log(store, &gateway).await, [ids[0].clone(), ids[2].clone()]);
+}
+
+pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: &dyn Outsider) {
+    let large = row(&format!("{{\"s\":\"{}\"}}", "x".repeat(5000)));
+    let small = || row(&format!("{{\"s\":\"{}\"}}", "x".repeat(500)));
+    outsider.insert(&[large, small(), small(), small(), row("{}")]).await;
+    let rows = store.inbox_page(1000, 1300).await.unwrap();
+    assert!(matches!(rows[0].content, Err(Unreadable::TooLarge(bytes)) if bytes > 5000));
+    assert_eq!(rows.len(), 3, "the large one is not read, and two small ones fit");
+    assert!(rows[1..].iter().all(|row| row.content.is_ok()));
+    assert_eq!(store.inbox_page(2, 1 << 20).await.unwrap().len(), 2);
+}
+
+pub(crate) async fn a_commit_of_another_program_is_noticed(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let one = [row("{}")];
+    store.inbox_changed().await.unwrap();
+    for _ in 0..3 {
+        let (changed, _) = tokio::join!(
+            tokio::time::timeout(PATIENCE, store.inbox_changed()),
+            outsider.insert(&one)
+        );
+        changed.expect("it is noticed").unwrap();
+    }
+    // Between two calls, too.
+    outsider.insert(&one).await;
+    tokio::time::timeout(PATIENCE, store.inbox_changed()).await.expect("it is noticed").unwrap();
+}
+
+pub(crate) async fn what_was_rejected_long_ago_is_forgotten(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    outsider.insert(&[row("{}"), row("{}"), row("{}")]).await;
+    store.drain_inbox(page(store).await.iter().map(bad).collect()).await.unwrap();
+    let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    let left =
+        async || store.rejected(corner.organisation, &everything, None, 9).await.unwrap().len();
+    let mut mark = TrimMark::default();
+    pass(store, &keep_all(), &mut mark).await;
+    assert_eq!(left().await, 3);
+    let limits = RetentionLimits { hard_max_age: Duration::ZERO, batch: 2, ..keep_all() };
+    while left().await == 3 {
+        assert!(store.trim(&limits, &mut mark).await.unwrap().more);
+    }
+    assert_eq!(left().await, 1, "a batch has two");
+    pass(store, &limits, &mut mark).await;
+    assert_eq!(left().await, 0);
+}
+
+pub(crate) async fn a_drain_is_refused_and_keeps_its_rows(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    outsider.insert(&[row("{}")]).await;
+    let rows = page(store).await;
+    let refused = store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await;
+    assert!(matches!(refused, Err(StoreError::StorageFull)), "{refused:?}");
+    assert_eq!(page(store).await.len(), 1);
+    assert_eq!(corner.again(&gateway).await.head, Sequence::ZERO);
+}

@@ -1,0 +1,80 @@
+//! What the command line and the probes say, when something is not as it should be.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Service, deployed};
+
+/// Runs the binary; returns its exit code, standard output and standard error.
+async fn run(service: &Service, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let done = tokio::process::Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+        .args(arguments)
+        .env("GATEWAY_EVENTS_URL", format!("https://localhost:{}", service.port))
+        .env("GATEWAY_EVENTS_TOKEN", &service.token)
+        .env("GATEWAY_EVENTS_CA_FILE", service.certificate())
+        .output()
+        .await
+        .expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (done.status.code(), text(done.stdout), text(done.stderr))
+}
+
+#[tokio::test]
+async fn a_database_is_verified_by_its_name_or_by_the_settings() {
+    let service = Service::start().await;
+    let database = service.database();
+    let directory = database.parent().expect("a directory").to_str().expect("text");
+    let file = database.to_str().expect("text");
+    for arguments in [["verify", file].as_slice(), &["verify", "--data-dir", directory]] {
+        let (code, out, err) = run(&service, arguments).await;
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains(file) && out.contains("sound"), "{out}");
+    }
+    let missing = format!("{file}.not");
+    let (code, _, err) = run(&service, &["verify", &missing]).await;
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&missing) && err.contains("No such file"), "{err}");
+}
+
+#[tokio::test]
+async fn a_second_server_is_told_once_that_the_database_is_in_use() {
+    let service = Service::start().await;
+    let database = service.database();
+    let directory = database.parent().expect("a directory").to_str().expect("text");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", directory];
+    let (code, _, err) = run(&service, &arguments).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(err.matches("is in use by another").count(), 1, "{err}");
+}
+
+#[tokio::test]
+async fn failed_deliveries_are_found_by_their_correlation_id() {
+    let service = Service::start().await;
+    let (id, _) = service.gateway("away").await;
+    for name in ["one", "two"] {
+        let mut event = deployed(&[&id], name);
+        event["correlationId"] = json!(name);
+        service.api().post("/events", &event).await.expect("accepted");
+    }
+    service.eventually("/deliveries", |page| page["count"] == 2).await;
+    let arguments = ["delivery", "failed", "--correlation-id", "two", "--json"];
+    let (code, out, err) = run(&service, &arguments).await;
+    assert_eq!(code, Some(0), "{err}");
+    let page: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&page["count"], &page["list"][0]["sequence"]), (&json!(1), &json!(2)), "{out}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_by_readiness_and_takes_no_gateway_away() {
+    let more_than_there_is = i64::MAX.to_string();
+    let settings = [("DATABASE__MIN_FREE_BYTES", more_than_there_is.as_str())];
+    let service = Service::start_with(&settings).await;
+    let (id, key) = service.gateway("one").await;
+    let refused = service.api().post("/events", &deployed(&[&id], "d")).await;
+    assert_eq!(refused.expect_err("no room").status(), Some(507));
+    let ready = service.api().at_root(Method::GET, "/readyz").send().await.expect("an answer");
+    assert_eq!(ready.status(), 200);
+    let said = ready.text().await.expect("text");
+    assert!(said.starts_with("degraded: ") && said.contains("507"), "{said}");
+    service.connected(&key).await;
+}

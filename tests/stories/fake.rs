@@ -1,0 +1,133 @@
+//! A service that misbehaves as the real one can't be made to: TLS and the
+//! upgrade are real, and what comes then is the test's.
+
+use std::sync::Arc;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use gateway_events::client::Url;
+use gateway_events::client::tls::Trust;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::PATIENCE;
+
+pub(crate) struct Fake {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    /// Where its certificate is.
+    directory: TempDir,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+        let made = made.expect("a certificate");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("certificate.pem"), made.cert.pem()).expect("written");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let chain = vec![CertificateDer::from(made.cert.der().to_vec())];
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a TLS server");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        Self { listener, tls: TlsAcceptor::from(Arc::new(config)), directory }
+    }
+
+    pub(crate) fn url(&self) -> Url {
+        let port = self.listener.local_addr().expect("an address").port();
+        Url::parse(&format!("https://localhost:{port}")).expect("an address")
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        Trust::CaFile(self.directory.path().join("certificate.pem"))
+    }
+
+    /// The next connection, before any request was read.
+    async fn accept(&self) -> TlsStream<TcpStream> {
+        let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
+        let (tcp, _) = accepted.expect("somebody in time").expect("a connection");
+        self.tls.accept(tcp).await.expect("TLS")
+    }
+
+    /// Answers the next request with this status.
+    pub(crate) async fn refuse(&self, status: u16) {
+        let mut stream = self.accept().await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a request"));
+        }
+        let answer =
+            format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.expect("it listens");
+        stream.shutdown().await.expect("it listens");
+    }
+
+    /// The next socket, of which nothing has been said yet.
+    pub(crate) async fn upgrade(&self) -> Peer {
+        let stream = self.accept().await;
+        Peer { stream: tokio_tungstenite::accept_async(stream).await.expect("an upgrade") }
+    }
+
+    /// The next socket, acknowledged.
+    pub(crate) async fn welcome(&self) -> Peer {
+        let mut peer = self.upgrade().await;
+        let ack = json!({"type": "connection.ack", "gatewayId": "g", "connectionId": "c",
+                         "timestamp": "2026-01-01T00:00:00Z"});
+        peer.send(Message::text(ack.to_string())).await;
+        peer
+    }
+}
+
+/// A gateway's socket, seen from the service.
+pub(crate) struct Peer {
+    stream: WebSocketStream<TlsStream<TcpStream>>,
+}
+
+impl Peer {
+    pub(crate) async fn send(&mut self, message: Message) {
+        self.stream.send(message).await.expect("it is open");
+    }
+
+    /// An event; the gateway must be there.
+    pub(crate) async fn event(&mut self, sequence: i64) {
+        assert!(self.still_sends(sequence).await, "the gateway has gone");
+    }
+
+    /// An event; says whether the gateway is there to get it.
+    pub(crate) async fn still_sends(&mut self, sequence: i64) -> bool {
+        let event = json!({"type": "api.deployed", "sequence": sequence,
+            "payload": {"apiId": "a-1", "deploymentId": "d-1", "performedAt": "2026-01-01T00:00:00Z"},
+            "timestamp": "2026-01-01T00:00:00Z", "correlationId": "c-1"});
+        self.stream.send(Message::text(event.to_string())).await.is_ok()
+    }
+
+    /// What the gateway says next; `None` when it has gone.
+    pub(crate) async fn next(&mut self) -> Option<Message> {
+        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+        next.expect("a frame in time")?.ok()
+    }
+
+    /// Waits until the gateway has gone.
+    pub(crate) async fn until_gone(mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    pub(crate) async fn close(mut self, code: u16) {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
+        self.send(Message::Close(Some(frame))).await;
+        self.until_gone().await;
+    }
+}

@@ -1,0 +1,130 @@
+//! How the service ends: in good order at the first signal, at once at the
+//! second, and never forgetting what was confirmed.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+
+use crate::raw::{CLOSE, Raw};
+use crate::support::{PATIENCE, Service, deployed};
+
+/// The status of a `GET` at the root.
+async fn status(service: &Service, path: &str) -> u16 {
+    let answer = service.api().at_root(Method::GET, path).send().await.expect("an answer");
+    answer.status().as_u16()
+}
+
+/// What an upgrade is answered: its status, and after how many seconds to come back.
+async fn upgrade(service: &Service, key: &str) -> (u16, Option<u64>) {
+    let request = service
+        .api()
+        .request(Method::GET, "/ws/gateways/connect", &[])
+        .header("api-key", key)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let answer = request.send().await.expect("an answer");
+    let retry_after = answer.headers().get("retry-after");
+    let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    (answer.status().as_u16(), seconds)
+}
+
+#[tokio::test]
+async fn sockets_are_closed_one_after_another_while_nobody_new_is_let_in() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    const GATEWAYS: u32 = 6;
+    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "3s")]).await;
+    let (_, key) = service.gateway("late").await;
+    let (closed, mut closings) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..GATEWAYS {
+        let (_, key) = service.gateway(&format!("gateway-{number}")).await;
+        let (mut socket, closed) = (service.connected(&key).await, closed.clone());
+        tokio::spawn(async move {
+            socket.until_closed().await;
+            closed.send(Instant::now()).expect("the test waits");
+        });
+    }
+    assert_eq!(status(&service, "/readyz").await, 200);
+    service.ask_to_end();
+    let asked = Instant::now();
+    let mut times = vec![closings.recv().await.expect("a close")];
+    // Whoever balances loads was told before the first gateway was.
+    assert_eq!(status(&service, "/readyz").await, 503);
+    assert_eq!(status(&service, "/livez").await, 200);
+    let (refused, retry_after) = upgrade(&service, &key).await;
+    assert_eq!(refused, 503);
+    assert!(retry_after.is_some_and(|seconds| (1..=60).contains(&seconds)), "{retry_after:?}");
+    while times.len() < GATEWAYS as usize {
+        times.push(closings.recv().await.expect("a close"));
+    }
+    let last = times[times.len() - 1];
+    let spread = last - times[0];
+    assert!(spread >= DRAIN / 2, "all were closed within {spread:?}");
+    let crowded = times.windows(2).filter(|pair| pair[1] - pair[0] < DRAIN / 60).count();
+    assert!(crowded <= 2, "closed in bunches: {times:?}");
+    assert!(last - asked <= DRAIN + Duration::from_millis(500), "took {:?}", last - asked);
+    assert_eq!(service.ended().await, Some(0), "{}", service.log());
+}
+
+#[tokio::test]
+async fn once_the_last_socket_is_closed_there_is_nothing_to_wait_for() {
+    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10m")]).await;
+    let (_, key) = service.gateway("only").await;
+    let socket = service.connected(&key).await.serve();
+    assert_eq!(service.terminate().await, Some(0), "{}", service.log());
+    socket.await.expect("closed");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_and_says_so() {
+    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10m")]).await;
+    for number in 0..3 {
+        let (_, key) = service.gateway(&format!("gateway-{number}")).await;
+        service.connected(&key).await.serve();
+    }
+    service.ask_to_end();
+    let draining = async { while status(&service, "/readyz").await != 503 {} };
+    tokio::time::timeout(PATIENCE, draining).await.expect("it drains");
+    service.ask_to_end();
+    let asked = Instant::now();
+    assert_eq!(service.ended().await, Some(130), "{}", service.log());
+    assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
+}
+
+/// A receipt that comes after the signal still counts.
+#[tokio::test]
+async fn what_was_confirmed_before_the_end_is_not_sent_again() {
+    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10ms")]).await;
+    let (id, key) = service.gateway("one").await;
+    let (slow, slow_key) = service.gateway("slow").await;
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut at_work = Raw::connect(&service, service.port, &slow_key).await;
+    for deployment in ["d-1", "d-2", "d-3"] {
+        let event = deployed(&[&id, &slow], deployment);
+        service.api().post("/events", &event).await.expect("accepted");
+    }
+    gateway.receipt_asked(3).await;
+    at_work.receipt_asked(3).await;
+    at_work.pong("1").await;
+    service.ask_to_end();
+    gateway.pong("3").await;
+    // It closes as soon as nothing is owed, and the other one soon all the same.
+    assert_eq!(gateway.next_of(CLOSE).await.expect("a close frame").code(), 1001);
+    assert_eq!(at_work.next_of(CLOSE).await.expect("a close frame").code(), 1001);
+    drop((gateway, at_work));
+    assert_eq!(service.ended().await, Some(0), "{}", service.log());
+    service.restart().await;
+    let event = deployed(&[&id, &slow], "d-4");
+    service.api().post("/events", &event).await.expect("accepted");
+    service.connected(&key).await.expect(4..=4).await;
+    service.connected(&slow_key).await.expect(2..=4).await;
+    let path = format!("/gateways/{slow}/connections");
+    let past = service.api().get(&path).await.expect("connections");
+    let ended = |one: &serde_json::Value| one["closeReason"] == "shutdown";
+    assert!(past["list"].as_array().expect("a list").iter().any(ended), "{past:#}");
+    // The attempt that was cut short is on record.
+    let path = format!("/deliveries?gatewayId={slow}&reason=shutdown");
+    let page = crate::support::get(&service.api(), &path).await.expect("a page");
+    assert_eq!(page["count"], 2, "{page:#}");
+}

@@ -1,0 +1,134 @@
+//! Events that a gateway dies on, or never confirms.
+
+use serde_json::{Value, json};
+
+use crate::raw::{CLOSE, Raw};
+use crate::support::{Service, deployed, get};
+
+const ATTEMPTS: usize = 3;
+
+/// Publishes three events, the first of which is poison.
+async fn three(service: &Service, id: &str) {
+    let batch: Vec<Value> =
+        ["d-1", "d-2", "d-3"].iter().map(|deployment| deployed(&[id], deployment)).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+}
+
+/// The gateway takes the first event, and dies on it; `times` over.
+async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value> {
+    let mut seen = Vec::new();
+    for _ in 0..times {
+        let mut gateway = Raw::connect(service, service.port, key).await;
+        seen.push(gateway.event().await);
+        let connection = gateway.connection_id.clone();
+        drop(gateway);
+        let path = format!("/gateways/{id}/connections");
+        let ended = |one: &Value| one["connectionId"] == *connection && one["status"] == "closed";
+        service
+            .eventually(&path, |page| page["list"].as_array().is_some_and(|l| l.iter().any(ended)))
+            .await;
+    }
+    seen
+}
+
+/// Handles events as they come, up to this one.
+async fn works(
+    service: &Service,
+    id: &str,
+    key: &str,
+    sequences: std::ops::RangeInclusive<i64>,
+) -> Vec<Value> {
+    let last = *sequences.end();
+    let mut gateway = service.connected(key).await;
+    let events = gateway.expect(sequences).await;
+    let gateway = gateway.serve();
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == last).await;
+    gateway.abort();
+    events
+}
+
+#[tokio::test]
+async fn poison_becomes_a_dead_letter_the_stream_goes_on_and_a_redrive_brings_it_back() {
+    let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", &ATTEMPTS.to_string())]).await;
+    let (id, key) = service.gateway("one").await;
+    three(&service, &id).await;
+    let tries = dies(&service, &id, &key, ATTEMPTS).await;
+    for event in &tries {
+        assert_eq!(event["sequence"], 1);
+        assert_eq!(event, &tries[0], "a repeat is the same, byte for byte");
+    }
+    let rest = works(&service, &id, &key, 2..=3).await;
+    assert_eq!(rest[1]["payload"]["deploymentId"], "d-3");
+    let event = tries[0]["eventId"].as_str().expect("an id");
+    let path = format!("/deliveries?gatewayId={id}&eventId={event}");
+    let page = get(&service.api(), &path).await.expect("a page");
+    let dead = &page["list"][0];
+    assert_eq!((&dead["state"], &dead["sequence"]), (&json!("failed"), &json!(1)), "{page:#}");
+    let attempts = dead["attempts"].as_array().expect("attempts");
+    let blamed = attempts.iter().filter(|attempt| attempt["reason"] == "connection_lost").count();
+    assert_eq!(blamed, ATTEMPTS, "{page:#}");
+    assert_eq!(dead["reason"], "connection_lost");
+    // What was sent behind it failed with it, and is delivered since.
+    let path = format!("/deliveries?gatewayId={id}&reason=connection_lost");
+    let page = get(&service.api(), &path).await.expect("a page");
+    let of = |sequence: i64| {
+        page["list"].as_array().and_then(|list| list.iter().find(|row| row["sequence"] == sequence))
+    };
+    assert_eq!(of(2).expect("the second")["deliveredSince"], true, "{page:#}");
+
+    let redrive = json!({"gatewayId": id, "sequence": 1});
+    let redriven = service.api().post("/deliveries/redrive", &redrive).await.expect("redriven");
+    assert_eq!(redriven["redriven"][0]["newSequence"], 4, "{redriven:#}");
+    let again = works(&service, &id, &key, 4..=4).await.remove(0);
+    assert_eq!(again["eventId"], tries[0]["eventId"]);
+    assert_eq!(again["correlationId"], tries[0]["correlationId"]);
+    assert_eq!(again["payload"], tries[0]["payload"]);
+    let shown = service.api().get(&format!("/events/{event}")).await.expect("the event");
+    let states: Vec<_> = shown["deliveries"]
+        .as_array()
+        .expect("deliveries")
+        .iter()
+        .map(|delivery| (delivery["sequence"].clone(), delivery["state"].clone()))
+        .collect();
+    assert!(states.contains(&(json!(1), json!("failed"))), "{shown:#}");
+    assert!(states.contains(&(json!(4), json!("delivered"))), "{shown:#}");
+}
+
+#[tokio::test]
+async fn poison_that_blocks_holds_back_what_follows_until_it_is_handled() {
+    let service =
+        Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "2"), ("DELIVERY__POISON", "block")])
+            .await;
+    let (id, key) = service.gateway("one").await;
+    three(&service, &id).await;
+    for event in dies(&service, &id, &key, 2 * ATTEMPTS).await {
+        assert_eq!(event["sequence"], 1);
+    }
+    let shown = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
+    assert_eq!(shown["confirmed"], 0);
+    works(&service, &id, &key, 1..=3).await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_unchanged() {
+    let service = Service::start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "1s")]).await;
+    let (id, key) = service.gateway("one").await;
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    let first = gateway.event().await;
+    // It lives, and says so, but never about this event.
+    gateway.pong("").await;
+    let close = gateway.next_of(CLOSE).await.expect("a close frame");
+    assert_eq!(close.code(), 1011);
+    drop(gateway);
+    let path = format!("/gateways/{id}/connections");
+    let past = service.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
+    assert_eq!(past["list"][0]["closeReason"], "confirmation_timeout", "{past:#}");
+    let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
+    assert_eq!(page["list"][0]["reason"], "confirmation_timeout", "{page:#}");
+    assert_eq!(page["list"][0]["state"], "pending");
+    let again = works(&service, &id, &key, 1..=1).await.remove(0);
+    for member in ["eventId", "correlationId", "sequence", "epoch", "payload"] {
+        assert_eq!(again[member], first[member]);
+    }
+}

@@ -1,0 +1,215 @@
+//! Peers that fall silent, stop reading, or take their time.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::line::{Fault, Line};
+use crate::raw::{PING, Raw};
+use crate::support::{Service, deployed};
+
+/// The promise: whoever is gone is noticed so long after its last sign of life.
+const NOTICED: Duration = Duration::from_secs(30);
+
+/// A connection whose event has been confirmed just now.
+async fn confirmed(service: &Service, line: &Line, name: &str) -> (Raw, String, Instant) {
+    let (id, key) = service.gateway(name).await;
+    let mut gateway = Raw::connect(service, line.port, &key).await;
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    gateway.receipt_asked(1).await;
+    gateway.pong("1").await;
+    let last_sign = Instant::now();
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+    (gateway, id, last_sign)
+}
+
+/// Waits until the service has parted with a connection; asserts that it did so in time.
+async fn gone(service: &Service, gateway: &str, last_sign: Instant) -> Value {
+    let left = NOTICED.saturating_sub(last_sign.elapsed()) + Duration::from_secs(1);
+    let path = format!("/gateways/{gateway}/connections");
+    let page =
+        service.eventually_within(left, &path, |page| page["list"][0]["status"] == "closed").await;
+    let after = last_sign.elapsed();
+    assert!(after <= NOTICED, "noticed only after {after:?}");
+    let live = service.api().get("/connections").await.expect("connections");
+    let is_live = |live: &Value| live["gatewayId"] == *gateway;
+    assert!(!live["list"].as_array().expect("a list").iter().any(is_live), "{live:#}");
+    page["list"][0].clone()
+}
+
+/// At the defaults. Peers that hang while their host lives on, peers behind
+/// a cut cable that owe nothing, peers behind it with an event that
+/// never reached them, and peers behind it that were at work on one.
+#[tokio::test]
+async fn a_dead_peer_is_gone_within_thirty_seconds_of_its_last_sign_of_life() {
+    const PEERS: usize = 20;
+    const FEW: usize = 3;
+    let service = Service::start().await;
+    let (hung, cut) = (Line::to(service.port).await, Line::to(service.port).await);
+    let mut silent = Vec::new();
+    for number in 0..PEERS {
+        silent.push(confirmed(&service, &hung, &format!("hung-{number}")).await);
+    }
+    let (mut idle, mut unreached, mut at_work) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..FEW {
+        idle.push(confirmed(&service, &cut, &format!("cut-{number}")).await);
+        unreached.push(confirmed(&service, &cut, &format!("unreached-{number}")).await);
+        let (mut gateway, id, _) = confirmed(&service, &cut, &format!("at-work-{number}")).await;
+        service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
+        gateway.receipt_asked(2).await;
+        // The segment's acknowledgement was its host's last sign of life.
+        at_work.push((gateway, id, Instant::now()));
+    }
+    hung.fails(Fault::Swallows);
+    cut.fails(Fault::BlackHole);
+    for (_, id, _) in &unreached {
+        service.api().post("/events", &deployed(&[id], "d-2")).await.expect("accepted");
+    }
+    for (_, id, last_sign) in &silent {
+        let connection = gone(&service, id, *last_sign).await;
+        assert_eq!(connection["closeReason"], "heartbeat_timeout", "{connection:#}");
+    }
+    for (_, id, last_sign) in &idle {
+        let connection = gone(&service, id, *last_sign).await;
+        // The kernel may be the one that notices.
+        let reason = &connection["closeReason"];
+        assert!(reason == "heartbeat_timeout" || reason == "connection_lost", "{connection:#}");
+    }
+    for (_, id, last_sign) in unreached.iter().chain(&at_work) {
+        let connection = gone(&service, id, *last_sign).await;
+        assert_eq!(connection["closeReason"], "connection_lost", "{connection:#}");
+        let path = format!("/deliveries?gatewayId={id}");
+        let failed = crate::support::get(&service.api(), &path).await.expect("a page");
+        assert_eq!(failed["list"][0]["reason"], "connection_lost", "{failed:#}");
+        assert_eq!(failed["list"][0]["sequence"], 2);
+    }
+}
+
+/// A payload of about this many bytes.
+fn large(gateway: &str, bytes: usize) -> Value {
+    json!({"type": "gateway.config.updated", "gatewayIds": [gateway],
+           "payload": {"configType": "x".repeat(bytes), "action": "update"}})
+}
+
+/// Resident memory of the service, in bytes.
+fn resident(service: &Service) -> u64 {
+    let path = format!("/proc/{}/status", service.pid());
+    let status = std::fs::read_to_string(path).expect("a process has a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_reading_is_parted_with_and_harms_nobody() {
+    const EVENTS: i64 = 50;
+    const BYTES: usize = 300_000;
+    /// Half of what waits for it.
+    const BOUND: u64 = 7_500_000;
+    let service = Service::start_with(&[("DELIVERY__WRITE_TIMEOUT", "4s")]).await;
+    let (slow, slow_key) = service.gateway("slow").await;
+    let (other, other_key) = service.gateway("other").await;
+    let mut healthy = Raw::connect(&service, service.port, &other_key).await;
+    let api = service.api();
+    let backlog: Vec<Value> = (1..EVENTS).map(|_| large(&slow, BYTES)).collect();
+    api.post("/events", &json!(backlog)).await.expect("accepted");
+    let before = resident(&service);
+    // Nothing is read from it any more, until its buffers and ours are full.
+    let stuck = Raw::connect(&service, service.port, &slow_key).await;
+    for sequence in 1..=5 {
+        let published = Instant::now();
+        api.post("/events", &deployed(&[&other], "d")).await.expect("accepted");
+        assert_eq!(healthy.event().await["sequence"], sequence);
+        healthy.receipt_asked(sequence).await;
+        healthy.pong(&sequence.to_string()).await;
+        assert!(published.elapsed() < Duration::from_secs(2), "held up by another gateway");
+    }
+    let grown = resident(&service).saturating_sub(before);
+    assert!(grown < BOUND, "{grown} bytes more for one peer that does not read");
+    api.post("/events", &large(&slow, BYTES)).await.expect("accepted");
+    let path = format!("/gateways/{slow}/connections");
+    let past = api.get(&path).await.expect("connections");
+    assert_eq!(past["list"][0]["status"], "connected", "all that was while it was stuck");
+    let past = service.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
+    assert_eq!(past["list"][0]["closeReason"], "write_timeout", "{past:#}");
+    drop(stuck);
+    let mut back = Raw::connect(&service, service.port, &slow_key).await;
+    for sequence in 1..=EVENTS {
+        let event = back.event().await;
+        assert_eq!(event["sequence"], sequence);
+        assert_eq!(event["payload"]["configType"].as_str().map(str::len), Some(BYTES));
+        back.receipt_asked(sequence).await;
+        back.pong(&sequence.to_string()).await;
+    }
+}
+
+/// Passes time that both sides see: so many pings of an idle connection.
+async fn pings(clock: &mut Raw, count: usize) {
+    let mut seen = 0;
+    let counted = |frame: &crate::raw::Frame| {
+        seen += usize::from(frame.opcode == PING);
+        seen == count
+    };
+    clock.handle_until(counted).await;
+    assert_eq!(seen, count, "the connection ended first");
+}
+
+#[tokio::test]
+async fn a_handler_that_outlasts_the_heartbeat_is_pinged_on_and_confirms_afterwards() {
+    let service = Service::start_with(&[
+        ("DELIVERY__HEARTBEAT_INTERVAL", "500ms"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "2s"),
+    ])
+    .await;
+    let (id, key) = service.gateway("slow").await;
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    let began = Instant::now();
+    gateway.receipt_asked(1).await;
+    // Nine intervals: 4.5 s. None is answered, as the handler is still at it.
+    for _ in 0..9 {
+        let ping = gateway.next_of(PING).await.expect("pings go on");
+        assert_eq!(ping.payload, b"1");
+    }
+    assert!(began.elapsed() > Duration::from_secs(4));
+    let shown = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
+    assert_eq!((&shown["connected"], &shown["confirmed"]), (&json!(true), &json!(0)));
+    gateway.pong("1").await;
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+    // The next one arrives on the same connection.
+    service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
+    assert_eq!(gateway.event().await["sequence"], 2);
+}
+
+/// Whoever is at work reads nothing meanwhile. What waits behind it must not
+/// look like a peer that stopped reading, neither to us nor to the kernel.
+#[tokio::test]
+async fn a_slow_handler_with_a_backlog_behind_it_is_not_taken_for_dead() {
+    const EVENTS: i64 = 200;
+    let service = Service::start_with(&[
+        ("DELIVERY__HEARTBEAT_INTERVAL", "250ms"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "1s"),
+        ("DELIVERY__WRITE_TIMEOUT", "1s"),
+    ])
+    .await;
+    let (id, key) = service.gateway("slow").await;
+    let (_, clock_key) = service.gateway("clock").await;
+    let batch: Vec<Value> = (0..EVENTS).map(|_| large(&id, 8_000)).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    assert_eq!(gateway.event().await["sequence"], 1);
+    // Not before: nobody answers its pings until now.
+    let mut clock = Raw::connect(&service, service.port, &clock_key).await;
+    pings(&mut clock, 9).await;
+    let mut expected = 2;
+    gateway
+        .handle_until(|frame| {
+            if frame.opcode == crate::raw::TEXT {
+                assert_eq!(frame.json()["sequence"], expected);
+                expected += 1;
+            }
+            expected > EVENTS
+        })
+        .await;
+    assert_eq!(expected, EVENTS + 1, "the connection ended first\n{}", service.log());
+}

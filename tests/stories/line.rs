@@ -1,0 +1,114 @@
+//! A line that can fail: a TCP proxy between gateways and the service. It
+//! knows nothing of TLS or WebSocket, and fails all its connections alike.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{SockFilter, SockRef};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What is wrong with the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// Everything is taken and acknowledged, and nothing passed on: the peer's
+    /// host lives, and its process does not.
+    Swallows,
+    /// No segment arrives any more, in either direction, and none is
+    /// acknowledged: the cable is cut.
+    BlackHole,
+    /// Both ends are reset.
+    Reset,
+}
+
+/// Carries connections to a port of this machine, as long as it lives.
+pub(crate) struct Line {
+    pub(crate) port: u16,
+    fault: watch::Sender<Fault>,
+    accepting: JoinHandle<()>,
+}
+
+impl Line {
+    pub(crate) async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let fault = watch::Sender::new(Fault::None);
+        let own_port = listener.local_addr().expect("an address").port();
+        let accepting =
+            tokio::spawn(accept(listener, ([127, 0, 0, 1], port).into(), fault.clone()));
+        Self { port: own_port, fault, accepting }
+    }
+
+    /// From now on, for all that it carries.
+    pub(crate) fn fails(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        // Whatever it still carries ends with the last sender.
+        self.fault.send_replace(Fault::Reset);
+    }
+}
+
+async fn accept(listener: TcpListener, to: SocketAddr, fault: watch::Sender<Fault>) {
+    loop {
+        let (near, _) = listener.accept().await.expect("a connection");
+        let far = TcpStream::connect(to).await.expect("the service listens");
+        for stream in [&near, &far] {
+            stream.set_nodelay(true).expect("no delay");
+        }
+        let (near_in, near_out) = near.into_split();
+        let (far_in, far_out) = far.into_split();
+        tokio::spawn(carry(near_in, far_out, fault.subscribe()));
+        tokio::spawn(carry(far_in, near_out, fault.subscribe()));
+    }
+}
+
+/// One direction.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch::Receiver<Fault>) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let now = *fault.borrow_and_update();
+        match now {
+            Fault::None | Fault::Swallows => {}
+            Fault::BlackHole => deafen(from.as_ref()),
+            Fault::Reset => {
+                let reset = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO));
+                reset.expect("a socket that can be reset");
+                // Dropped otherwise, it would say goodbye first.
+                to.forget();
+                return;
+            }
+        }
+        let reads = matches!(now, Fault::None | Fault::Swallows);
+        let count = tokio::select! {
+            changed = fault.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            read = from.read(&mut buffer), if reads => read.unwrap_or(0),
+        };
+        if count == 0 {
+            let _ = to.shutdown().await;
+            return;
+        }
+        if *fault.borrow() == Fault::None && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The kernel drops every segment before TCP has seen it, so that it is not
+/// even acknowledged.
+fn deafen(stream: &TcpStream) {
+    const RETURN: u16 = 0x06;
+    let nothing_passes = [SockFilter::new(RETURN, 0, 0, 0)];
+    SockRef::from(stream).attach_filter(&nothing_passes).expect("a filter");
+}

@@ -1,0 +1,203 @@
+//! Who may do what: every route with every kind of credential. A route that is
+//! added to the router has to be added to this table.
+
+use std::collections::BTreeSet;
+
+use gateway_events::token;
+use reqwest::Method;
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use crate::support::Service;
+use crate::support::http::{Caller, Reply, reply};
+
+/// What a route asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Publish,
+    Read,
+    Admin,
+    /// A gateway's key in the header `api-key`.
+    Key,
+    Nothing,
+}
+
+use Needs::{Admin, Key, Nothing, Publish, Read};
+
+/// Method, path as the router writes it, what it needs, a body, and what a
+/// caller who may is answered: nothing named here exists.
+const ROUTES: [(&str, &str, Needs, &str, u16); 32] = [
+    ("POST", "/events", Publish, "{}", 422),
+    ("GET", "/events/{id}", Read, "", 404),
+    ("GET", "/event-types", Read, "", 200),
+    ("GET", "/event-types/{name}", Read, "", 404),
+    ("PUT", "/event-types/{name}", Admin, "[]", 422),
+    ("GET", "/gateways", Read, "", 200),
+    ("POST", "/gateways", Admin, "{}", 422),
+    ("GET", "/gateways/{id}", Read, "", 404),
+    ("PATCH", "/gateways/{id}", Admin, "{}", 404),
+    ("DELETE", "/gateways/{id}", Admin, "", 404),
+    ("POST", "/gateways/{id}/manifest", Key, "{}", 401),
+    ("GET", "/gateways/{id}/tokens", Read, "", 404),
+    ("POST", "/gateways/{id}/tokens", Admin, "{}", 404),
+    ("DELETE", "/gateways/{id}/tokens/{token}", Admin, "", 404),
+    ("GET", "/gateways/{id}/connections", Read, "", 404),
+    ("GET", "/connections", Read, "", 200),
+    ("GET", "/access-tokens", Admin, "", 200),
+    ("POST", "/access-tokens", Admin, "{}", 422),
+    ("DELETE", "/access-tokens/{id}", Admin, "", 404),
+    ("GET", "/stats", Read, "", 200),
+    ("GET", "/deliveries", Read, "", 200),
+    ("GET", "/deliveries/summary", Read, "", 200),
+    ("POST", "/deliveries/redrive", Admin, "{}", 422),
+    ("GET", "/inbox/rejected", Read, "", 200),
+    ("POST", "/inbox/rejected/retry", Admin, "{}", 202),
+    ("GET", "/inbox/rejected/{id}", Read, "", 404),
+    ("DELETE", "/inbox/rejected/{id}", Admin, "", 404),
+    ("POST", "/inbox/rejected/{id}/retry", Admin, "", 404),
+    ("GET", "/ws/gateways/connect", Key, "", 426),
+    ("GET", "/livez", Nothing, "", 200),
+    ("GET", "/readyz", Nothing, "", 200),
+    ("GET", "/metrics", Nothing, "", 200),
+];
+
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
+fn filled(path: &str) -> String {
+    let id = if path.starts_with("/inbox/") { "7" } else { NOBODY };
+    path.replace("{id}", id).replace("{name}", "no.such").replace("{token}", "aaaaaaaaaaaa")
+}
+
+async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) -> Reply {
+    let (method, path, needs, body, _) = *route;
+    if needs == Nothing {
+        return caller.root(path).await;
+    }
+    let method: Method = method.parse().expect("a method");
+    let request = caller.request(method, &filled(path));
+    let request = if body.is_empty() { request } else { request.body(body) };
+    reply(request.header("content-type", "application/json")).await
+}
+
+#[test]
+fn every_route_stands_in_the_table() {
+    let source = include_str!("../../src/http/mod.rs");
+    let mut routed = BTreeSet::new();
+    for call in source.split(".route(").skip(1) {
+        let mut depth = 1;
+        let end = call.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let (path, handlers) = call[..end.expect("a whole call")]
+            .split_once('"')
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .expect("a path");
+        for method in ["get", "post", "put", "patch", "delete", "any"] {
+            if handlers.contains(&format!("{method}(")) {
+                routed.insert((method.to_uppercase(), path.to_owned()));
+            }
+        }
+    }
+    let listed: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned()))
+        .collect();
+    assert_eq!(routed, listed);
+}
+
+#[tokio::test]
+async fn a_route_is_open_to_its_scope_and_to_no_other() {
+    let service = Service::start().await;
+    let (publisher, reader, admin) = (
+        service.scoped(&["publish"]).await,
+        service.scoped(&["read"]).await,
+        service.scoped(&["admin"]).await,
+    );
+    for route in &ROUTES {
+        let (_, path, needs, _, allowed) = *route;
+        for (scope, caller, name) in
+            [(Publish, &publisher, "publish"), (Read, &reader, "read"), (Admin, &admin, "admin")]
+        {
+            let answer = ask(caller, route).await;
+            if needs == Nothing || needs == scope {
+                assert_eq!(answer.status, allowed, "{path} with {name}: {answer:?}");
+            } else if needs == Key {
+                answer.refusal(401, "unauthorized");
+            } else {
+                let refusal = answer.refusal(403, "insufficient_scope");
+                let lacks = format!("`{needs:?}`").to_lowercase();
+                assert!(refusal["detail"].as_str().is_some_and(|text| text.contains(&lacks)));
+                // A browser would ask its user for a password.
+                assert!(!answer.headers.contains_key("www-authenticate"), "{answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
+    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
+    let (id, key) = service.gateway("one").await;
+    let all = json!(["publish", "read", "admin"]);
+    let make = async |lifetime: Value| {
+        let new = json!({"name": "short", "scopes": all, "expiresInSeconds": lifetime});
+        service.admin().post("/access-tokens", &new).await.success()
+    };
+    let expiring = make(json!(1)).await;
+    let revoked = make(Value::Null).await;
+    let path = format!("/access-tokens/{}", revoked["id"].as_str().expect("an id"));
+    assert_eq!(service.admin().delete(&path).await.status, 204);
+    let forged = token::issue(token::Kind::Access).expect("a well-formed one");
+    let expired = service.caller(expiring["token"].as_str());
+    // Its end is the event waited for.
+    let ended = async { while expired.get("/stats").await.status != 401 {} };
+    tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("it expires");
+    let mut told = BTreeSet::new();
+    for caller in [
+        service.caller(None),
+        service.caller(Some("nonsense")),
+        service.caller(Some(forged.key.expose_secret())),
+        service.caller(Some(&key)),
+        service.caller(revoked["token"].as_str()),
+        expired,
+    ] {
+        for route in ROUTES.iter().filter(|route| route.2 != Nothing) {
+            let answer = ask(&caller, route).await;
+            answer.refusal(401, "unauthorized");
+            let challenge = answer.headers["www-authenticate"].to_str().expect("text");
+            assert_eq!(challenge, if route.2 == Key { "ApiKey" } else { "Bearer" });
+            told.insert(answer.body);
+        }
+    }
+    assert_eq!(told.len(), 1, "{told:#?}");
+    // A key opens its own gateway's routes, and an access token opens none of them.
+    let with_key = |key: &str, path: &str| {
+        let request = service.caller(None).request(Method::POST, path).header("api-key", key);
+        reply(request.body("{}"))
+    };
+    let manifest = format!("/gateways/{id}/manifest");
+    assert_eq!(with_key(&key, &manifest).await.status, 204);
+    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(404, "not_found");
+    with_key(&key, "/gateways/nonsense/manifest").await.refusal(404, "not_found");
+    with_key(&service.token, &manifest).await.refusal(401, "unauthorized");
+    let connect = service.caller(None).request(Method::GET, "/ws/gateways/connect");
+    let upgrade = reply(connect.header("api-key", &key)).await;
+    upgrade.refusal(426, "upgrade_required");
+    assert_eq!(upgrade.headers["upgrade"], "websocket");
+}
+
+#[tokio::test]
+async fn a_path_or_method_that_does_not_exist_says_so_in_the_same_form() {
+    let service = Service::start().await;
+    let admin = service.admin();
+    for path in ["/nothing", "/secrets", "/deployments", "/apis/1", "/subscription-plans", "/"] {
+        admin.get(path).await.refusal(404, "not_found");
+    }
+    admin.root("/internal/gateway/.well-known").await.refusal(404, "not_found");
+    admin.get("/gateways/nonsense").await.refusal(404, "not_found");
+    admin.delete("/access-tokens/%00").await.refusal(404, "not_found");
+    let wrong_method = admin.delete("/events").await;
+    wrong_method.refusal(405, "method_not_allowed");
+    assert_eq!(wrong_method.headers["allow"], "POST");
+}

@@ -1,0 +1,175 @@
+//! Settings that can't be used are refused with their key, their value, who
+//! gave it and what is allowed; a service that can't start says why.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use tempfile::tempdir;
+use tokio::process::Command;
+
+use crate::support::Service;
+use crate::support::command::{command, run};
+
+/// Sets variables such as `SERVER__LISTEN`.
+fn set<'a>(command: &'a mut Command, settings: &[(&str, &str)]) -> &'a mut Command {
+    for (key, value) in settings {
+        command.env(format!("GATEWAY_EVENTS__{key}"), value);
+    }
+    command
+}
+
+fn serve(data_dir: &Path) -> Command {
+    command(&format!("serve --listen 127.0.0.1:0 --data-dir {}", data_dir.display()))
+}
+
+#[tokio::test]
+async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
+    for (key, value, name, allowed) in [
+        ("SERVER__LISTEN", "nowhere", "server.listen", "0.0.0.0:8443"),
+        ("SERVER__PLAINTEXT", "maybe", "server.plaintext", "boolean"),
+        ("SERVER__PLAINTEXT", "true", "server.plaintext", "loopback"),
+        ("SERVER__HEADER_TIMEOUT", "soon", "server.header_timeout", "\"5s\""),
+        ("SERVER__HEADER_TIMEOUT", "0s", "server.header_timeout", "longer than nothing"),
+        ("SERVER__BODY_LIMIT", "1KiB", "server.body_limit", "limits.event_bytes"),
+        ("SERVER__CERTIFICATE", "cert.pem", "server.certificate", "server.private_key"),
+        ("SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "server.trusted_proxies", "10.0.0.0/8"),
+        ("SERVER__LISTN", "1", "server.listn", "`listen`"),
+        ("LIMITS__EVENT_BYTES", "much", "limits.event_bytes", "\"1MiB\""),
+        ("LIMITS__EVENT_BYTES", "1GiB", "limits.event_bytes", "1KiB to 64MiB"),
+        ("LIMITS__ATTEMPTS_PER_MINUTE", "0", "limits.attempts_per_minute", "nonzero"),
+        ("DELIVERY__POISON", "drop", "delivery.poison", "\"dead_letter\" or \"block\""),
+        ("DELIVERY__MAX_CONNECTIONS", "0", "delivery.max_connections", "at least 1"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "31s", "delivery.heartbeat_timeout", "\"30s\""),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "9s", "delivery.heartbeat_timeout", "heartbeat_interval"),
+        ("DATABASE__READERS", "-1", "database.readers", "integer"),
+        ("DATABASE__READERS", "0", "database.readers", "at least 1"),
+        ("RETENTION__MAX_EVENTS", "0", "retention.max_events", "at least 1"),
+        ("RETENTION__HARD_MAX_AGE", "1d", "retention.hard_max_age", "retention.max_age"),
+        ("RETENTION__INTERVAL", "1ms", "retention.interval", "1s"),
+        ("LOG__FORMAT", "xml", "log.format", "\"auto\", \"text\" or \"json\""),
+        ("LOG__FILTER", "loud=very", "log.filter", "debug"),
+        ("LOG__FORMAT", "", "log.format", "unset"),
+        ("NONSENSE", "1", "nonsense", "`retention`"),
+    ] {
+        let variable = format!("GATEWAY_EVENTS__{key}");
+        let says = [name, value, &variable, allowed];
+        run(set(&mut command("config check"), &[(key, value)])).await.failed(1, &says);
+    }
+    run(&mut command("serve --listen nowhere")).await.failed(1, &["server.listen", "--listen"]);
+    run(&mut command("serve --plaintext")).await.failed(1, &["--plaintext", "loopback"]);
+    let directory = tempdir().expect("a directory");
+    let file = directory.path().join("settings.toml");
+    let check = format!("config check --config {}", file.display());
+    for (text, says) in [
+        ("[delivery]\nwindow_events = \"many\"\n", ["delivery.window_events", "many", "64"]),
+        ("[delivery]\nwindow = 3\n", ["delivery.window", "3", "`window_events`"]),
+        ("[delivry]\nwindow_events = 3\n", ["delivry", "window_events", "`delivery`"]),
+        ("[delivery\n", ["line 1", "[delivery", "]"]),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        let said = run(&mut command(&check)).await;
+        said.failed(1, &says);
+        said.failed(1, &[&file.display().to_string()]);
+    }
+    std::fs::remove_file(&file).expect("removed");
+    run(&mut command(&check)).await.failed(1, &["settings.toml", "can't be read"]);
+    assert_eq!(run(&mut command("config check")).await.well(), "the settings can be used\n");
+}
+
+#[tokio::test]
+async fn flags_win_over_the_environment_and_that_over_the_file() {
+    let directory = tempdir().expect("a directory");
+    let file = directory.path().join("settings.toml");
+    let text = "data_dir = \"from-file\"\n[delivery]\nmax_attempts = 7\nwindow_events = 8\n";
+    std::fs::write(&file, text).expect("written");
+    let show = format!("config show --config {}", file.display());
+    let environment = [
+        ("DELIVERY__MAX_ATTEMPTS", "9"),
+        ("DATA_DIR", "from-environment"),
+        ("SERVER__TRUSTED_PROXIES", "10.0.0.1, fd00::/8"),
+    ];
+    let shown = run(&mut command(&show)).await;
+    assert!(shown.well().contains("data_dir = \"from-file\""), "{shown:?}");
+    let shown = run(set(&mut command(&show), &environment)).await;
+    for line in [
+        "data_dir = \"from-environment\"",
+        "max_attempts = 9",
+        "window_events = 8",
+        "trusted_proxies = [\"10.0.0.1\", \"fd00::/8\"]",
+    ] {
+        assert!(shown.well().lines().any(|one| one == line), "{line}: {shown:?}");
+    }
+    let flags = format!("{show} --data-dir from-flag");
+    let shown = run(set(&mut command(&flags), &environment)).await;
+    assert!(shown.well().contains("data_dir = \"from-flag\""), "{shown:?}");
+    let as_json = run(set(&mut command(&format!("{flags} --json")), &environment)).await.json();
+    assert_eq!(as_json["data_dir"], "from-flag");
+    assert_eq!(as_json["delivery"]["max_attempts"], 9);
+    // What is shown is a file that can be used.
+    std::fs::write(&file, &shown.out).expect("written");
+    assert_eq!(run(&mut command(&show)).await.well().lines().count(), shown.out.lines().count());
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_start_says_why() {
+    let service = Service::start().await;
+    let data = service.database().parent().expect("its directory").to_owned();
+    let in_use = ["in use by another gateway-events server", "data directory"];
+    run(&mut serve(&data)).await.failed(1, &in_use);
+    run(&mut command(&format!("migrate --data-dir {}", data.display()))).await.failed(1, &in_use);
+
+    let directory = tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let taken = format!("serve --listen 127.0.0.1:{} --data-dir {}", service.port, data.display());
+    for _ in 0..2 {
+        let said = run(&mut command(&taken)).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        for text in [format!("127.0.0.1:{}", service.port), "in use".to_owned()] {
+            assert!(said.err.contains(&text), "{said:?}");
+        }
+    }
+    let file = directory.path().join("file");
+    std::fs::write(&file, "no directory").expect("written");
+    run(&mut serve(&file)).await.failed(1, &["file", "data directory"]);
+    run(&mut serve(&file.join("below"))).await.failed(1, &["below", "data directory"]);
+
+    let (certificate, key) = (service.certificate(), data.join("private-key.pem"));
+    let with = |certificate: &Path, key: &Path| {
+        let mut command = serve(&data);
+        let (certificate, key) = (certificate.display(), key.display());
+        command.env("GATEWAY_EVENTS__SERVER__CERTIFICATE", certificate.to_string());
+        command.env("GATEWAY_EVENTS__SERVER__PRIVATE_KEY", key.to_string());
+        command
+    };
+    run(&mut with(&directory.path().join("none.pem"), &key)).await.failed(1, &["none.pem"]);
+    run(&mut with(&file, &key)).await.failed(1, &["file", "no certificate"]);
+    run(&mut with(&certificate, &file)).await.failed(1, &["file", "can't be used"]);
+    // Each is good, but they are not a pair.
+    run(&mut with(&certificate, &key)).await.failed(1, &["certificate and its key"]);
+    drop(service);
+}
+
+#[tokio::test]
+async fn a_data_directory_is_made_private_and_one_that_is_there_is_left_alone() {
+    let directory = tempdir().expect("a directory");
+    let mode =
+        |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let (new, old) = (directory.path().join("a/new"), directory.path().join("old"));
+    std::fs::create_dir(&old).expect("made");
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).expect("set");
+    // Neither gets as far as serving: the port belongs to somebody else.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    for data in [&new, &old] {
+        let serve = format!("serve --listen {address} --data-dir {}", data.display());
+        assert_eq!(run(&mut command(&serve)).await.code, Some(1));
+    }
+    assert_eq!((mode(&new), mode(&old)), (0o700, 0o755));
+    for data in [&new, &old] {
+        assert_eq!(mode(&data.join("gateway-events.db")), 0o600);
+        assert_eq!(mode(&data.join("private-key.pem")), 0o600);
+    }
+    let migrated = directory.path().join("migrated");
+    run(&mut command(&format!("migrate --data-dir {}", migrated.display()))).await.well();
+    assert_eq!(mode(&migrated), 0o700);
+}

@@ -1,0 +1,86 @@
+//! The command line, run as a person or a script would run it.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::{PATIENCE, Service};
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// The binary with these arguments (blanks between) and nothing of the test's
+/// own environment.
+pub(crate) fn command(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
+    command.args(arguments.split_whitespace()).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Runs it to its end.
+pub(crate) async fn run(command: &mut Command) -> Said {
+    let running = command.spawn().expect("the binary starts");
+    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    ended.expect("it ends in time").expect("it ends").into()
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("text"),
+            err: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+impl Said {
+    /// It went well and had nothing to complain of.
+    #[track_caller]
+    pub(crate) fn well(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        assert_eq!(self.err, "", "{self:?}");
+        &self.out
+    }
+
+    /// It went well and printed JSON, and nothing else.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.well()).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// It failed so, and standard error says each of these and standard output nothing.
+    #[track_caller]
+    pub(crate) fn failed(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.out, "", "{self:?}");
+        for text in says {
+            assert!(self.err.contains(text), "{text:?} is missing: {self:?}");
+        }
+        assert!(!self.err.contains("panicked"), "{self:?}");
+    }
+}
+
+impl Service {
+    /// A command that is a client of this service, with the first admin token.
+    pub(crate) fn command(&self, arguments: &str) -> Command {
+        let mut command = command(arguments);
+        command
+            .env("GATEWAY_EVENTS_URL", format!("https://localhost:{}", self.port))
+            .env("GATEWAY_EVENTS_TOKEN", &self.token)
+            .env("GATEWAY_EVENTS_CA_FILE", self.certificate());
+        command
+    }
+
+    /// Runs such a command.
+    pub(crate) async fn run(&self, arguments: &str) -> Said {
+        run(&mut self.command(arguments)).await
+    }
+}
