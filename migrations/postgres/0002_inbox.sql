@@ -84,8 +84,9 @@ create table inbox_rejected (
     retried_at     timestamptz                       -- put back into the inbox, as a new row
 );
 
--- What waits for somebody to act.
-create index inbox_rejected_open on inbox_rejected (organisation, id) where retried_at is null;
+-- What waits for somebody to act. Not by organisation:
+-- what stands there may be longer than an index can hold.
+create index inbox_rejected_open on inbox_rejected (id) where retried_at is null;
 create index inbox_rejected_by_age on inbox_rejected (rejected_at);
 -- What was moved by half.
 create index inbox_rejected_by_row on inbox_rejected (inbox_id);

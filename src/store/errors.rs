@@ -63,6 +63,9 @@ fn of_postgres(code: &str, text: String) -> StoreError {
         "23505" => StoreError::Conflict(format!(
             "another request took this name or id at the same moment ({text}); look, and try again"
         )),
+        // data_exception, program_limit_exceeded: a value that it can't hold,
+        // now or later.
+        code if code.starts_with("22") || code.starts_with("54") => StoreError::Corrupt(text),
         // disk_full
         "53100" => StoreError::StorageFull,
         // data_corrupted, index_corrupted; undefined_table, undefined_column;

@@ -71,6 +71,29 @@ async fn rows_are_found_although_nobody_is_told_of_them() {
 }
 
 #[tokio::test]
+async fn a_value_that_no_index_can_hold_holds_up_nobody() {
+    let database = Database::new();
+    let service = service(&database).await;
+    let (id, key) = service.gateway("one").await;
+    let mut socket = service.connected(&key).await;
+    let long: String = (0..300).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    let rows = [
+        Row { organisation: Some(long.clone()), ..deployed(&id, "d-1") },
+        Row { event_type: long.clone(), ..deployed(&id, "d-1") },
+        Row { event_id: Some(long.clone()), ..deployed(&id, "d-1") },
+        Row { target: Some(long.clone()), gateway_id: None, ..deployed(&id, "d-1") },
+        deployed(&id, &long),
+        deployed(&id, "d-2"),
+    ];
+    let ids = Program::start(&database).await.insert(&rows).await;
+    let arrived = socket.expect(1..=2).await;
+    assert_eq!([&arrived[0]["eventId"], &arrived[1]["eventId"]], [&ids[4], &ids[5]]);
+    service.eventually("/inbox/rejected", |page| page["list"][2].is_object()).await;
+    let report = verify(&options(&database)).await.unwrap();
+    assert_eq!((report.rejected, report.inbox), (4, 0), "{:#?}", report.problems);
+}
+
+#[tokio::test]
 async fn a_program_needs_no_more_than_the_rights_that_the_migration_names() {
     let database = Database::new();
     open(&database).await.unwrap().close().await;

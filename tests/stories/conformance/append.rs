@@ -149,3 +149,14 @@ pub(crate) async fn payloads_keep_every_byte_and_pages_are_bounded(store: &dyn S
     let page = store.read(gateway.key, Sequence(i64::MAX), 100, 1).await.unwrap();
     assert!(page.rows.is_empty());
 }
+
+pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut long = event(Target::Gateways(vec![gateway.id]));
+    let id: String = (0..300).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    (long.artifact_id, long.deployment_id) = (Some(id.clone()), Some(id));
+    let answers = corner.publish(vec![long, event(Target::Gateways(vec![gateway.id]))]).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(corner.again(&gateway).await.head, Sequence(2));
+}
