@@ -121,6 +121,10 @@ pub async fn serve(
     let sweeping = Arc::clone(&dispatcher);
     let stop = stop_jobs.clone();
     jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    if database.is_shared() {
+        let (shutting_out, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
+        jobs.spawn(async move { shutting_out.run_shut_out(stop).await });
+    }
     jobs.spawn(intake::inbox::run(Arc::clone(&store), rules, stop_jobs.clone()));
     jobs.spawn(retention::run(
         Arc::clone(&store),

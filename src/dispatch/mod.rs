@@ -27,6 +27,7 @@ mod recorder;
 mod registry;
 mod reports;
 mod session;
+mod shut_out;
 mod sweep;
 pub mod window;
 
@@ -252,6 +253,12 @@ impl Dispatcher {
         if let Err(error) = self.settle().await {
             tracing::error!(%error, "the last outcomes could not be put on record; what they settled is sent again");
         }
+    }
+
+    /// Closes the sockets of those whom another node was told to shut out, until
+    /// told to stop. For nodes that share a database.
+    pub async fn run_shut_out(&self, stop: CancellationToken) {
+        shut_out::run(self, stop).await;
     }
 
     /// Records events that nobody was there to receive, until told to stop.

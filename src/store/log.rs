@@ -284,6 +284,18 @@ pub struct Reaped {
     pub connection_id: ConnectionId,
 }
 
+/// What a live connection of this node must be closed for: another node was
+/// told to shut it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutOut {
+    /// Whose.
+    pub gateway: GatewayKey,
+    /// The public part of the token that it was opened with.
+    pub token: String,
+    /// Why: the token was revoked, or the gateway disabled or deleted.
+    pub reason: Reason,
+}
+
 /// What a `deployment.ack` names.
 #[derive(Clone, Debug)]
 pub struct DeploymentKey {

@@ -249,6 +249,8 @@ pub trait Store: Inbox + Send + Sync + 'static {
     async fn node_heartbeat(&self) -> Result<()>;
     /// Closes the connections that dead nodes left open (`node_lost`); returns them.
     async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>>;
+    /// Whom of this node's live connections another node was told to shut out.
+    async fn shut_out(&self) -> Result<Vec<ShutOut>>;
     /// Records `not_connected` for what was appended to gateways without a live
     /// connection; `None` looks at all gateways. Returns what was recorded.
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;

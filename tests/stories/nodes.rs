@@ -243,6 +243,32 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
 }
 
 #[tokio::test]
+async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another() {
+    let on = On::shared();
+    let one = on.start().await;
+    let other = one.another().await;
+    for (name, reason) in [("revoked", "token_revoked"), ("disabled", "gateway_disabled")] {
+        let (id, key) = one.gateway(name).await;
+        let socket = other.connected(&key).await.serve();
+        let began = std::time::Instant::now();
+        if name == "revoked" {
+            let tokens = one.api().get(&format!("/gateways/{id}/tokens")).await.unwrap();
+            let token = tokens["list"][0]["id"].as_str().unwrap();
+            one.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.unwrap();
+        } else {
+            let change = serde_json::json!({"disabled": true});
+            one.api().patch(&format!("/gateways/{id}"), &change).await.unwrap();
+        }
+        tokio::time::timeout(PATIENCE, socket).await.expect("closed in time").unwrap();
+        // By a look every half second; this is generous, as the machine may be busy.
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+        let path = format!("/gateways/{id}/connections");
+        let past = one.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
+        assert_eq!(past["list"][0]["closeReason"], reason, "{past:#}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_published_at_one_node_reaches_a_socket_of_another() {
     let on = On::shared();
     let one = on.start().await;

@@ -12,8 +12,10 @@ use crate::event::{ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, Reason, S
 use crate::store::{NewConnection, Opened, Reaped, Result, StoreError};
 
 pub(crate) mod list;
+mod shut_out;
 
 pub(super) use list::list;
+pub(super) use shut_out::shut_out;
 
 /// Opens a connection. `NotFound` before anything is written if the gateway
 /// was deleted or disabled meanwhile.

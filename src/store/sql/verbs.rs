@@ -15,8 +15,8 @@ use crate::store::{
     AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
     GatewayCredential, Labels, Missed, NewConnection, NewToken, Opened, OutboxPage, Publish,
-    Published, Reaped, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, Store,
-    StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    Published, Reaped, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut,
+    Store, StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -367,6 +367,11 @@ impl Store for Backend {
             )
             .await?;
         Ok(reaped)
+    }
+
+    async fn shut_out(&self) -> Result<Vec<ShutOut>> {
+        let node = self.node;
+        read!(self, connection => connections::shut_out(connection, node))
     }
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
