@@ -134,7 +134,7 @@ pub async fn serve(
         stop_jobs.clone(),
     ));
     jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
-        app.forget_full_buckets();
+        app.tidy_up();
     }));
     jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || {
         metrics.run_upkeep();

@@ -62,5 +62,6 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
     app.store.revoke_access_token(organisation, &id).await?;
+    app.access.forget(&id);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -59,13 +59,7 @@ impl FromRequestParts<Arc<App>> for Gateway {
 async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<OrganisationKey, Problem> {
     let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Access, token);
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
-    let credential = app
-        .store
-        .access_credential(presented.id())
-        .await?
-        .filter(|credential| access_is_good(credential, &presented))
-        .ok_or_else(|| refuse(Some(presented.id())))?;
-    app.store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
+    let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
@@ -79,6 +73,21 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
         "insufficient_scope",
         format!("This token lacks the scope `{scope}`."),
     ))
+}
+
+/// Whose token it is, if it is good.
+async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
+    let is_good = |credential: &AccessCredential| access_is_good(credential, presented);
+    if let Some(known) = app.access.recall(presented.id()) {
+        return Ok(Some(known).filter(is_good));
+    }
+    let asked = app.access.asking();
+    let found = app.store.access_credential(presented.id()).await?.filter(is_good);
+    if let Some(credential) = &found {
+        app.store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
+        app.access.keep(asked, presented.id().to_owned(), credential.clone());
+    }
+    Ok(found)
 }
 
 /// Where every refused credential is counted and logged, with its public id if

@@ -67,6 +67,7 @@ pub(super) async fn put(
         schema: definition.schema,
     };
     let is_new = app.store.put_event_type(organisation, &info).await?;
+    app.types.forget(&(organisation, name));
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info)))
 }

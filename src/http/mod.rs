@@ -15,8 +15,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::event::{EventType, OrganisationKey};
+use crate::event_types::EventTypeInfo;
 use crate::intake::Rules;
-use crate::store::Store;
+use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod auth;
@@ -37,10 +39,12 @@ mod manifest;
 pub mod problem;
 mod publish;
 mod rates;
+mod remembered;
 mod stats;
 pub mod tls;
 
 use problem::Problem;
+use remembered::Remembered;
 
 /// The prefix of everything but the operational routes.
 pub const BASE: &str = "/api/internal/v1";
@@ -55,6 +59,8 @@ pub struct App {
     config: Arc<Config>,
     attempts: rates::Attempts,
     rules: Arc<Rules>,
+    access: Remembered<String, AccessCredential>,
+    types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     render_metrics: RenderMetrics,
 }
 
@@ -68,12 +74,23 @@ impl App {
         render_metrics: RenderMetrics,
     ) -> Arc<Self> {
         let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
-        Arc::new(Self { store, dispatcher, config, attempts, rules, render_metrics })
+        Arc::new(Self {
+            store,
+            dispatcher,
+            config,
+            attempts,
+            rules,
+            access: Remembered::default(),
+            types: Remembered::default(),
+            render_metrics,
+        })
     }
 
-    /// Forgets what the connection-rate limit no longer needs; called every minute.
-    pub fn forget_full_buckets(&self) {
+    /// Lets go of what serves no longer; called every minute.
+    pub fn tidy_up(&self) {
         self.attempts.forget_full();
+        self.access.forget_old();
+        self.types.forget_old();
     }
 }
 

@@ -2,6 +2,7 @@
 //! field. The payload's bytes are kept as they came.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,8 @@ use super::App;
 use super::extract;
 use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use crate::event::{EventType, OrganisationKey};
+use crate::event_types::EventTypeInfo;
 use crate::intake::object::{Object, Once};
 use crate::intake::{Draft, Objection, too_deep};
 use crate::store::{Judged, Unfit};
@@ -73,11 +75,29 @@ pub(super) async fn judge(
         Err(problem) => return Ok(Err(Unfit { identity: None, problem: problem.to_value() })),
     };
     let identity = draft.id.clone().map(|id| (id, draft.digest()));
-    let info = app.store.event_type(organisation, &draft.event_type).await?;
-    Ok(app.rules.judge(draft, info.as_ref(), now).map_err(|objection| {
+    let info = event_type(app, organisation, &draft.event_type).await?;
+    Ok(app.rules.judge(draft, info.as_deref(), now).map_err(|objection| {
         let problem = Problem::from(objection).to_value();
         Unfit { identity, problem }
     }))
+}
+
+/// The type as it is registered, if it is.
+async fn event_type(
+    app: &App,
+    organisation: OrganisationKey,
+    name: &EventType,
+) -> Answer<Option<Arc<EventTypeInfo>>> {
+    let key = (organisation, name.clone());
+    if let Some(known) = app.types.recall(&key) {
+        return Ok(Some(known));
+    }
+    let asked = app.types.asking();
+    let found = app.store.event_type(organisation, name).await?.map(Arc::new);
+    if let Some(info) = &found {
+        app.types.keep(asked, key, Arc::clone(info));
+    }
+    Ok(found)
 }
 
 fn read(item: &RawValue, now: Timestamp) -> Answer<Draft> {
