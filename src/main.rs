@@ -6,6 +6,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cli;
 
+/// Gives memory back after a fleet has come and gone, which the system's does
+/// not, and takes part of the time.
+#[cfg(unix)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 use cli::{
     access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, serve,
     token, verify,

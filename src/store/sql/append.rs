@@ -54,13 +54,6 @@ pub(crate) struct Head {
     pub(crate) head: Sequence,
 }
 
-/// The key that a new event was given.
-pub(crate) struct Inserted {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) id: String,
-    pub(crate) event: i64,
-}
-
 struct Fresh<'a> {
     organisation: OrganisationKey,
     new: &'a NewEvent,
@@ -268,17 +261,9 @@ async fn insert(
         return Ok(());
     }
     let events: Vec<_> = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
-    let keys: HashMap<Identity, i64> = dialect::insert_events(connection, now, &events)
-        .await?
-        .into_iter()
-        .map(|row| ((row.organisation, row.id), row.event))
-        .collect();
+    let keys = dialect::insert_events(connection, now, &events).await?;
     let mut outbox: Vec<(GatewayKey, Sequence, i64)> = Vec::new();
-    for (fresh, numbers) in fresh.iter().zip(numbered) {
-        let identity = (fresh.organisation, fresh.new.event.id.as_str().to_owned());
-        let event = keys.get(&identity).copied().ok_or_else(|| {
-            StoreError::Corrupt(format!("the event {} was not inserted", identity.1))
-        })?;
+    for ((fresh, numbers), event) in fresh.iter().zip(numbered).zip(keys) {
         let targets = fresh.targets.iter().zip(numbers);
         outbox.extend(targets.map(|((gateway, _), sequence)| (*gateway, *sequence, event)));
     }

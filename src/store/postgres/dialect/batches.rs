@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::postgres::sql::append::{Head, Inserted};
+use crate::store::postgres::sql::append::Head;
 use crate::store::postgres::sql::record::Receipts;
 use crate::store::postgres::sql::repeats::{KeptAnswer, KnownEvent};
 use crate::store::postgres::sql::targets::{Labelled, Named};
@@ -18,6 +18,13 @@ use crate::store::{Labels, NewEvent, Result, StoreError, storable};
 /// An index holds no more than about 2,700 bytes of a value. A deployment whose
 /// id is longer is none that an acknowledgement can be matched with.
 const LONGEST_DEPLOYMENT: usize = 1024;
+
+/// The key that a new event was given.
+struct Inserted {
+    organisation: OrganisationKey,
+    id: String,
+    event: i64,
+}
 
 /// One column of many rows.
 pub(super) fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
@@ -45,11 +52,12 @@ pub(in super::super) async fn raise_heads(
     .await?)
 }
 
+/// Answers the events' keys, in their order.
 pub(in super::super) async fn insert_events(
     connection: &mut Connection,
     now: Timestamp,
     events: &[(OrganisationKey, &NewEvent)],
-) -> Result<Vec<Inserted>> {
+) -> Result<Vec<i64>> {
     let mut rows = events.to_vec();
     rows.sort_unstable_by(|(a, one), (b, other)| (a, &one.event.id).cmp(&(b, &other.event.id)));
     let artifacts = column(&rows, |(_, new)| new.artifact_id.as_deref().map(storable));
@@ -57,7 +65,7 @@ pub(in super::super) async fn insert_events(
         let id = new.deployment_id.as_deref().filter(|id| id.len() <= LONGEST_DEPLOYMENT);
         id.map(storable)
     });
-    Ok(query_as!(
+    let inserted = query_as!(
         Inserted,
         r#"
         insert into events (organisation, id, type, payload, correlation_id, user_id,
@@ -86,7 +94,17 @@ pub(in super::super) async fn insert_events(
         &column(&deployments, |it| it.as_deref()) as _
     )
     .fetch_all(connection)
-    .await?)
+    .await?;
+    // The order in which rows come back is not promised.
+    let keys: HashMap<_, _> =
+        inserted.iter().map(|row| ((row.organisation, row.id.as_str()), row.event)).collect();
+    let key = |(organisation, new): &(OrganisationKey, &NewEvent)| {
+        let id = &new.event.id;
+        keys.get(&(*organisation, id.as_str()))
+            .copied()
+            .ok_or_else(|| StoreError::Corrupt(format!("the event {id} was not inserted")))
+    };
+    events.iter().map(key).collect()
 }
 
 pub(in super::super) async fn insert_outbox(

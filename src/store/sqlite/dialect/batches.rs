@@ -1,16 +1,17 @@
 //! Statements that write many rows at once. SQLite has no arrays: the rows are
-//! one JSON parameter, unfolded by `json_each`.
+//! one JSON parameter, unfolded by `jsonb_each`, which leaves each row parsed
+//! (`json_each` would write it out again, and each column parse it anew).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::{Connection, query, query_as};
+use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::sqlite::sql::append::{Head, Inserted};
+use crate::store::sqlite::sql::append::Head;
 use crate::store::sqlite::sql::positions::Move;
 use crate::store::sqlite::sql::record::Receipts;
 use crate::store::sqlite::sql::repeats::{KeptAnswer, KnownEvent};
@@ -37,7 +38,7 @@ pub(in super::super) async fn raise_heads(
         Head,
         r#"
         update streams set head = head + (grown.value ->> 1)
-        from json_each($1) as grown
+        from jsonb_each($1) as grown
         where streams.gateway = grown.value ->> 0
         returning gateway as "gateway!: GatewayKey", head as "head!: Sequence"
         "#,
@@ -47,12 +48,19 @@ pub(in super::super) async fn raise_heads(
     .await?)
 }
 
-/// One by one in the array's order, so that the keys rise with it.
+/// Answers the events' keys, in their order. Nobody else writes meanwhile, so
+/// that they are given here, from the last one that SQLite remembers: rows that
+/// came back would cost as much as their insertion.
 pub(in super::super) async fn insert_events(
     connection: &mut Connection,
     now: Timestamp,
     events: &[(OrganisationKey, &NewEvent)],
-) -> Result<Vec<Inserted>> {
+) -> Result<Vec<i64>> {
+    let last = query_scalar!(
+        r#"select coalesce(max(seq), 0) as "last!: i64" from sqlite_sequence where name = 'events'"#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     let rows: Vec<_> = events
         .iter()
         .map(|(organisation, new)| {
@@ -69,24 +77,23 @@ pub(in super::super) async fn insert_events(
         })
         .collect();
     let rows = json(&rows)?;
-    Ok(query_as!(
-        Inserted,
+    query!(
         r#"
-        insert into events (organisation, id, type, payload, correlation_id, user_id,
+        insert into events (event, organisation, id, type, payload, correlation_id, user_id,
             occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
-        select value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+        select $3 + key + 1, value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
             value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', $2,
             value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
             value ->> '$[3][0]', value ->> '$[3][1]'
-        from json_each($1) where true order by key
-        returning event as "event!: i64", organisation as "organisation!: OrganisationKey",
-            id as "id!: String"
+        from jsonb_each($1) where true order by key
         "#,
         rows,
-        now as _
+        now as _,
+        last
     )
-    .fetch_all(connection)
-    .await?)
+    .execute(connection)
+    .await?;
+    Ok((last + 1..).take(events.len()).collect())
 }
 
 pub(in super::super) async fn insert_outbox(
@@ -99,7 +106,7 @@ pub(in super::super) async fn insert_outbox(
     query!(
         r#"
         insert into outbox (gateway, sequence, event)
-        select value ->> 0, value ->> 1, value ->> 2 from json_each($1) where true
+        select value ->> 0, value ->> 1, value ->> 2 from jsonb_each($1) where true
         "#,
         rows
     )
@@ -118,7 +125,7 @@ pub(in super::super) async fn kept_answers(
         r#"
         select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
             k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
-        from json_each($1) as wanted
+        from jsonb_each($1) as wanted
         join idempotency_keys k on k.organisation = wanted.value ->> 0 and k.key = wanted.value ->> 1
         "#,
         keys
@@ -138,7 +145,7 @@ pub(in super::super) async fn known_events(
         select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
             e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
             min(o.sequence) as "sequence?: Sequence"
-        from json_each($1) as wanted
+        from jsonb_each($1) as wanted
         join events e on e.organisation = wanted.value ->> 0 and e.id = wanted.value ->> 1
         left join outbox o on o.event = e.event
         left join gateways g on g.gateway = o.gateway
@@ -166,7 +173,7 @@ pub(in super::super) async fn keep_answers(
         r#"
         insert into idempotency_keys (organisation, key, digest, answer, created_at)
         select value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, $2
-        from json_each($1) where true
+        from jsonb_each($1) where true
         on conflict do nothing
         "#,
         rows,
@@ -243,7 +250,7 @@ pub(in super::super) async fn insert_receipts(
             instance, node, started_at, finished_at)
         select d.value ->> 0, d.value ->> 2, d.value ->> 3, 'received', d.value ->> 1,
             coalesce(c.instance, ''), $2, d.value ->> 4, d.value ->> 5
-        from json_each($1) as d
+        from jsonb_each($1) as d
         left join connections c on c.id = d.value ->> 1
         where true order by d.key
         "#,
@@ -263,7 +270,7 @@ pub(in super::super) async fn heard(
     query!(
         r#"
         update connections set last_heartbeat_at = max(last_heartbeat_at, sign.value ->> 1)
-        from json_each($1) as sign where connections.id = sign.value ->> 0
+        from jsonb_each($1) as sign where connections.id = sign.value ->> 0
         "#,
         signs
     )
@@ -290,7 +297,7 @@ pub(in super::super) async fn raise_connections(
         from (
             select s.gateway, coalesce(nullif(c.instance, ''), c.id) as instance,
                 min(s.head, max(m.value ->> 1)) as received, max(m.value ->> 2) as at
-            from json_each($1) as m
+            from jsonb_each($1) as m
             join connections c on c.id = m.value ->> 0
             join streams s on s.gateway = c.gateway
             group by s.gateway, 2
@@ -322,7 +329,7 @@ pub(in super::super) async fn count_confirmed(
         from (
             select s.gateway, coalesce(own.received, 0) as before,
                 min(s.head, max(m.value ->> 1)) as received
-            from json_each($1) as m
+            from jsonb_each($1) as m
             join connections c on c.id = m.value ->> 0 and c.instance = ''
             join streams s on s.gateway = c.gateway
             left join cursors own on own.gateway = c.gateway and own.instance = ''
@@ -347,7 +354,7 @@ pub(in super::super) async fn raise_gateways(
         r#"
         insert into cursors (gateway, instance, received, updated_at)
         select s.gateway, '', min(s.head, max(m.value ->> 1)), max(m.value ->> 2)
-        from json_each($1) as m
+        from jsonb_each($1) as m
         join connections c on c.id = m.value ->> 0 and c.instance = ''
         join streams s on s.gateway = c.gateway
         where true
