@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod cli;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, serve,
-    token, verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, node,
+    serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -47,6 +47,9 @@ enum Command {
     /// See what other programs inserted and could not be published, and try it again
     #[command(subcommand)]
     Inbox(inbox::Command),
+    /// See which nodes there are
+    #[command(subcommand)]
+    Node(node::Command),
     /// Behave like a gateway: print each event as it comes
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
@@ -71,6 +74,7 @@ async fn main() -> ExitCode {
         Command::Event(command) => event::run(command, &client).await,
         Command::Delivery(command) => delivery::run(command, &client).await,
         Command::Inbox(command) => inbox::run(command, &client).await,
+        Command::Node(command) => node::run(command, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => completions(shell),

@@ -38,6 +38,9 @@ pub struct Options {
     /// An answer that would take longer is ended.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
+    /// A node that shares Postgres and is silent for longer is dead to the others.
+    #[serde(with = "humantime_serde")]
+    pub node_timeout: Duration,
     /// Events that may wait to be appended; more are refused at once.
     pub queue_events: usize,
     /// Bytes of them that may wait, likewise.
@@ -122,6 +125,7 @@ impl Options {
                 connections: self.connections,
                 askers: self.askers,
                 answer_timeout: self.answer_timeout,
+                node_timeout: self.node_timeout,
                 queue: self.queue(),
             }));
             #[cfg(not(feature = "postgres"))]

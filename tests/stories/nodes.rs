@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{
-    Gateway, Missed, Publish, Reaped, RetentionLimits, Store, StoreError, Target, TrimMark,
+    Gateway, Missed, Publish, Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 
@@ -115,7 +115,7 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     let (lost, _, _) = here.open(&gateway).await;
     let (alive, _, _) = there.open(&gateway).await;
     here.record(vec![confirmed(&gateway, lost, 1, 3)]).await;
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), [], "both live");
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default(), "both live");
     // By the database's clock it has been silent for a minute.
     let silent = format!(
         "update nodes set heartbeat_at = heartbeat_at - interval '1 minute' where id = '{}'",
@@ -123,8 +123,9 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     );
     database.run(&silent);
     let reaped = Reaped { gateway_id: gateway.id, connection_id: lost };
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), [reaped]);
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), []);
+    let reaping = Reaping { nodes: vec![first.node()], connections: vec![reaped] };
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), reaping);
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default());
     let all = second
         .connections(there.organisation, Some(gateway.id), false, None, 10)
         .await

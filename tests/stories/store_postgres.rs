@@ -22,6 +22,7 @@ pub(crate) fn options(database: &Database) -> Options {
         connections: 4,
         askers: 2,
         answer_timeout: Duration::from_secs(10),
+        node_timeout: Duration::from_secs(30),
         queue: Queue { events: 10_000, bytes: 64 * 1024 * 1024 },
     }
 }

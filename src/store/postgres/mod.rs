@@ -57,6 +57,7 @@ pub struct PostgresStore {
     pool: PgPool,
     askers: PgPool,
     answer_timeout: Duration,
+    node_timeout: Duration,
     writer: Writer,
     inbox: watch_inbox::Watch,
     /// What runs beside the verbs, and its end.
@@ -94,6 +95,7 @@ impl PostgresStore {
             pool,
             askers,
             answer_timeout,
+            node_timeout: options.node_timeout,
             writer,
             inbox,
             tasks,
@@ -136,6 +138,11 @@ impl PostgresStore {
             ));
         }
         Ok(())
+    }
+
+    /// How long a node may be silent.
+    const fn node_timeout(&self) -> Duration {
+        self.node_timeout
     }
 
     /// Waits for another program's commit.

@@ -22,6 +22,8 @@ pub struct Options {
     pub askers: u32,
     /// An answer that would take longer is ended.
     pub answer_timeout: Duration,
+    /// A node that is silent for longer is dead.
+    pub node_timeout: Duration,
     /// How much may wait to be appended.
     pub queue: Queue,
 }
