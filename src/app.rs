@@ -2,6 +2,7 @@
 //! the opposite one.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +14,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::event::{NodeId, Reason};
+use crate::event::NodeId;
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
 use crate::intake::{self, Rules};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{NewToken, Open, OpenError, Options, Reaped, Scope, Store, StoreError};
+use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Scope, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
-const HEARTBEAT: Duration = Duration::from_secs(5);
+mod alive;
+
+use alive::Alive;
+
+const UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
 
@@ -53,7 +58,7 @@ pub enum ServeError {
     #[error("{address} can't be listened on: {error}")]
     Listen {
         /// Which.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
         error: io::Error,
     },
@@ -83,7 +88,10 @@ pub async fn serve(
     let database = database(&config);
     let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
-    reap(store.as_ref()).await?;
+    if !database.is_shared() {
+        // Nobody else has the file, so that there is nobody to be wrong about.
+        alive::reap(store.as_ref()).await?;
+    }
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -94,6 +102,8 @@ pub async fn serve(
     let listener =
         Listener::bind(&config.server, tls, unacknowledged).await.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
+
+    store.introduce_node(about(&config, address)).await?;
 
     let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
     let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
@@ -136,14 +146,15 @@ pub async fn serve(
     jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
         app.tidy_up();
     }));
-    jobs.spawn(every(HEARTBEAT, stop_jobs.clone(), move || {
+    jobs.spawn(every(UPKEEP, stop_jobs.clone(), move || {
         metrics.run_upkeep();
     }));
     if let Some(certificates) = certificates {
         jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
     }
     let failed = CancellationToken::new();
-    jobs.spawn(stay_alive(Arc::clone(&store), failed.clone(), stop_jobs.clone()));
+    let alive = Alive::new(Arc::clone(&store), Arc::clone(&dispatcher), database.is_shared());
+    jobs.spawn(alive.run(failed.clone(), stop_jobs.clone()));
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -181,6 +192,16 @@ pub async fn serve(
     }
     tracing::info!(?outcome, "done");
     Ok(outcome)
+}
+
+/// What this node says of itself.
+fn about(config: &Config, address: SocketAddr) -> AboutNode {
+    AboutNode {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: tls::hostname(),
+        address: address.to_string(),
+        max_connections: i64::try_from(config.delivery.max_connections).unwrap_or(i64::MAX),
+    }
 }
 
 /// Makes the data directory, for its owner only. One that is there belongs to
@@ -241,20 +262,6 @@ fn database(config: &Config) -> Options {
     Options { path, ..config.database.clone() }
 }
 
-/// Closes what nodes that did not end in good order left open; each one is a
-/// disconnection like any other.
-async fn reap(store: &dyn Store) -> Result<(), StoreError> {
-    for Reaped { gateway_id, connection_id } in store.reap_dead_nodes().await? {
-        tracing::info!(
-            gateway = %gateway_id,
-            connection = %connection_id,
-            reason = %Reason::NodeLost,
-            "disconnected"
-        );
-    }
-    Ok(())
-}
-
 async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -276,33 +283,6 @@ async fn watch_certificates(
             () = stop.cancelled() => return,
             () = signals.reload.notified() => certificates.reload(),
             () = tokio::time::sleep(LOOK_AT_CERTIFICATES) => certificates.reload_if_changed(),
-        }
-    }
-}
-
-/// Says that this node lives, and looks after the connections of those that don't.
-async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        match store.node_heartbeat().await {
-            Ok(()) => {}
-            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
-                tracing::error!(%error, "the store has failed; ending");
-                failed.cancel();
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the node's heartbeat was not stored");
-                continue;
-            }
-        }
-        if let Err(error) = reap(store.as_ref()).await {
-            tracing::warn!(%error, "dead nodes could not be looked for");
         }
     }
 }

@@ -13,8 +13,8 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, serve,
-    token, verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, node,
+    serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -53,6 +53,9 @@ enum Command {
     /// See what other programs inserted and could not be published, and try it again
     #[command(subcommand)]
     Inbox(inbox::Command),
+    /// See which nodes there are
+    #[command(subcommand)]
+    Node(node::Command),
     /// Behave like a gateway: print each event as it comes
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
@@ -77,6 +80,7 @@ async fn main() -> ExitCode {
         Command::Event(command) => event::run(command, &client).await,
         Command::Delivery(command) => delivery::run(command, &client).await,
         Command::Inbox(command) => inbox::run(command, &client).await,
+        Command::Node(command) => node::run(command, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => completions(shell),

@@ -13,6 +13,7 @@ pub(crate) mod inbox;
 mod interrupt;
 pub(crate) mod listen;
 pub(crate) mod migrate;
+pub(crate) mod node;
 pub(crate) mod output;
 pub(crate) mod serve;
 mod time;

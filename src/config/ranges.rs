@@ -9,6 +9,9 @@ use super::{Config, ConfigError};
 /// A dead gateway is detected within this, whatever is set.
 const DETECTION: Duration = Duration::from_secs(30);
 
+/// Two of a node's signs of life, which come every 5 s.
+const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Checks every such setting; an error names the first that is outside.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
     let Config { server, delivery, database, retention, .. } = config;
@@ -41,6 +44,9 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         if duration.is_zero() {
             return refuse(key, "must be longer than nothing, such as \"10s\"");
         }
+    }
+    if database.node_timeout < SHORTEST_NODE_TIMEOUT {
+        return refuse("database.node_timeout", "must be at least \"10s\"");
     }
     if delivery.heartbeat_timeout > DETECTION {
         return refuse("delivery.heartbeat_timeout", "must be at most \"30s\"");

@@ -231,7 +231,7 @@ impl Dispatcher {
     /// is on record.
     pub async fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
-        let stops = self.registry.stops();
+        let stops = self.registry.stops(|_| true);
         let count = u32::try_from(stops.len()).unwrap_or(u32::MAX);
         let (began, gap) = (Instant::now(), over / count.max(1));
         tracing::info!(connections = count, ?over, "draining");
@@ -259,6 +259,13 @@ impl Dispatcher {
     /// told to stop. For nodes that share a database.
     pub async fn run_shut_out(&self, stop: CancellationToken) {
         shut_out::run(self, stop).await;
+    }
+
+    /// Closes the sockets whose connections another node has closed on record,
+    /// because it took this one for dead. Their gateways come back at once, and
+    /// are on record again. Returns how many there were.
+    pub async fn close_lost(&self) -> Result<usize, StoreError> {
+        shut_out::close_lost(self).await
     }
 
     /// Records events that nobody was there to receive, until told to stop.

@@ -151,6 +151,9 @@ impl Outcomes {
                 }
             }
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
+            Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
+                self.unknown(*range);
+            }
             Record::Closed { unconfirmed: Some((range, _)), reason, detail, give_up, .. } => {
                 self.failed(*range, *reason, detail);
                 if *give_up {
@@ -179,12 +182,26 @@ impl Outcomes {
         );
     }
 
+    /// As the ledger has it: neither delivered nor failed, and sent again.
+    fn unknown(&self, range: Range) {
+        metrics::counter!("gateway_events_delivery_unknown_total").increment(length(range));
+        tracing::info!(
+            target: "delivery",
+            gateway = %self.whose.gateway_id,
+            connection = %self.whose.connection,
+            first = %range.first,
+            last = %range.last,
+            outcome = "unknown",
+            reason = %Reason::NodeLost,
+            "nobody can say whether it was delivered; it is sent again"
+        );
+    }
+
     fn failed(&self, range: Range, reason: Reason, detail: &str) {
         // What retention took was counted when it was taken.
         if reason != Reason::Retention {
-            let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
             metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-                .increment(count);
+                .increment(length(range));
         }
         tracing::info!(
             target: "delivery",
@@ -198,6 +215,10 @@ impl Outcomes {
             "not delivered"
         );
     }
+}
+
+fn length(range: Range) -> u64 {
+    u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0)
 }
 
 #[cfg(test)]

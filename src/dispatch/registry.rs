@@ -83,13 +83,20 @@ impl Registry {
         }
     }
 
-    /// A way to each, in no order: to be told one after another.
-    pub(super) fn stops(&self) -> Vec<mpsc::Sender<Reason>> {
+    /// All connections, by their ids.
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+        let ids = |place: &Place| place.connections.iter().map(|one| one.id).collect::<Vec<_>>();
+        self.gateways.iter().flat_map(|place| ids(&place)).collect()
+    }
+
+    /// A way to each of those, in no order: to be told one after another.
+    pub(super) fn stops(&self, of: impl Fn(&ConnectionId) -> bool) -> Vec<mpsc::Sender<Reason>> {
         let mut stops: Vec<_> = self
             .gateways
             .iter()
             .flat_map(|place| {
-                place.connections.iter().map(|one| one.stop.clone()).collect::<Vec<_>>()
+                let those = place.connections.iter().filter(|one| of(&one.id));
+                those.map(|one| one.stop.clone()).collect::<Vec<_>>()
             })
             .collect();
         fastrand::shuffle(&mut stops);

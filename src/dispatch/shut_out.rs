@@ -1,17 +1,23 @@
-//! Closes the sockets of those whom another node was told to shut out. The node
-//! that was told closes its own at once, and needs none of this.
+//! Closes sockets for what another node did: it was told to shut somebody out
+//! (it closes its own at once, and needs none of this), or it took this node for
+//! dead.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Dispatcher;
+use super::{Dispatcher, registry};
 use crate::event::Reason;
-use crate::store::ShutOut;
+use crate::store::{Result, ShutOut};
 
 /// A key that was revoked must not serve for longer than a second.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Between two sockets that are closed because their connections are lost.
+/// Gateways come back at once, and are not to do so all at the same moment.
+const APART: Duration = Duration::from_millis(5);
 
 /// Looks again and again, until told to stop.
 pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
@@ -40,4 +46,19 @@ fn close(dispatcher: &Dispatcher, ShutOut { gateway, token, reason }: ShutOut) {
     } else {
         dispatcher.close_gateway(gateway, reason);
     }
+}
+
+/// Closes those that are not live on record.
+pub(super) async fn close_lost(dispatcher: &Dispatcher) -> Result<usize> {
+    let ids = dispatcher.registry.ids();
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let lost: HashSet<_> = dispatcher.store.not_on_record(&ids).await?.into_iter().collect();
+    let stops = dispatcher.registry.stops(|id| lost.contains(id));
+    for stop in &stops {
+        registry::stop(stop, Reason::NodeLost);
+        tokio::time::sleep(APART).await;
+    }
+    Ok(stops.len())
 }

@@ -36,6 +36,7 @@ mod inbox;
 mod keep_alive;
 pub mod listener;
 mod manifest;
+mod nodes;
 pub mod problem;
 mod publish;
 mod rates;
@@ -131,6 +132,7 @@ fn api() -> Router<Arc<App>> {
         .route("/gateways/{id}/tokens/{token}", delete(gateway_tokens::revoke))
         .route("/gateways/{id}/connections", get(connections::of_gateway))
         .route("/connections", get(connections::list))
+        .route("/nodes", get(nodes::list))
         .route("/access-tokens", get(access_tokens::list).post(access_tokens::create))
         .route("/access-tokens/{id}", delete(access_tokens::revoke))
         .route("/stats", get(stats::show))

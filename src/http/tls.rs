@@ -145,7 +145,8 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
         })
 }
 
-fn hostname() -> Option<String> {
+/// This machine's name, if it is one.
+pub fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     let is_dns_name = !name.is_empty()

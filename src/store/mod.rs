@@ -7,12 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::event::{
+    ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
 
 mod errors;
 mod inbox;
 mod ledger;
 mod log;
+mod nodes;
 mod open;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -24,6 +27,7 @@ pub mod sqlite;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
+pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use schema::SchemaError;
@@ -245,10 +249,18 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Redriven>;
 
     // -- housekeeping
-    /// Says that this node lives; the first call registers it.
-    async fn node_heartbeat(&self) -> Result<()>;
-    /// Closes the connections that dead nodes left open (`node_lost`); returns them.
-    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>>;
+    /// Says that this node lives; answers when another one last took it for
+    /// dead, if one ever did.
+    async fn node_heartbeat(&self) -> Result<Option<Timestamp>>;
+    /// Says what this node is.
+    async fn introduce_node(&self, about: AboutNode) -> Result<()>;
+    /// The nodes, the living ones first: those of the whole database.
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>>;
+    /// Closes the connections that dead nodes left open (`node_lost`).
+    async fn reap_dead_nodes(&self) -> Result<Reaping>;
+    /// Of these connections of this node, those that are not live on record:
+    /// another one took this node for dead.
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>>;
     /// Whom of this node's live connections another node was told to shut out.
     async fn shut_out(&self) -> Result<Vec<ShutOut>>;
     /// Records `not_connected` for what was appended to gateways without a live

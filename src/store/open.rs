@@ -23,6 +23,11 @@ pub struct Options {
     /// A Postgres to be shared by nodes; empty for the embedded database.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
+    /// Whether this node tells others what it appends, and listens to them.
+    pub notify: bool,
+    /// Where this node listens instead of `url`; empty for there.
+    #[serde(deserialize_with = "secret")]
+    pub listener_url: SecretString,
     /// Connections to Postgres, besides the one that appends and records.
     pub connections: u32,
     /// Connections that read the embedded database for gateways and publishers.
@@ -33,6 +38,9 @@ pub struct Options {
     /// An answer that would take longer is ended.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
+    /// A node that shares Postgres and is silent for longer is dead to the others.
+    #[serde(with = "humantime_serde")]
+    pub node_timeout: Duration,
     /// Events that may wait to be appended; more are refused at once.
     pub queue_events: usize,
     /// Bytes of them that may wait, likewise.
@@ -112,9 +120,12 @@ impl Options {
             #[cfg(feature = "postgres")]
             return Ok(Database::Postgres(super::postgres::Options {
                 url: self.url.clone(),
+                notify: self.notify,
+                listener_url: self.listener_url.clone(),
                 connections: self.connections,
                 askers: self.askers,
                 answer_timeout: self.answer_timeout,
+                node_timeout: self.node_timeout,
                 queue: self.queue(),
             }));
             #[cfg(not(feature = "postgres"))]

@@ -1,4 +1,4 @@
-//! Several nodes on one database.
+//! Several nodes on one database, by what each is asked to store.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -9,15 +9,14 @@ use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{
-    Gateway, Missed, Publish, Reaped, RetentionLimits, Store, StoreError, Target, TrimMark,
+    Gateway, Missed, Publish, Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 
-use crate::both::On;
 use crate::conformance::{Corner, closed, confirmed, event, event_with, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
-use crate::support::{PATIENCE, deployed, get};
+use crate::support::PATIENCE;
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     let database = Database::new();
@@ -116,7 +115,7 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     let (lost, _, _) = here.open(&gateway).await;
     let (alive, _, _) = there.open(&gateway).await;
     here.record(vec![confirmed(&gateway, lost, 1, 3)]).await;
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), [], "both live");
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default(), "both live");
     // By the database's clock it has been silent for a minute.
     let silent = format!(
         "update nodes set heartbeat_at = heartbeat_at - interval '1 minute' where id = '{}'",
@@ -124,8 +123,9 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     );
     database.run(&silent);
     let reaped = Reaped { gateway_id: gateway.id, connection_id: lost };
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), [reaped]);
-    assert_eq!(second.reap_dead_nodes().await.unwrap(), []);
+    let reaping = Reaping { nodes: vec![first.node()], connections: vec![reaped] };
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), reaping);
+    assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default());
     let all = second
         .connections(there.organisation, Some(gateway.id), false, None, 10)
         .await
@@ -240,53 +240,6 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
         tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
     }
     end(&[&first, &second], &database).await;
-}
-
-#[tokio::test]
-async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another() {
-    let on = On::shared();
-    let one = on.start().await;
-    let other = one.another().await;
-    for (name, reason) in [("revoked", "token_revoked"), ("disabled", "gateway_disabled")] {
-        let (id, key) = one.gateway(name).await;
-        let socket = other.connected(&key).await.serve();
-        let began = std::time::Instant::now();
-        if name == "revoked" {
-            let tokens = one.api().get(&format!("/gateways/{id}/tokens")).await.unwrap();
-            let token = tokens["list"][0]["id"].as_str().unwrap();
-            one.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.unwrap();
-        } else {
-            let change = serde_json::json!({"disabled": true});
-            one.api().patch(&format!("/gateways/{id}"), &change).await.unwrap();
-        }
-        tokio::time::timeout(PATIENCE, socket).await.expect("closed in time").unwrap();
-        // By a look every half second; this is generous, as the machine may be busy.
-        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
-        let path = format!("/gateways/{id}/connections");
-        let past = one.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
-        assert_eq!(past["list"][0]["closeReason"], reason, "{past:#}");
-    }
-}
-
-#[tokio::test]
-async fn an_event_published_at_one_node_reaches_a_socket_of_another() {
-    let on = On::shared();
-    let one = on.start().await;
-    let other = one.another().await;
-    let (id, key) = one.gateway("far").await;
-    let mut socket = other.connected(&key).await;
-    for number in 1..=3 {
-        let event = deployed(&[&id], &format!("d-{number}"));
-        one.api().post("/events", &event).await.unwrap();
-        socket.expect(number..=number).await;
-    }
-    let socket = socket.serve();
-    one.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
-    let stats = one.api().get("/stats").await.unwrap();
-    assert_eq!(stats["gatewayConnections"]["totalActive"], 1, "{stats:#}");
-    let failed = get(&one.api(), &format!("/deliveries?status=failed&gatewayId={id}")).await;
-    assert_eq!(failed.unwrap()["count"], 0, "somebody was there, on the other node");
-    socket.abort();
 }
 
 #[tokio::test]

@@ -137,6 +137,7 @@ async fn totals_are_from_the_database_and_survive_a_kill() {
         empty,
         json!({
             "gatewayConnections": {"totalActive": 0, "connections": []},
+            "nodes": {"live": 1, "connections": 0, "maxConnections": 1000},
             "eventDelivery": {"totalEventsSent": 0, "failedDeliveries": 0, "deadLetters": 0,
                 "pending": 0, "lastFailureTime": null, "lastFailureReason": null},
         })

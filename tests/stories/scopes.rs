@@ -26,7 +26,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path as the router writes it, what it needs, a body, and what a
 /// caller who may is answered: nothing named here exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 32] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 33] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events/{id}", Read, "", 404),
     ("GET", "/event-types", Read, "", 200),
@@ -43,6 +43,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 32] = [
     ("DELETE", "/gateways/{id}/tokens/{token}", Admin, "", 404),
     ("GET", "/gateways/{id}/connections", Read, "", 404),
     ("GET", "/connections", Read, "", 200),
+    ("GET", "/nodes", Read, "", 200),
     ("GET", "/access-tokens", Admin, "", 200),
     ("POST", "/access-tokens", Admin, "{}", 422),
     ("DELETE", "/access-tokens/{id}", Admin, "", 404),

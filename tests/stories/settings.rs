@@ -43,6 +43,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
         ("DELIVERY__HEARTBEAT_TIMEOUT", "9s", "delivery.heartbeat_timeout", "heartbeat_interval"),
         ("DATABASE__READERS", "-1", "database.readers", "integer"),
         ("DATABASE__READERS", "0", "database.readers", "at least 1"),
+        ("DATABASE__NODE_TIMEOUT", "9s", "database.node_timeout", "\"10s\""),
         ("RETENTION__MAX_EVENTS", "0", "retention.max_events", "at least 1"),
         ("RETENTION__HARD_MAX_AGE", "1d", "retention.hard_max_age", "retention.max_age"),
         ("RETENTION__INTERVAL", "1ms", "retention.interval", "1s"),

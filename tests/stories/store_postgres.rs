@@ -17,9 +17,12 @@ use crate::server::Database;
 pub(crate) fn options(database: &Database) -> Options {
     Options {
         url: database.url().into(),
+        notify: true,
+        listener_url: String::new().into(),
         connections: 4,
         askers: 2,
         answer_timeout: Duration::from_secs(10),
+        node_timeout: Duration::from_secs(30),
         queue: Queue { events: 10_000, bytes: 64 * 1024 * 1024 },
     }
 }

@@ -71,8 +71,16 @@ impl Service {
 
     /// Starts another node with the same settings in a directory of its own.
     pub(crate) async fn another(&self) -> Self {
+        self.another_with(&[]).await
+    }
+
+    /// The same but for some settings.
+    pub(crate) async fn another_with(&self, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let environment = self.environment.clone();
+        let mut environment = self.environment.clone();
+        let changed = settings.iter().map(|(key, value)| (*key, *value));
+        environment
+            .extend(changed.map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), value.into())));
         let prelude = self.prelude.clone();
         let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
         assert!(token.is_none(), "the admin token is shown once only");

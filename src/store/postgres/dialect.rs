@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::sql::Chore;
-use super::sql::connections::Left;
+use super::sql::nodes::Left;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
@@ -41,12 +41,8 @@ macro_rules! query_scalar {
 }
 pub(super) use {query, query_as, query_scalar};
 
-/// A node that has not been heard of for this long is dead. It says that it
-/// lives every few seconds, so that a pause of its own does not kill it.
-const SILENCE: Duration = Duration::from_secs(30);
-
 /// Tells our advisory locks from those of others in the same database.
-const LOCKS: i32 = 0x6765_7673;
+pub(super) const LOCKS: i32 = 0x6765_7673;
 
 fn keys<'a>(gateways: impl IntoIterator<Item = &'a GatewayKey>) -> Vec<i64> {
     gateways.into_iter().map(|key| key.0).collect()
@@ -108,10 +104,16 @@ pub(super) async fn only_one(connection: &mut Connection, chore: Chore) -> Resul
         .await?)
 }
 
+/// A node that was last heard of before this is dead. It says that it lives
+/// every few seconds, so that a pause of its own does not kill it.
+pub(super) fn silent_before(now: Timestamp, timeout: Duration) -> Timestamp {
+    now.minus(timeout)
+}
+
 /// Connections whose node has stopped, has been silent for too long, or is unknown.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,
-    now: Timestamp,
+    before: Timestamp,
     node: NodeId,
 ) -> Result<Vec<Left>> {
     Ok(query_as!(
@@ -126,7 +128,7 @@ pub(super) async fn left_by_dead_nodes(
         )
         "#,
         node as _,
-        now.minus(SILENCE) as _
+        before as _
     )
     .fetch_all(connection)
     .await?)

@@ -1,7 +1,7 @@
 //! The end of a connection: what it had not confirmed failed with it, and its
 //! position is left behind for the next one.
 
-use super::dialect::{Connection, query};
+use super::dialect::{Connection, query, query_scalar};
 
 use super::ledger::{self, Ended, How};
 use super::positions::{self, Move};
@@ -20,7 +20,9 @@ pub(super) struct End<'a> {
     pub(super) at: Timestamp,
 }
 
-/// Closes it; a connection that is closed already stays as it is.
+/// Closes it; a connection that is closed already stays as it is. One that was
+/// closed because its node was taken for dead still tells what became of the
+/// deliveries that were on their way: whoever closed it could not know.
 pub(super) async fn close(
     connection: &mut Connection,
     now: Timestamp,
@@ -35,7 +37,8 @@ pub(super) async fn close(
     )
     .execute(&mut *connection)
     .await?;
-    if closed.rows_affected() == 0 {
+    let was_open = closed.rows_affected() > 0;
+    if !was_open && !is_owed(connection, end).await? {
         return Ok(());
     }
     if let Some((range, started_at)) = end.unconfirmed {
@@ -62,9 +65,12 @@ pub(super) async fn close(
         )
         .execute(&mut *connection)
         .await?;
-        if end.give_up {
+        if end.give_up && was_open {
             give_up(connection, end, range.first).await?;
         }
+    }
+    if !was_open {
+        return Ok(());
     }
     // A named replica keeps its position under its own name.
     let instance = end.connection.to_string();
@@ -77,6 +83,31 @@ pub(super) async fn close(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Whether a connection that is closed already has deliveries of which nobody
+/// has said what became of them.
+async fn is_owed(connection: &mut Connection, end: &End<'_>) -> Result<bool> {
+    let Some((range, _)) = end.unconfirmed else {
+        return Ok(false);
+    };
+    Ok(query_scalar!(
+        r#"
+        select exists (
+            select 1 from connections where id = $1 and close_reason = $2
+        ) and not exists (
+            select 1 from attempts
+            where gateway = $3 and first_sequence = $4 and connection = $1
+                and outcome in ('failed', 'unknown')
+        ) as "owed!: bool"
+        "#,
+        end.connection as _,
+        Reason::NodeLost as _,
+        end.gateway.0,
+        range.first.0
+    )
+    .fetch_one(connection)
+    .await?)
 }
 
 /// Buries the event that failed once too often, unless another connection has

@@ -1,15 +1,10 @@
-//! Connections and nodes: where a connection starts, which ones there are, and
-//! what becomes of those whose node died.
+//! Connections: where one starts, and which ones there are.
 
-use std::collections::BTreeSet;
+use super::dialect::{Connection, query, query_scalar};
 
-use super::dialect::{self, Connection, query, query_scalar};
-
-use super::Chore;
-use super::closing::{self, End};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{NewConnection, Opened, Reaped, Result, StoreError};
+use crate::event::{Epoch, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{NewConnection, Opened, Result, StoreError};
 
 pub(crate) mod list;
 mod shut_out;
@@ -185,82 +180,4 @@ async fn failed_attempts(
     .await?;
     let blaming = reasons.iter().filter(|row| row.reason.blames_the_event());
     Ok(u32::try_from(blaming.map(|row| row.count).sum::<i64>()).unwrap_or(u32::MAX))
-}
-
-/// Registers this node, or says that it still lives.
-pub(super) async fn node_heartbeat(
-    connection: &mut Connection,
-    now: Timestamp,
-    node: NodeId,
-) -> Result<()> {
-    query!(
-        r#"
-        insert into nodes (id, started_at, heartbeat_at) values ($1, $2, $2)
-        on conflict (id) do update set heartbeat_at = excluded.heartbeat_at, stopped_at = null
-        where nodes.heartbeat_at < excluded.heartbeat_at
-        "#,
-        node as _,
-        now as _
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Says that this node stops in good order.
-pub(super) async fn node_stopped(
-    connection: &mut Connection,
-    now: Timestamp,
-    node: NodeId,
-) -> Result<()> {
-    query!("update nodes set stopped_at = $2 where id = $1", node as _, now as _)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// A connection that a dead node left open.
-pub(crate) struct Left {
-    pub(crate) id: ConnectionId,
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-}
-
-/// Closes what dead nodes left open. Returns them, and whose they are.
-pub(super) async fn reap_dead_nodes(
-    connection: &mut Connection,
-    now: Timestamp,
-    node: NodeId,
-) -> Result<(Vec<Reaped>, Vec<GatewayKey>)> {
-    if !dialect::only_one(connection, Chore::Reaping).await? {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let left = dialect::left_by_dead_nodes(connection, now, node).await?;
-    let mut gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
-    let left = if dialect::lock_streams(connection, &gateways).await? {
-        // What came in meanwhile waits for the next time.
-        let mut again = dialect::left_by_dead_nodes(connection, now, node).await?;
-        again.retain(|row| gateways.contains(&row.gateway));
-        gateways = again.iter().map(|row| row.gateway).collect();
-        again
-    } else {
-        left
-    };
-    for row in &left {
-        let end = End {
-            gateway: row.gateway,
-            connection: row.id,
-            reason: Reason::NodeLost,
-            detail: "",
-            unconfirmed: None,
-            give_up: false,
-            at: now,
-        };
-        closing::close(connection, now, node, &end).await?;
-    }
-    let reaped = left
-        .iter()
-        .map(|row| Reaped { gateway_id: row.gateway_id, connection_id: row.id })
-        .collect();
-    Ok((reaped, gateways.into_iter().collect()))
 }

@@ -8,8 +8,9 @@
 //! - `Session`: how the writer reaches its database, and what a failed commit
 //!   means there;
 //! - `clock`: whose time is written down;
-//! - `lock_streams`, `still_there`, `only_one`: how nodes
-//!   wait for each other, which a database with one node has no need of;
+//! - `lock_streams`, `still_there`, `only_one`, `silent_before`: how nodes
+//!   wait for each other, and when one is dead, which a database with one node
+//!   has no need of;
 //! - statements that take many rows at once, and walks that need an index to
 //!   be named, each a function that fills a row type of this folder.
 //!
@@ -33,6 +34,7 @@ pub(crate) mod gateways;
 mod history;
 pub(crate) mod inbox;
 mod ledger;
+pub(crate) mod nodes;
 pub(crate) mod positions;
 pub(crate) mod record;
 pub(crate) mod redrive;

@@ -6,17 +6,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Backend, connections, deliveries, event_types, gateways, history, redrive, retention, stream,
-    sweep, tokens,
+    Backend, connections, deliveries, dialect, event_types, gateways, history, nodes, redrive,
+    retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::event::{
+    ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
 use crate::store::{
-    AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, Missed, NewConnection, NewToken, Opened, OutboxPage, Publish,
-    Published, Reaped, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut,
-    Store, StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
+    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
+    Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
+    TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -58,7 +61,8 @@ impl Backend {
 
     /// What is due right after opening.
     pub(crate) async fn begin(&self) -> Result<()> {
-        self.node_heartbeat().await
+        let node = self.node;
+        write!(self, connection, now => nodes::register(connection, now, node))
     }
 }
 
@@ -84,7 +88,7 @@ impl Store for Backend {
     async fn close(&self) {
         let node = self.node;
         let stopped: Result<()> =
-            write!(self, connection, now => connections::node_stopped(connection, now, node));
+            write!(self, connection, now => nodes::stopped(connection, now, node));
         if let Err(error) = stopped {
             tracing::warn!(%error, "this node's end could not be put on record");
         }
@@ -350,23 +354,36 @@ impl Store for Backend {
         Ok(answer)
     }
 
-    async fn node_heartbeat(&self) -> Result<()> {
+    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
         let node = self.node;
-        write!(self, connection, now => connections::node_heartbeat(connection, now, node))
+        write!(self, connection, now => nodes::heartbeat(connection, now, node))
     }
 
-    async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>> {
-        let (node, wake) = (self.node, self.wake.clone());
+    async fn introduce_node(&self, about: AboutNode) -> Result<()> {
+        let node = self.node;
+        write!(self, connection, _now => nodes::introduce(connection, node, &about))
+    }
+
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>> {
+        let (node, timeout) = (self.node, self.node_timeout());
+        ask!(self, connection => nodes::list(connection, node, timeout, limit))
+    }
+
+    async fn reap_dead_nodes(&self) -> Result<Reaping> {
+        let (node, timeout, wake) = (self.node, self.node_timeout(), self.wake.clone());
         let (reaped, _) = self
             .writer
             .run_then(
-                move |connection, now| {
-                    Box::pin(connections::reap_dead_nodes(connection, now, node))
-                },
+                move |connection, now| Box::pin(nodes::reap(connection, now, node, timeout)),
                 move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
             )
             .await?;
         Ok(reaped)
+    }
+
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
+        let ids = connections.to_vec();
+        read!(self, connection => dialect::not_on_record(connection, &ids))
     }
 
     async fn shut_out(&self) -> Result<Vec<ShutOut>> {

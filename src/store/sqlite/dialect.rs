@@ -2,13 +2,14 @@
 //! connection writes, so that nobody ever waits for a lock of another node.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
 
 use super::sql::Chore;
-use super::sql::connections::Left;
+use super::sql::nodes::Left;
 
 mod attempts;
 mod batches;
@@ -63,6 +64,11 @@ pub(super) async fn still_there(
 #[expect(clippy::unused_async, reason = "a shared database has a lock to take")]
 pub(super) async fn only_one(_: &mut Connection, _: Chore) -> Result<bool> {
     Ok(true)
+}
+
+/// One server has the file: whatever another one said, it lives no more.
+pub(super) const fn silent_before(_: Timestamp, _: Duration) -> Timestamp {
+    Timestamp::from_micros(i64::MAX)
 }
 
 /// One server has the file, so that every other node is a dead one.

@@ -220,7 +220,8 @@ mod tests {
 
     async fn insert(session: &mut Session, bytes: i64) -> Result<(), Failure> {
         let mut transaction = session.begin().await?;
-        let insert = "insert into nodes values (hex(randomblob($1)), 1, 1, null)";
+        let insert =
+            "insert into nodes (id, started_at, heartbeat_at) values (hex(randomblob($1)), 1, 1)";
         let done = sqlx::query(insert).bind(bytes).execute(&mut *transaction).await;
         let ended = end(transaction, done.map(drop).map_err(StoreError::from)).await;
         session.conclude(ended).await

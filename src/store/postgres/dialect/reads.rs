@@ -2,7 +2,7 @@
 
 use futures_util::stream::BoxStream;
 
-use super::{Connection, keys, query, query_as};
+use super::{Connection, keys, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
@@ -115,6 +115,25 @@ pub(in super::super) async fn connection_details(
         "#,
         &ids,
         organisation.0
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Of these connections, those that are not live on record.
+pub(in super::super) async fn not_on_record(
+    connection: &mut Connection,
+    ids: &[ConnectionId],
+) -> Result<Vec<ConnectionId>> {
+    let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.0).collect();
+    Ok(query_scalar!(
+        r#"
+        select asked.id as "id!: ConnectionId" from unnest($1::uuid[]) as asked (id)
+        where not exists (
+            select 1 from connections c where c.id = asked.id and c.closed_at is null
+        )
+        "#,
+        &ids
     )
     .fetch_all(connection)
     .await?)

@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 
 use super::batches::json;
-use super::{Connection, query, query_as};
+use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
@@ -109,6 +109,25 @@ pub(in super::super) async fn connection_details(
         "#,
         ids,
         organisation.0
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Of these connections, those that are not live on record.
+pub(in super::super) async fn not_on_record(
+    connection: &mut Connection,
+    ids: &[ConnectionId],
+) -> Result<Vec<ConnectionId>> {
+    let ids = json(ids)?;
+    Ok(query_scalar!(
+        r#"
+        select cast(asked.value as text) as "id!: ConnectionId" from json_each($1) as asked
+        where not exists (
+            select 1 from connections c where c.id = asked.value and c.closed_at is null
+        )
+        "#,
+        ids
     )
     .fetch_all(connection)
     .await?)

@@ -1,0 +1,126 @@
+//! A node among others: it says that it lives, closes what dead ones left open,
+//! and notices that it was taken for dead itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Timestamp;
+use crate::dispatch::Dispatcher;
+use crate::event::Reason;
+use crate::store::{Reaped, Store, StoreError};
+
+/// How often a node says that it lives, and again when it could not.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
+/// A node that has just got in touch with a shared database judges nobody: if
+/// the database was away, the others could not say either that they live.
+const IN_TOUCH: Duration = Duration::from_secs(10);
+/// Heartbeats after which its sockets are looked over when a node was taken for
+/// dead: one may have been on its way into the registry at the first.
+const LOOKS: u32 = 3;
+
+/// What a node knows of its own standing.
+pub(super) struct Alive {
+    store: Arc<dyn Store>,
+    dispatcher: Arc<Dispatcher>,
+    is_shared: bool,
+    in_touch_since: Option<Instant>,
+    /// When it was last taken for dead, as far as it knows.
+    lost_at: Option<Timestamp>,
+    looks_left: u32,
+}
+
+impl Alive {
+    pub(super) fn new(store: Arc<dyn Store>, dispatcher: Arc<Dispatcher>, is_shared: bool) -> Self {
+        Self { store, dispatcher, is_shared, in_touch_since: None, lost_at: None, looks_left: 0 }
+    }
+
+    /// Goes on until told to stop, or until the store has failed for good.
+    pub(super) async fn run(mut self, failed: CancellationToken, stop: CancellationToken) {
+        loop {
+            let beat = async {
+                let pause = self.beat(&failed).await;
+                tokio::time::sleep(pause).await;
+            };
+            if stop.run_until_cancelled(beat).await.is_none() || failed.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    /// Once; returns how long to wait before the next time.
+    async fn beat(&mut self, failed: &CancellationToken) -> Duration {
+        let said = timeout(HEARTBEAT, self.store.node_heartbeat()).await;
+        let in_time = || StoreError::Unavailable("there was no answer in time".to_owned());
+        let lost_at = match said.unwrap_or_else(|_| Err(in_time())) {
+            Ok(lost_at) => lost_at,
+            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
+                tracing::error!(%error, "the store has failed; ending");
+                failed.cancel();
+                return HEARTBEAT;
+            }
+            Err(error) => {
+                self.in_touch_since = None;
+                metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
+                tracing::warn!(%error, "the node's heartbeat was not stored");
+                return RETRY;
+            }
+        };
+        self.look_over(lost_at).await;
+        let since = *self.in_touch_since.get_or_insert_with(Instant::now);
+        if !self.is_shared || since.elapsed() >= IN_TOUCH {
+            if let Err(error) = reap(self.store.as_ref()).await {
+                tracing::warn!(%error, "dead nodes could not be looked for");
+            }
+        }
+        HEARTBEAT
+    }
+
+    /// Closes the sockets that this node has lost on record.
+    async fn look_over(&mut self, lost_at: Option<Timestamp>) {
+        if lost_at != self.lost_at {
+            self.lost_at = lost_at;
+            self.looks_left = LOOKS;
+            metrics::counter!("gateway_events_node_taken_for_dead_total").increment(1);
+            tracing::warn!(
+                lost_at = lost_at.map(tracing::field::display),
+                connections = self.dispatcher.live(),
+                "this node was not heard of for too long, and another one took it for dead; sockets whose connections are closed on record are closed"
+            );
+        }
+        if self.looks_left == 0 {
+            return;
+        }
+        match self.dispatcher.close_lost().await {
+            Ok(closed) => {
+                self.looks_left -= 1;
+                if closed > 0 {
+                    tracing::info!(closed, "sockets whose connections were lost are closed");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the lost connections could not be looked for"),
+        }
+    }
+}
+
+/// Closes what nodes that did not end in good order left open; each one is a
+/// disconnection like any other.
+pub(super) async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+    let reaping = store.reap_dead_nodes().await?;
+    for node in reaping.nodes {
+        metrics::counter!("gateway_events_nodes_lost_total").increment(1);
+        tracing::warn!(%node, "a node is lost: it did not end in good order, and is heard of no more");
+    }
+    for Reaped { gateway_id, connection_id } in reaping.connections {
+        tracing::info!(
+            gateway = %gateway_id,
+            connection = %connection_id,
+            reason = %Reason::NodeLost,
+            "disconnected"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The processes that share a database, or the one that has it.
+
+use serde::Serialize;
+
+use super::Reaped;
+use crate::clock::Timestamp;
+use crate::event::NodeId;
+
+/// What a node says of itself once it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AboutNode {
+    /// The version of the program.
+    pub version: String,
+    /// The machine's name, if it has one.
+    pub host: Option<String>,
+    /// The address that it listens on.
+    pub address: String,
+    /// The most connections that it takes.
+    pub max_connections: i64,
+}
+
+/// Where a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeStatus {
+    /// It has said so lately.
+    Live,
+    /// It ended in good order.
+    Stopped,
+    /// It has not been heard of for too long.
+    Lost,
+}
+
+/// A node as operators see it. What it never said is `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// Its identity; a process that starts again has another one.
+    pub id: NodeId,
+    /// Where it stands.
+    pub status: NodeStatus,
+    /// The machine's name.
+    pub host: Option<String>,
+    /// The address that it listens on.
+    pub address: Option<String>,
+    /// The version of the program.
+    pub version: Option<String>,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it last said that it lives.
+    pub last_heartbeat: Timestamp,
+    /// Its live connections, of all organisations.
+    pub connections: i64,
+    /// The most that it takes.
+    pub max_connections: Option<i64>,
+    /// When it ended in good order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<Timestamp>,
+    /// When another node last closed what it had left open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_at: Option<Timestamp>,
+}
+
+/// What was found out about dead nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reaping {
+    /// Nodes that are lost, and were not known to be.
+    pub nodes: Vec<NodeId>,
+    /// The connections that dead nodes left open, and that are closed now.
+    pub connections: Vec<Reaped>,
+}

@@ -1,0 +1,229 @@
+//! Nodes: that they live, which there are, and what becomes of the connections
+//! of those that died.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Chore;
+use super::closing::{self, End};
+use super::dialect::{self, Connection, query, query_scalar};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
+use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+
+/// How long a node that has ended is listed. Each start makes another one.
+const REMEMBERED: Duration = Duration::from_hours(7 * 24);
+
+/// Puts this node on record, and forgets those that are long gone.
+pub(super) async fn register(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<()> {
+    let before = now.minus(REMEMBERED);
+    query!(
+        r#"
+        delete from nodes where heartbeat_at < $1 and not exists (
+            select 1 from connections c where c.node = nodes.id and c.closed_at is null
+        )
+        "#,
+        before as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    query!(
+        "insert into nodes (id, started_at, heartbeat_at) values ($1, $2, $2)",
+        node as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Says that this node lives; answers when another one last took it for dead.
+pub(super) async fn heartbeat(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<Option<Timestamp>> {
+    let known = query_scalar!(
+        r#"
+        update nodes set stopped_at = null,
+            heartbeat_at = case when heartbeat_at < $2 then $2 else heartbeat_at end
+        where id = $1
+        returning lost_at as "lost_at?: Timestamp"
+        "#,
+        node as _,
+        now as _
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(lost_at) = known {
+        return Ok(lost_at);
+    }
+    // It was away for so long that it was forgotten.
+    query!(
+        "insert into nodes (id, started_at, heartbeat_at, lost_at) values ($1, $2, $2, $2)",
+        node as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(Some(now))
+}
+
+/// Keeps what this node says of itself.
+pub(super) async fn introduce(
+    connection: &mut Connection,
+    node: NodeId,
+    about: &AboutNode,
+) -> Result<()> {
+    query!(
+        "update nodes set version = $2, host = $3, address = $4, max_connections = $5 where id = $1",
+        node as _,
+        about.version,
+        about.host,
+        about.address,
+        about.max_connections
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Says that this node stops in good order.
+pub(super) async fn stopped(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+) -> Result<()> {
+    query!("update nodes set stopped_at = $2 where id = $1", node as _, now as _)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The living nodes, then those that ended, each the newest first.
+pub(super) async fn list(
+    connection: &mut Connection,
+    node: NodeId,
+    timeout: Duration,
+    limit: usize,
+) -> Result<Vec<NodeInfo>> {
+    let now = dialect::clock(connection).await?;
+    let since = dialect::silent_before(now, timeout);
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query!(
+        r#"
+        select n.id as "id!: NodeId", n.version as "version?: String", n.host as "host?: String",
+            n.address as "address?: String", n.max_connections as "max_connections?: i64",
+            n.started_at as "started_at!: Timestamp", n.heartbeat_at as "heartbeat_at!: Timestamp",
+            n.stopped_at as "stopped_at?: Timestamp", n.lost_at as "lost_at?: Timestamp",
+            coalesce(c.connections, 0) as "connections!: i64",
+            (n.id = $1 or n.heartbeat_at >= $2) as "is_heard!: bool"
+        from nodes n left join (
+            select node, count(*) as connections from connections
+            where closed_at is null group by node
+        ) as c on c.node = n.id
+        order by (n.stopped_at is null and (n.id = $1 or n.heartbeat_at >= $2)) desc,
+            n.started_at desc, n.id
+        limit $3
+        "#,
+        node as _,
+        since as _,
+        most
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| NodeInfo {
+            id: row.id,
+            status: match (row.stopped_at, row.is_heard) {
+                (Some(_), _) => NodeStatus::Stopped,
+                (None, true) => NodeStatus::Live,
+                (None, false) => NodeStatus::Lost,
+            },
+            host: row.host,
+            address: row.address,
+            version: row.version,
+            started_at: row.started_at,
+            last_heartbeat: row.heartbeat_at,
+            connections: row.connections,
+            max_connections: row.max_connections,
+            stopped_at: row.stopped_at,
+            lost_at: row.lost_at,
+        })
+        .collect())
+}
+
+/// A connection that a dead node left open.
+pub(crate) struct Left {
+    pub(crate) id: ConnectionId,
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+}
+
+/// Closes what dead nodes left open. Returns it, and whose gateways they are.
+pub(super) async fn reap(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    timeout: Duration,
+) -> Result<(Reaping, Vec<GatewayKey>)> {
+    if !dialect::only_one(connection, Chore::Reaping).await? {
+        return Ok((Reaping::default(), Vec::new()));
+    }
+    let before = dialect::silent_before(now, timeout);
+    let left = dialect::left_by_dead_nodes(connection, before, node).await?;
+    let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
+    dialect::lock_streams(connection, &gateways).await?;
+    // Whoever has said meanwhile that it lives is not marked; whoever is marked
+    // is heard only after this, and finds the mark.
+    let nodes = mark(connection, now, before, node).await?;
+    let mut left = dialect::left_by_dead_nodes(connection, before, node).await?;
+    // What came in meanwhile waits for the next time.
+    left.retain(|row| gateways.contains(&row.gateway));
+    for row in &left {
+        let end = End {
+            gateway: row.gateway,
+            connection: row.id,
+            reason: Reason::NodeLost,
+            detail: "",
+            unconfirmed: None,
+            give_up: false,
+            at: now,
+        };
+        closing::close(connection, now, node, &end).await?;
+    }
+    let closed = |row: &Left| Reaped { gateway_id: row.gateway_id, connection_id: row.id };
+    let connections = left.iter().map(closed).collect();
+    let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
+    Ok((Reaping { nodes, connections }, gateways.into_iter().collect()))
+}
+
+/// Marks the nodes that have been silent for too long, once, and again when
+/// they have opened connections since; returns them.
+async fn mark(
+    connection: &mut Connection,
+    now: Timestamp,
+    before: Timestamp,
+    node: NodeId,
+) -> Result<Vec<NodeId>> {
+    Ok(query_scalar!(
+        r#"
+        update nodes set lost_at = $3
+        where id <> $1 and stopped_at is null and heartbeat_at < $2 and (
+            lost_at is null or lost_at < heartbeat_at
+            or exists (select 1 from connections c where c.node = nodes.id and c.closed_at is null)
+        )
+        returning id as "id!: NodeId"
+        "#,
+        node as _,
+        before as _,
+        now as _
+    )
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,164 @@
+//! A node that loses its database for so long that the others take it for dead,
+//! and finds its way back.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use gateway_events::store::postgres::verify;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+
+use crate::line::{Fault, Line};
+use crate::server::Database;
+use crate::store_postgres::options;
+use crate::support::{PATIENCE, Service, deployed, get};
+
+/// The shortest that is allowed, and time for the heartbeats and looks around it.
+const NODE_TIMEOUT: &str = "10s";
+const UNTIL_TAKEN_FOR_DEAD: Duration = Duration::from_secs(60);
+
+/// The tests' server by TCP: it listens on a socket of the file system only.
+struct Bridge {
+    port: u16,
+    accepting: JoinHandle<()>,
+}
+
+impl Bridge {
+    async fn to(socket: PathBuf) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                tokio::spawn(carry(near, socket.clone()));
+            }
+        });
+        Self { port, accepting }
+    }
+}
+
+async fn carry(mut near: TcpStream, socket: PathBuf) {
+    let mut far = UnixStream::connect(socket).await.expect("the server listens");
+    // However it ends, it ends both.
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn status_of(nodes: &serde_json::Value, address: &str) -> String {
+    let all = nodes["list"].as_array().unwrap();
+    let node = all.iter().find(|node| node["address"].as_str().unwrap().ends_with(address));
+    node.unwrap_or_else(|| panic!("{nodes:#}"))["status"].as_str().unwrap().to_owned()
+}
+
+async fn failures(node: &Service, gateway: &str) -> Vec<(i64, String)> {
+    let path = format!("/deliveries?status=failed&gatewayId={gateway}");
+    let page = get(&node.api(), &path).await.unwrap();
+    let all = page["list"].as_array().unwrap().iter();
+    let mut all: Vec<_> = all
+        .map(|one| (one["sequence"].as_i64().unwrap(), one["reason"].as_str().unwrap().to_owned()))
+        .collect();
+    all.sort();
+    all
+}
+
+async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
+    let database = Database::new();
+    let bridge = Bridge::to(database.socket_directory().join(".s.PGSQL.5432")).await;
+    let line = Line::to(bridge.port).await;
+    let mut other = Service::start_with(&[
+        ("DATABASE__URL", &database.url()),
+        ("DATABASE__NODE_TIMEOUT", NODE_TIMEOUT),
+    ])
+    .await;
+    let by_line =
+        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", line.port, database.name());
+    let mut cut = other.another_with(&[("DATABASE__URL", &by_line)]).await;
+    let (id, key) = other.gateway("served").await;
+    let (busy, busy_key) = other.gateway("busy").await;
+    let api = other.api();
+    let address = format!(":{}", cut.port);
+
+    // One gateway confirms what it gets; the other one is at work on it.
+    let mut socket = cut.connected(&key).await;
+    let mut at_work = cut.connected(&busy_key).await;
+    api.post("/events", &deployed(&[&id], "d-1")).await.unwrap();
+    let on_its_way = api.post("/events", &deployed(&[&busy], "d-1")).await.unwrap();
+    socket.expect(1..=1).await;
+    at_work.expect(1..=1).await;
+    let mut socket = socket.serve();
+    other.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+
+    line.fails(fault);
+    let path = format!("/gateways/{id}/connections");
+    let lost = other
+        .eventually_within(UNTIL_TAKEN_FOR_DEAD, &path, |page| {
+            page["count"] == 1 && page["list"][0]["status"] == "closed"
+        })
+        .await;
+    assert_eq!(lost["list"][0]["closeReason"], "node_lost", "{lost:#}");
+    let nodes = api.get("/nodes").await.unwrap();
+    assert_eq!(status_of(&nodes, &address), "lost", "{nodes:#}");
+    assert_eq!(status_of(&nodes, &format!(":{}", other.port)), "live", "{nodes:#}");
+    other.logged(|log| log.contains("a node is lost")).await;
+    for deployment in ["d-2", "d-3"] {
+        api.post("/events", &deployed(&[&id], deployment)).await.unwrap();
+    }
+    // A database that is away is no reason to part with a gateway.
+    assert!(!socket.is_finished());
+
+    line.fails(Fault::None);
+    let back = Instant::now();
+    let closed = tokio::time::timeout(PATIENCE, &mut socket).await;
+    let seen = closed.expect("closed in time").unwrap();
+    println!("{fault:?}: closed {:?} after the database was back", back.elapsed());
+    let already = i64::try_from(seen.len()).unwrap();
+    at_work.until_closed().await;
+    cut.logged(|log| log.contains("took it for dead")).await;
+
+    // The gateway comes back to the same node, and misses nothing.
+    let mut socket = cut.connected(&key).await;
+    socket.expect(2 + already..=3).await;
+    let socket = socket.serve();
+    other.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
+    let live = other.eventually(&path, |page| page["list"][0]["status"] == "connected").await;
+    assert_eq!(live["count"], 2, "{live:#}");
+    let nodes = other.eventually("/nodes", |nodes| status_of(nodes, &address) == "live").await;
+    assert_eq!(nodes["count"], 2, "{nodes:#}");
+
+    // Nobody was there on record for the later ones, and that is all that failed.
+    let missed = || "not_connected".to_owned();
+    assert_eq!(failures(&other, &id).await, [(2, missed()), (3, missed())]);
+    // What was on its way is on record as what it is.
+    let event = format!("/events/{}", on_its_way["id"].as_str().unwrap());
+    let is_unknown = |event: &serde_json::Value| {
+        let attempts = event["deliveries"][0]["attempts"].as_array().unwrap().iter();
+        attempts.filter(|attempt| attempt["outcome"] == "unknown").count() == 1
+    };
+    other.eventually(&event, is_unknown).await;
+    let metrics = cut.metrics().await;
+    assert!(metrics.contains("gateway_events_delivery_unknown_total 1"), "{metrics}");
+    assert!(!metrics.contains("gateway_events_delivery_failures_total{reason=\"node_lost\"}"));
+    socket.abort();
+    for node in [&mut cut, &mut other] {
+        assert_eq!(node.terminate().await, Some(0), "{}", node.log());
+    }
+    let report = verify(&options(&database)).await.unwrap();
+    assert!(report.problems.is_empty(), "{:#?}", report.problems);
+}
+
+#[tokio::test]
+async fn a_node_whose_cable_was_cut_finds_out_that_it_was_taken_for_dead() {
+    a_node_that_was_cut_off_finds_out(Fault::BlackHole).await;
+}
+
+#[tokio::test]
+async fn a_node_whose_database_swallowed_all_finds_out_that_it_was_taken_for_dead() {
+    a_node_that_was_cut_off_finds_out(Fault::Swallows).await;
+}
