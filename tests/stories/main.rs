@@ -37,6 +37,7 @@
 mod access;
 mod both;
 mod bursts;
+mod cluster;
 mod command_line;
 mod conformance;
 mod crash;

@@ -1,0 +1,187 @@
+//! Several real nodes on one Postgres, a fleet of gateways that goes from node
+//! to node, publishers that do not give up, and what must be true whatever
+//! happened in between.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::client::api::Api;
+use gateway_events::store::postgres;
+use rustls::ClientConfig;
+use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+
+use crate::both::On;
+use crate::server::Database;
+use crate::store_postgres;
+use crate::support::Service;
+
+mod fire;
+mod fleet;
+mod publishers;
+
+use fleet::Fleet;
+use publishers::Published;
+
+/// How long the nodes may take to be at rest. A dead node's connections are
+/// closed half a minute after its last sign of life.
+const REST: Duration = Duration::from_secs(90);
+
+/// Where a node is, which stays the same when it is started again.
+#[derive(Clone)]
+struct Address {
+    api: Api,
+    tls: Arc<ClientConfig>,
+}
+
+/// Real nodes, started one after another. They end before their database does.
+struct Cluster {
+    nodes: Vec<Service>,
+    addresses: Arc<[Address]>,
+    on: On,
+}
+
+impl Cluster {
+    async fn start(database: Database, size: usize, settings: &[(&str, &str)]) -> Self {
+        let on = On::Shared(database);
+        // Gateways that come back again and again are no storm here.
+        let settings = [settings, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]].concat();
+        let mut nodes = vec![on.start_with(&settings).await];
+        while nodes.len() < size {
+            nodes.push(nodes[0].another().await);
+        }
+        let address = |node: &Service| Address {
+            api: node.api(),
+            tls: node.trust().client_config().expect("a TLS client"),
+        };
+        Self { addresses: nodes.iter().map(address).collect(), nodes, on }
+    }
+
+    fn database(&self) -> &Database {
+        match &self.on {
+            On::Shared(database) => database,
+            On::Embedded => unreachable!("nodes share a database"),
+        }
+    }
+
+    /// Another program's connection to the database.
+    async fn connection(&self) -> PgConnection {
+        connect(&self.database().url()).await.expect("the server answers")
+    }
+
+    /// Waits until all that was accepted has been confirmed, and each node says
+    /// of the connections what is true.
+    async fn rests(&self, fleet: &Fleet) {
+        let mut last = String::new();
+        let mut polls = tokio::time::interval(Duration::from_millis(200));
+        let resting = tokio::time::timeout(REST, async {
+            loop {
+                polls.tick().await;
+                match self.unrest(fleet).await {
+                    None => return,
+                    Some(why) => last = why,
+                }
+            }
+        });
+        assert!(resting.await.is_ok(), "{last}\n{}", self.logs());
+    }
+
+    /// What is still under way.
+    async fn unrest(&self, fleet: &Fleet) -> Option<String> {
+        let mut connection = self.connection().await;
+        let inbox: i64 = sqlx::query_scalar("select count(*) from inbox")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        if inbox > 0 {
+            return Some(format!("{inbox} rows wait in the inbox"));
+        }
+        for (place, member) in fleet.members.iter().enumerate() {
+            let node = &self.addresses[place % self.addresses.len()];
+            let shown = node.api.get(&format!("/gateways/{}", member.id)).await.unwrap();
+            if shown["confirmed"] != shown["head"] {
+                return Some(format!("not all is confirmed: {shown:#}"));
+            }
+        }
+        let live = fleet.live();
+        for (place, node) in self.addresses.iter().enumerate() {
+            let shown =
+                node.api.list("/connections", &[("limit", "1000".to_owned())]).await.unwrap();
+            let mut shown: Vec<_> = shown.iter().map(|one| text(one, "connectionId")).collect();
+            shown.sort();
+            if shown != live {
+                return Some(format!("node {place} shows {shown:?}, and there are {live:?}"));
+            }
+        }
+        None
+    }
+
+    /// What must be true at the end: all that was accepted has arrived, in
+    /// order, where it was meant to, and nothing else has.
+    async fn settles(mut self, fleet: Fleet, published: &[Published]) {
+        self.rests(&fleet).await;
+        let (members, mut connection) = (fleet.stop().await, self.connection().await);
+        for member in &members {
+            let head: i64 = sqlx::query_scalar(
+                "select head from streams join gateways using (gateway) where id::text = $1",
+            )
+            .bind(&member.id)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            member.check(head, published);
+        }
+        let aside: Vec<String> = sqlx::query_scalar("select detail from inbox_rejected")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(aside, Vec::<String>::new());
+        for node in &mut self.nodes {
+            node.kill().await;
+        }
+        let report = postgres::verify(&store_postgres::options(self.database())).await.unwrap();
+        assert!(report.problems.is_empty(), "{:#?}", report.problems);
+        assert_eq!(report.dead_letters, 0, "no gateway ever refused an event");
+    }
+
+    /// What the nodes said last.
+    fn logs(&self) -> String {
+        let log = |node: &Service| {
+            let log = node.log();
+            let lines: Vec<_> = log.lines().rev().take(40).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        self.nodes.iter().map(log).collect::<Vec<_>>().join("\n\n")
+    }
+}
+
+async fn connect(url: &str) -> sqlx::Result<PgConnection> {
+    let options: PgConnectOptions = url.parse()?;
+    options.connect().await
+}
+
+fn text(value: &Value, member: &str) -> String {
+    value[member].as_str().unwrap_or_else(|| panic!("no {member}: {value}")).to_owned()
+}
+
+/// The seed of a story: a new one, unless `STORY_SEED` asks for one again.
+#[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
+fn seed() -> fastrand::Rng {
+    let given = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("STORY_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// What a story measured, for whoever asks with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "figures are for people")]
+fn say(figures: std::fmt::Arguments<'_>) {
+    println!("{figures}");
+}
+
+/// Sequences by gateway.
+type Numbers = BTreeMap<String, i64>;

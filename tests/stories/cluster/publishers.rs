@@ -1,0 +1,314 @@
+//! Publishers that go on until they know what became of what they published:
+//! by HTTP at any node that answers, and by transactions of another program.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::client::CancellationToken;
+use gateway_events::client::api::ApiError;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::{Address, Cluster, Numbers, connect, text};
+use crate::support::deployed;
+
+/// What one publisher published, in its order.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) accepted: Vec<Accepted>,
+}
+
+/// An event that was accepted.
+pub(super) struct Accepted {
+    pub(super) id: String,
+    gateways: BTreeSet<String>,
+    /// Its numbers, if the publisher was told.
+    pub(super) numbers: Option<Numbers>,
+}
+
+impl Accepted {
+    pub(super) fn is_for(&self, gateway: &str) -> bool {
+        self.gateways.contains(gateway)
+    }
+}
+
+/// All publishers of a story.
+pub(super) struct Publishers {
+    until: CancellationToken,
+    running: JoinSet<Vec<Published>>,
+}
+
+/// What each publisher knows.
+struct Publisher {
+    name: String,
+    gateways: Arc<[String]>,
+    random: fastrand::Rng,
+    /// Load has a pace; nothing is waited for by it.
+    pace: Interval,
+    until: CancellationToken,
+}
+
+impl Publishers {
+    pub(super) fn none() -> Self {
+        Self { until: CancellationToken::new(), running: JoinSet::new() }
+    }
+
+    fn publisher(
+        &self,
+        name: String,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) -> Publisher {
+        let mut pace = tokio::time::interval(pace);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (gateways, random) = (Arc::clone(gateways), random.fork());
+        Publisher { name, gateways, random, pace, until: self.until.clone() }
+    }
+
+    /// Publishers by HTTP.
+    pub(super) fn by_http(
+        &mut self,
+        count: usize,
+        cluster: &Cluster,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) {
+        for number in 0..count {
+            let publisher = self.publisher(format!("http-{number}"), gateways, random, pace);
+            let caller = Caller { addresses: Arc::clone(&cluster.addresses), place: number };
+            self.running.spawn(publisher.by_http(caller));
+        }
+    }
+
+    /// Programs that insert into the inbox.
+    pub(super) fn by_inbox(
+        &mut self,
+        count: usize,
+        cluster: &Cluster,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) {
+        for number in 0..count {
+            let publisher = self.publisher(format!("inbox-{number}"), gateways, random, pace);
+            self.running.spawn(publisher.by_inbox(cluster.database().url()));
+        }
+    }
+
+    /// Lets each finish what it is at.
+    pub(super) async fn finish(mut self) -> Vec<Published> {
+        self.until.cancel();
+        let mut all = Vec::new();
+        while let Some(published) = self.running.join_next().await {
+            all.extend(published.expect("no publisher panicked"));
+        }
+        all
+    }
+}
+
+/// Asks one node after the other until one has answered.
+struct Caller {
+    addresses: Arc<[Address]>,
+    place: usize,
+}
+
+impl Caller {
+    async fn publish(&mut self, body: &Value, key: Option<&str>, pace: &mut Interval) -> Value {
+        loop {
+            let api = &self.addresses[self.place % self.addresses.len()].api;
+            let mut request = api.request(Method::POST, "/events", &[]).json(body);
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
+            match api.send(request).await {
+                Ok(answer) => return answer,
+                Err(ApiError::Refused(problem)) => {
+                    assert_eq!(problem.status, 503, "{problem}");
+                    assert!(problem.retry_after.is_some(), "{problem}");
+                }
+                // Refused, broken off: whether it was taken is not known.
+                Err(ApiError::Unreachable { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            self.place += 1;
+            pace.tick().await;
+        }
+    }
+}
+
+impl Publisher {
+    /// Some gateways; now and then all.
+    fn some(&mut self) -> Vec<String> {
+        let count = match self.random.u8(0..60) {
+            0 => self.gateways.len(),
+            1..20 => self.random.usize(2..4),
+            _ => 1,
+        };
+        self.random.choose_multiple(self.gateways.iter(), count).into_iter().cloned().collect()
+    }
+
+    async fn by_http(mut self, mut caller: Caller) -> Vec<Published> {
+        let mut published = Published::default();
+        for number in 0.. {
+            self.pace.tick().await;
+            if self.until.is_cancelled() {
+                break;
+            }
+            let is_batch = self.random.bool();
+            let batch: Vec<_> = (0..if is_batch { self.random.usize(1..5) } else { 1 })
+                .map(|part| self.event(number, part, is_batch))
+                .collect();
+            let key = format!("{}-{number}", self.name);
+            let (body, key) = if is_batch {
+                (json!(batch), Some(key.as_str()))
+            } else {
+                (batch[0].clone(), None)
+            };
+            let answer = caller.publish(&body, key, &mut self.pace).await;
+            let single = [answer.clone()];
+            let results =
+                if is_batch { answer["results"].as_array().expect("results") } else { &single[..] };
+            assert_eq!(results.len(), batch.len(), "{answer}");
+            published.accepted.extend(results.iter().map(told));
+        }
+        vec![published]
+    }
+
+    /// An event with an id of its own, or one whose batch has a key.
+    fn event(&mut self, number: usize, part: usize, is_batch: bool) -> Value {
+        let to = self.some();
+        let to: Vec<_> = to.iter().map(String::as_str).collect();
+        let mut event = deployed(&to, &format!("{}-{number}-{part}", self.name));
+        if to.len() == self.gateways.len() {
+            event.as_object_mut().expect("an object").remove("gatewayIds");
+            event["target"] = json!({"all": true});
+        }
+        if !is_batch {
+            event["id"] = json!(format!("{}-{number}", self.name));
+        }
+        event
+    }
+
+    async fn by_inbox(mut self, url: String) -> Vec<Published> {
+        let mut published = Published::default();
+        let mut held = JoinSet::new();
+        let mut program = Program { url, connection: None };
+        for number in 0.. {
+            self.pace.tick().await;
+            if self.until.is_cancelled() {
+                break;
+            }
+            let rows: Vec<_> = (0..self.random.usize(1..6))
+                .map(|part| (format!("{}-{number}-{part}", self.name), self.some()))
+                .collect();
+            match self.random.u8(0..10) {
+                0 => program.roll_back(&rows).await,
+                1 => {
+                    // Beside the others, for some seconds.
+                    let mut other = Program { url: program.url.clone(), connection: None };
+                    let ticks = self.random.u32(10..40);
+                    let mut pace = tokio::time::interval(self.pace.period());
+                    held.spawn(async move {
+                        other.commit(&rows, ticks, &mut pace).await;
+                        Published { accepted: rows.into_iter().map(committed).collect() }
+                    });
+                }
+                _ => {
+                    program.commit(&rows, 0, &mut self.pace).await;
+                    published.accepted.extend(rows.into_iter().map(committed));
+                }
+            }
+        }
+        let mut all = held.join_all().await;
+        all.push(published);
+        all
+    }
+}
+
+/// What a 202 says of one event.
+fn told(result: &Value) -> Accepted {
+    let deliveries = result["deliveries"].as_array().expect("deliveries");
+    let numbers: Numbers = deliveries
+        .iter()
+        .map(|one| (text(one, "gatewayId"), one["sequence"].as_i64().expect("a number")))
+        .collect();
+    let gateways = numbers.keys().cloned().collect();
+    Accepted { id: text(result, "id"), gateways, numbers: Some(numbers) }
+}
+
+fn committed((id, gateways): (String, Vec<String>)) -> Accepted {
+    Accepted { id, gateways: gateways.into_iter().collect(), numbers: None }
+}
+
+/// An event's id and whom it is for.
+type Row = (String, Vec<String>);
+
+/// Another program, with a connection that may be lost at any time.
+struct Program {
+    url: String,
+    connection: Option<PgConnection>,
+}
+
+impl Program {
+    /// Inserts and commits, after holding the transaction open for so long. A
+    /// commit that failed may have happened: it is done again with the same ids.
+    async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
+        while self.try_commit(rows, held_ticks, pace).await.is_err() {
+            self.connection = None;
+            pace.tick().await;
+        }
+    }
+
+    async fn try_commit(
+        &mut self,
+        rows: &[Row],
+        held_ticks: u32,
+        pace: &mut Interval,
+    ) -> sqlx::Result<()> {
+        let mut transaction = self.connected().await?.begin().await?;
+        insert(&mut transaction, rows).await?;
+        for _ in 0..held_ticks {
+            pace.tick().await;
+        }
+        transaction.commit().await
+    }
+
+    /// Inserts, and thinks better of it; if the connection is lost, so is this.
+    async fn roll_back(&mut self, rows: &[Row]) {
+        let undone = async {
+            let mut transaction = self.connected().await?.begin().await?;
+            insert(&mut transaction, rows).await?;
+            transaction.rollback().await
+        };
+        if undone.await.is_err() {
+            self.connection = None;
+        }
+    }
+
+    async fn connected(&mut self) -> sqlx::Result<&mut PgConnection> {
+        if self.connection.is_none() {
+            self.connection = Some(connect(&self.url).await?);
+        }
+        Ok(self.connection.as_mut().expect("just connected"))
+    }
+}
+
+async fn insert(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
+    for (id, gateways) in rows {
+        let payload = &deployed(&[], id)["payload"];
+        sqlx::query("insert into inbox (type, payload, target, event_id) values ($1, $2, $3, $4)")
+            .bind("api.deployed")
+            .bind(payload.to_string())
+            .bind(json!({"gatewayIds": gateways}).to_string())
+            .bind(id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
