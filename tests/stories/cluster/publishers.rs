@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_events::client::CancellationToken;
-use gateway_events::client::api::ApiError;
+use gateway_events::client::api::{Api, ApiError};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{Address, Cluster, Numbers, connect, text};
 use crate::support::deployed;
@@ -20,6 +20,32 @@ use crate::support::deployed;
 #[derive(Default)]
 pub(super) struct Published {
     pub(super) accepted: Vec<Accepted>,
+    pub(super) told: Told,
+}
+
+impl Published {
+    /// How many events all of them published.
+    pub(super) fn count(all: &[Self]) -> usize {
+        all.iter().map(|one| one.accepted.len()).sum()
+    }
+
+    /// What all of them were told.
+    pub(super) fn told(all: &[Self]) -> Told {
+        let mut told = Told::default();
+        all.iter().for_each(|one| told.and(&one.told));
+        told
+    }
+
+    /// What a program committed.
+    pub(super) fn committed(rows: Vec<Row>) -> Self {
+        let accepted = rows.into_iter().map(committed).collect();
+        Self { accepted, told: Told::default() }
+    }
+
+    /// Enters what a 202 says.
+    pub(super) fn add(&mut self, results: &[Value]) {
+        self.accepted.extend(results.iter().map(told));
+    }
 }
 
 /// An event that was accepted.
@@ -81,7 +107,7 @@ impl Publishers {
     ) {
         for number in 0..count {
             let publisher = self.publisher(format!("http-{number}"), gateways, random, pace);
-            let caller = Caller { addresses: Arc::clone(&cluster.addresses), place: number };
+            let caller = Caller::new(&cluster.addresses, number);
             self.running.spawn(publisher.by_http(caller));
         }
     }
@@ -112,32 +138,86 @@ impl Publishers {
     }
 }
 
-/// Asks one node after the other until one has answered.
-struct Caller {
+/// Asks one node after the other until one has answered with a 202.
+pub(super) struct Caller {
     addresses: Arc<[Address]>,
     place: usize,
+    pub(super) told: Told,
+}
+
+/// What a publisher was told besides 202, and what it had to find out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// 503, with when to come again.
+    pub(super) refused: usize,
+    /// Nobody there, or the connection ended before an answer.
+    pub(super) unanswered: usize,
+    /// Of those, the ones that had been stored all the same.
+    pub(super) stored: usize,
+    /// The longest wait for an answer.
+    pub(super) slowest: Duration,
+}
+
+impl Told {
+    fn and(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.stored += other.stored;
+        self.slowest = self.slowest.max(other.slowest);
+    }
 }
 
 impl Caller {
-    async fn publish(&mut self, body: &Value, key: Option<&str>, pace: &mut Interval) -> Value {
+    pub(super) fn new(addresses: &Arc<[Address]>, place: usize) -> Self {
+        Self { addresses: Arc::clone(addresses), place, told: Told::default() }
+    }
+
+    fn api(&self) -> &Api {
+        &self.addresses[self.place % self.addresses.len()].api
+    }
+
+    /// Publishes what can be published twice without harm: its events have
+    /// ids, or it has a key.
+    pub(super) async fn publish(
+        &mut self,
+        body: &Value,
+        key: Option<&str>,
+        pace: &mut Interval,
+    ) -> Value {
         loop {
-            let api = &self.addresses[self.place % self.addresses.len()].api;
-            let mut request = api.request(Method::POST, "/events", &[]).json(body);
+            let mut request = self.api().request(Method::POST, "/events", &[]).json(body);
             if let Some(key) = key {
                 request = request.header("idempotency-key", key);
             }
-            match api.send(request).await {
-                Ok(answer) => return answer,
+            let asked = Instant::now();
+            let answer = self.api().send(request).await;
+            self.told.slowest = self.told.slowest.max(asked.elapsed());
+            self.place += 1;
+            match answer {
+                Ok(answer) => {
+                    self.place -= 1;
+                    return answer;
+                }
                 Err(ApiError::Refused(problem)) => {
                     assert_eq!(problem.status, 503, "{problem}");
                     assert!(problem.retry_after.is_some(), "{problem}");
+                    self.told.refused += 1;
                 }
-                // Refused, broken off: whether it was taken is not known.
-                Err(ApiError::Unreachable { .. }) => {}
+                Err(ApiError::Unreachable { .. }) => {
+                    self.told.unanswered += 1;
+                    self.told.stored += usize::from(self.is_stored(&body["id"]).await);
+                }
                 Err(other) => panic!("{other}"),
             }
-            self.place += 1;
             pace.tick().await;
+        }
+    }
+
+    /// Whether another node knows the event that nobody has answered for.
+    async fn is_stored(&self, id: &Value) -> bool {
+        match id.as_str() {
+            Some(id) => self.api().get(&format!("/events/{id}")).await.is_ok(),
+            None => false,
         }
     }
 }
@@ -175,8 +255,9 @@ impl Publisher {
             let results =
                 if is_batch { answer["results"].as_array().expect("results") } else { &single[..] };
             assert_eq!(results.len(), batch.len(), "{answer}");
-            published.accepted.extend(results.iter().map(told));
+            published.add(results);
         }
+        published.told = caller.told;
         vec![published]
     }
 
@@ -212,11 +293,11 @@ impl Publisher {
                 1 => {
                     // Beside the others, for some seconds.
                     let mut other = Program { url: program.url.clone(), connection: None };
-                    let ticks = self.random.u32(10..40);
+                    let ticks = self.random.u32(5..25);
                     let mut pace = tokio::time::interval(self.pace.period());
                     held.spawn(async move {
                         other.commit(&rows, ticks, &mut pace).await;
-                        Published { accepted: rows.into_iter().map(committed).collect() }
+                        Published::committed(rows)
                     });
                 }
                 _ => {
@@ -247,18 +328,22 @@ fn committed((id, gateways): (String, Vec<String>)) -> Accepted {
 }
 
 /// An event's id and whom it is for.
-type Row = (String, Vec<String>);
+pub(super) type Row = (String, Vec<String>);
 
 /// Another program, with a connection that may be lost at any time.
-struct Program {
+pub(super) struct Program {
     url: String,
     connection: Option<PgConnection>,
 }
 
 impl Program {
+    pub(super) fn new(cluster: &Cluster) -> Self {
+        Self { url: cluster.database().url(), connection: None }
+    }
+
     /// Inserts and commits, after holding the transaction open for so long. A
     /// commit that failed may have happened: it is done again with the same ids.
-    async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
+    pub(super) async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
         while self.try_commit(rows, held_ticks, pace).await.is_err() {
             self.connection = None;
             pace.tick().await;
@@ -299,7 +384,7 @@ impl Program {
     }
 }
 
-async fn insert(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
+pub(super) async fn insert(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
     for (id, gateways) in rows {
         let payload = &deployed(&[], id)["payload"];
         sqlx::query("insert into inbox (type, payload, target, event_id) values ($1, $2, $3, $4)")
