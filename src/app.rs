@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,12 @@ use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// After more than this without a heartbeat of its own a node knows nothing of
+/// the others: perhaps the database was away from all of them.
+const GAP: Duration = Duration::from_secs(15);
+/// Then it takes none for dead before each has had time to say that it lives,
+/// also one whose last try hangs in a broken connection.
+const SETTLING: Duration = Duration::from_secs(25);
 const MINUTE: Duration = Duration::from_mins(1);
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
 
@@ -83,7 +89,10 @@ pub async fn serve(
     let database = database(&config);
     let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
-    reap(store.as_ref()).await?;
+    if !database.is_shared() {
+        // Whoever had the file before is gone.
+        reap(store.as_ref()).await?;
+    }
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -284,13 +293,20 @@ async fn watch_certificates(
 async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut steady_since = Instant::now();
+    let mut last = steady_since;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         match store.node_heartbeat().await {
-            Ok(()) => {}
+            Ok(()) => {
+                if last.elapsed() > GAP {
+                    steady_since = Instant::now();
+                }
+                last = Instant::now();
+            }
             Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
@@ -300,6 +316,9 @@ async fn stay_alive(store: Arc<dyn Store>, failed: CancellationToken, stop: Canc
                 tracing::warn!(%error, "the node's heartbeat was not stored");
                 continue;
             }
+        }
+        if steady_since.elapsed() < SETTLING {
+            continue;
         }
         if let Err(error) = reap(store.as_ref()).await {
             tracing::warn!(%error, "dead nodes could not be looked for");

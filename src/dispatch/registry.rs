@@ -83,6 +83,23 @@ impl Registry {
         }
     }
 
+    /// Tells these connections to stop.
+    pub(super) fn stop_connections(&self, ids: &[ConnectionId], reason: Reason) {
+        for place in &self.gateways {
+            for connection in place.connections.iter().filter(|one| ids.contains(&one.id)) {
+                stop(&connection.stop, reason);
+            }
+        }
+    }
+
+    /// The ids of all connections.
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+        let places = self.gateways.iter();
+        places
+            .flat_map(|place| place.connections.iter().map(|one| one.id).collect::<Vec<_>>())
+            .collect()
+    }
+
     /// A way to each, in no order: to be told one after another.
     pub(super) fn stops(&self) -> Vec<mpsc::Sender<Reason>> {
         let mut stops: Vec<_> = self

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::event::{
+    ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
 
 mod errors;
 mod inbox;
@@ -251,6 +253,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     async fn reap_dead_nodes(&self) -> Result<Vec<Reaped>>;
     /// Whom of this node's live connections another node was told to shut out.
     async fn shut_out(&self) -> Result<Vec<ShutOut>>;
+    /// Which of these connections are closed on record, although this node has
+    /// not closed them: another one took this one for dead.
+    async fn closed_among(&self, connections: Vec<ConnectionId>) -> Result<Vec<ConnectionId>>;
     /// Records `not_connected` for what was appended to gateways without a live
     /// connection; `None` looks at all gateways. Returns what was recorded.
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;

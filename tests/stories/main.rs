@@ -37,7 +37,6 @@
 mod access;
 mod both;
 mod bursts;
-mod cluster;
 mod command_line;
 mod conformance;
 mod crash;
@@ -45,6 +44,7 @@ mod disk;
 mod edge;
 mod fake;
 mod faults;
+mod fire;
 mod inbox;
 mod inbox_postgres;
 mod journey;

@@ -1,7 +1,7 @@
 //! A Postgres server for this test process: real, empty, reached by a socket in
 //! a directory of its own, and gone with the process however that ends. Each
 //! test gets a database of its own; one that is to break the server, or to know
-//! what syncing costs, gets a server of its own, too.
+//! what syncing costs, gets a server of its own, too, reached by TCP.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -18,11 +18,21 @@ const GUARD: &str = r#"
 set -eu
 bin=$1
 fsync=$2
+host=$3
+port=5432
 home=$(mktemp -d)
 as() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
 server() {
     as "$bin/pg_ctl" -D "$home/data" -w -l "$home/log" \
-        -o "-k '$home' -c listen_addresses='' -c max_connections=300 -c fsync=$fsync" "$@"
+        -o "-k '$home' -p $port -c listen_addresses='$host' -c max_connections=300 -c fsync=$fsync" "$@"
+}
+# A port that nobody is given by chance, so that it is still free after a stop.
+start() {
+    if [ -z "$host" ]; then server start; return; fi
+    for port in $(shuf -i 20000-30000 -n 5); do
+        if server start; then return; fi
+    done
+    return 1
 }
 end() {
     cd /
@@ -34,9 +44,9 @@ if [ "$(id -u)" -eq 0 ]; then chown postgres "$home"; fi
 cd "$home"
 {
     as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
-    server start
+    start
 } >"$home/start" 2>&1 </dev/null || { cat "$home/start" "$home/log" 2>/dev/null; exit 1; }
-echo "ready $home"
+echo "ready $port $home"
 while read -r command; do
     if server $command >>"$home/start" 2>&1 </dev/null; then echo "done"; else cat "$home/start"; fi
 done
@@ -46,6 +56,7 @@ struct Server {
     bin: PathBuf,
     /// Where its socket is.
     home: PathBuf,
+    port: u16,
     /// It waits for the end of its input, which is held here.
     guard: Mutex<Guard>,
 }
@@ -55,18 +66,18 @@ struct Guard {
     said: BufReader<ChildStdout>,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off"));
+static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", ""));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    fn start(fsync: &str) -> Self {
+    fn start(fsync: &str, host: &str) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
         let mut process = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(&bin)
-            .arg(fsync)
+            .args([fsync, host])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
@@ -76,9 +87,11 @@ impl Server {
         let mut said = BufReader::new(process.stdout.take().expect("a pipe"));
         let (mut line, mut all) = (String::new(), String::new());
         while said.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-            if let Some(home) = line.strip_prefix("ready ") {
-                let home = PathBuf::from(home.trim_end());
-                return Self { bin, home, guard: Mutex::new(Guard { process, said }) };
+            if let Some((port, home)) =
+                line.strip_prefix("ready ").and_then(|said| said.trim_end().split_once(' '))
+            {
+                let (port, home) = (port.parse().expect("a port"), PathBuf::from(home));
+                return Self { bin, home, port, guard: Mutex::new(Guard { process, said }) };
             }
             all.push_str(&line);
             line.clear();
@@ -102,7 +115,8 @@ impl Server {
     fn run(&self, database: &str, statement: &str) -> bool {
         Command::new(self.bin.join("psql"))
             .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
-            .args(["-o", "/dev/null", "-c", statement, "-h"])
+            .args(["-o", "/dev/null", "-c", statement])
+            .args(["-p", &self.port.to_string(), "-h"])
             .arg(&self.home)
             .status()
             .is_ok_and(|status| status.success())
@@ -161,7 +175,7 @@ impl Database {
     /// be [controlled](Self::control).
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn alone() -> Self {
-        Self::on(Some(Server::start("on")), "test".to_owned())
+        Self::on(Some(Server::start("on", "127.0.0.1")), "test".to_owned())
     }
 
     fn on(own: Option<Server>, name: String) -> Self {
@@ -189,7 +203,10 @@ impl Database {
 
     /// How it is reached.
     pub(crate) fn url(&self) -> String {
-        let home = self.server().home.to_string_lossy().replace('/', "%2F");
+        if let Some(server) = &self.own {
+            return format!("postgres://postgres@127.0.0.1:{}/{}", server.port, self.name);
+        }
+        let home = SERVER.home.to_string_lossy().replace('/', "%2F");
         format!("postgres://postgres@{home}/{}", self.name)
     }
 }

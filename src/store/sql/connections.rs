@@ -14,6 +14,7 @@ use crate::store::{NewConnection, Opened, Reaped, Result, StoreError};
 pub(crate) mod list;
 mod shut_out;
 
+pub(super) use dialect::closed_among;
 pub(super) use list::list;
 pub(super) use shut_out::shut_out;
 

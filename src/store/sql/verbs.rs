@@ -10,7 +10,9 @@ use super::{
     sweep, tokens,
 };
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::event::{
+    ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
 use crate::store::{
     AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
@@ -372,6 +374,10 @@ impl Store for Backend {
     async fn shut_out(&self) -> Result<Vec<ShutOut>> {
         let node = self.node;
         read!(self, connection => connections::shut_out(connection, node))
+    }
+
+    async fn closed_among(&self, live: Vec<ConnectionId>) -> Result<Vec<ConnectionId>> {
+        read!(self, connection => connections::closed_among(connection, &live))
     }
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {

@@ -2,7 +2,8 @@
 
 use futures_util::stream::BoxStream;
 
-use super::{Connection, keys, query, query_as};
+use super::batches::column;
+use super::{Connection, keys, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
@@ -115,6 +116,22 @@ pub(in super::super) async fn connection_details(
         "#,
         &ids,
         organisation.0
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Which of these connections are closed on record.
+pub(in super::super) async fn closed_among(
+    connection: &mut Connection,
+    ids: &[ConnectionId],
+) -> Result<Vec<ConnectionId>> {
+    Ok(query_scalar!(
+        r#"
+        select id as "id!: ConnectionId" from connections
+        where id = any($1) and closed_at is not null
+        "#,
+        &column(ids, |id| id.0)
     )
     .fetch_all(connection)
     .await?)

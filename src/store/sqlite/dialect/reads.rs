@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 
 use super::batches::json;
-use super::{Connection, query, query_as};
+use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
@@ -109,6 +109,23 @@ pub(in super::super) async fn connection_details(
         "#,
         ids,
         organisation.0
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Which of these connections are closed on record.
+pub(in super::super) async fn closed_among(
+    connection: &mut Connection,
+    ids: &[ConnectionId],
+) -> Result<Vec<ConnectionId>> {
+    let ids = json(ids)?;
+    Ok(query_scalar!(
+        r#"
+        select id as "id!: ConnectionId" from connections
+        where id in (select value from json_each($1)) and closed_at is not null
+        "#,
+        ids
     )
     .fetch_all(connection)
     .await?)

@@ -205,7 +205,8 @@ impl Caller {
                 }
                 Err(ApiError::Unreachable { .. }) => {
                     self.told.unanswered += 1;
-                    self.told.stored += usize::from(self.is_stored(&body["id"]).await);
+                    let first = body.get(0).unwrap_or(body);
+                    self.told.stored += usize::from(self.is_stored(&first["id"]).await);
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -261,7 +262,7 @@ impl Publisher {
         vec![published]
     }
 
-    /// An event with an id of its own, or one whose batch has a key.
+    /// An event with an id of its own, or in a batch that has a key, or with both.
     fn event(&mut self, number: usize, part: usize, is_batch: bool) -> Value {
         let to = self.some();
         let to: Vec<_> = to.iter().map(String::as_str).collect();
@@ -270,8 +271,8 @@ impl Publisher {
             event.as_object_mut().expect("an object").remove("gatewayIds");
             event["target"] = json!({"all": true});
         }
-        if !is_batch {
-            event["id"] = json!(format!("{}-{number}", self.name));
+        if !is_batch || number % 2 == 0 {
+            event["id"] = json!(format!("{}-{number}-{part}", self.name));
         }
         event
     }

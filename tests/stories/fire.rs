@@ -21,11 +21,12 @@ use crate::store_postgres;
 use crate::support::Service;
 
 mod away;
-mod fire;
+mod cut;
 mod fleet;
 mod full_speed;
 mod publishers;
 mod rolling;
+mod strikes;
 mod takeover;
 
 use fleet::Fleet;
@@ -120,7 +121,7 @@ impl Cluster {
         let live = fleet.live();
         for (place, node) in self.addresses.iter().enumerate() {
             let page = [("limit", "1000".to_owned())];
-            let shown = node.api.list("/connections", &page).await.unwrap();
+            let shown = node.api.list("/connections", &page).await.map_err(|it| it.to_string())?;
             let shown: BTreeSet<_> = shown.iter().map(|one| text(one, "connectionId")).collect();
             if shown.len() != live.len() + others || !live.iter().all(|id| shown.contains(id)) {
                 return Err(format!("node {place} shows {shown:?}, and there are {live:?}"));

@@ -1,4 +1,5 @@
-//! The server stops under a node with live sockets, and comes back.
+//! The server stops under nodes with live sockets, and comes back: nobody was
+//! lost meanwhile, and no node takes another one for dead.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use crate::server::Database;
 use crate::support::{PATIENCE, deployed};
 
 const HEARTBEAT: (&str, &str) = ("DELIVERY__HEARTBEAT_INTERVAL", "500ms");
-/// Long enough for every wait between two tries to grow to its longest.
-const PINGS_MEANWHILE: usize = 20;
+/// Longer than the half minute after which a node that is not heard of is dead.
+const PINGS_MEANWHILE: usize = 70;
 /// The pace at which each publisher tries again.
 const TRIES_EVERY: Duration = Duration::from_millis(100);
 const GATEWAYS: usize = 20;
@@ -26,7 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
-    let cluster = Cluster::start(Database::alone(), 1, &[HEARTBEAT]).await;
+    let cluster = Cluster::start(Database::alone(), 2, &[HEARTBEAT]).await;
     let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
     let (node, api) = (&cluster.nodes[0], cluster.nodes[0].api());
     let mut watched = node.connected(&node.gateway("watched").await.1).await;
@@ -61,6 +62,7 @@ async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
         back.elapsed()
     });
     let delivered = delivered.await.expect("all are delivered");
+    all_have_looked_round(&cluster).await;
     assert_eq!(cluster.rests(&fleet, 1).await, sockets, "each is the one from before");
     let told = Published::told(&published);
     say(format_args!(
@@ -85,7 +87,7 @@ fn publish(
     fleet: &Fleet,
     number: usize,
 ) -> impl Future<Output = Published> + Send + use<> {
-    let mut caller = Caller::new(&cluster.addresses, 0);
+    let mut caller = Caller::new(&cluster.addresses, number);
     let mut event = deployed(&[&fleet.members[number].id], "d-1");
     event["id"] = json!(format!("away-{number}"));
     async move {
@@ -94,6 +96,29 @@ fn publish(
         published.add(&[caller.publish(&event, None, &mut pace).await]);
         published.told = caller.told;
         published
+    }
+}
+
+/// Waits until each node has said twice that it lives: in between it has looked
+/// for others that don't.
+async fn all_have_looked_round(cluster: &Cluster) {
+    let mut connection = cluster.connection().await;
+    let mut polls = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..2 {
+        let since: String = sqlx::query_scalar("select clock_timestamp()::text")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let silent = "select count(*) from nodes where heartbeat_at < $1::timestamptz";
+        while sqlx::query_scalar::<_, i64>(silent)
+            .bind(&since)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+            > 0
+        {
+            polls.tick().await;
+        }
     }
 }
 
