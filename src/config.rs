@@ -240,12 +240,23 @@ impl Config {
             return refuse("limits.attempts_per_minute", "must be 1 to 1000");
         }
         ranges::check(self, origins)?;
-        let url = self.database.url.expose_secret();
-        if !url.is_empty() && !["postgres://", "postgresql://"].iter().any(|it| url.starts_with(it))
+        let database = &self.database;
+        for (key, url) in
+            [("database.url", &database.url), ("database.listener_url", &database.listener_url)]
         {
+            let url = url.expose_secret();
+            let is_postgres = ["postgres://", "postgresql://"].iter().any(|it| url.starts_with(it));
+            if !url.is_empty() && !is_postgres {
+                return refuse(
+                    key,
+                    "must be empty, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
+                );
+            }
+        }
+        if !database.is_shared() && !database.listener_url.expose_secret().is_empty() {
             return refuse(
-                "database.url",
-                "must be empty, for the embedded database, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
+                "database.listener_url",
+                "must be empty for the embedded database; set database.url, too, for a Postgres",
             );
         }
         let retention = &self.retention;

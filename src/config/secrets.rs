@@ -5,7 +5,7 @@ pub(super) fn shown(key: &str, value: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     if ["password", "secret", "token"].iter().any(|word| name.contains(word)) {
         MASK.to_owned()
-    } else if name == "url" {
+    } else if name == "url" || name.ends_with("_url") {
         without_password(value)
     } else {
         value.to_owned()

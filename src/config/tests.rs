@@ -101,6 +101,21 @@ fn the_databases_password_is_never_shown() {
         "mysql://me:hunter2@db/events",
         "hunter2",
     ] {
+        let listener = [
+            ("GATEWAY_EVENTS__DATABASE__URL", "postgres://db/events"),
+            ("GATEWAY_EVENTS__DATABASE__LISTENER_URL", url),
+        ];
+        match load(&listener) {
+            Ok(config) => {
+                assert!(!config.show().contains("hunter2"), "{}", config.show());
+                assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+            }
+            Err(error) => {
+                let shown = error.to_string();
+                assert!(shown.contains("database.listener_url"), "{shown}");
+                assert!(!shown.contains("hunter2"), "{shown}");
+            }
+        }
         match load(&[("GATEWAY_EVENTS__DATABASE__URL", url)]) {
             Ok(config) => {
                 assert!(!config.show().contains("hunter2"), "{}", config.show());
@@ -113,4 +128,13 @@ fn the_databases_password_is_never_shown() {
             }
         }
     }
+}
+
+#[test]
+fn a_listener_needs_a_shared_database() {
+    let alone = [("GATEWAY_EVENTS__DATABASE__LISTENER_URL", "postgres://db/events")];
+    let refused = load(&alone).unwrap_err().to_string();
+    assert!(refused.contains("database.listener_url"), "{refused}");
+    assert!(load(&[("GATEWAY_EVENTS__DATABASE__NOTIFY", "perhaps")]).is_err());
+    assert!(!load(&[("GATEWAY_EVENTS__DATABASE__NOTIFY", "false")]).unwrap().database.notify);
 }

@@ -23,6 +23,11 @@ pub struct Options {
     /// A Postgres to be shared by nodes; empty for the embedded database.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
+    /// Whether this node tells others what it appends, and listens to them.
+    pub notify: bool,
+    /// Where this node listens instead of `url`; empty for there.
+    #[serde(deserialize_with = "secret")]
+    pub listener_url: SecretString,
     /// Connections to Postgres, besides the one that appends and records.
     pub connections: u32,
     /// Connections that read the embedded database for gateways and publishers.
@@ -112,6 +117,8 @@ impl Options {
             #[cfg(feature = "postgres")]
             return Ok(Database::Postgres(super::postgres::Options {
                 url: self.url.clone(),
+                notify: self.notify,
+                listener_url: self.listener_url.clone(),
                 connections: self.connections,
                 askers: self.askers,
                 answer_timeout: self.answer_timeout,

@@ -1,4 +1,4 @@
-//! Several nodes on one database.
+//! Several nodes on one database, by what each is asked to store.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -13,11 +13,10 @@ use gateway_events::store::{
 };
 use gateway_events::wake::Wake;
 
-use crate::both::On;
 use crate::conformance::{Corner, closed, confirmed, event, event_with, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
-use crate::support::{PATIENCE, deployed, get};
+use crate::support::PATIENCE;
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     let database = Database::new();
@@ -240,53 +239,6 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
         tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
     }
     end(&[&first, &second], &database).await;
-}
-
-#[tokio::test]
-async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another() {
-    let on = On::shared();
-    let one = on.start().await;
-    let other = one.another().await;
-    for (name, reason) in [("revoked", "token_revoked"), ("disabled", "gateway_disabled")] {
-        let (id, key) = one.gateway(name).await;
-        let socket = other.connected(&key).await.serve();
-        let began = std::time::Instant::now();
-        if name == "revoked" {
-            let tokens = one.api().get(&format!("/gateways/{id}/tokens")).await.unwrap();
-            let token = tokens["list"][0]["id"].as_str().unwrap();
-            one.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.unwrap();
-        } else {
-            let change = serde_json::json!({"disabled": true});
-            one.api().patch(&format!("/gateways/{id}"), &change).await.unwrap();
-        }
-        tokio::time::timeout(PATIENCE, socket).await.expect("closed in time").unwrap();
-        // By a look every half second; this is generous, as the machine may be busy.
-        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
-        let path = format!("/gateways/{id}/connections");
-        let past = one.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
-        assert_eq!(past["list"][0]["closeReason"], reason, "{past:#}");
-    }
-}
-
-#[tokio::test]
-async fn an_event_published_at_one_node_reaches_a_socket_of_another() {
-    let on = On::shared();
-    let one = on.start().await;
-    let other = one.another().await;
-    let (id, key) = one.gateway("far").await;
-    let mut socket = other.connected(&key).await;
-    for number in 1..=3 {
-        let event = deployed(&[&id], &format!("d-{number}"));
-        one.api().post("/events", &event).await.unwrap();
-        socket.expect(number..=number).await;
-    }
-    let socket = socket.serve();
-    one.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
-    let stats = one.api().get("/stats").await.unwrap();
-    assert_eq!(stats["gatewayConnections"]["totalActive"], 1, "{stats:#}");
-    let failed = get(&one.api(), &format!("/deliveries?status=failed&gatewayId={id}")).await;
-    assert_eq!(failed.unwrap()["count"], 0, "somebody was there, on the other node");
-    socket.abort();
 }
 
 #[tokio::test]

@@ -201,6 +201,19 @@ impl Database {
         assert!(self.server().run(&self.name, statement), "{statement}");
     }
 
+    /// What it is called.
+    #[allow(dead_code, reason = "not every test binary that includes this file asks")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the server's socket is.
+    #[allow(dead_code, reason = "not every test binary that includes this file asks")]
+    #[expect(clippy::unused_self, reason = "there is no socket before there is a database")]
+    pub(crate) fn socket_directory(&self) -> &'static Path {
+        &SERVER.home
+    }
+
     /// How it is reached.
     pub(crate) fn url(&self) -> String {
         if let Some(server) = &self.own {

@@ -17,6 +17,8 @@ use crate::server::Database;
 pub(crate) fn options(database: &Database) -> Options {
     Options {
         url: database.url().into(),
+        notify: true,
+        listener_url: String::new().into(),
         connections: 4,
         askers: 2,
         answer_timeout: Duration::from_secs(10),

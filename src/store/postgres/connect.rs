@@ -1,12 +1,17 @@
 //! Reaching the server so that the promises hold: every commit synced, one
 //! isolation level, no call without an end, and no lock that outlives its node.
+//! Directly, a session is told so once. Behind a pooler (PgBouncer in transaction
+//! mode) each transaction may be in another session and is told again, and no
+//! statement is left prepared; nothing here needs a session to itself but LISTEN.
 
+use std::fmt::Write as _;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgConnection, PgPool};
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
 
 use super::Options;
@@ -21,30 +26,43 @@ const CALL: Duration = Duration::from_secs(20);
 /// The oldest server, as `server_version_num` has it.
 const OLDEST_SERVER: i32 = 130_000;
 
-/// Said in every session. With `synchronous_commit = off` a crash of the server
-/// would lose what was answered; the keepalives are the server's, and free the
-/// locks of a node whose machine is gone.
-const SESSION: [(&str, &str); 10] = [
-    ("default_transaction_isolation", "read committed"),
-    ("default_transaction_read_only", "off"),
+/// Said in every session, or else in every transaction. With
+/// `synchronous_commit = off` a crash of the server would lose what was answered.
+const LIMITS: [(&str, &str); 4] = [
     ("synchronous_commit", "on"),
     ("statement_timeout", "10s"),
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "15s"),
+];
+/// Said in every session besides. The keepalives are the server's, and free the
+/// locks of a node whose machine is gone.
+const SESSION: [(&str, &str); 6] = [
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "25s"),
 ];
 
+/// A migration may take its time.
+pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed read write;
+    deallocate all;
+    set local statement_timeout = 0;
+    set local lock_timeout = 0;
+    set local idle_in_transaction_session_timeout = 0";
+
+/// In a URL: how many prepared statements a connection keeps.
+const KEPT_STATEMENTS: &str = "statement-cache-capacity";
+
 /// Why a database was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL can't be used. It is not repeated here, for it holds a password.
     #[error(
-        "database.url can't be used ({0}); it looks like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
+        "{0} can't be used ({1}); it looks like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
     )]
-    Url(sqlx::Error),
+    Url(&'static str, sqlx::Error),
     /// Nobody answers, or access is refused.
     #[error("{server} can't be reached: {error}")]
     Unreachable {
@@ -78,50 +96,188 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
-/// What a connection is opened with.
-pub(super) fn settings(options: &Options) -> Result<PgConnectOptions, OpenError> {
-    let url = PgConnectOptions::from_str(options.url.expose_secret()).map_err(OpenError::Url)?;
-    Ok(url.application_name("gateway-events"))
+/// How the server is reached, and how a transaction begins there.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    settings: PgConnectOptions,
+    /// Somebody stands between who gives each transaction another session.
+    pub(super) is_pooled: bool,
+    writing: Arc<str>,
+    reading: Arc<str>,
 }
 
-/// The same for a session of the service; a migration may take its time.
-pub(super) fn session_settings(settings: &PgConnectOptions) -> PgConnectOptions {
-    settings.clone().options(SESSION)
-}
+impl Link {
+    fn direct(settings: PgConnectOptions) -> Self {
+        let reading = "begin isolation level repeatable read read only".into();
+        Self { settings, is_pooled: false, writing: "begin".into(), reading }
+    }
 
-/// A connection, or an error in bounded time.
-pub(super) async fn connect(settings: &PgConnectOptions) -> Result<PgConnection> {
-    match timeout(CONNECT, settings.connect()).await {
-        Ok(connected) => Ok(connected?),
-        Err(_) => Err(StoreError::Unavailable("connecting took too long".to_owned())),
+    /// A statement that is prepared in one transaction may not be there in the
+    /// next one, or be another client's of the same name: none is kept, unless
+    /// the URL says that the pooler looks after them.
+    fn pooled(settings: PgConnectOptions, url: &SecretString) -> Self {
+        let keeps_statements = url.expose_secret().contains(KEPT_STATEMENTS);
+        let settings =
+            if keeps_statements { settings } else { settings.statement_cache_capacity(0) };
+        let mut said = String::new();
+        if !keeps_statements {
+            said.push_str("; deallocate all");
+        }
+        for (name, value) in LIMITS {
+            // Writing to a string can't fail.
+            let _ = write!(said, "; set local {name} = '{value}'");
+        }
+        let writing = format!("begin isolation level read committed read write{said}").into();
+        let reading = format!("begin isolation level repeatable read read only{said}").into();
+        Self { settings, is_pooled: true, writing, reading }
+    }
+
+    /// What begins a transaction that writes.
+    pub(super) fn begin(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(Arc::clone(&self.writing))
+    }
+
+    /// What begins a moment in which nothing changes.
+    pub(super) fn begin_reading(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(Arc::clone(&self.reading))
+    }
+
+    /// A connection, or an error in bounded time.
+    pub(super) async fn connect(&self) -> Result<PgConnection> {
+        match timeout(CONNECT, self.settings.connect()).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(StoreError::Unavailable("connecting took too long".to_owned())),
+        }
+    }
+
+    /// Connections for reading and for transactions of their own; made as needed.
+    pub(super) fn pool(&self, connections: u32) -> PgPool {
+        pool(&self.settings, connections)
     }
 }
 
-/// The first connection, made sure of.
-pub(super) async fn first(settings: &PgConnectOptions) -> Result<PgConnection, OpenError> {
-    let unreachable = |error| OpenError::Unreachable { server: server(settings), error };
-    let mut connection = match timeout(CONNECT, settings.connect()).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(sqlx::Error::Database(said))) => return Err(unreachable(said.message().to_owned())),
-        Ok(Err(error)) => return Err(unreachable(error.to_string())),
-        Err(_) => return Err(unreachable("there was no answer in time".to_owned())),
+/// What a listener's connection is opened with; `None` if nothing is to be
+/// heard, or can be.
+pub(super) fn listener(
+    options: &Options,
+    link: &Link,
+) -> Result<Option<PgConnectOptions>, OpenError> {
+    if !options.notify {
+        return Ok(None);
+    }
+    if !options.listener_url.expose_secret().is_empty() {
+        return settings("database.listener_url", &options.listener_url).map(Some);
+    }
+    if link.is_pooled {
+        tracing::warn!(
+            "database.url leads to a connection pooler, through which nothing can be heard: what other nodes append is looked for instead; set database.listener_url to the server itself, or database.notify to false"
+        );
+        return Ok(None);
+    }
+    Ok(Some(link.settings.clone()))
+}
+
+fn settings(key: &'static str, url: &SecretString) -> Result<PgConnectOptions, OpenError> {
+    let parsed = PgConnectOptions::from_str(url.expose_secret());
+    let settings = parsed.map_err(|error| OpenError::Url(key, error))?;
+    // No floats are read, and PgBouncer refuses to hear of them.
+    Ok(settings.application_name("gateway-events").extra_float_digits(None))
+}
+
+/// The first connection, made sure of, and how to make more like it.
+pub(super) async fn first(options: &Options) -> Result<(PgConnection, Link), OpenError> {
+    let plain = settings("database.url", &options.url)?;
+    let told = plain.clone().options(LIMITS.into_iter().chain(SESSION));
+    let reached = match reach(&told).await {
+        // A pooler takes no such orders, and says so ...
+        Err(Refusal::Settings) => None,
+        Err(Refusal::Other(error)) => return Err(unreachable(&plain, error)),
+        Ok(mut connection) => {
+            let server = about(&mut connection).await?;
+            server.check()?;
+            // ... or passes over them.
+            server.limits_are_in_force.then_some(connection)
+        }
     };
-    let version: (i32, String, String) = sqlx::query_as(
-        "select current_setting('server_version_num')::integer, current_setting('server_version'),
-            current_setting('server_encoding')",
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    if version.0 < OLDEST_SERVER {
-        return Err(OpenError::OldServer(version.1));
+    if let Some(connection) = reached {
+        return Ok((connection, Link::direct(told)));
     }
-    if version.2 != "UTF8" {
-        return Err(OpenError::Encoding(version.2));
-    }
-    Ok(connection)
+    let link = Link::pooled(plain, &options.url);
+    let mut connection = match reach(&link.settings).await {
+        Ok(connection) => connection,
+        Err(Refusal::Settings) => return Err(unreachable(&link.settings, NO_SETTINGS.to_owned())),
+        Err(Refusal::Other(error)) => return Err(unreachable(&link.settings, error)),
+    };
+    about(&mut connection).await?.check()?;
+    tracing::info!("the database is reached through a connection pooler");
+    Ok((connection, link))
 }
 
-/// Connections for reading and for transactions of their own; made as needed.
+/// Why a connection was not made.
+enum Refusal {
+    /// The other end takes no settings of a session.
+    Settings,
+    Other(String),
+}
+
+const NO_SETTINGS: &str = "it is refused what the URL says of the session (`options`, or the like)";
+
+async fn reach(settings: &PgConnectOptions) -> Result<PgConnection, Refusal> {
+    match timeout(CONNECT, settings.connect()).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(sqlx::Error::Database(said))) if said.message().contains("startup parameter") => {
+            Err(Refusal::Settings)
+        }
+        Ok(Err(sqlx::Error::Database(said))) => Err(Refusal::Other(said.message().to_owned())),
+        Ok(Err(error)) => Err(Refusal::Other(error.to_string())),
+        Err(_) => Err(Refusal::Other("there was no answer in time".to_owned())),
+    }
+}
+
+fn unreachable(settings: &PgConnectOptions, error: String) -> OpenError {
+    OpenError::Unreachable { server: server(settings), error }
+}
+
+/// What a server says of itself.
+struct Server {
+    number: i32,
+    version: String,
+    encoding: String,
+    limits_are_in_force: bool,
+}
+
+impl Server {
+    fn check(&self) -> Result<(), OpenError> {
+        if self.number < OLDEST_SERVER {
+            return Err(OpenError::OldServer(self.version.clone()));
+        }
+        if self.encoding != "UTF8" {
+            return Err(OpenError::Encoding(self.encoding.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Asked without preparing anything, which is safe wherever it leads.
+async fn about(connection: &mut PgConnection) -> Result<Server, OpenError> {
+    let mut names = vec!["server_version_num", "server_version", "server_encoding"];
+    names.extend(LIMITS.map(|(name, _)| name));
+    let columns: Vec<String> =
+        names.iter().map(|name| format!("current_setting('{name}')")).collect();
+    let asked = format!("select {}", columns.join(", "));
+    let row: PgRow = sqlx::raw_sql(AssertSqlSafe(asked)).fetch_one(connection).await?;
+    let said: Vec<String> =
+        (0..names.len()).map(|column| row.try_get(column)).collect::<sqlx::Result<_>>()?;
+    let in_force = LIMITS.iter().zip(&said[3..]).all(|((_, wanted), is)| wanted == is);
+    Ok(Server {
+        number: said[0].parse().unwrap_or_default(),
+        version: said[1].clone(),
+        encoding: said[2].clone(),
+        limits_are_in_force: in_force,
+    })
+}
+
+/// Connections that are made as needed.
 pub(super) fn pool(settings: &PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections.max(1))

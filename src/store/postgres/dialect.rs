@@ -46,7 +46,7 @@ pub(super) use {query, query_as, query_scalar};
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Tells our advisory locks from those of others in the same database.
-const LOCKS: i32 = 0x6765_7673;
+pub(super) const LOCKS: i32 = 0x6765_7673;
 
 fn keys<'a>(gateways: impl IntoIterator<Item = &'a GatewayKey>) -> Vec<i64> {
     gateways.into_iter().map(|key| key.0).collect()

@@ -1,19 +1,31 @@
 //! The schema's history, compiled in and shared with sqlx-cli. It only goes
 //! forward, and a database whose history is not a prefix of ours is refused.
 
-use sqlx::migrate::{Migrate as _, Migrator};
-use sqlx::{Connection as _, PgConnection};
+use std::sync::LazyLock;
+
+use sqlx::migrate::{AppliedMigration, Migrator};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use super::Options;
-use super::connect::{self, OpenError};
-use crate::store::schema;
+use super::connect::{self, BEGIN_MIGRATING, OpenError};
+use super::dialect::LOCKS;
+use crate::store::schema::{self, SchemaError};
 
-static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
+/// Among our advisory locks: whoever migrates.
+const MIGRATING: i32 = 4;
 
-/// Brings the database up to date. Nodes may be running: each migration is one
-/// transaction, and what the nodes do waits for it.
+/// Its own lock is a session's, which a pooler has none of.
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("migrations/postgres");
+    migrator.set_locking(false);
+    migrator
+});
+
+/// Brings the database up to date. Nodes may be running: it is one transaction,
+/// and what the nodes do waits for it.
 pub async fn migrate(options: &Options) -> Result<(), OpenError> {
-    let mut connection = connect::first(&connect::settings(options)?).await?;
+    let (mut connection, _) = connect::first(options).await?;
     run(&mut connection).await?;
     connection.close().await?;
     Ok(())
@@ -21,18 +33,40 @@ pub async fn migrate(options: &Options) -> Result<(), OpenError> {
 
 /// The migrations that the database lacks, oldest first. Changes nothing.
 pub async fn pending_migrations(options: &Options) -> Result<Vec<String>, OpenError> {
-    let mut connection = connect::first(&connect::settings(options)?).await?;
-    let table = "select to_regclass('_sqlx_migrations') is not null";
-    let applied = if sqlx::query_scalar::<_, bool>(table).fetch_one(&mut connection).await? {
-        connection.list_applied_migrations(&MIGRATOR.table_name).await.map_err(schema::refused)?
-    } else {
-        Vec::new()
-    };
+    let (mut connection, _) = connect::first(options).await?;
+    let applied = applied(&mut connection).await?;
     connection.close().await?;
     Ok(schema::pending(&MIGRATOR, &applied)?)
 }
 
 /// Applies what is missing, one node at a time.
 pub(super) async fn run(connection: &mut PgConnection) -> Result<(), OpenError> {
-    Ok(MIGRATOR.run(connection).await.map_err(schema::refused)?)
+    let mut transaction = connection.begin_with(BEGIN_MIGRATING).await?;
+    let lock = format!("select pg_advisory_xact_lock({LOCKS}, {MIGRATING})");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
+    let applied = applied(&mut transaction).await?;
+    if !schema::pending(&MIGRATOR, &applied)?.is_empty() {
+        MIGRATOR.run(&mut *transaction).await.map_err(schema::refused)?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// What was applied, asked without preparing anything.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<AppliedMigration>, OpenError> {
+    let table = "select to_regclass('_sqlx_migrations') is not null";
+    if !sqlx::raw_sql(table).fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
+        return Ok(Vec::new());
+    }
+    let history = "select version, checksum, success from _sqlx_migrations order by version";
+    let rows = sqlx::raw_sql(history).fetch_all(connection).await?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &PgRow) -> Result<AppliedMigration, OpenError> {
+    let version = row.try_get(0)?;
+    if !row.try_get::<bool, _>(2)? {
+        return Err(SchemaError::HalfMigrated(version).into());
+    }
+    Ok(AppliedMigration { version, checksum: row.try_get::<Vec<u8>, _>(1)?.into() })
 }

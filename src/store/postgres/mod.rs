@@ -18,6 +18,7 @@ use crate::wake::Wake;
 
 mod connect;
 mod dialect;
+mod hear;
 mod migrations;
 mod news;
 mod options;
@@ -37,6 +38,7 @@ pub use options::Options;
 pub use recovery::add_admin_token;
 pub use verify::verify;
 
+use connect::Link;
 use news::News;
 use session::Session;
 use sql::writer::Writer;
@@ -51,6 +53,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct PostgresStore {
     node: NodeId,
     wake: Wake,
+    link: Link,
     pool: PgPool,
     askers: PgPool,
     answer_timeout: Duration,
@@ -65,21 +68,37 @@ impl PostgresStore {
     /// Connects, brings the schema up to date, and closes the connections that
     /// dead nodes left open.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
-        let settings = connect::settings(options)?;
-        migrations::run(&mut connect::first(&settings).await?).await?;
-        let settings = connect::session_settings(&settings);
-        let connection = connect::first(&settings).await?;
-        let pool = connect::pool(&settings, options.connections);
-        let askers = connect::pool(&settings, options.askers);
+        let (mut connection, link) = connect::first(options).await?;
+        migrations::run(&mut connection).await?;
+        let listener = connect::listener(options, &link)?;
+        let pool = link.pool(options.connections);
+        let askers = link.pool(options.askers);
         let answer_timeout = options.answer_timeout;
-        let session = Session::new(settings.clone(), Some(connection), pool.clone());
+        let session = Session::new(link.clone(), Some(connection), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let inbox = watch_inbox::Watch::new(settings.clone(), stop.clone());
-        let news = News { node, wake: wake.clone(), pool: pool.clone(), settings };
+        let inbox = watch_inbox::Watch::new(listener.clone(), stop.clone());
+        let news = News {
+            node,
+            wake: wake.clone(),
+            pool: pool.clone(),
+            link: link.clone(),
+            announces: options.notify,
+            listener,
+        };
         news.start(&tasks, &stop);
-        let store =
-            Arc::new(Self { node, wake, pool, askers, answer_timeout, writer, inbox, tasks, stop });
+        let store = Arc::new(Self {
+            node,
+            wake,
+            link,
+            pool,
+            askers,
+            answer_timeout,
+            writer,
+            inbox,
+            tasks,
+            stop,
+        });
         store.begin().await?;
         Ok(store)
     }
@@ -90,7 +109,7 @@ impl PostgresStore {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        moment(self.pool.clone(), None, work).await
+        moment(&self.link, &self.pool, None, work).await
     }
 
     /// The same for somebody who asks: after those who asked before, and not
@@ -100,7 +119,7 @@ impl PostgresStore {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        moment(self.askers.clone(), Some(self.answer_timeout), work).await
+        moment(&self.link, &self.askers, Some(self.answer_timeout), work).await
     }
 
     /// Whether the server takes reads, and would take writes.
@@ -147,16 +166,16 @@ impl PostgresStore {
 /// Reads one moment of the database, in a task of its own, because a
 /// transaction whose future is dropped while it begins would be left open in
 /// the pool. A moment with an end is ended by the server too.
-async fn moment<T, F>(pool: PgPool, end: Option<Duration>, work: F) -> Result<T>
+async fn moment<T, F>(link: &Link, pool: &PgPool, end: Option<Duration>, work: F) -> Result<T>
 where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
 {
+    let (begin, pool) = (link.begin_reading(), pool.clone());
     let reading = tokio::spawn(async move {
         let mut connection = pool.acquire().await?;
         let asked_at = Instant::now();
         let read = connect::limited(async {
-            let begin = "begin isolation level repeatable read read only";
             let mut moment = sqlx::Connection::begin_with(&mut *connection, begin).await?;
             if let Some(end) = end {
                 sqlx::query("select set_config('statement_timeout', $1, true)")

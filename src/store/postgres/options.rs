@@ -11,6 +11,11 @@ use crate::store::Queue;
 pub struct Options {
     /// `postgres://user:password@host:port/name`, with what sslmode it wants.
     pub url: SecretString,
+    /// Whether nodes tell each other, and are told of the inbox, what to look
+    /// for; without it they look for themselves.
+    pub notify: bool,
+    /// The server itself, to listen there, where `url` leads to a pooler; or empty.
+    pub listener_url: SecretString,
     /// Connections besides the one that appends and records.
     pub connections: u32,
     /// Connections that answer people's questions, apart from those.

@@ -18,8 +18,8 @@ pub async fn add_admin_token(
     if !migrations::pending_migrations(options).await?.is_empty() {
         return Err(OpenError::Behind);
     }
-    let mut connection = connect::first(&connect::settings(options)?).await?;
-    let mut transaction = connection.begin().await?;
+    let (mut connection, link) = connect::first(options).await?;
+    let mut transaction = connection.begin_with(link.begin()).await?;
     let now = dialect::clock(&mut transaction).await?;
     sql::tokens::create_admin_token(&mut transaction, now, name, token).await?;
     transaction.commit().await?;

@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::connect::{connect, limited};
+use super::connect::{Link, limited};
 use super::sql::batch::{self, Batch, Done, Failure};
 use super::sql::writer::Job;
 use crate::event::NodeId;
@@ -20,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The writer's hold on the database.
 pub(super) struct Session {
-    settings: PgConnectOptions,
+    link: Link,
     connection: Option<PgConnection>,
     pool: PgPool,
     jobs: TaskTracker,
@@ -31,13 +30,9 @@ pub(super) struct Session {
 impl Session {
     pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = false;
 
-    pub(super) fn new(
-        settings: PgConnectOptions,
-        connection: Option<PgConnection>,
-        pool: PgPool,
-    ) -> Self {
+    pub(super) fn new(link: Link, connection: Option<PgConnection>, pool: PgPool) -> Self {
         let (jobs, pause) = (TaskTracker::new(), SHORTEST_PAUSE);
-        Self { settings, connection, pool, jobs, pause, away_until: None }
+        Self { link, connection, pool, jobs, pause, away_until: None }
     }
 
     /// The server's disk is the server's to watch.
@@ -61,7 +56,8 @@ impl Session {
         // Taken, and put back when all went well: a connection that is dropped
         // on the way is closed, and the server undoes what it had begun.
         let mut connection = self.connected().await.map_err(Failure::Refused)?;
-        let mut transaction = limited(connection.begin()).await.map_err(Failure::Undone)?;
+        let mut transaction =
+            limited(connection.begin_with(self.link.begin())).await.map_err(Failure::Undone)?;
         let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,
             Err(error) => {
@@ -81,7 +77,7 @@ impl Session {
     /// Runs a job as a transaction of its own, beside those of the writer.
     #[expect(clippy::unused_async, reason = "a file's only connection has to be waited for")]
     pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
-        self.jobs.spawn(run(self.pool.clone(), job));
+        self.jobs.spawn(run(self.link.clone(), self.pool.clone(), job));
         Ok(())
     }
 
@@ -103,7 +99,7 @@ impl Session {
         if self.is_away() {
             return Err(StoreError::Unavailable("it could not be reached".to_owned()));
         }
-        match connect(&self.settings).await {
+        match self.link.connect().await {
             Ok(connection) => {
                 if self.away_until.take().is_some() {
                     tracing::info!("the database is back");
@@ -125,10 +121,10 @@ impl Session {
 
 /// In a task of its own, because a transaction whose future is dropped while it
 /// begins would be left open in the pool.
-async fn run(pool: PgPool, job: Job) {
+async fn run(link: Link, pool: PgPool, job: Job) {
     match pool.acquire().await {
         Ok(mut connection) => {
-            if transact(&mut connection, job).await.is_err() {
+            if transact(&link, &mut connection, job).await.is_err() {
                 connection.close_on_drop();
             }
         }
@@ -137,8 +133,8 @@ async fn run(pool: PgPool, job: Job) {
 }
 
 /// An error says that the connection can't be used any more.
-async fn transact(connection: &mut PgConnection, job: Job) -> Result<()> {
-    let mut transaction = match limited(connection.begin()).await {
+async fn transact(link: &Link, connection: &mut PgConnection, job: Job) -> Result<()> {
+    let mut transaction = match limited(connection.begin_with(link.begin())).await {
         Ok(transaction) => transaction,
         Err(error) => {
             let broken = Err(StoreError::Unavailable(error.to_string()));

@@ -8,10 +8,9 @@ use crate::store::VerifyReport;
 
 /// Verifies the database.
 pub async fn verify(options: &Options) -> Result<VerifyReport, OpenError> {
-    let mut connection = connect::first(&connect::settings(options)?).await?;
+    let (mut connection, link) = connect::first(options).await?;
     // One transaction, so that all checks see one moment although nodes may be writing.
-    let mut snapshot =
-        connection.begin_with("begin isolation level repeatable read read only").await?;
+    let mut snapshot = connection.begin_with(link.begin_reading()).await?;
     let report = sql::verify::check(&mut snapshot).await?;
     snapshot.rollback().await?;
     connection.close().await?;

@@ -1,0 +1,264 @@
+//! Several nodes on one database, as their gateways and publishers see them:
+//! with notifications, without any, and through a pooler that passes on none.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use gateway_events::store::postgres::verify;
+use serde_json::json;
+
+use crate::conformance::Outsider as _;
+use crate::outsider;
+use crate::outsider_postgres::Program;
+use crate::pooler::Pooler;
+use crate::server::Database;
+use crate::store_postgres::options;
+use crate::support::command::{command, run};
+use crate::support::{PATIENCE, Service, deployed, get};
+
+/// How nodes learn what another one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// They are told.
+    Notified,
+    /// They look.
+    Unnotified,
+    /// They are told by the server itself, and reach it through a pooler otherwise.
+    Pooled,
+}
+
+/// Two nodes; what they need goes after them.
+struct Nodes {
+    one: Service,
+    other: Service,
+    pooler: Option<Pooler>,
+    database: Database,
+}
+
+impl Nodes {
+    async fn start(way: Way) -> Self {
+        Self::start_with(way, &[]).await
+    }
+
+    async fn start_with(way: Way, settings: &[(&str, &str)]) -> Self {
+        let database = Database::new();
+        let pooler = (way == Way::Pooled).then(|| Pooler::before(&database));
+        let direct = database.url();
+        let url = pooler.as_ref().map_or_else(|| direct.clone(), |pooler| pooler.url(&database));
+        let mut all = vec![("DATABASE__URL", url.as_str())];
+        match way {
+            Way::Notified => {}
+            Way::Unnotified => all.push(("DATABASE__NOTIFY", "false")),
+            Way::Pooled => all.push(("DATABASE__LISTENER_URL", &direct)),
+        }
+        all.extend(settings);
+        let one = Service::start_with(&all).await;
+        let other = one.another().await;
+        Self { one, other, pooler, database }
+    }
+
+    /// Both end in good order, and what they leave is sound.
+    async fn end(mut self) {
+        for node in [&mut self.one, &mut self.other] {
+            assert_eq!(node.terminate().await, Some(0), "{}", node.log());
+        }
+        let report = verify(&options(&self.database)).await.unwrap();
+        assert!(report.problems.is_empty(), "{:#?}", report.problems);
+    }
+}
+
+/// Makes a test of each story for each way.
+macro_rules! in_each_way {
+    ($($story:ident)*) => {
+        in_each_way!(@ notified, Notified, $($story)*);
+        in_each_way!(@ unnotified, Unnotified, $($story)*);
+        in_each_way!(@ pooled, Pooled, $($story)*);
+    };
+    (@ $module:ident, $way:ident, $($story:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story(super::Way::$way).await;
+                }
+            )*
+        }
+    };
+}
+
+in_each_way! {
+    an_event_published_at_one_node_reaches_a_socket_of_another
+    what_another_program_inserts_reaches_a_socket_of_any_node
+    who_is_shut_out_at_one_node_loses_the_sockets_of_another
+    who_listens_is_who_was_told_to
+}
+
+async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
+    let nodes = Nodes::start(way).await;
+    let Nodes { one, other, .. } = &nodes;
+    let (id, key) = one.gateway("far").await;
+    let mut socket = other.connected(&key).await;
+    for number in 1..=3 {
+        let event = deployed(&[&id], &format!("d-{number}"));
+        one.api().post("/events", &event).await.unwrap();
+        socket.expect(number..=number).await;
+    }
+    let socket = socket.serve();
+    one.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
+    let stats = one.api().get("/stats").await.unwrap();
+    assert_eq!(stats["gatewayConnections"]["totalActive"], 1, "{stats:#}");
+    let failed = get(&one.api(), &format!("/deliveries?status=failed&gatewayId={id}")).await;
+    assert_eq!(failed.unwrap()["count"], 0, "somebody was there, on the other node");
+    socket.abort();
+    nodes.end().await;
+}
+
+async fn what_another_program_inserts_reaches_a_socket_of_any_node(way: Way) {
+    let nodes = Nodes::start(way).await;
+    let program = Program::start(&nodes.database).await;
+    for (name, node) in [("here", &nodes.one), ("there", &nodes.other)] {
+        let (id, key) = nodes.one.gateway(name).await;
+        let mut socket = node.connected(&key).await;
+        for number in 1..=3 {
+            let row = outsider::deployed(&id, &format!("d-{number}"));
+            let ids = program.insert(&[row]).await;
+            assert_eq!(socket.expect(number..=number).await[0]["eventId"], ids[0]);
+        }
+    }
+    nodes.end().await;
+}
+
+/// Notifications have no part in this: each node looks, twice a second.
+async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another(way: Way) {
+    let nodes = Nodes::start(way).await;
+    let Nodes { one, other, .. } = &nodes;
+    for (name, reason) in [
+        ("revoked", "token_revoked"),
+        ("disabled", "gateway_disabled"),
+        ("deleted", "gateway_deleted"),
+    ] {
+        let (id, key) = one.gateway(name).await;
+        let socket = other.connected(&key).await.serve();
+        let began = Instant::now();
+        match name {
+            "revoked" => {
+                let tokens = one.api().get(&format!("/gateways/{id}/tokens")).await.unwrap();
+                let token = tokens["list"][0]["id"].as_str().unwrap();
+                one.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.unwrap();
+            }
+            "disabled" => {
+                let change = json!({"disabled": true});
+                one.api().patch(&format!("/gateways/{id}"), &change).await.unwrap();
+            }
+            _ => drop(one.api().delete(&format!("/gateways/{id}")).await.unwrap()),
+        }
+        tokio::time::timeout(PATIENCE, socket).await.expect("closed in time").unwrap();
+        // By a look every half second; this is generous, as the machine may be busy.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let says = format!("reason={reason}");
+        let said = |log: &str| log.contains(&says) || log.contains(&format!("\"{reason}\""));
+        other.logged(said).await;
+    }
+    nodes.end().await;
+}
+
+async fn who_listens_is_who_was_told_to(way: Way) {
+    let nodes = Nodes::start(way).await;
+    // Each node listens to the others and to the inbox.
+    let expected = if way == Way::Unnotified { 0 } else { 4 };
+    let program = Program::start(&nodes.database).await;
+    let mut polls = tokio::time::interval(Duration::from_millis(20));
+    let counting = async {
+        loop {
+            polls.tick().await;
+            let listening: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity
+                 where datname = current_database() and query ilike 'listen %'",
+            )
+            .fetch_one(&mut *program.connection().await)
+            .await
+            .unwrap();
+            if listening == expected {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, counting).await.expect("as many as that");
+    for node in [&nodes.one, &nodes.other] {
+        let log = node.log();
+        assert!(!log.contains("can't be heard"), "{log}");
+        assert_eq!(log.contains("through a connection pooler"), way == Way::Pooled, "{log}");
+    }
+    nodes.end().await;
+}
+
+#[tokio::test]
+async fn everything_that_a_node_does_goes_through_a_pooler() {
+    let nodes = Nodes::start(Way::Pooled).await;
+    let Nodes { one, other, .. } = &nodes;
+    let mut gateways = Vec::new();
+    for nth in 0..4 {
+        let (id, key) = one.gateway(&format!("g-{nth}")).await;
+        let home = if nth % 2 == 0 { one } else { other };
+        gateways.push((id, home.connected(&key).await.serve()));
+    }
+    // More transactions at once, from both nodes, than the pooler has sessions.
+    let publishing = (0..120).map(|nth| {
+        let node = if nth % 2 == 0 { one } else { other };
+        let (id, _) = &gateways[nth % gateways.len()];
+        let event = deployed(&[id], &format!("d-{nth}"));
+        async move { node.api().post("/events", &event).await.unwrap() }
+    });
+    join_all(publishing).await;
+    for (id, _) in &gateways {
+        other.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 30).await;
+    }
+    for path in ["/stats", "/gateways", "/connections", "/event-types", "/deliveries"] {
+        one.api().get(path).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    for (_, socket) in gateways {
+        socket.abort();
+    }
+    // So do the commands that need no service.
+    let url = nodes.pooler.as_ref().unwrap().url(&nodes.database);
+    let through = async |arguments: &str| {
+        let mut command = command(arguments);
+        run(command.env("GATEWAY_EVENTS__DATABASE__URL", &url)).await
+    };
+    through("migrate").await.well();
+    through("migrate --check").await.well();
+    through("verify").await.well();
+    through("token recover").await.well();
+    nodes.end().await;
+}
+
+#[tokio::test]
+async fn migrating_through_a_pooler_is_done_once_however_many_do_it() {
+    let database = Database::new();
+    let pooler = Pooler::before(&database);
+    let url = pooler.url(&database);
+    let migrating = (0..4).map(|_| async {
+        run(command("migrate").env("GATEWAY_EVENTS__DATABASE__URL", &url)).await
+    });
+    for said in join_all(migrating).await {
+        said.well();
+    }
+    let report = verify(&options(&database)).await.unwrap();
+    assert!(report.problems.is_empty(), "{:#?}", report.problems);
+}
+
+#[tokio::test]
+async fn a_pooler_without_another_way_to_listen_is_told_and_costs_latency_only() {
+    let database = Database::new();
+    let pooler = Pooler::before(&database);
+    let one = Service::start_with(&[("DATABASE__URL", &pooler.url(&database))]).await;
+    let other = one.another().await;
+    let (id, key) = one.gateway("far").await;
+    let mut socket = other.connected(&key).await;
+    one.api().post("/events", &deployed(&[&id], "d-1")).await.unwrap();
+    socket.expect(1..=1).await;
+    let log = other.log();
+    assert!(log.contains("database.listener_url"), "{log}");
+}
