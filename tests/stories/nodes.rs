@@ -124,6 +124,7 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     database.run(&silent);
     let reaped = Reaped { gateway_id: gateway.id, connection_id: lost };
     assert_eq!(second.reap_dead_nodes().await.unwrap(), [reaped]);
+    assert_eq!(first.closed_among(vec![alive, lost]).await.unwrap(), [lost], "it can find out");
     assert_eq!(second.reap_dead_nodes().await.unwrap(), []);
     let all = second
         .connections(there.organisation, Some(gateway.id), false, None, 10)

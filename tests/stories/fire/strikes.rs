@@ -30,6 +30,11 @@ async fn whatever_breaks_all_that_was_accepted_arrives_in_order() {
     survives(&[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_notifications_all_arrives_in_order_too() {
+    survives(&[("DATABASE__NOTIFY", "false")]).await;
+}
+
 async fn survives(settings: &[(&str, &str)]) {
     let mut random = seed();
     let mut cluster = Cluster::start(Database::alone(), 3, settings).await;
