@@ -24,6 +24,7 @@ mod away;
 mod cut;
 mod fleet;
 mod full_speed;
+mod program;
 mod publishers;
 mod rolling;
 mod strikes;

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::fleet::Fleet;
-use super::publishers::{Caller, Program, Published, Row};
+use super::program::{Program, Row};
+use super::publishers::{Caller, Published};
 use super::{Cluster, REST, say};
 use crate::server::Database;
 use crate::support::deployed;

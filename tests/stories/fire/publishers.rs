@@ -9,11 +9,11 @@ use gateway_events::client::CancellationToken;
 use gateway_events::client::api::{Api, ApiError};
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::{Address, Cluster, Numbers, connect, text};
+use super::program::{Program, Row};
+use super::{Address, Cluster, Numbers, text};
 use crate::support::deployed;
 
 /// What one publisher published, in its order.
@@ -32,7 +32,9 @@ impl Published {
     /// What all of them were told.
     pub(super) fn told(all: &[Self]) -> Told {
         let mut told = Told::default();
-        all.iter().for_each(|one| told.and(&one.told));
+        for one in all {
+            told.and(&one.told);
+        }
         told
     }
 
@@ -123,7 +125,7 @@ impl Publishers {
     ) {
         for number in 0..count {
             let publisher = self.publisher(format!("inbox-{number}"), gateways, random, pace);
-            self.running.spawn(publisher.by_inbox(cluster.database().url()));
+            self.running.spawn(publisher.by_inbox(Program::new(cluster)));
         }
     }
 
@@ -271,16 +273,15 @@ impl Publisher {
             event.as_object_mut().expect("an object").remove("gatewayIds");
             event["target"] = json!({"all": true});
         }
-        if !is_batch || number % 2 == 0 {
+        if !is_batch || number.is_multiple_of(2) {
             event["id"] = json!(format!("{}-{number}-{part}", self.name));
         }
         event
     }
 
-    async fn by_inbox(mut self, url: String) -> Vec<Published> {
+    async fn by_inbox(mut self, mut program: Program) -> Vec<Published> {
         let mut published = Published::default();
         let mut held = JoinSet::new();
-        let mut program = Program { url, connection: None };
         for number in 0.. {
             self.pace.tick().await;
             if self.until.is_cancelled() {
@@ -293,7 +294,7 @@ impl Publisher {
                 0 => program.roll_back(&rows).await,
                 1 => {
                     // Beside the others, for some seconds.
-                    let mut other = Program { url: program.url.clone(), connection: None };
+                    let mut other = program.another();
                     let ticks = self.random.u32(5..25);
                     let mut pace = tokio::time::interval(self.pace.period());
                     held.spawn(async move {
@@ -326,75 +327,4 @@ fn told(result: &Value) -> Accepted {
 
 fn committed((id, gateways): (String, Vec<String>)) -> Accepted {
     Accepted { id, gateways: gateways.into_iter().collect(), numbers: None }
-}
-
-/// An event's id and whom it is for.
-pub(super) type Row = (String, Vec<String>);
-
-/// Another program, with a connection that may be lost at any time.
-pub(super) struct Program {
-    url: String,
-    connection: Option<PgConnection>,
-}
-
-impl Program {
-    pub(super) fn new(cluster: &Cluster) -> Self {
-        Self { url: cluster.database().url(), connection: None }
-    }
-
-    /// Inserts and commits, after holding the transaction open for so long. A
-    /// commit that failed may have happened: it is done again with the same ids.
-    pub(super) async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
-        while self.try_commit(rows, held_ticks, pace).await.is_err() {
-            self.connection = None;
-            pace.tick().await;
-        }
-    }
-
-    async fn try_commit(
-        &mut self,
-        rows: &[Row],
-        held_ticks: u32,
-        pace: &mut Interval,
-    ) -> sqlx::Result<()> {
-        let mut transaction = self.connected().await?.begin().await?;
-        insert(&mut transaction, rows).await?;
-        for _ in 0..held_ticks {
-            pace.tick().await;
-        }
-        transaction.commit().await
-    }
-
-    /// Inserts, and thinks better of it; if the connection is lost, so is this.
-    async fn roll_back(&mut self, rows: &[Row]) {
-        let undone = async {
-            let mut transaction = self.connected().await?.begin().await?;
-            insert(&mut transaction, rows).await?;
-            transaction.rollback().await
-        };
-        if undone.await.is_err() {
-            self.connection = None;
-        }
-    }
-
-    async fn connected(&mut self) -> sqlx::Result<&mut PgConnection> {
-        if self.connection.is_none() {
-            self.connection = Some(connect(&self.url).await?);
-        }
-        Ok(self.connection.as_mut().expect("just connected"))
-    }
-}
-
-pub(super) async fn insert(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
-    for (id, gateways) in rows {
-        let payload = &deployed(&[], id)["payload"];
-        sqlx::query("insert into inbox (type, payload, target, event_id) values ($1, $2, $3, $4)")
-            .bind("api.deployed")
-            .bind(payload.to_string())
-            .bind(json!({"gatewayIds": gateways}).to_string())
-            .bind(id)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
 }

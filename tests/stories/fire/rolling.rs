@@ -7,7 +7,8 @@ use std::time::Duration;
 use sqlx::Connection as _;
 
 use super::fleet::Fleet;
-use super::publishers::{Published, Publishers, insert};
+use super::program::insert;
+use super::publishers::{Published, Publishers};
 use super::{Cluster, say, seed};
 use crate::server::Database;
 

@@ -71,7 +71,8 @@ async fn burn(cluster: &mut Cluster, fleet: &Fleet, random: &mut fastrand::Rng) 
     while began.elapsed() < FIRE {
         pace.tick().await;
         never_ahead(cluster, fleet).await;
-        if strikes.restarts == 0 && began.elapsed() > restart_at {
+        let is_due = strikes.restarts == 0 && began.elapsed() > restart_at;
+        if is_due || random.u8(0..25) == 0 {
             // Whoever publishes goes on meanwhile, on the other threads.
             tokio::task::block_in_place(|| cluster.database().control("restart -m immediate"));
             strikes.restarts += 1;
