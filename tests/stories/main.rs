@@ -45,6 +45,7 @@ mod disk;
 mod edge;
 mod fake;
 mod faults;
+mod fire;
 mod inbox;
 mod inbox_postgres;
 mod journey;

@@ -1,22 +1,39 @@
 //! A Postgres server for this test process: real, empty, reached by a socket in
 //! a directory of its own, and gone with the process however that ends. Each
-//! test gets a database of its own.
+//! test gets a database of its own; one that is to break the server, or to know
+//! what syncing costs, gets a server of its own, too, reached by TCP.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 /// Runs beside the tests and outlives them by a moment: its input is a pipe
 /// that only this process holds, so that the end of the input is the end of
-/// this process, also when it was killed. `initdb` refuses to be run by root.
+/// this process, also when it was killed. What is said there before that is
+/// said to `pg_ctl`. `initdb` refuses to be run by root.
 const GUARD: &str = r#"
 set -eu
 bin=$1
+fsync=$2
+host=$3
+port=5432
 home=$(mktemp -d)
 as() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
+server() {
+    as "$bin/pg_ctl" -D "$home/data" -w -l "$home/log" \
+        -o "-k '$home' -p $port -c listen_addresses='$host' -c max_connections=300 -c fsync=$fsync" "$@"
+}
+# A port that nobody is given by chance, so that it is still free after a stop.
+start() {
+    if [ -z "$host" ]; then server start; return; fi
+    for port in $(shuf -i 20000-30000 -n 5); do
+        if server start; then return; fi
+    done
+    return 1
+}
 end() {
     cd /
     as "$bin/pg_ctl" -D "$home/data" -m immediate stop >/dev/null 2>&1 || true
@@ -27,56 +44,79 @@ if [ "$(id -u)" -eq 0 ]; then chown postgres "$home"; fi
 cd "$home"
 {
     as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
-    as "$bin/pg_ctl" -D "$home/data" -w -l "$home/log" \
-        -o "-k '$home' -c listen_addresses='' -c max_connections=300 -c fsync=off" start
+    start
 } >"$home/start" 2>&1 </dev/null || { cat "$home/start" "$home/log" 2>/dev/null; exit 1; }
-echo "ready $home"
-cat >/dev/null
+echo "ready $port $home"
+while read -r command; do
+    if server $command >>"$home/start" 2>&1 </dev/null; then echo "done"; else cat "$home/start"; fi
+done
 "#;
 
 struct Server {
     bin: PathBuf,
     /// Where its socket is.
     home: PathBuf,
+    port: u16,
     /// It waits for the end of its input, which is held here.
-    _guard: Child,
+    guard: Mutex<Guard>,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+struct Guard {
+    process: Child,
+    said: BufReader<ChildStdout>,
+}
+
+static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", ""));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    fn start() -> Self {
+    fn start(fsync: &str, host: &str) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
-        let mut guard = Command::new("sh")
+        let mut process = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(&bin)
+            .args([fsync, host])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
             .process_group(0)
             .spawn()
             .expect("a shell");
-        let mut said = String::new();
-        let mut lines = BufReader::new(guard.stdout.take().expect("a pipe")).lines();
-        while let Some(Ok(line)) = lines.next() {
-            if let Some(home) = line.strip_prefix("ready ") {
-                return Self { bin, home: PathBuf::from(home), _guard: guard };
+        let mut said = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (mut line, mut all) = (String::new(), String::new());
+        while said.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+            if let Some((port, home)) =
+                line.strip_prefix("ready ").and_then(|said| said.trim_end().split_once(' '))
+            {
+                let (port, home) = (port.parse().expect("a port"), PathBuf::from(home));
+                return Self { bin, home, port, guard: Mutex::new(Guard { process, said }) };
             }
-            said.push_str(&line);
-            said.push('\n');
+            all.push_str(&line);
+            line.clear();
         }
-        let _ = guard.wait();
-        panic!("the server did not start:\n{said}");
+        let _ = process.wait();
+        panic!("the server did not start:\n{all}");
+    }
+
+    /// Has `pg_ctl` do something to it, and waits for that.
+    #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
+    fn control(&self, command: &str) {
+        let mut guard = self.guard.lock().expect("nobody panicked");
+        let input = guard.process.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{command}").expect("it listens");
+        let mut line = String::new();
+        guard.said.read_line(&mut line).expect("text");
+        assert_eq!(line.trim_end(), "done", "{command}");
     }
 
     /// Runs a statement in a database.
     fn run(&self, database: &str, statement: &str) -> bool {
         Command::new(self.bin.join("psql"))
             .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
-            .args(["-o", "/dev/null", "-c", statement, "-h"])
+            .args(["-o", "/dev/null", "-c", statement])
+            .args(["-p", &self.port.to_string(), "-h"])
             .arg(&self.home)
             .status()
             .is_ok_and(|status| status.success())
@@ -108,26 +148,57 @@ fn programs() -> Option<PathBuf> {
     installed.pop().map(|(_, folder)| folder)
 }
 
+/// The end of its input is the guard's end; it has tidied up when it is gone.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let guard = self.guard.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(guard.process.stdin.take());
+        let _ = guard.process.wait();
+    }
+}
+
 /// A database of a test's own; it is dropped with this.
 pub(crate) struct Database {
     name: String,
+    /// Its server, if it is not the one that most tests share.
+    own: Option<Server>,
 }
 
 impl Database {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        assert!(
-            SERVER.run("postgres", &format!("create database {name} template template0")),
-            "{name}"
-        );
-        Self { name }
+        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+        Self::on(None, format!("test_{number}"))
+    }
+
+    /// An empty one on a server of its own, which syncs what it commits and can
+    /// be [controlled](Self::control).
+    #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
+    pub(crate) fn alone() -> Self {
+        Self::on(Some(Server::start("on", "127.0.0.1")), "test".to_owned())
+    }
+
+    fn on(own: Option<Server>, name: String) -> Self {
+        let database = Self { name, own };
+        let create = format!("create database {} template template0", database.name);
+        assert!(database.server().run("postgres", &create), "{create}");
+        database
+    }
+
+    fn server(&self) -> &Server {
+        self.own.as_ref().unwrap_or_else(|| &SERVER)
+    }
+
+    /// Does to its own server what these words tell `pg_ctl`.
+    #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
+    pub(crate) fn control(&self, command: &str) {
+        self.own.as_ref().expect("a server of its own").control(command);
     }
 
     /// Does what a story can't do through a store: damage, or another clock.
     #[allow(dead_code, reason = "not every test binary that includes this file does damage")]
     pub(crate) fn run(&self, statement: &str) {
-        assert!(SERVER.run(&self.name, statement), "{statement}");
+        assert!(self.server().run(&self.name, statement), "{statement}");
     }
 
     /// What it is called.
@@ -145,6 +216,9 @@ impl Database {
 
     /// How it is reached.
     pub(crate) fn url(&self) -> String {
+        if let Some(server) = &self.own {
+            return format!("postgres://postgres@127.0.0.1:{}/{}", server.port, self.name);
+        }
         let home = SERVER.home.to_string_lossy().replace('/', "%2F");
         format!("postgres://postgres@{home}/{}", self.name)
     }
@@ -152,7 +226,9 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Whoever is still connected is a server of this very test.
-        SERVER.run("postgres", &format!("drop database {} with (force)", self.name));
+        if self.own.is_none() {
+            // Whoever is still connected is a server of this very test.
+            SERVER.run("postgres", &format!("drop database {} with (force)", self.name));
+        }
     }
 }

@@ -336,6 +336,18 @@ impl Socket {
         }
     }
 
+    /// Waits for the next ping, whatever comes before it.
+    pub(crate) async fn pinged(&mut self) {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            match next.expect("a ping in time").expect("it is open").expect("a frame") {
+                Message::Ping(_) => return self.stream.flush().await.expect("it is open"),
+                Message::Close(frame) => panic!("it was closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Takes events of these sequences, in order.
     pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
         let mut events = Vec::new();

@@ -1,0 +1,198 @@
+//! Several real nodes on one Postgres, a fleet of gateways that goes from node
+//! to node, publishers that do not give up, and what must be true whatever
+//! happened in between.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::client::api::Api;
+use gateway_events::store::postgres;
+use rustls::ClientConfig;
+use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+
+use crate::both::On;
+use crate::server::Database;
+use crate::store_postgres;
+use crate::support::Service;
+
+mod away;
+mod cut;
+mod fleet;
+mod full_speed;
+mod program;
+mod publishers;
+mod rolling;
+mod strikes;
+mod takeover;
+
+use fleet::Fleet;
+use publishers::Published;
+
+/// How long the nodes may take to be at rest. A dead node's connections are
+/// closed half a minute after its last sign of life.
+const REST: Duration = Duration::from_secs(90);
+
+/// Where a node is, which stays the same when it is started again.
+#[derive(Clone)]
+struct Address {
+    api: Api,
+    tls: Arc<ClientConfig>,
+}
+
+/// Real nodes, started one after another. They end before their database does.
+struct Cluster {
+    nodes: Vec<Service>,
+    addresses: Arc<[Address]>,
+    on: On,
+}
+
+impl Cluster {
+    async fn start(database: Database, size: usize, settings: &[(&str, &str)]) -> Self {
+        let on = On::Shared(database);
+        // Gateways that come back again and again are no storm here.
+        let settings = [settings, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]].concat();
+        let mut nodes = vec![on.start_with(&settings).await];
+        while nodes.len() < size {
+            nodes.push(nodes[0].another().await);
+        }
+        let address = |node: &Service| Address {
+            api: node.api(),
+            tls: node.trust().client_config().expect("a TLS client"),
+        };
+        Self { addresses: nodes.iter().map(address).collect(), nodes, on }
+    }
+
+    fn database(&self) -> &Database {
+        match &self.on {
+            On::Shared(database) => database,
+            On::Embedded => unreachable!("nodes share a database"),
+        }
+    }
+
+    /// Another program's connection to the database.
+    async fn connection(&self) -> PgConnection {
+        connect(&self.database().url()).await.expect("the server answers")
+    }
+
+    /// Waits until all that was accepted has been confirmed, and each node says
+    /// of the connections what is true: these are the fleet's, and so many
+    /// others. Returns the ids of the fleet's.
+    async fn rests(&self, fleet: &Fleet, others: usize) -> Vec<String> {
+        let mut last = String::new();
+        let mut polls = tokio::time::interval(Duration::from_millis(200));
+        let resting = tokio::time::timeout(REST, async {
+            loop {
+                polls.tick().await;
+                match self.live(fleet, others).await {
+                    Ok(live) => return live,
+                    Err(why) => last = why,
+                }
+            }
+        });
+        resting.await.unwrap_or_else(|_| panic!("{last}\n{}", self.logs()))
+    }
+
+    /// The fleet's connections, or what is still under way.
+    async fn live(&self, fleet: &Fleet, others: usize) -> Result<Vec<String>, String> {
+        let mut connection = self.connection().await;
+        let inbox: i64 = sqlx::query_scalar("select count(*) from inbox")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        if inbox > 0 {
+            return Err(format!("{inbox} rows wait in the inbox"));
+        }
+        let behind: Vec<String> = sqlx::query_scalar(
+            "select name || ' has ' || coalesce(received, 0) || ' of ' || head
+             from gateways join streams using (gateway)
+             left join cursors on cursors.gateway = streams.gateway and instance = ''
+             where coalesce(received, 0) < head",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        if !behind.is_empty() {
+            return Err(format!("not all is confirmed: {behind:?}"));
+        }
+        let live = fleet.live();
+        for (place, node) in self.addresses.iter().enumerate() {
+            let page = [("limit", "1000".to_owned())];
+            let shown = node.api.list("/connections", &page).await.map_err(|it| it.to_string())?;
+            let shown: BTreeSet<_> = shown.iter().map(|one| text(one, "connectionId")).collect();
+            if shown.len() != live.len() + others || !live.iter().all(|id| shown.contains(id)) {
+                return Err(format!("node {place} shows {shown:?}, and there are {live:?}"));
+            }
+        }
+        Ok(live)
+    }
+
+    /// What must be true at the end: all that was accepted has arrived, in
+    /// order, where it was meant to, and nothing else has.
+    async fn settles(mut self, fleet: Fleet, published: &[Published]) {
+        self.rests(&fleet, 0).await;
+        let (members, mut connection) = (fleet.stop().await, self.connection().await);
+        for member in &members {
+            let head: i64 = sqlx::query_scalar(
+                "select head from streams join gateways using (gateway) where id::text = $1",
+            )
+            .bind(&member.id)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            member.check(head, published);
+        }
+        let aside: Vec<String> = sqlx::query_scalar("select detail from inbox_rejected")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(aside, Vec::<String>::new());
+        for node in &mut self.nodes {
+            node.kill().await;
+        }
+        let report = postgres::verify(&store_postgres::options(self.database())).await.unwrap();
+        assert!(report.problems.is_empty(), "{:#?}", report.problems);
+        assert_eq!(report.dead_letters, 0, "no gateway ever refused an event");
+    }
+
+    /// What the nodes said last.
+    fn logs(&self) -> String {
+        let log = |node: &Service| {
+            let log = node.log();
+            let lines: Vec<_> = log.lines().rev().take(40).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        self.nodes.iter().map(log).collect::<Vec<_>>().join("\n\n")
+    }
+}
+
+async fn connect(url: &str) -> sqlx::Result<PgConnection> {
+    let options: PgConnectOptions = url.parse()?;
+    options.connect().await
+}
+
+fn text(value: &Value, member: &str) -> String {
+    value[member].as_str().unwrap_or_else(|| panic!("no {member}: {value}")).to_owned()
+}
+
+/// The seed of a story: a new one, unless `STORY_SEED` asks for one again.
+#[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
+fn seed() -> fastrand::Rng {
+    let given = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("STORY_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// What a story measured, for whoever asks with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "figures are for people")]
+fn say(figures: std::fmt::Arguments<'_>) {
+    println!("{figures}");
+}
+
+/// Sequences by gateway.
+type Numbers = BTreeMap<String, i64>;

@@ -1,0 +1,129 @@
+//! The server stops under nodes with live sockets, and comes back: nobody was
+//! lost meanwhile, and no node takes another one for dead.
+
+use std::time::Duration;
+
+use gateway_events::client::api::Api;
+use reqwest::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::fleet::Fleet;
+use super::publishers::{Caller, Published};
+use super::{Cluster, say};
+use crate::server::Database;
+use crate::support::{PATIENCE, deployed};
+
+const HEARTBEAT: (&str, &str) = ("DELIVERY__HEARTBEAT_INTERVAL", "500ms");
+/// Longer than the half minute after which a node that is not heard of is dead.
+const PINGS_MEANWHILE: usize = 70;
+/// The pace at which each publisher tries again.
+const TRIES_EVERY: Duration = Duration::from_millis(100);
+const GATEWAYS: usize = 20;
+const PUBLISHERS: usize = 8;
+/// What any API request may take, by default.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
+    let cluster = Cluster::start(Database::alone(), 2, &[HEARTBEAT]).await;
+    let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
+    let (node, api) = (&cluster.nodes[0], cluster.nodes[0].api());
+    let mut watched = node.connected(&node.gateway("watched").await.1).await;
+    let sockets = cluster.rests(&fleet, 1).await;
+
+    tokio::task::block_in_place(|| cluster.database().control("stop -m immediate"));
+    let stopped = Instant::now();
+    let mut publishing: JoinSet<_> =
+        (0..PUBLISHERS).map(|number| publish(&cluster, &fleet, number)).collect();
+    assert_eq!(readiness(&api).await, (503, true));
+    for _ in 0..PINGS_MEANWHILE {
+        watched.pinged().await;
+    }
+    let away = stopped.elapsed();
+    assert!(publishing.try_join_next().is_none(), "nobody can be answered with a 202");
+    assert_eq!(readiness(&api).await, (503, true));
+
+    tokio::task::block_in_place(|| cluster.database().control("start"));
+    let back = Instant::now();
+    let mut polls = tokio::time::interval(Duration::from_millis(10));
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while readiness(&api).await.0 != 200 {
+        polls.tick().await;
+    }
+    let ready = back.elapsed();
+    let published = publishing.join_all().await;
+    let accepted = back.elapsed();
+    let delivered = tokio::time::timeout(PATIENCE, async {
+        while fleet.frames() < PUBLISHERS {
+            polls.tick().await;
+        }
+        back.elapsed()
+    });
+    let delivered = delivered.await.expect("all are delivered");
+    all_have_looked_round(&cluster).await;
+    assert_eq!(cluster.rests(&fleet, 1).await, sockets, "each is the one from before");
+    let told = Published::told(&published);
+    say(format_args!(
+        "away for {away:.1?}: {} requests answered 503, the slowest after {:.1?}; then ready after \
+         {ready:.1?}, all accepted after {accepted:.1?} and delivered after {delivered:.1?}",
+        told.refused, told.slowest,
+    ));
+    assert_eq!(told.unanswered, 0, "{told:?}");
+    assert!(told.refused >= PUBLISHERS && told.slowest < REQUEST_TIMEOUT, "{told:?}");
+    // Five seconds are what is wanted; a busy machine may take longer.
+    assert!(
+        ready.max(accepted).max(delivered) < Duration::from_secs(15),
+        "{ready:?}, {accepted:?}"
+    );
+    drop(watched);
+    cluster.settles(fleet, &published).await;
+}
+
+/// Tries until it is accepted.
+fn publish(
+    cluster: &Cluster,
+    fleet: &Fleet,
+    number: usize,
+) -> impl Future<Output = Published> + Send + use<> {
+    let mut caller = Caller::new(&cluster.addresses, number);
+    let mut event = deployed(&[&fleet.members[number].id], "d-1");
+    event["id"] = json!(format!("away-{number}"));
+    async move {
+        let mut published = Published::default();
+        let mut pace = tokio::time::interval(TRIES_EVERY);
+        published.add(&[caller.publish(&event, None, &mut pace).await]);
+        published.told = caller.told;
+        published
+    }
+}
+
+/// Waits until each node has said twice that it lives: in between it has looked
+/// for others that don't.
+async fn all_have_looked_round(cluster: &Cluster) {
+    let mut connection = cluster.connection().await;
+    let mut polls = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..2 {
+        let since: String = sqlx::query_scalar("select clock_timestamp()::text")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let silent = "select count(*) from nodes where heartbeat_at < $1::timestamptz";
+        while sqlx::query_scalar::<_, i64>(silent)
+            .bind(&since)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+            > 0
+        {
+            polls.tick().await;
+        }
+    }
+}
+
+/// The status that says whether it is ready, and when to ask again if not.
+async fn readiness(api: &Api) -> (u16, bool) {
+    let answer = api.at_root(Method::GET, "/readyz").send().await.expect("an answer");
+    (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+}

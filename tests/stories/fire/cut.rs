@@ -1,0 +1,80 @@
+//! The cable between one node and the database is cut, for so long that the
+//! other node takes it for dead: its sockets are all that it has left.
+
+use std::time::Duration;
+
+use reqwest::{Method, Url};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::fleet::Fleet;
+use super::publishers::{Caller, Published};
+use super::{Address, Cluster, REST, say};
+use crate::line::{Fault, Line};
+use crate::server::Database;
+use crate::support::deployed;
+
+const GATEWAYS: usize = 20;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pace of whoever asks and publishes meanwhile.
+const ASKED_EVERY: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_taken_for_dead_lets_its_gateways_go_and_is_one_of_the_nodes_again() {
+    let database = Database::alone();
+    let mut through = Url::parse(&database.url()).unwrap();
+    let line = Line::to(through.port().unwrap()).await;
+    through.set_port(Some(line.port)).unwrap();
+    let settings = [("SERVER__REQUEST_TIMEOUT", "5s"), ("DELIVERY__HEARTBEAT_INTERVAL", "500ms")];
+    let mut cluster = Cluster::start(database, 2, &settings).await;
+    cluster.nodes[1].set("DATABASE__URL", through.as_str());
+    assert_eq!(cluster.nodes[1].terminate().await, Some(0));
+    cluster.nodes[1].restart().await;
+    let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
+    let before = cluster.rests(&fleet, 0).await;
+    let mut published = Published::default();
+    let mut caller = Caller::new(&cluster.addresses, 0);
+    let mut pace = tokio::time::interval(ASKED_EVERY);
+
+    line.fails(Fault::BlackHole);
+    let cut = Instant::now();
+    let (mut slowest, mut number) = (Duration::ZERO, 0);
+    while listed(&cluster.addresses[0]).await > GATEWAYS / 2 {
+        assert!(cut.elapsed() < REST, "nobody took it for dead\n{}", cluster.logs());
+        pace.tick().await;
+        slowest = slowest.max(refused(&cluster.addresses[1], &fleet).await);
+        let ids = fleet.ids();
+        let mut event = deployed(&ids.iter().map(String::as_str).collect::<Vec<_>>(), "d-1");
+        event["id"] = json!(format!("meanwhile-{number}"));
+        published.add(&[caller.publish(&event, None, &mut pace).await]);
+        number += 1;
+    }
+    assert_eq!(fleet.live(), before, "every socket was kept");
+    let taken_for_dead = cut.elapsed();
+    line.fails(Fault::None);
+    let mended = Instant::now();
+    cluster.rests(&fleet, 0).await;
+    say(format_args!(
+        "a node without its database answered within {slowest:.1?}, was taken for dead after \
+         {taken_for_dead:.1?}, and all was well {:.1?} after its cable was mended",
+        mended.elapsed(),
+    ));
+    assert!(slowest < REQUEST_TIMEOUT + Duration::from_secs(10), "that is generous: {slowest:?}");
+    cluster.settles(fleet, &[published]).await;
+}
+
+/// How many live connections a node shows.
+async fn listed(node: &Address) -> usize {
+    node.api.list("/connections", &[("limit", "1000".to_owned())]).await.unwrap().len()
+}
+
+/// Publishes where it can't be done; returns how long it took to hear that.
+async fn refused(node: &Address, fleet: &Fleet) -> Duration {
+    let asked = Instant::now();
+    let event = deployed(&[&fleet.members[0].id], "never");
+    let request = node.api.request(Method::POST, "/events", &[]).json(&event);
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    asked.elapsed()
+}

@@ -1,0 +1,330 @@
+//! Publishers that go on until they know what became of what they published:
+//! by HTTP at any node that answers, and by transactions of another program.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::client::CancellationToken;
+use gateway_events::client::api::{Api, ApiError};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::program::{Program, Row};
+use super::{Address, Cluster, Numbers, text};
+use crate::support::deployed;
+
+/// What one publisher published, in its order.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) accepted: Vec<Accepted>,
+    pub(super) told: Told,
+}
+
+impl Published {
+    /// How many events all of them published.
+    pub(super) fn count(all: &[Self]) -> usize {
+        all.iter().map(|one| one.accepted.len()).sum()
+    }
+
+    /// What all of them were told.
+    pub(super) fn told(all: &[Self]) -> Told {
+        let mut told = Told::default();
+        for one in all {
+            told.and(&one.told);
+        }
+        told
+    }
+
+    /// What a program committed.
+    pub(super) fn committed(rows: Vec<Row>) -> Self {
+        let accepted = rows.into_iter().map(committed).collect();
+        Self { accepted, told: Told::default() }
+    }
+
+    /// Enters what a 202 says.
+    pub(super) fn add(&mut self, results: &[Value]) {
+        self.accepted.extend(results.iter().map(told));
+    }
+}
+
+/// An event that was accepted.
+pub(super) struct Accepted {
+    pub(super) id: String,
+    gateways: BTreeSet<String>,
+    /// Its numbers, if the publisher was told.
+    pub(super) numbers: Option<Numbers>,
+}
+
+impl Accepted {
+    pub(super) fn is_for(&self, gateway: &str) -> bool {
+        self.gateways.contains(gateway)
+    }
+}
+
+/// All publishers of a story.
+pub(super) struct Publishers {
+    until: CancellationToken,
+    running: JoinSet<Vec<Published>>,
+}
+
+/// What each publisher knows.
+struct Publisher {
+    name: String,
+    gateways: Arc<[String]>,
+    random: fastrand::Rng,
+    /// Load has a pace; nothing is waited for by it.
+    pace: Interval,
+    until: CancellationToken,
+}
+
+impl Publishers {
+    pub(super) fn none() -> Self {
+        Self { until: CancellationToken::new(), running: JoinSet::new() }
+    }
+
+    fn publisher(
+        &self,
+        name: String,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) -> Publisher {
+        let mut pace = tokio::time::interval(pace);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (gateways, random) = (Arc::clone(gateways), random.fork());
+        Publisher { name, gateways, random, pace, until: self.until.clone() }
+    }
+
+    /// Publishers by HTTP.
+    pub(super) fn by_http(
+        &mut self,
+        count: usize,
+        cluster: &Cluster,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) {
+        for number in 0..count {
+            let publisher = self.publisher(format!("http-{number}"), gateways, random, pace);
+            let caller = Caller::new(&cluster.addresses, number);
+            self.running.spawn(publisher.by_http(caller));
+        }
+    }
+
+    /// Programs that insert into the inbox.
+    pub(super) fn by_inbox(
+        &mut self,
+        count: usize,
+        cluster: &Cluster,
+        gateways: &Arc<[String]>,
+        random: &mut fastrand::Rng,
+        pace: Duration,
+    ) {
+        for number in 0..count {
+            let publisher = self.publisher(format!("inbox-{number}"), gateways, random, pace);
+            self.running.spawn(publisher.by_inbox(Program::new(cluster)));
+        }
+    }
+
+    /// Lets each finish what it is at.
+    pub(super) async fn finish(mut self) -> Vec<Published> {
+        self.until.cancel();
+        let mut all = Vec::new();
+        while let Some(published) = self.running.join_next().await {
+            all.extend(published.expect("no publisher panicked"));
+        }
+        all
+    }
+}
+
+/// Asks one node after the other until one has answered with a 202.
+pub(super) struct Caller {
+    addresses: Arc<[Address]>,
+    place: usize,
+    pub(super) told: Told,
+}
+
+/// What a publisher was told besides 202, and what it had to find out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// 503, with when to come again.
+    pub(super) refused: usize,
+    /// Nobody there, or the connection ended before an answer.
+    pub(super) unanswered: usize,
+    /// Of those, the ones that had been stored all the same.
+    pub(super) stored: usize,
+    /// The longest wait for an answer.
+    pub(super) slowest: Duration,
+}
+
+impl Told {
+    fn and(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.stored += other.stored;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+}
+
+impl Caller {
+    pub(super) fn new(addresses: &Arc<[Address]>, place: usize) -> Self {
+        Self { addresses: Arc::clone(addresses), place, told: Told::default() }
+    }
+
+    fn api(&self) -> &Api {
+        &self.addresses[self.place % self.addresses.len()].api
+    }
+
+    /// Publishes what can be published twice without harm: its events have
+    /// ids, or it has a key.
+    pub(super) async fn publish(
+        &mut self,
+        body: &Value,
+        key: Option<&str>,
+        pace: &mut Interval,
+    ) -> Value {
+        loop {
+            let mut request = self.api().request(Method::POST, "/events", &[]).json(body);
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
+            let asked = Instant::now();
+            let answer = self.api().send(request).await;
+            self.told.slowest = self.told.slowest.max(asked.elapsed());
+            self.place += 1;
+            match answer {
+                Ok(answer) => {
+                    self.place -= 1;
+                    return answer;
+                }
+                Err(ApiError::Refused(problem)) => {
+                    assert_eq!(problem.status, 503, "{problem}");
+                    assert!(problem.retry_after.is_some(), "{problem}");
+                    self.told.refused += 1;
+                }
+                Err(ApiError::Unreachable { .. }) => {
+                    self.told.unanswered += 1;
+                    let first = body.get(0).unwrap_or(body);
+                    self.told.stored += usize::from(self.is_stored(&first["id"]).await);
+                }
+                Err(other) => panic!("{other}"),
+            }
+            pace.tick().await;
+        }
+    }
+
+    /// Whether another node knows the event that nobody has answered for.
+    async fn is_stored(&self, id: &Value) -> bool {
+        match id.as_str() {
+            Some(id) => self.api().get(&format!("/events/{id}")).await.is_ok(),
+            None => false,
+        }
+    }
+}
+
+impl Publisher {
+    /// Some gateways; now and then all.
+    fn some(&mut self) -> Vec<String> {
+        let count = match self.random.u8(0..60) {
+            0 => self.gateways.len(),
+            1..20 => self.random.usize(2..4),
+            _ => 1,
+        };
+        self.random.choose_multiple(self.gateways.iter(), count).into_iter().cloned().collect()
+    }
+
+    async fn by_http(mut self, mut caller: Caller) -> Vec<Published> {
+        let mut published = Published::default();
+        for number in 0.. {
+            self.pace.tick().await;
+            if self.until.is_cancelled() {
+                break;
+            }
+            let is_batch = self.random.bool();
+            let batch: Vec<_> = (0..if is_batch { self.random.usize(1..5) } else { 1 })
+                .map(|part| self.event(number, part, is_batch))
+                .collect();
+            let key = format!("{}-{number}", self.name);
+            let (body, key) = if is_batch {
+                (json!(batch), Some(key.as_str()))
+            } else {
+                (batch[0].clone(), None)
+            };
+            let answer = caller.publish(&body, key, &mut self.pace).await;
+            let single = [answer.clone()];
+            let results =
+                if is_batch { answer["results"].as_array().expect("results") } else { &single[..] };
+            assert_eq!(results.len(), batch.len(), "{answer}");
+            published.add(results);
+        }
+        published.told = caller.told;
+        vec![published]
+    }
+
+    /// An event with an id of its own, or in a batch that has a key, or with both.
+    fn event(&mut self, number: usize, part: usize, is_batch: bool) -> Value {
+        let to = self.some();
+        let to: Vec<_> = to.iter().map(String::as_str).collect();
+        let mut event = deployed(&to, &format!("{}-{number}-{part}", self.name));
+        if to.len() == self.gateways.len() {
+            event.as_object_mut().expect("an object").remove("gatewayIds");
+            event["target"] = json!({"all": true});
+        }
+        if !is_batch || number.is_multiple_of(2) {
+            event["id"] = json!(format!("{}-{number}-{part}", self.name));
+        }
+        event
+    }
+
+    async fn by_inbox(mut self, mut program: Program) -> Vec<Published> {
+        let mut published = Published::default();
+        let mut held = JoinSet::new();
+        for number in 0.. {
+            self.pace.tick().await;
+            if self.until.is_cancelled() {
+                break;
+            }
+            let rows: Vec<_> = (0..self.random.usize(1..6))
+                .map(|part| (format!("{}-{number}-{part}", self.name), self.some()))
+                .collect();
+            match self.random.u8(0..10) {
+                0 => program.roll_back(&rows).await,
+                1 => {
+                    // Beside the others, for some seconds.
+                    let mut other = program.another();
+                    let ticks = self.random.u32(5..25);
+                    let mut pace = tokio::time::interval(self.pace.period());
+                    held.spawn(async move {
+                        other.commit(&rows, ticks, &mut pace).await;
+                        Published::committed(rows)
+                    });
+                }
+                _ => {
+                    program.commit(&rows, 0, &mut self.pace).await;
+                    published.accepted.extend(rows.into_iter().map(committed));
+                }
+            }
+        }
+        let mut all = held.join_all().await;
+        all.push(published);
+        all
+    }
+}
+
+/// What a 202 says of one event.
+fn told(result: &Value) -> Accepted {
+    let deliveries = result["deliveries"].as_array().expect("deliveries");
+    let numbers: Numbers = deliveries
+        .iter()
+        .map(|one| (text(one, "gatewayId"), one["sequence"].as_i64().expect("a number")))
+        .collect();
+    let gateways = numbers.keys().cloned().collect();
+    Accepted { id: text(result, "id"), gateways, numbers: Some(numbers) }
+}
+
+fn committed((id, gateways): (String, Vec<String>)) -> Accepted {
+    Accepted { id, gateways: gateways.into_iter().collect(), numbers: None }
+}

@@ -1,0 +1,51 @@
+//! Every node is replaced, one after the other, under load: nobody who asks is
+//! left without an answer, and nothing is lost. A program that keeps its
+//! transaction open all the while holds up nobody.
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+
+use super::fleet::Fleet;
+use super::program::insert;
+use super::publishers::{Published, Publishers};
+use super::{Cluster, say, seed};
+use crate::server::Database;
+
+const GATEWAYS: usize = 40;
+const TWICE: usize = 8;
+/// The pace of one publisher.
+const HTTP_EVERY: Duration = Duration::from_millis(60);
+const INBOX_EVERY: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_replaced_under_load_and_no_request_is_left_without_an_answer() {
+    let mut random = seed();
+    let settings = [("SHUTDOWN__DRAIN", "2s")];
+    let mut cluster = Cluster::start(Database::new(), 3, &settings).await;
+    let fleet = Fleet::start(&cluster, GATEWAYS, TWICE).await;
+    let mut foreign = cluster.connection().await;
+    let mut open = foreign.begin().await.unwrap();
+    let rows = vec![("foreign".to_owned(), fleet.ids().to_vec())];
+    insert(&mut open, &rows).await.unwrap();
+
+    let mut publishers = Publishers::none();
+    publishers.by_http(4, &cluster, &fleet.ids(), &mut random, HTTP_EVERY);
+    publishers.by_inbox(1, &cluster, &fleet.ids(), &mut random, INBOX_EVERY);
+    for node in &mut cluster.nodes {
+        let before = fleet.frames();
+        assert_eq!(node.terminate().await, Some(0), "{}", node.log());
+        node.restart().await;
+        assert!(fleet.frames() > before, "delivery went on meanwhile");
+    }
+    let mut published = publishers.finish().await;
+    let (count, told) = (Published::count(&published), Published::told(&published));
+    open.commit().await.unwrap();
+    published.push(Published::committed(rows));
+    say(format_args!(
+        "three nodes replaced while {count} events were published: {told:?}; {} frames",
+        fleet.frames(),
+    ));
+    assert_eq!(told.stored, 0, "an event was stored, and its publisher was not told: {told:?}");
+    cluster.settles(fleet, &published).await;
+}
