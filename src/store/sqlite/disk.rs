@@ -117,6 +117,13 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Where SQLite keeps a database's write-ahead log.
+pub(super) fn wal_of(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
 /// Watches the write-ahead log, which grows for as long as somebody reads an
 /// old moment of the database.
 pub(super) struct WalWatch {
@@ -126,9 +133,7 @@ pub(super) struct WalWatch {
 
 impl WalWatch {
     pub(super) fn of(options: &Options) -> Self {
-        let mut path = options.path.clone().into_os_string();
-        path.push("-wal");
-        Self { path: path.into(), max_bytes: options.max_wal_bytes }
+        Self { path: wal_of(&options.path), max_bytes: options.max_wal_bytes }
     }
 
     /// Its size, if it is too large.
