@@ -98,6 +98,7 @@ macro_rules! conforms_beside_another_program {
             a_repeat_is_dropped_and_becomes_no_second_event
             a_rejected_row_can_be_put_back_once
             pages_of_the_inbox_are_bounded
+            what_is_too_much_for_one_transaction_is_moved_by_the_next
             a_commit_of_another_program_is_noticed
             what_was_rejected_long_ago_is_forgotten
         }

@@ -162,6 +162,29 @@ async fn a_row_that_another_program_is_about_to_delete_is_passed_over() {
 }
 
 #[tokio::test]
+async fn rows_that_another_program_is_about_to_delete_hide_nothing_behind_them() {
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let gateway = Corner::of(store.as_ref()).await.gateway(&[]).await;
+    let program = Program::start(&database).await;
+    // More than a page of them, in a transaction and in one within it.
+    program.insert(&vec![row(); 11]).await;
+    let mut connection = program.connection().await;
+    let mut open = connection.begin().await.unwrap();
+    let first = "delete from inbox where id in (select id from inbox order by id limit 5)";
+    sqlx::query(first).execute(&mut *open).await.unwrap();
+    let mut within = open.begin().await.unwrap();
+    sqlx::query(first).execute(&mut *within).await.unwrap();
+    within.commit().await.unwrap();
+    assert_eq!(move_all(&store, &gateway).await, 1, "the one behind them");
+    open.rollback().await.unwrap();
+    assert_eq!(move_all(&store, &gateway).await, 7, "they stay after all");
+    assert_eq!(move_all(&store, &gateway).await, 3);
+    store.close().await;
+    sound(&database).await;
+}
+
+#[tokio::test]
 async fn nodes_that_empty_the_inbox_together_move_each_row_once() {
     const PROGRAMS: usize = 4;
     const ROUNDS: usize = 10;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::connect::{Link, limited};
-use super::sql::batch::{self, Batch, Done, Failure};
+use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
@@ -52,7 +52,11 @@ impl Session {
     pub(super) async fn upkeep(&mut self) {}
 
     /// Runs a batch as one transaction.
-    pub(super) async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Done, Failure> {
+    pub(super) async fn attempt(
+        &mut self,
+        node: NodeId,
+        batch: &Batch,
+    ) -> Result<Attempted, Failure> {
         // Taken, and put back when all went well: a connection that is dropped
         // on the way is closed, and the server undoes what it had begun.
         let mut connection = self.connected().await.map_err(Failure::Refused)?;
@@ -71,7 +75,7 @@ impl Session {
             return Err(Failure::Unknown(error.to_string()));
         }
         self.connection = Some(connection);
-        Ok(done?)
+        Ok(done)
     }
 
     /// Runs a job as a transaction of its own, beside those of the writer.

@@ -42,9 +42,6 @@ pub(crate) enum Failure {
     Undone(StoreError),
     /// Another node took an id or a key first; who looks again finds its answer.
     Raced(StoreError),
-    /// Together its requests come to too many deliveries; nothing was done.
-    /// How many each of them comes to.
-    TooMuch(Vec<usize>),
     /// Nobody knows what was stored.
     Unknown(String),
 }
@@ -62,8 +59,6 @@ impl Failure {
     pub(crate) fn told(self) -> (StoreError, std::result::Result<(), String>) {
         match self {
             Self::Refused(error) | Self::Undone(error) | Self::Raced(error) => (error, Ok(())),
-            // Split before anybody is told.
-            Self::TooMuch(_) => (StoreError::Unavailable("too much at once".to_owned()), Ok(())),
             Self::Unknown(reason) => (StoreError::Unknown(reason.clone()), Err(reason)),
         }
     }
@@ -175,8 +170,8 @@ pub(super) async fn commit(
     let (mut races, mut is_full) = (RACES, false);
     let failure = loop {
         match attempt(session, node, &batch).await {
-            Ok(done) => return tell(session, node, wake, batch, done).await,
-            Err(Failure::TooMuch(weights)) => {
+            Ok(Ok(done)) => return tell(session, node, wake, batch, done).await,
+            Ok(Err(TooMuch(weights))) => {
                 return one_by_one(session, node, wake, batch.lighter(&weights)).await;
             }
             Err(Failure::Raced(_)) if races > 0 => races -= 1,
@@ -224,21 +219,19 @@ async fn attempt(
     session: &mut Session,
     node: NodeId,
     batch: &Batch,
-) -> std::result::Result<Done, Failure> {
+) -> std::result::Result<Attempted, Failure> {
     if batch.commands() == 0 {
-        return Ok(Done::default());
+        return Ok(Ok(Done::default()));
     }
     session.attempt(node, batch).await
 }
 
-/// What a batch's requests come to, each, when together it is too much.
+/// How many deliveries a batch's requests come to, each, when together it is
+/// too much. Nothing was done.
 pub(crate) struct TooMuch(Vec<usize>);
 
-impl From<TooMuch> for Failure {
-    fn from(TooMuch(weights): TooMuch) -> Self {
-        Self::TooMuch(weights)
-    }
-}
+/// What came of a transaction that went well.
+pub(crate) type Attempted = std::result::Result<Done, TooMuch>;
 
 /// A batch's statements, inside a transaction that the caller commits. It does
 /// nothing if together its requests come to too much.
@@ -246,7 +239,7 @@ pub(crate) async fn statements(
     connection: &mut Connection,
     node: NodeId,
     batch: &Batch,
-) -> Result<std::result::Result<Done, TooMuch>> {
+) -> Result<Attempted> {
     let publishes: Vec<&Publish> = batch.appends.iter().map(|(publish, ..)| publish).collect();
     let mut targets = targets::resolve(connection, &publishes).await?;
     if publishes.len() > 1 {

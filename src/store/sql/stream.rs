@@ -65,7 +65,8 @@ pub(super) async fn read(
     Ok(OutboxPage { rows, head: stream.head, floor: stream.floor })
 }
 
-/// The newest event of a gateway that a `deployment.ack` can mean.
+/// The newest event of a gateway that a `deployment.ack` can mean. Postgres
+/// finds it by the id's beginning, because its indexes hold no long value.
 pub(super) async fn find_deployment(
     connection: &mut Connection,
     gateway: GatewayKey,
@@ -76,7 +77,8 @@ pub(super) async fn find_deployment(
         r#"
         select o.sequence as "sequence!: Sequence", e.payload as "payload!: String"
         from events e join outbox o on o.event = e.event and o.gateway = $1
-        where e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
+        where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
+            and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
         order by o.sequence desc limit 1
         "#,
         gateway.0,

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
 use super::disk::{Disk, WalWatch};
-use super::sql::batch::{self, Batch, Done, Failure};
+use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
 use super::{Options, open};
 use crate::event::NodeId;
@@ -62,11 +62,15 @@ impl Session {
     }
 
     /// Runs a batch as one transaction.
-    pub(super) async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Done, Failure> {
+    pub(super) async fn attempt(
+        &mut self,
+        node: NodeId,
+        batch: &Batch,
+    ) -> Result<Attempted, Failure> {
         let mut transaction = self.begin().await?;
         let done = batch::statements(&mut transaction, node, batch).await;
         let ended = end(transaction, done).await;
-        Ok(self.conclude(ended).await??)
+        self.conclude(ended).await
     }
 
     /// Runs a job as a transaction; an error says that nothing may be written any more.

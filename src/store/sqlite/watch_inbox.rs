@@ -14,7 +14,7 @@ use super::open;
 use crate::store::{Result, StoreError};
 
 /// How long a commit stays unnoticed at the most.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Watch {

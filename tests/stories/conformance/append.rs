@@ -1,7 +1,7 @@
 //! What is appended, to whom, and under which numbers.
 
 use gateway_events::event::{EventId, GatewayId, Sequence};
-use gateway_events::store::{Labels, Refusal, Store, Target};
+use gateway_events::store::{DeploymentKey, Labels, Refusal, Store, Target};
 use serde_json::json;
 
 use super::{Corner, event, event_with, unfit};
@@ -155,8 +155,16 @@ pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: 
     let gateway = corner.gateway(&[]).await;
     let mut long = event(Target::Gateways(vec![gateway.id]));
     let id: String = (0..300).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    (long.artifact_id, long.deployment_id) = (Some(id.clone()), Some(id));
+    (long.artifact_id, long.deployment_id) = (Some("a".to_owned()), Some(id.clone()));
     let answers = corner.publish(vec![long, event(Target::Gateways(vec![gateway.id]))]).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(corner.again(&gateway).await.head, Sequence(2));
+    // It is found by all of its id, and not by the beginning alone.
+    let found = async |deployment_id: String| {
+        let artifact_id = "a".to_owned();
+        let key = DeploymentKey { deployment_id, artifact_id, suffix: "deployed" };
+        store.find_deployment(gateway.key, &key).await.unwrap().map(|(sequence, _)| sequence)
+    };
+    assert_eq!(found(id.clone()).await, Some(Sequence(1)));
+    assert_eq!(found(format!("{id}-")).await, None);
 }

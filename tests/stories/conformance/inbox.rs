@@ -200,6 +200,25 @@ pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: 
     assert_eq!(store.inbox_page(2, 1 << 20).await.unwrap().len(), 2);
 }
 
+pub(crate) async fn what_is_too_much_for_one_transaction_is_moved_by_the_next(
+    store: &dyn Store,
+    outsider: &dyn Outsider,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let ids = outsider.insert(&[row("{}"), row("{}"), row("{}"), row("{}"), row("{}")]).await;
+    // A gateway that is named twice weighs as much as two.
+    let weights = [15_000, 5_000, 1, 20_001, 1];
+    for moved in [2, 1, 1, 1] {
+        let rows = page(store).await;
+        let heavy = weights[weights.len() - rows.len()..].iter().zip(&rows);
+        let judged = heavy.map(|(weight, row)| good(&corner, row, &vec![gateway.id; *weight]));
+        assert_eq!(store.drain_inbox(judged.collect()).await.unwrap().appended, moved);
+        assert_eq!(page(store).await.len(), rows.len() - moved, "the others stay");
+    }
+    assert_eq!(log(store, &gateway).await, ids);
+}
+
 pub(crate) async fn a_commit_of_another_program_is_noticed(
     store: &dyn Store,
     outsider: &dyn Outsider,

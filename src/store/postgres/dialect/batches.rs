@@ -15,10 +15,6 @@ use crate::store::postgres::sql::repeats::{KeptAnswer, KnownEvent};
 use crate::store::postgres::sql::targets::{Labelled, Named};
 use crate::store::{Labels, NewEvent, Result, StoreError, storable};
 
-/// An index holds no more than about 2,700 bytes of a value. A deployment whose
-/// id is longer is none that an acknowledgement can be matched with.
-const LONGEST_DEPLOYMENT: usize = 1024;
-
 /// The key that a new event was given.
 struct Inserted {
     organisation: OrganisationKey,
@@ -61,10 +57,7 @@ pub(in super::super) async fn insert_events(
     let mut rows = events.to_vec();
     rows.sort_unstable_by(|(a, one), (b, other)| (a, &one.event.id).cmp(&(b, &other.event.id)));
     let artifacts = column(&rows, |(_, new)| new.artifact_id.as_deref().map(storable));
-    let deployments = column(&rows, |(_, new)| {
-        let id = new.deployment_id.as_deref().filter(|id| id.len() <= LONGEST_DEPLOYMENT);
-        id.map(storable)
-    });
+    let deployments = column(&rows, |(_, new)| new.deployment_id.as_deref().map(storable));
     let inserted = query_as!(
         Inserted,
         r#"

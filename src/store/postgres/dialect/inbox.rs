@@ -73,7 +73,11 @@ pub(in super::super) async fn delete_from_inbox(
     Ok(())
 }
 
-/// A text's length is known without reading it.
+/// A text's length is known without reading it. Rows that another program is
+/// about to delete are left out, or enough of them would hide all that come
+/// behind; its transaction's number stands in such a row, and among the locks
+/// for as long as it lasts. Those that a node of ours is moving are not left
+/// out: should it fail, what is behind them must not have been moved first.
 pub(in super::super) async fn inbox_sizes(
     connection: &mut Connection,
     limit: i64,
@@ -85,9 +89,20 @@ pub(in super::super) async fn inbox_sizes(
             (octet_length(organisation)::bigint + octet_length(type) + octet_length(payload)
             + coalesce(octet_length(target), 0) + coalesce(octet_length(event_id), 0)
             + coalesce(octet_length(correlation_id), 0) + coalesce(octet_length(user_id), 0)) as "bytes!: i64"
-        from inbox order by id limit $1
+        from inbox
+        where xmax not in (
+            select deleting.transactionid from pg_locks deleting
+            where deleting.locktype = 'transactionid' and deleting.granted
+                and not exists (
+                    select 1 from pg_locks moving
+                    where moving.locktype = 'advisory' and moving.granted
+                        and moving.classid::bigint = $2 and moving.objid::bigint = $3
+                        and moving.pid = deleting.pid))
+        order by id limit $1
         "#,
-        limit
+        limit,
+        i64::from(LOCKS),
+        i64::from(DRAIN)
     )
     .fetch_all(connection)
     .await?)

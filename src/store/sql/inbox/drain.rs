@@ -5,12 +5,17 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::super::append::{self, Grown};
+use super::super::batch::MOST_DELIVERIES;
 use super::super::dialect::{self, Connection, query};
-use super::super::targets;
+use super::super::targets::{self, Targets};
 use crate::event::GatewayKey;
 use crate::store::{Drained, JudgedRow, Publish, Published, Rejection, Result};
 
-/// Moves rows, in this order. Also answers what grew by it.
+/// A row that is there, as the request that it comes to.
+type Taken = (i64, std::result::Result<Publish, Rejection>);
+
+/// Moves rows, in this order. Also answers what grew by it. What would be too
+/// much for one transaction stays for the next call.
 pub(super) async fn drain(
     connection: &mut Connection,
     rows: Vec<JudgedRow>,
@@ -19,19 +24,21 @@ pub(super) async fn drain(
     dialect::lock_inbox(connection).await?;
     // Those that nobody has taken since they were read.
     let there: HashSet<i64> = dialect::take_inbox(connection, &ids).await?.into_iter().collect();
+    let mut taken: Vec<Taken> =
+        rows.into_iter().filter(|row| there.contains(&row.id)).map(request).collect();
+    let publishes: Vec<&Publish> = taken.iter().filter_map(|(_, row)| row.as_ref().ok()).collect();
+    let mut targets = targets::resolve(connection, &publishes).await?;
+    taken.truncate(bearable(&taken, &targets));
+    let moved: Vec<i64> = taken.iter().map(|(id, _)| *id).collect();
     let mut rejected: Vec<(i64, Rejection)> = Vec::new();
     let mut good: Vec<(i64, Publish)> = Vec::new();
-    for row in rows.into_iter().filter(|row| there.contains(&row.id)) {
-        match row.verdict {
-            Ok((organisation, event)) => {
-                let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
-                good.push((row.id, publish));
-            }
-            Err(rejection) => rejected.push((row.id, rejection)),
+    for (id, row) in taken {
+        match row {
+            Ok(publish) => good.push((id, publish)),
+            Err(rejection) => rejected.push((id, rejection)),
         }
     }
     let publishes: Vec<&Publish> = good.iter().map(|(_, publish)| publish).collect();
-    let mut targets = targets::resolve(connection, &publishes).await?;
     let touched: BTreeSet<GatewayKey> = targets.gateways().collect();
     if dialect::lock_streams(connection, &touched).await? {
         targets.keep_only(&dialect::still_there(connection, &touched).await?);
@@ -55,16 +62,35 @@ pub(super) async fn drain(
     if !rejected.is_empty() {
         dialect::put_aside(connection, now, &rejected).await?;
     }
-    take_out(connection, &there).await?;
+    take_out(connection, &moved).await?;
     Ok((Drained { appended, rejected }, outcome.grown))
 }
 
-async fn take_out(connection: &mut Connection, ids: &HashSet<i64>) -> Result<()> {
+fn request(row: JudgedRow) -> Taken {
+    let publish = |(organisation, event)| Publish {
+        organisation,
+        events: vec![Ok(event)],
+        idempotency: None,
+    };
+    (row.id, row.verdict.map(publish))
+}
+
+/// How many of the first rows come to no more deliveries than one transaction
+/// may have; at least one, because an event is given its numbers as a whole.
+fn bearable(rows: &[Taken], targets: &Targets) -> usize {
+    let mut deliveries = 0;
+    let fitting = rows.iter().take_while(|(_, row)| {
+        deliveries += row.as_ref().map_or(0, |publish| targets.weight(publish));
+        deliveries <= MOST_DELIVERIES
+    });
+    fitting.count().max(1)
+}
+
+async fn take_out(connection: &mut Connection, ids: &[i64]) -> Result<()> {
     let Some(last) = ids.iter().max().copied() else {
         return Ok(());
     };
-    let ids: Vec<i64> = ids.iter().copied().collect();
-    dialect::delete_from_inbox(connection, &ids).await?;
+    dialect::delete_from_inbox(connection, ids).await?;
     query!("update inbox_progress set drained_to = $1 where drained_to < $1", last)
         .execute(connection)
         .await?;
