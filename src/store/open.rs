@@ -201,13 +201,19 @@ impl Options {
         }
     }
 
-    /// Verifies what it holds. Writes nothing.
+    /// Verifies what it holds, if this version has migrated it. Writes nothing.
     pub async fn verify(&self) -> Result<VerifyReport, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(options) => Ok(super::sqlite::verify::verify(&options.path).await?),
+            Database::Sqlite(options) => {
+                super::sqlite::refuse_another_version(&options.path).await?;
+                Ok(super::sqlite::verify::verify(&options.path).await?)
+            }
             #[cfg(feature = "postgres")]
-            Database::Postgres(options) => Ok(super::postgres::verify(&options).await?),
+            Database::Postgres(options) => {
+                super::postgres::refuse_another_version(&options).await?;
+                Ok(super::postgres::verify(&options).await?)
+            }
         }
     }
 }

@@ -32,7 +32,7 @@
 //! | FR-022 | `settings::a_bad_value_is_named_with_who_gave_it_and_what_is_allowed` |
 //! | corrective action | `redrive::dead_letters_are_appended_again_once_and_nothing_else_is` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
-//! | sqlx-cli | `migrations::sqlx_cli_and_our_command_accept_each_others_history` |
+//! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
 mod both;
@@ -62,6 +62,7 @@ mod outsider;
 mod outsider_postgres;
 mod paging;
 mod payloads;
+mod place;
 mod pooler;
 mod publish;
 mod questions;

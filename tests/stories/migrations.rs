@@ -1,93 +1,88 @@
 //! Operators migrate with sqlx-cli or with our own command: each accepts what
-//! the other has done.
+//! the other has done, and nothing starts on what is not this version's.
 
-use std::path::{Path, PathBuf};
+use crate::both::{On, on_both};
+use crate::place::Place;
 
-use tempfile::tempdir;
-use tokio::process::Command;
-
-use crate::support::command::{Said, command, run};
-
-const INSTALL: &str = "cargo install sqlx-cli --version 0.9.0 --locked --no-default-features --features sqlite,postgres,rustls";
-
-/// The `sqlx` of the path, or of cargo's own directory.
-fn sqlx() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    std::env::split_paths(&path)
-        .chain(home.map(|home| home.join("bin")))
-        .map(|directory| directory.join("sqlx"))
-        .find(|program| program.is_file())
-        .unwrap_or_else(|| panic!("this story needs sqlx-cli; install it: {INSTALL}"))
+on_both! {
+    sqlx_cli_accepts_what_our_command_did
+    our_command_accepts_what_sqlx_cli_did
+    one_goes_on_where_the_other_stopped
+    a_newer_schema_is_refused_by_everything
+    an_edited_schema_is_refused_by_everything
 }
 
-/// `sqlx migrate VERB` on a database of ours.
-async fn theirs(verb: &str, data: &Path) -> Said {
-    let mut sqlx = Command::new(sqlx());
-    sqlx.args(["migrate", verb, "--source", "migrations/sqlite", "--database-url"])
-        .arg(format!("sqlite://{}?mode=rwc", data.join("gateway-events.db").display()))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env_clear()
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true);
-    run(&mut sqlx).await
+/// Both histories say that everything is applied, and nothing is wrong.
+async fn is_up_to_date(place: &Place) {
+    assert!(place.ours("migrate --check").await.well().contains("is up to date"));
+    let info = place.theirs("info").await;
+    let installed = info.well().lines().filter(|line| line.contains("/installed"));
+    assert_eq!(installed.count(), place.newest(), "{info:?}");
+    let report = place.ours("verify --json").await.json();
+    assert_eq!(report["problems"], serde_json::json!([]));
 }
 
-async fn ours(arguments: &str, data: &Path) -> Said {
-    run(&mut command(&format!("migrate {arguments} --data-dir {}", data.display()))).await
+async fn sqlx_cli_accepts_what_our_command_did(on: On) {
+    let place = Place::new(on);
+    let pending = place.ours("migrate --check").await;
+    let lines = pending.out.lines().count();
+    assert_eq!((pending.code, lines), (Some(1), place.newest()), "{pending:?}");
+    assert!(pending.out.starts_with("pending: 0001 log\n"), "{pending:?}");
+    assert!(place.ours("migrate").await.well().contains("is up to date"));
+    assert_eq!(place.theirs("run").await.well(), "", "nothing was left to do");
+    is_up_to_date(&place).await;
 }
 
-#[tokio::test]
-async fn sqlx_cli_and_our_command_accept_each_others_history() {
-    let directory = tempdir().expect("a directory");
-    let newest = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite"))
-        .expect("the migrations")
-        .count();
-    for ours_first in [true, false] {
-        let data = directory.path().join(ours_first.to_string());
-        std::fs::create_dir(&data).expect("made");
-        let pending = ours("--check", &data).await;
-        assert_eq!((pending.code, pending.out.lines().count()), (Some(1), newest), "{pending:?}");
-        assert!(pending.out.starts_with("pending: 0001 log\n"), "{pending:?}");
-        if ours_first {
-            assert!(ours("", &data).await.well().contains("is up to date"));
-            assert_eq!(theirs("run", &data).await.well(), "", "nothing was left to do");
-        } else {
-            assert!(theirs("run", &data).await.well().contains("Applied 1/migrate log"));
-            assert!(ours("", &data).await.well().contains("is up to date"));
-        }
-        assert!(ours("--check", &data).await.well().contains("is up to date"));
-        let info = theirs("info", &data).await;
-        let installed = info.well().lines().filter(|line| line.contains("/installed"));
-        assert_eq!(installed.count(), newest, "{info:?}");
-        let file = data.join("gateway-events.db");
-        let report = run(&mut command(&format!("verify {} --json", file.display()))).await.json();
-        assert_eq!(report["problems"], serde_json::json!([]));
+async fn our_command_accepts_what_sqlx_cli_did(on: On) {
+    let place = Place::new(on);
+    assert!(place.theirs("run").await.well().contains("Applied 1/migrate log"));
+    assert!(place.ours("migrate").await.well().contains("is up to date"));
+    is_up_to_date(&place).await;
+}
+
+async fn one_goes_on_where_the_other_stopped(on: On) {
+    let place = Place::new(on);
+    place.theirs("run --target-version 1").await.well();
+    let pending = place.ours("migrate --check").await;
+    let lines = pending.out.lines().count();
+    assert_eq!((pending.code, lines), (Some(1), place.newest() - 1), "{pending:?}");
+    assert!(pending.out.starts_with("pending: 0002 inbox\n"), "{pending:?}");
+    place.ours("token recover").await.failed(1, &["gateway-events migrate"]);
+    place.ours("verify").await.failed(1, &["gateway-events migrate"]);
+    place.ours("migrate").await.well();
+    assert_eq!(place.theirs("run").await.well(), "", "nothing was left to do");
+    is_up_to_date(&place).await;
+}
+
+/// Whatever opens the database says so, and leaves it as it is.
+async fn is_refused(place: &Place, says: &[&str]) {
+    let commands =
+        ["serve --listen 127.0.0.1:0", "migrate", "migrate --check", "verify", "token recover"];
+    for one in commands {
+        place.ours(one).await.failed(1, says);
     }
 }
 
-#[tokio::test]
-async fn a_history_that_is_not_ours_is_refused() {
-    use sqlx::{ConnectOptions as _, Connection as _};
-    let directory = tempdir().expect("a directory");
-    let data = directory.path();
-    ours("", data).await.well();
-    let change = async |statement: &'static str| {
-        let file =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("gateway-events.db"));
-        let mut database = file.connect().await.expect("the database");
-        sqlx::query(statement).execute(&mut database).await.expect("changed");
-        database.close().await.expect("closed");
-    };
-    change("update _sqlx_migrations set version = 9999 where version = 1").await;
-    for verb in ["", "--check"] {
-        ours(verb, data).await.failed(1, &["migration 9999", "newer"]);
-    }
-    change("update _sqlx_migrations set version = 1, checksum = x'00' where version = 9999").await;
-    for verb in ["", "--check"] {
-        ours(verb, data).await.failed(1, &["migration 1"]);
-    }
+async fn a_newer_schema_is_refused_by_everything(on: On) {
+    let place = Place::new(on);
+    place.ours("migrate").await.well();
+    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
+    place
+        .change(&format!(
+            "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+             values (9999, 'from tomorrow', true, {bytes}, 0)"
+        ))
+        .await;
+    is_refused(&place, &["migration 9999", "a newer one"]).await;
+    place.change("delete from _sqlx_migrations where version = 9999").await;
+    is_up_to_date(&place).await;
+}
+
+async fn an_edited_schema_is_refused_by_everything(on: On) {
+    let place = Place::new(on);
+    place.ours("migrate").await.well();
+    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
+    let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
+    place.change(&edit).await;
+    is_refused(&place, &["migration 1 was applied with another text"]).await;
 }

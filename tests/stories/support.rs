@@ -55,13 +55,23 @@ impl Service {
     }
 
     async fn start_there(directory: TempDir, prelude: String, settings: &[(&str, &str)]) -> Self {
-        let environment: Vec<_> = settings
-            .iter()
-            .map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned()))
-            .collect();
+        let environment = environment(settings);
         let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
         let token = token.expect("the first start prints the admin token");
         Self { process, directory, environment, prelude, port, token }
+    }
+
+    /// Starts on data that is there, with an access token that is in it.
+    pub(crate) async fn start_again_in(
+        directory: TempDir,
+        settings: &[(&str, &str)],
+        token: &str,
+    ) -> Self {
+        let environment = environment(settings);
+        let prelude = ":".to_owned();
+        let (process, port, first) = spawn(directory.path(), 0, &environment, &prelude).await;
+        assert!(first.is_none(), "the admin token is shown once only");
+        Self { process, directory, environment, prelude, port, token: token.to_owned() }
     }
 
     /// Changes a setting for the next start.
@@ -267,6 +277,12 @@ pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
         .map(|(name, value)| (name, value.to_owned()))
         .collect();
     api.get_with(path, &query).await
+}
+
+fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let variable =
+        |(key, value): &(&str, &str)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned());
+    settings.iter().map(variable).collect()
 }
 
 async fn spawn(

@@ -39,6 +39,11 @@ pub async fn pending_migrations(options: &Options) -> Result<Vec<String>, OpenEr
     Ok(schema::pending(&MIGRATOR, &applied)?)
 }
 
+/// Refuses a database that lacks migrations, or has others than this version.
+pub async fn refuse_another_version(options: &Options) -> Result<(), OpenError> {
+    if pending_migrations(options).await?.is_empty() { Ok(()) } else { Err(OpenError::Behind) }
+}
+
 /// Applies what is missing, one node at a time.
 pub(super) async fn run(connection: &mut PgConnection) -> Result<(), OpenError> {
     let mut transaction = connection.begin_with(BEGIN_MIGRATING).await?;

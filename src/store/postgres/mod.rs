@@ -33,7 +33,7 @@ mod verify;
 mod watch_inbox;
 
 pub use connect::OpenError;
-pub use migrations::{migrate, pending_migrations};
+pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
 pub use recovery::add_admin_token;
 pub use verify::verify;

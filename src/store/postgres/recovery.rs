@@ -15,9 +15,7 @@ pub async fn add_admin_token(
     name: &str,
     token: NewToken,
 ) -> Result<(), OpenError> {
-    if !migrations::pending_migrations(options).await?.is_empty() {
-        return Err(OpenError::Behind);
-    }
+    migrations::refuse_another_version(options).await?;
     let (mut connection, link) = connect::first(options).await?;
     let mut transaction = connection.begin_with(link.begin()).await?;
     let now = dialect::clock(&mut transaction).await?;

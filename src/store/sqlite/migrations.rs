@@ -39,6 +39,15 @@ pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
     Ok(schema::pending(&MIGRATOR, &applied)?)
 }
 
+/// Refuses a database that lacks migrations, or has others than this version.
+pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
+    if pending_migrations(path).await?.is_empty() {
+        Ok(())
+    } else {
+        Err(OpenError::Behind(path.to_owned()))
+    }
+}
+
 /// Applies what is missing.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     Ok(MIGRATOR.run(connection).await.map_err(schema::refused)?)

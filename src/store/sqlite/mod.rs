@@ -30,7 +30,7 @@ mod sql;
 pub mod verify;
 mod watch_inbox;
 
-pub use migrations::{migrate, pending_migrations};
+pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use open::OpenError;
 pub use options::Options;
 pub use recovery::add_admin_token;

@@ -13,9 +13,7 @@ use crate::store::NewToken;
 /// Makes an access token with all scopes in the organisation `default`. A
 /// running server knows it at once, since it looks tokens up in the file.
 pub async fn add_admin_token(path: &Path, name: &str, token: NewToken) -> Result<(), OpenError> {
-    if !migrations::pending_migrations(path).await?.is_empty() {
-        return Err(OpenError::Behind(path.to_owned()));
-    }
+    migrations::refuse_another_version(path).await?;
     let mut connection = open::connect(path).await?;
     let mut transaction = connection.begin_with("begin immediate").await?;
     sql::tokens::create_admin_token(&mut transaction, Timestamp::now(), name, token).await?;

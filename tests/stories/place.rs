@@ -1,0 +1,114 @@
+//! A database that commands are run on, before there is a service or without one.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tempfile::{TempDir, tempdir};
+use tokio::process::Command;
+
+use crate::both::On;
+use crate::support::Service;
+use crate::support::command::{Said, command, run};
+
+const INSTALL: &str = "cargo install sqlx-cli --version 0.9.0 --locked --no-default-features --features sqlite,postgres,rustls";
+
+pub(crate) struct Place {
+    on: On,
+    data: TempDir,
+}
+
+impl Place {
+    /// An empty database, or none yet.
+    pub(crate) fn new(on: On) -> Self {
+        Self { on, data: tempdir().expect("a directory") }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.data.path().join("gateway-events.db")
+    }
+
+    /// The folder of its migrations, from the top of the sources.
+    pub(crate) fn migrations(&self) -> &'static str {
+        match self.on {
+            On::Embedded => "migrations/sqlite",
+            On::Shared(_) => "migrations/postgres",
+        }
+    }
+
+    /// How many migrations this version has.
+    pub(crate) fn newest(&self) -> usize {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
+        std::fs::read_dir(folder).expect("the migrations").count()
+    }
+
+    /// One of our commands that works on the database.
+    pub(crate) async fn ours(&self, arguments: &str) -> Said {
+        let mut ours = command(arguments);
+        ours.arg("--data-dir").arg(self.data.path());
+        if let On::Shared(database) = &self.on {
+            ours.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+        }
+        run(&mut ours).await
+    }
+
+    /// `sqlx migrate …` on it.
+    pub(crate) async fn theirs(&self, arguments: &str) -> Said {
+        let url = match &self.on {
+            On::Embedded => format!("sqlite://{}?mode=rwc", self.file().display()),
+            On::Shared(database) => database.url(),
+        };
+        let mut sqlx = Command::new(sqlx());
+        sqlx.arg("migrate")
+            .args(arguments.split_whitespace())
+            .args(["--source", self.migrations(), "--database-url", &url])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        run(&mut sqlx).await
+    }
+
+    /// Runs statements behind everybody's back.
+    pub(crate) async fn change(&self, statements: &str) {
+        match &self.on {
+            On::Embedded => {
+                let file = SqliteConnectOptions::new().filename(self.file());
+                let mut database = file.connect().await.expect("the database");
+                let statements = AssertSqlSafe(statements.to_owned());
+                sqlx::raw_sql(statements).execute(&mut database).await.expect("changed");
+                database.close().await.expect("closed");
+            }
+            On::Shared(database) => database.run(statements),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.on, On::Shared(_))
+    }
+
+    /// Starts the service on it, with an access token that is in it.
+    pub(crate) async fn start(self, token: &str) -> (Service, On) {
+        let url = match &self.on {
+            On::Embedded => None,
+            On::Shared(database) => Some(("DATABASE__URL", database.url())),
+        };
+        let settings: Vec<_> = url.iter().map(|(key, url)| (*key, url.as_str())).collect();
+        (Service::start_again_in(self.data, &settings, token).await, self.on)
+    }
+}
+
+/// The `sqlx` of the path, or of cargo's own directory.
+fn sqlx() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    std::env::split_paths(&path)
+        .chain(home.map(|home| home.join("bin")))
+        .map(|directory| directory.join("sqlx"))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("this story needs sqlx-cli; install it: {INSTALL}"))
+}
