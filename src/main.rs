@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod cli;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, serve,
-    token, verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
+    serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -47,6 +47,8 @@ enum Command {
     /// See what other programs inserted and could not be published, and try it again
     #[command(subcommand)]
     Inbox(inbox::Command),
+    /// Ask a node whether it is ready; for whoever watches containers
+    Health(health::Args),
     /// Behave like a gateway: print each event as it comes
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
@@ -71,6 +73,7 @@ async fn main() -> ExitCode {
         Command::Event(command) => event::run(command, &client).await,
         Command::Delivery(command) => delivery::run(command, &client).await,
         Command::Inbox(command) => inbox::run(command, &client).await,
+        Command::Health(args) => health::run(args, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => completions(shell),

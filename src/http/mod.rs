@@ -35,6 +35,7 @@ mod keep_alive;
 pub mod listener;
 mod manifest;
 pub mod problem;
+mod proxy_protocol;
 mod publish;
 mod rates;
 mod stats;
