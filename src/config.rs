@@ -87,6 +87,9 @@ pub struct Server {
     /// Whose X-Forwarded-For counts.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<Network>,
+    /// Who must, and may, begin with a PROXY protocol header.
+    #[serde(deserialize_with = "list")]
+    pub proxy_protocol_from: Vec<Network>,
     /// Which browsers may connect.
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,

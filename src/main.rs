@@ -13,8 +13,8 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, inbox, listen, migrate, node,
-    serve, token, verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
+    node, serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -56,6 +56,8 @@ enum Command {
     /// See which nodes there are
     #[command(subcommand)]
     Node(node::Command),
+    /// Ask a node whether it is ready; for whoever watches containers
+    Health(health::Args),
     /// Behave like a gateway: print each event as it comes
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
@@ -81,6 +83,7 @@ async fn main() -> ExitCode {
         Command::Delivery(command) => delivery::run(command, &client).await,
         Command::Inbox(command) => inbox::run(command, &client).await,
         Command::Node(command) => node::run(command, &client).await,
+        Command::Health(args) => health::run(args, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions { shell } => completions(shell),

@@ -60,7 +60,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// Outside crates that have owners: files or folders under `src/`. A line of
 /// code knows its room by the outside thing that it names.
-const OWNERS: [(&str, &[&str]); 21] = [
+const OWNERS: [(&str, &[&str]); 22] = [
     ("sqlx", &["store/"]),
     ("libsqlite3_sys", &["store/"]),
     ("axum", &["http/", "socket/websocket.rs"]),
@@ -69,6 +69,7 @@ const OWNERS: [(&str, &[&str]); 21] = [
     ("tower", &["http/"]),
     ("tower_http", &["http/"]),
     ("governor", &["http/"]),
+    ("proxy_header", &["http/proxy_protocol.rs"]),
     ("rcgen", &["http/tls.rs"]),
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "dispatch/", "http/"]),

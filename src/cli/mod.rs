@@ -9,6 +9,7 @@ pub(crate) mod delivery;
 pub(crate) mod demo;
 pub(crate) mod event;
 pub(crate) mod gateway;
+pub(crate) mod health;
 pub(crate) mod inbox;
 mod interrupt;
 pub(crate) mod listen;

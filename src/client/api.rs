@@ -200,8 +200,24 @@ impl Api {
         self.client.request(method, url)
     }
 
+    /// What the service says at the root, such as at `/readyz`; it takes no token.
+    pub async fn ask_at_root(&self, path: &str) -> Result<String, ApiError> {
+        let body = self.answered(self.at_root(Method::GET, path)).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// Sends a request and reads the answer; an empty one is `null`.
     pub async fn send(&self, request: RequestBuilder) -> Result<Value, ApiError> {
+        let body = self.answered(request).await?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body)
+            .map_err(|_| ApiError::Unreadable { url: self.base.to_string() })
+    }
+
+    /// Sends a request and reads the answer, whatever it is.
+    async fn answered(&self, request: RequestBuilder) -> Result<bytes::Bytes, ApiError> {
         let failed = |error: &reqwest::Error| unreachable(&self.base, error);
         let response = request.send().await.map_err(|error| failed(&error))?;
         let status = response.status();
@@ -214,11 +230,7 @@ impl Api {
             let problem = Problem::read(status.as_u16(), retry_after, &body);
             return Err(ApiError::Refused(Box::new(problem)));
         }
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&body)
-            .map_err(|_| ApiError::Unreadable { url: self.base.to_string() })
+        Ok(body)
     }
 }
 

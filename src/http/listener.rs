@@ -16,15 +16,18 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::keep_alive::{self, Limits};
-use crate::config;
+use super::proxy_protocol;
+use crate::config::{self, Network};
 
-/// The peer's address, kept with each request.
+/// The peer's address, or what a trusted balancer says is its client's; kept
+/// with each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
@@ -44,6 +47,7 @@ pub struct Listener {
     handshake_timeout: Duration,
     unacknowledged: Duration,
     handshakes: Arc<Semaphore>,
+    balancers: Vec<Network>,
     /// Places of connections that are not (yet) sockets; those have their own limit.
     places: Arc<Semaphore>,
 }
@@ -69,6 +73,7 @@ impl Listener {
             handshake_timeout: server.handshake_timeout,
             unacknowledged,
             handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
+            balancers: server.proxy_protocol_from.clone(),
             places: Arc::new(Semaphore::new(
                 server.max_http_connections.min(Semaphore::MAX_PERMITS),
             )),
@@ -96,7 +101,7 @@ impl Listener {
                 () = stop.cancelled() => return,
                 accepted = self.accept() => accepted,
             };
-            let (stream, peer, permit) = match accepted {
+            let (mut stream, peer, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // One peer's reset and a lack of descriptors look alike
@@ -120,15 +125,23 @@ impl Listener {
             prepare(&stream, self.unacknowledged);
             let tls = self.tls.clone();
             let (router, wind_down) = (router.clone(), wind_down.clone());
-            let (handshake_timeout, limits) = (self.handshake_timeout, self.limits);
+            let (deadline, limits) = (Instant::now() + self.handshake_timeout, self.limits);
+            let is_balancer = self.balancers.iter().any(|network| network.contains(peer.ip()));
             connections.spawn(async move {
                 // Given back when the connection ends, or becomes a socket.
                 let _place = place;
+                let peer = if is_balancer {
+                    let client = proxy_protocol::client(&mut stream, peer, deadline).await;
+                    let Some(client) = client else { return };
+                    client
+                } else {
+                    peer
+                };
                 let Some(tls) = tls else {
                     drop(permit);
                     return serve(stream, peer, router, limits, wind_down).await;
                 };
-                let handshake = tokio::time::timeout(handshake_timeout, tls.accept(stream)).await;
+                let handshake = timeout_at(deadline, tls.accept(stream)).await;
                 drop(permit);
                 match handshake {
                     Ok(Ok(stream)) => {

@@ -38,6 +38,7 @@ pub mod listener;
 mod manifest;
 mod nodes;
 pub mod problem;
+mod proxy_protocol;
 mod publish;
 mod rates;
 mod remembered;

@@ -200,14 +200,27 @@ impl Service {
     /// TLS to the service at a port, which may be a [line](crate::line)'s.
     pub(crate) async fn tls(&self, port: u16) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        self.tls_over(tcp).await.expect("TLS")
+    }
+
+    /// TLS over a connection that may have carried something else before.
+    pub(crate) async fn tls_over(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let config = self.trust().client_config().expect("a TLS client");
         let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
-        tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.expect("TLS")
+        tokio_rustls::TlsConnector::from(config).connect(name, tcp).await
     }
 
     /// Connects as a gateway; a refusal is its status and body.
     pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
-        let tls = self.tls(self.port).await;
+        self.connect_over(self.tls(self.port).await, key).await
+    }
+
+    /// The same over a connection that is there already.
+    pub(crate) async fn connect_over(
+        &self,
+        tls: TlsStream<TcpStream>,
+        key: &str,
+    ) -> Result<Socket, (u16, String)> {
         let url = format!("wss://localhost:{}/api/internal/v1/ws/gateways/connect", self.port);
         let mut request = url.into_client_request().expect("a request");
         request.headers_mut().insert("api-key", key.parse().expect("a header"));
