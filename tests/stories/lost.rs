@@ -119,7 +119,6 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     let seen = closed.expect("closed in time").unwrap();
     println!("{fault:?}: closed {:?} after the database was back", back.elapsed());
     let already = i64::try_from(seen.len()).unwrap();
-    at_work.until_closed().await;
     cut.logged(|log| log.contains("took it for dead")).await;
 
     // The gateway comes back to the same node, and misses nothing.
@@ -146,6 +145,7 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     assert!(metrics.contains("gateway_events_delivery_unknown_total 1"), "{metrics}");
     assert!(!metrics.contains("gateway_events_delivery_failures_total{reason=\"node_lost\"}"));
     socket.abort();
+    drop(at_work);
     for node in [&mut cut, &mut other] {
         assert_eq!(node.terminate().await, Some(0), "{}", node.log());
     }

@@ -356,7 +356,10 @@ impl Store for Backend {
 
     async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
         let node = self.node;
-        write!(self, connection, now => nodes::heartbeat(connection, now, node))
+        let beat = self.promptly(move |connection, now| {
+            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+        });
+        beat.await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
@@ -383,7 +386,10 @@ impl Store for Backend {
 
     async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
         let ids = connections.to_vec();
-        read!(self, connection => dialect::not_on_record(connection, &ids))
+        let asked = self.promptly(move |connection, _| {
+            Box::pin(async move { dialect::not_on_record(connection, &ids).await })
+        });
+        asked.await
     }
 
     async fn shut_out(&self) -> Result<Vec<ShutOut>> {

@@ -171,7 +171,7 @@ impl Writer {
     }
 
     /// Runs `work` as a transaction of its own; it is undone if it answers an error.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
         self.run_then(work, |_| ()).await
     }
 
