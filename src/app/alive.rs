@@ -69,10 +69,9 @@ impl Alive {
         };
         let looked_over = self.look_over(lost_at).await;
         let since = *self.in_touch_since.get_or_insert_with(Instant::now);
-        if !self.is_shared || since.elapsed() >= IN_TOUCH {
-            if let Err(error) = reap(self.store.as_ref()).await {
-                tracing::warn!(%error, "dead nodes could not be looked for");
-            }
+        let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;
+        if may_judge && let Err(error) = reap(self.store.as_ref()).await {
+            tracing::warn!(%error, "dead nodes could not be looked for");
         }
         if looked_over { HEARTBEAT } else { RETRY }
     }
@@ -109,9 +108,15 @@ impl Alive {
     }
 }
 
+/// What a node has to do with others before it listens: with a file, nobody
+/// else has it, so that there is nobody to be wrong about.
+pub(super) async fn begin(store: &dyn Store, is_shared: bool) -> Result<(), StoreError> {
+    if is_shared { Ok(()) } else { reap(store).await }
+}
+
 /// Closes what nodes that did not end in good order left open; each one is a
 /// disconnection like any other.
-pub(super) async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+async fn reap(store: &dyn Store) -> Result<(), StoreError> {
     let reaping = store.reap_dead_nodes().await?;
     for node in reaping.nodes {
         metrics::counter!("gateway_events_nodes_lost_total").increment(1);

@@ -301,12 +301,12 @@ where
 
 /// Begins a transaction, or says soon that the connection is dead: beginning
 /// waits for nobody's lock.
-pub(super) async fn begun<'c>(
-    connection: &'c mut PgConnection,
-    begin: AssertSqlSafe<Arc<str>>,
-) -> Result<Transaction<'c, Postgres>> {
-    match timeout(CONNECT, connection.begin_with(begin)).await {
-        Ok(begun) => Ok(begun?),
+pub(super) async fn begun(
+    connection: &mut PgConnection,
+    by: AssertSqlSafe<Arc<str>>,
+) -> Result<Transaction<'_, Postgres>> {
+    match timeout(CONNECT, connection.begin_with(by)).await {
+        Ok(transaction) => Ok(transaction?),
         Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
     }
 }

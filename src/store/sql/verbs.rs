@@ -48,24 +48,6 @@ macro_rules! write {
 }
 pub(super) use write;
 
-impl Backend {
-    /// Ends when a commit has failed for good: the process should end with an
-    /// error, and a restart finds the truth.
-    pub async fn failure(&self) {
-        let mut failure = self.writer.failure();
-        if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// What is due right after opening.
-    pub(crate) async fn begin(&self) -> Result<()> {
-        let node = self.node;
-        write!(self, connection, now => nodes::register(connection, now, node))
-    }
-}
-
 #[async_trait]
 impl Store for Backend {
     async fn check(&self) -> Result<()> {
