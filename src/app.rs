@@ -88,10 +88,7 @@ pub async fn serve(
     let database = database(&config);
     let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
-    if !database.is_shared() {
-        // Nobody else has the file, so that there is nobody to be wrong about.
-        alive::reap(store.as_ref()).await?;
-    }
+    alive::begin(store.as_ref(), database.is_shared()).await?;
     first_token(store.as_ref(), out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);

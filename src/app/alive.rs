@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
@@ -53,9 +53,7 @@ impl Alive {
 
     /// Once; returns how long to wait before the next time.
     async fn beat(&mut self, failed: &CancellationToken) -> Duration {
-        let said = timeout(HEARTBEAT, self.store.node_heartbeat()).await;
-        let in_time = || StoreError::Unavailable("there was no answer in time".to_owned());
-        let lost_at = match said.unwrap_or_else(|_| Err(in_time())) {
+        let lost_at = match self.store.node_heartbeat().await {
             Ok(lost_at) => lost_at,
             Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
@@ -69,18 +67,18 @@ impl Alive {
                 return RETRY;
             }
         };
-        self.look_over(lost_at).await;
+        let looked_over = self.look_over(lost_at).await;
         let since = *self.in_touch_since.get_or_insert_with(Instant::now);
-        if !self.is_shared || since.elapsed() >= IN_TOUCH {
-            if let Err(error) = reap(self.store.as_ref()).await {
-                tracing::warn!(%error, "dead nodes could not be looked for");
-            }
+        let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;
+        if may_judge && let Err(error) = reap(self.store.as_ref()).await {
+            tracing::warn!(%error, "dead nodes could not be looked for");
         }
-        HEARTBEAT
+        if looked_over { HEARTBEAT } else { RETRY }
     }
 
-    /// Closes the sockets that this node has lost on record.
-    async fn look_over(&mut self, lost_at: Option<Timestamp>) {
+    /// Closes the sockets that this node has lost on record; false if they could
+    /// not be looked for.
+    async fn look_over(&mut self, lost_at: Option<Timestamp>) -> bool {
         if lost_at != self.lost_at {
             self.lost_at = lost_at;
             self.looks_left = LOOKS;
@@ -92,7 +90,7 @@ impl Alive {
             );
         }
         if self.looks_left == 0 {
-            return;
+            return true;
         }
         match self.dispatcher.close_lost().await {
             Ok(closed) => {
@@ -100,15 +98,25 @@ impl Alive {
                 if closed > 0 {
                     tracing::info!(closed, "sockets whose connections were lost are closed");
                 }
+                true
             }
-            Err(error) => tracing::warn!(%error, "the lost connections could not be looked for"),
+            Err(error) => {
+                tracing::warn!(%error, "the lost connections could not be looked for");
+                false
+            }
         }
     }
 }
 
+/// What a node has to do with others before it listens: with a file, nobody
+/// else has it, so that there is nobody to be wrong about.
+pub(super) async fn begin(store: &dyn Store, is_shared: bool) -> Result<(), StoreError> {
+    if is_shared { Ok(()) } else { reap(store).await }
+}
+
 /// Closes what nodes that did not end in good order left open; each one is a
 /// disconnection like any other.
-pub(super) async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+async fn reap(store: &dyn Store) -> Result<(), StoreError> {
     let reaping = store.reap_dead_nodes().await?;
     for node in reaping.nodes {
         metrics::counter!("gateway_events_nodes_lost_total").increment(1);

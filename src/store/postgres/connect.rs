@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _,
+    Transaction,
+};
 use tokio::time::timeout;
 
 use super::Options;
@@ -292,6 +295,18 @@ where
 {
     match timeout(CALL, call).await {
         Ok(answered) => Ok(answered?),
+        Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
+    }
+}
+
+/// Begins a transaction, or says soon that the connection is dead: beginning
+/// waits for nobody's lock.
+pub(super) async fn begun(
+    connection: &mut PgConnection,
+    by: AssertSqlSafe<Arc<str>>,
+) -> Result<Transaction<'_, Postgres>> {
+    match timeout(CONNECT, connection.begin_with(by)).await {
+        Ok(transaction) => Ok(transaction?),
         Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,10 +42,12 @@ pub use verify::verify;
 use connect::Link;
 use news::News;
 use session::Session;
-use sql::writer::Writer;
+use sql::writer::{Work, Writer};
 
 type Backend = PostgresStore;
 
+/// What is to be prompt has failed after this.
+const PROMPT: Duration = Duration::from_secs(3);
 /// After a question's end the server has this long to say so.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,8 @@ pub struct PostgresStore {
     askers: PgPool,
     answer_timeout: Duration,
     node_timeout: Duration,
+    /// What says that the node lives waits for nobody else's connection.
+    prompt: Mutex<Option<PgConnection>>,
     writer: Writer,
     inbox: watch_inbox::Watch,
     /// What runs beside the verbs, and its end.
@@ -96,6 +101,7 @@ impl PostgresStore {
             askers,
             answer_timeout,
             node_timeout: options.node_timeout,
+            prompt: Mutex::default(),
             writer,
             inbox,
             tasks,
@@ -138,6 +144,27 @@ impl PostgresStore {
             ));
         }
         Ok(())
+    }
+
+    /// Runs what must not wait behind others, in little time, as a transaction
+    /// on a connection of its own; one that is dead is soon replaced.
+    async fn promptly<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        let mut kept = self.prompt.lock().await;
+        let run = async {
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => self.link.connect().await?,
+            };
+            let mut transaction = connect::begun(&mut connection, self.link.begin()).await?;
+            let now = dialect::clock(&mut transaction).await?;
+            let done = work(&mut transaction, now).await?;
+            transaction.commit().await?;
+            Ok((done, connection))
+        };
+        let late = || StoreError::Unavailable("the database did not answer in time".to_owned());
+        let (done, connection) = timeout(PROMPT, run).await.unwrap_or_else(|_| Err(late()))?;
+        *kept = Some(connection);
+        Ok(done)
     }
 
     /// How long a node may be silent.
@@ -183,7 +210,7 @@ where
         let mut connection = pool.acquire().await?;
         let asked_at = Instant::now();
         let read = connect::limited(async {
-            let mut moment = sqlx::Connection::begin_with(&mut *connection, begin).await?;
+            let mut moment = connect::begun(&mut connection, begin).await?;
             if let Some(end) = end {
                 sqlx::query("select set_config('statement_timeout', $1, true)")
                     .bind(format!("{}ms", end.as_millis().max(1)))

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::connect::{Link, limited};
+use super::connect::{Link, begun, limited};
 use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
 use crate::event::NodeId;
@@ -61,7 +61,7 @@ impl Session {
         // on the way is closed, and the server undoes what it had begun.
         let mut connection = self.connected().await.map_err(Failure::Refused)?;
         let mut transaction =
-            limited(connection.begin_with(self.link.begin())).await.map_err(Failure::Undone)?;
+            begun(&mut connection, self.link.begin()).await.map_err(Failure::Undone)?;
         let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,
             Err(error) => {
@@ -138,7 +138,7 @@ async fn run(link: Link, pool: PgPool, job: Job) {
 
 /// An error says that the connection can't be used any more.
 async fn transact(link: &Link, connection: &mut PgConnection, job: Job) -> Result<()> {
-    let mut transaction = match limited(connection.begin_with(link.begin())).await {
+    let mut transaction = match begun(connection, link.begin()).await {
         Ok(transaction) => transaction,
         Err(error) => {
             let broken = Err(StoreError::Unavailable(error.to_string()));

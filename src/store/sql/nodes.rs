@@ -4,15 +4,24 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Chore;
 use super::closing::{self, End};
 use super::dialect::{self, Connection, query, query_scalar};
+use super::verbs::write;
+use super::{Backend, Chore};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
 use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
 
 /// How long a node that has ended is listed. Each start makes another one.
 const REMEMBERED: Duration = Duration::from_hours(7 * 24);
+
+impl Backend {
+    /// What is due right after opening.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        let node = self.node;
+        write!(self, connection, now => register(connection, now, node))
+    }
+}
 
 /// Puts this node on record, and forgets those that are long gone.
 pub(super) async fn register(

@@ -48,24 +48,6 @@ macro_rules! write {
 }
 pub(super) use write;
 
-impl Backend {
-    /// Ends when a commit has failed for good: the process should end with an
-    /// error, and a restart finds the truth.
-    pub async fn failure(&self) {
-        let mut failure = self.writer.failure();
-        if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// What is due right after opening.
-    pub(crate) async fn begin(&self) -> Result<()> {
-        let node = self.node;
-        write!(self, connection, now => nodes::register(connection, now, node))
-    }
-}
-
 #[async_trait]
 impl Store for Backend {
     async fn check(&self) -> Result<()> {
@@ -356,7 +338,10 @@ impl Store for Backend {
 
     async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
         let node = self.node;
-        write!(self, connection, now => nodes::heartbeat(connection, now, node))
+        let beat = self.promptly(move |connection, now| {
+            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+        });
+        beat.await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
@@ -383,7 +368,10 @@ impl Store for Backend {
 
     async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
         let ids = connections.to_vec();
-        read!(self, connection => dialect::not_on_record(connection, &ids))
+        let asked = self.promptly(move |connection, _| {
+            Box::pin(async move { dialect::not_on_record(connection, &ids).await })
+        });
+        asked.await
     }
 
     async fn shut_out(&self) -> Result<Vec<ShutOut>> {

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::Backend;
 use super::batch;
 use super::dialect::{self, Connection, Session};
 use crate::clock::Timestamp;
@@ -171,7 +172,7 @@ impl Writer {
     }
 
     /// Runs `work` as a transaction of its own; it is undone if it answers an error.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
         self.run_then(work, |_| ()).await
     }
 
@@ -205,6 +206,18 @@ impl Writer {
 
     async fn send(&self, command: Command) -> Result<()> {
         self.commands.send(command).await.map_err(|_| stopped())
+    }
+}
+
+impl Backend {
+    /// Ends when a commit has failed for good: the process should end with an
+    /// error, and a restart finds the truth.
+    pub async fn failure(&self) {
+        let mut failure = self.writer.failure();
+        if failure.wait_for(Option::is_some).await.is_err() {
+            // A writer that stopped in good order fails no more.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub use recovery::add_admin_token;
 
 use questions::Questions;
 use session::Session;
-use sql::writer::Writer;
+use sql::writer::{Work, Writer};
 
 /// The longest that a moment of the file may be read: while it is, the
 /// write-ahead log grows. Whoever asked has given up by then.
@@ -127,6 +127,11 @@ impl SqliteStore {
             })
         })
         .await
+    }
+
+    /// One connection writes, and whoever writes waits for it.
+    async fn promptly<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        self.writer.run(work).await
     }
 
     /// No other node can be alive, however lately it was heard of.
