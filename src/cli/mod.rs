@@ -4,6 +4,7 @@
 //! arguments, where other users of the machine could read them.
 
 pub(crate) mod access;
+pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod delivery;
 pub(crate) mod demo;
@@ -15,6 +16,7 @@ pub(crate) mod listen;
 pub(crate) mod migrate;
 pub(crate) mod output;
 pub(crate) mod serve;
+mod service;
 mod time;
 pub(crate) mod token;
 pub(crate) mod verify;

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 
 mod errors;
+pub mod floor;
 mod inbox;
 mod ledger;
 mod log;

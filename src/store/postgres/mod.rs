@@ -18,6 +18,7 @@ use crate::wake::Wake;
 
 mod connect;
 mod dialect;
+mod floor;
 mod migrations;
 mod news;
 mod options;
@@ -28,6 +29,7 @@ mod session;
 #[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
 #[path = "../sql/mod.rs"]
 mod sql;
+mod temporary;
 mod verify;
 mod watch_inbox;
 
@@ -35,8 +37,10 @@ pub use connect::OpenError;
 pub use migrations::{migrate, pending_migrations};
 pub use options::Options;
 pub use recovery::add_admin_token;
+pub use temporary::Temporary;
 pub use verify::verify;
 
+pub(super) use floor::Bare;
 use news::News;
 use session::Session;
 use sql::writer::Writer;

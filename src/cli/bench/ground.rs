@@ -1,0 +1,162 @@
+//! What is measured: a running service, or one of its own with everything that
+//! it leaves behind. Cleared away whatever happens.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context as _;
+use gateway_events::client::Endpoint;
+use gateway_events::client::api::Api;
+use gateway_events::store::floor::Temporary;
+use secrecy::{ExposeSecret as _, SecretString};
+use tempfile::TempDir;
+
+use super::super::access::ClientOptions;
+use super::super::output::remark;
+use super::super::service::Service;
+use super::options::Common;
+use super::progress::Progress;
+
+/// Where a run takes place.
+pub(super) struct Ground<'a> {
+    pub(super) common: &'a Common,
+    pub(super) progress: Progress,
+    client: &'a ClientOptions,
+    directory: TempDir,
+    /// One for the service and one for the bare driver, on a shared server.
+    databases: Option<[Temporary; 2]>,
+    /// Gateways that a running service was given.
+    registered: Mutex<Vec<String>>,
+}
+
+/// The service.
+pub(super) struct Target {
+    pub(super) api: Api,
+    pub(super) token: SecretString,
+    /// Its process, if that is known.
+    pub(super) pid: Option<u32>,
+    endpoint: Endpoint,
+    /// Killed when this is dropped.
+    _service: Option<Service>,
+}
+
+impl<'a> Ground<'a> {
+    pub(super) async fn prepare(
+        common: &'a Common,
+        client: &'a ClientOptions,
+    ) -> anyhow::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("gateway-events-bench-");
+        let directory = match &common.directory {
+            Some(parent) => builder.tempdir_in(parent),
+            None => builder.tempdir(),
+        };
+        let directory = directory.context("no temporary directory can be made")?;
+        let databases = match &common.database_url {
+            Some(url) => Some([Temporary::create(url).await?, Temporary::create(url).await?]),
+            None => None,
+        };
+        Ok(Self {
+            common,
+            progress: Progress::new(),
+            client,
+            directory,
+            databases,
+            registered: Mutex::default(),
+        })
+    }
+
+    /// Which database the service has.
+    pub(super) fn database(&self) -> &'static str {
+        match (&self.client.url, &self.databases) {
+            (Some(_), _) => "of the running service",
+            (None, Some(_)) => "postgres",
+            (None, None) => "sqlite",
+        }
+    }
+
+    /// The temporary directory.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The bare driver's database, if it is on a server.
+    pub(super) fn bare_database(&self) -> Option<&SecretString> {
+        self.databases.as_ref().map(|[_, bare]| bare.url())
+    }
+
+    /// The running service, or one that is started for so many gateways.
+    pub(super) async fn target(&self, gateways: usize) -> anyhow::Result<Target> {
+        if let Some(url) = &self.client.url {
+            let api = self.client.api()?;
+            remark(format_args!("measuring the running service at {url}"));
+            let tls = self.client.trust().client_config()?;
+            return Ok(Target {
+                endpoint: Endpoint { base: api.base().clone(), tls, source: None },
+                api,
+                token: self.client.token()?,
+                pid: self.common.server_pid,
+                _service: None,
+            });
+        }
+        self.progress.say("starting a service");
+        let mut settings = vec![
+            ("DELIVERY__MAX_CONNECTIONS", (gateways + 100).max(1000).to_string()),
+            ("SERVER__MAX_HTTP_CONNECTIONS", (gateways + 2000).to_string()),
+            ("LIMITS__ATTEMPTS_PER_MINUTE", "1000".to_owned()),
+        ];
+        if let Some([database, _]) = &self.databases {
+            settings.push(("DATABASE__URL", database.url().expose_secret().to_owned()));
+        }
+        let data = self.directory.path().join("data");
+        std::fs::create_dir(&data).context("no data directory can be made")?;
+        let service = Service::start(&data, 0, &settings).await?;
+        let tls = service.trust().client_config()?;
+        Ok(Target {
+            endpoint: Endpoint { base: service.url().clone(), tls, source: None },
+            api: service.api()?,
+            token: service.token()?,
+            pid: service.pid(),
+            _service: Some(service),
+        })
+    }
+
+    /// Remembers a gateway that has to go again.
+    pub(super) fn registered(&self, id: String) {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    /// Removes everything that was made.
+    pub(super) async fn clear(self) -> anyhow::Result<()> {
+        let registered = self.registered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if self.client.url.is_some() && !registered.is_empty() {
+            let api = self.client.api()?;
+            for id in registered {
+                api.delete(&format!("/gateways/{id}")).await?;
+            }
+        }
+        for database in self.databases.iter().flatten() {
+            database.remove().await?;
+        }
+        Ok(self.directory.close()?)
+    }
+}
+
+impl Target {
+    /// How client number so-and-so connects: over loopback each comes from an
+    /// address of its own, so that neither limits per address nor the number of
+    /// ports is what is measured.
+    pub(super) fn endpoint(&self, client: usize) -> Endpoint {
+        let mut endpoint = self.endpoint.clone();
+        let host = endpoint.base.host_str().unwrap_or_default();
+        let is_loopback = host == "localhost"
+            || host.parse::<IpAddr>().is_ok_and(|it| it.is_ipv4() && it.is_loopback());
+        if is_loopback && cfg!(target_os = "linux") {
+            let first = Ipv4Addr::new(127, 1, 0, 1).to_bits();
+            let offset = u32::try_from(client % 60_000).unwrap_or(0);
+            endpoint.source = Some(Ipv4Addr::from_bits(first + offset).into());
+        }
+        endpoint
+    }
+}

@@ -1,0 +1,4 @@
+//! One file per question that is asked of the service.
+
+pub(super) mod append;
+pub(super) mod deliver;
