@@ -29,7 +29,7 @@ mod scenarios;
 use ground::Ground;
 use options::Common;
 use report::{Outcome, Report};
-use scenarios::{append, deliver};
+use scenarios::{append, deliver, fanout, idle, query, replay, storm};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -45,6 +45,16 @@ pub(crate) enum Measure {
     Append(append::Args),
     /// Publish and receive: how soon at a fixed rate, or how many a second at most
     Deliver(deliver::Args),
+    /// One event for many gateways: how long until the last one has it
+    Fanout(fanout::Args),
+    /// A backlog: how many events a second reach gateways that were away
+    Replay(replay::Args),
+    /// Connections on which nothing happens: memory and processor time of each
+    Idle(idle::Args),
+    /// All gateways come back at once: how long until all have caught up
+    Storm(storm::Args),
+    /// Failed deliveries of a time window, asked of a large ledger
+    Query(query::Args),
     /// What disk, TLS and the bare database allow here: what the others are compared with
     Floor(floor::Args),
 }
@@ -80,6 +90,11 @@ impl Measure {
         match self {
             Self::Append(_) => "append",
             Self::Deliver(_) => "deliver",
+            Self::Fanout(_) => "fanout",
+            Self::Replay(_) => "replay",
+            Self::Idle(_) => "idle",
+            Self::Storm(_) => "storm",
+            Self::Query(_) => "query",
             Self::Floor(_) => "floor",
         }
     }
@@ -88,6 +103,11 @@ impl Measure {
         match self {
             Self::Append(args) => &args.common,
             Self::Deliver(args) => &args.common,
+            Self::Fanout(args) => &args.common,
+            Self::Replay(args) => &args.common,
+            Self::Idle(args) => &args.common,
+            Self::Storm(args) => &args.common,
+            Self::Query(args) => &args.common,
             Self::Floor(args) => &args.common,
         }
     }
@@ -96,6 +116,11 @@ impl Measure {
         match self {
             Self::Append(args) => append::run(args, ground).await,
             Self::Deliver(args) => deliver::run(args, ground).await,
+            Self::Fanout(args) => fanout::run(args, ground).await,
+            Self::Replay(args) => replay::run(args, ground).await,
+            Self::Idle(args) => idle::run(args, ground).await,
+            Self::Storm(args) => storm::run(args, ground).await,
+            Self::Query(args) => query::run(args, ground).await,
             Self::Floor(args) => floor::run(args, ground).await,
         }
     }

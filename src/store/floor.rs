@@ -11,9 +11,13 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{OpenError, Result};
+use crate::clock::Timestamp;
 
 #[cfg(feature = "postgres")]
 pub use super::postgres::Temporary;
+
+/// Events per transaction where nothing is measured.
+const FILLING: usize = 4096;
 
 /// What is written.
 #[derive(Clone, Copy, Debug)]
@@ -74,18 +78,47 @@ impl Bare {
     pub async fn append(&mut self, load: Load<'_>) -> Result<f64, OpenError> {
         let (started, before) = (Instant::now(), self.written);
         loop {
-            let rows = self.rows(load.batch);
-            match &mut self.database {
-                #[cfg(feature = "sqlite")]
-                Database::Embedded(bare) => bare.append(&rows, load.payload).await?,
-                #[cfg(feature = "postgres")]
-                Database::Shared(bare) => bare.append(&rows, load.payload).await?,
-            }
+            self.transaction(load.batch, load.payload).await?;
             let elapsed = started.elapsed();
             if elapsed >= load.time {
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52 events")]
                 return Ok((self.written - before) as f64 / elapsed.as_secs_f64());
             }
+        }
+    }
+
+    /// Makes a ledger: so many events, and for each one a failed attempt, spread
+    /// evenly over the time before `now`. Answers the gateways' ids.
+    pub async fn fill_ledger(
+        &mut self,
+        rows: u32,
+        payload: &str,
+        now: Timestamp,
+        span: Duration,
+    ) -> Result<Vec<String>, OpenError> {
+        let mut left = usize::try_from(rows).unwrap_or(usize::MAX);
+        while left > 0 {
+            let batch = left.min(FILLING);
+            self.transaction(batch, payload).await?;
+            left -= batch;
+        }
+        let step = i64::try_from(span.as_micros() / u128::from(rows.max(1))).unwrap_or(i64::MAX);
+        let from = now.minus(span);
+        match &mut self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Embedded(bare) => Ok(bare.fail_all(from, step.max(1)).await?),
+            #[cfg(feature = "postgres")]
+            Database::Shared(bare) => Ok(bare.fail_all(from, step.max(1)).await?),
+        }
+    }
+
+    async fn transaction(&mut self, batch: usize, payload: &str) -> Result<(), OpenError> {
+        let rows = self.rows(batch);
+        match &mut self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Embedded(bare) => Ok(bare.append(&rows, payload).await?),
+            #[cfg(feature = "postgres")]
+            Database::Shared(bare) => Ok(bare.append(&rows, payload).await?),
         }
     }
 

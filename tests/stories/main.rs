@@ -35,6 +35,7 @@
 //! | sqlx-cli | `migrations::sqlx_cli_and_our_command_accept_each_others_history` |
 
 mod access;
+mod bench;
 mod both;
 mod bursts;
 mod command_line;

@@ -41,6 +41,10 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The bare driver, a synced write, a TLS round trip.
     pub(super) const APPEND: Self = Self { append: true, flow: false };
+    /// A synced write, a TLS round trip, and TLS one way.
+    pub(super) const FLOW: Self = Self { append: false, flow: true };
+    /// A synced write and a TLS round trip.
+    pub(super) const ANSWER: Self = Self { append: false, flow: false };
     /// All of them.
     const ALL: Self = Self { append: true, flow: true };
 }
@@ -87,6 +91,16 @@ impl Floors {
         self.append.iter().map(|(_, rate)| *rate).reduce(f64::max)
     }
 
+    /// Frames a second through TLS, one way.
+    pub(super) fn flow(&self) -> Option<f64> {
+        self.flow
+    }
+
+    /// Milliseconds of a TLS round trip.
+    pub(super) fn round_trip(&self) -> Option<f64> {
+        Some(self.round_trip)
+    }
+
     /// Milliseconds that an answer takes at least: one synced write and one
     /// round trip.
     pub(super) fn answer(&self) -> Option<f64> {
@@ -118,9 +132,7 @@ async fn append(
         Some(url) => Bare::shared(url, gateways).await?,
         None => Bare::embedded(&ground.directory().join("floor").join("bare.db"), gateways).await?,
     };
-    let mut payload = Vec::new();
-    publish::payload(&mut payload, ground.common.payload, 0, 1, std::time::Duration::ZERO);
-    let payload = String::from_utf8(payload)?;
+    let payload = publish::payload_text(ground.common.payload);
     let mut rates = Vec::new();
     for batch in BATCHES.into_iter().filter(|it| it * payload.len() <= LARGEST_TRANSACTION) {
         ground.progress.say(format!("measuring the bare database, {batch} events a transaction"));

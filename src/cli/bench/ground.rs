@@ -2,13 +2,15 @@
 //! it leaves behind. Cleared away whatever happens.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use gateway_events::client::Endpoint;
 use gateway_events::client::api::Api;
-use gateway_events::store::floor::Temporary;
+use gateway_events::clock::Timestamp;
+use gateway_events::store::floor::{Bare, Temporary};
 use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::TempDir;
 
@@ -17,6 +19,7 @@ use super::super::output::remark;
 use super::super::service::Service;
 use super::options::Common;
 use super::progress::Progress;
+use super::publish;
 
 /// Where a run takes place.
 pub(super) struct Ground<'a> {
@@ -109,8 +112,8 @@ impl<'a> Ground<'a> {
         if let Some([database, _]) = &self.databases {
             settings.push(("DATABASE__URL", database.url().expose_secret().to_owned()));
         }
-        let data = self.directory.path().join("data");
-        std::fs::create_dir(&data).context("no data directory can be made")?;
+        let data = self.data();
+        std::fs::create_dir_all(&data).context("no data directory can be made")?;
         let service = Service::start(&data, 0, &settings).await?;
         let tls = service.trust().client_config()?;
         Ok(Target {
@@ -120,6 +123,34 @@ impl<'a> Ground<'a> {
             pid: service.pid(),
             _service: Some(service),
         })
+    }
+
+    /// Writes a ledger straight into the database of the service that is started
+    /// next: failed attempts, spread evenly over the time before `now`. Answers
+    /// the gateways' ids.
+    pub(super) async fn fill_ledger(
+        &self,
+        rows: u32,
+        gateways: u32,
+        now: Timestamp,
+        span: Duration,
+    ) -> anyhow::Result<Vec<String>> {
+        anyhow::ensure!(
+            self.client.url.is_none(),
+            "a ledger is written for a service of its own only: leave --url (GATEWAY_EVENTS_URL) out"
+        );
+        let mut bare = match &self.databases {
+            Some([database, _]) => Bare::shared(database.url(), gateways).await?,
+            None => Bare::embedded(&self.data().join("gateway-events.db"), gateways).await?,
+        };
+        let payload = publish::payload_text(self.common.payload);
+        let ids = bare.fill_ledger(rows, &payload, now, span).await?;
+        bare.close().await?;
+        Ok(ids)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// Remembers a gateway that has to go again.

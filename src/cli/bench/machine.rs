@@ -95,4 +95,9 @@ impl Used {
         }
         figures
     }
+
+    /// Processor time of the server.
+    pub(super) fn server_time(&self) -> Option<Duration> {
+        self.server
+    }
 }

@@ -274,13 +274,7 @@ fn body(load: &Load, publisher: usize, sent: u64, at: Duration) -> Bytes {
 }
 
 /// A payload of about the wanted length.
-pub(super) fn payload(
-    text: &mut Vec<u8>,
-    bytes: usize,
-    publisher: usize,
-    number: u64,
-    at: Duration,
-) {
+fn payload(text: &mut Vec<u8>, bytes: usize, publisher: usize, number: u64, at: Duration) {
     let start = text.len();
     let _ = write!(
         text,
@@ -292,4 +286,11 @@ pub(super) fn payload(
         text.resize(filled, b'x');
     }
     text.extend_from_slice(b"\"}");
+}
+
+/// One payload, for who needs no other.
+pub(super) fn payload_text(bytes: usize) -> String {
+    let mut text = Vec::new();
+    payload(&mut text, bytes, 0, 1, Duration::ZERO);
+    String::from_utf8_lossy(&text).into_owned()
 }

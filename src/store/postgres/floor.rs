@@ -6,6 +6,8 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::connect::{self, OpenError};
 use super::temporary::options;
+use crate::clock::Timestamp;
+use crate::event::NodeId;
 use crate::store::floor::Rows;
 
 /// A connection to the database.
@@ -79,6 +81,36 @@ impl Bare {
         .execute(&mut *transaction)
         .await?;
         Ok(transaction.commit().await?)
+    }
+
+    /// A failed attempt for each event, `step` microseconds apart.
+    pub(in crate::store) async fn fail_all(
+        &mut self,
+        from: Timestamp,
+        step: i64,
+    ) -> Result<Vec<String>, OpenError> {
+        let mut transaction = self.0.begin().await?;
+        // It may take longer than a statement of the service.
+        sqlx::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
+        sqlx::query(
+            "insert into attempts (gateway, first_sequence, last_sequence, outcome, reason,
+                instance, node, started_at, finished_at)
+            select gateway, sequence, sequence, 'failed', 'not_connected', '', $3, at, at
+            from outbox, lateral (select $1 + (event - 1) * $2 * interval '1 microsecond') as t (at)
+            order by event",
+        )
+        .bind(from)
+        .bind(step)
+        .bind(NodeId::new())
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("update streams set missed = head, failed_total = head")
+            .execute(&mut *transaction)
+            .await?;
+        let gateways = sqlx::query_scalar("select id::text from gateways order by gateway");
+        let gateways = gateways.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(gateways)
     }
 
     pub(in crate::store) async fn close(self) -> Result<(), OpenError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::fleet::Fleet;
+use super::super::fleet::{Connect, Fleet};
 use super::super::floor::{Floors, Wanted};
 use super::super::ground::Ground;
 use super::super::machine::Meter;
@@ -46,7 +46,8 @@ pub(crate) struct Args {
     seconds: Duration,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// Reads events per second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.01..=1e6).contains(&rate) { Ok(rate) } else { Err("0.01 to 1000000".to_owned()) }
 }
@@ -56,7 +57,8 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     let target = ground.target(args.gateways.into()).await?;
     let fleet = Fleet::register(ground, &target, args.gateways.into()).await?;
     let origin = Instant::now();
-    let receivers = fleet.connect(ground, &target, origin).await?;
+    let calmly = Connect::calmly(args.gateways.into(), origin);
+    let receivers = fleet.connect(ground, &target, calmly).await?;
     let meter = Meter::start(target.pid);
     ground.progress.say("publishing");
     let started = Instant::now();
