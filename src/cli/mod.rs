@@ -1,6 +1,7 @@
 //! The command line: one file per noun. Everything but `serve`, `migrate`,
 //! `verify`, `config` and `token recover` is an ordinary client of the HTTP API and knows
-//! nothing that another client could not know. Secrets are never taken from
+//! nothing that another client could not know; `bench` also writes databases
+//! that it has made itself. Secrets are never taken from
 //! arguments, where other users of the machine could read them.
 
 pub(crate) mod access;

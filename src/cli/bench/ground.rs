@@ -29,6 +29,8 @@ pub(super) struct Ground<'a> {
     directory: TempDir,
     /// One for the service and one for the bare driver, on a shared server.
     databases: Option<[Temporary; 2]>,
+    /// The service that was started.
+    service: Mutex<Option<Service>>,
     /// Gateways that a running service was given.
     registered: Mutex<Vec<String>>,
 }
@@ -40,8 +42,6 @@ pub(super) struct Target {
     /// Its process, if that is known.
     pub(super) pid: Option<u32>,
     endpoint: Endpoint,
-    /// Killed when this is dropped.
-    _service: Option<Service>,
 }
 
 impl<'a> Ground<'a> {
@@ -57,7 +57,7 @@ impl<'a> Ground<'a> {
         };
         let directory = directory.context("no temporary directory can be made")?;
         let databases = match &common.database_url {
-            Some(url) => Some([Temporary::create(url).await?, Temporary::create(url).await?]),
+            Some(url) => Some(databases(url).await?),
             None => None,
         };
         Ok(Self {
@@ -66,6 +66,7 @@ impl<'a> Ground<'a> {
             client,
             directory,
             databases,
+            service: Mutex::default(),
             registered: Mutex::default(),
         })
     }
@@ -100,7 +101,6 @@ impl<'a> Ground<'a> {
                 api,
                 token: self.client.token()?,
                 pid: self.common.server_pid,
-                _service: None,
             });
         }
         self.progress.say("starting a service");
@@ -116,13 +116,14 @@ impl<'a> Ground<'a> {
         std::fs::create_dir_all(&data).context("no data directory can be made")?;
         let service = Service::start(&data, 0, &settings).await?;
         let tls = service.trust().client_config()?;
-        Ok(Target {
+        let target = Target {
             endpoint: Endpoint { base: service.url().clone(), tls, source: None },
             api: service.api()?,
             token: service.token()?,
             pid: service.pid(),
-            _service: Some(service),
-        })
+        };
+        *self.service.lock().unwrap_or_else(PoisonError::into_inner) = Some(service);
+        Ok(target)
     }
 
     /// Writes a ledger straight into the database of the service that is started
@@ -160,6 +161,11 @@ impl<'a> Ground<'a> {
 
     /// Removes everything that was made.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
+        // Its files go when it can't write any more.
+        let service = self.service.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut service) = service {
+            service.kill().await?;
+        }
         let registered = self.registered.into_inner().unwrap_or_else(PoisonError::into_inner);
         if self.client.url.is_some() && !registered.is_empty() {
             let api = self.client.api()?;
@@ -171,6 +177,18 @@ impl<'a> Ground<'a> {
             database.remove().await?;
         }
         Ok(self.directory.close()?)
+    }
+}
+
+/// One for the service and one for the bare driver, or none.
+async fn databases(url: &SecretString) -> anyhow::Result<[Temporary; 2]> {
+    let first = Temporary::create(url).await?;
+    match Temporary::create(url).await {
+        Ok(second) => Ok([first, second]),
+        Err(error) => {
+            first.remove().await?;
+            Err(error.into())
+        }
     }
 }
 
