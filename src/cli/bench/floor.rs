@@ -97,14 +97,14 @@ impl Floors {
     }
 
     /// Milliseconds of a TLS round trip.
-    pub(super) fn round_trip(&self) -> Option<f64> {
-        Some(self.round_trip)
+    pub(super) fn round_trip(&self) -> f64 {
+        self.round_trip
     }
 
     /// Milliseconds that an answer takes at least: one synced write and one
     /// round trip.
-    pub(super) fn answer(&self) -> Option<f64> {
-        Some(self.sync + self.round_trip)
+    pub(super) fn answer(&self) -> f64 {
+        self.sync + self.round_trip
     }
 
     /// All of them, for the report.

@@ -68,7 +68,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     let mut figures = vec![
         Figure::new("eventsPerSecond", rate, "1/s", Better::Higher).with_floor(floors.append()),
     ];
-    figures.extend(latency::figures("request", &published.requests.total(), floors.answer()));
+    figures.extend(latency::figures("request", &published.requests.total(), Some(floors.answer())));
     figures.extend(used.figures(published.events));
     figures.extend(floors.figures());
     Ok(Outcome {

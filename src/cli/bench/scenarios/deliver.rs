@@ -86,13 +86,13 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     receivers.leave(&published.numbers).await?;
 
     let mut figures = match args.rate {
-        Some(_) => latency::figures("latency", &latencies, floors.answer()),
+        Some(_) => latency::figures("latency", &latencies, Some(floors.answer())),
         None => throughput(&published, &floors, received, recorded),
     };
     if args.rate.is_some() {
         figures.extend(latency::figures("lateness", &published.lateness.total(), None));
     }
-    figures.extend(latency::figures("request", &published.requests.total(), floors.answer()));
+    figures.extend(latency::figures("request", &published.requests.total(), Some(floors.answer())));
     figures.extend(used.figures(published.events));
     figures.extend(floors.figures());
     Ok(Outcome {

@@ -60,10 +60,10 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
 
     // One synced write, and a frame for each gateway through the same processors.
     let frames = floors.flow().map(|rate| float(args.gateways.into()) / rate * 1e3);
-    let floor = floors.answer().zip(frames).map(|(answer, frames)| answer + frames);
+    let floor = frames.map(|frames| floors.answer() + frames);
     let mut figures = latency::figures("lastGateway", &slowest, floor);
     figures.extend(latency::figures("gateway", &each, floor));
-    figures.extend(latency::figures("request", &published.requests.total(), floors.answer()));
+    figures.extend(latency::figures("request", &published.requests.total(), Some(floors.answer())));
     figures.extend(used.figures(deliveries));
     figures.extend(floors.figures());
     Ok(Outcome {

@@ -50,8 +50,8 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     let each = float(after.saturating_sub(before)) / float(connections as u64) / 1024.0;
     let mut figures = vec![
         Figure::new("memoryPerConnection", each, "KiB", Better::Lower),
-        Figure::new("memoryBefore", float(before) / 1048576.0, "MiB", Better::Lower),
-        Figure::new("memoryAfter", float(after) / 1048576.0, "MiB", Better::Lower),
+        Figure::new("memoryBefore", float(before) / 1_048_576.0, "MiB", Better::Lower),
+        Figure::new("memoryAfter", float(after) / 1_048_576.0, "MiB", Better::Lower),
     ];
     figures.extend(used.server_time().map(|time| {
         let each = time.as_secs_f64() * 1e6 / args.seconds.as_secs_f64();

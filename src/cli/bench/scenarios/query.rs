@@ -60,7 +60,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     }
     let used = meter.stop();
     let rows = asker.rows;
-    let floor = floors.round_trip();
+    let floor = Some(floors.round_trip());
     let mut figures = latency::figures("firstPage", &pages.total(), floor);
     figures.extend(latency::figures("anyHour", &windows.total(), floor));
     figures.extend(latency::figures("anyGateway", &each.total(), floor));
