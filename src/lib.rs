@@ -1,4 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![doc = include_str!("PERFORMANCE.md")]
 
 pub mod app;
 pub mod client;

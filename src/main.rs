@@ -13,8 +13,8 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
-    node, serve, token, verify,
+    access::ClientOptions, bench, config, delivery, demo, event, gateway, health, inbox, listen,
+    migrate, node, serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -62,6 +62,9 @@ enum Command {
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
+    /// Measure: this machine with a service of its own, or a running service
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -86,6 +89,7 @@ async fn main() -> ExitCode {
         Command::Health(args) => health::run(args, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Bench(command) => bench::run(command, &client).await,
         Command::Completions { shell } => completions(shell),
     };
     cli::output::exit_code(result)

@@ -60,17 +60,18 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// Outside crates that have owners: files or folders under `src/`. A line of
 /// code knows its room by the outside thing that it names.
-const OWNERS: [(&str, &[&str]); 22] = [
+const OWNERS: [(&str, &[&str]); 25] = [
     ("sqlx", &["store/"]),
     ("libsqlite3_sys", &["store/"]),
     ("axum", &["http/", "socket/websocket.rs"]),
-    ("hyper", &["http/"]),
-    ("hyper_util", &["http/"]),
+    ("hyper", &["http/", "client/"]),
+    ("hyper_util", &["http/", "client/"]),
+    ("http_body_util", &["client/"]),
     ("tower", &["http/"]),
     ("tower_http", &["http/"]),
     ("governor", &["http/"]),
     ("proxy_header", &["http/proxy_protocol.rs"]),
-    ("rcgen", &["http/tls.rs"]),
+    ("rcgen", &["http/tls.rs", "cli/bench/floor/"]),
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "dispatch/", "http/"]),
     ("tokio_tungstenite", &["client/", "socket/websocket.rs"]),
@@ -78,6 +79,8 @@ const OWNERS: [(&str, &[&str]); 22] = [
     ("clap", &["cli/", "main.rs"]),
     ("clap_complete", &["cli/", "main.rs"]),
     ("comfy_table", &["cli/"]),
+    ("indicatif", &["cli/"]),
+    ("hdrhistogram", &["cli/bench/"]),
     ("anyhow", &["cli/", "main.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("metrics_exporter_prometheus", &["telemetry.rs"]),

@@ -16,14 +16,9 @@ const TOKEN_VARIABLE: &str = "GATEWAY_EVENTS_TOKEN";
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Client options")]
 pub(crate) struct ClientOptions {
-    /// The service's address
-    #[arg(
-        long,
-        global = true,
-        env = "GATEWAY_EVENTS_URL",
-        default_value = "https://localhost:8443"
-    )]
-    pub(crate) url: String,
+    /// The service's address (https://localhost:8443 if there is none)
+    #[arg(long, global = true, env = "GATEWAY_EVENTS_URL")]
+    pub(crate) url: Option<String>,
     /// File with the access token, `-` for standard input; otherwise GATEWAY_EVENTS_TOKEN is used
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -45,6 +40,11 @@ pub(crate) struct ClientOptions {
 }
 
 impl ClientOptions {
+    /// The service's address.
+    pub(crate) fn address(&self) -> &str {
+        self.url.as_deref().unwrap_or("https://localhost:8443")
+    }
+
     /// Whom to trust.
     pub(crate) fn trust(&self) -> Trust {
         match &self.ca_file {
@@ -56,12 +56,16 @@ impl ClientOptions {
 
     /// A client with the access token.
     pub(crate) fn api(&self) -> anyhow::Result<Api> {
-        let token = secret(self.token_file.as_deref(), TOKEN_VARIABLE)?.with_context(|| {
+        Ok(Api::new(self.address(), Some(self.token()?), &self.trust())?)
+    }
+
+    /// The access token.
+    pub(crate) fn token(&self) -> anyhow::Result<SecretString> {
+        secret(self.token_file.as_deref(), TOKEN_VARIABLE)?.with_context(|| {
             format!(
                 "an access token is needed: set {TOKEN_VARIABLE}, or name a file by --token-file"
             )
-        })?;
-        Ok(Api::new(&self.url, Some(token), &self.trust())?)
+        })
     }
 }
 

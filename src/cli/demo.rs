@@ -10,17 +10,16 @@ use anyhow::Context as _;
 
 use super::interrupt::interrupted;
 use super::output::say;
+use super::service::Service;
 
 mod account;
 mod events;
 mod fleet;
 mod journal;
-mod service;
 
 use events::Publication;
 use fleet::Fleet;
 use journal::Journal;
-use service::Service;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -56,7 +55,7 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
 /// The story. `Ok(false)`: it ended, but not every event arrived once and in order.
 async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
     steps.next("starting the service in a temporary directory")?;
-    let mut service = Service::start(directory, 0).await?;
+    let mut service = Service::start(directory, 0, &[]).await?;
     let api = service.api()?;
 
     steps.next("registering three gateways: amsterdam, berlin and cairo")?;
@@ -79,7 +78,7 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
 
     steps.next("killing the service (SIGKILL), and starting it again on the same port")?;
     service.kill().await?;
-    service = Service::start(directory, service.port()).await?;
+    service = Service::start(directory, service.port(), &[]).await?;
 
     steps.next("publishing six more, at once: who isn't back yet gets them on coming back")?;
     published.extend(events::publish(&api, &fleet, events::AFTER).await?);

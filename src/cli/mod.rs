@@ -1,9 +1,11 @@
 //! The command line: one file per noun. Everything but `serve`, `migrate`,
 //! `verify`, `config` and `token recover` is an ordinary client of the HTTP API and knows
-//! nothing that another client could not know. Secrets are never taken from
+//! nothing that another client could not know; `bench` also writes databases
+//! that it has made itself. Secrets are never taken from
 //! arguments, where other users of the machine could read them.
 
 pub(crate) mod access;
+pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod delivery;
 pub(crate) mod demo;
@@ -17,6 +19,7 @@ pub(crate) mod migrate;
 pub(crate) mod node;
 pub(crate) mod output;
 pub(crate) mod serve;
+mod service;
 mod time;
 pub(crate) mod token;
 pub(crate) mod verify;

@@ -6,7 +6,7 @@
 //! after a status that tells it to stop.
 
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::backoff::Backoff;
 pub use super::protocol::{AckPolicy, ReceivedEvent};
 use super::protocol::{Applied, Welcome, deployment_ack};
-use super::socket::{DialError, Socket, dial};
+use super::socket::{DialError, Endpoint, Socket, dial};
 
 mod announce;
 mod options;
@@ -111,7 +111,9 @@ impl Gateway {
     /// Dials and waits for the acknowledgement.
     async fn open(&self) -> Result<(Socket, Welcome), End> {
         let options = &self.options;
-        let dialled = timeout(DIAL_TIMEOUT, dial(&options.url, &options.key, &options.tls)).await;
+        let endpoint =
+            Endpoint { base: options.url.clone(), tls: Arc::clone(&options.tls), source: None };
+        let dialled = timeout(DIAL_TIMEOUT, dial(&endpoint, &options.key)).await;
         let mut socket = match dialled {
             Ok(Ok(socket)) => socket,
             Ok(Err(DialError::Refused(status))) => return Err(self.refused(status).await),

@@ -5,13 +5,16 @@
 
 pub mod api;
 pub mod backoff;
+pub mod frames;
 pub mod gateway;
+pub mod kept;
 pub mod problem;
 mod protocol;
 mod socket;
 pub mod tls;
 
 pub use reqwest::Url;
+pub use socket::Endpoint;
 pub use tokio_util::sync::CancellationToken;
 
 /// The path that every call but the operational ones begins with.

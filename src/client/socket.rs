@@ -2,6 +2,7 @@
 //! certificate, an HTTP/1.1 upgrade with the key in `api-key`, no
 //! subprotocol, no Origin.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::Url;
@@ -9,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -34,25 +35,53 @@ pub(super) enum DialError {
     Failed(String),
 }
 
-/// Opens a socket to the service at `base`.
-pub(super) async fn dial(
-    base: &Url,
-    key: &SecretString,
-    tls: &Arc<ClientConfig>,
-) -> Result<Socket, DialError> {
+/// Where the service is, whom to trust there, and which of this machine's
+/// addresses to come from.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The service's address, `https://host:port`.
+    pub base: Url,
+    /// Whom to trust.
+    pub tls: Arc<ClientConfig>,
+    /// The address to come from; whichever the system chooses if there is none.
+    pub source: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// Opens a byte stream.
+    pub(super) async fn open(&self) -> std::io::Result<Box<dyn Stream>> {
+        let host = self.base.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = self.base.port_or_known_default().unwrap_or(443);
+        let tcp = match self.source {
+            None => TcpStream::connect((host, port)).await?,
+            Some(source) => connect_from(source, host, port).await?,
+        };
+        tcp.set_nodelay(true)?;
+        if self.base.scheme() != "https" {
+            return Ok(Box::new(tcp));
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await?))
+    }
+}
+
+/// The port is any free one of that address.
+async fn connect_from(source: IpAddr, host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let target = lookup_host((host, port)).await?.find(|it| it.is_ipv4() == source.is_ipv4());
+    let target = target.ok_or_else(|| {
+        std::io::Error::other(format!("{host} has no address that {source} can reach"))
+    })?;
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(target).await
+}
+
+/// Opens a gateway's socket.
+pub(super) async fn dial(endpoint: &Endpoint, key: &SecretString) -> Result<Socket, DialError> {
     let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
-    let request = request(base, key).map_err(|error| failed(&error))?;
-    let host = base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let port = base.port_or_known_default().unwrap_or(443);
-    let tcp = TcpStream::connect((host, port)).await.map_err(|error| failed(&error))?;
-    tcp.set_nodelay(true).map_err(|error| failed(&error))?;
-    let stream: Box<dyn Stream> = if base.scheme() == "https" {
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
-        let connector = TlsConnector::from(Arc::clone(tls));
-        Box::new(connector.connect(name, tcp).await.map_err(|error| failed(&error))?)
-    } else {
-        Box::new(tcp)
-    };
+    let request = request(&endpoint.base, key).map_err(|error| failed(&error))?;
+    let stream = endpoint.open().await.map_err(|error| failed(&error))?;
     match client_async_with_config(request, stream, None).await {
         Ok((socket, _)) => Ok(socket),
         Err(Error::Http(response)) => Err(DialError::Refused(response.status().as_u16())),

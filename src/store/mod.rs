@@ -12,6 +12,7 @@ use crate::event::{
 };
 
 mod errors;
+pub mod floor;
 mod inbox;
 mod ledger;
 mod log;

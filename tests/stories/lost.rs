@@ -156,10 +156,10 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
 
 #[tokio::test]
 async fn a_node_whose_cable_was_cut_finds_out_that_it_was_taken_for_dead() {
-    a_node_that_was_cut_off_finds_out(Fault::BlackHole).await;
+    Box::pin(a_node_that_was_cut_off_finds_out(Fault::BlackHole)).await;
 }
 
 #[tokio::test]
 async fn a_node_whose_database_swallowed_all_finds_out_that_it_was_taken_for_dead() {
-    a_node_that_was_cut_off_finds_out(Fault::Swallows).await;
+    Box::pin(a_node_that_was_cut_off_finds_out(Fault::Swallows)).await;
 }

@@ -35,6 +35,7 @@
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
+mod bench;
 mod both;
 mod bursts;
 mod cluster;

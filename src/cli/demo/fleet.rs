@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::super::service::Service;
 use super::journal::{Journal, Writer};
-use super::service::Service;
 
 /// Name and label of each.
 const MEMBERS: [(&str, &str); 3] =

@@ -180,7 +180,11 @@ pub(super) fn listener(
     Ok(Some(link.settings.clone()))
 }
 
-fn settings(key: &'static str, url: &SecretString) -> Result<PgConnectOptions, OpenError> {
+/// What a URL says; `key` is the setting that it stands in.
+pub(super) fn settings(
+    key: &'static str,
+    url: &SecretString,
+) -> Result<PgConnectOptions, OpenError> {
     let parsed = PgConnectOptions::from_str(url.expose_secret());
     let settings = parsed.map_err(|error| OpenError::Url(key, error))?;
     // No floats are read, and PgBouncer refuses to hear of them.

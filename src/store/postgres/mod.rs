@@ -19,6 +19,7 @@ use crate::wake::Wake;
 
 mod connect;
 mod dialect;
+mod floor;
 mod hear;
 mod migrations;
 mod news;
@@ -30,6 +31,7 @@ mod session;
 #[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
 #[path = "../sql/mod.rs"]
 mod sql;
+mod temporary;
 mod verify;
 mod watch_inbox;
 
@@ -37,9 +39,11 @@ pub use connect::OpenError;
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
 pub use recovery::add_admin_token;
+pub use temporary::Temporary;
 pub use verify::verify;
 
 use connect::Link;
+pub(super) use floor::Bare;
 use news::News;
 use session::Session;
 use sql::writer::{Work, Writer};

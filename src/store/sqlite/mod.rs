@@ -16,6 +16,7 @@ use crate::wake::Wake;
 
 mod dialect;
 mod disk;
+mod floor;
 mod migrations;
 mod open;
 mod options;
@@ -35,6 +36,7 @@ pub use open::OpenError;
 pub use options::Options;
 pub use recovery::add_admin_token;
 
+pub(super) use floor::Bare;
 use questions::Questions;
 use session::Session;
 use sql::writer::{Work, Writer};

@@ -19,7 +19,7 @@ use crate::store::sqlite::sql::targets::{Labelled, Named};
 use crate::store::{Labels, NewEvent, Result, StoreError, storable};
 
 /// Rows as one parameter.
-pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> Result<String> {
+pub(in super::super) fn json<T: Serialize + ?Sized>(rows: &T) -> Result<String> {
     serde_json::to_string(rows)
         .map_err(|error| StoreError::Unavailable(format!("rows can't be passed on: {error}")))
 }

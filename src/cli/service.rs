@@ -1,4 +1,4 @@
-//! The service as a process of its own, so that it can be killed.
+//! The service as a process of its own, so that it can be killed and measured.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,17 +15,22 @@ const TOKEN_FILE: &str = "admin-token";
 const LOG_FILE: &str = "service.log";
 
 /// A running service; dropping it kills the process.
-pub(super) struct Service {
+pub(crate) struct Service {
     process: Child,
     directory: PathBuf,
     url: Url,
 }
 
 impl Service {
-    /// Starts this very program with `serve`, and waits until it listens.
+    /// Starts this very program with `serve` and settings such as
+    /// `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`, and waits until it listens.
     /// The first start's token is kept in the directory for the second.
-    pub(super) async fn start(directory: &Path, port: u16) -> anyhow::Result<Self> {
-        let mut process = spawn(directory, port)?;
+    pub(crate) async fn start(
+        directory: &Path,
+        port: u16,
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
+        let mut process = spawn(directory, port, settings)?;
         let out = process.stdout.take().context("the service has no standard output")?;
         let mut lines = BufReader::new(out).lines();
         let Some(address) = address(&mut lines, directory).await? else {
@@ -45,34 +50,44 @@ impl Service {
     }
 
     /// Where it listens.
-    pub(super) fn url(&self) -> &Url {
+    pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
     /// Its port.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.url.port_or_known_default().unwrap_or(0)
     }
 
     /// Its self-signed certificate is the one to trust.
-    pub(super) fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::CaFile(self.directory.join("certificate.pem"))
     }
 
-    /// A client with the admin's token.
-    pub(super) fn api(&self) -> anyhow::Result<Api> {
+    /// The admin's token.
+    pub(crate) fn token(&self) -> anyhow::Result<SecretString> {
         let token = std::fs::read_to_string(self.directory.join(TOKEN_FILE))
             .context("the service printed no admin access token")?;
-        Ok(Api::new(self.url.as_str(), Some(SecretString::from(token)), &self.trust())?)
+        Ok(SecretString::from(token))
+    }
+
+    /// A client with the admin's token.
+    pub(crate) fn api(&self) -> anyhow::Result<Api> {
+        Ok(Api::new(self.url.as_str(), Some(self.token()?), &self.trust())?)
+    }
+
+    /// Its process, as long as it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// SIGKILL: nothing is flushed, nobody is told.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().await.context("the service can't be killed")
     }
 }
 
-fn spawn(directory: &Path, port: u16) -> anyhow::Result<Child> {
+fn spawn(directory: &Path, port: u16, settings: &[(&str, String)]) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("this program's own file is unknown")?;
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -90,12 +105,13 @@ fn spawn(directory: &Path, port: u16) -> anyhow::Result<Child> {
         .stdout(Stdio::piped())
         .stderr(log)
         .kill_on_drop(true);
-    // Settings of the machine's real service must not reach the demo's.
+    // Settings of the machine's real service must not reach this one.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GATEWAY_EVENTS") {
             command.env_remove(name);
         }
     }
+    command.envs(settings.iter().map(|(key, value)| (format!("GATEWAY_EVENTS__{key}"), value)));
     command.spawn().context("the service can't be started")
 }
 

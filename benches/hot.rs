@@ -1,0 +1,135 @@
+//! What happens for each event, by itself: encoding a frame, the window, the
+//! check of a key, and a batch of a hundred into a real SQLite file. The whole
+//! service is measured by `gateway-events bench`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use gateway_events::clock::Timestamp;
+use gateway_events::dispatch::window::{Limits, Window};
+use gateway_events::event::{CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId};
+use gateway_events::event::{OrganisationKey, Sequence};
+use gateway_events::socket::frame::event_text;
+use gateway_events::store::sqlite::{Options, SqliteStore};
+use gateway_events::store::{Labels, NewEvent, Publish, Published, Store as _, Target};
+use gateway_events::token::{Kind, Presented, issue};
+use gateway_events::wake::Wake;
+use secrecy::ExposeSecret as _;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+const BATCH: usize = 100;
+
+fn event() -> Event {
+    let id = EventId::new(Uuid::now_v7().to_string()).expect("an id");
+    let filler = "x".repeat(200);
+    let payload = format!(r#"{{"configType":"bench","action":"update","filler":"{filler}"}}"#);
+    Event {
+        correlation_id: CorrelationId::new(id.as_str()).expect("an id"),
+        id,
+        event_type: EventType::new("gateway.config.updated").expect("a type"),
+        payload: RawValue::from_string(payload).expect("JSON"),
+        user_id: None,
+        occurred_at: Timestamp::now(),
+        expires_at: None,
+    }
+}
+
+fn frame(criterion: &mut Criterion) {
+    let (event, epoch) = (event(), Epoch(Uuid::new_v4()));
+    let bytes = event_text(&event, Sequence(1), epoch).len() as u64;
+    let mut group = criterion.benchmark_group("frame");
+    group.throughput(Throughput::Bytes(bytes));
+    group.bench_function("event_text", |bencher| {
+        bencher.iter(|| event_text(black_box(&event), Sequence(123_456), epoch));
+    });
+    group.finish();
+}
+
+/// A full window is sent, and confirmed by one receipt.
+fn window(criterion: &mut Criterion) {
+    let limits = Limits { events: 64, bytes: 48 * 1024 };
+    let (now, at) = (Instant::now(), Timestamp::now());
+    criterion.bench_function("window/64 sent and confirmed", |bencher| {
+        bencher.iter_batched(
+            || Window::new(limits, Sequence(0), 0),
+            |mut window| {
+                for number in 1..=64 {
+                    window.offer(Sequence(number), 600, now, at).expect("it is next");
+                }
+                window.receipt(Sequence(64), now)
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+fn key(criterion: &mut Criterion) {
+    let issued = issue(Kind::Gateway).expect("random bytes");
+    let text = issued.key.expose_secret();
+    criterion.bench_function("key/parsed and compared", |bencher| {
+        bencher.iter(|| {
+            let presented = Presented::parse(Kind::Gateway, black_box(text)).expect("a key");
+            presented.matches(&issued.digest)
+        });
+    });
+}
+
+/// One transaction, synced: the statements of a batch, without HTTP.
+fn append(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let options = Options {
+        path: directory.path().join("gateway-events.db"),
+        min_free_bytes: 0,
+        ballast_bytes: 0,
+        ..Options::default()
+    };
+    let gateway: GatewayId = Uuid::new_v4().to_string().parse().expect("an id");
+    let (store, organisation) = runtime.block_on(async {
+        let opened = SqliteStore::open(&options, NodeId::new(), Wake::default()).await;
+        let store = opened.expect("it opens");
+        let organisation = store.organisation("default").await.expect("it is there");
+        let made = store.create_gateway(organisation, gateway, "bench", &Labels::new()).await;
+        made.expect("registered");
+        (store, organisation)
+    });
+    let mut group = criterion.benchmark_group("store");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
+    group.bench_function("append of 100", |bencher| {
+        bencher.iter_batched(
+            || batch(organisation, gateway),
+            |publish| {
+                let published = runtime.block_on(store.append(publish)).expect("appended");
+                assert!(matches!(published, Published::Done(all) if all.len() == BATCH));
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+    runtime.block_on(store.close());
+}
+
+fn batch(organisation: OrganisationKey, gateway: GatewayId) -> Publish {
+    let new = || NewEvent {
+        event: Arc::new(event()),
+        target: Target::Gateways(vec![gateway]),
+        digest: [1; 32],
+        artifact_id: None,
+        deployment_id: None,
+    };
+    let events = (0..BATCH).map(|_| Ok(new())).collect();
+    Publish { organisation, events, idempotency: None }
+}
+
+criterion_group! {
+    name = all;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3));
+    targets = frame, window, key, append
+}
+criterion_main!(all);

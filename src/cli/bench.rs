@@ -1,0 +1,127 @@
+//! `bench`: how much this machine can do, as multiples of what its disk, its
+//! TLS and the bare database allow. A client of the HTTP API and of wss like
+//! everything else here: of a running service, or of one that it starts in a
+//! temporary directory. Every scenario also checks what it measures: whatever
+//! was accepted arrived, once and in order.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::access::ClientOptions;
+use super::interrupt::interrupted;
+
+mod check;
+mod compare;
+mod fleet;
+mod floor;
+mod ground;
+mod latency;
+mod machine;
+mod options;
+mod pace;
+mod progress;
+mod publish;
+mod report;
+mod scenarios;
+
+use ground::Ground;
+use options::Common;
+use report::{Outcome, Report};
+use scenarios::{append, deliver, fanout, idle, query, replay, storm};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Measure(Measure),
+    /// Compare two reports (--json); fails if one of the second's figures is worse
+    Compare(compare::Args),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Measure {
+    /// Publish: how many events a second are accepted, each one synced to disk
+    Append(append::Args),
+    /// Publish and receive: how soon at a fixed rate, or how many a second at most
+    Deliver(deliver::Args),
+    /// One event for many gateways: how long until the last one has it
+    Fanout(fanout::Args),
+    /// A backlog: how many events a second reach gateways that were away
+    Replay(replay::Args),
+    /// Connections on which nothing happens: memory and processor time of each
+    Idle(idle::Args),
+    /// All gateways come back at once: how long until all have caught up
+    Storm(storm::Args),
+    /// Failed deliveries of a time window, asked of a large ledger
+    Query(query::Args),
+    /// What disk, TLS and the bare database allow here: what the others are compared with
+    Floor(floor::Args),
+}
+
+pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let command = match command {
+        Command::Compare(args) => return compare::run(&args, client.json),
+        Command::Measure(command) => command,
+    };
+    machine::allow_many_files();
+    let common = command.common();
+    let mut runs = Vec::new();
+    let mut database = String::new();
+    for _ in 0..common.runs {
+        let ground = Ground::prepare(common, client).await?;
+        ground.database().clone_into(&mut database);
+        let measured = tokio::select! {
+            measured = command.measure(&ground) => measured,
+            () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+        };
+        // Whatever happened, nothing is left behind.
+        let left = ground.clear().await;
+        runs.push(measured?);
+        left.context("what was made for the measurement could not be removed")?;
+    }
+    let report = Report::of(command.name(), &database, runs);
+    report.print(client.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Measure {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Append(_) => "append",
+            Self::Deliver(_) => "deliver",
+            Self::Fanout(_) => "fanout",
+            Self::Replay(_) => "replay",
+            Self::Idle(_) => "idle",
+            Self::Storm(_) => "storm",
+            Self::Query(_) => "query",
+            Self::Floor(_) => "floor",
+        }
+    }
+
+    fn common(&self) -> &Common {
+        match self {
+            Self::Append(args) => &args.common,
+            Self::Deliver(args) => &args.common,
+            Self::Fanout(args) => &args.common,
+            Self::Replay(args) => &args.common,
+            Self::Idle(args) => &args.common,
+            Self::Storm(args) => &args.common,
+            Self::Query(args) => &args.common,
+            Self::Floor(args) => &args.common,
+        }
+    }
+
+    async fn measure(&self, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Append(args) => append::run(args, ground).await,
+            Self::Deliver(args) => deliver::run(args, ground).await,
+            Self::Fanout(args) => fanout::run(args, ground).await,
+            Self::Replay(args) => replay::run(args, ground).await,
+            Self::Idle(args) => idle::run(args, ground).await,
+            Self::Storm(args) => storm::run(args, ground).await,
+            Self::Query(args) => query::run(args, ground).await,
+            Self::Floor(args) => floor::run(args, ground).await,
+        }
+    }
+}

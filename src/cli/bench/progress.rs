@@ -1,0 +1,48 @@
+//! What is going on, for people: on standard error, and only on a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A line that changes.
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::default_spinner());
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(100));
+        }
+        Self(bar)
+    }
+
+    /// Something new begins.
+    pub(super) fn say(&self, what: impl Into<String>) {
+        self.0.set_style(ProgressStyle::default_spinner());
+        self.0.set_message(what.into());
+    }
+
+    /// Something of a known length begins.
+    pub(super) fn expect(&self, what: impl Into<String>, length: u64) {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos}/{human_len}")
+        {
+            self.0.set_style(style);
+        }
+        self.0.set_length(length);
+        self.0.set_position(0);
+        self.0.set_message(what.into());
+    }
+
+    /// It has come so far.
+    pub(super) fn at(&self, position: u64) {
+        self.0.set_position(position);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

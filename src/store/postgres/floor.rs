@@ -1,0 +1,118 @@
+//! The bare driver on a database of its own. Its few texts are checked by
+//! running them, for no story measures without them.
+
+use secrecy::SecretString;
+use sqlx::{Connection as _, PgConnection};
+
+use super::connect::{self, OpenError};
+use super::temporary::options;
+use crate::clock::Timestamp;
+use crate::event::NodeId;
+use crate::store::floor::Rows;
+
+/// A connection to the database.
+pub(in crate::store) struct Bare(PgConnection);
+
+impl Bare {
+    /// Fills an empty database with some gateways.
+    pub(in crate::store) async fn open(
+        url: &SecretString,
+        gateways: u32,
+    ) -> Result<Self, OpenError> {
+        let options = options(url.clone());
+        super::migrate(&options).await?;
+        let (mut connection, _) = connect::first(&options).await?;
+        sqlx::query(
+            "insert into gateways (gateway, id, organisation, name, created_at)
+            overriding system value
+            select n, gen_random_uuid(), 1, 'gateway-' || n, now() from generate_series(1, $1) as n",
+        )
+        .bind(i64::from(gateways.max(1)))
+        .execute(&mut connection)
+        .await?;
+        sqlx::query("insert into streams (gateway, epoch) select gateway, id from gateways")
+            .execute(&mut connection)
+            .await?;
+        Ok(Self(connection))
+    }
+
+    /// One transaction.
+    pub(in crate::store) async fn append(
+        &mut self,
+        rows: &Rows,
+        payload: &str,
+    ) -> Result<(), OpenError> {
+        let mut transaction = self.0.begin().await?;
+        let (gateways, heads): (Vec<i64>, Vec<i64>) = rows.heads.iter().copied().unzip();
+        sqlx::query(
+            "update streams set head = grown.head
+            from unnest($1::bigint[], $2::bigint[]) as grown (gateway, head)
+            where streams.gateway = grown.gateway",
+        )
+        .bind(gateways)
+        .bind(heads)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "insert into events (event, organisation, id, type, payload, correlation_id,
+                occurred_at, appended_at, digest)
+            overriding system value
+            select $1 + nth - 1, 1, id, 'gateway.config.updated', payload, id, now(), now(), $4
+            from unnest($2::text[], $3::text[]) with ordinality as new (id, payload, nth)",
+        )
+        .bind(rows.first)
+        .bind(&rows.ids)
+        .bind(vec![payload; rows.ids.len()])
+        .bind([7_u8; 32].as_slice())
+        .execute(&mut *transaction)
+        .await?;
+        let column = |at: fn(&(i64, i64, i64)) -> i64| rows.outbox.iter().map(at).collect();
+        let columns: [Vec<i64>; 3] =
+            [column(|row| row.0), column(|row| row.1), column(|row| row.2)];
+        let [gateways, sequences, events] = columns;
+        sqlx::query(
+            "insert into outbox (gateway, sequence, event)
+            select * from unnest($1::bigint[], $2::bigint[], $3::bigint[])",
+        )
+        .bind(gateways)
+        .bind(sequences)
+        .bind(events)
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// A failed attempt for each event, `step` microseconds apart.
+    pub(in crate::store) async fn fail_all(
+        &mut self,
+        from: Timestamp,
+        step: i64,
+    ) -> Result<Vec<String>, OpenError> {
+        let mut transaction = self.0.begin().await?;
+        // It may take longer than a statement of the service.
+        sqlx::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
+        sqlx::query(
+            "insert into attempts (gateway, first_sequence, last_sequence, outcome, reason,
+                instance, node, started_at, finished_at)
+            select gateway, sequence, sequence, 'failed', 'not_connected', '', $3, at, at
+            from outbox, lateral (select $1 + (event - 1) * $2 * interval '1 microsecond') as t (at)
+            order by event",
+        )
+        .bind(from)
+        .bind(step)
+        .bind(NodeId::new())
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("update streams set missed = head, failed_total = head")
+            .execute(&mut *transaction)
+            .await?;
+        let gateways = sqlx::query_scalar("select id::text from gateways order by gateway");
+        let gateways = gateways.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(gateways)
+    }
+
+    pub(in crate::store) async fn close(self) -> Result<(), OpenError> {
+        Ok(self.0.close().await?)
+    }
+}

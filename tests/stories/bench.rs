@@ -1,0 +1,230 @@
+//! The load generator: what it reports, that it checks what it measures, and
+//! that it leaves nothing behind. Its figures are nobody's promise here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::server::Database;
+use crate::support::command::{Said, command};
+use crate::support::{PATIENCE, Service};
+
+/// A floor is measured by nobody here, only its shape.
+const QUICK: &str = "--floor-time 20ms --json";
+
+/// Runs a scenario in a directory that must be empty afterwards.
+async fn bench(arguments: &str) -> Value {
+    report(&mut command(&format!("bench {arguments} {QUICK}"))).await
+}
+
+async fn report(command: &mut Command) -> Value {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let said = ended(command.env("TMPDIR", directory.path())).await;
+    assert_empty(directory.path());
+    said.json()
+}
+
+/// A whole service is started and ended, on a machine that is busy with other stories.
+async fn ended(command: &mut Command) -> Said {
+    let running = command.spawn().expect("the binary starts");
+    let ended = tokio::time::timeout(3 * PATIENCE, running.wait_with_output()).await;
+    ended.expect("it ends in time").expect("it ends").into()
+}
+
+fn assert_empty(directory: &Path) {
+    let left: Vec<_> = std::fs::read_dir(directory).expect("a directory").collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+/// Every figure has its members, and these are among them and above zero.
+fn assert_figures(report: &Value, names: &[&str]) {
+    for field in ["version", "date", "command", "database", "scenario"] {
+        assert!(report[field].is_string(), "{field}: {report:#}");
+    }
+    assert!(report["machine"]["cores"].is_u64() && report["machine"]["kernel"].is_string());
+    assert!(report["parameters"].is_object(), "{report:#}");
+    let figures = report["figures"].as_object().expect("figures");
+    for (name, figure) in figures {
+        assert!(figure["value"].is_number() && figure["unit"].is_string(), "{name}: {figure}");
+        let (value, floor) = (figure["value"].as_f64(), figure["floor"].as_f64());
+        if let Some(floor) = floor {
+            let ratio = figure["ratioToFloor"].as_f64().expect("a ratio") * floor;
+            let off = ratio / value.expect("a value");
+            assert!((0.99..1.01).contains(&off) || value == Some(0.0), "{name}: {figure}");
+        }
+    }
+    for name in names {
+        assert!(figures[*name]["value"].as_f64() > Some(0.0), "{name}: {report:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_floor_is_measured_by_itself() {
+    let report = bench("floor").await;
+    assert_figures(
+        &report,
+        &["floorSync", "floorRoundTrip", "floorFlow", "floorAppend1", "floorAppend4096"],
+    );
+}
+
+#[tokio::test]
+async fn append_counts_what_was_accepted() {
+    let report = bench("append --batch 10 --publishers 2 --gateways 3 --seconds 0.2").await;
+    assert_figures(&report, &["eventsPerSecond", "requestP50", "requestMax", "floorAppend64"]);
+    assert!(report["figures"]["eventsPerSecond"]["ratioToFloor"].is_number());
+    let accepted = report["runs"][0]["counts"]["accepted"].as_u64().expect("a count");
+    assert!(accepted >= 20 && accepted.is_multiple_of(10), "{report:#}");
+    assert_eq!(report["database"], "sqlite");
+    assert_eq!(report["parameters"]["gateways"], 3);
+}
+
+#[tokio::test]
+async fn append_and_its_floor_are_measured_on_postgres_in_databases_that_go() {
+    let database = Database::new();
+    let names = "select 1 / (1 - least(count(*), 1)) from pg_database
+        where datname like 'gateway_events_bench_%'";
+    let mut command = command(&format!("bench deliver --seconds 0.2 --gateways 2 {QUICK}"));
+    command.env("GATEWAY_EVENTS_BENCH_DATABASE_URL", database.url());
+    let report = report(&mut command).await;
+    assert_figures(&report, &["recordedPerSecond", "floorAppend1024"]);
+    assert_eq!(report["database"], "postgres");
+    assert_eq!(report["runs"][0]["counts"]["accepted"], report["runs"][0]["counts"]["received"]);
+    // Fails by dividing by zero while there is one.
+    database.run(names);
+}
+
+#[tokio::test]
+async fn deliver_at_a_rate_sends_as_many_as_are_due() {
+    let report = bench("deliver --rate 100 --seconds 0.5 --gateways 2 --publishers 2").await;
+    assert_figures(&report, &["latencyP50", "latencyP999", "latenessMax", "serverCores"]);
+    let counts = &report["runs"][0]["counts"];
+    assert_eq!(counts, &json!({ "accepted": 50, "received": 50, "refused": 0 }));
+}
+
+#[tokio::test]
+async fn deliver_reports_medians_of_runs() {
+    let report = bench("deliver --seconds 0.1 --batch 5 --gateways 2 --runs 2").await;
+    assert_figures(&report, &["acceptedPerSecond", "receivedPerSecond", "recordedPerSecond"]);
+    let runs = report["runs"].as_array().expect("runs");
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        assert_eq!(run["counts"]["accepted"], run["counts"]["received"]);
+    }
+}
+
+#[tokio::test]
+async fn fanout_waits_for_the_last_gateway() {
+    let report = bench("fanout --gateways 5 --events 3 --rate 20").await;
+    assert_figures(&report, &["lastGatewayP50", "lastGatewayMax", "gatewayP50", "floorFlow"]);
+    let counts = &report["runs"][0]["counts"];
+    assert_eq!((&counts["accepted"], &counts["received"]), (&json!(3), &json!(15)));
+}
+
+#[tokio::test]
+async fn replay_reads_the_whole_backlog() {
+    let report = bench("replay --gateways 2 --events 300").await;
+    assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "floorFlow"]);
+    let counts = &report["runs"][0]["counts"];
+    assert_eq!(counts["accepted"], counts["received"]);
+    assert!(counts["accepted"].as_u64() >= Some(600), "{report:#}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_weighed() {
+    let report = bench("idle --connections 20 --seconds 0.2").await;
+    assert_figures(&report, &["memoryBefore", "memoryAfter"]);
+    assert_eq!(report["runs"][0]["counts"]["connections"], 20);
+}
+
+#[tokio::test]
+async fn storm_brings_all_back() {
+    let report = bench("storm --gateways 5 --events 4").await;
+    assert_figures(&report, &["allLive", "allCaughtUp", "allRecorded", "connectsPerSecond"]);
+    let counts = &report["runs"][0]["counts"];
+    assert_eq!((&counts["accepted"], &counts["received"]), (&json!(4), &json!(20)));
+}
+
+#[tokio::test]
+async fn query_asks_a_ledger_that_it_has_written() {
+    let report = bench("query --rows 500 --gateways 3 --questions 5").await;
+    assert_figures(&report, &["firstPageP50", "anyHourP99", "anyGatewayMax"]);
+    let counts = &report["runs"][0]["counts"];
+    assert_eq!(counts["ledgerRows"], 500);
+    assert!(counts["rowsRead"].as_u64() >= Some(1000), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_running_service_is_measured_and_left_as_it_was() {
+    let service = Service::start().await;
+    let mut command = service.command("bench deliver --seconds 0.1 --gateways 2 --floor-time 20ms");
+    let said = ended(&mut command).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("running service"), "{said:?}");
+    assert!(said.out.contains("recordedPerSecond"), "{said:?}");
+    assert_eq!(service.run("gateway list --json").await.json()["count"], 0);
+}
+
+#[tokio::test]
+async fn who_is_interrupted_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut command = command("bench append --seconds 60 --floor-time 1ms");
+    let running = command.env("TMPDIR", directory.path()).spawn().expect("the binary starts");
+    let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
+    // The service's own file says that it has been started.
+    let mut polls = tokio::time::interval(Duration::from_millis(20));
+    let started = tokio::time::timeout(PATIENCE, async {
+        while !has_service(directory.path()) {
+            polls.tick().await;
+        }
+    });
+    started.await.expect("a service is started");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it can be signalled");
+    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    let said: Said = ended.expect("it ends in time").expect("it ends").into();
+    said.failed(1, &["interrupted"]);
+    assert_empty(directory.path());
+}
+
+fn has_service(directory: &Path) -> bool {
+    let made = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    made.into_iter().any(|made| made.path().join("data").join("admin-token").exists())
+}
+
+#[tokio::test]
+async fn reports_are_compared_and_what_is_worse_fails() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, scenario: &str, rate: f64, latency: f64| {
+        let figure = |value: f64, unit: &str, better: &str| json!({ "value": value, "unit": unit, "floor": value * 2.0, "ratioToFloor": 0.5, "better": better });
+        let report = json!({
+            "scenario": scenario,
+            "parameters": {}, "machine": {}, "database": "sqlite", "build": "release",
+            "figures": {
+                "eventsPerSecond": figure(rate, "1/s", "higher"),
+                "requestP99": figure(latency, "ms", "lower"),
+            },
+        });
+        let path = directory.path().join(name);
+        std::fs::write(&path, report.to_string()).expect("written");
+        path.display().to_string()
+    };
+    let before = write("before", "append", 1000.0, 5.0);
+    let same = write("same", "append", 950.0, 5.2);
+    let worse = write("worse", "append", 1200.0, 6.0);
+    let other = write("other", "deliver", 1000.0, 5.0);
+    let compare =
+        async |arguments: String| ended(&mut command(&format!("bench compare {arguments}"))).await;
+
+    let said = compare(format!("{before} {same}")).await;
+    assert!(said.well().contains("same") && !said.out.contains("worse"), "{said:?}");
+    let said = compare(format!("{before} {worse} --json")).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let compared: Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(compared["figures"]["requestP99"]["verdict"], "worse");
+    assert_eq!(compared["figures"]["eventsPerSecond"]["verdict"], "better");
+    compare(format!("{before} {worse} --threshold 25")).await.well();
+    compare(format!("{before} {other}")).await.failed(1, &["same scenario"]);
+    compare(format!("{before} nowhere.json")).await.failed(1, &["nowhere.json"]);
+}
