@@ -63,6 +63,7 @@ mod publish;
 mod questions;
 mod raw;
 mod redrive;
+mod releases;
 mod repeats;
 mod retention;
 mod scopes;
