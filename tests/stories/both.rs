@@ -19,6 +19,14 @@ impl On {
         Self::Shared(Database::new())
     }
 
+    /// Another empty one of the same kind.
+    pub(crate) fn fresh(&self) -> Self {
+        match self {
+            Self::Embedded => Self::Embedded,
+            Self::Shared(_) => Self::shared(),
+        }
+    }
+
     /// Starts the service on it.
     pub(crate) async fn start(&self) -> Service {
         match self {

@@ -69,6 +69,7 @@ mod publish;
 mod questions;
 mod raw;
 mod redrive;
+mod releases;
 mod repeats;
 mod retention;
 mod scopes;

@@ -1,0 +1,217 @@
+//! Databases that earlier releases left behind, with everything in them, are
+//! migrated, and it goes on where it stopped. `releases/000k.sql` is what the
+//! release with k migrations leaves besides what the one before it did.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::both::{On, on_both};
+use crate::place::Place;
+use crate::support::Service;
+use crate::support::http::reply;
+
+on_both! {
+    the_first_release_is_followed
+    every_later_release_is_followed
+}
+
+/// What that release issued; they are in no other database.
+const ADMIN: &str = "gwa_nlxqvsnbacbh_vxqpik3w2lrha5phthzt4r57z4fybnudojlmqqzf2j26hj4ueyym6rzkpm";
+const BERLIN_KEY: &str =
+    "gwk_6mge4ne2iadl_c7wuyomox6umjqbiegwagufiu63ac3uwcbxdthjjvq5qcbl4izvlfstwz4";
+const TOKYO_KEY: &str =
+    "gwk_ucfu6635fots_do3aqexkvnmixz3ik4z2vv2l6x3uzq4gawdwwzltza4aiu723t5fsdnfne";
+const BERLIN: &str = "0198c0de-0000-7000-8000-000000000001";
+const TOKYO: &str = "0198c0de-0000-7000-8000-000000000002";
+const LIMA: &str = "0198c0de-0000-7000-8000-000000000004";
+const MINUTE: Duration = Duration::from_mins(1);
+
+async fn the_first_release_is_followed(on: On) {
+    let place = Place::new(on);
+    follow(place, 1).await;
+}
+
+/// The newest one, too: its own data must survive a restart.
+async fn every_later_release_is_followed(on: On) {
+    let newest = Place::new(on.fresh()).newest();
+    for release in 2..=newest {
+        follow(Place::new(on.fresh()), release).await;
+    }
+}
+
+/// Makes the database of a release, migrates it, and goes on with it.
+async fn follow(place: Place, release: usize) {
+    let (from, to) = leave(&place, release).await;
+    place.ours("migrate").await.well();
+    let report = place.ours("verify --json").await.json();
+    assert_eq!(report["problems"], json!([]), "release {release}");
+    let inbox = i64::from(release >= 2);
+    let counted = json!({"gateways": 4, "events": 7, "deliveries": 11, "attempts": 16, "deadLetters": 2,
+        "inbox": inbox, "rejected": inbox, "problems": []});
+    assert_eq!(report, counted, "release {release}");
+    let (service, on) = place.start(ADMIN).await;
+    queries_answer(&service, from, to).await;
+    publishers_are_known(&service).await;
+    let head = gateways_go_on(&service, release).await;
+    operators_act(&service, from, head).await;
+    let report = on.verify(&service).await;
+    assert_eq!(report.problems, [""; 0], "release {release}");
+}
+
+/// Migrates as far as that release did, and fills in its data; returns a
+/// window of time that holds them.
+async fn leave(place: &Place, release: usize) -> (Timestamp, Timestamp) {
+    place.theirs(&format!("run --target-version {release}")).await.well();
+    let now = Timestamp::now();
+    for step in 1..=release {
+        let file = format!("tests/stories/releases/{step:04}.sql");
+        match std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)) {
+            Ok(script) => place.change(&translated(&script, now, place.is_shared())).await,
+            // Nothing but indexes, say.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+    (now.minus(7000 * MINUTE), now.minus(MINUTE))
+}
+
+/// The script in a database's own words for instants and bytes.
+fn translated(script: &str, now: Timestamp, for_postgres: bool) -> String {
+    // Comments explain the markers, and are no place to put values in.
+    let script: Vec<_> = script.lines().filter(|line| !line.starts_with("--")).collect();
+    let script = script.join("\n");
+    let mut parts = script.split('@');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (minutes, rest) = part.split_at(digits);
+        let instant = now.minus(MINUTE * minutes.parse().expect("minutes"));
+        if for_postgres {
+            text.push_str(&format!("'{instant}'"));
+        } else {
+            text.push_str(&instant.micros().to_string());
+        }
+        text.push_str(rest);
+    }
+    if for_postgres { text.replace(" x'", " '\\x") } else { text }
+}
+
+/// The texts at a member of every row.
+fn texts<'a>(page: &'a Value, member: &str) -> Vec<&'a str> {
+    let list = page["list"].as_array().expect("a list");
+    list.iter().map(|row| row[member].as_str().unwrap_or_default()).collect()
+}
+
+/// Everything that could be asked before can be asked, with the same answer.
+async fn queries_answer(service: &Service, from: Timestamp, to: Timestamp) {
+    let admin = service.admin();
+    let gateways = admin.get("/gateways").await.success();
+    assert_eq!(texts(&gateways, "name"), ["berlin", "lima", "tokyo"]);
+    let berlin = admin.get(&format!("/gateways/{BERLIN}")).await.success();
+    assert_eq!((&berlin["floor"], &berlin["confirmed"]), (&json!(2), &json!(6)), "{berlin:#}");
+    assert_eq!(berlin["epoch"], "0198c0de-0000-7000-8000-0000000000e1");
+    assert_eq!(admin.get(&format!("/gateways/{LIMA}")).await.success()["disabled"], true);
+
+    let window = format!("from={from}&to={to}");
+    let failed = admin.get(&format!("/deliveries?{window}")).await.success();
+    let expected = ["e-10", "e-9", "e-keyed", "e-5", "e-4", "e-3"];
+    let known: Vec<_> = texts(&failed, "eventId").into_iter().filter(|id| !id.is_empty()).collect();
+    assert_eq!(known, expected, "{failed:#}");
+    let dead = admin.get(&format!("/deliveries?{window}&reason=connection_lost")).await.success();
+    let dead = &dead["list"][0];
+    assert_eq!((&dead["state"], &dead["failures"]), (&json!("failed"), &json!(5)), "{dead:#}");
+    let again = admin.get(&format!("/deliveries?{window}&correlationId=c-3")).await.success();
+    assert_eq!(again["list"][0]["redriven"], true, "{again:#}");
+    let summary = admin.get(&format!("/deliveries/summary?{window}&bucket=7d")).await.success();
+    let count = |reason: &str| {
+        let rows = summary["list"].as_array().expect("a list");
+        let of = rows.iter().filter(|row| row["key"] == reason);
+        of.filter_map(|row| row["count"].as_i64()).sum::<i64>()
+    };
+    assert_eq!(count("connection_lost"), 5, "{summary:#}");
+    assert_eq!(count("not_connected"), 4, "{summary:#}");
+
+    let event = admin.get("/events/e-4").await.success();
+    assert_eq!((&event["userId"], &event["correlationId"]), (&json!("alice"), &json!("c-4")));
+    let states = event["deliveries"].as_array().expect("deliveries").iter();
+    let states: Vec<_> =
+        states.map(|it| (it["gatewayName"].as_str(), it["state"].as_str())).collect();
+    let expected = [("berlin", "delivered"), ("lima", "pending"), ("tokyo", "delivered")];
+    assert_eq!(states, expected.map(|(name, state)| (Some(name), Some(state))));
+    let stats = admin.get("/stats").await.success();
+    let stats = &stats["eventDelivery"];
+    assert_eq!((&stats["totalEventsSent"], &stats["deadLetters"]), (&json!(6), &json!(1)));
+    assert!(stats["failedDeliveries"].as_i64().is_some_and(|failed| failed >= 11), "{stats:#}");
+
+    let sockets = format!("/gateways/{BERLIN}/connections");
+    let sockets =
+        service.eventually(&sockets, |page| !texts(page, "closeReason").contains(&"")).await;
+    let reasons = ["node_lost", "closed_by_gateway", "connection_lost"];
+    assert_eq!(texts(&sockets, "closeReason"), reasons, "{sockets:#}");
+}
+
+/// A repeat is still a repeat, and a type that was registered still one.
+async fn publishers_are_known(service: &Service) {
+    let first = json!([{"gatewayId": BERLIN, "sequence": 8}, {"gatewayId": TOKYO, "sequence": 2}]);
+    let repeat = service.admin().publish(KEYED).await.success();
+    assert_eq!(repeat["deliveries"], first, "by its id");
+    let with_key =
+        service.admin().request(Method::POST, "/events").header("idempotency-key", "k-1");
+    let with_key = with_key.header("content-type", "application/json").body(KEYED);
+    assert_eq!(reply(with_key).await.success()["deliveries"], first, "by its request's key");
+    let wrong = json!({"type": "cache.flushed", "gatewayIds": [TOKYO], "payload": {}});
+    service.admin().post("/events", &wrong).await.invalid("payload", &["cache"]);
+}
+
+/// The body of the request whose key is kept.
+const KEYED: &str = r#"{"type":"gateway.config.updated","id":"e-keyed","correlationId":"c-keyed","gatewayIds":["0198c0de-0000-7000-8000-000000000001","0198c0de-0000-7000-8000-000000000002"],"payload":{"configType":"cache","action":"update","ratio":1.10}}"#;
+
+/// A gateway with its old key gets what was pending, in order and byte for
+/// byte; one with a revoked key doesn't. Returns the gateway's head.
+async fn gateways_go_on(service: &Service, release: usize) -> i64 {
+    assert_eq!(service.connect(TOKYO_KEY).await.err().expect("revoked").0, 401);
+    let mut pending = vec!["e-3", "e-keyed", "e-9", "e-10"];
+    if release >= 2 {
+        pending.push("e-inbox");
+        let rejected = service.admin().get("/inbox/rejected").await.success();
+        assert_eq!(texts(&rejected, "eventId"), ["e-misspelt"], "{rejected:#}");
+        service.eventually(&format!("/gateways/{BERLIN}"), |berlin| berlin["head"] == 11).await;
+    }
+    let mut socket = service.connected(BERLIN_KEY).await;
+    let mut sequence = 6;
+    for event in pending {
+        sequence += 1;
+        let text = socket.next_text().await.expect("an event");
+        let frame: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&frame["sequence"], &frame["eventId"]), (&json!(sequence), &json!(event)));
+        if event == "e-9" {
+            let payload = r#"{"z":"\u0000 \"quoted\" ü","cache":"tokens","n":1.50}"#;
+            assert!(text.contains(payload), "{text}");
+        }
+    }
+    let next =
+        json!({"type": "cache.flushed", "gatewayIds": [BERLIN], "payload": {"cache": "all"}});
+    let next = service.admin().post("/events", &next).await.success();
+    assert_eq!(next["deliveries"][0]["sequence"], sequence + 1);
+    socket.expect(sequence + 1..=sequence + 1).await;
+    let socket = socket.serve();
+    let berlin = format!("/gateways/{BERLIN}");
+    service.eventually(&berlin, |berlin| berlin["confirmed"] == sequence + 1).await;
+    socket.abort();
+    sequence + 1
+}
+
+/// What was given up can still be appended again, and nothing else that failed.
+async fn operators_act(service: &Service, from: Timestamp, head: i64) {
+    let all = json!({"filter": {"gatewayId": BERLIN, "from": from.to_string()}});
+    let done = service.admin().post("/deliveries/redrive", &all).await.success();
+    let redriven = done["redriven"].as_array().expect("a list");
+    assert_eq!((redriven.len(), &done["alreadyRedriven"]), (1, &json!(1)), "{done:#}");
+    assert_eq!(
+        (&redriven[0]["sequence"], &redriven[0]["newSequence"]),
+        (&json!(5), &json!(head + 1))
+    );
+}
