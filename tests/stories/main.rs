@@ -68,6 +68,7 @@ mod scopes;
 mod server;
 mod settings;
 mod simulator;
+mod store_memory;
 mod store_postgres;
 mod store_sqlite;
 mod support;

@@ -4,13 +4,13 @@
 //! lays down.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::sql::Chore;
 use super::sql::connections::Left;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
+use crate::store::limits::SILENCE;
 
 mod attempts;
 mod batches;
@@ -40,10 +40,6 @@ macro_rules! query_scalar {
     ($text:tt $($rest:tt)*) => { sqlx::query_scalar!($text + " -- postgres" $($rest)*) };
 }
 pub(super) use {query, query_as, query_scalar};
-
-/// A node that has not been heard of for this long is dead. It says that it
-/// lives every few seconds, so that a pause of its own does not kill it.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// Tells our advisory locks from those of others in the same database.
 const LOCKS: i32 = 0x6765_7673;
