@@ -50,6 +50,7 @@ mod journey;
 mod ledger;
 mod line;
 mod migrations;
+mod model;
 mod nodes;
 mod operations;
 mod organisations;

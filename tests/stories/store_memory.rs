@@ -16,7 +16,7 @@ use gateway_events::wake::Wake;
 
 use crate::conformance::{self, Corner, Outsider, Row, connection, event, keep_all};
 
-pub(crate) fn database() -> MemoryDatabase {
+fn database() -> MemoryDatabase {
     MemoryDatabase::new(Arc::new(Timestamp::now))
 }
 
@@ -34,7 +34,7 @@ conformance::conforms!(fresh);
 conformance::conforms_beside_another_program!(fresh, beside);
 
 /// What another program's rows come by.
-struct Program(MemoryDatabase);
+pub(crate) struct Program(pub(crate) MemoryDatabase);
 
 #[expect(clippy::unused_async, reason = "the databases are waited for")]
 async fn beside(database: &MemoryDatabase) -> Program {

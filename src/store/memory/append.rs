@@ -134,6 +134,8 @@ impl Tables {
                 Err(_) => unknown.push(*id),
             }
         }
+        // As a repeat finds them in the log, so that it is answered the same.
+        found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(Refusal::UnknownGateways(unknown)) }
     }
 
