@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::StoreError;
+use crate::event::GatewayId;
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
@@ -15,6 +16,40 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::RowNotFound => Self::Corrupt(text),
             _ => Self::Unavailable(text),
         }
+    }
+}
+
+/// Refusals that say the same whichever store they come from.
+impl StoreError {
+    pub(super) fn gateway_id_taken(id: GatewayId) -> Self {
+        Self::Conflict(format!(
+            "the gateway id {id} is or was in use; leave it out to be given a new one"
+        ))
+    }
+
+    pub(super) fn gateway_name_taken(name: &str, by: GatewayId) -> Self {
+        Self::Conflict(format!(
+            "the name {name:?} belongs to gateway {by}; choose another name, or delete that gateway first"
+        ))
+    }
+
+    pub(super) fn too_many_tokens(gateway: GatewayId, live: i64) -> Self {
+        Self::Conflict(format!(
+            "gateway {gateway} has {live} live tokens, which is all it may have; revoke the one that is no longer used, then make the new one"
+        ))
+    }
+
+    pub(super) fn put_back_already(rejected: i64) -> Self {
+        Self::Conflict(format!(
+            "The rejected row {rejected} has been put back into the inbox already."
+        ))
+    }
+
+    /// Somebody took a name, id or key a moment ago.
+    pub(super) fn taken_meanwhile(what: &str) -> Self {
+        Self::Conflict(format!(
+            "another request took this name or id at the same moment ({what}); look, and try again"
+        ))
     }
 }
 
@@ -59,10 +94,8 @@ fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
 /// By SQLSTATE (Postgres's manual, appendix A).
 fn of_postgres(code: &str, text: String) -> StoreError {
     match code {
-        // unique_violation: somebody took the name, id or key a moment ago.
-        "23505" => StoreError::Conflict(format!(
-            "another request took this name or id at the same moment ({text}); look, and try again"
-        )),
+        // unique_violation
+        "23505" => StoreError::taken_meanwhile(&text),
         // data_exception, program_limit_exceeded: a value that it can't hold,
         // now or later.
         code if code.starts_with("22") || code.starts_with("54") => StoreError::Corrupt(text),

@@ -59,6 +59,17 @@ pub enum DeliveryState {
     Failed,
 }
 
+impl DeliveryState {
+    /// A dead letter is failed whatever the cursor says; then the cursor decides.
+    pub(super) const fn of(is_dead: bool, is_confirmed: bool) -> Self {
+        match (is_dead, is_confirmed) {
+            (true, _) => Self::Failed,
+            (false, true) => Self::Delivered,
+            (false, false) => Self::Pending,
+        }
+    }
+}
+
 /// One attempt that covers a delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,6 +126,21 @@ pub struct Delivery {
     pub reason: Option<Reason>,
     /// Every attempt, oldest first (the newest 100).
     pub attempts: Vec<Attempt>,
+}
+
+impl Delivery {
+    /// Fills in the attempts, oldest first, and what follows from them.
+    pub(super) fn with(mut self, attempts: Vec<Attempt>) -> Self {
+        let failed = |attempt: &&Attempt| attempt.outcome == "failed";
+        let last = attempts.iter().rfind(failed);
+        self.failures = u32::try_from(attempts.iter().filter(failed).count()).unwrap_or(u32::MAX);
+        self.first_failure_at = attempts.iter().find(failed).map(|attempt| attempt.finished_at);
+        self.last_failure_at = last.map(|attempt| attempt.finished_at);
+        self.reason = last.and_then(|attempt| attempt.reason);
+        self.delivered_since = self.failures > 0 && self.state == DeliveryState::Delivered;
+        self.attempts = attempts;
+        self
+    }
 }
 
 /// A page of deliveries.

@@ -307,6 +307,18 @@ pub struct DeploymentKey {
     pub suffix: &'static str,
 }
 
+/// When a payload says that it was performed. A time that can't be read can't
+/// be compared either.
+pub(super) fn performed_at(payload: &str) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Payload {
+        #[serde(rename = "performedAt")]
+        performed_at: serde_json::Value,
+    }
+    let payload: Payload = serde_json::from_str(payload).ok()?;
+    Timestamp::parse(payload.performed_at.as_str()?).ok()
+}
+
 /// A page of connections, newest first.
 #[derive(Clone, Debug)]
 pub struct ConnectionPage {

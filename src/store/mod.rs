@@ -15,12 +15,17 @@ mod errors;
 pub mod floor;
 mod inbox;
 mod ledger;
+mod limits;
 mod log;
+pub mod memory;
 mod nodes;
 mod open;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod principals;
+mod ranges;
+mod receipts;
+mod repeats;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -36,6 +41,7 @@ pub use schema::SchemaError;
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;
 use errors::storable;
+use log::performed_at;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]

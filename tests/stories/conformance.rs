@@ -38,6 +38,7 @@ macro_rules! conforms {
         $crate::conformance::conforms! { $fresh:
             numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
             a_repeated_id_gets_the_first_answer_and_another_content_is_refused
+            a_repeat_names_the_gateways_in_the_order_of_the_first_answer
             a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
             a_repeated_key_gets_every_item_of_the_first_answer
             a_repeat_gets_the_first_answer_though_it_is_unfit_by_now

@@ -29,7 +29,14 @@ pub(crate) fn options(database: &Database) -> Options {
 
 /// A node on a database.
 pub(crate) async fn open(database: &Database) -> Result<Arc<PostgresStore>, OpenError> {
-    PostgresStore::open(&options(database), NodeId::new(), Wake::default()).await
+    open_as(database, NodeId::new()).await
+}
+
+pub(crate) async fn open_as(
+    database: &Database,
+    node: NodeId,
+) -> Result<Arc<PostgresStore>, OpenError> {
+    PostgresStore::open(&options(database), node, Wake::default()).await
 }
 
 async fn fresh() -> (Arc<PostgresStore>, Database) {

@@ -15,7 +15,11 @@ use crate::conformance;
 use crate::outsider::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
-    SqliteStore::open(&options(directory), NodeId::new(), Wake::default()).await
+    open_as(directory, NodeId::new()).await
+}
+
+pub(crate) async fn open_as(directory: &Path, node: NodeId) -> Result<Arc<SqliteStore>, OpenError> {
+    SqliteStore::open(&options(directory), node, Wake::default()).await
 }
 
 fn options(directory: &Path) -> Options {

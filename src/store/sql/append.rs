@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::dialect::{self, Connection};
 
-use super::batch::MOST_DELIVERIES;
 use super::repeats::{self, Identity};
 use super::targets::Targets;
 use crate::clock::Timestamp;
 use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{
     Appended, AppendedDelivery, Judged, NewEvent, Publish, Published, Refusal, Result, StoreError,
 };

@@ -11,6 +11,7 @@ use super::targets;
 use super::writer::{Answer, Command, Room};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason};
+use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
 use crate::wake::{Hint, Wake};
 
@@ -63,10 +64,6 @@ impl Failure {
         }
     }
 }
-
-/// Deliveries that one transaction writes, and one request may come to unless
-/// it is a single event: others wait for as long as that takes.
-pub(super) const MOST_DELIVERIES: usize = 20_000;
 
 /// How often a batch looks again before its commands are tried one by one.
 const RACES: usize = 3;

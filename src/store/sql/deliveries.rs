@@ -21,9 +21,7 @@ mod tests;
 /// events; what a last round reads comes on top.
 pub(super) const WORK: usize = 6_000;
 
-/// The longest range that an attempt covers (the schema checks it), so that the
-/// attempts at a sequence are found within this many first sequences below it.
-pub(super) const LONGEST_RANGE: i64 = 1000;
+pub(super) use crate::store::limits::LONGEST_RANGE;
 
 /// One delivery: gateway (inside key) and sequence.
 pub(crate) type Key = (i64, i64);

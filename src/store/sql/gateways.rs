@@ -42,9 +42,7 @@ pub(super) async fn create_gateway(
     .fetch_optional(&mut *connection)
     .await?;
     let Some(gateway) = inserted else {
-        return Err(StoreError::Conflict(format!(
-            "the gateway id {id} is or was in use; leave it out to be given a new one"
-        )));
+        return Err(StoreError::gateway_id_taken(id));
     };
     let epoch = Epoch::new();
     query!("insert into streams (gateway, epoch) values ($1, $2)", gateway.0, epoch as _)
@@ -209,9 +207,7 @@ async fn refuse_taken_name(
     .await?;
     match taken {
         None => Ok(()),
-        Some(id) => Err(StoreError::Conflict(format!(
-            "the name {name:?} belongs to gateway {id}; choose another name, or delete that gateway first"
-        ))),
+        Some(id) => Err(StoreError::gateway_name_taken(name, id)),
     }
 }
 

@@ -7,8 +7,8 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{Range, Result, storable};
 
-/// The longest range in one row; the schema checks it.
-pub(super) const LONGEST_RANGE: i64 = 1000;
+pub(super) use crate::store::limits::LONGEST_RANGE;
+pub(super) use crate::store::ranges::cut;
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {
@@ -30,17 +30,6 @@ pub(super) enum How<'a> {
     Failed(Reason, &'a str),
     /// Nobody can say.
     Unknown(&'a str),
-}
-
-/// Cuts a range into pieces that fit into a row; an empty one has none.
-pub(super) fn cut(range: Range) -> impl Iterator<Item = Range> {
-    let after = |first: &i64| Some(first + LONGEST_RANGE);
-    std::iter::successors(Some(range.first.0), after)
-        .take_while(move |first| *first <= range.last.0)
-        .map(move |first| Range {
-            first: Sequence(first),
-            last: Sequence(range.last.0.min(first + LONGEST_RANGE - 1)),
-        })
 }
 
 /// Writes attempts, and counts the failed ones.
@@ -171,16 +160,4 @@ pub(super) async fn bury(
         }
     }
     if count > 0 { count_dead(connection, gateway, count).await } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_a_range_without_gap_or_overlap() {
-        let range = Range { first: Sequence(5), last: Sequence(2504) };
-        let pieces: Vec<_> = cut(range).map(|piece| (piece.first.0, piece.last.0)).collect();
-        assert_eq!(pieces, [(5, 1004), (1005, 2004), (2005, 2504)]);
-    }
 }

@@ -7,7 +7,9 @@ use super::dialect::{self, Connection, query, query_scalar};
 use super::ledger::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Sequence};
-use crate::store::{Range, Result};
+use crate::store::Result;
+
+pub(super) use crate::store::ranges::above;
 
 /// Everything up to `to` is done with on `connection`.
 pub(crate) struct Move {
@@ -79,10 +81,4 @@ pub(super) async fn applied(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// The part of a range that lies above a position.
-pub(super) fn above(range: Range, position: Sequence) -> Option<Range> {
-    let first = range.first.max(position.next());
-    (first <= range.last).then_some(Range { first, last: range.last })
 }

@@ -9,40 +9,10 @@ use super::ledger::{self, Ended, How};
 use super::positions::{self, Move};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::receipts::Waiting;
 use crate::store::{Range, Record, Result};
 
-/// Receipts of one connection for neighbouring deliveries.
-#[derive(Clone, Copy)]
-pub(crate) struct Receipts {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) connection: ConnectionId,
-    pub(crate) range: Range,
-    pub(crate) started_at: Timestamp,
-    pub(crate) finished_at: Timestamp,
-}
-
-/// Receipts that wait to be written together.
-#[derive(Default)]
-struct Waiting {
-    receipts: Vec<Receipts>,
-    newest: HashMap<ConnectionId, usize>,
-}
-
-impl Waiting {
-    /// Adds receipts, to their neighbours if there are such.
-    fn add(&mut self, new: Receipts) {
-        if let Some(newest) = self.newest.get(&new.connection) {
-            let newest = &mut self.receipts[*newest];
-            if newest.gateway == new.gateway && newest.range.last.next() == new.range.first {
-                newest.range.last = new.range.last;
-                newest.finished_at = newest.finished_at.max(new.finished_at);
-                return;
-            }
-        }
-        self.newest.insert(new.connection, self.receipts.len());
-        self.receipts.push(new);
-    }
-}
+pub(crate) use crate::store::receipts::Receipts;
 
 /// Puts records on record, in order.
 pub(super) async fn record<'a>(

@@ -13,6 +13,7 @@ use super::gateways::live_key;
 use super::ledger;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::limits::REDRIVEN;
 use crate::store::{
     DeliveryState, RedriveSelection, Redriven, RedrivenDelivery, Result, StoreError,
 };
@@ -25,8 +26,7 @@ mod tests;
 
 use candidates::Candidate;
 
-/// Deliveries per call at the most, and per transaction: others wait for it.
-const MOST: usize = 1_000;
+/// Deliveries per transaction at the most: others wait for it.
 pub(super) const AT_A_TIME: usize = 100;
 
 /// Looks for what can be appended again, and counts what is left alone.
@@ -49,7 +49,8 @@ pub(super) async fn search(
                 Some(_) => Redriven::default(),
             };
             let chosen =
-                candidates::matching(connection, now, &matching, after, MOST, &mut answer).await?;
+                candidates::matching(connection, now, &matching, after, REDRIVEN, &mut answer)
+                    .await?;
             (answer, chosen)
         }
     };

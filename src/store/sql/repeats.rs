@@ -7,9 +7,9 @@ use super::dialect::{self, Connection};
 
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, OrganisationKey, Sequence};
-use crate::store::{
-    Appended, AppendedDelivery, Judged, Publish, Published, Refusal, Result, StoreError,
-};
+use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
+
+pub(super) use crate::store::repeats::{in_place, named};
 
 /// What an event or a key is called across organisations.
 pub(super) type Identity = (OrganisationKey, String);
@@ -34,35 +34,6 @@ pub(crate) struct KnownEvent {
 
 /// Answers by key, each with the digest of the request it belongs to.
 pub(super) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
-
-/// An item's id, if it has one that can be read, and the digest of its content.
-pub(super) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
-    match item {
-        Ok(new) => Some((&new.event.id, &new.digest)),
-        Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
-    }
-}
-
-/// A kept answer, item by item. Rows of earlier versions have none for items
-/// that were unfit at that time; where these can't be told from the others any
-/// more, no answer is better than another item's.
-pub(super) fn in_place(
-    kept: &[std::result::Result<Appended, Refusal>],
-    publish: &Publish,
-) -> Published {
-    if kept.len() == publish.events.len() {
-        return Published::Done(kept.to_vec());
-    }
-    if kept.len() != publish.fit().count() {
-        return Published::KeyReused;
-    }
-    let mut kept = kept.iter().cloned();
-    let answers = publish.events.iter().filter_map(|item| match item {
-        Ok(_) => kept.next(),
-        Err(unfit) => Some(Err(Refusal::Unfit(unfit.problem.clone()))),
-    });
-    Published::Done(answers.collect())
-}
 
 /// Answers that were given before for the requests' keys.
 pub(super) async fn kept_answers(

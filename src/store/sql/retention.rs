@@ -4,7 +4,6 @@
 //! where the next batch goes on.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::Chore;
 use super::dialect::{self, Connection, query, query_as};
@@ -13,15 +12,10 @@ use super::ledger::{self, Ended, How};
 use super::positions;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
+use crate::store::limits::{REPEATS, TRIMMED_STREAMS};
 use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
 mod letters;
-
-/// How long a repeated request is recognised.
-const REPEATS: Duration = Duration::from_hours(24);
-
-/// Streams looked at per transaction; most have nothing to give.
-const STREAMS: i64 = 256;
 
 /// A stream, and when the oldest row of its log was appended.
 struct Stream {
@@ -133,7 +127,7 @@ async fn logs(
     trimmed: &mut Trimmed,
 ) -> Result<bool> {
     let mut found = streams(connection, mark.gateway).await?;
-    let is_over = i64::try_from(found.len()).is_ok_and(|count| count < STREAMS);
+    let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
     found.retain(|stream| stream.is_overfull(now, limits));
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
@@ -175,7 +169,7 @@ async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>>
         where s.gateway > $1 order by s.gateway limit $2
         "#,
         after,
-        STREAMS
+        TRIMMED_STREAMS
     )
     .fetch_all(connection)
     .await?)

@@ -8,7 +8,9 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
-use crate::store::{DeploymentKey, OutboxPage, OutboxRow, Result, StoreError, storable};
+use crate::store::{
+    DeploymentKey, OutboxPage, OutboxRow, Result, StoreError, performed_at, storable,
+};
 
 /// A row of a log, before anybody has looked at its payload.
 pub(crate) struct Row {
@@ -89,15 +91,4 @@ pub(super) async fn find_deployment(
     .fetch_optional(connection)
     .await?;
     Ok(row.map(|row| (row.sequence, performed_at(&row.payload))))
-}
-
-/// A time that can't be read can't be compared either.
-fn performed_at(payload: &str) -> Option<Timestamp> {
-    #[derive(serde::Deserialize)]
-    struct Payload {
-        #[serde(rename = "performedAt")]
-        performed_at: serde_json::Value,
-    }
-    let payload: Payload = serde_json::from_str(payload).ok()?;
-    Timestamp::parse(payload.performed_at.as_str()?).ok()
 }

@@ -79,6 +79,8 @@ impl Targets {
                 None => unknown.push(*id),
             }
         }
+        // As a repeat finds them in the log, so that it is answered the same.
+        found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(unknown) }
     }
 }

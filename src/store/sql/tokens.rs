@@ -17,8 +17,7 @@ pub(super) use gateway::{
     create_gateway_token, gateway_credential, gateway_tokens, revoke_gateway_token,
 };
 
-/// How exact "last used" is, as a write per request would be a commit per request.
-pub(super) const NOTED_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
+pub(super) use crate::store::limits::NOTED_EVERY;
 
 pub(super) async fn organisation(
     connection: &mut Connection,

@@ -33,6 +33,18 @@ pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_r
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
 }
 
+pub(crate) async fn a_repeat_names_the_gateways_in_the_order_of_the_first_answer(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let (one, two) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    for named in [vec![one.id, two.id], vec![two.id, one.id]] {
+        let event = event(Target::Gateways(named));
+        let first = corner.publish(vec![event.clone()]).await;
+        assert_eq!(corner.publish(vec![event]).await, first);
+    }
+}
+
 pub(crate) async fn a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused(
     store: &dyn Store,
 ) {

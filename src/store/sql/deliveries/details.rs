@@ -21,41 +21,17 @@ pub(crate) async fn deliveries(connection: &mut Connection, keys: &[Key]) -> Res
     let mut attempts = attempts(connection, keys).await?;
     Ok(standings
         .into_iter()
-        .map(|Standing { key, mut delivery }| {
-            delivery.attempts = attempts.remove(&key).unwrap_or_default();
-            summarise(&mut delivery);
-            delivery
-        })
+        .map(|Standing { key, delivery }| delivery.with(attempts.remove(&key).unwrap_or_default()))
         .collect())
 }
 
-/// Fills in what follows from the attempts.
-fn summarise(delivery: &mut Delivery) {
-    let failures = || delivery.attempts.iter().filter(|attempt| attempt.outcome == "failed");
-    let count = u32::try_from(failures().count()).unwrap_or(u32::MAX);
-    let first = failures().next().map(|attempt| attempt.finished_at);
-    let last = failures().next_back().map(|attempt| (attempt.finished_at, attempt.reason));
-    delivery.failures = count;
-    delivery.first_failure_at = first;
-    delivery.last_failure_at = last.map(|(at, _)| at);
-    delivery.reason = last.and_then(|(_, reason)| reason);
-    delivery.delivered_since = count > 0 && delivery.state == DeliveryState::Delivered;
-}
-
-/// Where the deliveries of these keys stand, in the order of the keys. A dead
-/// letter is failed whatever the cursor says; then the cursor decides.
+/// Where the deliveries of these keys stand, in the order of the keys.
 pub(crate) async fn standings(connection: &mut Connection, keys: &[Key]) -> Result<Vec<Standing>> {
     let rows = dialect::standings(connection, keys).await?;
     Ok(rows
         .into_iter()
         .map(|row| {
-            let state = if row.dead {
-                DeliveryState::Failed
-            } else if row.sequence <= row.confirmed {
-                DeliveryState::Delivered
-            } else {
-                DeliveryState::Pending
-            };
+            let state = DeliveryState::of(row.dead, row.sequence <= row.confirmed);
             let delivery = Delivery {
                 gateway_id: row.gateway_id,
                 gateway_name: row.gateway_name,

@@ -5,10 +5,10 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::super::append::{self, Grown};
-use super::super::batch::MOST_DELIVERIES;
 use super::super::dialect::{self, Connection, query};
 use super::super::targets::{self, Targets};
 use crate::event::GatewayKey;
+use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{Drained, JudgedRow, Publish, Published, Rejection, Result};
 
 /// A row that is there, as the request that it comes to.

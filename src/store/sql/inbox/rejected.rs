@@ -4,10 +4,8 @@
 use super::super::dialect::{self, Connection, query};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
+use crate::store::limits::RETRIED;
 use crate::store::{RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError};
-
-/// Rows per retry at the most: it is one transaction, and others wait for it.
-const MOST: i64 = 1_000;
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");
 
@@ -51,16 +49,14 @@ pub(super) async fn retry(
         RetrySelection::Filter(filter) => (None, filter),
     };
     let mut chosen =
-        dialect::choose_rejected(connection, organisation, one, &filter, MOST + 1).await?;
+        dialect::choose_rejected(connection, organisation, one, &filter, RETRIED + 1).await?;
     if let (Some(id), true) = (one, chosen.is_empty()) {
         return Err(match show(connection, organisation, id, 0).await? {
-            Some(_) => StoreError::Conflict(format!(
-                "The rejected row {id} has been put back into the inbox already."
-            )),
+            Some(_) => StoreError::put_back_already(id),
             None => MISSING,
         });
     }
-    let more = chosen.len() > usize::try_from(MOST).unwrap_or(usize::MAX);
+    let more = chosen.len() > usize::try_from(RETRIED).unwrap_or(usize::MAX);
     if more {
         chosen.pop();
     }

@@ -7,11 +7,8 @@ use super::super::deliveries::{Key, Matching};
 use super::super::dialect::{self, Connection};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey};
+use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP};
 use crate::store::{RedriveCursor, Redriven, Result};
-
-/// Ranges looked at, and deliveries looked up, per call at the most.
-const LETTERS: i64 = 2_000;
-const LOOKED_UP: usize = 2_000;
 
 /// A dead letter that was not redriven, the range in which it is kept, and its
 /// event, if that is still there.
@@ -104,7 +101,8 @@ async fn letters(
 ) -> Result<Stretch> {
     let up_to = matching.gateway.unwrap_or(i64::MAX);
     let organisation = crate::event::OrganisationKey(matching.organisation);
-    let found = dialect::open_letters(connection, organisation, after, up_to, LETTERS).await?;
+    let found =
+        dialect::open_letters(connection, organisation, after, up_to, REDRIVE_LETTERS).await?;
     let mut keys = Vec::new();
     let mut reached = after;
     for letter in &found {
@@ -113,7 +111,7 @@ async fn letters(
             if !letter.matches {
                 break;
             }
-            if keys.len() == LOOKED_UP {
+            if keys.len() == REDRIVE_LOOKED_UP {
                 return Ok(Stretch { keys, next: Some(reached) });
             }
             keys.push((letter.gateway, sequence));
@@ -121,7 +119,7 @@ async fn letters(
         }
         reached = RedriveCursor { gateway: letter.gateway, sequence: letter.last };
     }
-    let is_all = i64::try_from(found.len()).is_ok_and(|count| count < LETTERS);
+    let is_all = i64::try_from(found.len()).is_ok_and(|count| count < REDRIVE_LETTERS);
     Ok(Stretch { keys, next: (!is_all).then_some(reached) })
 }
 
@@ -131,9 +129,9 @@ async fn named(
     matching: &Matching,
     after: RedriveCursor,
 ) -> Result<Stretch> {
-    let limit = i64::try_from(LOOKED_UP).unwrap_or(i64::MAX);
+    let limit = i64::try_from(REDRIVE_LOOKED_UP).unwrap_or(i64::MAX);
     let keys = dialect::deliveries_of_events(connection, matching, after, limit).await?;
-    let next = keys.last().filter(|_| keys.len() == LOOKED_UP);
+    let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP);
     let next =
         next.map(|(gateway, sequence)| RedriveCursor { gateway: *gateway, sequence: *sequence });
     Ok(Stretch { keys, next })

@@ -9,14 +9,7 @@ use super::Candidate;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason};
 use crate::store::Result;
-
-/// A piece of a range: all of it redriven, or none of it.
-#[derive(Debug, PartialEq, Eq)]
-struct Piece {
-    first: i64,
-    last: i64,
-    redriven: bool,
-}
+use crate::store::ranges::pieces;
 
 pub(super) async fn mark(
     connection: &mut Connection,
@@ -60,31 +53,4 @@ pub(super) async fn mark(
         }
     }
     Ok(())
-}
-
-fn pieces(first: i64, last: i64, redriven: &BTreeSet<i64>) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for sequence in first..=last {
-        let redriven = redriven.contains(&sequence);
-        match pieces.last_mut() {
-            Some(piece) if piece.redriven == redriven => piece.last = sequence,
-            _ => pieces.push(Piece { first: sequence, last: sequence, redriven }),
-        }
-    }
-    pieces
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_falls_into_pieces_that_cover_it() {
-        let piece = |first, last, redriven| Piece { first, last, redriven };
-        assert_eq!(pieces(3, 5, &BTreeSet::from([3, 4, 5])), [piece(3, 5, true)]);
-        assert_eq!(
-            pieces(3, 9, &BTreeSet::from([4, 5, 9])),
-            [piece(3, 3, false), piece(4, 5, true), piece(6, 8, false), piece(9, 9, true)]
-        );
-    }
 }

@@ -8,10 +8,8 @@ use super::super::gateways::live_key;
 use super::{fresh, read_digest};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::store::limits::LIVE_TOKENS;
 use crate::store::{GatewayCredential, NewToken, Result, StoreError, TokenInfo};
-
-/// Enough to rotate without a pause, and no more to lose.
-const LIVE_TOKENS: i64 = 2;
 
 pub(crate) async fn create_gateway_token(
     connection: &mut Connection,
@@ -34,9 +32,7 @@ pub(crate) async fn create_gateway_token(
     .fetch_one(&mut *connection)
     .await?;
     if live >= LIVE_TOKENS {
-        return Err(StoreError::Conflict(format!(
-            "gateway {id} has {live} live tokens, which is all it may have; revoke the one that is no longer used, then make the new one"
-        )));
+        return Err(StoreError::too_many_tokens(id, live));
     }
     let digest = token.digest.as_slice();
     query!(

@@ -1,0 +1,232 @@
+//! Appending, and reading a log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::tables::{EventRow, KeptAnswer, Tables, next};
+use crate::clock::Timestamp;
+use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::limits::MOST_DELIVERIES;
+use crate::store::repeats::{in_place, named};
+use crate::store::{
+    Appended, AppendedDelivery, DeploymentKey, Judged, Labels, NewEvent, OutboxPage, OutboxRow,
+    Publish, Published, Refusal, Result, StoreError, Target, performed_at, storable,
+};
+
+/// One log's fresh rows.
+pub(super) struct Grown {
+    pub(super) gateway: GatewayKey,
+    pub(super) head: Sequence,
+    pub(super) rows: Vec<(Sequence, Arc<Event>)>,
+}
+
+/// The same for all logs, on the way.
+pub(super) type Growth = BTreeMap<GatewayKey, Vec<(Sequence, Arc<Event>)>>;
+
+pub(super) fn grown(growth: Growth) -> Vec<Grown> {
+    let head = |rows: &[(Sequence, _)]| rows.last().map(|(last, _)| *last).unwrap_or_default();
+    growth.into_iter().map(|(gateway, rows)| Grown { gateway, head: head(&rows), rows }).collect()
+}
+
+impl Tables {
+    pub(super) fn append(
+        &mut self,
+        now: Timestamp,
+        publish: &Publish,
+        growth: &mut Growth,
+    ) -> Published {
+        let organisation = publish.organisation;
+        if let Some((key, digest)) = &publish.idempotency
+            && let Some(kept) = self.answers.get(&(organisation, key.clone()))
+        {
+            let is_same = kept.digest == *digest;
+            return if is_same { in_place(&kept.answer, publish) } else { Published::KeyReused };
+        }
+        let fresh = publish.fit().filter(|new| self.first(organisation, &new.event.id).is_none());
+        let deliveries = fresh.map(|new| self.count(organisation, &new.target)).sum();
+        if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
+            return Published::TooMany { deliveries, most: MOST_DELIVERIES };
+        }
+        let items = publish.events.iter();
+        let answers: Vec<_> =
+            items.map(|item| self.append_one(now, organisation, item, growth)).collect();
+        if let Some((key, digest)) = &publish.idempotency
+            && answers.iter().any(std::result::Result::is_ok)
+        {
+            let kept = KeptAnswer { digest: *digest, answer: answers.clone(), created_at: now };
+            self.answers.insert((organisation, key.clone()), kept);
+        }
+        Published::Done(answers)
+    }
+
+    fn append_one(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        item: &Judged,
+        growth: &mut Growth,
+    ) -> std::result::Result<Appended, Refusal> {
+        let first = named(item).and_then(|(id, digest)| {
+            let (first, appended) = self.first(organisation, id)?;
+            Some((first == digest, appended))
+        });
+        match (first, item) {
+            // A repeat comes first: what it says now was judged when it was new.
+            (Some((true, appended)), _) => Ok(appended),
+            (_, Err(unfit)) => Err(Refusal::Unfit(unfit.problem.clone())),
+            (Some((false, _)), Ok(new)) => Err(Refusal::IdTaken(new.event.id.clone())),
+            (None, Ok(new)) => {
+                let targets = self.targets(organisation, &new.target)?;
+                let event = self.insert_event(now, organisation, new);
+                let deliveries = targets
+                    .into_iter()
+                    .map(|(gateway, gateway_id)| AppendedDelivery {
+                        gateway_id,
+                        sequence: self.number(gateway, event, growth),
+                    })
+                    .collect();
+                Ok(Appended { id: new.event.id.clone(), deliveries })
+            }
+        }
+    }
+
+    /// What an id came to first, and the digest of its content.
+    fn first(&self, organisation: OrganisationKey, id: &EventId) -> Option<(&[u8; 32], Appended)> {
+        let key = self.event_keys.get(&(organisation, id.clone()))?;
+        let mut numbers: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+        for ((gateway, sequence), _) in self.outbox.iter().filter(|(_, event)| *event == key) {
+            numbers.entry(*gateway).or_insert(*sequence);
+        }
+        let deliveries = numbers
+            .into_iter()
+            .filter_map(|(gateway, sequence)| {
+                let gateway_id = self.gateways.get(&gateway)?.id;
+                Some(AppendedDelivery { gateway_id, sequence: Sequence(sequence) })
+            })
+            .collect();
+        Some((&self.events.get(key)?.digest, Appended { id: id.clone(), deliveries }))
+    }
+
+    /// How many gateways a target names or finds.
+    pub(super) fn count(&self, organisation: OrganisationKey, target: &Target) -> usize {
+        match target {
+            Target::Gateways(ids) => ids.len(),
+            Target::All => self.labelled(organisation, &Labels::new()).len(),
+            Target::Labels(labels) => self.labelled(organisation, labels).len(),
+        }
+    }
+
+    fn targets(
+        &self,
+        organisation: OrganisationKey,
+        target: &Target,
+    ) -> std::result::Result<Vec<(GatewayKey, GatewayId)>, Refusal> {
+        let ids = match target {
+            Target::All => return Ok(self.labelled(organisation, &Labels::new())),
+            Target::Labels(labels) => return Ok(self.labelled(organisation, labels)),
+            Target::Gateways(ids) => ids,
+        };
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        for (nth, id) in ids.iter().enumerate() {
+            match self.live_key(organisation, *id) {
+                _ if ids[..nth].contains(id) => {}
+                Ok(key) => found.push((key, *id)),
+                Err(_) => unknown.push(*id),
+            }
+        }
+        // As a repeat finds them in the log, so that it is answered the same.
+        found.sort_unstable();
+        if unknown.is_empty() { Ok(found) } else { Err(Refusal::UnknownGateways(unknown)) }
+    }
+
+    fn labelled(
+        &self,
+        organisation: OrganisationKey,
+        wanted: &Labels,
+    ) -> Vec<(GatewayKey, GatewayId)> {
+        let of = self.gateways.iter().filter(|(_, row)| {
+            row.organisation == organisation
+                && row.deleted_at.is_none()
+                && wanted.iter().all(|(name, value)| row.labels.get(name) == Some(value))
+        });
+        of.map(|(key, row)| (*key, row.id)).collect()
+    }
+
+    fn insert_event(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        new: &NewEvent,
+    ) -> i64 {
+        let key = next(&mut self.last.event);
+        self.event_keys.insert((organisation, new.event.id.clone()), key);
+        let text = |id: &Option<String>| id.as_deref().map(|id| storable(id).into_owned());
+        let row = EventRow {
+            organisation,
+            event: Arc::clone(&new.event),
+            appended_at: now,
+            digest: new.digest,
+            artifact_id: text(&new.artifact_id),
+            deployment_id: text(&new.deployment_id),
+        };
+        self.events.insert(key, row);
+        key
+    }
+
+    /// Gives an event a log's next number.
+    pub(super) fn number(
+        &mut self,
+        gateway: GatewayKey,
+        event: i64,
+        growth: &mut Growth,
+    ) -> Sequence {
+        let Some(row) = self.gateways.get_mut(&gateway) else { return Sequence::ZERO };
+        let sequence = next(&mut row.stream.head);
+        self.outbox.insert((gateway, sequence), event);
+        if let Some(row) = self.events.get(&event) {
+            let rows = growth.entry(gateway).or_default();
+            rows.push((Sequence(sequence), Arc::clone(&row.event)));
+        }
+        Sequence(sequence)
+    }
+
+    pub(super) fn page(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage> {
+        let stream = &self.gateways.get(&gateway).ok_or(StoreError::NotFound("gateway"))?.stream;
+        let behind = (gateway, after.0.saturating_add(1))..=(gateway, i64::MAX);
+        let mut rows: Vec<OutboxRow> = Vec::new();
+        let mut bytes = 0_usize;
+        for ((_, sequence), event) in self.outbox.range(behind).take(limit) {
+            let Some(row) = self.events.get(event) else { continue };
+            bytes = bytes.saturating_add(row.event.payload.get().len());
+            if bytes > max_bytes && !rows.is_empty() {
+                break;
+            }
+            rows.push(OutboxRow { sequence: Sequence(*sequence), event: Arc::clone(&row.event) });
+        }
+        Ok(OutboxPage { rows, head: Sequence(stream.head), floor: Sequence(stream.floor) })
+    }
+
+    pub(super) fn find_deployment(
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
+    ) -> Option<(Sequence, Option<Timestamp>)> {
+        let deployment = storable(&key.deployment_id);
+        let artifact = storable(&key.artifact_id);
+        let suffix = format!(".{}", key.suffix);
+        let log = self.outbox.iter().rev().filter(|((of, _), _)| *of == gateway);
+        log.filter_map(|((_, sequence), event)| Some((*sequence, self.events.get(event)?)))
+            .find(|(_, row)| {
+                row.deployment_id.as_deref() == Some(&deployment)
+                    && row.artifact_id.as_deref() == Some(&artifact)
+                    && row.event.event_type.as_str().ends_with(&suffix)
+            })
+            .map(|(sequence, row)| (Sequence(sequence), performed_at(row.event.payload.get())))
+    }
+}

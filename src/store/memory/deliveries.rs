@@ -1,0 +1,221 @@
+//! Failed deliveries, and where deliveries stand.
+
+use std::collections::BTreeMap;
+
+use super::tables::{AttemptRow, Key, Tables};
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, OrganisationKey, Sequence};
+use crate::store::{
+    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Result,
+    StoreError, SummaryBy, SummaryRow,
+};
+
+/// Attempts that are shown of one delivery.
+const SHOWN: usize = 100;
+
+/// A filter whose gateway is known.
+pub(super) struct Matching<'a> {
+    pub(super) organisation: OrganisationKey,
+    pub(super) gateway: Option<GatewayKey>,
+    pub(super) filter: &'a DeliveryFilter,
+}
+
+/// A delivery's newest failure that matches: when, and which attempt.
+pub(super) type Newest = (Timestamp, i64);
+
+/// A place in the order of the answer, and the delivery that stands there.
+pub(super) type Place = (Timestamp, i64, i64, GatewayKey);
+
+impl Matching<'_> {
+    pub(super) const fn names_events(&self) -> bool {
+        self.filter.event_id.is_some() || self.filter.correlation_id.is_some()
+    }
+
+    fn has(&self, attempt: &AttemptRow) -> bool {
+        attempt.outcome == "failed"
+            && self.gateway.is_none_or(|gateway| gateway == attempt.gateway)
+            && self.filter.from.is_none_or(|from| from <= attempt.finished_at)
+            && self.filter.to.is_none_or(|to| attempt.finished_at < to)
+            && (self.filter.reason.is_none() || self.filter.reason == attempt.reason)
+    }
+}
+
+impl Tables {
+    /// Resolves the gateway; deleted ones are found too, for their history stays.
+    pub(super) fn matching<'a>(
+        &self,
+        organisation: OrganisationKey,
+        filter: &'a DeliveryFilter,
+    ) -> Result<Matching<'a>> {
+        let find = |id| self.any_key(organisation, id).ok_or(StoreError::NotFound("gateway"));
+        let gateway = filter.gateway_id.map(find).transpose()?;
+        Ok(Matching { organisation, gateway, filter })
+    }
+
+    pub(super) fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        let matching = self.matching(organisation, filter)?;
+        let as_of = cursor.map_or_else(|| self.newest_attempt(), |cursor| cursor.as_of);
+        let mut places = self.failed_places(&matching, as_of);
+        if let Some(at) = cursor {
+            let last = (at.finished_at, at.attempt, at.sequence);
+            places.retain(|(finished_at, attempt, sequence, _)| {
+                (finished_at.micros(), *attempt, *sequence) < last
+            });
+        }
+        let limit = limit.max(1);
+        places.truncate(limit);
+        let next = places.last().filter(|_| places.len() == limit);
+        let next = next.map(|(finished_at, attempt, sequence, _)| DeliveryCursor {
+            as_of,
+            finished_at: finished_at.micros(),
+            attempt: *attempt,
+            sequence: *sequence,
+        });
+        let rows =
+            places.iter().map(|(_, _, sequence, gateway)| self.delivery((*gateway, *sequence)));
+        Ok(DeliveryPage { rows: rows.collect::<Result<_>>()?, next })
+    }
+
+    pub(super) fn newest_attempt(&self) -> i64 {
+        self.attempts.keys().last().copied().unwrap_or(0)
+    }
+
+    /// Failed deliveries that match, newest first.
+    pub(super) fn failed_places(&self, matching: &Matching<'_>, as_of: i64) -> Vec<Place> {
+        let mut places: Vec<Place> = self
+            .newest_failures(matching, as_of)
+            .into_iter()
+            .filter(|(key, _)| self.event_matches(matching, *key))
+            .map(|((gateway, sequence), (at, attempt))| (at, attempt, sequence, gateway))
+            .collect();
+        places.sort_unstable();
+        places.reverse();
+        places
+    }
+
+    /// Every delivery that failed in a way that matches, whatever its event.
+    pub(super) fn newest_failures(
+        &self,
+        matching: &Matching<'_>,
+        as_of: i64,
+    ) -> BTreeMap<Key, Newest> {
+        let mut newest: BTreeMap<Key, Newest> = BTreeMap::new();
+        for (attempt, row) in self.attempts.range(..=as_of) {
+            let is_own = self
+                .gateways
+                .get(&row.gateway)
+                .is_some_and(|gateway| gateway.organisation == matching.organisation);
+            if !is_own || !matching.has(row) {
+                continue;
+            }
+            for sequence in row.first..=row.last {
+                let failure = (row.finished_at, *attempt);
+                let found = newest.entry((row.gateway, sequence)).or_insert(failure);
+                *found = (*found).max(failure);
+            }
+        }
+        newest
+    }
+
+    /// Whether a delivery's event is the one that is asked for, if any is.
+    fn event_matches(&self, matching: &Matching<'_>, key: Key) -> bool {
+        let filter = matching.filter;
+        if !matching.names_events() && filter.event_type.is_none() {
+            return true;
+        }
+        self.event_at(key).is_some_and(|row| {
+            let event = &row.event;
+            filter.event_type.as_ref().is_none_or(|wanted| *wanted == event.event_type)
+                && filter.event_id.as_ref().is_none_or(|wanted| *wanted == event.id)
+                && filter.correlation_id.as_ref().is_none_or(|it| *it == event.correlation_id)
+        })
+    }
+
+    /// A delivery with all its attempts.
+    pub(super) fn delivery(&self, key: Key) -> Result<Delivery> {
+        let covers =
+            |row: &AttemptRow| row.gateway == key.0 && (row.first..=row.last).contains(&key.1);
+        let mut covering: Vec<_> = self.attempts.iter().filter(|(_, row)| covers(row)).collect();
+        covering.sort_by_key(|(attempt, row)| (row.finished_at, **attempt));
+        let newest = covering.split_off(covering.len().saturating_sub(SHOWN));
+        let shown = |(_, row): (&i64, &AttemptRow)| Attempt {
+            outcome: row.outcome.to_owned(),
+            reason: row.reason,
+            detail: row.detail.clone(),
+            connection_id: row.connection,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        };
+        Ok(self.standing(key)?.with(newest.into_iter().map(shown).collect()))
+    }
+
+    /// Where a delivery stands, without its attempts.
+    pub(super) fn standing(&self, key: Key) -> Result<Delivery> {
+        let (gateway, sequence) = key;
+        let row = self.gateway_row(gateway)?;
+        let event = self.event_at(key);
+        let letter = self.letter_at(key).map(|(_, letter)| letter);
+        let is_confirmed = sequence <= self.shown_position(gateway);
+        Ok(Delivery {
+            gateway_id: row.id,
+            gateway_name: row.name.clone(),
+            sequence: Sequence(sequence),
+            event_id: event.map(|row| row.event.id.clone()),
+            event_type: event.map(|row| row.event.event_type.clone()),
+            correlation_id: event.map(|row| row.event.correlation_id.clone()),
+            appended_at: event.map(|row| row.appended_at),
+            state: DeliveryState::of(letter.is_some(), is_confirmed),
+            delivered_since: false,
+            redriven: letter.is_some_and(|letter| letter.redriven_at.is_some()),
+            failures: 0,
+            first_failure_at: None,
+            last_failure_at: None,
+            reason: None,
+            attempts: Vec::new(),
+        })
+    }
+
+    /// Counts failed attempts delivery by delivery. Buckets begin at `from`;
+    /// empty ones are left out.
+    pub(super) fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        (from, to): (Timestamp, Timestamp),
+        width: i64,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>> {
+        let filter = DeliveryFilter { from: Some(from), to: Some(to), ..Default::default() };
+        let matching = self.matching(organisation, &filter)?;
+        let mut counts: BTreeMap<(i64, String), i64> = BTreeMap::new();
+        for row in self.attempts.values().filter(|row| matching.has(row)) {
+            let gateway = self.gateway_row(row.gateway)?;
+            if gateway.organisation != organisation {
+                continue;
+            }
+            let nth = (row.finished_at.micros() - from.micros()) / width;
+            for sequence in row.first..=row.last {
+                let key = match by {
+                    SummaryBy::Reason => row.reason.map(|reason| reason.to_string()),
+                    SummaryBy::Gateway => Some(gateway.id.to_string()),
+                    SummaryBy::Type => self
+                        .event_at((row.gateway, sequence))
+                        .map(|row| row.event.event_type.to_string()),
+                };
+                *counts.entry((nth, key.unwrap_or_default())).or_default() += 1;
+            }
+        }
+        let begin = |nth: i64| from.micros().saturating_add(nth.saturating_mul(width));
+        let rows = counts.into_iter().map(|((nth, key), count)| SummaryRow {
+            from: Timestamp::from_micros(begin(nth)),
+            key,
+            count,
+        });
+        Ok(rows.collect())
+    }
+}

@@ -1,0 +1,223 @@
+//! Gateways and event types.
+
+use serde_json::value::RawValue;
+
+use super::tables::{GatewayRow, Stream, Tables, next};
+use crate::clock::Timestamp;
+use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event_types::{built_in, built_ins};
+use crate::store::{EventTypeInfo, Gateway, GatewayChange, Labels, Result, StoreError, storable};
+
+const MISSING: StoreError = StoreError::NotFound("gateway");
+
+impl Tables {
+    pub(super) fn create_gateway(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+    ) -> Result<Gateway> {
+        self.refuse_taken_name(organisation, name, None)?;
+        if self.gateways.values().any(|row| row.id == id) {
+            return Err(StoreError::gateway_id_taken(id));
+        }
+        let key = GatewayKey(next(&mut self.last.gateway));
+        let stream = Stream {
+            // No other log has it: an id is never used again.
+            epoch: Epoch(id.0),
+            head: 0,
+            floor: 0,
+            missed: 0,
+            confirmed_total: 0,
+            failed_total: 0,
+            dead_total: 0,
+            last_failure: None,
+        };
+        let row = GatewayRow {
+            id,
+            organisation,
+            name: name.to_owned(),
+            labels: labels.clone(),
+            created_at: now,
+            disabled_at: None,
+            deleted_at: None,
+            manifest: None,
+            stream,
+        };
+        self.gateways.insert(key, row);
+        self.shown(key)
+    }
+
+    pub(super) fn list_gateways(
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        let after = after.unwrap_or_default();
+        let wanted = |(_, row): &(&GatewayKey, &GatewayRow)| {
+            row.organisation == organisation
+                && row.deleted_at.is_none()
+                && row.name.as_str() > after
+        };
+        let mut found: Vec<_> = self.gateways.iter().filter(wanted).collect();
+        found.sort_by_key(|(_, row)| &row.name);
+        found.into_iter().take(limit).map(|(key, _)| self.shown(*key)).collect()
+    }
+
+    pub(super) fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
+        self.live_key(organisation, id).ok().map(|key| self.shown(key)).transpose()
+    }
+
+    pub(super) fn update_gateway(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway> {
+        let key = self.live_key(organisation, id)?;
+        if let Some(name) = &change.name {
+            self.refuse_taken_name(organisation, name, Some(key))?;
+        }
+        let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
+        if let Some(name) = change.name {
+            row.name = name;
+        }
+        if let Some(labels) = change.labels {
+            row.labels = labels;
+        }
+        row.disabled_at = match change.disabled {
+            Some(true) => row.disabled_at.or(Some(now)),
+            Some(false) => None,
+            None => row.disabled_at,
+        };
+        self.shown(key)
+    }
+
+    pub(super) fn delete_gateway(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
+        let key = self.live_key(organisation, id)?;
+        let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
+        row.deleted_at = Some(now);
+        row.stream.missed = row.stream.head;
+        for token in self.gateway_tokens.values_mut().filter(|token| token.of == key) {
+            token.info.revoked_at = token.info.revoked_at.or(Some(now));
+        }
+        self.cursors.retain(|(gateway, _), _| *gateway != key);
+        Ok(key)
+    }
+
+    pub(super) fn set_manifest(
+        &mut self,
+        now: Timestamp,
+        gateway: GatewayKey,
+        manifest: &str,
+    ) -> Result<()> {
+        let row = self.gateways.get_mut(&gateway).filter(|row| row.deleted_at.is_none());
+        row.ok_or(MISSING)?.manifest = Some((manifest.to_owned(), now));
+        Ok(())
+    }
+
+    /// The inside key of a gateway that is not deleted.
+    pub(super) fn live_key(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
+        let key = self.any_key(organisation, id).ok_or(MISSING)?;
+        if self.gateway_row(key)?.deleted_at.is_some() { Err(MISSING) } else { Ok(key) }
+    }
+
+    /// The same, deleted ones included.
+    pub(super) fn any_key(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Option<GatewayKey> {
+        let found = self.gateways.iter().find(|(_, row)| row.id == id)?;
+        (found.1.organisation == organisation).then_some(*found.0)
+    }
+
+    fn refuse_taken_name(
+        &self,
+        organisation: OrganisationKey,
+        name: &str,
+        except: Option<GatewayKey>,
+    ) -> Result<()> {
+        let taken = self.gateways.iter().find(|(key, row)| {
+            row.organisation == organisation
+                && row.name == name
+                && row.deleted_at.is_none()
+                && Some(**key) != except
+        });
+        taken.map_or(Ok(()), |(_, row)| Err(StoreError::gateway_name_taken(name, row.id)))
+    }
+
+    fn shown(&self, key: GatewayKey) -> Result<Gateway> {
+        let row = self.gateway_row(key)?;
+        let confirmed = self.shown_position(key);
+        let manifest = row.manifest.clone().map(|(text, at)| {
+            let text = RawValue::from_string(text)
+                .map_err(|error| StoreError::Corrupt(format!("manifest: {error}")))?;
+            Ok::<_, StoreError>((text, at))
+        });
+        let oldest = self.outbox.range((key, confirmed + 1)..=(key, i64::MAX)).next();
+        Ok(Gateway {
+            key,
+            id: row.id,
+            name: row.name.clone(),
+            labels: row.labels.clone(),
+            created_at: row.created_at,
+            disabled_at: row.disabled_at,
+            manifest: manifest.transpose()?,
+            epoch: row.stream.epoch,
+            head: Sequence(row.stream.head),
+            floor: Sequence(row.stream.floor),
+            confirmed: Sequence(confirmed),
+            live_connections: i64::try_from(self.live_connections(key)).unwrap_or(i64::MAX),
+            oldest_unconfirmed_at: oldest
+                .and_then(|(_, event)| self.events.get(event))
+                .map(|row| row.appended_at),
+        })
+    }
+
+    pub(super) fn list_event_types(&self, organisation: OrganisationKey) -> Vec<EventTypeInfo> {
+        let mut types: std::collections::BTreeMap<&str, &EventTypeInfo> =
+            built_ins().iter().map(|info| (info.name.as_str(), info)).collect();
+        let own = self.event_types.iter().filter(|((of, _), _)| *of == organisation);
+        types.extend(own.map(|((_, name), info)| (name.as_str(), info)));
+        types.into_values().cloned().collect()
+    }
+
+    pub(super) fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Option<EventTypeInfo> {
+        let own = self.event_types.get(&(organisation, name.as_str().to_owned()));
+        own.or_else(|| built_in(name.as_str())).cloned()
+    }
+
+    pub(super) fn put_event_type(
+        &mut self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> bool {
+        let mut info = info.clone();
+        info.description = storable(&info.description).into_owned();
+        let is_new = built_in(&info.name).is_none();
+        let replaced = self.event_types.insert((organisation, info.name.clone()), info);
+        replaced.is_none() && is_new
+    }
+}

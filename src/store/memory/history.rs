@@ -1,0 +1,64 @@
+//! One event everywhere, and an organisation's totals.
+
+use std::sync::Arc;
+
+use super::tables::Tables;
+use crate::event::{EventId, OrganisationKey};
+use crate::store::{EventHistory, Result, Totals};
+
+impl Tables {
+    pub(super) fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
+        let Some(event) = self.event_keys.get(&(organisation, id.clone())) else {
+            return Ok(None);
+        };
+        let Some(row) = self.events.get(event) else { return Ok(None) };
+        let mut keys = Vec::new();
+        for (key, _) in self.outbox.iter().filter(|(_, of)| *of == event) {
+            keys.push((&self.gateway_row(key.0)?.name, key.1, key.0));
+        }
+        keys.sort_unstable();
+        let deliveries = keys.into_iter().map(|(_, sequence, of)| self.delivery((of, sequence)));
+        Ok(Some(EventHistory {
+            event: Arc::clone(&row.event),
+            appended_at: row.appended_at,
+            deliveries: deliveries.collect::<Result<_>>()?,
+        }))
+    }
+
+    /// What was confirmed or failed counts for deleted gateways too; what is
+    /// still to come, or could still be redriven, does not.
+    pub(super) fn totals(&self, organisation: OrganisationKey) -> Totals {
+        let mut totals = Totals {
+            confirmed: 0,
+            failed_attempts: 0,
+            dead_letters: 0,
+            pending: 0,
+            last_failure: None,
+        };
+        for (gateway, row) in &self.gateways {
+            if row.organisation != organisation {
+                continue;
+            }
+            let stream = &row.stream;
+            totals.confirmed += stream.confirmed_total;
+            totals.failed_attempts += stream.failed_total;
+            if let Some((at, _)) = stream.last_failure
+                && totals.last_failure.is_none_or(|(last, _)| last < at)
+            {
+                totals.last_failure = stream.last_failure;
+            }
+            if row.deleted_at.is_none() {
+                totals.dead_letters += stream.dead_total;
+                let position = self.shown_position(*gateway).max(stream.floor);
+                let ahead =
+                    (position + 1..=stream.head).filter(|it| !self.is_dead((*gateway, *it)));
+                totals.pending += i64::try_from(ahead.count()).unwrap_or(i64::MAX);
+            }
+        }
+        totals
+    }
+}

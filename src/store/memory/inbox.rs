@@ -1,0 +1,216 @@
+//! The inbox, and its rejected rows.
+
+use super::append::Growth;
+use super::tables::{Inserted, RejectedRow as Row, Tables, next};
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
+use crate::store::limits::{MOST_DELIVERIES, RETRIED};
+use crate::store::{
+    Drained, InboxContent, InboxDepth, InboxRow, JudgedRow, Publish, Published, RejectedFilter,
+    RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable,
+};
+
+/// Characters of a column that are shown.
+const SHOWN: usize = 4096;
+
+const MISSING: StoreError = StoreError::NotFound("rejected row");
+
+impl Tables {
+    pub(super) fn insert_into_inbox(&mut self, now: Timestamp, content: InboxContent) {
+        let id = next(&mut self.last.inbox);
+        self.inbox.insert(id, Inserted { content, inserted_at: now });
+    }
+
+    /// The oldest rows, up to `limit` and about `max_bytes`, but at least one.
+    pub(super) fn inbox_page(&self, limit: usize, max_bytes: usize) -> Vec<InboxRow> {
+        let mut rows = Vec::new();
+        let mut left = max_bytes;
+        for (id, row) in self.inbox.iter().take(limit) {
+            let bytes = size(&row.content);
+            let content = if bytes > max_bytes {
+                Err(Unreadable::TooLarge(bytes as u64))
+            } else if let Some(rest) = left.checked_sub(bytes) {
+                left = rest;
+                Ok(row.content.clone())
+            } else {
+                break;
+            };
+            rows.push(InboxRow { id: *id, inserted_at: row.inserted_at, content });
+        }
+        rows
+    }
+
+    pub(super) fn inbox_depth(&self) -> InboxDepth {
+        InboxDepth {
+            rows: i64::try_from(self.inbox.len()).unwrap_or(i64::MAX),
+            oldest: self.inbox.values().next().map(|row| row.inserted_at),
+        }
+    }
+
+    /// Moves rows, in this order; those that are not there any more are passed
+    /// over, and what would be too much for one transaction stays.
+    pub(super) fn drain_inbox(
+        &mut self,
+        now: Timestamp,
+        rows: Vec<JudgedRow>,
+    ) -> (Drained, Growth) {
+        let mut drained = Drained::default();
+        let mut growth = Growth::new();
+        let mut deliveries = 0;
+        let there: Vec<_> =
+            rows.into_iter().filter(|row| self.inbox.contains_key(&row.id)).collect();
+        for (nth, row) in there.into_iter().enumerate() {
+            deliveries += row.verdict.as_ref().map_or(0, |(of, new)| self.count(*of, &new.target));
+            if deliveries > MOST_DELIVERIES && nth > 0 {
+                break;
+            }
+            let (organisation, event) = match row.verdict {
+                Ok(good) => good,
+                Err(rejection) => {
+                    drained.rejected.push((row.id, rejection));
+                    continue;
+                }
+            };
+            let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
+            let refusal = match self.append(now, &publish, &mut growth) {
+                Published::Done(mut results) => results.pop().and_then(std::result::Result::err),
+                // A row has no key, and is a single event.
+                Published::KeyReused | Published::TooMany { .. } => None,
+            };
+            match refusal {
+                None => {
+                    drained.appended += 1;
+                    self.inbox.remove(&row.id);
+                }
+                Some(refusal) => drained.rejected.push((row.id, refusal.into())),
+            }
+        }
+        drained.rejected.sort_unstable_by_key(|(id, _)| *id);
+        for (id, rejection) in &drained.rejected {
+            if let Some(row) = self.inbox.remove(id) {
+                let rejected = Row {
+                    inbox_id: *id,
+                    row,
+                    rejection: rejection.clone(),
+                    rejected_at: now,
+                    retried_at: None,
+                };
+                self.rejected.insert(next(&mut self.last.rejected), rejected);
+            }
+        }
+        (drained, growth)
+    }
+
+    /// Rejected rows of an organisation, oldest first.
+    fn own_rejected(
+        &self,
+        organisation: OrganisationKey,
+        filter: &RejectedFilter,
+    ) -> impl DoubleEndedIterator<Item = (i64, &Row)> {
+        let is_own = move |row: &Row| {
+            self.organisations.get(&row.row.content.organisation) == Some(&organisation)
+        };
+        let (reason, from, to, retried) = (filter.reason, filter.from, filter.to, filter.retried);
+        let fits = move |row: &Row| {
+            reason.is_none_or(|reason| reason == row.rejection.reason)
+                && from.is_none_or(|from| from <= row.rejected_at)
+                && to.is_none_or(|to| row.rejected_at < to)
+                && (retried || row.retried_at.is_none())
+        };
+        let own = self.rejected.iter().filter(move |(_, row)| is_own(row) && fits(row));
+        own.map(|(id, row)| (*id, row))
+    }
+
+    pub(super) fn list_rejected(
+        &self,
+        organisation: OrganisationKey,
+        filter: &RejectedFilter,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Vec<RejectedRow> {
+        let newest = self.own_rejected(organisation, filter).rev();
+        let behind = newest.filter(|(id, _)| before.is_none_or(|before| *id < before));
+        behind.take(limit).map(|(id, row)| shown(id, row)).collect()
+    }
+
+    pub(super) fn rejected_row(
+        &self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_chars: usize,
+    ) -> Option<(RejectedRow, String)> {
+        let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
+        let (_, row) = self.own_rejected(organisation, &any).find(|(found, _)| *found == id)?;
+        Some((shown(id, row), row.row.content.payload.chars().take(max_chars).collect()))
+    }
+
+    /// Puts rows back at the end of the inbox, in the order of their rejection.
+    pub(super) fn retry_rejected(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retried> {
+        let (one, mut filter) = match selection {
+            RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
+            RetrySelection::Filter(filter) => (None, filter),
+        };
+        filter.retried = false;
+        let fit = self.own_rejected(organisation, &filter).map(|(id, _)| id);
+        let mut chosen: Vec<i64> = fit.filter(|id| one.is_none_or(|one| one == *id)).collect();
+        if let (Some(id), true) = (one, chosen.is_empty()) {
+            let is_there = self.rejected_row(organisation, id, 0).is_some();
+            return Err(if is_there { StoreError::put_back_already(id) } else { MISSING });
+        }
+        let most = usize::try_from(RETRIED).unwrap_or(usize::MAX);
+        let more = chosen.len() > most;
+        chosen.truncate(most);
+        for id in &chosen {
+            let Some(rejected) = self.rejected.get_mut(id) else { continue };
+            rejected.retried_at = Some(now);
+            self.inbox.insert(next(&mut self.last.inbox), rejected.row.clone());
+        }
+        Ok(Retried { retried: chosen.len() as u64, more })
+    }
+
+    pub(super) fn delete_rejected(&mut self, organisation: OrganisationKey, id: i64) -> Result<()> {
+        self.rejected_row(organisation, id, 0).ok_or(MISSING)?;
+        self.rejected.remove(&id);
+        Ok(())
+    }
+}
+
+fn size(content: &InboxContent) -> usize {
+    let optional = [
+        &content.gateway_id,
+        &content.target,
+        &content.event_id,
+        &content.correlation_id,
+        &content.user_id,
+        &content.expires_at,
+    ];
+    let optional = optional.into_iter().flatten().map(String::len).sum::<usize>();
+    content.organisation.len() + content.event_type.len() + content.payload.len() + optional
+}
+
+fn shown(id: i64, row: &Row) -> RejectedRow {
+    let cut = |text: &String| text.chars().take(SHOWN).collect::<String>();
+    let content = &row.row.content;
+    RejectedRow {
+        id,
+        inbox_id: row.inbox_id,
+        reason: row.rejection.reason,
+        detail: row.rejection.detail.clone(),
+        rejected_at: row.rejected_at,
+        retried_at: row.retried_at,
+        inserted_at: row.row.inserted_at,
+        event_type: cut(&content.event_type),
+        gateway_id: content.gateway_id.as_ref().map(cut),
+        target: content.target.as_ref().map(cut),
+        event_id: content.event_id.as_ref().map(cut),
+        correlation_id: content.correlation_id.as_ref().map(cut),
+        user_id: content.user_id.as_ref().map(cut),
+        expires_at: content.expires_at.as_ref().map(cut),
+        payload_bytes: i64::try_from(content.payload.len()).unwrap_or(i64::MAX),
+    }
+}

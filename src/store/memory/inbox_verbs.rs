@@ -1,0 +1,80 @@
+//! The verbs of the inbox.
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use super::append::grown;
+use crate::event::OrganisationKey;
+use crate::store::{
+    Drained, Inbox, InboxDepth, InboxRow, JudgedRow, RejectedFilter, RejectedRow, Result, Retried,
+    RetrySelection, StoreError,
+};
+
+#[async_trait]
+impl Inbox for MemoryStore {
+    async fn inbox_changed(&self) -> Result<()> {
+        let waited = self.closed.run_until_cancelled(async {
+            let mut seen = self.inbox.lock().await;
+            match seen.as_mut() {
+                // Its sender lives as long as the database.
+                Some(versions) => drop(versions.changed().await),
+                None => *seen = Some(self.database.0.inbox.subscribe()),
+            }
+        });
+        waited.await.ok_or_else(|| StoreError::Unavailable("the database is closed".to_owned()))
+    }
+
+    async fn inbox_page(&self, limit: usize, max_bytes: usize) -> Result<Vec<InboxRow>> {
+        self.read(|tables| Ok(tables.inbox_page(limit, max_bytes))).await
+    }
+
+    async fn drain_inbox(&self, rows: Vec<JudgedRow>) -> Result<Drained> {
+        self.check_space()?;
+        let (drained, _) = self
+            .write_then(
+                |tables, now| Ok(tables.drain_inbox(now, rows)),
+                |(_, growth)| self.appended(grown(growth.clone())),
+            )
+            .await?;
+        Ok(drained)
+    }
+
+    async fn inbox_depth(&self) -> Result<InboxDepth> {
+        self.read(|tables| Ok(tables.inbox_depth())).await
+    }
+
+    async fn rejected(
+        &self,
+        organisation: OrganisationKey,
+        filter: &RejectedFilter,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<RejectedRow>> {
+        self.read(|tables| Ok(tables.list_rejected(organisation, filter, before, limit))).await
+    }
+
+    async fn rejected_row(
+        &self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_chars: usize,
+    ) -> Result<Option<(RejectedRow, String)>> {
+        self.read(|tables| Ok(tables.rejected_row(organisation, id, max_chars))).await
+    }
+
+    async fn retry_rejected(
+        &self,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retried> {
+        self.write_then(
+            |tables, now| tables.retry_rejected(now, organisation, selection),
+            |_| self.database.0.inbox.send_modify(|version| *version += 1),
+        )
+        .await
+    }
+
+    async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()> {
+        self.write(|tables, _| tables.delete_rejected(organisation, id)).await
+    }
+}

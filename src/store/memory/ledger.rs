@@ -1,0 +1,139 @@
+//! Attempts, dead letters, and the sweep.
+
+use super::tables::{AttemptRow, Key, Letter, Tables, next};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::store::ranges::cut;
+use crate::store::{Missed, Range, Result, storable};
+
+/// Attempts that ended in the same way.
+pub(super) struct Ended<'a> {
+    pub(super) gateway: GatewayKey,
+    /// `None` if nobody was there.
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) range: Range,
+    pub(super) how: How<'a>,
+    pub(super) started_at: Timestamp,
+    pub(super) finished_at: Timestamp,
+}
+
+/// How attempts ended.
+#[derive(Clone, Copy)]
+pub(super) enum How<'a> {
+    Received,
+    Applied,
+    Failed(Reason, &'a str),
+    Unknown(&'a str),
+}
+
+impl Tables {
+    /// Writes attempts, and counts the failed ones.
+    pub(super) fn write_attempts(&mut self, ended: &Ended<'_>) -> Result<()> {
+        let (outcome, reason, detail) = match ended.how {
+            How::Received => ("received", None, ""),
+            How::Applied => ("applied", None, ""),
+            How::Failed(reason, detail) => ("failed", Some(reason), detail),
+            How::Unknown(detail) => ("unknown", None, detail),
+        };
+        let detail = (!detail.is_empty()).then(|| storable(detail).into_owned());
+        for piece in cut(ended.range) {
+            let row = AttemptRow {
+                gateway: ended.gateway,
+                first: piece.first.0,
+                last: piece.last.0,
+                outcome,
+                reason,
+                detail: detail.clone(),
+                connection: ended.connection,
+                started_at: ended.started_at,
+                finished_at: ended.finished_at,
+            };
+            self.attempts.insert(next(&mut self.last.attempt), row);
+        }
+        if let Some(reason) = reason {
+            let stream = self.stream(ended.gateway)?;
+            stream.failed_total += length(ended.range);
+            if stream.last_failure.is_none_or(|(at, _)| at <= ended.finished_at) {
+                stream.last_failure = Some((ended.finished_at, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The range of dead letters that a delivery lies in, by its first number.
+    pub(super) fn letter_at(&self, (gateway, sequence): Key) -> Option<(i64, &Letter)> {
+        let below = self.dead_letters.range((gateway, i64::MIN)..=(gateway, sequence));
+        let ((_, first), letter) = below.last()?;
+        (letter.last >= sequence).then_some((*first, letter))
+    }
+
+    pub(super) fn is_dead(&self, key: Key) -> bool {
+        self.letter_at(key).is_some()
+    }
+
+    /// The parts of a range that are no dead letters yet.
+    pub(super) fn not_dead(&self, gateway: GatewayKey, range: Range) -> Vec<Range> {
+        let alive = (range.first.0..=range.last.0).filter(|it| !self.is_dead((gateway, *it)));
+        runs(alive)
+    }
+
+    /// Gives up deliveries; parts that were given up before stay as they are.
+    pub(super) fn bury(&mut self, gateway: GatewayKey, range: Range, at: Timestamp) -> Result<()> {
+        for part in self.not_dead(gateway, range) {
+            self.stream(gateway)?.dead_total += length(part);
+            for piece in cut(part) {
+                let letter = Letter { last: piece.last.0, dead_at: at, redriven_at: None };
+                self.dead_letters.insert((gateway, piece.first.0), letter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records `not_connected` for gateways without a live connection.
+    pub(super) fn sweep(
+        &mut self,
+        now: Timestamp,
+        gateways: Option<&[GatewayKey]>,
+    ) -> Result<Vec<Missed>> {
+        let keys: Vec<GatewayKey> = self.gateways.keys().copied().collect();
+        let mut recorded = Vec::new();
+        for gateway in keys {
+            let row = self.gateway_row(gateway)?;
+            let (id, head) = (row.id, row.stream.head);
+            let answered = row.stream.missed.max(self.confirmed(gateway));
+            let is_wanted = gateways.is_none_or(|wanted| wanted.contains(&gateway));
+            if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
+                continue;
+            }
+            let range = Range { first: Sequence(answered + 1), last: Sequence(head) };
+            self.write_attempts(&Ended {
+                gateway,
+                connection: None,
+                range,
+                how: How::Failed(Reason::NotConnected, ""),
+                started_at: now,
+                finished_at: now,
+            })?;
+            self.stream(gateway)?.missed = head;
+            recorded.push(Missed { gateway_id: id, range });
+        }
+        Ok(recorded)
+    }
+}
+
+/// How many deliveries a range holds.
+pub(super) fn length(range: Range) -> i64 {
+    (range.last.0 - range.first.0 + 1).max(0)
+}
+
+/// Rising numbers as few ranges.
+pub(super) fn runs(numbers: impl Iterator<Item = i64>) -> Vec<Range> {
+    let mut runs: Vec<Range> = Vec::new();
+    for number in numbers.map(Sequence) {
+        match runs.last_mut() {
+            Some(run) if run.last.next() == number => run.last = number,
+            _ => runs.push(Range { first: number, last: number }),
+        }
+    }
+    runs
+}

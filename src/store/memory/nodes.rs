@@ -1,0 +1,134 @@
+//! Nodes: that they live, which there are, and what becomes of the connections
+//! of those that died.
+
+use std::time::Duration;
+
+use super::closing::End;
+use super::tables::{NodeRow, Tables};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason};
+use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+
+/// A node that has not been heard of for this long is dead.
+const SILENCE: Duration = Duration::from_secs(30);
+
+impl Tables {
+    pub(super) fn register_node(&mut self, now: Timestamp, node: NodeId) {
+        let row = NodeRow {
+            about: None,
+            started_at: now,
+            heartbeat_at: now,
+            stopped_at: None,
+            lost_at: None,
+        };
+        self.nodes.insert(node, row);
+    }
+
+    /// Says that a node lives; answers when another one last took it for dead.
+    pub(super) fn node_heartbeat(&mut self, now: Timestamp, node: NodeId) -> Option<Timestamp> {
+        let row = self.nodes.get_mut(&node)?;
+        row.stopped_at = None;
+        row.heartbeat_at = row.heartbeat_at.max(now);
+        row.lost_at
+    }
+
+    pub(super) fn introduce_node(&mut self, node: NodeId, about: AboutNode) {
+        if let Some(row) = self.nodes.get_mut(&node) {
+            row.about = Some(about);
+        }
+    }
+
+    pub(super) fn node_stopped(&mut self, now: Timestamp, node: NodeId) {
+        if let Some(row) = self.nodes.get_mut(&node) {
+            row.stopped_at = Some(now);
+        }
+    }
+
+    /// The living nodes, then those that ended, each the newest first.
+    pub(super) fn list_nodes(&self, now: Timestamp, own: NodeId, limit: usize) -> Vec<NodeInfo> {
+        let info = |(id, row): (&NodeId, &NodeRow)| {
+            let live = self.connections.values().filter(|it| it.node == *id && it.closed.is_none());
+            let about = row.about.as_ref();
+            NodeInfo {
+                id: *id,
+                status: match row.stopped_at {
+                    Some(_) => NodeStatus::Stopped,
+                    None if *id == own || row.is_heard(now) => NodeStatus::Live,
+                    None => NodeStatus::Lost,
+                },
+                host: about.and_then(|about| about.host.clone()),
+                address: about.map(|about| about.address.clone()),
+                version: about.map(|about| about.version.clone()),
+                started_at: row.started_at,
+                last_heartbeat: row.heartbeat_at,
+                connections: i64::try_from(live.count()).unwrap_or(i64::MAX),
+                max_connections: about.map(|about| about.max_connections),
+                stopped_at: row.stopped_at,
+                lost_at: row.lost_at,
+            }
+        };
+        let mut nodes: Vec<NodeInfo> = self.nodes.iter().map(info).collect();
+        nodes.sort_by_key(|node| {
+            (node.status != NodeStatus::Live, std::cmp::Reverse(node.started_at))
+        });
+        nodes.truncate(limit);
+        nodes
+    }
+
+    /// Closes what other nodes left open that have stopped, have been silent
+    /// for too long, or are unknown. Returns it, and whose it is.
+    pub(super) fn reap_dead_nodes(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+    ) -> Result<(Reaping, Vec<GatewayKey>)> {
+        let is_alive = |of: &NodeId| {
+            let row = self.nodes.get(of).filter(|row| row.stopped_at.is_none());
+            row.is_some_and(|row| row.is_heard(now))
+        };
+        let left: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, row)| row.closed.is_none() && row.node != node && !is_alive(&row.node))
+            .map(|(id, row)| (row.gateway, *id, row.node))
+            .collect();
+        let mut reaping = Reaping::default();
+        for (id, row) in self.nodes.iter_mut().filter(|(id, _)| **id != node) {
+            let is_known = row.lost_at.is_some_and(|at| at >= row.heartbeat_at);
+            let is_owner = left.iter().any(|(_, _, owner)| owner == id);
+            if row.stopped_at.is_none() && !row.is_heard(now) && (!is_known || is_owner) {
+                row.lost_at = Some(now);
+                reaping.nodes.push(*id);
+            }
+        }
+        let mut gateways = Vec::with_capacity(left.len());
+        for (gateway, connection, _) in left {
+            let gateway_id = self.gateway_row(gateway)?.id;
+            let end = End {
+                gateway,
+                connection,
+                reason: Reason::NodeLost,
+                detail: "",
+                unconfirmed: None,
+                give_up: false,
+                at: now,
+            };
+            self.close(now, &end)?;
+            reaping.connections.push(Reaped { gateway_id, connection_id: connection });
+            gateways.push(gateway);
+        }
+        Ok((reaping, gateways))
+    }
+
+    /// Of these connections, those that are not live on record.
+    pub(super) fn not_on_record(&self, asked: &[ConnectionId]) -> Vec<ConnectionId> {
+        let is_live = |id| self.connections.get(id).is_some_and(|row| row.closed.is_none());
+        asked.iter().filter(|id| !is_live(id)).copied().collect()
+    }
+}
+
+impl NodeRow {
+    fn is_heard(&self, now: Timestamp) -> bool {
+        self.heartbeat_at >= now.minus(SILENCE)
+    }
+}

@@ -1,0 +1,183 @@
+//! Putting outcomes on record.
+
+use super::closing::End;
+use super::ledger::{Ended, How};
+use super::positions::Move;
+use super::tables::Tables;
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::store::ranges::above;
+use crate::store::receipts::{Receipts, Waiting};
+use crate::store::{Range, Record, Result, StoreError};
+
+impl Tables {
+    /// Puts records on record, in order.
+    pub(super) fn record(&mut self, now: Timestamp, records: &[Record]) -> Result<()> {
+        for record in records {
+            self.check(record)?;
+        }
+        let mut waiting = Waiting::default();
+        for record in records {
+            match record {
+                Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
+                    self.heard(*connection, *finished_at);
+                    if range.first <= range.last {
+                        waiting.add(Receipts {
+                            gateway: *gateway,
+                            connection: *connection,
+                            range: *range,
+                            started_at: *started_at,
+                            finished_at: *finished_at,
+                        });
+                    }
+                }
+                Record::Heartbeat { connection, at } => self.heard(*connection, *at),
+                other => {
+                    self.confirm(std::mem::take(&mut waiting))?;
+                    self.record_one(now, other)?;
+                }
+            }
+        }
+        self.confirm(waiting)
+    }
+
+    /// What a database's own checks refuse, before anything is written.
+    fn check(&self, record: &Record) -> Result<()> {
+        let (gateway, range) = match record {
+            Record::Confirmed { gateway, range, .. } | Record::Skipped { gateway, range, .. } => {
+                (gateway, Some(*range))
+            }
+            Record::Reported { gateway, sequence, .. } => {
+                (gateway, Some(Range { first: *sequence, last: *sequence }))
+            }
+            Record::Closed { gateway, unconfirmed, .. } => {
+                (gateway, unconfirmed.map(|(range, _)| range))
+            }
+            Record::Heartbeat { .. } => return Ok(()),
+        };
+        match range {
+            Some(range) if range.first <= range.last && range.first < Sequence(1) => {
+                Err(StoreError::Corrupt(format!("an attempt begins at {}", range.first)))
+            }
+            Some(_) => self.gateway_row(*gateway).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn heard(&mut self, connection: ConnectionId, at: Timestamp) {
+        if let Some(row) = self.connections.get_mut(&connection) {
+            row.last_heartbeat_at = row.last_heartbeat_at.max(at);
+        }
+    }
+
+    fn confirm(&mut self, waiting: Waiting) -> Result<()> {
+        let mut moves = Vec::new();
+        for it in waiting.receipts {
+            self.write_attempts(&Ended {
+                gateway: it.gateway,
+                connection: Some(it.connection),
+                range: it.range,
+                how: How::Received,
+                started_at: it.started_at,
+                finished_at: it.finished_at,
+            })?;
+            moves.push(Move { connection: it.connection, to: it.range.last.0 });
+        }
+        self.raise(&moves)
+    }
+
+    /// One that is no receipt and no sign of life.
+    fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
+        match record {
+            Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
+            Record::Reported { gateway, connection, sequence, result, at } => {
+                self.reported((*gateway, *connection), *sequence, result, *at)
+            }
+            Record::Skipped { gateway, connection, range, reason, advance_to, at } => {
+                self.skipped((*gateway, *connection), *range, *reason, *at)?;
+                let moves = advance_to.map(|to| Move { connection: *connection, to: to.0 });
+                self.raise(moves.as_slice())
+            }
+            Record::Closed { gateway, connection, reason, detail, unconfirmed, give_up, at } => {
+                self.close(
+                    now,
+                    &End {
+                        gateway: *gateway,
+                        connection: *connection,
+                        reason: *reason,
+                        detail,
+                        unconfirmed: *unconfirmed,
+                        give_up: *give_up,
+                        at: *at,
+                    },
+                )
+            }
+        }
+    }
+
+    fn reported(
+        &mut self,
+        (gateway, connection): (GatewayKey, ConnectionId),
+        sequence: Sequence,
+        result: &std::result::Result<(), (Reason, String)>,
+        at: Timestamp,
+    ) -> Result<()> {
+        let (how, outcome, reason) = match result {
+            Ok(()) => (How::Applied, "applied", None),
+            Err((reason, detail)) => (How::Failed(*reason, detail), "failed", Some(*reason)),
+        };
+        let is_known = self.attempts.values().any(|attempt| {
+            attempt.gateway == gateway
+                && (attempt.first, attempt.last) == (sequence.0, sequence.0)
+                && (attempt.outcome, attempt.reason) == (outcome, reason)
+                && attempt.connection == Some(connection)
+        });
+        if is_known {
+            return Ok(());
+        }
+        let range = Range { first: sequence, last: sequence };
+        self.write_attempts(&Ended {
+            gateway,
+            connection: Some(connection),
+            range,
+            how,
+            started_at: at,
+            finished_at: at,
+        })?;
+        if result.is_ok() {
+            return Ok(());
+        }
+        // Counted as confirmed when its receipt came before its report.
+        if self.confirmed(gateway) >= sequence.0 && !self.is_dead((gateway, sequence.0)) {
+            let stream = self.stream(gateway)?;
+            stream.confirmed_total = (stream.confirmed_total - 1).max(0);
+        }
+        self.bury(gateway, range, at)
+    }
+
+    /// What another connection has confirmed is delivered, however late this
+    /// one is; and what is dead already is on record.
+    fn skipped(
+        &mut self,
+        (gateway, connection): (GatewayKey, ConnectionId),
+        range: Range,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Result<()> {
+        let confirmed = Sequence(self.confirmed(gateway));
+        for part in self.not_dead(gateway, range) {
+            self.write_attempts(&Ended {
+                gateway,
+                connection: Some(connection),
+                range: part,
+                how: How::Failed(reason, ""),
+                started_at: at,
+                finished_at: at,
+            })?;
+            if let Some(open) = above(part, confirmed) {
+                self.bury(gateway, open, at)?;
+            }
+        }
+        Ok(())
+    }
+}

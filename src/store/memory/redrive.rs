@@ -1,0 +1,202 @@
+//! Redrive: dead letters' events are appended again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::append::Growth;
+use super::deliveries::Matching;
+use super::tables::{EventRow, Key, Letter, Tables};
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, OrganisationKey, Sequence};
+use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
+use crate::store::ranges::pieces;
+use crate::store::{
+    Delivery, DeliveryState, RedriveCursor, RedriveSelection, Redriven, RedrivenDelivery, Result,
+    StoreError,
+};
+
+impl Tables {
+    pub(super) fn redrive(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        selection: &RedriveSelection,
+        dry_run: bool,
+    ) -> Result<(Redriven, Growth)> {
+        let (mut answer, chosen) = match selection {
+            RedriveSelection::One(gateway, sequence) => {
+                let gateway = self.live_key(organisation, *gateway)?;
+                self.search_one(now, (gateway, sequence.0))?
+            }
+            RedriveSelection::Filter(filter, after) => {
+                let matching = self.matching(organisation, filter)?;
+                self.search(now, &matching, *after)?
+            }
+        };
+        answer.more = answer.next.is_some();
+        let mut growth = Growth::new();
+        for key in &chosen {
+            let Some(event) = self.event_at(*key).map(|row| row.event.id.clone()) else { continue };
+            let new = match self.outbox.get(key) {
+                Some(row) if !dry_run => Some(self.number(key.0, *row, &mut growth)),
+                _ => None,
+            };
+            answer.redriven.push(RedrivenDelivery {
+                gateway_id: self.gateway_row(key.0)?.id,
+                event_id: event,
+                sequence: Sequence(key.1),
+                new_sequence: new,
+            });
+        }
+        if !dry_run {
+            self.mark_redriven(now, &chosen)?;
+        }
+        Ok((answer, growth))
+    }
+
+    fn search_one(&self, now: Timestamp, key: Key) -> Result<(Redriven, Vec<Key>)> {
+        if !(1..=self.gateway_row(key.0)?.stream.head).contains(&key.1) {
+            return Err(StoreError::NotFound("delivery"));
+        }
+        let mut answer = Redriven::default();
+        if count(&mut answer, &self.standing(key)?) {
+            return Ok((answer, Vec::new()));
+        }
+        match self.event_at(key) {
+            None => answer.event_removed += 1,
+            Some(row) if has_expired(row, now) => answer.expired += 1,
+            Some(_) => return Ok((answer, vec![key])),
+        }
+        Ok((answer, Vec::new()))
+    }
+
+    fn search(
+        &self,
+        now: Timestamp,
+        matching: &Matching<'_>,
+        after: Option<RedriveCursor>,
+    ) -> Result<(Redriven, Vec<Key>)> {
+        let mut answer = Redriven::default();
+        if after.is_none() {
+            for (_, _, sequence, gateway) in self.failed_places(matching, i64::MAX) {
+                count(&mut answer, &self.standing((gateway, sequence))?);
+            }
+        }
+        let begin = (matching.gateway.unwrap_or(GatewayKey(0)), 0);
+        let after = after.map_or(begin, |at| begin.max((GatewayKey(at.gateway), at.sequence)));
+        let (keys, next) = self.stretch(matching, after);
+        answer.next = next.map(cursor);
+        let failed = self.newest_failures(matching, i64::MAX);
+        let wanted = matching.filter.event_type.as_ref();
+        let mut chosen: Vec<Key> = Vec::new();
+        for key in keys {
+            let event = self.event_at(key);
+            let is_of_type =
+                wanted.is_none_or(|it| event.is_some_and(|row| *it == row.event.event_type));
+            if !is_of_type || !self.is_open(key) || !failed.contains_key(&key) {
+                continue;
+            }
+            match event {
+                None => answer.event_removed += 1,
+                Some(row) if has_expired(row, now) => answer.expired += 1,
+                Some(_) if chosen.len() < REDRIVEN => chosen.push(key),
+                Some(_) => {
+                    // This one and what follows are the next call's.
+                    answer.next = chosen.last().copied().map(cursor);
+                    break;
+                }
+            }
+        }
+        Ok((answer, chosen))
+    }
+
+    /// Whether a delivery is a dead letter that can be redriven.
+    fn is_open(&self, key: Key) -> bool {
+        let is_live = self.gateways.get(&key.0).is_some_and(|row| row.deleted_at.is_none());
+        is_live && self.letter_at(key).is_some_and(|(_, letter)| letter.redriven_at.is_none())
+    }
+
+    /// What one call looks at behind a place, and where the next one goes on.
+    fn stretch(&self, matching: &Matching<'_>, after: Key) -> (Vec<Key>, Option<Key>) {
+        let mut keys = Vec::new();
+        if matching.names_events() {
+            let names = |row: &EventRow| {
+                let (filter, event) = (matching.filter, &row.event);
+                row.organisation == matching.organisation
+                    && filter.event_id.as_ref().is_none_or(|id| *id == event.id)
+                    && filter.correlation_id.as_ref().is_none_or(|it| *it == event.correlation_id)
+            };
+            let behind = self.outbox.keys().filter(|key| **key > after);
+            let own = behind.filter(|key| {
+                matching.gateway.is_none_or(|gateway| gateway == key.0)
+                    && self.gateways.get(&key.0).is_some_and(|row| row.deleted_at.is_none())
+                    && self.event_at(**key).is_some_and(names)
+            });
+            keys.extend(own.take(REDRIVE_LOOKED_UP));
+            let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP).copied();
+            return (keys, next);
+        }
+        let up_to = matching.gateway.unwrap_or(GatewayKey(i64::MAX));
+        let is_own = |gateway: GatewayKey| {
+            self.gateways.get(&gateway).is_some_and(|row| {
+                row.organisation == matching.organisation && row.deleted_at.is_none()
+            })
+        };
+        let open = self.dead_letters.iter().filter(|((gateway, _), letter)| {
+            letter.redriven_at.is_none() && (*gateway, letter.last) > after && *gateway <= up_to
+        });
+        let most = usize::try_from(REDRIVE_LETTERS).unwrap_or(usize::MAX);
+        let (mut reached, mut letters) = (after, 0);
+        for ((gateway, first), letter) in open.take(most) {
+            letters += 1;
+            let sequences = (*first..=letter.last).filter(|sequence| (*gateway, *sequence) > after);
+            for sequence in sequences.filter(|_| is_own(*gateway)) {
+                if keys.len() == REDRIVE_LOOKED_UP {
+                    return (keys, Some(reached));
+                }
+                reached = (*gateway, sequence);
+                keys.push(reached);
+            }
+            reached = (*gateway, letter.last);
+        }
+        (keys, (letters == most).then_some(reached))
+    }
+
+    /// A range of which only a part was redriven falls into pieces.
+    fn mark_redriven(&mut self, now: Timestamp, chosen: &[Key]) -> Result<()> {
+        let mut ranges: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
+        for key in chosen {
+            if let Some((first, _)) = self.letter_at(*key) {
+                ranges.entry((key.0, first)).or_default().insert(key.1);
+                self.stream(key.0)?.dead_total -= 1;
+            }
+        }
+        for ((gateway, first), redriven) in ranges {
+            let Some(range) = self.dead_letters.remove(&(gateway, first)) else { continue };
+            for piece in pieces(first, range.last, &redriven) {
+                let redriven_at = piece.redriven.then_some(now);
+                let letter = Letter { last: piece.last, dead_at: range.dead_at, redriven_at };
+                self.dead_letters.insert((gateway, piece.first), letter);
+            }
+        }
+        Ok(())
+    }
+}
+
+const fn cursor((gateway, sequence): Key) -> RedriveCursor {
+    RedriveCursor { gateway: gateway.0, sequence }
+}
+
+fn has_expired(row: &EventRow, now: Timestamp) -> bool {
+    row.event.expires_at.is_some_and(|at| at <= now)
+}
+
+/// Counts a delivery that can be left alone; says whether it is one.
+fn count(answer: &mut Redriven, delivery: &Delivery) -> bool {
+    match delivery.state {
+        DeliveryState::Pending => answer.pending += 1,
+        DeliveryState::Delivered => answer.delivered += 1,
+        DeliveryState::Failed if delivery.redriven => answer.already_redriven += 1,
+        DeliveryState::Failed => return false,
+    }
+    true
+}

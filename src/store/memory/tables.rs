@@ -1,0 +1,202 @@
+//! What a database's tables hold, as collections. Sequences are plain numbers
+//! here, as they are in a database.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
+};
+use crate::store::{
+    AboutNode, Appended, EventTypeInfo, InboxContent, Labels, Refusal, Rejection, StoreError,
+    TokenInfo,
+};
+
+/// One delivery.
+pub(super) type Key = (GatewayKey, i64);
+
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) organisations: BTreeMap<String, OrganisationKey>,
+    pub(super) access_tokens: BTreeMap<String, Token<OrganisationKey>>,
+    pub(super) gateway_tokens: BTreeMap<String, Token<GatewayKey>>,
+    pub(super) event_types: BTreeMap<(OrganisationKey, String), EventTypeInfo>,
+    pub(super) gateways: BTreeMap<GatewayKey, GatewayRow>,
+    pub(super) cursors: BTreeMap<(GatewayKey, String), Cursor>,
+    pub(super) connections: BTreeMap<ConnectionId, ConnectionRow>,
+    pub(super) nodes: BTreeMap<NodeId, NodeRow>,
+    pub(super) events: BTreeMap<i64, EventRow>,
+    pub(super) event_keys: BTreeMap<(OrganisationKey, EventId), i64>,
+    pub(super) outbox: BTreeMap<Key, i64>,
+    pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
+    pub(super) attempts: BTreeMap<i64, AttemptRow>,
+    /// By their first sequence; they don't overlap.
+    pub(super) dead_letters: BTreeMap<Key, Letter>,
+    pub(super) inbox: BTreeMap<i64, Inserted>,
+    pub(super) rejected: BTreeMap<i64, RejectedRow>,
+    pub(super) last: Last,
+}
+
+/// The last keys given; none is given twice.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    pub(super) gateway: i64,
+    pub(super) event: i64,
+    pub(super) attempt: i64,
+    pub(super) inbox: i64,
+    pub(super) rejected: i64,
+}
+
+pub(super) fn next(last: &mut i64) -> i64 {
+    *last += 1;
+    *last
+}
+
+#[derive(Debug)]
+pub(super) struct Token<Of> {
+    pub(super) of: Of,
+    pub(super) digest: [u8; 32],
+    pub(super) info: TokenInfo,
+}
+
+#[derive(Debug)]
+pub(super) struct GatewayRow {
+    pub(super) id: GatewayId,
+    pub(super) organisation: OrganisationKey,
+    pub(super) name: String,
+    pub(super) labels: Labels,
+    pub(super) created_at: Timestamp,
+    pub(super) disabled_at: Option<Timestamp>,
+    pub(super) deleted_at: Option<Timestamp>,
+    pub(super) manifest: Option<(String, Timestamp)>,
+    pub(super) stream: Stream,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) epoch: Epoch,
+    pub(super) head: i64,
+    pub(super) floor: i64,
+    pub(super) missed: i64,
+    pub(super) confirmed_total: i64,
+    pub(super) failed_total: i64,
+    pub(super) dead_total: i64,
+    pub(super) last_failure: Option<(Timestamp, Reason)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) received: i64,
+    pub(super) left_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub(super) struct ConnectionRow {
+    pub(super) gateway: GatewayKey,
+    pub(super) token: String,
+    pub(super) instance: String,
+    pub(super) transport: &'static str,
+    pub(super) node: NodeId,
+    pub(super) remote_address: String,
+    pub(super) connected_at: Timestamp,
+    pub(super) last_heartbeat_at: Timestamp,
+    pub(super) closed: Option<(Timestamp, Reason)>,
+}
+
+#[derive(Debug)]
+pub(super) struct NodeRow {
+    pub(super) about: Option<AboutNode>,
+    pub(super) started_at: Timestamp,
+    pub(super) heartbeat_at: Timestamp,
+    pub(super) stopped_at: Option<Timestamp>,
+    pub(super) lost_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub(super) struct EventRow {
+    pub(super) organisation: OrganisationKey,
+    pub(super) event: Arc<Event>,
+    pub(super) appended_at: Timestamp,
+    pub(super) digest: [u8; 32],
+    pub(super) artifact_id: Option<String>,
+    pub(super) deployment_id: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct KeptAnswer {
+    pub(super) digest: [u8; 32],
+    pub(super) answer: Vec<Result<Appended, Refusal>>,
+    pub(super) created_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct AttemptRow {
+    pub(super) gateway: GatewayKey,
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) outcome: &'static str,
+    pub(super) reason: Option<Reason>,
+    pub(super) detail: Option<String>,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) started_at: Timestamp,
+    pub(super) finished_at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) last: i64,
+    pub(super) dead_at: Timestamp,
+    pub(super) redriven_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inserted {
+    pub(super) content: InboxContent,
+    pub(super) inserted_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct RejectedRow {
+    pub(super) inbox_id: i64,
+    pub(super) row: Inserted,
+    pub(super) rejection: Rejection,
+    pub(super) rejected_at: Timestamp,
+    pub(super) retried_at: Option<Timestamp>,
+}
+
+impl Tables {
+    pub(super) fn add_organisation(&mut self, name: &str) -> OrganisationKey {
+        let next = i64::try_from(self.organisations.len()).unwrap_or(i64::MAX - 1) + 1;
+        *self.organisations.entry(name.to_owned()).or_insert(OrganisationKey(next))
+    }
+
+    pub(super) fn organisation(&self, name: &str) -> Result<OrganisationKey, StoreError> {
+        self.organisations.get(name).copied().ok_or(StoreError::NotFound("organisation"))
+    }
+
+    /// A row that another one leads to.
+    pub(super) fn gateway_row(&self, key: GatewayKey) -> Result<&GatewayRow, StoreError> {
+        self.gateways.get(&key).ok_or_else(|| no_row(key))
+    }
+
+    /// The same, and its log's numbers.
+    pub(super) fn stream(&mut self, key: GatewayKey) -> Result<&mut Stream, StoreError> {
+        self.gateways.get_mut(&key).map(|row| &mut row.stream).ok_or_else(|| no_row(key))
+    }
+
+    /// Whose event an outbox row names, if both are there.
+    pub(super) fn event_at(&self, key: Key) -> Option<&EventRow> {
+        self.events.get(self.outbox.get(&key)?)
+    }
+
+    pub(super) fn live_connections(&self, gateway: GatewayKey) -> usize {
+        let live = |row: &&ConnectionRow| row.gateway == gateway && row.closed.is_none();
+        self.connections.values().filter(live).count()
+    }
+}
+
+/// What a database's own checks say.
+fn no_row(key: GatewayKey) -> StoreError {
+    StoreError::Corrupt(format!("there is no gateway {}", key.0))
+}

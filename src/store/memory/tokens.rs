@@ -1,0 +1,160 @@
+//! Access tokens and gateway tokens.
+
+use super::tables::{Tables, Token};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, OrganisationKey};
+use crate::store::limits::{LIVE_TOKENS, NOTED_EVERY};
+use crate::store::{
+    AccessCredential, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo, TokenKind,
+};
+
+impl Tables {
+    pub(super) fn create_access_token(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        if self.access_tokens.contains_key(&token.id) {
+            return Err(taken(&token));
+        }
+        let mut scopes = scopes.to_vec();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let made = fresh(organisation, token, name, scopes, now);
+        let info = made.info.clone();
+        self.access_tokens.insert(info.id.clone(), made);
+        Ok(info)
+    }
+
+    pub(super) fn list_access_tokens(&self, organisation: OrganisationKey) -> Vec<TokenInfo> {
+        in_order(self.access_tokens.values().filter(|token| token.of == organisation))
+    }
+
+    pub(super) fn revoke_access_token(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: &str,
+    ) -> Result<()> {
+        let found = self.access_tokens.get_mut(id).filter(|token| token.of == organisation);
+        let token = found.ok_or(StoreError::NotFound("access token"))?;
+        token.info.revoked_at = token.info.revoked_at.or(Some(now));
+        Ok(())
+    }
+
+    pub(super) fn access_credential(&self, id: &str) -> Option<AccessCredential> {
+        let token = self.access_tokens.get(id)?;
+        Some(AccessCredential {
+            digest: token.digest,
+            organisation: token.of,
+            scopes: token.info.scopes.clone(),
+            expires_at: token.info.expires_at,
+            revoked: token.info.revoked_at.is_some(),
+            last_used_at: token.info.last_used_at,
+        })
+    }
+
+    pub(super) fn create_gateway_token(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        let gateway = self.live_key(organisation, id)?;
+        let is_live = |info: &TokenInfo| {
+            info.revoked_at.is_none() && info.expires_at.is_none_or(|at| at > now)
+        };
+        let own = self.gateway_tokens.values().filter(|token| token.of == gateway);
+        let live = i64::try_from(own.filter(|token| is_live(&token.info)).count());
+        let live = live.unwrap_or(i64::MAX);
+        if live >= LIVE_TOKENS {
+            return Err(StoreError::too_many_tokens(id, live));
+        }
+        if self.gateway_tokens.contains_key(&token.id) {
+            return Err(taken(&token));
+        }
+        let made = fresh(gateway, token, "", Vec::new(), now);
+        let info = made.info.clone();
+        self.gateway_tokens.insert(info.id.clone(), made);
+        Ok(info)
+    }
+
+    pub(super) fn list_gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
+        let gateway = self.live_key(organisation, id)?;
+        Ok(in_order(self.gateway_tokens.values().filter(|token| token.of == gateway)))
+    }
+
+    pub(super) fn revoke_gateway_token(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
+    ) -> Result<()> {
+        let gateway = self.live_key(organisation, id)?;
+        let found = self.gateway_tokens.get_mut(token).filter(|token| token.of == gateway);
+        let token = found.ok_or(StoreError::NotFound("gateway token"))?;
+        token.info.revoked_at = token.info.revoked_at.or(Some(now));
+        Ok(())
+    }
+
+    pub(super) fn gateway_credential(&self, id: &str) -> Option<GatewayCredential> {
+        let token = self.gateway_tokens.get(id)?;
+        let gateway = self.gateways.get(&token.of)?;
+        Some(GatewayCredential {
+            digest: token.digest,
+            gateway: token.of,
+            gateway_id: gateway.id,
+            organisation: gateway.organisation,
+            expires_at: token.info.expires_at,
+            revoked: token.info.revoked_at.is_some() || gateway.deleted_at.is_some(),
+            disabled: gateway.disabled_at.is_some(),
+            last_used_at: token.info.last_used_at,
+        })
+    }
+
+    /// Notes that a token was used, at most once a minute.
+    pub(super) fn note_use(&mut self, now: Timestamp, kind: TokenKind, id: &str) {
+        let info = match kind {
+            TokenKind::Gateway => self.gateway_tokens.get_mut(id).map(|token| &mut token.info),
+            TokenKind::Access => self.access_tokens.get_mut(id).map(|token| &mut token.info),
+        };
+        if let Some(info) = info
+            && info.last_used_at.is_none_or(|at| at <= now.minus(NOTED_EVERY))
+        {
+            info.last_used_at = Some(now);
+        }
+    }
+}
+
+fn fresh<Of>(of: Of, token: NewToken, name: &str, scopes: Vec<Scope>, now: Timestamp) -> Token<Of> {
+    let NewToken { id, digest, expires_at } = token;
+    let info = TokenInfo {
+        id,
+        name: name.to_owned(),
+        scopes,
+        created_at: now,
+        expires_at,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    Token { of, digest, info }
+}
+
+fn in_order<'a, Of: 'a>(tokens: impl Iterator<Item = &'a Token<Of>>) -> Vec<TokenInfo> {
+    let mut found: Vec<TokenInfo> = tokens.map(|token| token.info.clone()).collect();
+    found.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    found
+}
+
+fn taken(token: &NewToken) -> StoreError {
+    StoreError::taken_meanwhile(&format!("token {}", token.id))
+}

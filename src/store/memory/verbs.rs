@@ -1,0 +1,355 @@
+//! The verbs: each runs one function of [`Tables`](super::tables::Tables),
+//! under the lock.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::append::{Growth, grown};
+use super::{MemoryStore, Unheard};
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+};
+use crate::store::limits::NOTED_EVERY;
+use crate::store::{
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
+    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
+    GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
+    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
+    Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+};
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn check(&self) -> Result<()> {
+        self.read(|_| Ok(())).await
+    }
+
+    async fn has_room(&self) -> bool {
+        self.check_space().is_ok()
+    }
+
+    async fn close(&self) {
+        if !self.closed.is_cancelled() {
+            self.database.tables().node_stopped((self.database.0.clock)(), self.node);
+            self.database.nodes().remove(&self.node);
+            self.closed.cancel();
+        }
+    }
+
+    async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
+        self.read(|tables| tables.organisation(name)).await
+    }
+
+    async fn has_access_tokens(&self) -> Result<bool> {
+        self.read(|tables| Ok(!tables.access_tokens.is_empty())).await
+    }
+
+    async fn create_access_token(
+        &self,
+        organisation: OrganisationKey,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        self.write(|tables, now| tables.create_access_token(now, organisation, name, scopes, token))
+            .await
+    }
+
+    async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
+        self.read(|tables| Ok(tables.list_access_tokens(organisation))).await
+    }
+
+    async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
+        self.write(|tables, now| tables.revoke_access_token(now, organisation, id)).await
+    }
+
+    async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
+        self.read(|tables| Ok(tables.access_credential(id))).await
+    }
+
+    fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>) {
+        let now = (self.database.0.clock)();
+        let is_noted = last_used_at.is_some_and(|at| now.since(at) < NOTED_EVERY);
+        if !is_noted && self.check_open().is_ok() {
+            self.database.tables().note_use(now, kind, id);
+        }
+    }
+
+    async fn create_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+    ) -> Result<Gateway> {
+        self.write(|tables, now| tables.create_gateway(now, organisation, id, name, labels)).await
+    }
+
+    async fn gateways(
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        self.read(|tables| tables.list_gateways(organisation, after, limit)).await
+    }
+
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
+        self.read(|tables| tables.gateway(organisation, id)).await
+    }
+
+    async fn update_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway> {
+        self.write(|tables, now| tables.update_gateway(now, organisation, id, change)).await
+    }
+
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<GatewayKey> {
+        self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
+    }
+
+    async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
+        self.write(|tables, now| tables.set_manifest(now, gateway, manifest)).await
+    }
+
+    async fn create_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        self.write(|tables, now| tables.create_gateway_token(now, organisation, id, token)).await
+    }
+
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
+        self.read(|tables| tables.list_gateway_tokens(organisation, id)).await
+    }
+
+    async fn revoke_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
+    ) -> Result<()> {
+        self.write(|tables, now| tables.revoke_gateway_token(now, organisation, id, token)).await
+    }
+
+    async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
+        self.read(|tables| Ok(tables.gateway_credential(token))).await
+    }
+
+    async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
+        self.read(|tables| Ok(tables.list_event_types(organisation))).await
+    }
+
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>> {
+        self.read(|tables| Ok(tables.event_type(organisation, name))).await
+    }
+
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool> {
+        self.write(|tables, _| Ok(tables.put_event_type(organisation, info))).await
+    }
+
+    async fn append(&self, publish: Publish) -> Result<Published> {
+        self.check_space()?;
+        let (published, _) = self
+            .write_then(
+                |tables, now| {
+                    let mut growth = Growth::new();
+                    Ok((tables.append(now, &publish, &mut growth), growth))
+                },
+                |(_, growth)| self.appended(grown(growth.clone())),
+            )
+            .await?;
+        Ok(published)
+    }
+
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage> {
+        self.read(|tables| tables.page(gateway, after, limit, max_bytes)).await
+    }
+
+    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
+        let node = self.node;
+        let opened =
+            self.commit(|tables, now| tables.open_connection(now, node, &connection), |_| ());
+        let mut unheard = Unheard { store: self, opened: opened.is_ok().then_some(connection) };
+        tokio::task::yield_now().await;
+        unheard.opened = None;
+        opened
+    }
+
+    async fn record(&self, records: Vec<Record>) -> Result<()> {
+        let ended = |record: &Record| match record {
+            Record::Closed { gateway, .. } => Some(*gateway),
+            _ => None,
+        };
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.write_then(
+            |tables, now| tables.record(now, &records),
+            |()| self.unserved(records.iter().filter_map(ended)),
+        )
+        .await
+    }
+
+    async fn find_deployment(
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
+    ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
+        self.read(|tables| Ok(tables.find_deployment(gateway, key))).await
+    }
+
+    async fn connections(
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        after: Option<ConnectionCursor>,
+        limit: usize,
+    ) -> Result<ConnectionPage> {
+        let after = after.as_ref();
+        self.read(|tables| {
+            Ok(tables.list_connections(organisation, gateway, live_only, after, limit))
+        })
+        .await
+    }
+
+    async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
+        self.read(|tables| Ok(tables.totals(organisation))).await
+    }
+
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
+        self.read(|tables| tables.event_history(organisation, id)).await
+    }
+
+    async fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        self.read(|tables| tables.failed_deliveries(organisation, filter, cursor, limit)).await
+    }
+
+    async fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>> {
+        let width = i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1);
+        self.read(|tables| tables.failure_summary(organisation, (from, to), width, by)).await
+    }
+
+    async fn redrive(
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
+    ) -> Result<Redriven> {
+        let (redriven, _) = self
+            .write_then(
+                |tables, now| tables.redrive(now, organisation, &selection, dry_run),
+                // Without rows: each lane reads them from the log.
+                |(_, growth)| {
+                    let mut grown = grown(growth.clone());
+                    for grown in &mut grown {
+                        grown.rows.clear();
+                    }
+                    self.appended(grown);
+                },
+            )
+            .await?;
+        Ok(redriven)
+    }
+
+    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
+        self.write(|tables, now| Ok(tables.node_heartbeat(now, self.node))).await
+    }
+
+    async fn introduce_node(&self, about: AboutNode) -> Result<()> {
+        self.write(|tables, _| {
+            tables.introduce_node(self.node, about);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| Ok(tables.list_nodes(now, self.node, limit))).await
+    }
+
+    async fn reap_dead_nodes(&self) -> Result<Reaping> {
+        let (reaping, _) = self
+            .write_then(
+                |tables, now| tables.reap_dead_nodes(now, self.node),
+                |(_, gateways)| self.unserved(gateways.iter().copied()),
+            )
+            .await?;
+        Ok(reaping)
+    }
+
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
+        self.read(|tables| Ok(tables.not_on_record(connections))).await
+    }
+
+    async fn shut_out(&self) -> Result<Vec<ShutOut>> {
+        self.read(|tables| Ok(tables.shut_out(self.node))).await
+    }
+
+    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
+        self.write(|tables, now| tables.sweep(now, gateways)).await
+    }
+
+    async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {
+        let mut next = *mark;
+        let trimmed = self.write(|tables, now| tables.trim(now, limits, &mut next)).await?;
+        *mark = next;
+        Ok(trimmed)
+    }
+
+    fn node(&self) -> NodeId {
+        self.node
+    }
+}

@@ -1,0 +1,40 @@
+//! Receipts that wait to be written together.
+
+use std::collections::HashMap;
+
+use super::Range;
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey};
+
+/// Receipts of one connection for neighbouring deliveries.
+#[derive(Clone, Copy)]
+pub(crate) struct Receipts {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) connection: ConnectionId,
+    pub(crate) range: Range,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Timestamp,
+}
+
+/// Receipts in the order of their arrival, neighbours merged.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub(crate) receipts: Vec<Receipts>,
+    newest: HashMap<ConnectionId, usize>,
+}
+
+impl Waiting {
+    /// Adds receipts, to their neighbours if there are such.
+    pub(crate) fn add(&mut self, new: Receipts) {
+        if let Some(newest) = self.newest.get(&new.connection) {
+            let newest = &mut self.receipts[*newest];
+            if newest.gateway == new.gateway && newest.range.last.next() == new.range.first {
+                newest.range.last = new.range.last;
+                newest.finished_at = newest.finished_at.max(new.finished_at);
+                return;
+            }
+        }
+        self.newest.insert(new.connection, self.receipts.len());
+        self.receipts.push(new);
+    }
+}

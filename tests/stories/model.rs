@@ -1,0 +1,164 @@
+//! Whatever happens, in whatever order, the databases answer what the store in
+//! memory answers. A failure prints the shortest steps that lead to it;
+//! `MODEL_CASES` makes more cases than a usual run has.
+
+#![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::NodeId;
+use gateway_events::store::memory::{Clock, MemoryDatabase, MemoryStore};
+use gateway_events::store::{Store, TrimMark, sqlite};
+use gateway_events::wake::Wake;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use crate::conformance::Outsider;
+use crate::server::Database;
+use crate::{outsider, outsider_postgres, store_memory, store_postgres, store_sqlite};
+
+mod calls;
+mod picture;
+mod steps;
+
+use calls::World;
+use picture::picture;
+use steps::Step;
+
+/// Where a store keeps what it holds.
+enum Place {
+    Memory(MemoryDatabase),
+    Embedded(TempDir),
+    Shared(Database),
+}
+
+impl Place {
+    async fn open(&self, node: NodeId) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(database) => MemoryStore::open(database, node, Wake::default()),
+            Self::Embedded(directory) => {
+                store_sqlite::open_as(directory.path(), node).await.unwrap()
+            }
+            Self::Shared(database) => store_postgres::open_as(database, node).await.unwrap(),
+        }
+    }
+
+    async fn program(&self) -> Box<dyn Outsider> {
+        match self {
+            Self::Memory(database) => Box::new(store_memory::Program(database.clone())),
+            Self::Embedded(directory) => Box::new(
+                outsider::Program::start(&directory.path().join("gateway-events.db")).await,
+            ),
+            Self::Shared(database) => Box::new(outsider_postgres::Program::start(database).await),
+        }
+    }
+
+    /// What a database says of itself.
+    async fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            Self::Embedded(directory) => {
+                let path = directory.path().join("gateway-events.db");
+                sqlite::verify::verify(&path).await.unwrap().problems
+            }
+            Self::Shared(database) => {
+                let options = store_postgres::options(database);
+                gateway_events::store::postgres::verify(&options).await.unwrap().problems
+            }
+        }
+    }
+}
+
+/// One of the two stores that are compared.
+struct Side {
+    place: Place,
+    store: Arc<dyn Store>,
+    program: Box<dyn Outsider>,
+    mark: TrimMark,
+}
+
+impl Side {
+    async fn of(place: Place, node: NodeId) -> Self {
+        let store = place.open(node).await;
+        let program = place.program().await;
+        Self { place, store, program, mark: TrimMark::default() }
+    }
+
+    async fn restart(&mut self, node: NodeId) {
+        self.store.close().await;
+        // The file is free when nothing holds the store any more.
+        let idle = MemoryDatabase::new(Arc::new(Timestamp::now));
+        self.store = MemoryStore::open(&idle, node, Wake::default());
+        self.store = self.place.open(node).await;
+    }
+}
+
+/// A clock that never shows the same instant twice.
+fn clock() -> Clock {
+    let last = AtomicI64::new(0);
+    Arc::new(move || {
+        let now = Timestamp::now().micros();
+        let before = last.fetch_max(now, Ordering::Relaxed);
+        let now = if now > before { now } else { last.fetch_add(1, Ordering::Relaxed) + 1 };
+        Timestamp::from_micros(now)
+    })
+}
+
+/// Tells both stores the same, and compares every answer and, at the end and
+/// now and then, everything that can be asked.
+async fn compare(place: Place, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    const EVERY: usize = 5;
+    let node = NodeId::new();
+    let since = Timestamp::now();
+    let model = Side::of(Place::Memory(MemoryDatabase::new(clock())), node).await;
+    let mut sides = [model, Side::of(place, node).await];
+    let mut world = World::new(since.minus(Duration::from_hours(1)), since);
+    world.begin(&mut sides).await;
+    let last = steps.len().saturating_sub(1);
+    for (nth, step) in steps.iter().enumerate() {
+        let [model, database] = world.tell(&mut sides, step).await;
+        prop_assert_eq!(model, database, "the answer to {:?}, step {}", step, nth);
+        if nth % EVERY == 0 || nth == last {
+            let mut pictures = Vec::new();
+            for side in &sides {
+                let of = world.organisation;
+                pictures.push(picture(side.store.as_ref(), of, world.begun, since).await);
+            }
+            let both = pictures[0].lines().zip(pictures[1].lines());
+            for (model, database) in both {
+                prop_assert_eq!(model, database, "after {:?}, step {}", step, nth);
+            }
+        }
+    }
+    let [model, database] = sides;
+    model.store.close().await;
+    database.store.close().await;
+    let problems = database.place.problems().await;
+    prop_assert!(problems.is_empty(), "{:?}", problems);
+    Ok(())
+}
+
+fn run(cases: u32, place: impl Fn() -> Place) {
+    let cases = std::env::var("MODEL_CASES").ok().and_then(|it| it.parse().ok()).unwrap_or(cases);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let told = runner.run(&steps::steps(), |steps| runtime.block_on(compare(place(), steps)));
+    if let Err(failure) = told {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn the_embedded_store_answers_what_the_model_answers() {
+    run(24, || Place::Embedded(tempfile::tempdir().expect("a temporary directory")));
+}
+
+#[test]
+fn the_shared_store_answers_what_the_model_answers() {
+    run(6, || Place::Shared(Database::new()));
+}

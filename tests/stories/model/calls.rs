@@ -1,0 +1,328 @@
+//! Steps as calls: the same for both stores, with identities and instants that
+//! are made up once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
+    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, NodeId,
+    OrganisationKey, Reason, Sequence,
+};
+use gateway_events::store::{
+    DeliveryFilter, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection, NewEvent,
+    Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
+    RetentionLimits, RetrySelection, Target, Unfit,
+};
+use serde_json::value::RawValue;
+
+use super::Side;
+use super::picture::{gateway as alike, shown};
+use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
+use crate::conformance::{Row, keep_all};
+
+/// What both stores have been told.
+pub(crate) struct World {
+    pub(crate) organisation: OrganisationKey,
+    /// The first instant that a step gives.
+    pub(crate) begun: Timestamp,
+    since: Timestamp,
+    ticks: u64,
+    gateways: Vec<(GatewayId, GatewayKey)>,
+    heads: Vec<i64>,
+    connections: Vec<(ConnectionId, usize)>,
+}
+
+/// Both answers, as text.
+type Answers = [String; 2];
+
+/// Asks both sides the same.
+macro_rules! both {
+    ($world:expr, $sides:expr, $side:ident => $call:expr) => {{
+        let mut answers = Vec::new();
+        for $side in $sides.iter_mut() {
+            answers.push(shown($call, $world.since));
+        }
+        [answers.remove(0), answers.remove(0)]
+    }};
+}
+
+impl World {
+    pub(crate) fn new(begun: Timestamp, since: Timestamp) -> Self {
+        Self {
+            organisation: OrganisationKey(0),
+            begun,
+            since,
+            ticks: 0,
+            gateways: Vec::new(),
+            heads: Vec::new(),
+            connections: Vec::new(),
+        }
+    }
+
+    /// Registers the gateways, of which the first two have a label.
+    pub(crate) async fn begin(&mut self, sides: &mut [Side; 2]) {
+        self.organisation = sides[0].store.organisation("default").await.unwrap();
+        for nth in 0..GATEWAYS {
+            let id = GatewayId::new();
+            let mut labels = Labels::new();
+            if nth < 2 {
+                labels.insert("some".to_owned(), "yes".to_owned());
+            }
+            let name = format!("g{nth}");
+            let mut key = None;
+            for side in sides.iter() {
+                let made = side.store.create_gateway(self.organisation, id, &name, &labels).await;
+                let made = made.unwrap();
+                assert!(key.is_none_or(|key| key == made.key), "keys are given alike");
+                key = Some(made.key);
+            }
+            self.gateways.extend(key.map(|key| (id, key)));
+            self.heads.push(0);
+        }
+    }
+
+    /// An instant of its own.
+    fn tick(&mut self) -> Timestamp {
+        self.ticks += 1;
+        self.begun.plus(Duration::from_micros(self.ticks))
+    }
+
+    pub(crate) async fn tell(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
+        let answers = self.told(sides, step).await;
+        for (nth, (_, key)) in self.gateways.iter().enumerate() {
+            let page = sides[0].store.read(*key, Sequence::ZERO, 0, 0).await.unwrap();
+            self.heads[nth] = page.head.0;
+        }
+        answers
+    }
+
+    async fn told(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
+        let of = self.organisation;
+        match step {
+            Step::Publish { items, key } => {
+                let events = items.iter().map(|item| self.judged(item)).collect();
+                let idempotency = key.map(|key| (format!("k{key}"), [key / 2; 32]));
+                let publish = Publish { organisation: of, events, idempotency };
+                both!(self, sides, side => side.store.append(publish.clone()).await)
+            }
+            Step::Inbox(rows) => self.inbox(sides, rows).await,
+            Step::Open { gateway, replica } => self.open(sides, *gateway, *replica).await,
+            Step::Record(said) => {
+                let records: Vec<Record> =
+                    said.iter().filter_map(|said| self.record(said)).collect();
+                both!(self, sides, side => side.store.record(records.clone()).await)
+            }
+            Step::Sweep => both!(self, sides, side => {
+                side.store.sweep_not_connected(None).await.map(|mut missed| {
+                    missed.sort_by_key(|missed| missed.gateway_id);
+                    missed
+                })
+            }),
+            Step::Trim(limits) => {
+                let limits = retention(*limits);
+                both!(self, sides, side => side.store.trim(&limits, &mut side.mark).await)
+            }
+            Step::Redrive { gateway, reason, id, dry_run } => {
+                let filter = DeliveryFilter {
+                    gateway_id: gateway.map(|nth| self.gateways[nth].0),
+                    reason: *reason,
+                    event_id: id.map(event_id),
+                    ..DeliveryFilter::default()
+                };
+                let selection = RedriveSelection::Filter(filter, None);
+                both!(self, sides, side => side.store.redrive(of, selection.clone(), *dry_run).await)
+            }
+            Step::RedriveOne { gateway, sequence } => {
+                let sequence = Sequence(i64::from(*sequence));
+                let one = RedriveSelection::One(self.gateways[*gateway].0, sequence);
+                both!(self, sides, side => side.store.redrive(of, one.clone(), false).await)
+            }
+            Step::RetryRejected => both!(self, sides, side => {
+                let all = RetrySelection::Filter(RejectedFilter::default());
+                side.store.retry_rejected(of, all).await
+            }),
+            Step::Enable { gateway, enabled } => {
+                let id = self.gateways[*gateway].0;
+                let change = GatewayChange { disabled: Some(!enabled), ..GatewayChange::default() };
+                both!(self, sides, side => {
+                    side.store.update_gateway(of, id, change.clone()).await.map(alike)
+                })
+            }
+            Step::Delete { gateway } => {
+                let id = self.gateways[*gateway].0;
+                both!(self, sides, side => side.store.delete_gateway(of, id).await)
+            }
+            Step::Restart => {
+                let node = NodeId::new();
+                for side in sides.iter_mut() {
+                    side.restart(node).await;
+                }
+                both!(self, sides, side => side.store.reap_dead_nodes().await.map(|mut reaped| {
+                    reaped.connections.sort_by_key(|reaped| reaped.connection_id);
+                    reaped
+                }))
+            }
+        }
+    }
+
+    async fn open(&mut self, sides: &mut [Side; 2], gateway: usize, replica: u8) -> Answers {
+        let new = NewConnection {
+            id: ConnectionId::new(),
+            gateway: self.gateways[gateway].1,
+            token: "token".to_owned(),
+            instance: if replica == 0 { String::new() } else { format!("r{replica}") },
+            transport: "websocket",
+            remote_address: "192.0.2.1:4711".to_owned(),
+        };
+        self.connections.push((new.id, gateway));
+        both!(self, sides, side => {
+            let opened = side.store.open_connection(new.clone()).await;
+            // All but the epoch, which each store makes by itself.
+            opened.map(|it| (it.position, it.head, it.sent, it.failed_attempts))
+        })
+    }
+
+    /// Another program inserts rows; then the whole inbox is drained.
+    async fn inbox(&mut self, sides: &mut [Side; 2], items: &[(Item, bool)]) -> Answers {
+        let rows: Vec<Row> = items
+            .iter()
+            .map(|(item, is_bad)| Row {
+                event_type: if *is_bad { "bad.type" } else { "a.deployed" }.to_owned(),
+                payload: format!("{{\"n\":{}}}", item.content),
+                gateway_id: Some(self.gateways[item.id as usize % GATEWAYS].0.to_string()),
+                event_id: Some(event_id(item.id).to_string()),
+                ..Row::default()
+            })
+            .collect();
+        let at = self.tick();
+        let mut answers = Vec::new();
+        for side in sides.iter() {
+            side.program.insert(&rows).await;
+            let page = side.store.inbox_page(100, 1 << 20).await.unwrap();
+            let contents: Vec<_> = page.iter().map(|row| (row.id, row.content.clone())).collect();
+            let judged = page.iter().map(|row| self.verdict(row, at)).collect();
+            let drained = side.store.drain_inbox(judged).await;
+            answers.push(format!("{contents:?} {}", shown(drained, self.since)));
+        }
+        [answers.remove(0), answers.remove(0)]
+    }
+
+    fn verdict(&self, row: &InboxRow, at: Timestamp) -> JudgedRow {
+        let content = row.content.as_ref().unwrap();
+        let verdict = if content.event_type == "bad.type" {
+            let reason = RejectionReason::UnknownEventType;
+            Err(Rejection { reason, detail: "as the story wants it".to_owned() })
+        } else {
+            let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
+            let gateway = content.gateway_id.as_ref().unwrap().parse().unwrap();
+            let digest = u8::from(content.payload.contains('1'));
+            let target = Target::Gateways(vec![gateway]);
+            Ok((self.organisation, event(id, "a.deployed", digest, target, at, None)))
+        };
+        JudgedRow { id: row.id, verdict }
+    }
+
+    fn judged(&mut self, item: &Item) -> Judged {
+        let (id, at) = (event_id(item.id), self.tick());
+        if !item.fit {
+            let problem = serde_json::json!({"detail": "as the story wants it"});
+            return Err(Unfit { identity: Some((id, [item.content; 32])), problem });
+        }
+        let target = match &item.target {
+            To::These(nth) => {
+                Target::Gateways(nth.iter().map(|nth| self.gateways[*nth].0).collect())
+            }
+            To::Labelled => Target::Labels(Labels::from([("some".to_owned(), "yes".to_owned())])),
+            To::All => Target::All,
+            To::Nobody => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
+        };
+        let event_type = if item.kind % 2 == 0 { "a.deployed" } else { "b.deployed" };
+        let expires_at = (item.kind == 4).then_some(self.begun);
+        Ok(event(id, event_type, item.content, target, at, expires_at))
+    }
+
+    /// None if nothing has been opened, or nothing is in the log.
+    fn record(&mut self, said: &Said) -> Option<Record> {
+        // The newest first: they are the ones that live.
+        let on = self.connections.len().checked_sub(1 + said.on)?;
+        let (connection, nth) = self.connections[on];
+        let (gateway, head) = (self.gateways[nth].1, self.heads[nth]);
+        if head == 0 {
+            return None;
+        }
+        let first = 1 + said.first % head;
+        let last = (first + said.length).min(head);
+        let range = Range { first: Sequence(first), last: Sequence(last) };
+        let (started_at, at) = (self.tick(), self.tick());
+        let reported =
+            |result| Record::Reported { gateway, connection, sequence: range.first, result, at };
+        Some(match &said.what {
+            What::Confirmed => {
+                // Cumulatively: everything up to its end.
+                let range = Range { first: Sequence(1), ..range };
+                Record::Confirmed { gateway, connection, range, started_at, finished_at: at }
+            }
+            What::Heartbeat => Record::Heartbeat { connection, at },
+            What::Applied => reported(Ok(())),
+            What::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
+            What::Skipped { advance } => Record::Skipped {
+                gateway,
+                connection,
+                range,
+                reason: Reason::Expired,
+                advance_to: advance.then_some(range.last),
+                at,
+            },
+            What::Closed { reason, sent, give_up } => Record::Closed {
+                gateway,
+                connection,
+                reason: *reason,
+                detail: "as the story wants it".to_owned(),
+                unconfirmed: sent.then_some((range, started_at)),
+                give_up: *give_up,
+                at,
+            },
+        })
+    }
+}
+
+fn event_id(nth: u8) -> EventId {
+    EventId::new(format!("e{nth}")).unwrap()
+}
+
+fn event(
+    id: EventId,
+    event_type: &str,
+    content: u8,
+    target: Target,
+    occurred_at: Timestamp,
+    expires_at: Option<Timestamp>,
+) -> NewEvent {
+    let event = Event {
+        correlation_id: CorrelationId::new(id.as_str()).unwrap(),
+        id,
+        event_type: EventType::new(event_type).unwrap(),
+        payload: RawValue::from_string("{}".to_owned()).unwrap(),
+        user_id: None,
+        occurred_at,
+        expires_at,
+    };
+    let digest = [content; 32];
+    NewEvent { event: Arc::new(event), target, digest, artifact_id: None, deployment_id: None }
+}
+
+fn retention(limits: Limits) -> RetentionLimits {
+    let (few, zero) = (2, Duration::ZERO);
+    match limits {
+        Limits::All => RetentionLimits { batch: 2, ..keep_all() },
+        Limits::Few => RetentionLimits { max_events: few, batch: 3, ..keep_all() },
+        Limits::HardFew => RetentionLimits { hard_max_events: few, ..keep_all() },
+        Limits::Young => {
+            RetentionLimits { max_age: zero, left_behind: zero, batch: 4, ..keep_all() }
+        }
+        Limits::HardYoung => {
+            RetentionLimits { max_age: zero, hard_max_age: zero, batch: 5, ..keep_all() }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Everything that can be asked of a store, as text: what two stores are
+//! compared by. What differs by nature is left out: identities that a store
+//! makes by itself, and instants that its own clock gave.
+
+use std::fmt::{Debug, Write as _};
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
+    CorrelationId, Epoch, EventId, EventType, OrganisationKey, Reason, Sequence,
+};
+use gateway_events::store::{
+    DeliveryFilter, Gateway, RejectedFilter, Store, StoreError, SummaryBy,
+};
+
+use super::steps::IDS;
+
+/// An answer as text; of an error only what does not depend on the database.
+pub(crate) fn shown<T: Debug>(answer: Result<T, StoreError>, since: Timestamp) -> String {
+    match answer {
+        Ok(answer) => without_now(&format!("{answer:?}"), since),
+        Err(StoreError::Corrupt(_)) => "corrupt".to_owned(),
+        Err(error) => format!("error: {error}"),
+    }
+}
+
+/// Replaces instants that a clock gave after the beginning.
+fn without_now(text: &str, since: Timestamp) -> String {
+    const BEFORE: &str = "Timestamp(";
+    let mut parts = text.split(BEFORE);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (number, rest) = part.split_once(')').expect("a number in brackets");
+        let is_now = number.parse::<i64>().expect("microseconds") >= since.micros();
+        shown.push_str(if is_now { "now" } else { number });
+        shown.push_str(rest);
+    }
+    shown
+}
+
+pub(crate) fn gateway(mut gateway: Gateway) -> Gateway {
+    gateway.epoch = Epoch(uuid::Uuid::nil());
+    gateway
+}
+
+/// All of it. `begun` is the first instant that a step gives.
+pub(crate) async fn picture(
+    store: &dyn Store,
+    organisation: OrganisationKey,
+    begun: Timestamp,
+    since: Timestamp,
+) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, shown: String| writeln!(text, "{what}: {shown}").expect("a text");
+    let gateways = store.gateways(organisation, None, 100).await.unwrap();
+    let gateways: Vec<Gateway> = gateways.into_iter().map(gateway).collect();
+    for gateway in &gateways {
+        line("gateway", shown(Ok(gateway), since));
+        let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await;
+        let page = page.map(|page| {
+            let rows = page.rows.iter().map(|row| (row.sequence, row.event.id.clone()));
+            (rows.collect::<Vec<_>>(), page.head, page.floor)
+        });
+        line("log", shown(page, since));
+    }
+    line("totals", shown(store.totals(organisation).await, since));
+    for id in 0..IDS {
+        let id = EventId::new(format!("e{id}")).unwrap();
+        line("history", shown(store.event_history(organisation, &id).await, since));
+    }
+    for live_only in [false, true] {
+        let (mut after, mut rows) = (None, Vec::new());
+        loop {
+            let page = store.connections(organisation, None, live_only, after, 3).await.unwrap();
+            rows.extend(page.rows);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        line("connections", shown(Ok(rows), since));
+    }
+    for filter in filters(begun, gateways.first()) {
+        let (mut cursor, mut rows) = (None, Vec::new());
+        loop {
+            let page = store.failed_deliveries(organisation, &filter, cursor, 2).await.unwrap();
+            rows.extend(page.rows);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        line(&format!("{filter:?}"), shown(Ok(rows), since));
+    }
+    for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
+        let bucket = Duration::from_micros(7);
+        let summary = store.failure_summary(organisation, begun, since, bucket, by).await;
+        line("summary", shown(summary, since));
+    }
+    let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    let mut rejected = store.rejected(organisation, &everything, None, 100).await.unwrap();
+    rejected.iter_mut().for_each(|row| row.inserted_at = begun);
+    line("rejected", shown(Ok(rejected), since));
+    text
+}
+
+fn filters(begun: Timestamp, gateway: Option<&Gateway>) -> Vec<DeliveryFilter> {
+    let any = DeliveryFilter::default();
+    let window = (begun.plus(Duration::from_micros(5)), begun.plus(Duration::from_micros(25)));
+    vec![
+        DeliveryFilter { gateway_id: gateway.map(|gateway| gateway.id), ..any.clone() },
+        DeliveryFilter { reason: Some(Reason::NotConnected), ..any.clone() },
+        DeliveryFilter { from: Some(window.0), to: Some(window.1), ..any.clone() },
+        DeliveryFilter { event_type: Some(EventType::new("b.deployed").unwrap()), ..any.clone() },
+        DeliveryFilter { event_id: Some(EventId::new("e1").unwrap()), ..any.clone() },
+        DeliveryFilter {
+            correlation_id: Some(CorrelationId::new("e2").unwrap()),
+            reason: Some(Reason::ConnectionLost),
+            ..any.clone()
+        },
+        any,
+    ]
+}

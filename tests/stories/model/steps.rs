@@ -1,0 +1,172 @@
+//! What can happen to a store: steps made up at random, in small numbers that
+//! meet again and again.
+
+use gateway_events::event::Reason;
+use proptest::prelude::*;
+
+/// Gateways, event ids and replicas' names there are.
+pub(crate) const GATEWAYS: usize = 3;
+pub(crate) const IDS: u8 = 8;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Publish {
+        items: Vec<Item>,
+        key: Option<u8>,
+    },
+    /// Another program inserts these, and they are drained; those that are so
+    /// marked are judged to be bad.
+    Inbox(Vec<(Item, bool)>),
+    /// Named by a number, or unnamed if it is 0.
+    Open {
+        gateway: usize,
+        replica: u8,
+    },
+    Record(Vec<Said>),
+    Sweep,
+    Trim(Limits),
+    Redrive {
+        gateway: Option<usize>,
+        reason: Option<Reason>,
+        id: Option<u8>,
+        dry_run: bool,
+    },
+    RedriveOne {
+        gateway: usize,
+        sequence: u8,
+    },
+    RetryRejected,
+    Enable {
+        gateway: usize,
+        enabled: bool,
+    },
+    Delete {
+        gateway: usize,
+    },
+    Restart,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) id: u8,
+    /// Another content under the same id, now and then.
+    pub(crate) content: u8,
+    pub(crate) target: To,
+    pub(crate) kind: u8,
+    pub(crate) fit: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    These(Vec<usize>),
+    Labelled,
+    All,
+    Nobody,
+}
+
+/// What is retained: everything, few, or nothing that is old.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limits {
+    All,
+    Few,
+    HardFew,
+    Young,
+    HardYoung,
+}
+
+/// A record about the `on`th connection; sequences are taken modulo the log's
+/// length.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) on: usize,
+    pub(crate) first: i64,
+    pub(crate) length: i64,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Confirmed,
+    Heartbeat,
+    Applied,
+    Failed,
+    Skipped { advance: bool },
+    Closed { reason: Reason, sent: bool, give_up: bool },
+}
+
+fn items() -> impl Strategy<Value = Vec<Item>> {
+    prop::collection::vec(item(), 1..5)
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let target = prop_oneof![
+        6 => prop::collection::vec(0..GATEWAYS, 1..4).prop_map(To::These),
+        2 => Just(To::All),
+        1 => Just(To::Labelled),
+        1 => Just(To::Nobody),
+    ];
+    let content = prop_oneof![9 => Just(0_u8), 1 => Just(1)];
+    (0..IDS, content, target, 0_u8..5, prop::bool::weighted(0.9))
+        .prop_map(|(id, content, target, kind, fit)| Item { id, content, target, kind, fit })
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let reason = prop::sample::select(vec![
+        Reason::ConnectionLost,
+        Reason::Shutdown,
+        Reason::NodeLost,
+        Reason::ConfirmationTimeout,
+    ]);
+    let what = prop_oneof![
+        6 => Just(What::Confirmed),
+        1 => Just(What::Heartbeat),
+        1 => Just(What::Applied),
+        2 => Just(What::Failed),
+        2 => any::<bool>().prop_map(|advance| What::Skipped { advance }),
+        3 => (reason, any::<bool>(), any::<bool>())
+            .prop_map(|(reason, sent, give_up)| What::Closed { reason, sent, give_up }),
+    ];
+    (0_usize..6, 0_i64..12, 0_i64..6, what).prop_map(|(on, first, length, what)| Said {
+        on,
+        first,
+        length,
+        what,
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    prop::sample::select(vec![
+        Limits::All,
+        Limits::Few,
+        Limits::HardFew,
+        Limits::Young,
+        Limits::HardYoung,
+    ])
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let reason = prop::option::of(Just(Reason::ApplyFailed));
+    let redrive = (prop::option::of(0..GATEWAYS), reason, prop::option::of(0..IDS), any::<bool>());
+    let step = prop_oneof![
+        6 => (items(), prop::option::weighted(0.2, 0_u8..3))
+            .prop_map(|(items, key)| Step::Publish { items, key }),
+        1 => prop::collection::vec((item(), any::<bool>()), 1..4).prop_map(Step::Inbox),
+        4 => (0..GATEWAYS, prop_oneof![3 => Just(0_u8), 1 => 1_u8..3])
+            .prop_map(|(gateway, replica)| Step::Open { gateway, replica }),
+        8 => prop::collection::vec(said(), 1..4).prop_map(Step::Record),
+        2 => Just(Step::Sweep),
+        3 => limits().prop_map(Step::Trim),
+        2 => redrive.prop_map(|(gateway, reason, id, dry_run)| Step::Redrive {
+            gateway, reason, id, dry_run
+        }),
+        1 => (0..GATEWAYS, 0_u8..12)
+            .prop_map(|(gateway, sequence)| Step::RedriveOne { gateway, sequence }),
+        1 => Just(Step::RetryRejected),
+        1 => (0..GATEWAYS, any::<bool>())
+            .prop_map(|(gateway, enabled)| Step::Enable { gateway, enabled }),
+        1 => prop::option::weighted(0.3, 0..GATEWAYS)
+            .prop_map(|it| it.map_or(Step::Sweep, |gateway| Step::Delete { gateway })),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..30)
+}
