@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const GUARD: &str = r#"
 set -eu
 bin=$1
+files=$2
+options=$3
 home=$(mktemp -d)
 as() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
 end() {
@@ -27,32 +29,47 @@ if [ "$(id -u)" -eq 0 ]; then chown postgres "$home"; fi
 cd "$home"
 {
     as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
+    if [ -n "$files" ]; then as sh -c 'umask 077; cat >"$0"' "$home/data/server.key" <"$files/server.key" &&
+        as sh -c 'cat >"$0"' "$home/data/server.crt" <"$files/server.crt" &&
+        as sh -c 'cat >"$0"' "$home/data/pg_hba.conf" <"$files/pg_hba.conf"; fi &&
     as "$bin/pg_ctl" -D "$home/data" -w -l "$home/log" \
-        -o "-k '$home' -c listen_addresses='' -c max_connections=300 -c fsync=off" start
+        -o "-k '$home' $options -c max_connections=300 -c fsync=off" start
 } >"$home/start" 2>&1 </dev/null || { cat "$home/start" "$home/log" 2>/dev/null; exit 1; }
 echo "ready $home"
 cat >/dev/null
 "#;
 
-struct Server {
+pub(crate) struct Server {
     bin: PathBuf,
     /// Where its socket is.
     home: PathBuf,
+    port: u16,
     /// It waits for the end of its input, which is held here.
     _guard: Child,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+static SERVER: LazyLock<Server> =
+    LazyLock::new(|| Server::start(None, 5432, "-c listen_addresses=''"));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    fn start() -> Self {
+    /// Another one, which takes only TLS and passwords by TCP. The folder holds
+    /// its `server.key`, `server.crt` and `pg_hba.conf`.
+    #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
+    pub(crate) fn with_tls(files: &Path, port: u16) -> Self {
+        let options = format!("-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on");
+        Self::start(Some(files), port, &options)
+    }
+
+    fn start(files: Option<&Path>, port: u16, options: &str) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(&bin)
+            .arg(files.unwrap_or(Path::new("")))
+            .arg(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
@@ -63,7 +80,7 @@ impl Server {
         let mut lines = BufReader::new(guard.stdout.take().expect("a pipe")).lines();
         while let Some(Ok(line)) = lines.next() {
             if let Some(home) = line.strip_prefix("ready ") {
-                return Self { bin, home: PathBuf::from(home), _guard: guard };
+                return Self { bin, home: PathBuf::from(home), port, _guard: guard };
             }
             said.push_str(&line);
             said.push('\n');
@@ -73,11 +90,12 @@ impl Server {
     }
 
     /// Runs a statement in a database.
-    fn run(&self, database: &str, statement: &str) -> bool {
+    pub(crate) fn run(&self, database: &str, statement: &str) -> bool {
         Command::new(self.bin.join("psql"))
             .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
             .args(["-o", "/dev/null", "-c", statement, "-h"])
             .arg(&self.home)
+            .env("PGPORT", self.port.to_string())
             .status()
             .is_ok_and(|status| status.success())
     }

@@ -102,8 +102,7 @@ pub(super) async fn first(settings: &PgConnectOptions) -> Result<PgConnection, O
     let unreachable = |error| OpenError::Unreachable { server: server(settings), error };
     let mut connection = match timeout(CONNECT, settings.connect()).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(sqlx::Error::Database(said))) => return Err(unreachable(said.message().to_owned())),
-        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Ok(Err(error)) => return Err(unreachable(explained(&error))),
         Err(_) => return Err(unreachable("there was no answer in time".to_owned())),
     };
     let version: (i32, String, String) = sqlx::query_as(
@@ -138,6 +137,34 @@ where
         Ok(answered) => Ok(answered?),
         Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
     }
+}
+
+/// Why there is no connection, and what to do about it. The server's own words
+/// name users and databases, and no passwords.
+fn explained(error: &sqlx::Error) -> String {
+    let (said, advice) = match error {
+        sqlx::Error::Database(said) => {
+            let advice = match said.code().as_deref() {
+                // invalid_authorization_specification, invalid_password
+                Some("28000" | "28P01") => {
+                    "check the user, the password and sslmode in database.url, and the server's pg_hba.conf"
+                }
+                // invalid_catalog_name
+                Some("3D000") => "create it, or name another one in database.url",
+                _ => "",
+            };
+            (said.message().to_owned(), advice)
+        }
+        sqlx::Error::Tls(_) => (
+            error.to_string(),
+            "check sslmode and sslrootcert in database.url, and the host's name",
+        ),
+        sqlx::Error::Io(_) => {
+            (error.to_string(), "check the host and the port in database.url, and that it runs")
+        }
+        _ => (error.to_string(), ""),
+    };
+    if advice.is_empty() { said } else { format!("{said}; {advice}") }
 }
 
 fn server(settings: &PgConnectOptions) -> String {
