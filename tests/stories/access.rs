@@ -5,7 +5,13 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::both::{On, on_both};
 use crate::support::{PATIENCE, Service};
+
+on_both! {
+    an_admin_token_is_recovered_beside_the_service_and_without_it
+    nothing_is_recovered_where_there_is_no_database
+}
 
 #[tokio::test]
 async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
@@ -27,34 +33,32 @@ async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
     service.api().get("/gateways").await.expect("admitted");
 }
 
-#[tokio::test]
-async fn an_admin_token_is_recovered_beside_the_service_and_without_it() {
-    let mut service = Service::start().await;
-    let beside = recover(service.directory()).await.expect("a token");
+async fn an_admin_token_is_recovered_beside_the_service_and_without_it(on: On) {
+    let mut service = on.start().await;
+    let beside = recover(&on, service.directory()).await.expect("a token");
     service.api_with(&beside).get("/access-tokens").await.expect("admitted at once");
     service.kill().await;
-    let without = recover(service.directory()).await.expect("a token");
+    let without = recover(&on, service.directory()).await.expect("a token");
     service.restart().await;
     let tokens = service.api_with(&without).get("/access-tokens").await.expect("admitted");
     let names = tokens["list"].as_array().expect("a list").iter().map(|token| &token["name"]);
     assert_eq!(names.collect::<Vec<_>>(), ["first", "recovered", "recovered"]);
 }
 
-#[tokio::test]
-async fn nothing_is_recovered_where_there_is_no_database() {
+async fn nothing_is_recovered_where_there_is_no_database(on: On) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let refused = recover(directory.path()).await.expect_err("nothing to recover");
+    let refused = recover(&on, directory.path()).await.expect_err("nothing to recover");
     assert!(refused.contains("gateway-events migrate"), "{refused}");
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 }
 
-async fn recover(directory: &Path) -> Result<String, String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
-        .args(["token", "recover", "--data-dir"])
-        .arg(directory)
-        .output()
-        .await
-        .expect("the binary runs");
+async fn recover(on: &On, directory: &Path) -> Result<String, String> {
+    let mut recover = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
+    recover.args(["token", "recover", "--data-dir"]).arg(directory);
+    if let On::Shared(database) = on {
+        recover.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+    }
+    let output = recover.output().await.expect("the binary runs");
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let token = out.lines().next().map(str::to_owned);

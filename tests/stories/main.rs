@@ -74,6 +74,7 @@ mod releases;
 mod repeats;
 mod retention;
 mod scopes;
+mod secured_postgres;
 mod server;
 mod settings;
 mod simulator;

@@ -19,12 +19,20 @@ set -eu
 bin=$1
 fsync=$2
 host=$3
+files=$4
 port=5432
 home=$(mktemp -d)
 as() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
 server() {
     as "$bin/pg_ctl" -D "$home/data" -w -l "$home/log" \
-        -o "-k '$home' -p $port -c listen_addresses='$host' -c max_connections=300 -c fsync=$fsync" "$@"
+        -o "-k '$home' -p $port -c listen_addresses='$host' -c max_connections=300 -c fsync=$fsync ${files:+-c ssl=on}" "$@"
+}
+# The key must be its own, and hidden from others.
+secure() {
+    if [ -z "$files" ]; then return; fi
+    as sh -c 'umask 077; cat >"$0"' "$home/data/server.key" <"$files/server.key" &&
+        as sh -c 'cat >"$0"' "$home/data/server.crt" <"$files/server.crt" &&
+        as sh -c 'cat >"$0"' "$home/data/pg_hba.conf" <"$files/pg_hba.conf"
 }
 # A port that nobody is given by chance, so that it is still free after a stop.
 start() {
@@ -44,7 +52,7 @@ if [ "$(id -u)" -eq 0 ]; then chown postgres "$home"; fi
 cd "$home"
 {
     as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
-    start
+    secure && start
 } >"$home/start" 2>&1 </dev/null || { cat "$home/start" "$home/log" 2>/dev/null; exit 1; }
 echo "ready $port $home"
 while read -r command; do
@@ -52,7 +60,7 @@ while read -r command; do
 done
 "#;
 
-struct Server {
+pub(crate) struct Server {
     bin: PathBuf,
     /// Where its socket is.
     home: PathBuf,
@@ -66,11 +74,24 @@ struct Guard {
     said: BufReader<ChildStdout>,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", ""));
+static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    fn start(fsync: &str, host: &str) -> Self {
+    /// Another one, which takes only TLS and passwords by TCP. The folder holds
+    /// its `server.key`, `server.crt` and `pg_hba.conf`.
+    #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
+    pub(crate) fn with_tls(files: &Path) -> Self {
+        Self::start("off", "127.0.0.1", Some(files))
+    }
+
+    /// Where it listens, if it does so by TCP.
+    #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn start(fsync: &str, host: &str, files: Option<&Path>) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
@@ -78,6 +99,7 @@ impl Server {
             .args(["-c", GUARD, "guard"])
             .arg(&bin)
             .args([fsync, host])
+            .arg(files.unwrap_or(Path::new("")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
@@ -112,7 +134,7 @@ impl Server {
     }
 
     /// Runs a statement in a database.
-    fn run(&self, database: &str, statement: &str) -> bool {
+    pub(crate) fn run(&self, database: &str, statement: &str) -> bool {
         Command::new(self.bin.join("psql"))
             .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
             .args(["-o", "/dev/null", "-c", statement])
@@ -175,7 +197,7 @@ impl Database {
     /// be [controlled](Self::control).
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn alone() -> Self {
-        Self::on(Some(Server::start("on", "127.0.0.1")), "test".to_owned())
+        Self::on(Some(Server::start("on", "127.0.0.1", None)), "test".to_owned())
     }
 
     fn on(own: Option<Server>, name: String) -> Self {

@@ -235,8 +235,7 @@ async fn reach(settings: &PgConnectOptions) -> Result<PgConnection, Refusal> {
         Ok(Err(sqlx::Error::Database(said))) if said.message().contains("startup parameter") => {
             Err(Refusal::Settings)
         }
-        Ok(Err(sqlx::Error::Database(said))) => Err(Refusal::Other(said.message().to_owned())),
-        Ok(Err(error)) => Err(Refusal::Other(error.to_string())),
+        Ok(Err(error)) => Err(Refusal::Other(explained(&error))),
         Err(_) => Err(Refusal::Other("there was no answer in time".to_owned())),
     }
 }
@@ -313,6 +312,34 @@ pub(super) async fn begun(
         Ok(transaction) => Ok(transaction?),
         Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
     }
+}
+
+/// Why there is no connection, and what to do about it. The server's own words
+/// name users and databases, and no passwords.
+fn explained(error: &sqlx::Error) -> String {
+    let (said, advice) = match error {
+        sqlx::Error::Database(said) => {
+            let advice = match said.code().as_deref() {
+                // invalid_authorization_specification, invalid_password
+                Some("28000" | "28P01") => {
+                    "check the user, the password and sslmode in database.url, and the server's pg_hba.conf"
+                }
+                // invalid_catalog_name
+                Some("3D000") => "create it, or name another one in database.url",
+                _ => "",
+            };
+            (said.message().to_owned(), advice)
+        }
+        sqlx::Error::Tls(_) => (
+            error.to_string(),
+            "check sslmode and sslrootcert in database.url, and the host's name",
+        ),
+        sqlx::Error::Io(_) => {
+            (error.to_string(), "check the host and the port in database.url, and that it runs")
+        }
+        _ => (error.to_string(), ""),
+    };
+    if advice.is_empty() { said } else { format!("{said}; {advice}") }
 }
 
 fn server(settings: &PgConnectOptions) -> String {
