@@ -89,11 +89,9 @@ fn translated(script: &str, now: Timestamp, for_postgres: bool) -> String {
         let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (minutes, rest) = part.split_at(digits);
         let instant = now.minus(MINUTE * minutes.parse().expect("minutes"));
-        if for_postgres {
-            text.push_str(&format!("'{instant}'"));
-        } else {
-            text.push_str(&instant.micros().to_string());
-        }
+        let instant =
+            if for_postgres { format!("'{instant}'") } else { instant.micros().to_string() };
+        text.push_str(&instant);
         text.push_str(rest);
     }
     if for_postgres { text.replace(" x'", " '\\x") } else { text }
@@ -141,10 +139,10 @@ async fn queries_answer(service: &Service, from: Timestamp, to: Timestamp) {
         states.map(|it| (it["gatewayName"].as_str(), it["state"].as_str())).collect();
     let expected = [("berlin", "delivered"), ("lima", "pending"), ("tokyo", "delivered")];
     assert_eq!(states, expected.map(|(name, state)| (Some(name), Some(state))));
-    let stats = admin.get("/stats").await.success();
-    let stats = &stats["eventDelivery"];
-    assert_eq!((&stats["totalEventsSent"], &stats["deadLetters"]), (&json!(6), &json!(1)));
-    assert!(stats["failedDeliveries"].as_i64().is_some_and(|failed| failed >= 11), "{stats:#}");
+    let overview = admin.get("/stats").await.success();
+    let totals = &overview["eventDelivery"];
+    assert_eq!((&totals["totalEventsSent"], &totals["deadLetters"]), (&json!(6), &json!(1)));
+    assert!(totals["failedDeliveries"].as_i64().is_some_and(|failed| failed >= 11), "{totals:#}");
 
     let sockets = format!("/gateways/{BERLIN}/connections");
     let sockets =
