@@ -67,7 +67,7 @@ async fn a_database_is_reached_by_tls_or_the_refusal_says_what_to_do() {
     let away = "nowhere.invalid:5432";
     for (url, says) in [
         (url(PASSWORD, &here, "events", &trusting("other.pem")), ["certificate", "sslrootcert"]),
-        (url(PASSWORD, &here, "events", &trusting("missing.pem")), ["missing.pem", "sslrootcert"]),
+        (url(PASSWORD, &here, "events", &trusting("missing.pem")), ["No such file", "sslrootcert"]),
         (url(PASSWORD, &by_address, "events", &right), ["certificate", "host"]),
         (url(PASSWORD, &here, "events", "sslmode=disable"), ["no encryption", "sslmode"]),
         (

@@ -317,6 +317,7 @@ pub(super) async fn begun(
 /// Why there is no connection, and what to do about it. The server's own words
 /// name users and databases, and no passwords.
 fn explained(error: &sqlx::Error) -> String {
+    const CHECK_TLS: &str = "check sslmode and sslrootcert in database.url, and the host's name";
     let (said, advice) = match error {
         sqlx::Error::Database(said) => {
             let advice = match said.code().as_deref() {
@@ -330,9 +331,14 @@ fn explained(error: &sqlx::Error) -> String {
             };
             (said.message().to_owned(), advice)
         }
-        sqlx::Error::Tls(_) => (
+        sqlx::Error::Tls(_) => (error.to_string(), CHECK_TLS),
+        // So the handshake's end is told: a certificate that is not trusted, say.
+        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
+            (error.to_string(), CHECK_TLS)
+        }
+        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => (
             error.to_string(),
-            "check sslmode and sslrootcert in database.url, and the host's name",
+            "a file that database.url names is missing: that of sslrootcert, or the server's socket",
         ),
         sqlx::Error::Io(_) => {
             (error.to_string(), "check the host and the port in database.url, and that it runs")
