@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::both::On;
 use crate::support::{PATIENCE, Service};
 
 #[tokio::test]
@@ -29,11 +30,22 @@ async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
 
 #[tokio::test]
 async fn an_admin_token_is_recovered_beside_the_service_and_without_it() {
-    let mut service = Service::start().await;
-    let beside = recover(service.directory()).await.expect("a token");
+    told_of_recovery(On::Embedded).await;
+}
+
+#[tokio::test]
+async fn an_admin_token_is_recovered_in_a_shared_database_too() {
+    told_of_recovery(On::shared()).await;
+    let refused = recover(Path::new("nowhere"), &On::shared()).await.expect_err("it is empty");
+    assert!(refused.contains("gateway-events migrate"), "{refused}");
+}
+
+async fn told_of_recovery(on: On) {
+    let mut service = on.start().await;
+    let beside = recover(service.directory(), &on).await.expect("a token");
     service.api_with(&beside).get("/access-tokens").await.expect("admitted at once");
     service.kill().await;
-    let without = recover(service.directory()).await.expect("a token");
+    let without = recover(service.directory(), &on).await.expect("a token");
     service.restart().await;
     let tokens = service.api_with(&without).get("/access-tokens").await.expect("admitted");
     let names = tokens["list"].as_array().expect("a list").iter().map(|token| &token["name"]);
@@ -43,13 +55,17 @@ async fn an_admin_token_is_recovered_beside_the_service_and_without_it() {
 #[tokio::test]
 async fn nothing_is_recovered_where_there_is_no_database() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let refused = recover(directory.path()).await.expect_err("nothing to recover");
+    let refused = recover(directory.path(), &On::Embedded).await.expect_err("nothing to recover");
     assert!(refused.contains("gateway-events migrate"), "{refused}");
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 }
 
-async fn recover(directory: &Path) -> Result<String, String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
+async fn recover(directory: &Path, on: &On) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
+    if let On::Shared(database) = on {
+        command.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+    }
+    let output = command
         .args(["token", "recover", "--data-dir"])
         .arg(directory)
         .output()

@@ -24,7 +24,9 @@
 //! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
 //! | events by the shared database | `inbox`, `inbox_postgres` |
 //! | several nodes | `nodes` |
+//! | several nodes behind HAProxy | `balancer` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
+//! | FR-023, behind a TCP balancer | `proxied` |
 //! | FR-023, in any minute | `http::rates`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
@@ -33,8 +35,12 @@
 //! | corrective action | `redrive::dead_letters_are_appended_again_once_and_nothing_else_is` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
 //! | sqlx-cli | `migrations::sqlx_cli_and_our_command_accept_each_others_history` |
+//! | databases of earlier releases | `upgrades` |
+//! | the deployment examples | `examples`, `balancer` |
+//! | TLS to the database | `guarded` |
 
 mod access;
+mod balancer;
 mod both;
 mod bursts;
 mod command_line;
@@ -42,8 +48,10 @@ mod conformance;
 mod crash;
 mod disk;
 mod edge;
+mod examples;
 mod fake;
 mod faults;
+mod guarded;
 mod inbox;
 mod inbox_postgres;
 mod journey;
@@ -58,6 +66,7 @@ mod outsider;
 mod outsider_postgres;
 mod paging;
 mod payloads;
+mod proxied;
 mod publish;
 mod questions;
 mod raw;
@@ -72,3 +81,4 @@ mod store_postgres;
 mod store_sqlite;
 mod support;
 mod trust;
+mod upgrades;

@@ -85,7 +85,7 @@ impl Server {
 
 /// The folder of the server's programs: on the path, through links if there are
 /// any, or where Debian keeps them.
-fn programs() -> Option<PathBuf> {
+pub(crate) fn programs() -> Option<PathBuf> {
     let has_them =
         |folder: &PathBuf| ["initdb", "pg_ctl", "psql"].iter().all(|it| folder.join(it).exists());
     let followed =

@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
+mod again;
 pub(crate) mod command;
 pub(crate) mod http;
 
