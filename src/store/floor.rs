@@ -58,20 +58,30 @@ pub struct Bare {
 impl Bare {
     /// Makes the file and its gateways.
     pub async fn embedded(path: &Path, gateways: u32) -> Result<Self, OpenError> {
-        #[cfg(feature = "sqlite")]
-        let database = Database::Embedded(super::sqlite::Bare::open(path, gateways).await?);
         #[cfg(not(feature = "sqlite"))]
-        let database = return Err(OpenError::LeftOut("SQLite"));
-        Ok(Self { database, gateways: i64::from(gateways.max(1)), written: 0 })
+        {
+            let _ = (path, gateways);
+            Err(OpenError::LeftOut("SQLite"))
+        }
+        #[cfg(feature = "sqlite")]
+        {
+            let database = Database::Embedded(super::sqlite::Bare::open(path, gateways).await?);
+            Ok(Self { database, gateways: i64::from(gateways.max(1)), written: 0 })
+        }
     }
 
     /// Fills an empty Postgres database.
     pub async fn shared(url: &SecretString, gateways: u32) -> Result<Self, OpenError> {
-        #[cfg(feature = "postgres")]
-        let database = Database::Shared(super::postgres::Bare::open(url, gateways).await?);
         #[cfg(not(feature = "postgres"))]
-        let database = return Err(OpenError::LeftOut("Postgres"));
-        Ok(Self { database, gateways: i64::from(gateways.max(1)), written: 0 })
+        {
+            let _ = (url, gateways);
+            Err(OpenError::LeftOut("Postgres"))
+        }
+        #[cfg(feature = "postgres")]
+        {
+            let database = Database::Shared(super::postgres::Bare::open(url, gateways).await?);
+            Ok(Self { database, gateways: i64::from(gateways.max(1)), written: 0 })
+        }
     }
 
     /// Writes transaction after transaction; the answer is events per second.

@@ -35,6 +35,7 @@
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
+mod balancer;
 mod bench;
 mod both;
 mod bursts;
@@ -44,6 +45,7 @@ mod conformance;
 mod crash;
 mod disk;
 mod edge;
+mod examples;
 mod fake;
 mod faults;
 mod fire;
@@ -66,6 +68,7 @@ mod paging;
 mod payloads;
 mod place;
 mod pooler;
+mod proxied;
 mod publish;
 mod questions;
 mod raw;

@@ -1,0 +1,94 @@
+//! The examples of a deployment in `config/` fit this version: every variable
+//! is a setting, every file is there, and the addresses agree. No container is
+//! started.
+
+use std::path::Path;
+
+use serde_norway::Value;
+
+use crate::support::command::{command, run};
+
+fn text(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn compose() -> Value {
+    let mut compose: Value =
+        serde_norway::from_str(&text("config/compose.yaml")).expect("well-formed YAML");
+    compose.apply_merge().expect("what is merged is a mapping");
+    compose
+}
+
+#[tokio::test]
+async fn the_settings_in_compose_are_settings_and_are_accepted() {
+    let compose = compose();
+    for node in ["node-1", "node-2"] {
+        let settings = compose["services"][node]["environment"].as_mapping().expect("settings");
+        assert!(settings.len() >= 4, "{settings:?}");
+        let mut show = command("config show");
+        for (name, value) in settings {
+            let (name, value) = (name.as_str().expect("a name"), value.as_str().expect("a text"));
+            assert!(name.starts_with("GATEWAY_EVENTS__"), "{name}");
+            show.env(name, value.replace("${POSTGRES_PASSWORD:?set it, see above}", "p"));
+        }
+        // An unknown one, or a value that can't be used, would be refused.
+        let shown = run(&mut show).await;
+        assert!(shown.well().contains("172.30.0.10"), "{shown:?}");
+        show.env("GATEWAY_EVENTS__SERVER__NO_SUCH_THING", "x");
+        assert_ne!(run(&mut show).await.code, Some(0), "an unknown one is noticed");
+    }
+}
+
+#[test]
+fn what_compose_mounts_is_there_or_is_made_as_it_says() {
+    let (compose, written) = (compose(), text("config/compose.yaml"));
+    let mut mounted = 0;
+    for (name, service) in compose["services"].as_mapping().expect("services") {
+        for volume in service["volumes"].as_sequence().into_iter().flatten() {
+            let source = volume.as_str().and_then(|it| it.split(':').next()).expect("a source");
+            mounted += 1;
+            if let Some(secret) = source.strip_prefix("./secrets/") {
+                let made = format!("config/secrets/{secret}");
+                assert!(written.matches(&made).count() >= 1, "{name:?}: nobody makes {made}");
+            } else if let Some(file) = source.strip_prefix("./") {
+                text(&format!("config/{file}"));
+            } else {
+                assert!(compose["volumes"].get(source).is_some(), "{name:?}: {source}");
+            }
+        }
+        let build = service["build"]["dockerfile"].as_str();
+        build.map(text);
+    }
+    assert!(mounted >= 8, "{mounted}");
+}
+
+#[test]
+fn the_balancers_address_and_the_nodes_names_agree() {
+    let (compose, haproxy) = (compose(), text("config/haproxy.cfg"));
+    let address = &compose["services"]["haproxy"]["networks"]["inside"]["ipv4_address"];
+    let address = address.as_str().expect("an address");
+    assert!(haproxy.contains(&format!("    source {address}\n")), "{address}");
+    for node in ["node-1", "node-2"] {
+        assert!(haproxy.contains(&format!(" {node}:8443\n")), "{node}");
+        let told = &compose["services"][node]["environment"];
+        assert_eq!(told["GATEWAY_EVENTS__SERVER__PROXY_PROTOCOL_FROM"], address);
+    }
+}
+
+#[test]
+fn the_image_copies_what_is_there() {
+    let mut copied = 0;
+    for line in text("config/Dockerfile").lines() {
+        let Some(files) = line.strip_prefix("COPY ").filter(|it| !it.starts_with("--from")) else {
+            continue;
+        };
+        let mut files: Vec<&str> = files.split_whitespace().collect();
+        files.pop();
+        for file in files {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists(), "{file}");
+            copied += 1;
+        }
+    }
+    assert!(copied >= 5, "{copied}");
+}
