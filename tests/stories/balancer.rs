@@ -1,6 +1,8 @@
 //! Two nodes on one Postgres behind a real HAProxy, which runs
 //! `config/haproxy.cfg` with other addresses.
 
+#![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,12 +31,11 @@ struct Balancer {
 }
 
 impl Balancer {
-    /// In front of two nodes, whose certificates it verifies.
+    /// In front of two nodes, whose certificate it verifies.
     async fn start(one: &Service, two: &Service) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
-        let trusted = [one, two].map(|node| std::fs::read(node.certificate()).expect("PEM"));
-        std::fs::write(path("nodes.pem"), trusted.concat()).expect("written");
+        std::fs::copy(one.certificate(), path("nodes.pem")).expect("copied");
         // Free a moment ago, and bound again at once.
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
@@ -95,7 +96,7 @@ impl Balancer {
         assert!(said.await.is_ok(), "{text:?} was never logged:\n{}", self.log());
     }
 
-    /// The certificates of both nodes.
+    /// The certificate of both nodes.
     fn trusted(&self) -> PathBuf {
         self.directory.path().join("nodes.pem")
     }
@@ -125,17 +126,34 @@ fn haproxy() -> PathBuf {
         .expect("this story needs HAProxy; install it: apt-get install -y haproxy")
 }
 
-async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service) {
-    let listed = [("SERVER__PROXY_PROTOCOL_FROM", ADDRESS)];
-    let one = on.start_with(&[&listed, settings].concat()).await;
+/// Two nodes with one certificate, as an operator would give them. Self-signed
+/// ones of their own would bear the same name, by which OpenSSL confuses them.
+async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service, TempDir) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+    let made = made.expect("a certificate");
+    let (certificate, key) =
+        (directory.path().join("certificate.pem"), directory.path().join("private-key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let own = [
+        ("SERVER__PROXY_PROTOCOL_FROM", ADDRESS),
+        ("SERVER__CERTIFICATE", certificate.to_str().expect("a path")),
+        ("SERVER__PRIVATE_KEY", key.to_str().expect("a path")),
+    ];
+    let one = on.start_with(&[&own, settings].concat()).await;
     let two = one.another().await;
-    (one, two)
+    for node in [&one, &two] {
+        // Where the node's clients look for it.
+        std::fs::copy(&certificate, node.certificate()).expect("copied");
+    }
+    (one, two, directory)
 }
 
 #[tokio::test]
 async fn gateways_come_through_the_balancer_under_their_own_addresses() {
     let on = On::shared();
-    let (one, two) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "4")]).await;
+    let (one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "4")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (id, key) = one.gateway("one").await;
     let mut listen = crate::support::command::command("listen --json");
@@ -180,13 +198,14 @@ async fn gateways_come_through_the_balancer_under_their_own_addresses() {
 #[tokio::test]
 async fn a_draining_node_gets_no_new_connection() {
     let on = On::shared();
-    let (one, mut two) = nodes(&on, &[("SHUTDOWN__DRAIN", "2m")]).await;
+    let (one, mut two, _certificate) = nodes(&on, &[("SHUTDOWN__DRAIN", "2m")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (_, key) = one.gateway("one").await;
     // Past the balancer, so that the node has something to drain.
     let (_first, _second) = (two.connected(&key).await, two.connected(&key).await);
     two.ask_to_end();
-    balancer.logged("Server nodes/two is DOWN").await;
+    // By its own word, and not because it can't be asked.
+    balancer.logged("Server nodes/two is DOWN, reason: Layer7 wrong status, code: 503").await;
     let (_, key) = one.gateway("other").await;
     let mut sockets = Vec::new();
     for number in 0..8 {
@@ -251,7 +270,7 @@ async fn fleet(balancer: &Balancer, node: &Service, count: usize) -> Vec<Member>
 async fn a_killed_nodes_gateways_come_back_on_the_other_and_miss_nothing() {
     const GATEWAYS: usize = 20;
     let on = On::shared();
-    let (mut one, two) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+    let (mut one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let fleet = fleet(&balancer, &two, GATEWAYS).await;
     two.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == GATEWAYS).await;
