@@ -121,6 +121,12 @@ impl World {
             }),
             Step::Trim(limits) => {
                 let limits = retention(*limits);
+                if limits.max_age.is_zero() {
+                    // Nor of one that ended so long ago that it is forgotten.
+                    let page = sides[0].store.connections(of, None, true, None, 100).await.unwrap();
+                    let is_live = |id| page.rows.iter().any(|row| row.connection_id == id);
+                    self.connections.retain(|(id, _)| is_live(*id));
+                }
                 both!(self, sides, side => side.store.trim(&limits, &mut side.mark).await)
             }
             Step::Redrive { gateway, reason, id, dry_run } => {
@@ -175,12 +181,16 @@ impl World {
             transport: "websocket",
             remote_address: "192.0.2.1:4711".to_owned(),
         };
-        self.connections.push((new.id, gateway));
-        both!(self, sides, side => {
+        let answers = both!(self, sides, side => {
             let opened = side.store.open_connection(new.clone()).await;
             // All but the epoch, which each store makes by itself.
             opened.map(|it| (it.position, it.head, it.sent, it.failed_attempts))
-        })
+        });
+        // Nothing is heard of a connection that was refused.
+        if !answers[0].starts_with("error") {
+            self.connections.push((new.id, gateway));
+        }
+        answers
     }
 
     /// Another program inserts rows; then the whole inbox is drained.
