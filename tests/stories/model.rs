@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::conformance::Outsider;
 use crate::server::Database;
+use crate::support::PATIENCE;
 use crate::{outsider, outsider_postgres, store_memory, store_postgres, store_sqlite};
 
 mod calls;
@@ -40,7 +41,19 @@ impl Place {
         match self {
             Self::Memory(database) => MemoryStore::open(database, node, Wake::default()),
             Self::Embedded(directory) => {
-                store_sqlite::open_as(directory.path(), node).await.unwrap()
+                // A process that another test starts has the file's lock, too,
+                // until it runs a program of its own.
+                let mut tries = tokio::time::interval(Duration::from_millis(5));
+                let opening = async {
+                    loop {
+                        tries.tick().await;
+                        match store_sqlite::open_as(directory.path(), node).await {
+                            Err(sqlite::OpenError::InUse(_)) => {}
+                            other => return other.unwrap(),
+                        }
+                    }
+                };
+                tokio::time::timeout(PATIENCE, opening).await.expect("it is free in time")
             }
             Self::Shared(database) => store_postgres::open_as(database, node).await.unwrap(),
         }

@@ -293,8 +293,8 @@ impl Store for MemoryStore {
                 // Without rows: each lane reads them from the log.
                 |(_, growth)| {
                     let mut grown = grown(growth.clone());
-                    for grown in &mut grown {
-                        grown.rows.clear();
+                    for one in &mut grown {
+                        one.rows.clear();
                     }
                     self.appended(grown);
                 },

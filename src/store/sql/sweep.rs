@@ -24,6 +24,8 @@ pub(super) async fn sweep_not_connected(
         let keys: Vec<GatewayKey> = keys.into_iter().collect();
         missed = dialect::unserved(connection, Some(&keys)).await?;
     }
+    // The same order in every database: attempts of one instant are shown by it.
+    missed.sort_unstable_by_key(|row| row.gateway);
     let mut recorded = Vec::with_capacity(missed.len());
     for row in missed {
         let range = Range { first: row.answered.next(), last: row.head };
