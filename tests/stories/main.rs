@@ -23,7 +23,9 @@
 //! | FR-019 | `questions::a_window_holds_its_start_and_not_its_end` |
 //! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
 //! | events by the shared database | `inbox`, `inbox_postgres` |
-//! | several nodes | `nodes`, `cluster`, `lost`, `members` |
+//! | several nodes | `nodes`, `cluster`, `lost`, `members`; under fire: `fire` |
+//! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
+//! | stores answer alike | `conformance`, `model` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-023, in any minute | `http::rates`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
