@@ -57,10 +57,6 @@ fn of_database(error: &dyn sqlx::error::DatabaseError, text: String) -> StoreErr
     let code = error.code().unwrap_or_default();
     #[cfg(feature = "sqlite")]
     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-        // Of all constraints the one that another request may have come before.
-        if error.is_unique_violation() {
-            return StoreError::taken_meanwhile(&text);
-        }
         return of_sqlite(primary(&code), text);
     }
     of_postgres(&code, text)

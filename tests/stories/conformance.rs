@@ -69,7 +69,6 @@ macro_rules! conforms {
             what_has_expired_is_not_redriven_but_counted
             redrives_at_the_same_time_append_each_delivery_once
             connections_are_paged_newest_first
-            an_identity_that_is_taken_is_a_conflict
             a_tokens_use_is_noted_when_it_is_told_and_not_before
             a_request_may_come_to_a_bounded_number_of_deliveries
             heavy_requests_at_the_same_time_are_each_taken_whole

@@ -293,9 +293,7 @@ impl Store for MemoryStore {
                 // Without rows: each lane reads them from the log.
                 |(_, growth)| {
                     let mut grown = grown(growth.clone());
-                    for one in &mut grown {
-                        one.rows.clear();
-                    }
+                    grown.iter_mut().for_each(|grown| grown.rows.clear());
                     self.appended(grown);
                 },
             )

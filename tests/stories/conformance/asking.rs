@@ -134,30 +134,6 @@ pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
     }
 }
 
-pub(crate) async fn an_identity_that_is_taken_is_a_conflict(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    let token = NewToken { id, digest: [3; 32], expires_at: None };
-    let access = async || {
-        let scopes = &[Scope::Read];
-        store.create_access_token(corner.organisation, "t", scopes, token.clone()).await
-    };
-    access().await.unwrap();
-    let again = access().await;
-    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
-    let of_gateway =
-        async || store.create_gateway_token(corner.organisation, gateway.id, token.clone()).await;
-    of_gateway().await.unwrap();
-    let again = of_gateway().await;
-    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
-    let connection = super::connection(&gateway);
-    store.open_connection(connection.clone()).await.unwrap();
-    let again = store.open_connection(connection).await;
-    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
-    assert_eq!(corner.again(&gateway).await.live_connections, 1);
-}
-
 pub(crate) async fn a_tokens_use_is_noted_when_it_is_told_and_not_before(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let id = uuid::Uuid::now_v7().simple().to_string();
