@@ -117,18 +117,23 @@ pub(super) async fn begin(store: &dyn Store, is_shared: bool) -> Result<(), Stor
 /// Closes what nodes that did not end in good order left open; each one is a
 /// disconnection like any other.
 async fn reap(store: &dyn Store) -> Result<(), StoreError> {
-    let reaping = store.reap_dead_nodes().await?;
-    for node in reaping.nodes {
-        metrics::counter!("gateway_events_nodes_lost_total").increment(1);
-        tracing::warn!(%node, "a node is lost: it did not end in good order, and is heard of no more");
+    loop {
+        let reaping = store.reap_dead_nodes().await?;
+        let is_last = reaping.connections.is_empty();
+        for node in reaping.nodes {
+            metrics::counter!("gateway_events_nodes_lost_total").increment(1);
+            tracing::warn!(%node, "a node is lost: it did not end in good order, and is heard of no more");
+        }
+        for Reaped { gateway_id, connection_id } in reaping.connections {
+            tracing::info!(
+                gateway = %gateway_id,
+                connection = %connection_id,
+                reason = %Reason::NodeLost,
+                "disconnected"
+            );
+        }
+        if is_last {
+            return Ok(());
+        }
     }
-    for Reaped { gateway_id, connection_id } in reaping.connections {
-        tracing::info!(
-            gateway = %gateway_id,
-            connection = %connection_id,
-            reason = %Reason::NodeLost,
-            "disconnected"
-        );
-    }
-    Ok(())
 }

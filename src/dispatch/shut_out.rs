@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two sockets that are closed because their connections are lost.
 /// Gateways come back at once, and are not to do so all at the same moment.
 const APART: Duration = Duration::from_millis(5);
+/// But in no more steps than this: the node's heartbeat waits for the last one.
+const STEPS: usize = 400;
 
 /// Looks again and again, until told to stop.
 pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
@@ -56,8 +58,10 @@ pub(super) async fn close_lost(dispatcher: &Dispatcher) -> Result<usize> {
     }
     let lost: HashSet<_> = dispatcher.store.not_on_record(&ids).await?.into_iter().collect();
     let stops = dispatcher.registry.stops(|id| lost.contains(id));
-    for stop in &stops {
-        registry::stop(stop, Reason::NodeLost);
+    for few in stops.chunks(stops.len().div_ceil(STEPS).max(1)) {
+        for stop in few {
+            registry::stop(stop, Reason::NodeLost);
+        }
         tokio::time::sleep(APART).await;
     }
     Ok(stops.len())

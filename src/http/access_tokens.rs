@@ -61,7 +61,9 @@ pub(super) async fn revoke(
     Admin(organisation): Admin,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
-    app.store.revoke_access_token(organisation, &id).await?;
+    let revoked = app.store.revoke_access_token(organisation, &id).await;
+    // Also if nobody knows whether it was done.
     app.access.forget(&id);
+    revoked?;
     Ok(StatusCode::NO_CONTENT)
 }

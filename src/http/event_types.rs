@@ -66,8 +66,10 @@ pub(super) async fn put(
         description: definition.description,
         schema: definition.schema,
     };
-    let is_new = app.store.put_event_type(organisation, &info).await?;
+    let put = app.store.put_event_type(organisation, &info).await;
+    // Also if nobody knows whether it was done.
     app.types.forget(&(organisation, name));
+    let is_new = put?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info)))
 }

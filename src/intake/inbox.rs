@@ -23,6 +23,8 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 const OTHER_BYTES: usize = 1024 * 1024;
 /// How long to wait when the database is away or its disk is full.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a row is tried again that somebody was quicker with.
+const RACES: usize = 3;
 /// How often the depth is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
@@ -65,7 +67,7 @@ pub async fn run_once(store: &dyn Store, rules: &Rules) -> Result<usize> {
     match store.drain_inbox(judged.clone()).await {
         Ok(drained) => moved = report(&drained),
         // One of them spoils the others' transaction: each gets its own.
-        Err(StoreError::Corrupt(why)) => {
+        Err(StoreError::Corrupt(why) | StoreError::Conflict(why)) => {
             tracing::warn!(why, "a page of the inbox was undone; each row is moved by itself");
             for row in judged {
                 moved += report(&alone(store, row).await?);
@@ -79,8 +81,17 @@ pub async fn run_once(store: &dyn Store, rules: &Rules) -> Result<usize> {
 /// Moves one row. One that the log itself refuses must not be tried for ever.
 async fn alone(store: &dyn Store, row: JudgedRow) -> Result<Drained> {
     let id = row.id;
-    match store.drain_inbox(vec![row]).await {
-        Err(error @ StoreError::Corrupt(_)) => {
+    let mut outcome = store.drain_inbox(vec![row.clone()]).await;
+    // Who was overtaken by a publisher of the same id finds its event now. A
+    // damaged log says the same, and goes on saying it.
+    for _ in 0..RACES {
+        if !matches!(outcome, Err(StoreError::Conflict(_))) {
+            break;
+        }
+        outcome = store.drain_inbox(vec![row.clone()]).await;
+    }
+    match outcome {
+        Err(error @ (StoreError::Corrupt(_) | StoreError::Conflict(_))) => {
             tracing::error!(%error, inbox_id = id, "the log refused a row of the inbox");
             let rejection = Rejection {
                 reason: RejectionReason::Internal,

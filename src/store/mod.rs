@@ -263,7 +263,8 @@ pub trait Store: Inbox + Send + Sync + 'static {
     async fn introduce_node(&self, about: AboutNode) -> Result<()>;
     /// The nodes, the living ones first: those of the whole database.
     async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>>;
-    /// Closes the connections that dead nodes left open (`node_lost`).
+    /// Closes some of the connections that dead nodes left open (`node_lost`);
+    /// to be called until it finds none.
     async fn reap_dead_nodes(&self) -> Result<Reaping>;
     /// Of these connections of this node, those that are not live on record:
     /// another one took this node for dead.

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use gateway_events::store::postgres::verify;
 use serde_json::json;
 
+use crate::both::On;
 use crate::conformance::Outsider as _;
 use crate::outsider;
 use crate::outsider_postgres::Program;
@@ -307,4 +308,24 @@ async fn a_pooler_without_another_way_to_listen_is_told_and_costs_latency_only()
     socket.expect(1..=1).await;
     let log = other.log();
     assert!(log.contains("database.listener_url"), "{log}");
+}
+
+#[tokio::test]
+async fn a_listener_that_can_not_be_made_makes_nobody_wait_for_it() {
+    let on = On::shared();
+    let one = on.start().await;
+    // A pooler that is there, and behind it a server that is not.
+    let nobody = [("DATABASE__LISTENER_URL", "postgres://nobody:hunter2@127.0.0.1:1/nothing")];
+    let deaf = one.another_with(&nobody).await;
+    let (id, key) = one.gateway("far").await;
+    let mut socket = deaf.connected(&key).await;
+    deaf.logged(|log| log.contains("127.0.0.1:1 can't be reached")).await;
+    for number in 1..=3 {
+        let published = Instant::now();
+        one.api().post("/events", &deployed(&[&id], &format!("d-{number}"))).await.unwrap();
+        socket.expect(number..=number).await;
+        // It looks ten times a second; a connection is tried for five.
+        assert!(published.elapsed() < Duration::from_secs(4), "{:?}", published.elapsed());
+    }
+    assert!(!deaf.log().contains("hunter2"), "{}", deaf.log());
 }

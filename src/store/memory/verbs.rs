@@ -293,7 +293,9 @@ impl Store for MemoryStore {
                 // Without rows: each lane reads them from the log.
                 |(_, growth)| {
                     let mut grown = grown(growth.clone());
-                    grown.iter_mut().for_each(|grown| grown.rows.clear());
+                    for one in &mut grown {
+                        one.rows.clear();
+                    }
                     self.appended(grown);
                 },
             )

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::sql::Chore;
-use super::sql::nodes::Left;
+use super::sql::nodes::{Left, REAPED};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
@@ -126,9 +126,11 @@ pub(super) async fn left_by_dead_nodes(
             select 1 from nodes n
             where n.id = c.node and n.stopped_at is null and n.heartbeat_at >= $2
         )
+        order by c.gateway limit $3
         "#,
         node as _,
-        before as _
+        before as _,
+        REAPED
     )
     .fetch_all(connection)
     .await?)

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgListener};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::connect::{self, limited};
+use super::connect::{self, CONNECT};
 
 /// Between two looks at the latest: of who hears, and of who does not listen.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ pub(super) struct Ear {
     /// `None` does not listen.
     settings: Option<PgConnectOptions>,
     listener: Option<PgListener>,
+    /// A connection that is being made; whoever waits looks meanwhile.
+    making: Option<JoinHandle<Result<PgListener, String>>>,
     asked_at: Instant,
     deaf_since: Option<Instant>,
     has_begun: bool,
@@ -37,6 +41,7 @@ impl Ear {
             channel,
             settings,
             listener: None,
+            making: None,
             asked_at: Instant::now(),
             deaf_since: None,
             has_begun: false,
@@ -52,11 +57,7 @@ impl Ear {
                 sleep(LOOK_EVERY_UNTOLD).await;
             }
         } else if self.listener.is_none() {
-            self.listen().await;
-            if let Some(since) = self.deaf_since {
-                let passes = since.elapsed() < PASSING;
-                sleep(if passes { LOOK_EVERY_WHEN_DEAF } else { LOOK_EVERY_UNTOLD }).await;
-            }
+            self.listen(is_first).await;
         } else if !self.hear(matters).await || !self.is_there().await {
             self.listener = None;
         }
@@ -96,38 +97,69 @@ impl Ear {
         answered.is_ok_and(|answered| answered.is_ok())
     }
 
-    /// Listens, if the server can be reached.
-    async fn listen(&mut self) {
-        let Some(settings) = &self.settings else {
+    /// Has a connection made, and waits for it no longer than until the next look.
+    async fn listen(&mut self, is_first: bool) {
+        let Some(settings) = self.settings.clone() else {
             return;
         };
-        // A listener keeps its connection, also one that is dead and does not
-        // know it yet: each has a pool of its own.
-        let pool = connect::pool(settings, 1);
-        let subscribing = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            listener.listen(self.channel).await?;
-            Ok::<_, sqlx::Error>(listener)
+        let channel = self.channel;
+        let making = self.making.get_or_insert_with(|| tokio::spawn(connected(settings, channel)));
+        let passes = self.deaf_since.is_none_or(|since| since.elapsed() < PASSING);
+        let pause = if passes { LOOK_EVERY_WHEN_DEAF } else { LOOK_EVERY_UNTOLD };
+        let by = Instant::now() + if is_first { CONNECT } else { pause };
+        let Ok(made) = timeout_at(by, &mut *making).await else {
+            return;
         };
-        match limited(subscribing).await {
+        self.making = None;
+        match made.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(listener) => {
                 self.listener = Some(listener);
                 self.asked_at = Instant::now();
                 if self.deaf_since.take().is_some() {
-                    tracing::info!(channel = self.channel, "notifications are heard again");
+                    tracing::info!(channel, "notifications are heard again");
                 }
             }
             Err(error) => {
                 if self.deaf_since.is_none() {
                     self.deaf_since = Some(Instant::now());
                     tracing::warn!(
-                        %error,
-                        channel = self.channel,
+                        error,
+                        channel,
                         "notifications can't be heard; what they would tell is looked for instead"
                     );
                 }
+                tokio::time::sleep_until(by).await;
             }
         }
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        if let Some(making) = &self.making {
+            making.abort();
+        }
+    }
+}
+
+/// Listens; or says why not, and of whom.
+async fn connected(
+    settings: PgConnectOptions,
+    channel: &'static str,
+) -> Result<PgListener, String> {
+    let of = |error: &sqlx::Error| connect::refused(&settings, error);
+    let listening = async {
+        // A pool would try for as long as it may, and not say what is wrong.
+        drop(settings.connect().await?);
+        // A listener keeps its connection, also one that is dead and does not
+        // know it yet: each has a pool of its own.
+        let mut listener = PgListener::connect_with(&connect::pool(&settings, 1)).await?;
+        listener.listen(channel).await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    match timeout(CONNECT, listening).await {
+        Ok(made) => made.map_err(|error| of(&error)),
+        Err(_) => Err(of(&sqlx::Error::PoolTimedOut)),
     }
 }
 

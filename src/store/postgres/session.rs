@@ -59,14 +59,24 @@ impl Session {
     ) -> Result<Attempted, Failure> {
         // Taken, and put back when all went well: a connection that is dropped
         // on the way is closed, and the server undoes what it had begun.
+        let was_kept = self.connection.is_some();
         let mut connection = self.connected().await.map_err(Failure::Refused)?;
-        let mut transaction =
-            begun(&mut connection, self.link.begin()).await.map_err(Failure::Undone)?;
+        let mut another = None;
+        let mut transaction = match begun(&mut connection, self.link.begin()).await {
+            Ok(transaction) => transaction,
+            // It broke while nobody used it, and nothing was said on it yet.
+            Err(_) if was_kept => {
+                let fresh = self.connected().await.map_err(Failure::Refused)?;
+                let begun = begun(another.insert(fresh), self.link.begin()).await;
+                begun.map_err(Failure::Undone)?
+            }
+            Err(error) => return Err(Failure::Undone(error)),
+        };
         let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,
             Err(error) => {
                 if limited(transaction.rollback()).await.is_ok() {
-                    self.connection = Some(connection);
+                    self.connection = Some(another.unwrap_or(connection));
                 }
                 return Err(Failure::of(error));
             }
@@ -74,7 +84,7 @@ impl Session {
         if let Err(error) = limited(transaction.commit()).await {
             return Err(Failure::Unknown(error.to_string()));
         }
-        self.connection = Some(connection);
+        self.connection = Some(another.unwrap_or(connection));
         Ok(done)
     }
 

@@ -167,6 +167,10 @@ pub(super) async fn list(
         .collect())
 }
 
+/// Connections that one transaction closes: their gateways' streams are locked
+/// until its end.
+pub(crate) const REAPED: i64 = 500;
+
 /// A connection that a dead node left open.
 pub(crate) struct Left {
     pub(crate) id: ConnectionId,
@@ -174,7 +178,8 @@ pub(crate) struct Left {
     pub(crate) gateway_id: GatewayId,
 }
 
-/// Closes what dead nodes left open. Returns it, and whose gateways they are.
+/// Closes some of what dead nodes left open. Returns it, and whose gateways they
+/// are; after nothing there is nothing left.
 pub(super) async fn reap(
     connection: &mut Connection,
     now: Timestamp,

@@ -376,7 +376,8 @@ impl Store for Backend {
 
     async fn shut_out(&self) -> Result<Vec<ShutOut>> {
         let node = self.node;
-        read!(self, connection => connections::shut_out(connection, node))
+        // Not behind others: who is shut out must be gone within a second.
+        self.promptly(move |connection, _| Box::pin(connections::shut_out(connection, node))).await
     }
 
     async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {

@@ -9,7 +9,7 @@ use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
 
 use super::sql::Chore;
-use super::sql::nodes::Left;
+use super::sql::nodes::{Left, REAPED};
 
 mod attempts;
 mod batches;
@@ -84,8 +84,10 @@ pub(super) async fn left_by_dead_nodes(
             g.id as "gateway_id!: GatewayId"
         from connections c join gateways g using (gateway)
         where c.closed_at is null and c.node <> $1
+        order by c.gateway limit $2
         "#,
-        node as _
+        node as _,
+        REAPED
     )
     .fetch_all(connection)
     .await?)
