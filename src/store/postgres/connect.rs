@@ -243,12 +243,14 @@ async fn reach(settings: &PgConnectOptions) -> Result<PgConnection, Refusal> {
     }
 }
 
-/// Who can't be reached, why, and what to do about it.
+/// Who can't be listened to, why, and what to do about it.
 pub(super) fn refused(settings: &PgConnectOptions, error: &sqlx::Error) -> String {
     let error = match error {
         sqlx::Error::PoolTimedOut => "there was no answer in time".to_owned(),
         error => explained(error),
     };
+    // The advice for the first connection, which has succeeded.
+    let error = error.replace("database.url", "database.listener_url (or database.url)");
     unreachable(settings, error).to_string()
 }
 
@@ -329,16 +331,16 @@ pub(super) async fn begun(
 /// Why there is no connection, and what to do about it. The server's own words
 /// name users and databases, and no passwords.
 fn explained(error: &sqlx::Error) -> String {
-    const CHECK_TLS: &str = "check sslmode and sslrootcert in the URL, and the host's name";
+    const CHECK_TLS: &str = "check sslmode and sslrootcert in database.url, and the host's name";
     let (said, advice) = match error {
         sqlx::Error::Database(said) => {
             let advice = match said.code().as_deref() {
                 // invalid_authorization_specification, invalid_password
                 Some("28000" | "28P01") => {
-                    "check the user, the password and sslmode in the URL, and the server's pg_hba.conf"
+                    "check the user, the password and sslmode in database.url, and the server's pg_hba.conf"
                 }
                 // invalid_catalog_name
-                Some("3D000") => "create it, or name another one in the URL",
+                Some("3D000") => "create it, or name another one in database.url",
                 _ => "",
             };
             (said.message().to_owned(), advice)
@@ -350,10 +352,10 @@ fn explained(error: &sqlx::Error) -> String {
         }
         sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => (
             error.to_string(),
-            "a file that the URL names is missing: that of sslrootcert, or the server's socket",
+            "a file that database.url names is missing: that of sslrootcert, or the server's socket",
         ),
         sqlx::Error::Io(_) => {
-            (error.to_string(), "check the host and the port in the URL, and that it runs")
+            (error.to_string(), "check the host and the port in database.url, and that it runs")
         }
         _ => (error.to_string(), ""),
     };

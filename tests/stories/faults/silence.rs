@@ -102,17 +102,19 @@ fn resident(service: &Service) -> u64 {
 
 #[tokio::test]
 async fn a_peer_that_stops_reading_is_parted_with_and_harms_nobody() {
-    const EVENTS: i64 = 50;
+    const EVENTS: i64 = 100;
     const BYTES: usize = 300_000;
     /// Half of what waits for it.
-    const BOUND: u64 = 7_500_000;
+    const BOUND: u64 = 15_000_000;
     let service = Service::start_with(&[("DELIVERY__WRITE_TIMEOUT", "4s")]).await;
     let (slow, slow_key) = service.gateway("slow").await;
     let (other, other_key) = service.gateway("other").await;
     let mut healthy = Raw::connect(&service, service.port, &other_key).await;
     let api = service.api();
     let backlog: Vec<Value> = (1..EVENTS).map(|_| large(&slow, BYTES)).collect();
-    api.post("/events", &json!(backlog)).await.expect("accepted");
+    for few in backlog.chunks(50) {
+        api.post("/events", &json!(few)).await.expect("accepted");
+    }
     let before = resident(&service);
     // Nothing is read from it any more, until its buffers and ours are full.
     let stuck = Raw::connect(&service, service.port, &slow_key).await;

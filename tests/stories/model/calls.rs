@@ -247,7 +247,7 @@ impl World {
             To::All => Target::All,
             To::Nobody => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
         };
-        let event_type = if item.kind % 2 == 0 { "a.deployed" } else { "b.deployed" };
+        let event_type = if item.kind.is_multiple_of(2) { "a.deployed" } else { "b.deployed" };
         let expires_at = (item.kind == 4).then_some(self.begun);
         Ok(event(id, event_type, item.content, target, at, expires_at))
     }

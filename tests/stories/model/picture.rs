@@ -99,7 +99,9 @@ pub(crate) async fn picture(
     }
     let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
     let mut rejected = store.rejected(organisation, &everything, None, 100).await.unwrap();
-    rejected.iter_mut().for_each(|row| row.inserted_at = begun);
+    for row in &mut rejected {
+        row.inserted_at = begun;
+    }
     line("rejected", shown(Ok(rejected), since));
     text
 }
