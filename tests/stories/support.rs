@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::client::tls::Trust;
 use secrecy::SecretString;
@@ -14,11 +13,13 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
 
 pub(crate) mod command;
 pub(crate) mod http;
+mod socket;
+
+pub(crate) use socket::Socket;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -336,77 +337,6 @@ async fn spawn(
     let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
-}
-
-/// A gateway's socket, with the test in control of every frame.
-pub(crate) struct Socket {
-    stream: WebSocketStream<TlsStream<TcpStream>>,
-}
-
-impl Socket {
-    /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
-    /// when the connection has ended.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
-        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
-    }
-
-    /// The same, byte for byte.
-    pub(crate) async fn next_text(&mut self) -> Option<String> {
-        loop {
-            let next =
-                tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
-            match next {
-                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
-                // Reading has queued the echo; flushing sends it.
-                Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
-            }
-        }
-    }
-
-    /// Waits for the next ping, whatever comes before it.
-    pub(crate) async fn pinged(&mut self) {
-        loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
-            match next.expect("a ping in time").expect("it is open").expect("a frame") {
-                Message::Ping(_) => return self.stream.flush().await.expect("it is open"),
-                Message::Close(frame) => panic!("it was closed: {frame:?}"),
-                _ => {}
-            }
-        }
-    }
-
-    /// Takes events of these sequences, in order.
-    pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
-        let mut events = Vec::new();
-        for sequence in sequences {
-            let event = self.next().await.expect("an event");
-            assert_eq!(event["sequence"], sequence, "{event}");
-            events.push(event);
-        }
-        events
-    }
-
-    /// Goes on echoing pings until the connection ends.
-    pub(crate) async fn until_closed(&mut self) {
-        while self.next().await.is_some() {}
-    }
-
-    pub(crate) async fn send(&mut self, message: Message) {
-        self.stream.send(message).await.expect("it is open");
-    }
-
-    /// Serves the socket in the background, so that pings are echoed.
-    pub(crate) fn serve(mut self) -> tokio::task::JoinHandle<Vec<Value>> {
-        tokio::spawn(async move {
-            let mut seen = Vec::new();
-            while let Some(event) = self.next().await {
-                seen.push(event);
-            }
-            seen
-        })
-    }
 }
 
 /// A publishable deployment.

@@ -1,0 +1,81 @@
+//! The gateway's end of a socket.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::PATIENCE;
+
+/// A gateway's socket, with the test in control of every frame.
+pub(crate) struct Socket {
+    pub(super) stream: WebSocketStream<TlsStream<TcpStream>>,
+}
+
+impl Socket {
+    /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
+    /// when the connection has ended.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// The same, byte for byte.
+    pub(crate) async fn next_text(&mut self) -> Option<String> {
+        loop {
+            let next =
+                tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
+            match next {
+                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
+                // Reading has queued the echo; flushing sends it.
+                Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Waits for the next ping, whatever comes before it.
+    pub(crate) async fn pinged(&mut self) {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            match next.expect("a ping in time").expect("it is open").expect("a frame") {
+                Message::Ping(_) => return self.stream.flush().await.expect("it is open"),
+                Message::Close(frame) => panic!("it was closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes events of these sequences, in order.
+    pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
+        let mut events = Vec::new();
+        for sequence in sequences {
+            let event = self.next().await.expect("an event");
+            assert_eq!(event["sequence"], sequence, "{event}");
+            events.push(event);
+        }
+        events
+    }
+
+    /// Goes on echoing pings until the connection ends.
+    pub(crate) async fn until_closed(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    pub(crate) async fn send(&mut self, message: Message) {
+        self.stream.send(message).await.expect("it is open");
+    }
+
+    /// Serves the socket in the background, so that pings are echoed.
+    pub(crate) fn serve(mut self) -> tokio::task::JoinHandle<Vec<Value>> {
+        tokio::spawn(async move {
+            let mut seen = Vec::new();
+            while let Some(event) = self.next().await {
+                seen.push(event);
+            }
+            seen
+        })
+    }
+}
