@@ -57,7 +57,7 @@ impl Ear {
                 sleep(LOOK_EVERY_UNTOLD).await;
             }
         } else if self.listener.is_none() {
-            self.listen(is_first).await;
+            self.listen().await;
         } else if !self.hear(matters).await || !self.is_there().await {
             self.listener = None;
         }
@@ -98,7 +98,7 @@ impl Ear {
     }
 
     /// Has a connection made, and waits for it no longer than until the next look.
-    async fn listen(&mut self, is_first: bool) {
+    async fn listen(&mut self) {
         let Some(settings) = self.settings.clone() else {
             return;
         };
@@ -106,7 +106,7 @@ impl Ear {
         let making = self.making.get_or_insert_with(|| tokio::spawn(connected(settings, channel)));
         let passes = self.deaf_since.is_none_or(|since| since.elapsed() < PASSING);
         let pause = if passes { LOOK_EVERY_WHEN_DEAF } else { LOOK_EVERY_UNTOLD };
-        let by = Instant::now() + if is_first { CONNECT } else { pause };
+        let by = Instant::now() + pause;
         let Ok(made) = timeout_at(by, &mut *making).await else {
             return;
         };
