@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason};
 use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
@@ -184,7 +185,14 @@ impl Dispatcher {
                 remote_address: admission.remote_address.clone(),
             };
             dispatcher.settle().await?;
-            let opened = dispatcher.store.open_connection(connection).await?;
+            let opened = match dispatcher.store.open_connection(connection.clone()).await {
+                Err(error @ StoreError::Unknown(_)) => {
+                    // It may be on record, as live on a node that knows nothing of it.
+                    dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
+                    return Err(error);
+                }
+                opened => opened?,
+            };
             let ready = Ready { dispatcher, permit, admission, opened, subscription };
             Ok(Session::new(id, ready))
         });

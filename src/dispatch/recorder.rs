@@ -51,6 +51,13 @@ impl Recorder {
         self.0.reserve().await.ok().map(Place)
     }
 
+    /// Waits for a place and fills it.
+    pub(super) async fn record(&self, record: Record) {
+        if let Some(place) = self.reserve().await {
+            place.put(record);
+        }
+    }
+
     /// Waits until everything handed in so far is on record.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();

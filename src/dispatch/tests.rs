@@ -16,6 +16,8 @@ use crate::store::{
     Delivery, DeliveryState, Gateway, Labels, NewEvent, Publish, Published, Target,
 };
 
+mod openings;
+
 /// Everything here takes milliseconds; this is for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -79,15 +81,7 @@ impl Node {
 
     async fn session(&self) -> Session {
         let permit = self.dispatcher.try_admit().unwrap();
-        let admission = Admission {
-            gateway: self.key,
-            gateway_id: self.id,
-            organisation: self.organisation,
-            token: "t".to_owned(),
-            token_expires_at: None,
-            transport: "memory",
-            remote_address: "127.0.0.1".to_owned(),
-        };
+        let admission = admission(self.key, self.id, self.organisation);
         self.dispatcher.open(permit, admission).await.unwrap()
     }
 
@@ -113,6 +107,18 @@ impl Node {
         let id = EventId::new(event_id).unwrap();
         let history = self.store.event_history(self.organisation, &id).await.unwrap().unwrap();
         history.deliveries.into_iter().next().unwrap()
+    }
+}
+
+fn admission(gateway: GatewayKey, id: GatewayId, organisation: OrganisationKey) -> Admission {
+    Admission {
+        gateway,
+        gateway_id: id,
+        organisation,
+        token: "t".to_owned(),
+        token_expires_at: None,
+        transport: "memory",
+        remote_address: "127.0.0.1".to_owned(),
     }
 }
 
@@ -305,15 +311,6 @@ async fn a_revoked_token_ends_its_connections_at_once() {
 }
 
 #[tokio::test]
-async fn a_session_without_a_socket_leaves_no_live_connection() {
-    let node = node(Options::default()).await;
-    drop(node.session().await);
-    node.settled().await;
-    assert_eq!(node.gateway().await.live_connections, 0);
-    assert_eq!(node.dispatcher.permits.available_permits(), Options::default().max_connections);
-}
-
-#[tokio::test]
 async fn a_lane_that_panics_gives_back_its_place_and_is_closed_on_record() {
     // Settings refuse this period, and so does the clock.
     let options = Options { heartbeat_interval: Duration::ZERO, ..Options::default() };
@@ -342,24 +339,6 @@ async fn a_drain_waits_for_receipts_and_admits_nobody() {
     within(async { tokio::join!(node.dispatcher.drain(Duration::ZERO), gateway) }).await;
     assert!(node.dispatcher.try_admit().is_none());
     assert_eq!(node.delivery("e-1").await.state, DeliveryState::Delivered);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_racing_gateways_get_a_thousand_places() {
-    let node = node(Options::default()).await;
-    let racing: Vec<_> = (0..2000)
-        .map(|_| {
-            let dispatcher = Arc::clone(&node.dispatcher);
-            tokio::spawn(async move { dispatcher.try_admit() })
-        })
-        .collect();
-    let mut permits = Vec::new();
-    for admitted in racing {
-        permits.extend(within(admitted).await.unwrap());
-    }
-    assert_eq!(permits.len(), 1000);
-    drop(permits);
-    assert!(node.dispatcher.try_admit().is_some());
 }
 
 #[tokio::test]

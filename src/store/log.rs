@@ -156,6 +156,22 @@ pub struct NewConnection {
     pub remote_address: String,
 }
 
+impl NewConnection {
+    /// Its end, when it may be on record as live although nobody will use it.
+    /// Nothing happens to a connection that was never opened.
+    pub fn unused(&self, at: Timestamp) -> Record {
+        Record::Closed {
+            gateway: self.gateway,
+            connection: self.id,
+            reason: Reason::ConnectionLost,
+            detail: String::new(),
+            unconfirmed: None,
+            give_up: false,
+            at,
+        }
+    }
+}
+
 /// Where an opened connection starts.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {

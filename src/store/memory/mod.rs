@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{InboxContent, NewConnection, Record, Result, StoreError};
+use super::{InboxContent, NewConnection, Result, StoreError};
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, OrganisationKey, Reason};
+use crate::event::{GatewayKey, NodeId, OrganisationKey};
 use crate::wake::{Hint, Wake};
 
 mod append;
@@ -260,15 +260,7 @@ impl Drop for Unheard<'_> {
     fn drop(&mut self) {
         let Some(new) = self.opened.take() else { return };
         let now = (self.store.database.0.clock)();
-        let end = Record::Closed {
-            gateway: new.gateway,
-            connection: new.id,
-            reason: Reason::ConnectionLost,
-            detail: "the peer left before the connection was open".to_owned(),
-            unconfirmed: None,
-            give_up: false,
-            at: now,
-        };
+        let end = new.unused(now);
         // An end without anything unconfirmed is never refused.
         let _ = self.store.database.tables().record(now, &[end]);
         self.store.unserved([new.gateway]);

@@ -10,7 +10,7 @@ use super::record::record;
 use super::targets;
 use super::writer::{Answer, Command, Room};
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, Reason};
+use crate::event::{GatewayKey, NodeId};
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
 use crate::wake::{Hint, Wake};
@@ -311,25 +311,13 @@ async fn tell(
     let mut abandoned = Batch::default();
     for ((new, answer), opened) in batch.opens.into_iter().zip(done.opened) {
         if let Err(Ok(_)) = answer.send(opened) {
-            abandoned
-                .add(Command::Record(vec![closed_unused(&new)], tokio::sync::oneshot::channel().0));
+            // Nobody waited for it, so nobody will record its end either.
+            let end = new.unused(Timestamp::now());
+            abandoned.add(Command::Record(vec![end], tokio::sync::oneshot::channel().0));
         }
     }
     if abandoned.items > 0 {
         return Box::pin(commit(session, node, wake, abandoned)).await;
     }
     Ok(())
-}
-
-/// Nobody waited for the opening, so nobody will record its end either.
-fn closed_unused(new: &NewConnection) -> Record {
-    Record::Closed {
-        gateway: new.gateway,
-        connection: new.id,
-        reason: Reason::ConnectionLost,
-        detail: "the peer left before the connection was open".to_owned(),
-        unconfirmed: None,
-        give_up: false,
-        at: Timestamp::now(),
-    }
 }
