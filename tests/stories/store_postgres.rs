@@ -9,8 +9,9 @@ use gateway_events::store::postgres::{
 };
 use gateway_events::store::{Queue, SchemaError, Store as _};
 use gateway_events::wake::Wake;
+use sqlx::{Connection as _, PgConnection};
 
-use crate::conformance;
+use crate::conformance::{self, Corner};
 use crate::outsider_postgres::Program;
 use crate::server::Database;
 
@@ -83,4 +84,40 @@ async fn a_server_that_is_not_there_is_named_without_its_password() {
     let refused = PostgresStore::open(&options, NodeId::new(), Wake::default()).await;
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("127.0.0.1:1") && !refused.contains("hunter2"), "{refused}");
+}
+
+/// The server plans a statement while its table is new and empty, and keeps
+/// that plan: it must be the one for a table that has grown.
+#[tokio::test]
+async fn a_log_that_grows_from_nothing_is_never_read_as_a_whole() {
+    const EVENTS: i64 = 2000;
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let corner = Corner::of(store.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    for _ in 0..EVENTS / 20 {
+        corner.fill(&gateway, 20).await;
+    }
+    // The sessions tell what they did when they end, if not before.
+    store.close().await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let counted = tokio::time::timeout(Duration::from_secs(30), async {
+        let mut polls = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            polls.tick().await;
+            let (inserted, read): (i64, i64) = sqlx::query_as(
+                "select n_tup_ins, seq_tup_read + coalesce(idx_tup_fetch, 0)
+                 from pg_stat_user_tables where relname = 'events'",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            if inserted == EVENTS {
+                return read;
+            }
+        }
+    });
+    let read = counted.await.expect("the server counts what was inserted");
+    // Each is looked at once, by the key that points to it.
+    assert!(read < 3 * EVENTS, "{read} rows were read in passing");
 }

@@ -115,6 +115,28 @@ impl PostgresStore {
         Ok(store)
     }
 
+    /// Runs one statement that reads few rows: it is a moment of the database
+    /// by itself. A pooler gives it a transaction all the same, for its limits.
+    async fn looking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        if self.link.is_pooled {
+            return self.reading(work).await;
+        }
+        let pool = self.pool.clone();
+        unbroken(async move {
+            let mut connection = pool.acquire().await?;
+            let read = connect::limited(work(&mut connection)).await;
+            if matches!(read, Err(StoreError::Unavailable(_))) {
+                connection.close_on_drop();
+            }
+            read
+        })
+        .await
+    }
+
     /// Reads one moment of the database.
     async fn reading<T, F>(&self, work: F) -> Result<T>
     where
@@ -136,7 +158,7 @@ impl PostgresStore {
 
     /// Whether the server takes reads, and would take writes.
     async fn check_health(&self) -> Result<()> {
-        let standby = self.reading(|connection| {
+        let standby = self.looking(|connection| {
             Box::pin(async move {
                 let standby = sqlx::query_scalar("select pg_is_in_recovery()");
                 Ok(standby.fetch_one(connection).await?)
@@ -210,7 +232,7 @@ where
     F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
 {
     let (begin, pool) = (link.begin_reading(), pool.clone());
-    let reading = tokio::spawn(async move {
+    unbroken(async move {
         let mut connection = pool.acquire().await?;
         let asked_at = Instant::now();
         let read = connect::limited(async {
@@ -239,8 +261,16 @@ where
                 Err(error)
             }
         }
-    });
-    reading.await.unwrap_or_else(|error| {
+    })
+    .await
+}
+
+/// In a task of its own, because a connection on which a call was broken off
+/// would go back into the pool with the answer still to come.
+async fn unbroken<T: Send + 'static>(
+    reading: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(reading).await.unwrap_or_else(|error| {
         Err(StoreError::Unavailable(format!("a read was broken off: {error}")))
     })
 }

@@ -84,15 +84,14 @@ async fn take_over(connection: &mut Connection, gateway: GatewayKey) -> Result<S
         r#"
         select coalesce(
             (
-                select min(u.received) from cursors u
-                where u.gateway = $1 and u.instance <> '' and (
-                    u.left_at is not null
-                    or exists (
-                        select 1 from connections c
-                        where c.gateway = u.gateway and c.closed_at is null and c.instance = ''
-                            and cast(c.id as text) = u.instance
-                    )
-                )
+                select min(received) from (
+                    select received from cursors
+                    where gateway = $1 and instance <> '' and left_at is not null
+                    union all
+                    select u.received from connections c
+                    join cursors u on u.gateway = c.gateway and u.instance = cast(c.id as text)
+                    where c.gateway = $1 and c.closed_at is null and c.instance = ''
+                ) as unnamed
             ),
             (select received from cursors where gateway = $1 and instance = ''),
             0

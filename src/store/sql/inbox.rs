@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 
 use super::Backend;
-use super::verbs::{read, write};
+use super::sides::{ask, read, write};
 use crate::event::OrganisationKey;
 use crate::store::{
     Drained, Inbox, InboxDepth, InboxRow, JudgedRow, RejectedFilter, RejectedRow, Result, Retried,
@@ -59,7 +59,7 @@ impl Inbox for Backend {
     }
 
     async fn inbox_depth(&self) -> Result<InboxDepth> {
-        read!(self, connection => page::depth(connection))
+        ask!(self, connection => page::depth(connection))
     }
 
     async fn rejected(
@@ -70,7 +70,7 @@ impl Inbox for Backend {
         limit: usize,
     ) -> Result<Vec<RejectedRow>> {
         let filter = filter.clone();
-        read!(self, connection => rejected::list(connection, organisation, &filter, before, limit))
+        ask!(self, connection => rejected::list(connection, organisation, &filter, before, limit))
     }
 
     async fn rejected_row(
@@ -79,7 +79,7 @@ impl Inbox for Backend {
         id: i64,
         max_chars: usize,
     ) -> Result<Option<(RejectedRow, String)>> {
-        read!(self, connection => rejected::show(connection, organisation, id, max_chars))
+        ask!(self, connection => rejected::show(connection, organisation, id, max_chars))
     }
 
     async fn retry_rejected(

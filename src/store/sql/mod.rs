@@ -40,6 +40,7 @@ pub(crate) mod record;
 pub(crate) mod redrive;
 pub(crate) mod repeats;
 mod retention;
+mod sides;
 pub(crate) mod stream;
 pub(crate) mod sweep;
 pub(crate) mod targets;

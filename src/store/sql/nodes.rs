@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::closing::{self, End};
 use super::dialect::{self, Connection, query, query_scalar};
-use super::verbs::write;
+use super::sides::write;
 use super::{Backend, Chore};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};

@@ -1,7 +1,7 @@
 //! Repeats: a request whose key was used before, and an event whose id is
 //! known. Both are answered with what was answered first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::dialect::{self, Connection};
 
@@ -64,7 +64,8 @@ pub(super) async fn known_events(
     connection: &mut Connection,
     publishes: &[&Publish],
 ) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
-    let ids: Vec<_> = publishes
+    // Each once, however often it is named: the answer is the same.
+    let ids: BTreeSet<_> = publishes
         .iter()
         .flat_map(|publish| {
             publish.events.iter().filter_map(|item| Some((publish.organisation, named(item)?.0)))
@@ -73,6 +74,7 @@ pub(super) async fn known_events(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
+    let ids: Vec<_> = ids.into_iter().collect();
     let mut known = HashMap::new();
     for row in dialect::known_events(connection, &ids).await? {
         let identity = (row.organisation, row.id.as_str().to_owned());

@@ -12,16 +12,43 @@ use crate::store::{
     DeploymentKey, OutboxPage, OutboxRow, Result, StoreError, performed_at, storable,
 };
 
-/// A row of a log, before anybody has looked at its payload.
+/// A row of a log, before anybody has looked at its payload, and what the log is
+/// like at that moment. Without rows there is one of which only that is known.
 pub(crate) struct Row {
-    pub(crate) sequence: Sequence,
-    pub(crate) id: EventId,
-    pub(crate) event_type: EventType,
-    pub(crate) payload: String,
-    pub(crate) correlation_id: CorrelationId,
+    pub(crate) head: Sequence,
+    pub(crate) floor: Sequence,
+    pub(crate) sequence: Option<Sequence>,
+    pub(crate) id: Option<EventId>,
+    pub(crate) event_type: Option<EventType>,
+    pub(crate) payload: Option<String>,
+    pub(crate) correlation_id: Option<CorrelationId>,
     pub(crate) user_id: Option<String>,
-    pub(crate) occurred_at: Timestamp,
+    pub(crate) occurred_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+}
+
+impl Row {
+    fn outbox_row(self) -> Result<Option<OutboxRow>> {
+        let Some(sequence) = self.sequence else { return Ok(None) };
+        let (Some(id), Some(event_type)) = (self.id, self.event_type) else {
+            return Err(incomplete(sequence));
+        };
+        let (Some(payload), Some(correlation_id), Some(occurred_at)) =
+            (self.payload, self.correlation_id, self.occurred_at)
+        else {
+            return Err(incomplete(sequence));
+        };
+        let payload = RawValue::from_string(payload)
+            .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
+        let (user_id, expires_at) = (self.user_id, self.expires_at);
+        let event =
+            Event { id, event_type, payload, correlation_id, user_id, occurred_at, expires_at };
+        Ok(Some(OutboxRow { sequence, event: Arc::new(event) }))
+    }
+}
+
+fn incomplete(sequence: Sequence) -> StoreError {
+    StoreError::Corrupt(format!("the event of delivery {sequence} is not there"))
 }
 
 /// Reads what follows `after`: at least one row if there is any, then more
@@ -33,38 +60,20 @@ pub(super) async fn read(
     limit: usize,
     max_bytes: usize,
 ) -> Result<OutboxPage> {
-    let stream = query!(
-        r#"select head as "head!: Sequence", floor as "floor!: Sequence" from streams where gateway = $1"#,
-        gateway.0
-    )
-    .fetch_optional(&mut *connection)
-    .await?
-    .ok_or(StoreError::NotFound("gateway"))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut found = dialect::outbox_rows(connection, gateway, after, limit, max_bytes);
-    let mut rows = Vec::new();
+    let mut page: Option<OutboxPage> = None;
     let mut bytes = 0_usize;
     while let Some(row) = found.try_next().await? {
-        bytes = bytes.saturating_add(row.payload.len());
-        if bytes > max_bytes && !rows.is_empty() {
+        let (head, floor) = (row.head, row.floor);
+        let page = page.get_or_insert_with(|| OutboxPage { rows: Vec::new(), head, floor });
+        bytes = bytes.saturating_add(row.payload.as_ref().map_or(0, String::len));
+        if bytes > max_bytes && !page.rows.is_empty() {
             break;
         }
-        let payload = RawValue::from_string(row.payload)
-            .map_err(|error| StoreError::Corrupt(format!("the payload of {}: {error}", row.id)))?;
-        rows.push(OutboxRow {
-            sequence: row.sequence,
-            event: Arc::new(Event {
-                id: row.id,
-                event_type: row.event_type,
-                payload,
-                correlation_id: row.correlation_id,
-                user_id: row.user_id,
-                occurred_at: row.occurred_at,
-                expires_at: row.expires_at,
-            }),
-        });
+        page.rows.extend(row.outbox_row()?);
     }
-    Ok(OutboxPage { rows, head: stream.head, floor: stream.floor })
+    page.ok_or(StoreError::NotFound("gateway"))
 }
 
 /// The newest event of a gateway that a `deployment.ack` can mean. Postgres

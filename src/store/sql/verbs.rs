@@ -1,10 +1,10 @@
-//! The verbs, and which side of the database each one needs: a reader's moment,
-//! or a transaction that writes.
+//! The verbs: each one's statements, by the side of the database that it needs.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::sides::{ask, look, write};
 use super::{
     Backend, connections, deliveries, dialect, event_types, gateways, history, nodes, redrive,
     retention, stream, sweep, tokens,
@@ -22,31 +22,6 @@ use crate::store::{
     TrimMark, Trimmed,
 };
 use crate::wake::Hint;
-
-/// Runs a verb's statements in a moment of the database.
-macro_rules! read {
-    ($store:ident, $connection:ident => $work:expr) => {
-        $store.reading(move |$connection| Box::pin(async move { $work.await })).await
-    };
-}
-
-pub(super) use read;
-
-/// The same for what people ask: it can take its time, so that it waits in a
-/// queue of its own, and is ended when it takes too long.
-macro_rules! ask {
-    ($store:ident, $connection:ident => $work:expr) => {
-        $store.asking(move |$connection| Box::pin(async move { $work.await })).await
-    };
-}
-
-/// Runs a verb's statements as a transaction that writes.
-macro_rules! write {
-    ($store:ident, $connection:ident, $now:ident => $work:expr) => {
-        $store.writer.run(move |$connection, $now| Box::pin(async move { $work.await })).await
-    };
-}
-pub(super) use write;
 
 #[async_trait]
 impl Store for Backend {
@@ -79,11 +54,11 @@ impl Store for Backend {
 
     async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
         let name = name.to_owned();
-        read!(self, connection => tokens::organisation(connection, &name))
+        look!(self, connection => tokens::organisation(connection, &name))
     }
 
     async fn has_access_tokens(&self) -> Result<bool> {
-        read!(self, connection => tokens::has_access_tokens(connection))
+        look!(self, connection => tokens::has_access_tokens(connection))
     }
 
     async fn create_access_token(
@@ -108,7 +83,7 @@ impl Store for Backend {
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
         let id = id.to_owned();
-        read!(self, connection => tokens::access_credential(connection, &id))
+        look!(self, connection => tokens::access_credential(connection, &id))
     }
 
     fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>) {
@@ -201,7 +176,7 @@ impl Store for Backend {
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
         let token = token.to_owned();
-        read!(self, connection => tokens::gateway_credential(connection, &token))
+        look!(self, connection => tokens::gateway_credential(connection, &token))
     }
 
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
@@ -214,7 +189,7 @@ impl Store for Backend {
         name: &EventType,
     ) -> Result<Option<EventTypeInfo>> {
         let name = name.clone();
-        read!(self, connection => event_types::event_type(connection, organisation, &name))
+        look!(self, connection => event_types::event_type(connection, organisation, &name))
     }
 
     async fn put_event_type(
@@ -237,7 +212,7 @@ impl Store for Backend {
         limit: usize,
         max_bytes: usize,
     ) -> Result<OutboxPage> {
-        read!(self, connection => stream::read(connection, gateway, after, limit, max_bytes))
+        look!(self, connection => stream::read(connection, gateway, after, limit, max_bytes))
     }
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
@@ -254,7 +229,7 @@ impl Store for Backend {
         key: &DeploymentKey,
     ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
         let key = key.clone();
-        read!(self, connection => stream::find_deployment(connection, gateway, &key))
+        look!(self, connection => stream::find_deployment(connection, gateway, &key))
     }
 
     async fn connections(

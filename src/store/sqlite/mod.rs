@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{SqliteConnection, SqlitePool};
@@ -44,8 +44,6 @@ use sql::writer::{Work, Writer};
 /// The longest that a moment of the file may be read: while it is, the
 /// write-ahead log grows. Whoever asked has given up by then.
 const LONGEST_READ: Duration = Duration::from_secs(25);
-/// Steps of SQLite's machine between two looks at the clock.
-const STEPS: i32 = 10_000;
 
 type Backend = SqliteStore;
 
@@ -56,6 +54,7 @@ pub struct SqliteStore {
     wake: Wake,
     readers: SqlitePool,
     questions: Questions,
+    moments: Questions,
     writer: Writer,
     /// Why nothing can be written now, if the last try has shown that.
     trouble: watch::Receiver<Option<String>>,
@@ -77,35 +76,43 @@ impl SqliteStore {
         let readers = open::readers(options, options.readers).await?;
         let askers = open::readers(options, options.askers).await?;
         let questions = Questions::new(askers, options.answer_timeout);
+        let moments = Questions::new(open::readers(options, 1).await?, LONGEST_READ);
         let session = Session::new(connection, options, disk);
         let trouble = session.trouble();
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let inbox = watch_inbox::Watch::new(options.path.clone());
         let options = options.clone();
-        let store =
-            Self { node, wake, readers, questions, writer, trouble, inbox, options, _lock: lock };
+        let store = Self {
+            node,
+            wake,
+            readers,
+            questions,
+            moments,
+            writer,
+            trouble,
+            inbox,
+            options,
+            _lock: lock,
+        };
         store.begin().await?;
         Ok(Arc::new(store))
     }
 
-    /// Reads one moment of the file.
+    /// Runs one statement that reads few rows: it is a moment of the file by
+    /// itself, and over before it could hold up anybody.
+    async fn looking<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        work(&mut *self.readers.acquire().await?).await
+    }
+
+    /// Reads one moment of the file, on a connection that is there for that.
     async fn reading<T, F>(&self, work: F) -> Result<T>
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
     {
-        self.reading_until(Instant::now() + LONGEST_READ, work).await
-    }
-
-    /// The same with another deadline, at which its statement is interrupted.
-    async fn reading_until<T, F>(&self, deadline: Instant, work: F) -> Result<T>
-    where
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
-    {
-        let mut moment = self.readers.begin().await?;
-        let mut handle = moment.lock_handle().await?;
-        handle.set_progress_handler(STEPS, move || Instant::now() < deadline);
-        drop(handle);
-        work(&mut moment).await
+        self.moments.ask(work).await
     }
 
     /// Reads one moment of the file for somebody who asks: after those who
@@ -122,7 +129,7 @@ impl SqliteStore {
         if let Some(reason) = self.trouble.borrow().as_ref() {
             return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
         }
-        self.reading(|connection| {
+        self.looking(|connection| {
             Box::pin(async move {
                 sqlx::query("select 1").execute(connection).await?;
                 Ok(())
@@ -157,6 +164,7 @@ impl SqliteStore {
 
     async fn shut(&self) {
         self.questions.close().await;
+        self.moments.close().await;
         // The writer's connection is the last to close.
         self.inbox.close().await;
         self.readers.close().await;
@@ -167,28 +175,6 @@ impl SqliteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store as _;
-
-    #[tokio::test]
-    async fn a_reader_that_takes_too_long_is_interrupted_and_the_next_one_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("test.db");
-        let options = Options { path, readers: 1, ballast_bytes: 0, ..Options::default() };
-        let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
-        let soon = Instant::now() + Duration::from_millis(50);
-        let endless =
-            "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n";
-        let reading = store.reading_until(soon, |connection| {
-            Box::pin(async move {
-                Ok(sqlx::query_scalar::<_, i64>(endless).fetch_one(connection).await?)
-            })
-        });
-        let reading = tokio::time::timeout(Duration::from_secs(20), reading).await;
-        let error = reading.expect("it is interrupted").unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        store.organisation("default").await.unwrap();
-        store.close().await;
-    }
 
     #[tokio::test]
     async fn read_only_and_locked_may_pass_and_a_file_that_is_no_database_does_not() {

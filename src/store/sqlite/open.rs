@@ -14,6 +14,9 @@ use super::Options;
 use crate::store::{SchemaError, StoreError};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows that a statement makes without waiting for who reads them: a page, so
+/// that it costs one hand-over between threads, and its statement ends by itself.
+const PAGE_ROWS: usize = 1024;
 /// Older ones can damage the write-ahead log when one process makes a
 /// checkpoint while another writes.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
@@ -110,6 +113,8 @@ pub(super) async fn readers(options: &Options, most: u32) -> Result<SqlitePool, 
     let pool = SqlitePoolOptions::new()
         .max_connections(most.max(1))
         .acquire_timeout(BUSY_TIMEOUT)
+        // A file does not go away as a server does.
+        .test_before_acquire(false)
         .connect_with(settings(&options.path).pragma("query_only", "on"))
         .await?;
     Ok(pool)
@@ -137,6 +142,7 @@ fn settings(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+        .row_buffer_size(PAGE_ROWS)
 }
 
 async fn check_settings(connection: &mut SqliteConnection) -> Result<(), OpenError> {

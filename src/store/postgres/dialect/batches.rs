@@ -118,6 +118,9 @@ pub(in super::super) async fn insert_outbox(
     Ok(())
 }
 
+/// Looked up one by one, which the limit makes sure of: the statement is planned
+/// while the table is new and empty, and a plan that reads all of it would be
+/// kept until the server looks at the table again.
 pub(in super::super) async fn kept_answers(
     connection: &mut Connection,
     wanted: &[(OrganisationKey, &str)],
@@ -128,7 +131,10 @@ pub(in super::super) async fn kept_answers(
         select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
             k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
         from unnest($1::bigint[], $2::text[]) as wanted (organisation, key)
-        join idempotency_keys k on k.organisation = wanted.organisation and k.key = wanted.key
+        cross join lateral (
+            select organisation, key, digest, answer from idempotency_keys
+            where organisation = wanted.organisation and key = wanted.key limit 1
+        ) as k
         "#,
         &column(wanted, |(organisation, _)| organisation.0),
         &column(wanted, |(_, key)| *key) as _
@@ -137,6 +143,7 @@ pub(in super::super) async fn kept_answers(
     .await?)
 }
 
+/// Looked up one by one, as answers are; each is wanted once.
 pub(in super::super) async fn known_events(
     connection: &mut Connection,
     wanted: &[(OrganisationKey, &EventId)],
@@ -146,12 +153,17 @@ pub(in super::super) async fn known_events(
         r#"
         select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
             e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
-            min(o.sequence) as "sequence?: Sequence"
+            o.sequence as "sequence?: Sequence"
         from unnest($1::bigint[], $2::text[]) as wanted (organisation, id)
-        join events e on e.organisation = wanted.organisation and e.id = wanted.id
-        left join outbox o on o.event = e.event
+        cross join lateral (
+            select event, organisation, id, digest from events
+            where organisation = wanted.organisation and id = wanted.id limit 1
+        ) as e
+        left join lateral (
+            select gateway, min(sequence) as sequence from outbox
+            where event = e.event group by gateway
+        ) as o on true
         left join gateways g on g.gateway = o.gateway
-        group by e.event, g.gateway
         order by g.gateway
         "#,
         &column(wanted, |(organisation, _)| organisation.0),

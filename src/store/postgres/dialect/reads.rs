@@ -14,7 +14,7 @@ use crate::store::postgres::sql::gateways::details::Row as GatewayRow;
 use crate::store::postgres::sql::stream::Row as OutboxRow;
 use crate::store::postgres::sql::sweep::Unserved;
 
-/// A log's rows. The server sends all that it is asked for, so that it is told
+/// A log and its rows. The server sends all that it is asked for, so that it is told
 /// where to stop: with the row that goes beyond the bytes.
 pub(in super::super) fn outbox_rows(
     connection: &mut Connection,
@@ -27,20 +27,21 @@ pub(in super::super) fn outbox_rows(
     query_as!(
         OutboxRow,
         r#"
-        select sequence as "sequence!: Sequence", id as "id!: EventId",
-            type as "event_type!: EventType", payload as "payload!: String",
-            correlation_id as "correlation_id!: CorrelationId", user_id as "user_id?: String",
-            occurred_at as "occurred_at!: Timestamp", expires_at as "expires_at?: Timestamp"
-        from (
+        select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+            sequence as "sequence?: Sequence", id as "id?: EventId",
+            type as "event_type?: EventType", payload as "payload?: String",
+            correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
+            occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp"
+        from streams s left join lateral (
             select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
                 e.occurred_at, e.expires_at,
                 sum(octet_length(e.payload)::bigint) over (order by o.sequence)
                     - octet_length(e.payload) as before
             from outbox o join events e using (event)
-            where o.gateway = $1 and o.sequence > $2
+            where o.gateway = s.gateway and o.sequence > $2
             order by o.sequence limit $3
-        ) as page
-        where before < $4::bigint or before = 0
+        ) as page on before < $4::bigint or before = 0
+        where s.gateway = $1
         order by sequence
         "#,
         gateway.0,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::{Connection, query, query_as, query_scalar};
+use super::{Connection, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
@@ -49,18 +49,13 @@ pub(in super::super) async fn raise_heads(
 }
 
 /// Answers the events' keys, in their order. Nobody else writes meanwhile, so
-/// that they are given here, from the last one that SQLite remembers: rows that
-/// came back would cost as much as their insertion.
+/// that they follow the last one that SQLite remembers: rows that came back
+/// would cost as much as their insertion.
 pub(in super::super) async fn insert_events(
     connection: &mut Connection,
     now: Timestamp,
     events: &[(OrganisationKey, &NewEvent)],
 ) -> Result<Vec<i64>> {
-    let last = query_scalar!(
-        r#"select coalesce(max(seq), 0) as "last!: i64" from sqlite_sequence where name = 'events'"#
-    )
-    .fetch_one(&mut *connection)
-    .await?;
     let rows: Vec<_> = events
         .iter()
         .map(|(organisation, new)| {
@@ -77,23 +72,25 @@ pub(in super::super) async fn insert_events(
         })
         .collect();
     let rows = json(&rows)?;
-    query!(
+    let inserted = query!(
         r#"
         insert into events (event, organisation, id, type, payload, correlation_id, user_id,
             occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
-        select $3 + key + 1, value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+        select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
+            value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
             value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', $2,
             value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
             value ->> '$[3][0]', value ->> '$[3][1]'
         from jsonb_each($1) where true order by key
         "#,
         rows,
-        now as _,
-        last
+        now as _
     )
     .execute(connection)
     .await?;
-    Ok((last + 1..).take(events.len()).collect())
+    let last = inserted.last_insert_rowid();
+    let first = last + 1 - i64::try_from(events.len()).unwrap_or(i64::MAX);
+    Ok((first..=last).collect())
 }
 
 pub(in super::super) async fn insert_outbox(

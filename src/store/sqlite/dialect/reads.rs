@@ -15,8 +15,8 @@ use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
 use crate::store::sqlite::sql::stream::Row as OutboxRow;
 use crate::store::sqlite::sql::sweep::Unserved;
 
-/// A log's rows, made one by one: whoever has enough stops asking, so that the
-/// bytes need no bound here.
+/// A log and its rows. All that is asked for is made, whatever its size: whoever
+/// asks knows how large rows may be.
 pub(in super::super) fn outbox_rows(
     connection: &mut Connection,
     gateway: GatewayKey,
@@ -27,12 +27,15 @@ pub(in super::super) fn outbox_rows(
     query_as!(
         OutboxRow,
         r#"
-        select o.sequence as "sequence!: Sequence", e.id as "id!: EventId",
-            e.type as "event_type!: EventType", e.payload as "payload!: String",
-            e.correlation_id as "correlation_id!: CorrelationId", e.user_id as "user_id?: String",
-            e.occurred_at as "occurred_at!: Timestamp", e.expires_at as "expires_at?: Timestamp"
-        from outbox o join events e using (event)
-        where o.gateway = $1 and o.sequence > $2
+        select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+            o.sequence as "sequence?: Sequence", e.id as "id?: EventId",
+            e.type as "event_type?: EventType", e.payload as "payload?: String",
+            e.correlation_id as "correlation_id?: CorrelationId", e.user_id as "user_id?: String",
+            e.occurred_at as "occurred_at?: Timestamp", e.expires_at as "expires_at?: Timestamp"
+        from streams s
+        left join outbox o on o.gateway = s.gateway and o.sequence > $2
+        left join events e on e.event = o.event
+        where s.gateway = $1
         order by o.sequence limit $3
         "#,
         gateway.0,
