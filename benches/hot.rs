@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_events::clock::Timestamp;
+use gateway_events::dispatch::rhythm::Rhythm;
 use gateway_events::dispatch::window::{Limits, Window};
 use gateway_events::event::{CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId};
 use gateway_events::event::{OrganisationKey, Sequence};
@@ -55,7 +56,7 @@ fn window(criterion: &mut Criterion) {
     let (now, at) = (Instant::now(), Timestamp::now());
     criterion.bench_function("window/64 sent and confirmed", |bencher| {
         bencher.iter_batched(
-            || Window::new(limits, Sequence(0), 0),
+            || Window::new(limits, Sequence(0), 0, Rhythm::new(Duration::from_mins(1))),
             |mut window| {
                 for number in 1..=64 {
                     window.offer(Sequence(number), 600, now, at).expect("it is next");

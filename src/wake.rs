@@ -10,7 +10,8 @@ use tokio::sync::{Notify, broadcast, watch};
 use crate::event::{Event, GatewayKey, Sequence};
 
 /// How many hints a slow lane may fall behind before it must read the log instead.
-const CARRIED_HINTS: usize = 64;
+/// Each gateway has a place for so many.
+const CARRIED_HINTS: usize = 16;
 
 /// "Gateway G has reached N", with the rows that took it there, if they are
 /// fresh in memory.

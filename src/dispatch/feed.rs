@@ -17,6 +17,9 @@ use crate::event::{GatewayKey, Sequence};
 use crate::store::{OutboxPage, OutboxRow, Range, Result, Store, StoreError};
 use crate::wake::{Hint, Subscription};
 
+/// Rows of a connection's first page.
+const FIRST_PAGE: usize = 8;
+
 /// What comes next.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -32,11 +35,15 @@ pub(super) struct Feed {
     gateway: GatewayKey,
     /// Shared by all lanes: a fleet that comes back at once reads in turns.
     reads: Arc<Semaphore>,
-    /// As much is kept ready as may be on its way.
+    /// As much is read at once as may be on its way.
     limits: window::Limits,
     subscription: Subscription,
+    /// At most half of it is left when a page is added that may be all of it.
     ready: VecDeque<Item>,
     ready_bytes: usize,
+    /// Rows of the next page. Few at first, for nobody knows how large they are,
+    /// and a store may make all of them although they are too large together.
+    page: usize,
     /// The last number in `ready`, or given out.
     last: Sequence,
     head: Sequence,
@@ -65,6 +72,7 @@ impl Feed {
             subscription,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            page: FIRST_PAGE.min(limits.events),
             last: position,
             head,
             read: None,
@@ -90,7 +98,7 @@ impl Feed {
     /// Waits until more is ready. May be dropped and called again.
     pub(super) async fn more(&mut self) {
         loop {
-            if self.read.is_none() && self.ready.is_empty() && self.last < self.head {
+            if self.read.is_none() && self.runs_low() && self.last < self.head {
                 self.read = Some(self.read_on());
             }
             let reading = self.read.is_some();
@@ -116,6 +124,11 @@ impl Feed {
         }
     }
 
+    /// Whether it is time to read on: early enough for the lane not to wait.
+    fn runs_low(&self) -> bool {
+        2 * self.ready.len() <= self.limits.events && 2 * self.ready_bytes <= self.limits.bytes
+    }
+
     fn raise_head(&mut self) {
         let head = *self.subscription.head.borrow_and_update();
         self.head = self.head.max(head);
@@ -123,7 +136,7 @@ impl Feed {
 
     fn read_on(&mut self) -> BoxFuture<'static, Result<OutboxPage>> {
         let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.reads));
-        let (gateway, last, limits) = (self.gateway, self.last, self.limits);
+        let (gateway, last, rows, bytes) = (self.gateway, self.last, self.page, self.limits.bytes);
         let wait = std::mem::take(&mut self.wait);
         Box::pin(async move {
             if !wait.is_zero() {
@@ -133,7 +146,7 @@ impl Feed {
                 .acquire()
                 .await
                 .map_err(|_| StoreError::Unavailable("the node is going down".to_owned()))?;
-            store.read(gateway, last, limits.events, limits.bytes).await
+            store.read(gateway, last, rows, bytes).await
         })
     }
 
@@ -157,10 +170,10 @@ impl Feed {
     /// Takes a page; rows that a hint has brought meanwhile are in it twice.
     fn take_page(&mut self, page: Result<OutboxPage>) -> bool {
         let before = self.ready.len();
-        let asked_for = self.last;
-        match page {
+        let is_better_left = match page {
             Err(error) => {
                 tracing::warn!(gateway = self.gateway.0, %error, "the log can't be read now; the socket is kept");
+                true
             }
             Ok(page) => {
                 self.head = self.head.max(page.head);
@@ -169,15 +182,24 @@ impl Feed {
                     self.last = page.floor;
                     self.ready.push_back(Item::Lost(lost));
                 }
+                let (asked, got) = (self.page, page.rows.len());
+                let is_all = page.rows.last().is_none_or(|row| row.sequence >= page.head);
+                if got >= asked {
+                    self.page = (2 * asked).min(self.limits.events);
+                } else if !is_all {
+                    // The bytes ended it.
+                    self.page = got.max(1);
+                }
                 for row in page.rows {
                     if row.sequence == self.last.next() {
                         self.push(row);
                     }
                 }
+                // Nothing came of it, and not because a hint had brought it.
+                self.ready.len() == before && self.last < self.head
             }
-        }
-        // Whatever the reason, a read that brought nothing is not repeated at once.
-        if self.last == asked_for {
+        };
+        if is_better_left {
             self.wait = self.backoff.next();
         } else {
             self.backoff.reset();

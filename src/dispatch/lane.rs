@@ -25,7 +25,7 @@ use super::window::{Patience, Receipt, Window};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason, Sequence};
 use crate::socket::frame::{self, Message};
-use crate::socket::{Control, EventFrame, Incoming, LaneEnd};
+use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
 
 /// Signs of life are recorded this often at the most.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ enum End {
 
 impl Lane {
     /// Delivers until the connection ends, and records that.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let now = Instant::now();
         let mut state = State {
             opened_at: now,
@@ -116,7 +116,9 @@ impl Lane {
             self.reports.forget();
             (Reason::NodeLost, "its lane broke down".to_owned())
         });
-        self.finish(&state, reason, detail).await;
+        // Boxed, like the lane itself: a task has room for all that it may come
+        // to, from its beginning.
+        Box::pin(self.finish(state, reason, detail)).await;
     }
 
     async fn talk(&mut self, state: &mut State) -> (Reason, String) {
@@ -153,11 +155,11 @@ impl Lane {
                     // Full: the transport is behind with writing, which has a deadline of its own.
                     let _ = self.link.control.try_send(Control::Ping);
                 }
-                incoming = self.link.incoming.recv() => match incoming {
-                    Some(Incoming::Ended { reason, detail }) => return End::Ended(reason, detail),
-                    Some(incoming) => self.hear(state, incoming),
-                    None => return End::Ended(Reason::ConnectionLost, "the transport is gone".to_owned()),
-                },
+                incoming = self.link.incoming.recv() => {
+                    if let Some(end) = self.hear_all(state, incoming) {
+                        return end;
+                    }
+                }
                 Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
                     self.outcomes.hand_in(place);
                 }
@@ -229,7 +231,11 @@ impl Lane {
                 return false;
             }
             self.registration.note_sent(row.sequence);
-            place.send(EventFrame { sequence: row.sequence, text: text.clone() });
+            place.send(Box::new(EventFrame {
+                sequence: row.sequence,
+                text: text.clone(),
+                stride: self.window.stride(),
+            }));
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;
             self.feed.pop();
@@ -257,6 +263,25 @@ impl Lane {
         self.outcomes.skipped(range, reason);
         self.feed.pop();
         true
+    }
+
+    /// Hears what came, and what came right after it, up to a bound: a peer that
+    /// chatters is not to keep the lane from all else. Answers the end, if it came.
+    fn hear_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
+        let mut next = first.or_else(|| {
+            let detail = "the transport is gone".into();
+            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail })
+        });
+        for _ in 0..LINK_FRAMES {
+            match next? {
+                Incoming::Ended { reason, detail } => {
+                    return Some(End::Ended(reason, detail.into()));
+                }
+                incoming => self.hear(state, incoming),
+            }
+            next = self.link.incoming.try_recv().ok();
+        }
+        None
     }
 
     fn hear(&mut self, state: &mut State, incoming: Incoming) {
@@ -329,7 +354,7 @@ impl Lane {
         let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
         loop {
             match timeout_at(by, self.link.incoming.recv()).await {
-                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail),
+                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail.into()),
                 Ok(Some(incoming)) => self.hear(state, incoming),
                 Ok(None) => return (reason, "the transport is gone".to_owned()),
                 Err(_) => return (reason, "the transport did not end in time".to_owned()),
@@ -337,7 +362,7 @@ impl Lane {
         }
     }
 
-    async fn finish(mut self, state: &State, reason: Reason, detail: String) {
+    async fn finish(mut self: Box<Self>, state: State, reason: Reason, detail: String) {
         drop((self.registration, self.permit, self.link));
         tracing::info!(
             gateway = %self.whose.gateway_id,

@@ -27,6 +27,7 @@ mod outcomes;
 mod recorder;
 mod registry;
 mod reports;
+pub mod rhythm;
 mod session;
 mod shut_out;
 mod sweep;

@@ -1,19 +1,24 @@
 //! Takes outcomes from all lanes and puts them on record in groups, in the
 //! order in which they came. So no lane waits for a commit before it reads the
 //! next receipt; and while the database is away, outcomes are kept and tried
-//! again.
+//! again. Signs of life are in no hurry: they go with the next outcome, or else
+//! together after a while, for each commit costs more than all of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::backoff::{Backoff, is_passing};
 use crate::store::{Record, Store};
 
 /// Outcomes that may wait; past it lanes keep theirs, and merge them.
 const QUEUE: usize = 4096;
-/// Outcomes of one commit at the most.
+/// Outcomes of one commit at the most, and as many signs of life.
 const GROUP: usize = 512;
+/// How long signs of life wait for company.
+const SIGNS: Duration = Duration::from_secs(1);
 /// Tries that a group still gets once nobody is left to hand in another.
 const LAST_TRIES: u32 = 5;
 
@@ -58,7 +63,8 @@ impl Recorder {
         }
     }
 
-    /// Waits until everything handed in so far is on record.
+    /// Waits until all outcomes handed in so far are on record. Signs of life
+    /// are none: whoever asks how a connection ended does not ask for them.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.0.send(Entry::Flush(done)).await.is_ok() {
@@ -69,20 +75,40 @@ impl Recorder {
 
 async fn run(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Entry>) {
     let mut entries = Vec::with_capacity(GROUP);
-    while waiting.recv_many(&mut entries, GROUP).await > 0 {
-        let mut flushes = Vec::new();
-        let mut records = Vec::with_capacity(entries.len());
+    let mut signs = Vec::new();
+    let mut due = Instant::now();
+    loop {
+        let more = waiting.recv_many(&mut entries, GROUP);
+        let is_last = if signs.is_empty() {
+            more.await == 0
+        } else {
+            // Nothing came, and it is time for the signs alone.
+            timeout_at(due, more).await == Ok(0)
+        };
+        let (mut records, mut flushes) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries.drain(..) {
             match entry {
+                Entry::Record(sign @ Record::Heartbeat { .. }) => {
+                    if signs.is_empty() {
+                        due = Instant::now() + SIGNS;
+                    }
+                    signs.push(sign);
+                }
                 Entry::Record(record) => records.push(record),
                 Entry::Flush(done) => flushes.push(done),
             }
+        }
+        if !records.is_empty() || is_last || Instant::now() >= due || signs.len() >= GROUP {
+            records.append(&mut signs);
         }
         if !records.is_empty() {
             commit(store.as_ref(), &records, &waiting).await;
         }
         for done in flushes {
             let _ = done.send(());
+        }
+        if is_last {
+            return;
         }
     }
 }

@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::lane::{Lane, Timing};
 use super::outcomes::{Outcomes, Whose};
 use super::reports::Reports;
+use super::rhythm::Rhythm;
 use super::window::{Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
@@ -129,7 +130,7 @@ impl Ready {
             // It was admitted just before, and the drain may not have seen it.
             dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
         }
-        let lane = Lane {
+        let lane = Box::new(Lane {
             whose,
             epoch: opened.epoch,
             sent_before: opened.sent,
@@ -142,7 +143,12 @@ impl Ready {
                     .token_expires_at
                     .and_then(|at| Instant::now().checked_add(at.since(Timestamp::now()))),
             },
-            window: Window::new(limits, opened.position, opened.failed_attempts),
+            window: Window::new(
+                limits,
+                opened.position,
+                opened.failed_attempts,
+                Rhythm::new(options.confirmation_timeout),
+            ),
             feed: Feed::new(
                 Arc::clone(&dispatcher.store),
                 Arc::clone(&dispatcher.reads),
@@ -159,7 +165,7 @@ impl Ready {
             stop,
             registration,
             permit,
-        };
+        });
         dispatcher.lanes.spawn(lane.run());
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Policy;
+use super::rhythm::Rhythm;
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
 use crate::store::Range;
@@ -37,6 +38,8 @@ struct Sent {
     bytes: usize,
     instant: Instant,
     started_at: Timestamp,
+    /// One answer may stand for so many events, this one among them.
+    stride: u8,
 }
 
 /// Why the window does not take what it is offered.
@@ -85,11 +88,12 @@ pub struct Window {
     progress_at: Option<Instant>,
     /// The event that came first, and how often it had failed before.
     tried_before: (Sequence, u32),
+    rhythm: Rhythm,
 }
 
 impl Window {
     /// Starts behind `position`, whose successor has failed this often before.
-    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32) -> Self {
+    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32, rhythm: Rhythm) -> Self {
         Self {
             limits,
             position,
@@ -98,6 +102,7 @@ impl Window {
             bytes: 0,
             progress_at: None,
             tried_before: (position.next(), failed_attempts),
+            rhythm,
         }
     }
 
@@ -109,6 +114,11 @@ impl Window {
     /// Everything up to here was sent or passed over.
     pub const fn sent(&self) -> Sequence {
         self.sent
+    }
+
+    /// One of so many events is to be followed by a question for its receipt.
+    pub const fn stride(&self) -> u8 {
+        self.rhythm.stride()
     }
 
     /// Whether nothing is on its way.
@@ -139,7 +149,13 @@ impl Window {
         }
         self.sent = sequence;
         self.bytes += bytes;
-        self.in_flight.push_back(Sent { sequence, bytes, instant: sent_at, started_at });
+        self.in_flight.push_back(Sent {
+            sequence,
+            bytes,
+            instant: sent_at,
+            started_at,
+            stride: self.stride(),
+        });
         Ok(())
     }
 
@@ -167,26 +183,31 @@ impl Window {
         else {
             return Receipt::Stale;
         };
-        let (first, started_at) = (oldest.sequence, oldest.started_at);
+        let Sent { sequence: first, started_at, instant, .. } = *oldest;
         while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.sequence <= sequence) {
             self.bytes -= sent.bytes;
         }
         self.position = sequence;
         self.progress_at = Some(now);
+        self.rhythm.answered(now.duration_since(instant));
         Receipt::Confirmed { range: Range { first, last: sequence }, started_at }
     }
 
     /// Until when the oldest unconfirmed event must be confirmed: its time
     /// runs from when it was sent, or from the last progress, for its turn
-    /// may have come only then.
+    /// may have come only then. Those that may be confirmed together have the
+    /// time of all of them.
     pub fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
         let oldest = self.in_flight.front()?;
         let since = self.progress_at.map_or(oldest.instant, |at| at.max(oldest.instant));
-        Some(since + confirmation_timeout)
+        let together = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
+        Some(since + confirmation_timeout * together.min(oldest.stride.into()))
     }
 
-    /// The connection has ended. Blame falls on the oldest unconfirmed event:
-    /// the gateway was at that one.
+    /// The connection has ended. Blame falls on the oldest unconfirmed event: the
+    /// gateway was at that one. If it was one of several that would have been
+    /// confirmed together, nobody can say that, and none of them is given up:
+    /// the next connection begins with asking after each one.
     pub fn close(self, reason: Reason, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
             return Closing { unconfirmed: None, give_up: false };
@@ -199,6 +220,7 @@ impl Window {
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
             give_up: patience.poison == Policy::DeadLetter
+                && oldest.stride == 1
                 && reason.blames_the_event()
                 && failed_before.saturating_add(1) >= patience.max_attempts,
         }

@@ -24,8 +24,9 @@ use crate::socket::{self, websocket};
 use crate::store::{GatewayCredential, Store, StoreError};
 use crate::token::{Kind, Presented};
 
-/// tungstenite's default of 128 KiB a connection is far more than pongs need.
-const READ_BUFFER: usize = 4 * 1024;
+/// tungstenite's default of 128 KiB a connection is far more than pongs need, and
+/// each idle connection keeps it. A larger message makes it grow.
+const READ_BUFFER: usize = 1024;
 /// The largest message a gateway may send.
 const MAX_INCOMING: usize = 16 * 1024;
 /// What a frame needs besides the event, and room for control frames.
@@ -196,10 +197,9 @@ fn start(
             let (first, limits) = (session.ack_frame(), session.transport_limits());
             let (lane_end, transport_end) = socket::link();
             session.start(lane_end);
-            tokio::join!(
-                websocket::run(socket, first, transport_end, limits),
-                look_again(&app, &presented)
-            );
+            // A task of its own, so that what the upgrade took is given back now.
+            tokio::spawn(websocket::run(socket, first, transport_end, limits));
+            look_again(&app, &presented).await;
         })
 }
 

@@ -1,8 +1,6 @@
 //! A peer in memory: the transport for tests that need a lane and no socket.
 //! It keeps the contract's promises as long as it is told to.
 
-use bytes::Bytes;
-
 use super::{Control, EventFrame, Incoming, TransportEnd};
 use crate::event::{Reason, Sequence};
 
@@ -16,7 +14,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub enum Seen {
     /// Sent an event.
-    Event(EventFrame),
+    Event(Box<EventFrame>),
     /// Asked for a sign of life.
     Ping,
     /// Said goodbye, or was dropped.
@@ -44,7 +42,7 @@ impl Peer {
 
     /// Waits for an event, answering pings meanwhile; `None` once the lane
     /// says goodbye.
-    pub async fn event(&mut self) -> Option<EventFrame> {
+    pub async fn event(&mut self) -> Option<Box<EventFrame>> {
         loop {
             match self.next().await {
                 Seen::Event(frame) => return Some(frame),
@@ -69,13 +67,13 @@ impl Peer {
     }
 
     /// Sends a text message.
-    pub async fn send(&self, text: impl Into<Bytes>) {
-        self.say(Incoming::Message(text.into())).await;
+    pub async fn send(&self, text: &str) {
+        self.say(Incoming::Message(text.as_bytes().into())).await;
     }
 
     /// Ends the connection.
     pub async fn end(self, reason: Reason) {
-        let detail = "the peer in memory ended it".to_owned();
+        let detail = "the peer in memory ended it".into();
         self.say(Incoming::Ended { reason, detail }).await;
     }
 

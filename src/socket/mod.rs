@@ -31,6 +31,9 @@ pub struct EventFrame {
     pub sequence: Sequence,
     /// The whole text frame.
     pub text: Bytes,
+    /// A receipt is to be asked for at least after so many events, and after
+    /// the last one that is written for now.
+    pub stride: u8,
 }
 
 /// What passes waiting events.
@@ -48,7 +51,7 @@ pub enum Incoming {
     /// Everything up to this number has been handled.
     Receipt(Sequence),
     /// A text message.
-    Message(Bytes),
+    Message(Box<[u8]>),
     /// Some other sign of life, such as a pong that confirms nothing.
     Alive,
     /// Something that no peer should send; counted and logged, no reason to part.
@@ -58,7 +61,7 @@ pub enum Incoming {
         /// Why.
         reason: Reason,
         /// What more is known.
-        detail: String,
+        detail: Box<str>,
     },
 }
 
@@ -66,7 +69,7 @@ pub enum Incoming {
 #[derive(Debug)]
 pub struct LaneEnd {
     /// Events, in order.
-    pub events: mpsc::Sender<EventFrame>,
+    pub events: mpsc::Sender<Box<EventFrame>>,
     /// Pings and the close.
     pub control: mpsc::Sender<Control>,
     /// What the peer says.
@@ -78,14 +81,15 @@ pub struct LaneEnd {
 #[derive(Debug)]
 pub struct TransportEnd {
     /// Events, in order.
-    pub events: mpsc::Receiver<EventFrame>,
+    pub events: mpsc::Receiver<Box<EventFrame>>,
     /// Pings and the close.
     pub control: mpsc::Receiver<Control>,
     /// What the peer says.
     pub incoming: mpsc::Sender<Incoming>,
 }
 
-/// Makes a link.
+/// Makes a link. Its places are there whether or not anything lies in them, and
+/// of most connections they are empty: so what lies in them is small, or boxed.
 pub fn link() -> (LaneEnd, TransportEnd) {
     let (events_in, events_out) = mpsc::channel(LINK_FRAMES);
     let (control_in, control_out) = mpsc::channel(4);

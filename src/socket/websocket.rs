@@ -1,10 +1,10 @@
 //! WebSocket in plain mode, for gateways that know nothing of us.
 //!
-//! Each event frame is followed by a ping that carries the event's number.
+//! Event frames are followed by pings that carry the last event's number.
 //! These gateways handle one frame after another and echo a ping's payload, so
-//! the pong says that everything up to that number has been handled. They run
-//! the handlers one by one: a ping per event, not per burst, shows how far a
-//! slow one has got.
+//! the pong says that everything up to that number has been handled. How many
+//! events may go by without a ping is the lane's to say; the last one of a burst
+//! always has its ping.
 //!
 //! Reading and writing go on side by side; neither waits for the other. Knows
 //! no store and decides nothing about delivery.
@@ -46,6 +46,7 @@ pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Lim
     let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
     let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
     // The lane being gone is no error: then nobody asks.
+    let detail = detail.into_boxed_str();
     let _ = incoming.send(Incoming::Ended { reason, detail }).await;
 }
 
@@ -123,7 +124,7 @@ enum WriteEnd {
 
 struct Writer {
     sink: SplitSink<WebSocket, Message>,
-    events: mpsc::Receiver<EventFrame>,
+    events: mpsc::Receiver<Box<EventFrame>>,
     control: mpsc::Receiver<Control>,
     last_written: Option<Sequence>,
     ping_due: bool,
@@ -202,7 +203,7 @@ impl Writer {
 }
 
 enum Next {
-    Event(EventFrame),
+    Event(Box<EventFrame>),
     Ping,
     Close(Reason),
 }
@@ -218,12 +219,12 @@ async fn told_to_close(control: &mut mpsc::Receiver<Control>, ping_due: &mut boo
     }
 }
 
-/// Writes what waits, each event with its ping, and flushes once.
+/// Writes what waits, with pings as often as wanted, and flushes once.
 async fn burst(
     sink: &mut SplitSink<WebSocket, Message>,
     first: Option<Message>,
-    event: Option<EventFrame>,
-    events: &mut mpsc::Receiver<EventFrame>,
+    event: Option<Box<EventFrame>>,
+    events: &mut mpsc::Receiver<Box<EventFrame>>,
     last_written: &mut Option<Sequence>,
 ) -> Result<(), axum::Error> {
     let mut next = event;
@@ -232,16 +233,22 @@ async fn burst(
         sink.feed(first).await?;
         bytes = BURST_BYTES;
     }
-    while let Some(EventFrame { sequence, text: frame }) = next.take() {
+    let mut without_ping = 0;
+    while let Some(frame) = next.take() {
+        let EventFrame { sequence, text: frame, stride } = *frame;
         bytes += frame.len();
         let Some(frame) = text(frame) else {
             return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
         };
         sink.feed(frame).await?;
         *last_written = Some(sequence);
-        sink.feed(ping(Some(sequence))).await?;
         if bytes < BURST_BYTES {
             next = events.try_recv().ok();
+        }
+        without_ping += 1;
+        if next.is_none() || without_ping >= stride {
+            sink.feed(ping(Some(sequence))).await?;
+            without_ping = 0;
         }
     }
     sink.flush().await
@@ -292,7 +299,7 @@ async fn read(
                 receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt)
             }
             Ok(Message::Ping(_)) => Incoming::Alive,
-            Ok(Message::Text(text)) => Incoming::Message(text.into()),
+            Ok(Message::Text(text)) => Incoming::Message(text.as_bytes().into()),
             Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
             Ok(Message::Close(frame)) => {
                 // The answer is queued, and goes out by reading on.

@@ -42,7 +42,7 @@ proptest! {
     ) {
         let base = Instant::now();
         let mut secs = 0;
-        let mut window = Window::new(LIMITS, Sequence(start), 0);
+        let mut window = Window::new(LIMITS, Sequence(start), 0, Rhythm::new(TIMEOUT));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
         for step in steps {
@@ -109,7 +109,7 @@ proptest! {
 #[test]
 fn the_deadline_runs_from_the_last_progress() {
     let base = Instant::now();
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
     for (sequence, secs) in [(1, 0), (2, 5)] {
         let (now, stamp) = at(base, secs);
@@ -127,7 +127,7 @@ fn the_deadline_runs_from_the_last_progress() {
 #[test]
 fn an_event_larger_than_the_window_goes_alone() {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
     assert_eq!(window.offer(Sequence(1), 1000, now, stamp), Ok(()));
     assert_eq!(window.offer(Sequence(2), 1, now, stamp), Err(Refusal::Full));
     window.receipt(Sequence(1), now);
@@ -136,7 +136,7 @@ fn an_event_larger_than_the_window_goes_alone() {
 
 fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> Closing {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before, Rhythm::new(TIMEOUT));
     for sequence in 1..=3 {
         assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
     }
@@ -153,4 +153,25 @@ fn poison_is_the_event_that_failed_once_too_often() {
     assert!(!ended(2, 0, shutdown, Policy::DeadLetter).give_up, "our own doing");
     assert!(!ended(2, 0, lost, Policy::Block).give_up, "never given up");
     assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
+}
+
+#[test]
+fn those_that_are_confirmed_together_have_more_time_and_none_is_given_up() {
+    let (now, stamp) = at(Instant::now(), 0);
+    let patience = Patience { max_attempts: 1, ..PATIENCE };
+    let given_up = |quick: bool| {
+        let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
+        assert_eq!(window.offer(Sequence(1), 1, now, stamp), Ok(()));
+        window.receipt(Sequence(1), if quick { now } else { now + TIMEOUT });
+        assert_eq!(window.stride() > 1, quick);
+        for sequence in 2..=4 {
+            assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+        }
+        let since = if quick { now } else { now + TIMEOUT };
+        let time = TIMEOUT * if quick { 2 } else { 1 };
+        assert_eq!(window.confirmation_deadline(TIMEOUT), Some(since + time));
+        window.close(Reason::ConnectionLost, patience).give_up
+    };
+    assert!(given_up(false));
+    assert!(!given_up(true));
 }

@@ -14,7 +14,7 @@ async fn within<T>(waiting: impl Future<Output = T>) -> T {
 }
 
 fn event(sequence: i64, bytes: usize) -> EventFrame {
-    EventFrame { sequence: Sequence(sequence), text: vec![b'x'; bytes].into() }
+    EventFrame { sequence: Sequence(sequence), text: vec![b'x'; bytes].into(), stride: 1 }
 }
 
 /// What the lane is told at last, and all before it.
@@ -36,7 +36,7 @@ async fn ended(lane: &mut LaneEnd) -> (Reason, Vec<Incoming>) {
 async fn each_event_is_followed_by_its_number_and_the_echo_is_a_receipt() {
     let (mut lane, transport) = link();
     for sequence in 1..=3 {
-        lane.events.send(event(sequence, 10)).await.unwrap();
+        lane.events.send(Box::new(event(sequence, 10))).await.unwrap();
     }
     let mut client = served(transport, LIMITS).await;
     let mut frames = Vec::new();
@@ -59,6 +59,23 @@ async fn each_event_is_followed_by_its_number_and_the_echo_is_a_receipt() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn pings_are_as_far_apart_as_the_lane_wants_and_follow_the_last_event() {
+    let (lane, transport) = link();
+    for sequence in 1..=8 {
+        let frame = EventFrame { stride: 3, ..event(sequence, 10) };
+        lane.events.send(Box::new(frame)).await.unwrap();
+    }
+    let mut client = served(transport, LIMITS).await;
+    let mut pings = Vec::new();
+    while pings.len() < 3 {
+        if let Frame::Ping(payload) = within(client.next()).await.unwrap().unwrap() {
+            pings.push(payload);
+        }
+    }
+    assert_eq!(pings, ["3", "6", "8"]);
 }
 
 #[tokio::test]
@@ -125,7 +142,7 @@ async fn a_connection_that_breaks_is_lost() {
 /// More than the kernel takes in for a peer that does not read.
 async fn clog(lane: &LaneEnd) {
     for sequence in 1..=i64::try_from(LINK_FRAMES).unwrap() {
-        lane.events.send(event(sequence, 1 << 20)).await.unwrap();
+        lane.events.send(Box::new(event(sequence, 1 << 20))).await.unwrap();
     }
 }
 
@@ -158,7 +175,7 @@ async fn a_lane_that_does_not_listen_stops_no_writing() {
         client.send(Frame::text("{}")).await.unwrap();
     }
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Frame::text("first"));
-    lane.events.send(event(1, 1)).await.unwrap();
+    lane.events.send(Box::new(event(1, 1))).await.unwrap();
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Frame::text("x"));
 }
 
