@@ -106,12 +106,7 @@ impl Bare {
         now: Timestamp,
         span: Duration,
     ) -> Result<Vec<String>, OpenError> {
-        let mut left = usize::try_from(rows).unwrap_or(usize::MAX);
-        while left > 0 {
-            let batch = left.min(FILLING);
-            self.transaction(batch, payload).await?;
-            left -= batch;
-        }
+        self.fill(rows, payload).await?;
         let step = i64::try_from(span.as_micros() / u128::from(rows.max(1))).unwrap_or(i64::MAX);
         let from = now.minus(span);
         match &mut self.database {
@@ -120,6 +115,27 @@ impl Bare {
             #[cfg(feature = "postgres")]
             Database::Shared(bare) => Ok(bare.fail_all(from, step.max(1)).await?),
         }
+    }
+
+    /// Writes so many events, and notes that nobody was there to receive them.
+    pub async fn fill_log(&mut self, events: u32, payload: &str) -> Result<(), OpenError> {
+        self.fill(events, payload).await?;
+        match &mut self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Embedded(bare) => Ok(bare.pass_over().await?),
+            #[cfg(feature = "postgres")]
+            Database::Shared(bare) => Ok(bare.pass_over().await?),
+        }
+    }
+
+    async fn fill(&mut self, events: u32, payload: &str) -> Result<(), OpenError> {
+        let mut left = usize::try_from(events).unwrap_or(usize::MAX);
+        while left > 0 {
+            let batch = left.min(FILLING);
+            self.transaction(batch, payload).await?;
+            left -= batch;
+        }
+        Ok(())
     }
 
     async fn transaction(&mut self, batch: usize, payload: &str) -> Result<(), OpenError> {

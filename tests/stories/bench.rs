@@ -71,7 +71,8 @@ async fn the_floor_is_measured_by_itself() {
 
 #[tokio::test]
 async fn append_counts_what_was_accepted() {
-    let report = bench("append --batch 10 --publishers 2 --gateways 3 --seconds 0.2").await;
+    let report =
+        bench("append --batch 10 --publishers 2 --gateways 3 --stored 500 --seconds 0.2").await;
     assert_figures(&report, &["eventsPerSecond", "requestP50", "requestMax", "floorAppend64"]);
     assert!(report["figures"]["eventsPerSecond"]["ratioToFloor"].is_number());
     let accepted = report["runs"][0]["counts"]["accepted"].as_u64().expect("a count");
@@ -85,7 +86,8 @@ async fn append_and_its_floor_are_measured_on_postgres_in_databases_that_go() {
     let database = Database::new();
     let names = "select 1 / (1 - least(count(*), 1)) from pg_database
         where datname like 'gateway_events_bench_%'";
-    let mut command = command(&format!("bench deliver --seconds 0.2 --gateways 2 {QUICK}"));
+    let mut command =
+        command(&format!("bench deliver --seconds 0.2 --gateways 2 --stored 500 {QUICK}"));
     command.env("GATEWAY_EVENTS_BENCH_DATABASE_URL", database.url());
     let report = report(&mut command).await;
     assert_figures(&report, &["recordedPerSecond", "floorAppend1024"]);

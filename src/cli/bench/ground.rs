@@ -21,6 +21,9 @@ use super::options::Common;
 use super::progress::Progress;
 use super::publish;
 
+/// Gateways whose logs are filled before anything is measured.
+const OTHERS: u32 = 100;
+
 /// Where a run takes place.
 pub(super) struct Ground<'a> {
     pub(super) common: &'a Common,
@@ -126,6 +129,18 @@ impl<'a> Ground<'a> {
         Ok(target)
     }
 
+    /// Writes events straight into the log of the service that is started next,
+    /// for gateways that nobody else writes to.
+    pub(super) async fn fill_log(&self, events: u32) -> anyhow::Result<()> {
+        if events > 0 {
+            self.progress.say("filling the log");
+            let mut bare = self.bare(OTHERS).await?;
+            bare.fill_log(events, &publish::payload_text(self.common.payload)).await?;
+            bare.close().await?;
+        }
+        Ok(())
+    }
+
     /// Writes a ledger straight into the database of the service that is started
     /// next: failed attempts, spread evenly over the time before `now`. Answers
     /// the gateways' ids.
@@ -136,18 +151,23 @@ impl<'a> Ground<'a> {
         now: Timestamp,
         span: Duration,
     ) -> anyhow::Result<Vec<String>> {
-        anyhow::ensure!(
-            self.client.url.is_none(),
-            "a ledger is written for a service of its own only: leave --url (GATEWAY_EVENTS_URL) out"
-        );
-        let mut bare = match &self.databases {
-            Some([database, _]) => Bare::shared(database.url(), gateways).await?,
-            None => Bare::embedded(&self.data().join("gateway-events.db"), gateways).await?,
-        };
+        let mut bare = self.bare(gateways).await?;
         let payload = publish::payload_text(self.common.payload);
         let ids = bare.fill_ledger(rows, &payload, now, span).await?;
         bare.close().await?;
         Ok(ids)
+    }
+
+    /// The bare driver, on the database of the service that is started next.
+    async fn bare(&self, gateways: u32) -> anyhow::Result<Bare> {
+        anyhow::ensure!(
+            self.client.url.is_none(),
+            "a database is filled for a service of its own only: leave --url (GATEWAY_EVENTS_URL) out"
+        );
+        Ok(match &self.databases {
+            Some([database, _]) => Bare::shared(database.url(), gateways).await?,
+            None => Bare::embedded(&self.data().join("gateway-events.db"), gateways).await?,
+        })
     }
 
     fn data(&self) -> PathBuf {

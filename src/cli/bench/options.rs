@@ -8,6 +8,15 @@ use secrecy::SecretString;
 
 use super::super::time::parse_duration;
 
+/// How much there is before anything is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Past {
+    /// Events that are stored already, for a hundred other gateways: to see whether an event's
+    /// cost grows with the log
+    #[arg(long, value_name = "EVENTS", default_value_t = 0)]
+    pub(super) stored: u32,
+}
+
 /// Options of all scenarios.
 #[derive(Debug, Args)]
 pub(crate) struct Common {

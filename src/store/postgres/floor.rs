@@ -82,6 +82,19 @@ impl Bare {
         Ok(transaction.commit().await?)
     }
 
+    /// All that is there was missed, and that is on record.
+    pub(in crate::store) async fn pass_over(&mut self) -> Result<(), OpenError> {
+        sqlx::query("update streams set missed = head").execute(&mut self.0).await?;
+        // The rows brought their keys; those of the service follow them.
+        for last in [
+            "select setval(pg_get_serial_sequence('events', 'event'), max(event)) from events",
+            "select setval(pg_get_serial_sequence('gateways', 'gateway'), max(gateway)) from gateways",
+        ] {
+            sqlx::query(last).execute(&mut self.0).await?;
+        }
+        Ok(())
+    }
+
     /// A failed attempt for each event, `step` microseconds apart.
     pub(in crate::store) async fn fail_all(
         &mut self,

@@ -73,6 +73,12 @@ impl Bare {
         Ok(transaction.commit().await?)
     }
 
+    /// All that is there was missed, and that is on record.
+    pub(in crate::store) async fn pass_over(&mut self) -> Result<(), OpenError> {
+        sqlx::query("update streams set missed = head").execute(&mut self.0).await?;
+        Ok(())
+    }
+
     /// A failed attempt for each event, `step` microseconds apart.
     pub(in crate::store) async fn fail_all(
         &mut self,

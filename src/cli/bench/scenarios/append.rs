@@ -10,7 +10,7 @@ use super::super::fleet::Fleet;
 use super::super::floor::{Floors, Wanted};
 use super::super::ground::Ground;
 use super::super::machine::Meter;
-use super::super::options::Common;
+use super::super::options::{Common, Past};
 use super::super::publish::{Load, Spread, Until, publish};
 use super::super::report::{Better, Figure, Outcome, float};
 use super::super::{latency, report};
@@ -19,6 +19,8 @@ use super::super::{latency, report};
 pub(crate) struct Args {
     #[command(flatten)]
     pub(in super::super) common: Common,
+    #[command(flatten)]
+    past: Past,
     /// Publishers, each with a connection of its own
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     publishers: u16,
@@ -43,6 +45,7 @@ pub(in super::super) fn seconds(text: &str) -> Result<Duration, String> {
 
 pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
     let floors = Floors::measure(ground, args.gateways.into(), Wanted::APPEND).await?;
+    ground.fill_log(args.past.stored).await?;
     let target = ground.target(args.gateways.into()).await?;
     let fleet = Fleet::register(ground, &target, args.gateways.into()).await?;
     let meter = Meter::start(target.pid);
@@ -81,6 +84,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
             "publishers": args.publishers,
             "batch": args.batch,
             "gateways": args.gateways,
+            "stored": args.past.stored,
             "seconds": args.seconds.as_secs_f64(),
             "payload": args.common.payload,
         })),

@@ -9,7 +9,7 @@ use super::super::fleet::{Connect, Fleet};
 use super::super::floor::{Floors, Wanted};
 use super::super::ground::Ground;
 use super::super::machine::Meter;
-use super::super::options::Common;
+use super::super::options::{Common, Past};
 use super::super::publish::{Load, Published, Spread, Until, publish};
 use super::super::report::{Better, Figure, Outcome, float};
 use super::super::{latency, report};
@@ -26,6 +26,8 @@ enum Mode {
 pub(crate) struct Args {
     #[command(flatten)]
     pub(in super::super) common: Common,
+    #[command(flatten)]
+    past: Past,
     /// Events per second, sent when they are due; as many as are accepted if there is none
     #[arg(long, value_name = "EVENTS", value_parser = rate)]
     rate: Option<f64>,
@@ -54,6 +56,7 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 
 pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
     let floors = Floors::measure(ground, args.gateways.into(), Wanted::APPEND).await?;
+    ground.fill_log(args.past.stored).await?;
     let target = ground.target(args.gateways.into()).await?;
     let fleet = Fleet::register(ground, &target, args.gateways.into()).await?;
     let origin = Instant::now();
@@ -108,6 +111,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
             "batch": args.batch,
             "gateways": args.gateways,
             "mode": "plain",
+            "stored": args.past.stored,
             "seconds": args.seconds.as_secs_f64(),
             "payload": args.common.payload,
         })),
