@@ -1,6 +1,6 @@
 //! What happens for each event, by itself: encoding a frame, the window, the
-//! check of a key, and a batch of a hundred into a real SQLite file. The whole
-//! service is measured by `gateway-events bench`.
+//! check of a key, and a hundred events, or their receipts, into a real SQLite
+//! file. The whole service is measured by `gateway-events bench`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,15 +10,21 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use gateway_events::clock::Timestamp;
 use gateway_events::dispatch::rhythm::Rhythm;
 use gateway_events::dispatch::window::{Limits, Window};
-use gateway_events::event::{CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId};
+use gateway_events::event::{
+    ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId,
+};
 use gateway_events::event::{OrganisationKey, Sequence};
 use gateway_events::socket::frame::event_text;
 use gateway_events::store::sqlite::{Options, SqliteStore};
-use gateway_events::store::{Labels, NewEvent, Publish, Published, Store as _, Target};
+use gateway_events::store::{
+    Gateway, Labels, NewConnection, NewEvent, Publish, Published, Range, Record, Store as _, Target,
+};
 use gateway_events::token::{Kind, Presented, issue};
 use gateway_events::wake::Wake;
 use secrecy::ExposeSecret as _;
 use serde_json::value::RawValue;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -79,9 +85,17 @@ fn key(criterion: &mut Criterion) {
     });
 }
 
-/// One transaction, synced: the statements of a batch, without HTTP.
-fn append(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// A real file with one gateway.
+struct Place {
+    runtime: Runtime,
+    store: Arc<SqliteStore>,
+    organisation: OrganisationKey,
+    gateway: Gateway,
+    _directory: TempDir,
+}
+
+fn place() -> Place {
+    let runtime = Runtime::new().expect("a runtime");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let options = Options {
         path: directory.path().join("gateway-events.db"),
@@ -89,29 +103,80 @@ fn append(criterion: &mut Criterion) {
         ballast_bytes: 0,
         ..Options::default()
     };
-    let gateway: GatewayId = Uuid::new_v4().to_string().parse().expect("an id");
-    let (store, organisation) = runtime.block_on(async {
+    let id: GatewayId = Uuid::new_v4().to_string().parse().expect("an id");
+    let (store, organisation, gateway) = runtime.block_on(async {
         let opened = SqliteStore::open(&options, NodeId::new(), Wake::default()).await;
         let store = opened.expect("it opens");
         let organisation = store.organisation("default").await.expect("it is there");
-        let made = store.create_gateway(organisation, gateway, "bench", &Labels::new()).await;
-        made.expect("registered");
-        (store, organisation)
+        let made = store.create_gateway(organisation, id, "bench", &Labels::new()).await;
+        (store, organisation, made.expect("registered"))
     });
+    Place { runtime, store, organisation, gateway, _directory: directory }
+}
+
+impl Place {
+    fn append(&self, publish: Publish) {
+        let published = self.runtime.block_on(self.store.append(publish)).expect("appended");
+        assert!(matches!(published, Published::Done(all) if all.len() == BATCH));
+    }
+}
+
+/// One transaction, synced: the statements of a batch, without HTTP.
+fn append(criterion: &mut Criterion) {
+    let place = place();
     let mut group = criterion.benchmark_group("store");
     group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
     group.bench_function("append of 100", |bencher| {
         bencher.iter_batched(
-            || batch(organisation, gateway),
-            |publish| {
-                let published = runtime.block_on(store.append(publish)).expect("appended");
-                assert!(matches!(published, Published::Done(all) if all.len() == BATCH));
-            },
+            || batch(place.organisation, place.gateway.id),
+            |publish| place.append(publish),
             BatchSize::SmallInput,
         );
     });
     group.finish();
-    runtime.block_on(store.close());
+    place.runtime.block_on(place.store.close());
+}
+
+/// A hundred receipts of one connection, merged into one row of the ledger, and
+/// the positions that move; synced.
+fn receipts(criterion: &mut Criterion) {
+    let place = place();
+    let gateway = place.gateway.key;
+    let new = NewConnection {
+        id: ConnectionId::new(),
+        gateway,
+        token: String::new(),
+        instance: String::new(),
+        transport: "websocket",
+        remote_address: String::new(),
+    };
+    let connection = new.id;
+    place.runtime.block_on(place.store.open_connection(new)).expect("opened");
+    let mut sent = 0;
+    let mut group = criterion.benchmark_group("store");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
+    group.bench_function("100 receipts", |bencher| {
+        bencher.iter_batched(
+            || {
+                place.append(batch(place.organisation, place.gateway.id));
+                let now = Timestamp::now();
+                let confirmed = |sequence| Record::Confirmed {
+                    gateway,
+                    connection,
+                    range: Range { first: sequence, last: sequence },
+                    started_at: now,
+                    finished_at: now,
+                };
+                let first = sent + 1;
+                sent += i64::try_from(BATCH).expect("few");
+                (first..=sent).map(Sequence).map(confirmed).collect::<Vec<_>>()
+            },
+            |records| place.runtime.block_on(place.store.record(records)).expect("recorded"),
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+    place.runtime.block_on(place.store.close());
 }
 
 fn batch(organisation: OrganisationKey, gateway: GatewayId) -> Publish {
@@ -131,6 +196,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = frame, window, key, append
+    targets = frame, window, key, append, receipts
 }
 criterion_main!(all);

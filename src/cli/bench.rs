@@ -36,6 +36,7 @@ pub(crate) enum Command {
     #[command(flatten)]
     Measure(Measure),
     /// Compare two reports (--json); fails if one of the second's figures is worse
+    #[command(long_flag = "compare")]
     Compare(compare::Args),
 }
 

@@ -221,7 +221,8 @@ async fn reports_are_compared_and_what_is_worse_fails() {
 
     let said = compare(format!("{before} {same}")).await;
     assert!(said.well().contains("same") && !said.out.contains("worse"), "{said:?}");
-    let said = compare(format!("{before} {worse} --json")).await;
+    let as_flag = format!("bench --compare {before} {worse} --json");
+    let said = ended(&mut command(&as_flag)).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     let compared: Value = serde_json::from_str(&said.out).expect("JSON");
     assert_eq!(compared["figures"]["requestP99"]["verdict"], "worse");
