@@ -23,6 +23,7 @@ mod options;
 mod pace;
 mod progress;
 mod publish;
+mod recorded;
 mod report;
 mod scenarios;
 
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Compare two reports (--json); fails if one of the second's figures is worse
     #[command(long_flag = "compare")]
     Compare(compare::Args),
+    /// Hold TLS connections for the floor of `idle`, until standard input ends
+    #[command(hide = true)]
+    Hold,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,6 +67,11 @@ pub(crate) enum Measure {
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let command = match command {
         Command::Compare(args) => return compare::run(&args, client.json),
+        Command::Hold => {
+            machine::allow_many_files();
+            floor::hold().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Measure(command) => command,
     };
     machine::allow_many_files();

@@ -19,6 +19,9 @@ pub use super::postgres::Temporary;
 /// Events per transaction where nothing is measured.
 const FILLING: usize = 4096;
 
+/// Rows of a page that is read.
+const PAGE: i64 = 200;
+
 /// What is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Load<'a> {
@@ -93,6 +96,46 @@ impl Bare {
             if elapsed >= load.time {
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52 events")]
                 return Ok((self.written - before) as f64 / elapsed.as_secs_f64());
+            }
+        }
+    }
+
+    /// Microseconds that the way to the database and back takes: the median of
+    /// statements that do nothing, one after the other.
+    pub async fn statement(&mut self, time: Duration) -> Result<f64, OpenError> {
+        let (started, mut taken) = (Instant::now(), Vec::new());
+        while taken.is_empty() || started.elapsed() < time {
+            let before = Instant::now();
+            match &mut self.database {
+                #[cfg(feature = "sqlite")]
+                Database::Embedded(bare) => bare.nothing().await?,
+                #[cfg(feature = "postgres")]
+                Database::Shared(bare) => bare.nothing().await?,
+            }
+            taken.push(before.elapsed());
+        }
+        let middle = taken.len() / 2;
+        let (_, median, _) = taken.select_nth_unstable(middle);
+        Ok(median.as_secs_f64() * 1e6)
+    }
+
+    /// Rows a second of the first gateway's log, read in pages.
+    pub async fn read(&mut self, time: Duration) -> Result<f64, OpenError> {
+        let (started, mut after, mut read) = (Instant::now(), 0, 0);
+        loop {
+            let rows = match &mut self.database {
+                #[cfg(feature = "sqlite")]
+                Database::Embedded(bare) => bare.read(1, after, PAGE).await?,
+                #[cfg(feature = "postgres")]
+                Database::Shared(bare) => bare.read(1, after, PAGE).await?,
+            };
+            read += rows;
+            // From the beginning again once it has been read.
+            after = if rows == 0 { 0 } else { after + PAGE };
+            let elapsed = started.elapsed();
+            if elapsed >= time && read > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52 rows")]
+                return Ok(read as f64 / elapsed.as_secs_f64());
             }
         }
     }

@@ -65,7 +65,19 @@ async fn the_floor_is_measured_by_itself() {
     let report = bench("floor").await;
     assert_figures(
         &report,
-        &["floorSync", "floorRoundTrip", "floorFlow", "floorAppend1", "floorAppend4096"],
+        &[
+            "floorSync",
+            "floorRoundTrip",
+            "floorStatement",
+            "floorRead",
+            "floorFlow",
+            "floorAnswered",
+            "floorHandshakes",
+            "floorSpread",
+            "floorLast",
+            "floorAppend1",
+            "floorAppend4096",
+        ],
     );
 }
 
@@ -119,7 +131,7 @@ async fn deliver_reports_medians_of_runs() {
 #[tokio::test]
 async fn fanout_waits_for_the_last_gateway() {
     let report = bench("fanout --gateways 5 --events 3 --rate 20").await;
-    assert_figures(&report, &["lastGatewayP50", "lastGatewayMax", "gatewayP50", "floorFlow"]);
+    assert_figures(&report, &["lastGatewayP50", "lastGatewayMax", "gatewayP50", "floorLast"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!((&counts["accepted"], &counts["received"]), (&json!(3), &json!(15)));
 }
@@ -127,7 +139,7 @@ async fn fanout_waits_for_the_last_gateway() {
 #[tokio::test]
 async fn replay_reads_the_whole_backlog() {
     let report = bench("replay --gateways 2 --events 300").await;
-    assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "floorFlow"]);
+    assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "floorAnswered"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!(counts["accepted"], counts["received"]);
     assert!(counts["accepted"].as_u64() >= Some(600), "{report:#}");
@@ -135,15 +147,20 @@ async fn replay_reads_the_whole_backlog() {
 
 #[tokio::test]
 async fn idle_connections_are_weighed() {
-    let report = bench("idle --connections 20 --seconds 0.2").await;
-    assert_figures(&report, &["memoryBefore", "memoryAfter"]);
-    assert_eq!(report["runs"][0]["counts"]["connections"], 20);
+    let report = bench("idle --connections 200 --seconds 0.2").await;
+    assert_figures(&report, &["memoryPerConnection", "memoryBefore", "memoryAfter"]);
+    assert!(report["figures"]["memoryPerConnection"]["ratioToFloor"].is_number(), "{report:#}");
+    assert_eq!(report["runs"][0]["counts"]["connections"], 200);
 }
 
 #[tokio::test]
 async fn storm_brings_all_back() {
     let report = bench("storm --gateways 5 --events 4").await;
-    assert_figures(&report, &["allLive", "allCaughtUp", "allRecorded", "connectsPerSecond"]);
+    let times = ["allLive", "allCaughtUp", "allRecorded", "connectsPerSecond"];
+    assert_figures(&report, &times);
+    for time in times {
+        assert!(report["figures"][time]["ratioToFloor"].is_number(), "{report:#}");
+    }
     let counts = &report["runs"][0]["counts"];
     assert_eq!((&counts["accepted"], &counts["received"]), (&json!(4), &json!(20)));
 }

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 32;
 const MOST_RETRIES: u32 = 3;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Without any progress for so long something is lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Registered gateways.
 pub(super) struct Fleet {
@@ -98,37 +98,6 @@ impl Fleet {
                 numbers.count(),
                 gateway["head"]
             );
-        }
-        Ok(())
-    }
-
-    /// Waits until the service has on record that each gateway confirmed all of
-    /// its events; the number of events in each log must be what was accepted.
-    pub(super) async fn confirmed(
-        &self,
-        target: &Target,
-        accepted: &[Numbers],
-    ) -> anyhow::Result<()> {
-        let started = Instant::now();
-        for (id, numbers) in self.ids.iter().zip(accepted) {
-            loop {
-                let gateway = target.api.get(&format!("/gateways/{id}")).await?;
-                let head = gateway["head"].as_u64().context("a gateway without head")?;
-                anyhow::ensure!(
-                    head == numbers.count(),
-                    "{} events were accepted for gateway {id}, and its log has {head}",
-                    numbers.count()
-                );
-                if gateway["confirmed"].as_u64() == Some(head) {
-                    break;
-                }
-                anyhow::ensure!(
-                    started.elapsed() < PATIENCE,
-                    "gateway {id} has received {head} events, and {} are on record as confirmed",
-                    gateway["confirmed"]
-                );
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
         }
         Ok(())
     }

@@ -34,13 +34,13 @@ impl Figure {
         Self { name: name.to_owned(), value, unit, floor: None, better }
     }
 
-    /// The same with the machine's limit.
+    /// The same with the machine's limit; nothing is no limit.
     pub(super) fn with_floor(self, floor: Option<f64>) -> Self {
-        Self { floor, ..self }
+        Self { floor: floor.filter(|floor| *floor > 0.0), ..self }
     }
 
     fn ratio(&self) -> Option<f64> {
-        self.floor.filter(|floor| *floor > 0.0).map(|floor| self.value / floor)
+        self.floor.map(|floor| self.value / floor)
     }
 
     fn to_value(&self) -> Value {

@@ -10,6 +10,9 @@ use crate::clock::Timestamp;
 use crate::event::NodeId;
 use crate::store::floor::Rows;
 
+/// A row of a log.
+type Row = (i64, String, String, String, String, Timestamp);
+
 /// A connection to the database.
 pub(in crate::store) struct Bare(PgConnection);
 
@@ -80,6 +83,29 @@ impl Bare {
         .execute(&mut *transaction)
         .await?;
         Ok(transaction.commit().await?)
+    }
+
+    /// A statement that does nothing: the way to the database and back.
+    pub(in crate::store) async fn nothing(&mut self) -> Result<(), OpenError> {
+        sqlx::query("select 1").execute(&mut self.0).await?;
+        Ok(())
+    }
+
+    /// A page of a log; answers how many rows it had.
+    pub(in crate::store) async fn read(
+        &mut self,
+        gateway: i64,
+        after: i64,
+        limit: i64,
+    ) -> Result<usize, OpenError> {
+        let rows = sqlx::query_as::<_, Row>(
+            "select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.occurred_at
+            from outbox o join events e on e.event = o.event
+            where o.gateway = $1 and o.sequence > $2 and o.sequence <= $2 + $3
+            order by o.sequence",
+        );
+        let rows = rows.bind(gateway).bind(after).bind(limit).fetch_all(&mut self.0).await?;
+        Ok(rows.len())
     }
 
     /// All that is there was missed, and that is on record.

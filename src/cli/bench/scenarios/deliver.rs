@@ -11,6 +11,7 @@ use super::super::ground::Ground;
 use super::super::machine::Meter;
 use super::super::options::{Common, Past};
 use super::super::publish::{Load, Published, Spread, Until, publish};
+use super::super::recorded::all_confirmed;
 use super::super::report::{Better, Figure, Outcome, float};
 use super::super::{latency, report};
 use super::append::seconds;
@@ -55,7 +56,8 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 }
 
 pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
-    let floors = Floors::measure(ground, args.gateways.into(), Wanted::APPEND).await?;
+    let wanted = Wanted::APPEND.and_many(args.gateways.into());
+    let floors = Floors::measure(ground, args.gateways.into(), wanted).await?;
     ground.fill_log(args.past.stored).await?;
     let target = ground.target(args.gateways.into()).await?;
     let fleet = Fleet::register(ground, &target, args.gateways.into()).await?;
@@ -81,7 +83,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     )
     .await?;
     receivers.received(ground, published.events).await?;
-    fleet.confirmed(&target, &published.numbers).await?;
+    all_confirmed(&target, &fleet.ids, &published.numbers).await?;
     let recorded = started.elapsed();
     let used = meter.stop();
     let received = receivers.seen.last_at() - started;

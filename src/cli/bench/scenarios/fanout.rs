@@ -10,7 +10,8 @@ use super::super::ground::Ground;
 use super::super::machine::Meter;
 use super::super::options::Common;
 use super::super::publish::{Load, Spread, Until, publish};
-use super::super::report::{Outcome, float};
+use super::super::recorded::all_confirmed;
+use super::super::report::Outcome;
 use super::super::{latency, report};
 
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,8 @@ pub(crate) struct Args {
 
 pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
     let gateways = usize::from(args.gateways);
-    let floors = Floors::measure(ground, args.gateways.into(), Wanted::FLOW).await?;
+    let wanted = Wanted::ANSWER.and_many(args.gateways.into());
+    let floors = Floors::measure(ground, args.gateways.into(), wanted).await?;
     let target = ground.target(gateways).await?;
     let fleet = Fleet::register(ground, &target, gateways).await?;
     let origin = Instant::now();
@@ -52,15 +54,14 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     let published = publish(ground, &target, load).await?;
     let deliveries = published.events * u64::from(args.gateways);
     receivers.received(ground, deliveries).await?;
-    fleet.confirmed(&target, &published.numbers).await?;
+    all_confirmed(&target, &fleet.ids, &published.numbers).await?;
     let used = meter.stop();
     let seen = &receivers.seen;
     let (slowest, each) = (seen.slowest().total(), seen.latencies().total());
     receivers.leave(&published.numbers).await?;
 
     // One synced write, and a frame for each gateway through the same processors.
-    let frames = floors.flow().map(|rate| float(args.gateways.into()) / rate * 1e3);
-    let floor = frames.map(|frames| floors.answer() + frames);
+    let floor = floors.many().map(|many| floors.answer() + many.last);
     let mut figures = latency::figures("lastGateway", &slowest, floor);
     figures.extend(latency::figures("gateway", &each, floor));
     figures.extend(latency::figures("request", &published.requests.total(), Some(floors.answer())));

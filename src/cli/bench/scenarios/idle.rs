@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::super::check::Numbers;
 use super::super::fleet::{Connect, Fleet};
+use super::super::floor::Held;
 use super::super::ground::Ground;
 use super::super::machine::{Meter, resident_bytes};
 use super::super::options::Common;
@@ -31,6 +32,8 @@ pub(crate) struct Args {
 
 pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::Result<Outcome> {
     let connections = usize::from(args.connections);
+    ground.progress.say("measuring connections that nothing is done with");
+    let held = Held::measure(connections, args.seconds).await?;
     let target = ground.target(connections).await?;
     let pid = target.pid.context(
         "the server's memory can't be seen: name its process by --server-pid, or leave --url out",
@@ -49,14 +52,15 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
 
     let each = float(after.saturating_sub(before)) / float(connections as u64) / 1024.0;
     let mut figures = vec![
-        Figure::new("memoryPerConnection", each, "KiB", Better::Lower),
+        Figure::new("memoryPerConnection", each, "KiB", Better::Lower)
+            .with_floor(Some(held.bytes / 1024.0)),
         Figure::new("memoryBefore", float(before) / 1_048_576.0, "MiB", Better::Lower),
         Figure::new("memoryAfter", float(after) / 1_048_576.0, "MiB", Better::Lower),
     ];
     figures.extend(used.server_time().map(|time| {
         let each = time.as_secs_f64() * 1e6 / args.seconds.as_secs_f64();
         let each = each / float(connections as u64);
-        Figure::new("cpuPerConnectionSecond", each, "µs", Better::Lower)
+        Figure::new("cpuPerConnectionSecond", each, "µs", Better::Lower).with_floor(held.micros)
     }));
     Ok(Outcome {
         figures,

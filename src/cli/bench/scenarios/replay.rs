@@ -10,6 +10,7 @@ use super::super::ground::Ground;
 use super::super::machine::Meter;
 use super::super::options::Common;
 use super::super::publish::{Load, Spread, Until, publish};
+use super::super::recorded::all_confirmed;
 use super::super::report::{self, Better, Figure, Outcome, float};
 
 /// Publishers of the backlog, and events per request.
@@ -53,7 +54,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
     let started = Instant::now();
     let receivers = fleet.connect(ground, &target, Connect::calmly(gateways, origin)).await?;
     receivers.received(ground, published.events).await?;
-    fleet.confirmed(&target, &published.numbers).await?;
+    all_confirmed(&target, &fleet.ids, &published.numbers).await?;
     let recorded = started.elapsed();
     let used = meter.stop();
     let received = receivers.seen.last_at() - started;
@@ -65,7 +66,7 @@ pub(in super::super) async fn run(args: &Args, ground: &Ground<'_>) -> anyhow::R
         .map(|(name, time)| {
             let rate = float(published.events) / time.as_secs_f64();
             Figure::new(&format!("{name}PerSecond"), rate, "1/s", Better::Higher)
-                .with_floor(floors.flow())
+                .with_floor(floors.answered())
         })
         .collect();
     figures.extend(used.figures(published.events));
