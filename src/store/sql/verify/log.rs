@@ -8,7 +8,39 @@ use crate::store::Result;
 pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     streams(connection, problems).await?;
     events(connection, problems).await?;
+    strangers(connection, problems).await?;
     cursors(connection, problems).await
+}
+
+/// Rows of gateways and organisations that are not there.
+async fn strangers(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select * from (
+            select 'the log' as "what!: String", gateway as "parent!: i64", count(*) as "rows!: i64"
+            from outbox o where not exists (select 1 from streams s where s.gateway = o.gateway)
+            group by gateway
+            union all
+            select 'the ledger', gateway, count(*)
+            from attempts a where not exists (select 1 from gateways g where g.gateway = a.gateway)
+            group by gateway
+            union all
+            select 'events', organisation, count(*)
+            from events e where not exists (
+                select 1 from organisations o where o.organisation = e.organisation
+            )
+            group by organisation
+        ) as strangers limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        let parent = if row.what == "events" { "organisation" } else { "gateway" };
+        format!("{}: {} rows of {parent} {}, which is not there", row.what, row.rows, row.parent)
+    }));
+    Ok(())
 }
 
 /// From the floor to the head without a gap: the primary key rules out repeats,

@@ -106,12 +106,25 @@ async fn each_kind_of_damage_is_told_with_its_gateway() {
             "update inbox_rejected set inbox_id = 3 where $1 > 0",
             "row 3 (\"west\") was rejected, but is beyond the last one moved, 2",
         ),
+        (
+            "update outbox set gateway = 99 where gateway = $1 and sequence = 6",
+            "the log: 1 rows of gateway 99, which is not there",
+        ),
+        (
+            "update attempts set gateway = 99 where gateway = $1",
+            "the ledger: 2 rows of gateway 99, which is not there",
+        ),
+        (
+            "update events set organisation = 99 where $1 > 0",
+            "events: 6 rows of organisation 99, which is not there",
+        ),
     ] {
         let (mut database, gateway) = sound().await;
         database.run(Scratch::WITHOUT_FOREIGN_KEYS, &[]).await;
         database.run(damage, &[gateway]).await;
         let problems = check(&mut database.connection).await.unwrap().problems;
-        let told = problems.iter().any(|one| one.contains(expected) && one.contains("west"));
+        let named = if expected.contains("99") { "99" } else { "west" };
+        let told = problems.iter().any(|one| one.contains(expected) && one.contains(named));
         assert!(told, "{damage}: {problems:?}");
     }
 }
