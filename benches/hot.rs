@@ -151,6 +151,7 @@ fn receipts(criterion: &mut Criterion) {
         remote_address: String::new(),
     };
     let connection = new.id;
+    let unnamed = "".into();
     place.runtime.block_on(place.store.open_connection(new)).expect("opened");
     let mut sent = 0;
     let mut group = criterion.benchmark_group("store");
@@ -163,6 +164,7 @@ fn receipts(criterion: &mut Criterion) {
                 let confirmed = |sequence| Record::Confirmed {
                     gateway,
                     connection,
+                    instance: Arc::clone(&unnamed),
                     range: Range { first: sequence, last: sequence },
                     started_at: now,
                     finished_at: now,
@@ -182,6 +184,7 @@ fn receipts(criterion: &mut Criterion) {
 fn batch(organisation: OrganisationKey, gateway: GatewayId) -> Publish {
     let new = || NewEvent {
         event: Arc::new(event()),
+        is_named: false,
         target: Target::Gateways(vec![gateway]),
         digest: [1; 32],
         artifact_id: None,

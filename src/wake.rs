@@ -67,9 +67,11 @@ impl Wake {
     /// Says that a gateway's log has grown; called after the commit.
     pub fn appended(&self, gateway: GatewayKey, hint: Hint) {
         if let Some(topic) = self.0.topics.get(&gateway) {
-            raise(&topic, hint.head);
+            let head = hint.head;
+            // Before the head: a lane that knows only the head reads the log.
             // Nobody listening is no error: the log keeps it.
             let _ = topic.hints.send(hint);
+            raise(&topic, head);
         }
         self.0.growth.notify_one();
         self.unserved(gateway);

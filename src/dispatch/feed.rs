@@ -19,6 +19,11 @@ use crate::wake::{Hint, Subscription};
 
 /// Rows of a connection's first page.
 const FIRST_PAGE: usize = 8;
+/// Rows of the longest page, in windows: each page is a question, and small events
+/// are sent faster than many of them can be asked.
+const LONGEST_PAGE: usize = 4;
+/// What a row takes besides its payload, in bytes: ids, instants, its place here.
+const ROW: usize = 256;
 
 /// What comes next.
 #[derive(Debug)]
@@ -35,10 +40,12 @@ pub(super) struct Feed {
     gateway: GatewayKey,
     /// Shared by all lanes: a fleet that comes back at once reads in turns.
     reads: Arc<Semaphore>,
-    /// As much is read at once as may be on its way.
-    limits: window::Limits,
+    /// Rows of a page at the most ...
+    most_rows: usize,
+    /// ... and bytes of payload, and of all that is ready when one is asked for.
+    most_bytes: usize,
     subscription: Subscription,
-    /// At most half of it is left when a page is added that may be all of it.
+    /// When a page is asked for, as many bytes as one may have are left at the most.
     ready: VecDeque<Item>,
     ready_bytes: usize,
     /// Rows of the next page. Few at first, for nobody knows how large they are,
@@ -68,7 +75,8 @@ impl Feed {
             store,
             gateway,
             reads,
-            limits,
+            most_rows: LONGEST_PAGE * limits.events,
+            most_bytes: limits.bytes,
             subscription,
             ready: VecDeque::new(),
             ready_bytes: 0,
@@ -90,7 +98,7 @@ impl Feed {
     pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front();
         if let Some(Item::Event(row)) = &item {
-            self.ready_bytes = self.ready_bytes.saturating_sub(row.event.payload.get().len());
+            self.ready_bytes = self.ready_bytes.saturating_sub(weight(row));
         }
         item
     }
@@ -124,9 +132,9 @@ impl Feed {
         }
     }
 
-    /// Whether it is time to read on: early enough for the lane not to wait.
+    /// Whether it is time to read on: a page is sent while the next one is read.
     fn runs_low(&self) -> bool {
-        2 * self.ready.len() <= self.limits.events && 2 * self.ready_bytes <= self.limits.bytes
+        self.ready.len() <= self.most_rows && self.ready_bytes <= self.most_bytes
     }
 
     fn raise_head(&mut self) {
@@ -136,7 +144,7 @@ impl Feed {
 
     fn read_on(&mut self) -> BoxFuture<'static, Result<OutboxPage>> {
         let (store, reads) = (Arc::clone(&self.store), Arc::clone(&self.reads));
-        let (gateway, last, rows, bytes) = (self.gateway, self.last, self.page, self.limits.bytes);
+        let (gateway, last, rows, bytes) = (self.gateway, self.last, self.page, self.most_bytes);
         let wait = std::mem::take(&mut self.wait);
         Box::pin(async move {
             if !wait.is_zero() {
@@ -157,8 +165,7 @@ impl Feed {
         let next = self.last.next();
         let before = self.ready.len();
         for (sequence, event) in hint.rows.iter().skip_while(|(sequence, _)| *sequence < next) {
-            let full =
-                self.ready.len() >= self.limits.events || self.ready_bytes >= self.limits.bytes;
+            let full = self.ready.len() >= self.most_rows || self.ready_bytes >= self.most_bytes;
             if full || *sequence != self.last.next() {
                 break;
             }
@@ -185,7 +192,7 @@ impl Feed {
                 let (asked, got) = (self.page, page.rows.len());
                 let is_all = page.rows.last().is_none_or(|row| row.sequence >= page.head);
                 if got >= asked {
-                    self.page = (2 * asked).min(self.limits.events);
+                    self.page = (2 * asked).min(self.most_rows);
                 } else if !is_all {
                     // The bytes ended it.
                     self.page = got.max(1);
@@ -209,9 +216,13 @@ impl Feed {
 
     fn push(&mut self, row: OutboxRow) {
         self.last = row.sequence;
-        self.ready_bytes += row.event.payload.get().len();
+        self.ready_bytes += weight(&row);
         self.ready.push_back(Item::Event(row));
     }
+}
+
+fn weight(row: &OutboxRow) -> usize {
+    ROW + row.event.payload.get().len()
 }
 
 async fn poll(read: &mut Option<BoxFuture<'static, Result<OutboxPage>>>) -> Result<OutboxPage> {

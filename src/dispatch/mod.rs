@@ -181,7 +181,7 @@ impl Dispatcher {
                 id,
                 gateway: admission.gateway,
                 token: admission.token.clone(),
-                instance: String::new(),
+                instance: session::UNNAMED.to_owned(),
                 transport: admission.transport,
                 remote_address: admission.remote_address.clone(),
             };

@@ -3,6 +3,7 @@
 //! they leave.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::recorder::{Place, Recorder};
 use crate::clock::Timestamp;
@@ -14,11 +15,12 @@ use crate::store::{Range, Record};
 const ENOUGH: usize = 256;
 
 /// Whose outcomes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Whose {
     pub(super) gateway: GatewayKey,
     pub(super) gateway_id: GatewayId,
     pub(super) connection: ConnectionId,
+    pub(super) instance: Arc<str>,
 }
 
 /// What is not handed in yet, oldest first.
@@ -56,6 +58,7 @@ impl Outcomes {
         self.records.push_back(Record::Confirmed {
             gateway,
             connection,
+            instance: Arc::clone(&self.whose.instance),
             range: confirmed,
             started_at,
             finished_at: at,
@@ -81,6 +84,7 @@ impl Outcomes {
         self.records.push_back(Record::Skipped {
             gateway,
             connection,
+            instance: Arc::clone(&self.whose.instance),
             range: skipped,
             reason: why,
             advance_to: Some(skipped.last),
@@ -114,13 +118,14 @@ impl Outcomes {
         });
     }
 
-    /// Hands in the oldest one.
+    /// Hands in a sign of life, which is rare and would never have its turn after
+    /// receipts that don't end, or else the oldest one.
     pub(super) fn hand_in(&mut self, place: Place<'_>) {
-        if let Some(record) = self.records.pop_front() {
+        if let Some(at) = self.heartbeat.take() {
+            place.put(Record::Heartbeat { connection: self.whose.connection, at });
+        } else if let Some(record) = self.records.pop_front() {
             self.tell(&record);
             place.put(record);
-        } else if let Some(at) = self.heartbeat.take() {
-            place.put(Record::Heartbeat { connection: self.whose.connection, at });
         }
     }
 
@@ -235,6 +240,7 @@ mod tests {
             gateway: GatewayKey(1),
             gateway_id: GatewayId::new(),
             connection: ConnectionId::new(),
+            instance: "".into(),
         };
         let mut outcomes = Outcomes::new(whose);
         let now = Timestamp::now();

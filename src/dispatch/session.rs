@@ -23,6 +23,8 @@ use crate::wake::Subscription;
 
 /// How long a peer may take for its part of the close handshake.
 const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// Gateways can't name their replicas yet.
+pub(super) const UNNAMED: &str = "";
 
 /// Who is let in.
 #[derive(Clone, Debug)]
@@ -113,7 +115,12 @@ impl Session {
 
 impl Ready {
     fn whose(&self, connection: ConnectionId) -> Whose {
-        Whose { gateway: self.admission.gateway, gateway_id: self.admission.gateway_id, connection }
+        Whose {
+            gateway: self.admission.gateway,
+            gateway_id: self.admission.gateway_id,
+            connection,
+            instance: UNNAMED.into(),
+        }
     }
 
     fn start(self, id: ConnectionId, link: LaneEnd) {
@@ -131,7 +138,7 @@ impl Ready {
             dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
         }
         let lane = Box::new(Lane {
-            whose,
+            whose: whose.clone(),
             epoch: opened.epoch,
             sent_before: opened.sent,
             timing: Timing {

@@ -62,6 +62,7 @@ impl Node {
         };
         let event = NewEvent {
             event: Arc::new(event),
+            is_named: true,
             target: Target::Gateways(vec![self.id]),
             digest: [0; 32],
             artifact_id: Some("a".to_owned()),

@@ -121,6 +121,7 @@ impl Rules {
             return Err(Objection::invalid("userId", allowed));
         }
         let invalid_id = |error: crate::event::Invalid| Objection::invalid("id", error.to_string());
+        let is_named = draft.id.is_some();
         let id = match draft.id {
             Some(id) => id,
             None => EventId::new(uuid::Uuid::now_v7().to_string()).map_err(invalid_id)?,
@@ -150,6 +151,7 @@ impl Rules {
                 .find_map(text),
             deployment_id: text("deploymentId"),
             event: Arc::new(event),
+            is_named,
             target,
             digest,
         })

@@ -26,6 +26,8 @@ pub enum Target {
 pub struct NewEvent {
     /// What will be sent.
     pub event: Arc<Event>,
+    /// Whether its publisher gave it its id. One of our own is new for certain.
+    pub is_named: bool,
     /// To whom.
     pub target: Target,
     /// SHA-256 of its content: the same id with another digest is a clash.
@@ -217,6 +219,8 @@ pub enum Record {
         gateway: GatewayKey,
         /// On this connection.
         connection: ConnectionId,
+        /// The replica's name that it was opened with, or `""`.
+        instance: Arc<str>,
         /// These.
         range: Range,
         /// When the first was written to the socket.
@@ -246,6 +250,8 @@ pub enum Record {
         gateway: GatewayKey,
         /// On this connection.
         connection: ConnectionId,
+        /// The replica's name that it was opened with, or `""`.
+        instance: Arc<str>,
         /// These.
         range: Range,
         /// Why.

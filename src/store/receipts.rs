@@ -1,16 +1,18 @@
 //! Receipts that wait to be written together.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Range;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey};
 
 /// Receipts of one connection for neighbouring deliveries.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Receipts {
     pub(crate) gateway: GatewayKey,
     pub(crate) connection: ConnectionId,
+    pub(crate) instance: Arc<str>,
     pub(crate) range: Range,
     pub(crate) started_at: Timestamp,
     pub(crate) finished_at: Timestamp,

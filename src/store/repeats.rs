@@ -3,10 +3,11 @@
 use super::{Appended, Judged, Publish, Published, Refusal};
 use crate::event::EventId;
 
-/// An item's id, if it has one that can be read, and the digest of its content.
+/// An item's id, if its publisher gave it one that can be read, and the digest
+/// of its content.
 pub(crate) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
     match item {
-        Ok(new) => Some((&new.event.id, &new.digest)),
+        Ok(new) => new.is_named.then_some((&new.event.id, &new.digest)),
         Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
     }
 }

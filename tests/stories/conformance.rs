@@ -38,6 +38,7 @@ macro_rules! conforms {
         $crate::conformance::conforms! { $fresh:
             numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
             a_repeated_id_gets_the_first_answer_and_another_content_is_refused
+            an_event_that_was_given_its_id_can_be_repeated_by_it
             a_repeat_names_the_gateways_in_the_order_of_the_first_answer
             a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
             a_repeated_key_gets_every_item_of_the_first_answer
@@ -51,6 +52,8 @@ macro_rules! conforms {
             replicas_that_come_back_in_any_order_find_every_position
             what_was_sent_is_known_and_what_was_only_missed_is_not
             a_late_receipt_brings_no_taken_over_position_back
+            a_replica_moves_its_own_position_and_not_its_gateways
+            a_receipt_on_a_forgotten_connection_moves_its_gateway
             an_opening_that_nobody_waits_for_leaves_nothing_live
             dead_letters_are_passed_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
@@ -208,6 +211,7 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
             occurred_at: Timestamp::now(),
             expires_at: None,
         }),
+        is_named: true,
         target,
         digest: [1; 32],
         artifact_id: None,
@@ -247,6 +251,7 @@ pub(crate) fn confirmed(
     Record::Confirmed {
         gateway: gateway.key,
         connection,
+        instance: "".into(),
         range: range(first, last),
         started_at: Timestamp::now(),
         finished_at: Timestamp::now(),

@@ -78,9 +78,11 @@ impl Tables {
             let range = Range { first: sequence, last: sequence };
             self.bury(end.gateway, range, end.at)?;
         }
-        if self.own(end.connection).is_some_and(|position| position + 1 == sequence.0) {
-            self.raise(&[Move { connection: end.connection, to: sequence.0 }])?;
-        }
-        Ok(())
+        let own = self.own(end.connection);
+        let Some((_, instance)) = own.filter(|(position, _)| position + 1 == sequence.0) else {
+            return Ok(());
+        };
+        let (gateway, connection) = (end.gateway, end.connection);
+        self.raise(&[Move { gateway, connection, instance, to: sequence.0 }])
     }
 }

@@ -44,7 +44,7 @@ impl Tables {
             last_heartbeat_at: now,
             closed: None,
         };
-        let instance = instance_of(new.id, &row);
+        let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
         let cursor = Cursor { received: position, left_at: None };
         self.cursors.entry((new.gateway, instance)).or_insert(cursor);
@@ -145,7 +145,7 @@ impl Tables {
         if gateway.organisation != organisation {
             return None;
         }
-        let own = self.cursors.get(&(row.gateway, instance_of(id, row)));
+        let own = self.cursors.get(&(row.gateway, kept_under(id, &row.instance)));
         let confirmed = own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
         Some(ConnectionInfo {
             connection_id: id,
@@ -186,6 +186,6 @@ impl Tables {
 }
 
 /// Under which name a connection's position is kept.
-pub(super) fn instance_of(id: ConnectionId, row: &ConnectionRow) -> String {
-    if row.instance.is_empty() { id.to_string() } else { row.instance.clone() }
+pub(super) fn kept_under(id: ConnectionId, instance: &str) -> String {
+    if instance.is_empty() { id.to_string() } else { instance.to_owned() }
 }

@@ -1,15 +1,18 @@
 //! Positions: how far gateways and their connections have confirmed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::connections::instance_of;
+use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
 use crate::event::{ConnectionId, GatewayKey};
 use crate::store::Result;
 
 /// Everything up to `to` is done with on `connection`.
 pub(super) struct Move {
+    pub(super) gateway: GatewayKey,
     pub(super) connection: ConnectionId,
+    pub(super) instance: Arc<str>,
     pub(super) to: i64,
 }
 
@@ -32,11 +35,12 @@ impl Tables {
         own.map(|(_, cursor)| cursor.received)
     }
 
-    /// The position of a connection, if it is still its own.
-    pub(super) fn own(&self, connection: ConnectionId) -> Option<i64> {
+    /// A connection's position, and the replica's name that it was opened with;
+    /// none if somebody took the position over.
+    pub(super) fn own(&self, connection: ConnectionId) -> Option<(i64, Arc<str>)> {
         let row = self.connections.get(&connection)?;
-        let cursor = self.cursors.get(&(row.gateway, instance_of(connection, row)))?;
-        Some(cursor.received)
+        let cursor = self.cursors.get(&(row.gateway, kept_under(connection, &row.instance)))?;
+        Some((cursor.received, row.instance.as_str().into()))
     }
 
     /// Raises the connections' own positions and their gateways'. A position
@@ -44,16 +48,14 @@ impl Tables {
     /// log's head.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
         let mut farthest: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for Move { connection, to } in moves {
-            let Some(row) = self.connections.get(connection) else { continue };
-            let (gateway, is_unnamed) = (row.gateway, row.instance.is_empty());
-            let instance = instance_of(*connection, row);
-            let to = (*to).min(self.gateway_row(gateway)?.stream.head);
-            if let Some(own) = self.cursors.get_mut(&(gateway, instance)) {
+        for Move { gateway, connection, instance, to } in moves {
+            let to = (*to).min(self.gateway_row(*gateway)?.stream.head);
+            let name = kept_under(*connection, instance);
+            if let Some(own) = self.cursors.get_mut(&(*gateway, name)) {
                 own.received = own.received.max(to);
             }
-            if is_unnamed {
-                let far = farthest.entry(gateway).or_insert(to);
+            if instance.is_empty() {
+                let far = farthest.entry(*gateway).or_insert(to);
                 *far = (*far).max(to);
             }
         }

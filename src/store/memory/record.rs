@@ -1,5 +1,7 @@
 //! Putting outcomes on record.
 
+use std::sync::Arc;
+
 use super::closing::End;
 use super::ledger::{Ended, How};
 use super::positions::Move;
@@ -19,12 +21,19 @@ impl Tables {
         let mut waiting = Waiting::default();
         for record in records {
             match record {
-                Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
-                    self.heard(*connection, *finished_at);
+                Record::Confirmed {
+                    gateway,
+                    connection,
+                    instance,
+                    range,
+                    started_at,
+                    finished_at,
+                } => {
                     if range.first <= range.last {
                         waiting.add(Receipts {
                             gateway: *gateway,
                             connection: *connection,
+                            instance: Arc::clone(instance),
                             range: *range,
                             started_at: *started_at,
                             finished_at: *finished_at,
@@ -41,7 +50,7 @@ impl Tables {
         self.confirm(waiting)
     }
 
-    /// What a database's own checks refuse, before anything is written.
+    /// What a database refuses by its own checks, if it has them, before anything is written.
     fn check(&self, record: &Record) -> Result<()> {
         let (gateway, range) = match record {
             Record::Confirmed { gateway, range, .. } | Record::Skipped { gateway, range, .. } => {
@@ -81,7 +90,12 @@ impl Tables {
                 started_at: it.started_at,
                 finished_at: it.finished_at,
             })?;
-            moves.push(Move { connection: it.connection, to: it.range.last.0 });
+            moves.push(Move {
+                gateway: it.gateway,
+                connection: it.connection,
+                instance: it.instance,
+                to: it.range.last.0,
+            });
         }
         self.raise(&moves)
     }
@@ -93,9 +107,14 @@ impl Tables {
             Record::Reported { gateway, connection, sequence, result, at } => {
                 self.reported((*gateway, *connection), *sequence, result, *at)
             }
-            Record::Skipped { gateway, connection, range, reason, advance_to, at } => {
+            Record::Skipped { gateway, connection, instance, range, reason, advance_to, at } => {
                 self.skipped((*gateway, *connection), *range, *reason, *at)?;
-                let moves = advance_to.map(|to| Move { connection: *connection, to: to.0 });
+                let moves = advance_to.map(|to| Move {
+                    gateway: *gateway,
+                    connection: *connection,
+                    instance: Arc::clone(instance),
+                    to: to.0,
+                });
                 self.raise(moves.as_slice())
             }
             Record::Closed { gateway, connection, reason, detail, unconfirmed, give_up, at } => {

@@ -15,6 +15,7 @@ use crate::store::Result;
 mod attempts;
 mod batches;
 mod inbox;
+mod missed;
 mod positions;
 mod reads;
 mod types;
@@ -24,6 +25,7 @@ pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
 pub(super) use inbox::*;
+pub(super) use missed::*;
 pub(super) use positions::*;
 pub(super) use reads::*;
 pub(super) use walks::*;
@@ -75,22 +77,24 @@ pub(super) async fn lock_streams(
     Ok(true)
 }
 
-/// Which of these gateways were not deleted before their streams were locked.
+/// The clock, and which of these gateways were not deleted before their streams
+/// were locked.
 pub(super) async fn still_there(
     connection: &mut Connection,
     gateways: &BTreeSet<GatewayKey>,
-) -> Result<BTreeSet<GatewayKey>> {
+) -> Result<(Timestamp, BTreeSet<GatewayKey>)> {
     let keys = keys(gateways);
-    let there = query_scalar!(
+    let row = query!(
         r#"
-        select gateway as "gateway!: GatewayKey" from gateways
-        where gateway = any($1) and deleted_at is null
+        select clock_timestamp() as "now!: Timestamp", array(
+            select gateway from gateways where gateway = any($1) and deleted_at is null
+        ) as "there!: Vec<i64>"
         "#,
         &keys
     )
-    .fetch_all(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(there.into_iter().collect())
+    Ok((row.now, row.there.into_iter().map(GatewayKey).collect()))
 }
 
 /// Takes a chore's lock until the transaction ends; false if another node has it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -80,11 +80,14 @@ impl PostgresStore {
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let (mut connection, link) = connect::first(options).await?;
         migrations::run(&mut connection).await?;
+        if let Err(error) = connect::limited(connection.close()).await {
+            tracing::debug!(%error, "a connection did not close in good order");
+        }
         let listener = connect::listener(options, &link)?;
         let pool = link.pool(options.connections);
         let askers = link.pool(options.askers);
         let answer_timeout = options.answer_timeout;
-        let session = Session::new(link.clone(), Some(connection), pool.clone());
+        let session = Session::new(link.clone(), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let inbox = watch_inbox::Watch::new(listener.clone(), stop.clone());

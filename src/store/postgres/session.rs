@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -23,16 +24,22 @@ pub(super) struct Session {
     connection: Option<PgConnection>,
     pool: PgPool,
     jobs: TaskTracker,
+    here: Handle,
     pause: Duration,
     away_until: Option<Instant>,
 }
 
 impl Session {
     pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = false;
+    /// The writer waits for one answer after the other, and none of them is to wait
+    /// behind all the requests that the service's threads have at hand as well.
+    pub(super) const WANTS_A_THREAD: bool = true;
 
-    pub(super) fn new(link: Link, connection: Option<PgConnection>, pool: PgPool) -> Self {
-        let (jobs, pause) = (TaskTracker::new(), SHORTEST_PAUSE);
-        Self { link, connection, pool, jobs, pause, away_until: None }
+    /// Called where the pool's connections are at home. The writer's own one is
+    /// made when it is needed, and where.
+    pub(super) fn new(link: Link, pool: PgPool) -> Self {
+        let (jobs, pause, here) = (TaskTracker::new(), SHORTEST_PAUSE, Handle::current());
+        Self { link, connection: None, pool, jobs, here, pause, away_until: None }
     }
 
     /// The server's disk is the server's to watch.
@@ -91,7 +98,7 @@ impl Session {
     /// Runs a job as a transaction of its own, beside those of the writer.
     #[expect(clippy::unused_async, reason = "a file's only connection has to be waited for")]
     pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
-        self.jobs.spawn(run(self.link.clone(), self.pool.clone(), job));
+        self.jobs.spawn_on(run(self.link.clone(), self.pool.clone(), job), &self.here);
         Ok(())
     }
 

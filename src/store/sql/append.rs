@@ -1,5 +1,5 @@
 //! Appending: every stream's numbers are given here, in one transaction for
-//! all requests that were waiting, with one statement per table.
+//! all requests that were waiting, with one statement per table or one for all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -71,8 +71,14 @@ pub(super) async fn append(
         return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
     }
     let (answers, fresh) = plan(connection, publishes, targets).await?;
-    let (numbered, grown) = number(connection, &fresh).await?;
-    insert(connection, now, &fresh, &numbered).await?;
+    let rows = Rows::of(&fresh);
+    let heads = if fresh.is_empty() {
+        Vec::new()
+    } else {
+        let heads = dialect::append(connection, now, &rows).await?;
+        checked(heads, &rows.counts)?
+    };
+    let (numbered, grown) = number(&fresh, &rows.counts, &heads)?;
     let appended: Vec<Appended> = fresh
         .iter()
         .zip(numbered)
@@ -201,31 +207,56 @@ impl<'a> Planner<'a> {
 /// The id belongs to another content.
 struct Clash;
 
-/// Raises each stream's head once, and gives the numbers below it in order.
-async fn number(
-    connection: &mut Connection,
-    fresh: &[Fresh<'_>],
-) -> Result<(Vec<Vec<Sequence>>, Vec<Grown>)> {
-    let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-    for (gateway, _) in fresh.iter().flat_map(|fresh| &fresh.targets) {
-        *counts.entry(*gateway).or_default() += 1;
+/// What a batch writes, before its streams' numbers are known.
+pub(crate) struct Rows<'a> {
+    pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
+    /// By how much each stream grows.
+    pub(crate) counts: BTreeMap<GatewayKey, i64>,
+    /// For each delivery its stream, which one of that stream's new rows it is,
+    /// counted from 1, and its event's place in `events`. In the outbox's own
+    /// order, which is the cheapest for it.
+    pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(fresh: &[Fresh<'a>]) -> Self {
+        let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+        let mut deliveries = Vec::with_capacity(fresh.len());
+        for (event, fresh) in fresh.iter().enumerate() {
+            for (gateway, _) in &fresh.targets {
+                let count = counts.entry(*gateway).or_default();
+                *count += 1;
+                deliveries.push((*gateway, *count, event));
+            }
+        }
+        deliveries.sort_unstable();
+        let events = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
+        Self { events, counts, deliveries }
     }
-    let mut grown: HashMap<GatewayKey, Grown> = HashMap::new();
-    let mut next: HashMap<GatewayKey, Sequence> = HashMap::new();
-    for (gateway, head) in raise_heads(connection, &counts).await? {
-        next.insert(gateway, Sequence(head.0 - counts[&gateway] + 1));
+}
+
+/// Gives the numbers up to the streams' new heads, in order.
+fn number(
+    fresh: &[Fresh<'_>],
+    counts: &BTreeMap<GatewayKey, i64>,
+    heads: &[(GatewayKey, Sequence)],
+) -> Result<(Vec<Vec<Sequence>>, Vec<Grown>)> {
+    let mut grown: HashMap<GatewayKey, Grown> = HashMap::with_capacity(heads.len());
+    let mut last: HashMap<GatewayKey, Sequence> = HashMap::with_capacity(heads.len());
+    for (gateway, head) in heads.iter().copied() {
+        last.insert(gateway, Sequence(head.0 - counts.get(&gateway).copied().unwrap_or(0)));
         grown.insert(gateway, Grown { gateway, head, rows: Vec::new() });
     }
     let mut numbered = Vec::with_capacity(fresh.len());
     for fresh in fresh {
         let mut numbers = Vec::with_capacity(fresh.targets.len());
         for (gateway, _) in &fresh.targets {
-            let (Some(next), Some(grown)) = (next.get_mut(gateway), grown.get_mut(gateway)) else {
+            let (Some(last), Some(grown)) = (last.get_mut(gateway), grown.get_mut(gateway)) else {
                 return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
             };
-            numbers.push(*next);
-            grown.rows.push((*next, Arc::clone(&fresh.new.event)));
-            *next = next.next();
+            *last = last.next();
+            numbers.push(*last);
+            grown.rows.push((*last, Arc::clone(&fresh.new.event)));
         }
         numbered.push(numbers);
     }
@@ -240,7 +271,14 @@ pub(super) async fn raise_heads(
     if counts.is_empty() {
         return Ok(Vec::new());
     }
-    let heads = dialect::raise_heads(connection, counts).await?;
+    checked(dialect::raise_heads(connection, counts).await?, counts)
+}
+
+/// The new heads, if all that were to be raised are there and not at their end.
+fn checked(
+    heads: Vec<Head>,
+    counts: &BTreeMap<GatewayKey, i64>,
+) -> Result<Vec<(GatewayKey, Sequence)>> {
     if heads.len() != counts.len() {
         return Err(StoreError::Corrupt("a gateway has no stream".to_owned()));
     }
@@ -249,27 +287,6 @@ pub(super) async fn raise_heads(
         return Err(StoreError::Corrupt(format!("the log of gateway {} is full", gateway.0)));
     }
     Ok(heads.into_iter().map(|row| (row.gateway, row.head)).collect())
-}
-
-async fn insert(
-    connection: &mut Connection,
-    now: Timestamp,
-    fresh: &[Fresh<'_>],
-    numbered: &[Vec<Sequence>],
-) -> Result<()> {
-    if fresh.is_empty() {
-        return Ok(());
-    }
-    let events: Vec<_> = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
-    let keys = dialect::insert_events(connection, now, &events).await?;
-    let mut outbox: Vec<(GatewayKey, Sequence, i64)> = Vec::new();
-    for ((fresh, numbers), event) in fresh.iter().zip(numbered).zip(keys) {
-        let targets = fresh.targets.iter().zip(numbers);
-        outbox.extend(targets.map(|((gateway, _), sequence)| (*gateway, *sequence, event)));
-    }
-    // In the table's own order, which is the cheapest for it.
-    outbox.sort_unstable();
-    dialect::insert_outbox(connection, &outbox).await
 }
 
 fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::append::{self, Grown};
 use super::connections::open_connection;
-use super::dialect::{self, Connection, Session};
+use super::dialect::{Connection, Session};
 use super::record::record;
 use super::targets;
 use super::writer::{Answer, Command, Room};
@@ -251,10 +251,7 @@ pub(crate) async fn statements(
     touched.extend(batch.opens.iter().map(|(new, _)| new.gateway));
     // First of all, so that batches of several nodes wait for each other here
     // and nowhere else.
-    if dialect::lock_streams(connection, &touched).await? {
-        targets.keep_only(&dialect::still_there(connection, &touched).await?);
-    }
-    let now = dialect::clock(connection).await?;
+    let now = targets.lock(connection, &touched).await?;
     let appended = append::append(connection, now, &publishes, &targets).await?;
     // Before the openings, so that a position which is left behind now can be
     // taken over at once.

@@ -118,9 +118,10 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
         ledger::bury(connection, end.gateway, range, end.reason, end.at).await?;
     }
     let own = positions::own(connection, end.connection).await?;
-    if own.is_some_and(|position| position.next() == sequence) {
-        let past = Move { connection: end.connection, to: sequence, at: end.at };
-        positions::raise(connection, &[past]).await?;
-    }
-    Ok(())
+    let Some((_, instance)) = own.filter(|(position, _)| position.next() == sequence) else {
+        return Ok(());
+    };
+    let (gateway, to, at) = (end.gateway, sequence, end.at);
+    let past = Move { gateway, connection: end.connection, instance, to, at };
+    positions::raise(connection, &[past]).await
 }

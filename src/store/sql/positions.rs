@@ -2,6 +2,10 @@
 //! They only move forward. The gateway's own is the farthest of its unnamed
 //! connections and is kept under the empty instance.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::dialect::{self, Connection, query, query_scalar};
 
 use super::ledger::LONGEST_RANGE;
@@ -13,7 +17,18 @@ pub(super) use crate::store::ranges::above;
 
 /// Everything up to `to` is done with on `connection`.
 pub(crate) struct Move {
+    pub(crate) gateway: GatewayKey,
     pub(crate) connection: ConnectionId,
+    pub(crate) instance: Arc<str>,
+    pub(crate) to: Sequence,
+    pub(crate) at: Timestamp,
+}
+
+/// How far a gateway's position moves, under the name that it is kept by.
+#[derive(Clone)]
+pub(crate) struct Raised<'a> {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) instance: Cow<'a, str>,
     pub(crate) to: Sequence,
     pub(crate) at: Timestamp,
 }
@@ -21,10 +36,32 @@ pub(crate) struct Move {
 /// Raises the connections' own positions and their gateways'. A position that
 /// somebody took over is gone, and stays so; nothing lies beyond a log's head.
 pub(super) async fn raise(connection: &mut Connection, moves: &[Move]) -> Result<()> {
-    dialect::raise_connections(connection, moves).await?;
-    // Before the gateway's position moves: what lies between is newly delivered.
-    dialect::count_confirmed(connection, moves, LONGEST_RANGE).await?;
-    dialect::raise_gateways(connection, moves).await
+    let mut farthest: BTreeMap<(GatewayKey, Cow<'_, str>), (Sequence, Timestamp)> = BTreeMap::new();
+    for it in moves {
+        let (gateways, own) = if it.instance.is_empty() {
+            (Some(Cow::from("")), Cow::from(it.connection.to_string()))
+        } else {
+            (None, Cow::from(&*it.instance))
+        };
+        for name in gateways.into_iter().chain([own]) {
+            let (to, at) = farthest.entry((it.gateway, name)).or_insert((it.to, it.at));
+            (*to, *at) = ((*to).max(it.to), (*at).max(it.at));
+        }
+    }
+    let raised = |((gateway, instance), (to, at))| Raised { gateway, instance, to, at };
+    let all: Vec<Raised<'_>> = farthest.into_iter().map(raised).collect();
+    let gateways: Vec<Raised<'_>> =
+        all.iter().filter(|it| it.instance.is_empty()).cloned().collect();
+    // Before the gateways' positions move: what lies between is newly delivered.
+    if !gateways.is_empty() {
+        dialect::count_confirmed(connection, &gateways, LONGEST_RANGE).await?;
+    }
+    let found = dialect::raise_positions(connection, &all).await?;
+    if gateways.is_empty() || usize::try_from(found).is_ok_and(|found| found == all.len()) {
+        return Ok(());
+    }
+    // A connection's own position was taken over, or a gateway has none yet.
+    dialect::first_positions(connection, &gateways).await
 }
 
 /// The gateway's own position.
@@ -41,11 +78,15 @@ pub(super) async fn confirmed(
     Ok(received.unwrap_or(Sequence::ZERO))
 }
 
-/// The position of a connection, if it is still its own.
-pub(super) async fn own(connection: &mut Connection, of: ConnectionId) -> Result<Option<Sequence>> {
-    let received = query_scalar!(
+/// A connection's position, and the replica's name that it was opened with; none
+/// if somebody took the position over.
+pub(super) async fn own(
+    connection: &mut Connection,
+    of: ConnectionId,
+) -> Result<Option<(Sequence, Arc<str>)>> {
+    let own = query!(
         r#"
-        select u.received as "received!: Sequence" from connections c
+        select u.received as "received!: Sequence", c.instance as "instance!: String" from connections c
         join cursors u on u.gateway = c.gateway
             and u.instance = coalesce(nullif(c.instance, ''), cast(c.id as text))
         where c.id = $1
@@ -54,7 +95,7 @@ pub(super) async fn own(connection: &mut Connection, of: ConnectionId) -> Result
     )
     .fetch_optional(connection)
     .await?;
-    Ok(received)
+    Ok(own.map(|own| (own.received, own.instance.into())))
 }
 
 /// Notes that a single delivery was applied; it moves no other position.

@@ -2,6 +2,7 @@
 //! written with one statement per table; the rest, which is rare, row by row.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::dialect::{self, Connection, query, query_scalar};
 
@@ -25,13 +26,12 @@ pub(super) async fn record<'a>(
     let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
     for record in records {
         match record {
-            Record::Confirmed { gateway, connection, range, started_at, finished_at } => {
-                let sign = signs.entry(*connection).or_insert(*finished_at);
-                *sign = (*sign).max(*finished_at);
+            Record::Confirmed { gateway, connection, instance, range, started_at, finished_at } => {
                 if range.first <= range.last {
                     waiting.add(Receipts {
                         gateway: *gateway,
                         connection: *connection,
+                        instance: Arc::clone(instance),
                         range: *range,
                         started_at: *started_at,
                         finished_at: *finished_at,
@@ -60,8 +60,14 @@ async fn confirm(connection: &mut Connection, node: NodeId, waiting: Waiting) ->
     let mut rows = Vec::with_capacity(waiting.receipts.len());
     let mut moves = Vec::with_capacity(waiting.receipts.len());
     for it in waiting.receipts {
-        moves.push(Move { connection: it.connection, to: it.range.last, at: it.finished_at });
-        rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it }));
+        moves.push(Move {
+            gateway: it.gateway,
+            connection: it.connection,
+            instance: Arc::clone(&it.instance),
+            to: it.range.last,
+            at: it.finished_at,
+        });
+        rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
     }
     dialect::insert_receipts(connection, node, &rows).await?;
     positions::raise(connection, &moves).await
@@ -79,15 +85,12 @@ async fn one(
         Record::Reported { gateway, connection: on, sequence, result, at } => {
             reported(connection, node, (*gateway, *on), *sequence, result, *at).await
         }
-        Record::Skipped { gateway, connection: on, range, reason, advance_to, at } => {
+        Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
             skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
-            match advance_to {
-                Some(to) => {
-                    let to = Move { connection: *on, to: *to, at: *at };
-                    positions::raise(connection, &[to]).await
-                }
-                None => Ok(()),
-            }
+            let Some(to) = *advance_to else { return Ok(()) };
+            let (gateway, instance) = (*gateway, Arc::clone(instance));
+            let past = Move { gateway, connection: *on, instance, to, at: *at };
+            positions::raise(connection, &[past]).await
         }
         Record::Closed { gateway, connection: on, reason, detail, unconfirmed, give_up, at } => {
             let end = super::closing::End {

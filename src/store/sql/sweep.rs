@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::dialect::{self, Connection, query};
-
-use super::ledger::{self, Ended, How};
+use super::dialect::{self, Connection};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{GatewayId, GatewayKey, NodeId, Sequence};
+use crate::store::ranges::cut;
 use crate::store::{Missed, Range, Result};
 
 /// Records `not_connected` for gateways without a live connection; `None`
@@ -24,26 +23,15 @@ pub(super) async fn sweep_not_connected(
         let keys: Vec<GatewayKey> = keys.into_iter().collect();
         missed = dialect::unserved(connection, Some(&keys)).await?;
     }
+    if missed.is_empty() {
+        return Ok(Vec::new());
+    }
     // The same order in every database: attempts of one instant are shown by it.
     missed.sort_unstable_by_key(|row| row.gateway);
-    let mut recorded = Vec::with_capacity(missed.len());
-    for row in missed {
-        let range = Range { first: row.answered.next(), last: row.head };
-        let ended = Ended {
-            gateway: row.gateway,
-            connection: None,
-            range,
-            how: How::Failed(Reason::NotConnected, ""),
-            started_at: now,
-            finished_at: now,
-        };
-        ledger::write(connection, node, &ended).await?;
-        query!("update streams set missed = $2 where gateway = $1", row.gateway.0, row.head.0)
-            .execute(&mut *connection)
-            .await?;
-        recorded.push(Missed { gateway_id: row.gateway_id, range });
-    }
-    Ok(recorded)
+    dialect::insert_missed(connection, now, node, &missed).await?;
+    dialect::count_missed(connection, now, &missed).await?;
+    let recorded = missed.iter().map(|it| Missed { gateway_id: it.gateway_id, range: it.range() });
+    Ok(recorded.collect())
 }
 
 /// A stream whose rows from `answered` to `head` nobody was there to receive.
@@ -52,4 +40,20 @@ pub(crate) struct Unserved {
     pub(crate) gateway_id: GatewayId,
     pub(crate) head: Sequence,
     pub(crate) answered: Sequence,
+}
+
+impl Unserved {
+    fn range(&self) -> Range {
+        Range { first: self.answered.next(), last: self.head }
+    }
+
+    /// How many that are.
+    pub(crate) fn count(&self) -> i64 {
+        self.head.0 - self.answered.0
+    }
+
+    /// The ranges of its attempts.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Range> + use<> {
+        cut(self.range())
+    }
 }

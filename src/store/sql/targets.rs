@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::dialect::{self, Connection};
 
+use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{Labels, Publish, Result, Target};
 
@@ -22,12 +23,23 @@ impl Targets {
         self.named.values().copied().chain(labelled)
     }
 
-    /// Forgets gateways that are not (or no longer) among these.
-    pub(super) fn keep_only(&mut self, gateways: &BTreeSet<GatewayKey>) {
-        self.named.retain(|_, gateway| gateways.contains(gateway));
-        for found in self.labelled.values_mut() {
-            found.retain(|(gateway, _)| gateways.contains(gateway));
+    /// Locks these streams, which are all that the transaction will touch, and
+    /// forgets targets that were deleted before. Answers the instant, asked when
+    /// the locks are held.
+    pub(super) async fn lock(
+        &mut self,
+        connection: &mut Connection,
+        touched: &BTreeSet<GatewayKey>,
+    ) -> Result<Timestamp> {
+        if !dialect::lock_streams(connection, touched).await? {
+            return dialect::clock(connection).await;
         }
+        let (now, there) = dialect::still_there(connection, touched).await?;
+        self.named.retain(|_, gateway| there.contains(gateway));
+        for found in self.labelled.values_mut() {
+            found.retain(|(gateway, _)| there.contains(gateway));
+        }
+        Ok(now)
     }
 
     /// How many deliveries a request comes to at the most.

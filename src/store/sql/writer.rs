@@ -3,9 +3,12 @@
 //! caller waits for nobody; there is no timer. Nobody who stops waiting takes
 //! anything back: what was queued is done.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -95,12 +98,16 @@ impl Writer {
         let (begun, busy) = watch::channel(None);
         let queue = Queue { events: bounded(queue.events), bytes: bounded(queue.bytes) };
         let task = Task { session, node, wake, failed: failed.clone(), begun };
-        let task = tokio::spawn(task.run(waiting));
-        tokio::spawn(async move {
-            if let Err(error) = task.await {
-                failed.send_replace(Some(format!("the writer broke down: {error}")));
+        let runs = async move {
+            if let Err(panic) = AssertUnwindSafe(task.run(waiting)).catch_unwind().await {
+                failed.send_replace(Some(format!("the writer broke down: {}", said(&*panic))));
             }
-        });
+        };
+        if Session::WANTS_A_THREAD {
+            on_a_thread(runs);
+        } else {
+            tokio::spawn(runs);
+        }
         Self {
             commands,
             queue,
@@ -248,6 +255,25 @@ fn job<T: Send + 'static>(
             Outcome { undo, finish }
         })
     })
+}
+
+/// Runs it on a thread of its own, with its own timers and sockets.
+///
+/// # Panics
+///
+/// If the system has no room for one more thread or its files, like the runtime
+/// that it stands beside.
+fn on_a_thread(task: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("files for one more runtime");
+    let thread = std::thread::Builder::new().name("writer".to_owned());
+    thread.spawn(move || runtime.block_on(task)).expect("one more thread");
+}
+
+/// What somebody said who panicked.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }
 
 /// As many permits as a semaphore can have, and give to one request.

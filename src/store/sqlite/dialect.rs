@@ -14,6 +14,8 @@ use super::sql::nodes::{Left, REAPED};
 mod attempts;
 mod batches;
 mod inbox;
+mod missed;
+mod positions;
 mod reads;
 mod types;
 mod walks;
@@ -22,6 +24,8 @@ pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
 pub(super) use inbox::*;
+pub(super) use missed::*;
+pub(super) use positions::*;
 pub(super) use reads::*;
 pub(super) use walks::*;
 
@@ -56,8 +60,8 @@ pub(super) async fn lock_streams(_: &mut Connection, _: &BTreeSet<GatewayKey>) -
 pub(super) async fn still_there(
     _: &mut Connection,
     gateways: &BTreeSet<GatewayKey>,
-) -> Result<BTreeSet<GatewayKey>> {
-    Ok(gateways.clone())
+) -> Result<(Timestamp, BTreeSet<GatewayKey>)> {
+    Ok((Timestamp::now(), gateways.clone()))
 }
 
 /// There is one server.

@@ -14,9 +14,10 @@ use super::Options;
 use crate::store::{SchemaError, StoreError};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rows that a statement makes without waiting for who reads them: a page, so
-/// that it costs one hand-over between threads, and its statement ends by itself.
-const PAGE_ROWS: usize = 1024;
+/// Rows that a statement makes without waiting for who reads them: so many that it
+/// costs few hand-overs between threads, and so few that large ones, which are more
+/// than was wanted, are not all in memory.
+const ROWS_AHEAD: usize = 64;
 /// Older ones can damage the write-ahead log when one process makes a
 /// checkpoint while another writes.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
@@ -142,7 +143,7 @@ fn settings(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        .row_buffer_size(PAGE_ROWS)
+        .row_buffer_size(ROWS_AHEAD)
 }
 
 async fn check_settings(connection: &mut SqliteConnection) -> Result<(), OpenError> {

@@ -40,6 +40,8 @@ enum Ended {
 
 impl Session {
     pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = true;
+    /// The driver has one already.
+    pub(super) const WANTS_A_THREAD: bool = false;
 
     pub(super) fn new(connection: SqliteConnection, options: &Options, disk: Disk) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! What is appended, to whom, and under which numbers.
 
 use gateway_events::event::{EventId, GatewayId, Sequence};
-use gateway_events::store::{DeploymentKey, Labels, Refusal, Store, Target};
+use gateway_events::store::{DeploymentKey, Labels, NewEvent, Refusal, Store, Target};
 use serde_json::json;
 
 use super::{Corner, event, event_with, unfit};
@@ -31,6 +31,18 @@ pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_r
     other.digest = [2; 32];
     let refused = corner.publish(vec![other]).await;
     assert_eq!(refused, [Err(Refusal::IdTaken(first.event.id.clone()))]);
+    assert_eq!(corner.again(&gateway).await.head, Sequence(1));
+}
+
+/// Its publisher had none for it, and has read the answer.
+pub(crate) async fn an_event_that_was_given_its_id_can_be_repeated_by_it(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let named = event(Target::Gateways(vec![gateway.id]));
+    let unnamed = NewEvent { is_named: false, ..named.clone() };
+    let first = corner.publish(vec![unnamed]).await;
+    assert_eq!(first[0].as_ref().unwrap().deliveries[0].sequence, Sequence(1));
+    assert_eq!(corner.publish(vec![named]).await, first);
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
 }
 

@@ -23,6 +23,7 @@ impl Corner<'_> {
             Record::Skipped {
                 gateway: gateway.key,
                 connection,
+                instance: "".into(),
                 range: range(first, last),
                 reason: Reason::Expired,
                 advance_to: None,

@@ -207,6 +207,7 @@ fn lost(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> R
     Record::Skipped {
         gateway: gateway.key,
         connection,
+        instance: "".into(),
         range: range(first, last),
         reason: Reason::Retention,
         advance_to: Some(Sequence(last)),

@@ -19,6 +19,7 @@ pub(crate) async fn dead_letters_are_passed_and_not_counted_as_confirmed(store: 
             Record::Skipped {
                 gateway: gateway.key,
                 connection: id,
+                instance: "".into(),
                 range: range(2, 2),
                 reason: Reason::Expired,
                 advance_to: None,

@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
-use gateway_events::store::{Missed, Record, Store};
+use gateway_events::store::{Missed, NewConnection, Record, Store};
 
 use super::{Corner, closed, confirmed, connection, range};
 
@@ -35,6 +35,37 @@ pub(crate) async fn replicas_that_come_back_in_any_order_find_every_position(sto
     corner.record(vec![confirmed(&gateway, first, 3, 9)]).await;
     let (_, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence(7), "the second one takes over what the fast one left");
+}
+
+pub(crate) async fn a_replica_moves_its_own_position_and_not_its_gateways(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 5).await;
+    let replica = NewConnection { instance: "east".to_owned(), ..connection(&gateway) };
+    store.open_connection(replica.clone()).await.unwrap();
+    let (unnamed, _, _) = corner.open(&gateway).await;
+    let mut receipt = confirmed(&gateway, replica.id, 1, 4);
+    if let Record::Confirmed { instance, .. } = &mut receipt {
+        *instance = "east".into();
+    }
+    let before = store.totals(corner.organisation).await.unwrap();
+    corner.record(vec![receipt, confirmed(&gateway, unnamed, 1, 2)]).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(2));
+    let after = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(after.confirmed - before.confirmed, 2, "what the gateway has confirmed");
+    let again = NewConnection { id: ConnectionId::new(), ..replica };
+    assert_eq!(store.open_connection(again).await.unwrap().position, Sequence(4));
+}
+
+/// A node that was away for so long that nobody remembers its connections.
+pub(crate) async fn a_receipt_on_a_forgotten_connection_moves_its_gateway(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 5).await;
+    corner.record(vec![confirmed(&gateway, ConnectionId::new(), 1, 3)]).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3));
+    let (_, position, _) = corner.open(&gateway).await;
+    assert_eq!(position, Sequence(3));
 }
 
 pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store: &dyn Store) {

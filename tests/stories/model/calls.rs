@@ -30,7 +30,7 @@ pub(crate) struct World {
     ticks: u64,
     gateways: Vec<(GatewayId, GatewayKey)>,
     heads: Vec<i64>,
-    connections: Vec<(ConnectionId, usize)>,
+    connections: Vec<(ConnectionId, usize, Arc<str>)>,
 }
 
 /// Both answers, as text.
@@ -125,7 +125,7 @@ impl World {
                     // Nor of one that ended so long ago that it is forgotten.
                     let page = sides[0].store.connections(of, None, true, None, 100).await.unwrap();
                     let is_live = |id| page.rows.iter().any(|row| row.connection_id == id);
-                    self.connections.retain(|(id, _)| is_live(*id));
+                    self.connections.retain(|(id, ..)| is_live(*id));
                 }
                 both!(self, sides, side => side.store.trim(&limits, &mut side.mark).await)
             }
@@ -188,7 +188,7 @@ impl World {
         });
         // Nothing is heard of a connection that was refused.
         if !answers[0].starts_with("error") {
-            self.connections.push((new.id, gateway));
+            self.connections.push((new.id, gateway, new.instance.into()));
         }
         answers
     }
@@ -256,7 +256,7 @@ impl World {
     fn record(&mut self, said: &Said) -> Option<Record> {
         // The newest first: they are the ones that live.
         let on = self.connections.len().checked_sub(1 + said.on)?;
-        let (connection, nth) = self.connections[on];
+        let (connection, nth, instance) = self.connections[on].clone();
         let (gateway, head) = (self.gateways[nth].1, self.heads[nth]);
         if head == 0 {
             return None;
@@ -271,7 +271,14 @@ impl World {
             What::Confirmed => {
                 // Cumulatively: everything up to its end.
                 let range = Range { first: Sequence(1), ..range };
-                Record::Confirmed { gateway, connection, range, started_at, finished_at: at }
+                Record::Confirmed {
+                    gateway,
+                    connection,
+                    instance,
+                    range,
+                    started_at,
+                    finished_at: at,
+                }
             }
             What::Heartbeat => Record::Heartbeat { connection, at },
             What::Applied => reported(Ok(())),
@@ -279,6 +286,7 @@ impl World {
             What::Skipped { advance } => Record::Skipped {
                 gateway,
                 connection,
+                instance,
                 range,
                 reason: Reason::Expired,
                 advance_to: advance.then_some(range.last),
@@ -318,8 +326,14 @@ fn event(
         occurred_at,
         expires_at,
     };
-    let digest = [content; 32];
-    NewEvent { event: Arc::new(event), target, digest, artifact_id: None, deployment_id: None }
+    NewEvent {
+        event: Arc::new(event),
+        is_named: true,
+        target,
+        digest: [content; 32],
+        artifact_id: None,
+        deployment_id: None,
+    }
 }
 
 fn retention(limits: Limits) -> RetentionLimits {

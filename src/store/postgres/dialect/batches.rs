@@ -9,18 +9,11 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::postgres::sql::append::Head;
+use crate::store::postgres::sql::append::{Head, Rows};
 use crate::store::postgres::sql::record::Receipts;
 use crate::store::postgres::sql::repeats::{KeptAnswer, KnownEvent};
 use crate::store::postgres::sql::targets::{Labelled, Named};
-use crate::store::{Labels, NewEvent, Result, StoreError, storable};
-
-/// The key that a new event was given.
-struct Inserted {
-    organisation: OrganisationKey,
-    id: String,
-    event: i64,
-}
+use crate::store::{Labels, Result, StoreError, storable};
 
 /// One column of many rows.
 pub(super) fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
@@ -48,56 +41,77 @@ pub(in super::super) async fn raise_heads(
     .await?)
 }
 
-/// Answers the events' keys, in their order.
-pub(in super::super) async fn insert_events(
+/// Writes a batch's rows; answers the streams' new heads. One statement, since
+/// each is a round trip during which the streams are locked. What it has written
+/// is sorted and counted off, because no order is promised for rows that come back;
+/// a join would have to be planned while nobody knows how long the batches are.
+pub(in super::super) async fn append(
     connection: &mut Connection,
     now: Timestamp,
-    events: &[(OrganisationKey, &NewEvent)],
-) -> Result<Vec<i64>> {
-    let mut rows = events.to_vec();
-    rows.sort_unstable_by(|(a, one), (b, other)| (a, &one.event.id).cmp(&(b, &other.event.id)));
-    let artifacts = column(&rows, |(_, new)| new.artifact_id.as_deref().map(storable));
-    let deployments = column(&rows, |(_, new)| new.deployment_id.as_deref().map(storable));
-    let inserted = query_as!(
-        Inserted,
+    rows: &Rows<'_>,
+) -> Result<Vec<Head>> {
+    let (gateways, counts): (Vec<i64>, Vec<i64>) =
+        rows.counts.iter().map(|(gateway, count)| (gateway.0, *count)).unzip();
+    let stream: HashMap<i64, i64> = gateways.iter().copied().zip(1..).collect();
+    let mut events: Vec<_> = rows.events.iter().enumerate().collect();
+    events.sort_unstable_by(|(_, (a, one)), (_, (b, other))| {
+        (a, &one.event.id).cmp(&(b, &other.event.id))
+    });
+    let mut nth = vec![0_i64; events.len()];
+    for (sorted, (place, _)) in (1..).zip(&events) {
+        nth[*place] = sorted;
+    }
+    let events: Vec<_> = events.into_iter().map(|(_, (of, new))| (*of, *new)).collect();
+    let artifacts = column(&events, |(_, new)| new.artifact_id.as_deref().map(storable));
+    let deployments = column(&events, |(_, new)| new.deployment_id.as_deref().map(storable));
+    Ok(query_as!(
+        Head,
         r#"
-        insert into events (organisation, id, type, payload, correlation_id, user_id,
-            occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
-        select organisation, id, type, payload, correlation_id, user_id,
-            occurred_at, $11, expires_at, digest, artifact_id, deployment_id
-        from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::timestamptz[], $8::timestamptz[], $9::bytea[], $10::text[], $12::text[])
-            with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
-                occurred_at, expires_at, digest, artifact_id, deployment_id, nth)
-        order by nth
-        returning event as "event!: i64", organisation as "organisation!: OrganisationKey",
-            id as "id!: String"
+        with grown as (
+            update streams set head = head + new.count
+            from unnest($1::bigint[], $2::bigint[]) as new (gateway, count)
+            where streams.gateway = new.gateway
+            returning streams.gateway, head, head - new.count as before
+        ), stored as (
+            insert into events (organisation, id, type, payload, correlation_id, user_id,
+                occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
+            select organisation, id, type, payload, correlation_id, user_id,
+                occurred_at, $14, expires_at, digest, artifact_id, deployment_id
+            from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[])
+                with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
+                    occurred_at, expires_at, digest, artifact_id, deployment_id, nth)
+            order by nth
+            returning event, organisation, id
+        ), logged as (
+            insert into outbox (gateway, sequence, event)
+            select ($1::bigint[])[stream],
+                (array(select before from grown order by gateway))[stream] + place,
+                (array(select event from stored order by organisation, id collate "C"))[nth]
+            from unnest($15::bigint[], $16::bigint[], $17::bigint[]) as delivery (stream, place, nth)
+        )
+        select gateway as "gateway!: GatewayKey", head as "head!: Sequence" from grown
         "#,
-        &column(&rows, |(organisation, _)| organisation.0),
-        &column(&rows, |(_, new)| new.event.id.as_str()) as _,
-        &column(&rows, |(_, new)| new.event.event_type.as_str()) as _,
-        &column(&rows, |(_, new)| new.event.payload.get()) as _,
-        &column(&rows, |(_, new)| new.event.correlation_id.as_str()) as _,
-        &column(&rows, |(_, new)| new.event.user_id.as_deref()) as _,
-        &column(&rows, |(_, new)| new.event.occurred_at) as _,
-        &column(&rows, |(_, new)| new.event.expires_at) as _,
-        &column(&rows, |(_, new)| &new.digest[..]) as _,
+        &gateways,
+        &counts,
+        &column(&events, |(organisation, _)| organisation.0),
+        &column(&events, |(_, new)| new.event.id.as_str()) as _,
+        &column(&events, |(_, new)| new.event.event_type.as_str()) as _,
+        &column(&events, |(_, new)| new.event.payload.get()) as _,
+        &column(&events, |(_, new)| new.event.correlation_id.as_str()) as _,
+        &column(&events, |(_, new)| new.event.user_id.as_deref()) as _,
+        &column(&events, |(_, new)| new.event.occurred_at) as _,
+        &column(&events, |(_, new)| new.event.expires_at) as _,
+        &column(&events, |(_, new)| &new.digest[..]) as _,
         &column(&artifacts, |it| it.as_deref()) as _,
+        &column(&deployments, |it| it.as_deref()) as _,
         now as _,
-        &column(&deployments, |it| it.as_deref()) as _
+        &column(&rows.deliveries, |row| stream[&row.0.0]),
+        &column(&rows.deliveries, |row| row.1),
+        &column(&rows.deliveries, |row| nth[row.2])
     )
     .fetch_all(connection)
-    .await?;
-    // The order in which rows come back is not promised.
-    let keys: HashMap<_, _> =
-        inserted.iter().map(|row| ((row.organisation, row.id.as_str()), row.event)).collect();
-    let key = |(organisation, new): &(OrganisationKey, &NewEvent)| {
-        let id = &new.event.id;
-        keys.get(&(*organisation, id.as_str()))
-            .copied()
-            .ok_or_else(|| StoreError::Corrupt(format!("the event {id} was not inserted")))
-    };
-    events.iter().map(key).collect()
+    .await?)
 }
 
 pub(in super::super) async fn insert_outbox(
@@ -254,11 +268,10 @@ pub(in super::super) async fn insert_receipts(
         insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
             instance, node, started_at, finished_at)
         select d.gateway, d.first, d.last, 'received', d.connection,
-            coalesce(c.instance, ''), $7, d.started_at, d.finished_at
+            d.instance, $7, d.started_at, d.finished_at
         from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[],
-            $5::timestamptz[], $6::timestamptz[])
-            with ordinality as d (gateway, connection, first, last, started_at, finished_at, nth)
-        left join connections c on c.id = d.connection
+            $5::timestamptz[], $6::timestamptz[], $8::text[])
+            with ordinality as d (gateway, connection, first, last, started_at, finished_at, instance, nth)
         order by d.nth
         "#,
         &column(receipts, |it| it.gateway.0),
@@ -267,7 +280,8 @@ pub(in super::super) async fn insert_receipts(
         &column(receipts, |it| it.range.last.0),
         &column(receipts, |it| it.started_at) as _,
         &column(receipts, |it| it.finished_at) as _,
-        node as _
+        node as _,
+        &column(receipts, |it| &*it.instance) as _
     )
     .execute(connection)
     .await?;

@@ -4,41 +4,12 @@
 use super::batches::column;
 use super::{Connection, query};
 use crate::store::Result;
-use crate::store::postgres::sql::positions::Move;
-
-/// The connections' own positions.
-pub(in super::super) async fn raise_connections(
-    connection: &mut Connection,
-    moves: &[Move],
-) -> Result<()> {
-    query!(
-        r#"
-        update cursors
-        set received = greatest(cursors.received, moved.received),
-            updated_at = greatest(cursors.updated_at, moved.at)
-        from (
-            select s.gateway, coalesce(nullif(c.instance, ''), c.id::text) as instance,
-                least(s.head, max(m.last)) as received, max(m.at) as at
-            from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) as m (connection, last, at)
-            join connections c on c.id = m.connection
-            join streams s on s.gateway = c.gateway
-            group by s.gateway, 2
-        ) as moved
-        where cursors.gateway = moved.gateway and cursors.instance = moved.instance
-        "#,
-        &column(moves, |it| it.connection.0),
-        &column(moves, |it| it.to.0),
-        &column(moves, |it| it.at) as _
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
+use crate::store::postgres::sql::positions::Raised;
 
 /// The totals of what becomes delivered when the gateways' positions move.
 pub(in super::super) async fn count_confirmed(
     connection: &mut Connection,
-    moves: &[Move],
+    gateways: &[Raised<'_>],
     longest_range: i64,
 ) -> Result<()> {
     query!(
@@ -52,18 +23,15 @@ pub(in super::super) async fn count_confirmed(
                 and d.first_sequence between moved.before - $3 and moved.received
         ), 0)
         from (
-            select s.gateway, coalesce(own.received, 0) as before,
-                least(s.head, max(m.last)) as received
-            from unnest($1::uuid[], $2::bigint[]) as m (connection, last)
-            join connections c on c.id = m.connection and c.instance = ''
-            join streams s on s.gateway = c.gateway
-            left join cursors own on own.gateway = c.gateway and own.instance = ''
-            group by s.gateway, own.received
+            select s.gateway, coalesce(own.received, 0) as before, least(s.head, m.last) as received
+            from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
+            join streams s on s.gateway = m.gateway
+            left join cursors own on own.gateway = s.gateway and own.instance = ''
         ) as moved
         where streams.gateway = moved.gateway and moved.received > moved.before
         "#,
-        &column(moves, |it| it.connection.0),
-        &column(moves, |it| it.to.0),
+        &column(gateways, |it| it.gateway.0),
+        &column(gateways, |it| it.to.0),
         longest_range
     )
     .execute(connection)
@@ -71,26 +39,49 @@ pub(in super::super) async fn count_confirmed(
     Ok(())
 }
 
-/// The gateways' own positions: the farthest of their unnamed connections.
-pub(in super::super) async fn raise_gateways(
+/// Answers how many there were.
+pub(in super::super) async fn raise_positions(
     connection: &mut Connection,
-    moves: &[Move],
+    raised: &[Raised<'_>],
+) -> Result<u64> {
+    let moved = query!(
+        r#"
+        update cursors
+        set received = greatest(cursors.received, least(s.head, m.last)),
+            updated_at = greatest(cursors.updated_at, m.at)
+        from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
+            as m (gateway, instance, last, at)
+        join streams s on s.gateway = m.gateway
+        where cursors.gateway = m.gateway and cursors.instance = m.instance
+        "#,
+        &column(raised, |it| it.gateway.0),
+        &column(raised, |it| &*it.instance) as _,
+        &column(raised, |it| it.to.0),
+        &column(raised, |it| it.at) as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(moved.rows_affected())
+}
+
+/// Those that are there already stay as they are.
+pub(in super::super) async fn first_positions(
+    connection: &mut Connection,
+    raised: &[Raised<'_>],
 ) -> Result<()> {
     query!(
         r#"
         insert into cursors (gateway, instance, received, updated_at)
-        select s.gateway, '', least(s.head, max(m.last)), max(m.at)
-        from unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) as m (connection, last, at)
-        join connections c on c.id = m.connection and c.instance = ''
-        join streams s on s.gateway = c.gateway
-        group by s.gateway
-        on conflict (gateway, instance) do update
-        set received = greatest(cursors.received, excluded.received),
-            updated_at = greatest(cursors.updated_at, excluded.updated_at)
+        select s.gateway, m.instance, least(s.head, m.last), m.at
+        from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
+            as m (gateway, instance, last, at)
+        join streams s on s.gateway = m.gateway
+        on conflict do nothing
         "#,
-        &column(moves, |it| it.connection.0),
-        &column(moves, |it| it.to.0),
-        &column(moves, |it| it.at) as _
+        &column(raised, |it| it.gateway.0),
+        &column(raised, |it| &*it.instance) as _,
+        &column(raised, |it| it.to.0),
+        &column(raised, |it| it.at) as _
     )
     .execute(connection)
     .await?;

@@ -12,10 +12,12 @@ use crate::store::Result;
 use crate::store::postgres::sql::connections::list::Row as ConnectionRow;
 use crate::store::postgres::sql::gateways::details::Row as GatewayRow;
 use crate::store::postgres::sql::stream::Row as OutboxRow;
-use crate::store::postgres::sql::sweep::Unserved;
 
 /// A log and its rows. The server sends all that it is asked for, so that it is told
-/// where to stop: with the row that goes beyond the bytes.
+/// where to stop: with the row that goes beyond the bytes. There is no gap above the
+/// floor, so that a page's numbers are known, and events are looked up one by one,
+/// which the limit makes sure of: a plan that was made while nobody knew how many
+/// rows there are would read all of them for a page.
 pub(in super::super) fn outbox_rows(
     connection: &mut Connection,
     gateway: GatewayKey,
@@ -24,6 +26,8 @@ pub(in super::super) fn outbox_rows(
     max_bytes: usize,
 ) -> BoxStream<'_, sqlx::Result<OutboxRow>> {
     let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+    // Far more than anybody asks for, and not too much for a sum.
+    let limit = limit.min(i32::MAX.into());
     query_as!(
         OutboxRow,
         r#"
@@ -35,11 +39,12 @@ pub(in super::super) fn outbox_rows(
         from streams s left join lateral (
             select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
                 e.occurred_at, e.expires_at,
-                sum(octet_length(e.payload)::bigint) over (order by o.sequence)
+                sum(octet_length(e.payload)) over (order by o.sequence)
                     - octet_length(e.payload) as before
-            from outbox o join events e using (event)
-            where o.gateway = s.gateway and o.sequence > $2
-            order by o.sequence limit $3
+            from outbox o
+            cross join lateral (select * from events where event = o.event limit 1) as e
+            where o.gateway = s.gateway and o.sequence > greatest($2, s.floor)
+                and o.sequence <= least(greatest($2, s.floor), s.head) + $3::bigint
         ) as page on before < $4::bigint or before = 0
         where s.gateway = $1
         order by sequence
@@ -135,31 +140,6 @@ pub(in super::super) async fn not_on_record(
         )
         "#,
         &ids
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-/// Streams with rows that nobody was there to receive; `None` looks at all.
-pub(in super::super) async fn unserved(
-    connection: &mut Connection,
-    gateways: Option<&[GatewayKey]>,
-) -> Result<Vec<Unserved>> {
-    let wanted = gateways.map(keys);
-    Ok(query_as!(
-        Unserved,
-        r#"
-        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            s.head as "head!: Sequence", greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
-        from streams s join gateways g using (gateway)
-            left join cursors u on u.gateway = s.gateway and u.instance = ''
-        where s.head > greatest(s.missed, coalesce(u.received, 0))
-            and (s.gateway = any($1) or $1 is null)
-            and not exists (
-                select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
-            )
-        "#,
-        wanted as _
     )
     .fetch_all(connection)
     .await?)

@@ -40,11 +40,7 @@ pub(super) async fn drain(
     }
     let publishes: Vec<&Publish> = good.iter().map(|(_, publish)| publish).collect();
     let touched: BTreeSet<GatewayKey> = targets.gateways().collect();
-    if dialect::lock_streams(connection, &touched).await? {
-        targets.keep_only(&dialect::still_there(connection, &touched).await?);
-    }
-    // Asked when the locks are held, as for every other append.
-    let now = dialect::clock(connection).await?;
+    let now = targets.lock(connection, &touched).await?;
     let outcome = append::append(connection, now, &publishes, &targets).await?;
     let mut appended = 0;
     for ((id, _), answer) in good.iter().zip(outcome.answers) {

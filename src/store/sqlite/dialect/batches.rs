@@ -11,8 +11,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::sqlite::sql::append::Head;
-use crate::store::sqlite::sql::positions::Move;
+use crate::store::sqlite::sql::append::{Head, Rows};
 use crate::store::sqlite::sql::record::Receipts;
 use crate::store::sqlite::sql::repeats::{KeptAnswer, KnownEvent};
 use crate::store::sqlite::sql::targets::{Labelled, Named};
@@ -48,10 +47,28 @@ pub(in super::super) async fn raise_heads(
     .await?)
 }
 
+/// Writes a batch's rows; answers the streams' new heads.
+pub(in super::super) async fn append(
+    connection: &mut Connection,
+    now: Timestamp,
+    rows: &Rows<'_>,
+) -> Result<Vec<Head>> {
+    let heads = raise_heads(connection, &rows.counts).await?;
+    let before: HashMap<GatewayKey, i64> =
+        heads.iter().map(|it| (it.gateway, it.head.0 - rows.counts[&it.gateway])).collect();
+    let events = insert_events(connection, now, &rows.events).await?;
+    // A stream that is not there has no head, which whoever asked finds out.
+    let numbered = rows.deliveries.iter().filter_map(|(gateway, nth, event)| {
+        Some((*gateway, Sequence(before.get(gateway)? + nth), events[*event]))
+    });
+    insert_outbox(connection, &numbered.collect::<Vec<_>>()).await?;
+    Ok(heads)
+}
+
 /// Answers the events' keys, in their order. Nobody else writes meanwhile, so
 /// that they follow the last one that SQLite remembers: rows that came back
 /// would cost as much as their insertion.
-pub(in super::super) async fn insert_events(
+async fn insert_events(
     connection: &mut Connection,
     now: Timestamp,
     events: &[(OrganisationKey, &NewEvent)],
@@ -237,7 +254,7 @@ pub(in super::super) async fn insert_receipts(
         .iter()
         .map(|it| {
             let times = (it.started_at.micros(), it.finished_at.micros());
-            (it.gateway.0, it.connection, it.range.first, it.range.last, times.0, times.1)
+            (it.gateway.0, it.connection, it.range.first, it.range.last, times, &*it.instance)
         })
         .collect();
     let rows = json(&rows)?;
@@ -245,11 +262,9 @@ pub(in super::super) async fn insert_receipts(
         r#"
         insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
             instance, node, started_at, finished_at)
-        select d.value ->> 0, d.value ->> 2, d.value ->> 3, 'received', d.value ->> 1,
-            coalesce(c.instance, ''), $2, d.value ->> 4, d.value ->> 5
-        from jsonb_each($1) as d
-        left join connections c on c.id = d.value ->> 1
-        where true order by d.key
+        select value ->> 0, value ->> 2, value ->> 3, 'received', value ->> 1,
+            value ->> 5, $2, value ->> '$[4][0]', value ->> '$[4][1]'
+        from jsonb_each($1) where true order by key
         "#,
         rows,
         node as _
@@ -270,97 +285,6 @@ pub(in super::super) async fn heard(
         from jsonb_each($1) as sign where connections.id = sign.value ->> 0
         "#,
         signs
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-fn as_json(moves: &[Move]) -> Result<String> {
-    let rows = moves.iter().map(|it| (it.connection, it.to, it.at.micros()));
-    json(&rows.collect::<Vec<_>>())
-}
-
-pub(in super::super) async fn raise_connections(
-    connection: &mut Connection,
-    moves: &[Move],
-) -> Result<()> {
-    let moves = as_json(moves)?;
-    query!(
-        r#"
-        update cursors
-        set received = max(cursors.received, moved.received),
-            updated_at = max(cursors.updated_at, moved.at)
-        from (
-            select s.gateway, coalesce(nullif(c.instance, ''), c.id) as instance,
-                min(s.head, max(m.value ->> 1)) as received, max(m.value ->> 2) as at
-            from jsonb_each($1) as m
-            join connections c on c.id = m.value ->> 0
-            join streams s on s.gateway = c.gateway
-            group by s.gateway, 2
-        ) as moved
-        where cursors.gateway = moved.gateway and cursors.instance = moved.instance
-        "#,
-        moves
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-pub(in super::super) async fn count_confirmed(
-    connection: &mut Connection,
-    moves: &[Move],
-    longest_range: i64,
-) -> Result<()> {
-    let moves = as_json(moves)?;
-    query!(
-        r#"
-        update streams
-        set confirmed_total = confirmed_total + moved.received - moved.before - coalesce((
-            select sum(min(d.last_sequence, moved.received) - max(d.first_sequence, moved.before + 1) + 1)
-            from dead_letters d
-            where d.gateway = moved.gateway and d.last_sequence > moved.before
-                and d.first_sequence between moved.before - $2 and moved.received
-        ), 0)
-        from (
-            select s.gateway, coalesce(own.received, 0) as before,
-                min(s.head, max(m.value ->> 1)) as received
-            from jsonb_each($1) as m
-            join connections c on c.id = m.value ->> 0 and c.instance = ''
-            join streams s on s.gateway = c.gateway
-            left join cursors own on own.gateway = c.gateway and own.instance = ''
-            group by s.gateway
-        ) as moved
-        where streams.gateway = moved.gateway and moved.received > moved.before
-        "#,
-        moves,
-        longest_range
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-pub(in super::super) async fn raise_gateways(
-    connection: &mut Connection,
-    moves: &[Move],
-) -> Result<()> {
-    let moves = as_json(moves)?;
-    query!(
-        r#"
-        insert into cursors (gateway, instance, received, updated_at)
-        select s.gateway, '', min(s.head, max(m.value ->> 1)), max(m.value ->> 2)
-        from jsonb_each($1) as m
-        join connections c on c.id = m.value ->> 0 and c.instance = ''
-        join streams s on s.gateway = c.gateway
-        where true
-        group by s.gateway
-        on conflict (gateway, instance) do update
-        set received = max(received, excluded.received),
-            updated_at = max(updated_at, excluded.updated_at)
-        "#,
-        moves
     )
     .execute(connection)
     .await?;

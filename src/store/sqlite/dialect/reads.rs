@@ -13,7 +13,6 @@ use crate::store::Result;
 use crate::store::sqlite::sql::connections::list::Row as ConnectionRow;
 use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
 use crate::store::sqlite::sql::stream::Row as OutboxRow;
-use crate::store::sqlite::sql::sweep::Unserved;
 
 /// A log and its rows. All that is asked for is made, whatever its size: whoever
 /// asks knows how large rows may be.
@@ -131,32 +130,6 @@ pub(in super::super) async fn not_on_record(
         )
         "#,
         ids
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-/// Streams with rows that nobody was there to receive; `None` looks at all.
-pub(in super::super) async fn unserved(
-    connection: &mut Connection,
-    gateways: Option<&[GatewayKey]>,
-) -> Result<Vec<Unserved>> {
-    let wanted =
-        gateways.map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())).transpose()?;
-    Ok(query_as!(
-        Unserved,
-        r#"
-        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            s.head as "head!: Sequence", max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
-        from streams s join gateways g using (gateway)
-            left join cursors u on u.gateway = s.gateway and u.instance = ''
-        where s.head > max(s.missed, coalesce(u.received, 0))
-            and ($1 is null or s.gateway in (select value from json_each($1)))
-            and not exists (
-                select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
-            )
-        "#,
-        wanted
     )
     .fetch_all(connection)
     .await?)

@@ -1,0 +1,89 @@
+//! The sweep: what nobody was there to receive. The streams are locked.
+
+use super::batches::column;
+use super::{Connection, keys, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::Result;
+use crate::store::postgres::sql::sweep::Unserved;
+
+/// Streams with rows that nobody was there to receive; `None` looks at all.
+pub(in super::super) async fn unserved(
+    connection: &mut Connection,
+    gateways: Option<&[GatewayKey]>,
+) -> Result<Vec<Unserved>> {
+    let wanted = gateways.map(keys);
+    Ok(query_as!(
+        Unserved,
+        r#"
+        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            s.head as "head!: Sequence", greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
+        where s.head > greatest(s.missed, coalesce(u.received, 0))
+            and (s.gateway = any($1) or $1 is null)
+            and not exists (
+                select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
+            )
+        "#,
+        wanted as _
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Their failed attempts.
+pub(in super::super) async fn insert_missed(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    missed: &[Unserved],
+) -> Result<()> {
+    let pieces: Vec<_> =
+        missed.iter().flat_map(|it| it.pieces().map(|piece| (it.gateway, piece))).collect();
+    query!(
+        r#"
+        insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
+            node, started_at, finished_at)
+        select gateway, first, last, 'failed', $4, '', $5, $6, $6
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            with ordinality as piece (gateway, first, last, nth)
+        order by nth
+        "#,
+        &column(&pieces, |it| it.0.0),
+        &column(&pieces, |it| it.1.first.0),
+        &column(&pieces, |it| it.1.last.0),
+        Reason::NotConnected as _,
+        node as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What their streams say of it.
+pub(in super::super) async fn count_missed(
+    connection: &mut Connection,
+    now: Timestamp,
+    missed: &[Unserved],
+) -> Result<()> {
+    query!(
+        r#"
+        update streams
+        set missed = m.head, failed_total = failed_total + m.count,
+            last_failure_reason = case when last_failure_at > $4 then last_failure_reason else $5 end,
+            last_failure_at = case when last_failure_at > $4 then last_failure_at else $4 end
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as m (gateway, head, count)
+        where streams.gateway = m.gateway
+        "#,
+        &column(missed, |it| it.gateway.0),
+        &column(missed, |it| it.head.0),
+        &column(missed, Unserved::count),
+        now as _,
+        Reason::NotConnected as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! The sweep: what nobody was there to receive.
+
+use super::batches::json;
+use super::{Connection, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::Result;
+use crate::store::sqlite::sql::sweep::Unserved;
+
+/// Streams with rows that nobody was there to receive; `None` looks at all.
+pub(in super::super) async fn unserved(
+    connection: &mut Connection,
+    gateways: Option<&[GatewayKey]>,
+) -> Result<Vec<Unserved>> {
+    let wanted =
+        gateways.map(|keys| json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())).transpose()?;
+    Ok(query_as!(
+        Unserved,
+        r#"
+        select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+            s.head as "head!: Sequence", max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+        from streams s join gateways g using (gateway)
+            left join cursors u on u.gateway = s.gateway and u.instance = ''
+        where s.head > max(s.missed, coalesce(u.received, 0))
+            and ($1 is null or s.gateway in (select value from json_each($1)))
+            and not exists (
+                select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
+            )
+        "#,
+        wanted
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Their failed attempts.
+pub(in super::super) async fn insert_missed(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    missed: &[Unserved],
+) -> Result<()> {
+    let pieces = missed
+        .iter()
+        .flat_map(|it| it.pieces().map(|piece| (it.gateway.0, piece.first, piece.last)));
+    let pieces = json(&pieces.collect::<Vec<_>>())?;
+    query!(
+        r#"
+        insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
+            node, started_at, finished_at)
+        select value ->> 0, value ->> 1, value ->> 2, 'failed', $2, '', $3, $4, $4
+        from jsonb_each($1) where true order by key
+        "#,
+        pieces,
+        Reason::NotConnected as _,
+        node as _,
+        now as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What their streams say of it.
+pub(in super::super) async fn count_missed(
+    connection: &mut Connection,
+    now: Timestamp,
+    missed: &[Unserved],
+) -> Result<()> {
+    let missed =
+        json(&missed.iter().map(|it| (it.gateway.0, it.head, it.count())).collect::<Vec<_>>())?;
+    query!(
+        r#"
+        update streams
+        set missed = m.value ->> 1, failed_total = failed_total + (m.value ->> 2),
+            last_failure_reason = case when last_failure_at > $2 then last_failure_reason else $3 end,
+            last_failure_at = case when last_failure_at > $2 then last_failure_at else $2 end
+        from jsonb_each($1) as m where streams.gateway = m.value ->> 0
+        "#,
+        missed,
+        now as _,
+        Reason::NotConnected as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
