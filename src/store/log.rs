@@ -378,7 +378,7 @@ pub struct ConnectionInfo {
     pub remote_address: String,
     /// Since when.
     pub connected_at: Timestamp,
-    /// Last sign of life.
+    /// Last sign of life, to within some ten seconds.
     pub last_heartbeat: Timestamp,
     /// `connected` or `closed`.
     pub status: &'static str,

@@ -7,7 +7,7 @@ use gateway_events::event::NodeId;
 use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
-use gateway_events::store::{Queue, SchemaError, Store as _};
+use gateway_events::store::{DeliveryFilter, Queue, SchemaError, Store as _};
 use gateway_events::wake::Wake;
 use sqlx::{Connection as _, PgConnection};
 
@@ -120,4 +120,62 @@ async fn a_log_that_grows_from_nothing_is_never_read_as_a_whole() {
     let read = counted.await.expect("the server counts what was inserted");
     // Each is looked at once, by the key that points to it.
     assert!(read < 3 * EVENTS, "{read} rows were read in passing");
+}
+
+/// The same for the ledger, which is asked while nobody has counted its rows.
+#[tokio::test]
+async fn a_ledger_that_grows_from_nothing_is_never_read_as_a_whole() {
+    const FAILURES: i64 = 20_000;
+    const QUESTIONS: i64 = 10;
+    const PAGE: i64 = 100;
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let corner = Corner::of(store.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    for filling in [
+        "insert into events (organisation, id, type, payload, correlation_id, occurred_at,
+            appended_at, digest)
+         select 1, 'e' || n, 'a.b', '{}', 'c', now(), now(), '' from generate_series(1, $2) n
+         where $1 > 0",
+        "insert into outbox (gateway, sequence, event)
+         select $1, row_number() over (order by event), event from events where $2 > 0",
+        "update streams set head = $2, missed = $2 where gateway = $1",
+        "insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
+            node, started_at, finished_at)
+         select $1, n, n, 'failed', 'not_connected', '', gen_random_uuid(), at, at
+         from generate_series(1, $2) n, lateral (select now() - n * interval '1 second') as t (at)",
+    ] {
+        let filled = sqlx::query(filling).bind(gateway.key.0).bind(FAILURES);
+        filled.execute(&mut connection).await.unwrap();
+    }
+    let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+    for _ in 0..QUESTIONS {
+        let page = store.failed_deliveries(corner.organisation, &filter, None, 100).await.unwrap();
+        assert_eq!(page.rows.len(), 100);
+    }
+    // The sessions tell what they did when they end.
+    store.close().await;
+    let counted = tokio::time::timeout(Duration::from_secs(30), async {
+        let mut polls = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            polls.tick().await;
+            let (others, read): (i64, i64) = sqlx::query_as(
+                "select (select count(*) from pg_stat_activity
+                         where datname = current_database() and pid <> pg_backend_pid()),
+                    (select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
+                     where relname = 'attempts')
+                    + (select seq_tup_read from pg_stat_user_tables where relname = 'attempts')",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            if others == 0 {
+                return read;
+            }
+        }
+    });
+    let read = counted.await.expect("the store's sessions end");
+    assert!(read >= QUESTIONS * PAGE, "{read} rows: nothing was counted");
+    assert!(read < 20 * QUESTIONS * PAGE, "{read} rows were read for {QUESTIONS} pages");
 }

@@ -65,7 +65,10 @@ pub(in super::super) async fn failed_attempts(
     })
 }
 
-/// Failed attempts that match, each at exactly one of these deliveries.
+/// Failed attempts that match, each at exactly one of these deliveries. They are
+/// looked up one by one, by their numbers alone, which `offset 0` makes sure of:
+/// while nobody knows how many rows there are, all failures of a gateway look
+/// like few.
 pub(in super::super) async fn failures_at(
     connection: &mut Connection,
     matching: &Matching,
@@ -79,7 +82,10 @@ pub(in super::super) async fn failures_at(
             a.first_sequence as "first!: i64", a.last_sequence as "last!: i64",
             a.finished_at as "finished_at!: Timestamp"
         from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
-        join attempts a on a.gateway = k.gateway and a.first_sequence = k.sequence
+        cross join lateral (
+            select * from attempts
+            where gateway = k.gateway and first_sequence = k.sequence offset 0
+        ) as a
         where a.last_sequence = a.first_sequence and a.outcome = 'failed'
           and a.finished_at >= $3 and a.finished_at < $4
           and (a.reason = $5 or $5 is null) and a.attempt <= $6
@@ -95,7 +101,8 @@ pub(in super::super) async fn failures_at(
     .await?)
 }
 
-/// Failed attempts that match, at ranges which reach into these parts of logs.
+/// Failed attempts that match, at ranges which reach into these parts of logs,
+/// looked up likewise.
 pub(in super::super) async fn failures_reaching(
     connection: &mut Connection,
     matching: &Matching,
@@ -110,8 +117,11 @@ pub(in super::super) async fn failures_reaching(
             a.finished_at as "finished_at!: Timestamp"
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
             as w (gateway, lowest, first, last)
-        join attempts a on a.gateway = w.gateway and a.first_sequence between w.lowest and w.last
-            and a.last_sequence >= w.first and a.last_sequence > a.first_sequence
+        cross join lateral (
+            select * from attempts
+            where gateway = w.gateway and first_sequence between w.lowest and w.last
+                and last_sequence >= w.first and last_sequence > first_sequence offset 0
+        ) as a
         where a.outcome = 'failed' and a.finished_at >= $5 and a.finished_at < $6
           and (a.reason = $7 or $7 is null) and a.attempt <= $8
         "#,
