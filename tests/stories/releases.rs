@@ -38,9 +38,8 @@ async fn the_first_release_is_followed(on: On) {
 /// The newest one, too: its own data must survive a restart.
 async fn every_later_release_is_followed(on: On) {
     let newest = Place::new(on.fresh()).newest();
-    for release in 2..=newest {
-        follow(Place::new(on.fresh()), release).await;
-    }
+    let releases = (2..=newest).map(|release| follow(Place::new(on.fresh()), release));
+    futures_util::future::join_all(releases).await;
 }
 
 /// Makes the database of a release, migrates it, and goes on with it.
