@@ -149,10 +149,13 @@ async fn a_ledger_that_grows_from_nothing_is_never_read_as_a_whole() {
         let filled = sqlx::query(filling).bind(gateway.key.0).bind(FAILURES);
         filled.execute(&mut connection).await.unwrap();
     }
-    let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
-    for _ in 0..QUESTIONS {
-        let page = store.failed_deliveries(corner.organisation, &filter, None, 100).await.unwrap();
-        assert_eq!(page.rows.len(), 100);
+    let all = DeliveryFilter::default();
+    let one = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+    for _ in 0..QUESTIONS / 2 {
+        for filter in [&all, &one] {
+            let page = store.failed_deliveries(corner.organisation, filter, None, 100).await;
+            assert_eq!(page.unwrap().rows.len(), 100);
+        }
     }
     // The sessions tell what they did when they end.
     store.close().await;

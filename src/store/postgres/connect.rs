@@ -38,14 +38,17 @@ const LIMITS: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "15s"),
 ];
 /// Said in every session besides. The keepalives are the server's, and free the
-/// locks of a node whose machine is gone.
-const SESSION: [(&str, &str); 6] = [
+/// locks of a node whose machine is gone. Whatever may find many rows is read along
+/// an index and stops early; a bitmap finds all of them first, which looks cheap
+/// while nobody has counted the rows. (A pooler's sessions are its own affair.)
+const SESSION: [(&str, &str); 7] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "25s"),
+    ("enable_bitmapscan", "off"),
 ];
 
 /// A migration may take its time.
