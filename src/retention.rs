@@ -51,6 +51,10 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut mark = TrimMark::default();
+    // Reads the clock, so that it is noticed if it is set before the first pass.
+    if let Err(error) = store.trim(&RetentionLimits::KEEP_ALL, &mut mark).await {
+        tracing::debug!(%error, "the clock could not be read");
+    }
     loop {
         let pause = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
         tokio::select! {

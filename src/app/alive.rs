@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
+use crate::clock::{ClockGuard, Timestamp};
 use crate::dispatch::Dispatcher;
 use crate::event::Reason;
-use crate::store::{Reaped, Store, StoreError};
+use crate::store::{Heartbeat, Reaped, Store, StoreError};
 
 /// How often a node says that it lives, and again when it could not.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -31,11 +31,20 @@ pub(super) struct Alive {
     /// When it was last taken for dead, as far as it knows.
     lost_at: Option<Timestamp>,
     looks_left: u32,
+    clock: ClockGuard,
 }
 
 impl Alive {
     pub(super) fn new(store: Arc<dyn Store>, dispatcher: Arc<Dispatcher>, is_shared: bool) -> Self {
-        Self { store, dispatcher, is_shared, in_touch_since: None, lost_at: None, looks_left: 0 }
+        Self {
+            store,
+            dispatcher,
+            is_shared,
+            in_touch_since: None,
+            lost_at: None,
+            looks_left: 0,
+            clock: ClockGuard::default(),
+        }
     }
 
     /// Goes on until told to stop, or until the store has failed for good.
@@ -53,8 +62,8 @@ impl Alive {
 
     /// Once; returns how long to wait before the next time.
     async fn beat(&mut self, failed: &CancellationToken) -> Duration {
-        let lost_at = match self.store.node_heartbeat().await {
-            Ok(lost_at) => lost_at,
+        let Heartbeat { at, lost_at } = match self.store.node_heartbeat().await {
+            Ok(heartbeat) => heartbeat,
             Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
@@ -67,6 +76,12 @@ impl Alive {
                 return RETRY;
             }
         };
+        if let Some(jump) = self.clock.read(at, std::time::Instant::now()) {
+            // Other nodes' heartbeats are of another time until they store new ones.
+            self.in_touch_since = None;
+            metrics::counter!("gateway_events_clock_jumps_total").increment(1);
+            tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
+        }
         let looked_over = self.look_over(lost_at).await;
         let since = *self.in_touch_since.get_or_insert_with(Instant::now);
         let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;

@@ -1,11 +1,11 @@
 //! What can be asked of the ledger, what a redrive does, and what retention keeps.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::clock::{ClockGuard, Timestamp};
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence,
 };
@@ -277,8 +277,21 @@ pub struct RetentionLimits {
     pub batch: i64,
 }
 
+impl RetentionLimits {
+    /// Nothing is too old or too much.
+    pub const KEEP_ALL: Self = Self {
+        max_age: Duration::MAX,
+        max_events: i64::MAX,
+        hard_max_age: Duration::MAX,
+        hard_max_events: i64::MAX,
+        left_behind: Duration::MAX,
+        batch: 1,
+    };
+}
+
 /// Where retention goes on. A pass looks at each kind of row once, and what it
-/// has looked at and kept is not looked at again by later passes.
+/// has looked at and kept is not looked at again by later passes. After the clock
+/// was set, nothing is called older than it would be otherwise for an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct TrimMark {
     pub(crate) step: TrimStep,
@@ -291,6 +304,19 @@ pub struct TrimMark {
     /// Some dead letters were kept for a position behind them, which moves: the
     /// next pass looks at all of them again.
     pub(crate) letters_wait: bool,
+    /// The database's clock, as it was seen.
+    pub(crate) clock: ClockGuard,
+}
+
+impl TrimMark {
+    /// By which a batch measures ages, given what the clock shows.
+    pub(crate) fn measure_by(&mut self, now: Timestamp) -> Timestamp {
+        let at = Instant::now();
+        if let Some(jump) = self.clock.read(now, at) {
+            tracing::warn!(%jump, "the clock was set; retention goes by its old course for an hour");
+        }
+        self.clock.cautious(now, at)
+    }
 }
 
 impl Default for TrimMark {
@@ -302,6 +328,7 @@ impl Default for TrimMark {
             event: (NEVER, 0),
             letter: (NEVER, 0, 0),
             letters_wait: false,
+            clock: ClockGuard::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::event::{
 mod errors;
 pub mod floor;
 mod inbox;
+mod instants;
 mod ledger;
 mod limits;
 mod log;
@@ -262,9 +263,8 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Redriven>;
 
     // -- housekeeping
-    /// Says that this node lives; answers when another one last took it for
-    /// dead, if one ever did.
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>>;
+    /// Stores that this node lives.
+    async fn node_heartbeat(&self) -> Result<Heartbeat>;
     /// Says what this node is.
     async fn introduce_node(&self, about: AboutNode) -> Result<()>;
     /// The nodes, the living ones first: those of the whole database.

@@ -41,6 +41,7 @@ mod balancer;
 mod bench;
 mod both;
 mod bursts;
+mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;

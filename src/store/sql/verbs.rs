@@ -16,10 +16,10 @@ use crate::event::{
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
-    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
-    Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    GatewayCredential, Heartbeat, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened,
+    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
+    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
+    TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -311,10 +311,13 @@ impl Store for Backend {
         Ok(answer)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
         let node = self.node;
         let beat = self.promptly(move |connection, now| {
-            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+            Box::pin(async move {
+                let lost_at = nodes::heartbeat(connection, now, node).await?;
+                Ok(Heartbeat { at: now, lost_at })
+            })
         });
         beat.await
     }
