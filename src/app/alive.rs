@@ -32,6 +32,7 @@ pub(super) struct Alive {
     lost_at: Option<Timestamp>,
     looks_left: u32,
     clock: ClockGuard,
+    newer_schema: Option<i64>,
 }
 
 impl Alive {
@@ -44,6 +45,7 @@ impl Alive {
             lost_at: None,
             looks_left: 0,
             clock: ClockGuard::default(),
+            newer_schema: None,
         }
     }
 
@@ -62,8 +64,13 @@ impl Alive {
 
     /// Once; returns how long to wait before the next time.
     async fn beat(&mut self, failed: &CancellationToken) -> Duration {
-        let Heartbeat { at, lost_at } = match self.store.node_heartbeat().await {
+        let Heartbeat { at, lost_at, newer_schema } = match self.store.node_heartbeat().await {
             Ok(heartbeat) => heartbeat,
+            Err(error @ StoreError::SchemaChanged(_)) => {
+                tracing::error!(%error, "this version can't use the database any more; ending");
+                failed.cancel();
+                return HEARTBEAT;
+            }
             Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
                 tracing::error!(%error, "the store has failed; ending");
                 failed.cancel();
@@ -81,6 +88,15 @@ impl Alive {
             self.in_touch_since = None;
             metrics::counter!("gateway_events_clock_jumps_total").increment(1);
             tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
+        }
+        if newer_schema != self.newer_schema {
+            self.newer_schema = newer_schema;
+            if let Some(migration) = newer_schema {
+                tracing::warn!(
+                    migration,
+                    "a newer version migrated the database; this node goes on, but can't be started again: replace it"
+                );
+            }
         }
         let looked_over = self.look_over(lost_at).await;
         let since = *self.in_touch_since.get_or_insert_with(Instant::now);

@@ -76,6 +76,9 @@ pub enum StoreError {
     /// What was named does not exist in this organisation.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// The schema was changed while this node ran, and is none that it can use.
+    #[error("the database's schema changed: {0}")]
+    SchemaChanged(String),
     /// The database holds something that this version can't read.
     #[error("the database is damaged or of another version: {0}")]
     Corrupt(String),

@@ -26,6 +26,8 @@ pub struct Heartbeat {
     pub at: Timestamp,
     /// When another node last declared this one dead, if one ever did.
     pub lost_at: Option<Timestamp>,
+    /// The schema's newest migration, if it is newer than those that this version knows.
+    pub newer_schema: Option<i64>,
 }
 
 /// Where a node stands.

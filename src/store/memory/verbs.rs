@@ -306,7 +306,8 @@ impl Store for MemoryStore {
 
     async fn node_heartbeat(&self) -> Result<Heartbeat> {
         self.write(|tables, now| {
-            Ok(Heartbeat { at: now, lost_at: tables.node_heartbeat(now, self.node) })
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
         })
         .await
     }

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::migrations;
 use super::closing::{self, End};
 use super::dialect::{self, Connection, query, query_scalar};
 use super::sides::write;
 use super::{Backend, Chore};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
-use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
 
 /// The shortest time.
 const INSTANT: Duration = Duration::from_micros(1);
@@ -80,6 +81,18 @@ pub(super) async fn heartbeat(
     .execute(connection)
     .await?;
     Ok(Some(now))
+}
+
+/// A later migration than this version knows, if a newer version has migrated the
+/// database; an error if this one can't use it any more.
+pub(super) async fn newer_schema(connection: &mut Connection) -> Result<Option<i64>> {
+    // Not checked when it is compiled: the first table is the migrator's own.
+    let row = sqlx::query_as::<_, (Option<i64>, i64)>(
+        "select (select max(version) from _sqlx_migrations where success),
+            (select coalesce(max(oldest), 0) from schema_compatibility)",
+    );
+    let (newest, oldest) = row.fetch_one(connection).await?;
+    schema::check(migrations::newest(), newest, oldest)
 }
 
 /// Keeps what this node says of itself.

@@ -316,7 +316,8 @@ impl Store for Backend {
         let beat = self.promptly(move |connection, now| {
             Box::pin(async move {
                 let lost_at = nodes::heartbeat(connection, now, node).await?;
-                Ok(Heartbeat { at: now, lost_at })
+                let newer_schema = nodes::newer_schema(connection).await?;
+                Ok(Heartbeat { at: now, lost_at, newer_schema })
             })
         });
         beat.await
