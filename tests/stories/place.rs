@@ -43,6 +43,17 @@ impl Place {
         std::fs::read_dir(folder).expect("the migrations").count()
     }
 
+    /// The numbers of its migrations, oldest first.
+    pub(crate) fn versions(&self) -> Vec<usize> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
+        let files = std::fs::read_dir(folder).expect("the migrations");
+        let number = |name: &str| name.split('_').next()?.parse().ok();
+        let names = files.filter_map(|file| file.expect("a file").file_name().into_string().ok());
+        let mut versions: Vec<usize> = names.filter_map(|name| number(&name)).collect();
+        versions.sort_unstable();
+        versions
+    }
+
     /// One of our commands that works on the database.
     pub(crate) async fn ours(&self, arguments: &str) -> Said {
         let mut ours = command(arguments);
