@@ -17,7 +17,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let api = Api::new(client.address(), None, &client.trust())?;
+    let api = Api::new(&client.address()?, None, &client.trust())?;
     let said = api.ask_at_root(if args.live { "/livez" } else { "/readyz" }).await?;
     say(clean(said.trim_end()))?;
     Ok(ExitCode::SUCCESS)

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         format!("a gateway's key is needed: set {KEY_VARIABLE}, or name a file by --key-file")
     })?;
     let trust = client.trust();
-    let url = Api::new(client.address(), None, &trust)?.base().clone();
+    let url = Api::new(&client.address()?, None, &trust)?.base().clone();
     let stop = CancellationToken::new();
     let printer = Arc::new(Printer { as_json: client.json, slow: args.slow, stop: stop.clone() });
     let mut options = GatewayOptions::new(url, key, trust.client_config()?, printer);

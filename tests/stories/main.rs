@@ -39,6 +39,7 @@
 mod access;
 mod balancer;
 mod bench;
+mod bench_running;
 mod both;
 mod bursts;
 mod cluster;
