@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod browse;
 mod errors;
 pub mod floor;
 mod inbox;
@@ -30,6 +31,7 @@ mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
@@ -212,6 +214,13 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
 
     // -- asking
+    /// A part of a gateway's log, with states; `None` if there is no such gateway.
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>>;
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.
     async fn connections(
         &self,
