@@ -22,7 +22,7 @@ use super::registry::Registration;
 use super::reports::{Matched, Reports};
 use super::session::Permit;
 use super::window::{Patience, Receipt, Window};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 use crate::event::{Epoch, Reason, Sequence};
 use crate::socket::frame::{self, Message};
 use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
@@ -105,7 +105,7 @@ impl Lane {
         tracing::info!(
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            position = %self.window.position(),
+            position = self.window.position().0,
             "connected"
         );
         let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
@@ -227,7 +227,7 @@ impl Lane {
                 Err(TrySendError::Closed(())) => return false,
             };
             if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
-                tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
+                tracing::error!(sequence = row.sequence.0, ?refusal, "the window refused an event");
                 return false;
             }
             self.registration.note_sent(row.sequence);
@@ -255,8 +255,8 @@ impl Lane {
         if reason == Reason::Retention {
             tracing::warn!(
                 gateway = %self.whose.gateway_id,
-                first = %range.first,
-                last = %range.last,
+                first = range.first.0,
+                last = range.last.0,
                 "retention has removed events that were never delivered"
             );
         }
@@ -369,8 +369,8 @@ impl Lane {
             connection = %self.whose.connection,
             %reason,
             detail,
-            duration_ms = state.opened_at.elapsed().as_millis(),
-            confirmed = %self.window.position(),
+            duration_ms = millis(state.opened_at.elapsed()),
+            confirmed = self.window.position().0,
             "disconnected"
         );
         let last_reports = async {
