@@ -56,10 +56,20 @@ impl ClientOptions {
     pub(crate) fn trust(&self) -> Trust {
         let from_environment =
             || std::env::var_os(CA_FILE_VARIABLE).filter(|path| !path.is_empty());
+        match self.trust_by_options() {
+            Trust::Platform => {
+                from_environment().map_or(Trust::Platform, |path| Trust::CaFile(path.into()))
+            }
+            explicit => explicit,
+        }
+    }
+
+    /// The same without the environment: the options, or else the system's.
+    pub(crate) fn trust_by_options(&self) -> Trust {
         match &self.ca_file {
             Some(path) => Trust::CaFile(path.clone()),
             None if self.insecure => Trust::Insecure,
-            None => from_environment().map_or(Trust::Platform, |path| Trust::CaFile(path.into())),
+            None => Trust::Platform,
         }
     }
 

@@ -151,9 +151,9 @@ impl Measure {
         let name = self.name();
         self.common().confirmation.require(
             format_args!(
-                "`bench {name}` puts as much load as it can on the running service at {url}. It registers\n\
-                 gateways of its own and deletes them at the end; the events that it publishes for them\n\
-                 stay in the database until retention removes them."
+                "`bench {name}` puts as much load as it can on a running service:\n  {url}\n\
+                 It registers gateways of its own and deletes them at the end. The events that it\n\
+                 publishes for them stay in the database until retention removes them."
             ),
             "Measure this service?",
         )
