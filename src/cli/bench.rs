@@ -151,7 +151,8 @@ impl Measure {
         let name = self.name();
         self.common().confirmation.require(
             format_args!(
-                "`bench {name}` puts as much load as it can on a running service:\n  {url}\n\
+                "`bench {name}` puts as much load as it can on a running\n\
+                 service:\n  {url}\n\
                  It registers gateways of its own and deletes them at the end. The events that it\n\
                  publishes for them stay in the database until retention removes them."
             ),

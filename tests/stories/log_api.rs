@@ -34,8 +34,10 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     let mut socket = service.connected(&key).await;
     socket.expect(1..=5).await;
     socket.send(failed_report("d-2").into()).await;
+    let serving = socket.serve();
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 5).await;
-    drop(socket);
+    serving.abort();
+    service.eventually("/connections", |page| page["count"] == 0).await;
     let raw = r#"{"configType":"cache", "action": "update","n":1.10}"#;
     let body = format!(
         r#"{{"type":"gateway.config.updated","gatewayIds":["{id}"],"payload":{raw},"userId":"u"}}"#

@@ -30,20 +30,21 @@ pub(crate) struct Place {
     #[arg(long)]
     pub(super) as_gateway: bool,
     /// File with the gateway's key, `-` for standard input; otherwise GATEWAY_EVENTS_KEY is used
-    #[arg(long, value_name = "FILE", requires = "as_gateway")]
+    #[arg(long, value_name = "FILE", requires = "as_gateway", conflicts_with = "gateway")]
     key_file: Option<PathBuf>,
     /// Report deployments as applied (deployment.ack, success)
-    #[arg(long, conflicts_with = "fail", requires = "as_gateway")]
+    #[arg(long, conflicts_with_all = ["fail", "gateway"], requires = "as_gateway")]
     ack: bool,
     /// Report deployments as failed with this code, such as GATEWAY_PROCESSING_ERROR
-    #[arg(long, value_name = "CODE", requires = "as_gateway")]
+    #[arg(long, value_name = "CODE", requires = "as_gateway", conflicts_with = "gateway")]
     fail: Option<String>,
     /// Take so long over each event
     #[arg(
         long,
         value_name = "DURATION",
         value_parser = parse_duration,
-        requires = "as_gateway"
+        requires = "as_gateway",
+        conflicts_with = "gateway"
     )]
     slow: Option<Duration>,
     #[command(flatten)]
@@ -52,9 +53,10 @@ pub(crate) struct Place {
 
 pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     place.confirmation.require(
-        "`listen --as-gateway` connects as the gateway that the key belongs to, and confirms every\n\
-         event that it receives. Confirmed events are on record as delivered: if the real gateway\n\
-         is away, it never receives them. To watch only: gateway-events listen GATEWAY",
+        "`listen --as-gateway` connects as the gateway that its key belongs\n\
+         to, and confirms every event that it receives. Confirmed events are on record as\n\
+         delivered: if the real gateway is away, it never receives them.\n\
+         To watch only: gateway-events listen GATEWAY",
         "Connect as the gateway?",
     )?;
     let key = secret(place.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
