@@ -65,7 +65,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
     for (text, says) in [
         ("[delivery]\nwindow_events = \"many\"\n", ["delivery.window_events", "many", "64"]),
         ("[delivery]\nwindow = 3\n", ["delivery.window", "3", "`delivery.window_"]),
-        ("[delivry]\nwindow_events = 3\n", ["delivry", "window_events", "`delivery.window_"]),
+        ("[delivry]\nwindow_events = 3\n", ["delivry", "window_events", "`delivery`"]),
         ("[delivery\n", ["line 1", "[delivery", "]"]),
     ] {
         std::fs::write(&file, text).expect("written");
