@@ -1,7 +1,7 @@
 //! What can be asked of the ledger, what a redrive does, and what retention keeps.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -291,18 +291,6 @@ pub struct RetentionLimits {
     pub batch: i64,
 }
 
-impl RetentionLimits {
-    /// Nothing is too old or too much.
-    pub const KEEP_ALL: Self = Self {
-        max_age: Duration::MAX,
-        max_events: i64::MAX,
-        hard_max_age: Duration::MAX,
-        hard_max_events: i64::MAX,
-        left_behind: Duration::MAX,
-        batch: 1,
-    };
-}
-
 /// Where retention goes on. A pass looks at each kind of row once, and what it
 /// has looked at and kept is not looked at again by later passes. After the clock
 /// was set, nothing is called older than it would be otherwise for an hour.
@@ -320,17 +308,6 @@ pub struct TrimMark {
     pub(crate) letters_wait: bool,
     /// The database's clock, as it was seen.
     pub(crate) clock: ClockGuard,
-}
-
-impl TrimMark {
-    /// By which a batch measures ages, given what the clock shows.
-    pub(crate) fn measure_by(&mut self, now: Timestamp) -> Timestamp {
-        let at = Instant::now();
-        if let Some(jump) = self.clock.read(now, at) {
-            tracing::warn!(%jump, "the clock was set; retention goes by its old course for an hour");
-        }
-        self.clock.cautious(now, at)
-    }
 }
 
 impl Default for TrimMark {

@@ -33,6 +33,7 @@ mod schema;
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
+mod trimming;
 
 pub use browse::*;
 pub use inbox::*;
