@@ -119,7 +119,8 @@ pub fn follow(database: Timestamp, taken: Duration) {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClockGuard {
     last: Option<Reading>,
-    /// Since the clock was set: the last reading before that, and when it was noticed.
+    /// Since the clock was set ahead: the last reading before that, and when it was
+    /// noticed that it was set.
     jump: Option<(Reading, Instant)>,
 }
 
@@ -150,21 +151,15 @@ impl ClockGuard {
     /// Takes a reading, and tells whether the clock was set since the last one.
     pub fn read(&mut self, clock: Timestamp, at: Instant) -> Option<Jump> {
         let last = self.last.replace(Reading { clock, at })?;
-        if let Some((before, since)) = self.jump
-            && (is_near(before.continued(at), clock)
-                || at.saturating_duration_since(since) > Self::SETTLES)
-        {
-            self.jump = None;
-        }
         let expected = last.continued(at);
-        if is_near(expected, clock) {
-            return None;
-        }
-        let first = self.jump.map_or(last, |(before, _)| before);
-        if !is_near(first.continued(at), clock) {
-            self.jump = Some((first, at));
-        }
-        Some(Jump(clock.0.saturating_sub(expected.0)))
+        let jump = (!is_near(expected, clock)).then(|| Jump(clock.0.saturating_sub(expected.0)));
+        let since = if jump.is_some() { Some(at) } else { self.jump.map(|(_, since)| since) };
+        let before = self.jump.map_or(last, |(before, _)| before);
+        let is_ahead = clock > before.continued(at) && !is_near(before.continued(at), clock);
+        self.jump = since
+            .filter(|since| is_ahead && at.saturating_duration_since(*since) <= Self::SETTLES)
+            .map(|since| (before, since));
+        jump
     }
 
     /// The time by which something may be called old: for a while after the clock was
