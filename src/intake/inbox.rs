@@ -188,10 +188,19 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Once per row, and never its payload; returns how many there are.
+/// Logs each row that needs attention once, and never its payload; returns how many there are.
 fn report(drained: &Drained) -> usize {
     let appended = u64::try_from(drained.appended).unwrap_or(u64::MAX);
     metrics::counter!("gateway_events_inbox_appended_total").increment(appended);
+    for inbox_id in &drained.unmatched {
+        metrics::counter!("gateway_events_unmatched_events_total", "source" => "inbox")
+            .increment(1);
+        tracing::warn!(
+            target: "inbox",
+            inbox_id,
+            "no gateway matched the target of an inbox row: its event is stored, but no gateway will receive it"
+        );
+    }
     for (inbox_id, rejection) in &drained.rejected {
         let reason = rejection.reason;
         metrics::counter!("gateway_events_inbox_rejected_total", "reason" => reason.as_str())

@@ -98,3 +98,4 @@ mod support;
 mod switch_over;
 mod tables;
 mod trust;
+mod unmatched;
