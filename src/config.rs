@@ -122,6 +122,8 @@ pub struct Retention {
     hard_max_age: Duration,
     hard_max_events: i64,
     #[serde(with = "humantime_serde")]
+    dead_letter_max_age: Duration,
+    #[serde(with = "humantime_serde")]
     left_behind: Duration,
     /// How often to look.
     #[serde(with = "humantime_serde")]
@@ -137,6 +139,7 @@ impl Retention {
             max_events: self.max_events,
             hard_max_age: self.hard_max_age,
             hard_max_events: self.hard_max_events,
+            dead_letter_max_age: self.dead_letter_max_age,
             left_behind: self.left_behind,
             batch: self.batch,
         }

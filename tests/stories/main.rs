@@ -99,3 +99,4 @@ mod switch_over;
 mod tables;
 mod trust;
 mod unmatched;
+mod verdict;
