@@ -15,6 +15,7 @@ use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat};
 
+mod database_url;
 mod network;
 mod origins;
 mod ranges;
@@ -35,6 +36,9 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 pub struct Config {
     /// Where the service keeps its files.
     pub data_dir: PathBuf,
+    /// Where the first admin access token is, or is to be written.
+    #[serde(deserialize_with = "optional_path")]
+    pub admin_token_file: Option<PathBuf>,
     /// The listener.
     pub server: Server,
     /// Limits on publishers and on connection attempts.
@@ -254,6 +258,9 @@ impl Config {
                     key,
                     "must be empty, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
                 );
+            }
+            if let Some(why) = database_url::refusal(url) {
+                return refuse(key, &why);
             }
         }
         if !database.is_shared() && !database.listener_url.expose_secret().is_empty() {

@@ -20,11 +20,11 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
-            settings.load(None, false)?;
+            settings.load()?;
             say("the settings can be used")?;
         }
         Command::Show(settings) => {
-            let config = settings.load(None, false)?;
+            let config = settings.load()?;
             if client.json {
                 output::json(&json!(config.settings()))?;
             } else {

@@ -16,13 +16,17 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--plaintext`.
     pub plaintext: Option<bool>,
+    /// `--admin-token-file`.
+    pub admin_token_file: Option<PathBuf>,
 }
 
 impl Flags {
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let text =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         [
-            ("data_dir", data_dir),
+            ("data_dir", text(&self.data_dir)),
+            ("admin_token_file", text(&self.admin_token_file)),
             ("server.listen", self.listen.clone()),
             ("server.plaintext", self.plaintext.map(|on| on.to_string())),
         ]

@@ -18,6 +18,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
 use crate::intake::Rules;
+use crate::jobs::Supervisor;
 use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
@@ -64,6 +65,8 @@ pub struct App {
     access: Remembered<String, AccessCredential>,
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     render_metrics: RenderMetrics,
+    /// Whose jobs are to be on time.
+    supervisors: Vec<Supervisor>,
 }
 
 impl App {
@@ -74,6 +77,7 @@ impl App {
         config: Arc<Config>,
         rules: Arc<Rules>,
         render_metrics: RenderMetrics,
+        supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
         let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
         Arc::new(Self {
@@ -85,6 +89,7 @@ impl App {
             access: Remembered::default(),
             types: Remembered::default(),
             render_metrics,
+            supervisors,
         })
     }
 
