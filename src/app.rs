@@ -21,15 +21,17 @@ use crate::intake::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Store, StoreError};
+use crate::store::{AboutNode, NewToken, Open, OpenError, Options, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod alive;
+mod check;
 mod first_token;
 
 use alive::Alive;
+pub use check::check;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);

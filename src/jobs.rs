@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::millis;
+
 mod backoff;
 
 pub use backoff::Backoff;
@@ -219,7 +221,7 @@ impl Failures {
                 job = self.job,
                 %error,
                 failures = self.count,
-                retry_in_ms = pause.as_millis(),
+                retry_in_ms = millis(pause),
                 "a background job failed; retrying"
             );
         }
@@ -234,7 +236,7 @@ impl Failures {
         tracing::error!(
             job = self.job,
             failures = self.count,
-            restart_in_ms = pause.as_millis(),
+            restart_in_ms = millis(pause),
             "a background job panicked; restarting it"
         );
         pause

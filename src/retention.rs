@@ -57,13 +57,24 @@ impl Retention {
     fn report(&mut self) {
         let trimmed = std::mem::take(&mut self.pass);
         if trimmed.lost == 0 {
-            tracing::debug!(?trimmed, "retention");
+            tracing::debug!(
+                deliveries = trimmed.deliveries,
+                events = trimmed.events,
+                attempts = trimmed.attempts,
+                "retention"
+            );
             return;
         }
         let reason = Reason::Retention.as_str();
         metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
             .increment(trimmed.lost);
-        tracing::warn!(?trimmed, "unconfirmed events were removed by the hard limits");
+        tracing::warn!(
+            lost = trimmed.lost,
+            deliveries = trimmed.deliveries,
+            events = trimmed.events,
+            attempts = trimmed.attempts,
+            "unconfirmed events were removed by the hard limits"
+        );
     }
 }
 

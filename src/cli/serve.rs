@@ -61,6 +61,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let for_a_person = config.admin_token_file.is_none() && std::io::stdout().is_terminal();
     let print_token = args.print_token || for_a_person;
     let _logs = telemetry::start_logs(&config.log)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let signals = Signals::of_process()?;
     let outcome = app::serve(config, print_token, signals, &mut std::io::stdout()).await?;
     Ok(outcome.into())

@@ -45,7 +45,8 @@ fn name(pair: &str) -> &str {
 }
 
 fn is_known(name: &str) -> bool {
-    SHOWN.contains(&name) || HIDDEN.contains(&name) || name.starts_with("options[")
+    let is_option = ["options[", "options%5B"].iter().any(|begin| name.starts_with(begin));
+    SHOWN.contains(&name) || HIDDEN.contains(&name) || is_option
 }
 
 /// The URL without its secrets. Careful rather than exact: whatever could be part
@@ -91,7 +92,7 @@ fn is_host(text: &str) -> bool {
 
 fn masked_pair(pair: &str) -> String {
     let name = name(pair);
-    if SHOWN.contains(&name) {
+    if SHOWN.contains(&name) && !pair.contains('#') {
         pair.to_owned()
     } else if is_known(name) {
         format!("{name}={MASK}")

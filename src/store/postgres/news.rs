@@ -5,15 +5,17 @@
 //! never be sent: the same question is asked on a timer, so that it costs a
 //! second and no event.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::connect::{Link, limited};
 use super::dialect::query;
 use super::hear::Ear;
 use super::moment;
+use super::pool::{self, Pool};
+use super::servers::Servers;
 use crate::event::{GatewayKey, NodeId, Sequence};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{Result, StoreError};
@@ -30,12 +32,12 @@ const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct News {
     pub(super) node: NodeId,
     pub(super) wake: Wake,
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) link: Link,
     /// Whether others are told.
     pub(super) announces: bool,
     /// How others are heard.
-    pub(super) listener: Option<PgConnectOptions>,
+    pub(super) listener: Option<Arc<Servers>>,
 }
 
 impl News {
@@ -50,6 +52,17 @@ impl News {
             news: self,
         };
         jobs.start("listener", INTERVAL, listener);
+    }
+
+    async fn notify(&self) -> Result<()> {
+        let mut connection = self.pool.get().await?;
+        // Not prepared: it is no part of a transaction, and may lead to a pooler.
+        let notify = sqlx::raw_sql(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", self.node)));
+        let told = limited(notify.execute(&mut *connection)).await;
+        if let Err(error) = &told {
+            pool::discard(connection, error);
+        }
+        told.map(drop)
     }
 
     /// Tells those who listen here how far their logs are.
@@ -94,10 +107,7 @@ impl Job for Announcer {
     }
 
     async fn run_once(&mut self) -> Result<Next> {
-        // Not prepared: it is no part of a transaction, and may lead to a pooler.
-        let notify = format!("notify {CHANNEL}, '{}'", self.0.node);
-        let told = sqlx::raw_sql(AssertSqlSafe(notify)).execute(&self.0.pool);
-        if let Err(error) = limited(told).await {
+        if let Err(error) = self.0.notify().await {
             // The others find out by polling, a little later.
             tracing::debug!(%error, "failed to notify other nodes");
         }
