@@ -227,6 +227,7 @@ impl Config {
     fn take_path(&mut self, key: &str, path: &Path) {
         match key {
             "data_dir" => path.clone_into(&mut self.data_dir),
+            "admin_token_file" => self.admin_token_file = Some(path.to_owned()),
             "server.certificate" => self.server.certificate = Some(path.to_owned()),
             "server.private_key" => self.server.private_key = Some(path.to_owned()),
             _ => {}
