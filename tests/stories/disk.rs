@@ -68,7 +68,7 @@ async fn below_the_watermark_publishing_is_refused_and_receipts_are_taken() {
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     service.kill().await;
     // No disk has as much free.
-    service.set("DATABASE__MIN_FREE_BYTES", &u64::MAX.to_string());
+    service.set("DATABASE__MIN_FREE_BYTES", &i64::MAX.to_string());
     service.restart().await;
     let refused = service.api().post("/events", &deployed(&[&id], "d-2")).await;
     assert_eq!(refused.expect_err("too little is free").status(), Some(507));
