@@ -84,7 +84,7 @@ pub(super) fn flags(flags: &Flags) -> Settings {
     {
         if let Some(path) = path {
             let value = path.to_string_lossy().into_owned().into();
-            give(key, format!("{path:?}"), value, Some(path.clone()));
+            give(key, quoted(path.as_os_str()), value, Some(path.clone()));
         }
     }
     if let Some(listen) = &flags.listen {
@@ -152,9 +152,17 @@ fn given(key: &str, variable: &str, value: &OsStr, defaults: &Table) -> Result<G
 fn refused(key: &str, variable: &str, value: &OsStr, why: String) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
-        value: super::secrets::shown(&key.to_ascii_lowercase(), &format!("{value:?}")),
+        value: super::secrets::shown(&key.to_ascii_lowercase(), &quoted(value)),
         origin: format!("the environment variable {variable}"),
         why,
+    }
+}
+
+/// A value in quotes, with what is not valid UTF-8 escaped.
+fn quoted(value: &OsStr) -> String {
+    match value.to_str() {
+        Some(text) => format!("{text:?}"),
+        None => format!("\"{}\"", value.as_encoded_bytes().escape_ascii()),
     }
 }
 
