@@ -37,21 +37,17 @@ impl Place {
         }
     }
 
-    /// How many migrations this version has.
-    pub(crate) fn newest(&self) -> usize {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
-        std::fs::read_dir(folder).expect("the migrations").count()
-    }
-
-    /// The numbers of its migrations, oldest first.
+    /// The versions of the migrations. Some numbers are left out.
     pub(crate) fn versions(&self) -> Vec<usize> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
         let files = std::fs::read_dir(folder).expect("the migrations");
-        let number = |name: &str| name.split('_').next()?.parse().ok();
-        let names = files.filter_map(|file| file.expect("a file").file_name().into_string().ok());
-        let mut versions: Vec<usize> = names.filter_map(|name| number(&name)).collect();
-        versions.sort_unstable();
-        versions
+        let version = |file: std::io::Result<std::fs::DirEntry>| {
+            let name = file.expect("a migration").file_name();
+            let name = name.into_string().expect("a name");
+            let (version, _) = name.split_once('_').expect("a version and a name");
+            version.parse().expect("a number")
+        };
+        files.map(version).collect()
     }
 
     /// One of our commands that works on the database.
