@@ -226,15 +226,20 @@ impl Lane {
                 // Then the transport has said why, or is about to.
                 Err(TrySendError::Closed(())) => return false,
             };
-            if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
-                tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
-                return false;
-            }
+            let (event_type, sent_at) = (&row.event.event_type, Instant::now());
+            let offered = self.window.offer(row.sequence, event_type, text.len(), sent_at, now);
+            let ping_before = match offered {
+                Ok(ping_before) => ping_before,
+                Err(refusal) => {
+                    tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
+                    return false;
+                }
+            };
             self.registration.note_sent(row.sequence);
             place.send(Box::new(EventFrame {
                 sequence: row.sequence,
                 text: text.clone(),
-                stride: self.window.stride(),
+                ping_before,
             }));
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;

@@ -21,13 +21,13 @@ use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
+pub mod cadence;
 mod feed;
 mod lane;
 mod outcomes;
 mod recorder;
 mod registry;
 mod reports;
-pub mod rhythm;
 mod session;
 mod shut_out;
 mod sweep;

@@ -9,11 +9,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Dispatcher;
+use super::cadence::Cadence;
 use super::feed::Feed;
 use super::lane::{Lane, Timing};
 use super::outcomes::{Outcomes, Whose};
 use super::reports::Reports;
-use super::rhythm::Rhythm;
 use super::window::{Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
@@ -154,7 +154,7 @@ impl Ready {
                 limits,
                 opened.position,
                 opened.failed_attempts,
-                Rhythm::new(options.confirmation_timeout),
+                Cadence::new(options.confirmation_timeout),
             ),
             feed: Feed::new(
                 Arc::clone(&dispatcher.store),
