@@ -128,6 +128,8 @@ pub async fn serve(
     let sweeping = Arc::clone(&dispatcher);
     let stop = stop_jobs.clone();
     jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    let (expiring, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
+    jobs.spawn(async move { expiring.run_expiry(stop).await });
     if database.is_shared() {
         let (shutting_out, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
         jobs.spawn(async move { shutting_out.run_shut_out(stop).await });

@@ -8,6 +8,7 @@ use gateway_events::event::GatewayId;
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
+use super::confirm::confirm;
 use super::output::{self, answer, cell, elements, labels, table, time};
 
 #[derive(Debug, Subcommand)]
@@ -59,10 +60,13 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Delete a gateway and its log
+    /// Delete a gateway; events that it has not received are recorded as failed
     Delete {
         /// Which
         id: GatewayId,
+        /// Do not ask; required where standard input is no terminal
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -86,12 +90,28 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Label { id, changes } => label(&api, &path(&id), changes).await?,
         Command::Disable { id } => api.patch(&path(&id), &json!({ "disabled": true })).await?,
         Command::Enable { id } => api.patch(&path(&id), &json!({ "disabled": false })).await?,
-        Command::Delete { id } => {
+        Command::Delete { id, yes } => {
+            let gateway = api.get(&path(&id)).await?;
+            if !yes && !confirm(&deletion(&gateway))? {
+                return Ok(ExitCode::FAILURE);
+            }
             let nothing = api.delete(&path(&id)).await?;
             return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
+}
+
+/// What deleting a gateway means, as a question.
+fn deletion(gateway: &Value) -> String {
+    let name = cell(&gateway["name"]);
+    let connected = if gateway["connected"] == true { " It is connected." } else { "" };
+    let undelivered = match gateway["lag"]["events"].as_i64() {
+        None | Some(0) => "No event is undelivered.".to_owned(),
+        Some(1) => "1 undelivered event will be recorded as failed.".to_owned(),
+        Some(events) => format!("{events} undelivered events will be recorded as failed."),
+    };
+    format!("Delete gateway {name}?{connected} {undelivered}")
 }
 
 async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {

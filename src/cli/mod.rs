@@ -7,6 +7,7 @@
 pub(crate) mod access;
 pub(crate) mod bench;
 pub(crate) mod config;
+mod confirm;
 pub(crate) mod delivery;
 pub(crate) mod demo;
 pub(crate) mod event;

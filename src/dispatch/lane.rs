@@ -33,6 +33,8 @@ const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
 /// For the transport to end after it was told to; longer than it takes.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// An event that expired this long before the connection is on record already.
+const LATE_EXPIRY: Duration = Duration::from_secs(2);
 /// For reports that came just before the end.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// Lines in the log about one peer's nonsense; all of it is counted.
@@ -70,6 +72,7 @@ pub(super) struct Lane {
 /// What changes while it runs.
 struct State {
     opened_at: Instant,
+    connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
     /// The next event's frame, encoded once although there was no room yet.
@@ -95,6 +98,7 @@ impl Lane {
         let now = Instant::now();
         let mut state = State {
             opened_at: now,
+            connected_at: Timestamp::now(),
             alive_at: now,
             alive_recorded_at: now,
             encoded: None,
@@ -206,8 +210,13 @@ impl Lane {
                 }
                 Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
                     let last = row.sequence;
+                    let before = state.connected_at.minus(LATE_EXPIRY);
+                    let is_known = row.event.expires_at.is_some_and(|at| at < before);
                     if !self.pass_over(last, Reason::Expired) {
                         return false;
+                    }
+                    if is_known {
+                        self.outcomes.expired_before(last);
                     }
                     state.encoded = None;
                     continue;

@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason};
-use crate::store::{NewConnection, Store, StoreError};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason};
+use crate::store::{Deleted, Missed, NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
 pub mod cadence;
+mod expiry;
 mod feed;
 mod lane;
 mod outcomes;
@@ -82,6 +83,10 @@ pub struct Options {
     /// An event that is not confirmed this long has failed.
     #[serde(with = "humantime_serde")]
     pub confirmation_timeout: Duration,
+    /// How long after the end of its last connection, or a start of the service,
+    /// a gateway may come back before an event for it counts as failed.
+    #[serde(with = "humantime_serde")]
+    pub not_connected_grace: Duration,
     /// A gateway that stops reading this long is gone.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -102,6 +107,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(25),
             confirmation_timeout: Duration::from_mins(1),
+            not_connected_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             max_attempts: 5,
             poison: Policy::DeadLetter,
@@ -219,6 +225,16 @@ impl Dispatcher {
         self.registry.stop_gateway(gateway, reason);
     }
 
+    /// Closes the live sockets of a gateway that was deleted, and logs what it
+    /// had not received.
+    pub fn close_deleted(&self, gateway_id: GatewayId, deleted: &Deleted) {
+        let detail = "the gateway was deleted";
+        for range in deleted.undelivered.iter().copied() {
+            sweep::tell(&Missed { gateway_id, range }, Reason::GatewayDeleted, detail);
+        }
+        self.close_gateway(deleted.key, Reason::GatewayDeleted);
+    }
+
     /// A gateway's live connections to this node.
     pub fn connected(&self, gateway: GatewayKey) -> usize {
         self.registry.connected(gateway)
@@ -277,9 +293,14 @@ impl Dispatcher {
         shut_out::close_lost(self).await
     }
 
-    /// Records events that nobody was there to receive, until told to stop.
+    /// Records events for gateways that are not connected, until told to stop.
     pub async fn run_sweep(&self, stop: CancellationToken) {
         sweep::run(self, stop).await;
+    }
+
+    /// Gives up events that expire while their gateway is away, until told to stop.
+    pub async fn run_expiry(&self, stop: CancellationToken) {
+        expiry::run(self, stop).await;
     }
 }
 

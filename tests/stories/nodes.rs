@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
@@ -173,7 +174,7 @@ async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
 
 /// Sweeps, and returns how many deliveries were missed.
 async fn missed(store: &dyn Store, gateway: &Gateway) -> i64 {
-    let missed = store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    let missed = store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
     missed.iter().map(|Missed { range, .. }| range.last.0 - range.first.0 + 1).sum()
 }
 

@@ -296,7 +296,9 @@ pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
 fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable =
         |(key, value): &(&str, &str)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned());
-    settings.iter().map(variable).collect()
+    // Most stories want failures at once; those about the grace set it.
+    let defaults = [("DELIVERY__NOT_CONNECTED_GRACE", "0s")];
+    defaults.iter().chain(settings).map(variable).collect()
 }
 
 async fn spawn(

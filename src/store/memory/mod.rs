@@ -24,6 +24,7 @@ mod append;
 mod closing;
 mod connections;
 mod deliveries;
+mod expiry;
 mod gateways;
 mod history;
 mod inbox;

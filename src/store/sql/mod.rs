@@ -28,12 +28,13 @@ mod closing;
 pub(crate) mod connections;
 pub(crate) mod deliveries;
 mod event_types;
+pub(crate) mod expiry;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;
 mod history;
 pub(crate) mod inbox;
-mod ledger;
+pub(crate) mod ledger;
 pub(crate) mod nodes;
 pub(crate) mod positions;
 pub(crate) mod record;
@@ -56,4 +57,6 @@ pub(crate) enum Chore {
     Retention,
     /// Closing what dead nodes left open.
     Reaping,
+    /// Giving up deliveries whose event has expired.
+    Expiry,
 }
