@@ -128,9 +128,8 @@ impl Cadence {
     /// expire: what a gateway did before a pause says little about now.
     fn limit(&self, slot: Slot, now: Instant) -> u16 {
         let measured = slot.and_then(|slot| self.measured.get(usize::from(slot)));
-        let recent = measured.filter(|measured| {
-            measured.at.is_some_and(|at| now.duration_since(at) <= self.budget)
-        });
+        let recent = measured
+            .filter(|measured| measured.at.is_some_and(|at| now.duration_since(at) <= self.budget));
         recent.map_or(1, |it| (it.quick / EVIDENCE_PER_EVENT).clamp(1, LONGEST_GROUP))
     }
 

@@ -177,7 +177,10 @@ fn events_that_share_a_ping_have_the_time_of_one() {
     let (now, stamp) = at(base, 5);
     let pings = [101, 102, 103, 104]
         .map(|sequence| window.offer(Sequence(sequence), &kind(), 1, now, stamp).unwrap());
-    assert_eq!(pings, [PingBefore::Always, PingBefore::Unneeded, PingBefore::Unneeded, PingBefore::Unneeded]);
+    assert_eq!(
+        pings,
+        [PingBefore::Always, PingBefore::Unneeded, PingBefore::Unneeded, PingBefore::Unneeded]
+    );
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(now + TIMEOUT));
 }
 

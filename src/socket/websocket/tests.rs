@@ -68,7 +68,10 @@ async fn pings_stand_where_the_lane_wants_them_and_after_the_last_event() {
     let (lane, transport) = link();
     let plan = [Always, Unneeded, Unneeded, Between, Always, Unneeded];
     for (sequence, ping_before) in (1..).zip(plan) {
-        lane.events.send(Box::new(EventFrame { ping_before, ..event(sequence, 10) })).await.unwrap();
+        lane.events
+            .send(Box::new(EventFrame { ping_before, ..event(sequence, 10) }))
+            .await
+            .unwrap();
     }
     let mut client = served(transport, LIMITS).await;
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Frame::text("first"));

@@ -20,7 +20,9 @@ impl Tables {
         for (_, event) in &due {
             let deliveries = self.outbox.iter().filter(|(_, of)| *of == event);
             let away = |(gateway, _): &Key| self.live_connections(*gateway) == 0;
-            open.extend(deliveries.map(|(key, _)| *key).filter(|key| self.is_open(*key)).filter(away));
+            open.extend(
+                deliveries.map(|(key, _)| *key).filter(|key| self.can_expire(*key)).filter(away),
+            );
         }
         let is_full = open.len() >= most_open;
         open.truncate(most_open);
@@ -54,7 +56,8 @@ impl Tables {
             .iter()
             .filter_map(|(key, row)| Some((row.event.expires_at?, *key)))
             .filter(|(at, event)| {
-                *at <= now && self.outbox.iter().any(|(key, of)| of == event && self.is_open(*key))
+                *at <= now
+                    && self.outbox.iter().any(|(key, of)| of == event && self.can_expire(*key))
             })
             .collect();
         due.sort_unstable();
@@ -62,7 +65,7 @@ impl Tables {
     }
 
     /// Whether a delivery is neither confirmed nor given up.
-    fn is_open(&self, key: Key) -> bool {
+    fn can_expire(&self, key: Key) -> bool {
         let (gateway, sequence) = key;
         let is_live = self.gateways.get(&gateway).is_some_and(|row| row.deleted_at.is_none());
         is_live && sequence > self.shown_position(gateway) && !self.is_dead(key)

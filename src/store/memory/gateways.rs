@@ -5,9 +5,7 @@ use serde_json::value::RawValue;
 use super::ledger::{Ended, How};
 use super::tables::{Cursor, GatewayRow, Stream, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{
-    Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
-};
+use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::event_types::{built_in, built_ins};
 use crate::store::{
     Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, Range, Result, StoreError, storable,

@@ -13,11 +13,12 @@ use crate::event::{
 };
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark, Gateway, GatewayChange,
-    GatewayCredential, Labels, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
-    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
-    Scope, ShutOut, Store, SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Labels, NewConnection, NewToken, NodeInfo, Opened,
+    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
+    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind,
+    Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]

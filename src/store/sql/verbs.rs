@@ -6,20 +6,20 @@ use async_trait::async_trait;
 
 use super::sides::{ask, look, read, write};
 use super::{
-    Backend, connections, deliveries, dialect, event_types, expiry, gateways, history, nodes, redrive,
-    retention, stream, sweep, tokens,
+    Backend, connections, deliveries, dialect, event_types, expiry, gateways, history, nodes,
+    redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark, Gateway, GatewayChange,
-    GatewayCredential, Labels, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
-    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
-    Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Labels, NewConnection, NewToken, NodeInfo, Opened,
+    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
+    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, Swept, TokenInfo,
+    TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Gateway, Missed, Record, RetentionLimits, Store, Target, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryState, Gateway, Missed, Record, RetentionLimits, Store, Target,
+    TrimMark, Trimmed,
 };
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
@@ -35,7 +36,10 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
     let missed = |first, last| vec![Missed { gateway_id: gateway.id, range: range(first, last) }];
-    assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, missed(1, 1500));
+    assert_eq!(
+        store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed,
+        missed(1, 1500)
+    );
     assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
@@ -43,7 +47,10 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, missed(1501, 1501));
+    assert_eq!(
+        store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed,
+        missed(1501, 1501)
+    );
 }
 
 pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {

@@ -113,5 +113,8 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
         store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
     let missed = Missed { gateway_id: gateway.id, range: range(1, 2) };
-    assert_eq!(store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed, [missed]);
+    assert_eq!(
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed,
+        [missed]
+    );
 }

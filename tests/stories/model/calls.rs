@@ -10,8 +10,8 @@ use gateway_events::event::{
     OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection, NewEvent,
-    Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
+    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection,
+    NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
     RetentionLimits, RetrySelection, Target, Unfit,
 };
 use serde_json::value::RawValue;

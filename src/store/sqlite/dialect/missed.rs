@@ -4,9 +4,9 @@ use super::batches::json;
 use super::{Connection, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result};
 use crate::store::sqlite::sql::ledger::LONGEST_RANGE;
 use crate::store::sqlite::sql::sweep::{Missing, Unserved};
+use crate::store::{Range, Result};
 
 /// Streams with rows that nobody was there to receive; `None` looks at all.
 pub(in super::super) async fn unserved(
