@@ -125,11 +125,8 @@ pub async fn serve(
         wind_down.clone(),
         connections.clone(),
     ));
-    let sweeping = Arc::clone(&dispatcher);
-    let stop = stop_jobs.clone();
-    jobs.spawn(async move { sweeping.run_sweep(stop).await });
-    let (expiring, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
-    jobs.spawn(async move { expiring.run_expiry(stop).await });
+    jobs.spawn(Arc::clone(&dispatcher).run_sweep(stop_jobs.clone()));
+    jobs.spawn(Arc::clone(&dispatcher).run_expiry(stop_jobs.clone()));
     if database.is_shared() {
         let (shutting_out, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
         jobs.spawn(async move { shutting_out.run_shut_out(stop).await });

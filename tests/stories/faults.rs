@@ -7,4 +7,5 @@ mod replicas;
 mod reports;
 mod revocation;
 mod silence;
+mod stall;
 mod watchdog;

@@ -17,7 +17,7 @@ const WATCHDOG: Duration = Duration::from_secs(35);
 const HANDLING_MS: [u64; 8] = [0, 1, 150, 900, 1_800, 6_000, 14_000, 33_000];
 
 fn kind(number: usize) -> EventType {
-    EventType::new(&format!("type.n{number}")).unwrap()
+    EventType::new(format!("type.n{number}")).unwrap()
 }
 
 enum Frame {

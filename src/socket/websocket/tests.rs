@@ -78,7 +78,11 @@ async fn pings_stand_where_the_lane_wants_them_and_after_the_last_event() {
     let mut seen = String::new();
     while !seen.ends_with("(6)") {
         match within(client.next()).await.unwrap().unwrap() {
-            Frame::Ping(payload) => seen += &format!("({})", str::from_utf8(&payload).unwrap()),
+            Frame::Ping(payload) => {
+                seen.push('(');
+                seen.push_str(str::from_utf8(&payload).unwrap());
+                seen.push(')');
+            }
             _ => seen.push('e'),
         }
     }

@@ -140,7 +140,7 @@ pub(crate) async fn what_a_deleted_gateway_missed_is_failed_and_shown_until_rete
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let first = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
-    corner.fill(&gateway, 1499).await;
+    corner.fill(&gateway, 1498).await;
     let last = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
     let (id, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, id, 1, 4)]).await;
