@@ -109,7 +109,7 @@ impl Lane {
         tracing::info!(
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            position = %self.window.position(),
+            position = self.window.position().0,
             "connected"
         );
         let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
@@ -273,7 +273,11 @@ impl Lane {
             let ping_before = match offered {
                 Ok(ping_before) => ping_before,
                 Err(refusal) => {
-                    tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
+                    tracing::error!(
+                        sequence = row.sequence.0,
+                        ?refusal,
+                        "the window refused an event"
+                    );
                     return false;
                 }
             };
@@ -302,8 +306,8 @@ impl Lane {
         if reason == Reason::Retention {
             tracing::warn!(
                 gateway = %self.whose.gateway_id,
-                first = %range.first,
-                last = %range.last,
+                first = range.first.0,
+                last = range.last.0,
                 "retention has removed events that were never delivered"
             );
         }

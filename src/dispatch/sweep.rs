@@ -98,8 +98,8 @@ pub(super) fn tell(missed: &Missed, reason: Reason, detail: &str) {
     tracing::info!(
         target: "delivery",
         gateway = %gateway_id,
-        first = %range.first,
-        last = %range.last,
+        first = range.first.0,
+        last = range.last.0,
         outcome = "failed",
         %reason,
         detail,

@@ -81,7 +81,9 @@ async fn talk(
         WriteEnd::Told(reason) => {
             // A peer that has been silent for too long won't answer either, and
             // the failure is recorded only after this.
-            let patience = if is_silence(reason) { LINGER } else { limits.close_timeout };
+            let is_silent =
+                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
+            let patience = if is_silent { LINGER } else { limits.close_timeout };
             let ending = async {
                 let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
                 tokio::join!(goodbye, reader).1
@@ -118,11 +120,6 @@ const fn code_of(reason: Reason) -> u16 {
         }
         _ => close_code::NORMAL,
     }
-}
-
-/// Whether the peer is closed because nothing came from it.
-const fn is_silence(reason: Reason) -> bool {
-    matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout)
 }
 
 enum WriteEnd {

@@ -6,7 +6,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
 use crate::both::{On, on_both};
-use crate::support::{Service, deployed, get};
+use crate::support::{Service, deployed, get, pause};
 
 on_both! {
     an_event_expires_on_time_while_its_gateway_is_away
@@ -88,7 +88,7 @@ async fn a_gateway_that_comes_back_at_once_has_missed_nothing(on: On) {
         }
         publish(&service, &[&back, &gone], &format!("restarts-{restarts}"), json!({})).await;
         // Longer than a sweep takes that gives no grace.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        pause(Duration::from_secs(1)).await;
         last += 1;
         let mut socket = service.connected(&key).await;
         socket.expect(last..=last).await;

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
 pub(crate) mod command;
 pub(crate) mod http;
 mod socket;
+pub(crate) mod terminal;
 
 pub(crate) use socket::Socket;
 
@@ -343,6 +344,11 @@ async fn spawn(
     let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
+}
+
+/// Lets time pass, for the stories in which that is the event.
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
 }
 
 /// A publishable deployment.

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 
-use crate::support::{Service, deployed, get};
+use crate::support::{Service, deployed, get, pause};
 
 /// Takes its time for the deployments that it is told to be slow at.
 struct Slow {
@@ -25,7 +25,7 @@ impl Handler for Slow {
         let payload: Value = serde_json::from_str(event.payload.get()).expect("JSON");
         let deployment = payload["deploymentId"].as_str().expect("a deployment");
         if deployment.starts_with("slow") {
-            tokio::time::sleep(self.for_slow).await;
+            pause(self.for_slow).await;
         }
     }
 }
@@ -96,7 +96,7 @@ async fn slow_handlers_do_not_trip_the_watchdog_and_their_reports_arrive() {
     let undisturbed = gateways.iter().map(|(pause, id, confirmed, _)| {
         let service = &service;
         async move {
-            tokio::time::sleep(*pause).await;
+            crate::support::pause(*pause).await;
             burst(service, id, "slow", if *confirmed == 1 { 1 } else { 8 }).await;
             confirms_undisturbed(service, id, *confirmed, PATIENCE).await;
         }
@@ -130,7 +130,7 @@ async fn a_quick_gateway_that_turns_slow_after_a_pause_keeps_its_connection() {
         let path = format!("/gateways/{id}");
         service.eventually(&path, |shown| shown["confirmed"] == 60 * round).await;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    pause(Duration::from_secs(3)).await;
     burst(&service, &id, "slow", 8).await;
     confirms_undisturbed(&service, &id, 308, crate::support::PATIENCE).await;
 }
