@@ -300,8 +300,7 @@ impl Store for Backend {
             return Ok(answer);
         }
         answer.redriven.clear();
-        // A few at a time, because others want the writer too. What was done
-        // before an error stays done, and a repeat leaves it alone.
+        // A few at a time, because others want the writer. A repeat skips what is done.
         for few in chosen.chunks(redrive::AT_A_TIME) {
             let (wake, few) = (self.wake.clone(), few.to_vec());
             let (mut redriven, _) = self
@@ -376,7 +375,6 @@ impl Store for Backend {
 
     async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
         let (node, from) = (self.node, *mark);
-        // Most of the time there is nothing to write, and the writer is left alone.
         let due = read!(self, connection => expiry::due(connection, from))?;
         let next = due.next;
         let answer = if due.is_nothing() {
