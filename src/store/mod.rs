@@ -33,6 +33,8 @@ mod schema;
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
+mod trimming;
+mod verdict;
 
 pub use away::*;
 pub use browse::*;
@@ -43,6 +45,8 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use schema::SchemaError;
+pub use trimming::*;
+pub use verdict::*;
 
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;

@@ -42,7 +42,7 @@ impl Tables {
                     started_at: now,
                     finished_at: now,
                 })?;
-                self.bury(gateway, range, now)?;
+                self.bury(gateway, range, Reason::Expired, now)?;
                 expired.push(Missed { gateway_id: self.gateway_row(gateway)?.id, range });
             }
         }
