@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod away;
 mod browse;
 mod errors;
 pub mod floor;
@@ -36,6 +37,7 @@ mod sqlstate;
 mod trimming;
 mod verdict;
 
+pub use away::*;
 pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
@@ -158,12 +160,10 @@ pub trait Store: Inbox + Send + Sync + 'static {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway>;
-    /// Deletes it: its log and tokens go, the ledger stays.
-    async fn delete_gateway(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-    ) -> Result<GatewayKey>;
+    /// Deletes it. Its tokens are revoked, and what it has not received is recorded
+    /// as failed (`gateway_deleted`).
+    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId)
+    -> Result<Deleted>;
     /// Keeps its latest manifest.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
     /// Makes a token; `Conflict` if two are live.
@@ -294,8 +294,16 @@ pub trait Store: Inbox + Send + Sync + 'static {
     /// Whom of this node's live connections another node was told to shut out.
     async fn shut_out(&self) -> Result<Vec<ShutOut>>;
     /// Records `not_connected` for what was appended to gateways without a live
-    /// connection; `None` looks at all gateways. Returns what was recorded.
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;
+    /// connection; `None` looks at all gateways. A gateway whose last connection
+    /// ended less than `grace` ago is postponed.
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept>;
+    /// Gives up deliveries whose event has expired while their gateway has no
+    /// live connection: one bounded batch, from a mark on, which it moves.
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;
     /// Removes one bounded batch of what is too old or too much, and moves
     /// the mark; after the last batch of a pass it stands at the next pass's first.
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;

@@ -14,6 +14,7 @@ use crate::store::Result;
 
 mod attempts;
 mod batches;
+mod expiry;
 mod inbox;
 mod missed;
 mod positions;
@@ -24,6 +25,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use expiry::*;
 pub(super) use inbox::*;
 pub(super) use missed::*;
 pub(super) use positions::*;
@@ -102,6 +104,7 @@ pub(super) async fn only_one(connection: &mut Connection, chore: Chore) -> Resul
     let chore = match chore {
         Chore::Retention => 1,
         Chore::Reaping => 2,
+        Chore::Expiry => 3,
     };
     Ok(query_scalar!(r#"select pg_try_advisory_xact_lock($1, $2) as "taken!: bool""#, LOCKS, chore)
         .fetch_one(connection)

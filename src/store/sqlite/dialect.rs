@@ -13,6 +13,7 @@ use super::sql::nodes::{Left, REAPED};
 
 mod attempts;
 mod batches;
+mod expiry;
 mod inbox;
 mod missed;
 mod positions;
@@ -23,6 +24,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use expiry::*;
 pub(super) use inbox::*;
 pub(super) use missed::*;
 pub(super) use positions::*;
