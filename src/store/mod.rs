@@ -15,6 +15,7 @@ mod browse;
 mod errors;
 pub mod floor;
 mod inbox;
+mod instants;
 mod ledger;
 mod limits;
 mod log;
@@ -81,6 +82,9 @@ pub enum StoreError {
     /// What was named does not exist in this organisation.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// The schema was changed while this node ran, and is none that it can use.
+    #[error("the database's schema changed: {0}")]
+    SchemaChanged(String),
     /// The database holds something that this version can't read.
     #[error("the database is damaged or of another version: {0}")]
     Corrupt(String),
@@ -275,9 +279,8 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Redriven>;
 
     // -- housekeeping
-    /// Says that this node lives; answers when another one last took it for
-    /// dead, if one ever did.
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>>;
+    /// Stores that this node lives.
+    async fn node_heartbeat(&self) -> Result<Heartbeat>;
     /// Says what this node is.
     async fn introduce_node(&self, about: AboutNode) -> Result<()>;
     /// The nodes, the living ones first: those of the whole database.

@@ -42,6 +42,7 @@ mod bench;
 mod bench_running;
 mod both;
 mod bursts;
+mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;

@@ -18,6 +18,7 @@ impl Tables {
         limits: &RetentionLimits,
         mark: &mut TrimMark,
     ) -> Result<Trimmed> {
+        let now = mark.measure_by(now);
         let batch = usize::try_from(limits.batch.max(1)).unwrap_or(usize::MAX);
         let old = now.minus(limits.max_age);
         let mut trimmed = Trimmed::default();

@@ -16,10 +16,10 @@ use crate::store::limits::NOTED_EVERY;
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken,
+    NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven,
+    Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind,
+    Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -317,8 +317,12 @@ impl Store for MemoryStore {
         Ok(redriven)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
-        self.write(|tables, now| Ok(tables.node_heartbeat(now, self.node))).await
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        self.write(|tables, now| {
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
+        })
+        .await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {

@@ -117,7 +117,7 @@ pub(super) fn silent_before(now: Timestamp, timeout: Duration) -> Timestamp {
 /// Connections whose node has stopped, has been silent for too long, or is unknown.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,
-    before: Timestamp,
+    (before, after): (Timestamp, Timestamp),
     node: NodeId,
 ) -> Result<Vec<Left>> {
     Ok(query_as!(
@@ -128,13 +128,14 @@ pub(super) async fn left_by_dead_nodes(
         from connections c join gateways g using (gateway)
         where c.closed_at is null and c.node <> $1 and not exists (
             select 1 from nodes n
-            where n.id = c.node and n.stopped_at is null and n.heartbeat_at >= $2
+            where n.id = c.node and n.stopped_at is null and n.heartbeat_at between $2 and $4
         )
         order by c.gateway limit $3
         "#,
         node as _,
         before as _,
-        REAPED
+        REAPED,
+        after as _
     )
     .fetch_all(connection)
     .await?)

@@ -89,6 +89,7 @@ pub(super) async fn trim(
     mut mark: TrimMark,
 ) -> Result<(Trimmed, TrimMark)> {
     let mut trimmed = Trimmed::default();
+    let now = mark.measure_by(now);
     if !dialect::only_one(connection, Chore::Retention).await? {
         return Ok((trimmed, mark));
     }

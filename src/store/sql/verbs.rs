@@ -16,9 +16,9 @@ use crate::event::{
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
+    GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken,
+    NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven,
+    Result, RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
     TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
@@ -320,10 +320,14 @@ impl Store for Backend {
         Ok(answer)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
         let node = self.node;
         let beat = self.promptly(move |connection, now| {
-            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+            Box::pin(async move {
+                let lost_at = nodes::heartbeat(connection, now, node).await?;
+                let newer_schema = nodes::newer_schema(connection).await?;
+                Ok(Heartbeat { at: now, lost_at, newer_schema })
+            })
         });
         beat.await
     }

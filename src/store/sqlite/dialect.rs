@@ -78,7 +78,7 @@ pub(super) const fn silent_before(_: Timestamp, _: Duration) -> Timestamp {
 /// One server has the file, so that every other node is a dead one.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,
-    _: Timestamp,
+    _: (Timestamp, Timestamp),
     node: NodeId,
 ) -> Result<Vec<Left>> {
     Ok(query_as!(
