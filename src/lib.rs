@@ -11,6 +11,7 @@ pub mod event_types;
 pub mod http;
 pub mod intake;
 pub mod lifecycle;
+pub mod log_limit;
 pub mod retention;
 pub mod socket;
 pub mod store;

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 /// Each room and what it may import besides itself: rooms that stand above it
 /// only, so that no circle can be written down.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     ("event", &["clock"]),
     ("token", &[]),
+    ("log_limit", &[]),
     ("event_types", &["event"]),
     ("wake", &["event"]),
     ("store", &["clock", "event", "event_types", "wake"]),
     ("socket", &["clock", "event"]),
-    ("dispatch", &["clock", "event", "socket", "store", "wake"]),
+    ("dispatch", &["clock", "event", "log_limit", "socket", "store", "wake"]),
     ("intake", &["clock", "event", "event_types", "socket", "store"]),
     ("telemetry", &[]),
     ("config", &["dispatch", "store", "telemetry"]),
@@ -30,6 +31,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "event",
             "event_types",
             "intake",
+            "log_limit",
             "socket",
             "store",
             "token",

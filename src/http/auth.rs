@@ -60,6 +60,13 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
     let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Access, token);
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
     let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        if peer.place.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
+            return Err(Problem::http_connection_limit());
+        }
+        peer.place.authenticated();
+        peer.place.keep();
+    }
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
@@ -106,9 +113,9 @@ pub(super) fn refused(address: Option<IpAddr>, kind: Kind, token: Option<&str>) 
 
 /// Where a request comes from.
 fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
-    let Peer(peer) = parts.extensions.get()?;
+    let peer = parts.extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;
-    Some(rates::client_address(peer.ip(), &parts.headers, trusted))
+    Some(rates::client_address(peer.address.ip(), &parts.headers, trusted))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Presented> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -18,6 +18,7 @@ use super::auth;
 use super::listener::Peer;
 use super::problem::{Answer, Problem};
 use super::rates;
+use super::upgrade_headers;
 use crate::dispatch::{Admission, Session};
 use crate::event::Reason;
 use crate::socket::{self, websocket};
@@ -35,12 +36,15 @@ const WRITE_MARGIN: usize = 64 * 1024;
 /// `GET /ws/gateways/connect`.
 pub(super) async fn connect(
     State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
 ) -> Response {
-    let address = rates::client_address(peer.ip(), &headers, &app.config.server.trusted_proxies);
-    match admit(&app, address, &headers, upgrade).await {
+    let (mut parts, _) = request.into_parts();
+    upgrade_headers::normalise(&mut parts.headers);
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = rates::client_address(peer.address.ip(), &parts.headers, trusted);
+    match admit(&app, &peer, address, &parts.headers, upgrade).await {
         Ok(response) => response,
         Err(problem) => {
             let mut response = problem.into_response();
@@ -56,6 +60,7 @@ pub(super) async fn connect(
 
 async fn admit(
     app: &Arc<App>,
+    peer: &Peer,
     address: IpAddr,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -64,7 +69,11 @@ async fn admit(
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable("draining", "This node is shutting down; connect again."));
     }
+    if peer.place.is_reserve() {
+        return Err(Problem::http_connection_limit());
+    }
     let (presented, credential) = authenticate(app, address, headers).await?;
+    peer.place.authenticated();
     if let Err(wait) = app.attempts.gateways.charge(&credential.gateway) {
         return Err(too_many(wait));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -44,7 +44,9 @@ mod rates;
 mod remembered;
 mod stats;
 pub mod tls;
+mod upgrade_headers;
 
+use listener::Peer;
 use problem::Problem;
 use remembered::Remembered;
 
@@ -103,13 +105,17 @@ pub fn router(app: Arc<App>) -> Router {
     let api = api()
         .layer(middleware::from_fn_with_state(request_timeout, in_time))
         .layer(DefaultBodyLimit::max(body_limit));
-    Router::new()
-        .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
+    let probes = Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .layer(middleware::from_fn(keep_open));
+    Router::new()
+        .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
+        .merge(probes)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(close_unless_kept))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
 }
@@ -155,6 +161,28 @@ async fn in_time(State(limit): State<Duration>, request: Request, next: Next) ->
         )
         .into_response(),
     }
+}
+
+/// Probes ask again and again, and may use the same connection.
+async fn keep_open(request: Request, next: Next) -> Response {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.place.keep();
+    }
+    next.run(request).await
+}
+
+/// A connection stays open for the next request only after a probe, or a request
+/// with a good access token. A gateway makes about ten other requests after each
+/// connect, most of them answered 404; those connections would stay for a minute
+/// each. It also ends a connection whose upgrade was refused.
+async fn close_unless_kept(request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let mut response = next.run(request).await;
+    let is_kept = peer.is_none_or(|peer| peer.place.is_kept());
+    if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn not_found() -> Problem {

@@ -126,6 +126,14 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(fastrand::u32(1..=5))
     }
 
+    /// 503: all ordinary connections are in use, and the reserve is for probes and admins.
+    pub fn http_connection_limit() -> Self {
+        Self::unavailable(
+            "http_connection_limit",
+            "Too many requests are under way; try again later.",
+        )
+    }
+
     /// With a `Retry-After`.
     #[must_use]
     pub const fn retry_after(mut self, secs: u32) -> Self {

@@ -8,7 +8,7 @@
 //! taken is free again after a minute.
 
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) struct Attempts {
 }
 
 /// What counts as one place of origin: an IPv4 address or an IPv6 /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Source(IpAddr);
 
 impl From<IpAddr> for Source {
@@ -113,8 +113,10 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
     }
     let values: Vec<&str> =
         headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else {
+    // RFC 9110, section 5.6.1: empty elements of a list don't count.
+    let hops = values.iter().rev().flat_map(|value| value.rsplit(',')).map(str::trim);
+    for hop in hops.filter(|hop| !hop.is_empty()) {
+        let Some(address) = hop_address(hop) else {
             break;
         };
         client = address.to_canonical();
@@ -123,6 +125,13 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
         }
     }
     client
+}
+
+/// A hop's address, with or without a port; IPv6 with or without brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -199,5 +208,30 @@ mod tests {
         );
         assert_eq!(client_address(stranger, &headers, &trusted), stranger);
         assert_eq!(client_address(proxy, &HeaderMap::new(), &trusted), proxy);
+    }
+
+    #[test]
+    fn forwarded_for_is_read_in_each_form_that_proxies_write() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let proxy = "10.0.0.1".parse().unwrap();
+        for (value, client) in [
+            ("198.51.100.7:5555", "198.51.100.7"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:198.51.100.7", "198.51.100.7"),
+            ("198.51.100.8,", "198.51.100.8"),
+            (" , 198.51.100.8:1 ,, 10.0.0.9:80 , ", "198.51.100.8"),
+            ("1.1.1.1, unknown", "10.0.0.1"),
+            ("1.1.1.1, _hidden, 10.0.0.2", "10.0.0.2"),
+            ("198.51.100.7:99999", "10.0.0.1"),
+            ("[198.51.100.7]", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", value.parse().unwrap());
+            let expected: IpAddr = client.parse().unwrap();
+            assert_eq!(client_address(proxy, &headers, &trusted), expected, "{value:?}");
+        }
     }
 }
