@@ -2,6 +2,8 @@
 //! log says of it.
 
 mod connections;
+mod crowds;
+mod headers;
 mod log;
 mod objects;
 mod strangers;
