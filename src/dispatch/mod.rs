@@ -21,7 +21,9 @@ use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
+mod failure_log;
 mod feed;
+mod in_flight;
 mod lane;
 mod outcomes;
 mod recorder;
@@ -35,6 +37,7 @@ pub mod window;
 
 pub use session::{Admission, Permit, Session};
 
+use failure_log::FailureLog;
 use recorder::Recorder;
 use registry::Registry;
 use session::Ready;
@@ -131,6 +134,7 @@ pub struct Dispatcher {
     reads: Arc<Semaphore>,
     registry: Arc<Registry>,
     recorder: Recorder,
+    failures: Arc<FailureLog>,
     lanes: TaskTracker,
     draining: AtomicBool,
 }
@@ -148,6 +152,7 @@ impl Dispatcher {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
+            failures: Arc::default(),
             recorder: Recorder::spawn(Arc::clone(&store)),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -217,6 +222,11 @@ impl Dispatcher {
     /// Closes a gateway's live sockets.
     pub fn close_gateway(&self, gateway: GatewayKey, reason: Reason) {
         self.registry.stop_gateway(gateway, reason);
+    }
+
+    /// Logs how many lines about failed deliveries were left out; called every minute.
+    pub fn tell_suppressed(&self) {
+        self.failures.tell_suppressed();
     }
 
     /// A gateway's live connections to this node.

@@ -33,6 +33,8 @@ pub struct Admission {
     pub gateway: GatewayKey,
     /// Its outside identity.
     pub gateway_id: GatewayId,
+    /// Its name.
+    pub gateway_name: Arc<str>,
     /// Its organisation.
     pub organisation: OrganisationKey,
     /// The public part of the token that it showed.
@@ -118,6 +120,7 @@ impl Ready {
         Whose {
             gateway: self.admission.gateway,
             gateway_id: self.admission.gateway_id,
+            gateway_name: Arc::clone(&self.admission.gateway_name),
             connection,
             instance: UNNAMED.into(),
         }
@@ -165,7 +168,7 @@ impl Ready {
                 opened.position,
                 opened.head,
             ),
-            outcomes: Outcomes::new(whose),
+            outcomes: Outcomes::new(whose, Arc::clone(&dispatcher.failures)),
             reports: Reports::new(Arc::clone(&dispatcher.store), admission.gateway),
             recorder: dispatcher.recorder.clone(),
             link,
@@ -182,7 +185,8 @@ impl Drop for Session {
         let Some(ready) = self.ready.take() else {
             return;
         };
-        let mut outcomes = Outcomes::new(ready.whose(self.id));
+        let failures = Arc::clone(&ready.dispatcher.failures);
+        let mut outcomes = Outcomes::new(ready.whose(self.id), failures);
         let detail = "the socket was never opened".to_owned();
         outcomes.closed(Reason::ConnectionLost, detail, None, false);
         let dispatcher = ready.dispatcher;

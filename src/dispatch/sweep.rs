@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Dispatcher;
 use super::backoff::Backoff;
+use super::failure_log::Failed;
 use crate::event::{GatewayKey, Reason};
 use crate::store::Missed;
 
@@ -45,7 +46,7 @@ pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
 async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool {
     match dispatcher.store.sweep_not_connected(gateways).await {
         Ok(missed) => {
-            missed.iter().for_each(tell);
+            missed.iter().for_each(|missed| tell(dispatcher, missed));
             true
         }
         Err(error) => {
@@ -55,21 +56,20 @@ async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool 
     }
 }
 
-/// One line and one count per range, as for every failed attempt.
-fn tell(missed: &Missed) {
-    let Missed { gateway_id, range } = missed;
+/// One count per range, and lines, as for every failed attempt.
+fn tell(dispatcher: &Dispatcher, missed: &Missed) {
+    let Missed { gateway_id, gateway_name, range, events } = missed;
     let reason = Reason::NotConnected;
     let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
     metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
         .increment(count);
-    tracing::info!(
-        target: "delivery",
-        gateway = %gateway_id,
-        first = %range.first,
-        last = %range.last,
-        outcome = "failed",
-        %reason,
-        detail = "nobody was there to receive it; it waits for its gateway",
-        "not delivered"
-    );
+    dispatcher.failures.tell(&Failed {
+        gateway_id: *gateway_id,
+        gateway_name,
+        connection: None,
+        range: *range,
+        reason,
+        detail: "the gateway was not connected; it is sent when the gateway comes back",
+        events,
+    });
 }

@@ -162,6 +162,9 @@ fn shown(app: &App, gateway: &Gateway) -> Value {
     if let Some(at) = gateway.disabled_at {
         shown["disabledAt"] = json!(at);
     }
+    if let Some(refusal) = &gateway.last_refusal {
+        shown["lastRefusal"] = json!(refusal);
+    }
     if let Some((manifest, at)) = &gateway.manifest {
         shown["manifest"] = serde_json::from_str(manifest.get()).unwrap_or_default();
         shown["manifestAt"] = json!(at);

@@ -29,6 +29,7 @@ mod deliveries;
 mod event_types;
 mod events;
 mod extract;
+mod failures;
 mod gateway_tokens;
 mod gateways;
 mod health;
@@ -41,6 +42,7 @@ pub mod problem;
 mod proxy_protocol;
 mod publish;
 mod rates;
+mod reconnects;
 mod remembered;
 mod stats;
 pub mod tls;
@@ -61,7 +63,10 @@ pub struct App {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     config: Arc<Config>,
-    attempts: rates::Attempts,
+    /// Attempts to connect that did not authenticate, by address.
+    attempts: rates::Buckets<rates::Source>,
+    reconnects: reconnects::Reconnects,
+    failures: failures::Failures,
     rules: Arc<Rules>,
     access: Remembered<String, AccessCredential>,
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
@@ -77,12 +82,14 @@ impl App {
         rules: Arc<Rules>,
         render_metrics: RenderMetrics,
     ) -> Arc<Self> {
-        let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
+        let per_minute = config.limits.attempts_per_minute;
         Arc::new(Self {
             store,
             dispatcher,
             config,
-            attempts,
+            attempts: rates::Buckets::new(per_minute),
+            reconnects: reconnects::Reconnects::new(per_minute.get()),
+            failures: failures::Failures::default(),
             rules,
             access: Remembered::default(),
             types: Remembered::default(),
@@ -93,6 +100,9 @@ impl App {
     /// Lets go of what serves no longer; called every minute.
     pub fn tidy_up(&self) {
         self.attempts.forget_full();
+        self.reconnects.forget_old();
+        self.failures.tell_suppressed();
+        self.dispatcher.tell_suppressed();
         self.access.forget_old();
         self.types.forget_old();
     }
@@ -115,7 +125,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(probes)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(close_unless_kept))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), conclude))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
 }
@@ -171,13 +181,19 @@ async fn keep_open(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// A connection stays open for the next request only after a probe, or a request
-/// with a good access token. A gateway makes about ten other requests after each
-/// connect, most of them answered 404; those connections would stay for a minute
-/// each. It also ends a connection whose upgrade was refused.
-async fn close_unless_kept(request: Request, next: Next) -> Response {
+/// Logs what made a request fail, and ends the connection unless it is kept: it
+/// stays open for the next request only after a probe, or a request with a good
+/// access token. A gateway makes about ten other requests after each connect,
+/// most of them answered 404; those connections would stay for a minute each. So
+/// does one whose upgrade was refused.
+async fn conclude(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned();
-    let mut response = next.run(request).await;
+    let (parts, body) = request.into_parts();
+    let address = auth::address(&app, &parts);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(problem::Cause(error)) = response.extensions().get() {
+        app.failures.store(address, error);
+    }
     let is_kept = peer.is_none_or(|peer| peer.place.is_kept());
     if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,6 +1,6 @@
-//! Connection attempts per minute: a bucket per address for those who do not
-//! authenticate, and one per gateway for those who do. So one stranger behind a
-//! shared address can be slowed down without locking out a fleet.
+//! Connection attempts per minute and address that do not authenticate; those
+//! that do are limited per gateway, by [`reconnects`](super::reconnects). So one
+//! peer behind a shared address is slowed down without locking out a fleet.
 //!
 //! The limit binds in whatever minute one looks at. A bucket that is refilled
 //! while it is emptied does not do that: full at first, it lets twice as many
@@ -19,7 +19,6 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::config::Network;
-use crate::event::GatewayKey;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -32,14 +31,6 @@ pub(super) struct Buckets<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
     slots: Slots<K, C>,
     per_minute: u32,
     clock: C,
-}
-
-/// Both kinds of buckets.
-pub(super) struct Attempts {
-    /// Failed attempts by address.
-    pub(super) addresses: Buckets<Source>,
-    /// Authenticated attempts by gateway.
-    pub(super) gateways: Buckets<GatewayKey>,
 }
 
 /// What counts as one place of origin: an IPv4 address or an IPv6 /64.
@@ -57,8 +48,15 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    /// By the machine's clock.
+    pub(super) fn new(per_minute: NonZeroU32) -> Self {
+        Self::with_clock(per_minute, DefaultClock::default())
+    }
+}
+
 impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
-    fn new(per_minute: NonZeroU32, clock: C) -> Self {
+    fn with_clock(per_minute: NonZeroU32, clock: C) -> Self {
         let once_a_minute =
             Quota::with_period(MINUTE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
         Self {
@@ -80,25 +78,10 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
         Err(shortest)
     }
 
-    fn forget_full(&self) {
-        self.slots.retain_recent();
-        self.slots.shrink_to_fit();
-    }
-}
-
-impl Attempts {
-    pub(super) fn new(per_minute: NonZeroU32) -> Self {
-        let clock = DefaultClock::default();
-        Self {
-            addresses: Buckets::new(per_minute, clock.clone()),
-            gateways: Buckets::new(per_minute, clock),
-        }
-    }
-
     /// Forgets buckets that are full again, so that memory stays bounded.
     pub(super) fn forget_full(&self) {
-        self.addresses.forget_full();
-        self.gateways.forget_full();
+        self.slots.retain_recent();
+        self.slots.shrink_to_fit();
     }
 }
 
@@ -146,14 +129,13 @@ mod tests {
 
     #[test]
     fn the_eleventh_attempt_in_a_minute_waits_and_others_do_not() {
-        let attempts = Attempts::new(NonZeroU32::new(10).unwrap());
+        let addresses = Buckets::new(NonZeroU32::new(10).unwrap());
         for _ in 0..10 {
-            assert!(attempts.addresses.charge(&source("192.0.2.1")).is_ok());
+            assert!(addresses.charge(&source("192.0.2.1")).is_ok());
         }
-        let wait = attempts.addresses.charge(&source("192.0.2.1")).unwrap_err();
+        let wait = addresses.charge(&source("192.0.2.1")).unwrap_err();
         assert!(wait <= MINUTE && wait > MINUTE / 2, "{wait:?}");
-        assert!(attempts.addresses.charge(&source("192.0.2.2")).is_ok());
-        assert!(attempts.gateways.charge(&GatewayKey(1)).is_ok());
+        assert!(addresses.charge(&source("192.0.2.2")).is_ok());
     }
 
     /// Whoever tries at random, or comes back exactly when told to, never gets
@@ -164,7 +146,7 @@ mod tests {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         let clock = FakeRelativeClock::default();
-        let buckets = Buckets::new(NonZeroU32::new(10).unwrap(), clock.clone());
+        let buckets = Buckets::with_clock(NonZeroU32::new(10).unwrap(), clock.clone());
         let (mut now, mut passed) = (Duration::ZERO, Vec::new());
         while passed.len() < 500 {
             let step = match buckets.charge(&()) {

@@ -150,6 +150,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<GatewayKey>;
     /// Keeps its latest manifest.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
+    /// Notes that an attempt of this gateway to connect was refused. The caller
+    /// does not wait for it, and limits how often it calls.
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
     /// Makes a token; `Conflict` if two are live.
     async fn create_gateway_token(
         &self,
@@ -202,6 +205,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<OutboxPage>;
     /// Opens a connection and finds its position.
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened>;
+    /// The most connections that a gateway held at once within this time, on all
+    /// nodes, as far as its newest 2,000 connections tell.
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
     /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.

@@ -6,7 +6,9 @@ use super::tables::{GatewayRow, Stream, Tables, next};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::event_types::{built_in, built_ins};
-use crate::store::{EventTypeInfo, Gateway, GatewayChange, Labels, Result, StoreError, storable};
+use crate::store::{
+    EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Result, StoreError, storable,
+};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
 
@@ -44,6 +46,7 @@ impl Tables {
             disabled_at: None,
             deleted_at: None,
             manifest: None,
+            last_refusal: None,
             stream,
         };
         self.gateways.insert(key, row);
@@ -99,6 +102,19 @@ impl Tables {
             None => row.disabled_at,
         };
         self.shown(key)
+    }
+
+    pub(super) fn note_refusal(
+        &mut self,
+        now: Timestamp,
+        gateway: GatewayKey,
+        code: &str,
+        address: &str,
+    ) {
+        if let Some(row) = self.gateways.get_mut(&gateway) {
+            let (code, address) = (code.to_owned(), address.to_owned());
+            row.last_refusal = Some(LastRefusal { at: now, code, address });
+        }
     }
 
     pub(super) fn delete_gateway(
@@ -181,6 +197,7 @@ impl Tables {
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             manifest: manifest.transpose()?,
+            last_refusal: row.last_refusal.clone(),
             epoch: row.stream.epoch,
             head: Sequence(row.stream.head),
             floor: Sequence(row.stream.floor),

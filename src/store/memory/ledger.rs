@@ -3,8 +3,9 @@
 use super::tables::{AttemptRow, Key, Letter, Tables, next};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use crate::store::ranges::cut;
-use crate::store::{Missed, Range, Result, storable};
+use crate::store::{LoggedEvent, Missed, Range, Result, storable};
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {
@@ -99,7 +100,7 @@ impl Tables {
         let mut recorded = Vec::new();
         for gateway in keys {
             let row = self.gateway_row(gateway)?;
-            let (id, head) = (row.id, row.stream.head);
+            let (id, name, head) = (row.id, row.name.clone(), row.stream.head);
             let answered = row.stream.missed.max(self.confirmed(gateway));
             let is_wanted = gateways.is_none_or(|wanted| wanted.contains(&gateway));
             if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
@@ -115,7 +116,16 @@ impl Tables {
                 finished_at: now,
             })?;
             self.stream(gateway)?.missed = head;
-            recorded.push(Missed { gateway_id: id, range });
+            let most =
+                LOGGED_IN_ALL - recorded.iter().map(|it: &Missed| it.events.len()).sum::<usize>();
+            let named = (range.first.0..=head.min(range.first.0 + LOGGED_EVENTS - 1)).take(most);
+            let events = named.filter_map(|nth| {
+                let event = &self.event_at((gateway, nth))?.event;
+                let (id, event_type) = (event.id.clone(), event.event_type.clone());
+                Some(LoggedEvent { sequence: Sequence(nth), id, event_type })
+            });
+            let events = events.collect();
+            recorded.push(Missed { gateway_id: id, gateway_name: name, range, events });
         }
         Ok(recorded)
     }

@@ -168,6 +168,30 @@ pub(super) async fn set_manifest(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
 }
 
+/// Notes the last refused attempt to connect; an older one is replaced.
+pub(super) async fn note_refusal(
+    connection: &mut Connection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    code: &str,
+    address: &str,
+) -> Result<()> {
+    query!(
+        r#"
+        update gateways
+        set last_refusal_at = $2, last_refusal_code = $3, last_refusal_address = $4
+        where gateway = $1
+        "#,
+        gateway.0,
+        now as _,
+        code,
+        address
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The inside key of a gateway that is not deleted.
 pub(super) async fn live_key(
     connection: &mut Connection,

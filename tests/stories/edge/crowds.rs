@@ -186,7 +186,8 @@ async fn what_a_gateway_calls_besides_its_socket_leaves_no_connection_behind() {
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
     };
     let base = "/api/internal/v1";
-    for path in ["/internal/gateway/.well-known", &format!("{base}/secrets"), &format!("{base}/apis/a")]
+    for path in
+        ["/internal/gateway/.well-known", &format!("{base}/secrets"), &format!("{base}/apis/a")]
     {
         let answer = to_the_end(&service, &get(path, &format!("api-key: {key}\r\n"))).await;
         assert!(answer.expect("closed").starts_with("http/1.1 404 "), "{path}");

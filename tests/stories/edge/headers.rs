@@ -63,12 +63,16 @@ async fn an_offset_in_a_query_may_come_with_a_plus() {
     let service = Service::start().await;
     for path in ["/deliveries", "/deliveries/summary", "/inbox/rejected"] {
         for offset in ["+01:00", "%2B01:00", "-01:00", "Z"] {
-            let query = format!("{path}?from=2026-01-01T00:00:00{offset}&to=2026-01-02T00:00:00{offset}");
+            let query =
+                format!("{path}?from=2026-01-01T00:00:00{offset}&to=2026-01-02T00:00:00{offset}");
             service.admin().get(&query).await.success();
         }
     }
     let summary = "/deliveries/summary?from=2026-01-01T00:00:00+01:00&to=2026-01-02T00:00:00Z";
-    assert_eq!(service.admin().get(summary).await.success()["from"], json!("2025-12-31T23:00:00.000000Z"));
+    assert_eq!(
+        service.admin().get(summary).await.success()["from"],
+        json!("2025-12-31T23:00:00.000000Z")
+    );
 }
 
 #[tokio::test]

@@ -83,7 +83,10 @@ pub(in super::super) async fn gateway_details(
              where n.gateway = chosen.gateway and n.closed_at is null) as "live!: i64",
             (select e.appended_at from outbox o join events e using (event)
              where o.gateway = chosen.gateway and o.sequence > chosen.confirmed
-             order by o.sequence limit 1) as "oldest?: Timestamp"
+             order by o.sequence limit 1) as "oldest?: Timestamp",
+            last_refusal_at as "refused_at?: Timestamp",
+            last_refusal_code as "refused_code?: String",
+            last_refusal_address as "refused_address?: String"
         from chosen order by name
         "#,
         &keys(gateways)

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, Sequence};
-use crate::store::{Gateway, Result, StoreError};
+use crate::store::{Gateway, LastRefusal, Result, StoreError};
 
 /// A gateway's row, before anybody has looked at its JSON.
 pub(crate) struct Row {
@@ -23,6 +23,9 @@ pub(crate) struct Row {
     pub(crate) confirmed: Sequence,
     pub(crate) live: i64,
     pub(crate) oldest: Option<Timestamp>,
+    pub(crate) refused_at: Option<Timestamp>,
+    pub(crate) refused_code: Option<String>,
+    pub(crate) refused_address: Option<String>,
 }
 
 /// One gateway that is known to be there.
@@ -48,6 +51,11 @@ pub(super) async fn details(
                     Ok::<_, StoreError>((text, at))
                 })
                 .transpose()?;
+            let last_refusal = row.refused_at.map(|at| LastRefusal {
+                at,
+                code: row.refused_code.unwrap_or_default(),
+                address: row.refused_address.unwrap_or_default(),
+            });
             Ok(Gateway {
                 key: row.gateway,
                 id: row.id,
@@ -63,6 +71,7 @@ pub(super) async fn details(
                 confirmed: row.confirmed,
                 live_connections: row.live,
                 oldest_unconfirmed_at: row.oldest,
+                last_refusal,
             })
         })
         .collect()

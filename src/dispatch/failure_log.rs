@@ -1,0 +1,83 @@
+//! The log's lines about failed deliveries: one for each event that is named, and
+//! so many a minute of a gateway, because a gateway decides how often it fails.
+//! Each failure is in the ledger, whether it has a line or not.
+
+use crate::event::{ConnectionId, GatewayId, Reason};
+use crate::log_limit::{Bounds, LogLimit};
+use crate::store::{LoggedEvent, Range};
+
+const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
+
+/// Failed deliveries of one range.
+#[derive(Debug)]
+pub(super) struct Failed<'a> {
+    pub(super) gateway_id: GatewayId,
+    pub(super) gateway_name: &'a str,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) range: Range,
+    pub(super) reason: Reason,
+    pub(super) detail: &'a str,
+    /// Those of its events that are at hand.
+    pub(super) events: &'a [LoggedEvent],
+}
+
+/// Where they are told.
+#[derive(Debug)]
+pub(super) struct FailureLog(LogLimit<GatewayId>);
+
+impl Default for FailureLog {
+    fn default() -> Self {
+        Self(LogLimit::new(BOUNDS))
+    }
+}
+
+impl FailureLog {
+    pub(super) fn tell(&self, failed: &Failed<'_>) {
+        if failed.events.is_empty() {
+            self.line(failed, None);
+        }
+        for event in failed.events {
+            self.line(failed, Some(event));
+        }
+    }
+
+    fn line(&self, failed: &Failed<'_>, event: Option<&LoggedEvent>) {
+        let Some(suppressed) = self.0.admit(&failed.gateway_id) else { return };
+        tracing::warn!(
+            target: "delivery",
+            gateway = %failed.gateway_id,
+            gateway_name = failed.gateway_name,
+            connection = failed.connection.map(tracing::field::display),
+            event_id = event.map(|event| tracing::field::display(&event.id)),
+            event_type = event.map(|event| tracing::field::display(&event.event_type)),
+            sequence = event.map(|event| event.sequence.0),
+            first = %failed.range.first,
+            last = %failed.range.last,
+            outcome = "failed",
+            reason = %failed.reason,
+            detail = failed.detail,
+            suppressed,
+            "not delivered"
+        );
+    }
+
+    /// Tells how much was suppressed of gateways that have been quiet since.
+    pub(super) fn tell_suppressed(&self) {
+        let (gateways, others) = self.0.take_suppressed();
+        for (gateway, suppressed) in gateways {
+            tracing::warn!(
+                target: "delivery",
+                %gateway,
+                suppressed,
+                "further failed deliveries were not logged; the ledger has all of them"
+            );
+        }
+        if others > 0 {
+            tracing::warn!(
+                target: "delivery",
+                suppressed = others,
+                "failed deliveries of further gateways were not logged; the ledger has all of them"
+            );
+        }
+    }
+}
