@@ -107,9 +107,7 @@ async fn admit(
 ) -> Result<Response, Box<Refusal>> {
     check_origin(app, headers)?;
     if app.dispatcher.is_draining() {
-        let problem =
-            Problem::unavailable("draining", "This node is shutting down; connect again.");
-        return Err(problem.into());
+        return Err(draining().into());
     }
     if peer.place.is_reserve() {
         return Err(Problem::http_connection_limit().into());
@@ -131,6 +129,9 @@ async fn admit(
         ))
     })?;
     let permit = app.dispatcher.try_admit().ok_or_else(|| {
+        if app.dispatcher.is_draining() {
+            return refuse(draining());
+        }
         refuse(Problem::unavailable(
             "connection_limit",
             "Too many gateways are connected; try again later.",
@@ -149,10 +150,25 @@ async fn admit(
     let session = match app.dispatcher.open(permit, admission).await {
         Ok(session) => session,
         Err(StoreError::NotFound(_)) => return Err(shut_out(app.store.as_ref(), &presented).await),
+        // A drain has begun since the first look.
+        Err(_) if app.dispatcher.is_draining() => return Err(refuse(draining())),
         Err(error) => return Err(refuse(error.into())),
     };
+    if session.is_stopped() {
+        // The gateway would be closed as soon as it was connected. Told before
+        // the upgrade, it waits a moment before it connects again.
+        return Err(refuse(if app.dispatcher.is_draining() {
+            draining()
+        } else {
+            Problem::unavailable("unavailable", "This connection was ended; connect again.")
+        }));
+    }
     attempt.held();
     Ok(start(app, upgrade, session, attempt, presented, &credential))
+}
+
+fn draining() -> Problem {
+    Problem::unavailable("draining", "This node is shutting down; connect again.")
 }
 
 fn disabled() -> Problem {
