@@ -32,7 +32,7 @@ impl Default for FailureLog {
 }
 
 impl FailureLog {
-    pub(super) fn tell(&self, failed: &Failed<'_>) {
+    pub(super) fn log(&self, failed: &Failed<'_>) {
         if failed.events.is_empty() {
             self.line(failed, None);
         }
@@ -62,7 +62,7 @@ impl FailureLog {
     }
 
     /// Tells how much was suppressed of gateways that have been quiet since.
-    pub(super) fn tell_suppressed(&self) {
+    pub(super) fn log_suppressed(&self) {
         let (gateways, others) = self.0.take_suppressed();
         for (gateway, suppressed) in gateways {
             tracing::warn!(

@@ -247,8 +247,8 @@ impl Dispatcher {
     }
 
     /// Logs how many lines about failed deliveries were left out; called every minute.
-    pub fn tell_suppressed(&self) {
-        self.failures.tell_suppressed();
+    pub fn log_suppressed(&self) {
+        self.failures.log_suppressed();
     }
 
     /// A gateway's live connections to this node.

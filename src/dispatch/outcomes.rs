@@ -32,14 +32,14 @@ pub(super) struct Outcomes {
     records: VecDeque<Record>,
     /// Only the newest sign of life matters.
     heartbeat: Option<Timestamp>,
-    log: Arc<FailureLog>,
+    failures: Arc<FailureLog>,
     /// Events of failures that are not handed in yet.
     named: VecDeque<LoggedEvent>,
 }
 
 impl Outcomes {
-    pub(super) fn new(whose: Whose, log: Arc<FailureLog>) -> Self {
-        Self { whose, records: VecDeque::new(), heartbeat: None, log, named: VecDeque::new() }
+    pub(super) fn new(whose: Whose, failures: Arc<FailureLog>) -> Self {
+        Self { whose, records: VecDeque::new(), heartbeat: None, failures, named: VecDeque::new() }
     }
 
     /// Names an event whose failure is recorded next, for the log.
@@ -151,7 +151,7 @@ impl Outcomes {
         if let Some(at) = self.heartbeat.take() {
             place.put(Record::Heartbeat { connection: self.whose.connection, at });
         } else if let Some(record) = self.records.pop_front() {
-            self.tell(&record);
+            self.log_outcome(&record);
             place.put(record);
         }
     }
@@ -172,7 +172,7 @@ impl Outcomes {
     }
 
     /// One line and one count per range.
-    fn tell(&mut self, record: &Record) {
+    fn log_outcome(&mut self, record: &Record) {
         match record {
             Record::Confirmed { range, .. } => self.succeeded(*range, "received"),
             Record::Reported { sequence, result, .. } => {
@@ -236,7 +236,7 @@ impl Outcomes {
                 .increment(length(range));
         }
         let events = self.take_named(range);
-        self.log.tell(&Failed {
+        self.failures.log(&Failed {
             gateway_id: self.whose.gateway_id,
             gateway_name: &self.whose.gateway_name,
             connection: Some(self.whose.connection),

@@ -46,7 +46,7 @@ pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
 async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool {
     match dispatcher.store.sweep_not_connected(gateways).await {
         Ok(missed) => {
-            missed.iter().for_each(|missed| tell(dispatcher, missed));
+            missed.iter().for_each(|missed| log(dispatcher, missed));
             true
         }
         Err(error) => {
@@ -57,13 +57,13 @@ async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool 
 }
 
 /// One count per range, and lines, as for every failed attempt.
-fn tell(dispatcher: &Dispatcher, missed: &Missed) {
+fn log(dispatcher: &Dispatcher, missed: &Missed) {
     let Missed { gateway_id, gateway_name, range, events } = missed;
     let reason = Reason::NotConnected;
     let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
     metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
         .increment(count);
-    dispatcher.failures.tell(&Failed {
+    dispatcher.failures.log(&Failed {
         gateway_id: *gateway_id,
         gateway_name,
         connection: None,

@@ -47,7 +47,7 @@ pub(super) async fn connect(
     let trusted = &app.config.server.trusted_proxies;
     let address = rates::client_address(peer.address.ip(), &parts.headers, trusted);
     admit(&app, &peer, address, &parts.headers, upgrade).await.unwrap_or_else(|refusal| {
-        refusal.tell(&app, address);
+        refusal.log(&app, address);
         let mut response = refusal.problem.into_response();
         if response.status() == StatusCode::UPGRADE_REQUIRED {
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -83,7 +83,7 @@ impl Refusal {
     }
 
     /// Logs and counts it, and notes it at the gateway.
-    fn tell(&self, app: &App, address: IpAddr) {
+    fn log(&self, app: &App, address: IpAddr) {
         if self.is_bad_key {
             failures::count(Kind::Gateway);
         }

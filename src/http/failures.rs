@@ -115,7 +115,7 @@ impl Failures {
     }
 
     /// Tells how much was suppressed of sources that have been quiet since.
-    pub(super) fn tell_suppressed(&self) {
+    pub(super) fn log_suppressed(&self) {
         let (mut keys, others) = self.lines.take_suppressed();
         keys.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
         let rest: u64 = keys.iter().skip(NAMED).map(|(_, count)| count).sum();

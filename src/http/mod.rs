@@ -101,8 +101,8 @@ impl App {
     pub fn tidy_up(&self) {
         self.attempts.forget_full();
         self.reconnects.forget_old();
-        self.failures.tell_suppressed();
-        self.dispatcher.tell_suppressed();
+        self.failures.log_suppressed();
+        self.dispatcher.log_suppressed();
         self.access.forget_old();
         self.types.forget_old();
     }

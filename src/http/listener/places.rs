@@ -32,7 +32,7 @@ pub(in super::super) struct Place {
     places: Arc<Places>,
     id: Id,
     evicted: CancellationToken,
-    is_known: AtomicBool,
+    is_authenticated: AtomicBool,
     /// Whether the connection may serve another request after this one.
     is_kept: AtomicBool,
 }
@@ -64,7 +64,7 @@ impl Places {
                 places: Arc::clone(self),
                 id,
                 evicted: token,
-                is_known: AtomicBool::new(false),
+                is_authenticated: AtomicBool::new(false),
                 is_kept: AtomicBool::new(false),
             })
         });
@@ -116,7 +116,7 @@ impl Place {
 
     /// The request's credential is good.
     pub(in super::super) fn authenticated(&self) {
-        self.is_known.store(true, Ordering::Relaxed);
+        self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
     /// The connection may stay open after this request.
@@ -161,8 +161,8 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         if let Some(place) = self.0.take() {
-            let is_known = place.is_known.load(Ordering::Relaxed);
-            let phase = if is_known { Phase::Known } else { Phase::Idle };
+            let is_authenticated = place.is_authenticated.load(Ordering::Relaxed);
+            let phase = if is_authenticated { Phase::Authenticated } else { Phase::Idle };
             place.places.lock().table.enter(place.id, phase);
         }
     }

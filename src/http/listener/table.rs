@@ -39,7 +39,7 @@ pub(super) enum Phase {
     /// No request is under way, and none was authenticated so far.
     Idle,
     /// No request is under way; an earlier one was authenticated.
-    Known,
+    Authenticated,
     /// A request is under way.
     Busy,
 }
@@ -69,8 +69,8 @@ pub(super) struct Table {
     entries: HashMap<Id, Entry>,
     handshakes: Ranking,
     /// Handshakes and idle connections on which nothing was authenticated.
-    strangers: Ranking,
-    known: Ranking,
+    unauthenticated: Ranking,
+    authenticated: Ranking,
     changes: u64,
 }
 
@@ -80,8 +80,8 @@ impl Table {
             limits,
             entries: HashMap::new(),
             handshakes: Ranking::default(),
-            strangers: Ranking::default(),
-            known: Ranking::default(),
+            unauthenticated: Ranking::default(),
+            authenticated: Ranking::default(),
             changes: 0,
         }
     }
@@ -127,7 +127,9 @@ impl Table {
     }
 
     fn candidate(&self) -> Option<Id> {
-        self.strangers.longest_of_largest().or_else(|| self.known.longest_of_largest())
+        self.unauthenticated
+            .longest_of_largest()
+            .or_else(|| self.authenticated.longest_of_largest())
     }
 
     /// Changes what a connection is at; false if it was evicted before.
@@ -175,10 +177,10 @@ impl Table {
         match entry.phase {
             Phase::Handshake => {
                 how(&mut self.handshakes, entry.source, rank);
-                how(&mut self.strangers, entry.source, rank);
+                how(&mut self.unauthenticated, entry.source, rank);
             }
-            Phase::Idle => how(&mut self.strangers, entry.source, rank),
-            Phase::Known => how(&mut self.known, entry.source, rank),
+            Phase::Idle => how(&mut self.unauthenticated, entry.source, rank),
+            Phase::Authenticated => how(&mut self.authenticated, entry.source, rank),
             Phase::Busy => {}
         }
     }

@@ -97,7 +97,7 @@ impl Tables {
         gateways: Option<&[GatewayKey]>,
     ) -> Result<Vec<Missed>> {
         let keys: Vec<GatewayKey> = self.gateways.keys().copied().collect();
-        let mut recorded = Vec::new();
+        let (mut recorded, mut looked_at) = (Vec::new(), 0);
         for gateway in keys {
             let row = self.gateway_row(gateway)?;
             let (id, name, head) = (row.id, row.name.clone(), row.stream.head);
@@ -116,10 +116,10 @@ impl Tables {
                 finished_at: now,
             })?;
             self.stream(gateway)?.missed = head;
-            let most =
-                LOGGED_IN_ALL - recorded.iter().map(|it: &Missed| it.events.len()).sum::<usize>();
-            let named = (range.first.0..=head.min(range.first.0 + LOGGED_EVENTS - 1)).take(most);
-            let events = named.filter_map(|nth| {
+            let named = range.first.0..=head.min(range.first.0 + LOGGED_EVENTS - 1);
+            let named: Vec<i64> = named.take(LOGGED_IN_ALL - looked_at).collect();
+            looked_at += named.len();
+            let events = named.into_iter().filter_map(|nth| {
                 let event = &self.event_at((gateway, nth))?.event;
                 let (id, event_type) = (event.id.clone(), event.event_type.clone());
                 Some(LoggedEvent { sequence: Sequence(nth), id, event_type })

@@ -118,6 +118,6 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
     }
 }
 
-fn public_id(key: &str) -> &str {
+pub(super) fn public_id(key: &str) -> &str {
     key.split('_').nth(1).expect("a key")
 }

@@ -32,7 +32,7 @@ impl Model {
     }
 
     fn candidate(&self) -> Option<Id> {
-        self.victim(|phase| phase != Phase::Known).or_else(|| self.victim(|_| true))
+        self.victim(|phase| phase != Phase::Authenticated).or_else(|| self.victim(|_| true))
     }
 
     fn remove(&mut self, id: Id) -> Option<Source> {
@@ -89,8 +89,8 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
                 }
                 4..8 => {
                     let Some(id) = random.choice(&seen).copied() else { continue };
-                    let phase =
-                        [Phase::Idle, Phase::Known, Phase::Busy, Phase::Busy][random.usize(..4)];
+                    let phase = [Phase::Idle, Phase::Authenticated, Phase::Busy, Phase::Busy]
+                        [random.usize(..4)];
                     let found = model.remove(id);
                     assert_eq!(table.enter(id, phase), found.is_some(), "seed {seed}");
                     match found {
@@ -117,12 +117,14 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
             }
             assert_eq!(table.entries.len(), model.len(), "seed {seed}");
             assert!(model.len() <= limits.connections + limits.reserved, "seed {seed}");
-            let waiting = table.strangers.len + table.known.len;
+            let waiting = table.unauthenticated.len + table.authenticated.len;
             assert_eq!(waiting, model.waiting.len(), "seed {seed}");
         }
         let shed = table.shed(usize::MAX);
         assert_eq!(shed.len(), model.waiting.len(), "seed {seed}");
-        assert!(table.strangers.by_source.is_empty() && table.strangers.order.is_empty());
+        assert!(
+            table.unauthenticated.by_source.is_empty() && table.unauthenticated.order.is_empty()
+        );
     }
 }
 
@@ -146,7 +148,7 @@ fn a_source_that_floods_only_replaces_its_own_connections() {
 fn an_authenticated_connection_is_evicted_last_and_a_busy_one_never() {
     let mut table = table(8, 2, 1);
     let known = table.admit(source(1)).id.unwrap();
-    table.enter(known, Phase::Known);
+    table.enter(known, Phase::Authenticated);
     let idle = table.admit(source(2)).id.unwrap();
     table.enter(idle, Phase::Idle);
     let first = table.admit(source(3));

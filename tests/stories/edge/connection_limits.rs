@@ -20,7 +20,7 @@ const NO_DEADLINES: [(&str, &str); 4] = [
     ("SERVER__IDLE_TIMEOUT", "10m"),
     ("SERVER__REQUEST_TIMEOUT", "10m"),
 ];
-const CROWD: &str = "127.0.0.2";
+const OTHER_ADDRESS: &str = "127.0.0.2";
 
 async fn start(settings: &[(&str, &str)]) -> Service {
     // Each side of a connection takes a descriptor.
@@ -46,7 +46,7 @@ async fn silent_peers(port: u16, count: usize) -> JoinSet<()> {
             let mut pace = tokio::time::interval(Duration::from_millis(500));
             loop {
                 pace.tick().await;
-                let mut tcp = dial(CROWD, port).await;
+                let mut tcp = dial(OTHER_ADDRESS, port).await;
                 // Full: all have been connected once.
                 drop(connected.try_send(()));
                 drop(tcp.read_u8().await);
@@ -104,7 +104,7 @@ async fn an_idle_connection_makes_place_for_a_new_one_and_sockets_hold_none() {
     }
     let mut idle: Vec<Stream> = Vec::new();
     for _ in 0..60 {
-        let tls = service.tls_over(dial(CROWD, service.port).await).await;
+        let tls = service.tls_over(dial(OTHER_ADDRESS, service.port).await).await;
         let mut tls = tls.expect("a newcomer is accepted");
         ask(&mut tls).await;
         idle.push(tls);
