@@ -76,7 +76,8 @@ impl<K: Eq + Hash + Clone> LogLimit<K> {
     }
 
     fn admit_at(&self, key: &K, now: Instant) -> Option<u64> {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if now.duration_since(state.all.since) >= MINUTE {
             state.all = Count::from(now);
         }

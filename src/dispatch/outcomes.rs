@@ -51,9 +51,10 @@ impl Outcomes {
 
     fn take_named(&mut self, range: Range) -> Vec<LoggedEvent> {
         let is_in = |event: &LoggedEvent| (range.first..=range.last).contains(&event.sequence);
-        let (taken, left) = std::mem::take(&mut self.named).into_iter().partition(is_in);
+        let (taken, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.named).into_iter().partition(is_in);
         self.named = left;
-        taken
+        taken.into()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Labels;
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+    ConnectionId, Epoch, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
+    Sequence,
 };
 
 /// Whom an event is for.

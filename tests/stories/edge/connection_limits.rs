@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::connections::{Stream, ask, cut};
 use crate::proxied::dial;
+use crate::support::http::reply;
 use crate::support::{PATIENCE, Service};
 
 const NO_DEADLINES: [(&str, &str); 4] = [
@@ -140,10 +141,9 @@ async fn a_reserve_is_kept_for_probes_and_admins_while_all_connections_are_in_us
     let (_, key) = service.gateway("one").await;
     let reader = service.scoped(&["read"]).await;
     let in_use = [busy(&service).await, busy(&service).await, busy(&service).await];
-    assert_eq!(reader.get("/gateways").await.refusal(503, "http_connection_limit")["status"], 503);
-    let (status, body) = service.connect(&key).await.err().expect("refused");
-    assert_eq!(status, 503);
-    assert!(body.contains("http_connection_limit"), "{body}");
+    reader.get("/gateways").await.refusal(503, "http_connection_limit");
+    let connect = service.caller(None).request(reqwest::Method::GET, "/ws/gateways/connect");
+    reply(connect.header("api-key", &key)).await.refusal(503, "http_connection_limit");
     for probe in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(reader.root(probe).await.status, 200, "{probe}");
     }
