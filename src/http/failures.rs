@@ -99,7 +99,9 @@ impl Failures {
     /// A request failed because of the database.
     pub(super) fn store(&self, address: Option<IpAddr>, error: &StoreError) {
         let (kind, is_grave) = match error {
-            StoreError::Unavailable(_) => ("database unavailable", false),
+            StoreError::Unavailable(_) | StoreError::ConnectionLost(_) => {
+                ("database unavailable", false)
+            }
             StoreError::Disk(_) => ("disk", true),
             StoreError::Unknown(_) => ("commit outcome unknown", true),
             StoreError::Corrupt(_) => ("database damaged", true),

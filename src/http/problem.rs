@@ -177,10 +177,12 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = match &error {
-            StoreError::Unavailable(_) | StoreError::Disk(_) => Self::unavailable(
-                "unavailable",
-                "The service can't take this now; try again later.",
-            ),
+            StoreError::Unavailable(_) | StoreError::ConnectionLost(_) | StoreError::Disk(_) => {
+                Self::unavailable(
+                    "unavailable",
+                    "The service can't take this now; try again later.",
+                )
+            }
             StoreError::Unknown(_) => Self::unavailable(
                 "commit_outcome_unknown",
                 "It is not known whether this was stored. A retry with the same event id or Idempotency-Key is safe.",
@@ -255,6 +257,7 @@ mod tests {
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (StoreError::ConnectionLost("locked".into()), 503, "unavailable"),
             (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
