@@ -124,13 +124,14 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(place) = self.admit(address) else { continue };
+            let is_balancer = self.balancers.iter().any(|network| network.contains(address.ip()));
+            let Some(place) = self.admit(address, is_balancer) else { continue };
             prepare(&stream, self.unacknowledged);
             let connection = Connection {
                 peer: Peer { address, place: Arc::clone(&place) },
                 tls: self.tls.clone(),
                 limits: self.limits,
-                is_balancer: self.balancers.iter().any(|network| network.contains(address.ip())),
+                is_balancer,
                 deadline: Instant::now() + self.handshake_timeout,
                 router: router.clone(),
                 wind_down: wind_down.clone(),
@@ -140,8 +141,8 @@ impl Listener {
     }
 
     /// A place for a newcomer; `None` if all are in use.
-    fn admit(&self, peer: SocketAddr) -> Option<Arc<Place>> {
-        let (place, evicted) = self.places.admit(peer.ip().into());
+    fn admit(&self, peer: SocketAddr, is_balancer: bool) -> Option<Arc<Place>> {
+        let (place, evicted) = self.places.admit(peer.ip().into(), is_balancer);
         if evicted > 0 {
             count_evicted(evicted);
             if let Some(suppressed) = self.log.admit(&"evicted") {
@@ -222,7 +223,7 @@ impl Connection {
             let client = proxy_protocol::client(&mut stream, balancer, self.deadline).await;
             let Some(client) = client else { return };
             self.peer.address = client;
-            self.peer.place.relocate(Source::from(client.ip()));
+            count_evicted(self.peer.place.name_client(Source::from(client.ip())));
         }
         let peer = self.peer.address;
         let Some(tls) = self.tls.take() else {

@@ -53,9 +53,13 @@ impl Places {
     }
 
     /// A place for a newcomer, and how many others had to give theirs up.
-    pub(super) fn admit(self: &Arc<Self>, source: Source) -> (Option<Arc<Place>>, usize) {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        source: Source,
+        is_balancer: bool,
+    ) -> (Option<Arc<Place>>, usize) {
         let mut inner = self.lock();
-        let Admission { id, evicted } = inner.table.admit(source);
+        let Admission { id, evicted } = inner.table.admit(source, is_balancer);
         inner.evict(&evicted);
         let place = id.map(|id| {
             let token = CancellationToken::new();
@@ -97,9 +101,13 @@ impl Place {
         self.evicted.run_until_cancelled(connection).await;
     }
 
-    /// A balancer has named the client.
-    pub(super) fn relocate(&self, source: Source) {
-        self.places.lock().table.relocate(self.id, source);
+    /// A balancer has named the client. Returns how many other connections had
+    /// to give up their places.
+    pub(super) fn name_client(&self, source: Source) -> usize {
+        let mut inner = self.places.lock();
+        let evicted = inner.table.name_client(self.id, source);
+        inner.evict(&evicted);
+        evicted.len()
     }
 
     /// The handshake is done.

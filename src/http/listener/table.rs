@@ -34,13 +34,13 @@ pub(super) struct Id(u64);
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The PROXY protocol header or the TLS handshake has not arrived.
+    /// The TLS handshake is not done.
     Handshake,
     /// No request is under way, and none was authenticated so far.
     Idle,
     /// No request is under way; an earlier one was authenticated.
     Authenticated,
-    /// A request is under way.
+    /// A request is under way, or a balancer has yet to name its client.
     Busy,
 }
 
@@ -86,15 +86,11 @@ impl Table {
         }
     }
 
-    /// Takes a newcomer, and evicts others as needed.
-    pub(super) fn admit(&mut self, source: Source) -> Admission {
-        let mut evicted = Vec::new();
-        while self.handshakes.len >= self.limits.handshakes
-            && let Some(id) = self.handshakes.longest_of_largest()
-        {
-            self.leave(id);
-            evicted.push(id);
-        }
+    /// Takes a newcomer, and evicts others as needed. A balancer's connection is
+    /// busy until its [client is known](Self::name_client): it belongs to no
+    /// peer that could be judged by what it holds.
+    pub(super) fn admit(&mut self, source: Source, is_balancer: bool) -> Admission {
+        let mut evicted = if is_balancer { Vec::new() } else { self.free_handshake() };
         while self.entries.len() >= self.limits.connections
             && let Some(id) = self.candidate()
         {
@@ -105,13 +101,22 @@ impl Table {
         if self.entries.len() >= self.limits.connections.saturating_add(self.limits.reserved) {
             return Admission { id: None, evicted };
         }
-        self.changes += 1;
-        let id = Id(self.changes);
-        let phase = Phase::Handshake;
-        let entry = Entry { source, phase, since: self.changes, is_reserve };
-        self.rank(id, &entry, Ranking::insert);
-        self.entries.insert(id, entry);
+        let id = Id(self.changes + 1);
+        let phase = if is_balancer { Phase::Busy } else { Phase::Handshake };
+        self.put(id, Entry { source, phase, since: 0, is_reserve });
         Admission { id: Some(id), evicted }
+    }
+
+    /// Evicts handshakes until there is place for one more.
+    fn free_handshake(&mut self) -> Vec<Id> {
+        let mut evicted = Vec::new();
+        while self.handshakes.len >= self.limits.handshakes
+            && let Some(id) = self.handshakes.longest_of_largest()
+        {
+            self.leave(id);
+            evicted.push(id);
+        }
+        evicted
     }
 
     /// Evicts up to so many, because the process has run out of something.
@@ -134,16 +139,31 @@ impl Table {
 
     /// Changes what a connection is at; false if it was evicted before.
     pub(super) fn enter(&mut self, id: Id, phase: Phase) -> bool {
-        let change = self.changes + 1;
-        self.change(id, |entry| {
-            entry.phase = phase;
-            entry.since = change;
-        })
+        let Some(entry) = self.entries.remove(&id) else {
+            return false;
+        };
+        self.rank(id, &entry, Ranking::remove);
+        self.put(id, Entry { phase, ..entry });
+        true
     }
 
-    /// Changes whose connection it is: a balancer has named its client.
-    pub(super) fn relocate(&mut self, id: Id, source: Source) {
-        self.change(id, |entry| entry.source = source);
+    /// A balancer has named its client, whose handshake begins. Returns
+    /// connections to close.
+    pub(super) fn name_client(&mut self, id: Id, source: Source) -> Vec<Id> {
+        let Some(entry) = self.entries.remove(&id) else {
+            return Vec::new();
+        };
+        self.rank(id, &entry, Ranking::remove);
+        let evicted = self.free_handshake();
+        self.put(id, Entry { source, phase: Phase::Handshake, ..entry });
+        evicted
+    }
+
+    fn put(&mut self, id: Id, entry: Entry) {
+        self.changes += 1;
+        let entry = Entry { since: self.changes, ..entry };
+        self.rank(id, &entry, Ranking::insert);
+        self.entries.insert(id, entry);
     }
 
     /// Removes a connection that has ended or has become a socket.
@@ -158,18 +178,6 @@ impl Table {
     pub(super) fn is_reserve(&self, id: Id) -> bool {
         self.entries.len() > self.limits.connections
             && self.entries.get(&id).is_some_and(|entry| entry.is_reserve)
-    }
-
-    fn change(&mut self, id: Id, change: impl FnOnce(&mut Entry)) -> bool {
-        let Some(mut entry) = self.entries.remove(&id) else {
-            return false;
-        };
-        self.rank(id, &entry, Ranking::remove);
-        self.changes += 1;
-        change(&mut entry);
-        self.rank(id, &entry, Ranking::insert);
-        self.entries.insert(id, entry);
-        true
     }
 
     fn rank(&mut self, id: Id, entry: &Entry, how: fn(&mut Ranking, Source, Rank)) {

@@ -43,7 +43,7 @@ impl Model {
         Some(self.busy.remove(at).1)
     }
 
-    fn admitted(&mut self, limits: Limits) -> (Vec<Id>, bool) {
+    fn free_handshake(&mut self, limits: Limits) -> Vec<Id> {
         let mut evicted = Vec::new();
         let handshake = |phase| phase == Phase::Handshake;
         while self.waiting.iter().filter(|one| handshake(one.2)).count() >= limits.handshakes {
@@ -51,6 +51,12 @@ impl Model {
             self.remove(id);
             evicted.push(id);
         }
+        evicted
+    }
+
+    /// Frees a place; whether there is one then.
+    fn freed(&mut self, limits: Limits) -> (Vec<Id>, bool) {
+        let mut evicted = Vec::new();
         while self.len() >= limits.connections
             && let Some(id) = self.candidate()
         {
@@ -58,6 +64,13 @@ impl Model {
             evicted.push(id);
         }
         (evicted, self.len() < limits.connections + limits.reserved)
+    }
+
+    fn admitted(&mut self, limits: Limits) -> (Vec<Id>, bool) {
+        let mut evicted = self.free_handshake(limits);
+        let (more, has_place) = self.freed(limits);
+        evicted.extend(more);
+        (evicted, has_place)
     }
 }
 
@@ -76,10 +89,10 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
         for _ in 0..400 {
             // One source is as busy as all others together.
             let from = source(random.u8(..5).saturating_sub(2));
-            match random.u8(..10) {
+            match random.u8(..11) {
                 0..4 => {
                     let (evicted, has_place) = model.admitted(limits);
-                    let admission = table.admit(from);
+                    let admission = table.admit(from, false);
                     assert_eq!(admission.evicted, evicted, "seed {seed}");
                     assert_eq!(admission.id.is_some(), has_place, "seed {seed}");
                     if let Some(id) = admission.id {
@@ -101,12 +114,21 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
                 }
                 8 => {
                     let Some(id) = random.choice(&seen).copied() else { continue };
-                    table.relocate(id, from);
-                    for one in model.waiting.iter_mut().filter(|one| one.0 == id) {
-                        one.1 = from;
+                    let found = model.remove(id).is_some();
+                    let evicted = if found { model.free_handshake(limits) } else { Vec::new() };
+                    assert_eq!(table.name_client(id, from), evicted, "seed {seed}");
+                    if found {
+                        model.waiting.push((id, from, Phase::Handshake));
                     }
-                    for one in model.busy.iter_mut().filter(|one| one.0 == id) {
-                        one.1 = from;
+                }
+                9 => {
+                    let (evicted, has_place) = model.freed(limits);
+                    let admission = table.admit(from, true);
+                    assert_eq!(admission.evicted, evicted, "seed {seed}");
+                    assert_eq!(admission.id.is_some(), has_place, "seed {seed}");
+                    if let Some(id) = admission.id {
+                        model.busy.push((id, from));
+                        seen.push(id);
                     }
                 }
                 _ => {
@@ -131,14 +153,14 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
 #[test]
 fn a_source_that_floods_only_replaces_its_own_connections() {
     let mut table = table(8, 16, 2);
-    let gateway = table.admit(source(1)).id.unwrap();
+    let gateway = table.admit(source(1), false).id.unwrap();
     for _ in 0..1000 {
-        let admission = table.admit(source(2));
+        let admission = table.admit(source(2), false);
         assert!(admission.id.is_some() && !admission.evicted.contains(&gateway));
     }
     assert!(table.enter(gateway, Phase::Idle));
     for _ in 0..1000 {
-        let id = table.admit(source(2)).id.unwrap();
+        let id = table.admit(source(2), false).id.unwrap();
         assert!(table.enter(id, Phase::Idle));
     }
     assert!(table.enter(gateway, Phase::Busy), "it is still there");
@@ -147,20 +169,20 @@ fn a_source_that_floods_only_replaces_its_own_connections() {
 #[test]
 fn an_authenticated_connection_is_evicted_last_and_a_busy_one_never() {
     let mut table = table(8, 2, 1);
-    let known = table.admit(source(1)).id.unwrap();
+    let known = table.admit(source(1), false).id.unwrap();
     table.enter(known, Phase::Authenticated);
-    let idle = table.admit(source(2)).id.unwrap();
+    let idle = table.admit(source(2), false).id.unwrap();
     table.enter(idle, Phase::Idle);
-    let first = table.admit(source(3));
+    let first = table.admit(source(3), false);
     assert_eq!(first.evicted, [idle]);
     table.enter(first.id.unwrap(), Phase::Busy);
-    let second = table.admit(source(3));
+    let second = table.admit(source(3), false);
     assert_eq!(second.evicted, [known]);
     table.enter(second.id.unwrap(), Phase::Busy);
-    let third = table.admit(source(3)).id.unwrap();
+    let third = table.admit(source(3), false).id.unwrap();
     table.enter(third, Phase::Busy);
     assert!(table.is_reserve(third) && !table.is_reserve(first.id.unwrap()));
-    assert_eq!(table.admit(source(4)).id, None, "the reserve has its bound, too");
+    assert_eq!(table.admit(source(4), false).id, None, "the reserve has its bound, too");
     table.leave(first.id.unwrap());
     assert!(!table.is_reserve(third), "an ordinary place is free");
 }
