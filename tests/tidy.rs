@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     ("event", &["clock"]),
+    ("api", &["clock", "event"]),
     ("token", &[]),
     ("log_limit", &[]),
     ("event_types", &["event"]),
@@ -25,6 +26,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     (
         "http",
         &[
+            "api",
             "clock",
             "config",
             "dispatch",
@@ -54,9 +56,12 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "wake",
         ],
     ),
-    ("client", &["clock", "event"]),
+    ("client", &["api", "clock", "event"]),
     // The command line: clients of the API, but for `serve`, `migrate`, `verify` and `config`.
-    ("cli", &["app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"]),
+    (
+        "cli",
+        &["api", "app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"],
+    ),
     ("main", &["cli"]),
 ];
 
@@ -82,7 +87,7 @@ const OWNERS: [(&str, &[&str]); 27] = [
     ("reqwest", &["client/"]),
     ("clap", &["cli/", "main.rs"]),
     ("clap_complete", &["cli/", "main.rs"]),
-    ("comfy_table", &["cli/"]),
+    ("unicode_width", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("hdrhistogram", &["cli/bench/"]),
     ("anyhow", &["cli/", "main.rs"]),

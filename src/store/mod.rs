@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod browse;
 mod errors;
 pub mod floor;
 mod inbox;
@@ -32,6 +33,7 @@ pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
 
+pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
@@ -224,6 +226,13 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
 
     // -- asking
+    /// A part of a gateway's log, with states; `None` if there is no such gateway.
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>>;
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.
     async fn connections(
         &self,
