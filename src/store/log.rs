@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Labels;
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, Epoch, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
-    Sequence,
+    ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 
 /// Whom an event is for.
@@ -287,30 +286,6 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
-}
-
-/// Deliveries to a gateway without a live connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// The gateway.
-    pub gateway_id: GatewayId,
-    /// Its name.
-    pub gateway_name: String,
-    /// Which.
-    pub range: Range,
-    /// The first of their events, for the log.
-    pub events: Vec<LoggedEvent>,
-}
-
-/// What the log says of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoggedEvent {
-    /// Its number in the gateway's log.
-    pub sequence: Sequence,
-    /// Its id.
-    pub id: EventId,
-    /// Its type.
-    pub event_type: EventType,
 }
 
 /// A connection that a dead node left open, and that is closed now.

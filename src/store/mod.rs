@@ -19,6 +19,7 @@ mod ledger;
 mod limits;
 mod log;
 pub mod memory;
+mod missed;
 mod nodes;
 mod open;
 #[cfg(feature = "postgres")]
@@ -37,6 +38,7 @@ pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
+pub use missed::*;
 pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
