@@ -67,9 +67,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the port. Without TLS only on loopback. A peer whose host
-    /// acknowledges nothing for as long as `unacknowledged` is gone.
-    pub async fn bind(
+    /// Binds the port, inside a runtime. Without TLS only on loopback. A peer
+    /// whose host acknowledges nothing for as long as `unacknowledged` is gone.
+    pub fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
         unacknowledged: Duration,
