@@ -229,10 +229,23 @@ fn one(gateway: &Value) -> String {
         ("head", cell(&gateway["head"])),
         ("confirmed", cell(&gateway["confirmed"])),
         ("lag", lag(gateway)),
+        ("last refusal", refusal(&gateway["lastRefusal"])),
         ("epoch", cell(&gateway["epoch"])),
         ("manifest", manifest),
     ];
     lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
+}
+
+fn refusal(refusal: &Value) -> String {
+    match refusal {
+        Value::Null => "-".to_owned(),
+        refusal => format!(
+            "{}, from {}, {}",
+            cell(&refusal["code"]),
+            cell(&refusal["address"]),
+            time(&refusal["at"])
+        ),
+    }
 }
 
 /// The verdict's state. A service of an earlier version gives none.

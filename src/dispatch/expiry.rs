@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispatcher;
-use super::sweep::tell;
 use crate::event::Reason;
 use crate::jobs::{Job, Next};
 use crate::store::{ExpiryMark, StoreError};
@@ -33,7 +32,9 @@ impl Job for Expiry {
     async fn run_once(&mut self) -> Result<Next, StoreError> {
         let found = self.dispatcher.store.expire(&mut self.mark).await?;
         let detail = "the event expired while its gateway was away";
-        found.expired.iter().for_each(|one| tell(one, Reason::Expired, detail));
+        for expired in &found.expired {
+            self.dispatcher.failures.count_and_log(expired, Reason::Expired, detail);
+        }
         Ok(if found.more { Next::After(PAUSE) } else { Next::Wait })
     }
 }

@@ -5,7 +5,6 @@
 //! The lane never waits for the database before it listens to its peer, and
 //! never closes a socket because the database is away.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::feed::{Feed, Item};
+use super::in_flight::{InFlight, logged};
 use super::last_call::{Due, LastCall};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
@@ -77,8 +77,7 @@ struct State {
     alive_recorded_at: Instant,
     /// The next event's frame, encoded once although there was no room yet.
     encoded: Option<Bytes>,
-    /// When the events on their way were published.
-    published: VecDeque<Timestamp>,
+    in_flight: InFlight,
     /// The node shuts down: nothing more is sent, until then receipts are awaited.
     wind_down: Option<Instant>,
     nonsense: u32,
@@ -102,7 +101,7 @@ impl Lane {
             alive_at: now,
             alive_recorded_at: now,
             encoded: None,
-            published: VecDeque::new(),
+            in_flight: InFlight::default(),
             wind_down: None,
             nonsense: 0,
         };
@@ -242,7 +241,7 @@ impl Lane {
                     continue;
                 }
                 Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
-                    let last = row.sequence;
+                    let (last, event) = (row.sequence, logged(row.sequence, &row.event));
                     let before = state.connected_at.minus(LATE_EXPIRY);
                     let is_known = row.event.expires_at.is_some_and(|at| at < before);
                     if !self.pass_over(last, Reason::Expired) {
@@ -250,6 +249,8 @@ impl Lane {
                     }
                     if is_known {
                         self.outcomes.expired_before(last);
+                    } else {
+                        self.outcomes.name(event);
                     }
                     state.encoded = None;
                     continue;
@@ -287,7 +288,7 @@ impl Lane {
                 text: text.clone(),
                 ping_before,
             }));
-            state.published.push_back(row.event.occurred_at);
+            state.in_flight.sent(row.sequence, &row.event);
             state.encoded = None;
             self.feed.pop();
             metrics::counter!("gateway_events_events_written_total").increment(1);
@@ -365,8 +366,8 @@ impl Lane {
                 let finished_at = Timestamp::now();
                 let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
                 let latency = metrics::histogram!("gateway_events_delivery_seconds");
-                for published in state.published.drain(..count.min(state.published.len())) {
-                    latency.record(finished_at.since(published).as_secs_f64());
+                for took in state.in_flight.confirmed(count, finished_at) {
+                    latency.record(took.as_secs_f64());
                 }
                 metrics::counter!("gateway_events_receipts_total")
                     .increment(u64::try_from(count).unwrap_or(u64::MAX));
@@ -379,7 +380,10 @@ impl Lane {
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
         match matched.sequence {
-            Some(sequence) => self.outcomes.reported(sequence, matched.result()),
+            Some(sequence) => {
+                let event = state.in_flight.named(sequence);
+                self.outcomes.reported(sequence, matched.result(), event);
+            }
             None => self.nonsense(state, "a report on a deployment that we don't know"),
         }
     }

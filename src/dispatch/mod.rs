@@ -17,13 +17,15 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Timestamp, millis};
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::jobs::Supervisor;
-use crate::store::{Deleted, Missed, NewConnection, Store, StoreError};
+use crate::store::{Deleted, NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
 pub mod cadence;
 mod expiry;
+mod failure_log;
 mod feed;
+mod in_flight;
 mod lane;
 mod last_call;
 mod outcomes;
@@ -37,6 +39,7 @@ pub mod window;
 
 pub use session::{Admission, Permit, Session};
 
+use failure_log::FailureLog;
 use recorder::Recorder;
 use registry::Registry;
 use session::Ready;
@@ -142,6 +145,7 @@ pub struct Dispatcher {
     reads: Arc<Semaphore>,
     registry: Arc<Registry>,
     recorder: Recorder,
+    failures: Arc<FailureLog>,
     lanes: TaskTracker,
     draining: AtomicBool,
 }
@@ -165,6 +169,7 @@ impl Dispatcher {
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
             recorder: Recorder::start(Arc::clone(&store), jobs),
+            failures: Arc::default(),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
             store,
@@ -260,12 +265,17 @@ impl Dispatcher {
 
     /// Closes the live sockets of a gateway that was deleted, and logs what it
     /// had not received.
-    pub fn close_deleted(&self, gateway_id: GatewayId, deleted: &Deleted) {
+    pub fn close_deleted(&self, deleted: &Deleted) {
         let detail = "the gateway was deleted";
-        for range in deleted.undelivered.iter().copied() {
-            sweep::tell(&Missed { gateway_id, range }, Reason::GatewayDeleted, detail);
+        for missed in &deleted.undelivered {
+            self.failures.count_and_log(missed, Reason::GatewayDeleted, detail);
         }
         self.close_gateway(deleted.key, Reason::GatewayDeleted);
+    }
+
+    /// Logs how many lines about failed deliveries were left out; called every minute.
+    pub fn log_suppressed(&self) {
+        self.failures.log_suppressed();
     }
 
     /// A gateway's live connections to this node.

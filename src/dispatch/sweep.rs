@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Dispatcher;
 use crate::event::{GatewayKey, Reason};
 use crate::jobs::{Job, Next};
-use crate::store::{Missed, StoreError};
+use crate::store::StoreError;
 
 /// Events of this long are swept together.
 const GATHER: Duration = Duration::from_millis(100);
@@ -39,7 +39,9 @@ impl Sweep {
         let grace = self.dispatcher.options.not_connected_grace;
         let swept = self.dispatcher.store.sweep_not_connected(gateways, grace).await?;
         let detail = "the gateway is not connected; the event waits for it";
-        swept.missed.iter().for_each(|missed| tell(missed, Reason::NotConnected, detail));
+        for missed in &swept.missed {
+            self.dispatcher.failures.count_and_log(missed, Reason::NotConnected, detail);
+        }
         let now = Instant::now();
         self.due.extend(swept.postponed.into_iter().map(|(gateway, left)| (gateway, now + left)));
         Ok(())
@@ -83,22 +85,4 @@ impl Job for Sweep {
         }
         Ok(Next::Wait)
     }
-}
-
-/// One line and one count per range, as for every failed attempt.
-pub(super) fn tell(missed: &Missed, reason: Reason, detail: &str) {
-    let Missed { gateway_id, range } = missed;
-    let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-        .increment(count);
-    tracing::info!(
-        target: "delivery",
-        gateway = %gateway_id,
-        first = range.first.0,
-        last = range.last.0,
-        outcome = "failed",
-        %reason,
-        detail,
-        "not delivered"
-    );
 }

@@ -116,6 +116,7 @@ fn admission(gateway: GatewayKey, id: GatewayId, organisation: OrganisationKey) 
     Admission {
         gateway,
         gateway_id: id,
+        gateway_name: "one".into(),
         organisation,
         token: "t".to_owned(),
         token_expires_at: None,

@@ -44,8 +44,8 @@ impl Ask {
     /// The filter as it was asked, and with the window's defaults filled in.
     fn filter(&self) -> Answer<(DeliveryFilter, DeliveryFilter)> {
         let asked = DeliveryFilter {
-            from: read("from", self.from.as_deref(), Timestamp::parse)?,
-            to: read("to", self.to.as_deref(), Timestamp::parse)?,
+            from: read("from", self.from.as_deref(), extract::instant)?,
+            to: read("to", self.to.as_deref(), extract::instant)?,
             gateway_id: read("gatewayId", self.gateway_id.as_deref(), gateway_id)?,
             event_type: read("type", self.event_type.as_deref(), str::parse)?,
             reason: read("reason", self.reason.as_deref(), str::parse)?,
@@ -105,8 +105,8 @@ pub(super) async fn summary(
     Query(ask): Query<AskSummary>,
 ) -> Answer<Json<Value>> {
     let (from, to) = window(
-        read("from", ask.from.as_deref(), Timestamp::parse)?,
-        read("to", ask.to.as_deref(), Timestamp::parse)?,
+        read("from", ask.from.as_deref(), extract::instant)?,
+        read("to", ask.to.as_deref(), extract::instant)?,
     )?;
     let bucket = read("bucket", ask.bucket.as_deref(), bucket)?.unwrap_or(HOUR);
     if to.since(from).as_micros() / bucket.as_micros() > MAX_BUCKETS {

@@ -136,9 +136,13 @@ fn is_batch(text: &str) -> bool {
 }
 
 fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8; 32])>> {
-    let Some(key) = headers.get("idempotency-key") else {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else {
         return Ok(None);
     };
+    if keys.next().is_some() {
+        return Err(Problem::bad_request("There is more than one Idempotency-Key; send one."));
+    }
     let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
         Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     })?;

@@ -3,18 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey};
+use crate::event::GatewayKey;
 
-use super::Range;
-
-/// Deliveries to a gateway that had no live connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// Whose.
-    pub gateway_id: GatewayId,
-    /// Which.
-    pub range: Range,
-}
+use super::Missed;
 
 /// What a sweep recorded, and what it left for later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +37,7 @@ pub struct Deleted {
     /// Its inside key.
     pub key: GatewayKey,
     /// What it had not received; recorded as `gateway_deleted`.
-    pub undelivered: Vec<Range>,
+    pub undelivered: Vec<Missed>,
 }
 
 /// Where a search for expired events goes on. It begins anew after the last one,

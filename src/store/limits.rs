@@ -39,3 +39,10 @@ pub(crate) const EXPIRED_DELIVERIES: i64 = 1_000;
 /// Rejected rows that one retry puts back, at the most: it is one transaction,
 /// and others wait for it.
 pub(crate) const RETRIED: i64 = 1_000;
+
+/// Connections of a gateway that are looked at for their peak.
+pub(super) const PEAK_CONNECTIONS: i64 = 2000;
+
+/// Events of a range that are named in the log, and of all ranges of a sweep.
+pub(super) const LOGGED_EVENTS: i64 = 5;
+pub(super) const LOGGED_IN_ALL: usize = 100;

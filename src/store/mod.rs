@@ -21,6 +21,7 @@ mod ledger;
 mod limits;
 mod log;
 pub mod memory;
+mod missed;
 mod nodes;
 mod open;
 #[cfg(feature = "postgres")]
@@ -42,6 +43,7 @@ pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
+pub use missed::*;
 pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
@@ -166,6 +168,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     -> Result<Deleted>;
     /// Keeps its latest manifest.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
+    /// Notes that an attempt of this gateway to connect was refused. The caller
+    /// does not wait for it, and limits how often it calls.
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
     /// Makes a token; `Conflict` if two are live.
     async fn create_gateway_token(
         &self,
@@ -218,6 +223,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<OutboxPage>;
     /// Opens a connection and finds its position.
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened>;
+    /// The most connections that a gateway held at once within this time, on all
+    /// nodes, as far as its newest 2,000 connections tell.
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
     /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.

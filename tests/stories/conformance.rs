@@ -57,6 +57,8 @@ macro_rules! conforms {
             a_replica_moves_its_own_position_and_not_its_gateways
             a_receipt_on_a_forgotten_connection_moves_its_gateway
             an_opening_that_nobody_waits_for_leaves_nothing_live
+            the_most_connections_at_once_are_known
+            a_refusal_is_noted_at_its_gateway
             dead_letters_are_passed_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
             an_end_or_a_report_that_comes_twice_is_on_record_once

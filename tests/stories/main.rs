@@ -27,7 +27,10 @@
 //! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
 //! | stores answer alike | `conformance`, `model` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
-//! | FR-023, in any minute | `http::rates`, in the library |
+//! | FR-023, in any minute | `http::rates` and `http::reconnects`, in the library |
+//! | FR-023, of a gateway | `edge::reconnects` |
+//! | FR-015, refusals and failed deliveries | `edge::refusals` |
+//! | idle and silent peers | `edge::connection_limits`; which connection is closed: `http::listener::table`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
 //! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |

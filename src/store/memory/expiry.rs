@@ -5,7 +5,7 @@ use super::tables::{Key, Tables};
 use crate::clock::Timestamp;
 use crate::event::Reason;
 use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
-use crate::store::{Expiries, ExpiryMark, Missed, Result};
+use crate::store::{Expiries, ExpiryMark, Result};
 
 impl Tables {
     /// Gives up a bounded number of deliveries whose event has expired.
@@ -43,9 +43,10 @@ impl Tables {
                     finished_at: now,
                 })?;
                 self.bury(gateway, range, Reason::Expired, now)?;
-                expired.push(Missed { gateway_id: self.gateway_row(gateway)?.id, range });
+                expired.push((gateway, range));
             }
         }
+        let expired = self.named(&expired)?;
         Ok(Expiries { expired, more: is_full || !is_last })
     }
 

@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::event_types::{built_in, built_ins};
 use crate::store::{
-    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, Range, Result, StoreError, storable,
+    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
+    storable,
 };
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
@@ -50,6 +51,7 @@ impl Tables {
             disabled_at: None,
             deleted_at: None,
             manifest: None,
+            last_refusal: None,
             stream,
         };
         self.gateways.insert(key, row);
@@ -109,6 +111,19 @@ impl Tables {
         self.shown(now, key)
     }
 
+    pub(super) fn note_refusal(
+        &mut self,
+        now: Timestamp,
+        gateway: GatewayKey,
+        code: &str,
+        address: &str,
+    ) {
+        if let Some(row) = self.gateways.get_mut(&gateway) {
+            let (code, address) = (code.to_owned(), address.to_owned());
+            row.last_refusal = Some(LastRefusal { at: now, code, address });
+        }
+    }
+
     pub(super) fn delete_gateway(
         &mut self,
         now: Timestamp,
@@ -141,7 +156,8 @@ impl Tables {
         self.cursors.retain(|(gateway, _), _| *gateway != key);
         let cursor = Cursor { received: confirmed, left_at: None };
         self.cursors.insert((key, String::new()), cursor);
-        Ok(Deleted { key, undelivered })
+        let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
+        Ok(Deleted { key, undelivered: self.named(&undelivered)? })
     }
 
     pub(super) fn set_manifest(
@@ -211,6 +227,7 @@ impl Tables {
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             manifest: manifest.transpose()?,
+            last_refusal: row.last_refusal.clone(),
             epoch: row.stream.epoch,
             head: Sequence(row.stream.head),
             floor: Sequence(row.stream.floor),

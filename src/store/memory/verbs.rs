@@ -129,6 +129,13 @@ impl Store for MemoryStore {
         self.write(|tables, now| tables.set_manifest(now, gateway, manifest)).await
     }
 
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+        let now = (self.database.0.clock)();
+        if self.check_open().is_ok() {
+            self.database.tables().note_refusal(now, gateway, code, address);
+        }
+    }
+
     async fn create_gateway_token(
         &self,
         organisation: OrganisationKey,
@@ -211,6 +218,11 @@ impl Store for MemoryStore {
         tokio::task::yield_now().await;
         unheard.opened = None;
         opened
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        let since = (self.database.0.clock)().minus(within);
+        self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use super::Chore;
 use super::dialect::{self, Connection};
+use super::missed::{Failed, named};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
 use crate::store::ranges::cut;
-use crate::store::{Expiries, ExpiryMark, Missed, Range, Result};
+use crate::store::{Expiries, ExpiryMark, Range, Result};
 
 /// An event that has expired.
 pub(crate) struct DueEvent {
@@ -22,6 +23,7 @@ pub(crate) struct DueEvent {
 pub(crate) struct Open {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
     pub(crate) sequence: Sequence,
 }
 
@@ -93,14 +95,15 @@ pub(super) async fn expire(
         }
         open.sort_unstable_by_key(|open| (open.gateway, open.sequence));
         let mut pieces = Vec::new();
-        for (gateway, gateway_id, range) in runs(&open) {
-            answer.expired.push(Missed { gateway_id, range });
-            pieces.extend(cut(range).map(|piece| (gateway, piece)));
+        let expired = runs(open);
+        for Failed { gateway, range, .. } in &expired {
+            pieces.extend(cut(*range).map(|piece| (*gateway, piece)));
         }
         if !pieces.is_empty() {
             dialect::insert_failed(connection, now, node, Reason::Expired, &pieces).await?;
             dialect::insert_dead(connection, now, Reason::Expired, &pieces).await?;
         }
+        answer.expired = named(connection, expired).await?;
     }
     if !due.settled.is_empty() {
         dialect::settle_expiry(connection, &due.settled).await?;
@@ -109,14 +112,17 @@ pub(super) async fn expire(
 }
 
 /// Sorted deliveries as few ranges.
-fn runs(open: &[Open]) -> Vec<(GatewayKey, GatewayId, Range)> {
-    let mut runs: Vec<(GatewayKey, GatewayId, Range)> = Vec::new();
-    for Open { gateway, gateway_id, sequence } in open {
+fn runs(open: Vec<Open>) -> Vec<Failed> {
+    let mut runs: Vec<Failed> = Vec::new();
+    for Open { gateway, gateway_id, gateway_name, sequence } in open {
         match runs.last_mut() {
-            Some((of, _, range)) if of == gateway && range.last.next() == *sequence => {
-                range.last = *sequence;
+            Some(run) if run.gateway == gateway && run.range.last.next() == sequence => {
+                run.range.last = sequence;
             }
-            _ => runs.push((*gateway, *gateway_id, Range { first: *sequence, last: *sequence })),
+            _ => {
+                let range = Range { first: sequence, last: sequence };
+                runs.push(Failed { gateway, gateway_id, gateway_name, range });
+            }
         }
     }
     runs

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::dialect::{self, Connection, query, query_scalar};
 use super::ledger::{self, Ended, How};
+use super::missed::{Failed, named};
 use super::positions;
 
 use crate::clock::Timestamp;
@@ -144,9 +145,13 @@ pub(super) async fn delete_gateway(
     let key = live_key(connection, organisation, id).await?;
     let gateway = key.0;
     dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
-    query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now as _)
-        .execute(&mut *connection)
-        .await?;
+    let gateway_name = query_scalar!(
+        r#"update gateways set deleted_at = $2 where gateway = $1 returning name as "name!: String""#,
+        gateway,
+        now as _
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     query!(
         "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
         gateway,
@@ -161,6 +166,11 @@ pub(super) async fn delete_gateway(
     query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
+    let undelivered = undelivered.into_iter().map(|range| {
+        let gateway_name = gateway_name.clone();
+        Failed { gateway: key, gateway_id: id, gateway_name, range }
+    });
+    let undelivered = named(connection, undelivered.collect()).await?;
     Ok(Deleted { key, undelivered })
 }
 
@@ -222,6 +232,30 @@ pub(super) async fn set_manifest(
     .execute(connection)
     .await?;
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
+}
+
+/// Notes the last refused attempt to connect; an older one is replaced.
+pub(super) async fn note_refusal(
+    connection: &mut Connection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    code: &str,
+    address: &str,
+) -> Result<()> {
+    query!(
+        r#"
+        update gateways
+        set last_refusal_at = $2, last_refusal_code = $3, last_refusal_address = $4
+        where gateway = $1
+        "#,
+        gateway.0,
+        now as _,
+        code,
+        address
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The inside key of a gateway that is not deleted.

@@ -37,6 +37,7 @@ pub(crate) mod gateways;
 mod history;
 pub(crate) mod inbox;
 pub(crate) mod ledger;
+mod missed;
 pub(crate) mod nodes;
 pub(crate) mod positions;
 pub(crate) mod record;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::dialect::{self, Connection};
 use super::ledger;
+use super::missed::{Failed, named};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::ranges::cut;
-use crate::store::{Missed, Range, Result, Swept};
+use crate::store::{Range, Result, Swept};
 
 /// Records `not_connected` for gateways without a live connection; `None`
 /// looks at all of them. A gateway whose last connection ended less than `grace`
@@ -42,7 +43,8 @@ pub(super) async fn sweep_not_connected(
         let count = open.iter().map(|range| range.last.0 - range.first.0 + 1).sum();
         missing.push(Missing { gateway: row.gateway, head: row.head, count });
         for range in open {
-            missed.push(Missed { gateway_id: row.gateway_id, range });
+            let (gateway_id, gateway_name) = (row.gateway_id, row.gateway_name.clone());
+            missed.push(Failed { gateway: row.gateway, gateway_id, gateway_name, range });
             pieces.extend(cut(range).map(|piece| (row.gateway, piece)));
         }
     }
@@ -52,7 +54,7 @@ pub(super) async fn sweep_not_connected(
     if !missing.is_empty() {
         dialect::count_missed(connection, now, &missing).await?;
     }
-    Ok(Swept { missed, postponed })
+    Ok(Swept { missed: named(connection, missed).await?, postponed })
 }
 
 /// Takes out the gateways that have only just gone, and says when each is due.
@@ -76,6 +78,7 @@ fn postpone(
 pub(crate) struct Unserved {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
     pub(crate) head: Sequence,
     pub(crate) answered: Sequence,
     /// When the gateway's last connection ended.

@@ -148,6 +148,15 @@ impl Store for Backend {
         write!(self, connection, now => gateways::set_manifest(connection, now, gateway, &manifest))
     }
 
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+        let (code, address) = (code.to_owned(), address.to_owned());
+        self.writer.run_unheard(move |connection, now| {
+            Box::pin(async move {
+                gateways::note_refusal(connection, now, gateway, &code, &address).await
+            })
+        });
+    }
+
     async fn create_gateway_token(
         &self,
         organisation: OrganisationKey,
@@ -218,6 +227,10 @@ impl Store for Backend {
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
         self.writer.open(connection).await
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        look!(self, connection => connections::peak(connection, gateway, within))
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {

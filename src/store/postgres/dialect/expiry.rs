@@ -71,7 +71,7 @@ pub(in super::super) async fn open_and_away(
         Open,
         r#"
         select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            o.sequence as "sequence!: Sequence"
+            g.name as "gateway_name!: String", o.sequence as "sequence!: Sequence"
         from outbox o join gateways g using (gateway)
         where o.event = any($1) and g.deleted_at is null
             and o.sequence > coalesce(

@@ -3,10 +3,10 @@
 use super::batches::column;
 use super::{Connection, keys, query, query_as};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::postgres::sql::ledger::LONGEST_RANGE;
 use crate::store::postgres::sql::sweep::{Missing, Unserved};
-use crate::store::{Range, Result};
+use crate::store::{LoggedEvent, Range, Result};
 
 /// Streams with rows that nobody was there to receive; `None` looks at all.
 pub(in super::super) async fn unserved(
@@ -18,7 +18,8 @@ pub(in super::super) async fn unserved(
         Unserved,
         r#"
         select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            s.head as "head!: Sequence", greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence",
+            g.name as "gateway_name!: String", s.head as "head!: Sequence",
+            greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence",
             (
                 select c.closed_at from connections c
                 where c.gateway = s.gateway and c.closed_at is not null
@@ -42,6 +43,32 @@ pub(in super::super) async fn unserved(
     )
     .fetch_all(connection)
     .await?)
+}
+
+/// What the log says of the events of these deliveries, in their order.
+pub(in super::super) async fn logged_events(
+    connection: &mut Connection,
+    deliveries: &[(GatewayKey, Sequence)],
+) -> Result<Vec<(GatewayKey, LoggedEvent)>> {
+    let rows = query!(
+        r#"
+        select o.gateway as "gateway!: GatewayKey", o.sequence as "sequence!: Sequence",
+            e.id as "id!: EventId", e.type as "event_type!: EventType"
+        from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
+        cross join lateral (
+            select * from outbox where gateway = k.gateway and sequence = k.sequence limit 1
+        ) as o
+        cross join lateral (select * from events where event = o.event limit 1) as e
+        order by o.gateway, o.sequence
+        "#,
+        &column(deliveries, |it| it.0.0),
+        &column(deliveries, |it| it.1.0)
+    )
+    .fetch_all(connection)
+    .await?;
+    let event = |sequence, id, event_type| LoggedEvent { sequence, id, event_type };
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
 }
 
 /// Failed attempts that no connection made.

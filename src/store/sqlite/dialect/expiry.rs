@@ -73,7 +73,7 @@ pub(in super::super) async fn open_and_away(
         Open,
         r#"
         select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            o.sequence as "sequence!: Sequence"
+            g.name as "gateway_name!: String", o.sequence as "sequence!: Sequence"
         from json_each($1) as due
         cross join outbox o on o.event = due.value
         cross join gateways g on g.gateway = o.gateway

@@ -3,10 +3,10 @@
 use super::batches::json;
 use super::{Connection, query, query_as};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::sqlite::sql::ledger::LONGEST_RANGE;
 use crate::store::sqlite::sql::sweep::{Missing, Unserved};
-use crate::store::{Range, Result};
+use crate::store::{LoggedEvent, Range, Result};
 
 /// Streams with rows that nobody was there to receive; `None` looks at all.
 pub(in super::super) async fn unserved(
@@ -19,7 +19,8 @@ pub(in super::super) async fn unserved(
         Unserved,
         r#"
         select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            s.head as "head!: Sequence", max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence",
+            g.name as "gateway_name!: String", s.head as "head!: Sequence",
+            max(s.missed, coalesce(u.received, 0)) as "answered!: Sequence",
             (
                 select c.closed_at from connections c
                 where c.gateway = s.gateway and c.closed_at is not null
@@ -43,6 +44,30 @@ pub(in super::super) async fn unserved(
     )
     .fetch_all(connection)
     .await?)
+}
+
+/// What the log says of the events of these deliveries, in their order.
+pub(in super::super) async fn logged_events(
+    connection: &mut Connection,
+    deliveries: &[(GatewayKey, Sequence)],
+) -> Result<Vec<(GatewayKey, LoggedEvent)>> {
+    let keys = json(&deliveries.iter().map(|(key, nth)| (key.0, nth.0)).collect::<Vec<_>>())?;
+    let rows = query!(
+        r#"
+        select o.gateway as "gateway!: GatewayKey", o.sequence as "sequence!: Sequence",
+            e.id as "id!: EventId", e.type as "event_type!: EventType"
+        from json_each($1) k
+        cross join outbox o on o.gateway = k.value ->> 0 and o.sequence = k.value ->> 1
+        cross join events e on e.event = o.event
+        order by o.gateway, o.sequence
+        "#,
+        keys
+    )
+    .fetch_all(connection)
+    .await?;
+    let event = |sequence, id, event_type| LoggedEvent { sequence, id, event_type };
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
 }
 
 /// Failed attempts that no connection made.
