@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Timestamp, millis};
-use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
+use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::jobs::Supervisor;
 use crate::store::{Deleted, NewConnection, Store, StoreError};
 use crate::wake::Wake;

@@ -153,9 +153,10 @@ impl Tables {
             })?;
         }
         self.bury(key, range, Reason::GatewayDeleted, now)?;
+        let own = (key, String::new());
+        let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        let cursor = Cursor { received: confirmed, left_at: None };
-        self.cursors.insert((key, String::new()), cursor);
+        self.cursors.insert(own, Cursor { received: confirmed, updated_at, left_at: None });
         let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
         Ok(Deleted { key, undelivered: self.named(&undelivered)? })
     }
