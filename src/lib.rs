@@ -4,6 +4,7 @@
 pub mod app;
 pub mod client;
 pub mod clock;
+pub mod compute;
 pub mod config;
 pub mod dispatch;
 pub mod event;

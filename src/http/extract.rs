@@ -3,7 +3,8 @@
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -16,7 +17,7 @@ pub(super) struct Json<T>(pub(super) T);
 pub(super) struct Bytes(pub(super) axum::body::Bytes);
 
 /// The same, if they say of themselves that they are JSON or say nothing.
-pub(super) struct Body(pub(super) axum::body::Bytes);
+struct Body(axum::body::Bytes);
 
 /// The query's parameters.
 pub(super) struct Query<T>(pub(super) T);
@@ -33,11 +34,7 @@ impl<S: Send + Sync> FromRequest<S> for Bytes {
             Err(BytesRejection::FailedToBufferBody(error))
                 if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
             {
-                Err(Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    "The body is larger than server.body_limit.",
-                ))
+                Err(too_large())
             }
             Err(_) => Err(Problem::bad_request("The body broke off.")),
         }
@@ -48,19 +45,32 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            let media = content_type.to_str().unwrap_or_default();
-            let media = media.split(';').next().unwrap_or_default().trim();
-            if !media.eq_ignore_ascii_case("application/json") {
-                return Err(Problem::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "unsupported_media_type",
-                    "The body must be application/json.",
-                ));
-            }
-        }
+        require_json(request.headers())?;
         Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }
+}
+
+/// A body that says what it is must say that it is JSON.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let media = content_type.to_str().unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim();
+    if media.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "The body must be application/json.",
+    ))
+}
+
+pub(super) fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        "The body is larger than this request may have: server.body_limit for events, 256 KiB otherwise.",
+    )
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -75,6 +85,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 /// Reads JSON: what is no JSON at all is 400, JSON of another shape 422.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| json_problem(&error))
+}
+
+/// The same of a text, from which the value may borrow.
+pub(super) fn parse_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|error| json_problem(&error))
 }
 
 /// Says what is wrong with a JSON text, and with which field if it is known.

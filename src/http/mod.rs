@@ -22,6 +22,7 @@ use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod auth;
+mod bodies;
 mod connect;
 mod connections;
 mod cursor;
@@ -29,6 +30,7 @@ mod deliveries;
 mod event_types;
 mod events;
 mod extract;
+mod fields;
 mod gateway_tokens;
 mod gateways;
 mod health;
@@ -51,6 +53,9 @@ use remembered::Remembered;
 /// The prefix of everything but the operational routes.
 pub const BASE: &str = "/api/internal/v1";
 
+/// The largest body of a request that does not publish events.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+
 /// Renders the metrics.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -61,6 +66,7 @@ pub struct App {
     config: Arc<Config>,
     attempts: rates::Attempts,
     rules: Arc<Rules>,
+    bodies: Arc<bodies::Memory>,
     access: Remembered<String, AccessCredential>,
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     render_metrics: RenderMetrics,
@@ -76,12 +82,16 @@ impl App {
         render_metrics: RenderMetrics,
     ) -> Arc<Self> {
         let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
+        let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let bodies =
+            bodies::Memory::new(size(config.server.body_memory), size(config.server.body_limit));
         Arc::new(Self {
             store,
             dispatcher,
             config,
             attempts,
             rules,
+            bodies,
             access: Remembered::default(),
             types: Remembered::default(),
             render_metrics,
@@ -98,11 +108,10 @@ impl App {
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let body_limit = usize::try_from(app.config.server.body_limit.as_u64()).unwrap_or(usize::MAX);
     let request_timeout = app.config.server.request_timeout;
     let api = api()
         .layer(middleware::from_fn_with_state(request_timeout, in_time))
-        .layer(DefaultBodyLimit::max(body_limit));
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     Router::new()
         .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
         .route("/livez", get(health::livez))
