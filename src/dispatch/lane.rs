@@ -13,9 +13,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::feed::{Feed, Item};
+use super::last_call::{Due, LastCall};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
 use super::registry::Registration;
@@ -27,14 +28,12 @@ use crate::event::{Epoch, Reason, Sequence};
 use crate::socket::frame::{self, Message};
 use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
 
+mod ending;
+
 /// Signs of life are recorded this often at the most.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// For what is on its way when the node shuts down.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
-/// For the transport to end after it was told to; longer than it takes.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// For reports that came just before the end.
-const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// Lines in the log about one peer's nonsense; all of it is counted.
 const NONSENSE_TOLD: u32 = 5;
 
@@ -44,6 +43,7 @@ pub(super) struct Timing {
     pub(super) heartbeat_interval: Duration,
     pub(super) heartbeat_timeout: Duration,
     pub(super) confirmation_timeout: Duration,
+    pub(super) last_call: LastCall,
     pub(super) patience: Patience,
     /// When the token expires.
     pub(super) token_expires: Option<Instant>,
@@ -139,7 +139,7 @@ impl Lane {
             if state.wind_down.is_some() && self.window.is_idle() {
                 return End::Close(Reason::Shutdown);
             }
-            let (deadline, overdue) = self.deadline(state);
+            let (deadline, missed) = self.deadline(state);
             let matching = !self.reports.is_empty() && self.outcomes.has_room();
             tokio::select! {
                 biased;
@@ -150,7 +150,11 @@ impl Lane {
                     state.wind_down.get_or_insert_with(|| Instant::now() + LAST_RECEIPTS);
                 }
                 // Deadlines before what is heard, or a peer that chatters would have none.
-                () = sleep_until(deadline) => return End::Close(overdue),
+                () = sleep_until(deadline) => {
+                    if let Some(end) = self.overdue(state, missed) {
+                        return end;
+                    }
+                }
                 _ = pings.tick() => {
                     // Full: the transport is behind with writing, which has a deadline of its own.
                     let _ = self.link.control.try_send(Control::Ping);
@@ -170,23 +174,52 @@ impl Lane {
         }
     }
 
-    /// The next deadline, and what it means to miss it. A handler may run
-    /// longer than a heartbeat: while an event is unconfirmed, only the
-    /// deadline for its confirmation counts.
+    /// When to look at the next deadline, and what it means to miss it.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
-        let silence = match self.window.confirmation_deadline(timing.confirmation_timeout) {
-            Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
-            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
-        };
+        let (silence, missed) = self.silence(state);
         let others = [
             timing.token_expires.map(|at| (at, Reason::TokenRevoked)),
             state.wind_down.map(|at| (at, Reason::Shutdown)),
         ];
-        others
-            .into_iter()
-            .flatten()
-            .fold(silence, |first, other| if other.0 < first.0 { other } else { first })
+        others.into_iter().flatten().fold(
+            (timing.last_call.wakes_at(silence), missed),
+            |first, other| {
+                if other.0 < first.0 { other } else { first }
+            },
+        )
+    }
+
+    /// The deadline of a silent peer. A handler may run longer than a heartbeat:
+    /// while an event is unconfirmed, only the deadline for its confirmation counts.
+    fn silence(&self, state: &State) -> (Instant, Reason) {
+        let timing = &self.timing;
+        match self.window.confirmation_deadline(timing.confirmation_timeout) {
+            Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
+            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
+        }
+    }
+
+    /// It is time to look at a deadline. The end, if it has been missed.
+    fn overdue(&mut self, state: &mut State, missed: Reason) -> Option<End> {
+        if !matches!(missed, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout) {
+            return Some(End::Close(missed));
+        }
+        // What was received already counts, and may move the deadline.
+        if let Ok(incoming) = self.link.incoming.try_recv()
+            && let Some(end) = self.hear_all(state, Some(incoming))
+        {
+            return Some(end);
+        }
+        let (deadline, missed) = self.silence(state);
+        match self.timing.last_call.due(deadline, Instant::now()) {
+            Due::Wait => None,
+            Due::Ping => {
+                let _ = self.link.control.try_send(Control::Ping);
+                None
+            }
+            Due::Close => Some(End::Close(missed)),
+        }
     }
 
     /// Sends what is ready and fits. True if only the link has no room.
@@ -345,47 +378,5 @@ impl Lane {
                 "a gateway sent something odd; it is ignored"
             );
         }
-    }
-
-    /// Tells the transport, and takes what the peer still says.
-    async fn say_goodbye(&mut self, state: &mut State, reason: Reason) -> (Reason, String) {
-        let by = Instant::now() + GOODBYE;
-        // Pings may fill the channel; the transport takes them in between.
-        let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
-        loop {
-            match timeout_at(by, self.link.incoming.recv()).await {
-                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail.into()),
-                Ok(Some(incoming)) => self.hear(state, incoming),
-                Ok(None) => return (reason, "the transport is gone".to_owned()),
-                Err(_) => return (reason, "the transport did not end in time".to_owned()),
-            }
-        }
-    }
-
-    async fn finish(mut self: Box<Self>, state: State, reason: Reason, detail: String) {
-        drop((self.registration, self.permit, self.link));
-        tracing::info!(
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
-            %reason,
-            detail,
-            duration_ms = state.opened_at.elapsed().as_millis(),
-            confirmed = %self.window.position(),
-            "disconnected"
-        );
-        let last_reports = async {
-            while !self.reports.is_empty() {
-                let matched = self.reports.next().await;
-                if let Some(sequence) = matched.sequence {
-                    self.outcomes.reported(sequence, matched.result());
-                }
-            }
-        };
-        if timeout(LAST_REPORTS, last_reports).await.is_err() {
-            tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
-        }
-        let closing = self.window.close(reason, self.timing.patience);
-        self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);
-        self.outcomes.hand_in_all(&self.recorder).await;
     }
 }
