@@ -229,7 +229,7 @@ impl<'a> json::Node<'a, Metered> for Node<'a> {
 
     /// For the errors that are reported, each of which is costly to build.
     fn to_value(&self) -> Cow<'a, Value> {
-        self.spend(64);
+        self.spend(160);
         match self.value {
             Inner::Value(value) => Cow::Borrowed(value),
             Inner::Name(name) => Cow::Owned(Value::String(name.to_owned())),

@@ -4,6 +4,8 @@
 //! the time for a byte grows with the size of the compiled expression: that
 //! size is limited, and a payload pays for it.
 
+use std::collections::HashSet;
+
 use regex_automata::dfa::dense;
 use regex_automata::nfa::thompson;
 
@@ -33,7 +35,7 @@ pub(super) const ENGINE_CACHE_BYTES: usize = 2 * MAX_AUTOMATON;
 /// The patterns of a schema: their sizes, and what they cost per byte of text.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    count: usize,
+    known: HashSet<String>,
     compiled: usize,
     costliest: u64,
     all: u64,
@@ -42,9 +44,11 @@ pub(super) struct Patterns {
 impl Patterns {
     /// Adds one; an error says what to change.
     pub(super) fn add(&mut self, pattern: &str) -> Result<(), String> {
+        if !self.known.insert(pattern.to_owned()) {
+            return Ok(());
+        }
         let shown = crate::event::quoted(pattern);
-        self.count += 1;
-        if self.count > MAX_COUNT {
+        if self.known.len() > MAX_COUNT {
             return Err(format!("has more than {MAX_COUNT} patterns; use fewer"));
         }
         if pattern.chars().count() > MAX_CHARACTERS {
@@ -77,8 +81,8 @@ impl Patterns {
     }
 
     /// How many there are.
-    pub(super) const fn count(&self) -> usize {
-        self.count
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
     }
 
     /// What matching a byte against the costliest one costs, in 256ths of a unit.
