@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     ("event", &["clock"]),
+    ("api", &["clock", "event"]),
     ("token", &[]),
     ("compute", &[]),
     ("event_types", &["event"]),
@@ -25,6 +26,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     (
         "http",
         &[
+            "api",
             "clock",
             "compute",
             "config",
@@ -54,9 +56,12 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "wake",
         ],
     ),
-    ("client", &["clock", "event"]),
+    ("client", &["api", "clock", "event"]),
     // The command line: clients of the API, but for `serve`, `migrate`, `verify` and `config`.
-    ("cli", &["app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"]),
+    (
+        "cli",
+        &["api", "app", "client", "clock", "config", "event", "lifecycle", "store", "telemetry"],
+    ),
     ("main", &["cli"]),
 ];
 
@@ -65,6 +70,8 @@ const ROOMS: [(&str, &[&str]); 19] = [
 const OWNERS: [(&str, &[&str]); 27] = [
     ("sqlx", &["store/"]),
     ("libsqlite3_sys", &["store/"]),
+    ("deadpool", &["store/postgres/pool.rs"]),
+    ("filedescriptor", &["store/postgres/sockets.rs"]),
     ("axum", &["http/", "socket/websocket.rs"]),
     ("hyper", &["http/", "client/"]),
     ("hyper_util", &["http/", "client/"]),
@@ -80,7 +87,7 @@ const OWNERS: [(&str, &[&str]); 27] = [
     ("reqwest", &["client/"]),
     ("clap", &["cli/", "main.rs"]),
     ("clap_complete", &["cli/", "main.rs"]),
-    ("comfy_table", &["cli/"]),
+    ("unicode_width", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("hdrhistogram", &["cli/bench/"]),
     ("anyhow", &["cli/", "main.rs"]),

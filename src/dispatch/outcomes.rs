@@ -165,7 +165,7 @@ impl Outcomes {
                     tracing::warn!(
                         target: "delivery",
                         gateway = %self.whose.gateway_id,
-                        sequence = %range.first,
+                        sequence = range.first.0,
                         %reason,
                         "an event failed too often and is now a dead letter"
                     );
@@ -180,8 +180,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome,
             "delivered"
         );
@@ -194,8 +194,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome = "unknown",
             reason = %Reason::NodeLost,
             "nobody can say whether it was delivered; it is sent again"
@@ -212,8 +212,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome = "failed",
             %reason,
             detail,

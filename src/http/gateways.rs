@@ -16,7 +16,7 @@ use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
 use crate::intake::object;
-use crate::store::{Gateway, GatewayChange, Labels};
+use crate::store::{Gateway, GatewayChange, LabelChange, Labels, MOST_LABELS};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -30,9 +30,11 @@ pub(super) struct NewGateway {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Change {
+    #[serde(default, deserialize_with = "object::not_null")]
     name: Option<String>,
-    #[serde(default, deserialize_with = "object::some_labels")]
-    labels: Option<Labels>,
+    #[serde(default, deserialize_with = "object::label_change")]
+    labels: Option<LabelChange>,
+    #[serde(default, deserialize_with = "object::not_null")]
     disabled: Option<bool>,
 }
 
@@ -49,7 +51,10 @@ pub(super) async fn create(
     Admin(organisation): Admin,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    check(Some(&new.name), Some(&new.labels))?;
+    check(Some(&new.name), new.labels.iter())?;
+    if new.labels.len() > MOST_LABELS {
+        return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
+    }
     let id = new.id.unwrap_or_default();
     let gateway = app.store.create_gateway(organisation, id, &new.name, &new.labels).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
@@ -82,14 +87,20 @@ pub(super) async fn show(
     Ok(Json(shown(&app, &gateway)))
 }
 
-/// `PATCH /gateways/{id}`. Disabling closes the gateway's sockets.
+/// `PATCH /gateways/{id}`: a JSON merge patch (RFC 7396). Disabling closes the
+/// gateway's sockets.
 pub(super) async fn change(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
-    extract::Json(change): extract::Json<Change>,
+    extract::MergePatch(change): extract::MergePatch<Change>,
 ) -> Answer<Json<Value>> {
-    check(change.name.as_deref(), change.labels.as_ref())?;
+    let labels = match &change.labels {
+        Some(LabelChange::Merge(changes)) => Some(changes),
+        Some(LabelChange::Clear) | None => None,
+    };
+    let set = labels.into_iter().flatten();
+    check(change.name.as_deref(), set.filter_map(|(name, value)| Some((name, value.as_ref()?))))?;
     let change =
         GatewayChange { name: change.name, labels: change.labels, disabled: change.disabled };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
@@ -110,7 +121,10 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
+fn check<'a>(
+    name: Option<&str>,
+    labels: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Answer<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
         errors.push(FieldError { field, message: message.to_owned() });
@@ -123,7 +137,7 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
     {
         wrong("name".to_owned(), "must be 1 to 128 characters, none of them a control character");
     }
-    for (key, value) in labels.into_iter().flatten() {
+    for (key, value) in labels {
         if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {
             let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
             wrong(
@@ -131,9 +145,6 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
                 "a label's name has 1 to 64 characters, its value at most 256, none of them a control character",
             );
         }
-    }
-    if labels.is_some_and(|labels| labels.len() > 64) {
-        wrong("labels".to_owned(), "at most 64 labels");
     }
     if errors.is_empty() {
         return Ok(());

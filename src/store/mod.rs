@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod browse;
 mod errors;
 pub mod floor;
 mod inbox;
@@ -29,7 +30,10 @@ mod repeats;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "postgres")]
+mod sqlstate;
 
+pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
@@ -49,6 +53,10 @@ pub enum StoreError {
     /// The database is away, locked for too long, or its queue is full: try again later.
     #[error("the database can't take this now: {0}")]
     Unavailable(String),
+    /// The same, and the connection to the database is not to be used any more: it broke, or
+    /// its server takes no writes.
+    #[error("the connection to the database is lost: {0}")]
+    ConnectionLost(String),
     /// The disk reads or writes no more as it should.
     #[error("the database's disk fails: {0}")]
     Disk(String),
@@ -212,6 +220,13 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
 
     // -- asking
+    /// A part of a gateway's log, with states; `None` if there is no such gateway.
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>>;
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.
     async fn connections(
         &self,

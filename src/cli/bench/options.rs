@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+use super::super::confirm::Confirmation;
 use super::super::time::parse_duration;
 
 /// How much there is before anything is measured.
@@ -33,7 +34,8 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) directory: Option<PathBuf>,
     /// A Postgres server, for databases that are made for this and dropped
-    /// afterwards; SQLite if there is none. A password comes better from PGPASSWORD
+    /// afterwards; SQLite if there is none. TLS is used if the server offers it, unless
+    /// `sslmode` says otherwise. A password comes better from PGPASSWORD
     #[arg(
         long,
         value_name = "URL",
@@ -44,4 +46,6 @@ pub(crate) struct Common {
     /// The process of the running service that is measured (with --url, on this machine)
     #[arg(long, value_name = "PID")]
     pub(super) server_pid: Option<u32>,
+    #[command(flatten)]
+    pub(super) confirmation: Confirmation,
 }

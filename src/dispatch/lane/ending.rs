@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Lane, State};
+use crate::clock::millis;
 use crate::event::Reason;
 use crate::socket::{Control, Incoming};
 
@@ -41,8 +42,8 @@ impl Lane {
             connection = %self.whose.connection,
             %reason,
             detail,
-            duration_ms = state.opened_at.elapsed().as_millis(),
-            confirmed = %self.window.position(),
+            duration_ms = millis(state.opened_at.elapsed()),
+            confirmed = self.window.position().0,
             "disconnected"
         );
         let last_reports = async {
