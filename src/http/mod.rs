@@ -18,6 +18,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
 use crate::intake::Rules;
+use crate::jobs::Supervisor;
 use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
@@ -72,6 +73,8 @@ pub struct App {
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     log_waiting: log::Waiting,
     render_metrics: RenderMetrics,
+    /// Whose jobs are to be on time.
+    supervisors: Vec<Supervisor>,
 }
 
 impl App {
@@ -82,6 +85,7 @@ impl App {
         config: Arc<Config>,
         rules: Arc<Rules>,
         render_metrics: RenderMetrics,
+        supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
         let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
         let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
@@ -98,6 +102,7 @@ impl App {
             types: Remembered::default(),
             log_waiting: log::Waiting::default(),
             render_metrics,
+            supervisors,
         })
     }
 
