@@ -101,8 +101,10 @@ pub struct Server {
     /// Which browsers may connect.
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
-    /// The largest request body.
+    /// The largest body of a request that publishes events.
     pub body_limit: ByteSize,
+    /// Memory for such bodies, of all requests together.
+    pub body_memory: ByteSize,
 }
 
 /// Limits on publishers and on connection attempts.

@@ -1,8 +1,22 @@
-//! Event types: the catalogue that is there out of the box, and the check of a
-//! payload against its type's JSON Schema. This room knows no database and
-//! fetches nothing: a schema stands alone, or it is refused.
+//! Event types: the built-in catalogue, and the check of a payload against the
+//! JSON Schema of its type. This module knows no database and fetches nothing:
+//! a schema stands alone, or it is refused.
+//!
+//! Both compiling a schema and checking a payload are bounded, in units that do
+//! not depend on the machine or its load, so that every node and every repeat
+//! comes to the same verdict. [`complexity`] limits what a schema may be;
+//! [`metered`] stops the evaluator when a payload has used up its budget. Why
+//! not otherwise: an evaluation can't be interrupted from outside its thread, a
+//! limit in time would refuse good events on a busy machine, a child process
+//! that can be killed has to be run on every platform and fed over a pipe, and
+//! an evaluator of our own would have to be kept up to date.
+//!
+//! A check takes up to 50 ms, so [`Validator::check`] runs on the compute pool,
+//! except for types that [`Validator::is_quick`] names: those are checked in
+//! one pass over the payload.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonschema::{Retrieve, Uri};
@@ -11,22 +25,38 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 mod catalogue;
+mod complexity;
+mod go_time;
+mod members;
+mod metered;
+mod patterns;
 #[cfg(test)]
 mod tests;
 
 pub use catalogue::{built_in, built_ins};
 
-/// Nesting beyond this would let a schema exhaust the stack of its checker.
-const MAX_DEPTH: usize = 32;
+use complexity::Prices;
+use members::Members;
+use metered::{Metered, Stopped};
 
-/// A schema is compiled on the publisher's time; beyond this it is no schema any more.
+/// A larger schema is refused.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// Compiled schemas kept in memory; past it the cache starts afresh.
-const MAX_CACHED: usize = 1024;
+/// What a payload's check may cost. A unit takes 10 to 50 ns in a release build.
+const UNITS: u64 = 1_000_000;
 
-/// Findings reported per payload: a hostile one can't make its answer endless.
+/// Compiled schemas kept in memory, and patterns in all of them; past either
+/// the cache starts afresh.
+const MAX_CACHED: usize = 1024;
+const MAX_CACHED_PATTERNS: usize = 256;
+
+/// Findings reported per payload, and characters of each.
 const MAX_FINDINGS: usize = 20;
+const LONGEST_MESSAGE: usize = 500;
+
+/// Members that say which artifact an event concerns.
+const ARTIFACT_IDS: [&str; 4] = ["apiId", "providerId", "proxyId", "artifactId"];
+const DEPLOYMENT_ID: &str = "deploymentId";
 
 /// A registered event type.
 #[derive(Clone, Debug, Serialize)]
@@ -49,72 +79,170 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// What gateways' reports about an event name it by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// The artifact's id.
+    pub artifact_id: Option<String>,
+    /// The deployment's id.
+    pub deployment_id: Option<String>,
+}
+
+impl Subject {
+    fn of<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Self {
+        Self {
+            artifact_id: ARTIFACT_IDS.iter().find_map(|name| text(name)).map(str::to_owned),
+            deployment_id: text(DEPLOYMENT_ID).map(str::to_owned),
+        }
+    }
+}
+
 /// Checks payloads. A schema is compiled when it is first needed and found
 /// again by its own text, so that a changed type can't meet a stale schema and
 /// organisations can't see each other's.
 #[derive(Default)]
 pub struct Validator {
     // Held for a look-up or an insert only, never while compiling or checking.
-    compiled: Mutex<HashMap<Box<str>, Arc<jsonschema::Validator>>>,
+    compiled: Mutex<Cache>,
+}
+
+#[derive(Default)]
+struct Cache {
+    /// Also what can't be compiled, with the reason.
+    schemas: HashMap<Box<str>, Result<Arc<Compiled>, String>>,
+    patterns: usize,
+}
+
+struct Compiled {
+    validator: jsonschema::Validator<Metered>,
+    prices: Prices,
 }
 
 impl Validator {
-    /// Checks a payload against the schema of its type; a type without one takes every payload.
-    pub fn check(&self, info: &EventTypeInfo, payload: &Value) -> Result<(), Vec<FieldError>> {
-        let Some(schema) = &info.schema else {
-            return Ok(());
+    /// Whether a check takes one pass over the payload, without the evaluator.
+    pub fn is_quick(info: &EventTypeInfo) -> bool {
+        info.schema.is_none() || catalogue::unchanged(info).is_some()
+    }
+
+    /// Checks a payload, which is a JSON object, against its type. Without a
+    /// schema it need only be JSON that gateways can read.
+    pub fn check(&self, info: &EventTypeInfo, payload: &str) -> Result<Subject, Vec<FieldError>> {
+        let unreadable = |error: serde_json::Error| vec![unreadable(&error)];
+        let built_in = catalogue::unchanged(info);
+        if let Some(schema) = info.schema.as_ref().filter(|_| built_in.is_none()) {
+            let value: Value = serde_json::from_str(payload).map_err(unreadable)?;
+            self.evaluate(&info.name, schema, &value)?;
+            return Ok(Subject::of(|name| value.get(name).and_then(Value::as_str)));
+        }
+        let is_wanted = |name: &str| {
+            let subject = ARTIFACT_IDS.iter().chain([&DEPLOYMENT_ID]).find(|id| **id == name);
+            subject.copied().or_else(|| built_in?.wants(name))
         };
+        let members = Members::read(payload, is_wanted).map_err(unreadable)?;
+        let errors = built_in.map_or_else(Vec::new, |built_in| built_in.check(&members));
+        if errors.is_empty() { Ok(Subject::of(|name| members.text(name))) } else { Err(errors) }
+    }
+
+    fn evaluate(
+        &self,
+        name: &str,
+        schema: &RawValue,
+        payload: &Value,
+    ) -> Result<(), Vec<FieldError>> {
         let compiled = self.compiled(schema).map_err(|message| {
-            vec![FieldError {
-                field: "type".to_owned(),
-                message: format!(
-                    "the schema registered for {} can't be used: {message}; register it again",
-                    info.name
-                ),
-            }]
+            let message = format!(
+                "the schema registered for {name} can't be used: it {message}; then register it again with PUT /api/internal/v1/event-types/{name}"
+            );
+            vec![FieldError { field: "type".to_owned(), message }]
         })?;
-        let errors: Vec<FieldError> = compiled
-            .iter_errors(payload)
-            .take(MAX_FINDINGS)
-            .map(|error| FieldError {
-                field: format!("payload{}", error.instance_path()),
-                message: error.masked().to_string(),
-            })
-            .collect();
+        let found = metered::within(UNITS, compiled.prices, payload, |node| {
+            if compiled.validator.is_valid(node) {
+                return Vec::new();
+            }
+            let errors = compiled.validator.iter_errors(node).take(MAX_FINDINGS);
+            errors.map(|error| finding(&error)).collect()
+        });
+        let errors = found.unwrap_or_else(|stopped| vec![no_verdict(name, stopped)]);
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    fn compiled(&self, schema: &RawValue) -> Result<Arc<jsonschema::Validator>, String> {
-        if let Some(found) = self.lock().get(schema.get()) {
-            return Ok(Arc::clone(found));
+    fn compiled(&self, schema: &RawValue) -> Result<Arc<Compiled>, String> {
+        if let Some(found) = self.lock().schemas.get(schema.get()) {
+            return found.clone();
         }
-        let compiled = Arc::new(compile(schema)?);
+        let compiled = compile_safely(schema).map(Arc::new);
+        let patterns = compiled.as_ref().map_or(0, |compiled| compiled.prices.patterns);
         let mut cache = self.lock();
-        if cache.len() >= MAX_CACHED {
-            cache.clear();
+        if cache.schemas.len() >= MAX_CACHED || cache.patterns + patterns > MAX_CACHED_PATTERNS {
+            *cache = Cache::default();
         }
-        cache.insert(schema.get().into(), Arc::clone(&compiled));
-        Ok(compiled)
+        cache.patterns += patterns;
+        cache.schemas.insert(schema.get().into(), compiled.clone());
+        compiled
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, Arc<jsonschema::Validator>>> {
-        // The map is whole after every step, so a panic elsewhere spoils nothing.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // The cache is whole after every step, so a panic elsewhere spoils nothing.
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl std::fmt::Debug for Validator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Validator").field("compiled", &self.lock().len()).finish()
+        f.debug_struct("Validator").field("compiled", &self.lock().schemas.len()).finish()
     }
 }
 
-/// Whether a schema may be registered; the error is for whoever sent it.
-pub fn check_schema(schema: &RawValue) -> Result<(), String> {
-    compile(schema).map(drop)
+fn finding(error: &jsonschema::ValidationError<'_>) -> FieldError {
+    let shorten = |text: String| match text.char_indices().nth(LONGEST_MESSAGE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    };
+    FieldError {
+        field: shorten(format!("payload{}", error.instance_path())),
+        message: shorten(error.masked().to_string()),
+    }
 }
 
-fn compile(schema: &RawValue) -> Result<jsonschema::Validator, String> {
+fn no_verdict(name: &str, stopped: Stopped) -> FieldError {
+    metrics::counter!("gateway_events_validations_stopped_total").increment(1);
+    let message = match stopped {
+        Stopped::OverBudget => format!(
+            "takes too long to check against the schema of {name}; make the payload smaller or shallower, or the schema simpler"
+        ),
+        Stopped::Panicked => {
+            format!(
+                "could not be checked against the schema of {name}; the service's log says more"
+            )
+        }
+    };
+    FieldError { field: "payload".to_owned(), message }
+}
+
+fn unreadable(error: &serde_json::Error) -> FieldError {
+    let text = error.to_string();
+    let message = too_deep(&text).unwrap_or(&text).to_owned();
+    FieldError { field: "payload".to_owned(), message }
+}
+
+/// Says how deep JSON may be, in place of the parser's own words for it.
+pub fn too_deep(why: &str) -> Option<&'static str> {
+    why.starts_with("recursion limit").then_some("is nested deeper than 127 levels; flatten it")
+}
+
+/// Whether a schema may be registered; the error is for whoever sent it. Takes
+/// up to a second, so it runs on the compute pool.
+pub fn check_schema(schema: &RawValue) -> Result<(), String> {
+    compile_safely(schema).map(drop)
+}
+
+/// A panic of the compiler refuses this schema and harms nothing else.
+fn compile_safely(schema: &RawValue) -> Result<Compiled, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| compile(schema)))
+        .unwrap_or_else(|_| Err("can't be compiled; the service's log says more".to_owned()))
+}
+
+fn compile(schema: &RawValue) -> Result<Compiled, String> {
     if schema.get().len() > MAX_BYTES {
         return Err(format!("is larger than {MAX_BYTES} bytes; make it smaller"));
     }
@@ -123,41 +251,24 @@ fn compile(schema: &RawValue) -> Result<jsonschema::Validator, String> {
     if !value.is_object() {
         return Err("must be a JSON object".to_owned());
     }
-    check_node(&value, 0)?;
-    jsonschema::options()
+    let prices = complexity::measure(&value)?;
+    let patterns = jsonschema::PatternOptions::regex()
+        .size_limit(patterns::ENGINE_BYTES)
+        .dfa_size_limit(patterns::ENGINE_CACHE_BYTES);
+    let validator = jsonschema::options_for::<Metered>()
         .with_draft(jsonschema::Draft::Draft202012)
         .should_validate_formats(true)
-        // Linear-time patterns only: a registered pattern must not stall whoever publishes.
-        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .with_format("regex", patterns::is_regex)
+        .with_pattern_options(patterns)
         .with_retriever(Nothing)
         .build(&value)
         .map_err(|error| {
             format!("is no usable JSON Schema at `{}`: {error}", error.instance_path())
-        })
+        })?;
+    Ok(Compiled { validator, prices })
 }
 
-/// References stay inside the document, and nesting stays shallow.
-fn check_node(value: &Value, depth: usize) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!("is nested deeper than {MAX_DEPTH} levels; flatten it"));
-    }
-    match value {
-        Value::Object(members) => members.iter().try_for_each(|(name, member)| {
-            if matches!(name.as_str(), "$ref" | "$dynamicRef")
-                && member.as_str().is_some_and(|target| !target.starts_with('#'))
-            {
-                return Err(format!(
-                    "{name} may only point into the schema itself (`#/$defs/…`), not to {member}; copy the other schema into $defs"
-                ));
-            }
-            check_node(member, depth + 1)
-        }),
-        Value::Array(items) => items.iter().try_for_each(|item| check_node(item, depth + 1)),
-        _ => Ok(()),
-    }
-}
-
-/// The retriever that retrieves nothing: whatever slips past [`check_node`] ends here.
+/// Retrieves nothing: whatever reference [`complexity::measure`] lets pass ends here.
 struct Nothing;
 
 impl Retrieve for Nothing {

@@ -5,6 +5,7 @@ pub mod api;
 pub mod app;
 pub mod client;
 pub mod clock;
+pub mod compute;
 pub mod config;
 pub mod dispatch;
 pub mod event;

@@ -48,6 +48,9 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
             return refuse(key, "must be longer than nothing, such as \"10s\"");
         }
     }
+    if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {
+        return refuse("server.body_memory", "must be at least twice server.body_limit");
+    }
     if database.node_timeout < SHORTEST_NODE_TIMEOUT {
         return refuse("database.node_timeout", "must be at least \"10s\"");
     }

@@ -13,6 +13,7 @@ use super::listener::Peer;
 use super::problem::{Challenge, Problem};
 use super::rates;
 use crate::clock::Timestamp;
+use crate::compute::Source;
 use crate::event::OrganisationKey;
 use crate::store::{AccessCredential, GatewayCredential, Scope, Store, TokenKind};
 use crate::token::{Kind, Presented};
@@ -110,6 +111,12 @@ pub(super) fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;
     Some(rates::client_address(peer.address.ip(), &parts.headers, trusted))
+}
+
+/// Whose work a request is, as the compute pool and the memory for bodies tell
+/// sources apart: its access token's.
+pub(super) fn source(headers: &HeaderMap) -> Source {
+    Source::new(bearer(headers).as_ref().map_or("", Presented::id))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Presented> {

@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::App;
-use super::auth::{Admin, Reader};
+use super::auth::{self, Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
 use super::problem::{Answer, Problem};
 use crate::event::EventType;
-use crate::event_types::check_schema;
 use crate::store::EventTypeInfo;
 
 #[derive(Deserialize)]
@@ -52,6 +51,7 @@ pub(super) async fn put(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(name): Path<String>,
+    headers: HeaderMap,
     extract::Json(definition): extract::Json<Definition>,
 ) -> Answer<(StatusCode, Json<EventTypeInfo>)> {
     let name = named(&name)?;
@@ -59,7 +59,8 @@ pub(super) async fn put(
         return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
     if let Some(schema) = &definition.schema {
-        check_schema(schema).map_err(|why| Problem::invalid("schema", why))?;
+        let checked = app.rules.check_schema(&auth::source(&headers), schema.clone()).await?;
+        checked.map_err(|why| Problem::invalid("schema", why))?;
     }
     let info = EventTypeInfo {
         name: name.as_str().to_owned(),

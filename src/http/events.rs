@@ -4,53 +4,44 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::App;
-use super::auth::{Publisher, Reader};
-use super::extract::{self, Body, Path};
+use super::auth::{self, Publisher, Reader};
+use super::bodies::Body;
+use super::extract::{self, Path};
+use super::fields::{self, Items};
 use super::problem::{Answer, Problem};
 use super::publish;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType};
 use crate::store::{Appended, Delivery, Judged, Publish, Published, Refusal};
 
-const MAX_BATCH: usize = 1000;
-
-/// What was sent: one event, or many.
-enum Items {
-    One(Box<RawValue>),
-    Many(Vec<Box<RawValue>>),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Batch {
-    events: Vec<Box<RawValue>>,
-}
-
 /// `POST /events`.
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
     Publisher(organisation): Publisher,
-    headers: HeaderMap,
-    Body(body): Body,
+    request: Request,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let idempotency = idempotency(&headers, &body)?;
-    let (items, is_single) = match items(&body)? {
-        Items::One(item) => (vec![item], true),
-        Items::Many(items) => (items, false),
+    extract::require_json(request.headers())?;
+    let source = auth::source(request.headers());
+    let key = idempotency_key(request.headers())?;
+    let body = app.bodies.read(source, request).await?;
+    // The share of the memory is held until the answer.
+    let Body { bytes, share } = body;
+    let (length, now) = (bytes.len(), Timestamp::now());
+    let read = move || {
+        let idempotency = key.map(|key| (key, Sha256::digest(&bytes).into()));
+        (idempotency, fields::read(&bytes, now))
     };
-    let mut events = Vec::with_capacity(items.len());
-    for item in &items {
-        events.push(publish::judge(&app, organisation, item).await?);
-    }
+    let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
+    let Items { drafts, is_single } = items?;
+    let events = publish::judge(&app, organisation, share.source(), length, drafts, now).await?;
     let publish = Publish { organisation, events, idempotency };
     let answers = match decide(&app, publish).await? {
         Published::Done(answers) => answers,
@@ -109,33 +100,7 @@ pub(super) async fn show(
     }))
 }
 
-fn items(body: &[u8]) -> Answer<Items> {
-    let whole: Box<RawValue> = extract::parse(body)?;
-    let text = whole.get();
-    let many = if text.starts_with('[') {
-        extract::parse::<Vec<Box<RawValue>>>(text.as_bytes())?
-    } else if !text.starts_with('{') {
-        return Err(Problem::invalid(
-            "body",
-            "must be an event, a list of events or {\"events\": […]}",
-        ));
-    } else if is_batch(text) {
-        extract::parse::<Batch>(text.as_bytes())?.events
-    } else {
-        return Ok(Items::One(whole));
-    };
-    if (1..=MAX_BATCH).contains(&many.len()) {
-        return Ok(Items::Many(many));
-    }
-    Err(Problem::invalid("events", format!("a batch has 1 to {MAX_BATCH} events")))
-}
-
-fn is_batch(text: &str) -> bool {
-    serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(text)
-        .is_ok_and(|fields| fields.contains_key("events") && !fields.contains_key("type"))
-}
-
-fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8; 32])>> {
+fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     let mut keys = headers.get_all("idempotency-key").iter();
     let Some(key) = keys.next() else {
         return Ok(None);
@@ -146,7 +111,7 @@ fn idempotency(headers: &HeaderMap, body: &Bytes) -> Answer<Option<(String, [u8;
     let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
         Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     })?;
-    Ok(Some((key.to_owned(), Sha256::digest(body).into())))
+    Ok(Some(key.to_owned()))
 }
 
 fn key_reused() -> Problem {

@@ -4,6 +4,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -17,7 +18,7 @@ pub(super) struct Json<T>(pub(super) T);
 pub(super) struct Bytes(pub(super) axum::body::Bytes);
 
 /// The same, if they say of themselves that they are JSON or say nothing.
-pub(super) struct Body(pub(super) axum::body::Bytes);
+struct Body(axum::body::Bytes);
 
 /// A JSON merge patch (RFC 7396), which is an object.
 pub(super) struct MergePatch<T>(pub(super) T);
@@ -38,11 +39,7 @@ impl<S: Send + Sync> FromRequest<S> for Bytes {
             Err(BytesRejection::FailedToBufferBody(error))
                 if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
             {
-                Err(Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    "The body is larger than server.body_limit.",
-                ))
+                Err(too_large())
             }
             Err(_) => Err(Problem::bad_request("The body broke off.")),
         }
@@ -69,17 +66,30 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE)
-            && !is_media(content_type, "application/json")
-        {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The body must be application/json.",
-            ));
-        }
+        require_json(request.headers())?;
         Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }
+}
+
+/// A body that says what it is must say that it is JSON.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    if is_media(content_type, "application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "The body must be application/json.",
+    ))
+}
+
+pub(super) fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        "The body is larger than this request may have: server.body_limit for events, 256 KiB otherwise.",
+    )
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -133,6 +143,11 @@ fn is_media(content_type: &HeaderValue, media: &str) -> bool {
 /// Reads JSON: what is no JSON at all is 400, JSON of another shape 422.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| json_problem(&error))
+}
+
+/// The same of a text, from which the value may borrow.
+pub(super) fn parse_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|error| json_problem(&error))
 }
 
 /// Says what is wrong with a JSON text, and with which field if it is known.

@@ -23,6 +23,7 @@ use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod auth;
+mod bodies;
 mod connect;
 mod connections;
 mod cursor;
@@ -31,6 +32,7 @@ mod event_types;
 mod events;
 mod extract;
 mod failures;
+mod fields;
 mod gateway_tokens;
 mod gateways;
 mod health;
@@ -57,6 +59,9 @@ use remembered::Remembered;
 /// The prefix of everything but the operational routes.
 pub const BASE: &str = "/api/internal/v1";
 
+/// The largest body of a request that does not publish events.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+
 /// Renders the metrics.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -70,6 +75,7 @@ pub struct App {
     reconnects: reconnects::Reconnects,
     failures: failures::Failures,
     rules: Arc<Rules>,
+    bodies: Arc<bodies::Memory>,
     access: Remembered<String, AccessCredential>,
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     log_waiting: log::Waiting,
@@ -89,6 +95,9 @@ impl App {
         supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
         let per_minute = config.limits.attempts_per_minute;
+        let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let bodies =
+            bodies::Memory::new(size(config.server.body_memory), size(config.server.body_limit));
         Arc::new(Self {
             store,
             dispatcher,
@@ -97,6 +106,7 @@ impl App {
             reconnects: reconnects::Reconnects::new(per_minute.get()),
             failures: failures::Failures::default(),
             rules,
+            bodies,
             access: Remembered::default(),
             types: Remembered::default(),
             log_waiting: log::Waiting::default(),
@@ -118,11 +128,10 @@ impl App {
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
-    let body_limit = usize::try_from(app.config.server.body_limit.as_u64()).unwrap_or(usize::MAX);
     let request_timeout = app.config.server.request_timeout;
     let api = api()
         .layer(middleware::from_fn_with_state(request_timeout, in_time))
-        .layer(DefaultBodyLimit::max(body_limit));
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let probes = Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

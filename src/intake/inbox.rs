@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Draft, Objection, Rules, rows};
+use super::{Candidate, Draft, Objection, Rules, rows};
 use crate::clock::Timestamp;
+use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{
-    Drained, EventTypeInfo, InboxContent, InboxRow, JudgedRow, NewEvent, Rejection,
-    RejectionReason, Result, Store, StoreError, Unreadable,
+    Drained, EventTypeInfo, InboxRow, JudgedRow, NewEvent, Rejection, RejectionReason, Result,
+    Store, StoreError, Unreadable,
 };
 
 /// Rows of one transaction, so that whoever publishes by HTTP need not wait long for it.
@@ -63,7 +64,7 @@ impl Job for Drain {
 
 /// Moves one page; returns how many rows were moved. After a zero there is
 /// nothing to be moved until something changes.
-pub async fn run_once(store: &dyn Store, rules: &Rules) -> Result<usize> {
+pub async fn run_once(store: &dyn Store, rules: &Arc<Rules>) -> Result<usize> {
     let max_bytes = PAGE_BYTES.max(rules.event_bytes() + OTHER_BYTES);
     let page = store.inbox_page(PAGE_ROWS, max_bytes).await?;
     if page.is_empty() {
@@ -110,61 +111,70 @@ async fn alone(store: &dyn Store, row: JudgedRow) -> Result<Drained> {
     }
 }
 
+/// What was read of a row that may be published: its organisation and its event.
+type Read = std::result::Result<(String, Draft), Rejection>;
+
 /// Judges the rows of one page, asking only once for each organisation and type.
 struct Judge<'a> {
     store: &'a dyn Store,
-    rules: &'a Rules,
+    rules: &'a Arc<Rules>,
     organisations: HashMap<String, Option<OrganisationKey>>,
-    types: HashMap<(OrganisationKey, EventType), Option<EventTypeInfo>>,
+    types: HashMap<(OrganisationKey, EventType), Option<Arc<EventTypeInfo>>>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(store: &'a dyn Store, rules: &'a Rules) -> Self {
+    fn new(store: &'a dyn Store, rules: &'a Arc<Rules>) -> Self {
         Self { store, rules, organisations: HashMap::new(), types: HashMap::new() }
     }
 
+    /// An error is the store's or the pool's, and none of a row's.
     async fn judge(mut self, page: Vec<InboxRow>) -> Result<Vec<JudgedRow>> {
-        let mut judged = Vec::with_capacity(page.len());
-        for row in page {
-            let verdict = match row.content {
-                Ok(content) => self.content(content, row.inserted_at).await?,
-                Err(unreadable) => Err(self.unreadable(unreadable).into()),
+        let (source, now) = (Source::new("inbox"), Timestamp::now());
+        let bytes = page.iter().map(bytes).fold(0, usize::saturating_add);
+        let limit = self.rules.event_bytes();
+        let read = move || page.into_iter().map(|row| read(row, limit, now)).collect::<Vec<_>>();
+        let read = self.rules.compute(&source, bytes, read).await.map_err(not_computed)?;
+        let mut rows = Vec::with_capacity(read.len());
+        let mut candidates = Vec::new();
+        for (id, row) in read {
+            let candidate = match row {
+                Ok((organisation, draft)) => self.candidate(&organisation, draft).await?,
+                Err(rejection) => Err(rejection),
             };
-            judged.push(JudgedRow { id: row.id, verdict });
+            rows.push((
+                id,
+                candidate.map(|(organisation, candidate)| {
+                    candidates.push(candidate);
+                    organisation
+                }),
+            ));
         }
-        Ok(judged)
+        let judged = self.rules.judge_all(&source, bytes, candidates, now).await;
+        let mut judged = judged.map_err(not_computed)?.into_iter();
+        let mut verdict = |organisation| -> std::result::Result<(_, NewEvent), Rejection> {
+            let event = judged.next().expect("there is a judgement for each candidate");
+            Ok((organisation, event.map_err(|refused| refused.objection)?))
+        };
+        Ok(rows
+            .into_iter()
+            .map(|(id, row)| JudgedRow { id, verdict: row.and_then(&mut verdict) })
+            .collect())
     }
 
-    /// An error is the store's, and none of the row's.
-    async fn content(
+    async fn candidate(
         &mut self,
-        content: InboxContent,
-        inserted_at: Timestamp,
-    ) -> Result<std::result::Result<(OrganisationKey, NewEvent), Rejection>> {
-        let Some(organisation) = self.organisation(&content.organisation).await? else {
-            let name = crate::event::quoted(&content.organisation);
+        organisation: &str,
+        draft: Draft,
+    ) -> Result<std::result::Result<(OrganisationKey, Candidate), Rejection>> {
+        let Some(key) = self.organisation(organisation).await? else {
+            let name = crate::event::quoted(organisation);
             return Ok(Err(Rejection {
                 reason: RejectionReason::UnknownOrganisation,
                 detail: format!("organisation: there is none of the name {name}"),
             }));
         };
-        let now = Timestamp::now();
-        let draft = match rows::read(content, inserted_at, now) {
-            Ok(draft) => draft,
-            Err(objection) => return Ok(Err(objection.into())),
-        };
-        let info = self.event_type(organisation, &draft).await?;
-        let judged = self.rules.judge(draft, info.as_ref(), now);
-        Ok(judged.map(|event| (organisation, event)).map_err(Rejection::from))
-    }
-
-    fn unreadable(&self, unreadable: Unreadable) -> Objection {
-        match unreadable {
-            Unreadable::NotUtf8(column) => Objection::invalid(column, "is no UTF-8 text"),
-            Unreadable::TooLarge(bytes) => {
-                Objection::TooLarge { bytes, limit: self.rules.event_bytes() }
-            }
-        }
+        let info = self.event_type(key, &draft).await?;
+        Ok(Ok((key, Candidate { draft, info })))
     }
 
     async fn organisation(&mut self, name: &str) -> Result<Option<OrganisationKey>> {
@@ -184,15 +194,39 @@ impl<'a> Judge<'a> {
         &mut self,
         organisation: OrganisationKey,
         draft: &Draft,
-    ) -> Result<Option<EventTypeInfo>> {
+    ) -> Result<Option<Arc<EventTypeInfo>>> {
         let key = (organisation, draft.event_type.clone());
         if let Some(known) = self.types.get(&key) {
             return Ok(known.clone());
         }
-        let found = self.store.event_type(organisation, &draft.event_type).await?;
+        let found = self.store.event_type(organisation, &draft.event_type).await?.map(Arc::new);
         self.types.insert(key, found.clone());
         Ok(found)
     }
+}
+
+fn read(row: InboxRow, limit: usize, now: Timestamp) -> (i64, Read) {
+    let read = match row.content {
+        Ok(content) => {
+            let organisation = content.organisation.clone();
+            rows::read(content, row.inserted_at, now).map(|draft| (organisation, draft))
+        }
+        Err(Unreadable::NotUtf8(column)) => Err(Objection::invalid(column, "is no UTF-8 text")),
+        Err(Unreadable::TooLarge(bytes)) => Err(Objection::TooLarge { bytes, limit }),
+    };
+    (row.id, read.map_err(Rejection::from))
+}
+
+/// How much of a row has to be read.
+fn bytes(row: &InboxRow) -> usize {
+    row.content
+        .as_ref()
+        .map_or(0, |content| content.payload.len() + content.target.as_ref().map_or(0, String::len))
+}
+
+/// The page stays in the inbox and is tried again.
+fn not_computed(error: ComputeError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }
 
 /// Logs each row that needs attention once, and never its payload; returns how many there are.

@@ -1,18 +1,23 @@
 //! What every event is held to before it is appended, whichever way it came:
 //! HTTP and the inbox read a [`Draft`] each in their own way, and both have it
 //! judged here. This room gives no numbers, and knows no request and no table.
+//!
+//! What costs little is done on the async worker that asks: a small request
+//! whose types need no evaluator. Everything else runs on the compute pool, in
+//! slices, so that sources of events take turns and sockets are always served.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Timestamp;
+use crate::compute::{ComputeError, Pool, Source};
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId};
-use crate::event_types::Validator;
+use crate::event_types::{self, Subject, Validator};
 use crate::socket::frame;
 use crate::store::{EventTypeInfo, Labels, NewEvent, Target};
 
@@ -28,6 +33,16 @@ pub use objection::Objection;
 
 /// Ten years; longer is as good as no expiry.
 const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
+
+/// How far a publisher's clock may be ahead of ours.
+const CLOCK_SKEW: Duration = Duration::from_mins(5);
+/// How long ago an event may have occurred.
+const OLDEST: Duration = Duration::from_secs(LONGEST_TTL_SECS);
+
+/// Up to this many bytes of a request are read and checked on the async worker.
+const INLINE_BYTES: usize = 64 * 1024;
+/// After this long a computation lets other sources have their turn.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// An event as its publisher wrote it: every field is well formed by itself,
 /// and nothing else is known of it.
@@ -51,7 +66,8 @@ pub struct Draft {
     pub expires_at: Option<Timestamp>,
     /// Or how long after now.
     pub ttl_secs: Option<u64>,
-    /// When it was published.
+    /// When it occurred, as gateways are told. It is not part of the digest: a
+    /// repeat may carry another time.
     pub occurred_at: Timestamp,
 }
 
@@ -86,17 +102,37 @@ pub struct AskedTarget {
     gateway_ids: Option<Vec<GatewayId>>,
 }
 
+/// An event, and its type as it is registered, if it is.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The event.
+    pub draft: Draft,
+    /// Its type.
+    pub info: Option<Arc<EventTypeInfo>>,
+}
+
+/// An event that can't be appended.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its id and digest, if it has an id: a repeat gets the first answer.
+    pub identity: Option<(EventId, [u8; 32])>,
+    /// Why.
+    pub objection: Objection,
+}
+
 /// The rules, with the schemas that were compiled for them. One for all who publish.
 #[derive(Debug)]
 pub struct Rules {
     validator: Validator,
+    pool: Pool,
     event_bytes: usize,
 }
 
 impl Rules {
     /// Rules that let frames of up to `event_bytes` through.
     pub fn new(event_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { validator: Validator::default(), event_bytes })
+        let (validator, pool) = (Validator::default(), Pool::new());
+        Arc::new(Self { validator, pool, event_bytes })
     }
 
     /// The largest frame.
@@ -104,15 +140,74 @@ impl Rules {
         self.event_bytes
     }
 
-    /// Judges an event. `info` is its type as it is registered, if it is.
-    pub fn judge(
+    /// Does what takes time in proportion to `bytes`: at once if they are few,
+    /// on the compute pool otherwise.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        source: &Source,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ComputeError> {
+        if bytes <= INLINE_BYTES { Ok(work()) } else { self.pool.run(source, work).await }
+    }
+
+    /// Whether a schema may be registered; an error says why not.
+    pub async fn check_schema(
+        &self,
+        source: &Source,
+        schema: Box<RawValue>,
+    ) -> Result<Result<(), String>, ComputeError> {
+        self.pool.run(source, move || event_types::check_schema(&schema)).await
+    }
+
+    /// Judges the events of one request, of so many bytes, in their order.
+    pub async fn judge_all(
+        self: &Arc<Self>,
+        source: &Source,
+        bytes: usize,
+        candidates: Vec<Candidate>,
+        now: Timestamp,
+    ) -> Result<Vec<Result<NewEvent, Refused>>, ComputeError> {
+        let mut judged = Vec::with_capacity(candidates.len());
+        let is_quick = |it: &Candidate| it.info.as_deref().is_none_or(Validator::is_quick);
+        if bytes <= INLINE_BYTES && candidates.iter().all(is_quick) {
+            judged.extend(candidates.into_iter().map(|candidate| self.judge(candidate, now)));
+            return Ok(judged);
+        }
+        let mut waiting = VecDeque::from(candidates);
+        while !waiting.is_empty() {
+            let rules = Arc::clone(self);
+            let slice = move || {
+                let begun = Instant::now();
+                while let Some(candidate) = waiting.pop_front() {
+                    judged.push(rules.judge(candidate, now));
+                    if begun.elapsed() >= SLICE {
+                        break;
+                    }
+                }
+                (waiting, judged)
+            };
+            (waiting, judged) = self.pool.run(source, slice).await?;
+        }
+        Ok(judged)
+    }
+
+    fn judge(&self, candidate: Candidate, now: Timestamp) -> Result<NewEvent, Refused> {
+        let Candidate { draft, info } = candidate;
+        let digest = draft.digest();
+        let id = draft.id.clone();
+        self.judged(draft, digest, info.as_deref(), now)
+            .map_err(|objection| Refused { identity: id.map(|id| (id, digest)), objection })
+    }
+
+    fn judged(
         &self,
         draft: Draft,
+        digest: [u8; 32],
         info: Option<&EventTypeInfo>,
         now: Timestamp,
     ) -> Result<NewEvent, Objection> {
-        let digest = draft.digest();
-        let values = self.check_payload(&draft, info)?;
+        let subject = self.check_payload(&draft, info)?;
         let target = target(draft.gateway_ids, draft.target)?;
         let expires_at = expiry(draft.expires_at, draft.ttl_secs, now)?;
         let unfit = |user: &String| user.len() > 256 || user.chars().any(char::is_control);
@@ -139,17 +234,10 @@ impl Rules {
             occurred_at: draft.occurred_at,
             expires_at,
         };
-        let bytes = frame::longest_event_text(&event);
-        if bytes > self.event_bytes {
-            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            return Err(Objection::TooLarge { bytes, limit: self.event_bytes });
-        }
-        let text = |name: &str| values.get(name).and_then(Value::as_str).map(str::to_owned);
+        self.check_size(frame::longest_event_text(&event))?;
         Ok(NewEvent {
-            artifact_id: ["apiId", "providerId", "proxyId", "artifactId"]
-                .into_iter()
-                .find_map(text),
-            deployment_id: text("deploymentId"),
+            artifact_id: subject.artifact_id,
+            deployment_id: subject.deployment_id,
             event: Arc::new(event),
             is_named,
             target,
@@ -157,30 +245,44 @@ impl Rules {
         })
     }
 
-    /// The type must be registered, and the payload an object that fits its schema.
+    /// The type must be registered, and the payload an object that fits its
+    /// schema. One that is too large for a frame is not even read.
     fn check_payload(
         &self,
         draft: &Draft,
         info: Option<&EventTypeInfo>,
-    ) -> Result<Value, Objection> {
-        if !draft.payload.get().starts_with('{') {
+    ) -> Result<Subject, Objection> {
+        let payload = draft.payload.get();
+        if !payload.starts_with('{') {
             return Err(Objection::invalid("payload", "must be a JSON object"));
         }
-        let values: Value = serde_json::from_str(draft.payload.get()).map_err(|error| {
-            let why = error.to_string();
-            Objection::invalid("payload", too_deep(&why).unwrap_or(&why))
-        })?;
-        let Some(info) = info else {
-            return Err(Objection::UnknownType(draft.event_type.clone()));
-        };
-        self.validator.check(info, &values).map_err(Objection::Invalid)?;
-        Ok(values)
+        let info = info.ok_or_else(|| Objection::UnknownType(draft.event_type.clone()))?;
+        self.check_size(payload.len())?;
+        self.validator.check(info, payload).map_err(Objection::Invalid)
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Objection> {
+        if bytes <= self.event_bytes {
+            return Ok(());
+        }
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        Err(Objection::TooLarge { bytes, limit: self.event_bytes })
     }
 }
 
-/// Says how deep JSON may be; the parser's own words for it help nobody.
-pub fn too_deep(why: &str) -> Option<&'static str> {
-    why.starts_with("recursion limit").then_some("is nested deeper than 127 levels; flatten it")
+/// When an event occurred: what its publisher says, if that can be, or now. A
+/// clock that is a little ahead of ours does no harm.
+pub fn occurrence(said: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Objection> {
+    match said {
+        None => Ok(now),
+        Some(at) if at > now.plus(CLOCK_SKEW) => {
+            Err(Objection::invalid("timestamp", "lies more than five minutes in the future"))
+        }
+        Some(at) if at < now.minus(OLDEST) => {
+            Err(Objection::invalid("timestamp", "lies more than ten years in the past"))
+        }
+        Some(at) => Ok(at.min(now)),
+    }
 }
 
 fn target(ids: Option<Vec<GatewayId>>, asked: Option<AskedTarget>) -> Result<Target, Objection> {

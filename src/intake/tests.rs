@@ -25,8 +25,8 @@ fn row() -> InboxContent {
 
 fn judge(content: InboxContent) -> Result<NewEvent, Objection> {
     let draft = rows::read(content, NOW, NOW)?;
-    let info = built_in(draft.event_type.as_str());
-    Rules::new(2000).judge(draft, info, NOW)
+    let info = built_in(draft.event_type.as_str()).cloned().map(Arc::new);
+    Rules::new(2000).judge(Candidate { draft, info }, NOW).map_err(|refused| refused.objection)
 }
 
 #[test]

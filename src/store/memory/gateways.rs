@@ -266,7 +266,7 @@ impl Tables {
 
     pub(super) fn list_event_types(&self, organisation: OrganisationKey) -> Vec<EventTypeInfo> {
         let mut types: std::collections::BTreeMap<&str, &EventTypeInfo> =
-            built_ins().iter().map(|info| (info.name.as_str(), info)).collect();
+            built_ins().map(|info| (info.name.as_str(), info)).collect();
         let own = self.event_types.iter().filter(|((of, _), _)| *of == organisation);
         types.extend(own.map(|((_, name), info)| (name.as_str(), info)));
         types.into_values().cloned().collect()

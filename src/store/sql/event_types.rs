@@ -26,7 +26,7 @@ pub(super) async fn event_types(
     .fetch_all(connection)
     .await?;
     let mut types: BTreeMap<String, EventTypeInfo> =
-        built_ins().iter().map(|info| (info.name.clone(), info.clone())).collect();
+        built_ins().map(|info| (info.name.clone(), info.clone())).collect();
     for row in rows {
         types.insert(row.name.clone(), info(row.name, row.description, row.schema)?);
     }

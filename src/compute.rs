@@ -1,0 +1,210 @@
+//! A small pool of threads for computations that take long: large JSON bodies,
+//! JSON Schemas. The async workers, which serve every socket, never run them.
+//!
+//! Each source of work (an access token, the inbox) has a queue of its own, and
+//! the queues take turns, so that one source delays another by one job per
+//! turn. A job can't be interrupted; whoever submits it bounds its length.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Jobs of one source that may wait; further ones are refused.
+const MAX_QUEUED: usize = 256;
+
+/// A pool has at most this many threads.
+const MAX_THREADS: usize = 8;
+
+/// Enough for the deepest schema on the deepest payload; touched only as far as needed.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// How far a thread gives way to others of the process.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Where work comes from; each source has its own queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source(Arc<str>);
+
+impl Source {
+    /// A source by its name, which is unique to it.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+/// Why a job has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// Too many jobs of the same source wait already.
+    #[error("too many computations of this source are waiting")]
+    Busy,
+    /// The job panicked. The panic is in the log.
+    #[error("the computation failed")]
+    Panicked,
+}
+
+/// The pool. Its threads end when it is dropped, each after the job at hand.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    // Held to add or take one job, never while a job runs.
+    queues: Mutex<Queues>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct Queues {
+    /// Sources with waiting jobs, the next one first.
+    turns: VecDeque<Source>,
+    waiting: HashMap<Source, VecDeque<Job>>,
+    closed: bool,
+}
+
+impl Pool {
+    /// Starts half as many threads as there are processors, at least one.
+    pub fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::with_threads((processors / 2).clamp(1, MAX_THREADS))
+    }
+
+    /// Starts this many threads.
+    ///
+    /// # Panics
+    /// If the system can't start a thread.
+    pub fn with_threads(threads: usize) -> Self {
+        let shared = Arc::<Shared>::default();
+        for nth in 0..threads {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("compute-{nth}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || {
+                    give_way();
+                    shared.work();
+                })
+                .expect("the system can start a thread");
+        }
+        Self { shared }
+    }
+
+    /// Runs a job when it is its source's turn. If the returned future is
+    /// dropped, a job that has not begun is skipped.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        source: &Source,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ComputeError> {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            if !answer.is_closed() {
+                // A panic concerns this job alone. What it shares with others
+                // (caches behind locks) is whole after every step.
+                let done = std::panic::catch_unwind(AssertUnwindSafe(work));
+                _ = answer.send(done.map_err(|_| ComputeError::Panicked));
+            }
+        });
+        self.shared.push(source, job)?;
+        result.await.unwrap_or(Err(ComputeError::Panicked))
+    }
+}
+
+/// Lets the async workers go first when there are more threads at work than
+/// processors. On Linux the priority is this thread's alone.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the priority of a compute thread stays as it is");
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut queues = self.shared.lock();
+        queues.closed = true;
+        queues.waiting.clear();
+        queues.turns.clear();
+        drop(queues);
+        self.shared.ready.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, source: &Source, job: Job) -> Result<(), ComputeError> {
+        let mut queues = self.lock();
+        match queues.waiting.get_mut(source) {
+            Some(jobs) if jobs.len() >= MAX_QUEUED => return Err(ComputeError::Busy),
+            Some(jobs) => jobs.push_back(job),
+            None => {
+                queues.waiting.insert(source.clone(), VecDeque::from([job]));
+                queues.turns.push_back(source.clone());
+            }
+        }
+        drop(queues);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// The next job, or `None` when the pool is closed.
+    fn pull(&self) -> Option<Job> {
+        let mut queues = self.lock();
+        loop {
+            if queues.closed {
+                return None;
+            }
+            if let Some(job) = queues.next() {
+                return Some(job);
+            }
+            queues = self.ready.wait(queues).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self) {
+        while let Some(job) = self.pull() {
+            job();
+        }
+    }
+}
+
+impl Queues {
+    /// Takes a job of the source whose turn it is, which then waits behind the others.
+    fn next(&mut self) -> Option<Job> {
+        let source = self.turns.pop_front()?;
+        let jobs = self.waiting.get_mut(&source)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.waiting.remove(&source);
+        } else {
+            self.turns.push_back(source);
+        }
+        job
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let queues = self.lock();
+        f.debug_struct("Shared").field("turns", &queues.turns).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

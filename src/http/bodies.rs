@@ -1,0 +1,169 @@
+//! Bodies of events, which may be large. What arrives is counted while it
+//! arrives: all of them together may take `server.body_memory`, and those of one
+//! access token half of it, so that one publisher can't keep the others out. A
+//! request beyond that is refused at once and told to come back; waiting would
+//! let slow senders hold the memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use axum::http::header;
+use futures_util::StreamExt as _;
+
+use super::extract;
+use super::problem::{Answer, Problem};
+use crate::compute::Source;
+
+/// Bodies up to this size are not counted: `server.max_http_connections` bounds them.
+const FREE_BYTES: usize = 64 * 1024;
+
+/// The memory that bodies take.
+#[derive(Debug)]
+pub(super) struct Memory {
+    most: usize,
+    body_limit: usize,
+    // Held to add and compare two numbers.
+    taken: Mutex<HashMap<Source, usize>>,
+}
+
+/// A body, and its share of the memory, which is given back when it is dropped.
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
+    pub(super) share: Share,
+}
+
+/// What one body has taken.
+pub(super) struct Share {
+    memory: Arc<Memory>,
+    source: Source,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Memory of `most` bytes, for bodies of up to `body_limit` bytes each.
+    pub(super) fn new(most: usize, body_limit: usize) -> Arc<Self> {
+        Arc::new(Self { most, body_limit, taken: Mutex::default() })
+    }
+
+    /// Reads a request's body to its end. One that is refused is read to its
+    /// end, too, without being kept, or its sender would see a broken
+    /// connection in place of the answer.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        source: Source,
+        request: axum::extract::Request,
+    ) -> Answer<Body> {
+        let said = request.headers().get(header::CONTENT_LENGTH);
+        let said = said.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let mut share = Share { memory: Arc::clone(self), source, bytes: 0 };
+        let mut refusal =
+            said.is_some_and(|length| length > self.body_limit).then(extract::too_large);
+        let mut stream = request.into_body().into_data_stream();
+        let (mut length, mut kept) = (0_usize, Vec::new());
+        while let Some(part) = stream.next().await {
+            let part = part.map_err(|_| Problem::bad_request("The body broke off."))?;
+            length += part.len();
+            if length > 2 * self.body_limit {
+                break;
+            }
+            if refusal.is_some() {
+                continue;
+            }
+            refusal = if length > self.body_limit {
+                Some(extract::too_large())
+            } else if length > FREE_BYTES && !share.grow_to(length) {
+                Some(overloaded())
+            } else {
+                None
+            };
+            if refusal.is_some() {
+                share.give_back();
+                kept = Vec::new();
+            } else {
+                kept.extend_from_slice(&part);
+            }
+        }
+        match refusal {
+            Some(problem) => Err(problem),
+            None => Ok(Body { bytes: kept.into(), share }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Whose body it is.
+    pub(super) const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Takes what is missing, if it is there.
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let mut taken = self.memory.lock();
+        let all: usize = taken.values().sum();
+        let own = taken.get(&self.source).copied().unwrap_or(0);
+        if all + more > self.memory.most || own + more > self.memory.most / 2 {
+            return false;
+        }
+        taken.insert(self.source.clone(), own + more);
+        self.bytes = bytes;
+        true
+    }
+
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut taken = self.memory.lock();
+        if let Some(own) = taken.get_mut(&self.source) {
+            *own -= bytes;
+            if *own == 0 {
+                taken.remove(&self.source);
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.give_back();
+        }
+    }
+}
+
+fn overloaded() -> Problem {
+    metrics::counter!("gateway_events_bodies_refused_total").increment(1);
+    Problem::unavailable(
+        "overloaded",
+        "Too many large requests are under way (server.body_memory); try again later.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(memory: &Arc<Memory>, name: &str) -> Share {
+        Share { memory: Arc::clone(memory), source: Source::new(name), bytes: 0 }
+    }
+
+    #[test]
+    fn a_source_has_half_of_the_memory_at_most_and_gives_it_back() {
+        let memory = Memory::new(100, 50);
+        let (mut one, mut two) = (share(&memory, "one"), share(&memory, "one"));
+        assert!(one.grow_to(30) && two.grow_to(20));
+        assert!(!two.grow_to(21), "its source has half already");
+        let mut other = share(&memory, "other");
+        assert!(other.grow_to(50), "another source has its own half");
+        let mut third = share(&memory, "third");
+        assert!(!third.grow_to(1), "there is no more");
+        drop(one);
+        assert!(third.grow_to(30) && !two.grow_to(21));
+        drop((two, other, third));
+        assert!(memory.lock().is_empty(), "something is still taken");
+    }
+}
