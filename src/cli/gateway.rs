@@ -1,4 +1,4 @@
-//! `gateway`: register, list, show, label, disable, enable, delete.
+//! `gateway`: register, update, list, show, label, disable, enable, delete.
 
 use std::process::ExitCode;
 
@@ -22,6 +22,21 @@ pub(crate) enum Command {
         /// A label, `name=value`; may be repeated
         #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
+        /// How many replicas of it connect at the same time; 1 if it is left out
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        replicas: Option<u32>,
+    },
+    /// Change a gateway's name, or its number of replicas
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Update {
+        /// Which gateway
+        id: GatewayId,
+        /// Its new name
+        #[arg(long, group = "change")]
+        name: Option<String>,
+        /// How many replicas of it connect at the same time
+        #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        replicas: Option<u32>,
     },
     /// List all gateways, with what they have confirmed
     List,
@@ -70,12 +85,21 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     let path = |id: &GatewayId| format!("/gateways/{id}");
     let shown = match command {
-        Command::Register { name, id, labels } => {
+        Command::Register { name, id, labels, replicas } => {
             let mut body = json!({ "name": name, "labels": to_json(labels) });
             if let Some(id) = id {
                 body["id"] = json!(id);
             }
+            if let Some(replicas) = replicas {
+                body["replicas"] = json!(replicas);
+            }
             api.post("/gateways", &body).await?
+        }
+        Command::Update { id, name, replicas } => {
+            let mut change = Map::new();
+            change.extend(name.map(|name| ("name".to_owned(), json!(name))));
+            change.extend(replicas.map(|replicas| ("replicas".to_owned(), json!(replicas))));
+            api.patch(&path(&id), &Value::Object(change)).await?
         }
         Command::List => return list(&api, client).await,
         Command::Show { id } => api.get(&path(&id)).await?,
@@ -181,6 +205,7 @@ fn one(gateway: &Value) -> String {
         ("registered", time(&gateway["createdAt"])),
         ("status", status(gateway).to_owned()),
         ("connections", cell(&gateway["connections"])),
+        ("replicas", cell(&gateway["replicas"])),
         ("head", cell(&gateway["head"])),
         ("confirmed", cell(&gateway["confirmed"])),
         ("lag", lag(gateway)),

@@ -19,7 +19,7 @@ use super::feed::{Feed, Item};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
 use super::registry::Registration;
-use super::reports::{Matched, Reports};
+use super::reports::{Matched, Pushed, Reports};
 use super::session::Permit;
 use super::window::{Patience, Receipt, Window};
 use crate::clock::Timestamp;
@@ -35,6 +35,8 @@ const LAST_RECEIPTS: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// For reports that came just before the end.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
+/// What a report is called that says nothing new.
+const REPEATED: &str = "a repeated report";
 /// Lines in the log about one peer's nonsense; all of it is counted.
 const NONSENSE_TOLD: u32 = 5;
 
@@ -53,7 +55,7 @@ pub(super) struct Timing {
 pub(super) struct Lane {
     pub(super) whose: Whose,
     pub(super) epoch: Epoch,
-    /// The last number that was sent on an earlier connection.
+    /// The last number that may have been sent on an earlier connection.
     pub(super) sent_before: Sequence,
     pub(super) timing: Timing,
     pub(super) window: Window,
@@ -72,6 +74,8 @@ struct State {
     opened_at: Instant,
     alive_at: Instant,
     alive_recorded_at: Instant,
+    /// When the last ping was asked for.
+    pinged_at: Option<Instant>,
     /// The next event's frame, encoded once although there was no room yet.
     encoded: Option<Bytes>,
     /// When the events on their way were published.
@@ -97,6 +101,7 @@ impl Lane {
             opened_at: now,
             alive_at: now,
             alive_recorded_at: now,
+            pinged_at: None,
             encoded: None,
             published: VecDeque::new(),
             wind_down: None,
@@ -152,6 +157,7 @@ impl Lane {
                 // Deadlines before what is heard, or a peer that chatters would have none.
                 () = sleep_until(deadline) => return End::Close(overdue),
                 _ = pings.tick() => {
+                    state.pinged_at = Some(Instant::now());
                     // Full: the transport is behind with writing, which has a deadline of its own.
                     let _ = self.link.control.try_send(Control::Ping);
                 }
@@ -234,7 +240,7 @@ impl Lane {
             place.send(Box::new(EventFrame {
                 sequence: row.sequence,
                 text: text.clone(),
-                stride: self.window.stride(),
+                stride: self.window.stride(row.sequence),
             }));
             state.published.push_back(row.event.occurred_at);
             state.encoded = None;
@@ -270,11 +276,12 @@ impl Lane {
     fn hear_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
         let mut next = first.or_else(|| {
             let detail = "the transport is gone".into();
-            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail })
+            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail, by_peer: false })
         });
         for _ in 0..LINK_FRAMES {
             match next? {
-                Incoming::Ended { reason, detail } => {
+                Incoming::Ended { reason, detail, by_peer } => {
+                    self.note_end(state, by_peer);
                     return Some(End::Ended(reason, detail.into()));
                 }
                 incoming => self.hear(state, incoming),
@@ -296,8 +303,12 @@ impl Lane {
             Incoming::Message(text) => match frame::parse_incoming(&text) {
                 Message::DeploymentAck(ack) => {
                     let sent = self.registration.sent().max(self.sent_before);
-                    if !self.reports.push(ack, sent) {
-                        self.nonsense(state, "a report that finds too many others waiting");
+                    match self.reports.push(ack, sent) {
+                        Pushed::Waiting => {}
+                        Pushed::Repeated => self.nonsense(state, REPEATED),
+                        Pushed::Refused => {
+                            self.nonsense(state, "a report that finds too many others waiting");
+                        }
                     }
                 }
                 Message::Unknown => self.nonsense(state, "a message of an unknown type"),
@@ -309,17 +320,9 @@ impl Lane {
     }
 
     fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
-        match self.window.receipt(sequence, now) {
+        match handled(&mut self.window, state, sequence, now) {
             Receipt::Confirmed { range, started_at } => {
-                let finished_at = Timestamp::now();
-                let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-                let latency = metrics::histogram!("gateway_events_delivery_seconds");
-                for published in state.published.drain(..count.min(state.published.len())) {
-                    latency.record(finished_at.since(published).as_secs_f64());
-                }
-                metrics::counter!("gateway_events_receipts_total")
-                    .increment(u64::try_from(count).unwrap_or(u64::MAX));
-                self.outcomes.confirmed(range, started_at, finished_at);
+                self.outcomes.confirmed(range, started_at, Timestamp::now());
             }
             Receipt::Stale => {}
             Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
@@ -327,9 +330,18 @@ impl Lane {
     }
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
-        match matched.sequence {
-            Some(sequence) => self.outcomes.reported(sequence, matched.result()),
-            None => self.nonsense(state, "a report on a deployment that we don't know"),
+        let Self { window, reports, outcomes, .. } = self;
+        if let Err(what) = reported(window, reports, outcomes, state, matched) {
+            self.nonsense(state, what);
+        }
+    }
+
+    /// An end that the peer's host sent is a sign of life, unless the peer had left
+    /// a ping unanswered: then its host may speak for a process that is gone.
+    fn note_end(&self, state: &mut State, by_peer: bool) {
+        let is_silent = state.pinged_at.is_some_and(|at| at > state.alive_at);
+        if by_peer && !(is_silent && self.window.is_idle()) {
+            state.alive_at = Instant::now();
         }
     }
 
@@ -354,7 +366,10 @@ impl Lane {
         let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
         loop {
             match timeout_at(by, self.link.incoming.recv()).await {
-                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail.into()),
+                Ok(Some(Incoming::Ended { detail, by_peer, .. })) => {
+                    self.note_end(state, by_peer);
+                    return (reason, detail.into());
+                }
                 Ok(Some(incoming)) => self.hear(state, incoming),
                 Ok(None) => return (reason, "the transport is gone".to_owned()),
                 Err(_) => return (reason, "the transport did not end in time".to_owned()),
@@ -362,8 +377,9 @@ impl Lane {
         }
     }
 
-    async fn finish(mut self: Box<Self>, state: State, reason: Reason, detail: String) {
+    async fn finish(mut self: Box<Self>, mut state: State, reason: Reason, detail: String) {
         drop((self.registration, self.permit, self.link));
+        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
         tracing::info!(
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
@@ -376,16 +392,63 @@ impl Lane {
         let last_reports = async {
             while !self.reports.is_empty() {
                 let matched = self.reports.next().await;
-                if let Some(sequence) = matched.sequence {
-                    self.outcomes.reported(sequence, matched.result());
-                }
+                let (window, outcomes) = (&mut self.window, &mut self.outcomes);
+                // What is odd about the last ones is not worth a line.
+                let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
             tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
         }
         let closing = self.window.close(reason, self.timing.patience);
-        self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);
+        self.outcomes.closed(reason, detail, closing, Some(alive_at));
         self.outcomes.hand_in_all(&self.recorder).await;
     }
+}
+
+/// The gateway has handled everything up to `sequence`.
+fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Instant) -> Receipt {
+    let receipt = window.receipt(sequence, now);
+    if let Receipt::Confirmed { range, .. } = receipt {
+        let finished_at = Timestamp::now();
+        let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
+        let latency = metrics::histogram!("gateway_events_delivery_seconds");
+        for published in state.published.drain(..count.min(state.published.len())) {
+            latency.record(finished_at.since(published).as_secs_f64());
+        }
+        metrics::counter!("gateway_events_receipts_total")
+            .increment(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    receipt
+}
+
+/// A report is a receipt, too: the gateway has handled what it was sent before that
+/// event. The event itself is delivered, or failed for the reason given. Answers
+/// what is odd about it, if it is.
+fn reported(
+    window: &mut Window,
+    reports: &mut Reports,
+    outcomes: &mut Outcomes,
+    state: &mut State,
+    matched: &Matched,
+) -> Result<(), &'static str> {
+    let found = matched.found.ok_or("a report on a deployment that we don't know")?;
+    let result = matched.result();
+    if !reports.is_new(found.sequence, result.is_ok()) {
+        return Err(REPEATED);
+    }
+    // What was sent on another connection is confirmed by the record alone.
+    if let Some(through) = found.confirms.filter(|through| *through <= window.sent()) {
+        let now = Instant::now();
+        let has_failed = result.is_err() && through == found.sequence;
+        let delivered = if has_failed { Sequence(through.0 - 1) } else { through };
+        if let Receipt::Confirmed { range, started_at } = handled(window, state, delivered, now) {
+            outcomes.confirmed(range, started_at, Timestamp::now());
+        }
+        if has_failed {
+            handled(window, state, through, now);
+        }
+    }
+    outcomes.reported(found, result);
+    Ok(())
 }

@@ -14,9 +14,9 @@ use super::lane::{Lane, Timing};
 use super::outcomes::{Outcomes, Whose};
 use super::reports::Reports;
 use super::rhythm::Rhythm;
-use super::window::{Limits, Patience, Window};
+use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::socket::{LaneEnd, frame, websocket};
 use crate::store::Opened;
 use crate::wake::Subscription;
@@ -137,10 +137,14 @@ impl Ready {
             // It was admitted just before, and the drain may not have seen it.
             dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
         }
+        // What is not on record of an earlier connection fits into a window.
+        let unsure = opened.position.0.saturating_add(i64::try_from(limits.events).unwrap_or(0));
+        let unsure = opened.head.min(Sequence(unsure));
+        let sent_before = if opened.is_unsure { opened.sent.max(unsure) } else { opened.sent };
         let lane = Box::new(Lane {
             whose: whose.clone(),
             epoch: opened.epoch,
-            sent_before: opened.sent,
+            sent_before,
             timing: Timing {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,
@@ -153,7 +157,7 @@ impl Ready {
             window: Window::new(
                 limits,
                 opened.position,
-                opened.failed_attempts,
+                opened.suspect,
                 Rhythm::new(options.confirmation_timeout),
             ),
             feed: Feed::new(
@@ -184,7 +188,7 @@ impl Drop for Session {
         };
         let mut outcomes = Outcomes::new(ready.whose(self.id));
         let detail = "the socket was never opened".to_owned();
-        outcomes.closed(Reason::ConnectionLost, detail, None, false);
+        outcomes.closed(Reason::ConnectionLost, detail, Closing::default(), None);
         let dispatcher = ready.dispatcher;
         let recorder = dispatcher.recorder.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -26,7 +26,7 @@ pub struct Limits {
 /// When attempts at an event end.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Attempts before it is poison.
+    /// Attempts before it is poison, on whichever connections.
     pub max_attempts: u32,
     /// What becomes of poison.
     pub poison: Policy,
@@ -68,12 +68,12 @@ pub enum Receipt {
 }
 
 /// What an end leaves behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closing {
     /// Sent and not confirmed, and when the first of them was sent.
     pub unconfirmed: Option<(Range, Timestamp)>,
-    /// The first of them has failed once too often.
-    pub give_up: bool,
+    /// After so many attempts the first of them is given up; `None`: never.
+    pub give_up_after: Option<u32>,
 }
 
 /// One connection's window.
@@ -86,14 +86,15 @@ pub struct Window {
     bytes: usize,
     /// When the position last moved.
     progress_at: Option<Instant>,
-    /// The event that came first, and how often it had failed before.
-    tried_before: (Sequence, u32),
+    /// An event up to here may have made an earlier connection fail.
+    suspect: Sequence,
     rhythm: Rhythm,
 }
 
 impl Window {
-    /// Starts behind `position`, whose successor has failed this often before.
-    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32, rhythm: Rhythm) -> Self {
+    /// Starts behind `position`. Events up to `suspect` are confirmed one by one, so
+    /// that it is known which of them makes a connection fail.
+    pub fn new(limits: Limits, position: Sequence, suspect: Sequence, rhythm: Rhythm) -> Self {
         Self {
             limits,
             position,
@@ -101,7 +102,7 @@ impl Window {
             in_flight: VecDeque::new(),
             bytes: 0,
             progress_at: None,
-            tried_before: (position.next(), failed_attempts),
+            suspect,
             rhythm,
         }
     }
@@ -116,9 +117,10 @@ impl Window {
         self.sent
     }
 
-    /// One of so many events is to be followed by a question for its receipt.
-    pub const fn stride(&self) -> u8 {
-        self.rhythm.stride()
+    /// One of so many events, of which this is the first, is to be followed by a
+    /// question for its receipt.
+    pub fn stride(&self, sequence: Sequence) -> u8 {
+        if sequence <= self.suspect { 1 } else { self.rhythm.stride() }
     }
 
     /// Whether nothing is on its way.
@@ -154,7 +156,7 @@ impl Window {
             bytes,
             instant: sent_at,
             started_at,
-            stride: self.stride(),
+            stride: self.stride(sequence),
         });
         Ok(())
     }
@@ -210,19 +212,15 @@ impl Window {
     /// the next connection begins with asking after each one.
     pub fn close(self, reason: Reason, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
-            return Closing { unconfirmed: None, give_up: false };
+            return Closing { unconfirmed: None, give_up_after: None };
         };
-        let failed_before = match self.tried_before {
-            (sequence, failed) if sequence == oldest.sequence => failed,
-            _ => 0,
-        };
+        let may_give_up = patience.poison == Policy::DeadLetter
+            && oldest.stride == 1
+            && reason.blames_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
-            give_up: patience.poison == Policy::DeadLetter
-                && oldest.stride == 1
-                && reason.blames_the_event()
-                && failed_before.saturating_add(1) >= patience.max_attempts,
+            give_up_after: may_give_up.then_some(patience.max_attempts),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::event::{GatewayId, Reason};
 use crate::intake::object;
 use crate::store::{Gateway, GatewayChange, Labels};
 
+/// The most replicas that can be declared for a gateway.
+const MOST_REPLICAS: i64 = 1000;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct NewGateway {
@@ -25,6 +28,7 @@ pub(super) struct NewGateway {
     id: Option<GatewayId>,
     #[serde(default, deserialize_with = "object::labels")]
     labels: Labels,
+    replicas: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +37,7 @@ pub(super) struct Change {
     name: Option<String>,
     #[serde(default, deserialize_with = "object::some_labels")]
     labels: Option<Labels>,
+    replicas: Option<i64>,
     disabled: Option<bool>,
 }
 
@@ -49,9 +54,10 @@ pub(super) async fn create(
     Admin(organisation): Admin,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    check(Some(&new.name), Some(&new.labels))?;
-    let id = new.id.unwrap_or_default();
-    let gateway = app.store.create_gateway(organisation, id, &new.name, &new.labels).await?;
+    check(Some(&new.name), Some(&new.labels), new.replicas)?;
+    let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
+    let gateway =
+        app.store.create_gateway(organisation, id, &new.name, &new.labels, replicas).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
 }
 
@@ -89,9 +95,9 @@ pub(super) async fn change(
     Path(id): Path<GatewayId>,
     extract::Json(change): extract::Json<Change>,
 ) -> Answer<Json<Value>> {
-    check(change.name.as_deref(), change.labels.as_ref())?;
-    let change =
-        GatewayChange { name: change.name, labels: change.labels, disabled: change.disabled };
+    check(change.name.as_deref(), change.labels.as_ref(), change.replicas)?;
+    let Change { name, labels, replicas, disabled } = change;
+    let change = GatewayChange { name, labels, replicas, disabled };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
     if gateway.disabled_at.is_some() {
         app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
@@ -110,7 +116,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
+fn check(name: Option<&str>, labels: Option<&Labels>, replicas: Option<i64>) -> Answer<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
         errors.push(FieldError { field, message: message.to_owned() });
@@ -135,6 +141,9 @@ fn check(name: Option<&str>, labels: Option<&Labels>) -> Answer<()> {
     if labels.is_some_and(|labels| labels.len() > 64) {
         wrong("labels".to_owned(), "at most 64 labels");
     }
+    if replicas.is_some_and(|replicas| !(1..=MOST_REPLICAS).contains(&replicas)) {
+        wrong("replicas".to_owned(), "must be 1 to 1000");
+    }
     if errors.is_empty() {
         return Ok(());
     }
@@ -149,6 +158,7 @@ fn shown(app: &App, gateway: &Gateway) -> Value {
         "id": gateway.id,
         "name": gateway.name,
         "labels": gateway.labels,
+        "replicas": gateway.replicas,
         "createdAt": gateway.created_at,
         "disabled": gateway.disabled_at.is_some(),
         "connected": connections > 0,

@@ -44,19 +44,20 @@ pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Lim
     let TransportEnd { events, control, incoming } = end;
     let (sink, stream) = socket.split();
     let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
-    let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
+    let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming, first).await;
     // The lane being gone is no error: then nobody asks.
     let detail = detail.into_boxed_str();
-    let _ = incoming.send(Incoming::Ended { reason, detail }).await;
+    let _ = incoming.send(Incoming::Ended { reason, detail, by_peer }).await;
 }
 
-/// Reads and writes until one of both ends, then ends the other.
+/// Reads and writes until one of both ends, then ends the other. Answers why, and
+/// whether the peer's host said so.
 async fn talk(
     writer: &mut Writer,
     stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
     first: Bytes,
-) -> (Reason, String) {
+) -> (Reason, String, bool) {
     let limits = writer.limits;
     let mut reader = std::pin::pin!(read(stream, incoming, limits.close_timeout));
     let written = tokio::select! {
@@ -69,9 +70,9 @@ async fn talk(
                     tokio::time::sleep(LINGER.min(limits.close_timeout)).await;
                 }
                 ReadEnd::Unheard => writer.say_goodbye(close_code::AWAY, "shutdown").await,
-                ReadEnd::Closed(_) | ReadEnd::Lost(_) => {}
+                ReadEnd::Closed(_) | ReadEnd::Lost(_) | ReadEnd::Silent(_) => {}
             }
-            return read.into_reason();
+            return read.into_end();
         }
         written = writer.run(first) => written,
     };
@@ -80,19 +81,18 @@ async fn talk(
         WriteEnd::Told(reason) => {
             let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
             let ((), read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
-            let detail = match read {
-                Ok(_) => String::new(),
-                Err(_) => "the peer did not answer the close".to_owned(),
-            };
-            (reason, detail)
+            match read {
+                Ok(read) => (reason, String::new(), read.is_by_peer()),
+                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
+            }
         }
         WriteEnd::TimedOut => {
             let detail = format!("nothing was read for {} s", limits.write_timeout.as_secs());
-            (Reason::WriteTimeout, detail)
+            (Reason::WriteTimeout, detail, false)
         }
         WriteEnd::Failed(error) => match timeout(limits.close_timeout, reader).await {
-            Ok(read) => read.into_reason(),
-            Err(_) => (Reason::ConnectionLost, error),
+            Ok(read) => read.into_end(),
+            Err(_) => (Reason::ConnectionLost, error, false),
         },
     }
 }
@@ -267,8 +267,10 @@ fn ping(last_written: Option<Sequence>) -> Message {
 enum ReadEnd {
     /// The peer closed in good order.
     Closed(String),
-    /// The socket broke, or ended without a word.
+    /// The peer's host ended or reset the socket without a close frame.
     Lost(String),
+    /// The socket broke because the peer's host can't be reached.
+    Silent(String),
     /// The peer broke the protocol; to be told so with this code.
     Violation(u16, &'static str),
     /// The lane listens no more.
@@ -276,13 +278,19 @@ enum ReadEnd {
 }
 
 impl ReadEnd {
-    fn into_reason(self) -> (Reason, String) {
-        match self {
+    const fn is_by_peer(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    fn into_end(self) -> (Reason, String, bool) {
+        let by_peer = self.is_by_peer();
+        let (reason, detail) = match self {
             Self::Closed(detail) => (Reason::ClosedByGateway, detail),
-            Self::Lost(detail) => (Reason::ConnectionLost, detail),
+            Self::Lost(detail) | Self::Silent(detail) => (Reason::ConnectionLost, detail),
             Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
             Self::Unheard => (Reason::Shutdown, "the lane ended first".to_owned()),
-        }
+        };
+        (reason, detail, by_peer)
     }
 }
 
@@ -302,6 +310,8 @@ async fn read(
             Ok(Message::Text(text)) => Incoming::Message(text.as_bytes().into()),
             Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
             Ok(Message::Close(frame)) => {
+                // The wait for the end says nothing about the peer.
+                let _ = incoming.send(Incoming::Alive).await;
                 // The answer is queued, and goes out by reading on.
                 let rest = async { while let Some(Ok(_)) = stream.next().await {} };
                 let _ = timeout(close_timeout, rest).await;
@@ -356,8 +366,15 @@ fn broken(error: axum::Error) -> ReadEnd {
             ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
         }
         Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
+        Some(Error::Io(io)) if is_silence(io.kind()) => ReadEnd::Silent(error.to_string()),
         _ => ReadEnd::Lost(error.to_string()),
     }
+}
+
+/// Whether an error says that nothing came from the peer's host.
+const fn is_silence(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind;
+    matches!(kind, ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
 
 /// A real socket over loopback, for the tests; the client's end is returned.

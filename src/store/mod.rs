@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod deployments;
 mod errors;
 pub mod floor;
 mod inbox;
@@ -20,6 +21,7 @@ mod log;
 pub mod memory;
 mod nodes;
 mod open;
+mod positions;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod principals;
@@ -30,6 +32,7 @@ mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
@@ -41,7 +44,6 @@ pub use schema::SchemaError;
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;
 use errors::storable;
-use log::performed_at;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -121,6 +123,7 @@ pub trait Store: Inbox + Send + Sync + 'static {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway>;
     /// Lists gateways by name, after `after`.
     async fn gateways(
@@ -204,12 +207,12 @@ pub trait Store: Inbox + Send + Sync + 'static {
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
-    /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.
+    /// The event that a `deployment.ack` answers.
     async fn find_deployment(
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
+    ) -> Result<Option<DeploymentMatch>>;
 
     // -- asking
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.

@@ -21,6 +21,8 @@ pub struct Gateway {
     pub name: String,
     /// Labels.
     pub labels: Labels,
+    /// How many replicas connect at the same time, as declared.
+    pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,
     /// Since when it may not connect.
@@ -48,6 +50,8 @@ pub struct GatewayChange {
     pub name: Option<String>,
     /// New labels, replacing all.
     pub labels: Option<Labels>,
+    /// Another number of replicas.
+    pub replicas: Option<i64>,
     /// Disable or enable.
     pub disabled: Option<bool>,
 }

@@ -140,7 +140,7 @@ impl<'a> Corner<'a> {
         let labels: Labels =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let name = id.to_string();
-        self.store.create_gateway(self.organisation, id, &name, &labels).await.unwrap()
+        self.store.create_gateway(self.organisation, id, &name, &labels, 1).await.unwrap()
     }
 
     pub(crate) async fn again(&self, gateway: &Gateway) -> Gateway {
@@ -178,11 +178,11 @@ impl<'a> Corner<'a> {
         assert!(self.publish(events).await.iter().all(Result::is_ok));
     }
 
-    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
+    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, Sequence) {
         let connection = connection(gateway);
         let id = connection.id;
         let opened = self.store.open_connection(connection).await.unwrap();
-        (id, opened.position, opened.failed_attempts)
+        (id, opened.position, opened.suspect)
     }
 
     pub(crate) async fn record(&self, records: Vec<Record>) {
@@ -271,7 +271,8 @@ pub(crate) fn closed(
         reason,
         detail: "as the story wants it".to_owned(),
         unconfirmed: unconfirmed.map(|range| (range, Timestamp::now())),
-        give_up,
+        give_up_after: give_up.then_some(1),
+        alive_at: None,
         at: Timestamp::now(),
     }
 }

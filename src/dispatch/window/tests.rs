@@ -42,7 +42,7 @@ proptest! {
     ) {
         let base = Instant::now();
         let mut secs = 0;
-        let mut window = Window::new(LIMITS, Sequence(start), 0, Rhythm::new(TIMEOUT));
+        let mut window = Window::new(LIMITS, Sequence(start), Sequence(start), Rhythm::new(TIMEOUT));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
         for step in steps {
@@ -102,14 +102,15 @@ proptest! {
         let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
         let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
         prop_assert_eq!(range, expected);
-        prop_assert!(!closing.give_up, "one attempt of three");
+        let may_give_up = reason.blames_the_event() && !unconfirmed.is_empty();
+        prop_assert!(closing.give_up_after.is_none_or(|most| may_give_up && most == 3));
     }
 }
 
 #[test]
 fn the_deadline_runs_from_the_last_progress() {
     let base = Instant::now();
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Rhythm::new(TIMEOUT));
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
     for (sequence, secs) in [(1, 0), (2, 5)] {
         let (now, stamp) = at(base, secs);
@@ -127,16 +128,16 @@ fn the_deadline_runs_from_the_last_progress() {
 #[test]
 fn an_event_larger_than_the_window_goes_alone() {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Rhythm::new(TIMEOUT));
     assert_eq!(window.offer(Sequence(1), 1000, now, stamp), Ok(()));
     assert_eq!(window.offer(Sequence(2), 1, now, stamp), Err(Refusal::Full));
     window.receipt(Sequence(1), now);
     assert_eq!(window.offer(Sequence(2), 1, now, stamp), Ok(()));
 }
 
-fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> Closing {
+fn ended(confirmed: i64, reason: Reason, poison: Policy) -> Closing {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before, Rhythm::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Rhythm::new(TIMEOUT));
     for sequence in 1..=3 {
         assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
     }
@@ -145,14 +146,26 @@ fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> 
 }
 
 #[test]
-fn poison_is_the_event_that_failed_once_too_often() {
+fn only_the_first_unconfirmed_event_is_given_up_and_not_for_our_own_doing() {
     let (lost, shutdown) = (Reason::ConnectionLost, Reason::Shutdown);
-    assert!(ended(2, 0, lost, Policy::DeadLetter).give_up);
-    assert!(!ended(1, 0, lost, Policy::DeadLetter).give_up, "two attempts of three");
-    assert!(!ended(2, 1, lost, Policy::DeadLetter).give_up, "another event's attempts");
-    assert!(!ended(2, 0, shutdown, Policy::DeadLetter).give_up, "our own doing");
-    assert!(!ended(2, 0, lost, Policy::Block).give_up, "never given up");
-    assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
+    assert_eq!(ended(0, lost, Policy::DeadLetter).give_up_after, Some(3));
+    assert_eq!(ended(1, lost, Policy::DeadLetter).give_up_after, Some(3));
+    assert_eq!(ended(0, shutdown, Policy::DeadLetter).give_up_after, None);
+    assert_eq!(ended(0, lost, Policy::Block).give_up_after, None);
+    assert_eq!(ended(3, lost, Policy::DeadLetter), Closing::default());
+}
+
+#[test]
+fn suspects_are_confirmed_one_by_one() {
+    let now = Instant::now();
+    let mut rhythm = Rhythm::new(TIMEOUT);
+    rhythm.answered(Duration::ZERO);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence(2), rhythm);
+    let strides = [1, 2, 3].map(|sequence| window.stride(Sequence(sequence)));
+    assert_eq!(strides, [1, 1, 2]);
+    let stamp = Timestamp::from_micros(0);
+    assert_eq!(window.offer(Sequence(1), 1, now, stamp), Ok(()));
+    assert_eq!(window.close(Reason::ConnectionLost, PATIENCE).give_up_after, Some(3));
 }
 
 #[test]
@@ -160,17 +173,17 @@ fn those_that_are_confirmed_together_have_more_time_and_none_is_given_up() {
     let (now, stamp) = at(Instant::now(), 0);
     let patience = Patience { max_attempts: 1, ..PATIENCE };
     let given_up = |quick: bool| {
-        let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
+        let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Rhythm::new(TIMEOUT));
         assert_eq!(window.offer(Sequence(1), 1, now, stamp), Ok(()));
         window.receipt(Sequence(1), if quick { now } else { now + TIMEOUT });
-        assert_eq!(window.stride() > 1, quick);
+        assert_eq!(window.stride(Sequence(2)) > 1, quick);
         for sequence in 2..=4 {
             assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
         }
         let since = if quick { now } else { now + TIMEOUT };
         let time = TIMEOUT * if quick { 2 } else { 1 };
         assert_eq!(window.confirmation_deadline(TIMEOUT), Some(since + time));
-        window.close(Reason::ConnectionLost, patience).give_up
+        window.close(Reason::ConnectionLost, patience).give_up_after.is_some()
     };
     assert!(given_up(false));
     assert!(!given_up(true));

@@ -18,6 +18,7 @@ impl Tables {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway> {
         self.refuse_taken_name(organisation, name, None)?;
         if self.gateways.values().any(|row| row.id == id) {
@@ -40,6 +41,7 @@ impl Tables {
             organisation,
             name: name.to_owned(),
             labels: labels.clone(),
+            replicas,
             created_at: now,
             disabled_at: None,
             deleted_at: None,
@@ -93,6 +95,7 @@ impl Tables {
         if let Some(labels) = change.labels {
             row.labels = labels;
         }
+        row.replicas = change.replicas.unwrap_or(row.replicas);
         row.disabled_at = match change.disabled {
             Some(true) => row.disabled_at.or(Some(now)),
             Some(false) => None,
@@ -178,6 +181,7 @@ impl Tables {
             id: row.id,
             name: row.name.clone(),
             labels: row.labels.clone(),
+            replicas: row.replicas,
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             manifest: manifest.transpose()?,

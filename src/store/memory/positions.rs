@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
+use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey};
 use crate::store::Result;
 
@@ -14,6 +15,8 @@ pub(super) struct Move {
     pub(super) connection: ConnectionId,
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
+    /// The sign of life that moved it; none if it was moved without the gateway.
+    pub(super) seen_at: Option<Timestamp>,
 }
 
 impl Tables {
@@ -48,11 +51,12 @@ impl Tables {
     /// log's head.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
         let mut farthest: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for Move { gateway, connection, instance, to } in moves {
+        for Move { gateway, connection, instance, to, seen_at } in moves {
             let to = (*to).min(self.gateway_row(*gateway)?.stream.head);
             let name = kept_under(*connection, instance);
             if let Some(own) = self.cursors.get_mut(&(*gateway, name)) {
                 own.received = own.received.max(to);
+                own.updated_at = own.updated_at.max(seen_at.unwrap_or(own.updated_at));
             }
             if instance.is_empty() {
                 let far = farthest.entry(*gateway).or_insert(to);
@@ -66,7 +70,7 @@ impl Tables {
                 let newly = to - before - i64::try_from(dead.count()).unwrap_or(i64::MAX);
                 self.stream(gateway)?.confirmed_total += newly;
             }
-            let cursor = Cursor { received: to.max(before), left_at: None };
+            let cursor = Cursor { received: to.max(before), ..Cursor::default() };
             self.cursors.insert((gateway, String::new()), cursor);
         }
         Ok(())

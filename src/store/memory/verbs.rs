@@ -14,10 +14,11 @@ use crate::event::{
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened, OutboxPage,
-    Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
-    Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo, Gateway,
+    GatewayChange, GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened,
+    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
+    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
+    TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -83,8 +84,12 @@ impl Store for MemoryStore {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway> {
-        self.write(|tables, now| tables.create_gateway(now, organisation, id, name, labels)).await
+        self.write(|tables, now| {
+            tables.create_gateway(now, organisation, id, name, labels, replicas)
+        })
+        .await
     }
 
     async fn gateways(
@@ -228,7 +233,7 @@ impl Store for MemoryStore {
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
+    ) -> Result<Option<DeploymentMatch>> {
         self.read(|tables| Ok(tables.find_deployment(gateway, key))).await
     }
 

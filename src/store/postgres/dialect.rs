@@ -58,6 +58,12 @@ pub(super) async fn clock(connection: &mut Connection) -> Result<Timestamp> {
         .await?)
 }
 
+/// When something happened that this node's clock saw at `at`, by the database's
+/// clock.
+pub(super) fn instant(now: Timestamp, at: Timestamp) -> Timestamp {
+    now.minus(Timestamp::now().since(at))
+}
+
 /// Locks streams by rising key. Answers whether what was read before has to be
 /// read again: others may have held the locks until now.
 pub(super) async fn lock_streams(

@@ -187,8 +187,14 @@ pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: 
     // It is found by all of its id, and not by the beginning alone.
     let found = async |deployment_id: String| {
         let artifact_id = "a".to_owned();
-        let key = DeploymentKey { deployment_id, artifact_id, suffix: "deployed" };
-        store.find_deployment(gateway.key, &key).await.unwrap().map(|(sequence, _)| sequence)
+        let key = DeploymentKey {
+            deployment_id,
+            artifact_id,
+            suffix: "deployed",
+            performed_at: None,
+            sent: Sequence(2),
+        };
+        store.find_deployment(gateway.key, &key).await.unwrap().map(|found| found.sequence)
     };
     assert_eq!(found(id.clone()).await, Some(Sequence(1)));
     assert_eq!(found(format!("{id}-")).await, None);
