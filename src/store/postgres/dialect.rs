@@ -59,9 +59,10 @@ pub(super) async fn clock(connection: &mut Connection) -> Result<Timestamp> {
 }
 
 /// When something happened that this node's clock saw at `at`, by the database's
-/// clock.
+/// clock. If the clocks differ by more than a few seconds, only its age is known.
 pub(super) fn instant(now: Timestamp, at: Timestamp) -> Timestamp {
-    now.minus(Timestamp::now().since(at))
+    const CLOSE: Duration = Duration::from_secs(5);
+    if at <= now && now.since(at) < CLOSE { at } else { now.minus(Timestamp::now().since(at)) }
 }
 
 /// Locks streams by rising key. Answers whether what was read before has to be

@@ -132,3 +132,55 @@ async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_un
         assert_eq!(again[member], first[member]);
     }
 }
+
+/// A replica that is away holds the start of every connection back: what it dies on
+/// comes behind events that it has confirmed before.
+#[tokio::test]
+async fn poison_is_given_up_after_as_many_deaths_wherever_connections_start() {
+    const BEFORE: i64 = 12;
+    let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", &ATTEMPTS.to_string())]).await;
+    let (id, key) = service.gateway("cluster").await;
+    let replicas = json!({"replicas": 2});
+    service.api().patch(&format!("/gateways/{id}"), &replicas).await.expect("changed");
+    let connections = format!("/gateways/{id}/connections?status=connected");
+    let mut away = Raw::connect(&service, service.port, &key).await;
+    away.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while away.next().await.is_some() {}
+    service.eventually(&connections, |page| page["count"] == 0).await;
+    let batch: Vec<Value> =
+        (1..=BEFORE + 3).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+    let poison = (BEFORE + 1).to_string();
+    let mut deaths = 0;
+    loop {
+        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        assert_eq!(gateway.event().await["sequence"], 1, "the other one may be back");
+        let mut passed = false;
+        gateway
+            .handle_until(|frame| {
+                passed = frame.payload == (BEFORE + 2).to_string().as_bytes();
+                passed || frame.payload == (BEFORE).to_string().as_bytes()
+            })
+            .await;
+        if passed {
+            break;
+        }
+        // The event behind is poison: its ping is never answered.
+        gateway.receipt_asked(BEFORE + 1).await;
+        drop(gateway);
+        deaths += 1;
+        assert!(deaths <= ATTEMPTS, "{deaths} deaths");
+        service.eventually(&connections, |page| page["count"] == 0).await;
+        let shown = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await;
+        let dead = shown.expect("a page");
+        let given_up = dead["list"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|row| row["sequence"].to_string() == poison && row["state"] == "failed");
+        if given_up {
+            break;
+        }
+    }
+    assert_eq!(deaths, ATTEMPTS);
+}
