@@ -13,30 +13,30 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::feed::{Feed, Item};
+use super::last_call::{Due, LastCall};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
 use super::registry::Registration;
-use super::reports::{Matched, Pushed, Reports};
+use super::reports::{Pushed, Reports};
 use super::session::Permit;
-use super::window::{Patience, Receipt, Window};
+use super::window::{Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason, Sequence};
 use crate::socket::frame::{self, Message};
 use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
 
+mod ending;
+mod receipts;
+
+use receipts::REPEATED;
+
 /// Signs of life are recorded this often at the most.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// For what is on its way when the node shuts down.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
-/// For the transport to end after it was told to; longer than it takes.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// For reports that came just before the end.
-const LAST_REPORTS: Duration = Duration::from_secs(2);
-/// What a report is called that says nothing new.
-const REPEATED: &str = "a repeated report";
 /// Lines in the log about one peer's nonsense; all of it is counted.
 const NONSENSE_TOLD: u32 = 5;
 
@@ -46,6 +46,7 @@ pub(super) struct Timing {
     pub(super) heartbeat_interval: Duration,
     pub(super) heartbeat_timeout: Duration,
     pub(super) confirmation_timeout: Duration,
+    pub(super) last_call: LastCall,
     pub(super) patience: Patience,
     /// When the token expires.
     pub(super) token_expires: Option<Instant>,
@@ -144,7 +145,7 @@ impl Lane {
             if state.wind_down.is_some() && self.window.is_idle() {
                 return End::Close(Reason::Shutdown);
             }
-            let (deadline, overdue) = self.deadline(state);
+            let (deadline, missed) = self.deadline(state);
             let matching = !self.reports.is_empty() && self.outcomes.has_room();
             tokio::select! {
                 biased;
@@ -155,7 +156,11 @@ impl Lane {
                     state.wind_down.get_or_insert_with(|| Instant::now() + LAST_RECEIPTS);
                 }
                 // Deadlines before what is heard, or a peer that chatters would have none.
-                () = sleep_until(deadline) => return End::Close(overdue),
+                () = sleep_until(deadline) => {
+                    if let Some(end) = self.overdue(state, missed) {
+                        return end;
+                    }
+                }
                 _ = pings.tick() => {
                     state.pinged_at = Some(Instant::now());
                     // Full: the transport is behind with writing, which has a deadline of its own.
@@ -176,23 +181,52 @@ impl Lane {
         }
     }
 
-    /// The next deadline, and what it means to miss it. A handler may run
-    /// longer than a heartbeat: while an event is unconfirmed, only the
-    /// deadline for its confirmation counts.
+    /// When to look at the next deadline, and what it means to miss it.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
-        let silence = match self.window.confirmation_deadline(timing.confirmation_timeout) {
-            Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
-            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
-        };
+        let (silence, missed) = self.silence(state);
         let others = [
             timing.token_expires.map(|at| (at, Reason::TokenRevoked)),
             state.wind_down.map(|at| (at, Reason::Shutdown)),
         ];
-        others
-            .into_iter()
-            .flatten()
-            .fold(silence, |first, other| if other.0 < first.0 { other } else { first })
+        others.into_iter().flatten().fold(
+            (timing.last_call.wakes_at(silence), missed),
+            |first, other| {
+                if other.0 < first.0 { other } else { first }
+            },
+        )
+    }
+
+    /// The deadline of a silent peer. A handler may run longer than a heartbeat:
+    /// while an event is unconfirmed, only the deadline for its confirmation counts.
+    fn silence(&self, state: &State) -> (Instant, Reason) {
+        let timing = &self.timing;
+        match self.window.confirmation_deadline(timing.confirmation_timeout) {
+            Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
+            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
+        }
+    }
+
+    /// It is time to look at a deadline. The end, if it has been missed.
+    fn overdue(&mut self, state: &mut State, missed: Reason) -> Option<End> {
+        if !matches!(missed, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout) {
+            return Some(End::Close(missed));
+        }
+        // What was received already counts, and may move the deadline.
+        if let Ok(incoming) = self.link.incoming.try_recv()
+            && let Some(end) = self.hear_all(state, Some(incoming))
+        {
+            return Some(end);
+        }
+        let (deadline, missed) = self.silence(state);
+        match self.timing.last_call.due(deadline, Instant::now()) {
+            Due::Wait => None,
+            Due::Ping => {
+                let _ = self.link.control.try_send(Control::Ping);
+                None
+            }
+            Due::Close => Some(End::Close(missed)),
+        }
     }
 
     /// Sends what is ready and fits. True if only the link has no room.
@@ -319,32 +353,6 @@ impl Lane {
         }
     }
 
-    fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
-        match handled(&mut self.window, state, sequence, now) {
-            Receipt::Confirmed { range, started_at } => {
-                self.outcomes.confirmed(range, started_at, Timestamp::now());
-            }
-            Receipt::Stale => {}
-            Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
-        }
-    }
-
-    fn reported(&mut self, state: &mut State, matched: &Matched) {
-        let Self { window, reports, outcomes, .. } = self;
-        if let Err(what) = reported(window, reports, outcomes, state, matched) {
-            self.nonsense(state, what);
-        }
-    }
-
-    /// An end that the peer's host sent is a sign of life, unless the peer had left
-    /// a ping unanswered: then its host may speak for a process that is gone.
-    fn note_end(&self, state: &mut State, by_peer: bool) {
-        let is_silent = state.pinged_at.is_some_and(|at| at > state.alive_at);
-        if by_peer && !(is_silent && self.window.is_idle()) {
-            state.alive_at = Instant::now();
-        }
-    }
-
     /// What no peer should say is counted, and no reason to part.
     fn nonsense(&self, state: &mut State, what: &'static str) {
         metrics::counter!("gateway_events_odd_messages_total", "what" => what).increment(1);
@@ -358,97 +366,4 @@ impl Lane {
             );
         }
     }
-
-    /// Tells the transport, and takes what the peer still says.
-    async fn say_goodbye(&mut self, state: &mut State, reason: Reason) -> (Reason, String) {
-        let by = Instant::now() + GOODBYE;
-        // Pings may fill the channel; the transport takes them in between.
-        let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
-        loop {
-            match timeout_at(by, self.link.incoming.recv()).await {
-                Ok(Some(Incoming::Ended { detail, by_peer, .. })) => {
-                    self.note_end(state, by_peer);
-                    return (reason, detail.into());
-                }
-                Ok(Some(incoming)) => self.hear(state, incoming),
-                Ok(None) => return (reason, "the transport is gone".to_owned()),
-                Err(_) => return (reason, "the transport did not end in time".to_owned()),
-            }
-        }
-    }
-
-    async fn finish(mut self: Box<Self>, mut state: State, reason: Reason, detail: String) {
-        drop((self.registration, self.permit, self.link));
-        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
-        tracing::info!(
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
-            %reason,
-            detail,
-            duration_ms = state.opened_at.elapsed().as_millis(),
-            confirmed = %self.window.position(),
-            "disconnected"
-        );
-        let last_reports = async {
-            while !self.reports.is_empty() {
-                let matched = self.reports.next().await;
-                let (window, outcomes) = (&mut self.window, &mut self.outcomes);
-                // What is odd about the last ones is not worth a line.
-                let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
-            }
-        };
-        if timeout(LAST_REPORTS, last_reports).await.is_err() {
-            tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
-        }
-        let closing = self.window.close(reason, self.timing.patience);
-        self.outcomes.closed(reason, detail, closing, Some(alive_at));
-        self.outcomes.hand_in_all(&self.recorder).await;
-    }
-}
-
-/// The gateway has handled everything up to `sequence`.
-fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Instant) -> Receipt {
-    let receipt = window.receipt(sequence, now);
-    if let Receipt::Confirmed { range, .. } = receipt {
-        let finished_at = Timestamp::now();
-        let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-        let latency = metrics::histogram!("gateway_events_delivery_seconds");
-        for published in state.published.drain(..count.min(state.published.len())) {
-            latency.record(finished_at.since(published).as_secs_f64());
-        }
-        metrics::counter!("gateway_events_receipts_total")
-            .increment(u64::try_from(count).unwrap_or(u64::MAX));
-    }
-    receipt
-}
-
-/// A report is a receipt, too: the gateway has handled what it was sent before that
-/// event. The event itself is delivered, or failed for the reason given. Answers
-/// what is odd about it, if it is.
-fn reported(
-    window: &mut Window,
-    reports: &mut Reports,
-    outcomes: &mut Outcomes,
-    state: &mut State,
-    matched: &Matched,
-) -> Result<(), &'static str> {
-    let found = matched.found.ok_or("a report on a deployment that we don't know")?;
-    let result = matched.result();
-    if !reports.is_new(found.sequence, result.is_ok()) {
-        return Err(REPEATED);
-    }
-    // What was sent on another connection is confirmed by the record alone.
-    if let Some(through) = found.confirms.filter(|through| *through <= window.sent()) {
-        let now = Instant::now();
-        let has_failed = result.is_err() && through == found.sequence;
-        let delivered = if has_failed { Sequence(through.0 - 1) } else { through };
-        if let Receipt::Confirmed { range, started_at } = handled(window, state, delivered, now) {
-            outcomes.confirmed(range, started_at, Timestamp::now());
-        }
-        if has_failed {
-            handled(window, state, through, now);
-        }
-    }
-    outcomes.reported(found, result);
-    Ok(())
 }

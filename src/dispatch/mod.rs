@@ -23,6 +23,7 @@ use crate::wake::Wake;
 mod backoff;
 mod feed;
 mod lane;
+mod last_call;
 mod outcomes;
 mod recorder;
 mod registry;
@@ -44,6 +45,10 @@ const READS: usize = 4;
 /// How long a drain, and a gateway that comes back, wait for the last outcomes
 /// to be on record.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// How long a drain waits for connections that were told to end; longer than
+/// they take by themselves.
+const LAST_LANES: Duration = Duration::from_secs(15);
 
 /// What becomes of an event that fails again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -194,7 +199,24 @@ impl Dispatcher {
                 }
                 opened => opened?,
             };
-            let ready = Ready { dispatcher, permit, admission, opened, subscription };
+            let tracked = dispatcher.lanes.token();
+            let token = admission.token.clone();
+            let Some((registration, stop)) =
+                dispatcher.registry.register(admission.gateway, id, token)
+            else {
+                dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
+                return Err(StoreError::Unavailable("this node is shutting down".to_owned()));
+            };
+            let ready = Ready {
+                registration,
+                stop,
+                tracked,
+                dispatcher,
+                permit,
+                admission,
+                opened,
+                subscription,
+            };
             Ok(Session::new(id, ready))
         });
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
@@ -240,6 +262,7 @@ impl Dispatcher {
     /// is on record.
     pub async fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
+        self.registry.close();
         let stops = self.registry.stops(|_| true);
         let count = u32::try_from(stops.len()).unwrap_or(u32::MAX);
         let (began, gap) = (Instant::now(), over / count.max(1));
@@ -256,9 +279,12 @@ impl Dispatcher {
             }
             registry::stop(&stop, Reason::Shutdown);
         }
-        // Whoever was just being admitted stops by itself.
         self.lanes.close();
-        self.lanes.wait().await;
+        // A lane ends within a bounded time; an upgrade that its peer neither
+        // completes nor breaks off might not.
+        if tokio::time::timeout(LAST_LANES, self.lanes.wait()).await.is_err() {
+            tracing::warn!(connections = self.live(), "some connections did not end in time");
+        }
         if let Err(error) = self.settle().await {
             tracing::error!(%error, "the last outcomes could not be put on record; what they settled is sent again");
         }

@@ -1,8 +1,8 @@
 //! Who is connected to this node: per gateway, its live connections and a way
 //! to tell each to stop. Holds no lock across an await.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -33,16 +33,23 @@ struct Place {
 pub(super) struct Registry {
     gateways: DashMap<GatewayKey, Place>,
     live: AtomicUsize,
+    /// Held to register and to close, so that a drain finds every connection
+    /// that was registered before it.
+    is_closed: Mutex<bool>,
 }
 
 impl Registry {
-    /// Adds a connection, until the registration is dropped.
+    /// Adds a connection, until the registration is dropped; `None` once closed.
     pub(super) fn register(
         self: &Arc<Self>,
         gateway: GatewayKey,
         id: ConnectionId,
         token: String,
-    ) -> (Registration, mpsc::Receiver<Reason>) {
+    ) -> Option<(Registration, mpsc::Receiver<Reason>)> {
+        let is_closed = self.is_closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_closed {
+            return None;
+        }
         let (stop, stopped) = mpsc::channel(WAITING_REASONS);
         let sent = {
             let mut place = self.gateways.entry(gateway).or_default();
@@ -52,7 +59,12 @@ impl Registry {
         self.live.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("gateway_events_connections").increment(1.0);
         let registration = Registration { registry: Arc::clone(self), gateway, id, sent };
-        (registration, stopped)
+        Some((registration, stopped))
+    }
+
+    /// Registers no further connection.
+    pub(super) fn close(&self) {
+        *self.is_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     /// A gateway's connections.
@@ -155,8 +167,10 @@ mod tests {
     #[test]
     fn a_registration_ends_with_its_drop_and_leaves_nothing() {
         let registry = Arc::new(Registry::default());
-        let (first, _stopped) = registry.register(GATEWAY, ConnectionId::new(), "a".into());
-        let (second, _stopped) = registry.register(GATEWAY, ConnectionId::new(), "b".into());
+        let (first, _stopped) =
+            registry.register(GATEWAY, ConnectionId::new(), "a".into()).unwrap();
+        let (second, _stopped) =
+            registry.register(GATEWAY, ConnectionId::new(), "b".into()).unwrap();
         assert_eq!((registry.connected(GATEWAY), registry.live()), (2, 2));
         drop(first);
         assert_eq!((registry.connected(GATEWAY), registry.live()), (1, 1));
@@ -168,8 +182,10 @@ mod tests {
     #[test]
     fn only_the_connections_of_a_token_are_told() {
         let registry = Arc::new(Registry::default());
-        let (_one, mut first) = registry.register(GATEWAY, ConnectionId::new(), "a".into());
-        let (_two, mut second) = registry.register(GATEWAY, ConnectionId::new(), "b".into());
+        let (_one, mut first) =
+            registry.register(GATEWAY, ConnectionId::new(), "a".into()).unwrap();
+        let (_two, mut second) =
+            registry.register(GATEWAY, ConnectionId::new(), "b".into()).unwrap();
         registry.stop_token("b", Reason::TokenRevoked);
         assert!(first.try_recv().is_err());
         assert_eq!(second.try_recv(), Ok(Reason::TokenRevoked));

@@ -5,13 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Dispatcher;
 use super::feed::Feed;
 use super::lane::{Lane, Timing};
+use super::last_call::LastCall;
 use super::outcomes::{Outcomes, Whose};
+use super::registry::Registration;
 use super::reports::Reports;
 use super::rhythm::Rhythm;
 use super::window::{Closing, Limits, Patience, Window};
@@ -66,7 +69,13 @@ pub struct Session {
     ready: Option<Ready>,
 }
 
+/// What a session holds until it is started. Its fields are dropped from the top:
+/// the registration goes before the subscription.
 pub(super) struct Ready {
+    pub(super) registration: Registration,
+    pub(super) stop: mpsc::Receiver<Reason>,
+    /// A drain waits for this session, too.
+    pub(super) tracked: TaskTrackerToken,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) permit: Permit,
     pub(super) admission: Admission,
@@ -89,6 +98,12 @@ impl Session {
     /// The connection's identity.
     pub const fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// Whether it was told to stop before it was started, as by a drain that has
+    /// begun meanwhile: then its gateway is to be refused.
+    pub fn is_stopped(&self) -> bool {
+        self.ready.as_ref().is_some_and(|ready| !ready.stop.is_empty())
     }
 
     /// The first frame, which the transport sends before anything else.
@@ -125,18 +140,21 @@ impl Ready {
 
     fn start(self, id: ConnectionId, link: LaneEnd) {
         let whose = self.whose(id);
-        let Self { dispatcher, permit, admission, opened, subscription } = self;
+        let Self {
+            registration,
+            stop,
+            tracked: _tracked,
+            dispatcher,
+            permit,
+            admission,
+            opened,
+            subscription,
+        } = self;
         let options = &dispatcher.options;
         let limits = Limits {
             events: options.window_events.max(1),
             bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
         };
-        let (registration, stop) =
-            dispatcher.registry.register(admission.gateway, id, admission.token);
-        if dispatcher.is_draining() {
-            // It was admitted just before, and the drain may not have seen it.
-            dispatcher.registry.stop_gateway(admission.gateway, Reason::Shutdown);
-        }
         // What is not on record of an earlier connection fits into a window.
         let unsure = opened.position.0.saturating_add(i64::try_from(limits.events).unwrap_or(0));
         let unsure = opened.head.min(Sequence(unsure));
@@ -149,6 +167,10 @@ impl Ready {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,
                 confirmation_timeout: options.confirmation_timeout,
+                last_call: LastCall::new(
+                    options.heartbeat_timeout.min(options.confirmation_timeout),
+                    options.unacknowledged(),
+                ),
                 patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
                 token_expires: admission
                     .token_expires_at
@@ -187,6 +209,7 @@ impl Drop for Session {
             return;
         };
         let mut outcomes = Outcomes::new(ready.whose(self.id));
+        drop(ready.registration);
         let detail = "the socket was never opened".to_owned();
         outcomes.closed(Reason::ConnectionLost, detail, Closing::default(), None);
         let dispatcher = ready.dispatcher;

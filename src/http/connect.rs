@@ -62,7 +62,7 @@ async fn admit(
 ) -> Answer<Response> {
     check_origin(app, headers)?;
     if app.dispatcher.is_draining() {
-        return Err(Problem::unavailable("draining", "This node is shutting down; connect again."));
+        return Err(draining());
     }
     let (presented, credential) = authenticate(app, address, headers).await?;
     if let Err(wait) = app.attempts.gateways.charge(&credential.gateway) {
@@ -79,6 +79,9 @@ async fn admit(
         )
     })?;
     let permit = app.dispatcher.try_admit().ok_or_else(|| {
+        if app.dispatcher.is_draining() {
+            return draining();
+        }
         Problem::unavailable(
             "connection_limit",
             "Too many gateways are connected; try again later.",
@@ -97,9 +100,24 @@ async fn admit(
         Err(StoreError::NotFound(_)) => {
             return Err(shut_out(app.store.as_ref(), address, &presented).await);
         }
+        // A drain has begun since the first look.
+        Err(_) if app.dispatcher.is_draining() => return Err(draining()),
         opened => opened?,
     };
+    if session.is_stopped() {
+        // The gateway would be closed as soon as it was connected. Told before
+        // the upgrade, it waits a moment before it connects again.
+        return Err(if app.dispatcher.is_draining() {
+            draining()
+        } else {
+            Problem::unavailable("unavailable", "This connection was ended; connect again.")
+        });
+    }
     Ok(start(app, upgrade, session, presented, &credential))
+}
+
+fn draining() -> Problem {
+    Problem::unavailable("draining", "This node is shutting down; connect again.")
 }
 
 fn disabled(address: IpAddr, credential: &GatewayCredential) -> Problem {

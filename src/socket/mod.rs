@@ -19,6 +19,7 @@ use crate::event::{Reason, Sequence};
 
 pub mod frame;
 pub mod memory;
+mod patience;
 pub mod websocket;
 
 /// Frames that may wait in a link, each way. The window bounds the bytes.

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
 
+use super::patience::within;
 use super::{Control, EventFrame, Incoming, TransportEnd};
 use crate::event::{Reason, Sequence};
 
@@ -144,7 +145,7 @@ impl Writer {
                 reason = told_to_close(&mut self.control, &mut self.ping_due) => {
                     return WriteEnd::Told(reason);
                 }
-                sent = timeout(
+                sent = within(
                     self.limits.write_timeout,
                     burst(&mut self.sink, first.take(), event.take(), &mut self.events, &mut self.last_written),
                 ) => sent,
@@ -183,7 +184,7 @@ impl Writer {
 
     async fn ping(&mut self) -> Option<WriteEnd> {
         let ping = ping(self.last_written);
-        match timeout(self.limits.write_timeout, self.sink.send(ping)).await {
+        match within(self.limits.write_timeout, self.sink.send(ping)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(WriteEnd::Failed(error.to_string())),
             Err(_) => Some(WriteEnd::TimedOut),

@@ -48,6 +48,9 @@ macro_rules! conforms {
             labels_choose_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
             an_event_of_a_deployment_with_a_long_id_harms_nobody
+            a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
+            what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
+            what_the_gateway_has_confirmed_is_not_recorded_as_failed
             a_new_connection_starts_at_what_the_last_one_confirmed
             replicas_that_come_back_in_any_order_find_every_position
             what_was_sent_is_known_and_what_was_only_missed_is_not

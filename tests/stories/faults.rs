@@ -7,3 +7,4 @@ mod replicas;
 mod reports;
 mod revocation;
 mod silence;
+mod stall;

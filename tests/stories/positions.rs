@@ -170,8 +170,9 @@ impl World<'_> {
         let (id, start, _) = self.corner.open(&self.gateway).await;
         let now = (self.now)();
         let (start, replica) = (start.0, &self.replicas[nth]);
-        let holds = self.number_holds(now)
-            && replica.left_at.is_none_or(|left_at| now.since(left_at) < KEPT);
+        // One that was never there has missed nothing.
+        let returns = replica.left_at.is_some_and(|left_at| now.since(left_at) < KEPT);
+        let holds = self.number_holds(now) && returns;
         if holds {
             prop_assert!(start <= replica.confirmed, "{start} is beyond {}", replica.confirmed);
         }

@@ -131,9 +131,13 @@ impl Service {
 
     /// SIGTERM, and no waiting.
     pub(crate) fn ask_to_end(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
-        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
-            .expect("it can be signalled");
+        rustix::process::kill_process(pid.expect("a pid"), signal).expect("it can be signalled");
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::raw::{CLOSE, Raw};
 use crate::support::{PATIENCE, Service, deployed};
@@ -127,4 +128,35 @@ async fn what_was_confirmed_before_the_end_is_not_sent_again() {
     let path = format!("/deliveries?gatewayId={slow}&reason=shutdown");
     let page = crate::support::get(&service.api(), &path).await.expect("a page");
     assert_eq!(page["count"], 2, "{page:#}");
+}
+
+/// A gateway whose connection was being opened when the drain began is refused
+/// before the upgrade. Admitted and closed at once, it would come back at once.
+#[tokio::test]
+async fn a_gateway_that_connects_while_the_drain_begins_gets_no_101() {
+    let mut service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(service.database());
+    let mut other = options.connect().await.expect("the database");
+    // Putting the connection on record waits for this lock.
+    let lock = other.begin_with("begin immediate").await.expect("the lock");
+    let api = service.api();
+    let connecting = service.connect(&key);
+    let draining = async {
+        for _ in 0..20 {
+            api.get(&format!("/gateways/{id}")).await.expect("the gateway");
+        }
+        service.ask_to_end();
+        service.logged(|log| log.contains("draining")).await;
+        lock.rollback().await.expect("unlocked");
+    };
+    let (connected, ()) = tokio::join!(connecting, draining);
+    match connected {
+        Err((status, body)) => {
+            assert_eq!(status, 503, "{body}");
+            assert!(body.contains("draining"), "{body}");
+        }
+        Ok(_) => panic!("it was upgraded, to be closed at once\n{}", service.log()),
+    }
+    assert_eq!(service.ended().await, Some(0), "{}", service.log());
 }

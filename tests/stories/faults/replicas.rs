@@ -175,8 +175,10 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     let api = service.api();
     let path = format!("/gateways/{id}");
     assert_eq!(get(&api, &path).await.expect("the gateway")["replicas"], 1);
-    let changed = api.patch(&path, &json!({"replicas": 2})).await.expect("changed");
+    let changed = service.run(&format!("gateway update {id} --replicas 2 --json")).await.json();
     assert_eq!(changed["replicas"], 2);
+    let made = service.run("gateway register other --replicas 3 --json").await.json();
+    assert_eq!(made["replicas"], 3);
     for wrong in [0, 1001] {
         assert!(api.patch(&path, &json!({"replicas": wrong})).await.is_err(), "{wrong}");
     }
