@@ -60,9 +60,11 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// Outside crates that have owners: files or folders under `src/`. A line of
 /// code knows its room by the outside thing that it names.
-const OWNERS: [(&str, &[&str]); 25] = [
+const OWNERS: [(&str, &[&str]); 27] = [
     ("sqlx", &["store/"]),
     ("libsqlite3_sys", &["store/"]),
+    ("deadpool", &["store/postgres/pool.rs"]),
+    ("filedescriptor", &["store/postgres/sockets.rs"]),
     ("axum", &["http/", "socket/websocket.rs"]),
     ("hyper", &["http/", "client/"]),
     ("hyper_util", &["http/", "client/"]),

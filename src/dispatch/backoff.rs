@@ -40,6 +40,7 @@ pub(super) const fn is_passing(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::Unavailable(_)
+            | StoreError::ConnectionLost(_)
             | StoreError::Disk(_)
             | StoreError::Unknown(_)
             | StoreError::StorageFull

@@ -159,7 +159,7 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::ConnectionLost(_) => {
                 tracing::warn!(%error, "a request was refused");
                 Self::unavailable(
                     "unavailable",
@@ -248,6 +248,7 @@ mod tests {
     fn store_errors_become_what_clients_can_act_on() {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
+            (StoreError::ConnectionLost("locked".into()), 503, "unavailable"),
             (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),

@@ -8,6 +8,10 @@ use crate::event::GatewayId;
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let text = error.to_string();
+        #[cfg(feature = "postgres")]
+        if super::sqlstate::ends_connection(&error) {
+            return Self::ConnectionLost(text);
+        }
         match &error {
             sqlx::Error::Database(database) => of_database(database.as_ref(), text),
             sqlx::Error::ColumnDecode { .. }

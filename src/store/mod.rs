@@ -31,6 +31,8 @@ mod repeats;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "postgres")]
+mod sqlstate;
 
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use inbox::*;
@@ -51,6 +53,10 @@ pub enum StoreError {
     /// The database is away, locked for too long, or its queue is full: try again later.
     #[error("the database can't take this now: {0}")]
     Unavailable(String),
+    /// The same, and the connection to the database is not to be used any more: it broke, or
+    /// its server takes no writes.
+    #[error("the connection to the database is lost: {0}")]
+    ConnectionLost(String),
     /// The disk reads or writes no more as it should.
     #[error("the database's disk fails: {0}")]
     Disk(String),

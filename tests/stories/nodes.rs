@@ -264,7 +264,7 @@ async fn a_lost_database_costs_answers_and_not_the_node() {
         loop {
             match node.append(publish()).await {
                 Ok(_) => break,
-                Err(StoreError::Unavailable(_)) => tries += 1,
+                Err(StoreError::Unavailable(_) | StoreError::ConnectionLost(_)) => tries += 1,
                 Err(other) => panic!("{other}"),
             }
             assert!(tries < 100, "it never came back");

@@ -20,6 +20,7 @@ bin=$1
 fsync=$2
 host=$3
 files=$4
+primary=$5
 port=5432
 home=$(mktemp -d)
 as() { if [ "$(id -u)" -eq 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
@@ -42,6 +43,14 @@ start() {
     done
     return 1
 }
+# An empty cluster, or a standby that follows the server of this socket and port.
+make() {
+    if [ -z "$primary" ]; then
+        as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync
+    else
+        as "$bin/pg_basebackup" -h "${primary% *}" -p "${primary#* }" -U postgres -D "$home/data" -R -c fast --no-sync
+    fi
+}
 end() {
     cd /
     as "$bin/pg_ctl" -D "$home/data" -m immediate stop >/dev/null 2>&1 || true
@@ -51,8 +60,7 @@ trap end EXIT
 if [ "$(id -u)" -eq 0 ]; then chown postgres "$home"; fi
 cd "$home"
 {
-    as "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --locale=C --no-sync &&
-    secure && start
+    make && secure && start
 } >"$home/start" 2>&1 </dev/null || { cat "$home/start" "$home/log" 2>/dev/null; exit 1; }
 echo "ready $port $home"
 while read -r command; do
@@ -74,7 +82,10 @@ struct Guard {
     said: BufReader<ChildStdout>,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None));
+/// Where a server of its own listens.
+const LOOPBACK: &str = "127.0.0.1,::1";
+
+static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None, None));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
@@ -82,7 +93,13 @@ impl Server {
     /// its `server.key`, `server.crt` and `pg_hba.conf`.
     #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
     pub(crate) fn with_tls(files: &Path) -> Self {
-        Self::start("off", "127.0.0.1", Some(files))
+        Self::start("off", "127.0.0.1", Some(files), None)
+    }
+
+    /// Another one, which streams what this one commits and takes no writes.
+    #[allow(dead_code, reason = "not every test binary that includes this file has a standby")]
+    pub(crate) fn standby(&self) -> Self {
+        Self::start("on", LOOPBACK, None, Some(self))
     }
 
     /// Where it listens, if it does so by TCP.
@@ -91,7 +108,7 @@ impl Server {
         self.port
     }
 
-    fn start(fsync: &str, host: &str, files: Option<&Path>) -> Self {
+    fn start(fsync: &str, host: &str, files: Option<&Path>, primary: Option<&Self>) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
@@ -100,6 +117,7 @@ impl Server {
             .arg(&bin)
             .args([fsync, host])
             .arg(files.unwrap_or(Path::new("")))
+            .arg(primary.map(|it| format!("{} {}", it.home.display(), it.port)).unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
@@ -124,7 +142,7 @@ impl Server {
 
     /// Has `pg_ctl` do something to it, and waits for that.
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
-    fn control(&self, command: &str) {
+    pub(crate) fn control(&self, command: &str) {
         let mut guard = self.guard.lock().expect("nobody panicked");
         let input = guard.process.stdin.as_mut().expect("a pipe");
         writeln!(input, "{command}").expect("it listens");
@@ -133,15 +151,39 @@ impl Server {
         assert_eq!(line.trim_end(), "done", "{command}");
     }
 
+    /// Makes it a standby of another one when it starts again.
+    #[allow(dead_code, reason = "not every test binary that includes this file has a standby")]
+    pub(crate) fn follow(&self, primary: &Self) {
+        let data = self.home.join("data");
+        let settings = format!(
+            "primary_conninfo = 'host={} port={} user=postgres'\n",
+            primary.home.display(),
+            primary.port
+        );
+        let file = std::fs::File::options().append(true).open(data.join("postgresql.auto.conf"));
+        file.and_then(|mut file| file.write_all(settings.as_bytes())).expect("written");
+        std::fs::write(data.join("standby.signal"), "").expect("written");
+    }
+
+    /// Runs a statement in a database, and says nothing if it is refused.
+    #[allow(dead_code, reason = "not every test binary that includes this file asks")]
+    pub(crate) fn run_quietly(&self, database: &str, statement: &str) -> bool {
+        let mut psql = self.psql(database, statement);
+        psql.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
     /// Runs a statement in a database.
     pub(crate) fn run(&self, database: &str, statement: &str) -> bool {
-        Command::new(self.bin.join("psql"))
-            .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
+        self.psql(database, statement).status().is_ok_and(|status| status.success())
+    }
+
+    fn psql(&self, database: &str, statement: &str) -> Command {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
             .args(["-o", "/dev/null", "-c", statement])
             .args(["-p", &self.port.to_string(), "-h"])
-            .arg(&self.home)
-            .status()
-            .is_ok_and(|status| status.success())
+            .arg(&self.home);
+        psql
     }
 }
 
@@ -197,7 +239,7 @@ impl Database {
     /// be [controlled](Self::control).
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn alone() -> Self {
-        Self::on(Some(Server::start("on", "127.0.0.1", None)), "test".to_owned())
+        Self::on(Some(Server::start("on", LOOPBACK, None, None)), "test".to_owned())
     }
 
     fn on(own: Option<Server>, name: String) -> Self {
@@ -209,6 +251,12 @@ impl Database {
 
     fn server(&self) -> &Server {
         self.own.as_ref().unwrap_or_else(|| &SERVER)
+    }
+
+    /// Its own server.
+    #[allow(dead_code, reason = "not every test binary that includes this file has one")]
+    pub(crate) fn own_server(&self) -> &Server {
+        self.own.as_ref().expect("a server of its own")
     }
 
     /// Does to its own server what these words tell `pg_ctl`.

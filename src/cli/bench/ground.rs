@@ -74,10 +74,11 @@ impl<'a> Ground<'a> {
         })
     }
 
-    /// Which database the service has.
+    /// Which database the service has, and how it is reached.
     pub(super) fn database(&self) -> &'static str {
         match (&self.client.url, &self.databases) {
             (Some(_), _) => "of the running service",
+            (None, Some([database, _])) if database.is_encrypted() => "postgres over TLS",
             (None, Some(_)) => "postgres",
             (None, None) => "sqlite",
         }

@@ -33,7 +33,8 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) directory: Option<PathBuf>,
     /// A Postgres server, for databases that are made for this and dropped
-    /// afterwards; SQLite if there is none. A password comes better from PGPASSWORD
+    /// afterwards; SQLite if there is none. TLS is used if the server offers it, unless
+    /// `sslmode` says otherwise. A password comes better from PGPASSWORD
     #[arg(
         long,
         value_name = "URL",

@@ -5,19 +5,17 @@
 //! statement is left prepared; nothing here needs a session to itself but LISTEN.
 
 use std::fmt::Write as _;
-use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _,
-    Transaction,
-};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 use tokio::time::timeout;
 
-use super::Options;
+use super::pool::{self, Pool};
+use super::servers::{Access, Refusal, Refusals, Servers};
+use super::{Options, hosts};
 use crate::store::{Result, StoreError};
 
 /// How long connecting, or waiting for a free connection, may take.
@@ -25,6 +23,8 @@ pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// How long a transaction may take, seen from here. Longer than what the server
 /// allows a statement, so that the server is the one who says so.
 const CALL: Duration = Duration::from_secs(20);
+/// How long beginning one may take, which waits for no lock.
+const BEGIN: Duration = Duration::from_secs(3);
 
 /// The oldest server, as `server_version_num` has it.
 const OLDEST_SERVER: i32 = 130_000;
@@ -41,9 +41,8 @@ const LIMITS: [(&str, &str); 4] = [
 /// locks of a node whose machine is gone. Whatever may find many rows is read along
 /// an index and stops early; a bitmap finds all of them first, which looks cheap
 /// while nobody has counted the rows. (A pooler's sessions are its own affair.)
-const SESSION: [(&str, &str); 7] = [
+const SESSION: [(&str, &str); 6] = [
     ("default_transaction_isolation", "read committed"),
-    ("default_transaction_read_only", "off"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
@@ -52,7 +51,7 @@ const SESSION: [(&str, &str); 7] = [
 ];
 
 /// A migration may take its time.
-pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed read write;
+pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed;
     deallocate all;
     set local statement_timeout = 0;
     set local lock_timeout = 0;
@@ -69,14 +68,9 @@ pub enum OpenError {
         "{0} can't be used ({1}); it looks like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
     )]
     Url(&'static str, sqlx::Error),
-    /// Nobody answers, or access is refused.
-    #[error("{server} can't be reached: {error}")]
-    Unreachable {
-        /// Host and port.
-        server: String,
-        /// Why.
-        error: String,
-    },
+    /// No server answers, access is refused, or none takes writes.
+    #[error("{0}")]
+    Unreachable(String),
     /// The server is too old.
     #[error("the server is Postgres {0}; at least 13 is needed")]
     OldServer(String),
@@ -105,7 +99,7 @@ impl From<sqlx::Error> for OpenError {
 /// How the server is reached, and how a transaction begins there.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
-    settings: PgConnectOptions,
+    pub(super) servers: Arc<Servers>,
     /// Somebody stands between who gives each transaction another session.
     pub(super) is_pooled: bool,
     writing: Arc<str>,
@@ -113,21 +107,24 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn direct(settings: PgConnectOptions) -> Self {
+    fn direct(servers: Servers) -> Self {
         let reading = "begin isolation level repeatable read read only".into();
-        Self { settings, is_pooled: false, writing: "begin".into(), reading }
+        Self { servers: Arc::new(servers), is_pooled: false, writing: "begin".into(), reading }
     }
 
     /// A statement that is prepared in one transaction may not be there in the
     /// next one, or be another client's of the same name: none is kept, unless
     /// the URL says that the pooler looks after them.
-    fn pooled(settings: PgConnectOptions, url: &SecretString) -> Self {
+    fn pooled(servers: Servers, url: &SecretString) -> Self {
         let (_, query) = url.expose_secret().split_once('?').unwrap_or_default();
         let keeps_statements = query.split('&').any(
             |pair| matches!(pair.split_once('='), Some((KEPT_STATEMENTS, kept)) if kept != "0"),
         );
-        let settings =
-            if keeps_statements { settings } else { settings.statement_cache_capacity(0) };
+        let servers = if keeps_statements {
+            servers
+        } else {
+            servers.map(|settings| settings.statement_cache_capacity(0))
+        };
         let mut said = String::new();
         if !keeps_statements {
             said.push_str("; deallocate all");
@@ -136,9 +133,9 @@ impl Link {
             // Writing to a string can't fail.
             let _ = write!(said, "; set local {name} = '{value}'");
         }
-        let writing = format!("begin isolation level read committed read write{said}").into();
+        let writing = format!("begin isolation level read committed{said}").into();
         let reading = format!("begin isolation level repeatable read read only{said}").into();
-        Self { settings, is_pooled: true, writing, reading }
+        Self { servers: Arc::new(servers), is_pooled: true, writing, reading }
     }
 
     /// What begins a transaction that writes.
@@ -151,31 +148,25 @@ impl Link {
         AssertSqlSafe(Arc::clone(&self.reading))
     }
 
-    /// A connection, or an error in bounded time.
+    /// A connection to a server that takes writes, or an error in bounded time.
     pub(super) async fn connect(&self) -> Result<PgConnection> {
-        match timeout(CONNECT, self.settings.connect()).await {
-            Ok(connected) => Ok(connected?),
-            Err(_) => Err(StoreError::Unavailable("connecting took too long".to_owned())),
-        }
+        Ok(self.servers.connect(Access::Write).await?.0)
     }
 
     /// Connections for reading and for transactions of their own; made as needed.
-    pub(super) fn pool(&self, connections: u32) -> PgPool {
-        pool(&self.settings, connections)
+    pub(super) fn pool(&self, connections: u32) -> Pool {
+        pool::new(&self.servers, connections)
     }
 }
 
-/// What a listener's connection is opened with; `None` if nothing is to be
-/// heard, or can be.
-pub(super) fn listener(
-    options: &Options,
-    link: &Link,
-) -> Result<Option<PgConnectOptions>, OpenError> {
+/// The servers to listen at; `None` if nothing is to be heard, or can be.
+pub(super) fn listener(options: &Options, link: &Link) -> Result<Option<Arc<Servers>>, OpenError> {
     if !options.notify {
         return Ok(None);
     }
     if !options.listener_url.expose_secret().is_empty() {
-        return settings("database.listener_url", &options.listener_url).map(Some);
+        let target = hosts::parse("database.listener_url", &options.listener_url)?;
+        return Ok(Some(Arc::new(Servers::new(target))));
     }
     if link.is_pooled {
         tracing::warn!(
@@ -183,29 +174,21 @@ pub(super) fn listener(
         );
         return Ok(None);
     }
-    Ok(Some(link.settings.clone()))
-}
-
-/// What a URL says; `key` is the setting that it stands in.
-pub(super) fn settings(
-    key: &'static str,
-    url: &SecretString,
-) -> Result<PgConnectOptions, OpenError> {
-    let parsed = PgConnectOptions::from_str(url.expose_secret());
-    let settings = parsed.map_err(|error| OpenError::Url(key, error))?;
-    // No floats are read, and PgBouncer refuses to hear of them.
-    Ok(settings.application_name("gateway-events").extra_float_digits(None))
+    Ok(Some(Arc::clone(&link.servers)))
 }
 
 /// The first connection, made sure of, and how to make more like it.
-pub(super) async fn first(options: &Options) -> Result<(PgConnection, Link), OpenError> {
-    let plain = settings("database.url", &options.url)?;
-    let told = plain.clone().options(LIMITS.into_iter().chain(SESSION));
-    let reached = match reach(&told).await {
+pub(super) async fn first(
+    options: &Options,
+    access: Access,
+) -> Result<(PgConnection, Link), OpenError> {
+    let plain = Servers::new(hosts::parse("database.url", &options.url)?);
+    let told = plain.map(|settings| settings.options(LIMITS.into_iter().chain(SESSION)));
+    let reached = match told.connect(access).await {
         // A pooler takes no such orders, and says so ...
-        Err(Refusal::Settings) => None,
-        Err(Refusal::Other(error)) => return Err(unreachable(&plain, error)),
-        Ok(mut connection) => {
+        Err(refusals) if refusals.are_of_settings() => None,
+        Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
+        Ok((mut connection, _)) => {
             let server = about(&mut connection).await?;
             server.check()?;
             // ... or passes over them.
@@ -216,49 +199,38 @@ pub(super) async fn first(options: &Options) -> Result<(PgConnection, Link), Ope
         return Ok((connection, Link::direct(told)));
     }
     let link = Link::pooled(plain, &options.url);
-    let mut connection = match reach(&link.settings).await {
-        Ok(connection) => connection,
-        Err(Refusal::Settings) => return Err(unreachable(&link.settings, NO_SETTINGS.to_owned())),
-        Err(Refusal::Other(error)) => return Err(unreachable(&link.settings, error)),
+    let mut connection = match link.servers.connect(access).await {
+        Ok((connection, _)) => connection,
+        Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
     };
     about(&mut connection).await?.check()?;
     tracing::info!("the database is reached through a connection pooler");
     Ok((connection, link))
 }
 
-/// Why a connection was not made.
-enum Refusal {
-    /// The other end takes no settings of a session.
-    Settings,
-    Other(String),
-}
-
-const NO_SETTINGS: &str = "it is refused what the URL says of the session (`options`, or the like)";
-
-async fn reach(settings: &PgConnectOptions) -> Result<PgConnection, Refusal> {
-    match timeout(CONNECT, settings.connect()).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(sqlx::Error::Database(said))) if said.message().contains("startup parameter") => {
-            Err(Refusal::Settings)
-        }
-        Ok(Err(error)) => Err(Refusal::Other(explained(&error))),
-        Err(_) => Err(Refusal::Other("there was no answer in time".to_owned())),
+impl Refusals {
+    /// Whether one of them takes no settings of a session.
+    fn are_of_settings(&self) -> bool {
+        self.0.iter().any(|(_, refusal)| {
+            matches!(refusal, Refusal::Driver(sqlx::Error::Database(said)) if is_of_settings(&**said))
+        })
     }
 }
 
-/// Who can't be listened to, why, and what to do about it.
-pub(super) fn refused(settings: &PgConnectOptions, error: &sqlx::Error) -> String {
-    let error = match error {
-        sqlx::Error::PoolTimedOut => "there was no answer in time".to_owned(),
-        error => explained(error),
-    };
-    // The advice for the first connection, which has succeeded.
-    let error = error.replace("database.url", "database.listener_url (or database.url)");
-    unreachable(settings, error).to_string()
+fn is_of_settings(said: &dyn sqlx::error::DatabaseError) -> bool {
+    said.message().contains("startup parameter")
 }
 
-fn unreachable(settings: &PgConnectOptions, error: String) -> OpenError {
-    OpenError::Unreachable { server: server(settings), error }
+/// Which servers can't be reached, why, and what to do about it.
+pub(super) fn explained(Refusals(refusals): &Refusals) -> String {
+    let said = refusals.iter().map(|(server, refusal)| {
+        let why = match refusal {
+            Refusal::Driver(error) => advice(error),
+            Refusal::ReadOnly | Refusal::NoAnswer => refusal.to_string(),
+        };
+        format!("{server} can't be reached: {why}")
+    });
+    said.collect::<Vec<_>>().join("\n")
 }
 
 /// What a server says of itself.
@@ -300,14 +272,6 @@ async fn about(connection: &mut PgConnection) -> Result<Server, OpenError> {
     })
 }
 
-/// Connections that are made as needed.
-pub(super) fn pool(settings: &PgConnectOptions, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections.max(1))
-        .acquire_timeout(CONNECT)
-        .connect_lazy_with(settings.clone())
-}
-
 /// Waits for an answer, but not for ever.
 pub(super) async fn limited<T, E>(call: impl Future<Output = Result<T, E>>) -> Result<T>
 where
@@ -315,8 +279,13 @@ where
 {
     match timeout(CALL, call).await {
         Ok(answered) => Ok(answered?),
-        Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
+        Err(_) => Err(no_answer()),
     }
+}
+
+/// The server ends a statement sooner, so that it is gone.
+pub(super) fn no_answer() -> StoreError {
+    StoreError::ConnectionLost("the database did not answer in time".to_owned())
 }
 
 /// Begins a transaction, or says soon that the connection is dead: beginning
@@ -325,17 +294,21 @@ pub(super) async fn begun(
     connection: &mut PgConnection,
     by: AssertSqlSafe<Arc<str>>,
 ) -> Result<Transaction<'_, Postgres>> {
-    match timeout(CONNECT, connection.begin_with(by)).await {
+    match timeout(BEGIN, connection.begin_with(by)).await {
         Ok(transaction) => Ok(transaction?),
-        Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned())),
+        Err(_) => Err(no_answer()),
     }
 }
 
 /// Why there is no connection, and what to do about it. The server's own words
 /// name users and databases, and no passwords.
-fn explained(error: &sqlx::Error) -> String {
+fn advice(error: &sqlx::Error) -> String {
     const CHECK_TLS: &str = "check sslmode and sslrootcert in database.url, and the host's name";
     let (said, advice) = match error {
+        sqlx::Error::Database(said) if is_of_settings(&**said) => (
+            said.message().to_owned(),
+            "it is refused what the URL says of the session (`options`, or the like)",
+        ),
         sqlx::Error::Database(said) => {
             let advice = match said.code().as_deref() {
                 // invalid_authorization_specification, invalid_password
@@ -363,11 +336,4 @@ fn explained(error: &sqlx::Error) -> String {
         _ => (error.to_string(), ""),
     };
     if advice.is_empty() { said } else { format!("{said}; {advice}") }
-}
-
-fn server(settings: &PgConnectOptions) -> String {
-    match settings.get_socket() {
-        Some(directory) => directory.display().to_string(),
-        None => format!("{}:{}", settings.get_host(), settings.get_port()),
-    }
 }

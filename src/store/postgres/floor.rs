@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection};
 
 use super::connect::{self, OpenError};
+use super::servers::Access;
 use super::temporary::options;
 use crate::clock::Timestamp;
 use crate::event::NodeId;
@@ -24,7 +25,7 @@ impl Bare {
     ) -> Result<Self, OpenError> {
         let options = options(url.clone());
         super::migrate(&options).await?;
-        let (mut connection, _) = connect::first(&options).await?;
+        let (mut connection, _) = connect::first(&options, Access::Write).await?;
         sqlx::query(
             "insert into gateways (gateway, id, organisation, name, created_at)
             overriding system value

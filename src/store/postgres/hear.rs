@@ -2,14 +2,17 @@
 //! listened is lost without a trace, so that everybody who listens also looks:
 //! at first, after each connection that was made or lost, and on a timer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
-use sqlx::postgres::{PgConnectOptions, PgListener};
+use sqlx::Connection as _;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::connect::{self, CONNECT};
+use super::servers::{Access, Servers};
+use super::sockets;
 
 /// Between two looks at the latest: of who hears, and of who does not listen.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,7 +29,7 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Ear {
     channel: &'static str,
     /// `None` does not listen.
-    settings: Option<PgConnectOptions>,
+    servers: Option<Arc<Servers>>,
     listener: Option<PgListener>,
     /// A connection that is being made; whoever waits looks meanwhile.
     making: Option<JoinHandle<Result<PgListener, String>>>,
@@ -36,10 +39,10 @@ pub(super) struct Ear {
 }
 
 impl Ear {
-    pub(super) fn new(channel: &'static str, settings: Option<PgConnectOptions>) -> Self {
+    pub(super) fn new(channel: &'static str, servers: Option<Arc<Servers>>) -> Self {
         Self {
             channel,
-            settings,
+            servers,
             listener: None,
             making: None,
             asked_at: Instant::now(),
@@ -52,7 +55,7 @@ impl Ear {
     /// may have been missed, or it has been a while. May be dropped and called again.
     pub(super) async fn wait(&mut self, matters: impl Fn(&str) -> bool) {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
-        if self.settings.is_none() {
+        if self.servers.is_none() {
             if !is_first {
                 sleep(LOOK_EVERY_UNTOLD).await;
             }
@@ -83,7 +86,8 @@ impl Ear {
         }
     }
 
-    /// Whether the connection still lives, as far as is known.
+    /// Whether the connection still lives, as far as is known, and leads to a
+    /// server that takes writes: another one's notifications don't get there.
     async fn is_there(&mut self) -> bool {
         if self.asked_at.elapsed() < ASKED_EVERY {
             return true;
@@ -91,19 +95,19 @@ impl Ear {
         let Some(listener) = &mut self.listener else {
             return false;
         };
-        let asked = sqlx::query("select 1").execute(&mut *listener);
-        let answered = timeout(ANSWERED_WITHIN, asked).await;
+        let asked = sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'");
+        let answered = timeout(ANSWERED_WITHIN, asked.fetch_one(&mut *listener)).await;
         self.asked_at = Instant::now();
-        answered.is_ok_and(|answered| answered.is_ok())
+        matches!(answered, Ok(Ok(true)))
     }
 
     /// Has a connection made, and waits for it no longer than until the next look.
     async fn listen(&mut self) {
-        let Some(settings) = self.settings.clone() else {
+        let Some(servers) = self.servers.clone() else {
             return;
         };
         let channel = self.channel;
-        let making = self.making.get_or_insert_with(|| tokio::spawn(connected(settings, channel)));
+        let making = self.making.get_or_insert_with(|| tokio::spawn(connected(servers, channel)));
         let passes = self.deaf_since.is_none_or(|since| since.elapsed() < PASSING);
         let pause = if passes { LOOK_EVERY_WHEN_DEAF } else { LOOK_EVERY_UNTOLD };
         let by = Instant::now() + pause;
@@ -142,24 +146,26 @@ impl Drop for Ear {
     }
 }
 
-/// Listens; or says why not, and of whom.
-async fn connected(
-    settings: PgConnectOptions,
-    channel: &'static str,
-) -> Result<PgListener, String> {
-    let of = |error: &sqlx::Error| connect::refused(&settings, error);
+/// Listens; or says why not, and where.
+async fn connected(servers: Arc<Servers>, channel: &'static str) -> Result<PgListener, String> {
+    let (connection, server) = servers.connect(Access::Write).await.map_err(|refusals| {
+        // The advice is written for the first connection, which has succeeded.
+        let why = connect::explained(&refusals);
+        why.replace("database.url", "database.listener_url (or database.url)")
+    })?;
     let listening = async {
-        // A pool would try for as long as it may, and not say what is wrong.
-        drop(settings.connect().await?);
+        connection.close().await?;
         // A listener keeps its connection, also one that is dead and does not
         // know it yet: each has a pool of its own.
-        let mut listener = PgListener::connect_with(&connect::pool(&settings, 1)).await?;
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(server.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        sockets::prepare(server).await;
         listener.listen(channel).await?;
         Ok::<_, sqlx::Error>(listener)
     };
     match timeout(CONNECT, listening).await {
-        Ok(made) => made.map_err(|error| of(&error)),
-        Err(_) => Err(of(&sqlx::Error::PoolTimedOut)),
+        Ok(made) => made.map_err(|error| error.to_string()),
+        Err(_) => Err(connect::no_answer().to_string()),
     }
 }
 

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use super::Options;
 use super::connect::{self, BEGIN_MIGRATING, OpenError};
 use super::dialect::LOCKS;
+use super::servers::Access;
 use crate::store::schema::{self, SchemaError};
 
 /// Among our advisory locks: whoever migrates.
@@ -25,7 +26,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 /// Brings the database up to date. Nodes may be running: it is one transaction,
 /// and what the nodes do waits for it.
 pub async fn migrate(options: &Options) -> Result<(), OpenError> {
-    let (mut connection, _) = connect::first(options).await?;
+    let (mut connection, _) = connect::first(options, Access::Write).await?;
     run(&mut connection).await?;
     connection.close().await?;
     Ok(())
@@ -33,7 +34,7 @@ pub async fn migrate(options: &Options) -> Result<(), OpenError> {
 
 /// The migrations that the database lacks, oldest first. Changes nothing.
 pub async fn pending_migrations(options: &Options) -> Result<Vec<String>, OpenError> {
-    let (mut connection, _) = connect::first(options).await?;
+    let (mut connection, _) = connect::first(options, Access::Read).await?;
     let applied = applied(&mut connection).await?;
     connection.close().await?;
     Ok(schema::pending(&MIGRATOR, &applied)?)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,13 +21,17 @@ mod connect;
 mod dialect;
 mod floor;
 mod hear;
+mod hosts;
 mod migrations;
 mod news;
 mod options;
+mod pool;
 mod recovery;
 #[cfg(test)]
 mod scratch;
+mod servers;
 mod session;
+mod sockets;
 #[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
 #[path = "../sql/mod.rs"]
 mod sql;
@@ -45,6 +49,8 @@ pub use verify::verify;
 use connect::Link;
 pub(super) use floor::Bare;
 use news::News;
+use pool::Pool;
+use servers::Access;
 use session::Session;
 use sql::writer::{Work, Writer};
 
@@ -61,8 +67,8 @@ pub struct PostgresStore {
     node: NodeId,
     wake: Wake,
     link: Link,
-    pool: PgPool,
-    askers: PgPool,
+    pool: Pool,
+    askers: Pool,
     answer_timeout: Duration,
     node_timeout: Duration,
     /// What says that the node lives waits for nobody else's connection.
@@ -78,7 +84,7 @@ impl PostgresStore {
     /// Connects, brings the schema up to date, and closes the connections that
     /// dead nodes left open.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
-        let (mut connection, link) = connect::first(options).await?;
+        let (mut connection, link) = connect::first(options, Access::Write).await?;
         migrations::run(&mut connection).await?;
         if let Err(error) = connect::limited(connection.close()).await {
             tracing::debug!(%error, "a connection did not close in good order");
@@ -130,10 +136,11 @@ impl PostgresStore {
         }
         let pool = self.pool.clone();
         unbroken(async move {
-            let mut connection = pool.acquire().await?;
+            let mut connection = pool.get().await?;
             let read = connect::limited(work(&mut connection)).await;
-            if matches!(read, Err(StoreError::Unavailable(_))) {
-                connection.close_on_drop();
+            if let Err(error @ (StoreError::Unavailable(_) | StoreError::ConnectionLost(_))) = &read
+            {
+                pool::discard(connection, error);
             }
             read
         })
@@ -159,20 +166,18 @@ impl PostgresStore {
         moment(&self.link, &self.askers, Some(self.answer_timeout), work).await
     }
 
-    /// Whether the server takes reads, and would take writes.
+    /// Whether there is a server that takes writes, and answers now.
     async fn check_health(&self) -> Result<()> {
-        let standby = self.looking(|connection| {
+        self.looking(|connection| {
             Box::pin(async move {
-                let standby = sqlx::query_scalar("select pg_is_in_recovery()");
-                Ok(standby.fetch_one(connection).await?)
+                if servers::takes_writes(connection).await? {
+                    Ok(())
+                } else {
+                    Err(StoreError::ConnectionLost("the server is read-only".to_owned()))
+                }
             })
-        });
-        if standby.await? {
-            return Err(StoreError::Unavailable(
-                "the server is a standby and takes no writes".to_owned(),
-            ));
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// Runs what must not wait behind others, in little time, as a transaction
@@ -190,8 +195,8 @@ impl PostgresStore {
             transaction.commit().await?;
             Ok((done, connection))
         };
-        let late = || StoreError::Unavailable("the database did not answer in time".to_owned());
-        let (done, connection) = timeout(PROMPT, run).await.unwrap_or_else(|_| Err(late()))?;
+        let (done, connection) =
+            timeout(PROMPT, run).await.unwrap_or_else(|_| Err(connect::no_answer()))?;
         *kept = Some(connection);
         Ok(done)
     }
@@ -221,22 +226,22 @@ impl PostgresStore {
         self.tasks.close();
         self.tasks.wait().await;
         self.writer.stop().await;
-        self.askers.close().await;
-        self.pool.close().await;
+        self.askers.close();
+        self.pool.close();
     }
 }
 
 /// Reads one moment of the database, in a task of its own, because a
 /// transaction whose future is dropped while it begins would be left open in
 /// the pool. A moment with an end is ended by the server too.
-async fn moment<T, F>(link: &Link, pool: &PgPool, end: Option<Duration>, work: F) -> Result<T>
+async fn moment<T, F>(link: &Link, pool: &Pool, end: Option<Duration>, work: F) -> Result<T>
 where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
 {
     let (begin, pool) = (link.begin_reading(), pool.clone());
     unbroken(async move {
-        let mut connection = pool.acquire().await?;
+        let mut connection = pool.get().await?;
         let asked_at = Instant::now();
         let read = connect::limited(async {
             let mut moment = connect::begun(&mut connection, begin).await?;
@@ -258,11 +263,11 @@ where
             (Ok(Err(StoreError::Unavailable(_))), Some(end)) if asked_at.elapsed() >= end => {
                 Err(StoreError::TooLong(end))
             }
-            (Ok(read), _) => read,
-            (Err(error), _) => {
-                connection.close_on_drop();
+            (Ok(Err(error @ StoreError::ConnectionLost(_))) | Err(error), _) => {
+                pool::discard(connection, &error);
                 Err(error)
             }
+            (Ok(read), _) => read,
         }
     })
     .await

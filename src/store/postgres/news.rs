@@ -5,10 +5,10 @@
 //! never be sent: the same question is asked on a timer, so that it costs a
 //! second and no event.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +16,8 @@ use super::connect::{Link, limited};
 use super::dialect::query;
 use super::hear::Ear;
 use super::moment;
+use super::pool::{self, Pool};
+use super::servers::Servers;
 use crate::event::{GatewayKey, NodeId, Sequence};
 use crate::store::Result;
 use crate::wake::Wake;
@@ -29,12 +31,12 @@ const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct News {
     pub(super) node: NodeId,
     pub(super) wake: Wake,
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) link: Link,
     /// Whether others are told.
     pub(super) announces: bool,
     /// How others are heard.
-    pub(super) listener: Option<PgConnectOptions>,
+    pub(super) listener: Option<Arc<Servers>>,
 }
 
 impl News {
@@ -57,12 +59,21 @@ impl News {
         let notify = format!("notify {CHANNEL}, '{}'", self.node);
         loop {
             self.wake.grown().await;
-            let told = sqlx::raw_sql(AssertSqlSafe(notify.clone())).execute(&self.pool);
-            if let Err(error) = limited(told).await {
+            if let Err(error) = self.notify(&notify).await {
                 tracing::debug!(%error, "other nodes were not told; they look for themselves");
             }
             tokio::time::sleep(ANNOUNCED_EVERY).await;
         }
+    }
+
+    async fn notify(&self, notify: &str) -> Result<()> {
+        let mut connection = self.pool.get().await?;
+        let notify = sqlx::raw_sql(AssertSqlSafe(notify.to_owned()));
+        let told = limited(notify.execute(&mut *connection)).await;
+        if let Err(error) = &told {
+            pool::discard(connection, error);
+        }
+        told.map(drop)
     }
 
     async fn listen(&self) {

@@ -5,6 +5,7 @@
 use sqlx::Connection as _;
 
 use super::connect::{self, OpenError};
+use super::servers::Access;
 use super::{Options, dialect, migrations, sql};
 use crate::store::NewToken;
 
@@ -16,7 +17,7 @@ pub async fn add_admin_token(
     token: NewToken,
 ) -> Result<(), OpenError> {
     migrations::refuse_another_version(options).await?;
-    let (mut connection, link) = connect::first(options).await?;
+    let (mut connection, link) = connect::first(options, Access::Write).await?;
     let mut transaction = connection.begin_with(link.begin()).await?;
     let now = dialect::clock(&mut transaction).await?;
     sql::tokens::create_admin_token(&mut transaction, now, name, token).await?;

@@ -4,25 +4,27 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::connect::{Link, begun, limited};
+use super::pool::{self, Pool};
 use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Short, because a server that takes over is to be found soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The writer's hold on the database.
 pub(super) struct Session {
     link: Link,
     connection: Option<PgConnection>,
-    pool: PgPool,
+    pool: Pool,
     jobs: TaskTracker,
     here: Handle,
     pause: Duration,
@@ -37,7 +39,7 @@ impl Session {
 
     /// Called where the pool's connections are at home. The writer's own one is
     /// made when it is needed, and where.
-    pub(super) fn new(link: Link, pool: PgPool) -> Self {
+    pub(super) fn new(link: Link, pool: Pool) -> Self {
         let (jobs, pause, here) = (TaskTracker::new(), SHORTEST_PAUSE, Handle::current());
         Self { link, connection: None, pool, jobs, here, pause, away_until: None }
     }
@@ -64,26 +66,30 @@ impl Session {
         node: NodeId,
         batch: &Batch,
     ) -> Result<Attempted, Failure> {
+        // Once more over another connection if this one is lost: nothing was
+        // committed on it.
+        match self.attempt_once(node, batch).await {
+            Err(Failure::Undone(StoreError::ConnectionLost(why))) => {
+                tracing::info!(why, "the writer's connection is lost; trying another one");
+                self.link.servers.distrust();
+                self.attempt_once(node, batch).await
+            }
+            attempted => attempted,
+        }
+    }
+
+    async fn attempt_once(&mut self, node: NodeId, batch: &Batch) -> Result<Attempted, Failure> {
         // Taken, and put back when all went well: a connection that is dropped
         // on the way is closed, and the server undoes what it had begun.
-        let was_kept = self.connection.is_some();
         let mut connection = self.connected().await.map_err(Failure::Refused)?;
-        let mut another = None;
-        let mut transaction = match begun(&mut connection, self.link.begin()).await {
-            Ok(transaction) => transaction,
-            // It broke while nobody used it, and nothing was said on it yet.
-            Err(_) if was_kept => {
-                let fresh = self.connected().await.map_err(Failure::Refused)?;
-                let begun = begun(another.insert(fresh), self.link.begin()).await;
-                begun.map_err(Failure::Undone)?
-            }
-            Err(error) => return Err(Failure::Undone(error)),
-        };
+        let begun = begun(&mut connection, self.link.begin()).await;
+        let mut transaction = begun.map_err(Failure::Undone)?;
         let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,
             Err(error) => {
-                if limited(transaction.rollback()).await.is_ok() {
-                    self.connection = Some(another.unwrap_or(connection));
+                let is_lost = matches!(error, StoreError::ConnectionLost(_));
+                if !is_lost && limited(transaction.rollback()).await.is_ok() {
+                    self.connection = Some(connection);
                 }
                 return Err(Failure::of(error));
             }
@@ -91,7 +97,7 @@ impl Session {
         if let Err(error) = limited(transaction.commit()).await {
             return Err(Failure::Unknown(error.to_string()));
         }
-        self.connection = Some(another.unwrap_or(connection));
+        self.connection = Some(connection);
         Ok(done)
     }
 
@@ -142,11 +148,11 @@ impl Session {
 
 /// In a task of its own, because a transaction whose future is dropped while it
 /// begins would be left open in the pool.
-async fn run(link: Link, pool: PgPool, job: Job) {
-    match pool.acquire().await {
+async fn run(link: Link, pool: Pool, job: Job) {
+    match pool.get().await {
         Ok(mut connection) => {
-            if transact(&link, &mut connection, job).await.is_err() {
-                connection.close_on_drop();
+            if let Err(error) = transact(&link, &mut connection, job).await {
+                pool::discard(connection, &error);
             }
         }
         Err(error) => (job(Err(error.into())).await.finish)(Ok(())),
@@ -158,17 +164,16 @@ async fn transact(link: &Link, connection: &mut PgConnection, job: Job) -> Resul
     let mut transaction = match begun(connection, link.begin()).await {
         Ok(transaction) => transaction,
         Err(error) => {
-            let broken = Err(StoreError::Unavailable(error.to_string()));
-            (job(Err(error)).await.finish)(Ok(()));
-            return broken;
+            (job(Err(error.clone())).await.finish)(Ok(()));
+            return Err(error);
         }
     };
     // A job that is broken off here has nobody left to answer; its caller hears that.
     let outcome = limited(async { Ok::<_, StoreError>(job(Ok(&mut *transaction)).await) }).await?;
-    if outcome.undo.is_some() {
+    if let Some(why) = outcome.undo {
         let undone = limited(transaction.rollback()).await;
         (outcome.finish)(Ok(()));
-        return undone;
+        return if matches!(why, StoreError::ConnectionLost(_)) { Err(why) } else { undone };
     }
     match limited(transaction.commit()).await {
         Ok(()) => {

@@ -3,12 +3,13 @@
 use sqlx::Connection as _;
 
 use super::connect::{self, OpenError};
+use super::servers::Access;
 use super::{Options, sql};
 use crate::store::VerifyReport;
 
-/// Verifies the database.
+/// Verifies the database; a standby will do.
 pub async fn verify(options: &Options) -> Result<VerifyReport, OpenError> {
-    let (mut connection, link) = connect::first(options).await?;
+    let (mut connection, link) = connect::first(options, Access::Read).await?;
     // One transaction, so that all checks see one moment although nodes may be writing.
     let mut snapshot = connection.begin_with(link.begin_reading()).await?;
     let report = sql::verify::check(&mut snapshot).await?;

@@ -2,11 +2,13 @@
 //! when it grows. A notification may be lost, or be switched off here or there,
 //! so that the inbox is looked into every second whatever is heard.
 
-use sqlx::postgres::PgConnectOptions;
+use std::sync::Arc;
+
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::hear::Ear;
+use super::servers::Servers;
 use crate::store::{Result, StoreError};
 
 const CHANNEL: &str = "gateway_events_inbox";
@@ -19,7 +21,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(listener: Option<PgConnectOptions>, closed: CancellationToken) -> Self {
+    pub(super) fn new(listener: Option<Arc<Servers>>, closed: CancellationToken) -> Self {
         Self { closed, ear: Mutex::new(Ear::new(CHANNEL, listener)) }
     }
 
