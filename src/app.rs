@@ -27,8 +27,10 @@ use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod alive;
+mod check;
 
 use alive::Alive;
+pub use check::check;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);

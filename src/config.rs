@@ -15,6 +15,7 @@ use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat};
 
+mod keys;
 mod network;
 mod origins;
 mod ranges;
@@ -52,6 +53,9 @@ pub struct Config {
     /// What is in force, for showing.
     #[serde(skip)]
     shown: toml::Table,
+    /// Variables that are ignored and perhaps should not be.
+    #[serde(skip)]
+    warnings: Vec<String>,
 }
 
 /// The listener's settings.
@@ -179,32 +183,55 @@ pub enum ConfigError {
 impl Config {
     /// Reads all sources; later ones win.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let environment = sources::environment(&sources.environment)?;
+        let defaults = defaults();
+        let (environment, warnings) = sources::environment(&sources.environment, &defaults)?;
+        let flags = sources::flags(&sources.flags);
         let file = sources.file.as_deref().map(read).transpose()?;
         let origins = Origins {
+            defaults: &defaults,
             file: file.as_ref(),
             environment: &environment,
-            flags: sources.flags.pairs(),
+            flags: &flags,
         };
-        let mut builder = config::Config::builder().add_source(toml_source(DEFAULTS));
-        if let Some((_, text)) = &file {
-            builder = builder.add_source(toml_source(text));
+        let mut merged = defaults.clone();
+        if let Some((_, table)) = &file {
+            if let Some(key) = keys::first_unknown(table, &defaults) {
+                let why = keys::unknown(&key, &defaults, str::to_owned);
+                return Err(origins.refuse(&key, why));
+            }
+            keys::merge(&mut merged, table);
         }
-        let overrides = environment
-            .iter()
-            .map(|(key, (_, value))| (key.as_str(), value.as_str()))
-            .chain(origins.flags.iter().map(|(key, value)| (*key, value.as_str())));
-        for (key, value) in overrides {
-            builder = builder.set_override(key, value).map_err(|error| origins.explain(&error))?;
+        for (key, given) in environment.iter().chain(&flags) {
+            keys::set(&mut merged, key, given.value.clone());
         }
-        let merged = builder.build().map_err(|error| origins.explain(&error))?;
-        let mut shown = merged.clone().try_deserialize().unwrap_or_default();
-        sources::take_kinds(&mut shown, &defaults());
+        let mut shown = merged.clone();
         secrets::mask(&mut shown);
-        let mut config: Self = merged.try_deserialize().map_err(|error| origins.explain(&error))?;
+        let mut config: Self = serde_path_to_error::deserialize(toml::Value::Table(merged))
+            .map_err(|error| origins.explain(&error))?;
         config.shown = shown;
+        config.warnings = warnings;
+        for (key, given) in environment.iter().chain(&flags) {
+            if let Some(path) = &given.path {
+                config.take_path(key, path);
+            }
+        }
         config.check(&origins)?;
         Ok(config)
+    }
+
+    /// Takes a path as it was given, byte for byte: TOML holds text only.
+    fn take_path(&mut self, key: &str, path: &Path) {
+        match key {
+            "data_dir" => path.clone_into(&mut self.data_dir),
+            "server.certificate" => self.server.certificate = Some(path.to_owned()),
+            "server.private_key" => self.server.private_key = Some(path.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// Environment variables that are ignored and look as if they should not be.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What is in force, as TOML; secrets masked.
@@ -256,6 +283,12 @@ impl Config {
                 );
             }
         }
+        if !database.is_shared() && self.data_dir.to_str().is_none() {
+            return refuse(
+                "data_dir",
+                "must be valid UTF-8 for the embedded database; its driver accepts no other path",
+            );
+        }
         if !database.is_shared() && !database.listener_url.expose_secret().is_empty() {
             return refuse(
                 "database.listener_url",
@@ -290,22 +323,15 @@ fn filter_is_bad(filter: &str) -> bool {
 }
 
 fn defaults() -> toml::Table {
-    let built = config::Config::builder().add_source(toml_source(DEFAULTS)).build();
-    built.and_then(config::Config::try_deserialize).unwrap_or_default()
+    // A test reads them.
+    DEFAULTS.parse().unwrap_or_default()
 }
 
-fn toml_source(text: &str) -> config::File<config::FileSourceString, config::FileFormat> {
-    config::File::from_str(text, config::FileFormat::Toml)
-}
-
-fn read(path: &Path) -> Result<(PathBuf, String), ConfigError> {
+fn read(path: &Path) -> Result<(PathBuf, toml::Table), ConfigError> {
     let refuse = |why: String| ConfigError::File { path: path.to_owned(), why };
     let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    config::Config::builder()
-        .add_source(toml_source(&text))
-        .build()
-        .map_err(|error| refuse(error.to_string()))?;
-    Ok((path.to_owned(), text))
+    let table = text.parse().map_err(|error: toml::de::Error| refuse(error.to_string()))?;
+    Ok((path.to_owned(), table))
 }
 
 fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
@@ -313,22 +339,13 @@ fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pa
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
-/// A list, or (from the environment) texts with commas between.
+/// A list of texts that each stand for a value.
 fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        Many(Vec<String>),
-        One(String),
-    }
-    let texts = match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::Many(texts) => texts,
-        OneOrMany::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
-    };
+    let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![doc = include_str!("PERFORMANCE.md")]
 
+pub mod api;
 pub mod app;
 pub mod client;
 pub mod clock;

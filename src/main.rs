@@ -38,7 +38,7 @@ enum Command {
     /// Check or show the settings in force
     #[command(subcommand)]
     Config(config::Command),
-    /// Register, list, label, disable and delete gateways
+    /// Register, list, update, disable and delete gateways
     #[command(subcommand)]
     Gateway(gateway::Command),
     /// Create, list and revoke keys of gateways and access tokens
@@ -56,9 +56,9 @@ enum Command {
     /// See which nodes there are
     #[command(subcommand)]
     Node(node::Command),
-    /// Ask a node whether it is ready; for whoever watches containers
+    /// Ask the service on this machine whether it is ready: for container health checks
     Health(health::Args),
-    /// Behave like a gateway: print each event as it comes
+    /// Show a gateway's events as they come: watch its log, or take its place
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),

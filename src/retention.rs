@@ -62,9 +62,20 @@ pub async fn run(
                 let reason = Reason::Retention.as_str();
                 metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
                     .increment(trimmed.lost);
-                tracing::warn!(?trimmed, "unconfirmed events were removed by the hard limits");
+                tracing::warn!(
+                    lost = trimmed.lost,
+                    deliveries = trimmed.deliveries,
+                    events = trimmed.events,
+                    attempts = trimmed.attempts,
+                    "unconfirmed events were removed by the hard limits"
+                );
             }
-            Ok(trimmed) => tracing::debug!(?trimmed, "retention"),
+            Ok(trimmed) => tracing::debug!(
+                deliveries = trimmed.deliveries,
+                events = trimmed.events,
+                attempts = trimmed.attempts,
+                "retention"
+            ),
             Err(error) => tracing::warn!(%error, "retention could not run"),
         }
         wake.forget_idle();

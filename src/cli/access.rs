@@ -1,6 +1,7 @@
 //! How a command reaches the service: address, token, trust. Secrets come
 //! from the environment or from files.
 
+use std::env::VarError;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -10,26 +11,25 @@ use gateway_events::client::api::Api;
 use gateway_events::client::tls::Trust;
 use secrecy::SecretString;
 
+pub(crate) const URL_VARIABLE: &str = "GATEWAY_EVENTS_URL";
 const TOKEN_VARIABLE: &str = "GATEWAY_EVENTS_TOKEN";
+const CA_FILE_VARIABLE: &str = "GATEWAY_EVENTS_CA_FILE";
+const DEFAULT_URL: &str = "https://localhost:8443";
 
-/// Options of every command that is a client of the service.
+/// Options of every command that is a client of the service. They don't read the
+/// environment themselves: a command that must not follow it looks at the fields only.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Client options")]
 pub(crate) struct ClientOptions {
-    /// The service's address (https://localhost:8443 if there is none)
-    #[arg(long, global = true, env = "GATEWAY_EVENTS_URL")]
+    /// The service's address; otherwise GATEWAY_EVENTS_URL, or else https://localhost:8443
+    #[arg(long, global = true)]
     pub(crate) url: Option<String>,
     /// File with the access token, `-` for standard input; otherwise GATEWAY_EVENTS_TOKEN is used
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// PEM file with the certificate to trust (a self-signed one is DATA_DIR/certificate.pem)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "GATEWAY_EVENTS_CA_FILE",
-        conflicts_with = "insecure"
-    )]
+    /// PEM file with the certificate to trust (a self-signed one is DATA_DIR/certificate.pem);
+    /// otherwise GATEWAY_EVENTS_CA_FILE
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "insecure")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Accept any certificate: for development only
     #[arg(long, global = true)]
@@ -40,13 +40,32 @@ pub(crate) struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// The service's address.
-    pub(crate) fn address(&self) -> &str {
-        self.url.as_deref().unwrap_or("https://localhost:8443")
+    /// The service's address: the option, then the environment, then the default.
+    pub(crate) fn address(&self) -> anyhow::Result<String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        match std::env::var(URL_VARIABLE) {
+            Ok(url) if !url.is_empty() => Ok(url),
+            Ok(_) | Err(VarError::NotPresent) => Ok(DEFAULT_URL.to_owned()),
+            Err(error) => Err(error).with_context(|| format!("{URL_VARIABLE} can't be used")),
+        }
     }
 
-    /// Whom to trust.
+    /// Which certificates to accept: the options, then the environment, then the system's.
     pub(crate) fn trust(&self) -> Trust {
+        let from_environment =
+            || std::env::var_os(CA_FILE_VARIABLE).filter(|path| !path.is_empty());
+        match self.trust_by_options() {
+            Trust::Platform => {
+                from_environment().map_or(Trust::Platform, |path| Trust::CaFile(path.into()))
+            }
+            explicit => explicit,
+        }
+    }
+
+    /// The same without the environment: the options, or else the system's.
+    pub(crate) fn trust_by_options(&self) -> Trust {
         match &self.ca_file {
             Some(path) => Trust::CaFile(path.clone()),
             None if self.insecure => Trust::Insecure,
@@ -56,7 +75,7 @@ impl ClientOptions {
 
     /// A client with the access token.
     pub(crate) fn api(&self) -> anyhow::Result<Api> {
-        Ok(Api::new(self.address(), Some(self.token()?), &self.trust())?)
+        Ok(Api::new(&self.address()?, Some(self.token()?), &self.trust())?)
     }
 
     /// The access token.
@@ -81,7 +100,7 @@ pub(crate) fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Opti
             .with_context(|| format!("{} can't be read", path.display()))?,
         None => match std::env::var(variable) {
             Ok(text) => text,
-            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(VarError::NotPresent) => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("{variable} can't be used")),
         },
     };

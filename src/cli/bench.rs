@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::access::ClientOptions;
-use super::interrupt::interrupted;
+use super::access::{ClientOptions, URL_VARIABLE};
+use super::interrupt::Interrupt;
+use super::output::remark;
 
 mod check;
 mod compare;
@@ -24,6 +25,7 @@ mod pace;
 mod progress;
 mod publish;
 mod recorded;
+mod registrations;
 mod report;
 mod scenarios;
 
@@ -74,21 +76,31 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Measure(command) => command,
     };
+    command.confirm(client)?;
     machine::allow_many_files();
     let common = command.common();
     let mut runs = Vec::new();
     let mut database = String::new();
+    // Before anything is made: from here on a signal only ends the measurement.
+    let mut interrupt = Interrupt::listen()?;
     for _ in 0..common.runs {
         let ground = Ground::prepare(common, client).await?;
         ground.database().clone_into(&mut database);
         let measured = tokio::select! {
             measured = command.measure(&ground) => measured,
-            () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+            () = interrupt.received() => Err(anyhow::anyhow!("interrupted")),
         };
         // Whatever happened, nothing is left behind.
-        let left = ground.clear().await;
+        let left = tokio::select! {
+            left = ground.clear() => left,
+            () = interrupt.received() => Err(anyhow::anyhow!("interrupted again")),
+        };
+        if let Err(error) = left.context("what was made for the measurement could not be removed") {
+            // Both are worth knowing.
+            measured.inspect_err(|error| remark(format_args!("gateway-events: {error:#}"))).ok();
+            return Err(error);
+        }
         runs.push(measured?);
-        left.context("what was made for the measurement could not be removed")?;
     }
     let report = Report::of(command.name(), &database, runs);
     report.print(client.json)?;
@@ -120,6 +132,32 @@ impl Measure {
             Self::Query(args) => &args.common,
             Self::Floor(args) => &args.common,
         }
+    }
+
+    /// Only an explicit `--url` puts load on a running service, and only after
+    /// confirmation: an address that is exported for other commands does not.
+    fn confirm(&self, client: &ClientOptions) -> anyhow::Result<()> {
+        if matches!(self, Self::Floor(_)) {
+            return Ok(());
+        }
+        let Some(url) = &client.url else {
+            if std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()) {
+                remark(format_args!(
+                    "{URL_VARIABLE} is ignored: only --url measures a running service"
+                ));
+            }
+            return Ok(());
+        };
+        let name = self.name();
+        self.common().confirmation.require(
+            format_args!(
+                "`bench {name}` puts as much load as it can on a running\n\
+                 service:\n  {url}\n\
+                 It registers gateways of its own and deletes them at the end. The events that it\n\
+                 publishes for them stay in the database until retention removes them."
+            ),
+            "Measure this service?",
+        )
     }
 
     async fn measure(&self, ground: &Ground<'_>) -> anyhow::Result<Outcome> {

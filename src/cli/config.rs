@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use gateway_events::app;
 use serde_json::json;
 
 use super::access::ClientOptions;
-use super::output::{self, say};
+use super::output::{self, remark, say};
 use super::serve::Settings;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Read all settings and say whether they can be used
+    /// Read all settings, open the files that they name, and say whether they can be used
     Check(Settings),
     /// Show the settings in force; secrets are masked
     Show(Settings),
@@ -20,7 +21,12 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
-            settings.load(None, false)?;
+            let config = settings.load(None, false)?;
+            for warning in config.warnings() {
+                remark(format_args!("warning: {warning}"));
+            }
+            let problems = app::check(&config);
+            anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
             say("the settings can be used")?;
         }
         Command::Show(settings) => {

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{CorrelationId, EventId, EventType, GatewayId, Reason};
+use gateway_events::event::{CorrelationId, EventId, EventType, Reason};
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, table, time};
+use super::output::{answer, cell, elements, time};
+use super::reference::GatewayRef;
+use super::table::table;
 use super::time::parse_instant;
 
 #[derive(Debug, Subcommand)]
@@ -28,15 +30,15 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
-    /// From this time on: RFC 3339, or relative like -1h or "15m ago"
-    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
+    /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago"
+    #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
     /// Until this time, which is not included
     #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
     to: Option<Timestamp>,
-    /// Of one gateway
-    #[arg(long, value_name = "ID")]
-    gateway: Option<GatewayId>,
+    /// Of one gateway, by its name or id
+    #[arg(long)]
+    gateway: Option<GatewayRef>,
     /// Of one event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventType>,
@@ -72,19 +74,21 @@ pub(crate) struct Redrive {
 
 impl Filter {
     /// As the API's names and values.
-    fn pairs(&self) -> Vec<(&'static str, String)> {
-        [
+    async fn pairs(&self, api: &Api) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let gateway = match &self.gateway {
+            Some(gateway) => Some(gateway.resolve(api).await?),
+            None => None,
+        };
+        let pairs = [
             ("from", self.from.map(|at| at.to_string())),
             ("to", self.to.map(|at| at.to_string())),
-            ("gatewayId", self.gateway.map(|id| id.to_string())),
+            ("gatewayId", gateway.map(|id| id.to_string())),
             ("type", self.event_type.as_ref().map(ToString::to_string)),
             ("reason", self.reason.map(|reason| reason.to_string())),
             ("eventId", self.event.as_ref().map(ToString::to_string)),
             ("correlationId", self.correlation_id.as_ref().map(ToString::to_string)),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+        ];
+        Ok(pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 }
 
@@ -93,11 +97,11 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::Failed { filter, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let page = failed(&api, &filter.pairs(), limit).await?;
+            let page = failed(&api, &filter.pairs(&api).await?, limit).await?;
             answer(client.json, &page, shown)
         }
         Command::Redrive(redrive) => {
-            let done = redrive_all(&api, redrive.body()).await?;
+            let done = redrive_all(&api, redrive.body(&api).await?).await?;
             answer(client.json, &done, |done| redriven(done, redrive.dry_run))
         }
     }
@@ -184,21 +188,19 @@ fn state(delivery: &Value) -> &'static str {
 }
 
 impl Redrive {
-    fn body(&self) -> Value {
-        if let (Some(gateway), Some(sequence)) = (self.filter.gateway, self.sequence) {
-            return json!({
-                "gatewayId": gateway,
-                "sequence": sequence,
-                "dryRun": self.dry_run,
-            });
-        }
-        let filter: Map<String, Value> = self
-            .filter
-            .pairs()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        json!({ "filter": filter, "dryRun": self.dry_run })
+    async fn body(&self, api: &Api) -> anyhow::Result<Value> {
+        let pairs = self.filter.pairs(api).await?.into_iter();
+        let mut filter: Map<String, Value> =
+            pairs.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        Ok(match self.sequence {
+            // Of a gateway, which is all that the filter can name beside it.
+            Some(sequence) => {
+                filter.insert("sequence".to_owned(), sequence.into());
+                filter.insert("dryRun".to_owned(), self.dry_run.into());
+                filter.into()
+            }
+            None => json!({ "filter": filter, "dryRun": self.dry_run }),
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use gateway_events::client::api::Api;
 use gateway_events::event::{CorrelationId, EventId, EventType, GatewayId};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,7 +13,9 @@ use serde_json::{Value, json};
 
 use super::access::ClientOptions;
 use super::gateway::{parse_label, to_json};
-use super::output::{answer, cell, elements, table, time};
+use super::output::{answer, cell, elements, time};
+use super::reference::{GatewayRef, resolve_all};
+use super::table::table;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -32,9 +35,9 @@ pub(crate) struct Publish {
     event_type: EventType,
     /// Its payload, a JSON object: the text itself, @FILE, or - for standard input
     payload: String,
-    /// For this gateway; may be repeated
-    #[arg(long = "gateway", value_name = "ID")]
-    gateways: Vec<GatewayId>,
+    /// For this gateway, by its name or id; may be repeated
+    #[arg(long = "gateway", value_name = "GATEWAY")]
+    gateways: Vec<GatewayRef>,
     /// For every gateway
     #[arg(long)]
     all: bool,
@@ -70,7 +73,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     match command {
         Command::Publish(publish) => {
-            let accepted = api.post("/events", &publish.body()?).await?;
+            let accepted = api.post("/events", &publish.body(&api).await?).await?;
             answer(client.json, &accepted, |accepted| {
                 let rows = elements(&accepted["deliveries"])
                     .iter()
@@ -88,7 +91,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
 }
 
 impl Publish {
-    fn body(self) -> anyhow::Result<Body> {
+    async fn body(self, api: &Api) -> anyhow::Result<Body> {
         let target = if self.all {
             Some(json!({ "all": true }))
         } else if self.labels.is_empty() {
@@ -99,7 +102,7 @@ impl Publish {
         Ok(Body {
             event_type: self.event_type,
             payload: payload(&self.payload)?,
-            gateway_ids: self.gateways,
+            gateway_ids: resolve_all(&self.gateways, api).await?,
             target,
             id: self.id,
             correlation_id: self.correlation_id,

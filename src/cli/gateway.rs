@@ -1,14 +1,16 @@
-//! `gateway`: register, update, list, show, label, disable, enable, delete.
+//! `gateway`: register, list, show, update, disable, enable, delete.
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
-use super::output::{self, answer, cell, elements, labels, table, time};
+use super::output::{self, answer, cell, elements, labels, time};
+use super::reference::GatewayRef;
+use super::table::table;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -26,47 +28,29 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         replicas: Option<u32>,
     },
-    /// Change a gateway's name, or its number of replicas
-    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
-    Update {
-        /// Which gateway
-        id: GatewayId,
-        /// Its new name
-        #[arg(long, group = "change")]
-        name: Option<String>,
-        /// How many replicas of it connect at the same time
-        #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(u32).range(1..=1000))]
-        replicas: Option<u32>,
-    },
     /// List all gateways, with what they have confirmed
     List,
     /// Show one gateway
     Show {
-        /// Which
-        id: GatewayId,
+        /// Its name or id
+        gateway: GatewayRef,
     },
-    /// Set labels (`name=value`) or remove them (`name-`)
-    Label {
-        /// Which gateway
-        id: GatewayId,
-        /// The changes
-        #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_label_change)]
-        changes: Vec<(String, Option<String>)>,
-    },
+    /// Change a gateway's name, labels or number of replicas
+    Update(Update),
     /// Keep a gateway from connecting; events for it wait
     Disable {
-        /// Which
-        id: GatewayId,
+        /// Its name or id
+        gateway: GatewayRef,
     },
     /// Let a gateway connect again
     Enable {
-        /// Which
-        id: GatewayId,
+        /// Its name or id
+        gateway: GatewayRef,
     },
     /// List connections, newest first: the live ones, or past ones too
     Connections {
-        /// Of this gateway only
-        id: Option<GatewayId>,
+        /// Of this gateway only: its name or id
+        gateway: Option<GatewayRef>,
         /// Past ones too, with the reason why they ended
         #[arg(long)]
         all: bool,
@@ -76,14 +60,37 @@ pub(crate) enum Command {
     },
     /// Delete a gateway and its log
     Delete {
-        /// Which
-        id: GatewayId,
+        /// Its name or id
+        gateway: GatewayRef,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(
+    ["name", "replicas", "labels", "removed"],
+))]
+pub(crate) struct Update {
+    /// Its name or id
+    gateway: GatewayRef,
+    /// Its new name
+    #[arg(long)]
+    name: Option<String>,
+    /// How many replicas of it connect at the same time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    replicas: Option<u32>,
+    /// Set a label, `name=value`, and keep the others; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// Remove a label; may be repeated
+    #[arg(long = "remove-label", value_name = "NAME")]
+    removed: Vec<String>,
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let api = client.api()?;
-    let path = |id: &GatewayId| format!("/gateways/{id}");
+    let path = async |gateway: &GatewayRef| {
+        anyhow::Ok(format!("/gateways/{}", gateway.resolve(&api).await?))
+    };
     let shown = match command {
         Command::Register { name, id, labels, replicas } => {
             let mut body = json!({ "name": name, "labels": to_json(labels) });
@@ -95,23 +102,28 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             }
             api.post("/gateways", &body).await?
         }
-        Command::Update { id, name, replicas } => {
-            let mut change = Map::new();
-            change.extend(name.map(|name| ("name".to_owned(), json!(name))));
-            change.extend(replicas.map(|replicas| ("replicas".to_owned(), json!(replicas))));
-            api.patch(&path(&id), &Value::Object(change)).await?
-        }
         Command::List => return list(&api, client).await,
-        Command::Show { id } => api.get(&path(&id)).await?,
-        Command::Connections { id, all, limit } => {
+        Command::Show { gateway } => api.get(&path(&gateway).await?).await?,
+        Command::Connections { gateway, all, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let id = match gateway {
+                Some(gateway) => Some(gateway.resolve(&api).await?),
+                None => None,
+            };
             return connections(&api, client, id.as_ref(), all, limit).await;
         }
-        Command::Label { id, changes } => label(&api, &path(&id), changes).await?,
-        Command::Disable { id } => api.patch(&path(&id), &json!({ "disabled": true })).await?,
-        Command::Enable { id } => api.patch(&path(&id), &json!({ "disabled": false })).await?,
-        Command::Delete { id } => {
-            let nothing = api.delete(&path(&id)).await?;
+        Command::Update(update) => {
+            api.patch(&path(&update.gateway).await?, &update.patch()).await?
+        }
+        Command::Disable { gateway } => {
+            api.patch(&path(&gateway).await?, &json!({ "disabled": true })).await?
+        }
+        Command::Enable { gateway } => {
+            api.patch(&path(&gateway).await?, &json!({ "disabled": false })).await?
+        }
+        Command::Delete { gateway } => {
+            let id = gateway.resolve(&api).await?;
+            let nothing = api.delete(&format!("/gateways/{id}")).await?;
             return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
@@ -124,7 +136,6 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     answer(client.json, &page, |page| {
         let rows = elements(&page["list"]).iter().map(|gateway| {
             [
-                cell(&gateway["id"]),
                 cell(&gateway["name"]),
                 status(gateway).to_owned(),
                 cell(&gateway["connections"]),
@@ -132,10 +143,11 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
                 cell(&gateway["confirmed"]),
                 lag(gateway),
                 labels(&gateway["labels"]),
+                cell(&gateway["id"]),
             ]
         });
         table(
-            ["id", "name", "status", "connections", "head", "confirmed", "lag", "labels"],
+            ["name", "status", "connections", "head", "confirmed", "lag", "labels", "id"],
             rows,
             "no gateways; register one: gateway-events gateway register NAME",
         )
@@ -177,20 +189,24 @@ async fn connections(
     })
 }
 
-async fn label(
-    api: &Api,
-    path: &str,
-    changes: Vec<(String, Option<String>)>,
-) -> anyhow::Result<Value> {
-    let gateway = api.get(path).await?;
-    let mut labels = gateway["labels"].as_object().cloned().unwrap_or_default();
-    for (name, value) in changes {
-        match value {
-            Some(value) => labels.insert(name, value.into()),
-            None => labels.remove(&name),
-        };
+impl Update {
+    /// The change as a JSON merge patch.
+    fn patch(&self) -> Value {
+        let mut patch = json!({});
+        if let Some(name) = &self.name {
+            patch["name"] = json!(name);
+        }
+        if let Some(replicas) = self.replicas {
+            patch["replicas"] = json!(replicas);
+        }
+        let removed = self.removed.iter().map(|name| (name.clone(), Value::Null));
+        let set = self.labels.iter().map(|(name, value)| (name.clone(), json!(value)));
+        let labels: Map<String, Value> = removed.chain(set).collect();
+        if !labels.is_empty() {
+            patch["labels"] = labels.into();
+        }
+        patch
     }
-    Ok(api.patch(path, &json!({ "labels": labels })).await?)
 }
 
 fn one(gateway: &Value) -> String {
@@ -246,24 +262,16 @@ pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
-    match text.strip_suffix('-') {
-        Some(name) if !name.is_empty() && !name.contains('=') => Ok((name.to_owned(), None)),
-        _ => parse_label(text).map(|(name, value)| (name, Some(value))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_set_and_removed() {
-        let set = |name: &str, value: &str| Ok((name.to_owned(), Some(value.to_owned())));
-        assert_eq!(parse_label_change("a=b=c"), set("a", "b=c"));
-        assert_eq!(parse_label_change("a=x-"), set("a", "x-"));
-        assert_eq!(parse_label_change("a-"), Ok(("a".to_owned(), None)));
-        assert!(parse_label_change("=b").is_err());
-        assert!(parse_label_change("a").is_err());
+    fn a_label_is_a_name_and_a_value() {
+        assert_eq!(parse_label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_label("a="), Ok(("a".to_owned(), String::new())));
+        for bad in ["=b", "a", ""] {
+            assert!(parse_label(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use gateway_events::store::RejectionReason;
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, table, time};
+use super::output::{answer, cell, elements, time};
+use super::table::table;
 use super::time::parse_instant;
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +45,8 @@ pub(crate) struct Filter {
     /// Rejected for one reason, such as unknown_event_type
     #[arg(long)]
     reason: Option<RejectionReason>,
-    /// Rejected from this time on: RFC 3339, or relative like -1h or "15m ago"
-    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
+    /// Rejected from this time on: RFC 3339, or how long ago, like 2h or "15m ago"
+    #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
     /// Rejected until this time, which is not included
     #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]

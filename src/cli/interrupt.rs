@@ -1,20 +1,40 @@
-//! The signals that ask a command to end: SIGINT and SIGTERM.
+//! The signals that ask a command to end: SIGINT, SIGTERM and SIGHUP.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Waits for one of them.
 pub(crate) async fn interrupted() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            // Without a handler SIGTERM ends the process by itself.
-            Err(_) => std::future::pending().await,
+    match Interrupt::listen() {
+        Ok(mut interrupt) => interrupt.received().await,
+        // Without a handler each of them ends the process.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Handlers of the signals. From its creation on a signal does not end the
+/// process; one that arrives while nothing waits for it is kept.
+pub(crate) struct Interrupt {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Interrupt {
+    /// Installs the handlers.
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
     }
 }

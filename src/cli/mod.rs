@@ -7,6 +7,7 @@
 pub(crate) mod access;
 pub(crate) mod bench;
 pub(crate) mod config;
+mod confirm;
 pub(crate) mod delivery;
 pub(crate) mod demo;
 pub(crate) mod event;
@@ -18,8 +19,10 @@ pub(crate) mod listen;
 pub(crate) mod migrate;
 pub(crate) mod node;
 pub(crate) mod output;
+mod reference;
 pub(crate) mod serve;
 mod service;
+mod table;
 mod time;
 pub(crate) mod token;
 pub(crate) mod verify;

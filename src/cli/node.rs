@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, table, time};
+use super::output::{answer, cell, elements, time};
+use super::table::table;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -5,7 +5,6 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets};
 use serde_json::Value;
 
 /// Prints a line, or a text of several.
@@ -40,27 +39,6 @@ pub(crate) fn answer(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A table without frames; `nothing` stands in for one without rows.
-pub(crate) fn table<const N: usize>(
-    header: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-    nothing: &str,
-) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.map(str::to_uppercase));
-    for row in rows {
-        table.add_row(row.map(|cell| clean(&cell)));
-    }
-    if table.is_empty() {
-        return nothing.to_owned();
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt()
-}
-
 /// A value as a table's cell.
 pub(crate) fn cell(value: &Value) -> String {
     match value {
@@ -73,13 +51,14 @@ pub(crate) fn cell(value: &Value) -> String {
     }
 }
 
-/// An instant as a table's cell: to the millisecond, UTC.
+/// An instant as a table's cell: to the millisecond, in UTC, in a form that
+/// `--from` accepts.
 pub(crate) fn time(value: &Value) -> String {
     let Some(text) = value.as_str() else {
         return "-".to_owned();
     };
     match text.get(..23) {
-        Some(shown) if text.ends_with('Z') => clean(&shown.replacen('T', " ", 1)),
+        Some(shown) if text.ends_with('Z') => format!("{}Z", clean(shown)),
         _ => clean(text),
     }
 }
@@ -141,7 +120,7 @@ mod tests {
     #[test]
     fn times_are_cut_to_milliseconds() {
         let shown = time(&Value::from("2026-01-31T09:30:00.123456Z"));
-        assert_eq!(shown, "2026-01-31 09:30:00.123");
+        assert_eq!(shown, "2026-01-31T09:30:00.123Z");
         assert_eq!(time(&Value::Null), "-");
     }
 
@@ -157,10 +136,5 @@ mod tests {
         assert_eq!(told(&repeating), "no start: the disk is gone");
         let plain = anyhow::Error::new(cause()).context("no start");
         assert_eq!(told(&plain), "no start: the disk is gone");
-    }
-
-    #[test]
-    fn an_empty_table_says_so() {
-        assert_eq!(table(["a"], [], "none"), "none");
     }
 }

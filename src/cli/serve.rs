@@ -42,6 +42,9 @@ impl Settings {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(args.listen, args.plaintext)?;
     telemetry::start_logs(&config.log)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let signals = Signals::of_process()?;
     let outcome = app::serve(config, signals, &mut std::io::stdout()).await?;
     Ok(outcome.into())

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use gateway_events::app;
-use gateway_events::event::GatewayId;
+use gateway_events::client::api::Api;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, table, time};
+use super::output::{answer, cell, elements, time};
+use super::reference::GatewayRef;
 use super::serve::Settings;
+use super::table::table;
 use super::time::parse_duration;
 
 #[derive(Debug, Subcommand)]
@@ -25,26 +27,26 @@ pub(crate) enum Command {
     Recover(Recover),
     /// List access tokens, or a gateway's keys, without their secrets
     List {
-        /// Whose keys
-        #[arg(long, value_name = "ID")]
-        gateway: Option<GatewayId>,
+        /// Whose keys: a gateway's name or id
+        #[arg(long)]
+        gateway: Option<GatewayRef>,
     },
     /// Revoke one; live connections that use it are closed
     Revoke {
         /// Its public id, the part between the underscores
         #[arg(value_parser = parse_public_id)]
         token: String,
-        /// Whose key
-        #[arg(long, value_name = "ID")]
-        gateway: Option<GatewayId>,
+        /// Whose key: a gateway's name or id
+        #[arg(long)]
+        gateway: Option<GatewayRef>,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// For this gateway: a key to connect with
-    #[arg(long, value_name = "ID", required_unless_present = "access", conflicts_with = "access")]
-    gateway: Option<GatewayId>,
+    /// For this gateway, by its name or id: a key to connect with
+    #[arg(long, required_unless_present = "access", conflicts_with = "access")]
+    gateway: Option<GatewayRef>,
     /// For the API: an access token of this name
     #[arg(long, value_name = "NAME", requires = "scope")]
     access: Option<String>,
@@ -85,8 +87,9 @@ impl Scope {
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
         Command::Create(new) => {
-            let (path, body) = new.request();
-            let made = client.api()?.post(&path, &body).await?;
+            let api = client.api()?;
+            let path = path_of(new.gateway.as_ref(), &api).await?;
+            let made = api.post(&path, &new.body()).await?;
             answer(client.json, &made, |made| {
                 format!(
                     "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
@@ -106,18 +109,21 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             })
         }
         Command::List { gateway } => {
-            let listed = client.api()?.get(&path_of(gateway)).await?;
+            let api = client.api()?;
+            let listed = api.get(&path_of(gateway.as_ref(), &api).await?).await?;
             answer(client.json, &listed, shown)
         }
         Command::Revoke { token, gateway } => {
-            let nothing = client.api()?.delete(&format!("{}/{token}", path_of(gateway))).await?;
+            let api = client.api()?;
+            let path = path_of(gateway.as_ref(), &api).await?;
+            let nothing = api.delete(&format!("{path}/{token}")).await?;
             answer(client.json, &nothing, |_| format!("token {token} is revoked"))
         }
     }
 }
 
 impl Create {
-    fn request(self) -> (String, Value) {
+    fn body(self) -> Value {
         let mut body = json!({});
         if let Some(lifetime) = self.expires_in {
             body["expiresInSeconds"] = json!(lifetime.as_secs());
@@ -127,7 +133,7 @@ impl Create {
             body["name"] = json!(name);
             body["scopes"] = json!(scopes);
         }
-        (path_of(self.gateway), body)
+        body
     }
 }
 
@@ -144,11 +150,11 @@ fn parse_public_id(text: &str) -> Result<String, String> {
     Err("a token's public id has letters and digits only; `token list` shows it".to_owned())
 }
 
-fn path_of(gateway: Option<GatewayId>) -> String {
-    match gateway {
-        Some(id) => format!("/gateways/{id}/tokens"),
+async fn path_of(gateway: Option<&GatewayRef>, api: &Api) -> anyhow::Result<String> {
+    Ok(match gateway {
+        Some(gateway) => format!("/gateways/{}/tokens", gateway.resolve(api).await?),
         None => "/access-tokens".to_owned(),
-    }
+    })
 }
 
 fn shown(listed: &Value) -> String {

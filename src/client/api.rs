@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Url, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::BASE_PATH;
@@ -108,6 +109,16 @@ impl Api {
     /// `GET` with a query.
     pub async fn get_with(&self, path: &str, query: Query<'_>) -> Result<Value, ApiError> {
         self.send(self.request(Method::GET, path, query)).await
+    }
+
+    /// `GET` with a query, of an answer whose shape is known.
+    pub async fn get_as<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: Query<'_>,
+    ) -> Result<T, ApiError> {
+        let body = self.answered(self.request(Method::GET, path, query)).await?;
+        self.read(&body)
     }
 
     /// `POST` with a JSON body.
@@ -212,7 +223,11 @@ impl Api {
         if body.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&body)
+        self.read(&body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ApiError> {
+        serde_json::from_slice(body)
             .map_err(|_| ApiError::Unreadable { url: self.base.to_string() })
     }
 

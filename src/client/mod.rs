@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backoff;
+pub mod follow;
 pub mod frames;
 pub mod gateway;
 pub mod kept;

@@ -1,11 +1,27 @@
-//! The file, the environment and the flags, before anybody looks at values.
+//! The environment and the flags, as settings of the kinds that the defaults
+//! have. A variable that looks like a setting and is none is refused instead of
+//! being ignored.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::ConfigError;
+use toml::{Table, Value};
 
-const PREFIX: &str = "GATEWAY_EVENTS__";
+use super::ConfigError;
+use super::keys::{self, PREFIX};
+
+/// Variables of the command line's clients, which are no settings.
+const CLIENT_VARIABLES: [&str; 5] = [
+    "GATEWAY_EVENTS_URL",
+    "GATEWAY_EVENTS_TOKEN",
+    "GATEWAY_EVENTS_CA_FILE",
+    "GATEWAY_EVENTS_KEY",
+    "GATEWAY_EVENTS_BENCH_DATABASE_URL",
+];
+
+/// Settings that hold a path: these alone may be other than UTF-8.
+const PATHS: [&str; 3] = ["data_dir", "server.certificate", "server.private_key"];
 
 /// What the command line sets; `None` leaves a key to the other sources.
 #[derive(Clone, Debug, Default)]
@@ -18,27 +34,13 @@ pub struct Flags {
     pub plaintext: Option<bool>,
 }
 
-impl Flags {
-    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
-        [
-            ("data_dir", data_dir),
-            ("server.listen", self.listen.clone()),
-            ("server.plaintext", self.plaintext.map(|on| on.to_string())),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
-        .collect()
-    }
-}
-
 /// Where settings come from besides the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config`.
     pub file: Option<PathBuf>,
-    /// The environment; other variables are passed over.
-    pub environment: Vec<(String, String)>,
+    /// The environment.
+    pub environment: Vec<(OsString, OsString)>,
     /// The command line.
     pub flags: Flags,
 }
@@ -46,55 +48,119 @@ pub struct Sources {
 impl Sources {
     /// With this process's environment.
     pub fn from_environment(file: Option<PathBuf>, flags: Flags) -> Self {
-        let environment = std::env::vars_os()
-            .map(|(key, value)| {
-                (key.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
-            })
-            .collect();
-        Self { file, environment, flags }
+        Self { file, environment: std::env::vars_os().collect(), flags }
     }
 }
 
-/// Our variables: dotted key to (variable, value).
+/// A setting that the environment or a flag gives.
+#[derive(Debug)]
+pub(super) struct Given {
+    /// The variable or the flag, for error messages.
+    pub(super) origin: String,
+    /// The value, as it may be shown in error messages.
+    pub(super) text: String,
+    /// The value, of the kind that the default has.
+    pub(super) value: Value,
+    /// The exact path, where the value is one: it may be other than UTF-8.
+    pub(super) path: Option<PathBuf>,
+}
+
+/// Settings by their key.
+pub(super) type Settings = BTreeMap<String, Given>;
+
+/// What the flags set.
+pub(super) fn flags(flags: &Flags) -> Settings {
+    let mut settings = Settings::new();
+    let mut give = |key: &str, text: String, value: Value, path: Option<PathBuf>| {
+        let flag = key.rsplit('.').next().unwrap_or(key).replace('_', "-");
+        let origin = format!("the flag --{flag}");
+        settings.insert(key.to_owned(), Given { origin, text, value, path });
+    };
+    if let Some(path) = &flags.data_dir {
+        let value = path.to_string_lossy().into_owned().into();
+        give("data_dir", format!("{path:?}"), value, Some(path.clone()));
+    }
+    if let Some(listen) = &flags.listen {
+        give("server.listen", format!("{listen:?}"), listen.clone().into(), None);
+    }
+    if let Some(plaintext) = flags.plaintext {
+        give("server.plaintext", plaintext.to_string(), plaintext.into(), None);
+    }
+    settings
+}
+
+/// What the environment sets, and warnings about variables that look as if they
+/// were meant for this program.
 pub(super) fn environment(
-    all: &[(String, String)],
-) -> Result<BTreeMap<String, (String, String)>, ConfigError> {
-    let mut ours = BTreeMap::new();
-    for (variable, value) in all {
-        let Some(rest) = variable.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let key = rest.to_ascii_lowercase().replace("__", ".");
-        if value.is_empty() {
-            return Err(ConfigError::Value {
-                key,
-                value: "\"\"".to_owned(),
-                origin: format!("the environment variable {variable}"),
-                why: "it is set but empty; give it a value or unset it".to_owned(),
-            });
+    variables: &[(OsString, OsString)],
+    defaults: &Table,
+) -> Result<(Settings, Vec<String>), ConfigError> {
+    let mut settings = Settings::new();
+    let mut warnings = Vec::new();
+    for (variable, value) in variables {
+        let variable = variable.to_string_lossy();
+        if let Some(name) = variable.strip_prefix(PREFIX) {
+            let key = name.to_ascii_lowercase().replace("__", ".");
+            let given = given(&key, &variable, value, defaults)?;
+            settings.insert(key, given);
+        } else if keys::is_similar(&variable) && !CLIENT_VARIABLES.contains(&&*variable) {
+            if let Some(meant) = keys::meant(&variable, defaults) {
+                let why = format!("it is ignored as it is written; did you mean {meant}?");
+                return Err(refused(&variable, &variable, value, why));
+            }
+            if !keys::is_service_link(&variable) {
+                warnings
+                    .push(format!("the environment variable {variable} is unknown and ignored"));
+            }
         }
-        ours.insert(key, (variable.clone(), value.clone()));
     }
-    Ok(ours)
+    Ok((settings, warnings))
 }
 
-/// Gives settings the kinds that the defaults have: the environment and the
-/// flags know texts only.
-pub(super) fn take_kinds(settings: &mut toml::Table, defaults: &toml::Table) {
-    use toml::Value::{Array, Boolean, Integer, String, Table};
-    for (key, value) in settings.iter_mut() {
-        let kind = match (&*value, defaults.get(key)) {
-            (String(text), Some(Integer(_))) => text.parse().ok().map(Integer),
-            (String(text), Some(Boolean(_))) => text.parse().ok().map(Boolean),
-            (String(text), Some(Array(_))) => {
-                Some(Array(text.split(',').map(|part| part.trim().into()).collect()))
-            }
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            *value = kind;
-        } else if let (Table(inner), Some(Table(defaults))) = (value, defaults.get(key)) {
-            take_kinds(inner, defaults);
+fn given(key: &str, variable: &str, value: &OsStr, defaults: &Table) -> Result<Given, ConfigError> {
+    let refuse = |why: String| Err(refused(key, variable, value, why));
+    let default = match keys::find(defaults, key) {
+        Some(default) if !default.is_table() => default,
+        _ => return refuse(keys::unknown(key, defaults, keys::variable)),
+    };
+    if value.is_empty() {
+        return refuse("it is set but empty; give it a value or unset it".to_owned());
+    }
+    let path = PATHS.contains(&key).then(|| PathBuf::from(value));
+    let text = value.to_string_lossy();
+    if path.is_none() && value.to_str().is_none() {
+        return refuse("it is not valid UTF-8".to_owned());
+    }
+    match typed(&text, default) {
+        Ok(value) => Ok(Given {
+            origin: format!("the environment variable {variable}"),
+            text: format!("{text:?}"),
+            value,
+            path,
+        }),
+        Err(expected) => refuse(format!("expected {expected}, such as the default, {default}")),
+    }
+}
+
+fn refused(key: &str, variable: &str, value: &OsStr, why: String) -> ConfigError {
+    ConfigError::Value {
+        key: key.to_owned(),
+        value: super::secrets::shown(&key.to_ascii_lowercase(), &format!("{value:?}")),
+        origin: format!("the environment variable {variable}"),
+        why,
+    }
+}
+
+/// The text as a value of the kind that the default has: no other text stands
+/// for a number or a boolean than the one that a file would hold.
+fn typed(text: &str, default: &Value) -> Result<Value, &'static str> {
+    match default {
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| "an integer"),
+        Value::Float(_) => text.parse().map(Value::Float).map_err(|_| "a number"),
+        Value::Boolean(_) => {
+            text.parse().map(Value::Boolean).map_err(|_| "a boolean, true or false")
         }
+        Value::Array(_) => Ok(text.split(',').map(str::trim).collect::<Vec<_>>().into()),
+        _ => Ok(text.into()),
     }
 }

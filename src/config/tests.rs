@@ -4,10 +4,7 @@ use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::load(&Sources {
-        environment: environment
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect(),
+        environment: environment.iter().map(|(key, value)| (key.into(), value.into())).collect(),
         ..Sources::default()
     })
 }
@@ -17,6 +14,112 @@ fn the_defaults_are_complete_and_good() {
     let config = load(&[]).unwrap();
     assert_eq!(config.limits.event_bytes.as_u64(), 1_048_576);
     assert!(config.show().contains("attempts_per_minute"));
+}
+
+#[test]
+fn every_kind_of_value_is_strict() {
+    // The kinds of all settings, from a file and from the environment: text that
+    // only looks like a value of another kind is refused.
+    let mistaken = ["true", "1", "text", "1.5", "", "yes", "0x10", "1e3"];
+    let defaults = defaults();
+    let mut tried = 0;
+    for (section, table) in &defaults {
+        for (key, default) in table.as_table().into_iter().flatten() {
+            let variable = format!("GATEWAY_EVENTS__{}__{}", section, key).to_ascii_uppercase();
+            for text in mistaken {
+                let fits = match default {
+                    toml::Value::Integer(_) => text == "1",
+                    toml::Value::Boolean(_) => text == "true",
+                    _ => continue,
+                };
+                tried += 1;
+                match load(&[(&variable, text)]) {
+                    Ok(_) => assert!(fits, "{variable}={text} is accepted"),
+                    // It may be outside of its range all the same.
+                    Err(error) => {
+                        let shown = error.to_string();
+                        assert!(shown.contains(&variable), "{shown}");
+                        assert!(fits || !shown.contains("must be at least"), "{shown}");
+                    }
+                }
+            }
+            for written in ["true", "\"1\"", "1", "[1]", "\"true\"", "1.0"] {
+                let text = format!("[{section}]\n{key} = {written}\n");
+                let value = text.parse::<toml::Table>().unwrap()[section][key].clone();
+                let is_size = matches!(default, toml::Value::String(text) if text.ends_with("iB"));
+                if value.same_type(default) || (is_size && value.is_integer()) {
+                    continue;
+                }
+                tried += 1;
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(file.path(), &text).unwrap();
+                let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+                let error = Config::load(&sources).expect_err(&text).to_string();
+                assert!(error.contains(&format!("{section}.{key}")), "{text}: {error}");
+            }
+        }
+    }
+    assert!(tried > 200, "{tried}");
+}
+
+#[test]
+fn a_misspelt_variable_is_refused_with_the_one_that_was_meant() {
+    for (misspelt, meant) in [
+        ("GATEWAY_EVENTS_SERVER_LISTEN", "GATEWAY_EVENTS__SERVER__LISTEN"),
+        ("GATEWAY_EVENTS__SERVER_LISTEN", "GATEWAY_EVENTS__SERVER__LISTEN"),
+        ("GATEWAY_EVENTS__SERVER__LISTENN", "GATEWAY_EVENTS__SERVER__LISTEN"),
+        ("GATEWAY_EVENTS_DATA_DIR", "GATEWAY_EVENTS__DATA_DIR"),
+        ("gateway_events__data_dir", "GATEWAY_EVENTS__DATA_DIR"),
+        ("GATEWAY_EVENT__DATABASE__URL", "GATEWAY_EVENTS__DATABASE__URL"),
+        ("GATEWAY_EVENTS_LIMITS_EVENT_BYTE", "GATEWAY_EVENTS__LIMITS__EVENT_BYTES"),
+        ("GATEWAYEVENTS_DELIVERY_MAX_CONECTIONS", "GATEWAY_EVENTS__DELIVERY__MAX_CONNECTIONS"),
+    ] {
+        let shown = load(&[(misspelt, "postgres://u:hunter2@h/d")]).unwrap_err().to_string();
+        assert!(shown.contains(misspelt) && shown.contains(meant), "{shown}");
+        assert!(!misspelt.contains("URL") || !shown.contains("hunter2"), "{shown}");
+    }
+    // What Kubernetes sets for services of such names, the clients' own, and others'.
+    let accepted = [
+        "GATEWAY_EVENTS_SERVICE_HOST",
+        "GATEWAY_EVENTS_SERVICE_PORT_HTTPS",
+        "GATEWAY_EVENTS_PORT",
+        "GATEWAY_EVENTS_PORT_8443_TCP_ADDR",
+        "GATEWAY_EVENTS_DATABASE_PORT",
+        "GATEWAY_EVENTS_URL",
+        "GATEWAY_EVENTS_BENCH_DATABASE_URL",
+        "GATEWAY_URL",
+        "PATH",
+    ];
+    let config = load(&accepted.map(|name| (name, "something"))).unwrap();
+    assert_eq!(config.warnings(), <[String; 0]>::default());
+    let unknown = load(&[("GATEWAY_EVENTS_COLOUR", "red")]).unwrap();
+    assert!(unknown.warnings()[0].contains("GATEWAY_EVENTS_COLOUR"), "{:?}", unknown.warnings());
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_keep_their_bytes() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let path = std::ffi::OsString::from_vec(b"data-\xff".to_vec());
+    let postgres = ("GATEWAY_EVENTS__DATABASE__URL".into(), "postgres://db/events".into());
+    let with = |key: &str| Sources {
+        environment: vec![postgres.clone(), (key.into(), path.clone())],
+        ..Sources::default()
+    };
+    let config = Config::load(&with("GATEWAY_EVENTS__DATA_DIR")).unwrap();
+    assert_eq!(config.data_dir.as_os_str(), path);
+    let refused = Config::load(&with("GATEWAY_EVENTS__LOG__FILTER")).unwrap_err().to_string();
+    assert!(
+        refused.contains("GATEWAY_EVENTS__LOG__FILTER") && refused.contains("UTF-8"),
+        "{refused}"
+    );
+    let flags = Flags { data_dir: Some(path.clone().into()), ..Flags::default() };
+    let mut sources = Sources { environment: vec![postgres], flags, ..Sources::default() };
+    assert_eq!(Config::load(&sources).unwrap().data_dir.as_os_str(), path);
+    // The embedded database's driver can't open it; another directory is no answer.
+    sources.environment.clear();
+    let refused = Config::load(&sources).unwrap_err().to_string();
+    assert!(refused.contains("--data-dir") && refused.contains("\\xFF"), "{refused}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Lane {
         tracing::info!(
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            position = %self.window.position(),
+            position = self.window.position().0,
             "connected"
         );
         let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
@@ -267,7 +267,7 @@ impl Lane {
                 Err(TrySendError::Closed(())) => return false,
             };
             if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
-                tracing::error!(sequence = %row.sequence, ?refusal, "the window refused an event");
+                tracing::error!(sequence = row.sequence.0, ?refusal, "the window refused an event");
                 return false;
             }
             self.registration.note_sent(row.sequence);
@@ -295,8 +295,8 @@ impl Lane {
         if reason == Reason::Retention {
             tracing::warn!(
                 gateway = %self.whose.gateway_id,
-                first = %range.first,
-                last = %range.last,
+                first = range.first.0,
+                last = range.last.0,
                 "retention has removed events that were never delivered"
             );
         }

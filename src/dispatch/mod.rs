@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason};
+use crate::clock::{Timestamp, millis};
+use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
@@ -231,6 +231,12 @@ impl Dispatcher {
         })
     }
 
+    /// The head of a gateway's log, for callers that only look: it changes when
+    /// the log grows, on whichever node.
+    pub fn watch_head(&self, gateway: GatewayKey) -> watch::Receiver<Sequence> {
+        self.wake.subscribe(gateway).head
+    }
+
     /// Closes the live sockets that were opened with this token.
     pub fn close_token(&self, token: &str, reason: Reason) {
         self.registry.stop_token(token, reason);
@@ -266,7 +272,7 @@ impl Dispatcher {
         let stops = self.registry.stops(|_| true);
         let count = u32::try_from(stops.len()).unwrap_or(u32::MAX);
         let (began, gap) = (Instant::now(), over / count.max(1));
-        tracing::info!(connections = count, ?over, "draining");
+        tracing::info!(connections = count, over_ms = millis(over), "draining");
         for (number, stop) in (0..count).zip(stops) {
             if stop.is_closed() {
                 continue;

@@ -185,8 +185,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome,
             "delivered"
         );
@@ -199,8 +199,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome = "unknown",
             reason = %Reason::NodeLost,
             "nobody can say whether it was delivered; it is sent again"
@@ -217,8 +217,8 @@ impl Outcomes {
             target: "delivery",
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
-            first = %range.first,
-            last = %range.last,
+            first = range.first.0,
+            last = range.last.0,
             outcome = "failed",
             %reason,
             detail,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::backoff::{Backoff, is_passing};
+use crate::clock::millis;
 use crate::store::{Record, Store};
 
 /// Outcomes that may wait; past it lanes keep theirs, and merge them.
@@ -151,7 +152,7 @@ async fn try_hard(
                 tracing::warn!(
                     %error,
                     count = records.len(),
-                    retry_in_ms = wait.as_millis(),
+                    retry_in_ms = millis(wait),
                     "outcomes could not be put on record; they are kept and tried again"
                 );
                 tokio::time::sleep(wait).await;

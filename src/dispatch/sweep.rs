@@ -65,8 +65,8 @@ fn tell(missed: &Missed) {
     tracing::info!(
         target: "delivery",
         gateway = %gateway_id,
-        first = %range.first,
-        last = %range.last,
+        first = range.first.0,
+        last = range.last.0,
         outcome = "failed",
         %reason,
         detail = "nobody was there to receive it; it waits for its gateway",

@@ -3,7 +3,7 @@
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -17,6 +17,9 @@ pub(super) struct Bytes(pub(super) axum::body::Bytes);
 
 /// The same, if they say of themselves that they are JSON or say nothing.
 pub(super) struct Body(pub(super) axum::body::Bytes);
+
+/// A JSON merge patch (RFC 7396), which is an object.
+pub(super) struct MergePatch<T>(pub(super) T);
 
 /// The query's parameters.
 pub(super) struct Query<T>(pub(super) T);
@@ -49,9 +52,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            let media = content_type.to_str().unwrap_or_default();
-            let media = media.split(';').next().unwrap_or_default().trim();
-            if !media.eq_ignore_ascii_case("application/json") {
+            if !is_media(content_type, "application/json") {
                 return Err(Problem::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "unsupported_media_type",
@@ -70,6 +71,32 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let Body(bytes) = Body::from_request(request, state).await?;
         parse(&bytes).map(|Object(value)| Self(value))
     }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for MergePatch<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE)
+            && !["application/merge-patch+json", "application/json"]
+                .iter()
+                .any(|media| is_media(content_type, media))
+        {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The body must be application/merge-patch+json or application/json.",
+            ));
+        }
+        let Bytes(bytes) = Bytes::from_request(request, state).await?;
+        parse(&bytes).map(|Object(value)| Self(value))
+    }
+}
+
+/// Whether a `Content-Type` is this one, whatever its parameters.
+fn is_media(content_type: &HeaderValue, media: &str) -> bool {
+    let text = content_type.to_str().unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media)
 }
 
 /// Reads JSON: what is no JSON at all is 400, JSON of another shape 422.

@@ -16,7 +16,7 @@ use super::problem::{Answer, FieldError, Problem};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
 use crate::intake::object;
-use crate::store::{Gateway, GatewayChange, Labels};
+use crate::store::{Gateway, GatewayChange, LabelChange, Labels, MOST_LABELS};
 
 /// The most replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
@@ -34,10 +34,13 @@ pub(super) struct NewGateway {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Change {
+    #[serde(default, deserialize_with = "object::not_null")]
     name: Option<String>,
-    #[serde(default, deserialize_with = "object::some_labels")]
-    labels: Option<Labels>,
+    #[serde(default, deserialize_with = "object::label_change")]
+    labels: Option<LabelChange>,
+    #[serde(default, deserialize_with = "object::not_null")]
     replicas: Option<i64>,
+    #[serde(default, deserialize_with = "object::not_null")]
     disabled: Option<bool>,
 }
 
@@ -54,7 +57,10 @@ pub(super) async fn create(
     Admin(organisation): Admin,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    check(Some(&new.name), Some(&new.labels), new.replicas)?;
+    check(Some(&new.name), new.labels.iter(), new.replicas)?;
+    if new.labels.len() > MOST_LABELS {
+        return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
+    }
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
     let gateway =
         app.store.create_gateway(organisation, id, &new.name, &new.labels, replicas).await?;
@@ -88,14 +94,21 @@ pub(super) async fn show(
     Ok(Json(shown(&app, &gateway)))
 }
 
-/// `PATCH /gateways/{id}`. Disabling closes the gateway's sockets.
+/// `PATCH /gateways/{id}`: a JSON merge patch (RFC 7396). Disabling closes the
+/// gateway's sockets.
 pub(super) async fn change(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
-    extract::Json(change): extract::Json<Change>,
+    extract::MergePatch(change): extract::MergePatch<Change>,
 ) -> Answer<Json<Value>> {
-    check(change.name.as_deref(), change.labels.as_ref(), change.replicas)?;
+    let labels = match &change.labels {
+        Some(LabelChange::Merge(changes)) => Some(changes),
+        Some(LabelChange::Clear) | None => None,
+    };
+    let set = labels.into_iter().flatten();
+    let set = set.filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    check(change.name.as_deref(), set, change.replicas)?;
     let Change { name, labels, replicas, disabled } = change;
     let change = GatewayChange { name, labels, replicas, disabled };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
@@ -116,7 +129,11 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn check(name: Option<&str>, labels: Option<&Labels>, replicas: Option<i64>) -> Answer<()> {
+fn check<'a>(
+    name: Option<&str>,
+    labels: impl Iterator<Item = (&'a String, &'a String)>,
+    replicas: Option<i64>,
+) -> Answer<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
         errors.push(FieldError { field, message: message.to_owned() });
@@ -129,7 +146,7 @@ fn check(name: Option<&str>, labels: Option<&Labels>, replicas: Option<i64>) -> 
     {
         wrong("name".to_owned(), "must be 1 to 128 characters, none of them a control character");
     }
-    for (key, value) in labels.into_iter().flatten() {
+    for (key, value) in labels {
         if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {
             let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
             wrong(
@@ -137,9 +154,6 @@ fn check(name: Option<&str>, labels: Option<&Labels>, replicas: Option<i64>) -> 
                 "a label's name has 1 to 64 characters, its value at most 256, none of them a control character",
             );
         }
-    }
-    if labels.is_some_and(|labels| labels.len() > 64) {
-        wrong("labels".to_owned(), "at most 64 labels");
     }
     if replicas.is_some_and(|replicas| !(1..=MOST_REPLICAS).contains(&replicas)) {
         wrong("replicas".to_owned(), "must be 1 to 1000");

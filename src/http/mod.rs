@@ -35,6 +35,7 @@ mod health;
 mod inbox;
 mod keep_alive;
 pub mod listener;
+mod log;
 mod manifest;
 mod nodes;
 pub mod problem;
@@ -63,6 +64,7 @@ pub struct App {
     rules: Arc<Rules>,
     access: Remembered<String, AccessCredential>,
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
+    log_waiting: log::Waiting,
     render_metrics: RenderMetrics,
 }
 
@@ -84,6 +86,7 @@ impl App {
             rules,
             access: Remembered::default(),
             types: Remembered::default(),
+            log_waiting: log::Waiting::default(),
             render_metrics,
         })
     }
@@ -132,6 +135,7 @@ fn api() -> Router<Arc<App>> {
         .route("/gateways/{id}/tokens", get(gateway_tokens::list).post(gateway_tokens::create))
         .route("/gateways/{id}/tokens/{token}", delete(gateway_tokens::revoke))
         .route("/gateways/{id}/connections", get(connections::of_gateway))
+        .route("/gateways/{id}/log", get(log::show))
         .route("/connections", get(connections::list))
         .route("/nodes", get(nodes::list))
         .route("/access-tokens", get(access_tokens::list).post(access_tokens::create))

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use crate::store::Labels;
+use crate::store::{LabelChange, Labels};
 
 /// A `T` that was written as an object.
 pub struct Object<T>(pub T);
@@ -74,4 +74,23 @@ pub fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::E
 /// The same where they may be left out.
 pub fn some_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Labels>, D::Error> {
     Ok(Option::deserialize(deserializer)?.map(|Once(labels)| labels))
+}
+
+/// Labels in a merge patch: `null` for one removes it, `null` for all removes all.
+pub fn label_change<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<LabelChange>, D::Error> {
+    Ok(Some(match Option::deserialize(deserializer)? {
+        None => LabelChange::Clear,
+        Some(Once(changes)) => LabelChange::Merge(changes),
+    }))
+}
+
+/// A member of a merge patch that can be set and not removed.
+pub fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }

@@ -169,12 +169,26 @@ pub enum SummaryBy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SummaryRow {
-    /// The bucket's start.
+    /// The bucket's start, aligned to the clock.
     pub from: Timestamp,
     /// Reason, gateway id or type; type is empty once retention has removed the event.
     pub key: String,
+    /// The gateway's name, if gateways are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_name: Option<String>,
     /// How many.
     pub count: i64,
+}
+
+/// A bucket's width in microseconds.
+pub(super) fn bucket_width(bucket: Duration) -> i64 {
+    i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1)
+}
+
+/// The beginning of the bucket that an instant lies in, in microseconds: buckets
+/// are counted from the epoch.
+pub(super) const fn bucket_start(at: Timestamp, width: i64) -> i64 {
+    at.micros() - at.micros().rem_euclid(width)
 }
 
 /// An event with its state everywhere.

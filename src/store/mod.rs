@@ -11,6 +11,7 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod browse;
 mod deployments;
 mod errors;
 pub mod floor;
@@ -34,6 +35,7 @@ pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
 
+pub use browse::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use inbox::*;
 pub use ledger::*;
@@ -221,6 +223,13 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Option<DeploymentMatch>>;
 
     // -- asking
+    /// A part of a gateway's log, with states; `None` if there is no such gateway.
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>>;
     /// Connections of an organisation, or of one gateway; live ones only, or past ones too. Newest first.
     async fn connections(
         &self,

@@ -106,6 +106,22 @@ impl Options {
         Queue { events: self.queue_events, bytes }
     }
 
+    /// The files that the URLs name (certificates and keys for TLS to Postgres),
+    /// each with its parameter. One that is written with escapes is left out.
+    pub fn files(&self) -> Vec<(String, PathBuf)> {
+        const PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
+        let urls = [&self.url, &self.listener_url].map(|url| url.expose_secret());
+        let queries = urls.into_iter().filter_map(|url| Some(url.split_once('?')?.1));
+        let pairs = queries.flat_map(|query| query.split('&')).filter_map(|it| it.split_once('='));
+        pairs
+            .filter(|(name, path)| {
+                let name = name.replace('-', "");
+                PARAMETERS.contains(&name.as_str()) && !path.is_empty() && !path.contains('%')
+            })
+            .map(|(name, path)| (name.to_owned(), PathBuf::from(path)))
+            .collect()
+    }
+
     /// Whether nodes share the database.
     pub fn is_shared(&self) -> bool {
         !self.url.expose_secret().is_empty()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Result, StoreError};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
 
@@ -48,12 +49,48 @@ pub struct Gateway {
 pub struct GatewayChange {
     /// New name.
     pub name: Option<String>,
-    /// New labels, replacing all.
-    pub labels: Option<Labels>,
+    /// What becomes of the labels.
+    pub labels: Option<LabelChange>,
     /// Another number of replicas.
     pub replicas: Option<i64>,
     /// Disable or enable.
     pub disabled: Option<bool>,
+}
+
+/// A change to labels, as in a JSON merge patch (RFC 7396).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelChange {
+    /// Removes all.
+    Clear,
+    /// Sets these, removes those without a value, and keeps all others.
+    Merge(BTreeMap<String, Option<String>>),
+}
+
+/// Labels that a gateway may have.
+pub const MOST_LABELS: usize = 64;
+
+impl LabelChange {
+    /// Applies it; `Conflict` if there would be too many labels.
+    pub(super) fn apply(self, mut labels: Labels) -> Result<Labels> {
+        match self {
+            Self::Clear => labels.clear(),
+            Self::Merge(changes) => {
+                for (name, value) in changes {
+                    match value {
+                        Some(value) => drop(labels.insert(name, value)),
+                        None => drop(labels.remove(&name)),
+                    }
+                }
+            }
+        }
+        if labels.len() > MOST_LABELS {
+            return Err(StoreError::Conflict(format!(
+                "a gateway has at most {MOST_LABELS} labels, and with this change it would have {}",
+                labels.len()
+            )));
+        }
+        Ok(labels)
+    }
 }
 
 /// A token, without its secret.

@@ -156,7 +156,7 @@ async fn gateways_come_through_the_balancer_under_their_own_addresses() {
     let (one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "4")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (id, key) = one.gateway("one").await;
-    let mut listen = crate::support::command::command("listen --json");
+    let mut listen = crate::support::command::command("listen --as-gateway --yes --json");
     let listen = listen
         .env("GATEWAY_EVENTS_URL", balancer.url())
         .env("GATEWAY_EVENTS_CA_FILE", balancer.trusted())

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::server::Database;
+use crate::support::PATIENCE;
 use crate::support::command::{Said, command};
-use crate::support::{PATIENCE, Service};
 
 /// A floor is measured by nobody here, only its shape.
 const QUICK: &str = "--floor-time 20ms --json";
@@ -27,7 +27,7 @@ async fn report(command: &mut Command) -> Value {
 }
 
 /// A whole service is started and ended, on a machine that is busy with other stories.
-async fn ended(command: &mut Command) -> Said {
+pub(crate) async fn ended(command: &mut Command) -> Said {
     let running = command.spawn().expect("the binary starts");
     let ended = tokio::time::timeout(3 * PATIENCE, running.wait_with_output()).await;
     ended.expect("it ends in time").expect("it ends").into()
@@ -172,17 +172,6 @@ async fn query_asks_a_ledger_that_it_has_written() {
     let counts = &report["runs"][0]["counts"];
     assert_eq!(counts["ledgerRows"], 500);
     assert!(counts["rowsRead"].as_u64() >= Some(1000), "{report:#}");
-}
-
-#[tokio::test]
-async fn a_running_service_is_measured_and_left_as_it_was() {
-    let service = Service::start().await;
-    let mut command = service.command("bench deliver --seconds 0.1 --gateways 2 --floor-time 20ms");
-    let said = ended(&mut command).await;
-    assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(said.err.contains("running service"), "{said:?}");
-    assert!(said.out.contains("recordedPerSecond"), "{said:?}");
-    assert_eq!(service.run("gateway list --json").await.json()["count"], 0);
 }
 
 #[tokio::test]

@@ -6,13 +6,19 @@ use serde_json::{Value, json};
 use crate::support::command::{command, run};
 use crate::support::{Service, deployed};
 
-/// A table's cells, header included; columns are two blanks apart or more.
+/// A table's cells, header included; columns are two blanks apart or more. A
+/// folded row goes on in indented lines. No line is wider than a terminal.
 fn cells(table: &str) -> Vec<Vec<&str>> {
-    table
-        .lines()
-        .take_while(|line| !line.is_empty())
-        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
-        .collect()
+    let mut rows: Vec<Vec<&str>> = Vec::new();
+    for line in table.lines().take_while(|line| !line.is_empty()) {
+        assert!(line.chars().count() <= 80, "{line:?} is too wide");
+        let cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        match rows.last_mut().filter(|_| line.starts_with("    ")) {
+            Some(row) => row.extend(cells),
+            None => rows.push(cells.collect()),
+        }
+    }
+    rows
 }
 
 fn text(value: &Value) -> &str {
@@ -35,13 +41,19 @@ async fn gateways_are_registered_labelled_switched_off_and_deleted() {
     let table = cells(list.well());
     assert_eq!(
         table[0],
-        ["ID", "NAME", "STATUS", "CONNECTIONS", "HEAD", "CONFIRMED", "LAG", "LABELS"]
+        ["NAME", "STATUS", "CONNECTIONS", "HEAD", "CONFIRMED", "LAG", "LABELS", "ID"]
     );
-    assert_eq!(table[1], [id.as_str(), "berlin", "away", "0", "0", "0", "-", "region=eu"]);
-    assert_eq!(table[2][..3], [chosen, "tokyo", "away"]);
+    assert_eq!(table[1], ["berlin", "away", "0", "0", "0", "-", "region=eu", id.as_str()]);
+    assert_eq!((&table[2][..2], table[2].last()), (&["tokyo", "away"][..], Some(&chosen)));
     assert_eq!(service.run("gateway list --json").await.json()["count"], 2);
 
-    service.run(&format!("gateway label {id} tier=gold region-")).await.well();
+    // One change keeps what another one has made meanwhile.
+    service.run("gateway update berlin --label tier=gold").await.well();
+    service
+        .run(&format!("gateway update {id} --label env=prod --remove-label region"))
+        .await
+        .well();
+    service.run("gateway update berlin --remove-label env --remove-label nonsense").await.well();
     let shown = service.run(&format!("gateway show {id} --json")).await.json();
     assert_eq!(shown["labels"], json!({"tier": "gold"}));
     let disabled = service.run(&format!("gateway disable {id}")).await;
@@ -55,9 +67,12 @@ async fn gateways_are_registered_labelled_switched_off_and_deleted() {
     service.run(&format!("gateway show {id}")).await.failed(1, &["404", "no such gateway"]);
     service.run("gateway register kyoto").await.well();
     service.run("gateway register kyoto").await.failed(1, &["409", "kyoto"]);
-    service.run("gateway show berlin").await.failed(2, &["berlin", "--help"]);
+    service.run("gateway show kioto").await.failed(1, &["kioto", "did you mean \"kyoto\""]);
+    service.run("gateway show x").await.failed(1, &["no gateway is named \"x\"", "gateway list"]);
     service.run("gateway register x --label nonsense").await.failed(2, &["name=value"]);
-    service.run("gateway label").await.failed(2, &["required"]);
+    service.run("gateway update kyoto").await.failed(2, &["--remove-label"]);
+    service.run("gateway update kyoto --name osaka").await.well();
+    assert_eq!(service.run("gateway show osaka --json").await.json()["name"], "osaka");
 }
 
 #[tokio::test]
@@ -185,7 +200,7 @@ async fn events_are_published_shown_and_appended_again() {
 async fn a_dead_letter_is_redriven_by_hand() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut listen = service.command("listen --fail GATEWAY_PROCESSING_ERROR");
+    let mut listen = service.command("listen --as-gateway --yes --fail GATEWAY_PROCESSING_ERROR");
     let listen = listen.env("GATEWAY_EVENTS_KEY", &key).spawn().expect("it starts");
     service.eventually("/connections", |page| page["count"] == 1).await;
     service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();

@@ -74,6 +74,7 @@ macro_rules! conforms {
             a_redrive_goes_on_where_it_stopped_oldest_first
             what_has_expired_is_not_redriven_but_counted
             redrives_at_the_same_time_append_each_delivery_once
+            a_log_is_read_in_pages_with_states
             connections_are_paged_newest_first
             a_tokens_use_is_noted_when_it_is_told_and_not_before
             a_request_may_come_to_a_bounded_number_of_deliveries

@@ -92,3 +92,38 @@ fn the_image_copies_what_is_there() {
     }
     assert!(copied >= 5, "{copied}");
 }
+
+#[test]
+fn the_builder_gets_what_the_image_copies_and_nothing_else() {
+    let ignored = text(".dockerignore");
+    let admitted: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert!(ignored.lines().any(|line| line == "*"), "everything else is ignored");
+    let dockerfile = text("config/Dockerfile");
+    let mut copied: Vec<&str> = Vec::new();
+    for line in dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        if !line.starts_with("--from") {
+            let files: Vec<&str> = line.split_whitespace().collect();
+            copied.extend(&files[..files.len() - 1]);
+        }
+    }
+    copied.sort_unstable();
+    let mut sorted = admitted.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, copied);
+}
+
+#[test]
+fn the_image_runs_as_a_user_that_has_a_number() {
+    let dockerfile = text("config/Dockerfile");
+    let user = dockerfile.lines().find_map(|line| line.strip_prefix("USER ")).expect("a user");
+    for part in user.split(':') {
+        assert!(part.parse::<u32>().is_ok_and(|id| id > 0), "{user}");
+    }
+}
+
+#[test]
+fn data_of_the_tour_is_not_committed() {
+    for folder in ["/data", "/target", "/config/secrets"] {
+        assert!(text(".gitignore").lines().any(|line| line == folder), "{folder}");
+    }
+}

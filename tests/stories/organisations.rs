@@ -70,6 +70,7 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         format!("/gateways/{id}"),
         format!("/gateways/{id}/tokens"),
         format!("/gateways/{id}/connections"),
+        format!("/gateways/{id}/log?wait=10s"),
         format!("/deliveries?gatewayId={away}"),
         "/events/ours-1".to_owned(),
         "/event-types/our.own".to_owned(),

@@ -26,7 +26,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path as the router writes it, what it needs, a body, and what a
 /// caller who may is answered: nothing named here exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 33] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 34] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events/{id}", Read, "", 404),
     ("GET", "/event-types", Read, "", 200),
@@ -42,6 +42,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 33] = [
     ("POST", "/gateways/{id}/tokens", Admin, "{}", 404),
     ("DELETE", "/gateways/{id}/tokens/{token}", Admin, "", 404),
     ("GET", "/gateways/{id}/connections", Read, "", 404),
+    ("GET", "/gateways/{id}/log", Read, "", 404),
     ("GET", "/connections", Read, "", 200),
     ("GET", "/nodes", Read, "", 200),
     ("GET", "/access-tokens", Admin, "", 200),

@@ -33,12 +33,13 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
         ("SERVER__BODY_LIMIT", "1KiB", "server.body_limit", "limits.event_bytes"),
         ("SERVER__CERTIFICATE", "cert.pem", "server.certificate", "server.private_key"),
         ("SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "server.trusted_proxies", "10.0.0.0/8"),
-        ("SERVER__LISTN", "1", "server.listn", "`listen`"),
+        ("SERVER__LISTN", "1", "server.listn", "GATEWAY_EVENTS__SERVER__LISTEN"),
         ("LIMITS__EVENT_BYTES", "much", "limits.event_bytes", "\"1MiB\""),
         ("LIMITS__EVENT_BYTES", "1GiB", "limits.event_bytes", "1KiB to 64MiB"),
         ("LIMITS__ATTEMPTS_PER_MINUTE", "0", "limits.attempts_per_minute", "nonzero"),
         ("DELIVERY__POISON", "drop", "delivery.poison", "\"dead_letter\" or \"block\""),
         ("DELIVERY__MAX_CONNECTIONS", "0", "delivery.max_connections", "at least 1"),
+        ("DELIVERY__MAX_CONNECTIONS", "true", "delivery.max_connections", "integer"),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "31s", "delivery.heartbeat_timeout", "\"30s\""),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "9s", "delivery.heartbeat_timeout", "heartbeat_interval"),
         ("DATABASE__READERS", "-1", "database.readers", "integer"),
@@ -63,7 +64,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
     let check = format!("config check --config {}", file.display());
     for (text, says) in [
         ("[delivery]\nwindow_events = \"many\"\n", ["delivery.window_events", "many", "64"]),
-        ("[delivery]\nwindow = 3\n", ["delivery.window", "3", "`window_events`"]),
+        ("[delivery]\nwindow = 3\n", ["delivery.window", "3", "`delivery.window_"]),
         ("[delivry]\nwindow_events = 3\n", ["delivry", "window_events", "`delivery`"]),
         ("[delivery\n", ["line 1", "[delivery", "]"]),
     ] {
@@ -75,6 +76,99 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
     std::fs::remove_file(&file).expect("removed");
     run(&mut command(&check)).await.failed(1, &["settings.toml", "can't be read"]);
     assert_eq!(run(&mut command("config check")).await.well(), "the settings can be used\n");
+}
+
+#[tokio::test]
+async fn a_check_opens_the_files_that_the_settings_name() {
+    let service = Service::start().await;
+    let directory = tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (certificate, key) = (service.certificate(), service.directory().join("private-key.pem"));
+    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    std::fs::write(path("file"), "no directory and no certificate").expect("written");
+    let pair = |certificate: &str, key: &str| {
+        vec![
+            ("SERVER__CERTIFICATE", certificate.to_owned()),
+            ("SERVER__PRIVATE_KEY", key.to_owned()),
+        ]
+    };
+    let postgres = |file: &str| {
+        let url = format!("postgres://h/d?sslmode=verify-full&sslrootcert={}", path(file));
+        vec![("DATABASE__URL", url)]
+    };
+    let check = async |settings: &[(&str, String)]| {
+        let mut check = command("config check");
+        let settings: Vec<(&str, &str)> =
+            settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        run(set(&mut check, &settings)).await
+    };
+    for (settings, says) in [
+        (pair(&path("none.pem"), &key), vec!["server.certificate", "none.pem"]),
+        (pair(&path("file"), &key), vec!["server.certificate", "no certificate"]),
+        (pair(&certificate, &path("file")), vec!["server.private_key", "file"]),
+        (vec![("DATA_DIR", path("file"))], vec!["data_dir", "not a directory"]),
+        (vec![("DATA_DIR", path("file/below/it"))], vec!["data_dir", "below"]),
+        (postgres("ca.pem"), vec!["database.url", "sslrootcert", "ca.pem"]),
+    ] {
+        check(&settings).await.failed(1, &says);
+    }
+    let both = [pair(&path("none.pem"), &key), vec![("DATA_DIR", path("file"))]].concat();
+    check(&both).await.failed(1, &["server.certificate", "data_dir"]);
+    std::fs::create_dir(path("broken")).expect("made");
+    std::fs::create_dir(path("broken/gateway-events.db")).expect("made");
+    check(&[("DATA_DIR", path("broken"))]).await.failed(1, &["data_dir", "gateway-events.db"]);
+
+    let running = service.directory().display().to_string();
+    std::fs::write(path("ca.pem"), "").expect("written");
+    for settings in [pair(&certificate, &key), vec![("DATA_DIR", running)], postgres("ca.pem")] {
+        check(&settings).await.well();
+    }
+    let new = path("not/yet/there");
+    check(&[("DATA_DIR", new.clone())]).await.well();
+    assert!(!Path::new(&new).exists(), "a check makes nothing");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_none_is_refused_or_warned_of() {
+    let check = |name: &str| {
+        let mut check = command("config check");
+        check.env(name, "127.0.0.1:8443");
+        check
+    };
+    let says = ["GATEWAY_EVENTS_SERVER_LISTEN", "did you mean GATEWAY_EVENTS__SERVER__LISTEN?"];
+    run(&mut check("GATEWAY_EVENTS_SERVER_LISTEN")).await.failed(1, &says);
+    let mut serve = command("serve --listen 127.0.0.1:0 --data-dir nowhere");
+    run(serve.env("GATEWAY_EVENTS_DATA_DIR", "x")).await.failed(1, &["GATEWAY_EVENTS__DATA_DIR"]);
+    let warned = run(&mut check("GATEWAY_EVENTS_COLOUR")).await;
+    assert_eq!(warned.code, Some(0), "{warned:?}");
+    assert!(warned.err.contains("GATEWAY_EVENTS_COLOUR"), "{warned:?}");
+    run(&mut check("GATEWAY_EVENTS_PORT_8443_TCP")).await.well();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_data_directory_that_is_no_text_is_that_very_directory_or_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = tempdir().expect("a directory");
+    let data = directory.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    let mut serve = command("serve --listen 127.0.0.1:0 --plaintext --data-dir");
+    // The embedded database's driver takes no such path.
+    run(serve.arg(&data)).await.failed(1, &["data_dir", "\\xFF", "UTF-8"]);
+    assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
+
+    let database = crate::server::Database::new();
+    let mut migrate = command("token recover --data-dir");
+    migrate.arg(&data).env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+    assert_ne!(run(&mut migrate).await.code, Some(0), "it has no tables yet");
+    let mut serve = command("serve --listen 127.0.0.1:0 --data-dir");
+    serve.arg(&data).env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+    let mut running = serve.spawn().expect("it starts");
+    let out = tokio::io::BufReader::new(running.stdout.take().expect("a pipe"));
+    let mut lines = tokio::io::AsyncBufReadExt::lines(out);
+    while !lines.next_line().await.expect("text").expect("it listens").contains("listening") {}
+    running.kill().await.expect("it ran");
+    assert!(data.join("certificate.pem").exists());
+    assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 1);
 }
 
 #[tokio::test]

@@ -254,7 +254,7 @@ async fn listen_prints_events_and_gives_up_when_it_is_told_to() {
             .args(["--json", "--url", &format!("https://localhost:{}", service.port)])
             .arg("--ca-file")
             .arg(service.certificate())
-            .arg("listen")
+            .args(["listen", "--as-gateway", "--yes"])
             .env("GATEWAY_EVENTS_KEY", key)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
 pub(crate) mod command;
 pub(crate) mod http;
 mod socket;
+pub(crate) mod terminal;
 
 pub(crate) use socket::Socket;
 

@@ -55,7 +55,7 @@ async fn what_keeps_a_command_from_the_service_is_said() {
         said.failed(1, &[says, "GATEWAY_EVENTS_TOKEN"]);
         assert!(!said.err.contains(bad), "a secret is repeated: {said:?}");
     }
-    let mut listen = service.command("listen");
+    let mut listen = service.command("listen --as-gateway --yes");
     let said = run(listen.env("GATEWAY_EVENTS_KEY", "two\nlines")).await;
     said.failed(1, &["GATEWAY_EVENTS_KEY", "blanks"]);
     let needed = ["access token is needed", "GATEWAY_EVENTS_TOKEN", "--token-file"];
@@ -91,7 +91,7 @@ async fn a_reader_that_goes_away_is_no_error() {
     for arguments in ["completions bash", "config show", "--help"] {
         ended(command(arguments)).await.well();
     }
-    let mut listen = service.command("listen");
+    let mut listen = service.command("listen --as-gateway --yes");
     listen.env("GATEWAY_EVENTS_KEY", &key);
     let said = ended(listen).await;
     assert_eq!(said.code, Some(0), "{said:?}");
@@ -100,7 +100,7 @@ async fn a_reader_that_goes_away_is_no_error() {
 
 /// A `listen` that is connected.
 async fn listening(service: &Service, key: &str, arguments: &str) -> Child {
-    let mut command = service.command(&format!("listen {arguments}"));
+    let mut command = service.command(&format!("listen --as-gateway --yes {arguments}"));
     let mut running = command.env("GATEWAY_EVENTS_KEY", key).spawn().expect("it starts");
     let mut remarks = BufReader::new(running.stderr.take().expect("a pipe")).lines();
     let connected = async { remarks.next_line().await.expect("text").expect("a line") };
@@ -122,7 +122,7 @@ async fn ended(running: Child) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn listen_is_a_gateway_that_one_can_watch() {
+async fn listen_takes_a_gateways_place_when_it_is_told_to() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let publish = async |deployment: &str| {
@@ -169,18 +169,18 @@ async fn listen_is_a_gateway_that_one_can_watch() {
     assert_eq!(seen["deliveries"][0]["reason"], "deployment_id_mismatch");
     assert_eq!(ended(failing).await.0, Some(0));
 
-    let mut both = service.command("listen --ack --fail X");
+    let mut both = service.command("listen --as-gateway --yes --ack --fail X");
     run(both.env("GATEWAY_EVENTS_KEY", &key)).await.failed(2, &["--ack", "--fail"]);
-    service.run("listen").await.failed(1, &["GATEWAY_EVENTS_KEY", "--key-file"]);
-    let mut wrong = service.command("listen");
+    service.run("listen --as-gateway --yes").await.failed(1, &["GATEWAY_EVENTS_KEY", "--key-file"]);
+    let mut wrong = service.command("listen --as-gateway --yes");
     run(wrong.env("GATEWAY_EVENTS_KEY", "nonsense"))
         .await
         .failed(1, &["not valid", "token create"]);
     service.run(&format!("gateway disable {id}")).await.well();
-    let mut disabled = service.command("listen");
+    let mut disabled = service.command("listen --as-gateway --yes");
     run(disabled.env("GATEWAY_EVENTS_KEY", &key)).await.failed(1, &["disabled", "gateway enable"]);
     // An untrusted certificate is no passing trouble, but it may be replaced: it says what to do.
-    let mut untrusting = service.command("listen");
+    let mut untrusting = service.command("listen --as-gateway --yes");
     untrusting.env("GATEWAY_EVENTS_KEY", &key).env_remove("GATEWAY_EVENTS_CA_FILE");
     let mut running = untrusting.stdout(Stdio::null()).spawn().expect("it starts");
     let mut remarks = BufReader::new(running.stderr.take().expect("a pipe")).lines();

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::super::output;
+use super::super::table;
 use super::report::number;
 
 #[derive(Debug, clap::Args)]
@@ -120,7 +121,7 @@ fn shown(pairs: &[Pair]) -> String {
     });
     let header =
         ["figure", "before", "after", "unit", "after/before", "to floor", "to floor", "verdict"];
-    output::table(header, rows, "nothing")
+    table::table(header, rows, "nothing")
 }
 
 fn to_value(before: &Value, after: &Value, pairs: &[Pair], threshold: f64) -> Value {

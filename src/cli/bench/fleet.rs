@@ -5,14 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use gateway_events::client::backoff::Backoff;
 use gateway_events::client::frames::{Ended, Frames};
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
-use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -44,14 +42,10 @@ impl Fleet {
         // Names are unique among all that a running service has.
         let run = fastrand::u64(..);
         let register = |number: usize| async move {
-            let body = json!({ "name": format!("bench-{run:016x}-{number}") });
-            let registered = target.api.post("/gateways", &body).await?;
-            let id = registered["id"].as_str().context("a gateway without id")?.to_owned();
-            ground.registered(id.clone());
-            let made = target.api.post(&format!("/gateways/{id}/tokens"), &json!({})).await?;
-            let key = made["token"].as_str().context("a token without text")?;
+            let name = format!("bench-{run:016x}-{number}");
+            let registered = ground.register(&target.api, name).await?;
             ground.progress.at(number as u64);
-            anyhow::Ok((id, SecretString::from(key)))
+            anyhow::Ok(registered)
         };
         let all: Vec<_> =
             stream::iter(0..count).map(register).buffered(AT_ONCE).try_collect().await?;

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use gateway_events::client::Endpoint;
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
+use gateway_events::event::GatewayId;
 use gateway_events::store::floor::{Bare, Temporary};
 use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::TempDir;
@@ -20,6 +21,7 @@ use super::super::service::Service;
 use super::options::Common;
 use super::progress::Progress;
 use super::publish;
+use super::registrations::{self, Registrations};
 
 /// Gateways whose logs are filled before anything is measured.
 const OTHERS: u32 = 100;
@@ -34,8 +36,15 @@ pub(super) struct Ground<'a> {
     databases: Option<[Temporary; 2]>,
     /// The service that was started.
     service: Mutex<Option<Service>>,
-    /// Gateways that a running service was given.
-    registered: Mutex<Vec<String>>,
+    /// The running service, if `--url` names one.
+    running: Option<Running>,
+}
+
+/// A service that is not ours, and what it was given.
+struct Running {
+    api: Api,
+    token: SecretString,
+    made: Registrations,
 }
 
 /// The service.
@@ -59,6 +68,14 @@ impl<'a> Ground<'a> {
             None => builder.tempdir(),
         };
         let directory = directory.context("no temporary directory can be made")?;
+        let running = match &client.url {
+            Some(url) => {
+                let token = client.token()?;
+                let api = Api::new(url, Some(token.clone()), &client.trust())?;
+                Some(Running { made: Registrations::new(api.clone()), api, token })
+            }
+            None => None,
+        };
         let databases = match &common.database_url {
             Some(url) => Some(databases(url).await?),
             None => None,
@@ -70,13 +87,13 @@ impl<'a> Ground<'a> {
             directory,
             databases,
             service: Mutex::default(),
-            registered: Mutex::default(),
+            running,
         })
     }
 
     /// Which database the service has, and how it is reached.
     pub(super) fn database(&self) -> &'static str {
-        match (&self.client.url, &self.databases) {
+        match (&self.running, &self.databases) {
             (Some(_), _) => "of the running service",
             (None, Some([database, _])) if database.is_encrypted() => "postgres over TLS",
             (None, Some(_)) => "postgres",
@@ -96,14 +113,13 @@ impl<'a> Ground<'a> {
 
     /// The running service, or one that is started for so many gateways.
     pub(super) async fn target(&self, gateways: usize) -> anyhow::Result<Target> {
-        if let Some(url) = &self.client.url {
-            let api = self.client.api()?;
-            remark(format_args!("measuring the running service at {url}"));
+        if let Some(Running { api, token, .. }) = &self.running {
+            remark(format_args!("measuring the running service at {}", api.base()));
             let tls = self.client.trust().client_config()?;
             return Ok(Target {
                 endpoint: Endpoint { base: api.base().clone(), tls, source: None },
-                api,
-                token: self.client.token()?,
+                api: api.clone(),
+                token: token.clone(),
                 pid: self.common.server_pid,
             });
         }
@@ -162,8 +178,8 @@ impl<'a> Ground<'a> {
     /// The bare driver, on the database of the service that is started next.
     async fn bare(&self, gateways: u32) -> anyhow::Result<Bare> {
         anyhow::ensure!(
-            self.client.url.is_none(),
-            "a database is filled for a service of its own only: leave --url (GATEWAY_EVENTS_URL) out"
+            self.running.is_none(),
+            "a database is filled for a service of its own only: leave --url out"
         );
         Ok(match &self.databases {
             Some([database, _]) => Bare::shared(database.url(), gateways).await?,
@@ -175,29 +191,39 @@ impl<'a> Ground<'a> {
         self.directory.path().join("data")
     }
 
-    /// Remembers a gateway that has to go again.
-    pub(super) fn registered(&self, id: String) {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    /// Registers a gateway and makes a key for it. A running service's are
+    /// removed when the run ends.
+    pub(super) async fn register(
+        &self,
+        api: &Api,
+        name: String,
+    ) -> anyhow::Result<(String, SecretString)> {
+        match &self.running {
+            Some(running) => running.made.register(name).await,
+            None => registrations::register(api, &GatewayId::default(), &name).await,
+        }
     }
 
-    /// Removes everything that was made.
+    /// Removes everything that was made. One failure does not keep the rest.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
         // Its files go when it can't write any more.
         let service = self.service.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut service) = service {
-            service.kill().await?;
-        }
-        let registered = self.registered.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if self.client.url.is_some() && !registered.is_empty() {
-            let api = self.client.api()?;
-            for id in registered {
-                api.delete(&format!("/gateways/{id}")).await?;
-            }
-        }
+        let ended = match service {
+            Some(mut service) => service.kill().await,
+            None => Ok(()),
+        };
+        let removed = match self.running {
+            Some(running) => running.made.remove(&self.progress).await,
+            None => Ok(()),
+        };
+        let mut dropped = Ok(());
         for database in self.databases.iter().flatten() {
-            database.remove().await?;
+            dropped = dropped.and(database.remove().await);
         }
-        Ok(self.directory.close()?)
+        let deleted = self.directory.close();
+        ended.and(removed)?;
+        dropped?;
+        Ok(deleted?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+use super::super::confirm::Confirmation;
 use super::super::time::parse_duration;
 
 /// How much there is before anything is measured.
@@ -45,4 +46,6 @@ pub(crate) struct Common {
     /// The process of the running service that is measured (with --url, on this machine)
     #[arg(long, value_name = "PID")]
     pub(super) server_pid: Option<u32>,
+    #[command(flatten)]
+    pub(super) confirmation: Confirmation,
 }

@@ -7,6 +7,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::super::output;
+use super::super::table;
 use super::machine;
 
 /// Which way a figure should go.
@@ -155,7 +156,7 @@ impl Report {
                 figure.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
             ]
         });
-        let table = output::table(["figure", "value", "unit", "floor", "ratio"], rows, "nothing");
+        let table = table::table(["figure", "value", "unit", "floor", "ratio"], rows, "nothing");
         let counts = self.runs.first().map(|run| run.counts.iter()).into_iter().flatten();
         let counts: Vec<String> = counts.map(|(name, count)| format!("{name} {count}")).collect();
         let build = if cfg!(debug_assertions) { ", not optimised" } else { "" };

@@ -7,7 +7,8 @@ use gateway_events::clock::Timestamp;
 use serde_json::Value;
 
 use super::super::delivery;
-use super::super::output::{elements, say, table, time};
+use super::super::output::{elements, say, time};
+use super::super::table::table;
 use super::events::Publication;
 use super::fleet::{Fleet, Member};
 use super::journal::Arrival;
@@ -135,7 +136,7 @@ fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> V
 
 fn shown_time(at: Timestamp) -> String {
     let shown = time(&Value::from(at.to_string()));
-    shown.split_once(' ').map_or(shown.clone(), |(_, clock)| clock.to_owned())
+    shown.split_once('T').map_or(shown.clone(), |(_, clock)| clock.trim_end_matches('Z').to_owned())
 }
 
 #[cfg(test)]

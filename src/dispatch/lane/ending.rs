@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::receipts::reported;
 use super::{Lane, State};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 use crate::event::Reason;
 use crate::socket::{Control, Incoming};
 
@@ -61,8 +61,8 @@ impl Lane {
             connection = %self.whose.connection,
             %reason,
             detail,
-            duration_ms = state.opened_at.elapsed().as_millis(),
-            confirmed = %self.window.position(),
+            duration_ms = millis(state.opened_at.elapsed()),
+            confirmed = self.window.position().0,
             "disconnected"
         );
         let last_reports = async {

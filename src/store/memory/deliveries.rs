@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::tables::{AttemptRow, Key, Tables};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey, Sequence};
+use crate::store::ledger::bucket_start;
 use crate::store::{
     Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Result,
     StoreError, SummaryBy, SummaryRow,
@@ -181,8 +182,8 @@ impl Tables {
         })
     }
 
-    /// Counts failed attempts delivery by delivery. Buckets begin at `from`;
-    /// empty ones are left out.
+    /// Counts failed attempts delivery by delivery, in buckets that are aligned
+    /// to the clock. Empty ones are left out.
     pub(super) fn failure_summary(
         &self,
         organisation: OrganisationKey,
@@ -192,13 +193,14 @@ impl Tables {
     ) -> Result<Vec<SummaryRow>> {
         let filter = DeliveryFilter { from: Some(from), to: Some(to), ..Default::default() };
         let matching = self.matching(organisation, &filter)?;
-        let mut counts: BTreeMap<(i64, String), i64> = BTreeMap::new();
+        let mut counts: BTreeMap<(i64, String, Option<String>), i64> = BTreeMap::new();
         for row in self.attempts.values().filter(|row| matching.has(row)) {
             let gateway = self.gateway_row(row.gateway)?;
             if gateway.organisation != organisation {
                 continue;
             }
-            let nth = (row.finished_at.micros() - from.micros()) / width;
+            let begin = bucket_start(row.finished_at, width);
+            let name = (by == SummaryBy::Gateway).then(|| gateway.name.clone());
             for sequence in row.first..=row.last {
                 let key = match by {
                     SummaryBy::Reason => row.reason.map(|reason| reason.to_string()),
@@ -207,13 +209,13 @@ impl Tables {
                         .event_at((row.gateway, sequence))
                         .map(|row| row.event.event_type.to_string()),
                 };
-                *counts.entry((nth, key.unwrap_or_default())).or_default() += 1;
+                *counts.entry((begin, key.unwrap_or_default(), name.clone())).or_default() += 1;
             }
         }
-        let begin = |nth: i64| from.micros().saturating_add(nth.saturating_mul(width));
-        let rows = counts.into_iter().map(|((nth, key), count)| SummaryRow {
-            from: Timestamp::from_micros(begin(nth)),
+        let rows = counts.into_iter().map(|((begin, key, gateway_name), count)| SummaryRow {
+            from: Timestamp::from_micros(begin),
             key,
+            gateway_name,
             count,
         });
         Ok(rows.collect())

@@ -89,11 +89,11 @@ impl Tables {
             self.refuse_taken_name(organisation, name, Some(key))?;
         }
         let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
+        if let Some(change) = change.labels {
+            row.labels = change.apply(row.labels.clone())?;
+        }
         if let Some(name) = change.name {
             row.name = name;
-        }
-        if let Some(labels) = change.labels {
-            row.labels = labels;
         }
         row.replicas = change.replicas.unwrap_or(row.replicas);
         row.disabled_at = match change.disabled {

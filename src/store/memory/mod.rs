@@ -21,6 +21,7 @@ use crate::event::{GatewayKey, NodeId, OrganisationKey};
 use crate::wake::{Hint, Wake};
 
 mod append;
+mod browse;
 mod closing;
 mod connections;
 mod deliveries;

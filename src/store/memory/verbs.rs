@@ -11,14 +11,15 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
+use crate::store::ledger::bucket_width;
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo, Gateway,
-    GatewayChange, GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    GatewayChange, GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken,
+    NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven,
+    Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind,
+    Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -237,6 +238,15 @@ impl Store for MemoryStore {
         self.read(|tables| Ok(tables.find_deployment(gateway, key))).await
     }
 
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>> {
+        self.read(|tables| tables.gateway_log(organisation, id, span)).await
+    }
+
     async fn connections(
         &self,
         organisation: OrganisationKey,
@@ -282,7 +292,7 @@ impl Store for MemoryStore {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        let width = i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1);
+        let width = bucket_width(bucket);
         self.read(|tables| tables.failure_summary(organisation, (from, to), width, by)).await
     }
 

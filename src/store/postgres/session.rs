@@ -13,6 +13,7 @@ use super::connect::{Link, begun, limited};
 use super::pool::{self, Pool};
 use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
+use crate::clock::millis;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
 
@@ -139,7 +140,7 @@ impl Session {
                 let pause = SHORTEST_PAUSE.max(self.pause.mul_f64(fastrand::f64()));
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 self.away_until = Some(Instant::now() + pause);
-                tracing::warn!(%error, retry_in_ms = pause.as_millis(), "the database is away");
+                tracing::warn!(%error, retry_in_ms = millis(pause), "the database is away");
                 Err(error)
             }
         }

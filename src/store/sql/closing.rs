@@ -200,7 +200,7 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
         tracing::warn!(
             target: "delivery",
             connection = %end.connection,
-            %sequence,
+            sequence = sequence.0,
             reason = %end.reason,
             "an event failed too often and becomes a dead letter"
         );

@@ -100,7 +100,13 @@ pub(super) async fn update_gateway(
     if let Some(name) = &change.name {
         refuse_taken_name(connection, organisation, name, Some(key)).await?;
     }
-    let labels = change.labels.as_ref().map(labels_text).transpose()?;
+    let mut labels = None;
+    if let Some(change) = change.labels {
+        // Two changes at once must not undo each other.
+        dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
+        let current = the_one(connection, key).await?.labels;
+        labels = Some(labels_text(&change.apply(current)?)?);
+    }
     // Disabling again keeps the first instant: "since when" is what admins ask.
     query!(
         r#"

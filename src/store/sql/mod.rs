@@ -24,6 +24,7 @@ use super::{Backend, dialect};
 
 pub(crate) mod append;
 pub(crate) mod batch;
+mod browse;
 mod closing;
 pub(crate) mod connections;
 pub(crate) mod deliveries;

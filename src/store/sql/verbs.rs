@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::sides::{ask, look, write};
 use super::{
-    Backend, connections, deliveries, dialect, event_types, gateways, history, nodes, redrive,
-    retention, stream, sweep, tokens,
+    Backend, browse, connections, deliveries, dialect, event_types, gateways, history, nodes,
+    redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{
@@ -16,9 +16,9 @@ use crate::event::{
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
     DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo, Gateway,
-    GatewayChange, GatewayCredential, Labels, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
+    GatewayChange, GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken,
+    NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven,
+    Result, RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
     TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
@@ -231,6 +231,15 @@ impl Store for Backend {
     ) -> Result<Option<DeploymentMatch>> {
         let key = key.clone();
         look!(self, connection => stream::find_deployment(connection, gateway, &key))
+    }
+
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>> {
+        ask!(self, connection => browse::gateway_log(connection, organisation, id, span))
     }
 
     async fn connections(

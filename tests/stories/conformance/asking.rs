@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{EventId, Reason, Sequence};
+use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, NewToken, Publish, Published, Record, RedriveSelection, Redriven, Scope, Store,
-    StoreError, Target, TokenKind,
+    DeliveryFilter, DeliveryState, LogSpan, NewToken, Publish, Published, Record, RedriveSelection,
+    Redriven, Scope, Store, StoreError, Target, TokenKind,
 };
 
 use crate::support::PATIENCE;
@@ -218,4 +218,40 @@ pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(),
     let id = EventId::new(uuid::Uuid::now_v7().to_string()).unwrap();
     let events = vec![Ok(event_with(id, Target::Gateways(Vec::new()), &payload))];
     store.append(Publish { organisation, events, idempotency: None }).await.map(drop)
+}
+
+pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let read = async |after: i64, limit: usize, max_bytes: usize| {
+        let span = LogSpan { after: Sequence(after), limit, max_bytes };
+        let page = store.gateway_log(corner.organisation, gateway.id, span).await.unwrap();
+        page.expect("the gateway is there")
+    };
+    assert!(read(0, 10, 1_000_000).await.rows.is_empty());
+    corner.fill(&gateway, 100).await;
+    corner.give_up(&gateway, 40, 41).await;
+    let page = read(0, 1000, 1_000_000).await;
+    assert_eq!((page.gateway.head, page.rows.len()), (Sequence(100), 100));
+    for (number, row) in (1..).zip(&page.rows) {
+        assert_eq!(row.sequence, Sequence(number));
+        let is_dead = (40..=41).contains(&number);
+        assert_eq!(row.state == DeliveryState::Failed, is_dead, "{number}");
+    }
+    for (after, limit) in [(0, 1), (0, 8), (7, 9), (90, 9), (90, 100), (100, 5)] {
+        let rows = read(after, limit, 1_000_000).await.rows;
+        let numbers: Vec<i64> = rows.iter().map(|row| row.sequence.0).collect();
+        let wanted: Vec<i64> = (after + 1..=100).take(limit).collect();
+        assert_eq!(numbers, wanted, "after {after}, at most {limit}");
+    }
+    // However few bytes are asked for, a page has a row; whatever the number of
+    // rows, it has about as many bytes as were asked for.
+    assert_eq!(read(0, 50, 0).await.rows.len(), 1);
+    let size = page.rows[0].event.payload.get().len();
+    let few = read(0, 100, 20 * size).await.rows.len();
+    assert!((10..=22).contains(&few), "{few} rows of {size} bytes");
+    assert!(read(i64::from(u32::MAX), 5, 100).await.rows.is_empty());
+    let span = LogSpan { after: Sequence::ZERO, limit: 1, max_bytes: 1 };
+    let nobody = store.gateway_log(corner.organisation, GatewayId::new(), span).await.unwrap();
+    assert!(nobody.is_none());
 }

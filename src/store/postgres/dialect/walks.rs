@@ -185,12 +185,13 @@ pub(in super::super) async fn failures_by_range(
         r#"
         select (extract(epoch from a.finished_at - $2) * 1000000)::bigint / $4 as "nth!: i64",
             case $5::text when 'reason' then a.reason when 'gateway' then g.id::text else '' end as "key!: String",
+            case $5::text when 'gateway' then g.name else '' end as "name!: String",
             sum(a.last_sequence - a.first_sequence + 1)::bigint as "count!: i64"
         from attempts a
         join gateways g on g.gateway = a.gateway
         where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
           and g.organisation = $1
-        group by 1, 2
+        group by 1, 2, 3
         "#,
         organisation.0,
         window.from as _,
@@ -212,6 +213,7 @@ pub(in super::super) async fn failures_by_type(
         Tally,
         r#"
         select (extract(epoch from a.finished_at - $2) * 1000000)::bigint / $4 as "nth!: i64", e.type as "key!: String",
+            '' as "name!: String",
             count(*) as "count!: i64"
         from attempts a
         join gateways g on g.gateway = a.gateway

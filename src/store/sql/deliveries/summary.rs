@@ -8,9 +8,12 @@ use super::super::dialect::{self, Connection};
 
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
+use crate::store::ledger::{bucket_start, bucket_width as width};
 use crate::store::{Result, SummaryBy, SummaryRow};
 
-/// Buckets begin at `from`; empty ones are left out.
+/// Buckets are aligned to the clock: each begins at a multiple of its width since
+/// the epoch, in UTC, and the first one may begin before `from`. Empty ones are
+/// left out.
 pub(crate) async fn failure_summary(
     connection: &mut Connection,
     organisation: OrganisationKey,
@@ -19,39 +22,58 @@ pub(crate) async fn failure_summary(
     bucket: Duration,
     by: SummaryBy,
 ) -> Result<Vec<SummaryRow>> {
-    let width = i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1);
-    let window = Window { from, to, width };
+    let mut counts = Counts::new();
+    for (begin, window) in windows(from, to, width(bucket)) {
+        for ((nth, key, name), count) in in_window(connection, organisation, window, by).await? {
+            let begin = begin.saturating_add(nth.saturating_mul(window.width));
+            *counts.entry((begin, key, name)).or_default() += count;
+        }
+    }
+    Ok(counts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|((begin, key, name), count)| SummaryRow {
+            from: Timestamp::from_micros(begin),
+            key,
+            gateway_name: (!name.is_empty()).then_some(name),
+            count,
+        })
+        .collect())
+}
+
+/// Counts by the bucket's number, counted from the window's start.
+async fn in_window(
+    connection: &mut Connection,
+    organisation: OrganisationKey,
+    window: Window,
+    by: SummaryBy,
+) -> Result<Counts> {
     let rows = dialect::failures_by_range(connection, organisation, window, by).await?;
     let mut counts = counted(rows);
     if by == SummaryBy::Type {
         // What no type accounts for belongs to events that retention has removed.
         let rows = dialect::failures_by_type(connection, organisation, window).await?;
         let mut typed = counted(rows);
-        for ((nth, _), count) in &typed {
-            if let Some(rest) = counts.get_mut(&(*nth, String::new())) {
+        for ((nth, _, _), count) in &typed {
+            if let Some(rest) = counts.get_mut(&(*nth, String::new(), String::new())) {
                 *rest -= count;
             }
         }
         typed.append(&mut counts);
         counts = typed;
     }
-    Ok(counts
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|((nth, key), count)| SummaryRow {
-            from: Timestamp::from_micros(from.micros().saturating_add(nth.saturating_mul(width))),
-            key,
-            count,
-        })
-        .collect())
+    Ok(counts)
 }
 
-type Counts = BTreeMap<(i64, String), i64>;
+/// By bucket, key and gateway's name.
+type Counts = BTreeMap<(i64, String, String), i64>;
 
 /// Deliveries in one bucket under one key.
 pub(crate) struct Tally {
     pub(crate) nth: i64,
     pub(crate) key: String,
+    /// The gateway's name, if gateways are counted; otherwise empty.
+    pub(crate) name: String,
     pub(crate) count: i64,
 }
 
@@ -64,5 +86,16 @@ pub(crate) struct Window {
 }
 
 fn counted(rows: Vec<Tally>) -> Counts {
-    rows.into_iter().map(|row| ((row.nth, row.key), row.count)).collect()
+    rows.into_iter().map(|row| ((row.nth, row.key, row.name), row.count)).collect()
+}
+
+/// The parts of a window whose buckets begin at its start: the rest of the
+/// bucket that `from` lies in, and what follows it. Each with that bucket's
+/// aligned beginning, in microseconds.
+fn windows(from: Timestamp, to: Timestamp, width: i64) -> impl Iterator<Item = (i64, Window)> {
+    let begin = bucket_start(from, width);
+    let next = Timestamp::from_micros(begin.saturating_add(width));
+    let first = (begin, Window { from, to: to.min(next), width });
+    let rest = (next.micros(), Window { from: next, to, width });
+    std::iter::once(first).chain((next < to).then_some(rest))
 }

@@ -193,12 +193,13 @@ pub(in super::super) async fn failures_by_range(
         r#"
         select (a.finished_at - $2) / $4 as "nth!: i64",
             case $5 when 'reason' then a.reason when 'gateway' then g.id else '' end as "key!: String",
+            case $5 when 'gateway' then g.name else '' end as "name!: String",
             sum(a.last_sequence - a.first_sequence + 1) as "count!: i64"
         from attempts a indexed by attempts_failed
         cross join gateways g on g.gateway = +a.gateway
         where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
           and g.organisation = $1
-        group by 1, 2
+        group by 1, 2, 3
         "#,
         organisation.0,
         window.from as _,
@@ -220,6 +221,7 @@ pub(in super::super) async fn failures_by_type(
         Tally,
         r#"
         select (a.finished_at - $2) / $4 as "nth!: i64", e.type as "key!: String",
+            '' as "name!: String",
             count(*) as "count!: i64"
         from attempts a indexed by attempts_failed
         cross join gateways g on g.gateway = +a.gateway

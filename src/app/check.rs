@@ -1,0 +1,84 @@
+//! What can be known of the settings without starting the service: whether the
+//! files and directories that they name can be opened. Nothing is written or made.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use crate::config::Config;
+use crate::http::tls::Certificates;
+
+/// Opens what the settings name, as the service would. Returns what is wrong, a
+/// line for each.
+pub fn check(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut note = |key: &str, path: &Path, why: String| {
+        problems.push(format!("{key}: {} can't be used: {why}", path.display()));
+    };
+    if let Err(error) = data_dir(&config.data_dir) {
+        note("data_dir", &config.data_dir, error);
+    }
+    let database = config.data_dir.join("gateway-events.db");
+    if !config.database.is_shared() && exists(&database) {
+        let opened = File::options().read(true).write(true).open(&database);
+        if let Err(error) = opened {
+            note("data_dir", &database, error.to_string());
+        }
+    }
+    for (parameter, path) in config.database.files() {
+        if let Err(error) = File::open(&path) {
+            note(&format!("database.url, {parameter}"), &path, error.to_string());
+        }
+    }
+    if let Some(problem) = certificates(config) {
+        problems.push(problem);
+    }
+    problems
+}
+
+/// A directory that can be written to, or that can be made.
+fn data_dir(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Err("it is not a directory".to_owned()),
+        Ok(_) => {
+            let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+            access(path, all).map_err(|error| io::Error::from(error).to_string())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            if parent == path {
+                return Err(error.to_string());
+            }
+            data_dir(parent)
+                .map_err(|why| format!("it can't be made in {}: {why}", parent.display()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn certificates(config: &Config) -> Option<String> {
+    let server = &config.server;
+    if server.plaintext {
+        return None;
+    }
+    let pair = match (&server.certificate, &server.private_key) {
+        (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        _ => (config.data_dir.join("certificate.pem"), config.data_dir.join("private-key.pem")),
+    };
+    let (certificate, key) = pair;
+    let is_configured = server.certificate.is_some();
+    if !is_configured && !exists(&certificate) && !exists(&key) {
+        // It is made at the first start.
+        return None;
+    }
+    let opened = Certificates::open(certificate, key);
+    opened.err().map(|error| format!("server.certificate, server.private_key: {error}"))
+}
+
+/// Whether there is something of this name, even a link that leads nowhere.
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

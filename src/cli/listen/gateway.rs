@@ -1,0 +1,145 @@
+//! In a gateway's place: with its key, behaving as the ones in the field do, so
+//! that what is seen here is what they see. What it confirms is delivered.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use gateway_events::client::CancellationToken;
+use gateway_events::client::api::Api;
+use gateway_events::client::gateway::{
+    AckPolicy, Exit, Gateway, GatewayOptions, Handler, Notice, ReceivedEvent,
+};
+use gateway_events::client::tls;
+
+use super::super::access::{ClientOptions, secret};
+use super::super::confirm::Confirmation;
+use super::super::output::{clean, remark, say, time};
+use super::super::time::parse_duration;
+use super::{Line, on_one_line, until_interrupted};
+
+const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// Connect as a gateway, with its key, and confirm each event: a gateway that is away does not
+    /// receive these events any more
+    #[arg(long)]
+    pub(super) as_gateway: bool,
+    /// File with the gateway's key, `-` for standard input; otherwise GATEWAY_EVENTS_KEY is used
+    #[arg(long, value_name = "FILE", requires = "as_gateway", conflicts_with = "gateway")]
+    key_file: Option<PathBuf>,
+    /// Report deployments as applied (deployment.ack, success)
+    #[arg(long, conflicts_with_all = ["fail", "gateway"], requires = "as_gateway")]
+    ack: bool,
+    /// Report deployments as failed with this code, such as GATEWAY_PROCESSING_ERROR
+    #[arg(long, value_name = "CODE", requires = "as_gateway", conflicts_with = "gateway")]
+    fail: Option<String>,
+    /// Take so long over each event
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        requires = "as_gateway",
+        conflicts_with = "gateway"
+    )]
+    slow: Option<Duration>,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    place.confirmation.require(
+        "`listen --as-gateway` connects as the gateway that its key belongs\n\
+         to, and confirms every event that it receives. Confirmed events are on record as\n\
+         delivered: if the real gateway is away, it never receives them.\n\
+         To watch only: gateway-events listen GATEWAY",
+        "Connect as the gateway?",
+    )?;
+    let key = secret(place.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
+        format!("a gateway's key is needed: set {KEY_VARIABLE}, or name a file by --key-file")
+    })?;
+    let trust = client.trust();
+    let url = Api::new(&client.address()?, None, &trust)?.base().clone();
+    let stop = until_interrupted();
+    let printer = Arc::new(Printer { as_json: client.json, slow: place.slow, stop: stop.clone() });
+    let mut options = GatewayOptions::new(url, key, trust.client_config()?, printer);
+    options.ack = match place.fail {
+        Some(code) => AckPolicy::Fail(code),
+        None if place.ack => AckPolicy::Success,
+        None => AckPolicy::Silent,
+    };
+    match Gateway::new(options).run(stop).await {
+        Exit::Cancelled => Ok(ExitCode::SUCCESS),
+        Exit::Refused(401) => anyhow::bail!(
+            "the key is not valid: it is unknown, expired or revoked; make a new one: gateway-events token create --gateway GATEWAY"
+        ),
+        Exit::Refused(403) => anyhow::bail!(
+            "the gateway is disabled; enable it: gateway-events gateway enable GATEWAY"
+        ),
+        Exit::Refused(status) => {
+            anyhow::bail!("the service refused with status {status}, at which gateways give up")
+        }
+    }
+}
+
+/// Prints what comes.
+struct Printer {
+    as_json: bool,
+    slow: Option<Duration>,
+    /// Cancelled when nobody reads any more.
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl Handler for Printer {
+    async fn handle(&self, event: ReceivedEvent) {
+        let said = if self.as_json { say(on_one_line(&event.raw)) } else { say(line(&event)) };
+        if said.is_err() {
+            self.stop.cancel();
+        }
+        if let Some(slow) = self.slow {
+            tokio::time::sleep(slow).await;
+        }
+    }
+
+    async fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Connected { connection_id, gateway_id } => remark(format_args!(
+                "connected as gateway {} (connection {})",
+                clean(&gateway_id),
+                clean(&connection_id)
+            )),
+            Notice::Disconnected { why } => {
+                remark(format_args!("disconnected ({}), coming back at once", clean(&why)));
+            }
+            Notice::Failed { why, wait } => {
+                let advice = tls::advice(&why).map(|advice| format!("; {advice}"));
+                remark(format_args!(
+                    "not connected: {}{}; next try in {:.1} s",
+                    clean(&why),
+                    advice.unwrap_or_default(),
+                    wait.as_secs_f64()
+                ));
+            }
+            Notice::Refused { status } => remark(format_args!("refused with status {status}")),
+            Notice::Unreadable { why } => {
+                remark(format_args!("a frame was no event: {}", clean(&why)));
+            }
+        }
+    }
+}
+
+fn line(event: &ReceivedEvent) -> String {
+    let line = Line {
+        at: time(&event.timestamp.as_str().into()),
+        event_type: &event.event_type,
+        sequence: event.sequence,
+        correlation_id: &event.correlation_id,
+        payload: event.payload.get(),
+    };
+    line.text()
+}

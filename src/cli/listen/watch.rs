@@ -1,0 +1,64 @@
+//! Watching a gateway's log by the API, with an access token. Any number of
+//! watchers leave the gateway's deliveries as they are.
+
+use std::process::ExitCode;
+
+use gateway_events::api::LogEntry;
+use gateway_events::client::follow::{Followed, Follower};
+use gateway_events::event::Sequence;
+use serde_json::Value;
+
+use super::super::access::ClientOptions;
+use super::super::output::{clean, remark, say, time};
+use super::super::reference::GatewayRef;
+use super::{Line, on_one_line, until_interrupted};
+
+pub(super) async fn run(
+    gateway: &GatewayRef,
+    after: Option<i64>,
+    client: &ClientOptions,
+) -> anyhow::Result<ExitCode> {
+    let api = client.api()?;
+    let id = gateway.resolve(&api).await?;
+    let stop = until_interrupted();
+    let (mut follower, log) = Follower::start(api, id, after.map(Sequence)).await?;
+    remark(format_args!(
+        "watching gateway {} ({id}) after #{}; nothing is confirmed",
+        clean(&log.gateway_name),
+        after.unwrap_or(log.head.0)
+    ));
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            next = follower.next() => next?,
+        };
+        match next {
+            Followed::Entry(entry) if client.json => {
+                say(on_one_line(&serde_json::to_string(&entry)?))?;
+            }
+            Followed::Entry(entry) => say(line(&entry))?,
+            Followed::Removed { first, last } => {
+                remark(format_args!("#{first} to #{last} were removed by retention"));
+            }
+            Followed::Restarted => {
+                remark("the log was reset or restored: it is shown from its beginning");
+            }
+            Followed::Unreachable { error, wait } => remark(format_args!(
+                "{}; trying again in {:.1} s",
+                clean(&error.to_string().replace('\n', ";")),
+                wait.as_secs_f64()
+            )),
+        }
+    }
+}
+
+fn line(entry: &LogEntry) -> String {
+    let line = Line {
+        at: time(&Value::from(entry.occurred_at.to_string())),
+        event_type: entry.event_type.as_str(),
+        sequence: entry.sequence.0,
+        correlation_id: entry.correlation_id.as_str(),
+        payload: entry.payload.get(),
+    };
+    line.text()
+}

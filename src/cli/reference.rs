@@ -1,0 +1,99 @@
+//! A gateway as people refer to it: by its id, or by its name, which is unique in
+//! the organisation.
+
+use std::str::FromStr;
+
+use gateway_events::client::api::Api;
+use gateway_events::event::GatewayId;
+
+/// How similar a name has to be to be suggested, from 0 to 1.
+const SIMILAR: f64 = 0.8;
+
+/// An id or a name. What has the form of an id is one.
+#[derive(Clone, Debug)]
+pub(crate) enum GatewayRef {
+    Id(GatewayId),
+    Name(String),
+}
+
+impl FromStr for GatewayRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err("a gateway's name or id is needed".to_owned());
+        }
+        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Id))
+    }
+}
+
+impl GatewayRef {
+    /// The gateway's id. A name is looked up; one that no gateway has is an error.
+    pub(crate) async fn resolve(&self, api: &Api) -> anyhow::Result<GatewayId> {
+        match resolve_all(std::slice::from_ref(self), api).await?[..] {
+            [id] => Ok(id),
+            _ => anyhow::bail!("the gateway can't be looked up"),
+        }
+    }
+}
+
+/// The ids of several gateways, in their order; names are looked up together.
+pub(crate) async fn resolve_all(
+    gateways: &[GatewayRef],
+    api: &Api,
+) -> anyhow::Result<Vec<GatewayId>> {
+    let has_names = gateways.iter().any(|one| matches!(one, GatewayRef::Name(_)));
+    let list = if has_names {
+        api.list("/gateways", &[("limit", "1000".to_owned())]).await?
+    } else {
+        Vec::new()
+    };
+    let named = |name: &str| {
+        let gateway = list.iter().find(|gateway| gateway["name"] == name);
+        gateway.and_then(|gateway| gateway["id"].as_str()?.parse().ok())
+    };
+    let resolve = |gateway: &GatewayRef| match gateway {
+        GatewayRef::Id(id) => Ok(*id),
+        GatewayRef::Name(name) => named(name).ok_or_else(|| {
+            let names = list.iter().filter_map(|gateway| gateway["name"].as_str());
+            unknown(name, names)
+        }),
+    };
+    gateways.iter().map(resolve).collect()
+}
+
+fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> anyhow::Error {
+    let similarity = |one: &str| strsim::jaro_winkler(&one.to_lowercase(), &name.to_lowercase());
+    let closest = names
+        .map(|one| (similarity(one), one))
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match closest {
+        Some((_, closest)) => {
+            anyhow::anyhow!("no gateway is named {name:?}; did you mean {closest:?}?")
+        }
+        None => anyhow::anyhow!(
+            "no gateway is named {name:?}; `gateway-events gateway list` shows all names"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_the_form_of_an_id_is_one() {
+        let id = "0198c0de-0000-7000-8000-000000000001";
+        assert!(matches!(id.parse(), Ok(GatewayRef::Id(_))));
+        assert!(matches!("berlin".parse(), Ok(GatewayRef::Name(name)) if name == "berlin"));
+        assert!(" ".parse::<GatewayRef>().is_err());
+    }
+
+    #[test]
+    fn a_similar_name_is_suggested() {
+        let said = |name| unknown(name, ["amsterdam", "Berlin"].into_iter()).to_string();
+        assert!(said("berln").contains("did you mean \"Berlin\""), "{}", said("berln"));
+        assert!(said("tokyo").contains("gateway list"), "{}", said("tokyo"));
+    }
+}

@@ -1,0 +1,133 @@
+//! The names of settings: which there are, by the defaults, and which one a
+//! misspelt name is meant to be.
+
+use toml::{Table, Value};
+
+/// What begins a variable that is a setting.
+pub(super) const PREFIX: &str = "GATEWAY_EVENTS__";
+/// The same without underscores, and short enough to be found in a misspelt name.
+const SQUEEZED: &str = "GATEWAYEVENT";
+/// How many characters a name may be off to be taken for a misspelt one.
+const MOST_EDITS: usize = 2;
+/// How similar a key has to be to be suggested, from 0 to 1.
+const SIMILAR: f64 = 0.8;
+
+/// The value of a key such as `server.listen`.
+pub(super) fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    match key.split_once('.') {
+        Some((section, rest)) => find(table.get(section)?.as_table()?, rest),
+        None => table.get(key),
+    }
+}
+
+/// Sets the value of a key whose section exists.
+pub(super) fn set(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        Some((section, rest)) => {
+            if let Some(Value::Table(inner)) = table.get_mut(section) {
+                set(inner, rest, value);
+            }
+        }
+        None => drop(table.insert(key.to_owned(), value)),
+    }
+}
+
+/// Lays one table over another.
+pub(super) fn merge(below: &mut Table, above: &Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            _ => drop(below.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+/// The first key that the defaults don't have.
+pub(super) fn first_unknown(table: &Table, defaults: &Table) -> Option<String> {
+    table.iter().find_map(|(key, value)| match (value, defaults.get(key)) {
+        (_, None) => Some(key.clone()),
+        (Value::Table(inner), Some(Value::Table(defaults))) => {
+            first_unknown(inner, defaults).map(|inner| format!("{key}.{inner}"))
+        }
+        _ => None,
+    })
+}
+
+/// Why a key can't be used that the defaults don't have, with the one that was
+/// probably meant, or else those that there are. `shown` writes a key.
+pub(super) fn unknown(key: &str, defaults: &Table, shown: fn(&str) -> String) -> String {
+    let mut all = leaves(defaults);
+    if !key.contains('.') {
+        let sections = defaults.iter().filter(|(name, value)| value.is_table() && *name != key);
+        all.extend(sections.map(|(name, _)| name.clone()));
+    }
+    let similarity = |one: &String| strsim::jaro_winkler(&squeezed(one), &squeezed(key));
+    let closest = all.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let mut why = "there is no such setting".to_owned();
+    match closest.filter(|closest| similarity(closest) >= SIMILAR) {
+        Some(closest) => why.push_str(&format!("; did you mean `{}`?", shown(closest))),
+        None => {
+            let (section, table) = key
+                .split_once('.')
+                .and_then(|(section, _)| Some((section, defaults.get(section)?.as_table()?)))
+                .map_or_else(
+                    || ("the top level".to_owned(), defaults),
+                    |(section, table)| (format!("[{section}]"), table),
+                );
+            let names: Vec<String> = table.keys().map(|name| format!("`{name}`")).collect();
+            why.push_str(&format!("; {section} has {}", names.join(", ")));
+        }
+    }
+    why
+}
+
+/// A key as the environment variable that sets it.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
+}
+
+/// Whether a variable could be meant for this program.
+pub(super) fn is_similar(variable: &str) -> bool {
+    squeezed(variable).starts_with(SQUEEZED)
+}
+
+/// The variable of a setting that a misspelt one is meant to be: with too few or
+/// too many underscores, in lower case, or with up to two wrong characters.
+pub(super) fn meant(misspelt: &str, defaults: &Table) -> Option<String> {
+    let most = if is_service_link(misspelt) { 0 } else { MOST_EDITS };
+    leaves(defaults)
+        .iter()
+        .map(|key| variable(key))
+        .map(|variable| {
+            (strsim::damerau_levenshtein(&squeezed(&variable), &squeezed(misspelt)), variable)
+        })
+        .filter(|(edits, _)| *edits <= most)
+        .min()
+        .map(|(_, variable)| variable)
+}
+
+/// Whether Kubernetes sets a variable of this name, by itself, for a service
+/// whose name begins like this program's.
+pub(super) fn is_service_link(variable: &str) -> bool {
+    let port = variable.split_once("_PORT_").map(|(_, rest)| rest);
+    variable.ends_with("_SERVICE_HOST")
+        || variable.contains("_SERVICE_PORT")
+        || variable.ends_with("_PORT")
+        || port.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// All keys that have a value.
+fn leaves(table: &Table) -> Vec<String> {
+    let below = |(key, value): (&String, &Value)| match value {
+        Value::Table(inner) => {
+            leaves(inner).into_iter().map(|inner| format!("{key}.{inner}")).collect()
+        }
+        _ => vec![key.clone()],
+    };
+    table.iter().flat_map(below).collect()
+}
+
+/// A name by its letters and digits alone.
+fn squeezed(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect()
+}

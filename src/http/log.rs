@@ -1,0 +1,185 @@
+//! `GET /gateways/{id}/log`: a gateway's log with states, for admins and tools
+//! that only look. It confirms nothing and moves no position. With `wait` an
+//! empty page is held back until there is something, so that a log can be
+//! followed without asking all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::App;
+use super::auth::Reader;
+use super::cursor;
+use super::extract::{Path, Query};
+use super::problem::{Answer, Problem};
+use crate::api::{LogEntry, LogPage, LogPagination};
+use crate::event::{GatewayId, Sequence};
+use crate::store::{self, DeliveryState, LogSpan};
+
+/// Payload bytes of a page.
+const PAGE_BYTES: usize = 1024 * 1024;
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+/// Requests that may wait at once; a further one is answered without waiting.
+const MOST_WAITING: usize = 256;
+/// What is left of `server.request_timeout` for reading, after the wait.
+const MARGIN: Duration = Duration::from_secs(5);
+/// How soon a waiting request notices that the node is shutting down.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The log is read again after this long even if nothing said that it has grown:
+/// such hints may be lost, and the gateway may be deleted.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// Places for requests that wait.
+pub(super) struct Waiting(Semaphore);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Semaphore::new(MOST_WAITING))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ask {
+    after: Option<String>,
+    limit: Option<String>,
+    wait: Option<String>,
+}
+
+/// `GET /gateways/{id}/log`.
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Path(id): Path<GatewayId>,
+    Query(ask): Query<Ask>,
+) -> Answer<Json<LogPage>> {
+    let limit = cursor::limit(ask.limit.as_deref())?;
+    let span = LogSpan { after: after(ask.after.as_deref())?, limit, max_bytes: PAGE_BYTES };
+    let wait = wait(ask.wait.as_deref())?.min(most(app.config.server.request_timeout));
+    let read = async || {
+        let page = app.store.gateway_log(organisation, id, span).await?;
+        page.ok_or_else(|| Problem::not_found("gateway"))
+    };
+    let mut page = read().await?;
+    if page.rows.is_empty()
+        && !wait.is_zero()
+        && let Ok(_place) = app.log_waiting.0.try_acquire()
+    {
+        let deadline = Instant::now() + wait;
+        // Subscribed before the log is read again: what is appended in between
+        // is noticed.
+        let mut head = app.dispatcher.watch_head(page.gateway.key);
+        loop {
+            page = read().await?;
+            if !page.rows.is_empty() {
+                break;
+            }
+            let read_again = deadline.min(Instant::now() + READ_AGAIN);
+            while !app.dispatcher.is_draining() && Instant::now() < read_again {
+                if timeout(LOOK_AGAIN, head.changed()).await.is_ok() {
+                    break;
+                }
+            }
+            if app.dispatcher.is_draining() || Instant::now() >= deadline {
+                break;
+            }
+        }
+    }
+    Ok(Json(shown(page, limit)))
+}
+
+fn after(asked: Option<&str>) -> Answer<Sequence> {
+    let Some(text) = asked else {
+        return Ok(Sequence::ZERO);
+    };
+    let after = text.parse().ok().map(Sequence);
+    after
+        .filter(|after| (Sequence::ZERO..=Sequence::MAX).contains(after))
+        .ok_or_else(|| cursor::not_allowed("after", text, &format!("0 to {}", Sequence::MAX)))
+}
+
+fn wait(asked: Option<&str>) -> Answer<Duration> {
+    let Some(text) = asked else {
+        return Ok(Duration::ZERO);
+    };
+    let wait = humantime_serde::re::humantime::parse_duration(text).ok();
+    wait.filter(|wait| *wait <= LONGEST_WAIT)
+        .ok_or_else(|| cursor::not_allowed("wait", text, "a duration of at most 25s, such as 10s"))
+}
+
+/// The longest wait that leaves time for an answer.
+fn most(request_timeout: Duration) -> Duration {
+    request_timeout.saturating_sub(MARGIN).max(request_timeout / 2)
+}
+
+fn shown(page: store::LogPage, limit: usize) -> LogPage {
+    let store::LogPage { gateway, rows } = page;
+    let last = rows.last().map(|row| row.sequence);
+    let list = rows.into_iter().map(|row| {
+        let event = Arc::unwrap_or_clone(row.event);
+        LogEntry {
+            sequence: row.sequence,
+            event_id: event.id,
+            event_type: event.event_type,
+            payload: event.payload,
+            correlation_id: event.correlation_id,
+            user_id: event.user_id,
+            occurred_at: event.occurred_at,
+            appended_at: row.appended_at,
+            expires_at: event.expires_at,
+            state: state(row.state).to_owned(),
+        }
+    });
+    let list: Vec<LogEntry> = list.collect();
+    LogPage {
+        gateway_id: gateway.id,
+        gateway_name: gateway.name,
+        epoch: gateway.epoch,
+        head: gateway.head,
+        floor: gateway.floor,
+        confirmed: gateway.confirmed,
+        count: list.len(),
+        list,
+        pagination: LogPagination { limit, next: last.filter(|last| *last < gateway.head) },
+    }
+}
+
+const fn state(state: DeliveryState) -> &'static str {
+    match state {
+        DeliveryState::Pending => "pending",
+        DeliveryState::Delivered => "delivered",
+        DeliveryState::Failed => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_have_limits() {
+        assert_eq!(after(None).unwrap(), Sequence::ZERO);
+        assert_eq!(after(Some("9007199254740991")).unwrap(), Sequence::MAX);
+        for bad in
+            ["-1", "9007199254740992", "9223372036854775807", "99999999999999999999", "", "x"]
+        {
+            assert_eq!(after(Some(bad)).unwrap_err().status().as_u16(), 422, "{bad}");
+        }
+        assert_eq!(wait(Some("25s")).unwrap(), LONGEST_WAIT);
+        for bad in ["26s", "1d", "", "5", "-1s", "soon"] {
+            assert_eq!(wait(Some(bad)).unwrap_err().status().as_u16(), 422, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wait_leaves_time_for_the_answer() {
+        let most = |secs| most(Duration::from_secs(secs));
+        assert_eq!(most(30), LONGEST_WAIT);
+        assert_eq!(most(2), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,94 @@
+//! What people see on a terminal of 80 columns: nothing is wider, no id and no time
+//! is broken, and what is shown can be typed again.
+
+use serde_json::Value;
+
+use crate::support::terminal::run_on_terminal;
+use crate::support::{Service, deployed};
+
+#[tokio::test]
+async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("amsterdam-production-1").await;
+    let patch = serde_json::json!({"labels": {"environment": "production", "region": "europe-west",
+        "datacentre": "amsterdam-2", "team": "integration-platform"}});
+    service.admin().patch(&format!("/gateways/{id}"), &patch).await.success();
+    let event = service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+    let event = event["id"].as_str().expect("an id").to_owned();
+    let failed = service.eventually("/deliveries", |page| page["count"] == 1).await;
+    let socket = service.connected(&key).await;
+    let connections = service.eventually("/connections", |page| page["count"] == 1).await;
+    let words = |value: &Value, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| value[*name].as_str().expect("a text").to_owned()).collect()
+    };
+    let of_failure = words(&failed["list"][0], &["eventId", "gatewayName", "type", "reason"]);
+    let of_connection =
+        words(&connections["list"][0], &["connectionId", "gatewayName", "remoteAddress"]);
+    let at = failed["list"][0]["lastFailureAt"].as_str().expect("a time");
+    let at = format!("{}Z", &at[..23]);
+    for (arguments, expected) in [
+        (
+            "gateway list",
+            vec![id.clone(), "amsterdam-production-1".to_owned(), "region=europe-west".to_owned()],
+        ),
+        ("gateway connections", of_connection),
+        ("delivery failed", [of_failure, vec![at.clone()]].concat()),
+        (&format!("event show {event}"), vec!["not_connected".to_owned()]),
+        ("token list", vec!["first".to_owned()]),
+        ("node list", vec![format!("127.0.0.1:{}", service.port)]),
+    ] {
+        let (code, on_terminal) = run_on_terminal(service.command(arguments), "").await;
+        assert_eq!(code, Some(0), "{on_terminal}");
+        let in_pipe = service.run(arguments).await.out;
+        for text in [&on_terminal, &in_pipe] {
+            for line in text.lines().filter(|line| !line.starts_with("payload")) {
+                assert!(line.chars().count() <= 80, "{arguments}: {line:?} is too wide");
+            }
+            for word in &expected {
+                let whole = text.split_whitespace().any(|one| one == word);
+                assert!(whole, "{arguments}: {word} is not there whole:\n{text}");
+            }
+        }
+    }
+    drop(socket);
+
+    // A time that was shown can be given back, and how long ago, with a gateway's name.
+    for window in [format!("--from {at}"), "--since 2h".to_owned(), "--from 2h".to_owned()] {
+        let asked = format!("delivery failed {window} --gateway amsterdam-production-1 --json");
+        assert_eq!(service.run(&asked).await.json()["count"], 1, "{window}");
+    }
+    let before = format!("delivery failed --since 2h --to {at} --json");
+    assert_eq!(service.run(&before).await.json()["count"], 0);
+}
+
+#[tokio::test]
+async fn a_gateways_name_stands_for_its_id_everywhere() {
+    let service = Service::start().await;
+    service.run("gateway register berlin").await.well();
+    let key = service.run("token create --gateway berlin").await;
+    let key = key.well().lines().next().expect("a key").to_owned();
+    assert!(service.run("token list --gateway berlin").await.well().contains(&key[4..16]));
+    let publish =
+        "event publish gateway.config.updated {\"configType\":\"cache\",\"action\":\"update\"}";
+    service.run(&format!("{publish} --gateway berlin")).await.well();
+    service
+        .run(&format!("{publish} --gateway berlin --gateway brlin"))
+        .await
+        .failed(1, &["brlin", "berlin"]);
+    service.eventually("/deliveries", |page| page["count"] == 1).await;
+    let failed = service.run("delivery failed --gateway berlin --json").await.json();
+    assert_eq!(failed["count"], 1);
+    service.run("delivery redrive --gateway berlin --sequence 1 --dry-run").await.well();
+    service.run("delivery redrive --gateway berlin --dry-run").await.well();
+    for arguments in [
+        "gateway show berlin",
+        "gateway disable berlin",
+        "gateway enable berlin",
+        "gateway connections berlin --all",
+        "gateway update berlin --label a=b",
+    ] {
+        service.run(arguments).await.well();
+    }
+    service.run(&format!("token revoke {} --gateway berlin", &key[4..16])).await.well();
+    service.run("token create --gateway nowhere").await.failed(1, &["nowhere", "gateway list"]);
+}
