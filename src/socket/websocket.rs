@@ -9,6 +9,7 @@
 //! Reading and writing go on side by side; neither waits for the other. Knows
 //! no store and decides nothing about delivery.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
@@ -30,6 +31,10 @@ pub const BURST_BYTES: usize = 16 * 1024;
 
 /// Time for a peer that broke the protocol to read why it is parted with.
 const LINGER: Duration = Duration::from_millis(250);
+
+/// Errors that say that nothing comes from the peer's host any more.
+const SILENCE: [ErrorKind; 3] =
+    [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +88,7 @@ async fn talk(
             let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
             let ((), read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
             match read {
-                Ok(read) => (reason, String::new(), read.is_by_peer()),
+                Ok(read) => (reason, String::new(), read.into_end().2),
                 Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
             }
         }
@@ -279,12 +284,8 @@ enum ReadEnd {
 }
 
 impl ReadEnd {
-    const fn is_by_peer(&self) -> bool {
-        matches!(self, Self::Lost(_))
-    }
-
     fn into_end(self) -> (Reason, String, bool) {
-        let by_peer = self.is_by_peer();
+        let by_peer = matches!(self, Self::Lost(_));
         let (reason, detail) = match self {
             Self::Closed(detail) => (Reason::ClosedByGateway, detail),
             Self::Lost(detail) | Self::Silent(detail) => (Reason::ConnectionLost, detail),
@@ -367,15 +368,9 @@ fn broken(error: axum::Error) -> ReadEnd {
             ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
         }
         Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
-        Some(Error::Io(io)) if is_silence(io.kind()) => ReadEnd::Silent(error.to_string()),
+        Some(Error::Io(io)) if SILENCE.contains(&io.kind()) => ReadEnd::Silent(error.to_string()),
         _ => ReadEnd::Lost(error.to_string()),
     }
-}
-
-/// Whether an error says that nothing came from the peer's host.
-const fn is_silence(kind: std::io::ErrorKind) -> bool {
-    use std::io::ErrorKind;
-    matches!(kind, ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
 
 /// A real socket over loopback, for the tests; the client's end is returned.
