@@ -203,7 +203,7 @@ mod tests {
         let said = [(1, false), (1, false), (1, true), (1, true), (1, false), (2, true)];
         let new = said.map(|(sequence, applied)| reports.is_new(Sequence(sequence), applied));
         assert_eq!(new, [true, false, true, false, false, true]);
-        for sequence in 3..3 + 2 * ENOUGH as i64 {
+        for sequence in 3..3 + 2 * i64::try_from(ENOUGH).unwrap() {
             assert!(reports.is_new(Sequence(sequence), true));
         }
         assert_eq!(reports.matched.0.len(), ENOUGH, "bounded");
