@@ -78,7 +78,7 @@ pub(super) fn flags(flags: &Flags) -> Settings {
     };
     if let Some(path) = &flags.data_dir {
         let value = path.to_string_lossy().into_owned().into();
-        give("data_dir", format!("{path:?}"), value, Some(path.clone()));
+        give("data_dir", quoted(path.as_os_str()), value, Some(path.clone()));
     }
     if let Some(listen) = &flags.listen {
         give("server.listen", format!("{listen:?}"), listen.clone().into(), None);
@@ -145,9 +145,17 @@ fn given(key: &str, variable: &str, value: &OsStr, defaults: &Table) -> Result<G
 fn refused(key: &str, variable: &str, value: &OsStr, why: String) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
-        value: super::secrets::shown(&key.to_ascii_lowercase(), &format!("{value:?}")),
+        value: super::secrets::shown(&key.to_ascii_lowercase(), &quoted(value)),
         origin: format!("the environment variable {variable}"),
         why,
+    }
+}
+
+/// A value in quotes, with what is not valid UTF-8 escaped.
+fn quoted(value: &OsStr) -> String {
+    match value.to_str() {
+        Some(text) => format!("{text:?}"),
+        None => format!("\"{}\"", value.as_encoded_bytes().escape_ascii()),
     }
 }
 

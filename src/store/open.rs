@@ -110,7 +110,7 @@ impl Options {
     /// each with its parameter. One that is written with escapes is left out.
     pub fn files(&self) -> Vec<(String, PathBuf)> {
         const PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
-        let urls = [&self.url, &self.listener_url].map(|url| url.expose_secret());
+        let urls = [self.url.expose_secret(), self.listener_url.expose_secret()];
         let queries = urls.into_iter().filter_map(|url| Some(url.split_once('?')?.1));
         let pairs = queries.flat_map(|query| query.split('&')).filter_map(|it| it.split_once('='));
         pairs
