@@ -219,7 +219,7 @@ fn one(gateway: &Value) -> String {
         ("name", cell(&gateway["name"])),
         ("labels", labels(&gateway["labels"])),
         ("registered", time(&gateway["createdAt"])),
-        ("status", status(gateway).to_owned()),
+        ("status", verdict(gateway)),
         ("connections", cell(&gateway["connections"])),
         ("replicas", cell(&gateway["replicas"])),
         ("head", cell(&gateway["head"])),
@@ -231,14 +231,26 @@ fn one(gateway: &Value) -> String {
     lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
 }
 
-fn status(gateway: &Value) -> &'static str {
-    if gateway["disabled"] == true {
-        "disabled"
-    } else if gateway["connected"] == true {
-        "connected"
-    } else {
-        "away"
+/// The verdict's state. A service of an earlier version gives none.
+fn status(gateway: &Value) -> &str {
+    match gateway["verdict"]["state"].as_str() {
+        Some(state) => state,
+        None if gateway["disabled"] == true => "disabled",
+        None if gateway["connected"] == true => "connected",
+        None => "away",
     }
+}
+
+/// The verdict with its reason and its beginning.
+fn verdict(gateway: &Value) -> String {
+    let verdict = &gateway["verdict"];
+    let reason = verdict["reason"].as_str().map(|reason| format!(": {}", output::clean(reason)));
+    let failures = verdict["failures"].as_i64().filter(|failures| *failures > 1);
+    let failures = failures.map(|failures| format!(", {failures} times in a row"));
+    let since = &verdict["since"];
+    let since = (!since.is_null()).then(|| format!(", since {}", time(since)));
+    let parts = [reason, failures, since].into_iter().flatten();
+    parts.fold(status(gateway).to_owned(), |text, part| text + &part)
 }
 
 fn lag(gateway: &Value) -> String {

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let mut database = migrate::database(&args.settings.load(None, false)?);
+    let mut database = migrate::database(&args.settings.load()?);
     if let Some(path) = args.database {
         database = Options { path, url: SecretString::default(), ..database };
     }

@@ -12,11 +12,11 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Timestamp, millis};
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::jobs::Supervisor;
 use crate::store::{NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
@@ -148,12 +148,17 @@ impl fmt::Debug for Dispatcher {
 
 impl Dispatcher {
     /// With nothing connected. Starts the recorder, so it needs a runtime.
-    pub fn new(store: Arc<dyn Store>, wake: Wake, options: Options) -> Arc<Self> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        wake: Wake,
+        options: Options,
+        jobs: &Supervisor,
+    ) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
-            recorder: Recorder::spawn(Arc::clone(&store)),
+            recorder: Recorder::start(Arc::clone(&store), jobs),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
             store,
@@ -296,12 +301,6 @@ impl Dispatcher {
         }
     }
 
-    /// Closes the sockets of those whom another node was told to shut out, until
-    /// told to stop. For nodes that share a database.
-    pub async fn run_shut_out(&self, stop: CancellationToken) {
-        shut_out::run(self, stop).await;
-    }
-
     /// Closes the sockets whose connections another node has closed on record,
     /// because it took this one for dead. Their gateways come back at once, and
     /// are on record again. Returns how many there were.
@@ -309,9 +308,15 @@ impl Dispatcher {
         shut_out::close_lost(self).await
     }
 
-    /// Records events that nobody was there to receive, until told to stop.
-    pub async fn run_sweep(&self, stop: CancellationToken) {
-        sweep::run(self, stop).await;
+    /// Starts the job that records events whose gateway is not connected.
+    pub fn start_sweep(self: &Arc<Self>, jobs: &Supervisor) {
+        jobs.start("not_connected_sweep", sweep::INTERVAL, sweep::Sweep::new(Arc::clone(self)));
+    }
+
+    /// Starts the job that closes sockets of gateways and tokens that were
+    /// disabled or revoked at another node. For nodes that share a database.
+    pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
+        jobs.start("revocation", shut_out::POLL_INTERVAL, shut_out::Poll(Arc::clone(self)));
     }
 }
 

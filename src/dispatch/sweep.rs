@@ -1,57 +1,62 @@
-//! Finds the events that nobody was there to receive, soon after they came.
+//! The job that finds the events whose gateway was not connected, soon after
+//! they came.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::Dispatcher;
-use super::backoff::Backoff;
 use crate::event::{GatewayKey, Reason};
-use crate::store::Missed;
+use crate::jobs::{Job, Next};
+use crate::store::{Missed, StoreError};
 
 /// Events of this long are swept together.
 const GATHER: Duration = Duration::from_millis(100);
+/// An idle sweep shows this often that it still runs.
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sweeps until told to stop: everything once, then what is said to be unserved.
-pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
-    stop.run_until_cancelled(async {
-        let mut backoff = Backoff::default();
-        while !once(dispatcher, None).await {
-            tokio::time::sleep(backoff.next()).await;
-        }
-        loop {
-            let mut gateways = dispatcher.wake.unswept().await;
-            tokio::time::sleep(GATHER).await;
-            // Whoever is connected here is served; the end of its last
-            // connection makes it unserved again.
-            gateways.retain(|gateway| dispatcher.registry.connected(*gateway) == 0);
-            if gateways.is_empty() {
-                continue;
-            }
-            if once(dispatcher, Some(&gateways)).await {
-                backoff.reset();
-                continue;
-            }
-            for gateway in gateways {
-                dispatcher.wake.unserved(gateway);
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
-    })
-    .await;
+/// Sweeps all gateways once, then those that are said to be unserved.
+pub(super) struct Sweep {
+    dispatcher: Arc<Dispatcher>,
+    has_swept_all: bool,
+    /// To be swept next; kept until that has succeeded.
+    unserved: Vec<GatewayKey>,
 }
 
-/// One sweep; false if it is to be tried again.
-async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool {
-    match dispatcher.store.sweep_not_connected(gateways).await {
-        Ok(missed) => {
-            missed.iter().for_each(tell);
-            true
+impl Sweep {
+    pub(super) const fn new(dispatcher: Arc<Dispatcher>) -> Self {
+        Self { dispatcher, has_swept_all: false, unserved: Vec::new() }
+    }
+
+    async fn sweep(&self, gateways: Option<&[GatewayKey]>) -> Result<(), StoreError> {
+        let missed = self.dispatcher.store.sweep_not_connected(gateways).await?;
+        missed.iter().for_each(tell);
+        Ok(())
+    }
+}
+
+impl Job for Sweep {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
+        let unserved = self.dispatcher.wake.unswept().await;
+        self.unserved.extend(unserved);
+        tokio::time::sleep(GATHER).await;
+    }
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        if !self.has_swept_all {
+            self.sweep(None).await?;
+            self.has_swept_all = true;
         }
-        Err(error) => {
-            tracing::warn!(%error, "the search for unserved gateways failed; trying again");
-            false
+        // A gateway that is connected here is served; the end of its last
+        // connection makes it unserved again.
+        let registry = &self.dispatcher.registry;
+        self.unserved.retain(|gateway| registry.connected(*gateway) == 0);
+        if !self.unserved.is_empty() {
+            self.sweep(Some(&self.unserved)).await?;
+            self.unserved.clear();
         }
+        Ok(Next::Wait)
     }
 }
 

@@ -34,6 +34,8 @@ mod schema;
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
+mod trimming;
+mod verdict;
 
 pub use browse::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
@@ -44,6 +46,8 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use schema::SchemaError;
+pub use trimming::*;
+pub use verdict::*;
 
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{NewToken, Result, Store, StoreError, VerifyReport};
 use crate::event::NodeId;
+use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 /// Settings of the database (`[database]`).
@@ -91,6 +92,8 @@ pub struct Open {
     pub store: Arc<dyn Store>,
     /// Ends when the process should.
     pub failure: BoxFuture<'static, ()>,
+    /// The store's own background jobs.
+    pub jobs: Supervisor,
 }
 
 enum Database {
@@ -169,13 +172,15 @@ impl Options {
             Database::Sqlite(options) => {
                 let store = super::sqlite::SqliteStore::open(&options, node, wake).await?;
                 let failing = Arc::clone(&store);
-                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+                let failure = Box::pin(async move { failing.failure().await });
+                Ok(Open { store, failure, jobs: Supervisor::default() })
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
                 let store = super::postgres::PostgresStore::open(&options, node, wake).await?;
-                let failing = Arc::clone(&store);
-                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+                let (failing, jobs) = (Arc::clone(&store), store.jobs());
+                let failure = Box::pin(async move { failing.failure().await });
+                Ok(Open { store, failure, jobs })
             }
         }
     }

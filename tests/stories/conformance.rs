@@ -71,7 +71,14 @@ macro_rules! conforms {
             what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
             the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
             old_dead_letters_go_with_their_deliveries_and_not_before
+            an_open_dead_letter_outlives_its_log_and_can_be_redriven
+            a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit
+            a_repeat_gets_the_first_answer_though_the_log_is_trimmed
             a_redrive_goes_on_where_it_stopped_oldest_first
+            a_redrive_counts_everything_that_it_leaves_alone
+            a_redriven_delivery_shows_its_newest_redrive_and_its_state
+            a_closed_connection_keeps_the_position_that_it_had
+            a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive
             what_has_expired_is_not_redriven_but_counted
             redrives_at_the_same_time_append_each_delivery_once
             a_log_is_read_in_pages_with_states
@@ -289,6 +296,7 @@ pub(crate) fn keep_all() -> RetentionLimits {
         max_events: i64::MAX / 2,
         hard_max_age: LONG,
         hard_max_events: i64::MAX / 2,
+        dead_letter_max_age: LONG,
         left_behind: LONG,
         batch: 10_000,
     }

@@ -46,6 +46,7 @@ impl Tables {
             connected_at: now,
             last_heartbeat_at: now,
             closed: None,
+            confirmed: None,
         };
         let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
@@ -184,7 +185,8 @@ impl Tables {
             return None;
         }
         let own = self.cursors.get(&(row.gateway, kept_under(id, &row.instance)));
-        let confirmed = own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
+        let position = || own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
+        let confirmed = row.confirmed.unwrap_or_else(position);
         Some(ConnectionInfo {
             connection_id: id,
             gateway_id: gateway.id,

@@ -78,11 +78,23 @@ impl Tables {
     }
 
     /// Gives up deliveries; parts that were given up before stay as they are.
-    pub(super) fn bury(&mut self, gateway: GatewayKey, range: Range, at: Timestamp) -> Result<()> {
+    pub(super) fn bury(
+        &mut self,
+        gateway: GatewayKey,
+        range: Range,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Result<()> {
         for part in self.not_dead(gateway, range) {
             self.stream(gateway)?.dead_total += length(part);
             for piece in cut(part) {
-                let letter = Letter { last: piece.last.0, dead_at: at, redriven_at: None };
+                let letter = Letter {
+                    last: piece.last.0,
+                    reason,
+                    dead_at: at,
+                    redriven_at: None,
+                    redriven_first: None,
+                };
                 self.dead_letters.insert((gateway, piece.first.0), letter);
             }
         }

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::store::ranges::above;
 use crate::store::receipts::{Receipts, Waiting};
-use crate::store::{Range, Record, Result, StoreError};
+use crate::store::{Failing, Range, Record, Result, StoreError};
 
 impl Tables {
     /// Puts records on record, in order.
@@ -95,6 +95,7 @@ impl Tables {
                 connection: it.connection,
                 instance: it.instance,
                 to: it.range.last.0,
+                at: it.finished_at,
                 seen_at: Some(now),
             });
         }
@@ -112,6 +113,7 @@ impl Tables {
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
+                    at: *at,
                     seen_at: Some(now),
                 });
                 self.raise(moves.as_slice())
@@ -123,6 +125,7 @@ impl Tables {
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
+                    at: *at,
                     seen_at: None,
                 });
                 self.raise(moves.as_slice())
@@ -190,21 +193,46 @@ impl Tables {
             })?;
         }
         let is_confirmed = self.confirmed(gateway) >= sequence.0;
-        if result.is_ok() {
+        let Some(reason) = reason else {
+            let stream = self.stream(gateway)?;
+            if !is_known && stream.reported <= sequence.0 {
+                (stream.reported, stream.failing) = (sequence.0, None);
+            }
             if self.revive((gateway, sequence.0))? && is_confirmed {
                 self.stream(gateway)?.confirmed_total += 1;
             }
             return Ok(());
-        }
+        };
         if is_known {
             return Ok(());
         }
+        self.count_failing(gateway, sequence, reason, at)?;
         // Counted as confirmed when its receipt came before its report.
         if is_confirmed && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
         }
-        self.bury(gateway, range, at)
+        self.bury(gateway, range, reason, at)
+    }
+
+    /// A failed report, as the gateway's verdict counts it.
+    fn count_failing(
+        &mut self,
+        gateway: GatewayKey,
+        sequence: Sequence,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Result<()> {
+        let stream = self.stream(gateway)?;
+        let is_newer = stream.reported < sequence.0;
+        let is_again = stream.reported == sequence.0 && stream.failing.is_some();
+        if is_newer || is_again {
+            let before = stream.failing.unwrap_or(Failing { since: at, reason, count: 0 });
+            let count = before.count + i64::from(is_newer);
+            stream.failing = Some(Failing { since: before.since, reason, count });
+            stream.reported = sequence.0;
+        }
+        Ok(())
     }
 
     /// What the gateway has confirmed is delivered, however late this connection
@@ -227,7 +255,7 @@ impl Tables {
                 started_at: at,
                 finished_at: at,
             })?;
-            self.bury(gateway, part, at)?;
+            self.bury(gateway, part, reason, at)?;
         }
         Ok(())
     }

@@ -99,7 +99,8 @@ impl Store for MemoryStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
-        self.read(|tables| tables.list_gateways(organisation, after, limit)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.list_gateways(now, organisation, after, limit)).await
     }
 
     async fn gateway(
@@ -107,7 +108,8 @@ impl Store for MemoryStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Option<Gateway>> {
-        self.read(|tables| tables.gateway(organisation, id)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.gateway(now, organisation, id)).await
     }
 
     async fn update_gateway(
@@ -244,7 +246,8 @@ impl Store for MemoryStore {
         id: GatewayId,
         span: LogSpan,
     ) -> Result<Option<LogPage>> {
-        self.read(|tables| tables.gateway_log(organisation, id, span)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.gateway_log(now, organisation, id, span)).await
     }
 
     async fn connections(
@@ -263,7 +266,7 @@ impl Store for MemoryStore {
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
-        self.read(|tables| Ok(tables.totals(organisation))).await
+        self.read(|tables| tables.totals(organisation)).await
     }
 
     async fn event_history(

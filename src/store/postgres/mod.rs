@@ -11,10 +11,10 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{Result, StoreError};
 use crate::event::NodeId;
+use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 mod connect;
@@ -75,8 +75,8 @@ pub struct PostgresStore {
     prompt: Mutex<Option<PgConnection>>,
     writer: Writer,
     inbox: watch_inbox::Watch,
-    /// What runs beside the verbs, and its end.
-    tasks: TaskTracker,
+    /// What runs beside the operations, and the end of both.
+    jobs: Supervisor,
     stop: CancellationToken,
 }
 
@@ -95,7 +95,8 @@ impl PostgresStore {
         let answer_timeout = options.answer_timeout;
         let session = Session::new(link.clone(), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let jobs = Supervisor::stopped_by(stop.clone());
         let inbox = watch_inbox::Watch::new(listener.clone(), stop.clone());
         let news = News {
             node,
@@ -105,7 +106,7 @@ impl PostgresStore {
             announces: options.notify,
             listener,
         };
-        news.start(&tasks, &stop);
+        news.start(&jobs);
         let store = Arc::new(Self {
             node,
             wake,
@@ -117,7 +118,7 @@ impl PostgresStore {
             prompt: Mutex::default(),
             writer,
             inbox,
-            tasks,
+            jobs,
             stop,
         });
         store.begin().await?;
@@ -201,6 +202,11 @@ impl PostgresStore {
         Ok(done)
     }
 
+    /// The jobs of this store.
+    pub fn jobs(&self) -> Supervisor {
+        self.jobs.clone()
+    }
+
     /// How long a node may be silent.
     const fn node_timeout(&self) -> Duration {
         self.node_timeout
@@ -222,9 +228,7 @@ impl PostgresStore {
     }
 
     async fn shut(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.jobs.stop().await;
         self.writer.stop().await;
         self.askers.close();
         self.pool.close();

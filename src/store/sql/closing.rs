@@ -32,7 +32,11 @@ pub(super) async fn close(
 ) -> Result<()> {
     let seen_at = query_scalar!(
         r#"
-        update connections set closed_at = $2, close_reason = $3 where id = $1 and closed_at is null
+        update connections set closed_at = $2, close_reason = $3, confirmed = (
+            select received from cursors u where u.gateway = connections.gateway
+                and u.instance = coalesce(nullif(connections.instance, ''), cast(connections.id as text))
+        )
+        where id = $1 and closed_at is null
         returning last_heartbeat_at as "seen_at!: Timestamp"
         "#,
         end.connection as _,
@@ -111,6 +115,14 @@ async fn leave(
     end: &End<'_>,
     recorded: Timestamp,
 ) -> Result<()> {
+    query!(
+        "update streams set left_at = $2, left_reason = $3 where gateway = $1",
+        end.gateway.0,
+        now as _,
+        end.reason as _
+    )
+    .execute(&mut *connection)
+    .await?;
     let alive_at = end.alive_at.map(|at| dialect::instant(now, at));
     let seen_at = alive_at.map_or(recorded, |at| at.max(recorded));
     let instance = end.connection.to_string();
@@ -209,7 +221,11 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
     let Some((_, instance)) = own.filter(|(position, _)| position.next() == sequence) else {
         return Ok(());
     };
-    let (gateway, to) = (end.gateway, sequence);
-    let past = Move { gateway, connection: end.connection, instance, to, seen_at: None };
-    positions::raise(connection, &[past]).await
+    let (gateway, to, at) = (end.gateway, sequence, end.at);
+    let past = Move { gateway, connection: end.connection, instance, to, at, seen_at: None };
+    positions::raise(connection, &[past]).await?;
+    query!("update connections set confirmed = $2 where id = $1", end.connection as _, to.0)
+        .execute(connection)
+        .await?;
+    Ok(())
 }

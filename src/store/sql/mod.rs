@@ -29,6 +29,7 @@ mod closing;
 pub(crate) mod connections;
 pub(crate) mod deliveries;
 mod event_types;
+mod failing;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;
@@ -40,7 +41,7 @@ pub(crate) mod positions;
 pub(crate) mod record;
 pub(crate) mod redrive;
 pub(crate) mod repeats;
-mod retention;
+pub(crate) mod retention;
 mod sides;
 pub(crate) mod stream;
 pub(crate) mod sweep;

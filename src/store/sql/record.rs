@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dialect::{self, Connection, query};
 
+use super::failing;
 use super::ledger::{self, Ended, How};
 use super::positions::{self, Move};
 use crate::clock::Timestamp;
@@ -71,6 +72,7 @@ async fn confirm(
             connection: it.connection,
             instance: Arc::clone(&it.instance),
             to: it.range.last,
+            at: it.finished_at,
             seen_at: Some(now),
         });
         rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
@@ -92,14 +94,15 @@ async fn one(
             reported(connection, node, (*gateway, *on), *sequence, result, *at).await?;
             let Some(to) = *confirms else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
-            let past = Move { gateway, connection: *on, instance, to, seen_at: Some(now) };
+            let (at, seen_at) = (*at, Some(now));
+            let past = Move { gateway, connection: *on, instance, to, at, seen_at };
             positions::raise(connection, &[past]).await
         }
         Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
             skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
             let Some(to) = *advance_to else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
-            let past = Move { gateway, connection: *on, instance, to, seen_at: None };
+            let past = Move { gateway, connection: *on, instance, to, at: *at, seen_at: None };
             positions::raise(connection, &[past]).await
         }
         Record::Closed {
@@ -151,6 +154,9 @@ async fn reported(
     }
     let is_confirmed = positions::confirmed(connection, gateway).await? >= sequence;
     let Some(reason) = reason else {
+        if !said.the_same {
+            failing::succeeded(connection, gateway, sequence).await?;
+        }
         let was_dead = ledger::revive(connection, gateway, sequence).await?;
         if was_dead && is_confirmed {
             count_confirmed(connection, gateway, 1).await?;
@@ -160,6 +166,7 @@ async fn reported(
     if said.the_same {
         return Ok(());
     }
+    failing::failed(connection, gateway, sequence, reason, at).await?;
     // Counted as confirmed when its receipt came before its report.
     if is_confirmed && !ledger::not_dead(connection, gateway, range).await?.is_empty() {
         count_confirmed(connection, gateway, -1).await?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    Gateway, Missed, Record, RetentionLimits, Store, Target, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryState, Gateway, Missed, Record, RedriveSelection, RetentionLimits,
+    Store, Target, TrimMark, Trimmed,
 };
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
@@ -123,7 +124,8 @@ pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs
     let mut mark = TrimMark::default();
     assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
     let kept = store.event_history(corner.organisation, &id).await.unwrap().unwrap();
-    assert_eq!(kept.deliveries.len(), 1, "the slow one still needs it");
+    let trimmed: Vec<bool> = kept.deliveries.iter().map(|delivery| delivery.trimmed).collect();
+    assert_eq!(trimmed.iter().filter(|it| !**it).count(), 1, "the slow one still needs it");
     corner.record(vec![confirmed(&slow, on_slow, 1, 1)]).await;
     assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
     assert!(store.event_history(corner.organisation, &id).await.unwrap().is_none());
@@ -168,7 +170,12 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     corner.record(vec![failed(1), failed(3)]).await;
     let dead = async || store.totals(corner.organisation).await.unwrap().dead_letters - before;
     assert_eq!(dead().await, 2);
-    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 1, ..keep_all() };
+    let limits = RetentionLimits {
+        max_age: Duration::ZERO,
+        dead_letter_max_age: Duration::ZERO,
+        batch: 1,
+        ..keep_all()
+    };
     let mut mark = TrimMark::default();
     pass(store, &limits, &mut mark).await;
     assert_eq!(dead().await, 2, "nothing is confirmed");
@@ -217,4 +224,121 @@ fn lost(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> R
         advance_to: Some(Sequence(last)),
         at: Timestamp::now(),
     }
+}
+
+pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let (good, bad) =
+        (event(Target::Gateways(vec![gateway.id])), event(Target::Gateways(vec![gateway.id])));
+    let (good_id, bad_id) = (good.event.id.clone(), bad.event.id.clone());
+    corner.publish(vec![good, bad]).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    let failed = |sequence| Record::Reported {
+        gateway: gateway.key,
+        connection: id,
+        sequence: Sequence(sequence),
+        result: Err((Reason::ApplyFailed, String::new())),
+        at: Timestamp::now(),
+    };
+    corner.record(vec![failed(2), confirmed(&gateway, id, 1, 2)]).await;
+    let old = RetentionLimits { max_age: Duration::ZERO, batch: 3, ..keep_all() };
+    let mut mark = TrimMark::default();
+    for _ in 0..2 {
+        pass(store, &old, &mut mark).await;
+    }
+    assert_eq!(corner.again(&gateway).await.floor, Sequence(2));
+    assert!(store.event_history(corner.organisation, &good_id).await.unwrap().is_none());
+    let kept = store.event_history(corner.organisation, &bad_id).await.unwrap().unwrap();
+    let delivery = &kept.deliveries[0];
+    assert_eq!((delivery.state, delivery.trimmed), (DeliveryState::Failed, true));
+    assert_eq!((delivery.failures, delivery.reason), (1, Some(Reason::ApplyFailed)));
+    // By its type, which only the event knows.
+    let filter = DeliveryFilter {
+        gateway_id: Some(gateway.id),
+        event_type: kept.event.event_type.clone().into(),
+        ..DeliveryFilter::default()
+    };
+    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    let selection = RedriveSelection::Filter(filter, None);
+    let done = store.redrive(corner.organisation, selection, false).await.unwrap();
+    assert_eq!(done.redriven[0].new_sequence, Some(Sequence(3)), "{done:?}");
+    // The redrive is as young as it is, however old its event is by now.
+    let hard = RetentionLimits { hard_max_age: Duration::from_hours(1), ..old };
+    pass(store, &hard, &mut mark).await;
+    assert_eq!(corner.again(&gateway).await.pending, 1);
+    corner.record(vec![confirmed(&gateway, id, 3, 3)]).await;
+    for _ in 0..2 {
+        pass(store, &old, &mut mark).await;
+    }
+    assert!(store.event_history(corner.organisation, &bad_id).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let soft = RetentionLimits { max_age: Duration::ZERO, batch: 2, ..keep_all() };
+    let by_age = RetentionLimits { dead_letter_max_age: Duration::ZERO, ..soft };
+    let by_number = RetentionLimits { hard_max_events: 3, ..soft };
+    for limits in [by_age, by_number] {
+        let gateway = corner.gateway(&[]).await;
+        corner.fill(&gateway, 6).await;
+        let (id, _, _) = corner.open(&gateway).await;
+        let failed = |sequence| Record::Reported {
+            gateway: gateway.key,
+            connection: id,
+            sequence: Sequence(sequence),
+            result: Err((Reason::ApplyFailed, String::new())),
+            at: Timestamp::now(),
+        };
+        corner.record(vec![failed(1), failed(2), failed(3), confirmed(&gateway, id, 1, 6)]).await;
+        let mut mark = TrimMark::default();
+        pass(store, &soft, &mut mark).await;
+        let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+        let selection = RedriveSelection::Filter(filter, None);
+        let would = store.redrive(corner.organisation, selection.clone(), true).await.unwrap();
+        assert_eq!(would.redriven.len(), 3, "kept beyond the age of the ledger");
+        // A pass that goes on behind what was kept, and one from the beginning.
+        for mark in [&mut mark, &mut TrimMark::default()] {
+            pass(store, &limits, mark).await;
+        }
+        let would = store.redrive(corner.organisation, selection, true).await.unwrap();
+        assert_eq!((would.redriven.len(), would.event_removed), (0, 0), "{limits:?}");
+    }
+}
+
+pub(crate) async fn a_repeat_gets_the_first_answer_though_the_log_is_trimmed(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let (one, two) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    let publish = event(Target::Gateways(vec![one.id, two.id]));
+    let first = corner.publish(vec![publish.clone()]).await;
+    let (id, _, _) = corner.open(&one).await;
+    corner.record(vec![confirmed(&one, id, 1, 1)]).await;
+    let none = RetentionLimits { max_events: 0, ..keep_all() };
+    let mut mark = TrimMark::default();
+    pass(store, &none, &mut mark).await;
+    assert_eq!(corner.again(&one).await.floor, Sequence(1));
+    assert_eq!(corner.publish(vec![publish.clone()]).await, first);
+    let shown = async || {
+        let id = &publish.event.id;
+        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        let mut rows: Vec<_> = history
+            .deliveries
+            .into_iter()
+            .map(|it| (it.gateway_id, it.sequence.0, it.state, it.trimmed))
+            .collect();
+        rows.sort_unstable_by_key(|row| row.0);
+        rows
+    };
+    let mut expected = vec![
+        (one.id, 1, DeliveryState::Delivered, true),
+        (two.id, 1, DeliveryState::Pending, false),
+    ];
+    expected.sort_unstable_by_key(|row| row.0);
+    assert_eq!(shown().await, expected);
+    let (id, _, _) = corner.open(&two).await;
+    corner.record(vec![confirmed(&two, id, 1, 1)]).await;
+    pass(store, &none, &mut mark).await;
+    assert_eq!(corner.publish(vec![publish.clone()]).await, first);
+    assert!(shown().await.iter().all(|row| row.2 == DeliveryState::Delivered && row.3));
 }

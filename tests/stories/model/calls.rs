@@ -357,8 +357,12 @@ fn retention(limits: Limits) -> RetentionLimits {
         Limits::Young => {
             RetentionLimits { max_age: zero, left_behind: zero, batch: 4, ..keep_all() }
         }
-        Limits::HardYoung => {
-            RetentionLimits { max_age: zero, hard_max_age: zero, batch: 5, ..keep_all() }
-        }
+        Limits::HardYoung => RetentionLimits {
+            max_age: zero,
+            hard_max_age: zero,
+            dead_letter_max_age: zero,
+            batch: 5,
+            ..keep_all()
+        },
     }
 }

@@ -23,14 +23,14 @@ async fn a_gateway_tells_how_far_behind_it_is() {
     set_manifest(connection, at(4), key, r#"{"version": "1"}"#).await.unwrap();
     let found = gateway(connection, ORGANISATION, id).await.unwrap().unwrap();
     assert_eq!((found.head, found.confirmed, found.floor), (Sequence(3), Sequence(1), Sequence(0)));
-    assert_eq!(found.oldest_unconfirmed_at, Some(at(6)));
+    assert_eq!(found.oldest_pending_at, Some(at(6)));
     assert_eq!(
         found.manifest.map(|(text, at)| (text.get().to_owned(), at)),
         Some((r#"{"version": "1"}"#.to_owned(), at(4)))
     );
     database.cursor(key.0, 3).await;
     let found = gateway(&mut database.connection, ORGANISATION, id).await.unwrap().unwrap();
-    assert_eq!(found.oldest_unconfirmed_at, None);
+    assert_eq!(found.oldest_pending_at, None);
 }
 
 #[tokio::test]
