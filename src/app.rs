@@ -196,7 +196,7 @@ pub async fn serve(
         if has_failed {
             tokio::time::sleep(FAILED_END).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {

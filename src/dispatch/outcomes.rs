@@ -31,11 +31,13 @@ pub(super) struct Outcomes {
     records: VecDeque<Record>,
     /// Only the newest sign of life matters.
     heartbeat: Option<Timestamp>,
+    /// Events up to here that expired were logged and counted when they did.
+    expired_before: Sequence,
 }
 
 impl Outcomes {
     pub(super) fn new(whose: Whose) -> Self {
-        Self { whose, records: VecDeque::new(), heartbeat: None }
+        Self { whose, records: VecDeque::new(), heartbeat: None, expired_before: Sequence::ZERO }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -105,6 +107,12 @@ impl Outcomes {
         });
     }
 
+    /// The events passed over up to here expired before the connection was
+    /// opened: they were logged and counted then.
+    pub(super) fn expired_before(&mut self, last: Sequence) {
+        self.expired_before = last;
+    }
+
     pub(super) fn alive(&mut self) {
         self.heartbeat = Some(Timestamp::now());
     }
@@ -169,6 +177,8 @@ impl Outcomes {
                     Err((reason, detail)) => self.failed(range, *reason, detail),
                 }
             }
+            Record::Skipped { range, reason: Reason::Expired, .. }
+                if range.last <= self.expired_before => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);

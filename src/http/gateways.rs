@@ -123,8 +123,8 @@ pub(super) async fn remove(
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
 ) -> Answer<StatusCode> {
-    let key = app.store.delete_gateway(organisation, id).await?;
-    app.dispatcher.close_gateway(key, Reason::GatewayDeleted);
+    let deleted = app.store.delete_gateway(organisation, id).await?;
+    app.dispatcher.close_deleted(id, &deleted);
     Ok(StatusCode::NO_CONTENT)
 }
 

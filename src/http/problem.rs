@@ -166,7 +166,7 @@ impl From<StoreError> for Problem {
                     "The service can't take this now; try again later.",
                 )
             }
-            StoreError::Disk(_) => {
+            StoreError::Disk(_) | StoreError::SchemaChanged(_) => {
                 tracing::error!(%error, "a request was refused");
                 Self::unavailable(
                     "unavailable",

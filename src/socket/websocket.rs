@@ -2,14 +2,13 @@
 //!
 //! Event frames are followed by pings that carry the last event's number.
 //! These gateways handle one frame after another and echo a ping's payload, so
-//! the pong says that everything up to that number has been handled. How many
-//! events may go by without a ping is the lane's to say; the last one of a burst
-//! always has its ping.
+//! the pong says that everything up to that number has been handled. The lane
+//! decides which events have a ping before them; a ping always follows the last
+//! event of a burst.
 //!
 //! Reading and writing go on side by side; neither waits for the other. Knows
 //! no store and decides nothing about delivery.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
@@ -18,11 +17,14 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite;
 
 use super::patience::within;
-use super::{Control, EventFrame, Incoming, TransportEnd};
+use super::{Control, EventFrame, Incoming, PingBefore, TransportEnd};
 use crate::event::{Reason, Sequence};
+
+mod reading;
+
+use reading::{ReadEnd, read};
 
 /// Events are gathered up to this many bytes before they are flushed. As much
 /// is to be buffered by the socket, so that a burst is one write, and (it is
@@ -31,10 +33,6 @@ pub const BURST_BYTES: usize = 16 * 1024;
 
 /// Time for a peer that broke the protocol to read why it is parted with.
 const LINGER: Duration = Duration::from_millis(250);
-
-/// Errors that say that nothing comes from the peer's host any more.
-const SILENCE: [ErrorKind; 3] =
-    [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +83,16 @@ async fn talk(
     // What the peer has said still counts; so reading goes on to the end.
     match written {
         WriteEnd::Told(reason) => {
-            let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
-            let ((), read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
-            match read {
+            // A peer that has been silent for too long won't answer either, and
+            // the failure is recorded only after this.
+            let is_silent =
+                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
+            let patience = if is_silent { LINGER } else { limits.close_timeout };
+            let ending = async {
+                let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
+                tokio::join!(goodbye, reader).1
+            };
+            match timeout(patience, ending).await {
                 Ok(read) => (reason, String::new(), read.into_end().2),
                 Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
             }
@@ -225,7 +230,7 @@ async fn told_to_close(control: &mut mpsc::Receiver<Control>, ping_due: &mut boo
     }
 }
 
-/// Writes what waits, with pings as often as wanted, and flushes once.
+/// Writes what waits, with its pings, and flushes once.
 async fn burst(
     sink: &mut SplitSink<WebSocket, Message>,
     first: Option<Message>,
@@ -239,9 +244,12 @@ async fn burst(
         sink.feed(first).await?;
         bytes = BURST_BYTES;
     }
-    let mut without_ping = 0;
+    let mut is_pinged = true;
     while let Some(frame) = next.take() {
-        let EventFrame { sequence, text: frame, stride } = *frame;
+        let EventFrame { sequence, text: frame, ping_before } = *frame;
+        if ping_before == PingBefore::Always || ping_before == PingBefore::Between && !is_pinged {
+            sink.feed(ping(*last_written)).await?;
+        }
         bytes += frame.len();
         let Some(frame) = text(frame) else {
             return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
@@ -251,11 +259,10 @@ async fn burst(
         if bytes < BURST_BYTES {
             next = events.try_recv().ok();
         }
-        without_ping += 1;
-        if next.is_none() || without_ping >= stride {
-            sink.feed(ping(Some(sequence))).await?;
-            without_ping = 0;
-        }
+        is_pinged = false;
+    }
+    if !is_pinged {
+        sink.feed(ping(*last_written)).await?;
     }
     sink.flush().await
 }
@@ -268,109 +275,6 @@ fn text(frame: Bytes) -> Option<Message> {
 fn ping(last_written: Option<Sequence>) -> Message {
     let payload = last_written.map_or_else(Bytes::new, |sequence| sequence.to_string().into());
     Message::Ping(payload)
-}
-
-enum ReadEnd {
-    /// The peer closed in good order.
-    Closed(String),
-    /// The peer's host ended or reset the socket without a close frame.
-    Lost(String),
-    /// The socket broke because the peer's host can't be reached.
-    Silent(String),
-    /// The peer broke the protocol; to be told so with this code.
-    Violation(u16, &'static str),
-    /// The lane listens no more.
-    Unheard,
-}
-
-impl ReadEnd {
-    fn into_end(self) -> (Reason, String, bool) {
-        let by_peer = matches!(self, Self::Lost(_));
-        let (reason, detail) = match self {
-            Self::Closed(detail) => (Reason::ClosedByGateway, detail),
-            Self::Lost(detail) | Self::Silent(detail) => (Reason::ConnectionLost, detail),
-            Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
-            Self::Unheard => (Reason::Shutdown, "the lane ended first".to_owned()),
-        };
-        (reason, detail, by_peer)
-    }
-}
-
-/// Reads to the very end, also after a close frame: who stops there leaves the
-/// peer without its answer. A lane that is slow to listen slows the reading.
-async fn read(
-    mut stream: SplitStream<WebSocket>,
-    incoming: &mpsc::Sender<Incoming>,
-    close_timeout: Duration,
-) -> ReadEnd {
-    while let Some(message) = stream.next().await {
-        let said = match message {
-            Ok(Message::Pong(payload)) => {
-                receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt)
-            }
-            Ok(Message::Ping(_)) => Incoming::Alive,
-            Ok(Message::Text(text)) => Incoming::Message(text.as_bytes().into()),
-            Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
-            Ok(Message::Close(frame)) => {
-                // The wait for the end says nothing about the peer.
-                let _ = incoming.send(Incoming::Alive).await;
-                // The answer is queued, and goes out by reading on.
-                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
-                let _ = timeout(close_timeout, rest).await;
-                return ReadEnd::Closed(describe(frame));
-            }
-            Err(error) => return broken(error),
-        };
-        if incoming.send(said).await.is_err() {
-            return ReadEnd::Unheard;
-        }
-    }
-    ReadEnd::Lost("the stream ended without a close frame".to_owned())
-}
-
-/// A number in the form in which we sent it; anything else confirms nothing.
-fn receipt(payload: &[u8]) -> Option<Sequence> {
-    let canonical =
-        matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
-    Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
-}
-
-fn describe(frame: Option<CloseFrame>) -> String {
-    frame.map_or_else(
-        || "without a code".to_owned(),
-        |CloseFrame { code, reason }| {
-            let reason: String = reason.as_str().escape_debug().take(200).collect();
-            if reason.is_empty() {
-                format!("code {code}")
-            } else {
-                format!("code {code}: {reason}")
-            }
-        },
-    )
-}
-
-/// Tells a broken protocol from a broken line.
-fn broken(error: axum::Error) -> ReadEnd {
-    use tungstenite::Error;
-    use tungstenite::error::ProtocolError;
-
-    let error = error.into_inner();
-    match error.downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
-        Some(Error::Utf8(_)) => {
-            ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8")
-        }
-        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-            ReadEnd::Lost("the stream ended without a close frame".to_owned())
-        }
-        Some(Error::Protocol(_)) => {
-            ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
-        }
-        Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
-        Some(Error::Io(io)) if SILENCE.contains(&io.kind()) => ReadEnd::Silent(error.to_string()),
-        _ => ReadEnd::Lost(error.to_string()),
-    }
 }
 
 /// A real socket over loopback, for the tests; the client's end is returned.

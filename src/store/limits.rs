@@ -31,6 +31,11 @@ pub(crate) const REDRIVE_LOOKED_UP: usize = 2_000;
 /// Streams that one batch of retention looks at; most have nothing to give.
 pub(crate) const TRIMMED_STREAMS: i64 = 256;
 
+/// Expired events that one call looks at, and open deliveries of them that it
+/// gives up, at the most.
+pub(crate) const EXPIRED_EVENTS: i64 = 16;
+pub(crate) const EXPIRED_DELIVERIES: i64 = 1_000;
+
 /// Rejected rows that one retry puts back, at the most: it is one transaction,
 /// and others wait for it.
 pub(crate) const RETRIED: i64 = 1_000;

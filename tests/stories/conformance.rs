@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 mod append;
 mod asking;
+mod away;
 mod housekeeping;
 mod inbox;
 mod outcomes;
@@ -26,6 +27,7 @@ mod positions;
 
 pub(crate) use append::*;
 pub(crate) use asking::*;
+pub(crate) use away::*;
 pub(crate) use housekeeping::*;
 pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
@@ -69,7 +71,10 @@ macro_rules! conforms {
             retention_trims_what_is_confirmed_in_bounded_batches
             what_the_hard_limit_takes_is_recorded_as_lost
             what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
-            the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
+            what_a_deleted_gateway_missed_is_failed_and_shown_until_retention
+            an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed
+            many_expired_events_are_given_up_in_bounded_batches
+            a_gateway_that_has_just_gone_has_a_grace_and_no_other
             old_dead_letters_go_with_their_deliveries_and_not_before
             an_open_dead_letter_outlives_its_log_and_can_be_redriven
             a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit

@@ -13,7 +13,7 @@
 //! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
-//! | FR-009 | `operations::a_failure_is_on_record_within_a_second` |
+//! | FR-009 | `operations::a_failure_is_on_record_within_a_second`, `away` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
@@ -37,11 +37,13 @@
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
+mod away;
 mod balancer;
 mod bench;
 mod bench_running;
 mod both;
 mod bursts;
+mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;

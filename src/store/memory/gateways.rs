@@ -2,11 +2,14 @@
 
 use serde_json::value::RawValue;
 
-use super::tables::{GatewayRow, Key, Stream, Tables, next};
+use super::ledger::{Ended, How};
+use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::event_types::{built_in, built_ins};
-use crate::store::{EventTypeInfo, Gateway, GatewayChange, Labels, Result, StoreError, storable};
+use crate::store::{
+    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, Range, Result, StoreError, storable,
+};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
 
@@ -114,7 +117,7 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         let key = self.live_key(organisation, id)?;
         let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
         row.deleted_at = Some(now);
@@ -122,8 +125,26 @@ impl Tables {
         for token in self.gateway_tokens.values_mut().filter(|token| token.of == key) {
             token.info.revoked_at = token.info.revoked_at.or(Some(now));
         }
+        let (head, floor) = (row.stream.head, row.stream.floor);
+        let confirmed = self.shown_position(key);
+        let first = Sequence(confirmed.max(floor) + 1);
+        let range = Range { first, last: Sequence(head) };
+        let undelivered = self.not_dead(key, range);
+        for range in undelivered.iter().copied() {
+            self.write_attempts(&Ended {
+                gateway: key,
+                connection: None,
+                range,
+                how: How::Failed(Reason::GatewayDeleted, ""),
+                started_at: now,
+                finished_at: now,
+            })?;
+        }
+        self.bury(key, range, Reason::GatewayDeleted, now)?;
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        Ok(key)
+        let cursor = Cursor { received: confirmed, left_at: None };
+        self.cursors.insert((key, String::new()), cursor);
+        Ok(Deleted { key, undelivered })
     }
 
     pub(super) fn set_manifest(

@@ -14,12 +14,12 @@ use crate::event::{
 use crate::store::ledger::bucket_width;
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo, Gateway,
-    GatewayChange, GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken,
-    NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven,
-    Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind,
-    Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo,
+    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage,
+    LogSpan, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy,
+    SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -125,7 +125,7 @@ impl Store for MemoryStore {
         &self,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
     }
 
@@ -321,8 +321,12 @@ impl Store for MemoryStore {
         Ok(redriven)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
-        self.write(|tables, now| Ok(tables.node_heartbeat(now, self.node))).await
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        self.write(|tables, now| {
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
+        })
+        .await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
@@ -356,8 +360,19 @@ impl Store for MemoryStore {
         self.read(|tables| Ok(tables.shut_out(self.node))).await
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
-        self.write(|tables, now| tables.sweep(now, gateways)).await
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept> {
+        self.write(|tables, now| tables.sweep(now, gateways, grace)).await
+    }
+
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
+        let mut next = *mark;
+        let expired = self.write(|tables, now| tables.expire(now, &mut next)).await?;
+        *mark = next;
+        Ok(expired)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {
