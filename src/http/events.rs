@@ -29,6 +29,7 @@ pub(super) async fn publish(
     request: Request,
 ) -> Answer<(StatusCode, Json<Value>)> {
     extract::require_json(request.headers())?;
+    extract::refuse_encoded(request.headers())?;
     let source = auth::source(request.headers());
     let key = idempotency_key(request.headers())?;
     let body = app.bodies.read(source, request).await?;

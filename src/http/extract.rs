@@ -47,7 +47,7 @@ impl<S: Send + Sync> FromRequest<S> for Bytes {
 }
 
 /// Bodies are read as they are: a compressed one could be far larger than its limit.
-fn refuse_encoded(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), Problem> {
     let is_identity = |value: &HeaderValue| {
         let codings = value.to_str().unwrap_or("unreadable").split(',').map(str::trim);
         codings.filter(|coding| !coding.is_empty()).all(|it| it.eq_ignore_ascii_case("identity"))
