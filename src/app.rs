@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::MissedTickBehavior;
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,15 +18,17 @@ use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
 use crate::intake::{self, Rules};
+use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Scope, Store, StoreError};
+use crate::store::{AboutNode, NewToken, Open, OpenError, Options, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod alive;
 mod check;
+mod first_token;
 
 use alive::Alive;
 pub use check::check;
@@ -35,6 +36,9 @@ pub use check::check;
 const UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
+/// How long the end may take when the store has failed: what its disk has kept
+/// is known only after a restart, and the sooner that happens the better.
+const FAILED_END: Duration = Duration::from_secs(1);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +74,25 @@ pub enum ServeError {
     /// No key could be made.
     #[error(transparent)]
     Token(#[from] token::NoEntropy),
+    /// The first access token can't be taken from its file, or written to it.
+    #[error("the admin access token's file {path} can't be used: {why}")]
+    TokenFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Standard output is gone.
     #[error("nothing can be said on standard output: {0}")]
     Output(io::Error),
 }
 
 /// Runs the service until a signal ends it. What the operator must see (the
-/// first token, the address) goes to `out`.
+/// first token or its file, the address) goes to `out`; the token itself only if
+/// `print_token`.
 pub async fn serve(
     config: Config,
+    print_token: bool,
     signals: Signals,
     out: &mut (dyn Write + Send),
 ) -> Result<Outcome, ServeError> {
@@ -88,10 +102,11 @@ pub async fn serve(
 
     let wake = Wake::default();
     let database = database(&config);
-    let Open { store, failure } = database.open(NodeId::new(), wake.clone()).await?;
+    let Open { store, failure, jobs: store_jobs } =
+        database.open(NodeId::new(), wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
     alive::begin(store.as_ref(), database.is_shared()).await?;
-    first_token(store.as_ref(), out).await?;
+    first_token::ensure(store.as_ref(), &config, print_token, out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
@@ -103,7 +118,9 @@ pub async fn serve(
 
     store.introduce_node(about(&config, address)).await?;
 
-    let dispatcher = Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone());
+    let jobs = Supervisor::default();
+    let dispatcher =
+        Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone(), &jobs);
     let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
     let rules = Rules::new(event_bytes);
     let render = metrics.clone();
@@ -113,46 +130,35 @@ pub async fn serve(
         Arc::clone(&config),
         Arc::clone(&rules),
         Box::new(move || render.render()),
+        vec![jobs.clone(), store_jobs],
     );
 
     let stop_accepting = CancellationToken::new();
     let wind_down = CancellationToken::new();
-    let stop_jobs = CancellationToken::new();
     let connections = TaskTracker::new();
-    let jobs = TaskTracker::new();
-    connections.spawn(listener.run(
+    let accepting = connections.spawn(listener.run(
         http::router(Arc::clone(&app)),
         stop_accepting.clone(),
         wind_down.clone(),
         connections.clone(),
     ));
-    let sweeping = Arc::clone(&dispatcher);
-    let stop = stop_jobs.clone();
-    jobs.spawn(async move { sweeping.run_sweep(stop).await });
+    dispatcher.start_sweep(&jobs);
     if database.is_shared() {
-        let (shutting_out, stop) = (Arc::clone(&dispatcher), stop_jobs.clone());
-        jobs.spawn(async move { shutting_out.run_shut_out(stop).await });
+        dispatcher.start_revocation(&jobs);
     }
-    jobs.spawn(intake::inbox::run(Arc::clone(&store), rules, stop_jobs.clone()));
-    jobs.spawn(retention::run(
-        Arc::clone(&store),
-        wake,
-        config.retention.limits(),
-        config.retention.interval,
-        stop_jobs.clone(),
-    ));
-    jobs.spawn(every(MINUTE, stop_jobs.clone(), move || {
-        app.tidy_up();
-    }));
-    jobs.spawn(every(UPKEEP, stop_jobs.clone(), move || {
-        metrics.run_upkeep();
-    }));
+    intake::inbox::start(&store, rules, &jobs);
+    let retention = &config.retention;
+    retention::start(Arc::clone(&store), wake, retention.limits(), retention.interval, &jobs);
+    jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
+    jobs.start("metrics_upkeep", UPKEEP, Call(move || metrics.run_upkeep()));
     if let Some(certificates) = certificates {
-        jobs.spawn(watch_certificates(certificates, signals.clone(), stop_jobs.clone()));
+        let watch = WatchCertificates { certificates, signals: signals.clone(), is_told: false };
+        jobs.start("certificates", LOOK_AT_CERTIFICATES, watch);
     }
     let failed = CancellationToken::new();
-    let alive = Alive::new(Arc::clone(&store), Arc::clone(&dispatcher), database.is_shared());
-    jobs.spawn(alive.run(failed.clone(), stop_jobs.clone()));
+    let (store_again, dispatcher_again) = (Arc::clone(&store), Arc::clone(&dispatcher));
+    let alive = Alive::new(store_again, dispatcher_again, database.is_shared(), failed.clone());
+    jobs.start("heartbeat", alive::HEARTBEAT, alive);
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -163,29 +169,38 @@ pub async fn serve(
         () = signals.graceful.cancelled() => Outcome::Graceful,
         () = failed.cancelled() => Outcome::StoreFailed,
         () = failure => Outcome::StoreFailed,
+        // It goes on until it is told to stop.
+        _ = accepting => Outcome::ListenerFailed,
     };
     tracing::info!(?outcome, "shutting down");
     // The listener stays open while the sockets drain, so that readiness can
     // say no and gateways get a 503 instead of a refused connection.
+    let has_failed = outcome == Outcome::StoreFailed;
     let wind = async {
-        dispatcher.drain(config.shutdown.drain).await;
+        dispatcher.drain(if has_failed { Duration::ZERO } else { config.shutdown.drain }).await;
         stop_accepting.cancel();
         wind_down.cancel();
         connections.close();
         if tokio::time::timeout(config.shutdown.grace, connections.wait()).await.is_err() {
             tracing::warn!("some requests were still under way and are cut off");
         }
-        stop_jobs.cancel();
-        jobs.close();
-        jobs.wait().await;
+        jobs.stop().await;
         // A transaction that does not end must not keep the process: whatever
         // was answered is on disk, and the rest is undone at the next start.
         if tokio::time::timeout(config.shutdown.grace, store.close()).await.is_err() {
             tracing::warn!("the database did not close in time and is left as it is");
         }
     };
+    let abandoned = async {
+        if has_failed {
+            tokio::time::sleep(FAILED_END).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         () = wind => {}
+        () = abandoned => tracing::warn!("the store has failed; what is still under way is cut off"),
         () = signals.immediate.cancelled() => outcome = Outcome::Interrupted,
     }
     tracing::info!(?outcome, "done");
@@ -227,23 +242,10 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     Certificates::open(certificate, private_key).map(Some)
 }
 
-/// At the very first start: a token with which everything else can be made. It
-/// is shown before it is stored: if this process dies in between, the next
-/// start shows another one, while a stored one that nobody saw would lock
-/// everybody out.
-async fn first_token(store: &dyn Store, out: &mut (dyn Write + Send)) -> Result<(), ServeError> {
-    if store.has_access_tokens().await? {
-        return Ok(());
-    }
-    let organisation = store.organisation("default").await?;
-    let issued = token::issue(Kind::Access)?;
-    writeln!(out, "admin access token: {} (it is shown only now)", issued.key.expose_secret())
-        .and_then(|()| out.flush())
-        .map_err(ServeError::Output)?;
-    let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
-    let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
-    store.create_access_token(organisation, "first", &scopes, new).await?;
-    Ok(())
+/// Makes up an access token that no database knows yet, to be supplied in
+/// `admin_token_file`.
+pub fn generate_token() -> Result<SecretString, ServeError> {
+    Ok(token::issue(Kind::Access)?.key)
 }
 
 /// Makes an admin access token straight in the database, for an operator who
@@ -260,27 +262,27 @@ fn database(config: &Config) -> Options {
     Options { path, ..config.database.clone() }
 }
 
-async fn every(period: Duration, stop: CancellationToken, job: impl Fn() + Send) {
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => job(),
-        }
-    }
-}
-
-async fn watch_certificates(
+struct WatchCertificates {
     certificates: Arc<Certificates>,
     signals: Signals,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = signals.reload.notified() => certificates.reload(),
-            () = tokio::time::sleep(LOOK_AT_CERTIFICATES) => certificates.reload_if_changed(),
+    /// SIGHUP: they are read whether or not the files look the same.
+    is_told: bool,
+}
+
+impl Job for WatchCertificates {
+    type Error = std::convert::Infallible;
+
+    async fn wait(&mut self) {
+        self.signals.reload.notified().await;
+        self.is_told = true;
+    }
+
+    async fn run_once(&mut self) -> Result<Next, Self::Error> {
+        if std::mem::take(&mut self.is_told) {
+            self.certificates.reload();
+        } else {
+            self.certificates.reload_if_changed();
         }
+        Ok(Next::Wait)
     }
 }

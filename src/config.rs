@@ -15,6 +15,7 @@ use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat};
 
+mod database_url;
 mod keys;
 mod network;
 mod origins;
@@ -36,6 +37,9 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 pub struct Config {
     /// Where the service keeps its files.
     pub data_dir: PathBuf,
+    /// Where the first admin access token is, or is to be written.
+    #[serde(deserialize_with = "optional_path")]
+    pub admin_token_file: Option<PathBuf>,
     /// The listener.
     pub server: Server,
     /// Limits on publishers and on connection attempts.
@@ -122,6 +126,8 @@ pub struct Retention {
     hard_max_age: Duration,
     hard_max_events: i64,
     #[serde(with = "humantime_serde")]
+    dead_letter_max_age: Duration,
+    #[serde(with = "humantime_serde")]
     left_behind: Duration,
     /// How often to look.
     #[serde(with = "humantime_serde")]
@@ -137,6 +143,7 @@ impl Retention {
             max_events: self.max_events,
             hard_max_age: self.hard_max_age,
             hard_max_events: self.hard_max_events,
+            dead_letter_max_age: self.dead_letter_max_age,
             left_behind: self.left_behind,
             batch: self.batch,
         }
@@ -223,6 +230,7 @@ impl Config {
     fn take_path(&mut self, key: &str, path: &Path) {
         match key {
             "data_dir" => path.clone_into(&mut self.data_dir),
+            "admin_token_file" => self.admin_token_file = Some(path.to_owned()),
             "server.certificate" => self.server.certificate = Some(path.to_owned()),
             "server.private_key" => self.server.private_key = Some(path.to_owned()),
             _ => {}
@@ -281,6 +289,9 @@ impl Config {
                     key,
                     "must be empty, or like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full",
                 );
+            }
+            if let Some(why) = database_url::refusal(url) {
+                return refuse(key, &why);
             }
         }
         if !database.is_shared() && self.data_dir.to_str().is_none() {

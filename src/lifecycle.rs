@@ -14,6 +14,8 @@ pub enum Outcome {
     Interrupted,
     /// The store failed; a restart reads the truth again.
     StoreFailed,
+    /// The listener accepts nothing more.
+    ListenerFailed,
 }
 
 impl From<Outcome> for ExitCode {
@@ -21,7 +23,7 @@ impl From<Outcome> for ExitCode {
         match outcome {
             Outcome::Graceful => Self::SUCCESS,
             Outcome::Interrupted => Self::from(130),
-            Outcome::StoreFailed => Self::FAILURE,
+            Outcome::StoreFailed | Outcome::ListenerFailed => Self::FAILURE,
         }
     }
 }

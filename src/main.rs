@@ -1,6 +1,7 @@
 //! The table of commands.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -72,10 +73,21 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let CommandLine { client, command } = CommandLine::parse();
-    let result = match command {
+/// How long the end waits for calls that block, such as one to a disk that hangs.
+const LAST_CALLS: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let result = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let result = runtime.block_on(run(command_line));
+        runtime.shutdown_timeout(LAST_CALLS);
+        result
+    });
+    cli::output::exit_code(result)
+}
+
+async fn run(CommandLine { client, command }: CommandLine) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Verify(args) => verify::run(args, &client).await,
@@ -91,8 +103,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Bench(command) => bench::run(command, &client).await,
         Command::Completions { shell } => completions(shell),
-    };
-    cli::output::exit_code(result)
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
 use crate::event::Reason;
-use crate::store::{Result, RetentionLimits, Store, TrimMark, Trimmed};
+use crate::jobs::{Job, Next, Supervisor};
+use crate::store::{Result, RetentionLimits, Store, StoreError, TrimMark, Trimmed};
 use crate::wake::Wake;
 
 /// After each batch the writer is left to others for this many times as long.
@@ -15,69 +14,93 @@ const SHARE: u32 = 4;
 /// And at most so long: a batch that took longer had itself to wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes one pass over what there is to trim; returns what went. The mark is
-/// for the next pass.
-pub async fn run_once(
-    store: &dyn Store,
-    limits: &RetentionLimits,
-    mark: &mut TrimMark,
-    stop: &CancellationToken,
-) -> Result<Trimmed> {
-    let mut total = Trimmed::default();
-    loop {
-        let begun = Instant::now();
-        let batch = store.trim(limits, mark).await?;
-        total.deliveries += batch.deliveries;
-        total.events += batch.events;
-        total.attempts += batch.attempts;
-        total.lost += batch.lost;
-        total.more = batch.more;
-        if !batch.more || stop.is_cancelled() {
-            return Ok(total);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(total),
-            () = tokio::time::sleep((begun.elapsed() * SHARE).min(LONGEST_PAUSE)) => {}
-        }
-    }
-}
-
-/// Runs it again and again, give or take a tenth of the interval.
-pub async fn run(
+/// Starts the job that makes a pass every interval, give or take a tenth.
+pub fn start(
     store: Arc<dyn Store>,
     wake: Wake,
     limits: RetentionLimits,
     interval: Duration,
-    stop: CancellationToken,
+    jobs: &Supervisor,
 ) {
-    let mut mark = TrimMark::default();
-    loop {
-        let pause = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-        match run_once(store.as_ref(), &limits, &mut mark, &stop).await {
-            Ok(trimmed) if trimmed.lost > 0 => {
-                let reason = Reason::Retention.as_str();
-                metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
-                    .increment(trimmed.lost);
-                tracing::warn!(
-                    lost = trimmed.lost,
-                    deliveries = trimmed.deliveries,
-                    events = trimmed.events,
-                    attempts = trimmed.attempts,
-                    "unconfirmed events were removed by the hard limits"
-                );
-            }
-            Ok(trimmed) => tracing::debug!(
+    let mark = TrimMark::default();
+    let job = Retention {
+        store,
+        wake,
+        limits,
+        interval,
+        mark,
+        pass: Trimmed::default(),
+        has_begun: false,
+    };
+    jobs.start("retention", interval.mul_f64(LONGEST_JITTER), job);
+}
+
+const LONGEST_JITTER: f64 = 1.1;
+
+/// One run is one batch.
+struct Retention {
+    store: Arc<dyn Store>,
+    wake: Wake,
+    limits: RetentionLimits,
+    interval: Duration,
+    mark: TrimMark,
+    /// What went in this pass so far.
+    pass: Trimmed,
+    has_begun: bool,
+}
+
+impl Retention {
+    fn next_pass(&self) -> Next {
+        Next::After(self.interval.mul_f64(0.9 + 0.2 * fastrand::f64()))
+    }
+
+    fn report(&mut self) {
+        let trimmed = std::mem::take(&mut self.pass);
+        if trimmed.lost == 0 {
+            tracing::debug!(
                 deliveries = trimmed.deliveries,
                 events = trimmed.events,
                 attempts = trimmed.attempts,
                 "retention"
-            ),
-            Err(error) => tracing::warn!(%error, "retention could not run"),
+            );
+            return;
         }
-        wake.forget_idle();
+        let reason = Reason::Retention.as_str();
+        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
+            .increment(trimmed.lost);
+        tracing::warn!(
+            lost = trimmed.lost,
+            deliveries = trimmed.deliveries,
+            events = trimmed.events,
+            attempts = trimmed.attempts,
+            "unconfirmed events were removed by the hard limits"
+        );
+    }
+}
+
+impl Job for Retention {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next> {
+        // A service that has just started has more urgent things to do.
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // Reads the clock, so that it is noticed if it is set before the first pass.
+            if let Err(error) = self.store.trim(&RetentionLimits::KEEP_ALL, &mut self.mark).await {
+                tracing::debug!(%error, "the clock could not be read");
+            }
+            return Ok(self.next_pass());
+        }
+        let begun = Instant::now();
+        let batch = self.store.trim(&self.limits, &mut self.mark).await?;
+        self.pass.deliveries += batch.deliveries;
+        self.pass.events += batch.events;
+        self.pass.attempts += batch.attempts;
+        self.pass.lost += batch.lost;
+        if batch.more {
+            return Ok(Next::After((begun.elapsed() * SHARE).min(LONGEST_PAUSE)));
+        }
+        self.report();
+        self.wake.forget_idle();
+        Ok(self.next_pass())
     }
 }

@@ -1,12 +1,23 @@
 //! Logs to stderr, text for people or JSON for machines, and metrics. Both
 //! formats escape control characters, so that nobody writes lines of their own
-//! into the log.
+//! into the log. Logging never blocks and never fails: see [`lines`].
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+
+use crate::clock::Timestamp;
+
+mod lines;
+
+use lines::{Lines, Notice};
+
+/// How long the end of the process waits for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Logs.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,28 +64,86 @@ pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
-/// Starts logging, once in a process.
-pub fn start_logs(log: &Log) -> Result<(), TelemetryError> {
+/// The running log. Dropping it waits until the last lines are written, but not
+/// for long.
+#[derive(Debug)]
+#[must_use = "the last lines are written when this is dropped"]
+pub struct Logs(Lines);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
+/// Starts logging, once in a process. From then on panics are logged, too.
+pub fn start_logs(log: &Log) -> Result<Logs, TelemetryError> {
     let failed = |error: &dyn std::fmt::Display| TelemetryError(format!("no logs: {error}"));
     let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
-    let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(is_terminal);
+    let is_terminal = io::stderr().is_terminal();
     let as_text = match log.format {
         LogFormat::Auto => is_terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    let notice: Notice = if as_text { text_notice } else { json_notice };
+    let lines = standard_error().and_then(|file| Lines::start(file, notice));
+    let lines = lines.map_err(|error| failed(&error))?;
+    let writer = lines.clone();
+    let builder = tracing_subscriber::fmt()
+        // The library would report them on standard error, and panic if that fails.
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(move || writer.clone())
+        .with_ansi(is_terminal);
     let started =
         if as_text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
-    started.map_err(|error| failed(&error))
+    started.map_err(|error| failed(&error))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Logs(lines))
+}
+
+/// A handle of its own: a write that blocks must not hold the lock of the
+/// standard library's.
+fn standard_error() -> io::Result<std::fs::File> {
+    use std::os::fd::AsFd as _;
+    Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
+}
+
+/// The default hook writes to standard error, and waits for its reader.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    tracing::error!(
+        location = panic.location().map(tracing::field::display),
+        thread = thread.name(),
+        reason = panic.payload_as_str().unwrap_or("unknown"),
+        "panicked"
+    );
+}
+
+const DROPPED_LINES: &str = "log lines were dropped: they could not be written";
+
+fn text_notice(dropped: u64) -> String {
+    let now = Timestamp::now();
+    format!("{now}  WARN gateway_events::telemetry: {DROPPED_LINES} dropped={dropped}\n")
+}
+
+fn json_notice(dropped: u64) -> String {
+    let line = serde_json::json!({
+        "timestamp": Timestamp::now().to_string(),
+        "level": "WARN",
+        "message": DROPPED_LINES,
+        "dropped": dropped,
+        "target": "gateway_events::telemetry",
+    });
+    format!("{line}\n")
 }
 
 /// Starts collecting metrics, once in a process.
 pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .install_recorder()
-        .map_err(|error| TelemetryError(format!("no metrics: {error}")))
+        .map_err(|error| TelemetryError(format!("no metrics: {error}")))?;
+    metrics::counter!(lines::DROPPED).increment(0);
+    Ok(handle)
 }

@@ -107,6 +107,11 @@ impl Presented {
         &self.id
     }
 
+    /// The public part and what is stored, for a key that was made elsewhere.
+    pub fn into_parts(self) -> (String, [u8; 32]) {
+        (self.id, self.digest)
+    }
+
     /// Whether this is the key whose digest is stored; takes the same time
     /// wherever the two differ.
     pub fn matches(&self, stored: &[u8; 32]) -> bool {

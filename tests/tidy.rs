@@ -5,24 +5,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room and what it may import besides itself: rooms that stand above it
-/// only, so that no circle can be written down.
-const ROOMS: [(&str, &[&str]); 20] = [
+/// Each module and those above it that it may import, so that there is no circle.
+const ROOMS: [(&str, &[&str]); 22] = [
     ("clock", &[]),
     ("event", &["clock"]),
     ("api", &["clock", "event"]),
     ("token", &[]),
     ("log_limit", &[]),
+    ("files", &[]),
+    ("jobs", &["clock"]),
     ("event_types", &["event"]),
     ("wake", &["event"]),
-    ("store", &["clock", "event", "event_types", "wake"]),
+    ("store", &["clock", "event", "event_types", "files", "jobs", "wake"]),
     ("socket", &["clock", "event"]),
-    ("dispatch", &["clock", "event", "log_limit", "socket", "store", "wake"]),
-    ("intake", &["clock", "event", "event_types", "socket", "store"]),
-    ("telemetry", &[]),
+    ("dispatch", &["clock", "event", "jobs", "log_limit", "socket", "store", "wake"]),
+    ("intake", &["clock", "event", "event_types", "jobs", "socket", "store"]),
+    ("telemetry", &["clock"]),
     ("config", &["dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
-    ("retention", &["event", "store", "wake"]),
+    ("retention", &["event", "jobs", "store", "wake"]),
     (
         "http",
         &[
@@ -32,7 +33,9 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "dispatch",
             "event",
             "event_types",
+            "files",
             "intake",
+            "jobs",
             "log_limit",
             "socket",
             "store",
@@ -46,8 +49,10 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "config",
             "dispatch",
             "event",
+            "files",
             "http",
             "intake",
+            "jobs",
             "lifecycle",
             "retention",
             "store",
@@ -65,9 +70,8 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("main", &["cli"]),
 ];
 
-/// Outside crates that have owners: files or folders under `src/`. A line of
-/// code knows its room by the outside thing that it names.
-const OWNERS: [(&str, &[&str]); 27] = [
+/// Outside crates, and the files or folders under `src/` that may name them.
+const OWNERS: [(&str, &[&str]); 28] = [
     ("sqlx", &["store/"]),
     ("libsqlite3_sys", &["store/"]),
     ("deadpool", &["store/postgres/pool.rs"]),
@@ -80,7 +84,8 @@ const OWNERS: [(&str, &[&str]); 27] = [
     ("tower_http", &["http/"]),
     ("governor", &["http/"]),
     ("proxy_header", &["http/proxy_protocol.rs"]),
-    ("rcgen", &["http/tls.rs", "cli/bench/floor/"]),
+    ("rcgen", &["http/tls/", "cli/bench/floor/"]),
+    ("x509_parser", &["http/tls/"]),
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "dispatch/", "http/"]),
     ("tokio_tungstenite", &["client/", "socket/websocket.rs"]),
@@ -168,10 +173,7 @@ fn each_outside_crate_has_its_room() {
         for (name, owners) in OWNERS {
             let is_at_home =
                 owners.iter().any(|owner| inside == *owner || inside.starts_with(owner));
-            if is_at_home {
-                continue;
-            }
-            for (number, line) in numbered(&source) {
+            for (number, line) in numbered(&source).filter(|_| !is_at_home) {
                 if names_crate(line, name) {
                     broken.push(format!(
                         "{}:{number}: `{name}` lives in {}",

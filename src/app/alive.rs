@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
+use crate::clock::{ClockGuard, Timestamp};
 use crate::dispatch::Dispatcher;
 use crate::event::Reason;
-use crate::store::{Reaped, Store, StoreError};
+use crate::jobs::{Job, Next};
+use crate::store::{Heartbeat, Reaped, Store, StoreError};
 
 /// How often a node says that it lives, and again when it could not.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// A node that has just got in touch with a shared database judges nobody: if
 /// the database was away, the others could not say either that they live.
@@ -27,53 +28,53 @@ pub(super) struct Alive {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     is_shared: bool,
+    /// Cancelled when the store has failed for good.
+    failed: CancellationToken,
     in_touch_since: Option<Instant>,
     /// When it was last taken for dead, as far as it knows.
     lost_at: Option<Timestamp>,
     looks_left: u32,
+    clock: ClockGuard,
+    newer_schema: Option<i64>,
 }
 
 impl Alive {
-    pub(super) fn new(store: Arc<dyn Store>, dispatcher: Arc<Dispatcher>, is_shared: bool) -> Self {
-        Self { store, dispatcher, is_shared, in_touch_since: None, lost_at: None, looks_left: 0 }
-    }
-
-    /// Goes on until told to stop, or until the store has failed for good.
-    pub(super) async fn run(mut self, failed: CancellationToken, stop: CancellationToken) {
-        loop {
-            let beat = async {
-                let pause = self.beat(&failed).await;
-                tokio::time::sleep(pause).await;
-            };
-            if stop.run_until_cancelled(beat).await.is_none() || failed.is_cancelled() {
-                return;
-            }
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Arc<Dispatcher>,
+        is_shared: bool,
+        failed: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            dispatcher,
+            is_shared,
+            failed,
+            in_touch_since: None,
+            lost_at: None,
+            looks_left: 0,
+            clock: ClockGuard::default(),
+            newer_schema: None,
         }
     }
 
-    /// Once; returns how long to wait before the next time.
-    async fn beat(&mut self, failed: &CancellationToken) -> Duration {
-        let lost_at = match self.store.node_heartbeat().await {
-            Ok(lost_at) => lost_at,
-            Err(error @ (StoreError::Disk(_) | StoreError::Corrupt(_))) => {
-                tracing::error!(%error, "the store has failed; ending");
-                failed.cancel();
-                return HEARTBEAT;
-            }
-            Err(error) => {
-                self.in_touch_since = None;
-                metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
-                tracing::warn!(%error, "the node's heartbeat was not stored");
-                return RETRY;
-            }
-        };
-        let looked_over = self.look_over(lost_at).await;
-        let since = *self.in_touch_since.get_or_insert_with(Instant::now);
-        let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;
-        if may_judge && let Err(error) = reap(self.store.as_ref()).await {
-            tracing::warn!(%error, "dead nodes could not be looked for");
+    /// Compares what a heartbeat found with what the ones before it found.
+    fn compare(&mut self, at: Timestamp, newer_schema: Option<i64>) {
+        if let Some(jump) = self.clock.read(at, std::time::Instant::now()) {
+            // Other nodes' heartbeats are of another time until they store new ones.
+            self.in_touch_since = None;
+            metrics::counter!("gateway_events_clock_jumps_total").increment(1);
+            tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
         }
-        if looked_over { HEARTBEAT } else { RETRY }
+        if newer_schema != self.newer_schema {
+            self.newer_schema = newer_schema;
+            if let Some(migration) = newer_schema {
+                tracing::warn!(
+                    migration,
+                    "a newer version migrated the database; this node goes on, but can't be started again: replace it"
+                );
+            }
+        }
     }
 
     /// Closes the sockets that this node has lost on record; false if they could
@@ -105,6 +106,44 @@ impl Alive {
                 false
             }
         }
+    }
+}
+
+impl Job for Alive {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        let Heartbeat { at, lost_at, newer_schema } = match self.store.node_heartbeat().await {
+            Ok(heartbeat) => heartbeat,
+            Err(error) => {
+                match &error {
+                    StoreError::SchemaChanged(_) => {
+                        tracing::error!(%error, "this version can't use the database any more; ending");
+                        self.failed.cancel();
+                    }
+                    StoreError::Disk(_) | StoreError::Corrupt(_) => {
+                        tracing::error!(%error, "the store has failed; ending");
+                        self.failed.cancel();
+                    }
+                    _ => {}
+                }
+                self.in_touch_since = None;
+                metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
+                return Err(error);
+            }
+        };
+        self.compare(at, newer_schema);
+        let looked_over = self.look_over(lost_at).await;
+        let since = *self.in_touch_since.get_or_insert_with(Instant::now);
+        let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;
+        if may_judge && let Err(error) = reap(self.store.as_ref()).await {
+            tracing::warn!(%error, "dead nodes could not be looked for");
+        }
+        Ok(if looked_over { Next::Wait } else { Next::After(RETRY) })
+    }
+
+    fn longest_backoff(&self) -> Duration {
+        RETRY
     }
 }
 

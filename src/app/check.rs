@@ -27,6 +27,11 @@ pub fn check(config: &Config) -> Vec<String> {
             note("data_dir", &database, error.to_string());
         }
     }
+    if let Some(path) = config.admin_token_file.as_ref().filter(|path| exists(path))
+        && let Err(error) = File::open(path)
+    {
+        note("admin_token_file", path, error.to_string());
+    }
     for (parameter, path) in config.database.files() {
         if let Err(error) = File::open(&path) {
             note(&format!("database.url, {parameter}"), &path, error.to_string());
@@ -70,8 +75,8 @@ fn certificates(config: &Config) -> Option<String> {
     };
     let (certificate, key) = pair;
     let is_configured = server.certificate.is_some();
-    if !is_configured && !exists(&certificate) && !exists(&key) {
-        // It is made at the first start.
+    if !is_configured && !exists(&certificate) {
+        // It is made at the first start, or for the key that is there.
         return None;
     }
     let opened = Certificates::open(certificate, key);

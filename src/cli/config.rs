@@ -21,7 +21,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
-            let config = settings.load(None, false)?;
+            let config = settings.load()?;
             for warning in config.warnings() {
                 remark(format_args!("warning: {warning}"));
             }
@@ -30,7 +30,7 @@ pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<Ex
             say("the settings can be used")?;
         }
         Command::Show(settings) => {
-            let config = settings.load(None, false)?;
+            let config = settings.load()?;
             if client.json {
                 output::json(&json!(config.settings()))?;
             } else {

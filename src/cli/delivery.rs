@@ -160,7 +160,7 @@ pub(crate) fn shown(page: &Value) -> String {
             cell(&delivery["type"]),
             cell(&delivery["reason"]),
             cell(&delivery["failures"]),
-            state(delivery).to_owned(),
+            state(delivery),
             cell(&delivery["eventId"]),
         ]
     });
@@ -175,8 +175,19 @@ pub(crate) fn shown(page: &Value) -> String {
     text
 }
 
-fn state(delivery: &Value) -> &'static str {
-    if delivery["redriven"] == true {
+/// Where a failed delivery stands now; a redriven one stands where its newest
+/// redrive does.
+fn state(delivery: &Value) -> String {
+    let successor = &delivery["redrivenAs"];
+    if !successor.is_null() {
+        let word = match successor["state"].as_str() {
+            Some("delivered") => "delivered",
+            Some("failed") => "dead letter",
+            _ => "pending",
+        };
+        return format!("redriven as {}: {word}", cell(&successor["sequence"]));
+    }
+    let word = if delivery["redriven"] == true {
         "redriven"
     } else if delivery["deliveredSince"] == true {
         "delivered since"
@@ -184,7 +195,8 @@ fn state(delivery: &Value) -> &'static str {
         "dead letter"
     } else {
         "pending"
-    }
+    };
+    word.to_owned()
 }
 
 impl Redrive {
@@ -215,6 +227,11 @@ fn redriven(done: &Value, is_dry_run: bool) -> String {
     });
     let nothing = "nothing is appended again: no dead letter fits";
     let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
+    match (elements(&done["redriven"]).len(), is_dry_run) {
+        (0, _) => {}
+        (count, true) => lines.push(format!("\n{count} would be appended again")),
+        (count, false) => lines.push(format!("\n{count} appended again")),
+    }
     for (name, why) in LEFT_ALONE {
         if let Some(count @ 1..) = done[name].as_i64() {
             lines.push(format!("{count} left alone: {why}"));

@@ -13,13 +13,16 @@ use serde_json::{Value, json};
 
 use super::access::ClientOptions;
 use super::gateway::{parse_label, to_json};
-use super::output::{answer, cell, elements, time};
+use super::output::{answer, cell, elements, remark, time};
 use super::reference::{GatewayRef, resolve_all};
 use super::table::table;
 
+/// The exit code of `event publish` if no gateway matches the target.
+const NO_GATEWAY_MATCHED: u8 = 3;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Publish an event
+    /// Publish an event; exits with 3 if it is stored but no gateway matches its target
     Publish(Publish),
     /// Show an event and its state at every gateway
     Show {
@@ -78,10 +81,15 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 let rows = elements(&accepted["deliveries"])
                     .iter()
                     .map(|delivery| [cell(&delivery["gatewayId"]), cell(&delivery["sequence"])]);
-                let rows =
-                    table(["gateway", "sequence"], rows, "no gateway fits: nobody will get it");
+                let rows = table(["gateway", "sequence"], rows, "no deliveries");
                 format!("event {} is stored\n\n{rows}", cell(&accepted["id"]))
-            })
+            })?;
+            let warnings = elements(&accepted["warnings"]);
+            for warning in warnings {
+                remark(format_args!("warning: {}", cell(&warning["message"])));
+            }
+            let is_unmatched = warnings.iter().any(|it| it["code"] == "no_gateways_matched");
+            Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
         }
         Command::Show { id } => {
             let event = api.get(&format!("/events/{}", encoded(id.as_str()))).await?;
@@ -142,7 +150,7 @@ fn shown(event: &Value) -> String {
         [
             cell(&delivery["gatewayName"]),
             cell(&delivery["sequence"]),
-            cell(&delivery["state"]),
+            state(delivery),
             cell(&delivery["failures"]),
             cell(&delivery["reason"]),
             attempts(&delivery["attempts"]),
@@ -161,6 +169,12 @@ fn shown(event: &Value) -> String {
         time(&event["appendedAt"]),
         cell(&event["payload"]),
     )
+}
+
+/// Where a delivery stands, and whether retention has trimmed it from the log.
+fn state(delivery: &Value) -> String {
+    let state = cell(&delivery["state"]);
+    if delivery["trimmed"] == true { format!("{state}, trimmed") } else { state }
 }
 
 /// Attempts, oldest first, in a word each.

@@ -8,6 +8,7 @@ use gateway_events::event::GatewayId;
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
+use super::confirm::Confirmation;
 use super::output::{self, answer, cell, elements, labels, time};
 use super::reference::GatewayRef;
 use super::table::table;
@@ -55,10 +56,12 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Delete a gateway and its log
+    /// Delete a gateway; events that it has not received are recorded as failed
     Delete {
         /// Its name or id
         gateway: GatewayRef,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -112,13 +115,27 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Enable { gateway } => {
             api.patch(&path(&gateway).await?, &json!({ "disabled": false })).await?
         }
-        Command::Delete { gateway } => {
+        Command::Delete { gateway, confirmation } => {
             let id = gateway.resolve(&api).await?;
+            let gateway = api.get(&format!("/gateways/{id}")).await?;
+            confirmation.require(consequences(&gateway), "Delete it?")?;
             let nothing = api.delete(&format!("/gateways/{id}")).await?;
             return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
+}
+
+/// What deleting a gateway means.
+fn consequences(gateway: &Value) -> String {
+    let name = output::clean(&cell(&gateway["name"]));
+    let connected = if gateway["connected"] == true { ", which is connected," } else { "" };
+    let undelivered = match gateway["lag"]["events"].as_i64() {
+        None | Some(0) => "no event for it is undelivered".to_owned(),
+        Some(1) => "1 undelivered event will be recorded as failed".to_owned(),
+        Some(events) => format!("{events} undelivered events will be recorded as failed"),
+    };
+    format!("Gateway {name}{connected} will be deleted for good; {undelivered}.")
 }
 
 async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
@@ -207,7 +224,7 @@ fn one(gateway: &Value) -> String {
         ("name", cell(&gateway["name"])),
         ("labels", labels(&gateway["labels"])),
         ("registered", time(&gateway["createdAt"])),
-        ("status", status(gateway).to_owned()),
+        ("status", verdict(gateway)),
         ("connections", cell(&gateway["connections"])),
         ("head", cell(&gateway["head"])),
         ("confirmed", cell(&gateway["confirmed"])),
@@ -231,14 +248,26 @@ fn refusal(refusal: &Value) -> String {
     }
 }
 
-fn status(gateway: &Value) -> &'static str {
-    if gateway["disabled"] == true {
-        "disabled"
-    } else if gateway["connected"] == true {
-        "connected"
-    } else {
-        "away"
+/// The verdict's state. A service of an earlier version gives none.
+fn status(gateway: &Value) -> &str {
+    match gateway["verdict"]["state"].as_str() {
+        Some(state) => state,
+        None if gateway["disabled"] == true => "disabled",
+        None if gateway["connected"] == true => "connected",
+        None => "away",
     }
+}
+
+/// The verdict with its reason and its beginning.
+fn verdict(gateway: &Value) -> String {
+    let verdict = &gateway["verdict"];
+    let reason = verdict["reason"].as_str().map(|reason| format!(": {}", output::clean(reason)));
+    let failures = verdict["failures"].as_i64().filter(|failures| *failures > 1);
+    let failures = failures.map(|failures| format!(", {failures} times in a row"));
+    let since = &verdict["since"];
+    let since = (!since.is_null()).then(|| format!(", since {}", time(since)));
+    let parts = [reason, failures, since].into_iter().flatten();
+    parts.fold(status(gateway).to_owned(), |text, part| text + &part)
 }
 
 fn lag(gateway: &Value) -> String {

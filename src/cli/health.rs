@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
 /// not name that address, and no secret is sent: it is not verified, unless an
 /// option says how.
 fn local(settings: Settings, client: &ClientOptions) -> anyhow::Result<(String, Trust)> {
-    let server = settings.load(None, false)?.server;
+    let server = settings.load()?.server;
     let mut address = server.listen;
     anyhow::ensure!(
         address.port() != 0,

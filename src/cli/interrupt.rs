@@ -14,7 +14,7 @@ pub(crate) async fn interrupted() {
 /// Handlers of the signals. From its creation on a signal does not end the
 /// process; one that arrives while nothing waits for it is kept.
 pub(crate) struct Interrupt {
-    interrupt: Signal,
+    keyboard: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
@@ -23,7 +23,7 @@ impl Interrupt {
     /// Installs the handlers.
     pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
+            keyboard: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
         })
@@ -32,7 +32,7 @@ impl Interrupt {
     /// Waits for the next signal.
     pub(crate) async fn received(&mut self) {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
+            _ = self.keyboard.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
         }

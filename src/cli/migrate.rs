@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.settings.load(None, false)?;
+    let config = args.settings.load()?;
     let database = database(&config);
     let name = name(&database);
     if !args.check {

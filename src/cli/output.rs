@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::table::prose;
+
 /// Prints a line, or a text of several.
 pub(crate) fn say(text: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -14,9 +16,15 @@ pub(crate) fn say(text: impl std::fmt::Display) -> io::Result<()> {
     out.flush()
 }
 
+/// Prints a line for people, broken between words if a terminal is too narrow.
+pub(crate) fn say_prose(text: impl std::fmt::Display) -> io::Result<()> {
+    say(prose(&text.to_string(), io::stdout()))
+}
+
 /// Prints a line on standard error, for what is no result.
 pub(crate) fn remark(text: impl std::fmt::Display) {
-    // Whoever closed standard error doesn't want to know.
+    let text = prose(&text.to_string(), io::stderr());
+    // A closed standard error is the reader's choice.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

@@ -48,13 +48,13 @@ pub(crate) async fn resolve_all(
     } else {
         Vec::new()
     };
-    let named = |name: &str| {
+    let find = |name: &str| {
         let gateway = list.iter().find(|gateway| gateway["name"] == name);
         gateway.and_then(|gateway| gateway["id"].as_str()?.parse().ok())
     };
     let resolve = |gateway: &GatewayRef| match gateway {
         GatewayRef::Id(id) => Ok(*id),
-        GatewayRef::Name(name) => named(name).ok_or_else(|| {
+        GatewayRef::Name(name) => find(name).ok_or_else(|| {
             let names = list.iter().filter_map(|gateway| gateway["name"].as_str());
             unknown(name, names)
         }),

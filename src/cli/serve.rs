@@ -1,5 +1,6 @@
 //! `serve`: settings, logs and signals for the service, which does the rest.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +19,13 @@ pub(crate) struct Args {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// File with the first admin access token (see `token generate`); written at the first start if
+    /// it does not exist
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// Print the first admin access token although standard output is no terminal
+    #[arg(long)]
+    print_token: bool,
 }
 
 /// Where settings come from; environment variables `GATEWAY_EVENTS__…` too.
@@ -33,19 +41,30 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Reads them all; the arguments win.
-    pub(crate) fn load(self, listen: Option<String>, plaintext: bool) -> anyhow::Result<Config> {
-        let flags = Flags { data_dir: self.data_dir, listen, plaintext: plaintext.then_some(true) };
+    pub(crate) fn load(self) -> anyhow::Result<Config> {
+        self.load_with(Flags::default())
+    }
+
+    fn load_with(self, flags: Flags) -> anyhow::Result<Config> {
+        let flags = Flags { data_dir: self.data_dir, ..flags };
         Ok(Config::load(&Sources::from_environment(self.config, flags))?)
     }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.settings.load(args.listen, args.plaintext)?;
-    telemetry::start_logs(&config.log)?;
+    let config = args.settings.load_with(Flags {
+        listen: args.listen,
+        plaintext: args.plaintext.then_some(true),
+        admin_token_file: args.admin_token_file,
+        ..Flags::default()
+    })?;
+    let for_a_person = config.admin_token_file.is_none() && std::io::stdout().is_terminal();
+    let print_token = args.print_token || for_a_person;
+    let _logs = telemetry::start_logs(&config.log)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let signals = Signals::of_process()?;
-    let outcome = app::serve(config, signals, &mut std::io::stdout()).await?;
+    let outcome = app::serve(config, print_token, signals, &mut std::io::stdout()).await?;
     Ok(outcome.into())
 }

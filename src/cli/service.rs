@@ -24,7 +24,7 @@ pub(crate) struct Service {
 impl Service {
     /// Starts this very program with `serve` and settings such as
     /// `("LIMITS__ATTEMPTS_PER_MINUTE", "3")`, and waits until it listens.
-    /// The first start's token is kept in the directory for the second.
+    /// The first start writes the admin's token to the directory.
     pub(crate) async fn start(
         directory: &Path,
         port: u16,
@@ -33,7 +33,7 @@ impl Service {
         let mut process = spawn(directory, port, settings)?;
         let out = process.stdout.take().context("the service has no standard output")?;
         let mut lines = BufReader::new(out).lines();
-        let Some(address) = address(&mut lines, directory).await? else {
+        let Some(address) = address(&mut lines).await? else {
             let status = process.wait().await?;
             let log = std::fs::read_to_string(directory.join(LOG_FILE)).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(10).collect();
@@ -67,8 +67,8 @@ impl Service {
     /// The admin's token.
     pub(crate) fn token(&self) -> anyhow::Result<SecretString> {
         let token = std::fs::read_to_string(self.directory.join(TOKEN_FILE))
-            .context("the service printed no admin access token")?;
-        Ok(SecretString::from(token))
+            .context("the service made no admin access token")?;
+        Ok(SecretString::from(token.trim_end().to_owned()))
     }
 
     /// A client with the admin's token.
@@ -115,16 +115,9 @@ fn spawn(directory: &Path, port: u16, settings: &[(&str, String)]) -> anyhow::Re
     command.spawn().context("the service can't be started")
 }
 
-/// Reads on until the service says where it listens; keeps the token on the way.
-async fn address(
-    lines: &mut Lines<BufReader<ChildStdout>>,
-    directory: &Path,
-) -> anyhow::Result<Option<String>> {
+/// Reads on until the service says where it listens.
+async fn address(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<Option<String>> {
     while let Some(line) = lines.next_line().await? {
-        if let Some((_, rest)) = line.split_once("admin access token: ") {
-            let token = rest.split_whitespace().next().unwrap_or_default();
-            std::fs::write(directory.join(TOKEN_FILE), token)?;
-        }
         if let Some((_, rest)) = line.split_once("listening on ") {
             return Ok(rest.split_whitespace().next().map(str::to_owned));
         }

@@ -1,8 +1,9 @@
-//! Tables of text. A table that is too wide for the terminal (or for 80 columns
+//! Tables and prose for people. A table that is too wide for the terminal (or for 80 columns
 //! where there is none) is folded: each row takes several lines, whose columns
 //! are aligned like the header's. Nothing is cut off and no word is broken.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 use unicode_width::UnicodeWidthStr as _;
@@ -28,12 +29,25 @@ pub(crate) fn table<const N: usize>(
     }
     let mut lines = vec![header.map(str::to_uppercase)];
     lines.extend(rows);
-    laid_out(&lines, terminal_width())
+    laid_out(&lines, terminal_width(io::stdout()).unwrap_or(DEFAULT_WIDTH))
 }
 
-fn terminal_width() -> usize {
-    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    if columns == 0 { DEFAULT_WIDTH } else { columns }
+/// Text for people: on a terminal its lines are broken between words. Elsewhere
+/// they stay whole.
+pub(crate) fn prose(text: &str, terminal: impl AsFd) -> String {
+    match terminal_width(terminal) {
+        Some(width) => {
+            let lines: Vec<String> = text.lines().map(|line| wrapped(line, width)).collect();
+            lines.join("\n")
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// How many columns a terminal has; `None` for what is no terminal.
+fn terminal_width(terminal: impl AsFd) -> Option<usize> {
+    let columns = usize::from(tcgetwinsize(terminal).ok()?.ws_col);
+    (columns > 0).then_some(columns)
 }
 
 fn laid_out<const N: usize>(rows: &[[String; N]], width: usize) -> String {

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     ///
     /// Whoever may write the data directory may do so; the service need not be stopped.
     Recover(Recover),
+    /// Make up an access token that no database knows yet, for `serve --admin-token-file`
+    Generate,
     /// List access tokens, or a gateway's keys, without their secrets
     List {
         /// Whose keys: a gateway's name or id
@@ -102,10 +104,16 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             })
         }
         Command::Recover(Recover { settings, name }) => {
-            let token = app::recover_access(&settings.load(None, false)?, &name).await?;
+            let token = app::recover_access(&settings.load()?, &name).await?;
             let made = json!({"token": token.expose_secret(), "name": name});
             answer(client.json, &made, |made| {
                 format!("{}\n\nKeep it now: it can't be shown again.", cell(&made["token"]))
+            })
+        }
+        Command::Generate => {
+            let token = app::generate_token()?;
+            answer(client.json, &json!({"token": token.expose_secret()}), |made| {
+                cell(&made["token"])
             })
         }
         Command::List { gateway } => {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::access::ClientOptions;
 use super::migrate;
-use super::output::{self, clean, say};
+use super::output::{self, clean, say, say_prose};
 use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let mut database = migrate::database(&args.settings.load(None, false)?);
+    let mut database = migrate::database(&args.settings.load()?);
     if let Some(path) = args.database {
         database = Options { path, url: SecretString::default(), ..database };
     }
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     if client.json {
         output::json(&json!(report))?;
     } else {
-        say(format_args!(
+        say_prose(format_args!(
             "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
             report.gateways,
             report.events,

@@ -63,22 +63,18 @@ pub(super) fn unknown(key: &str, defaults: &Table, shown: fn(&str) -> String) ->
     }
     let similarity = |one: &String| strsim::jaro_winkler(&squeezed(one), &squeezed(key));
     let closest = all.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    let mut why = "there is no such setting".to_owned();
-    match closest.filter(|closest| similarity(closest) >= SIMILAR) {
-        Some(closest) => why.push_str(&format!("; did you mean `{}`?", shown(closest))),
-        None => {
-            let (section, table) = key
-                .split_once('.')
-                .and_then(|(section, _)| Some((section, defaults.get(section)?.as_table()?)))
-                .map_or_else(
-                    || ("the top level".to_owned(), defaults),
-                    |(section, table)| (format!("[{section}]"), table),
-                );
-            let names: Vec<String> = table.keys().map(|name| format!("`{name}`")).collect();
-            why.push_str(&format!("; {section} has {}", names.join(", ")));
-        }
+    if let Some(closest) = closest.filter(|closest| similarity(closest) >= SIMILAR) {
+        return format!("there is no such setting; did you mean `{}`?", shown(closest));
     }
-    why
+    let section = key
+        .split_once('.')
+        .and_then(|(section, _)| Some((section, defaults.get(section)?.as_table()?)));
+    let (section, table) = section.map_or_else(
+        || ("the top level".to_owned(), defaults),
+        |(section, table)| (format!("[{section}]"), table),
+    );
+    let names: Vec<String> = table.keys().map(|name| format!("`{name}`")).collect();
+    format!("there is no such setting; {section} has {}", names.join(", "))
 }
 
 /// A key as the environment variable that sets it.

@@ -21,7 +21,8 @@ const CLIENT_VARIABLES: [&str; 5] = [
 ];
 
 /// Settings that hold a path: these alone may be other than UTF-8.
-const PATHS: [&str; 3] = ["data_dir", "server.certificate", "server.private_key"];
+const PATHS: [&str; 4] =
+    ["data_dir", "admin_token_file", "server.certificate", "server.private_key"];
 
 /// What the command line sets; `None` leaves a key to the other sources.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--plaintext`.
     pub plaintext: Option<bool>,
+    /// `--admin-token-file`.
+    pub admin_token_file: Option<PathBuf>,
 }
 
 /// Where settings come from besides the defaults.
@@ -76,9 +79,13 @@ pub(super) fn flags(flags: &Flags) -> Settings {
         let origin = format!("the flag --{flag}");
         settings.insert(key.to_owned(), Given { origin, text, value, path });
     };
-    if let Some(path) = &flags.data_dir {
-        let value = path.to_string_lossy().into_owned().into();
-        give("data_dir", format!("{path:?}"), value, Some(path.clone()));
+    for (key, path) in
+        [("data_dir", &flags.data_dir), ("admin_token_file", &flags.admin_token_file)]
+    {
+        if let Some(path) = path {
+            let value = path.to_string_lossy().into_owned().into();
+            give(key, quoted(path.as_os_str()), value, Some(path.clone()));
+        }
     }
     if let Some(listen) = &flags.listen {
         give("server.listen", format!("{listen:?}"), listen.clone().into(), None);
@@ -145,9 +152,17 @@ fn given(key: &str, variable: &str, value: &OsStr, defaults: &Table) -> Result<G
 fn refused(key: &str, variable: &str, value: &OsStr, why: String) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
-        value: super::secrets::shown(&key.to_ascii_lowercase(), &format!("{value:?}")),
+        value: super::secrets::shown(&key.to_ascii_lowercase(), &quoted(value)),
         origin: format!("the environment variable {variable}"),
         why,
+    }
+}
+
+/// A value in quotes, with what is not valid UTF-8 escaped.
+fn quoted(value: &OsStr) -> String {
+    match value.to_str() {
+        Some(text) => format!("{text:?}"),
+        None => format!("\"{}\"", value.as_encoded_bytes().escape_ascii()),
     }
 }
 

@@ -25,7 +25,7 @@ fn every_kind_of_value_is_strict() {
     let mut tried = 0;
     for (section, table) in &defaults {
         for (key, default) in table.as_table().into_iter().flatten() {
-            let variable = format!("GATEWAY_EVENTS__{}__{}", section, key).to_ascii_uppercase();
+            let variable = format!("GATEWAY_EVENTS__{section}__{key}").to_ascii_uppercase();
             for text in mistaken {
                 let fits = match default {
                     toml::Value::Integer(_) => text == "1",
@@ -119,7 +119,7 @@ fn paths_keep_their_bytes() {
     // The embedded database's driver can't open it; another directory is no answer.
     sources.environment.clear();
     let refused = Config::load(&sources).unwrap_err().to_string();
-    assert!(refused.contains("--data-dir") && refused.contains("\\xFF"), "{refused}");
+    assert!(refused.contains("--data-dir") && refused.contains("\\xff"), "{refused}");
 }
 
 #[test]

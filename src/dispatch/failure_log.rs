@@ -12,7 +12,8 @@ const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
 #[derive(Debug)]
 pub(super) struct Failed<'a> {
     pub(super) gateway_id: GatewayId,
-    pub(super) gateway_name: &'a str,
+    /// `None` if it is not at hand.
+    pub(super) gateway_name: Option<&'a str>,
     pub(super) connection: Option<ConnectionId>,
     pub(super) range: Range,
     pub(super) reason: Reason,

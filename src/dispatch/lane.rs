@@ -34,6 +34,8 @@ mod ending;
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// For what is on its way when the node shuts down.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
+/// An event that expired this long before the connection is on record already.
+const LATE_EXPIRY: Duration = Duration::from_secs(2);
 /// Lines in the log about one peer's nonsense; all of it is counted.
 const NONSENSE_TOLD: u32 = 5;
 
@@ -70,6 +72,7 @@ pub(super) struct Lane {
 /// What changes while it runs.
 struct State {
     opened_at: Instant,
+    connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
     /// The next event's frame, encoded once although there was no room yet.
@@ -94,6 +97,7 @@ impl Lane {
         let now = Instant::now();
         let mut state = State {
             opened_at: now,
+            connected_at: Timestamp::now(),
             alive_at: now,
             alive_recorded_at: now,
             encoded: None,
@@ -238,10 +242,15 @@ impl Lane {
                 }
                 Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
                     let (last, event) = (row.sequence, logged(row.sequence, &row.event));
+                    let before = state.connected_at.minus(LATE_EXPIRY);
+                    let is_known = row.event.expires_at.is_some_and(|at| at < before);
                     if !self.pass_over(last, Reason::Expired) {
                         return false;
                     }
                     self.outcomes.name(event);
+                    if is_known {
+                        self.outcomes.expired_before(last);
+                    }
                     state.encoded = None;
                     continue;
                 }
@@ -259,15 +268,24 @@ impl Lane {
                 // Then the transport has said why, or is about to.
                 Err(TrySendError::Closed(())) => return false,
             };
-            if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
-                tracing::error!(sequence = row.sequence.0, ?refusal, "the window refused an event");
-                return false;
-            }
+            let (event_type, sent_at) = (&row.event.event_type, Instant::now());
+            let offered = self.window.offer(row.sequence, event_type, text.len(), sent_at, now);
+            let ping_before = match offered {
+                Ok(ping_before) => ping_before,
+                Err(refusal) => {
+                    tracing::error!(
+                        sequence = row.sequence.0,
+                        ?refusal,
+                        "the window refused an event"
+                    );
+                    return false;
+                }
+            };
             self.registration.note_sent(row.sequence);
             place.send(Box::new(EventFrame {
                 sequence: row.sequence,
                 text: text.clone(),
-                stride: self.window.stride(),
+                ping_before,
             }));
             state.in_flight.sent(row.sequence, &row.event);
             state.encoded = None;
@@ -360,13 +378,11 @@ impl Lane {
     }
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
-        match matched.sequence {
-            Some(sequence) => {
-                let event = state.in_flight.named(sequence);
-                self.outcomes.reported(sequence, matched.result(), event);
-            }
-            None => self.nonsense(state, "a report on a deployment that we don't know"),
-        }
+        let Some(sequence) = matched.sequence else {
+            return self.nonsense(state, "a report on a deployment that we don't know");
+        };
+        let event = state.in_flight.named(sequence);
+        self.outcomes.reported(sequence, matched.result(), event);
     }
 
     /// What no peer should say is counted, and no reason to part.

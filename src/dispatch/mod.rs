@@ -12,15 +12,17 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Timestamp, millis};
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use crate::store::{NewConnection, Store, StoreError};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
+use crate::jobs::Supervisor;
+use crate::store::{Deleted, Missed, NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
+pub mod cadence;
+mod expiry;
 mod failure_log;
 mod feed;
 mod in_flight;
@@ -30,7 +32,6 @@ mod outcomes;
 mod recorder;
 mod registry;
 mod reports;
-pub mod rhythm;
 mod session;
 mod shut_out;
 mod sweep;
@@ -90,6 +91,10 @@ pub struct Options {
     /// An event that is not confirmed this long has failed.
     #[serde(with = "humantime_serde")]
     pub confirmation_timeout: Duration,
+    /// How long after the end of its last connection, or a start of the service,
+    /// a gateway may come back before an event for it counts as failed.
+    #[serde(with = "humantime_serde")]
+    pub not_connected_grace: Duration,
     /// A gateway that stops reading this long is gone.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -110,6 +115,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(25),
             confirmation_timeout: Duration::from_mins(1),
+            not_connected_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             max_attempts: 5,
             poison: Policy::DeadLetter,
@@ -152,13 +158,18 @@ impl fmt::Debug for Dispatcher {
 
 impl Dispatcher {
     /// With nothing connected. Starts the recorder, so it needs a runtime.
-    pub fn new(store: Arc<dyn Store>, wake: Wake, options: Options) -> Arc<Self> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        wake: Wake,
+        options: Options,
+        jobs: &Supervisor,
+    ) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
             failures: Arc::default(),
-            recorder: Recorder::spawn(Arc::clone(&store)),
+            recorder: Recorder::start(Arc::clone(&store), jobs),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
             store,
@@ -252,6 +263,16 @@ impl Dispatcher {
         self.registry.stop_gateway(gateway, reason);
     }
 
+    /// Closes the live sockets of a gateway that was deleted, and logs what it
+    /// had not received.
+    pub async fn close_deleted(&self, gateway_id: GatewayId, deleted: &Deleted) {
+        self.close_gateway(deleted.key, Reason::GatewayDeleted);
+        let undelivered = deleted.undelivered.iter();
+        let missed: Vec<Missed> =
+            undelivered.map(|range| Missed { gateway_id, range: *range }).collect();
+        sweep::log(self, &missed, Reason::GatewayDeleted, "the gateway was deleted").await;
+    }
+
     /// Logs how many lines about failed deliveries were left out; called every minute.
     pub fn log_suppressed(&self) {
         self.failures.log_suppressed();
@@ -306,12 +327,6 @@ impl Dispatcher {
         }
     }
 
-    /// Closes the sockets of those whom another node was told to shut out, until
-    /// told to stop. For nodes that share a database.
-    pub async fn run_shut_out(&self, stop: CancellationToken) {
-        shut_out::run(self, stop).await;
-    }
-
     /// Closes the sockets whose connections another node has closed on record,
     /// because it took this one for dead. Their gateways come back at once, and
     /// are on record again. Returns how many there were.
@@ -319,9 +334,17 @@ impl Dispatcher {
         shut_out::close_lost(self).await
     }
 
-    /// Records events that nobody was there to receive, until told to stop.
-    pub async fn run_sweep(&self, stop: CancellationToken) {
-        sweep::run(self, stop).await;
+    /// Starts the jobs that record events whose gateway is not connected, and
+    /// those that expire meanwhile.
+    pub fn start_sweep(self: &Arc<Self>, jobs: &Supervisor) {
+        jobs.start("not_connected_sweep", sweep::INTERVAL, sweep::Sweep::new(Arc::clone(self)));
+        jobs.start("expiry", expiry::INTERVAL, expiry::Expiry::new(Arc::clone(self)));
+    }
+
+    /// Starts the job that closes sockets of gateways and tokens that were
+    /// disabled or revoked at another node. For nodes that share a database.
+    pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
+        jobs.start("revocation", shut_out::POLL_INTERVAL, shut_out::Poll(Arc::clone(self)));
     }
 }
 

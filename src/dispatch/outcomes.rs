@@ -35,11 +35,20 @@ pub(super) struct Outcomes {
     failures: Arc<FailureLog>,
     /// Events of failures that are not handed in yet.
     named: VecDeque<LoggedEvent>,
+    /// Events up to here that expired were logged and counted when they did.
+    expired_before: Sequence,
 }
 
 impl Outcomes {
     pub(super) fn new(whose: Whose, failures: Arc<FailureLog>) -> Self {
-        Self { whose, records: VecDeque::new(), heartbeat: None, failures, named: VecDeque::new() }
+        Self {
+            whose,
+            records: VecDeque::new(),
+            heartbeat: None,
+            failures,
+            named: VecDeque::new(),
+            expired_before: Sequence::ZERO,
+        }
     }
 
     /// Names an event whose failure is recorded next, for the log.
@@ -120,6 +129,12 @@ impl Outcomes {
         });
     }
 
+    /// The events passed over up to here expired before the connection was
+    /// opened: they were logged and counted then.
+    pub(super) fn expired_before(&mut self, last: Sequence) {
+        self.expired_before = last;
+    }
+
     pub(super) fn alive(&mut self) {
         self.heartbeat = Some(Timestamp::now());
     }
@@ -183,6 +198,11 @@ impl Outcomes {
                     Err((reason, detail)) => self.failed(range, *reason, detail),
                 }
             }
+            Record::Skipped { range, reason: Reason::Expired, .. }
+                if range.last <= self.expired_before =>
+            {
+                self.take_named(*range);
+            }
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);
@@ -239,7 +259,7 @@ impl Outcomes {
         let events = self.take_named(range);
         self.failures.log(&Failed {
             gateway_id: self.whose.gateway_id,
-            gateway_name: &self.whose.gateway_name,
+            gateway_name: Some(&self.whose.gateway_name),
             connection: Some(self.whose.connection),
             range,
             reason,

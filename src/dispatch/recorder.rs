@@ -4,15 +4,16 @@
 //! again. Signs of life are in no hurry: they go with the next outcome, or else
 //! together after a while, for each commit costs more than all of them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::backoff::{Backoff, is_passing};
-use crate::clock::millis;
-use crate::store::{Record, Store};
+use super::backoff::is_passing;
+use crate::jobs::{Job, Next, Supervisor};
+use crate::store::{Record, Store, StoreError};
 
 /// Outcomes that may wait; past it lanes keep theirs, and merge them.
 const QUEUE: usize = 4096;
@@ -20,8 +21,10 @@ const QUEUE: usize = 4096;
 const GROUP: usize = 512;
 /// How long signs of life wait for company.
 const SIGNS: Duration = Duration::from_secs(1);
-/// Tries that a group still gets once nobody is left to hand in another.
+/// Tries that a group still gets once no lane is left to hand in another.
 const LAST_TRIES: u32 = 5;
+/// An idle recorder shows this often that it still runs.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 enum Entry {
@@ -45,10 +48,10 @@ impl Place<'_> {
 }
 
 impl Recorder {
-    /// Starts the task; it ends with the last handle.
-    pub(super) fn spawn(store: Arc<dyn Store>) -> Self {
+    /// Starts the job; it ends after the last handle.
+    pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(store, waiting));
+        jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
         Self(entries)
     }
 
@@ -74,90 +77,144 @@ impl Recorder {
     }
 }
 
-async fn run(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<Entry>) {
-    let mut entries = Vec::with_capacity(GROUP);
-    let mut signs = Vec::new();
-    let mut due = Instant::now();
-    loop {
-        let more = waiting.recv_many(&mut entries, GROUP);
-        let is_last = if signs.is_empty() {
+/// The job. What it was handed stays here until it is on record, whatever
+/// becomes of a run.
+struct Recording {
+    store: Arc<dyn Store>,
+    waiting: mpsc::Receiver<Entry>,
+    entries: Vec<Entry>,
+    /// Signs of life, and when they are to be stored without any outcome.
+    signs: Vec<Record>,
+    due: Instant,
+    /// One group, to be committed together.
+    group: Vec<Record>,
+    /// A group that was refused: each is tried by itself.
+    singly: VecDeque<Record>,
+    flushes: Vec<oneshot::Sender<()>>,
+    /// Set while the store has a group: a panic there leaves it set.
+    is_in_hand: bool,
+    is_last: bool,
+    last_tries: u32,
+}
+
+impl Recording {
+    fn new(store: Arc<dyn Store>, waiting: mpsc::Receiver<Entry>) -> Self {
+        Self {
+            store,
+            waiting,
+            entries: Vec::with_capacity(GROUP),
+            signs: Vec::new(),
+            due: Instant::now(),
+            group: Vec::new(),
+            singly: VecDeque::new(),
+            flushes: Vec::new(),
+            is_in_hand: false,
+            is_last: false,
+            last_tries: 0,
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.group.is_empty() || !self.singly.is_empty()
+    }
+
+    /// Makes a group of what was handed in.
+    fn gather(&mut self) {
+        for entry in self.entries.drain(..) {
+            match entry {
+                Entry::Record(sign @ Record::Heartbeat { .. }) => {
+                    if self.signs.is_empty() {
+                        self.due = Instant::now() + SIGNS;
+                    }
+                    self.signs.push(sign);
+                }
+                Entry::Record(record) => self.group.push(record),
+                Entry::Flush(done) => self.flushes.push(done),
+            }
+        }
+        let is_time = self.is_last || Instant::now() >= self.due || self.signs.len() >= GROUP;
+        if !self.group.is_empty() || is_time {
+            self.group.append(&mut self.signs);
+        }
+    }
+
+    /// Stores some records. A passing error is returned, and they are kept.
+    async fn store(&mut self, records: Vec<Record>) -> Result<Stored, StoreError> {
+        self.is_in_hand = true;
+        let stored = self.store.record(records).await;
+        self.is_in_hand = false;
+        match stored {
+            Ok(()) => Ok(Stored::Yes),
+            Err(error) if is_passing(&error) => {
+                if self.waiting.is_closed() {
+                    self.last_tries += 1;
+                }
+                if self.last_tries > LAST_TRIES { Ok(Stored::Refused(error)) } else { Err(error) }
+            }
+            Err(error) => Ok(Stored::Refused(error)),
+        }
+    }
+
+    /// The store panicked at what it was given: the same must not be tried for ever.
+    fn put_down(&mut self) {
+        self.is_in_hand = false;
+        if !self.group.is_empty() {
+            self.singly.extend(self.group.drain(..));
+        } else if let Some(record) = self.singly.pop_front() {
+            tracing::error!(?record, "the store panicked at an outcome; it is lost");
+        }
+    }
+}
+
+/// What became of records.
+enum Stored {
+    Yes,
+    /// They can't be stored at all.
+    Refused(StoreError),
+}
+
+impl Job for Recording {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
+        if self.has_work() || !self.entries.is_empty() {
+            return;
+        }
+        let more = self.waiting.recv_many(&mut self.entries, GROUP);
+        self.is_last = if self.signs.is_empty() {
             more.await == 0
         } else {
             // Nothing came, and it is time for the signs alone.
-            timeout_at(due, more).await == Ok(0)
+            timeout_at(self.due, more).await == Ok(0)
         };
-        let (mut records, mut flushes) = (Vec::with_capacity(entries.len()), Vec::new());
-        for entry in entries.drain(..) {
-            match entry {
-                Entry::Record(sign @ Record::Heartbeat { .. }) => {
-                    if signs.is_empty() {
-                        due = Instant::now() + SIGNS;
-                    }
-                    signs.push(sign);
-                }
-                Entry::Record(record) => records.push(record),
-                Entry::Flush(done) => flushes.push(done),
+    }
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        if self.is_in_hand {
+            self.put_down();
+        }
+        if !self.has_work() {
+            self.gather();
+        }
+        if !self.group.is_empty()
+            && let Stored::Refused(error) = self.store(self.group.clone()).await?
+        {
+            // A record that can't be stored at all must not hold up the others.
+            if self.group.len() > 1 {
+                tracing::warn!(%error, count = self.group.len(), "a group of outcomes was refused; trying each by itself");
             }
+            self.singly.extend(self.group.drain(..));
         }
-        if !records.is_empty() || is_last || Instant::now() >= due || signs.len() >= GROUP {
-            records.append(&mut signs);
+        self.group.clear();
+        while let Some(record) = self.singly.front().cloned() {
+            if let Stored::Refused(error) = self.store(vec![record.clone()]).await? {
+                tracing::error!(%error, ?record, "an outcome can't be put on record and is lost");
+            }
+            self.singly.pop_front();
         }
-        if !records.is_empty() {
-            commit(store.as_ref(), &records, &waiting).await;
-        }
-        for done in flushes {
+        for done in self.flushes.drain(..) {
             let _ = done.send(());
         }
-        if is_last {
-            return;
-        }
-    }
-}
-
-/// Tries until it is done. A record that can't be stored at all must not hold
-/// up the others: then each is tried by itself.
-async fn commit(store: &dyn Store, records: &[Record], waiting: &mpsc::Receiver<Entry>) {
-    let Err(error) = try_hard(store, records, waiting).await else {
-        return;
-    };
-    if let [record] = records {
-        tracing::error!(%error, ?record, "an outcome can't be put on record and is lost");
-        return;
-    }
-    tracing::warn!(%error, count = records.len(), "a group of outcomes was refused; trying each by itself");
-    for record in records {
-        if let Err(error) = try_hard(store, std::slice::from_ref(record), waiting).await {
-            tracing::error!(%error, ?record, "an outcome can't be put on record and is lost");
-        }
-    }
-}
-
-async fn try_hard(
-    store: &dyn Store,
-    records: &[Record],
-    waiting: &mpsc::Receiver<Entry>,
-) -> crate::store::Result<()> {
-    let mut backoff = Backoff::default();
-    let mut last_tries = 0;
-    loop {
-        match store.record(records.to_vec()).await {
-            Err(error) if is_passing(&error) => {
-                if waiting.is_closed() {
-                    last_tries += 1;
-                    if last_tries > LAST_TRIES {
-                        return Err(error);
-                    }
-                }
-                let wait = backoff.next();
-                tracing::warn!(
-                    %error,
-                    count = records.len(),
-                    retry_in_ms = millis(wait),
-                    "outcomes could not be put on record; they are kept and tried again"
-                );
-                tokio::time::sleep(wait).await;
-            }
-            outcome => return outcome,
-        }
+        Ok(if self.is_last { Next::Finished } else { Next::Wait })
     }
 }

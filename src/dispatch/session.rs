@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Dispatcher;
+use super::cadence::Cadence;
 use super::feed::Feed;
 use super::lane::{Lane, Timing};
 use super::last_call::LastCall;
 use super::outcomes::{Outcomes, Whose};
 use super::registry::Registration;
 use super::reports::Reports;
-use super::rhythm::Rhythm;
 use super::window::{Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
@@ -179,7 +179,7 @@ impl Ready {
                 limits,
                 opened.position,
                 opened.failed_attempts,
-                Rhythm::new(options.confirmation_timeout),
+                Cadence::new(options.confirmation_timeout),
             ),
             feed: Feed::new(
                 Arc::clone(&dispatcher.store),

@@ -3,17 +3,16 @@
 //! dead.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use super::{Dispatcher, registry};
 use crate::event::Reason;
-use crate::store::{Result, ShutOut};
+use crate::jobs::{Job, Next};
+use crate::store::{Result, ShutOut, StoreError};
 
 /// A key that was revoked must not serve for longer than a second.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Between two sockets that are closed because their connections are lost.
 /// Gateways come back at once, and are not to do so all at the same moment.
@@ -21,25 +20,25 @@ const APART: Duration = Duration::from_millis(5);
 /// But in no more steps than this: the node's heartbeat waits for the last one.
 const STEPS: usize = 400;
 
-/// Looks again and again, until told to stop.
-pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    stop.run_until_cancelled(async {
-        loop {
-            looks.tick().await;
-            // Nobody here who could be shut out.
-            if dispatcher.live() == 0 {
-                continue;
-            }
-            match dispatcher.store.shut_out().await {
-                Ok(found) => found.into_iter().for_each(|one| close(dispatcher, one)),
-                // The sockets outlive a database that is away.
-                Err(error) => tracing::debug!(%error, "nobody could be asked whom to shut out"),
+/// The job that looks again and again.
+pub(super) struct Poll(pub(super) Arc<Dispatcher>);
+
+impl Job for Poll {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next> {
+        // Without connections there is nothing to close.
+        if self.0.live() > 0 {
+            for one in self.0.store.shut_out().await? {
+                close(&self.0, one);
             }
         }
-    })
-    .await;
+        Ok(Next::Wait)
+    }
+
+    fn longest_backoff(&self) -> Duration {
+        POLL_INTERVAL
+    }
 }
 
 fn close(dispatcher: &Dispatcher, ShutOut { gateway, token, reason }: ShutOut) {

@@ -1,75 +1,119 @@
-//! Finds the events that nobody was there to receive, soon after they came.
+//! The job that records events for gateways that are not connected, soon after
+//! they came.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Dispatcher;
-use super::backoff::Backoff;
 use super::failure_log::Failed;
 use crate::event::{GatewayKey, Reason};
-use crate::store::Missed;
+use crate::jobs::{Job, Next};
+use crate::store::{Missed, StoreError};
 
 /// Events of this long are swept together.
 const GATHER: Duration = Duration::from_millis(100);
+/// An idle sweep shows this often that it still runs.
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// How often all gateways are looked at: the hints of a node that died are lost.
+const EVERYTHING: Duration = Duration::from_mins(1);
 
-/// Sweeps until told to stop: everything once, then what is said to be unserved.
-pub(super) async fn run(dispatcher: &Dispatcher, stop: CancellationToken) {
-    stop.run_until_cancelled(async {
-        let mut backoff = Backoff::default();
-        while !once(dispatcher, None).await {
-            tokio::time::sleep(backoff.next()).await;
-        }
-        loop {
-            let mut gateways = dispatcher.wake.unswept().await;
-            tokio::time::sleep(GATHER).await;
-            // Whoever is connected here is served; the end of its last
-            // connection makes it unserved again.
-            gateways.retain(|gateway| dispatcher.registry.connected(*gateway) == 0);
-            if gateways.is_empty() {
-                continue;
-            }
-            if once(dispatcher, Some(&gateways)).await {
-                backoff.reset();
-                continue;
-            }
-            for gateway in gateways {
-                dispatcher.wake.unserved(gateway);
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
-    })
-    .await;
+/// Sweeps all gateways now and then, and those that are said to be unserved at once.
+pub(super) struct Sweep {
+    dispatcher: Arc<Dispatcher>,
+    /// Before this, gateways may still come back after the start of the service.
+    ready_at: Instant,
+    everything_at: Instant,
+    /// Gateways to be swept, and when; kept until that has succeeded.
+    due: HashMap<GatewayKey, Instant>,
 }
 
-/// One sweep; false if it is to be tried again.
-async fn once(dispatcher: &Dispatcher, gateways: Option<&[GatewayKey]>) -> bool {
-    match dispatcher.store.sweep_not_connected(gateways).await {
-        Ok(missed) => {
-            missed.iter().for_each(|missed| log(dispatcher, missed));
-            true
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the search for unserved gateways failed; trying again");
-            false
-        }
+impl Sweep {
+    pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
+        let ready_at = Instant::now() + dispatcher.options.not_connected_grace;
+        Self { dispatcher, ready_at, everything_at: ready_at, due: HashMap::new() }
+    }
+
+    async fn sweep(&mut self, gateways: Option<&[GatewayKey]>) -> Result<(), StoreError> {
+        let grace = self.dispatcher.options.not_connected_grace;
+        let swept = self.dispatcher.store.sweep_not_connected(gateways, grace).await?;
+        let detail = "the gateway is not connected; the event waits for it";
+        log(&self.dispatcher, &swept.missed, Reason::NotConnected, detail).await;
+        let now = Instant::now();
+        self.due.extend(swept.postponed.into_iter().map(|(gateway, left)| (gateway, now + left)));
+        Ok(())
     }
 }
 
-/// One count per range, and lines, as for every failed attempt.
-fn log(dispatcher: &Dispatcher, missed: &Missed) {
-    let Missed { gateway_id, gateway_name, range, events } = missed;
-    let reason = Reason::NotConnected;
-    let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-        .increment(count);
-    dispatcher.failures.log(&Failed {
-        gateway_id: *gateway_id,
-        gateway_name,
-        connection: None,
-        range: *range,
-        reason,
-        detail: "the gateway was not connected; it is sent when the gateway comes back",
-        events,
+impl Job for Sweep {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
+        let next = self.due.values().min();
+        let next = next.map_or(self.everything_at, |at| self.everything_at.min(*at));
+        tokio::select! {
+            gateways = self.dispatcher.wake.unswept() => {
+                let at = self.ready_at.max(Instant::now());
+                for gateway in gateways {
+                    self.due.entry(gateway).or_insert(at);
+                }
+                sleep(GATHER).await;
+            }
+            () = sleep_until(next) => {}
+        }
+    }
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        let now = Instant::now();
+        if self.everything_at <= now {
+            self.sweep(None).await?;
+            self.everything_at = now + EVERYTHING;
+        }
+        let due = self.due.extract_if(|_, at| *at <= now);
+        let mut gateways: Vec<GatewayKey> = due.map(|(gateway, _)| gateway).collect();
+        // A gateway that is connected here is served; the end of its last
+        // connection makes it unserved again.
+        gateways.retain(|gateway| self.dispatcher.registry.connected(*gateway) == 0);
+        if !gateways.is_empty()
+            && let Err(error) = self.sweep(Some(&gateways)).await
+        {
+            self.due.extend(gateways.into_iter().map(|gateway| (gateway, now)));
+            return Err(error);
+        }
+        Ok(Next::Wait)
+    }
+}
+
+/// One count per range, and lines, as for every failed attempt. The events are
+/// looked up for the lines only; without them a line has the range alone.
+pub(super) async fn log(dispatcher: &Dispatcher, missed: &[Missed], reason: Reason, detail: &str) {
+    if missed.is_empty() {
+        return;
+    }
+    let named = dispatcher.store.missed_events(missed).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the events of failed deliveries could not be looked up");
+        Vec::new()
     });
+    for Missed { gateway_id, range } in missed {
+        let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+            .increment(count);
+        let of_range = named.iter().filter(|one| {
+            one.gateway_id == *gateway_id
+                && (range.first..=range.last).contains(&one.event.sequence)
+        });
+        let gateway_name = of_range.clone().next().map(|one| one.gateway_name.as_str());
+        let events: Vec<_> = of_range.map(|one| one.event.clone()).collect();
+        dispatcher.failures.log(&Failed {
+            gateway_id: *gateway_id,
+            gateway_name,
+            connection: None,
+            range: *range,
+            reason,
+            detail,
+            events: &events,
+        });
+    }
 }

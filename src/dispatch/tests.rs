@@ -45,7 +45,8 @@ async fn node(options: Options) -> Node {
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
     let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
-    let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options);
+    let jobs = Supervisor::default();
+    let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
     Node { store, dispatcher, organisation, id, key: gateway.key, _directory: directory }
 }
 
@@ -345,13 +346,10 @@ async fn a_drain_waits_for_receipts_and_admits_nobody() {
 
 #[tokio::test]
 async fn an_event_without_a_listener_is_on_record_and_comes_later() {
-    let node = node(Options::default()).await;
-    let stop = CancellationToken::new();
-    let sweeping = Arc::clone(&node.dispatcher);
-    let sweep = tokio::spawn({
-        let stop = stop.clone();
-        async move { sweeping.run_sweep(stop).await }
-    });
+    let options = Options { not_connected_grace: Duration::ZERO, ..Options::default() };
+    let node = node(options).await;
+    let jobs = Supervisor::default();
+    node.dispatcher.start_sweep(&jobs);
     node.publish_all(1..=1).await;
     within(async {
         while node.delivery("e-1").await.reason != Some(Reason::NotConnected) {
@@ -359,8 +357,7 @@ async fn an_event_without_a_listener_is_on_record_and_comes_later() {
         }
     })
     .await;
-    stop.cancel();
-    within(sweep).await.unwrap();
+    within(jobs.stop()).await;
     let mut peer = node.connect().await;
     receive(&mut peer, [1]).await;
 }

@@ -52,7 +52,7 @@ impl Ask {
             event_id: read("eventId", self.event_id.as_deref(), str::parse)?,
             correlation_id: read("correlationId", self.correlation_id.as_deref(), str::parse)?,
         };
-        let (from, to) = window(asked.from, asked.to)?;
+        let (from, to) = open_window(asked.from, asked.to)?;
         let filled = DeliveryFilter { from: Some(from), to: Some(to), ..asked.clone() };
         Ok((asked, filled))
     }
@@ -185,7 +185,14 @@ pub(super) async fn redrive(
 /// How far a redrive has come, and the window of its first call.
 type RedrivePosition = (RedriveCursor, Timestamp, Timestamp);
 
-/// The last 24 hours, unless told otherwise.
+/// The last 24 hours, unless told otherwise. Without an end it is open: what was
+/// recorded before the clock was set back is part of it.
+fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
+    let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
+    window(Some(from), to.or(Some(Timestamp::LAST)))
+}
+
+/// The last 24 hours until now, unless told otherwise.
 fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
     let to = to.unwrap_or_else(Timestamp::now);
     let from = from.unwrap_or_else(|| to.minus(DAY));

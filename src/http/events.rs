@@ -187,22 +187,38 @@ fn refusal(refusal: Refusal) -> Problem {
     }
 }
 
+/// The answer for one accepted event. An event that no gateway will receive is
+/// accepted with a warning: its target may be meant for gateways to come, or
+/// misspelt. A repeat gets the same warning, because its answer has the same
+/// deliveries.
+fn accepted(appended: &Appended) -> Value {
+    let mut shown = json!(appended);
+    if appended.deliveries.is_empty() {
+        metrics::counter!("gateway_events_unmatched_events_total", "source" => "http").increment(1);
+        shown["warnings"] = json!([{
+            "code": "no_gateways_matched",
+            "message": "The event is stored, but no gateway matched its target: no gateway will receive it.",
+        }]);
+    }
+    shown
+}
+
 fn answer(
     mut results: Vec<Answer<Appended>>,
     is_single: bool,
 ) -> Answer<(StatusCode, Json<Value>)> {
     if is_single {
         let appended = results.pop().unwrap_or_else(|| Err(Problem::internal()))?;
-        return Ok((StatusCode::ACCEPTED, Json(json!(appended))));
+        return Ok((StatusCode::ACCEPTED, Json(accepted(&appended))));
     }
     let all_good = results.iter().all(Result::is_ok);
     let results: Vec<Value> = results
         .into_iter()
         .map(|result| match result {
             Err(problem) => problem.to_value(),
-            Ok(appended) if all_good => json!(appended),
+            Ok(appended) if all_good => accepted(&appended),
             Ok(appended) => {
-                let mut shown = json!(appended);
+                let mut shown = accepted(&appended);
                 shown["status"] = json!(202);
                 shown
             }

@@ -69,14 +69,14 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            if !is_media(content_type, "application/json") {
-                return Err(Problem::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "unsupported_media_type",
-                    "The body must be application/json.",
-                ));
-            }
+        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE)
+            && !is_media(content_type, "application/json")
+        {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The body must be application/json.",
+            ));
         }
         Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }

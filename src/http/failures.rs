@@ -103,6 +103,7 @@ impl Failures {
                 ("database unavailable", false)
             }
             StoreError::Disk(_) => ("disk", true),
+            StoreError::SchemaChanged(_) => ("database schema changed", true),
             StoreError::Unknown(_) => ("commit outcome unknown", true),
             StoreError::Corrupt(_) => ("database damaged", true),
             _ => return,

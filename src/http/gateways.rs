@@ -13,7 +13,6 @@ use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path, Query};
 use super::problem::{Answer, FieldError, Problem};
-use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
 use crate::intake::object;
 use crate::store::{Gateway, GatewayChange, LabelChange, Labels, MOST_LABELS};
@@ -116,8 +115,8 @@ pub(super) async fn remove(
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
 ) -> Answer<StatusCode> {
-    let key = app.store.delete_gateway(organisation, id).await?;
-    app.dispatcher.close_gateway(key, Reason::GatewayDeleted);
+    let deleted = app.store.delete_gateway(organisation, id).await?;
+    app.dispatcher.close_deleted(id, &deleted).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -155,7 +154,7 @@ fn check<'a>(
 fn shown(app: &App, gateway: &Gateway) -> Value {
     let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);
-    let lag = gateway.oldest_unconfirmed_at.map_or(0, |at| Timestamp::now().since(at).as_secs());
+    let lag = gateway.oldest_pending_at.map_or(0, |at| gateway.as_of.since(at).as_secs());
     let mut shown = json!({
         "id": gateway.id,
         "name": gateway.name,
@@ -166,7 +165,8 @@ fn shown(app: &App, gateway: &Gateway) -> Value {
         "connections": connections,
         "head": gateway.head,
         "confirmed": gateway.confirmed,
-        "lag": { "events": (gateway.head.0 - gateway.confirmed.0).max(0), "seconds": lag },
+        "lag": { "events": gateway.pending, "seconds": lag },
+        "verdict": gateway.verdict(),
         "epoch": gateway.epoch,
         "floor": gateway.floor,
     });

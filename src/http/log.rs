@@ -119,8 +119,8 @@ fn most(request_timeout: Duration) -> Duration {
 
 fn shown(page: store::LogPage, limit: usize) -> LogPage {
     let store::LogPage { gateway, rows } = page;
-    let last = rows.last().map(|row| row.sequence);
-    let list = rows.into_iter().map(|row| {
+    let end = rows.last().map(|row| row.sequence);
+    let entries = rows.into_iter().map(|row| {
         let event = Arc::unwrap_or_clone(row.event);
         LogEntry {
             sequence: row.sequence,
@@ -135,7 +135,7 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
             state: state(row.state).to_owned(),
         }
     });
-    let list: Vec<LogEntry> = list.collect();
+    let list: Vec<LogEntry> = entries.collect();
     LogPage {
         gateway_id: gateway.id,
         gateway_name: gateway.name,
@@ -145,7 +145,7 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
         confirmed: gateway.confirmed,
         count: list.len(),
         list,
-        pagination: LogPagination { limit, next: last.filter(|last| *last < gateway.head) },
+        pagination: LogPagination { limit, next: end.filter(|end| *end < gateway.head) },
     }
 }
 

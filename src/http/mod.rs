@@ -18,6 +18,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
 use crate::intake::Rules;
+use crate::jobs::Supervisor;
 use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
@@ -73,6 +74,8 @@ pub struct App {
     types: Remembered<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     log_waiting: log::Waiting,
     render_metrics: RenderMetrics,
+    /// Whose jobs are to be on time.
+    supervisors: Vec<Supervisor>,
 }
 
 impl App {
@@ -83,6 +86,7 @@ impl App {
         config: Arc<Config>,
         rules: Arc<Rules>,
         render_metrics: RenderMetrics,
+        supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
         let per_minute = config.limits.attempts_per_minute;
         Arc::new(Self {
@@ -97,6 +101,7 @@ impl App {
             types: Remembered::default(),
             log_waiting: log::Waiting::default(),
             render_metrics,
+            supervisors,
         })
     }
 

@@ -177,12 +177,13 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let problem = match &error {
-            StoreError::Unavailable(_) | StoreError::ConnectionLost(_) | StoreError::Disk(_) => {
-                Self::unavailable(
-                    "unavailable",
-                    "The service can't take this now; try again later.",
-                )
-            }
+            StoreError::Unavailable(_)
+            | StoreError::ConnectionLost(_)
+            | StoreError::Disk(_)
+            | StoreError::SchemaChanged(_) => Self::unavailable(
+                "unavailable",
+                "The service can't take this now; try again later.",
+            ),
             StoreError::Unknown(_) => Self::unavailable(
                 "commit_outcome_unknown",
                 "It is not known whether this was stored. A retry with the same event id or Idempotency-Key is safe.",

@@ -1,11 +1,8 @@
 //! Certificates: read from PEM files, exchanged while running, and made once
 //! for those who have none. TLS 1.2 and 1.3, HTTP/1.1.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -14,6 +11,17 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use secrecy::zeroize::Zeroizing;
+use sha2::{Digest as _, Sha256};
+
+use crate::files;
+
+mod self_signed;
+mod validity;
+
+pub use self_signed::{hostname, self_signed};
+
+use validity::Validity;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +42,28 @@ pub enum TlsError {
     SelfSigned(String),
 }
 
+impl TlsError {
+    fn file(path: &Path, why: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), why: why.into() }
+    }
+}
+
 /// The certificate in use, and the files that it comes from.
 #[derive(Debug)]
 pub struct Certificates {
     certificate: PathBuf,
     private_key: PathBuf,
     current: Arc<Current>,
-    /// When the files in use were written. Held only to compare or to set.
-    written_at: Mutex<Option<(SystemTime, SystemTime)>>,
+    /// What was read last. Held only to compare or to set.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// Of the contents of both files: their times and sizes may stay the same.
+    digest: [u8; 32],
+    /// Of the certificate in use.
+    validity: Validity,
 }
 
 #[derive(Debug)]
@@ -56,14 +78,14 @@ impl ResolvesServerCert for Current {
 impl Certificates {
     /// Reads the files.
     pub fn open(certificate: PathBuf, private_key: PathBuf) -> Result<Self, TlsError> {
-        let key = load(&certificate, &private_key)?;
-        let written_at = Mutex::new(written_at(&certificate, &private_key));
-        Ok(Self {
-            certificate,
-            private_key,
-            current: Arc::new(Current(ArcSwap::from_pointee(key))),
-            written_at,
-        })
+        let files = Files::read(&certificate, &private_key)?;
+        let key = files.parse(&certificate, &private_key)?;
+        files::warn_if_exposed(&private_key, "the private key");
+        let mut validity = Validity::of(&key);
+        validity.check(&certificate);
+        let seen = Mutex::new(Seen { digest: files.digest(), validity });
+        let current = Arc::new(Current(ArcSwap::from_pointee(key)));
+        Ok(Self { certificate, private_key, current, seen })
     }
 
     /// The server's side of TLS; follows later reloads.
@@ -79,95 +101,78 @@ impl Certificates {
 
     /// Reads the files again; the old certificate stays if they can't be used.
     pub fn reload(&self) {
-        let seen = written_at(&self.certificate, &self.private_key);
-        match load(&self.certificate, &self.private_key) {
+        match Files::read(&self.certificate, &self.private_key) {
+            Ok(files) => self.take(&files),
+            Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+        }
+        self.seen().validity.check(&self.certificate);
+    }
+
+    /// Reads them again if they have changed, and warns before the certificate in
+    /// use expires.
+    pub fn reload_if_changed(&self) {
+        if let Ok(files) = Files::read(&self.certificate, &self.private_key) {
+            let is_new = self.seen().digest != files.digest();
+            if is_new {
+                self.take(&files);
+            }
+        }
+        self.seen().validity.check(&self.certificate);
+    }
+
+    fn take(&self, files: &Files) {
+        match files.parse(&self.certificate, &self.private_key) {
             Ok(key) => {
+                files::warn_if_exposed(&self.private_key, "the private key");
+                self.seen().validity = Validity::of(&key);
                 self.current.0.store(Arc::new(key));
                 tracing::info!(certificate = %self.certificate.display(), "the certificate was read again");
             }
+            // Perhaps one of them was replaced, and the other one will be.
             Err(error) => tracing::error!(%error, "the old certificate stays in use"),
         }
-        *self.written_at.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        self.seen().digest = files.digest();
     }
 
-    /// Reads them again if they have changed.
-    pub fn reload_if_changed(&self) {
-        let now = written_at(&self.certificate, &self.private_key);
-        let changed =
-            now.is_some() && now != *self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if changed {
-            self.reload();
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The contents of both files.
+struct Files {
+    certificate: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
+}
+
+impl Files {
+    fn read(certificate: &Path, private_key: &Path) -> Result<Self, TlsError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| TlsError::file(path, error.to_string()))
+        };
+        Ok(Self { certificate: read(certificate)?, private_key: read(private_key)?.into() })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.certificate.len().to_be_bytes());
+        hash.update(&self.certificate);
+        hash.update(&self.private_key);
+        hash.finalize().into()
+    }
+
+    fn parse(&self, certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError> {
+        let chain = CertificateDer::pem_slice_iter(&self.certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| TlsError::file(certificate, error.to_string()))?;
+        if chain.is_empty() {
+            return Err(TlsError::file(certificate, "it holds no certificate"));
         }
+        let key = PrivateKeyDer::from_pem_slice(&self.private_key)
+            .map_err(|error| TlsError::file(private_key, error.to_string()))?;
+        Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
     }
 }
 
-/// The pair in the data directory; made if it is not there.
-pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
-    let certificate = data_dir.join("certificate.pem");
-    let private_key = data_dir.join("private-key.pem");
-    if !(certificate.exists() && private_key.exists()) {
-        make(&certificate, &private_key)?;
-    }
-    tracing::warn!(
-        certificate = %certificate.display(),
-        "NO CERTIFICATE IS CONFIGURED: a self-signed one is in use, which clients must be told to trust; set server.certificate and server.private_key"
-    );
-    Ok((certificate, private_key))
-}
-
-fn make(certificate: &Path, private_key: &Path) -> Result<(), TlsError> {
-    let failed = |error: rcgen::Error| TlsError::SelfSigned(error.to_string());
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-    names.extend(hostname().filter(|name| name != "localhost"));
-    let key = rcgen::KeyPair::generate().map_err(failed)?;
-    let params = rcgen::CertificateParams::new(names).map_err(failed)?;
-    let made = params.self_signed(&key).map_err(failed)?;
-    write(private_key, &key.serialize_pem(), 0o600)?;
-    write(certificate, &made.pem(), 0o644)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
-    options
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .map_err(|error: io::Error| TlsError::File {
-            path: path.to_owned(),
-            why: error.to_string(),
-        })
-}
-
-/// This machine's name, if it is one.
-pub fn hostname() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim();
-    let is_dns_name = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-    is_dns_name.then(|| name.to_owned())
-}
-
-fn load(certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError> {
-    let refuse = |path: &Path, why: String| TlsError::File { path: path.to_owned(), why };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| refuse(certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(refuse(certificate, "it holds no certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(private_key)
-        .map_err(|error| refuse(private_key, error.to_string()))?;
-    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
-}
-
-fn written_at(certificate: &Path, private_key: &Path) -> Option<(SystemTime, SystemTime)> {
-    let of = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    Some((of(certificate)?, of(private_key)?))
-}
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Draft, Objection, Rules, rows};
 use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
+use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{
     Drained, EventTypeInfo, InboxContent, InboxRow, JudgedRow, NewEvent, Rejection,
     RejectionReason, Result, Store, StoreError, Unreadable,
@@ -21,36 +20,44 @@ const PAGE_ROWS: usize = 500;
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// What a row may have besides its payload: a target can name many gateways.
 const OTHER_BYTES: usize = 1024 * 1024;
-/// How long to wait when the database is away or its disk is full.
+/// The longest wait when the database is away or its disk is full.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a row is tried again that somebody was quicker with.
 const RACES: usize = 3;
+/// An idle drain looks into the inbox this often.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the depth is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
-/// Empties the inbox whenever something comes in, until told to stop.
-pub async fn run(store: Arc<dyn Store>, rules: Arc<Rules>, stop: CancellationToken) {
-    let work = async { tokio::join!(drain(store.as_ref(), &rules), measure(store.as_ref())) };
-    stop.run_until_cancelled(work).await;
+/// Starts the job that empties the inbox, and the one that measures it.
+pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
+    jobs.start("inbox_drain", DRAIN_INTERVAL, Drain { store: Arc::clone(store), rules });
+    jobs.start("inbox_depth", MEASURE, Measure(Arc::clone(store)));
 }
 
-async fn drain(store: &dyn Store, rules: &Rules) {
-    loop {
+struct Drain {
+    store: Arc<dyn Store>,
+    rules: Arc<Rules>,
+}
+
+impl Job for Drain {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
         // Whether it is an error or a change: the inbox is looked into.
-        if let Err(error) = store.inbox_changed().await {
-            tracing::warn!(%error, "the inbox can't be watched; trying again");
+        if let Err(error) = self.store.inbox_changed().await {
+            tracing::debug!(%error, "failed to watch the inbox; polling instead");
             tokio::time::sleep(PAUSE).await;
         }
-        loop {
-            match run_once(store, rules).await {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the inbox can't be emptied now; its rows are kept");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+    }
+
+    async fn run_once(&mut self) -> Result<Next> {
+        let moved = run_once(self.store.as_ref(), &self.rules).await?;
+        Ok(if moved == 0 { Next::Wait } else { Next::Again })
+    }
+
+    fn longest_backoff(&self) -> Duration {
+        PAUSE
     }
 }
 
@@ -188,10 +195,19 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Once per row, and never its payload; returns how many there are.
+/// Logs each row that needs attention once, and never its payload; returns how many there are.
 fn report(drained: &Drained) -> usize {
     let appended = u64::try_from(drained.appended).unwrap_or(u64::MAX);
     metrics::counter!("gateway_events_inbox_appended_total").increment(appended);
+    for inbox_id in &drained.unmatched {
+        metrics::counter!("gateway_events_unmatched_events_total", "source" => "inbox")
+            .increment(1);
+        tracing::warn!(
+            target: "inbox",
+            inbox_id,
+            "no gateway matched the target of an inbox row: its event is stored, but no gateway will receive it"
+        );
+    }
     for (inbox_id, rejection) in &drained.rejected {
         let reason = rejection.reason;
         metrics::counter!("gateway_events_inbox_rejected_total", "reason" => reason.as_str())
@@ -207,23 +223,19 @@ fn report(drained: &Drained) -> usize {
     drained.appended + drained.rejected.len()
 }
 
-/// Says how much waits, and for how long.
-async fn measure(store: &dyn Store) {
-    let mut ticks = tokio::time::interval(MEASURE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let depth = match store.inbox_depth().await {
-            Ok(depth) => depth,
-            Err(error) => {
-                tracing::debug!(%error, "the inbox's depth could not be measured");
-                continue;
-            }
-        };
+/// Measures how much waits, and for how long.
+struct Measure(Arc<dyn Store>);
+
+impl Job for Measure {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next> {
+        let depth = self.0.inbox_depth().await?;
         let age = depth.oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest));
         // Gauges are floats; a depth beyond their precision is a depth all the same.
         #[expect(clippy::cast_precision_loss, reason = "a gauge is read by people and charts")]
         metrics::gauge!("gateway_events_inbox_depth").set(depth.rows as f64);
         metrics::gauge!("gateway_events_inbox_oldest_seconds").set(age.as_secs_f64());
+        Ok(Next::Wait)
     }
 }

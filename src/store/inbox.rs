@@ -205,6 +205,8 @@ impl From<Refusal> for Rejection {
 pub struct Drained {
     /// Rows that are in the log now, repeats included.
     pub appended: usize,
+    /// Those among them, by their place in the inbox, whose target matched no gateway.
+    pub unmatched: Vec<i64>,
     /// Rows that were put aside, by their place in the inbox.
     pub rejected: Vec<(i64, Rejection)>,
 }

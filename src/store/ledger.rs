@@ -1,4 +1,31 @@
-//! What can be asked of the ledger, what a redrive does, and what retention keeps.
+//! What can be asked of the ledger, and what a redrive does.
+//!
+//! # What is counted
+//!
+//! A *delivery* is one sequence of one gateway's log. An *attempt* is one try at
+//! it, with an outcome. The numbers below mean the same in `/stats`, `/gateways`,
+//! `/events/{id}`, `/deliveries`, its summary, a redrive's answer and `verify`.
+//!
+//! | number | definition |
+//! |---|---|
+//! | *dead* | deliveries that were given up: those in `dead_letters`. One is *redriven* once its event was appended again under a new sequence, and *open* before that |
+//! | *confirmed*, *delivered* | deliveries at or below the gateway's position that are not dead |
+//! | *pending* | deliveries above the position and above the log's floor that are not dead |
+//! | *failures* | failed attempts, one for each delivery that an attempt covers; those on record, or (`failedDeliveries` in `/stats`) all there ever were |
+//! | dead letters | open dead deliveries of gateways that are not deleted |
+//! | lag | a gateway's pending deliveries, and the age of the oldest: since it was appended or, if it is a redrive, since that |
+//! | `state` | `failed` if dead, otherwise `delivered` or `pending` |
+//! | delivered since | the delivery failed at least once, and its newest redrive (or itself, without one) is delivered |
+//!
+//! Retention trims deliveries from a log and keeps their record as long as their
+//! event is kept: at least for the time in which a repeated event id is recognised,
+//! until every gateway's log has let go of it, and while an open dead letter can
+//! be redriven. Such a delivery is shown with `trimmed: true` and the state that
+//! it has.
+//!
+//! Every delivery of a log is exactly one of delivered, pending and failed. Totals
+//! in `/stats` never shrink when retention trims the ledger. The `model` stories
+//! check these definitions over random histories on all stores.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,33 +139,65 @@ pub struct Delivery {
     pub appended_at: Option<Timestamp>,
     /// Where it stands now.
     pub state: DeliveryState,
-    /// Whether it has been delivered since it failed.
+    /// Whether retention has trimmed it from the gateway's log. It is shown as
+    /// long as its event, or a failed attempt at it, is kept.
+    pub trimmed: bool,
+    /// Whether it has been delivered since it failed: under this sequence, or
+    /// as `redriven_as`.
     pub delivered_since: bool,
     /// Whether it has been appended again.
     pub redriven: bool,
-    /// Failed attempts among `attempts`.
-    pub failures: u32,
+    /// Its newest redrive. `None` if it was not redriven, or if an earlier
+    /// version redrove it and the log no longer shows where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redriven_as: Option<RedrivenAs>,
+    /// Failed attempts on record, those that `attempts` leaves out included.
+    pub failures: i64,
     /// The first of them.
     pub first_failure_at: Option<Timestamp>,
     /// The last of them.
     pub last_failure_at: Option<Timestamp>,
     /// Why the last of them failed.
     pub reason: Option<Reason>,
-    /// Every attempt, oldest first (the newest 100).
+    /// Attempts on record.
+    pub attempt_count: i64,
+    /// The attempts, oldest first; of more than 100 only the newest 100.
     pub attempts: Vec<Attempt>,
 }
 
+/// A redriven delivery under its new sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedrivenAs {
+    /// The new sequence in the gateway's log.
+    pub sequence: Sequence,
+    /// Where it stands now.
+    pub state: DeliveryState,
+}
+
+/// The attempts at a delivery: the newest in full, and what all of them come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attempts {
+    pub(super) newest: Vec<Attempt>,
+    pub(super) count: i64,
+    pub(super) failures: i64,
+    pub(super) first_failure_at: Option<Timestamp>,
+    pub(super) last_failure_at: Option<Timestamp>,
+    pub(super) reason: Option<Reason>,
+}
+
 impl Delivery {
-    /// Fills in the attempts, oldest first, and what follows from them.
-    pub(super) fn with(mut self, attempts: Vec<Attempt>) -> Self {
-        let failed = |attempt: &&Attempt| attempt.outcome == "failed";
-        let last = attempts.iter().rfind(failed);
-        self.failures = u32::try_from(attempts.iter().filter(failed).count()).unwrap_or(u32::MAX);
-        self.first_failure_at = attempts.iter().find(failed).map(|attempt| attempt.finished_at);
-        self.last_failure_at = last.map(|attempt| attempt.finished_at);
-        self.reason = last.and_then(|attempt| attempt.reason);
-        self.delivered_since = self.failures > 0 && self.state == DeliveryState::Delivered;
-        self.attempts = attempts;
+    /// Fills in the attempts and the newest redrive, and what follows from them.
+    pub(super) fn with(mut self, attempts: Attempts, redriven_as: Option<RedrivenAs>) -> Self {
+        self.attempt_count = attempts.count;
+        self.failures = attempts.failures;
+        self.first_failure_at = attempts.first_failure_at;
+        self.last_failure_at = attempts.last_failure_at;
+        self.reason = attempts.reason;
+        self.attempts = attempts.newest;
+        self.redriven_as = redriven_as;
+        let newest = redriven_as.map_or(self.state, |successor| successor.state);
+        self.delivered_since = self.failures > 0 && newest == DeliveryState::Delivered;
         self
     }
 }
@@ -226,16 +285,28 @@ pub enum RedriveSelection {
     Filter(DeliveryFilter, Option<RedriveCursor>),
 }
 
-/// How far a redrive has looked: up to this delivery, which is included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RedriveCursor {
+/// How far a redrive by filter has come. First it counts the failed deliveries
+/// that it leaves alone, all of them, and then it goes through the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RedriveCursor {
+    /// It has counted up to here, newest failure first.
+    Counting(DeliveryCursor),
+    /// It has looked at the dead letters up to this one.
+    DeadLetters(RedrivePlace),
+}
+
+/// A delivery in the order of a redrive; what was looked at includes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RedrivePlace {
     /// The gateway's inside key.
     pub gateway: i64,
     /// The number in its log.
     pub sequence: i64,
 }
 
-/// What a redrive did, or would do.
+/// What one call of a redrive did, or would do. The numbers of all calls up to
+/// the one without a `next` add up to exact totals.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Redriven {
@@ -271,97 +342,6 @@ pub struct RedrivenDelivery {
     pub sequence: Sequence,
     /// The new number; `None` in a dry run.
     pub new_sequence: Option<Sequence>,
-}
-
-/// How long and how much is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct RetentionLimits {
-    /// Confirmed events are kept this long after they were appended; the ledger as long.
-    pub max_age: Duration,
-    /// Confirmed events kept per gateway at the most.
-    pub max_events: i64,
-    /// Unconfirmed events are removed after this, and recorded as failed. Rejected
-    /// rows of the inbox are kept as long.
-    pub hard_max_age: Duration,
-    /// Unconfirmed events kept per gateway at the most, likewise.
-    pub hard_max_events: i64,
-    /// How long the position of an ended unnamed connection is kept.
-    pub left_behind: Duration,
-    /// Rows looked at per transaction at the most.
-    pub batch: i64,
-}
-
-/// Where retention goes on. A pass looks at each kind of row once, and what it
-/// has looked at and kept is not looked at again by later passes.
-#[derive(Clone, Copy, Debug)]
-pub struct TrimMark {
-    pub(crate) step: TrimStep,
-    /// Logs up to this gateway's have been looked at in this pass.
-    pub(crate) gateway: i64,
-    /// Events up to this one have been looked at: when appended, and its key.
-    pub(crate) event: (Timestamp, i64),
-    /// Dead letters up to this one: when it died, its gateway and first number.
-    pub(crate) letter: (Timestamp, i64, i64),
-    /// Some dead letters were kept for a position behind them, which moves: the
-    /// next pass looks at all of them again.
-    pub(crate) letters_wait: bool,
-}
-
-impl Default for TrimMark {
-    fn default() -> Self {
-        const NEVER: Timestamp = Timestamp::from_micros(i64::MIN);
-        Self {
-            step: TrimStep::Logs,
-            gateway: 0,
-            event: (NEVER, 0),
-            letter: (NEVER, 0, 0),
-            letters_wait: false,
-        }
-    }
-}
-
-/// A kind of row that retention removes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TrimStep {
-    Logs,
-    Positions,
-    Events,
-    Attempts,
-    Letters,
-    Keys,
-    Connections,
-    Rejected,
-}
-
-impl TrimStep {
-    /// The kind after this one; none after the last.
-    pub(crate) const fn next(self) -> Option<Self> {
-        match self {
-            Self::Logs => Some(Self::Positions),
-            Self::Positions => Some(Self::Events),
-            Self::Events => Some(Self::Attempts),
-            Self::Attempts => Some(Self::Letters),
-            Self::Letters => Some(Self::Keys),
-            Self::Keys => Some(Self::Connections),
-            Self::Connections => Some(Self::Rejected),
-            Self::Rejected => None,
-        }
-    }
-}
-
-/// What one bounded batch of retention removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trimmed {
-    /// Outbox rows.
-    pub deliveries: u64,
-    /// Events that no outbox row names any more.
-    pub events: u64,
-    /// Ledger rows.
-    pub attempts: u64,
-    /// Deliveries lost unconfirmed to the hard limits.
-    pub lost: u64,
-    /// The pass goes on.
-    pub more: bool,
 }
 
 /// What a verification counted and found.

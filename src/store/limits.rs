@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::{Missed, Range};
+use crate::event::{GatewayId, Sequence};
+
 /// The longest range in one row of the ledger (the schema checks it), so that
 /// "which rows cover this sequence?" stays a bounded search.
 pub(crate) const LONGEST_RANGE: i64 = 1000;
@@ -31,6 +34,11 @@ pub(crate) const REDRIVE_LOOKED_UP: usize = 2_000;
 /// Streams that one batch of retention looks at; most have nothing to give.
 pub(crate) const TRIMMED_STREAMS: i64 = 256;
 
+/// Expired events that one call looks at, and open deliveries of them that it
+/// gives up, at the most.
+pub(crate) const EXPIRED_EVENTS: i64 = 16;
+pub(crate) const EXPIRED_DELIVERIES: i64 = 1_000;
+
 /// Rejected rows that one retry puts back, at the most: it is one transaction,
 /// and others wait for it.
 pub(crate) const RETRIED: i64 = 1_000;
@@ -38,6 +46,17 @@ pub(crate) const RETRIED: i64 = 1_000;
 /// Connections of a gateway that are looked at for their peak.
 pub(super) const PEAK_CONNECTIONS: i64 = 2000;
 
-/// Events of a range that are named in the log, and of all ranges of a sweep.
-pub(super) const LOGGED_EVENTS: i64 = 5;
-pub(super) const LOGGED_IN_ALL: usize = 100;
+/// Events of a range that are named in the log, and of all ranges that are
+/// looked up together.
+const LOGGED_EVENTS: i64 = 5;
+const LOGGED_IN_ALL: usize = 100;
+
+/// The deliveries whose events are named in the log.
+pub(super) fn logged(missed: &[Missed]) -> Vec<(GatewayId, Sequence)> {
+    let of = |missed: &Missed| {
+        let Missed { gateway_id, range: Range { first, last } } = *missed;
+        let end = last.0.min(first.0.saturating_add(LOGGED_EVENTS - 1));
+        (first.0..=end).map(move |nth| (gateway_id, Sequence(nth)))
+    };
+    missed.iter().flat_map(of).take(LOGGED_IN_ALL).collect()
+}

@@ -1,20 +1,6 @@
-//! What a sweep found: deliveries to gateways without a live connection.
+//! What the log says of deliveries that failed.
 
-use super::Range;
 use crate::event::{EventId, EventType, GatewayId, Sequence};
-
-/// Deliveries to a gateway without a live connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// The gateway.
-    pub gateway_id: GatewayId,
-    /// Its name.
-    pub gateway_name: String,
-    /// Which.
-    pub range: Range,
-    /// The first of their events, for the log.
-    pub events: Vec<LoggedEvent>,
-}
 
 /// What the log says of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,4 +11,15 @@ pub struct LoggedEvent {
     pub id: EventId,
     /// Its type.
     pub event_type: EventType,
+}
+
+/// The same of an event that no connection was there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissedEvent {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// Its name.
+    pub gateway_name: String,
+    /// The event.
+    pub event: LoggedEvent,
 }

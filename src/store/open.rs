@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{NewToken, Result, Store, StoreError, VerifyReport};
 use crate::event::NodeId;
+use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 /// Settings of the database (`[database]`).
@@ -91,6 +92,8 @@ pub struct Open {
     pub store: Arc<dyn Store>,
     /// Ends when the process should.
     pub failure: BoxFuture<'static, ()>,
+    /// The store's own background jobs.
+    pub jobs: Supervisor,
 }
 
 enum Database {
@@ -110,7 +113,7 @@ impl Options {
     /// each with its parameter. One that is written with escapes is left out.
     pub fn files(&self) -> Vec<(String, PathBuf)> {
         const PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
-        let urls = [&self.url, &self.listener_url].map(|url| url.expose_secret());
+        let urls = [self.url.expose_secret(), self.listener_url.expose_secret()];
         let queries = urls.into_iter().filter_map(|url| Some(url.split_once('?')?.1));
         let pairs = queries.flat_map(|query| query.split('&')).filter_map(|it| it.split_once('='));
         pairs
@@ -169,13 +172,15 @@ impl Options {
             Database::Sqlite(options) => {
                 let store = super::sqlite::SqliteStore::open(&options, node, wake).await?;
                 let failing = Arc::clone(&store);
-                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+                let failure = Box::pin(async move { failing.failure().await });
+                Ok(Open { store, failure, jobs: Supervisor::default() })
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
                 let store = super::postgres::PostgresStore::open(&options, node, wake).await?;
-                let failing = Arc::clone(&store);
-                Ok(Open { store, failure: Box::pin(async move { failing.failure().await }) })
+                let (failing, jobs) = (Arc::clone(&store), store.jobs());
+                let failure = Box::pin(async move { failing.failure().await });
+                Ok(Open { store, failure, jobs })
             }
         }
     }

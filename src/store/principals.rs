@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Result, StoreError};
+use super::{Failing, Result, StoreError};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 
 /// Free-form names that gateways are chosen by.
 pub type Labels = BTreeMap<String, String>;
@@ -36,10 +36,24 @@ pub struct Gateway {
     pub floor: Sequence,
     /// The gateway's confirmed position.
     pub confirmed: Sequence,
+    /// Deliveries in its log that are neither confirmed nor dead: the lag in events.
+    pub pending: i64,
+    /// When the oldest of them was appended, or redriven: the lag in time.
+    pub oldest_pending_at: Option<Timestamp>,
     /// Live connections on all nodes.
     pub live_connections: i64,
-    /// When its oldest unconfirmed event was appended: the lag in time.
-    pub oldest_unconfirmed_at: Option<Timestamp>,
+    /// When the oldest of them was opened.
+    pub connected_since: Option<Timestamp>,
+    /// When its last closed connection was closed, and why.
+    pub left: Option<(Timestamp, Reason)>,
+    /// Its failed reports since the last success, if the newest report failed.
+    pub failing: Option<Failing>,
+    /// Its last failed attempt.
+    pub last_failure: Option<(Timestamp, Reason)>,
+    /// When its last receipt came.
+    pub last_receipt_at: Option<Timestamp>,
+    /// The database's time when this was read.
+    pub as_of: Timestamp,
     /// Its last attempt to connect that was refused, as far as that is noted.
     pub last_refusal: Option<LastRefusal>,
 }

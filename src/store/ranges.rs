@@ -1,6 +1,6 @@
 //! Ranges of sequences, as the ledger keeps them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Range;
 use super::limits::LONGEST_RANGE;
@@ -23,22 +23,30 @@ pub(crate) fn above(range: Range, position: Sequence) -> Option<Range> {
     (first <= range.last).then_some(Range { first, last: range.last })
 }
 
-/// A piece of a range of dead letters: all of it redriven, or none of it.
+/// A piece of a range of dead letters: all of it redriven, under consecutive
+/// new sequences that begin at `redriven_first`, or none of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) first: i64,
     pub(crate) last: i64,
-    pub(crate) redriven: bool,
+    pub(crate) redriven_first: Option<i64>,
 }
 
-/// What a range falls into when a part of it is redriven.
-pub(crate) fn pieces(first: i64, last: i64, redriven: &BTreeSet<i64>) -> Vec<Piece> {
+impl Piece {
+    /// Whether a delivery, redriven under `new` or not at all, continues this piece.
+    fn is_continued_by(&self, sequence: i64, new: Option<i64>) -> bool {
+        new == self.redriven_first.map(|first| first + sequence - self.first)
+    }
+}
+
+/// Splits a range of which some deliveries were redriven: old to new sequence.
+pub(crate) fn pieces(first: i64, last: i64, redriven: &BTreeMap<i64, i64>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for sequence in first..=last {
-        let redriven = redriven.contains(&sequence);
+        let new = redriven.get(&sequence).copied();
         match pieces.last_mut() {
-            Some(piece) if piece.redriven == redriven => piece.last = sequence,
-            _ => pieces.push(Piece { first: sequence, last: sequence, redriven }),
+            Some(piece) if piece.is_continued_by(sequence, new) => piece.last = sequence,
+            _ => pieces.push(Piece { first: sequence, last: sequence, redriven_first: new }),
         }
     }
     pieces
@@ -57,11 +65,19 @@ mod tests {
 
     #[test]
     fn a_range_falls_into_pieces_that_cover_it() {
-        let piece = |first, last, redriven| Piece { first, last, redriven };
-        assert_eq!(pieces(3, 5, &BTreeSet::from([3, 4, 5])), [piece(3, 5, true)]);
+        let piece = |first, last, redriven_first| Piece { first, last, redriven_first };
+        let redriven = BTreeMap::from([(3, 7), (4, 8), (5, 9)]);
+        assert_eq!(pieces(3, 5, &redriven), [piece(3, 5, Some(7))]);
+        let redriven = BTreeMap::from([(4, 11), (5, 12), (6, 14), (9, 15)]);
         assert_eq!(
-            pieces(3, 9, &BTreeSet::from([4, 5, 9])),
-            [piece(3, 3, false), piece(4, 5, true), piece(6, 8, false), piece(9, 9, true)]
+            pieces(3, 9, &redriven),
+            [
+                piece(3, 3, None),
+                piece(4, 5, Some(11)),
+                piece(6, 6, Some(14)),
+                piece(7, 8, None),
+                piece(9, 9, Some(15))
+            ]
         );
     }
 }

@@ -13,7 +13,7 @@
 //! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
-//! | FR-009 | `operations::a_failure_is_on_record_within_a_second` |
+//! | FR-009 | `operations::a_failure_is_on_record_within_a_second`, `away` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
@@ -40,11 +40,13 @@
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
+mod away;
 mod balancer;
 mod bench;
 mod bench_running;
 mod both;
 mod bursts;
+mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;
@@ -58,11 +60,13 @@ mod fire;
 mod health;
 mod inbox;
 mod inbox_postgres;
+mod jobs;
 mod journey;
 mod ledger;
 mod line;
 mod listening;
 mod log_api;
+mod logging;
 mod lost;
 mod lost_sessions;
 mod members;
@@ -88,6 +92,7 @@ mod releases;
 mod repeats;
 mod retention;
 mod scopes;
+mod secrets;
 mod secured_postgres;
 mod server;
 mod settings;
@@ -101,3 +106,5 @@ mod support;
 mod switch_over;
 mod tables;
 mod trust;
+mod unmatched;
+mod verdict;

@@ -117,6 +117,7 @@ async fn another_organisation_publishes_and_redrives_its_own_only() {
         to_all["target"] = target;
         let accepted = theirs.post("/events", &to_all).await.success();
         assert_eq!(accepted["deliveries"], json!([]));
+        assert_eq!(accepted["warnings"][0]["code"], "no_gateways_matched");
     }
     // Ids, keys and names are an organisation's own.
     let own = theirs.post("/gateways", &json!({"name": "one"})).await.success();
@@ -140,5 +141,5 @@ async fn another_organisation_publishes_and_redrives_its_own_only() {
     let all = theirs.post("/deliveries/redrive", &json!({"filter": {}})).await.success();
     assert_eq!((&all["redriven"], &all["eventRemoved"]), (&json!([]), &json!(0)), "{all:#}");
     let many = ours.post("/deliveries/redrive", &filter).await.success();
-    assert_eq!(many["eventRemoved"], 1, "{many:#}");
+    assert_eq!(many["redriven"].as_array().map(Vec::len), Some(1), "{many:#}");
 }

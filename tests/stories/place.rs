@@ -37,10 +37,17 @@ impl Place {
         }
     }
 
-    /// How many migrations this version has.
-    pub(crate) fn newest(&self) -> usize {
+    /// The versions of the migrations. Some numbers are left out.
+    pub(crate) fn versions(&self) -> Vec<usize> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
-        std::fs::read_dir(folder).expect("the migrations").count()
+        let files = std::fs::read_dir(folder).expect("the migrations");
+        let version = |file: std::io::Result<std::fs::DirEntry>| {
+            let name = file.expect("a migration").file_name();
+            let name = name.into_string().expect("a name");
+            let (version, _) = name.split_once('_').expect("a version and a name");
+            version.parse().expect("a number")
+        };
+        files.map(version).collect()
     }
 
     /// One of our commands that works on the database.

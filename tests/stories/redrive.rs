@@ -64,6 +64,11 @@ async fn dead_letters_are_appended_again_once_and_nothing_else_is() {
     let failed = admin.get("/deliveries").await.success();
     for row in failed["list"].as_array().expect("a list") {
         assert_eq!((&row["redriven"], &row["state"]), (&json!(true), &json!("failed")), "{row:#}");
+        let new = row["sequence"].as_i64().expect("a sequence") + 3;
+        assert_eq!(row["redrivenAs"], json!({"sequence": new, "state": "delivered"}), "{row:#}");
+        assert_eq!((&row["deliveredSince"], &row["attemptCount"]), (&json!(true), &json!(2)));
     }
+    let shown = service.run("delivery failed").await;
+    assert!(shown.well().contains("redriven as 4: delivered"), "{shown:?}");
     socket.abort();
 }

@@ -55,9 +55,20 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
     let stats = service.admin().get("/stats").await.success();
     assert_eq!(stats["eventDelivery"]["deadLetters"], 2, "{stats:#}");
     assert_eq!(stats["eventDelivery"]["lastFailureReason"], "retention");
-    let redrive = json!({"gatewayId": away, "sequence": 1});
-    let redriven = service.admin().post("/deliveries/redrive", &redrive).await.success();
-    assert_eq!(redriven["eventRemoved"], 1, "{redriven:#}");
+    // The event is kept for as long as a repeat of its id is recognised, and shows
+    // what became of it.
+    let shown = service.admin().get("/events/e-1").await.success();
+    for delivery in shown["deliveries"].as_array().expect("a list") {
+        let expected = if delivery["gatewayId"] == away.as_str() { "failed" } else { "delivered" };
+        assert_eq!((&delivery["state"], &delivery["trimmed"]), (&json!(expected), &json!(true)));
+    }
+    let mut again = deployed(&[&here, &away], "d-1");
+    again["id"] = json!("e-1");
+    let repeat = service.admin().post("/events", &again).await.success();
+    assert_eq!(repeat["deliveries"].as_array().map(Vec::len), Some(2), "{repeat:#}");
+    let redrive = json!({"gatewayId": away, "sequence": 1, "dryRun": true});
+    let would = service.admin().post("/deliveries/redrive", &redrive).await.success();
+    assert_eq!(would["redriven"].as_array().map(Vec::len), Some(1), "{would:#}");
     // Whoever comes back gets what is left, in order.
     let mut late = service.connected(&away_key).await;
     late.expect(3..=6).await;

@@ -153,7 +153,7 @@ async fn a_data_directory_that_is_no_text_is_that_very_directory_or_refused() {
     let data = directory.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
     let mut serve = command("serve --listen 127.0.0.1:0 --plaintext --data-dir");
     // The embedded database's driver takes no such path.
-    run(serve.arg(&data)).await.failed(1, &["data_dir", "\\xFF", "UTF-8"]);
+    run(serve.arg(&data)).await.failed(1, &["data_dir", "\\xff", "UTF-8"]);
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 
     let database = crate::server::Database::new();

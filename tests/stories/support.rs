@@ -1,5 +1,6 @@
 //! The real binary, over real TLS, in a directory that goes with the test.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -56,10 +57,20 @@ impl Service {
         Self::start_there(directory, ":".to_owned(), settings).await
     }
 
+    /// Starts with this as its standard error.
+    pub(crate) async fn start_logging_to(log: File, settings: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (environment, prelude) = (environment(settings), ":".to_owned());
+        let (process, port, token) =
+            spawn_logging_to(log, directory.path(), 0, &environment, &prelude).await;
+        let token = token.expect("the first start writes the admin token");
+        Self { process, directory, environment, prelude, port, token }
+    }
+
     async fn start_there(directory: TempDir, prelude: String, settings: &[(&str, &str)]) -> Self {
         let environment = environment(settings);
         let (process, port, token) = spawn(directory.path(), 0, &environment, &prelude).await;
-        let token = token.expect("the first start prints the admin token");
+        let token = token.expect("the first start writes the admin token");
         Self { process, directory, environment, prelude, port, token }
     }
 
@@ -301,7 +312,9 @@ pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
 fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable =
         |(key, value): &(&str, &str)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned());
-    settings.iter().map(variable).collect()
+    // Most stories want failures at once; those about the grace set it.
+    let defaults = [("DELIVERY__NOT_CONNECTED_GRACE", "0s")];
+    defaults.iter().chain(settings).map(variable).collect()
 }
 
 async fn spawn(
@@ -310,11 +323,21 @@ async fn spawn(
     environment: &[(String, String)],
     prelude: &str,
 ) -> (Child, u16, Option<String>) {
-    let log = std::fs::File::options()
+    let log = File::options()
         .create(true)
         .append(true)
         .open(directory.join("service.log"))
         .expect("a log");
+    spawn_logging_to(log, directory, port, environment, prelude).await
+}
+
+async fn spawn_logging_to(
+    log: File,
+    directory: &Path,
+    port: u16,
+    environment: &[(String, String)],
+    prelude: &str,
+) -> (Child, u16, Option<String>) {
     let mut process = Command::new("sh")
         .args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")])
         .arg(env!("CARGO_BIN_EXE_gateway-events"))
@@ -330,8 +353,9 @@ async fn spawn(
     let mut token = None;
     let reading = async {
         while let Some(line) = lines.next_line().await.expect("text") {
-            if let Some((_, rest)) = line.split_once("admin access token: ") {
-                token = rest.split_whitespace().next().map(str::to_owned);
+            if let Some((_, file)) = line.split_once("admin access token is in ") {
+                let text = std::fs::read_to_string(file).expect("the token's file");
+                token = Some(text.trim_end().to_owned());
             }
             if let Some((_, address)) = line.split_once("listening on ") {
                 return address.rsplit(':').next().and_then(|port| port.parse().ok());
@@ -342,6 +366,11 @@ async fn spawn(
     let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
+}
+
+/// Lets time pass, for the stories in which that is the event.
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
 }
 
 /// A publishable deployment.

@@ -51,6 +51,17 @@ async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
         }
     }
     drop(socket);
+    // Sentences are broken between words, too, and errors.
+    let verify = format!("verify {}", service.database().display());
+    for (arguments, expected) in
+        [(verify.as_str(), "rejected"), ("gateway show amsterdam-productoin-1", "mean")]
+    {
+        let (_, shown) = run_on_terminal(service.command(arguments), "").await;
+        assert!(shown.split_whitespace().any(|word| word == expected), "{shown}");
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 80, "{arguments}: {line:?} is too wide");
+        }
+    }
 
     // A time that was shown can be given back, and how long ago, with a gateway's name.
     for window in [format!("--from {at}"), "--since 2h".to_owned(), "--from 2h".to_owned()] {

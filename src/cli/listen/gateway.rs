@@ -17,7 +17,7 @@ use gateway_events::client::tls;
 
 use super::super::access::{ClientOptions, secret};
 use super::super::confirm::Confirmation;
-use super::super::output::{clean, remark, say, time};
+use super::super::output::{clean, remark, say, say_prose, time};
 use super::super::time::parse_duration;
 use super::{Line, on_one_line, until_interrupted};
 
@@ -97,7 +97,8 @@ struct Printer {
 #[async_trait]
 impl Handler for Printer {
     async fn handle(&self, event: ReceivedEvent) {
-        let said = if self.as_json { say(on_one_line(&event.raw)) } else { say(line(&event)) };
+        let said =
+            if self.as_json { say(on_one_line(&event.raw)) } else { say_prose(line(&event)) };
         if said.is_err() {
             self.stop.cancel();
         }

@@ -9,7 +9,7 @@ use gateway_events::event::Sequence;
 use serde_json::Value;
 
 use super::super::access::ClientOptions;
-use super::super::output::{clean, remark, say, time};
+use super::super::output::{clean, remark, say, say_prose, time};
 use super::super::reference::GatewayRef;
 use super::{Line, on_one_line, until_interrupted};
 
@@ -36,7 +36,7 @@ pub(super) async fn run(
             Followed::Entry(entry) if client.json => {
                 say(on_one_line(&serde_json::to_string(&entry)?))?;
             }
-            Followed::Entry(entry) => say(line(&entry))?,
+            Followed::Entry(entry) => say_prose(line(&entry))?,
             Followed::Removed { first, last } => {
                 remark(format_args!("#{first} to #{last} were removed by retention"));
             }

@@ -20,7 +20,8 @@ async fn an_opening_of_unknown_outcome_leaves_no_live_connection() {
     let id = GatewayId::new();
     let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
     let options = Options::default();
-    let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options);
+    let jobs = Supervisor::default();
+    let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
     let open = || {
         let permit = dispatcher.try_admit().unwrap();
         dispatcher.open(permit, admission(gateway.key, id, organisation))
@@ -50,4 +51,48 @@ async fn two_thousand_racing_gateways_get_a_thousand_places() {
     assert_eq!(permits.len(), 1000);
     drop(permits);
     assert!(node.dispatcher.try_admit().is_some());
+}
+
+#[tokio::test]
+async fn a_store_that_panics_costs_no_outcome() {
+    let (database, wake) = (MemoryDatabase::new(Arc::new(Timestamp::now)), Wake::default());
+    let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
+    let organisation = store.organisation("default").await.unwrap();
+    let id = GatewayId::new();
+    let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+    let jobs = Supervisor::default();
+    let options = Options::default();
+    let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
+    let permit = dispatcher.try_admit().unwrap();
+    let session = dispatcher.open(permit, admission(gateway.key, id, organisation)).await.unwrap();
+    // The end of a session that was never started is the next thing on record.
+    store.fail(1, Fault::Panic);
+    drop(session);
+    dispatcher.lanes.close();
+    within(dispatcher.lanes.wait()).await;
+    within(dispatcher.settle()).await.unwrap();
+    let found = store.gateway(organisation, id).await.unwrap().unwrap();
+    assert_eq!(found.live_connections, 0);
+    assert_eq!(jobs.overdue(), None);
+}
+
+#[tokio::test]
+async fn a_session_that_was_opened_when_a_drain_began_is_told() {
+    let node = node(Options::default()).await;
+    let session = node.session().await;
+    let permit = node.dispatcher.try_admit().unwrap();
+    let drain = node.dispatcher.drain(Duration::ZERO);
+    let refusing = async {
+        while !session.is_stopped() {
+            tokio::task::yield_now().await;
+        }
+        drop(session);
+        // Admitted before the drain, and too late to be opened.
+        let admission = admission(node.key, node.id, node.organisation);
+        let late = node.dispatcher.open(permit, admission).await;
+        assert!(matches!(late, Err(StoreError::Unavailable(_))));
+    };
+    within(async { tokio::join!(drain, refusing) }).await;
+    within(node.dispatcher.settle()).await.unwrap();
+    assert_eq!(node.gateway().await.live_connections, 0);
 }

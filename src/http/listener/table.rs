@@ -53,7 +53,7 @@ pub(super) struct Admission {
     pub(super) evicted: Vec<Id>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     source: Source,
     phase: Phase,

@@ -94,8 +94,9 @@ impl Tables {
     fn first(&self, organisation: OrganisationKey, id: &EventId) -> Option<(&[u8; 32], Appended)> {
         let key = self.event_keys.get(&(organisation, id.clone()))?;
         let mut numbers: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for ((gateway, sequence), _) in self.outbox.iter().filter(|(_, event)| *event == key) {
-            numbers.entry(*gateway).or_insert(*sequence);
+        for ((gateway, sequence), _) in self.deliveries().filter(|(_, event)| event == key) {
+            let first = numbers.entry(gateway).or_insert(sequence);
+            *first = sequence.min(*first);
         }
         let deliveries = numbers
             .into_iter()

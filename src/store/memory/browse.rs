@@ -1,6 +1,7 @@
 //! A gateway's log with states.
 
 use super::tables::Tables;
+use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::browse::Progress;
 use crate::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
@@ -8,11 +9,12 @@ use crate::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
 impl Tables {
     pub(super) fn gateway_log(
         &self,
+        now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
         span: LogSpan,
     ) -> Result<Option<LogPage>> {
-        let Some(gateway) = self.gateway(organisation, id)? else { return Ok(None) };
+        let Some(gateway) = self.gateway(now, organisation, id)? else { return Ok(None) };
         let mut rows = Vec::new();
         let mut progress = Progress::new(span);
         while progress.next.limit > 0 {

@@ -23,6 +23,7 @@ impl Tables {
     /// whose node was taken for dead still tells what became of what was on its way.
     pub(super) fn close(&mut self, now: Timestamp, end: &End<'_>) -> Result<()> {
         let is_owed = self.is_owed(end);
+        let own = self.own(end.connection).map(|(position, _)| position);
         let Some(row) = self.connections.get_mut(&end.connection) else { return Ok(()) };
         let was_open = row.closed.is_none();
         if !was_open && !is_owed {
@@ -30,6 +31,7 @@ impl Tables {
         }
         if was_open {
             row.closed = Some((now, end.reason));
+            row.confirmed = own;
         }
         if let Some((range, started_at)) = end.unconfirmed {
             let how = match end.reason {
@@ -49,6 +51,9 @@ impl Tables {
             if end.give_up && was_open {
                 self.give_up(end, range.first)?;
             }
+        }
+        if was_open {
+            self.stream(end.gateway)?.left = Some((now, end.reason));
         }
         let own = self.cursors.get_mut(&(end.gateway, end.connection.to_string()));
         if let Some(own) = own.filter(|_| was_open) {
@@ -76,13 +81,17 @@ impl Tables {
     fn give_up(&mut self, end: &End<'_>, sequence: Sequence) -> Result<()> {
         if self.confirmed(end.gateway) < sequence.0 {
             let range = Range { first: sequence, last: sequence };
-            self.bury(end.gateway, range, end.at)?;
+            self.bury(end.gateway, range, end.reason, end.at)?;
         }
         let own = self.own(end.connection);
         let Some((_, instance)) = own.filter(|(position, _)| position + 1 == sequence.0) else {
             return Ok(());
         };
         let (gateway, connection) = (end.gateway, end.connection);
-        self.raise(&[Move { gateway, connection, instance, to: sequence.0 }])
+        self.raise(&[Move { gateway, connection, instance, to: sequence.0, at: end.at }])?;
+        if let Some(row) = self.connections.get_mut(&connection) {
+            row.confirmed = Some(sequence.0);
+        }
+        Ok(())
     }
 }

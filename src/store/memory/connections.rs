@@ -43,10 +43,11 @@ impl Tables {
             connected_at: now,
             last_heartbeat_at: now,
             closed: None,
+            confirmed: None,
         };
         let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
-        let cursor = Cursor { received: position, left_at: None };
+        let cursor = Cursor { received: position, updated_at: now, left_at: None };
         self.cursors.entry((new.gateway, instance)).or_insert(cursor);
         Ok(Opened {
             epoch,
@@ -161,7 +162,8 @@ impl Tables {
             return None;
         }
         let own = self.cursors.get(&(row.gateway, kept_under(id, &row.instance)));
-        let confirmed = own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
+        let position = || own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
+        let confirmed = row.confirmed.unwrap_or_else(position);
         Some(ConnectionInfo {
             connection_id: id,
             gateway_id: gateway.id,

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::tables::{AttemptRow, Key, Tables};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey, Sequence};
-use crate::store::ledger::bucket_start;
+use crate::store::ledger::{Attempts, bucket_start};
 use crate::store::{
-    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Result,
-    StoreError, SummaryBy, SummaryRow,
+    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, RedrivenAs,
+    Result, StoreError, SummaryBy, SummaryRow,
 };
 
 /// Attempts that are shown of one delivery.
@@ -144,6 +144,16 @@ impl Tables {
             |row: &AttemptRow| row.gateway == key.0 && (row.first..=row.last).contains(&key.1);
         let mut covering: Vec<_> = self.attempts.iter().filter(|(_, row)| covers(row)).collect();
         covering.sort_by_key(|(attempt, row)| (row.finished_at, **attempt));
+        let failed = |(_, row): &&(&i64, &AttemptRow)| row.outcome == "failed";
+        let last = covering.iter().rfind(failed).map(|(_, row)| row);
+        let mut attempts = Attempts {
+            newest: Vec::new(),
+            count: i64::try_from(covering.len()).unwrap_or(i64::MAX),
+            failures: i64::try_from(covering.iter().filter(failed).count()).unwrap_or(i64::MAX),
+            first_failure_at: covering.iter().find(failed).map(|(_, row)| row.finished_at),
+            last_failure_at: last.map(|row| row.finished_at),
+            reason: last.and_then(|row| row.reason),
+        };
         let newest = covering.split_off(covering.len().saturating_sub(SHOWN));
         let shown = |(_, row): (&i64, &AttemptRow)| Attempt {
             outcome: row.outcome.to_owned(),
@@ -153,7 +163,21 @@ impl Tables {
             started_at: row.started_at,
             finished_at: row.finished_at,
         };
-        Ok(self.standing(key)?.with(newest.into_iter().map(shown).collect()))
+        attempts.newest = newest.into_iter().map(shown).collect();
+        Ok(self.standing(key)?.with(attempts, self.newest_redrive(key)?))
+    }
+
+    /// The last of a delivery's redrives, each of which may itself be redriven.
+    fn newest_redrive(&self, key: Key) -> Result<Option<RedrivenAs>> {
+        let (mut at, mut newest) = (key, None);
+        while let Some((first, letter)) = self.letter_at(at)
+            && let Some(redriven_first) = letter.redriven_first
+        {
+            at.1 = redriven_first + at.1 - first;
+            let state = self.standing(at)?.state;
+            newest = Some(RedrivenAs { sequence: Sequence(at.1), state });
+        }
+        Ok(newest)
     }
 
     /// Where a delivery stands, without its attempts.
@@ -172,12 +196,15 @@ impl Tables {
             correlation_id: event.map(|row| row.event.correlation_id.clone()),
             appended_at: event.map(|row| row.appended_at),
             state: DeliveryState::of(letter.is_some(), is_confirmed),
+            trimmed: sequence <= row.stream.floor,
             delivered_since: false,
             redriven: letter.is_some_and(|letter| letter.redriven_at.is_some()),
+            redriven_as: None,
             failures: 0,
             first_failure_at: None,
             last_failure_at: None,
             reason: None,
+            attempt_count: 0,
             attempts: Vec::new(),
         })
     }

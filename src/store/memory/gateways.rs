@@ -2,12 +2,14 @@
 
 use serde_json::value::RawValue;
 
-use super::tables::{GatewayRow, Stream, Tables, next};
+use super::ledger::{Ended, How};
+use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::event_types::{built_in, built_ins};
 use crate::store::{
-    EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Result, StoreError, storable,
+    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
+    storable,
 };
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
@@ -36,6 +38,9 @@ impl Tables {
             failed_total: 0,
             dead_total: 0,
             last_failure: None,
+            reported: 0,
+            failing: None,
+            left: None,
         };
         let row = GatewayRow {
             id,
@@ -50,11 +55,12 @@ impl Tables {
             stream,
         };
         self.gateways.insert(key, row);
-        self.shown(key)
+        self.shown(now, key)
     }
 
     pub(super) fn list_gateways(
         &self,
+        now: Timestamp,
         organisation: OrganisationKey,
         after: Option<&str>,
         limit: usize,
@@ -67,15 +73,16 @@ impl Tables {
         };
         let mut found: Vec<_> = self.gateways.iter().filter(wanted).collect();
         found.sort_by_key(|(_, row)| &row.name);
-        found.into_iter().take(limit).map(|(key, _)| self.shown(*key)).collect()
+        found.into_iter().take(limit).map(|(key, _)| self.shown(now, *key)).collect()
     }
 
     pub(super) fn gateway(
         &self,
+        now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Option<Gateway>> {
-        self.live_key(organisation, id).ok().map(|key| self.shown(key)).transpose()
+        self.live_key(organisation, id).ok().map(|key| self.shown(now, key)).transpose()
     }
 
     pub(super) fn update_gateway(
@@ -101,7 +108,7 @@ impl Tables {
             Some(false) => None,
             None => row.disabled_at,
         };
-        self.shown(key)
+        self.shown(now, key)
     }
 
     pub(super) fn note_refusal(
@@ -122,7 +129,7 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         let key = self.live_key(organisation, id)?;
         let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
         row.deleted_at = Some(now);
@@ -130,8 +137,26 @@ impl Tables {
         for token in self.gateway_tokens.values_mut().filter(|token| token.of == key) {
             token.info.revoked_at = token.info.revoked_at.or(Some(now));
         }
+        let (head, floor) = (row.stream.head, row.stream.floor);
+        let confirmed = self.shown_position(key);
+        let first = Sequence(confirmed.max(floor) + 1);
+        let range = Range { first, last: Sequence(head) };
+        let undelivered = self.not_dead(key, range);
+        for range in undelivered.iter().copied() {
+            self.write_attempts(&Ended {
+                gateway: key,
+                connection: None,
+                range,
+                how: How::Failed(Reason::GatewayDeleted, ""),
+                started_at: now,
+                finished_at: now,
+            })?;
+        }
+        self.bury(key, range, Reason::GatewayDeleted, now)?;
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        Ok(key)
+        let cursor = Cursor { received: confirmed, left_at: None };
+        self.cursors.insert((key, String::new()), cursor);
+        Ok(Deleted { key, undelivered })
     }
 
     pub(super) fn set_manifest(
@@ -180,7 +205,7 @@ impl Tables {
         taken.map_or(Ok(()), |(_, row)| Err(StoreError::gateway_name_taken(name, row.id)))
     }
 
-    fn shown(&self, key: GatewayKey) -> Result<Gateway> {
+    fn shown(&self, now: Timestamp, key: GatewayKey) -> Result<Gateway> {
         let row = self.gateway_row(key)?;
         let confirmed = self.shown_position(key);
         let manifest = row.manifest.clone().map(|(text, at)| {
@@ -188,7 +213,11 @@ impl Tables {
                 .map_err(|error| StoreError::Corrupt(format!("manifest: {error}")))?;
             Ok::<_, StoreError>((text, at))
         });
-        let oldest = self.outbox.range((key, confirmed + 1)..=(key, i64::MAX)).next();
+        let pending = self.pending(key)?;
+        let oldest = pending.first().and_then(|sequence| self.event_at((key, *sequence)));
+        let redriven_at = pending.first().and_then(|sequence| self.redriven_at((key, *sequence)));
+        let live = self.connections.values();
+        let live = live.filter(|row| row.gateway == key && row.closed.is_none());
         Ok(Gateway {
             key,
             id: row.id,
@@ -202,11 +231,35 @@ impl Tables {
             head: Sequence(row.stream.head),
             floor: Sequence(row.stream.floor),
             confirmed: Sequence(confirmed),
+            pending: i64::try_from(pending.len()).unwrap_or(i64::MAX),
+            oldest_pending_at: redriven_at.or_else(|| oldest.map(|row| row.appended_at)),
             live_connections: i64::try_from(self.live_connections(key)).unwrap_or(i64::MAX),
-            oldest_unconfirmed_at: oldest
-                .and_then(|(_, event)| self.events.get(event))
-                .map(|row| row.appended_at),
+            connected_since: live.map(|row| row.connected_at).min(),
+            left: row.stream.left,
+            failing: row.stream.failing,
+            last_failure: row.stream.last_failure,
+            last_receipt_at: self.cursors.get(&(key, String::new())).map(|own| own.updated_at),
+            as_of: now,
         })
+    }
+
+    /// Deliveries in a gateway's log that are neither confirmed nor dead.
+    pub(super) fn pending(&self, gateway: GatewayKey) -> Result<Vec<i64>> {
+        let stream = &self.gateway_row(gateway)?.stream;
+        let position = self.shown_position(gateway).max(stream.floor);
+        let ahead = position + 1..=stream.head;
+        Ok(ahead.filter(|sequence| !self.is_dead((gateway, *sequence))).collect())
+    }
+
+    /// When a delivery was appended by a redrive, if it was.
+    pub(super) fn redriven_at(&self, (gateway, sequence): Key) -> Option<Timestamp> {
+        self.dead_letters
+            .range((gateway, 0)..=(gateway, i64::MAX))
+            .find(|((_, first), letter)| {
+                let new = letter.redriven_first;
+                new.is_some_and(|new| (new..=new + letter.last - first).contains(&sequence))
+            })
+            .and_then(|(_, letter)| letter.redriven_at)
     }
 
     pub(super) fn list_event_types(&self, organisation: OrganisationKey) -> Vec<EventTypeInfo> {

@@ -17,7 +17,7 @@ impl Tables {
         };
         let Some(row) = self.events.get(event) else { return Ok(None) };
         let mut keys = Vec::new();
-        for (key, _) in self.outbox.iter().filter(|(_, of)| *of == event) {
+        for (key, _) in self.deliveries().filter(|(_, of)| of == event) {
             keys.push((&self.gateway_row(key.0)?.name, key.1, key.0));
         }
         keys.sort_unstable();
@@ -31,7 +31,7 @@ impl Tables {
 
     /// What was confirmed or failed counts for deleted gateways too; what is
     /// still to come, or could still be redriven, does not.
-    pub(super) fn totals(&self, organisation: OrganisationKey) -> Totals {
+    pub(super) fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
         let mut totals = Totals {
             confirmed: 0,
             failed_attempts: 0,
@@ -53,12 +53,10 @@ impl Tables {
             }
             if row.deleted_at.is_none() {
                 totals.dead_letters += stream.dead_total;
-                let position = self.shown_position(*gateway).max(stream.floor);
-                let ahead =
-                    (position + 1..=stream.head).filter(|it| !self.is_dead((*gateway, *it)));
-                totals.pending += i64::try_from(ahead.count()).unwrap_or(i64::MAX);
+                let pending = self.pending(*gateway)?;
+                totals.pending += i64::try_from(pending.len()).unwrap_or(i64::MAX);
             }
         }
-        totals
+        Ok(totals)
     }
 }

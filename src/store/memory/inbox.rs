@@ -72,17 +72,19 @@ impl Tables {
                 }
             };
             let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
-            let refusal = match self.append(now, &publish, &mut growth) {
-                Published::Done(mut results) => results.pop().and_then(std::result::Result::err),
+            let result = match self.append(now, &publish, &mut growth) {
+                Published::Done(mut results) => results.pop(),
                 // A row has no key, and is a single event.
                 Published::KeyReused | Published::TooMany { .. } => None,
             };
-            match refusal {
-                None => {
-                    drained.appended += 1;
-                    self.inbox.remove(&row.id);
-                }
-                Some(refusal) => drained.rejected.push((row.id, refusal.into())),
+            if let Some(Err(refusal)) = result {
+                drained.rejected.push((row.id, refusal.into()));
+                continue;
+            }
+            drained.appended += 1;
+            self.inbox.remove(&row.id);
+            if result.is_some_and(|result| result.is_ok_and(|event| event.deliveries.is_empty())) {
+                drained.unmatched.push(row.id);
             }
         }
         drained.rejected.sort_unstable_by_key(|(id, _)| *id);

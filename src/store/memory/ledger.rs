@@ -1,11 +1,13 @@
 //! Attempts, dead letters, and the sweep.
 
+use std::time::Duration;
+
 use super::tables::{AttemptRow, Key, Letter, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use crate::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
+use crate::store::limits::logged;
 use crate::store::ranges::cut;
-use crate::store::{LoggedEvent, Missed, Range, Result, storable};
+use crate::store::{LoggedEvent, Missed, MissedEvent, Range, Result, Swept, storable};
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {
@@ -79,55 +81,84 @@ impl Tables {
     }
 
     /// Gives up deliveries; parts that were given up before stay as they are.
-    pub(super) fn bury(&mut self, gateway: GatewayKey, range: Range, at: Timestamp) -> Result<()> {
+    pub(super) fn bury(
+        &mut self,
+        gateway: GatewayKey,
+        range: Range,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Result<()> {
         for part in self.not_dead(gateway, range) {
             self.stream(gateway)?.dead_total += length(part);
             for piece in cut(part) {
-                let letter = Letter { last: piece.last.0, dead_at: at, redriven_at: None };
+                let letter = Letter {
+                    last: piece.last.0,
+                    reason,
+                    dead_at: at,
+                    redriven_at: None,
+                    redriven_first: None,
+                };
                 self.dead_letters.insert((gateway, piece.first.0), letter);
             }
         }
         Ok(())
     }
 
-    /// Records `not_connected` for gateways without a live connection.
+    /// Records `not_connected` for gateways without a live connection, unless
+    /// the last one ended only just now.
     pub(super) fn sweep(
         &mut self,
         now: Timestamp,
         gateways: Option<&[GatewayKey]>,
-    ) -> Result<Vec<Missed>> {
+        grace: Duration,
+    ) -> Result<Swept> {
         let keys: Vec<GatewayKey> = self.gateways.keys().copied().collect();
-        let (mut recorded, mut looked_at) = (Vec::new(), 0);
+        let mut swept = Swept::default();
         for gateway in keys {
             let row = self.gateway_row(gateway)?;
-            let (id, name, head) = (row.id, row.name.clone(), row.stream.head);
+            let (gateway_id, head) = (row.id, row.stream.head);
             let answered = row.stream.missed.max(self.confirmed(gateway));
             let is_wanted = gateways.is_none_or(|wanted| wanted.contains(&gateway));
             if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
                 continue;
             }
-            let range = Range { first: Sequence(answered + 1), last: Sequence(head) };
-            self.write_attempts(&Ended {
-                gateway,
-                connection: None,
-                range,
-                how: How::Failed(Reason::NotConnected, ""),
-                started_at: now,
-                finished_at: now,
-            })?;
+            if let Some(left) = Swept::grace_left(self.left_at(gateway), now, grace) {
+                swept.postponed.push((gateway, left));
+                continue;
+            }
+            let all = Range { first: Sequence(answered + 1), last: Sequence(head) };
+            for range in self.not_dead(gateway, all) {
+                self.write_attempts(&Ended {
+                    gateway,
+                    connection: None,
+                    range,
+                    how: How::Failed(Reason::NotConnected, ""),
+                    started_at: now,
+                    finished_at: now,
+                })?;
+                swept.missed.push(Missed { gateway_id, range });
+            }
             self.stream(gateway)?.missed = head;
-            let named = range.first.0..=head.min(range.first.0 + LOGGED_EVENTS - 1);
-            let named: Vec<i64> = named.take(LOGGED_IN_ALL - looked_at).collect();
-            looked_at += named.len();
-            let events = named.into_iter().filter_map(|nth| {
-                let event = &self.event_at((gateway, nth))?.event;
-                let (id, event_type) = (event.id.clone(), event.event_type.clone());
-                Some(LoggedEvent { sequence: Sequence(nth), id, event_type })
-            });
-            let events = events.collect();
-            recorded.push(Missed { gateway_id: id, gateway_name: name, range, events });
         }
-        Ok(recorded)
+        Ok(swept)
+    }
+
+    /// The events of missed deliveries, for the log.
+    pub(super) fn missed_events(&self, missed: &[Missed]) -> Vec<MissedEvent> {
+        let of = |(gateway_id, sequence): (GatewayId, Sequence)| {
+            let (key, gateway) = self.gateways.iter().find(|(_, row)| row.id == gateway_id)?;
+            let event = &self.event_at((*key, sequence.0))?.event;
+            let (id, event_type) = (event.id.clone(), event.event_type.clone());
+            let event = LoggedEvent { sequence, id, event_type };
+            Some(MissedEvent { gateway_id, gateway_name: gateway.name.clone(), event })
+        };
+        logged(missed).into_iter().filter_map(of).collect()
+    }
+
+    /// When a gateway's last connection ended.
+    fn left_at(&self, gateway: GatewayKey) -> Option<Timestamp> {
+        let ended = self.connections.values().filter(|row| row.gateway == gateway);
+        ended.filter_map(|row| row.closed.map(|(at, _)| at)).max()
     }
 }
 

@@ -25,6 +25,7 @@ mod browse;
 mod closing;
 mod connections;
 mod deliveries;
+mod expiry;
 mod gateways;
 mod history;
 mod inbox;
@@ -113,6 +114,8 @@ pub enum Fault {
     UnknownUndone,
     /// Its commit fails: it is done, and its caller does not know. Nobody is woken for it.
     UnknownDone,
+    /// It panics: it is not done.
+    Panic,
 }
 
 /// Verbs so far, and what goes wrong with later ones.
@@ -222,6 +225,7 @@ impl MemoryStore {
         match fault {
             Some(Fault::Unavailable) => return Err(unavailable()),
             Some(Fault::UnknownUndone) => return Err(unknown()),
+            Some(Fault::Panic) => panic!("a fault of the store, for a test"),
             Some(Fault::UnknownDone) | None => {}
         }
         let now = (self.database.0.clock)();

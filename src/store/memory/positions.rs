@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
+use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey};
 use crate::store::Result;
 
@@ -14,6 +15,7 @@ pub(super) struct Move {
     pub(super) connection: ConnectionId,
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
+    pub(super) at: Timestamp,
 }
 
 impl Tables {
@@ -47,26 +49,28 @@ impl Tables {
     /// that somebody took over is gone, and stays so; nothing lies beyond a
     /// log's head.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
-        let mut farthest: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for Move { gateway, connection, instance, to } in moves {
+        let mut farthest: BTreeMap<GatewayKey, (i64, Timestamp)> = BTreeMap::new();
+        for Move { gateway, connection, instance, to, at } in moves {
             let to = (*to).min(self.gateway_row(*gateway)?.stream.head);
             let name = kept_under(*connection, instance);
             if let Some(own) = self.cursors.get_mut(&(*gateway, name)) {
                 own.received = own.received.max(to);
             }
             if instance.is_empty() {
-                let far = farthest.entry(*gateway).or_insert(to);
-                *far = (*far).max(to);
+                let (far, latest) = farthest.entry(*gateway).or_insert((to, *at));
+                (*far, *latest) = ((*far).max(to), (*latest).max(*at));
             }
         }
-        for (gateway, to) in farthest {
+        for (gateway, (to, at)) in farthest {
             let before = self.confirmed(gateway);
             if to > before {
                 let dead = (before + 1..=to).filter(|sequence| self.is_dead((gateway, *sequence)));
                 let newly = to - before - i64::try_from(dead.count()).unwrap_or(i64::MAX);
                 self.stream(gateway)?.confirmed_total += newly;
             }
-            let cursor = Cursor { received: to.max(before), left_at: None };
+            let own = self.cursors.get(&(gateway, String::new()));
+            let updated_at = own.map_or(at, |own| own.updated_at.max(at));
+            let cursor = Cursor { received: to.max(before), updated_at, left_at: None };
             self.cursors.insert((gateway, String::new()), cursor);
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::store::ranges::above;
 use crate::store::receipts::{Receipts, Waiting};
-use crate::store::{Range, Record, Result, StoreError};
+use crate::store::{Failing, Range, Record, Result, StoreError};
 
 impl Tables {
     /// Puts records on record, in order.
@@ -20,7 +20,8 @@ impl Tables {
         }
         let mut waiting = Waiting::default();
         for record in records {
-            match record {
+            let record = record.in_order(now);
+            match record.as_ref() {
                 Record::Confirmed {
                     gateway,
                     connection,
@@ -95,6 +96,7 @@ impl Tables {
                 connection: it.connection,
                 instance: it.instance,
                 to: it.range.last.0,
+                at: it.finished_at,
             });
         }
         self.raise(&moves)
@@ -114,6 +116,7 @@ impl Tables {
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
+                    at: *at,
                 });
                 self.raise(moves.as_slice())
             }
@@ -163,15 +166,40 @@ impl Tables {
             started_at: at,
             finished_at: at,
         })?;
-        if result.is_ok() {
+        let Some(reason) = reason else {
+            let stream = self.stream(gateway)?;
+            if stream.reported <= sequence.0 {
+                (stream.reported, stream.failing) = (sequence.0, None);
+            }
             return Ok(());
-        }
+        };
+        self.count_failing(gateway, sequence, reason, at)?;
         // Counted as confirmed when its receipt came before its report.
         if self.confirmed(gateway) >= sequence.0 && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
         }
-        self.bury(gateway, range, at)
+        self.bury(gateway, range, reason, at)
+    }
+
+    /// A failed report, as the gateway's verdict counts it.
+    fn count_failing(
+        &mut self,
+        gateway: GatewayKey,
+        sequence: Sequence,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Result<()> {
+        let stream = self.stream(gateway)?;
+        let is_newer = stream.reported < sequence.0;
+        let is_again = stream.reported == sequence.0 && stream.failing.is_some();
+        if is_newer || is_again {
+            let before = stream.failing.unwrap_or(Failing { since: at, reason, count: 0 });
+            let count = before.count + i64::from(is_newer);
+            stream.failing = Some(Failing { since: before.since, reason, count });
+            stream.reported = sequence.0;
+        }
+        Ok(())
     }
 
     /// What another connection has confirmed is delivered, however late this
@@ -194,7 +222,7 @@ impl Tables {
                 finished_at: at,
             })?;
             if let Some(open) = above(part, confirmed) {
-                self.bury(gateway, open, at)?;
+                self.bury(gateway, open, reason, at)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Redrive: dead letters' events are appended again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::append::Growth;
 use super::deliveries::Matching;
@@ -10,8 +10,8 @@ use crate::event::{GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use crate::store::ranges::pieces;
 use crate::store::{
-    Delivery, DeliveryState, RedriveCursor, RedriveSelection, Redriven, RedrivenDelivery, Result,
-    StoreError,
+    Delivery, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
+    RedrivenDelivery, Result, StoreError,
 };
 
 impl Tables {
@@ -34,12 +34,14 @@ impl Tables {
         };
         answer.more = answer.next.is_some();
         let mut growth = Growth::new();
+        let mut numbered = BTreeMap::new();
         for key in &chosen {
             let Some(event) = self.event_at(*key).map(|row| row.event.id.clone()) else { continue };
-            let new = match self.outbox.get(key) {
-                Some(row) if !dry_run => Some(self.number(key.0, *row, &mut growth)),
+            let new = match self.event_of(*key) {
+                Some(row) if !dry_run => Some(self.number(key.0, row, &mut growth)),
                 _ => None,
             };
+            numbered.extend(new.map(|new| (*key, new.0)));
             answer.redriven.push(RedrivenDelivery {
                 gateway_id: self.gateway_row(key.0)?.id,
                 event_id: event,
@@ -47,8 +49,12 @@ impl Tables {
                 new_sequence: new,
             });
         }
-        if !dry_run {
-            self.mark_redriven(now, &chosen)?;
+        self.mark_redriven(now, &numbered)?;
+        for (gateway, sequence) in numbered.keys() {
+            let stream = self.stream(*gateway)?;
+            if stream.reported == *sequence {
+                stream.failing = None;
+            }
         }
         Ok((answer, growth))
     }
@@ -76,13 +82,18 @@ impl Tables {
         after: Option<RedriveCursor>,
     ) -> Result<(Redriven, Vec<Key>)> {
         let mut answer = Redriven::default();
-        if after.is_none() {
+        let looked_at = match after {
+            Some(RedriveCursor::DeadLetters(place)) => Some(place),
+            _ => None,
+        };
+        // All at once: a cursor into the counting is never handed out.
+        if looked_at.is_none() {
             for (_, _, sequence, gateway) in self.failed_places(matching, i64::MAX) {
                 count(&mut answer, &self.standing((gateway, sequence))?);
             }
         }
         let begin = (matching.gateway.unwrap_or(GatewayKey(0)), 0);
-        let after = after.map_or(begin, |at| begin.max((GatewayKey(at.gateway), at.sequence)));
+        let after = looked_at.map_or(begin, |at| begin.max((GatewayKey(at.gateway), at.sequence)));
         let (keys, next) = self.stretch(matching, after);
         answer.next = next.map(cursor);
         let failed = self.newest_failures(matching, i64::MAX);
@@ -125,13 +136,15 @@ impl Tables {
                     && filter.event_id.as_ref().is_none_or(|id| *id == event.id)
                     && filter.correlation_id.as_ref().is_none_or(|it| *it == event.correlation_id)
             };
-            let behind = self.outbox.keys().filter(|key| **key > after);
+            let behind = self.deliveries().map(|(key, _)| key).filter(|key| *key > after);
             let own = behind.filter(|key| {
                 matching.gateway.is_none_or(|gateway| gateway == key.0)
                     && self.gateways.get(&key.0).is_some_and(|row| row.deleted_at.is_none())
-                    && self.event_at(**key).is_some_and(names)
+                    && self.event_at(*key).is_some_and(names)
             });
-            keys.extend(own.take(REDRIVE_LOOKED_UP));
+            keys.extend(own);
+            keys.sort_unstable();
+            keys.truncate(REDRIVE_LOOKED_UP);
             let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP).copied();
             return (keys, next);
         }
@@ -162,19 +175,24 @@ impl Tables {
     }
 
     /// A range of which only a part was redriven falls into pieces.
-    fn mark_redriven(&mut self, now: Timestamp, chosen: &[Key]) -> Result<()> {
-        let mut ranges: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
-        for key in chosen {
+    fn mark_redriven(&mut self, now: Timestamp, numbered: &BTreeMap<Key, i64>) -> Result<()> {
+        let mut ranges: BTreeMap<Key, BTreeMap<i64, i64>> = BTreeMap::new();
+        for (key, new) in numbered {
             if let Some((first, _)) = self.letter_at(*key) {
-                ranges.entry((key.0, first)).or_default().insert(key.1);
+                ranges.entry((key.0, first)).or_default().insert(key.1, *new);
                 self.stream(key.0)?.dead_total -= 1;
             }
         }
         for ((gateway, first), redriven) in ranges {
             let Some(range) = self.dead_letters.remove(&(gateway, first)) else { continue };
             for piece in pieces(first, range.last, &redriven) {
-                let redriven_at = piece.redriven.then_some(now);
-                let letter = Letter { last: piece.last, dead_at: range.dead_at, redriven_at };
+                let letter = Letter {
+                    last: piece.last,
+                    reason: range.reason,
+                    dead_at: range.dead_at,
+                    redriven_at: piece.redriven_first.map(|_| now),
+                    redriven_first: piece.redriven_first,
+                };
                 self.dead_letters.insert((gateway, piece.first), letter);
             }
         }
@@ -183,7 +201,7 @@ impl Tables {
 }
 
 const fn cursor((gateway, sequence): Key) -> RedriveCursor {
-    RedriveCursor { gateway: gateway.0, sequence }
+    RedriveCursor::DeadLetters(RedrivePlace { gateway: gateway.0, sequence })
 }
 
 fn has_expired(row: &EventRow, now: Timestamp) -> bool {

@@ -2,12 +2,14 @@
 //! the next one goes on.
 
 use super::ledger::{Ended, How, length};
-use super::tables::{Key, Letter, Tables};
+use super::tables::{Key, Tables};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::limits::{LONGEST_RANGE, REPEATS, TRIMMED_STREAMS};
 use crate::store::ranges::above;
 use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+
+mod letters;
 
 impl Tables {
     pub(super) fn trim(
@@ -16,6 +18,7 @@ impl Tables {
         limits: &RetentionLimits,
         mark: &mut TrimMark,
     ) -> Result<Trimmed> {
+        let now = mark.measure_by(now);
         let batch = usize::try_from(limits.batch.max(1)).unwrap_or(usize::MAX);
         let old = now.minus(limits.max_age);
         let mut trimmed = Trimmed::default();
@@ -32,14 +35,19 @@ impl Tables {
                 let gone = oldest(self.cursors.iter().filter_map(left), batch);
                 gone.iter().filter(|key| self.cursors.remove(key).is_some()).count()
             }
-            TrimStep::Events => self.trim_events(old, batch, mark, &mut trimmed),
-            TrimStep::Attempts => {
+            TrimStep::Events => self.trim_events(old, limits, batch, mark, &mut trimmed),
+            TrimStep::Attempts => self.trim_attempts(old, limits, batch, mark, &mut trimmed),
+            TrimStep::OldAttempts => {
+                let before = limits.dead_before(now);
                 let rows = self.attempts.iter().map(|(key, row)| (row.finished_at, *key));
-                let gone = oldest(rows.filter(|(at, _)| *at < old), batch);
+                let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
                 trimmed.attempts = gone.len() as u64;
                 gone.iter().filter(|key| self.attempts.remove(key).is_some()).count()
             }
-            TrimStep::Letters => self.trim_letters(old, batch, mark)?,
+            TrimStep::Letters => self.trim_spent_letters(old, limits, batch, mark)?,
+            TrimStep::OldLetters => {
+                self.trim_old_letters(now, limits, batch, mark, &mut trimmed)?
+            }
             TrimStep::Keys => {
                 let before = now.minus(REPEATS);
                 let rows = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
@@ -85,6 +93,9 @@ impl Tables {
         let found: Vec<GatewayKey> = keys.copied().take(most).collect();
         let mut budget = limits.batch.max(1);
         for gateway in &found {
+            self.forget_kept(now, limits, *gateway, trimmed)?;
+        }
+        for gateway in &found {
             let rows = self.trim_log(now, limits, *gateway, budget, mark, trimmed)?;
             budget -= rows;
             if budget <= 0 {
@@ -114,9 +125,8 @@ impl Tables {
         let old = now.minus(limits.max_age);
         let too_old = now.minus(limits.hard_max_age);
         let goes = |sequence: i64, appended_at: Timestamp| {
-            let is_done = sequence <= lowest.min(confirmed.0);
-            is_deleted
-                || appended_at < too_old
+            let is_done = is_deleted || sequence <= lowest.min(confirmed.0);
+            appended_at < too_old
                 || sequence <= head - limits.hard_max_events
                 || is_done && (appended_at < old || sequence <= head - limits.max_events)
         };
@@ -124,7 +134,10 @@ impl Tables {
         let log = self.outbox.range((gateway, 0)..=(gateway, i64::MAX)).take(budget);
         let looked_at: Vec<_> = log
             .filter_map(|((_, sequence), event)| {
-                Some((*sequence, *event, self.events.get(event)?.appended_at))
+                // A redrive is as old as it is, and not as its event.
+                let appended_at = self.events.get(event)?.appended_at;
+                let appended_at = self.redriven_at((gateway, *sequence)).unwrap_or(appended_at);
+                Some((*sequence, *event, appended_at))
             })
             .collect();
         let gone: Vec<(i64, i64)> = looked_at
@@ -143,20 +156,22 @@ impl Tables {
         let stream = self.stream(gateway)?;
         stream.floor = range.last.0;
         stream.missed = stream.missed.max(range.last.0);
-        for (sequence, _) in &gone {
+        for (sequence, event) in &gone {
             self.outbox.remove(&(gateway, *sequence));
+            self.trimmed.insert((gateway, *sequence), *event);
         }
         let passed = if is_deleted { i64::MAX } else { lowest };
         let reaching = range.first.0 - LONGEST_RANGE;
-        self.forget_letters(|(of, first), letter| {
-            of == gateway
-                && first > reaching
+        let kept = self.kept_letters(limits);
+        self.forget_letters(|key, letter| {
+            key.0 == gateway
+                && key.1 > reaching
                 && letter.last <= range.last.0.min(passed)
                 && letter.dead_at < old
+                && (letter.dead_at < limits.dead_before(now) || !kept.contains(&key))
         })?;
         let events: Vec<i64> = gone.iter().map(|(_, event)| *event).collect();
-        let before = now.minus(REPEATS.min(limits.max_age));
-        trimmed.events += self.forget_events(&events, before);
+        trimmed.events += self.forget_events(&events, spent_before(now, limits), limits);
         trimmed.deliveries += gone.len() as u64;
         mark.letters_wait |= range.last.0 > passed;
         Ok(i64::try_from(looked_at.len()).unwrap_or(i64::MAX))
@@ -176,21 +191,63 @@ impl Tables {
             })?;
             lost += u64::try_from(length(part)).unwrap_or(0);
         }
-        self.bury(gateway, range, now)?;
+        self.bury(gateway, range, Reason::Retention, now)?;
         Ok(lost)
     }
 
-    /// Removes those of these events that are old and that no log names any more.
-    fn forget_events(&mut self, events: &[i64], before: Timestamp) -> u64 {
+    /// Removes what is kept of a log's trimmed deliveries beyond the hard limit.
+    fn forget_kept(
+        &mut self,
+        now: Timestamp,
+        limits: &RetentionLimits,
+        gateway: GatewayKey,
+        trimmed: &mut Trimmed,
+    ) -> Result<()> {
+        let last = self.gateway_row(gateway)?.stream.head.saturating_sub(limits.hard_max_events);
+        let most = usize::try_from(limits.batch.max(1)).unwrap_or(usize::MAX);
+        let before = spent_before(now, limits);
+        let rows =
+            self.trimmed.iter().filter(|((of, sequence), _)| *of == gateway && *sequence <= last);
+        let is_old =
+            |event: &i64| self.events.get(event).is_some_and(|row| row.appended_at < before);
+        let gone: Vec<(Key, i64)> = rows
+            .take(most)
+            .take_while(|(_, event)| is_old(event))
+            .map(|(key, event)| (*key, *event))
+            .collect();
+        for (key, _) in &gone {
+            self.trimmed.remove(key);
+        }
+        let events: Vec<i64> = gone.iter().map(|(_, event)| *event).collect();
+        trimmed.events += self.forget_events(&events, before, limits);
+        Ok(())
+    }
+
+    /// Removes those of these events that are old, that no log names any more and
+    /// that are not kept for a dead letter.
+    pub(super) fn forget_events(
+        &mut self,
+        events: &[i64],
+        before: Timestamp,
+        limits: &RetentionLimits,
+    ) -> u64 {
+        let kept = self.kept_letters(limits);
+        let is_kept = |tables: &Self, event: i64| {
+            tables.trimmed.iter().filter(|(_, of)| **of == event).any(|(key, _)| {
+                tables.letter_at(*key).is_some_and(|(first, _)| kept.contains(&(key.0, first)))
+            })
+        };
         let mut forgotten = 0;
         for event in events {
             let is_named = self.outbox.values().any(|named| named == event);
             let is_old = self.events.get(event).is_some_and(|row| row.appended_at < before);
             if !is_named
                 && is_old
+                && !is_kept(self, *event)
                 && let Some(row) = self.events.remove(event)
             {
                 self.event_keys.remove(&(row.organisation, row.event.id.clone()));
+                self.trimmed.retain(|_, of| of != event);
                 forgotten += 1;
             }
         }
@@ -202,6 +259,7 @@ impl Tables {
     fn trim_events(
         &mut self,
         before: Timestamp,
+        limits: &RetentionLimits,
         batch: usize,
         mark: &mut TrimMark,
         trimmed: &mut Trimmed,
@@ -216,66 +274,45 @@ impl Tables {
         rows.truncate(batch);
         mark.event = rows.last().copied().unwrap_or(mark.event);
         let events: Vec<i64> = rows.iter().map(|(_, event)| *event).collect();
-        trimmed.events = self.forget_events(&events, before);
+        trimmed.events = self.forget_events(&events, before, limits);
         rows.len()
     }
 
-    /// Looks at the next old dead letters. Those whose deliveries are still
-    /// there are passed for good: they go when the log is trimmed.
-    fn trim_letters(
+    /// Old attempts, but for the failed ones at dead letters that are kept.
+    fn trim_attempts(
         &mut self,
         before: Timestamp,
+        limits: &RetentionLimits,
         batch: usize,
         mark: &mut TrimMark,
-    ) -> Result<usize> {
-        let place = |(gateway, first): Key, letter: &Letter| (letter.dead_at, gateway.0, first);
-        let from = mark.letter;
-        let letters = self.dead_letters.iter().map(|(key, letter)| place(*key, letter));
-        let mut rows: Vec<_> = letters.filter(|it| *it > from && it.0 < before).collect();
+        trimmed: &mut Trimmed,
+    ) -> usize {
+        let rows = self.attempts.iter().map(|(key, row)| (row.finished_at, *key));
+        let mut rows: Vec<_> = rows.filter(|it| *it > mark.attempt && it.0 < before).collect();
         rows.sort_unstable();
         rows.truncate(batch);
-        let Some(last) = rows.last().copied() else {
-            if std::mem::take(&mut mark.letters_wait) {
-                mark.letter = TrimMark::default().letter;
+        mark.attempt = rows.last().copied().unwrap_or(mark.attempt);
+        let kept = self.kept_letters(limits);
+        for (_, key) in &rows {
+            let is_kept = self.attempts.get(key).is_some_and(|row| {
+                row.outcome == "failed"
+                    && kept.iter().any(|(gateway, first)| {
+                        let last =
+                            self.dead_letters.get(&(*gateway, *first)).map_or(0, |it| it.last);
+                        *gateway == row.gateway && *first <= row.last && last >= row.first
+                    })
+            });
+            if !is_kept && self.attempts.remove(key).is_some() {
+                trimmed.attempts += 1;
             }
-            return Ok(0);
-        };
-        mark.letter = last;
-        // Up to where its log is trimmed, and up to where every position has passed it.
-        let mut bounds = std::collections::BTreeMap::new();
-        for (gateway, row) in &self.gateways {
-            let lowest = self.positions(*gateway).min();
-            let deleted = row.deleted_at.map(|_| i64::MAX);
-            let passed = lowest.or(deleted).unwrap_or(0);
-            bounds.insert(*gateway, (row.stream.floor, passed));
         }
-        let within = |key, letter: &Letter| {
-            let place = place(key, letter);
-            from < place && place <= last
-        };
-        let is_trimmed = |key: Key, letter: &Letter| {
-            bounds.get(&key.0).is_some_and(|(floor, _)| letter.last <= *floor)
-        };
-        self.forget_letters(|key, letter| {
-            within(key, letter)
-                && is_trimmed(key, letter)
-                && bounds.get(&key.0).is_some_and(|(_, passed)| letter.last <= *passed)
-        })?;
-        mark.letters_wait |= self
-            .dead_letters
-            .iter()
-            .any(|(key, letter)| within(*key, letter) && is_trimmed(*key, letter));
-        Ok(rows.len())
+        rows.len()
     }
+}
 
-    fn forget_letters(&mut self, goes: impl Fn(Key, &Letter) -> bool) -> Result<()> {
-        let gone = self.dead_letters.extract_if(.., |key, letter| goes(*key, letter));
-        let open: Vec<_> = gone.filter(|(_, letter)| letter.redriven_at.is_none()).collect();
-        for ((gateway, first), letter) in open {
-            self.stream(gateway)?.dead_total -= letter.last - first + 1;
-        }
-        Ok(())
-    }
+/// Events that were appended before this go with their last delivery.
+fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
+    now.minus(REPEATS.min(limits.max_age))
 }
 
 /// The oldest few rows' keys.

@@ -9,8 +9,8 @@ use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use crate::store::{
-    AboutNode, Appended, EventTypeInfo, InboxContent, Labels, LastRefusal, Refusal, Rejection,
-    StoreError, TokenInfo,
+    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Refusal,
+    Rejection, StoreError, TokenInfo,
 };
 
 /// One delivery.
@@ -29,6 +29,8 @@ pub(super) struct Tables {
     pub(super) events: BTreeMap<i64, EventRow>,
     pub(super) event_keys: BTreeMap<(OrganisationKey, EventId), i64>,
     pub(super) outbox: BTreeMap<Key, i64>,
+    /// Deliveries that were trimmed from their log, as long as their event is kept.
+    pub(super) trimmed: BTreeMap<Key, i64>,
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
     /// By their first sequence; they don't overlap.
@@ -84,11 +86,16 @@ pub(super) struct Stream {
     pub(super) failed_total: i64,
     pub(super) dead_total: i64,
     pub(super) last_failure: Option<(Timestamp, Reason)>,
+    /// The newest sequence that the gateway reported on.
+    pub(super) reported: i64,
+    pub(super) failing: Option<Failing>,
+    pub(super) left: Option<(Timestamp, Reason)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Cursor {
     pub(super) received: i64,
+    pub(super) updated_at: Timestamp,
     pub(super) left_at: Option<Timestamp>,
 }
 
@@ -103,6 +110,8 @@ pub(super) struct ConnectionRow {
     pub(super) connected_at: Timestamp,
     pub(super) last_heartbeat_at: Timestamp,
     pub(super) closed: Option<(Timestamp, Reason)>,
+    /// How far it had confirmed when it was closed.
+    pub(super) confirmed: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -147,8 +156,11 @@ pub(super) struct AttemptRow {
 #[derive(Clone, Debug)]
 pub(super) struct Letter {
     pub(super) last: i64,
+    pub(super) reason: Reason,
     pub(super) dead_at: Timestamp,
     pub(super) redriven_at: Option<Timestamp>,
+    /// The new sequence of the range's first delivery.
+    pub(super) redriven_first: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -186,9 +198,19 @@ impl Tables {
         self.gateways.get_mut(&key).map(|row| &mut row.stream).ok_or_else(|| no_row(key))
     }
 
-    /// Whose event an outbox row names, if both are there.
+    /// The event of a delivery, in its log or trimmed from it.
+    pub(super) fn event_of(&self, key: Key) -> Option<i64> {
+        self.outbox.get(&key).or_else(|| self.trimmed.get(&key)).copied()
+    }
+
+    /// The same, if it is there.
     pub(super) fn event_at(&self, key: Key) -> Option<&EventRow> {
-        self.events.get(self.outbox.get(&key)?)
+        self.events.get(&self.event_of(key)?)
+    }
+
+    /// Deliveries in their logs or trimmed from them, each with its event.
+    pub(super) fn deliveries(&self) -> impl Iterator<Item = (Key, i64)> {
+        self.trimmed.iter().chain(&self.outbox).map(|(key, event)| (*key, *event))
     }
 
     pub(super) fn live_connections(&self, gateway: GatewayKey) -> usize {

@@ -14,12 +14,12 @@ use crate::event::{
 use crate::store::ledger::bucket_width;
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, Missed,
+    MissedEvent, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store,
+    SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -95,7 +95,8 @@ impl Store for MemoryStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
-        self.read(|tables| tables.list_gateways(organisation, after, limit)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.list_gateways(now, organisation, after, limit)).await
     }
 
     async fn gateway(
@@ -103,7 +104,8 @@ impl Store for MemoryStore {
         organisation: OrganisationKey,
         id: GatewayId,
     ) -> Result<Option<Gateway>> {
-        self.read(|tables| tables.gateway(organisation, id)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.gateway(now, organisation, id)).await
     }
 
     async fn update_gateway(
@@ -119,7 +121,7 @@ impl Store for MemoryStore {
         &self,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
     }
 
@@ -223,6 +225,10 @@ impl Store for MemoryStore {
         self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
     }
 
+    async fn missed_events(&self, missed: &[Missed]) -> Result<Vec<MissedEvent>> {
+        self.read(|tables| Ok(tables.missed_events(missed))).await
+    }
+
     async fn record(&self, records: Vec<Record>) -> Result<()> {
         let ended = |record: &Record| match record {
             Record::Closed { gateway, .. } => Some(*gateway),
@@ -252,7 +258,8 @@ impl Store for MemoryStore {
         id: GatewayId,
         span: LogSpan,
     ) -> Result<Option<LogPage>> {
-        self.read(|tables| tables.gateway_log(organisation, id, span)).await
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.gateway_log(now, organisation, id, span)).await
     }
 
     async fn connections(
@@ -271,7 +278,7 @@ impl Store for MemoryStore {
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
-        self.read(|tables| Ok(tables.totals(organisation))).await
+        self.read(|tables| tables.totals(organisation)).await
     }
 
     async fn event_history(
@@ -326,8 +333,12 @@ impl Store for MemoryStore {
         Ok(redriven)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
-        self.write(|tables, now| Ok(tables.node_heartbeat(now, self.node))).await
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        self.write(|tables, now| {
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
+        })
+        .await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
@@ -361,8 +372,19 @@ impl Store for MemoryStore {
         self.read(|tables| Ok(tables.shut_out(self.node))).await
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
-        self.write(|tables, now| tables.sweep(now, gateways)).await
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept> {
+        self.write(|tables, now| tables.sweep(now, gateways, grace)).await
+    }
+
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
+        let mut next = *mark;
+        let expired = self.write(|tables, now| tables.expire(now, &mut next)).await?;
+        *mark = next;
+        Ok(expired)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {

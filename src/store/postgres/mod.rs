@@ -11,10 +11,11 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{Result, StoreError};
+use crate::clock;
 use crate::event::NodeId;
+use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 mod connect;
@@ -75,8 +76,8 @@ pub struct PostgresStore {
     prompt: Mutex<Option<PgConnection>>,
     writer: Writer,
     inbox: watch_inbox::Watch,
-    /// What runs beside the verbs, and its end.
-    tasks: TaskTracker,
+    /// What runs beside the operations, and the end of both.
+    jobs: Supervisor,
     stop: CancellationToken,
 }
 
@@ -86,6 +87,7 @@ impl PostgresStore {
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let (mut connection, link) = connect::first(options, Access::Write).await?;
         migrations::run(&mut connection).await?;
+        connect::follow_clock(&mut connection).await?;
         if let Err(error) = connect::limited(connection.close()).await {
             tracing::debug!(%error, "a connection did not close in good order");
         }
@@ -95,7 +97,8 @@ impl PostgresStore {
         let answer_timeout = options.answer_timeout;
         let session = Session::new(link.clone(), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let jobs = Supervisor::stopped_by(stop.clone());
         let inbox = watch_inbox::Watch::new(listener.clone(), stop.clone());
         let news = News {
             node,
@@ -105,7 +108,7 @@ impl PostgresStore {
             announces: options.notify,
             listener,
         };
-        news.start(&tasks, &stop);
+        news.start(&jobs);
         let store = Arc::new(Self {
             node,
             wake,
@@ -117,7 +120,7 @@ impl PostgresStore {
             prompt: Mutex::default(),
             writer,
             inbox,
-            tasks,
+            jobs,
             stop,
         });
         store.begin().await?;
@@ -190,7 +193,9 @@ impl PostgresStore {
                 None => self.link.connect().await?,
             };
             let mut transaction = connect::begun(&mut connection, self.link.begin()).await?;
+            let asked_at = Instant::now();
             let now = dialect::clock(&mut transaction).await?;
+            clock::follow(now, asked_at.elapsed());
             let done = work(&mut transaction, now).await?;
             transaction.commit().await?;
             Ok((done, connection))
@@ -199,6 +204,11 @@ impl PostgresStore {
             timeout(PROMPT, run).await.unwrap_or_else(|_| Err(connect::no_answer()))?;
         *kept = Some(connection);
         Ok(done)
+    }
+
+    /// The jobs of this store.
+    pub fn jobs(&self) -> Supervisor {
+        self.jobs.clone()
     }
 
     /// How long a node may be silent.
@@ -222,9 +232,7 @@ impl PostgresStore {
     }
 
     async fn shut(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.jobs.stop().await;
         self.writer.stop().await;
         self.askers.close();
         self.pool.close();

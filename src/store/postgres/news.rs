@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::connect::{Link, limited};
 use super::dialect::query;
@@ -19,14 +17,17 @@ use super::moment;
 use super::pool::{self, Pool};
 use super::servers::Servers;
 use crate::event::{GatewayKey, NodeId, Sequence};
-use crate::store::Result;
+use crate::jobs::{Job, Next, Supervisor};
+use crate::store::{Result, StoreError};
 use crate::wake::Wake;
 
 const CHANNEL: &str = "gateway_events";
+/// Idle, both jobs show this often that they still run.
+const INTERVAL: Duration = Duration::from_secs(5);
 /// Between two announcements of a node at least.
 const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
 
-/// What a node's two tasks need.
+/// What a node's two jobs need.
 #[derive(Clone)]
 pub(super) struct News {
     pub(super) node: NodeId,
@@ -40,51 +41,28 @@ pub(super) struct News {
 }
 
 impl News {
-    /// Starts both tasks.
-    pub(super) fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
+    /// Starts both jobs.
+    pub(super) fn start(self, jobs: &Supervisor) {
         if self.announces {
-            let (announcer, stop) = (self.clone(), stop.clone());
-            tasks.spawn(async move {
-                stop.run_until_cancelled(announcer.announce()).await;
-            });
+            jobs.start("notifier", INTERVAL, Announcer(self.clone()));
         }
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            stop.run_until_cancelled(Box::pin(self.listen())).await;
-        });
+        let listener = Listener {
+            own: self.node.to_string(),
+            ear: Ear::new(CHANNEL, self.listener.clone()),
+            news: self,
+        };
+        jobs.start("listener", INTERVAL, listener);
     }
 
-    async fn announce(&self) {
-        // Not prepared: it is no part of a transaction, and may lead to a pooler.
-        let notify = format!("notify {CHANNEL}, '{}'", self.node);
-        loop {
-            self.wake.grown().await;
-            if let Err(error) = self.notify(&notify).await {
-                tracing::debug!(%error, "other nodes were not told; they look for themselves");
-            }
-            tokio::time::sleep(ANNOUNCED_EVERY).await;
-        }
-    }
-
-    async fn notify(&self, notify: &str) -> Result<()> {
+    async fn notify(&self) -> Result<()> {
         let mut connection = self.pool.get().await?;
-        let notify = sqlx::raw_sql(AssertSqlSafe(notify.to_owned()));
+        // Not prepared: it is no part of a transaction, and may lead to a pooler.
+        let notify = sqlx::raw_sql(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", self.node)));
         let told = limited(notify.execute(&mut *connection)).await;
         if let Err(error) = &told {
             pool::discard(connection, error);
         }
         told.map(drop)
-    }
-
-    async fn listen(&self) {
-        let own = self.node.to_string();
-        let mut ear = Ear::new(CHANNEL, self.listener.clone());
-        loop {
-            ear.wait(|from| from != own).await;
-            if let Err(error) = self.look().await {
-                tracing::debug!(%error, "the logs' heads could not be read");
-            }
-        }
     }
 
     /// Tells those who listen here how far their logs are.
@@ -115,5 +93,45 @@ impl News {
         );
         let heads = heads.fetch_all(connection).await?;
         Ok(heads.into_iter().map(|row| (row.gateway, row.head)).collect())
+    }
+}
+
+/// Says what this node has appended.
+struct Announcer(News);
+
+impl Job for Announcer {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
+        self.0.wake.grown().await;
+    }
+
+    async fn run_once(&mut self) -> Result<Next> {
+        if let Err(error) = self.0.notify().await {
+            // The others find out by polling, a little later.
+            tracing::debug!(%error, "failed to notify other nodes");
+        }
+        tokio::time::sleep(ANNOUNCED_EVERY).await;
+        Ok(Next::Wait)
+    }
+}
+
+/// Learns what other nodes have appended.
+struct Listener {
+    own: String,
+    ear: Ear,
+    news: News,
+}
+
+impl Job for Listener {
+    type Error = StoreError;
+
+    async fn wait(&mut self) {
+        self.ear.wait(|from| from != self.own).await;
+    }
+
+    async fn run_once(&mut self) -> Result<Next> {
+        self.news.look().await?;
+        Ok(Next::Wait)
     }
 }

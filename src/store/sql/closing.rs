@@ -30,7 +30,13 @@ pub(super) async fn close(
     end: &End<'_>,
 ) -> Result<()> {
     let closed = query!(
-        "update connections set closed_at = $2, close_reason = $3 where id = $1 and closed_at is null",
+        r#"
+        update connections set closed_at = $2, close_reason = $3, confirmed = (
+            select received from cursors u where u.gateway = connections.gateway
+                and u.instance = coalesce(nullif(connections.instance, ''), cast(connections.id as text))
+        )
+        where id = $1 and closed_at is null
+        "#,
         end.connection as _,
         now as _,
         end.reason as _
@@ -72,6 +78,14 @@ pub(super) async fn close(
     if !was_open {
         return Ok(());
     }
+    query!(
+        "update streams set left_at = $2, left_reason = $3 where gateway = $1",
+        end.gateway.0,
+        now as _,
+        end.reason as _
+    )
+    .execute(&mut *connection)
+    .await?;
     // A named replica keeps its position under its own name.
     let instance = end.connection.to_string();
     query!(
@@ -123,5 +137,9 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
     };
     let (gateway, to, at) = (end.gateway, sequence, end.at);
     let past = Move { gateway, connection: end.connection, instance, to, at };
-    positions::raise(connection, &[past]).await
+    positions::raise(connection, &[past]).await?;
+    query!("update connections set confirmed = $2 where id = $1", end.connection as _, to.0)
+        .execute(connection)
+        .await?;
+    Ok(())
 }

@@ -82,6 +82,16 @@ impl Place {
         attempt: i64::MAX,
         sequence: i64::MAX,
     };
+
+    /// As the beginning of the next page of a picture.
+    pub(super) const fn cursor(self, as_of: i64) -> DeliveryCursor {
+        DeliveryCursor {
+            as_of,
+            finished_at: self.finished_at.micros(),
+            attempt: self.attempt,
+            sequence: self.sequence,
+        }
+    }
 }
 
 /// A delivery at one of its failures.
@@ -104,22 +114,25 @@ pub(super) async fn failed_deliveries(
     limit: usize,
 ) -> Result<DeliveryPage> {
     let matching = Matching::new(connection, organisation, filter).await?;
-    let (as_of, start) = match cursor {
+    let (as_of, start) = begin(connection, cursor).await?;
+    let Keys { keys, next } = failed_keys(connection, &matching, as_of, start, limit).await?;
+    Ok(DeliveryPage {
+        rows: details::deliveries(connection, &keys).await?,
+        next: next.map(|place| place.cursor(as_of)),
+    })
+}
+
+/// Where a page begins, and the last attempt that belongs to the picture.
+pub(super) async fn begin(
+    connection: &mut Connection,
+    cursor: Option<DeliveryCursor>,
+) -> Result<(i64, Place)> {
+    Ok(match cursor {
         Some(at) => {
             let finished_at = Timestamp::from_micros(at.finished_at);
             (at.as_of, Place { finished_at, attempt: at.attempt, sequence: at.sequence })
         }
         None => (newest_attempt(connection).await?, Place::START),
-    };
-    let Keys { keys, next } = failed_keys(connection, &matching, as_of, start, limit).await?;
-    Ok(DeliveryPage {
-        rows: details::deliveries(connection, &keys).await?,
-        next: next.map(|place| DeliveryCursor {
-            as_of,
-            finished_at: place.finished_at.micros(),
-            attempt: place.attempt,
-            sequence: place.sequence,
-        }),
     })
 }
 
@@ -140,7 +153,7 @@ pub(super) async fn failed_keys(
 }
 
 /// The newest attempt on record: what comes later is not part of the picture.
-pub(super) async fn newest_attempt(connection: &mut Connection) -> Result<i64> {
+async fn newest_attempt(connection: &mut Connection) -> Result<i64> {
     Ok(query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
         .fetch_one(connection)
         .await?)

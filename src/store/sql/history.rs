@@ -33,10 +33,14 @@ pub(super) async fn event_history(
     let Some(row) = row else { return Ok(None) };
     let keys: Vec<Key> = query!(
         r#"
-        select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-        from outbox o join gateways g using (gateway)
-        where o.event = $1 and g.organisation = $2
-        order by g.name, o.sequence
+        select d.gateway as "gateway!: i64", d.sequence as "sequence!: i64"
+        from (
+            select gateway, sequence from outbox where event = $1
+            union all
+            select gateway, sequence from trimmed where event = $1
+        ) as d join gateways g on g.gateway = d.gateway
+        where g.organisation = $2
+        order by g.name, d.sequence
         "#,
         row.event,
         organisation.0

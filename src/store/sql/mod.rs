@@ -29,18 +29,20 @@ mod closing;
 pub(crate) mod connections;
 pub(crate) mod deliveries;
 mod event_types;
+pub(crate) mod expiry;
+mod failing;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;
 mod history;
 pub(crate) mod inbox;
-mod ledger;
+pub(crate) mod ledger;
 pub(crate) mod nodes;
 pub(crate) mod positions;
 pub(crate) mod record;
 pub(crate) mod redrive;
 pub(crate) mod repeats;
-mod retention;
+pub(crate) mod retention;
 mod sides;
 pub(crate) mod stream;
 pub(crate) mod sweep;
@@ -57,4 +59,6 @@ pub(crate) enum Chore {
     Retention,
     /// Closing what dead nodes left open.
     Reaping,
+    /// Giving up deliveries whose event has expired.
+    Expiry,
 }

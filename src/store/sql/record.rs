@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dialect::{self, Connection, query, query_scalar};
 
+use super::failing;
 use super::ledger::{self, Ended, How};
 use super::positions::{self, Move};
 use crate::clock::Timestamp;
@@ -25,7 +26,8 @@ pub(super) async fn record<'a>(
     let mut waiting = Waiting::default();
     let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
     for record in records {
-        match record {
+        let record = record.in_order(now);
+        match record.as_ref() {
             Record::Confirmed { gateway, connection, instance, range, started_at, finished_at } => {
                 if range.first <= range.last {
                     waiting.add(Receipts {
@@ -144,8 +146,10 @@ async fn reported(
         Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
     ledger::write(connection, node, &ended).await?;
     let Err((reason, _)) = result else {
+        failing::succeeded(connection, gateway, sequence).await?;
         return positions::applied(connection, gateway, on, sequence).await;
     };
+    failing::failed(connection, gateway, sequence, *reason, at).await?;
     // Counted as confirmed when its receipt came before its report.
     let counted = positions::confirmed(connection, gateway).await? >= sequence
         && !ledger::not_dead(connection, gateway, range).await?.is_empty();

@@ -5,18 +5,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::Backend;
 use super::dialect::{self, Connection, query_scalar};
 
 use super::append::raise_heads;
-use super::deliveries::{Key, Matching, Place, WORK, details, failed_keys, newest_attempt};
+use super::deliveries::{Key, Matching, WORK, begin, details, failed_keys};
+use super::failing;
 use super::gateways::live_key;
 use super::ledger;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::REDRIVEN;
 use crate::store::{
-    DeliveryState, RedriveSelection, Redriven, RedrivenDelivery, Result, StoreError,
+    DeliveryCursor, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
+    RedrivenDelivery, Result, StoreError,
 };
+use crate::wake::Hint;
 
 pub(crate) mod candidates;
 mod letters;
@@ -27,7 +31,7 @@ mod tests;
 use candidates::Candidate;
 
 /// Deliveries per transaction at the most: others wait for it.
-pub(super) const AT_A_TIME: usize = 100;
+const AT_A_TIME: usize = 100;
 
 /// Looks for what can be appended again, and counts what is left alone.
 /// Changes nothing, so that it keeps nobody from writing.
@@ -43,14 +47,22 @@ pub(super) async fn search(
         }
         RedriveSelection::Filter(filter, after) => {
             let matching = Matching::new(connection, organisation, &filter).await?;
-            // Once only, so that the counts of all calls can be added.
-            let mut answer = match after {
-                None => count_others(connection, &matching).await?,
-                Some(_) => Redriven::default(),
+            let mut answer = Redriven::default();
+            let (counted, after) = match after {
+                None => (Some(None), RedrivePlace::default()),
+                Some(RedriveCursor::Counting(at)) => (Some(Some(at)), RedrivePlace::default()),
+                Some(RedriveCursor::DeadLetters(place)) => (None, place),
             };
-            let chosen =
+            if let Some(at) = counted {
+                let rest = count_others(connection, &matching, at, &mut answer).await?;
+                answer.next = rest.map(RedriveCursor::Counting);
+            }
+            let chosen = if answer.next.is_some() {
+                Vec::new()
+            } else {
                 candidates::matching(connection, now, &matching, after, REDRIVEN, &mut answer)
-                    .await?;
+                    .await?
+            };
             (answer, chosen)
         }
     };
@@ -115,16 +127,48 @@ fn count(answer: &mut Redriven, standing: &details::Standing) -> bool {
     true
 }
 
-/// Counts the matching failed deliveries that need no redrive, as far as one
-/// bounded walk gets: among the newest of them.
-async fn count_others(connection: &mut Connection, matching: &Matching) -> Result<Redriven> {
-    let mut answer = Redriven::default();
-    let as_of = newest_attempt(connection).await?;
-    let found = failed_keys(connection, matching, as_of, Place::START, WORK).await?;
+/// Counts the next matching failed deliveries that need no redrive, as far as
+/// one bounded scan gets; answers where to go on.
+async fn count_others(
+    connection: &mut Connection,
+    matching: &Matching,
+    at: Option<DeliveryCursor>,
+    answer: &mut Redriven,
+) -> Result<Option<DeliveryCursor>> {
+    let (as_of, start) = begin(connection, at).await?;
+    let found = failed_keys(connection, matching, as_of, start, WORK).await?;
     for standing in details::standings(connection, &found.keys).await? {
-        count(&mut answer, &standing);
+        count(answer, &standing);
     }
-    Ok(answer)
+    Ok(found.next.map(|place| place.cursor(as_of)))
+}
+
+impl Backend {
+    /// Appends the chosen a few at a time, because others want the writer. A
+    /// repeat skips what is done.
+    pub(super) async fn redrive_chosen(
+        &self,
+        chosen: &[Key],
+        redriven: &mut Vec<RedrivenDelivery>,
+    ) -> Result<()> {
+        for few in chosen.chunks(AT_A_TIME) {
+            let (wake, few) = (self.wake.clone(), few.to_vec());
+            let (mut done, _) = self
+                .writer
+                .run_then(
+                    move |connection, now| Box::pin(append(connection, now, few)),
+                    move |(_, heads)| {
+                        // Without rows: each lane reads them from the log.
+                        for (gateway, head) in heads {
+                            wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                        }
+                    },
+                )
+                .await?;
+            redriven.append(&mut done);
+        }
+        Ok(())
+    }
 }
 
 /// Gives the chosen their logs' next numbers and marks what they were; those
@@ -150,17 +194,21 @@ pub(super) async fn append(
         .map(|(gateway, head)| (*gateway, Sequence(head.0 - counts[gateway])))
         .collect();
     let mut rows = Vec::with_capacity(chosen.len());
-    for candidate in &chosen {
+    let mut numbered = Vec::with_capacity(chosen.len());
+    for candidate in chosen {
         let last = last.entry(candidate.gateway).or_default();
         *last = last.next();
         rows.push((candidate.gateway, *last, candidate.event.unwrap_or_default()));
+        numbered.push((candidate, *last));
     }
     dialect::insert_outbox(connection, &rows).await?;
-    letters::mark(connection, &chosen, now).await?;
+    letters::mark(connection, &numbered, now).await?;
     for (gateway, count) in &counts {
         ledger::count_dead(connection, *gateway, -count).await?;
+        let own = numbered.iter().filter(|(one, _)| one.gateway == *gateway);
+        let sequences = own.map(|(one, _)| one.sequence).collect();
+        failing::redriven(connection, *gateway, &sequences).await?;
     }
-    let numbers = rows.into_iter().map(|(_, sequence, _)| Some(sequence));
-    let redriven = chosen.into_iter().zip(numbers).filter_map(|(one, new)| delivery(one, new));
+    let redriven = numbered.into_iter().filter_map(|(one, new)| delivery(one, Some(new)));
     Ok((redriven.collect(), heads))
 }

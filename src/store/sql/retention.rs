@@ -15,7 +15,9 @@ use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{REPEATS, TRIMMED_STREAMS};
 use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
+mod kept;
 mod letters;
+mod rows;
 
 /// A stream, and when the oldest row of its log was appended.
 struct Stream {
@@ -28,6 +30,8 @@ struct Stream {
     /// Nobody will come back.
     deleted: bool,
     oldest: Option<Timestamp>,
+    /// The first delivery that was trimmed and whose event is kept.
+    trimmed: Option<i64>,
 }
 
 /// Beyond which rows go: appended before this, or up to this number.
@@ -41,7 +45,7 @@ impl Beyond {
 }
 
 impl Stream {
-    /// Confirmed rows go beyond this …
+    /// Settled rows go beyond this …
     fn soft(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
         Beyond(now.minus(limits.max_age), self.head - limits.max_events)
     }
@@ -59,10 +63,15 @@ impl Stream {
         appended_at: Timestamp,
         sequence: i64,
     ) -> bool {
-        let is_confirmed = sequence <= self.lowest.min(self.confirmed.0);
-        self.deleted
-            || self.hard(now, limits).has(appended_at, sequence)
-            || is_confirmed && self.soft(now, limits).has(appended_at, sequence)
+        // All deliveries of a deleted gateway are settled.
+        let is_settled = self.deleted || sequence <= self.lowest.min(self.confirmed.0);
+        self.hard(now, limits).has(appended_at, sequence)
+            || is_settled && self.soft(now, limits).has(appended_at, sequence)
+    }
+
+    /// Whether deliveries that were trimmed are kept beyond the hard limit.
+    fn keeps_too_much(&self, limits: &RetentionLimits) -> bool {
+        self.trimmed.is_some_and(|first| first <= self.head - limits.hard_max_events)
     }
 
     /// Whether at least its oldest row goes: the others are not looked at otherwise.
@@ -80,6 +89,7 @@ pub(super) async fn trim(
     mut mark: TrimMark,
 ) -> Result<(Trimmed, TrimMark)> {
     let mut trimmed = Trimmed::default();
+    let now = mark.measure_by(now);
     if !dialect::only_one(connection, Chore::Retention).await? {
         return Ok((trimmed, mark));
     }
@@ -93,14 +103,29 @@ pub(super) async fn trim(
         TrimStep::Positions => {
             dialect::forget_positions(connection, now.minus(limits.left_behind), batch).await?
         }
-        TrimStep::Events => events(connection, oldest, batch, &mut mark, &mut trimmed).await?,
+        TrimStep::Events => {
+            let spent = SpentEvents { before: oldest, most_events: limits.hard_max_events };
+            rows::events(connection, spent, batch, &mut mark, &mut trimmed).await?
+        }
         TrimStep::Attempts => {
-            trimmed.attempts = forget_attempts(connection, oldest, batch).await?;
+            let most = limits.hard_max_events;
+            rows::attempts(connection, oldest, most, batch, &mut mark, &mut trimmed).await?
+        }
+        TrimStep::OldAttempts => {
+            let before = limits.dead_before(now);
+            trimmed.attempts = rows::forget_attempts(connection, before, batch).await?;
             trimmed.attempts
         }
-        TrimStep::Letters => letters::forget_old(connection, oldest, batch, &mut mark).await?,
-        TrimStep::Keys => forget_keys(connection, now.minus(REPEATS), batch).await?,
-        TrimStep::Connections => forget_connections(connection, oldest, batch).await?,
+        TrimStep::Letters => {
+            letters::forget_spent(connection, oldest, limits.hard_max_events, batch, &mut mark)
+                .await?
+        }
+        TrimStep::OldLetters => {
+            let (before, spent) = (limits.dead_before(now), SpentEvents::of(now, limits));
+            letters::forget_old(connection, before, spent, batch, &mut mark, &mut trimmed).await?
+        }
+        TrimStep::Keys => rows::forget_keys(connection, now.minus(REPEATS), batch).await?,
+        TrimStep::Connections => rows::forget_connections(connection, oldest, batch).await?,
         // Like unconfirmed events: what was not delivered is kept longer than what was.
         TrimStep::Rejected => {
             forget_rejected(connection, now.minus(limits.hard_max_age), batch).await?
@@ -129,6 +154,9 @@ async fn logs(
     let mut found = streams(connection, mark.gateway).await?;
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
+    for stream in found.iter().filter(|stream| stream.keeps_too_much(limits)) {
+        kept::forget(connection, now, limits, stream, trimmed).await?;
+    }
     found.retain(|stream| stream.is_overfull(now, limits));
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
     if dialect::lock_streams(connection, &keys).await? {
@@ -161,9 +189,17 @@ async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>>
                 as "lowest!: i64",
             (g.deleted_at is not null) as "deleted!: bool",
             (
-                select e.appended_at from outbox o join events e using (event)
+                select coalesce((
+                    select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
+                        then d.redriven_at end
+                    from dead_letters d
+                    where d.gateway = o.gateway and d.redriven_first <= o.sequence
+                    order by d.redriven_first desc limit 1
+                ), e.appended_at)
+                from outbox o join events e using (event)
                 where o.gateway = s.gateway order by o.sequence limit 1
-            ) as "oldest?: Timestamp"
+            ) as "oldest?: Timestamp",
+            (select min(t.sequence) from trimmed t where t.gateway = s.gateway) as "trimmed?: i64"
         from streams s join gateways g on g.gateway = s.gateway
         left join cursors own on own.gateway = s.gateway and own.instance = ''
         where s.gateway > $1 order by s.gateway limit $2
@@ -198,7 +234,14 @@ async fn cut_off(
     let rows = query!(
         r#"
         select o.sequence as "sequence!: i64", o.event as "event!: i64",
-            e.appended_at as "appended_at!: Timestamp"
+            -- A redrive is as old as it is, and not as its event.
+            coalesce((
+                select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
+                    then d.redriven_at end
+                from dead_letters d
+                where d.gateway = o.gateway and d.redriven_first <= o.sequence
+                order by d.redriven_first desc limit 1
+            ), e.appended_at) as "appended_at!: Timestamp"
         from outbox o join events e using (event)
         where o.gateway = $1 order by o.sequence limit $2
         "#,
@@ -228,6 +271,16 @@ async fn cut_off(
     .execute(&mut *connection)
     .await?;
     query!(
+        r#"
+        insert into trimmed (gateway, sequence, event)
+        select gateway, sequence, event from outbox where gateway = $1 and sequence <= $2
+        "#,
+        stream.gateway.0,
+        range.last.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    query!(
         "delete from outbox where gateway = $1 and sequence <= $2",
         stream.gateway.0,
         range.last.0
@@ -235,16 +288,33 @@ async fn cut_off(
     .execute(&mut *connection)
     .await?;
     let passed = if stream.deleted { i64::MAX } else { stream.lowest };
-    let old = now.minus(limits.max_age);
-    letters::forget_trimmed(connection, old, stream.gateway, range, passed).await?;
-    // Younger ones stay until they are old enough, so that a repeat is
-    // recognised; this is not later than when they are looked at by their age.
+    let old = letters::Old { spent: now.minus(limits.max_age), dead: limits.dead_before(now) };
+    letters::forget_trimmed(connection, old, limits.hard_max_events, stream.gateway, range, passed)
+        .await?;
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
-    let before = now.minus(REPEATS.min(limits.max_age));
-    trimmed.events += dialect::forget_trimmed_events(connection, &events, before).await?;
+    let spent = SpentEvents::of(now, limits);
+    trimmed.events += dialect::forget_trimmed_events(connection, &events, spent).await?;
     trimmed.deliveries += gone.len() as u64;
     let rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     Ok(Cut { rows, beyond_positions: range.last.0 > passed })
+}
+
+/// Which events go that no log names any more: those that were appended before
+/// an instant and have no open dead letter among a gateway's last events.
+#[derive(Clone, Copy)]
+pub(crate) struct SpentEvents {
+    pub(crate) before: Timestamp,
+    pub(crate) most_events: i64,
+}
+
+impl SpentEvents {
+    /// Those that go with their last delivery. Younger ones stay until they are
+    /// old enough, so that a repeat is recognised; this is not later than when
+    /// they are looked at by their age.
+    fn of(now: Timestamp, limits: &RetentionLimits) -> Self {
+        let before = now.minus(REPEATS.min(limits.max_age));
+        Self { before, most_events: limits.hard_max_events }
+    }
 }
 
 /// Records what is removed unconfirmed; what is dead already is on record.
@@ -270,87 +340,4 @@ async fn lose(
     }
     ledger::bury(connection, gateway, range, Reason::Retention, now).await?;
     Ok(lost)
-}
-
-/// Old events that no outbox row names (any more). Those that are still named
-/// are passed for good: they go with their last outbox row.
-async fn events(
-    connection: &mut Connection,
-    before: Timestamp,
-    batch: i64,
-    mark: &mut TrimMark,
-    trimmed: &mut Trimmed,
-) -> Result<u64> {
-    let rows = query!(
-        r#"
-        select event as "event!: i64", appended_at as "appended_at!: Timestamp" from events
-        where (appended_at, event) > ($1, $2) and appended_at < $3
-        order by appended_at, event limit $4
-        "#,
-        mark.event.0 as _,
-        mark.event.1,
-        before as _,
-        batch
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let Some(last) = rows.last() else { return Ok(0) };
-    mark.event = (last.appended_at, last.event);
-    let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
-    trimmed.events = dialect::forget_trimmed_events(connection, &keys, before).await?;
-    Ok(rows.len() as u64)
-}
-
-async fn forget_attempts(
-    connection: &mut Connection,
-    before: Timestamp,
-    batch: i64,
-) -> Result<u64> {
-    let done = query!(
-        r#"
-        delete from attempts where attempt in (
-            select attempt from attempts where finished_at < $1 order by finished_at limit $2
-        )
-        "#,
-        before as _,
-        batch
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-async fn forget_keys(connection: &mut Connection, before: Timestamp, batch: i64) -> Result<u64> {
-    let done = query!(
-        r#"
-        delete from idempotency_keys where (organisation, key) in (
-            select organisation, key from idempotency_keys
-            where created_at < $1 order by created_at limit $2
-        )
-        "#,
-        before as _,
-        batch
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-async fn forget_connections(
-    connection: &mut Connection,
-    before: Timestamp,
-    batch: i64,
-) -> Result<u64> {
-    let done = query!(
-        r#"
-        delete from connections where id in (
-            select id from connections where closed_at < $1 order by closed_at limit $2
-        )
-        "#,
-        before as _,
-        batch
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
 }

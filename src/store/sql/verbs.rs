@@ -4,24 +4,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::sides::{ask, look, write};
+use super::sides::{ask, look, read, write};
 use super::{
-    Backend, browse, connections, deliveries, dialect, event_types, gateways, history, nodes,
-    redrive, retention, stream, sweep, tokens,
+    Backend, browse, connections, deliveries, dialect, event_types, expiry, gateways, history,
+    nodes, redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
-    TokenKind, Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, Missed,
+    MissedEvent, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store,
+    StoreError, SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
-use crate::wake::Hint;
 
 #[async_trait]
 impl Store for Backend {
@@ -138,8 +137,9 @@ impl Store for Backend {
         &self,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
-        write!(self, connection, now => gateways::delete_gateway(connection, now, organisation, id))
+    ) -> Result<Deleted> {
+        let node = self.node;
+        write!(self, connection, now => gateways::delete_gateway(connection, now, node, organisation, id))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
@@ -232,6 +232,11 @@ impl Store for Backend {
         look!(self, connection => connections::peak(connection, gateway, within))
     }
 
+    async fn missed_events(&self, missed: &[Missed]) -> Result<Vec<MissedEvent>> {
+        let missed = missed.to_vec();
+        look!(self, connection => sweep::missed_events(connection, &missed))
+    }
+
     async fn record(&self, records: Vec<Record>) -> Result<()> {
         self.writer.record(records).await
     }
@@ -312,31 +317,14 @@ impl Store for Backend {
             return Ok(answer);
         }
         answer.redriven.clear();
-        // A few at a time, because others want the writer too. What was done
-        // before an error stays done, and a repeat leaves it alone.
-        for few in chosen.chunks(redrive::AT_A_TIME) {
-            let (wake, few) = (self.wake.clone(), few.to_vec());
-            let (mut redriven, _) = self
-                .writer
-                .run_then(
-                    move |connection, now| Box::pin(redrive::append(connection, now, few)),
-                    move |(_, heads)| {
-                        // Without rows: each lane reads them from the log.
-                        for (gateway, head) in heads {
-                            wake.appended(*gateway, Hint { head: *head, rows: [].into() });
-                        }
-                    },
-                )
-                .await?;
-            answer.redriven.append(&mut redriven);
-        }
+        self.redrive_chosen(&chosen, &mut answer.redriven).await?;
         Ok(answer)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
         let node = self.node;
         let beat = self.promptly(move |connection, now| {
-            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+            Box::pin(async move { nodes::beat(connection, now, node).await })
         });
         beat.await
     }
@@ -377,9 +365,26 @@ impl Store for Backend {
         self.promptly(move |connection, _| Box::pin(connections::shut_out(connection, node))).await
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept> {
         let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
-        write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref()))
+        write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref(), grace))
+    }
+
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
+        let (node, from) = (self.node, *mark);
+        let due = read!(self, connection => expiry::due(connection, from))?;
+        let next = due.next;
+        let answer = if due.is_nothing() {
+            Expiries { expired: Vec::new(), more: due.more }
+        } else {
+            write!(self, connection, now => expiry::expire(connection, now, node, due))?
+        };
+        *mark = next;
+        Ok(answer)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {

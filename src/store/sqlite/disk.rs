@@ -3,13 +3,23 @@
 //! that receipts and retention, which write too, can go on.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::{Options, open};
+use crate::files;
+use crate::store::StoreError;
 
 /// With less than this free, nothing can be written any more.
 const NOTHING: u64 = 1024 * 1024;
+
+/// How a ballast file begins, so that no other file is taken for one.
+const MARK: &[u8] = b"gateway-events ballast\n";
 
 /// Free space, and what is held back of it.
 pub(super) struct Disk {
@@ -47,6 +57,9 @@ impl Disk {
 
     /// Makes room, if there is any to be made.
     pub(super) fn release_ballast(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
         match std::fs::remove_file(&self.ballast) {
             Ok(()) => tracing::error!(
                 bytes = self.ballast_bytes,
@@ -65,9 +78,11 @@ impl Disk {
         if self.has_ballast() {
             return;
         }
-        if self.ballast_bytes == 0 {
-            // One that was wanted before is not any more.
+        if self.is_ours() {
+            // One of another size, or one that is not wanted any more.
             let _ = std::fs::remove_file(&self.ballast);
+        }
+        if self.ballast_bytes == 0 {
             return;
         }
         let spare = self.min_free_bytes.saturating_add(self.ballast_bytes).saturating_add(NOTHING);
@@ -77,19 +92,36 @@ impl Disk {
             Ok(()) => self.is_told = false,
             Err(error) if !self.is_told => {
                 self.is_told = true;
-                tracing::warn!(%error, bytes = self.ballast_bytes, "there is no room for the ballast now");
+                tracing::warn!(%error, bytes = self.ballast_bytes, "the ballast can't be made now; trying again");
             }
             Err(_) => {}
         }
     }
 
     fn has_ballast(&self) -> bool {
-        self.ballast_bytes > 0
-            && self.ballast.metadata().is_ok_and(|file| file.len() == self.ballast_bytes)
+        self.ballast_bytes > 0 && self.size() == Some(self.ballast_bytes)
+    }
+
+    /// The size of the ballast, if there is a file, and not a link to one.
+    fn size(&self) -> Option<u64> {
+        let found = files::found(&self.ballast).ok()??;
+        found.is_file().then_some(found.len())
+    }
+
+    /// Whether what lies there is a ballast, and may be removed. Earlier versions
+    /// did not mark theirs; those are known by their size.
+    fn is_ours(&self) -> bool {
+        let is_marked = || {
+            let mut begin = Vec::new();
+            let file = File::open(&self.ballast).ok()?;
+            file.take(MARK.len() as u64).read_to_end(&mut begin).ok()?;
+            Some(begin == MARK)
+        };
+        self.has_ballast() || (self.size().is_some() && is_marked() == Some(true))
     }
 
     fn make(&self) -> io::Result<()> {
-        let file = open::private(&self.ballast)?;
+        let file = files::create_new(&self.ballast, files::PRIVATE)?;
         allocate(&file, self.ballast_bytes).inspect_err(|_| {
             // A part of it would only be in the way.
             let _ = std::fs::remove_file(&self.ballast);
@@ -98,8 +130,8 @@ impl Disk {
 }
 
 /// Takes the room without writing it, where the system can do that.
-fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    file.set_len(0)?;
+fn allocate(mut file: &File, bytes: u64) -> io::Result<()> {
+    file.write_all(&MARK[..MARK.len().min(usize::try_from(bytes).unwrap_or(usize::MAX))])?;
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
         Err(rustix::io::Errno::OPNOTSUPP) => {}
@@ -108,13 +140,89 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     // Not zeros: some file systems store these as nothing.
     let mut block = vec![0; 64 * 1024];
     fastrand::fill(&mut block);
-    let mut left = bytes;
+    let mut left = bytes.saturating_sub(MARK.len() as u64);
     while left > 0 {
         let part = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
-        io::Write::write_all(&mut &*file, &block[..part])?;
+        file.write_all(&block[..part])?;
         left -= part as u64;
     }
     Ok(())
+}
+
+/// When the files were read, and why that failed, if it did.
+type Finding = (Instant, Option<String>);
+
+/// Tells a disk that fails from a damaged file. SQLite calls a read that failed
+/// with EIO a malformed file, so the files are read to their ends.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    files: Arc<[PathBuf; 2]>,
+    /// When the files were last read, and why that failed. Held while they are,
+    /// so that callers at the same time share one reading.
+    last: Arc<Mutex<Option<Finding>>>,
+}
+
+impl Probe {
+    /// How long an answer serves: reading a large file takes a while.
+    const SERVES: Duration = Duration::from_secs(10);
+
+    pub(super) fn of(options: &Options) -> Self {
+        let mut wal = options.path.clone().into_os_string();
+        wal.push("-wal");
+        let files = Arc::new([options.path.clone(), wal.into()]);
+        Self { files, last: Arc::default() }
+    }
+
+    /// The error as it is when the disk is taken into account.
+    pub(super) async fn explain(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Corrupt(text) if text.contains("malformed") => {
+                match self.read_error().await {
+                    Some(why) => StoreError::Disk(why),
+                    None => StoreError::Corrupt(text),
+                }
+            }
+            error => error,
+        }
+    }
+
+    async fn read_error(&self) -> Option<String> {
+        let mut last = self.last.lock().await;
+        if let Some((at, found)) = &*last
+            && at.elapsed() < Self::SERVES
+        {
+            return found.clone();
+        }
+        let files = Arc::clone(&self.files);
+        let reading = tokio::task::spawn_blocking(move || files.iter().find_map(|it| read(it)));
+        let found = reading.await.unwrap_or_default();
+        *last = Some((Instant::now(), found.clone()));
+        found
+    }
+}
+
+/// Reads a file to its end; returns why that failed, if it did.
+fn read(path: &Path) -> Option<String> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("{} can't be opened: {error}", path.display())),
+    };
+    let mut block = vec![0; 1024 * 1024];
+    let mut position = 0;
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return None,
+            Ok(bytes) => position += bytes as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Some(format!(
+                    "{} can't be read at byte {position}: {error}",
+                    path.display()
+                ));
+            }
+        }
+    }
 }
 
 /// Watches the write-ahead log, which grows for as long as somebody reads an

@@ -58,6 +58,7 @@ pub struct SqliteStore {
     writer: Writer,
     /// Why nothing can be written now, if the last try has shown that.
     trouble: watch::Receiver<Option<String>>,
+    probe: disk::Probe,
     inbox: watch_inbox::Watch,
     /// Where free space is looked for.
     options: Options,
@@ -78,7 +79,7 @@ impl SqliteStore {
         let questions = Questions::new(askers, options.answer_timeout);
         let moments = Questions::new(open::readers(options, 1).await?, LONGEST_READ);
         let session = Session::new(connection, options, disk);
-        let trouble = session.trouble();
+        let (trouble, probe) = (session.trouble(), session.probe());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let inbox = watch_inbox::Watch::new(options.path.clone());
         let options = options.clone();
@@ -90,6 +91,7 @@ impl SqliteStore {
             moments,
             writer,
             trouble,
+            probe,
             inbox,
             options,
             _lock: lock,
@@ -104,7 +106,15 @@ impl SqliteStore {
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
     {
-        work(&mut *self.readers.acquire().await?).await
+        self.explained(work(&mut *self.readers.acquire().await?).await).await
+    }
+
+    /// The outcome of a read, in which a disk that fails is no damaged file.
+    async fn explained<T>(&self, done: Result<T>) -> Result<T> {
+        match done {
+            Err(error) => Err(self.probe.explain(error).await),
+            done => done,
+        }
     }
 
     /// Reads one moment of the file, on a connection that is there for that.
@@ -112,7 +122,7 @@ impl SqliteStore {
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
     {
-        self.moments.ask(work).await
+        self.explained(self.moments.ask(work).await).await
     }
 
     /// Reads one moment of the file for somebody who asks: after those who
@@ -121,7 +131,7 @@ impl SqliteStore {
     where
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
     {
-        self.questions.ask(work).await
+        self.explained(self.questions.ask(work).await).await
     }
 
     /// Whether reading works, and writing did at the last try.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
-use super::disk::{Disk, WalWatch};
+use super::disk::{Disk, Probe, WalWatch};
 use super::sql::batch::{self, Attempted, Batch, Failure};
 use super::sql::writer::Job;
 use super::{Options, open};
@@ -23,6 +23,7 @@ const USUAL: &str = "pragma busy_timeout = 5000";
 pub(super) struct Session {
     disk: Disk,
     wal: WalWatch,
+    probe: Probe,
     path: PathBuf,
     /// `None` after a transaction of which sqlx and SQLite may think differently.
     connection: Option<SqliteConnection>,
@@ -47,6 +48,7 @@ impl Session {
         Self {
             disk,
             wal: WalWatch::of(options),
+            probe: Probe::of(options),
             path: options.path.clone(),
             connection: Some(connection),
             trouble: watch::Sender::new(None),
@@ -56,6 +58,11 @@ impl Session {
     /// Why nothing can be written now, if the last try has shown that.
     pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
         self.trouble.subscribe()
+    }
+
+    /// Tells a disk that fails from a damaged file.
+    pub(super) fn probe(&self) -> Probe {
+        self.probe.clone()
     }
 
     /// Whether free space has fallen below the watermark.
@@ -69,14 +76,19 @@ impl Session {
         node: NodeId,
         batch: &Batch,
     ) -> Result<Attempted, Failure> {
+        let probe = self.probe();
         let mut transaction = self.begin().await?;
-        let done = batch::statements(&mut transaction, node, batch).await;
+        let done = match batch::statements(&mut transaction, node, batch).await {
+            Err(error) => Err(probe.explain(error).await),
+            done => done,
+        };
         let ended = end(transaction, done).await;
         self.conclude(ended).await
     }
 
     /// Runs a job as a transaction; an error says that nothing may be written any more.
     pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
+        let probe = self.probe();
         let mut transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(failure) => {
@@ -86,7 +98,11 @@ impl Session {
             }
         };
         let outcome = job(Ok(&mut *transaction)).await;
-        let ended = end(transaction, outcome.undo.map_or(Ok(()), Err)).await;
+        let done = match outcome.undo {
+            Some(error) => Err(probe.explain(error).await),
+            None => Ok(()),
+        };
+        let ended = end(transaction, done).await;
         match self.conclude(ended).await {
             Ok(()) => {
                 (outcome.finish)(Ok(()));

@@ -8,12 +8,12 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
     DeliveryFilter, DeliveryState, LogSpan, NewToken, Publish, Published, Record, RedriveSelection,
-    Redriven, Scope, Store, StoreError, Target, TokenKind,
+    Redriven, Scope, Store, StoreError, Target, TokenKind, VerdictState,
 };
 
 use crate::support::PATIENCE;
 
-use super::{Corner, Gateway, closed, event, event_with, range};
+use super::{Corner, Gateway, closed, confirmed, event, event_with, range};
 
 impl Corner<'_> {
     /// Gives up a whole range.
@@ -218,6 +218,133 @@ pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(),
     let id = EventId::new(uuid::Uuid::now_v7().to_string()).unwrap();
     let events = vec![Ok(event_with(id, Target::Gateways(Vec::new()), &payload))];
     store.append(Publish { organisation, events, idempotency: None }).await.map(drop)
+}
+
+pub(crate) async fn a_redrive_counts_everything_that_it_leaves_alone(store: &dyn Store) {
+    const EVENTS: i64 = 7_000;
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    for _ in 0..7 {
+        corner.fill(&gateway, 1_000).await;
+    }
+    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    let (id, _, _) = corner.open(&gateway).await;
+    corner.record(vec![confirmed(&gateway, id, 1, EVENTS - 10)]).await;
+    for dry_run in [true, false] {
+        let calls = corner.redrive_all(&gateway, dry_run).await;
+        let (delivered, pending) =
+            calls.iter().fold((0, 0), |(sum, rest), it| (sum + it.delivered, rest + it.pending));
+        assert_eq!((delivered, pending), (EVENTS - 10, 10), "in {} calls", calls.len());
+    }
+}
+
+pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(store: &dyn Store) {
+    use DeliveryState::{Delivered, Failed, Pending};
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 4).await;
+    let (connection, _, _) = corner.open(&gateway).await;
+    let failed = |sequence| Record::Reported {
+        gateway: gateway.key,
+        connection,
+        sequence: Sequence(sequence),
+        result: Err((Reason::ApplyFailed, String::new())),
+        at: Timestamp::now(),
+    };
+    let stands = async || {
+        let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+        let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+        let mut rows: Vec<_> = page
+            .rows
+            .into_iter()
+            .map(|row| {
+                let newest = row.redriven_as.map(|it| (it.sequence.0, it.state));
+                (row.sequence.0, newest, row.delivered_since)
+            })
+            .collect();
+        rows.sort_by_key(|row| row.0);
+        rows
+    };
+    // Two neighbours and one apart become 5, 6 and 7.
+    corner.record(vec![failed(1), failed(2), failed(4)]).await;
+    corner.redrive_all(&gateway, false).await;
+    let expected = [(1, 5, Pending), (2, 6, Pending), (4, 7, Pending)];
+    assert_eq!(stands().await, expected.map(|(old, new, state)| (old, Some((new, state)), false)));
+    corner.record(vec![confirmed(&gateway, connection, 1, 5), failed(6)]).await;
+    let expected = [
+        (1, Some((5, Delivered)), true),
+        (2, Some((6, Failed)), false),
+        (4, Some((7, Pending)), false),
+        (6, None, false),
+    ];
+    assert_eq!(stands().await, expected);
+    // A redrive of the redrive, 8, stands for both.
+    corner.redrive_all(&gateway, false).await;
+    corner.record(vec![confirmed(&gateway, connection, 6, 8)]).await;
+    let expected = [(1, 5), (2, 8), (4, 7), (6, 8)];
+    assert_eq!(stands().await, expected.map(|(old, new)| (old, Some((new, Delivered)), true)));
+}
+
+pub(crate) async fn a_closed_connection_keeps_the_position_that_it_had(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 6).await;
+    let (first, _, _) = corner.open(&gateway).await;
+    let end = closed(&gateway, first, Reason::ClosedByGateway, None, false);
+    corner.record(vec![confirmed(&gateway, first, 1, 2), end]).await;
+    // It takes over the first one's position, and is closed on the poison event 5.
+    let (second, _, _) = corner.open(&gateway).await;
+    let end = closed(&gateway, second, Reason::ConnectionLost, Some(range(5, 5)), true);
+    corner.record(vec![confirmed(&gateway, second, 3, 4), end]).await;
+    let (third, _, _) = corner.open(&gateway).await;
+    corner.record(vec![confirmed(&gateway, third, 6, 6)]).await;
+    let of = Some(gateway.id);
+    let page = store.connections(corner.organisation, of, false, None, 10).await.unwrap();
+    let shown: Vec<_> = page.rows.iter().map(|row| (row.connection_id, row.confirmed.0)).collect();
+    assert_eq!(shown, [(third, 6), (second, 5), (first, 2)]);
+}
+
+pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 9).await;
+    let (connection, _, _) = corner.open(&gateway).await;
+    let reported = |sequence, result| Record::Reported {
+        gateway: gateway.key,
+        connection,
+        sequence: Sequence(sequence),
+        result,
+        at: Timestamp::now(),
+    };
+    let failed = |sequence, reason| reported(sequence, Err((reason, String::new())));
+    let reports = async || {
+        let verdict = corner.again(&gateway).await.verdict();
+        let is_failing = verdict.state == VerdictState::Failing;
+        is_failing.then(|| (verdict.reason.unwrap(), verdict.failures))
+    };
+    corner.record(vec![confirmed(&gateway, connection, 1, 9)]).await;
+    assert_eq!(reports().await, None, "receipts alone are no failure");
+    corner.record(vec![reported(2, Ok(())), failed(1, Reason::ApplyFailed)]).await;
+    assert_eq!(reports().await, None, "a late report about an older event changes nothing");
+    corner.record(vec![failed(3, Reason::ApplyFailed)]).await;
+    let since = corner.again(&gateway).await.verdict().since;
+    corner.record(vec![failed(4, Reason::GatewayProcessingError)]).await;
+    assert_eq!(reports().await, Some(("gateway_processing_error", 2)));
+    assert_eq!(corner.again(&gateway).await.verdict().since, since);
+    corner.record(vec![reported(3, Ok(()))]).await;
+    assert_eq!(reports().await, Some(("gateway_processing_error", 2)), "an older success");
+    corner.record(vec![reported(5, Ok(()))]).await;
+    assert_eq!(reports().await, None);
+    corner.record(vec![failed(6, Reason::ApplyFailed)]).await;
+    assert_eq!(reports().await, Some(("apply_failed", 1)));
+    let newest = RedriveSelection::One(gateway.id, Sequence(6));
+    store.redrive(corner.organisation, newest, false).await.unwrap();
+    assert_eq!(reports().await, None, "its redrive, 10, is pending");
+    assert_eq!(corner.again(&gateway).await.pending, 1);
+    corner.record(vec![failed(10, Reason::ApplyFailed)]).await;
+    assert_eq!(reports().await, Some(("apply_failed", 1)));
 }
 
 pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{ConnectionId, GatewayId, Reason, Sequence};
+use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    Gateway, Missed, Range, Record, RetentionLimits, Store, Target, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryState, Gateway, Missed, Record, RedriveSelection, RetentionLimits,
+    Store, Target, TrimMark, Trimmed,
 };
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
@@ -34,31 +35,49 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
-    let sweep = async || store.sweep_not_connected(Some(&only)).await.unwrap();
-    let missed = sweep().await;
-    assert_eq!(ranges(&missed), [(gateway.id, range(1, 1500))]);
-    // So many are named for the log, and no more.
-    let named: Vec<i64> = missed[0].events.iter().map(|event| event.sequence.0).collect();
+    let missed = |first, last| vec![Missed { gateway_id: gateway.id, range: range(first, last) }];
     assert_eq!(
-        (missed[0].gateway_name.as_str(), named),
-        (gateway.name.as_str(), vec![1, 2, 3, 4, 5])
+        store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed,
+        missed(1, 1500)
     );
-    assert_eq!(missed[0].events[0].event_type.as_str(), "api.deployed");
-    assert_eq!(sweep().await, []);
+    assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
     corner.fill(&gateway, 1).await;
-    assert_eq!(sweep().await, []);
+    assert_eq!(store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed, []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    let missed = sweep().await;
-    assert_eq!(ranges(&missed), [(gateway.id, range(1501, 1501))]);
-    assert_eq!(missed[0].events.len(), 1);
+    assert_eq!(
+        store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed,
+        missed(1501, 1501)
+    );
 }
 
-/// What was missed, without names.
-pub(crate) fn ranges(missed: &[Missed]) -> Vec<(GatewayId, Range)> {
-    missed.iter().map(|it| (it.gateway_id, it.range)).collect()
+pub(crate) async fn missed_events_are_named_up_to_a_bound(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let (one, other) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    corner.fill(&one, 8).await;
+    corner.fill(&other, 2).await;
+    let missed = |gateway: &Gateway, first, last| Missed {
+        gateway_id: gateway.id,
+        range: range(first, last),
+    };
+    let of = [missed(&one, 2, 8), missed(&other, 2, 5), missed(&one, 8, 8)];
+    let named = store.missed_events(&of).await.unwrap();
+    let found: Vec<_> = named
+        .iter()
+        .map(|it| (it.gateway_id, it.gateway_name.as_str(), it.event.sequence.0))
+        .collect();
+    let expected: Vec<_> = [2, 3, 4, 5, 6]
+        .map(|nth| (one.id, one.name.as_str(), nth))
+        .into_iter()
+        .chain([(other.id, other.name.as_str(), 2), (one.id, one.name.as_str(), 8)])
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(named[0].event.event_type.as_str(), "api.deployed");
+    let many: Vec<_> = (0..30).map(|_| missed(&one, 1, 8)).collect();
+    assert_eq!(store.missed_events(&many).await.unwrap().len(), 100);
+    assert_eq!(store.missed_events(&[]).await.unwrap(), []);
 }
 
 pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
@@ -136,29 +155,52 @@ pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs
     let mut mark = TrimMark::default();
     assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
     let kept = store.event_history(corner.organisation, &id).await.unwrap().unwrap();
-    assert_eq!(kept.deliveries.len(), 1, "the slow one still needs it");
+    let trimmed: Vec<bool> = kept.deliveries.iter().map(|delivery| delivery.trimmed).collect();
+    assert_eq!(trimmed.iter().filter(|it| !**it).count(), 1, "the slow one still needs it");
     corner.record(vec![confirmed(&slow, on_slow, 1, 1)]).await;
     assert_eq!(pass(store, &limits, &mut mark).await.deliveries, 1);
     assert!(store.event_history(corner.organisation, &id).await.unwrap().is_none());
 }
 
-pub(crate) async fn the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss(
+pub(crate) async fn what_a_deleted_gateway_missed_is_failed_and_shown_until_retention(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 10).await;
+    let first = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    corner.fill(&gateway, 1498).await;
+    let last = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    corner.record(vec![confirmed(&gateway, id, 1, 4)]).await;
     let before = store.totals(corner.organisation).await.unwrap();
-    store.delete_gateway(corner.organisation, gateway.id).await.unwrap();
+    let deleted = store.delete_gateway(corner.organisation, gateway.id).await.unwrap();
+    assert_eq!((deleted.key, deleted.undelivered), (gateway.key, vec![range(5, 1500)]));
     let after = store.totals(corner.organisation).await.unwrap();
-    assert_eq!(before.pending - after.pending, 10);
-    let limits = RetentionLimits { batch: 3, ..keep_all() };
+    assert_eq!(before.pending - after.pending, 1496);
+    assert_eq!(after.failed_attempts - before.failed_attempts, 1496);
+    let keep = RetentionLimits { batch: 3, ..keep_all() };
+    assert_eq!(pass(store, &keep, &mut TrimMark::default()).await.deliveries, 0);
+    for (published, state) in [(first, DeliveryState::Delivered), (last, DeliveryState::Failed)] {
+        let id = &published[0].as_ref().unwrap().id;
+        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        assert_eq!(history.deliveries[0].state, state);
+        assert_eq!(history.deliveries[0].gateway_name, gateway.name);
+    }
+    let filter = DeliveryFilter {
+        gateway_id: Some(gateway.id),
+        reason: Some(Reason::GatewayDeleted),
+        ..DeliveryFilter::default()
+    };
+    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    assert_eq!((page.rows.len(), page.rows[0].gateway_name.as_str()), (10, gateway.name.as_str()));
+
+    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 700, ..keep_all() };
     let mut mark = TrimMark::default();
-    assert_eq!(store.trim(&limits, &mut mark).await.unwrap().deliveries, 3);
+    assert_eq!(store.trim(&limits, &mut mark).await.unwrap().deliveries, 700);
     let rest = pass(store, &limits, &mut mark).await;
-    assert_eq!((rest.deliveries, rest.lost), (7, 0));
+    assert_eq!((rest.deliveries, rest.lost), (800, 0));
     let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await.unwrap();
-    assert_eq!((page.rows.len(), page.floor), (0, Sequence(10)));
+    assert_eq!((page.rows.len(), page.floor), (0, Sequence(1500)));
     let last = store.totals(corner.organisation).await.unwrap();
     assert_eq!(last.dead_letters, before.dead_letters);
 }
@@ -179,7 +221,12 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     corner.record(vec![failed(1), failed(3)]).await;
     let dead = async || store.totals(corner.organisation).await.unwrap().dead_letters - before;
     assert_eq!(dead().await, 2);
-    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 1, ..keep_all() };
+    let limits = RetentionLimits {
+        max_age: Duration::ZERO,
+        dead_letter_max_age: Duration::ZERO,
+        batch: 1,
+        ..keep_all()
+    };
     let mut mark = TrimMark::default();
     pass(store, &limits, &mut mark).await;
     assert_eq!(dead().await, 2, "nothing is confirmed");
@@ -228,4 +275,121 @@ fn lost(gateway: &Gateway, connection: ConnectionId, first: i64, last: i64) -> R
         advance_to: Some(Sequence(last)),
         at: Timestamp::now(),
     }
+}
+
+pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let (good, bad) =
+        (event(Target::Gateways(vec![gateway.id])), event(Target::Gateways(vec![gateway.id])));
+    let (good_id, bad_id) = (good.event.id.clone(), bad.event.id.clone());
+    corner.publish(vec![good, bad]).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    let failed = |sequence| Record::Reported {
+        gateway: gateway.key,
+        connection: id,
+        sequence: Sequence(sequence),
+        result: Err((Reason::ApplyFailed, String::new())),
+        at: Timestamp::now(),
+    };
+    corner.record(vec![failed(2), confirmed(&gateway, id, 1, 2)]).await;
+    let old = RetentionLimits { max_age: Duration::ZERO, batch: 3, ..keep_all() };
+    let mut mark = TrimMark::default();
+    for _ in 0..2 {
+        pass(store, &old, &mut mark).await;
+    }
+    assert_eq!(corner.again(&gateway).await.floor, Sequence(2));
+    assert!(store.event_history(corner.organisation, &good_id).await.unwrap().is_none());
+    let kept = store.event_history(corner.organisation, &bad_id).await.unwrap().unwrap();
+    let delivery = &kept.deliveries[0];
+    assert_eq!((delivery.state, delivery.trimmed), (DeliveryState::Failed, true));
+    assert_eq!((delivery.failures, delivery.reason), (1, Some(Reason::ApplyFailed)));
+    // By its type, which only the event knows.
+    let filter = DeliveryFilter {
+        gateway_id: Some(gateway.id),
+        event_type: kept.event.event_type.clone().into(),
+        ..DeliveryFilter::default()
+    };
+    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    let selection = RedriveSelection::Filter(filter, None);
+    let done = store.redrive(corner.organisation, selection, false).await.unwrap();
+    assert_eq!(done.redriven[0].new_sequence, Some(Sequence(3)), "{done:?}");
+    // The redrive is as young as it is, however old its event is by now.
+    let hard = RetentionLimits { hard_max_age: Duration::from_hours(1), ..old };
+    pass(store, &hard, &mut mark).await;
+    assert_eq!(corner.again(&gateway).await.pending, 1);
+    corner.record(vec![confirmed(&gateway, id, 3, 3)]).await;
+    for _ in 0..2 {
+        pass(store, &old, &mut mark).await;
+    }
+    assert!(store.event_history(corner.organisation, &bad_id).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let soft = RetentionLimits { max_age: Duration::ZERO, batch: 2, ..keep_all() };
+    let by_age = RetentionLimits { dead_letter_max_age: Duration::ZERO, ..soft };
+    let by_number = RetentionLimits { hard_max_events: 3, ..soft };
+    for limits in [by_age, by_number] {
+        let gateway = corner.gateway(&[]).await;
+        corner.fill(&gateway, 6).await;
+        let (id, _, _) = corner.open(&gateway).await;
+        let failed = |sequence| Record::Reported {
+            gateway: gateway.key,
+            connection: id,
+            sequence: Sequence(sequence),
+            result: Err((Reason::ApplyFailed, String::new())),
+            at: Timestamp::now(),
+        };
+        corner.record(vec![failed(1), failed(2), failed(3), confirmed(&gateway, id, 1, 6)]).await;
+        let mut mark = TrimMark::default();
+        pass(store, &soft, &mut mark).await;
+        let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+        let selection = RedriveSelection::Filter(filter, None);
+        let would = store.redrive(corner.organisation, selection.clone(), true).await.unwrap();
+        assert_eq!(would.redriven.len(), 3, "kept beyond the age of the ledger");
+        // A pass that goes on behind what was kept, and one from the beginning.
+        for mark in [&mut mark, &mut TrimMark::default()] {
+            pass(store, &limits, mark).await;
+        }
+        let would = store.redrive(corner.organisation, selection, true).await.unwrap();
+        assert_eq!((would.redriven.len(), would.event_removed), (0, 0), "{limits:?}");
+    }
+}
+
+pub(crate) async fn a_repeat_gets_the_first_answer_though_the_log_is_trimmed(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let (one, two) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    let publish = event(Target::Gateways(vec![one.id, two.id]));
+    let first = corner.publish(vec![publish.clone()]).await;
+    let (id, _, _) = corner.open(&one).await;
+    corner.record(vec![confirmed(&one, id, 1, 1)]).await;
+    let none = RetentionLimits { max_events: 0, ..keep_all() };
+    let mut mark = TrimMark::default();
+    pass(store, &none, &mut mark).await;
+    assert_eq!(corner.again(&one).await.floor, Sequence(1));
+    assert_eq!(corner.publish(vec![publish.clone()]).await, first);
+    let shown = async || {
+        let id = &publish.event.id;
+        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        let mut rows: Vec<_> = history
+            .deliveries
+            .into_iter()
+            .map(|it| (it.gateway_id, it.sequence.0, it.state, it.trimmed))
+            .collect();
+        rows.sort_unstable_by_key(|row| row.0);
+        rows
+    };
+    let mut expected = vec![
+        (one.id, 1, DeliveryState::Delivered, true),
+        (two.id, 1, DeliveryState::Pending, false),
+    ];
+    expected.sort_unstable_by_key(|row| row.0);
+    assert_eq!(shown().await, expected);
+    let (id, _, _) = corner.open(&two).await;
+    corner.record(vec![confirmed(&two, id, 1, 1)]).await;
+    pass(store, &none, &mut mark).await;
+    assert_eq!(corner.publish(vec![publish.clone()]).await, first);
+    assert!(shown().await.iter().all(|row| row.2 == DeliveryState::Delivered && row.3));
 }

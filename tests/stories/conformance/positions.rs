@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
-use gateway_events::store::{NewConnection, Record, Store};
+use gateway_events::store::{Missed, NewConnection, Record, Store};
 
-use super::{Corner, closed, confirmed, connection, range, ranges};
+use super::{Corner, closed, confirmed, connection, range};
 use crate::support::PATIENCE;
 
 pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store: &dyn Store) {
@@ -75,7 +75,7 @@ pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
-    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let first = connection(&gateway);
     let opened = store.open_connection(first.clone()).await.unwrap();
     assert_eq!((opened.position, opened.sent), (Sequence::ZERO, Sequence::ZERO));
@@ -113,8 +113,11 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     let live =
         store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
-    let missed = store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
-    assert_eq!(ranges(&missed), [(gateway.id, range(1, 2))]);
+    let missed = Missed { gateway_id: gateway.id, range: range(1, 2) };
+    assert_eq!(
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed,
+        [missed]
+    );
 }
 
 pub(crate) async fn the_most_connections_at_once_are_known(store: &dyn Store) {

@@ -2,6 +2,7 @@
 //! compared by. What differs by nature is left out: identities that a store
 //! makes by itself, and instants that its own clock gave.
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use gateway_events::event::{
     CorrelationId, Epoch, EventId, EventType, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, Gateway, RejectedFilter, Store, StoreError, SummaryBy,
+    Delivery, DeliveryFilter, DeliveryState, Gateway, RejectedFilter, Store, StoreError, SummaryBy,
 };
 
 use super::steps::IDS;
@@ -64,6 +65,7 @@ pub(crate) async fn picture(
         line("log", shown(page, since));
     }
     line("totals", shown(store.totals(organisation).await, since));
+    agree(store, organisation, &gateways, begun).await;
     for id in 0..IDS {
         let id = EventId::new(format!("e{id}")).unwrap();
         line("history", shown(store.event_history(organisation, &id).await, since));
@@ -104,6 +106,55 @@ pub(crate) async fn picture(
     }
     line("rejected", shown(Ok(rejected), since));
     text
+}
+
+/// Each number means the same wherever it is shown, as `store::ledger` defines
+/// it: the totals, the gateways, the events and the failed deliveries agree.
+async fn agree(
+    store: &dyn Store,
+    organisation: OrganisationKey,
+    gateways: &[Gateway],
+    begun: Timestamp,
+) {
+    let totals = store.totals(organisation).await.unwrap();
+    assert_eq!(totals.pending, gateways.iter().map(|gateway| gateway.pending).sum::<i64>());
+    let mut pending: BTreeMap<_, i64> = BTreeMap::new();
+    for id in 0..IDS {
+        let id = EventId::new(format!("e{id}")).unwrap();
+        let history = store.event_history(organisation, &id).await.unwrap();
+        for delivery in history.into_iter().flat_map(|history| history.deliveries) {
+            if delivery.state == DeliveryState::Pending {
+                *pending.entry(delivery.gateway_id).or_default() += 1;
+            }
+        }
+    }
+    for gateway in gateways {
+        let found = pending.get(&gateway.id).copied().unwrap_or_default();
+        assert_eq!(gateway.pending, found, "pending at {}", gateway.name);
+        assert_eq!(gateway.pending > 0, gateway.oldest_pending_at.is_some());
+    }
+    let any = DeliveryFilter::default();
+    let rows = store.failed_deliveries(organisation, &any, None, 1000).await.unwrap().rows;
+    let failures: i64 = rows.iter().map(|row| row.failures).sum();
+    let end = begun.plus(Duration::from_hours(100));
+    for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
+        let bucket = Duration::from_hours(1);
+        let summary = store.failure_summary(organisation, begun, end, bucket, by).await.unwrap();
+        assert_eq!(failures, summary.iter().map(|row| row.count).sum::<i64>(), "{by:?}");
+    }
+    assert!(failures <= totals.failed_attempts, "the ledger is trimmed, the total is not");
+    let is_open = |row: &&Delivery| {
+        row.state == DeliveryState::Failed
+            && !row.redriven
+            && gateways.iter().any(|gateway| gateway.id == row.gateway_id)
+    };
+    let open = i64::try_from(rows.iter().filter(is_open).count()).unwrap();
+    assert!(open <= totals.dead_letters, "{open} of {}", totals.dead_letters);
+    for row in &rows {
+        let newest = row.redriven_as.map_or(row.state, |redrive| redrive.state);
+        assert_eq!(row.delivered_since, newest == DeliveryState::Delivered, "{row:?}");
+        assert_eq!(row.redriven, row.redriven_as.is_some(), "{row:?}");
+    }
 }
 
 fn filters(begun: Timestamp, gateway: Option<&Gateway>) -> Vec<DeliveryFilter> {

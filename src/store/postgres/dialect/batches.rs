@@ -174,8 +174,11 @@ pub(in super::super) async fn known_events(
             where organisation = wanted.organisation and id = wanted.id limit 1
         ) as e
         left join lateral (
-            select gateway, min(sequence) as sequence from outbox
-            where event = e.event group by gateway
+            select gateway, min(sequence) as sequence from (
+                select gateway, sequence from outbox where event = e.event
+                union all
+                select gateway, sequence from trimmed where event = e.event
+            ) as d group by gateway
         ) as o on true
         left join gateways g on g.gateway = o.gateway
         order by g.gateway

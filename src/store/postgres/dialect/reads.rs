@@ -11,6 +11,7 @@ use crate::event::{
 use crate::store::Result;
 use crate::store::postgres::sql::connections::list::Row as ConnectionRow;
 use crate::store::postgres::sql::gateways::details::Row as GatewayRow;
+use crate::store::postgres::sql::retention::SpentEvents;
 use crate::store::postgres::sql::stream::Row as OutboxRow;
 
 /// A log and its rows. The server sends all that it is asked for, so that it is told
@@ -57,8 +58,7 @@ pub(in super::super) fn outbox_rows(
     .fetch(connection)
 }
 
-/// Everything about these gateways, by name. The subqueries look up single
-/// rows, so the cost does not depend on how long a log is.
+/// Everything about these gateways, by name.
 pub(in super::super) async fn gateway_details(
     connection: &mut Connection,
     gateways: &[GatewayKey],
@@ -66,12 +66,16 @@ pub(in super::super) async fn gateway_details(
     Ok(query_as!(
         GatewayRow,
         r#"
-        with chosen as (
-            select g.*, s.epoch, s.head, s.floor,
+        with chosen as materialized (
+            select g.*, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
+                s.left_at, s.left_reason, s.last_failure_at, s.last_failure_reason,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
             from gateways g join streams s using (gateway)
             where g.gateway = any($1)
+        ),
+        placed as materialized (
+            select *, case when floor > confirmed then floor else confirmed end as position from chosen
         )
         select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
             labels as "labels!: String", created_at as "created_at!: Timestamp",
@@ -79,15 +83,56 @@ pub(in super::super) async fn gateway_details(
             manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
             head as "head!: Sequence", floor as "floor!: Sequence",
             confirmed as "confirmed!: Sequence",
+            cast(head - position - coalesce((
+                select sum(case when d.first_sequence > p.position then d.last_sequence - d.first_sequence + 1
+                    else d.last_sequence - p.position end)
+                from dead_letters d
+                where d.gateway = p.gateway and d.first_sequence > p.position - 1000
+                    and d.last_sequence > p.position
+            ), 0) as bigint) as "pending!: i64",
+            (
+                select coalesce(
+                    (
+                        select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
+                            then d.redriven_at end
+                        from dead_letters d
+                        where d.gateway = o.gateway and d.redriven_first <= o.sequence
+                        order by d.redriven_first desc limit 1
+                    ),
+                    e.appended_at
+                )
+                from outbox o join events e using (event)
+                where o.gateway = p.gateway and o.sequence = (
+                    -- What follows the position or a dead letter and is none.
+                    select min(next) from (
+                        select p.position + 1 as next
+                        union all
+                        select d.last_sequence + 1 from dead_letters d
+                        where d.gateway = p.gateway and d.first_sequence > p.position - 1000
+                            and d.last_sequence > p.position
+                    ) as ends
+                    where not exists (
+                        select 1 from dead_letters d
+                        where d.gateway = p.gateway and d.last_sequence >= ends.next
+                            and d.first_sequence <= ends.next and d.first_sequence > ends.next - 1000
+                    )
+                )
+            ) as "oldest_pending_at?: Timestamp",
             (select count(*) from connections n
-             where n.gateway = chosen.gateway and n.closed_at is null) as "live!: i64",
-            (select e.appended_at from outbox o join events e using (event)
-             where o.gateway = chosen.gateway and o.sequence > chosen.confirmed
-             order by o.sequence limit 1) as "oldest?: Timestamp",
+             where n.gateway = p.gateway and n.closed_at is null) as "live!: i64",
+            (select min(n.connected_at) from connections n
+             where n.gateway = p.gateway and n.closed_at is null) as "connected_since?: Timestamp",
+            left_at as "left_at?: Timestamp", left_reason as "left_reason?: Reason",
+            failing_since as "failing_since?: Timestamp", failing_reason as "failing_reason?: Reason",
+            failing_count as "failing_count!: i64",
+            last_failure_at as "last_failure_at?: Timestamp",
+            last_failure_reason as "last_failure_reason?: Reason",
+            (select max(c.updated_at) from cursors c
+             where c.gateway = p.gateway and c.instance = '') as "last_receipt_at?: Timestamp",
             last_refusal_at as "refused_at?: Timestamp",
             last_refusal_code as "refused_code?: String",
             last_refusal_address as "refused_address?: String"
-        from chosen order by name
+        from placed p order by name
         "#,
         &keys(gateways)
     )
@@ -111,6 +156,7 @@ pub(in super::super) async fn connection_details(
             c.last_heartbeat_at as "last_heartbeat_at!: Timestamp",
             c.closed_at as "closed_at?: Timestamp", c.close_reason as "close_reason?: Reason",
             coalesce(
+                c.confirmed,
                 (
                     select received from cursors u where u.gateway = c.gateway
                         and u.instance = coalesce(nullif(c.instance, ''), c.id::text)
@@ -170,25 +216,40 @@ pub(in super::super) async fn forget_positions(
     Ok(done.rows_affected())
 }
 
-/// Of these events, those that no outbox row names any more and that are old
-/// enough; younger ones stay, so that a repeat is recognised. One that is being
-/// appended again now is passed over.
+/// Removes these events, but for those that an outbox row names, that are too
+/// young or that are kept for a dead letter; and what is kept of their deliveries.
+/// One that is being appended again now is passed over.
 pub(in super::super) async fn forget_trimmed_events(
     connection: &mut Connection,
     events: &[i64],
-    before: Timestamp,
+    spent: SpentEvents,
 ) -> Result<u64> {
     let done = query!(
         r#"
-        delete from events where event in (
+        with gone as materialized (
             select e.event from events e
-            where e.event = any($1) and e.appended_at < $2
-                and not exists (select 1 from outbox o where o.event = e.event)
+            where e.event = any($1) and e.appended_at < $2 and case
+                when exists (select 1 from outbox o where o.event = e.event) then false
+                else not exists (
+                    select 1 from trimmed t
+                    join streams s on s.gateway = t.gateway join gateways g on g.gateway = t.gateway
+                    where t.event = e.event and g.deleted_at is null and (
+                        select d.last_sequence >= t.sequence and d.last_sequence > s.head - $3
+                            and d.redriven_at is null and d.reason <> 'retention'
+                        from dead_letters d
+                        where d.gateway = t.gateway and d.first_sequence <= t.sequence
+                        order by d.first_sequence desc limit 1
+                    )
+                )
+            end
             for update of e skip locked
-        )
+        ),
+        deliveries as (delete from trimmed where event in (select event from gone))
+        delete from events where event in (select event from gone)
         "#,
         events,
-        before as _
+        spent.before as _,
+        spent.most_events
     )
     .execute(connection)
     .await?;

@@ -12,7 +12,7 @@ use crate::store::postgres::sql::deliveries::named::Failure;
 use crate::store::postgres::sql::deliveries::summary::{Tally, Window};
 use crate::store::postgres::sql::deliveries::{Key, Matching, Place};
 use crate::store::postgres::sql::redrive::candidates::{Candidate, Letter};
-use crate::store::{RedriveCursor, Result, SummaryBy};
+use crate::store::{RedrivePlace, Result, SummaryBy};
 
 /// Deliveries of named events behind a place, each at its newest failure.
 pub(in super::super) async fn failures_of_events(
@@ -34,12 +34,16 @@ pub(in super::super) async fn failures_of_events(
             where organisation = $1 and correlation_id = $3 and (id = $2 or $2 is null)
               and (type = $4 or $4 is null)
         ),
+        deliveries as materialized (
+            select o.gateway, o.sequence from chosen c join outbox o on o.event = c.event
+            union all
+            select t.gateway, t.sequence from chosen c join trimmed t on t.event = c.event
+        ),
         failures as (
             select o.gateway, o.sequence, a.attempt, a.finished_at,
                 row_number() over (partition by o.gateway, o.sequence
                                    order by a.finished_at desc, a.attempt desc) as nth
-            from chosen c
-            join outbox o on o.event = c.event
+            from deliveries o
             join gateways g on g.gateway = o.gateway and g.organisation = $1
             cross join lateral (
                 select * from attempts
@@ -86,10 +90,12 @@ pub(in super::super) async fn deliveries_of_type(
 ) -> Result<Vec<Key>> {
     let rows = query!(
         r#"
-        select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+        select k.gateway as "gateway!: i64", k.sequence as "sequence!: i64"
         from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
-        join outbox o on o.gateway = k.gateway and o.sequence = k.sequence
-        join events e on e.event = o.event
+        join events e on e.event = coalesce(
+            (select event from outbox where gateway = k.gateway and sequence = k.sequence),
+            (select event from trimmed where gateway = k.gateway and sequence = k.sequence)
+        )
         where e.type = $3
         "#,
         &column(keys, |key| key.0),
@@ -113,16 +119,22 @@ pub(in super::super) async fn standings(
             g.id as "gateway_id!: GatewayId", g.name as "gateway_name!: String",
             e.id as "event_id?: EventId", e.type as "event_type?: EventType",
             e.correlation_id as "correlation_id?: CorrelationId", e.appended_at as "appended_at?: Timestamp",
+            s.floor as "floor!: i64",
             coalesce((select received from cursors c where c.gateway = w.gateway and c.instance = ''),
                      (select max(received) from cursors c where c.gateway = w.gateway), 0) as "confirmed!: i64",
             coalesce(d.last_sequence >= w.sequence, false) as "dead!: bool",
-            coalesce(d.last_sequence >= w.sequence and d.redriven_at is not null, false) as "redriven!: bool"
+            coalesce(d.last_sequence >= w.sequence and d.redriven_at is not null, false) as "redriven!: bool",
+            case when d.last_sequence >= w.sequence
+                then d.redriven_first + w.sequence - d.first_sequence end as "redriven_as?: i64"
         from unnest($1::bigint[], $2::bigint[]) with ordinality as w (gateway, sequence, nth)
         join gateways g on g.gateway = w.gateway
-        left join outbox o on o.gateway = w.gateway and o.sequence = w.sequence
-        left join events e on e.event = o.event
+        join streams s on s.gateway = w.gateway
+        left join events e on e.event = coalesce(
+            (select event from outbox where gateway = w.gateway and sequence = w.sequence),
+            (select event from trimmed where gateway = w.gateway and sequence = w.sequence)
+        )
         left join lateral (
-            select last_sequence, redriven_at from dead_letters
+            select first_sequence, last_sequence, redriven_at, redriven_first from dead_letters
             where gateway = w.gateway and first_sequence <= w.sequence
             order by first_sequence desc limit 1
         ) d on true
@@ -135,7 +147,8 @@ pub(in super::super) async fn standings(
     .await?)
 }
 
-/// The newest hundred attempts at each of these deliveries, oldest first.
+/// The newest hundred attempts at each of these deliveries, oldest first, each
+/// with what all attempts at its delivery come to.
 pub(in super::super) async fn attempts_at(
     connection: &mut Connection,
     keys: &[Key],
@@ -146,10 +159,19 @@ pub(in super::super) async fn attempts_at(
         select w.gateway as "gateway!: i64", w.sequence as "sequence!: i64",
             a.outcome as "outcome!: String", a.reason as "reason?: Reason", a.detail as "detail?: String",
             a.connection as "connection?: ConnectionId", a.started_at as "started_at!: Timestamp",
-            a.finished_at as "finished_at!: Timestamp"
+            a.finished_at as "finished_at!: Timestamp", a.attempts as "attempts!: i64",
+            a.failures as "failures!: i64", a.first_failure_at as "first_failure_at?: Timestamp",
+            a.last_failure_at as "last_failure_at?: Timestamp", a.last_reason as "last_reason?: Reason"
         from (select distinct * from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)) w
         cross join lateral (
-            select * from (
+            select covering.*, count(*) over () as attempts,
+                count(*) filter (where outcome = 'failed') over () as failures,
+                min(finished_at) filter (where outcome = 'failed') over () as first_failure_at,
+                max(finished_at) filter (where outcome = 'failed') over () as last_failure_at,
+                first_value(reason) over (
+                    order by (outcome = 'failed') desc, finished_at desc, attempt desc
+                ) as last_reason
+            from (
                 select * from attempts
                 where gateway = w.gateway and first_sequence = w.sequence
                 union all
@@ -212,16 +234,27 @@ pub(in super::super) async fn failures_by_type(
     Ok(query_as!(
         Tally,
         r#"
-        select (extract(epoch from a.finished_at - $2) * 1000000)::bigint / $4 as "nth!: i64", e.type as "key!: String",
+        select (extract(epoch from f.finished_at - $2) * 1000000)::bigint / $4 as "nth!: i64", e.type as "key!: String",
             '' as "name!: String",
             count(*) as "count!: i64"
-        from attempts a
-        join gateways g on g.gateway = a.gateway
-        join outbox o on o.gateway = a.gateway
-            and o.sequence between a.first_sequence and a.last_sequence
-        join events e on e.event = o.event
-        where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
-          and g.organisation = $1
+        from (
+            select a.finished_at, o.event
+            from attempts a
+            join gateways g on g.gateway = a.gateway
+            join outbox o on o.gateway = a.gateway
+                and o.sequence between a.first_sequence and a.last_sequence
+            where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
+              and g.organisation = $1
+            union all
+            select a.finished_at, t.event
+            from attempts a
+            join gateways g on g.gateway = a.gateway
+            join trimmed t on t.gateway = a.gateway
+                and t.sequence between a.first_sequence and a.last_sequence
+            where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
+              and g.organisation = $1
+        ) as f
+        join events e on e.event = f.event
         group by 1, 2
         "#,
         organisation.0,
@@ -238,7 +271,7 @@ pub(in super::super) async fn failures_by_type(
 pub(in super::super) async fn open_letters(
     connection: &mut Connection,
     organisation: OrganisationKey,
-    after: RedriveCursor,
+    after: RedrivePlace,
     up_to: i64,
     limit: i64,
 ) -> Result<Vec<Letter>> {
@@ -274,7 +307,7 @@ pub(in super::super) async fn open_letters(
 pub(in super::super) async fn deliveries_of_events(
     connection: &mut Connection,
     matching: &Matching,
-    after: RedriveCursor,
+    after: RedrivePlace,
     limit: i64,
 ) -> Result<Vec<Key>> {
     let rows = query!(
@@ -285,10 +318,14 @@ pub(in super::super) async fn deliveries_of_events(
             union
             select event from events
             where organisation = $1 and correlation_id = $3 and (id = $2 or $2 is null)
+        ),
+        deliveries as materialized (
+            select o.gateway, o.sequence from chosen c join outbox o on o.event = c.event
+            union all
+            select t.gateway, t.sequence from chosen c join trimmed t on t.event = c.event
         )
         select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-        from chosen c
-        join outbox o on o.event = c.event
+        from deliveries o
         join gateways g on g.gateway = o.gateway
         where g.organisation = $1 and g.deleted_at is null and (o.gateway = $4 or $4 is null)
           and (o.gateway, o.sequence) > ($5, $6)
@@ -327,8 +364,10 @@ pub(in super::super) async fn open_deliveries(
             where gateway = k.gateway and first_sequence <= k.sequence
             order by first_sequence desc limit 1
         ) d
-        left join outbox o on o.gateway = k.gateway and o.sequence = k.sequence
-        left join events e on e.event = o.event
+        left join events e on e.event = coalesce(
+            (select event from outbox where gateway = k.gateway and sequence = k.sequence),
+            (select event from trimmed where gateway = k.gateway and sequence = k.sequence)
+        )
         where d.last_sequence >= k.sequence and d.redriven_at is null and g.deleted_at is null
         order by 1, 3
         "#,

@@ -7,22 +7,68 @@ use super::super::dialect::{self, Connection};
 use super::Key;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
-use crate::store::{Attempt, Delivery, DeliveryState, Result};
+use crate::store::ledger::Attempts;
+use crate::store::{Attempt, Delivery, DeliveryState, RedrivenAs, Result};
 
 /// A delivery without its attempts.
 pub(crate) struct Standing {
     pub(crate) key: Key,
     pub(crate) delivery: Delivery,
+    /// The sequence of its redrive.
+    redriven_as: Option<i64>,
 }
+
+impl Standing {
+    fn successor(&self) -> Option<Key> {
+        self.redriven_as.map(|sequence| (self.key.0, sequence))
+    }
+}
+
+/// Redrives of redrives that are followed: a later one is shown as the state of
+/// the last that was reached.
+const HOPS: usize = 100;
 
 /// The deliveries of these keys, in their order.
 pub(crate) async fn deliveries(connection: &mut Connection, keys: &[Key]) -> Result<Vec<Delivery>> {
     let standings = standings(connection, keys).await?;
     let mut attempts = attempts(connection, keys).await?;
+    let redrives = redrives(connection, &standings).await?;
     Ok(standings
         .into_iter()
-        .map(|Standing { key, delivery }| delivery.with(attempts.remove(&key).unwrap_or_default()))
+        .map(|Standing { key, delivery, .. }| {
+            let attempts = attempts.remove(&key).unwrap_or_default();
+            delivery.with(attempts, redrives.get(&key).copied())
+        })
         .collect())
+}
+
+/// The newest redrive of each of these, as far as they were redriven. One
+/// statement follows all of them by one redrive.
+async fn redrives(
+    connection: &mut Connection,
+    of: &[Standing],
+) -> Result<HashMap<Key, RedrivenAs>> {
+    let mut newest = HashMap::new();
+    let mut open: Vec<(Key, Key)> =
+        of.iter().filter_map(|one| Some((one.key, one.successor()?))).collect();
+    for _ in 0..HOPS {
+        if open.is_empty() {
+            break;
+        }
+        let successors: Vec<Key> = open.iter().map(|(_, successor)| *successor).collect();
+        let found = standings(connection, &successors).await?;
+        let found: HashMap<Key, Standing> = found.into_iter().map(|it| (it.key, it)).collect();
+        open = open
+            .into_iter()
+            .filter_map(|(origin, successor)| {
+                let standing = found.get(&successor)?;
+                let (sequence, state) = (standing.delivery.sequence, standing.delivery.state);
+                newest.insert(origin, RedrivenAs { sequence, state });
+                Some((origin, standing.successor()?))
+            })
+            .collect();
+    }
+    Ok(newest)
 }
 
 /// Where the deliveries of these keys stand, in the order of the keys.
@@ -41,15 +87,19 @@ pub(crate) async fn standings(connection: &mut Connection, keys: &[Key]) -> Resu
                 correlation_id: row.correlation_id,
                 appended_at: row.appended_at,
                 state,
+                trimmed: row.sequence <= row.floor,
                 delivered_since: false,
                 redriven: row.redriven,
+                redriven_as: None,
                 failures: 0,
                 first_failure_at: None,
                 last_failure_at: None,
                 reason: None,
+                attempt_count: 0,
                 attempts: Vec::new(),
             };
-            Standing { key: (row.gateway, row.sequence), delivery }
+            let key = (row.gateway, row.sequence);
+            Standing { key, delivery, redriven_as: row.redriven_as }
         })
         .collect())
 }
@@ -64,16 +114,26 @@ pub(crate) struct StandingRow {
     pub(crate) event_type: Option<EventType>,
     pub(crate) correlation_id: Option<CorrelationId>,
     pub(crate) appended_at: Option<Timestamp>,
+    pub(crate) floor: i64,
     pub(crate) confirmed: i64,
     pub(crate) dead: bool,
     pub(crate) redriven: bool,
+    pub(crate) redriven_as: Option<i64>,
 }
 
-/// The newest hundred attempts at each, oldest first.
-async fn attempts(connection: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Vec<Attempt>>> {
-    let mut attempts: HashMap<Key, Vec<Attempt>> = HashMap::new();
+/// The newest hundred attempts at each, oldest first, and what all come to.
+async fn attempts(connection: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
+    let mut attempts: HashMap<Key, Attempts> = HashMap::new();
     for row in dialect::attempts_at(connection, keys).await? {
-        attempts.entry((row.gateway, row.sequence)).or_default().push(Attempt {
+        let of = attempts.entry((row.gateway, row.sequence)).or_insert_with(|| Attempts {
+            newest: Vec::new(),
+            count: row.attempts,
+            failures: row.failures,
+            first_failure_at: row.first_failure_at,
+            last_failure_at: row.last_failure_at,
+            reason: row.last_reason,
+        });
+        of.newest.push(Attempt {
             outcome: row.outcome,
             reason: row.reason,
             detail: row.detail,
@@ -85,7 +145,7 @@ async fn attempts(connection: &mut Connection, keys: &[Key]) -> Result<HashMap<K
     Ok(attempts)
 }
 
-/// An attempt at a delivery.
+/// An attempt at a delivery, and what all attempts at it come to.
 pub(crate) struct AttemptRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,
@@ -95,4 +155,9 @@ pub(crate) struct AttemptRow {
     pub(crate) connection: Option<ConnectionId>,
     pub(crate) started_at: Timestamp,
     pub(crate) finished_at: Timestamp,
+    pub(crate) attempts: i64,
+    pub(crate) failures: i64,
+    pub(crate) first_failure_at: Option<Timestamp>,
+    pub(crate) last_failure_at: Option<Timestamp>,
+    pub(crate) last_reason: Option<Reason>,
 }

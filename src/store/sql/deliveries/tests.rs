@@ -250,6 +250,26 @@ async fn only_the_newest_hundred_attempts_are_told() {
     let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
     let times: Vec<_> = rows[0].attempts.iter().map(|attempt| attempt.finished_at).collect();
     assert_eq!(times, (4..=103).map(at).collect::<Vec<_>>());
+    assert_eq!((rows[0].failures, rows[0].attempt_count), (103, 103));
+    assert_eq!((rows[0].first_failure_at, rows[0].last_failure_at), (Some(at(1)), Some(at(103))));
+}
+
+#[tokio::test]
+async fn failures_behind_a_hundred_later_attempts_are_still_counted() {
+    let mut database = Database::new().await;
+    let (gateway, _) = database.gateway(ORGANISATION, "a").await;
+    database.append(ORGANISATION, &[gateway.0], "e", TYPES[0], "c").await;
+    for finished_at in 1..=120 {
+        let reason = (finished_at <= 2).then_some("connection_lost");
+        let outcome = if reason.is_some() { "failed" } else { "unknown" };
+        let made = Made { gateway: gateway.0, first: 1, last: 1, outcome, reason, finished_at };
+        database.attempt(made).await;
+    }
+    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
+    let row = &rows[0];
+    assert_eq!((row.failures, row.attempt_count, row.attempts.len()), (2, 120, 100));
+    assert_eq!((row.first_failure_at, row.last_failure_at), (Some(at(1)), Some(at(2))));
+    assert_eq!(row.reason, Some(Reason::ConnectionLost));
 }
 
 #[tokio::test]

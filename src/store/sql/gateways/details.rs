@@ -4,8 +4,8 @@ use super::super::dialect::{self, Connection};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, GatewayKey, Sequence};
-use crate::store::{Gateway, LastRefusal, Result, StoreError};
+use crate::event::{Epoch, GatewayId, GatewayKey, Reason, Sequence};
+use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
 
 /// A gateway's row, before anybody has looked at its JSON.
 pub(crate) struct Row {
@@ -21,8 +21,18 @@ pub(crate) struct Row {
     pub(crate) head: Sequence,
     pub(crate) floor: Sequence,
     pub(crate) confirmed: Sequence,
+    pub(crate) pending: i64,
+    pub(crate) oldest_pending_at: Option<Timestamp>,
     pub(crate) live: i64,
-    pub(crate) oldest: Option<Timestamp>,
+    pub(crate) connected_since: Option<Timestamp>,
+    pub(crate) left_at: Option<Timestamp>,
+    pub(crate) left_reason: Option<Reason>,
+    pub(crate) failing_since: Option<Timestamp>,
+    pub(crate) failing_reason: Option<Reason>,
+    pub(crate) failing_count: i64,
+    pub(crate) last_failure_at: Option<Timestamp>,
+    pub(crate) last_failure_reason: Option<Reason>,
+    pub(crate) last_receipt_at: Option<Timestamp>,
     pub(crate) refused_at: Option<Timestamp>,
     pub(crate) refused_code: Option<String>,
     pub(crate) refused_address: Option<String>,
@@ -33,12 +43,14 @@ pub(super) async fn the_one(connection: &mut Connection, gateway: GatewayKey) ->
     details(connection, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
-/// Everything about these gateways, by name. The subqueries look up single
-/// rows, so the cost does not depend on how long a log is.
+/// Everything about these gateways, by name, with one statement. Its subqueries
+/// look up single rows, and the dead letters ahead of each position, so that the
+/// cost does not depend on how long a log is.
 pub(super) async fn details(
     connection: &mut Connection,
     keys: &[GatewayKey],
 ) -> Result<Vec<Gateway>> {
+    let as_of = dialect::clock(connection).await?;
     let rows = dialect::gateway_details(connection, keys).await?;
     rows.into_iter()
         .map(|row| {
@@ -69,8 +81,19 @@ pub(super) async fn details(
                 head: row.head,
                 floor: row.floor,
                 confirmed: row.confirmed,
+                pending: row.pending,
+                oldest_pending_at: row.oldest_pending_at,
                 live_connections: row.live,
-                oldest_unconfirmed_at: row.oldest,
+                connected_since: row.connected_since,
+                left: row.left_at.zip(row.left_reason),
+                failing: row.failing_since.zip(row.failing_reason).map(|(since, reason)| Failing {
+                    since,
+                    reason,
+                    count: row.failing_count,
+                }),
+                last_failure: row.last_failure_at.zip(row.last_failure_reason),
+                last_receipt_at: row.last_receipt_at,
+                as_of,
                 last_refusal,
             })
         })

@@ -42,16 +42,20 @@ pub(super) async fn drain(
     let touched: BTreeSet<GatewayKey> = targets.gateways().collect();
     let now = targets.lock(connection, &touched).await?;
     let outcome = append::append(connection, now, &publishes, &targets).await?;
-    let mut appended = 0;
+    let (mut appended, mut unmatched) = (0, Vec::new());
     for ((id, _), answer) in good.iter().zip(outcome.answers) {
-        let refusal = match answer {
-            Published::Done(mut results) => results.pop().and_then(std::result::Result::err),
+        let result = match answer {
+            Published::Done(mut results) => results.pop(),
             // A row has no key, and is a single event.
             Published::KeyReused | Published::TooMany { .. } => None,
         };
-        match refusal {
-            None => appended += 1,
-            Some(refusal) => rejected.push((*id, refusal.into())),
+        if let Some(Err(refusal)) = result {
+            rejected.push((*id, refusal.into()));
+            continue;
+        }
+        appended += 1;
+        if result.is_some_and(|result| result.is_ok_and(|event| event.deliveries.is_empty())) {
+            unmatched.push(*id);
         }
     }
     rejected.sort_unstable_by_key(|(id, _)| *id);
@@ -59,7 +63,7 @@ pub(super) async fn drain(
         dialect::put_aside(connection, now, &rejected).await?;
     }
     take_out(connection, &moved).await?;
-    Ok((Drained { appended, rejected }, outcome.grown))
+    Ok((Drained { appended, unmatched, rejected }, outcome.grown))
 }
 
 fn request(row: JudgedRow) -> Taken {

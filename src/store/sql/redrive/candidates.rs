@@ -8,7 +8,7 @@ use super::super::dialect::{self, Connection};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey};
 use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP};
-use crate::store::{RedriveCursor, Redriven, Result};
+use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
 
 /// A dead letter that was not redriven, the range in which it is kept, and its
 /// event, if that is still there.
@@ -44,7 +44,7 @@ pub(crate) struct Letter {
 /// What is looked at in one call, and where the next one goes on.
 struct Stretch {
     keys: Vec<Key>,
-    next: Option<RedriveCursor>,
+    next: Option<RedrivePlace>,
 }
 
 /// Those behind a place with a failed attempt that matches, `most` at the
@@ -53,18 +53,18 @@ pub(super) async fn matching(
     connection: &mut Connection,
     now: Timestamp,
     matching: &Matching,
-    after: Option<RedriveCursor>,
+    after: RedrivePlace,
     most: usize,
     answer: &mut Redriven,
 ) -> Result<Vec<Candidate>> {
-    let begin = RedriveCursor { gateway: matching.gateway.unwrap_or_default(), sequence: 0 };
-    let after = after.map_or(begin, |after| after.max(begin));
+    let begin = RedrivePlace { gateway: matching.gateway.unwrap_or_default(), sequence: 0 };
+    let after = after.max(begin);
     let stretch = if matching.names_events() {
         named(connection, matching, after).await?
     } else {
         letters(connection, matching, after).await?
     };
-    answer.next = stretch.next;
+    answer.next = stretch.next.map(RedriveCursor::DeadLetters);
     let open = dialect::open_deliveries(connection, &stretch.keys).await?;
     let wanted = |candidate: &Candidate| {
         matching.event_type.is_none() || matching.event_type == candidate.event_type
@@ -83,10 +83,11 @@ pub(super) async fn matching(
             chosen.push(candidate);
         } else {
             // This one and what follows are the next call's.
-            answer.next = chosen.last().map(|last: &Candidate| RedriveCursor {
+            let last = |last: &Candidate| RedrivePlace {
                 gateway: last.gateway.0,
                 sequence: last.sequence,
-            });
+            };
+            answer.next = chosen.last().map(last).map(RedriveCursor::DeadLetters);
             break;
         }
     }
@@ -97,7 +98,7 @@ pub(super) async fn matching(
 async fn letters(
     connection: &mut Connection,
     matching: &Matching,
-    after: RedriveCursor,
+    after: RedrivePlace,
 ) -> Result<Stretch> {
     let up_to = matching.gateway.unwrap_or(i64::MAX);
     let organisation = crate::event::OrganisationKey(matching.organisation);
@@ -115,9 +116,9 @@ async fn letters(
                 return Ok(Stretch { keys, next: Some(reached) });
             }
             keys.push((letter.gateway, sequence));
-            reached = RedriveCursor { gateway: letter.gateway, sequence };
+            reached = RedrivePlace { gateway: letter.gateway, sequence };
         }
-        reached = RedriveCursor { gateway: letter.gateway, sequence: letter.last };
+        reached = RedrivePlace { gateway: letter.gateway, sequence: letter.last };
     }
     let is_all = i64::try_from(found.len()).is_ok_and(|count| count < REDRIVE_LETTERS);
     Ok(Stretch { keys, next: (!is_all).then_some(reached) })
@@ -127,12 +128,12 @@ async fn letters(
 async fn named(
     connection: &mut Connection,
     matching: &Matching,
-    after: RedriveCursor,
+    after: RedrivePlace,
 ) -> Result<Stretch> {
     let limit = i64::try_from(REDRIVE_LOOKED_UP).unwrap_or(i64::MAX);
     let keys = dialect::deliveries_of_events(connection, matching, after, limit).await?;
     let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP);
     let next =
-        next.map(|(gateway, sequence)| RedriveCursor { gateway: *gateway, sequence: *sequence });
+        next.map(|(gateway, sequence)| RedrivePlace { gateway: *gateway, sequence: *sequence });
     Ok(Stretch { keys, next })
 }

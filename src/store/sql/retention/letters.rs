@@ -5,26 +5,112 @@
 
 use std::collections::BTreeMap;
 
-use super::super::dialect::{self, Connection, query, query_scalar};
+use super::super::dialect::{self, Connection, query, query_as, query_scalar};
 use super::super::ledger::{self, LONGEST_RANGE};
+use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
-use crate::store::{Range, Result, TrimMark};
+use crate::store::{Range, Result, TrimMark, Trimmed};
 
-/// Looks at the next old ones. Those whose deliveries are still there are
-/// passed for good: they go when the log is trimmed. Answers how many were
-/// looked at.
-pub(super) async fn forget_old(
+/// Looks at the next ones that are older than the ledger. Those whose deliveries
+/// are still there are passed for good: they go when the log is trimmed. So are
+/// those that are kept to be redriven. Answers how many were looked at.
+pub(super) async fn forget_spent(
     connection: &mut Connection,
     before: Timestamp,
+    most_events: i64,
     batch: i64,
     mark: &mut TrimMark,
 ) -> Result<u64> {
-    let (dead_at, gateway, first) = mark.letter;
-    let rows = query!(
+    let rows = next(connection, mark.letter, before, batch).await?;
+    let Some(last) = rows.last().map(Row::place) else {
+        if std::mem::take(&mut mark.letters_wait) {
+            mark.letter = TrimMark::default().letter;
+            mark.old_letter = TrimMark::default().old_letter;
+        }
+        return Ok(0);
+    };
+    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
+    dialect::lock_streams(connection, &gateways).await?;
+    let from = std::mem::replace(&mut mark.letter, last);
+    forget(connection, from, last, Some(most_events)).await?;
+    mark.letters_wait |= waits(connection, from, last, Some(most_events)).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Looks at the next ones that are too old to be kept in any case, and removes
+/// the events that were kept for them. A batch has as many deliveries as rows.
+pub(super) async fn forget_old(
+    connection: &mut Connection,
+    before: Timestamp,
+    spent: SpentEvents,
+    batch: i64,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<u64> {
+    let mut rows = next(connection, mark.old_letter, before, batch).await?;
+    let found = rows.len() as u64;
+    let mut deliveries = 0;
+    let fitting = rows.iter().take_while(|row| {
+        deliveries += row.length();
+        deliveries <= batch
+    });
+    let fitting = fitting.count().max(1);
+    let is_cut = fitting < rows.len();
+    rows.truncate(fitting);
+    let Some(last) = rows.last().map(Row::place) else { return Ok(0) };
+    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
+    dialect::lock_streams(connection, &gateways).await?;
+    let from = std::mem::replace(&mut mark.old_letter, last);
+    let mut events = Vec::new();
+    for gone in forget(connection, from, last, None).await? {
+        let of = query_scalar!(
+            r#"
+            select event as "event!: i64" from trimmed
+            where gateway = $1 and sequence between $2 and $3
+            "#,
+            gone.gateway.0,
+            gone.first,
+            gone.last
+        );
+        events.append(&mut of.fetch_all(&mut *connection).await?);
+    }
+    trimmed.events += dialect::forget_trimmed_events(connection, &events, spent).await?;
+    mark.letters_wait |= waits(connection, from, last, None).await?;
+    Ok(if is_cut { u64::MAX } else { found })
+}
+
+type Place = (Timestamp, i64, i64);
+
+/// A range of dead letters in the order of their age.
+struct Row {
+    dead_at: Timestamp,
+    gateway: i64,
+    first: i64,
+    last: i64,
+}
+
+impl Row {
+    const fn place(&self) -> Place {
+        (self.dead_at, self.gateway, self.first)
+    }
+
+    const fn length(&self) -> i64 {
+        self.last - self.first + 1
+    }
+}
+
+async fn next(
+    connection: &mut Connection,
+    (dead_at, gateway, first): Place,
+    before: Timestamp,
+    batch: i64,
+) -> Result<Vec<Row>> {
+    Ok(query_as!(
+        Row,
         r#"
         select dead_at as "dead_at!: Timestamp", gateway as "gateway!: i64",
-            first_sequence as "first!: i64"
+            first_sequence as "first!: i64", last_sequence as "last!: i64"
         from dead_letters
         where (dead_at, gateway, first_sequence) > ($1, $2, $3) and dead_at < $4
         order by dead_at, gateway, first_sequence limit $5
@@ -35,76 +121,113 @@ pub(super) async fn forget_old(
         before as _,
         batch
     )
-    .fetch_all(&mut *connection)
-    .await?;
-    let Some(last) = rows.last() else {
-        if std::mem::take(&mut mark.letters_wait) {
-            mark.letter = TrimMark::default().letter;
-        }
-        return Ok(0);
-    };
-    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
-    dialect::lock_streams(connection, &gateways).await?;
-    let gone = query!(
+    .fetch_all(connection)
+    .await?)
+}
+
+/// A range that was removed.
+struct Gone {
+    gateway: GatewayKey,
+    first: i64,
+    last: i64,
+    /// How many of its deliveries could have been redriven.
+    open: i64,
+}
+
+/// Removes those between two places that every position has passed and that are
+/// gone from the log; with a number of events, all but those that are kept among
+/// a gateway's last ones.
+async fn forget(
+    connection: &mut Connection,
+    from: Place,
+    to: Place,
+    kept_among: Option<i64>,
+) -> Result<Vec<Gone>> {
+    let gone = query_as!(
+        Gone,
         r#"
         delete from dead_letters where (gateway, first_sequence) in (
             select d.gateway, d.first_sequence
             from dead_letters d join streams s on s.gateway = d.gateway
+            join gateways g on g.gateway = d.gateway
             where (d.dead_at, d.gateway, d.first_sequence) > ($1, $2, $3)
               and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
               and d.last_sequence <= s.floor
               and d.last_sequence <= coalesce(
-                  (select min(u.received) from cursors u where u.gateway = d.gateway),
-                  (select d.last_sequence from gateways g where g.gateway = d.gateway and g.deleted_at is not null),
+                  (select min(u.received) from cursors u where u.gateway = d.gateway and g.deleted_at is null),
+                  case when g.deleted_at is not null then d.last_sequence end,
                   0
               )
+              and (d.last_sequence <= s.head - $7 or $7 is null or d.redriven_at is not null or d.reason = 'retention'
+                  or g.deleted_at is not null)
         )
-        returning gateway as "gateway!: GatewayKey",
-            case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "dead!: i64"
+        returning gateway as "gateway!: GatewayKey", first_sequence as "first!: i64",
+            last_sequence as "last!: i64",
+            case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "open!: i64"
         "#,
-        dead_at as _,
-        gateway,
-        first,
-        last.dead_at as _,
-        last.gateway,
-        last.first
+        from.0 as _,
+        from.1,
+        from.2,
+        to.0 as _,
+        to.1,
+        to.2,
+        kept_among
     )
     .fetch_all(&mut *connection)
     .await?;
-    mark.letter = (last.dead_at, last.gateway, last.first);
-    mark.letters_wait |= query_scalar!(
-        r#"
-        select exists (
-            select 1 from dead_letters d join streams s on s.gateway = d.gateway
-            where (d.dead_at, d.gateway, d.first_sequence) > ($1, $2, $3)
-              and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
-              and d.last_sequence <= s.floor
-        ) as "waits!: bool"
-        "#,
-        dead_at as _,
-        gateway,
-        first,
-        last.dead_at as _,
-        last.gateway,
-        last.first
-    )
-    .fetch_one(&mut *connection)
-    .await?;
     let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-    for row in gone {
-        *counts.entry(row.gateway).or_default() += row.dead;
+    for range in &gone {
+        *counts.entry(range.gateway).or_default() += range.open;
     }
     for (gateway, count) in counts {
         ledger::count_dead(connection, gateway, -count).await?;
     }
-    Ok(rows.len() as u64)
+    Ok(gone)
+}
+
+/// Whether some between two places wait for a position to pass them.
+async fn waits(
+    connection: &mut Connection,
+    from: Place,
+    to: Place,
+    kept_among: Option<i64>,
+) -> Result<bool> {
+    Ok(query_scalar!(
+        r#"
+        select exists (
+            select 1 from dead_letters d join streams s on s.gateway = d.gateway
+            join gateways g on g.gateway = d.gateway
+            where (d.dead_at, d.gateway, d.first_sequence) > ($1, $2, $3)
+              and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
+              and d.last_sequence <= s.floor
+              and (d.last_sequence <= s.head - $7 or $7 is null or d.redriven_at is not null or d.reason = 'retention'
+                  or g.deleted_at is not null)
+        ) as "waits!: bool"
+        "#,
+        from.0 as _,
+        from.1,
+        from.2,
+        to.0 as _,
+        to.1,
+        to.2,
+        kept_among
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Before when dead letters died that are not kept, and those that were kept.
+pub(super) struct Old {
+    pub(super) spent: Timestamp,
+    pub(super) dead: Timestamp,
 }
 
 /// Removes those that are old among what was just trimmed from a log, up to
 /// where every position has passed.
 pub(super) async fn forget_trimmed(
     connection: &mut Connection,
-    before: Timestamp,
+    Old { spent, dead }: Old,
+    most_events: i64,
     gateway: GatewayKey,
     trimmed: Range,
     passed: i64,
@@ -117,12 +240,17 @@ pub(super) async fn forget_trimmed(
         delete from dead_letters
         where gateway = $1 and first_sequence > $2 and first_sequence <= $3
             and last_sequence <= $3 and dead_at < $4
+            and (dead_at < $6 or redriven_at is not null or reason = 'retention'
+                or exists (select 1 from gateways g where g.gateway = $1 and g.deleted_at is not null)
+                or last_sequence <= (select s.head from streams s where s.gateway = $1) - $5)
         returning case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "dead!: i64"
         "#,
         gateway.0,
         reaching,
         last,
-        before as _
+        spent as _,
+        most_events,
+        dead as _
     )
     .fetch_all(&mut *connection)
     .await?;

@@ -9,6 +9,7 @@ pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String
     streams(connection, problems).await?;
     events(connection, problems).await?;
     strangers(connection, problems).await?;
+    trimmed(connection, problems).await?;
     cursors(connection, problems).await
 }
 
@@ -19,6 +20,10 @@ async fn strangers(connection: &mut Connection, problems: &mut Vec<String>) -> R
         select * from (
             select 'the log' as "what!: String", gateway as "parent!: i64", count(*) as "rows!: i64"
             from outbox o where not exists (select 1 from streams s where s.gateway = o.gateway)
+            group by gateway
+            union all
+            select 'trimmed deliveries', gateway, count(*)
+            from trimmed t where not exists (select 1 from streams s where s.gateway = t.gateway)
             group by gateway
             union all
             select 'the ledger', gateway, count(*)
@@ -135,6 +140,34 @@ async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
             "gateway {:?}: sequence {} is event {} of another organisation",
             row.name, row.sequence, row.id
         )
+    }));
+    Ok(())
+}
+
+/// Trimmed deliveries lie at or below the floor, and their events are there.
+async fn trimmed(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select g.name as "name!: String", t.sequence as "sequence!: i64", s.floor as "floor!: i64",
+            exists (select 1 from events e where e.event = t.event) as "has_event!: bool"
+        from trimmed t join gateways g using (gateway) join streams s using (gateway)
+        where t.sequence > s.floor or not exists (select 1 from events e where e.event = t.event)
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(connection)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        let (name, sequence) = (row.name, row.sequence);
+        if row.has_event {
+            format!(
+                "gateway {name:?}: sequence {sequence} is trimmed, above the floor {}",
+                row.floor
+            )
+        } else {
+            format!("gateway {name:?}: the trimmed sequence {sequence} has no event")
+        }
     }));
     Ok(())
 }

@@ -156,15 +156,25 @@ pub(in super::super) async fn known_events(
     Ok(query_as!(
         KnownEvent,
         r#"
+        with known as materialized (
+            select e.event, e.organisation, e.id, e.digest from jsonb_each($1) as wanted
+            join events e on e.organisation = wanted.value ->> 0 and e.id = wanted.value ->> 1
+        ),
+        deliveries as materialized (
+            select o.event, o.gateway, o.sequence from known
+            cross join outbox o indexed by outbox_by_event on o.event = known.event
+            union all
+            select t.event, t.gateway, t.sequence from known
+            cross join trimmed t indexed by trimmed_by_event on t.event = known.event
+        )
         select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
             e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
-            min(o.sequence) as "sequence?: Sequence"
-        from jsonb_each($1) as wanted
-        join events e on e.organisation = wanted.value ->> 0 and e.id = wanted.value ->> 1
-        left join outbox o on o.event = e.event
-        left join gateways g on g.gateway = o.gateway
-        group by e.event, o.gateway
-        order by o.gateway
+            min(d.sequence) as "sequence?: Sequence"
+        from known e
+        left join deliveries d on d.event = e.event
+        left join gateways g on g.gateway = d.gateway
+        group by e.event, d.gateway
+        order by d.gateway
         "#,
         ids
     )

@@ -12,6 +12,7 @@ use crate::event::{
 use crate::store::Result;
 use crate::store::sqlite::sql::connections::list::Row as ConnectionRow;
 use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
+use crate::store::sqlite::sql::retention::SpentEvents;
 use crate::store::sqlite::sql::stream::Row as OutboxRow;
 
 /// A log and its rows. All that is asked for is made, whatever its size: whoever
@@ -44,8 +45,7 @@ pub(in super::super) fn outbox_rows(
     .fetch(connection)
 }
 
-/// Everything about these gateways, by name. The subqueries look up single
-/// rows, so the cost does not depend on how long a log is.
+/// Everything about these gateways, by name.
 pub(in super::super) async fn gateway_details(
     connection: &mut Connection,
     keys: &[GatewayKey],
@@ -54,12 +54,16 @@ pub(in super::super) async fn gateway_details(
     Ok(query_as!(
         GatewayRow,
         r#"
-        with chosen as (
-            select g.*, s.epoch, s.head, s.floor,
+        with chosen as materialized (
+            select g.*, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
+                s.left_at, s.left_reason, s.last_failure_at, s.last_failure_reason,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
             from gateways g join streams s using (gateway)
             where g.gateway in (select value from json_each($1))
+        ),
+        placed as materialized (
+            select *, case when floor > confirmed then floor else confirmed end as position from chosen
         )
         select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
             labels as "labels!: String", created_at as "created_at!: Timestamp",
@@ -67,15 +71,56 @@ pub(in super::super) async fn gateway_details(
             manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
             head as "head!: Sequence", floor as "floor!: Sequence",
             confirmed as "confirmed!: Sequence",
+            cast(head - position - coalesce((
+                select sum(case when d.first_sequence > p.position then d.last_sequence - d.first_sequence + 1
+                    else d.last_sequence - p.position end)
+                from dead_letters d
+                where d.gateway = p.gateway and d.first_sequence > p.position - 1000
+                    and d.last_sequence > p.position
+            ), 0) as bigint) as "pending!: i64",
+            (
+                select coalesce(
+                    (
+                        select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
+                            then d.redriven_at end
+                        from dead_letters d
+                        where d.gateway = o.gateway and d.redriven_first <= o.sequence
+                        order by d.redriven_first desc limit 1
+                    ),
+                    e.appended_at
+                )
+                from outbox o join events e using (event)
+                where o.gateway = p.gateway and o.sequence = (
+                    -- What follows the position or a dead letter and is none.
+                    select min(next) from (
+                        select p.position + 1 as next
+                        union all
+                        select d.last_sequence + 1 from dead_letters d
+                        where d.gateway = p.gateway and d.first_sequence > p.position - 1000
+                            and d.last_sequence > p.position
+                    ) as ends
+                    where not exists (
+                        select 1 from dead_letters d
+                        where d.gateway = p.gateway and d.last_sequence >= ends.next
+                            and d.first_sequence <= ends.next and d.first_sequence > ends.next - 1000
+                    )
+                )
+            ) as "oldest_pending_at?: Timestamp",
             (select count(*) from connections n
-             where n.gateway = chosen.gateway and n.closed_at is null) as "live!: i64",
-            (select e.appended_at from outbox o join events e using (event)
-             where o.gateway = chosen.gateway and o.sequence > chosen.confirmed
-             order by o.sequence limit 1) as "oldest?: Timestamp",
+             where n.gateway = p.gateway and n.closed_at is null) as "live!: i64",
+            (select min(n.connected_at) from connections n
+             where n.gateway = p.gateway and n.closed_at is null) as "connected_since?: Timestamp",
+            left_at as "left_at?: Timestamp", left_reason as "left_reason?: Reason",
+            failing_since as "failing_since?: Timestamp", failing_reason as "failing_reason?: Reason",
+            failing_count as "failing_count!: i64",
+            last_failure_at as "last_failure_at?: Timestamp",
+            last_failure_reason as "last_failure_reason?: Reason",
+            (select max(c.updated_at) from cursors c
+             where c.gateway = p.gateway and c.instance = '') as "last_receipt_at?: Timestamp",
             last_refusal_at as "refused_at?: Timestamp",
             last_refusal_code as "refused_code?: String",
             last_refusal_address as "refused_address?: String"
-        from chosen order by name
+        from placed p order by name
         "#,
         keys
     )
@@ -99,6 +144,7 @@ pub(in super::super) async fn connection_details(
             c.last_heartbeat_at as "last_heartbeat_at!: Timestamp",
             c.closed_at as "closed_at?: Timestamp", c.close_reason as "close_reason?: Reason",
             coalesce(
+                c.confirmed,
                 (
                     select received from cursors u where u.gateway = c.gateway
                         and u.instance = coalesce(nullif(c.instance, ''), c.id)
@@ -158,24 +204,43 @@ pub(in super::super) async fn forget_positions(
     Ok(done.rows_affected())
 }
 
-/// Of these events, those that no outbox row names any more and that are old
-/// enough; younger ones stay, so that a repeat is recognised.
+/// Removes these events, but for those that an outbox row names, that are too
+/// young or that are kept for a dead letter; and what is kept of their deliveries.
 pub(in super::super) async fn forget_trimmed_events(
     connection: &mut Connection,
     events: &[i64],
-    before: Timestamp,
+    spent: SpentEvents,
 ) -> Result<u64> {
     let events = json(events)?;
-    let done = query!(
+    let gone = query_scalar!(
         r#"
         delete from events
         where event in (select value from json_each($1)) and appended_at < $2
-            and not exists (select 1 from outbox o where o.event = events.event)
+            and case
+                when exists (select 1 from outbox o where o.event = events.event) then false
+                else not exists (
+                    select 1 from trimmed t
+                    join streams s on s.gateway = t.gateway join gateways g on g.gateway = t.gateway
+                    where t.event = events.event and g.deleted_at is null and (
+                        select d.last_sequence >= t.sequence and d.last_sequence > s.head - $3
+                            and d.redriven_at is null and d.reason <> 'retention'
+                        from dead_letters d
+                        where d.gateway = t.gateway and d.first_sequence <= t.sequence
+                        order by d.first_sequence desc limit 1
+                    )
+                )
+            end
+        returning event as "event!: i64"
         "#,
         events,
-        before as _
+        spent.before as _,
+        spent.most_events
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(done.rows_affected())
+    let events = json(&gone)?;
+    query!("delete from trimmed where event in (select value from json_each($1))", events)
+        .execute(connection)
+        .await?;
+    Ok(gone.len() as u64)
 }

@@ -12,7 +12,7 @@ use crate::store::sqlite::sql::deliveries::named::Failure;
 use crate::store::sqlite::sql::deliveries::summary::{Tally, Window};
 use crate::store::sqlite::sql::deliveries::{Key, Matching, Place};
 use crate::store::sqlite::sql::redrive::candidates::{Candidate, Letter};
-use crate::store::{RedriveCursor, Result, SummaryBy};
+use crate::store::{RedrivePlace, Result, SummaryBy};
 
 /// Deliveries of named events behind a place, each at its newest failure.
 pub(in super::super) async fn failures_of_events(
@@ -34,12 +34,18 @@ pub(in super::super) async fn failures_of_events(
             where organisation = $1 and correlation_id = $3 and ($2 is null or id = $2)
               and ($4 is null or type = $4)
         ),
+        deliveries as materialized (
+            select o.gateway, o.sequence from chosen c
+            cross join outbox o indexed by outbox_by_event on o.event = c.event
+            union all
+            select t.gateway, t.sequence from chosen c
+            cross join trimmed t indexed by trimmed_by_event on t.event = c.event
+        ),
         failures as (
             select o.gateway, o.sequence, a.attempt, a.finished_at,
                 row_number() over (partition by o.gateway, o.sequence
                                    order by a.finished_at desc, a.attempt desc) as nth
-            from chosen c
-            cross join outbox o indexed by outbox_by_event on o.event = c.event
+            from deliveries o
             cross join gateways g on g.gateway = o.gateway and g.organisation = $1
             cross join attempts a on a.attempt in (
                 select x.attempt from attempts x indexed by attempts_by_sequence
@@ -87,10 +93,12 @@ pub(in super::super) async fn deliveries_of_type(
     let keys = json(keys)?;
     let rows = query!(
         r#"
-        select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+        select k.value ->> 0 as "gateway!: i64", k.value ->> 1 as "sequence!: i64"
         from json_each($1) k
-        cross join outbox o on o.gateway = k.value ->> 0 and o.sequence = k.value ->> 1
-        cross join events e on e.event = o.event
+        cross join events e on e.event = coalesce(
+            (select event from outbox where gateway = k.value ->> 0 and sequence = k.value ->> 1),
+            (select event from trimmed where gateway = k.value ->> 0 and sequence = k.value ->> 1)
+        )
         where e.type = $2
         "#,
         keys,
@@ -117,6 +125,7 @@ pub(in super::super) async fn standings(
             g.id as "gateway_id!: GatewayId", g.name as "gateway_name!: String",
             e.id as "event_id?: EventId", e.type as "event_type?: EventType",
             e.correlation_id as "correlation_id?: CorrelationId", e.appended_at as "appended_at?: Timestamp",
+            s.floor as "floor!: i64",
             coalesce((select received from cursors c where c.gateway = w.gateway and c.instance = ''),
                      (select max(received) from cursors c where c.gateway = w.gateway), 0) as "confirmed!: i64",
             coalesce((select d.last_sequence >= w.sequence from dead_letters d
@@ -124,11 +133,18 @@ pub(in super::super) async fn standings(
                       order by d.first_sequence desc limit 1), 0) as "dead!: bool",
             coalesce((select d.last_sequence >= w.sequence and d.redriven_at is not null from dead_letters d
                       where d.gateway = w.gateway and d.first_sequence <= w.sequence
-                      order by d.first_sequence desc limit 1), 0) as "redriven!: bool"
+                      order by d.first_sequence desc limit 1), 0) as "redriven!: bool",
+            (select case when d.last_sequence >= w.sequence
+                    then d.redriven_first + w.sequence - d.first_sequence end from dead_letters d
+             where d.gateway = w.gateway and d.first_sequence <= w.sequence
+             order by d.first_sequence desc limit 1) as "redriven_as?: i64"
         from wanted w
         cross join gateways g on g.gateway = w.gateway
-        left join outbox o on o.gateway = w.gateway and o.sequence = w.sequence
-        left join events e on e.event = o.event
+        cross join streams s on s.gateway = w.gateway
+        left join events e on e.event = coalesce(
+            (select event from outbox where gateway = w.gateway and sequence = w.sequence),
+            (select event from trimmed where gateway = w.gateway and sequence = w.sequence)
+        )
         order by w.nth
         "#,
         keys
@@ -137,7 +153,8 @@ pub(in super::super) async fn standings(
     .await?)
 }
 
-/// The newest hundred attempts at each of these deliveries, oldest first.
+/// The newest hundred attempts at each of these deliveries, oldest first, each
+/// with what all attempts at its delivery come to.
 pub(in super::super) async fn attempts_at(
     connection: &mut Connection,
     keys: &[Key],
@@ -153,7 +170,15 @@ pub(in super::super) async fn attempts_at(
             select w.gateway, w.sequence, a.attempt, a.outcome, a.reason, a.detail, a.connection,
                 a.started_at, a.finished_at,
                 row_number() over (partition by w.gateway, w.sequence
-                                   order by a.finished_at desc, a.attempt desc) as nth
+                                   order by a.finished_at desc, a.attempt desc) as nth,
+                count(*) over per_delivery as attempts,
+                count(*) filter (where a.outcome = 'failed') over per_delivery as failures,
+                min(a.finished_at) filter (where a.outcome = 'failed') over per_delivery as first_failure_at,
+                max(a.finished_at) filter (where a.outcome = 'failed') over per_delivery as last_failure_at,
+                first_value(a.reason) over (
+                    partition by w.gateway, w.sequence
+                    order by (a.outcome = 'failed') desc, a.finished_at desc, a.attempt desc
+                ) as last_reason
             from wanted w
             cross join attempts a on a.attempt in (
                 select x.attempt from attempts x indexed by attempts_by_sequence
@@ -163,10 +188,14 @@ pub(in super::super) async fn attempts_at(
                 where x.gateway = w.gateway and x.first_sequence between w.sequence - 999 and w.sequence
                   and x.last_sequence >= w.sequence and x.last_sequence > x.first_sequence
             )
+            window per_delivery as (partition by w.gateway, w.sequence)
         )
         select gateway as "gateway!: i64", sequence as "sequence!: i64", outcome as "outcome!: String",
             reason as "reason?: Reason", detail as "detail?: String", connection as "connection?: ConnectionId",
-            started_at as "started_at!: Timestamp", finished_at as "finished_at!: Timestamp"
+            started_at as "started_at!: Timestamp", finished_at as "finished_at!: Timestamp",
+            attempts as "attempts!: i64", failures as "failures!: i64",
+            first_failure_at as "first_failure_at?: Timestamp",
+            last_failure_at as "last_failure_at?: Timestamp", last_reason as "last_reason?: Reason"
         from covering where nth <= 100
         order by gateway, sequence, nth desc
         "#,
@@ -220,16 +249,27 @@ pub(in super::super) async fn failures_by_type(
     Ok(query_as!(
         Tally,
         r#"
-        select (a.finished_at - $2) / $4 as "nth!: i64", e.type as "key!: String",
+        select (f.finished_at - $2) / $4 as "nth!: i64", e.type as "key!: String",
             '' as "name!: String",
             count(*) as "count!: i64"
-        from attempts a indexed by attempts_failed
-        cross join gateways g on g.gateway = +a.gateway
-        cross join outbox o on o.gateway = a.gateway
-            and o.sequence between a.first_sequence and a.last_sequence
-        cross join events e on e.event = o.event
-        where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
-          and g.organisation = $1
+        from (
+            select a.finished_at, o.event
+            from attempts a indexed by attempts_failed
+            cross join gateways g on g.gateway = +a.gateway
+            cross join outbox o on o.gateway = a.gateway
+                and o.sequence between a.first_sequence and a.last_sequence
+            where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
+              and g.organisation = $1
+            union all
+            select a.finished_at, t.event
+            from attempts a indexed by attempts_failed
+            cross join gateways g on g.gateway = +a.gateway
+            cross join trimmed t on t.gateway = a.gateway
+                and t.sequence between a.first_sequence and a.last_sequence
+            where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
+              and g.organisation = $1
+        ) as f
+        cross join events e on e.event = f.event
         group by 1, 2
         "#,
         organisation.0,
@@ -246,7 +286,7 @@ pub(in super::super) async fn failures_by_type(
 pub(in super::super) async fn open_letters(
     connection: &mut Connection,
     organisation: OrganisationKey,
-    after: RedriveCursor,
+    after: RedrivePlace,
     up_to: i64,
     limit: i64,
 ) -> Result<Vec<Letter>> {
@@ -278,7 +318,7 @@ pub(in super::super) async fn open_letters(
 pub(in super::super) async fn deliveries_of_events(
     connection: &mut Connection,
     matching: &Matching,
-    after: RedriveCursor,
+    after: RedrivePlace,
     limit: i64,
 ) -> Result<Vec<Key>> {
     let rows = query!(
@@ -289,10 +329,16 @@ pub(in super::super) async fn deliveries_of_events(
             union
             select event from events
             where organisation = $1 and correlation_id = $3 and ($2 is null or id = $2)
+        ),
+        deliveries as materialized (
+            select o.gateway, o.sequence from chosen c
+            cross join outbox o indexed by outbox_by_event on o.event = c.event
+            union all
+            select t.gateway, t.sequence from chosen c
+            cross join trimmed t indexed by trimmed_by_event on t.event = c.event
         )
         select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-        from chosen c
-        cross join outbox o indexed by outbox_by_event on o.event = c.event
+        from deliveries o
         cross join gateways g on g.gateway = o.gateway
         where g.organisation = $1 and g.deleted_at is null and ($4 is null or o.gateway = $4)
           and (o.gateway, o.sequence) > ($5, $6)
@@ -331,8 +377,10 @@ pub(in super::super) async fn open_deliveries(
             select max(x.first_sequence) from dead_letters x
             where x.gateway = g.gateway and x.first_sequence <= k.value ->> 1
         )
-        left join outbox o on o.gateway = g.gateway and o.sequence = k.value ->> 1
-        left join events e on e.event = o.event
+        left join events e on e.event = coalesce(
+            (select event from outbox where gateway = g.gateway and sequence = k.value ->> 1),
+            (select event from trimmed where gateway = g.gateway and sequence = k.value ->> 1)
+        )
         where d.last_sequence >= k.value ->> 1 and d.redriven_at is null and g.deleted_at is null
         order by 1, 3
         "#,

@@ -1,0 +1,84 @@
+//! The first admin access token, with which everything else can be made. It is
+//! supplied in a file, or made up and written to one; or it is printed, for a
+//! person at a terminal. It is never logged.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::ServeError;
+use crate::config::Config;
+use crate::files;
+use crate::store::{NewToken, Scope, Store};
+use crate::token::{self, Kind, Presented};
+
+/// In the data directory, unless a file is configured.
+const FILE: &str = "admin-token";
+
+/// Makes sure that there is an access token. At the very first start one is
+/// announced on `out` before it is stored: if this process dies in between, the
+/// next start takes it from its file, or prints another.
+pub(super) async fn ensure(
+    store: &dyn Store,
+    config: &Config,
+    print: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ServeError> {
+    if store.has_access_tokens().await? {
+        return Ok(());
+    }
+    let organisation = store.organisation("default").await?;
+    let new = first(config, print, out)?;
+    let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
+    store.create_access_token(organisation, "first", &scopes, new).await?;
+    Ok(())
+}
+
+fn first(
+    config: &Config,
+    print: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<NewToken, ServeError> {
+    let path = config.admin_token_file.clone().unwrap_or_else(|| config.data_dir.join(FILE));
+    let is_there = std::fs::exists(&path).map_err(|error| file_error(&path, error.to_string()))?;
+    let (new, announcement) = if is_there {
+        (read(&path)?, format!("admin access token is in {}", path.display()))
+    } else {
+        let issued = token::issue(Kind::Access)?;
+        let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
+        let announcement = if print {
+            let key = issued.key.expose_secret();
+            format!("admin access token: {key} (it is shown only now)")
+        } else {
+            write(&path, &issued.key)?;
+            format!("admin access token is in {}", path.display())
+        };
+        (new, announcement)
+    };
+    writeln!(out, "{announcement}").and_then(|()| out.flush()).map_err(ServeError::Output)?;
+    Ok(new)
+}
+
+fn read(path: &Path) -> Result<NewToken, ServeError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| file_error(path, error.to_string()))?;
+    let text = Zeroizing::new(text);
+    files::warn_if_exposed(path, "the admin access token");
+    let presented = Presented::parse(Kind::Access, text.trim()).map_err(|_| {
+        file_error(path, "it holds no access token; `gateway-events token generate` makes one up")
+    })?;
+    let (id, digest) = presented.into_parts();
+    Ok(NewToken { id, digest, expires_at: None })
+}
+
+fn write(path: &Path, key: &SecretString) -> Result<(), ServeError> {
+    let line = Zeroizing::new(format!("{}\n", key.expose_secret()));
+    files::write_new(path, &line, files::PRIVATE)
+        .map_err(|error| file_error(path, error.to_string()))
+}
+
+fn file_error(path: &Path, why: impl Into<String>) -> ServeError {
+    ServeError::TokenFile { path: PathBuf::from(path), why: why.into() }
+}

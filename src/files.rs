@@ -1,0 +1,75 @@
+//! Files that hold secrets or belong to the service alone. A new one never
+//! replaces what is there, whatever that is, and no link is followed to it.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Only the owner may read or write.
+pub const PRIVATE: u32 = 0o600;
+/// All may read, only the owner may write.
+pub const PUBLIC: u32 = 0o644;
+/// The bits of a mode that give access to others than the owner.
+const OTHERS: u32 = 0o077;
+
+/// What a path names, without following a link; `None` if there is nothing.
+pub fn found(path: &Path) -> io::Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a file that is not there yet; an existing one, or a link, is an error.
+pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
+}
+
+/// Writes a file that is not there yet, and makes sure that it is on disk.
+pub fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut file = create_new(path, mode)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    // The name is on disk when the directory is.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Warns if others than the owner of a secret's file have access to it. A link
+/// is followed: what counts is the file that holds the secret.
+pub fn warn_if_exposed(path: &Path, what: &str) {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return;
+    };
+    if metadata.mode() & OTHERS != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:04o}", metadata.mode() & 0o7777),
+            "other users of this machine have access to {what}; run `chmod 600` on it, as its owner"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_never_replaced_not_even_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        write_new(&at("new"), "one", PRIVATE).unwrap();
+        assert_eq!(found(&at("new")).unwrap().unwrap().mode() & 0o777, PRIVATE);
+        std::os::unix::fs::symlink(at("new"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+        for taken in ["new", "link", "dangling"] {
+            let error = write_new(&at(taken), "two", PRIVATE).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{taken}");
+            assert!(found(&at(taken)).unwrap().is_some(), "{taken}");
+        }
+        assert_eq!(std::fs::read_to_string(at("new")).unwrap(), "one");
+        assert!(!at("nowhere").exists());
+    }
+}

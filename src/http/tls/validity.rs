@@ -1,0 +1,72 @@
+//! When a certificate is valid. One that has expired, or is about to, is served
+//! all the same, since a client may have been told to trust it; but the log and
+//! a metric say so.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::sign::CertifiedKey;
+use tokio::time::Instant;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::clock::Timestamp;
+
+/// Warned of so long before it expires.
+const SOON: Duration = Duration::from_hours(14 * 24);
+/// Between two warnings.
+const REPEATED: Duration = Duration::from_hours(24);
+
+/// The period in which a certificate is valid.
+#[derive(Debug)]
+pub(super) struct Validity {
+    /// `None` if it can't be read; the client will say more.
+    period: Option<(Timestamp, Timestamp)>,
+    warned_at: Option<Instant>,
+}
+
+impl Validity {
+    /// The period of the certificate, or of the one that signed it, whichever
+    /// ends first. A root that comes with them does not count: clients have it.
+    pub(super) fn of(key: &CertifiedKey) -> Self {
+        let periods = key.cert.iter().enumerate().filter_map(|(number, certificate)| {
+            let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+            if number > 0 && certificate.subject().as_raw() == certificate.issuer().as_raw() {
+                return None;
+            }
+            let validity = certificate.validity();
+            let micros = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
+            Some((micros(validity.not_before.timestamp()), micros(validity.not_after.timestamp())))
+        });
+        Self { period: periods.min_by_key(|(_, end)| *end), warned_at: None }
+    }
+
+    /// Sets the metric, and warns once a day when there is something to warn of.
+    pub(super) fn check(&mut self, certificate: &Path) {
+        let Some((begin, end)) = self.period else {
+            return;
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+        metrics::gauge!("gateway_events_certificate_expires_timestamp_seconds")
+            .set((end.micros() / 1_000_000) as f64);
+        let now = Timestamp::now();
+        let warning = if now >= end {
+            "the certificate, or one that signed it, HAS EXPIRED: clients will refuse it"
+        } else if now < begin {
+            "the certificate is not valid yet: clients will refuse it; check this machine's clock"
+        } else if end.since(now) < SOON {
+            "the certificate, or one that signed it, expires soon"
+        } else {
+            return;
+        };
+        if self.warned_at.is_some_and(|at| at.elapsed() < REPEATED) {
+            return;
+        }
+        self.warned_at = Some(Instant::now());
+        tracing::warn!(
+            certificate = %certificate.display(),
+            valid_from = %begin,
+            valid_until = %end,
+            "{warning}"
+        );
+    }
+}

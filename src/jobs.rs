@@ -1,0 +1,268 @@
+//! Background jobs under one supervisor. A job is one bounded run and an
+//! interval; the loop around it is here, so that no job ends unnoticed: a run
+//! that fails or panics is logged, counted and repeated after a backoff, and a
+//! job that completes no run for [`OVERDUE_INTERVALS`] of its intervals makes the
+//! node unready ([`Supervisor::overdue`]).
+
+use std::fmt::{self, Display};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::millis;
+
+mod backoff;
+
+pub use backoff::Backoff;
+
+/// Intervals without a completed run after which a job is overdue.
+pub const OVERDUE_INTERVALS: u32 = 3;
+/// But never sooner than this: a short interval is no reason to be unready
+/// because the machine was busy for a moment.
+const SOONEST_OVERDUE: Duration = Duration::from_secs(10);
+/// Between two lines in the log about the failures of one job.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// When a job runs next. It does so after its interval at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// When its [`Job::wait`] says so.
+    Wait,
+    /// After a pause.
+    After(Duration),
+    /// At once.
+    Again,
+    /// Never: there will be nothing more to do.
+    Finished,
+}
+
+/// Work that is repeated for as long as the service runs.
+pub trait Job: Send + 'static {
+    /// Why a run failed.
+    type Error: Display + Send;
+
+    /// Waits until there is something to do. May be dropped at any await, and is
+    /// called again then. The default waits for the interval.
+    fn wait(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending::<()>()
+    }
+
+    /// Makes one bounded run. Also called when the wait took a whole interval, so
+    /// that an idle job is told from one that hangs.
+    fn run_once(&mut self) -> impl Future<Output = Result<Next, Self::Error>> + Send;
+
+    /// The longest pause between two tries while runs fail.
+    fn longest_backoff(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// A job that has completed no run for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Its name.
+    pub job: &'static str,
+    /// The time since its last completed run.
+    pub age: Duration,
+}
+
+#[derive(Debug)]
+struct Status {
+    name: &'static str,
+    overdue_after: Duration,
+    /// Held only to read or to set.
+    completed_at: Mutex<Instant>,
+    is_finished: AtomicBool,
+}
+
+impl Status {
+    fn completed(&self) {
+        *self.completed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        metrics::counter!("gateway_events_job_runs_total", "job" => self.name).increment(1);
+    }
+
+    fn overdue(&self) -> Option<Overdue> {
+        let age = self.completed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let is_overdue = age > self.overdue_after && !self.is_finished.load(Ordering::Relaxed);
+        is_overdue.then_some(Overdue { job: self.name, age })
+    }
+}
+
+/// Starts jobs, knows how they are, and ends them. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Supervisor(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// Held only to add a job or to look at all of them.
+    jobs: Mutex<Vec<Arc<Status>>>,
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").field("tasks", &self.0.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Supervisor {
+    /// Whose jobs stop when `stop` is cancelled, too.
+    pub fn stopped_by(stop: CancellationToken) -> Self {
+        Self(Arc::new(Inner { stop, ..Inner::default() }))
+    }
+
+    /// Runs a job until [`Supervisor::stop`], for the first time at once. `name`
+    /// is for logs, metrics and `/readyz`.
+    pub fn start(&self, name: &'static str, interval: Duration, job: impl Job) {
+        let stop = self.0.stop.clone();
+        let supervised = self.supervised(name, interval, job);
+        self.0.tasks.spawn(async move {
+            stop.run_until_cancelled(supervised).await;
+        });
+    }
+
+    /// Runs a job until it is [`Next::Finished`]: one that others hand work to,
+    /// and that may not be stopped before them.
+    pub fn start_until_finished(&self, name: &'static str, interval: Duration, job: impl Job) {
+        tokio::spawn(self.supervised(name, interval, job));
+    }
+
+    fn supervised<J: Job>(
+        &self,
+        name: &'static str,
+        interval: Duration,
+        job: J,
+    ) -> impl Future<Output = ()> + Send + use<J> {
+        let status = Arc::new(Status {
+            name,
+            overdue_after: (interval * OVERDUE_INTERVALS).max(SOONEST_OVERDUE),
+            completed_at: Mutex::new(Instant::now()),
+            is_finished: AtomicBool::new(false),
+        });
+        self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
+        // Series that exist from the beginning: an alert sees the first increase.
+        metrics::counter!("gateway_events_job_failures_total", "job" => name).increment(0);
+        metrics::counter!("gateway_events_job_restarts_total", "job" => name).increment(0);
+        run(job, interval, status)
+    }
+
+    /// The job that has been without a completed run for the longest time, if it
+    /// is overdue.
+    pub fn overdue(&self) -> Option<Overdue> {
+        let jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.iter().filter_map(|job| job.overdue()).max_by_key(|overdue| overdue.age)
+    }
+
+    /// Stops all jobs, wherever they are, and waits for their end.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+/// Runs a job for as long as it has something to do.
+async fn run(mut job: impl Job, interval: Duration, status: Arc<Status>) {
+    let mut next = Next::Again;
+    let mut failures = Failures::new(status.name, job.longest_backoff());
+    while next != Next::Finished {
+        let turn = AssertUnwindSafe(turn(&mut job, next, interval)).catch_unwind().await;
+        next = match turn {
+            Ok(Ok(next)) => {
+                status.completed();
+                failures.end();
+                next
+            }
+            Ok(Err(error)) => Next::After(failures.failed(&error)),
+            Err(_) => Next::After(failures.panicked()),
+        };
+    }
+    status.is_finished.store(true, Ordering::Relaxed);
+}
+
+async fn turn<J: Job>(job: &mut J, next: Next, interval: Duration) -> Result<Next, J::Error> {
+    match next {
+        // A wait that takes the whole interval is no error: nothing came up.
+        Next::Wait => drop(timeout(interval, job.wait()).await),
+        Next::After(pause) => tokio::time::sleep(pause.min(interval)).await,
+        Next::Again | Next::Finished => tokio::task::yield_now().await,
+    }
+    job.run_once().await
+}
+
+/// The failures of a job since its last completed run.
+struct Failures {
+    job: &'static str,
+    count: u64,
+    backoff: Backoff,
+    logged_at: Option<Instant>,
+}
+
+impl Failures {
+    fn new(job: &'static str, longest_backoff: Duration) -> Self {
+        Self { job, count: 0, backoff: Backoff::up_to(longest_backoff), logged_at: None }
+    }
+
+    /// Logs and counts one; returns the pause before the next try.
+    fn failed(&mut self, error: &impl Display) -> Duration {
+        self.count += 1;
+        metrics::counter!("gateway_events_job_failures_total", "job" => self.job).increment(1);
+        let pause = self.backoff.next();
+        if self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL) {
+            self.logged_at = Some(Instant::now());
+            tracing::warn!(
+                job = self.job,
+                %error,
+                failures = self.count,
+                retry_in_ms = millis(pause),
+                "a background job failed; retrying"
+            );
+        }
+        pause
+    }
+
+    /// The same for a panic, whose message the panic hook has logged.
+    fn panicked(&mut self) -> Duration {
+        self.count += 1;
+        metrics::counter!("gateway_events_job_restarts_total", "job" => self.job).increment(1);
+        let pause = self.backoff.next();
+        tracing::error!(
+            job = self.job,
+            failures = self.count,
+            restart_in_ms = millis(pause),
+            "a background job panicked; restarting it"
+        );
+        pause
+    }
+
+    fn end(&mut self) {
+        if self.count > 0 {
+            tracing::info!(job = self.job, failures = self.count, "a background job works again");
+            self.count = 0;
+            self.logged_at = None;
+            self.backoff.reset();
+        }
+    }
+}
+
+/// A job that calls a function that can't fail.
+pub struct Call<F>(pub F);
+
+impl<F: FnMut() + Send + 'static> Job for Call<F> {
+    type Error = std::convert::Infallible;
+
+    async fn run_once(&mut self) -> Result<Next, Self::Error> {
+        (self.0)();
+        Ok(Next::Wait)
+    }
+}
+
+#[cfg(test)]
+mod tests;

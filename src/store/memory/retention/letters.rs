@@ -1,0 +1,134 @@
+//! Dead letters: which are kept to be redriven, and which are too old.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::tables::{Key, Letter, Tables};
+use super::spent_before;
+use crate::clock::Timestamp;
+use crate::event::Reason;
+use crate::store::{Result, RetentionLimits, TrimMark, Trimmed};
+
+/// A dead letter in the order of their age.
+type Place = (Timestamp, i64, i64);
+
+fn place((gateway, first): Key, letter: &Letter) -> Place {
+    (letter.dead_at, gateway.0, first)
+}
+
+impl Tables {
+    /// Open dead letters that are kept to be redriven, by their keys.
+    pub(super) fn kept_letters(&self, limits: &RetentionLimits) -> BTreeSet<Key> {
+        let is_kept = |(gateway, _): Key, letter: &Letter| {
+            letter.redriven_at.is_none()
+                && letter.reason != Reason::Retention
+                && self.gateways.get(&gateway).is_some_and(|row| {
+                    let last = row.stream.head.saturating_sub(limits.hard_max_events);
+                    row.deleted_at.is_none() && letter.last > last
+                })
+        };
+        let letters = self.dead_letters.iter().filter(|(key, letter)| is_kept(**key, letter));
+        letters.map(|(key, _)| *key).collect()
+    }
+
+    /// Dead letters between a place and an instant, oldest first.
+    fn letters_behind(&self, from: Place, before: Timestamp, batch: usize) -> Vec<(Place, i64)> {
+        let rows = self.dead_letters.iter().map(|(key, letter)| (place(*key, letter), letter.last));
+        let mut rows: Vec<_> = rows.filter(|(at, _)| *at > from && at.0 < before).collect();
+        rows.sort_unstable();
+        rows.truncate(batch);
+        rows
+    }
+
+    /// Looks at the next dead letters that are older than the ledger, but for
+    /// those that are kept to be redriven.
+    pub(super) fn trim_spent_letters(
+        &mut self,
+        before: Timestamp,
+        limits: &RetentionLimits,
+        batch: usize,
+        mark: &mut TrimMark,
+    ) -> Result<usize> {
+        let rows = self.letters_behind(mark.letter, before, batch);
+        let Some((last, _)) = rows.last().copied() else {
+            if std::mem::take(&mut mark.letters_wait) {
+                mark.letter = TrimMark::default().letter;
+                mark.old_letter = TrimMark::default().old_letter;
+            }
+            return Ok(0);
+        };
+        let from = std::mem::replace(&mut mark.letter, last);
+        let kept = self.kept_letters(limits);
+        mark.letters_wait |= self.forget_between(from, last, &kept)?;
+        Ok(rows.len())
+    }
+
+    /// Looks at the next dead letters that are too old to be kept in any case,
+    /// and at the events that were kept for them.
+    pub(super) fn trim_old_letters(
+        &mut self,
+        now: Timestamp,
+        limits: &RetentionLimits,
+        batch: usize,
+        mark: &mut TrimMark,
+        trimmed: &mut Trimmed,
+    ) -> Result<usize> {
+        let mut rows = self.letters_behind(mark.old_letter, limits.dead_before(now), batch);
+        let found = rows.len();
+        let mut deliveries = 0;
+        let fitting = rows.iter().take_while(|((.., first), last)| {
+            deliveries += last - first + 1;
+            deliveries <= limits.batch.max(1)
+        });
+        let fitting = fitting.count().max(1);
+        let is_cut = fitting < rows.len();
+        rows.truncate(fitting);
+        let Some((last, _)) = rows.last().copied() else { return Ok(0) };
+        let from = std::mem::replace(&mut mark.old_letter, last);
+        let mut before = self.dead_letters.clone();
+        mark.letters_wait |= self.forget_between(from, last, &BTreeSet::new())?;
+        before.retain(|key, _| !self.dead_letters.contains_key(key));
+        let of_gone = |key: &Key| {
+            before.iter().any(|((gateway, first), letter)| {
+                *gateway == key.0 && (*first..=letter.last).contains(&key.1)
+            })
+        };
+        let of_gone = self.trimmed.iter().filter(|(key, _)| of_gone(key));
+        let events: Vec<i64> = of_gone.map(|(_, event)| *event).collect();
+        trimmed.events += self.forget_events(&events, spent_before(now, limits), limits);
+        Ok(if is_cut { usize::MAX } else { found })
+    }
+
+    /// Removes dead letters between two places that every position has passed and
+    /// that are gone from their logs. Answers whether some wait for a position.
+    fn forget_between(&mut self, from: Place, to: Place, kept: &BTreeSet<Key>) -> Result<bool> {
+        // Up to where its log is trimmed, and up to where every position has passed it.
+        let mut bounds = BTreeMap::new();
+        for (gateway, row) in &self.gateways {
+            let is_deleted = row.deleted_at.is_some();
+            let lowest = self.positions(*gateway).min().filter(|_| !is_deleted);
+            let passed = lowest.unwrap_or(if is_deleted { i64::MAX } else { 0 });
+            bounds.insert(*gateway, (row.stream.floor, passed));
+        }
+        let within = |key: Key, letter: &Letter| {
+            let place = place(key, letter);
+            from < place
+                && place <= to
+                && !kept.contains(&key)
+                && bounds.get(&key.0).is_some_and(|(floor, _)| letter.last <= *floor)
+        };
+        self.forget_letters(|key, letter| {
+            within(key, letter)
+                && bounds.get(&key.0).is_some_and(|(_, passed)| letter.last <= *passed)
+        })?;
+        Ok(self.dead_letters.iter().any(|(key, letter)| within(*key, letter)))
+    }
+
+    pub(super) fn forget_letters(&mut self, goes: impl Fn(Key, &Letter) -> bool) -> Result<()> {
+        let gone = self.dead_letters.extract_if(.., |key, letter| goes(*key, letter));
+        let open: Vec<_> = gone.filter(|(_, letter)| letter.redriven_at.is_none()).collect();
+        for ((gateway, first), letter) in open {
+            self.stream(gateway)?.dead_total -= letter.last - first + 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Rows that retention removes by their age: events, attempts, keys and connections.
+
+use super::super::dialect::{self, Connection, query};
+
+use super::SpentEvents;
+use crate::clock::Timestamp;
+use crate::store::{Result, TrimMark, Trimmed};
+
+/// Old events that no outbox row names (any more). Those that are still named
+/// are passed for good: they go with their last outbox row, or with the dead
+/// letter that they are kept for.
+pub(super) async fn events(
+    connection: &mut Connection,
+    spent: SpentEvents,
+    batch: i64,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<u64> {
+    let rows = query!(
+        r#"
+        select event as "event!: i64", appended_at as "appended_at!: Timestamp" from events
+        where (appended_at, event) > ($1, $2) and appended_at < $3
+        order by appended_at, event limit $4
+        "#,
+        mark.event.0 as _,
+        mark.event.1,
+        spent.before as _,
+        batch
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(last) = rows.last() else { return Ok(0) };
+    mark.event = (last.appended_at, last.event);
+    let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
+    trimmed.events = dialect::forget_trimmed_events(connection, &keys, spent).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Old attempts, but for the failed ones at dead letters that are kept. Those
+/// are passed for good: they go when they are too old in any case.
+pub(super) async fn attempts(
+    connection: &mut Connection,
+    before: Timestamp,
+    most_events: i64,
+    batch: i64,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<u64> {
+    let rows = query!(
+        r#"
+        select attempt as "attempt!: i64", finished_at as "finished_at!: Timestamp" from attempts
+        where (finished_at, attempt) > ($1, $2) and finished_at < $3
+        order by finished_at, attempt limit $4
+        "#,
+        mark.attempt.0 as _,
+        mark.attempt.1,
+        before as _,
+        batch
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(last) = rows.last() else { return Ok(0) };
+    let gone = query!(
+        r#"
+        delete from attempts
+        where (finished_at, attempt) > ($1, $2) and (finished_at, attempt) <= ($3, $4)
+            and not (outcome = 'failed' and exists (
+                select 1 from dead_letters d
+                join streams s on s.gateway = d.gateway join gateways g on g.gateway = d.gateway
+                where d.gateway = attempts.gateway
+                    and d.first_sequence between attempts.first_sequence - 999 and attempts.last_sequence
+                    and d.last_sequence >= attempts.first_sequence
+                    and d.redriven_at is null and d.reason <> 'retention'
+                    and d.last_sequence > s.head - $5 and g.deleted_at is null
+            ))
+        "#,
+        mark.attempt.0 as _,
+        mark.attempt.1,
+        last.finished_at as _,
+        last.attempt,
+        most_events
+    )
+    .execute(&mut *connection)
+    .await?;
+    mark.attempt = (last.finished_at, last.attempt);
+    trimmed.attempts = gone.rows_affected();
+    Ok(rows.len() as u64)
+}
+
+pub(super) async fn forget_attempts(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from attempts where attempt in (
+            select attempt from attempts where finished_at < $1 order by finished_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+pub(super) async fn forget_keys(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from idempotency_keys where (organisation, key) in (
+            select organisation, key from idempotency_keys
+            where created_at < $1 order by created_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+pub(super) async fn forget_connections(
+    connection: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from connections where id in (
+            select id from connections where closed_at < $1 order by closed_at limit $2
+        )
+        "#,
+        before as _,
+        batch
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,179 @@
+//! A gateway's verdict: the one word that a list shows first, since when, and why.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Gateway;
+use crate::clock::Timestamp;
+use crate::event::Reason;
+
+/// A connected gateway is behind when its oldest pending event is older than this.
+pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
+
+/// How a gateway does. Of several states that apply it has the first:
+///
+/// | state | applies when | `since` | `reason` |
+/// |---|---|---|---|
+/// | `disabled` | an admin has disabled it | the moment of that | `gateway_disabled` |
+/// | `failing` | the newest report (`deployment.ack`) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
+/// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout` or `protocol_error`), and no receipt or other failure came after that | that failure | its reason |
+/// | `away` | it has no live connection on any node | the end of its last connection, or its registration | why that connection ended, or `never_connected` |
+/// | `behind` | its oldest pending event is older than [`BEHIND_AFTER`] | when that event was appended | `confirmation_overdue` |
+/// | `ok` | none of these | the oldest of its live connections | none |
+///
+/// Reports are ordered by the sequences that they are about: one that comes late
+/// changes nothing, and of several for one sequence a success counts. All of it
+/// follows from the database, so that it survives a restart and is the same on
+/// all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// The state.
+    pub state: VerdictState,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why; `None` when all is well.
+    pub reason: Option<&'static str>,
+    /// Failed reports since the last success; 0 unless it is failing by reports.
+    pub failures: i64,
+}
+
+/// The states of a [`Verdict`], the first ones outweighing the later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictState {
+    /// It may not connect.
+    Disabled,
+    /// It does not process what it receives.
+    Failing,
+    /// It is not connected.
+    Away,
+    /// It is connected and too late.
+    Behind,
+    /// It is connected and up to date.
+    Ok,
+}
+
+/// Failed reports of a gateway since its last success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// When the first of them came.
+    pub since: Timestamp,
+    /// Why the newest failed.
+    pub reason: Reason,
+    /// How many.
+    pub count: i64,
+}
+
+impl Gateway {
+    /// How it does, as of [`Gateway::as_of`].
+    pub fn verdict(&self) -> Verdict {
+        let is = |state, since, reason| Verdict { state, since, reason, failures: 0 };
+        if let Some(since) = self.disabled_at {
+            return is(VerdictState::Disabled, since, Some(Reason::GatewayDisabled.as_str()));
+        }
+        if let Some(Failing { since, reason, count }) = self.failing {
+            let reported = is(VerdictState::Failing, since, Some(reason.as_str()));
+            return Verdict { failures: count, ..reported };
+        }
+        if let Some((at, reason)) = self.last_failure
+            && is_of_a_live_gateway(reason)
+            && self.last_receipt_at.is_none_or(|receipt| receipt < at)
+        {
+            return is(VerdictState::Failing, at, Some(reason.as_str()));
+        }
+        let Some(connected_since) = self.connected_since else {
+            let never = (self.created_at, "never_connected");
+            let (since, reason) = self.left.map_or(never, |(at, reason)| (at, reason.as_str()));
+            return is(VerdictState::Away, since, Some(reason));
+        };
+        match self.oldest_pending_at {
+            Some(oldest) if self.as_of.since(oldest) > BEHIND_AFTER => {
+                is(VerdictState::Behind, oldest, Some("confirmation_overdue"))
+            }
+            _ => is(VerdictState::Ok, connected_since, None),
+        }
+    }
+}
+
+/// Whether an attempt that failed so says that a connected gateway did not
+/// handle what it was sent.
+const fn is_of_a_live_gateway(reason: Reason) -> bool {
+    matches!(reason, Reason::ConfirmationTimeout | Reason::WriteTimeout | Reason::ProtocolError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Epoch, GatewayId, GatewayKey, Sequence};
+    use crate::store::Labels;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_micros(secs * 1_000_000)
+    }
+
+    fn connected() -> Gateway {
+        Gateway {
+            key: GatewayKey(1),
+            id: GatewayId::new(),
+            name: "one".to_owned(),
+            labels: Labels::new(),
+            created_at: at(1),
+            disabled_at: None,
+            manifest: None,
+            epoch: Epoch::new(),
+            head: Sequence(9),
+            floor: Sequence::ZERO,
+            confirmed: Sequence(9),
+            pending: 0,
+            live_connections: 1,
+            connected_since: Some(at(100)),
+            left: Some((at(90), Reason::Shutdown)),
+            oldest_pending_at: None,
+            failing: None,
+            last_failure: None,
+            last_receipt_at: Some(at(110)),
+            as_of: at(200),
+        }
+    }
+
+    fn seen(gateway: &Gateway) -> (VerdictState, Timestamp, Option<&'static str>) {
+        let Verdict { state, since, reason, .. } = gateway.verdict();
+        (state, since, reason)
+    }
+
+    #[test]
+    fn the_first_state_that_applies_wins() {
+        let mut gateway = connected();
+        assert_eq!(seen(&gateway), (VerdictState::Ok, at(100), None));
+        gateway.oldest_pending_at = Some(at(170));
+        assert_eq!(seen(&gateway).0, VerdictState::Ok, "not older than the limit");
+        gateway.oldest_pending_at = Some(at(169));
+        assert_eq!(seen(&gateway), (VerdictState::Behind, at(169), Some("confirmation_overdue")));
+        gateway.connected_since = None;
+        assert_eq!(seen(&gateway), (VerdictState::Away, at(90), Some("shutdown")));
+        let new = Gateway { left: None, ..gateway.clone() };
+        assert_eq!(seen(&new), (VerdictState::Away, at(1), Some("never_connected")));
+        gateway.last_failure = Some((at(120), Reason::ConfirmationTimeout));
+        assert_eq!(seen(&gateway), (VerdictState::Failing, at(120), Some("confirmation_timeout")));
+        let reason = Reason::GatewayProcessingError;
+        gateway.failing = Some(Failing { since: at(50), reason, count: 3 });
+        assert_eq!(
+            seen(&gateway),
+            (VerdictState::Failing, at(50), Some("gateway_processing_error"))
+        );
+        assert_eq!(gateway.verdict().failures, 3);
+        gateway.disabled_at = Some(at(130));
+        assert_eq!(seen(&gateway), (VerdictState::Disabled, at(130), Some("gateway_disabled")));
+    }
+
+    #[test]
+    fn a_receipt_after_the_failure_ends_it_and_other_reasons_begin_none() {
+        let mut gateway = connected();
+        gateway.last_failure = Some((at(105), Reason::ConfirmationTimeout));
+        assert_eq!(seen(&gateway).0, VerdictState::Ok);
+        gateway.last_failure = Some((at(120), Reason::NotConnected));
+        assert_eq!(seen(&gateway).0, VerdictState::Ok);
+    }
+}

@@ -1,0 +1,85 @@
+//! Background jobs: one that can't do its work makes the node unready, and says
+//! which it is.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection};
+
+use crate::server::Database;
+use crate::support::{Service, deployed};
+
+/// Three intervals of the job, and some patience.
+const OVERDUE: Duration = Duration::from_mins(1);
+
+async fn ready(service: &Service) -> Result<String, String> {
+    let answer = service.api().ask_at_root("/readyz").await;
+    answer.map_err(|error| error.to_string())
+}
+
+async fn eventually(service: &Service, satisfies: impl Fn(&Result<String, String>) -> bool) {
+    let mut polls = tokio::time::interval(Duration::from_millis(100));
+    let found = tokio::time::timeout(OVERDUE, async {
+        while !satisfies(&ready(service).await) {
+            polls.tick().await;
+        }
+    });
+    assert!(found.await.is_ok(), "{:?}\n{}", ready(service).await, service.log());
+}
+
+#[tokio::test]
+async fn a_job_that_completes_no_run_makes_the_node_unready_by_its_name() {
+    let database = Database::new();
+    let service = Service::start_with(&[("DATABASE__URL", &database.url())]).await;
+    let (id, _) = service.gateway("one").await;
+    assert!(ready(&service).await.is_ok());
+    let mut other = PgConnection::connect(&database.url()).await.expect("a connection");
+    let mut lock = other.begin().await.expect("a transaction");
+    let statement = "lock table inbox in access exclusive mode";
+    sqlx::query(statement).execute(&mut *lock).await.expect("the lock");
+    // Of what the service needs, only the inbox is out of its reach.
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    eventually(&service, |ready| {
+        ready.as_ref().is_err_and(|refused| refused.contains("background job inbox_d"))
+    })
+    .await;
+    service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
+    let failures = |metrics: &str| {
+        metrics.lines().any(|line| {
+            line.starts_with("gateway_events_job_failures_total{job=\"inbox_d")
+                && !line.ends_with(" 0")
+        })
+    };
+    assert!(failures(&service.metrics().await));
+    lock.rollback().await.expect("unlocked");
+    eventually(&service, Result::is_ok).await;
+    service.logged(|log| log.contains("a background job works again")).await;
+}
+
+#[tokio::test]
+async fn each_job_reports_its_completed_runs() {
+    let service = Service::start().await;
+    for job in [
+        "recorder",
+        "not_connected_sweep",
+        "inbox_drain",
+        "inbox_depth",
+        "retention",
+        "tidy_up",
+        "metrics_upkeep",
+        "certificates",
+        "heartbeat",
+    ] {
+        let series = format!("gateway_events_job_runs_total{{job=\"{job}\"}} ");
+        let runs = async {
+            while !service
+                .metrics()
+                .await
+                .lines()
+                .any(|line| line.strip_prefix(&series).is_some_and(|count| count != "0"))
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(OVERDUE, runs).await.unwrap_or_else(|_| panic!("{job} never ran"));
+    }
+}

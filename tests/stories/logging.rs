@@ -1,0 +1,152 @@
+//! Logging never stops the service, whatever becomes of the log's reader.
+
+use std::fs::File;
+use std::io::{PipeReader, Read as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::disk::{on_small_disk, small_disk};
+use crate::support::{PATIENCE, Service, deployed};
+
+/// Requests of one round, each of which leaves many lines in the log.
+const REQUESTS: usize = 200;
+const ALL: (&str, &str) = ("LOG__FILTER", "trace");
+
+async fn dropped(service: &Service) -> u64 {
+    let metrics = service.metrics().await;
+    let name = "gateway_events_log_lines_dropped_total ";
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the counter");
+    value.parse().expect("a count")
+}
+
+/// A service whose standard error is this pipe's other end.
+async fn with_pipe() -> (Service, PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let log = File::from(writer.as_fd().try_clone_to_owned().expect("a descriptor"));
+    let settings = [ALL, ("SHUTDOWN__DRAIN", "1s")];
+    (Service::start_logging_to(log, &settings).await, reader)
+}
+
+/// Requests that are refused and logged.
+async fn knock(service: &Service) {
+    let api = service.api_with("gwa_wrong");
+    for _ in 0..REQUESTS {
+        let refused = tokio::time::timeout(PATIENCE, api.get("/gateways")).await;
+        refused.expect("an answer").expect_err("the token is wrong");
+    }
+}
+
+/// Everything still works: publishing, the sweep, the inbox's drain, a socket.
+async fn works(service: &Service, name: &str) {
+    let (id, key) = service.gateway(name).await;
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    let path = format!("/deliveries?gatewayId={id}&reason=not_connected");
+    service.eventually(&path, |page| page["count"] == 1).await;
+    let socket = service.connected(&key).await.serve();
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+    socket.abort();
+    let ready = service.api().ask_at_root("/readyz").await.expect("ready");
+    assert_eq!(ready.trim(), "ok");
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_holds_up_nothing_not_even_the_end() {
+    let (mut service, _reader) = with_pipe().await;
+    while dropped(&service).await == 0 {
+        knock(&service).await;
+    }
+    works(&service, "one").await;
+    assert_eq!(service.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_harms_nothing() {
+    let (mut service, reader) = with_pipe().await;
+    drop(reader);
+    knock(&service).await;
+    assert!(dropped(&service).await > 0);
+    works(&service, "one").await;
+    assert_eq!(service.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_a_stalled_reader_missed_is_counted_in_the_log_afterwards() {
+    let (mut service, mut reader) = with_pipe().await;
+    while dropped(&service).await == 0 {
+        knock(&service).await;
+    }
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut log = String::new();
+        reader.read_to_string(&mut log).expect("text");
+        log
+    });
+    knock(&service).await;
+    let dropped = dropped(&service).await;
+    assert_eq!(service.terminate().await, Some(0));
+    let log = tokio::time::timeout(PATIENCE, reading).await.expect("it ends").expect("read");
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let reported: u64 = lines.filter_map(|line| line["dropped"].as_u64()).sum();
+    assert!(reported >= dropped, "{reported} of {dropped}");
+    assert!(log.contains("\"message\":\"done\""), "flushed at the end");
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_log_and_nothing_else() {
+    on_small_disk("logging::on_a_small_disk_the_log_goes_on_when_there_is_space_again").await;
+}
+
+#[tokio::test]
+#[ignore = "run by `a_full_disk_stops_the_log_and_nothing_else`, on a disk of its own"]
+async fn on_a_small_disk_the_log_goes_on_when_there_is_space_again() {
+    let path = small_disk().join("service.log");
+    let log = File::options().create(true).append(true).open(&path).expect("a log");
+    let mut service = Service::start_logging_to(log, &[ALL]).await;
+    crate::disk::fill(&small_disk().join("filler"));
+    while dropped(&service).await == 0 {
+        knock(&service).await;
+    }
+    works(&service, "one").await;
+    std::fs::remove_file(small_disk().join("filler")).expect("removed");
+    knock(&service).await;
+    let says_so = |line: &Value| line["dropped"].as_u64().is_some_and(|dropped| dropped > 0);
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let found = tokio::time::timeout(PATIENCE, async {
+        while !lines(&path).iter().any(says_so) {
+            looks.tick().await;
+        }
+    });
+    found.await.expect("the log says what it lost");
+    works(&service, "two").await;
+    assert_eq!(service.terminate().await, Some(0));
+}
+
+fn lines(log: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(log).expect("a log");
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Not even /dev/full, which takes no byte at all, nor a closed descriptor.
+#[tokio::test]
+async fn a_log_that_never_takes_a_line_harms_nothing() {
+    let full = File::options().write(true).open("/dev/full").expect("the device");
+    let mut service = Service::start_logging_to(full, &[ALL]).await;
+    knock(&service).await;
+    works(&service, "one").await;
+    service.signal(Signal::HUP);
+    assert_eq!(service.terminate().await, Some(0));
+}
+
+/// A command's own remarks can't be written: it ends with its exit code.
+#[tokio::test]
+async fn a_command_whose_remarks_can_not_be_written_ends_in_good_order() {
+    let full = File::options().write(true).open("/dev/full").expect("the device");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
+    command.args(["serve", "--config", "nowhere.toml"]).env_clear().stderr(full);
+    let status = tokio::time::timeout(PATIENCE, command.status()).await.expect("it ends");
+    assert_eq!(status.expect("it ran").code(), Some(1));
+}

@@ -1,0 +1,65 @@
+//! A gateway's verdict: how it does, since when and why.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::both::{On, on_both};
+use crate::support::{deployed, failed_report};
+
+on_both! {
+    a_connected_gateway_whose_deployments_fail_is_failing
+}
+
+async fn a_connected_gateway_whose_deployments_fail_is_failing(on: On) {
+    let mut service = on.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+    let (id, key) = service.gateway("one").await;
+    let path = format!("/gateways/{id}");
+    let state = |state: &'static str| move |one: &Value| one["verdict"]["state"] == state;
+    let new = service.eventually(&path, state("away")).await;
+    let expected = json!({"state": "away", "since": new["createdAt"], "reason": "never_connected",
+        "failures": 0});
+    assert_eq!(new["verdict"], expected);
+
+    let mut socket = service.connected(&key).await;
+    let ok = service.eventually(&path, state("ok")).await;
+    assert_eq!(ok["verdict"]["reason"], Value::Null, "{ok:#}");
+    for deployment in ["d-1", "d-2"] {
+        let event = deployed(&[&id], deployment);
+        service.admin().post("/events", &event).await.success();
+    }
+    socket.expect(1..=2).await;
+    for deployment in ["d-1", "d-2"] {
+        socket.send(Message::text(failed_report(deployment))).await;
+    }
+    let socket = socket.serve();
+    let is_failing = |one: &Value| one["verdict"]["failures"] == 2 && one["confirmed"] == 2;
+    let failing = service.eventually(&path, is_failing).await;
+    let verdict = failing["verdict"].clone();
+    assert_eq!(verdict["state"], "failing");
+    assert_eq!(verdict["reason"], "gateway_processing_error");
+    assert_eq!((&failing["connected"], &failing["lag"]["events"]), (&json!(true), &json!(0)));
+    let list = service.run("gateway list").await;
+    assert!(list.well().contains("failing"), "{list:?}");
+    let shown = service.run(&format!("gateway show {id}")).await;
+    let says = "failing: gateway_processing_error, 2 times in a row, since ";
+    assert!(shown.well().contains(says), "{shown:?}");
+
+    // It is in the database, with its since.
+    assert_eq!(service.terminate().await, Some(0), "{}", service.log());
+    socket.await.expect("closed");
+    service.restart().await;
+    let page = service.eventually("/gateways", |page| page["count"] == 1).await;
+    assert_eq!(page["list"][0]["verdict"], verdict);
+
+    let redrive = json!({"filter": {"gatewayId": id}});
+    service.admin().post("/deliveries/redrive", &redrive).await.success();
+    let away = service.eventually(&path, state("away")).await;
+    assert_eq!(away["verdict"]["reason"], "shutdown", "{away:#}");
+    let socket = service.connected(&key).await.serve();
+    service.eventually(&path, |one| one["confirmed"] == 4 && state("ok")(one)).await;
+    let disable = json!({"disabled": true});
+    let disabled = service.admin().patch(&path, &disable).await.success();
+    assert_eq!(disabled["verdict"]["state"], "disabled");
+    assert_eq!(disabled["verdict"]["since"], disabled["disabledAt"]);
+    socket.await.expect("closed");
+}
