@@ -381,8 +381,7 @@ impl Lane {
         let Some(sequence) = matched.sequence else {
             return self.nonsense(state, "a report on a deployment that we don't know");
         };
-        let event = state.in_flight.named(sequence);
-        self.outcomes.reported(sequence, matched.result(), event);
+        self.outcomes.reported(sequence, matched.result(), state.in_flight.named(sequence));
     }
 
     /// What no peer should say is counted, and no reason to part.

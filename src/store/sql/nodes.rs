@@ -11,7 +11,7 @@ use super::sides::write;
 use super::{Backend, Chore};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
-use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
+use crate::store::{AboutNode, Heartbeat, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
 
 /// The shortest time.
 const INSTANT: Duration = Duration::from_micros(1);
@@ -54,7 +54,7 @@ pub(super) async fn register(
 }
 
 /// Says that this node lives; answers when another one last took it for dead.
-pub(super) async fn heartbeat(
+async fn heartbeat(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,

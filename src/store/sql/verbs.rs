@@ -323,10 +323,7 @@ impl Store for Backend {
 
     async fn node_heartbeat(&self) -> Result<Heartbeat> {
         let node = self.node;
-        let beat = self.promptly(move |connection, now| {
-            Box::pin(async move { nodes::beat(connection, now, node).await })
-        });
-        beat.await
+        self.promptly(move |connection, now| Box::pin(nodes::beat(connection, now, node))).await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
