@@ -82,7 +82,8 @@ mod tests {
                 reason: Reason::ConnectionLost,
                 detail: String::new(),
                 unconfirmed: Some((range, at(began))),
-                give_up: false,
+                give_up_after: None,
+                alive_at: None,
                 at: at(ended),
             };
             for record in [confirmed, closed] {

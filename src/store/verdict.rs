@@ -134,6 +134,8 @@ mod tests {
             failing: None,
             last_failure: None,
             last_receipt_at: Some(at(110)),
+            last_refusal: None,
+            replicas: 1,
             as_of: at(200),
         }
     }

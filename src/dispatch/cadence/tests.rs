@@ -43,7 +43,7 @@ impl Simulation {
     fn new() -> Self {
         let limits = Limits { events: 64, bytes: usize::MAX };
         Self {
-            window: Window::new(limits, Sequence::ZERO, 0, Cadence::new(CONFIRMATION)),
+            window: Window::new(limits, Sequence::ZERO, Sequence::ZERO, Cadence::new(CONFIRMATION)),
             base: Instant::now(),
             now: Duration::ZERO,
             next_heartbeat: HEARTBEAT,

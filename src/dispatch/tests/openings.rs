@@ -59,7 +59,7 @@ async fn a_store_that_panics_costs_no_outcome() {
     let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
     let jobs = Supervisor::default();
     let options = Options::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
