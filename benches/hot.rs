@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_events::clock::Timestamp;
-use gateway_events::dispatch::rhythm::Rhythm;
+use gateway_events::dispatch::cadence::Cadence;
 use gateway_events::dispatch::window::{Limits, Window};
 use gateway_events::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId,
@@ -60,12 +60,14 @@ fn frame(criterion: &mut Criterion) {
 fn window(criterion: &mut Criterion) {
     let limits = Limits { events: 64, bytes: 48 * 1024 };
     let (now, at) = (Instant::now(), Timestamp::now());
+    let event_type = EventType::new("gateway.config.updated").expect("a type");
     criterion.bench_function("window/64 sent and confirmed", |bencher| {
         bencher.iter_batched(
-            || Window::new(limits, Sequence(0), 0, Rhythm::new(Duration::from_mins(1))),
+            || Window::new(limits, Sequence(0), 0, Cadence::new(Duration::from_mins(1))),
             |mut window| {
                 for number in 1..=64 {
-                    window.offer(Sequence(number), 600, now, at).expect("it is next");
+                    let offered = window.offer(Sequence(number), &event_type, 600, now, at);
+                    offered.expect("it is next");
                 }
                 window.receipt(Sequence(64), now)
             },

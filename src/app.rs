@@ -113,8 +113,7 @@ pub async fn serve(
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
     let unacknowledged = config.delivery.unacknowledged();
-    let listener =
-        Listener::bind(&config.server, tls, unacknowledged).await.map_err(listen_error)?;
+    let listener = Listener::bind(&config.server, tls, unacknowledged).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
 
     store.introduce_node(about(&config, address)).await?;
@@ -196,7 +195,7 @@ pub async fn serve(
         if has_failed {
             tokio::time::sleep(FAILED_END).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {

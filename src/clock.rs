@@ -1,8 +1,14 @@
 //! The only clock. Instants that are stored or shown are [`Timestamp`]s
 //! (microseconds, UTC); time-outs use tokio's monotonic clock and never these.
+//!
+//! Nodes that share a database compare instants, so that they share its clock,
+//! too: once [`follow`] was called, [`Timestamp::now`] is that clock, and setting
+//! this machine's changes nothing.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -26,9 +32,19 @@ pub enum TimestampError {
 }
 
 impl Timestamp {
-    /// The wall clock's time, cut to whole microseconds.
-    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
+    /// The last one that can be shown.
+    pub const LAST: Self = Self(253_402_300_799_999_999);
+
+    /// The time of the shared database, or else of this machine, cut to whole microseconds.
     pub fn now() -> Self {
+        match SHARED.load(Ordering::Relaxed) {
+            NOT_SHARED => Self::of_this_machine(),
+            offset => Self(monotonic().saturating_add(offset)),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the only clock")]
+    fn of_this_machine() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
@@ -73,6 +89,100 @@ impl Timestamp {
     }
 }
 
+/// What the shared database's clock shows more than the monotonic one, in
+/// microseconds. One per process, like the clocks themselves.
+static SHARED: AtomicI64 = AtomicI64::new(NOT_SHARED);
+const NOT_SHARED: i64 = i64::MIN;
+
+/// A machine's clock that differs less than this from the database's is used as it is.
+const AGREES: Duration = Duration::from_millis(50);
+
+/// Microseconds since an instant of this process.
+fn monotonic() -> i64 {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    micros(BEGINNING.elapsed())
+}
+
+/// Makes a shared database's clock the one of this process, until the next call.
+/// The database answered just now, after `taken`.
+pub fn follow(database: Timestamp, taken: Duration) {
+    // In this order: a pause between the two makes the clock late and never early.
+    let machine = Timestamp::of_this_machine();
+    let monotonic = monotonic();
+    let database = database.plus(taken / 2);
+    let agrees = machine.0.abs_diff(database.0) <= micros(AGREES.max(taken)).unsigned_abs();
+    let now = if agrees { machine } else { database };
+    SHARED.store(now.0.saturating_sub(monotonic), Ordering::Relaxed);
+}
+
+/// Notices when a clock is set, by comparing it with the monotonic one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClockGuard {
+    last: Option<Reading>,
+    /// Since the clock was set ahead: the last reading before that, and when it was
+    /// noticed that it was set.
+    jump: Option<(Reading, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    clock: Timestamp,
+    at: Instant,
+}
+
+impl Reading {
+    /// What the clock would show by now.
+    fn continued(self, at: Instant) -> Timestamp {
+        self.clock.plus(at.saturating_duration_since(self.at))
+    }
+}
+
+/// By how many microseconds a clock was set; negative if it was set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump(pub i64);
+
+impl ClockGuard {
+    /// Between two readings a clock may differ by this much from the monotonic one: the
+    /// way from a database takes time.
+    const TOLERANCE: Duration = Duration::from_secs(5);
+    /// What is removed by its age is removed by the clock's old course for this long.
+    const SETTLES: Duration = Duration::from_hours(1);
+
+    /// Takes a reading, and tells whether the clock was set since the last one.
+    pub fn read(&mut self, clock: Timestamp, at: Instant) -> Option<Jump> {
+        let last = self.last.replace(Reading { clock, at })?;
+        let expected = last.continued(at);
+        let jump = (!is_near(expected, clock)).then(|| Jump(clock.0.saturating_sub(expected.0)));
+        let since = if jump.is_some() { Some(at) } else { self.jump.map(|(_, since)| since) };
+        let before = self.jump.map_or(last, |(before, _)| before);
+        let is_ahead = clock > before.continued(at) && !is_near(before.continued(at), clock);
+        self.jump = since
+            .filter(|since| is_ahead && at.saturating_duration_since(*since) <= Self::SETTLES)
+            .map(|since| (before, since));
+        jump
+    }
+
+    /// The time by which something may be called old: for a while after the clock was
+    /// set, the earlier one of what it shows and what it would show otherwise.
+    pub fn cautious(&self, clock: Timestamp, at: Instant) -> Timestamp {
+        match self.jump {
+            Some((before, _)) => clock.min(before.continued(at)),
+            None => clock,
+        }
+    }
+}
+
+fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.0.abs_diff(other.0) <= micros(ClockGuard::TOLERANCE).unsigned_abs()
+}
+
+impl fmt::Display for Jump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.0 < 0 { "back" } else { "ahead" };
+        write!(f, "{:?} {direction}", Duration::from_micros(self.0.unsigned_abs()))
+    }
+}
+
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
@@ -112,6 +222,38 @@ mod tests {
     fn a_time_survives_being_shown_and_read() {
         let time = Timestamp::from_micros(1_767_225_600_123_456);
         assert_eq!(Timestamp::parse(&time.to_string()), Ok(time));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_and_not_believed_at_once() {
+        let day = Duration::from_hours(24);
+        let (begun, start) = (Timestamp::from_micros(1_767_225_600_000_000), Instant::now());
+        let mut guard = ClockGuard::default();
+        // What the clock is wrong by, after so many seconds; and how it was set since.
+        let mut read = |secs: u64, wrong: Duration, is_set: Option<i64>| {
+            let (clock, at) =
+                (begun.plus(Duration::from_secs(secs) + wrong), start + Duration::from_secs(secs));
+            let jump = guard.read(clock, at);
+            assert_eq!(jump.map(|jump| jump.0.signum()), is_set, "after {secs} s");
+            (guard.cautious(clock, at), begun.plus(Duration::from_secs(secs)))
+        };
+        for (secs, wrong, is_set) in [
+            (0, Duration::ZERO, None),
+            (60, Duration::from_secs(2), None),
+            (61, 31 * day, Some(1)),
+            (62, 31 * day, None),
+            (64, 2 * day, Some(-1)),
+            (65, Duration::ZERO, Some(-1)),
+            (100, 31 * day, Some(1)),
+            (3600, 31 * day, None),
+        ] {
+            let (cautious, right) = read(secs, wrong, is_set);
+            assert!(cautious <= right.plus(Duration::from_secs(5)), "after {secs} s");
+        }
+        let (believed, right) = read(3800, 31 * day, None);
+        assert_eq!(believed, right.plus(31 * day), "it has settled");
+        let (cautious, right) = read(3801, Duration::ZERO, Some(-1));
+        assert_eq!(cautious, right, "what is set back counts at once");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod http;
 pub mod intake;
 pub mod jobs;
 pub mod lifecycle;
+pub mod log_limit;
 pub mod retention;
 pub mod socket;
 pub mod store;

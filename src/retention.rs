@@ -84,6 +84,10 @@ impl Job for Retention {
     async fn run_once(&mut self) -> Result<Next> {
         // A service that has just started has more urgent things to do.
         if !std::mem::replace(&mut self.has_begun, true) {
+            // Reads the clock, so that it is noticed if it is set before the first pass.
+            if let Err(error) = self.store.trim(&RetentionLimits::KEEP_ALL, &mut self.mark).await {
+                tracing::debug!(%error, "the clock could not be read");
+            }
             return Ok(self.next_pass());
         }
         let begun = Instant::now();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
+use crate::clock::{ClockGuard, Timestamp};
 use crate::dispatch::Dispatcher;
 use crate::event::Reason;
 use crate::jobs::{Job, Next};
-use crate::store::{Reaped, Store, StoreError};
+use crate::store::{Heartbeat, Reaped, Store, StoreError};
 
 /// How often a node says that it lives, and again when it could not.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ pub(super) struct Alive {
     /// When it was last taken for dead, as far as it knows.
     lost_at: Option<Timestamp>,
     looks_left: u32,
+    clock: ClockGuard,
+    newer_schema: Option<i64>,
 }
 
 impl Alive {
@@ -51,6 +53,27 @@ impl Alive {
             in_touch_since: None,
             lost_at: None,
             looks_left: 0,
+            clock: ClockGuard::default(),
+            newer_schema: None,
+        }
+    }
+
+    /// Compares what a heartbeat found with what the ones before it found.
+    fn compare(&mut self, at: Timestamp, newer_schema: Option<i64>) {
+        if let Some(jump) = self.clock.read(at, std::time::Instant::now()) {
+            // Other nodes' heartbeats are of another time until they store new ones.
+            self.in_touch_since = None;
+            metrics::counter!("gateway_events_clock_jumps_total").increment(1);
+            tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
+        }
+        if newer_schema != self.newer_schema {
+            self.newer_schema = newer_schema;
+            if let Some(migration) = newer_schema {
+                tracing::warn!(
+                    migration,
+                    "a newer version migrated the database; this node goes on, but can't be started again: replace it"
+                );
+            }
         }
     }
 
@@ -90,18 +113,26 @@ impl Job for Alive {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next, StoreError> {
-        let lost_at = match self.store.node_heartbeat().await {
-            Ok(lost_at) => lost_at,
+        let Heartbeat { at, lost_at, newer_schema } = match self.store.node_heartbeat().await {
+            Ok(heartbeat) => heartbeat,
             Err(error) => {
-                if matches!(error, StoreError::Disk(_) | StoreError::Corrupt(_)) {
-                    tracing::error!(%error, "the store has failed; ending");
-                    self.failed.cancel();
+                match &error {
+                    StoreError::SchemaChanged(_) => {
+                        tracing::error!(%error, "this version can't use the database any more; ending");
+                        self.failed.cancel();
+                    }
+                    StoreError::Disk(_) | StoreError::Corrupt(_) => {
+                        tracing::error!(%error, "the store has failed; ending");
+                        self.failed.cancel();
+                    }
+                    _ => {}
                 }
                 self.in_touch_since = None;
                 metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
                 return Err(error);
             }
         };
+        self.compare(at, newer_schema);
         let looked_over = self.look_over(lost_at).await;
         let since = *self.in_touch_since.get_or_insert_with(Instant::now);
         let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;

@@ -8,6 +8,7 @@ use gateway_events::event::GatewayId;
 use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
+use super::confirm::Confirmation;
 use super::output::{self, answer, cell, elements, labels, time};
 use super::reference::GatewayRef;
 use super::table::table;
@@ -55,10 +56,12 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Delete a gateway and its log
+    /// Delete a gateway; events that it has not received are recorded as failed
     Delete {
         /// Its name or id
         gateway: GatewayRef,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -112,13 +115,27 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Enable { gateway } => {
             api.patch(&path(&gateway).await?, &json!({ "disabled": false })).await?
         }
-        Command::Delete { gateway } => {
+        Command::Delete { gateway, confirmation } => {
             let id = gateway.resolve(&api).await?;
+            let gateway = api.get(&format!("/gateways/{id}")).await?;
+            confirmation.require(consequences(&gateway), "Delete it?")?;
             let nothing = api.delete(&format!("/gateways/{id}")).await?;
             return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
+}
+
+/// What deleting a gateway means.
+fn consequences(gateway: &Value) -> String {
+    let name = output::clean(&cell(&gateway["name"]));
+    let connected = if gateway["connected"] == true { ", which is connected," } else { "" };
+    let undelivered = match gateway["lag"]["events"].as_i64() {
+        None | Some(0) => "no event for it is undelivered".to_owned(),
+        Some(1) => "1 undelivered event will be recorded as failed".to_owned(),
+        Some(events) => format!("{events} undelivered events will be recorded as failed"),
+    };
+    format!("Gateway {name}{connected} will be deleted for good; {undelivered}.")
 }
 
 async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
@@ -212,10 +229,23 @@ fn one(gateway: &Value) -> String {
         ("head", cell(&gateway["head"])),
         ("confirmed", cell(&gateway["confirmed"])),
         ("lag", lag(gateway)),
+        ("last refusal", refusal(&gateway["lastRefusal"])),
         ("epoch", cell(&gateway["epoch"])),
         ("manifest", manifest),
     ];
     lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
+}
+
+fn refusal(refusal: &Value) -> String {
+    match refusal {
+        Value::Null => "-".to_owned(),
+        refusal => format!(
+            "{}, from {}, {}",
+            cell(&refusal["code"]),
+            cell(&refusal["address"]),
+            time(&refusal["at"])
+        ),
+    }
 }
 
 /// The verdict's state. A service of an earlier version gives none.

@@ -1,7 +1,8 @@
 //! A gateway that behaves as the unmodified ones in the field do: it handles
 //! one frame at a time, and each to its end before it reads the next; it
 //! answers pings in that same loop, so that a pong says that everything
-//! before it was handled; it comes back without delay after an acknowledged
+//! before it was handled; it hangs up when it has read no ping for a while, even
+//! while a handler runs; it comes back without delay after an acknowledged
 //! connection, with a growing delay after a connect that failed, and never
 //! after a status that tells it to stop.
 
@@ -29,6 +30,9 @@ const FINAL_STATUSES: [u16; 5] = [401, 403, 404, 409, 422];
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the watchdog hangs up.
+const NO_PING: &str = "no ping in time";
 
 /// How one connection ended.
 enum End {
@@ -163,7 +167,7 @@ impl Gateway {
                 }
                 () = tokio::time::sleep_until(hang_up_at) => {
                     let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
-                    return End::Disconnected("no ping in time".to_owned());
+                    return End::Disconnected(NO_PING.to_owned());
                 }
                 frame = socket.next() => frame,
             };
@@ -176,7 +180,8 @@ impl Gateway {
                     }
                 }
                 Some(Ok(Message::Text(text))) => {
-                    if let ControlFlow::Break(why) = self.take(socket, &text, connection_id).await {
+                    let taken = self.take(socket, &text, connection_id, hang_up_at).await;
+                    if let ControlFlow::Break(why) = taken {
                         return End::Disconnected(why);
                     }
                 }
@@ -202,6 +207,7 @@ impl Gateway {
         socket: &mut Socket,
         text: &str,
         connection_id: &str,
+        hang_up_at: Instant,
     ) -> ControlFlow<String> {
         let event = match ReceivedEvent::read(text, connection_id) {
             Ok(event) => event,
@@ -217,9 +223,22 @@ impl Gateway {
         } else {
             deployment_ack(&event, &self.options.ack)
         };
-        self.options.handler.handle(event).await;
+        let mut handling = std::pin::pin!(self.options.handler.handle(event));
+        let hung_up = tokio::select! {
+            biased;
+            () = &mut handling => false,
+            () = tokio::time::sleep_until(hang_up_at) => {
+                // The watchdog runs beside the handler, which still ends.
+                let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
+                handling.await;
+                true
+            }
+        };
         if !matches!(self.options.ack, AckPolicy::Fail(_)) {
             self.applied().insert(&correlation_id);
+        }
+        if hung_up {
+            return ControlFlow::Break(NO_PING.to_owned());
         }
         let Some(report) = report else {
             return ControlFlow::Continue(());

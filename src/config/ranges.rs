@@ -9,6 +9,9 @@ use super::{Config, ConfigError};
 /// A dead gateway is detected within this, whatever is set.
 const DETECTION: Duration = Duration::from_secs(30);
 
+/// Failures are on record within minutes, whatever is set.
+const LONGEST_GRACE: Duration = Duration::from_mins(1);
+
 /// Two of a node's signs of life, which come every 5 s.
 const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,9 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     }
     if database.node_timeout < SHORTEST_NODE_TIMEOUT {
         return refuse("database.node_timeout", "must be at least \"10s\"");
+    }
+    if delivery.not_connected_grace > LONGEST_GRACE {
+        return refuse("delivery.not_connected_grace", "must be at most \"1m\"");
     }
     if delivery.heartbeat_timeout > DETECTION {
         return refuse("delivery.heartbeat_timeout", "must be at most \"30s\"");

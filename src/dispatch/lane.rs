@@ -5,7 +5,6 @@
 //! The lane never waits for the database before it listens to its peer, and
 //! never closes a socket because the database is away.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::feed::{Feed, Item};
+use super::in_flight::{InFlight, logged};
 use super::last_call::{Due, LastCall};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
@@ -34,6 +34,8 @@ mod ending;
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// For what is on its way when the node shuts down.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
+/// An event that expired this long before the connection is on record already.
+const LATE_EXPIRY: Duration = Duration::from_secs(2);
 /// Lines in the log about one peer's nonsense; all of it is counted.
 const NONSENSE_TOLD: u32 = 5;
 
@@ -70,12 +72,12 @@ pub(super) struct Lane {
 /// What changes while it runs.
 struct State {
     opened_at: Instant,
+    connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
     /// The next event's frame, encoded once although there was no room yet.
     encoded: Option<Bytes>,
-    /// When the events on their way were published.
-    published: VecDeque<Timestamp>,
+    in_flight: InFlight,
     /// The node shuts down: nothing more is sent, until then receipts are awaited.
     wind_down: Option<Instant>,
     nonsense: u32,
@@ -95,10 +97,11 @@ impl Lane {
         let now = Instant::now();
         let mut state = State {
             opened_at: now,
+            connected_at: Timestamp::now(),
             alive_at: now,
             alive_recorded_at: now,
             encoded: None,
-            published: VecDeque::new(),
+            in_flight: InFlight::default(),
             wind_down: None,
             nonsense: 0,
         };
@@ -238,9 +241,16 @@ impl Lane {
                     continue;
                 }
                 Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
-                    let last = row.sequence;
+                    let (last, event) = (row.sequence, logged(row.sequence, &row.event));
+                    let before = state.connected_at.minus(LATE_EXPIRY);
+                    let is_known = row.event.expires_at.is_some_and(|at| at < before);
                     if !self.pass_over(last, Reason::Expired) {
                         return false;
+                    }
+                    if is_known {
+                        self.outcomes.expired_before(last);
+                    } else {
+                        self.outcomes.name(event);
                     }
                     state.encoded = None;
                     continue;
@@ -259,17 +269,26 @@ impl Lane {
                 // Then the transport has said why, or is about to.
                 Err(TrySendError::Closed(())) => return false,
             };
-            if let Err(refusal) = self.window.offer(row.sequence, text.len(), Instant::now(), now) {
-                tracing::error!(sequence = row.sequence.0, ?refusal, "the window refused an event");
-                return false;
-            }
+            let (event_type, sent_at) = (&row.event.event_type, Instant::now());
+            let offered = self.window.offer(row.sequence, event_type, text.len(), sent_at, now);
+            let ping_before = match offered {
+                Ok(ping_before) => ping_before,
+                Err(refusal) => {
+                    tracing::error!(
+                        sequence = row.sequence.0,
+                        ?refusal,
+                        "the window refused an event"
+                    );
+                    return false;
+                }
+            };
             self.registration.note_sent(row.sequence);
             place.send(Box::new(EventFrame {
                 sequence: row.sequence,
                 text: text.clone(),
-                stride: self.window.stride(),
+                ping_before,
             }));
-            state.published.push_back(row.event.occurred_at);
+            state.in_flight.sent(row.sequence, &row.event);
             state.encoded = None;
             self.feed.pop();
             metrics::counter!("gateway_events_events_written_total").increment(1);
@@ -347,8 +366,8 @@ impl Lane {
                 let finished_at = Timestamp::now();
                 let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
                 let latency = metrics::histogram!("gateway_events_delivery_seconds");
-                for published in state.published.drain(..count.min(state.published.len())) {
-                    latency.record(finished_at.since(published).as_secs_f64());
+                for took in state.in_flight.confirmed(count, finished_at) {
+                    latency.record(took.as_secs_f64());
                 }
                 metrics::counter!("gateway_events_receipts_total")
                     .increment(u64::try_from(count).unwrap_or(u64::MAX));
@@ -361,7 +380,10 @@ impl Lane {
 
     fn reported(&mut self, state: &mut State, matched: &Matched) {
         match matched.sequence {
-            Some(sequence) => self.outcomes.reported(sequence, matched.result()),
+            Some(sequence) => {
+                let event = state.in_flight.named(sequence);
+                self.outcomes.reported(sequence, matched.result(), event);
+            }
             None => self.nonsense(state, "a report on a deployment that we don't know"),
         }
     }

@@ -17,18 +17,21 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Timestamp, millis};
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::jobs::Supervisor;
-use crate::store::{NewConnection, Store, StoreError};
+use crate::store::{Deleted, NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
+pub mod cadence;
+mod expiry;
+mod failure_log;
 mod feed;
+mod in_flight;
 mod lane;
 mod last_call;
 mod outcomes;
 mod recorder;
 mod registry;
 mod reports;
-pub mod rhythm;
 mod session;
 mod shut_out;
 mod sweep;
@@ -36,6 +39,7 @@ pub mod window;
 
 pub use session::{Admission, Permit, Session};
 
+use failure_log::FailureLog;
 use recorder::Recorder;
 use registry::Registry;
 use session::Ready;
@@ -87,6 +91,10 @@ pub struct Options {
     /// An event that is not confirmed this long has failed.
     #[serde(with = "humantime_serde")]
     pub confirmation_timeout: Duration,
+    /// How long after the end of its last connection, or a start of the service,
+    /// a gateway may come back before an event for it counts as failed.
+    #[serde(with = "humantime_serde")]
+    pub not_connected_grace: Duration,
     /// A gateway that stops reading this long is gone.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -107,6 +115,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(25),
             confirmation_timeout: Duration::from_mins(1),
+            not_connected_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             max_attempts: 5,
             poison: Policy::DeadLetter,
@@ -136,6 +145,7 @@ pub struct Dispatcher {
     reads: Arc<Semaphore>,
     registry: Arc<Registry>,
     recorder: Recorder,
+    failures: Arc<FailureLog>,
     lanes: TaskTracker,
     draining: AtomicBool,
 }
@@ -159,6 +169,7 @@ impl Dispatcher {
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
             recorder: Recorder::start(Arc::clone(&store), jobs),
+            failures: Arc::default(),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
             store,
@@ -252,6 +263,21 @@ impl Dispatcher {
         self.registry.stop_gateway(gateway, reason);
     }
 
+    /// Closes the live sockets of a gateway that was deleted, and logs what it
+    /// had not received.
+    pub fn close_deleted(&self, deleted: &Deleted) {
+        let detail = "the gateway was deleted";
+        for missed in &deleted.undelivered {
+            self.failures.count_and_log(missed, Reason::GatewayDeleted, detail);
+        }
+        self.close_gateway(deleted.key, Reason::GatewayDeleted);
+    }
+
+    /// Logs how many lines about failed deliveries were left out; called every minute.
+    pub fn log_suppressed(&self) {
+        self.failures.log_suppressed();
+    }
+
     /// A gateway's live connections to this node.
     pub fn connected(&self, gateway: GatewayKey) -> usize {
         self.registry.connected(gateway)
@@ -308,9 +334,11 @@ impl Dispatcher {
         shut_out::close_lost(self).await
     }
 
-    /// Starts the job that records events whose gateway is not connected.
+    /// Starts the jobs that record events whose gateway is not connected, and
+    /// those that expire meanwhile.
     pub fn start_sweep(self: &Arc<Self>, jobs: &Supervisor) {
         jobs.start("not_connected_sweep", sweep::INTERVAL, sweep::Sweep::new(Arc::clone(self)));
+        jobs.start("expiry", expiry::INTERVAL, expiry::Expiry::new(Arc::clone(self)));
     }
 
     /// Starts the job that closes sockets of gateways and tokens that were

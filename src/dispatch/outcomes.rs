@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::failure_log::{Failed, FailureLog};
 use super::recorder::{Place, Recorder};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
-use crate::store::{Range, Record};
+use crate::store::{LoggedEvent, Range, Record};
 
 /// Past this many, nothing is skipped or looked up. Receipts are taken all the
 /// same: they merge with the last one.
@@ -19,6 +20,7 @@ const ENOUGH: usize = 256;
 pub(super) struct Whose {
     pub(super) gateway: GatewayKey,
     pub(super) gateway_id: GatewayId,
+    pub(super) gateway_name: Arc<str>,
     pub(super) connection: ConnectionId,
     pub(super) instance: Arc<str>,
 }
@@ -30,11 +32,38 @@ pub(super) struct Outcomes {
     records: VecDeque<Record>,
     /// Only the newest sign of life matters.
     heartbeat: Option<Timestamp>,
+    failures: Arc<FailureLog>,
+    /// Events of failures that are not handed in yet.
+    named: VecDeque<LoggedEvent>,
+    /// Events up to here that expired were logged and counted when they did.
+    expired_before: Sequence,
 }
 
 impl Outcomes {
-    pub(super) fn new(whose: Whose) -> Self {
-        Self { whose, records: VecDeque::new(), heartbeat: None }
+    pub(super) fn new(whose: Whose, failures: Arc<FailureLog>) -> Self {
+        Self {
+            whose,
+            records: VecDeque::new(),
+            heartbeat: None,
+            failures,
+            named: VecDeque::new(),
+            expired_before: Sequence::ZERO,
+        }
+    }
+
+    /// Names an event whose failure is recorded next, for the log.
+    pub(super) fn name(&mut self, event: LoggedEvent) {
+        if self.named.len() < ENOUGH {
+            self.named.push_back(event);
+        }
+    }
+
+    fn take_named(&mut self, range: Range) -> Vec<LoggedEvent> {
+        let is_in = |event: &LoggedEvent| (range.first..=range.last).contains(&event.sequence);
+        let (taken, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.named).into_iter().partition(is_in);
+        self.named = left;
+        taken.into()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,7 +94,15 @@ impl Outcomes {
         });
     }
 
-    pub(super) fn reported(&mut self, sequence: Sequence, result: Result<(), (Reason, String)>) {
+    pub(super) fn reported(
+        &mut self,
+        sequence: Sequence,
+        result: Result<(), (Reason, String)>,
+        event: Option<LoggedEvent>,
+    ) {
+        if let Some(event) = event.filter(|_| result.is_err()) {
+            self.name(event);
+        }
         let Whose { gateway, connection, .. } = self.whose;
         let at = Timestamp::now();
         self.records.push_back(Record::Reported { gateway, connection, sequence, result, at });
@@ -90,6 +127,12 @@ impl Outcomes {
             advance_to: Some(skipped.last),
             at: Timestamp::now(),
         });
+    }
+
+    /// The events passed over up to here expired before the connection was
+    /// opened: they were logged and counted then.
+    pub(super) fn expired_before(&mut self, last: Sequence) {
+        self.expired_before = last;
     }
 
     pub(super) fn alive(&mut self) {
@@ -124,7 +167,7 @@ impl Outcomes {
         if let Some(at) = self.heartbeat.take() {
             place.put(Record::Heartbeat { connection: self.whose.connection, at });
         } else if let Some(record) = self.records.pop_front() {
-            self.tell(&record);
+            self.log_outcome(&record);
             place.put(record);
         }
     }
@@ -145,7 +188,7 @@ impl Outcomes {
     }
 
     /// One line and one count per range.
-    fn tell(&self, record: &Record) {
+    fn log_outcome(&mut self, record: &Record) {
         match record {
             Record::Confirmed { range, .. } => self.succeeded(*range, "received"),
             Record::Reported { sequence, result, .. } => {
@@ -155,6 +198,8 @@ impl Outcomes {
                     Err((reason, detail)) => self.failed(range, *reason, detail),
                 }
             }
+            Record::Skipped { range, reason: Reason::Expired, .. }
+                if range.last <= self.expired_before => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);
@@ -202,23 +247,22 @@ impl Outcomes {
         );
     }
 
-    fn failed(&self, range: Range, reason: Reason, detail: &str) {
+    fn failed(&mut self, range: Range, reason: Reason, detail: &str) {
         // What retention took was counted when it was taken.
         if reason != Reason::Retention {
             metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
                 .increment(length(range));
         }
-        tracing::info!(
-            target: "delivery",
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
-            first = range.first.0,
-            last = range.last.0,
-            outcome = "failed",
-            %reason,
+        let events = self.take_named(range);
+        self.failures.log(&Failed {
+            gateway_id: self.whose.gateway_id,
+            gateway_name: &self.whose.gateway_name,
+            connection: Some(self.whose.connection),
+            range,
+            reason,
             detail,
-            "not delivered"
-        );
+            events: &events,
+        });
     }
 }
 
@@ -239,10 +283,11 @@ mod tests {
         let whose = Whose {
             gateway: GatewayKey(1),
             gateway_id: GatewayId::new(),
+            gateway_name: "one".into(),
             connection: ConnectionId::new(),
             instance: "".into(),
         };
-        let mut outcomes = Outcomes::new(whose);
+        let mut outcomes = Outcomes::new(whose, Arc::default());
         let now = Timestamp::now();
         for number in 1..=1000 {
             outcomes.confirmed(range(number, number), now, now);

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Dispatcher;
+use super::cadence::Cadence;
 use super::feed::Feed;
 use super::lane::{Lane, Timing};
 use super::last_call::LastCall;
 use super::outcomes::{Outcomes, Whose};
 use super::registry::Registration;
 use super::reports::Reports;
-use super::rhythm::Rhythm;
 use super::window::{Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
@@ -36,6 +36,8 @@ pub struct Admission {
     pub gateway: GatewayKey,
     /// Its outside identity.
     pub gateway_id: GatewayId,
+    /// Its name.
+    pub gateway_name: Arc<str>,
     /// Its organisation.
     pub organisation: OrganisationKey,
     /// The public part of the token that it showed.
@@ -133,6 +135,7 @@ impl Ready {
         Whose {
             gateway: self.admission.gateway,
             gateway_id: self.admission.gateway_id,
+            gateway_name: Arc::clone(&self.admission.gateway_name),
             connection,
             instance: UNNAMED.into(),
         }
@@ -176,7 +179,7 @@ impl Ready {
                 limits,
                 opened.position,
                 opened.failed_attempts,
-                Rhythm::new(options.confirmation_timeout),
+                Cadence::new(options.confirmation_timeout),
             ),
             feed: Feed::new(
                 Arc::clone(&dispatcher.store),
@@ -187,7 +190,7 @@ impl Ready {
                 opened.position,
                 opened.head,
             ),
-            outcomes: Outcomes::new(whose),
+            outcomes: Outcomes::new(whose, Arc::clone(&dispatcher.failures)),
             reports: Reports::new(Arc::clone(&dispatcher.store), admission.gateway),
             recorder: dispatcher.recorder.clone(),
             link,
@@ -204,7 +207,8 @@ impl Drop for Session {
         let Some(ready) = self.ready.take() else {
             return;
         };
-        let mut outcomes = Outcomes::new(ready.whose(self.id));
+        let failures = Arc::clone(&ready.dispatcher.failures);
+        let mut outcomes = Outcomes::new(ready.whose(self.id), failures);
         drop(ready.registration);
         let detail = "the socket was never opened".to_owned();
         outcomes.closed(Reason::ConnectionLost, detail, None, false);

@@ -1,35 +1,49 @@
-//! The job that finds the events whose gateway was not connected, soon after
+//! The job that records events for gateways that are not connected, soon after
 //! they came.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Dispatcher;
 use crate::event::{GatewayKey, Reason};
 use crate::jobs::{Job, Next};
-use crate::store::{Missed, StoreError};
+use crate::store::StoreError;
 
 /// Events of this long are swept together.
 const GATHER: Duration = Duration::from_millis(100);
 /// An idle sweep shows this often that it still runs.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// How often all gateways are looked at: the hints of a node that died are lost.
+const EVERYTHING: Duration = Duration::from_mins(1);
 
-/// Sweeps all gateways once, then those that are said to be unserved.
+/// Sweeps all gateways now and then, and those that are said to be unserved at once.
 pub(super) struct Sweep {
     dispatcher: Arc<Dispatcher>,
-    has_swept_all: bool,
-    /// To be swept next; kept until that has succeeded.
-    unserved: Vec<GatewayKey>,
+    /// Before this, gateways may still come back after the start of the service.
+    ready_at: Instant,
+    everything_at: Instant,
+    /// Gateways to be swept, and when; kept until that has succeeded.
+    due: HashMap<GatewayKey, Instant>,
 }
 
 impl Sweep {
-    pub(super) const fn new(dispatcher: Arc<Dispatcher>) -> Self {
-        Self { dispatcher, has_swept_all: false, unserved: Vec::new() }
+    pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
+        let ready_at = Instant::now() + dispatcher.options.not_connected_grace;
+        Self { dispatcher, ready_at, everything_at: ready_at, due: HashMap::new() }
     }
 
-    async fn sweep(&self, gateways: Option<&[GatewayKey]>) -> Result<(), StoreError> {
-        let missed = self.dispatcher.store.sweep_not_connected(gateways).await?;
-        missed.iter().for_each(tell);
+    async fn sweep(&mut self, gateways: Option<&[GatewayKey]>) -> Result<(), StoreError> {
+        let grace = self.dispatcher.options.not_connected_grace;
+        let swept = self.dispatcher.store.sweep_not_connected(gateways, grace).await?;
+        let detail = "the gateway is not connected; the event waits for it";
+        for missed in &swept.missed {
+            self.dispatcher.failures.count_and_log(missed, Reason::NotConnected, detail);
+        }
+        let now = Instant::now();
+        self.due.extend(swept.postponed.into_iter().map(|(gateway, left)| (gateway, now + left)));
         Ok(())
     }
 }
@@ -38,43 +52,37 @@ impl Job for Sweep {
     type Error = StoreError;
 
     async fn wait(&mut self) {
-        let unserved = self.dispatcher.wake.unswept().await;
-        self.unserved.extend(unserved);
-        tokio::time::sleep(GATHER).await;
+        let next = self.due.values().min();
+        let next = next.map_or(self.everything_at, |at| self.everything_at.min(*at));
+        tokio::select! {
+            gateways = self.dispatcher.wake.unswept() => {
+                let at = self.ready_at.max(Instant::now());
+                for gateway in gateways {
+                    self.due.entry(gateway).or_insert(at);
+                }
+                sleep(GATHER).await;
+            }
+            () = sleep_until(next) => {}
+        }
     }
 
     async fn run_once(&mut self) -> Result<Next, StoreError> {
-        if !self.has_swept_all {
+        let now = Instant::now();
+        if self.everything_at <= now {
             self.sweep(None).await?;
-            self.has_swept_all = true;
+            self.everything_at = now + EVERYTHING;
         }
+        let due = self.due.extract_if(|_, at| *at <= now);
+        let mut gateways: Vec<GatewayKey> = due.map(|(gateway, _)| gateway).collect();
         // A gateway that is connected here is served; the end of its last
         // connection makes it unserved again.
-        let registry = &self.dispatcher.registry;
-        self.unserved.retain(|gateway| registry.connected(*gateway) == 0);
-        if !self.unserved.is_empty() {
-            self.sweep(Some(&self.unserved)).await?;
-            self.unserved.clear();
+        gateways.retain(|gateway| self.dispatcher.registry.connected(*gateway) == 0);
+        if !gateways.is_empty()
+            && let Err(error) = self.sweep(Some(&gateways)).await
+        {
+            self.due.extend(gateways.into_iter().map(|gateway| (gateway, now)));
+            return Err(error);
         }
         Ok(Next::Wait)
     }
-}
-
-/// One line and one count per range, as for every failed attempt.
-fn tell(missed: &Missed) {
-    let Missed { gateway_id, range } = missed;
-    let reason = Reason::NotConnected;
-    let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-        .increment(count);
-    tracing::info!(
-        target: "delivery",
-        gateway = %gateway_id,
-        first = range.first.0,
-        last = range.last.0,
-        outcome = "failed",
-        %reason,
-        detail = "nobody was there to receive it; it waits for its gateway",
-        "not delivered"
-    );
 }

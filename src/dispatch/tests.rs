@@ -116,6 +116,7 @@ fn admission(gateway: GatewayKey, id: GatewayId, organisation: OrganisationKey) 
     Admission {
         gateway,
         gateway_id: id,
+        gateway_name: "one".into(),
         organisation,
         token: "t".to_owned(),
         token_expires_at: None,
@@ -345,7 +346,8 @@ async fn a_drain_waits_for_receipts_and_admits_nobody() {
 
 #[tokio::test]
 async fn an_event_without_a_listener_is_on_record_and_comes_later() {
-    let node = node(Options::default()).await;
+    let options = Options { not_connected_grace: Duration::ZERO, ..Options::default() };
+    let node = node(options).await;
     let jobs = Supervisor::default();
     node.dispatcher.start_sweep(&jobs);
     node.publish_all(1..=1).await;

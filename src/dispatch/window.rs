@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Policy;
-use super::rhythm::Rhythm;
+use super::cadence::{Cadence, Slot};
 use crate::clock::Timestamp;
-use crate::event::{Reason, Sequence};
+use crate::event::{EventType, Reason, Sequence};
+use crate::socket::PingBefore;
 use crate::store::Range;
 
 /// How much may be on its way unconfirmed.
@@ -38,8 +39,10 @@ struct Sent {
     bytes: usize,
     instant: Instant,
     started_at: Timestamp,
-    /// One answer may stand for so many events, this one among them.
-    stride: u8,
+    /// Whether it may share a ping with the event before it.
+    shares_ping: bool,
+    /// Where its handling time is measured.
+    slot: Slot,
 }
 
 /// Why the window does not take what it is offered.
@@ -88,12 +91,12 @@ pub struct Window {
     progress_at: Option<Instant>,
     /// The event that came first, and how often it had failed before.
     tried_before: (Sequence, u32),
-    rhythm: Rhythm,
+    cadence: Cadence,
 }
 
 impl Window {
     /// Starts behind `position`, whose successor has failed this often before.
-    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32, rhythm: Rhythm) -> Self {
+    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32, cadence: Cadence) -> Self {
         Self {
             limits,
             position,
@@ -102,7 +105,7 @@ impl Window {
             bytes: 0,
             progress_at: None,
             tried_before: (position.next(), failed_attempts),
-            rhythm,
+            cadence,
         }
     }
 
@@ -114,11 +117,6 @@ impl Window {
     /// Everything up to here was sent or passed over.
     pub const fn sent(&self) -> Sequence {
         self.sent
-    }
-
-    /// One of so many events is to be followed by a question for its receipt.
-    pub const fn stride(&self) -> u8 {
-        self.rhythm.stride()
     }
 
     /// Whether nothing is on its way.
@@ -133,20 +131,24 @@ impl Window {
                 && self.bytes.saturating_add(bytes) <= self.limits.bytes)
     }
 
-    /// Takes an event that is about to be sent.
+    /// Takes an event that is about to be sent, and answers which ping must
+    /// precede it.
     pub fn offer(
         &mut self,
         sequence: Sequence,
+        event_type: &EventType,
         bytes: usize,
         sent_at: Instant,
         started_at: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<PingBefore, Refusal> {
         if self.sent >= Sequence::MAX || sequence != self.sent.next() {
             return Err(Refusal::NotNext);
         }
         if !self.has_room(bytes) {
             return Err(Refusal::Full);
         }
+        let is_idle = self.in_flight.is_empty();
+        let (ping, slot) = self.cadence.plan(event_type, is_idle, sent_at);
         self.sent = sequence;
         self.bytes += bytes;
         self.in_flight.push_back(Sent {
@@ -154,9 +156,10 @@ impl Window {
             bytes,
             instant: sent_at,
             started_at,
-            stride: self.stride(),
+            shares_ping: ping == PingBefore::Unneeded,
+            slot,
         });
-        Ok(())
+        Ok(ping)
     }
 
     /// Passes over what will never be sent, up to `last`. Only with nothing on
@@ -179,35 +182,43 @@ impl Window {
         if sequence > self.sent {
             return Receipt::BeyondSent;
         }
-        let Some(oldest) = self.in_flight.front().filter(|oldest| oldest.sequence <= sequence)
+        let count = self.in_flight.iter().take_while(|sent| sent.sequence <= sequence).count();
+        let (Some(oldest), Some(newest)) =
+            (self.in_flight.front(), count.checked_sub(1).and_then(|at| self.in_flight.get(at)))
         else {
             return Receipt::Stale;
         };
-        let Sent { sequence: first, started_at, instant, .. } = *oldest;
-        while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.sequence <= sequence) {
-            self.bytes -= sent.bytes;
-        }
+        let (first, started_at) = (oldest.sequence, oldest.started_at);
+        let (took, newest_sent_at) = (now.duration_since(self.since(oldest)), newest.instant);
+        let bytes = &mut self.bytes;
+        let slots = self.in_flight.drain(..count).map(|sent| {
+            *bytes -= sent.bytes;
+            sent.slot
+        });
+        self.cadence.confirmed(slots, took, newest_sent_at, now);
         self.position = sequence;
         self.progress_at = Some(now);
-        self.rhythm.answered(now.duration_since(instant));
         Receipt::Confirmed { range: Range { first, last: sequence }, started_at }
     }
 
-    /// Until when the oldest unconfirmed event must be confirmed: its time
-    /// runs from when it was sent, or from the last progress, for its turn
-    /// may have come only then. Those that may be confirmed together have the
-    /// time of all of them.
-    pub fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
-        let oldest = self.in_flight.front()?;
-        let since = self.progress_at.map_or(oldest.instant, |at| at.max(oldest.instant));
-        let together = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
-        Some(since + confirmation_timeout * together.min(oldest.stride.into()))
+    /// When the oldest unconfirmed event's turn came: when it was sent, or at the
+    /// last progress.
+    fn since(&self, oldest: &Sent) -> Instant {
+        self.progress_at.map_or(oldest.instant, |at| at.max(oldest.instant))
     }
 
-    /// The connection has ended. Blame falls on the oldest unconfirmed event: the
-    /// gateway was at that one. If it was one of several that would have been
-    /// confirmed together, nobody can say that, and none of them is given up:
-    /// the next connection begins with asking after each one.
+    /// Until when there must be progress. Events that share a ping have no more
+    /// time than a single one: the [`cadence`](super::cadence) groups no more
+    /// of them than fit well into it.
+    pub fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
+        let oldest = self.in_flight.front()?;
+        Some(self.since(oldest) + confirmation_timeout)
+    }
+
+    /// The connection has ended. The oldest unconfirmed event is to blame, because
+    /// the gateway was handling it. If it shares a ping with the next one, either
+    /// may be to blame, and neither is given up: the next connection begins with
+    /// a ping for each event.
     pub fn close(self, reason: Reason, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
             return Closing { unconfirmed: None, give_up: false };
@@ -220,7 +231,7 @@ impl Window {
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
             give_up: patience.poison == Policy::DeadLetter
-                && oldest.stride == 1
+                && self.in_flight.get(1).is_none_or(|next| !next.shares_ping)
                 && reason.blames_the_event()
                 && failed_before.saturating_add(1) >= patience.max_attempts,
         }

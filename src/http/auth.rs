@@ -50,17 +50,32 @@ impl FromRequestParts<Arc<App>> for Gateway {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Gateway, token);
-        let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None))?;
-        let credential = gateway(app.store.as_ref(), &presented).await?;
-        credential.map(Self).ok_or_else(|| refuse(Some(presented.id())))
+        let refuse = |token: Option<&str>, gateway: Option<&GatewayCredential>| {
+            app.failures.credential(address(app, parts), Kind::Gateway, token, gateway);
+            Problem::unauthorized(Challenge::ApiKey)
+        };
+        let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
+        match gateway(app.store.as_ref(), &presented).await? {
+            Checked::Good(credential) => Ok(Self(credential)),
+            Checked::Bad(whose) => Err(refuse(Some(presented.id()), whose.as_ref())),
+        }
     }
 }
 
 async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<OrganisationKey, Problem> {
-    let refuse = |token: Option<&str>| refused(address(app, parts), Kind::Access, token);
+    let refuse = |token: Option<&str>| {
+        app.failures.credential(address(app, parts), Kind::Access, token, None);
+        Problem::unauthorized(Challenge::Bearer)
+    };
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
     let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        if peer.place.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
+            return Err(Problem::http_connection_limit());
+        }
+        peer.place.authenticated();
+        peer.place.keep();
+    }
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
@@ -91,25 +106,11 @@ async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredent
     Ok(found)
 }
 
-/// Where every refused credential is counted and logged, with its public id if
-/// it has one. A text that is no key is not shown: it may be a secret of
-/// something else.
-pub(super) fn refused(address: Option<IpAddr>, kind: Kind, token: Option<&str>) -> Problem {
-    let (kind, challenge) = match kind {
-        Kind::Gateway => ("gateway_key", Challenge::ApiKey),
-        Kind::Access => ("access_token", Challenge::Bearer),
-    };
-    metrics::counter!("gateway_events_authentication_failures_total", "kind" => kind).increment(1);
-    let address = address.map(tracing::field::display);
-    tracing::info!(address, kind, token, "a credential was refused");
-    Problem::unauthorized(challenge)
-}
-
 /// Where a request comes from.
-fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
-    let Peer(peer) = parts.extensions.get()?;
+pub(super) fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
+    let peer = parts.extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;
-    Some(rates::client_address(peer.ip(), &parts.headers, trusted))
+    Some(rates::client_address(peer.address.ip(), &parts.headers, trusted))
 }
 
 /// Whose work a request is, as the compute pool and the memory for bodies tell
@@ -146,18 +147,26 @@ pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
     Presented::parse(Kind::Gateway, text.trim()).ok()
 }
 
-/// Whose key it is. `Ok(None)` is a certain no; an error means that it could
-/// not be checked, which must never look like a no: gateways end on it.
-pub(super) async fn gateway(
-    store: &dyn Store,
-    presented: &Presented,
-) -> Result<Option<GatewayCredential>, Problem> {
-    let credential = store.gateway_credential(presented.id()).await?.filter(|credential| {
-        let matches = presented.matches(&credential.digest);
-        matches && !credential.revoked && !has_passed(credential.expires_at)
-    });
-    if let Some(credential) = &credential {
-        store.note_use(TokenKind::Gateway, presented.id(), credential.last_used_at);
+/// What a gateway's key turned out to be.
+pub(super) enum Checked {
+    /// Good.
+    Good(GatewayCredential),
+    /// Certainly not good; of this gateway, if its public part is known.
+    Bad(Option<GatewayCredential>),
+}
+
+/// Checks a gateway's key. An error means that it could not be checked, which
+/// must never look like a refusal: gateways end on one.
+pub(super) async fn gateway(store: &dyn Store, presented: &Presented) -> Result<Checked, Problem> {
+    let Some(credential) = store.gateway_credential(presented.id()).await? else {
+        return Ok(Checked::Bad(None));
+    };
+    let is_good = presented.matches(&credential.digest)
+        && !credential.revoked
+        && !has_passed(credential.expires_at);
+    if !is_good {
+        return Ok(Checked::Bad(Some(credential)));
     }
-    Ok(credential)
+    store.note_use(TokenKind::Gateway, presented.id(), credential.last_used_at);
+    Ok(Checked::Good(credential))
 }

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
-use super::auth;
+use super::auth::{self, Checked};
+use super::failures;
 use super::listener::Peer;
-use super::problem::{Answer, Problem};
+use super::problem::{Answer, Challenge, Problem};
 use super::rates;
+use super::reconnects::Attempt;
+use super::upgrade_headers;
 use crate::dispatch::{Admission, Session};
 use crate::event::Reason;
 use crate::socket::{self, websocket};
@@ -35,61 +38,109 @@ const WRITE_MARGIN: usize = 64 * 1024;
 /// `GET /ws/gateways/connect`.
 pub(super) async fn connect(
     State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
 ) -> Response {
-    let address = rates::client_address(peer.ip(), &headers, &app.config.server.trusted_proxies);
-    match admit(&app, address, &headers, upgrade).await {
-        Ok(response) => response,
-        Err(problem) => {
-            let mut response = problem.into_response();
-            if response.status() == StatusCode::UPGRADE_REQUIRED {
-                response
-                    .headers_mut()
-                    .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            }
-            response
+    let (mut parts, _) = request.into_parts();
+    upgrade_headers::normalise(&mut parts.headers);
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = rates::client_address(peer.address.ip(), &parts.headers, trusted);
+    admit(&app, &peer, address, &parts.headers, upgrade).await.unwrap_or_else(|refusal| {
+        refusal.log(&app, address);
+        let mut response = refusal.problem.into_response();
+        if response.status() == StatusCode::UPGRADE_REQUIRED {
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        response
+    })
+}
+
+/// A refused upgrade, and what is known of who asked for it.
+struct Refusal {
+    problem: Problem,
+    /// The public part of the key.
+    token: Option<String>,
+    gateway: Option<GatewayCredential>,
+    is_bad_key: bool,
+}
+
+impl From<Problem> for Box<Refusal> {
+    fn from(problem: Problem) -> Self {
+        Self::new(Refusal { problem, token: None, gateway: None, is_bad_key: false })
+    }
+}
+
+impl Refusal {
+    /// Of a gateway with a good key.
+    fn of(
+        problem: impl Into<Problem>,
+        presented: &Presented,
+        credential: &GatewayCredential,
+    ) -> Box<Self> {
+        let (token, gateway) = (Some(presented.id().to_owned()), Some(credential.clone()));
+        Box::new(Self { problem: problem.into(), token, gateway, is_bad_key: false })
+    }
+
+    /// Logs and counts it, and notes it at the gateway.
+    fn log(&self, app: &App, address: IpAddr) {
+        if self.is_bad_key {
+            failures::count(Kind::Gateway);
+        }
+        app.failures.upgrade(address, &self.problem, self.token.as_deref(), self.gateway.as_ref());
+        if let Some(gateway) = &self.gateway
+            && app.failures.may_note(gateway.gateway)
+        {
+            // A bad key is the reason, whatever was answered to the tenth of them.
+            let code = if self.is_bad_key { "unauthorized" } else { self.problem.code() };
+            app.store.note_refusal(gateway.gateway, code, &address.to_string());
         }
     }
 }
 
 async fn admit(
     app: &Arc<App>,
+    peer: &Peer,
     address: IpAddr,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Answer<Response> {
+) -> Result<Response, Box<Refusal>> {
     check_origin(app, headers)?;
     if app.dispatcher.is_draining() {
-        return Err(draining());
+        return Err(draining().into());
+    }
+    if peer.place.is_reserve() {
+        return Err(Problem::http_connection_limit().into());
     }
     let (presented, credential) = authenticate(app, address, headers).await?;
-    if let Err(wait) = app.attempts.gateways.charge(&credential.gateway) {
-        return Err(too_many(wait));
-    }
+    peer.place.authenticated();
+    let refuse = |problem: Problem| Refusal::of(problem, &presented, &credential);
+    let attempt = app.reconnects.begin(app.store.as_ref(), credential.gateway).await;
+    let attempt = attempt.map_err(|error| refuse(error.into()))?;
+    let mut attempt = attempt.map_err(|wait| refuse(too_many(wait)))?;
     if credential.disabled {
-        return Err(disabled(address, &credential));
+        return Err(refuse(disabled()));
     }
     let upgrade = upgrade.map_err(|_| {
-        Problem::new(
+        refuse(Problem::new(
             StatusCode::UPGRADE_REQUIRED,
             "upgrade_required",
             "This path speaks WebSocket (version 13, over HTTP/1.1) only.",
-        )
+        ))
     })?;
     let permit = app.dispatcher.try_admit().ok_or_else(|| {
         if app.dispatcher.is_draining() {
-            return draining();
+            return refuse(draining());
         }
-        Problem::unavailable(
+        refuse(Problem::unavailable(
             "connection_limit",
             "Too many gateways are connected; try again later.",
-        )
+        ))
     })?;
     let admission = Admission {
         gateway: credential.gateway,
         gateway_id: credential.gateway_id,
+        gateway_name: credential.gateway_name.as_str().into(),
         organisation: credential.organisation,
         token: presented.id().to_owned(),
         token_expires_at: credential.expires_at,
@@ -97,45 +148,54 @@ async fn admit(
         remote_address: address.to_string(),
     };
     let session = match app.dispatcher.open(permit, admission).await {
-        Err(StoreError::NotFound(_)) => {
-            return Err(shut_out(app.store.as_ref(), address, &presented).await);
-        }
+        Ok(session) => session,
+        Err(StoreError::NotFound(_)) => return Err(shut_out(app.store.as_ref(), &presented).await),
         // A drain has begun since the first look.
-        Err(_) if app.dispatcher.is_draining() => return Err(draining()),
-        opened => opened?,
+        Err(_) if app.dispatcher.is_draining() => return Err(refuse(draining())),
+        Err(error) => return Err(refuse(error.into())),
     };
     if session.is_stopped() {
         // The gateway would be closed as soon as it was connected. Told before
         // the upgrade, it waits a moment before it connects again.
-        return Err(if app.dispatcher.is_draining() {
+        return Err(refuse(if app.dispatcher.is_draining() {
             draining()
         } else {
             Problem::unavailable("unavailable", "This connection was ended; connect again.")
-        });
+        }));
     }
-    Ok(start(app, upgrade, session, presented, &credential))
+    attempt.held();
+    Ok(start(app, upgrade, session, attempt, presented, &credential))
 }
 
 fn draining() -> Problem {
     Problem::unavailable("draining", "This node is shutting down; connect again.")
 }
 
-fn disabled(address: IpAddr, credential: &GatewayCredential) -> Problem {
-    tracing::info!(gateway = %credential.gateway_id, %address, "a disabled gateway was refused");
+fn disabled() -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "gateway_disabled", "This gateway is disabled.")
 }
 
 /// A gateway that was there at the look-up and is not at the opening: disabled
 /// or deleted in between, and told so as if it had come a moment later.
-async fn shut_out(store: &dyn Store, address: IpAddr, presented: &Presented) -> Problem {
+async fn shut_out(store: &dyn Store, presented: &Presented) -> Box<Refusal> {
     match auth::gateway(store, presented).await {
-        Ok(Some(credential)) if credential.disabled => disabled(address, &credential),
-        Ok(None) => auth::refused(Some(address), Kind::Gateway, Some(presented.id())),
-        Ok(Some(_)) => Problem::unavailable(
-            "unavailable",
-            "This gateway was disabled for a moment; connect again.",
-        ),
-        Err(problem) => problem,
+        Ok(Checked::Good(credential)) if credential.disabled => {
+            Refusal::of(disabled(), presented, &credential)
+        }
+        Ok(Checked::Good(credential)) => {
+            let problem = Problem::unavailable(
+                "unavailable",
+                "This gateway was disabled for a moment; connect again.",
+            );
+            Refusal::of(problem, presented, &credential)
+        }
+        Ok(Checked::Bad(gateway)) => Box::new(Refusal {
+            problem: Problem::unauthorized(Challenge::ApiKey),
+            token: Some(presented.id().to_owned()),
+            gateway,
+            is_bad_key: true,
+        }),
+        Err(problem) => problem.into(),
     }
 }
 
@@ -160,23 +220,28 @@ async fn authenticate(
     app: &App,
     address: IpAddr,
     headers: &HeaderMap,
-) -> Answer<(Presented, GatewayCredential)> {
+) -> Result<(Presented, GatewayCredential), Box<Refusal>> {
     let Some(presented) = auth::gateway_key(headers) else {
-        return Err(refused(app, address, None));
+        return Err(refused(app, address, None, None));
     };
     match auth::gateway(app.store.as_ref(), &presented).await? {
-        Some(credential) => Ok((presented, credential)),
-        None => Err(refused(app, address, Some(presented.id()))),
+        Checked::Good(credential) => Ok((presented, credential)),
+        Checked::Bad(gateway) => Err(refused(app, address, Some(presented.id()), gateway)),
     }
 }
 
-/// A wrong key: charged to its address.
-fn refused(app: &App, address: IpAddr, token: Option<&str>) -> Problem {
-    let problem = auth::refused(Some(address), Kind::Gateway, token);
-    match app.attempts.addresses.charge(&address.into()) {
-        Ok(()) => problem,
+/// A bad key: charged to its address.
+fn refused(
+    app: &App,
+    address: IpAddr,
+    token: Option<&str>,
+    gateway: Option<GatewayCredential>,
+) -> Box<Refusal> {
+    let problem = match app.attempts.charge(&address.into()) {
+        Ok(()) => Problem::unauthorized(Challenge::ApiKey),
         Err(wait) => too_many(wait),
-    }
+    };
+    Box::new(Refusal { problem, token: token.map(str::to_owned), gateway, is_bad_key: true })
 }
 
 fn too_many(wait: Duration) -> Problem {
@@ -196,6 +261,7 @@ fn start(
     app: &Arc<App>,
     upgrade: WebSocketUpgrade,
     session: Session,
+    attempt: Attempt,
     presented: Presented,
     credential: &GatewayCredential,
 ) -> Response {
@@ -216,7 +282,10 @@ fn start(
             let (lane_end, transport_end) = socket::link();
             session.start(lane_end);
             // A task of its own, so that what the upgrade took is given back now.
-            tokio::spawn(websocket::run(socket, first, transport_end, limits));
+            tokio::spawn(async move {
+                websocket::run(socket, first, transport_end, limits).await;
+                drop(attempt);
+            });
             look_again(&app, &presented).await;
         })
 }
@@ -225,12 +294,12 @@ fn start(
 /// found by the one who revoked it: whoever registers looks again.
 async fn look_again(app: &App, presented: &Presented) {
     match auth::gateway(app.store.as_ref(), presented).await {
-        Ok(Some(credential)) if credential.disabled => {
+        Ok(Checked::Good(credential)) if credential.disabled => {
             app.dispatcher.close_gateway(credential.gateway, Reason::GatewayDisabled);
         }
-        Ok(None) => app.dispatcher.close_token(presented.id(), Reason::TokenRevoked),
+        Ok(Checked::Bad(_)) => app.dispatcher.close_token(presented.id(), Reason::TokenRevoked),
         // The sockets outlive a database that is away.
-        Ok(Some(_)) | Err(_) => {}
+        Ok(Checked::Good(_)) | Err(_) => {}
     }
 }
 
@@ -256,10 +325,7 @@ mod tests {
         let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
         store.create_gateway_token(organisation, id, new).await.unwrap();
         let presented = Presented::parse(Kind::Gateway, issued.key.expose_secret()).unwrap();
-        let status = async || {
-            let address = IpAddr::from([192, 0, 2, 1]);
-            shut_out(store.as_ref(), address, &presented).await.status().as_u16()
-        };
+        let status = async || shut_out(store.as_ref(), &presented).await.problem.status().as_u16();
         let disable = |disabled| GatewayChange { disabled: Some(disabled), ..Default::default() };
         store.update_gateway(organisation, id, disable(true)).await.unwrap();
         assert_eq!(status().await, 403);

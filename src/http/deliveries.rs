@@ -44,15 +44,15 @@ impl Ask {
     /// The filter as it was asked, and with the window's defaults filled in.
     fn filter(&self) -> Answer<(DeliveryFilter, DeliveryFilter)> {
         let asked = DeliveryFilter {
-            from: read("from", self.from.as_deref(), Timestamp::parse)?,
-            to: read("to", self.to.as_deref(), Timestamp::parse)?,
+            from: read("from", self.from.as_deref(), extract::instant)?,
+            to: read("to", self.to.as_deref(), extract::instant)?,
             gateway_id: read("gatewayId", self.gateway_id.as_deref(), gateway_id)?,
             event_type: read("type", self.event_type.as_deref(), str::parse)?,
             reason: read("reason", self.reason.as_deref(), str::parse)?,
             event_id: read("eventId", self.event_id.as_deref(), str::parse)?,
             correlation_id: read("correlationId", self.correlation_id.as_deref(), str::parse)?,
         };
-        let (from, to) = window(asked.from, asked.to)?;
+        let (from, to) = open_window(asked.from, asked.to)?;
         let filled = DeliveryFilter { from: Some(from), to: Some(to), ..asked.clone() };
         Ok((asked, filled))
     }
@@ -105,8 +105,8 @@ pub(super) async fn summary(
     Query(ask): Query<AskSummary>,
 ) -> Answer<Json<Value>> {
     let (from, to) = window(
-        read("from", ask.from.as_deref(), Timestamp::parse)?,
-        read("to", ask.to.as_deref(), Timestamp::parse)?,
+        read("from", ask.from.as_deref(), extract::instant)?,
+        read("to", ask.to.as_deref(), extract::instant)?,
     )?;
     let bucket = read("bucket", ask.bucket.as_deref(), bucket)?.unwrap_or(HOUR);
     if to.since(from).as_micros() / bucket.as_micros() > MAX_BUCKETS {
@@ -185,7 +185,14 @@ pub(super) async fn redrive(
 /// How far a redrive has come, and the window of its first call.
 type RedrivePosition = (RedriveCursor, Timestamp, Timestamp);
 
-/// The last 24 hours, unless told otherwise.
+/// The last 24 hours, unless told otherwise. Without an end it is open: what was
+/// recorded before the clock was set back is part of it.
+fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
+    let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
+    window(Some(from), to.or(Some(Timestamp::LAST)))
+}
+
+/// The last 24 hours until now, unless told otherwise.
 fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
     let to = to.unwrap_or_else(Timestamp::now);
     let from = from.unwrap_or_else(|| to.minus(DAY));

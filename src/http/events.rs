@@ -29,6 +29,7 @@ pub(super) async fn publish(
     request: Request,
 ) -> Answer<(StatusCode, Json<Value>)> {
     extract::require_json(request.headers())?;
+    extract::refuse_encoded(request.headers())?;
     let source = auth::source(request.headers());
     let key = idempotency_key(request.headers())?;
     let body = app.bodies.read(source, request).await?;
@@ -101,9 +102,13 @@ pub(super) async fn show(
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
-    let Some(key) = headers.get("idempotency-key") else {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else {
         return Ok(None);
     };
+    if keys.next().is_some() {
+        return Err(Problem::bad_request("There is more than one Idempotency-Key; send one."));
+    }
     let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
         Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     })?;

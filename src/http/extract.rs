@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::clock::{Timestamp, TimestampError};
 use crate::intake::object::Object;
 
 /// A JSON body, which is an object.
@@ -32,6 +33,7 @@ impl<S: Send + Sync> FromRequest<S> for Bytes {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        refuse_encoded(request.headers())?;
         match axum::body::Bytes::from_request(request, state).await {
             Ok(bytes) => Ok(Self(bytes)),
             Err(BytesRejection::FailedToBufferBody(error))
@@ -42,6 +44,22 @@ impl<S: Send + Sync> FromRequest<S> for Bytes {
             Err(_) => Err(Problem::bad_request("The body broke off.")),
         }
     }
+}
+
+/// Bodies are read as they are: a compressed one could be far larger than its limit.
+pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_identity = |value: &HeaderValue| {
+        let codings = value.to_str().unwrap_or("unreadable").split(',').map(str::trim);
+        codings.filter(|coding| !coding.is_empty()).all(|it| it.eq_ignore_ascii_case("identity"))
+    };
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_content_encoding",
+        "The body must not be compressed: send it without Content-Encoding.",
+    ))
 }
 
 impl<S: Send + Sync> FromRequest<S> for Body {
@@ -80,6 +98,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Body(bytes) = Body::from_request(request, state).await?;
         parse(&bytes).map(|Object(value)| Self(value))
+    }
+}
+
+/// Reads a time that stands in a query. A `+` in a query means a blank, so that
+/// an offset whose `+` was not written as `%2B` arrives with one.
+pub(super) fn instant(text: &str) -> Result<Timestamp, TimestampError> {
+    const OFFSET: usize = " 01:00".len();
+    let offset = text.len().checked_sub(OFFSET).and_then(|at| text.split_at_checked(at));
+    match offset {
+        Some((time, offset)) if offset.starts_with(' ') && time.contains(['T', 't']) => {
+            Timestamp::parse(&format!("{time}+{}", offset.trim_start()))
+        }
+        _ => Timestamp::parse(text),
     }
 }
 
@@ -167,5 +198,24 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
                     "No resource has such an identifier.",
                 )
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_in_a_query_may_have_lost_its_plus() {
+        let utc = Timestamp::parse("2025-12-31T23:00:00Z").unwrap();
+        for text in
+            ["2026-01-01T00:00:00 01:00", "2026-01-01T00:00:00+01:00", "2025-12-31T23:00:00Z"]
+        {
+            assert_eq!(instant(text).unwrap(), utc, "{text}");
+        }
+        for bad in ["2026-01-01 00:00", "2026-01-01T00:00:00", "T 01:00", " 01:00", "é 01:00", ""]
+        {
+            assert!(instant(bad).is_err(), "{bad:?}");
+        }
     }
 }

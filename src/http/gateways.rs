@@ -115,8 +115,8 @@ pub(super) async fn remove(
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
 ) -> Answer<StatusCode> {
-    let key = app.store.delete_gateway(organisation, id).await?;
-    app.dispatcher.close_gateway(key, Reason::GatewayDeleted);
+    let deleted = app.store.delete_gateway(organisation, id).await?;
+    app.dispatcher.close_deleted(&deleted);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -172,6 +172,9 @@ fn shown(app: &App, gateway: &Gateway) -> Value {
     });
     if let Some(at) = gateway.disabled_at {
         shown["disabledAt"] = json!(at);
+    }
+    if let Some(refusal) = &gateway.last_refusal {
+        shown["lastRefusal"] = json!(refusal);
     }
     if let Some((manifest, at)) = &gateway.manifest {
         shown["manifest"] = serde_json::from_str(manifest.get()).unwrap_or_default();

@@ -15,7 +15,6 @@ use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path, Query};
 use super::problem::{Answer, Problem};
-use crate::clock::Timestamp;
 use crate::store::{RejectedFilter, Retried, RetrySelection};
 
 /// As much of a payload as is shown.
@@ -43,8 +42,8 @@ impl Ask {
         }
         Ok(RejectedFilter {
             reason: read("reason", self.reason.as_deref(), str::parse)?,
-            from: read("from", self.from.as_deref(), Timestamp::parse)?,
-            to: read("to", self.to.as_deref(), Timestamp::parse)?,
+            from: read("from", self.from.as_deref(), extract::instant)?,
+            to: read("to", self.to.as_deref(), extract::instant)?,
             retried: match self.retried.as_deref() {
                 None | Some("false") => false,
                 Some("true") => true,

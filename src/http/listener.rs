@@ -1,6 +1,6 @@
-//! The accept loop. Every stage that a stranger can reach has a deadline and a
-//! bound: handshakes under way, the handshake, open connections, the headers,
-//! unread data.
+//! The accept loop. It never waits for a peer: each stage that an
+//! unauthenticated peer can reach has a deadline and a bound, and at a bound the
+//! [table](table) of connections closes one that is not in use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -24,20 +23,36 @@ use tower::ServiceExt as _;
 
 use super::keep_alive::{self, Limits};
 use super::proxy_protocol;
+use super::rates::Source;
 use crate::config::{self, Network};
+use crate::log_limit::{Bounds, LogLimit};
 
-/// The peer's address, or what a trusted balancer says is its client's; kept
-/// with each request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
+mod descriptors;
+mod places;
+mod table;
+
+use places::{Evicted, Place, Places};
+
+pub(super) use places::Peer;
 
 /// How much the kernel takes for a peer before it has begun to send it. More
 /// would hide from us that the peer does not read: a megabyte that lies in the
 /// kernel looks written.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 16 * 1024;
-/// After an accept that failed for lack of file descriptors or memory.
+/// After an accept that failed although no descriptor was missing.
 const PAUSE: Duration = Duration::from_millis(100);
+/// After connections were closed because descriptors were missing.
+const SHED_PAUSE: Duration = Duration::from_millis(10);
+/// Connections that are closed then.
+const SHED: usize = 64;
+/// Connections that the kernel keeps until they are accepted, as far as
+/// `net.core.somaxconn` allows.
+const BACKLOG: u32 = 4096;
+/// Connections beyond `server.max_http_connections`, for probes and admins.
+const RESERVED: usize = 64;
+/// Descriptors for the database, files and the runtime.
+const OTHER_DESCRIPTORS: usize = 128;
 
 /// A bound port.
 pub struct Listener {
@@ -46,16 +61,15 @@ pub struct Listener {
     limits: Limits,
     handshake_timeout: Duration,
     unacknowledged: Duration,
-    handshakes: Arc<Semaphore>,
     balancers: Vec<Network>,
-    /// Places of connections that are not (yet) sockets; those have their own limit.
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+    log: LogLimit<&'static str>,
 }
 
 impl Listener {
-    /// Binds the port. Without TLS only on loopback. A peer whose host
-    /// acknowledges nothing for as long as `unacknowledged` is gone.
-    pub async fn bind(
+    /// Binds the port, inside a runtime. Without TLS only on loopback. A peer
+    /// whose host acknowledges nothing for as long as `unacknowledged` is gone.
+    pub fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
         unacknowledged: Duration,
@@ -66,17 +80,20 @@ impl Listener {
                 "without TLS only a loopback address may be listened on",
             ));
         }
+        check_descriptors(server);
         Ok(Self {
-            tcp: TcpListener::bind(server.listen).await?,
+            tcp: listen(server.listen)?,
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             limits: Limits { head: server.header_timeout, idle: server.idle_timeout },
             handshake_timeout: server.handshake_timeout,
             unacknowledged,
-            handshakes: Arc::new(Semaphore::new(server.max_pending_handshakes)),
             balancers: server.proxy_protocol_from.clone(),
-            places: Arc::new(Semaphore::new(
-                server.max_http_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            places: Places::new(table::Limits {
+                handshakes: server.max_pending_handshakes,
+                connections: server.max_http_connections,
+                reserved: RESERVED,
+            }),
+            log: LogLimit::new(Bounds { per_key: 5, in_all: 20, keys: 8 }),
         })
     }
 
@@ -94,74 +111,164 @@ impl Listener {
         wind_down: CancellationToken,
         connections: TaskTracker,
     ) {
-        let mut was_full = false;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = self.accept() => accepted,
+                accepted = self.tcp.accept() => accepted,
             };
-            let (mut stream, peer, permit) = match accepted {
+            let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // One peer's reset and a lack of descriptors look alike
-                    // here; a short pause is right for both.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(self.recover(&error)).await;
                     continue;
                 }
             };
-            // Whoever holds all places must not make others wait in silence: a
-            // connection that ends at once is tried again somewhere else, or later.
-            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                metrics::counter!("gateway_events_http_connections_refused_total").increment(1);
-                if !was_full {
-                    tracing::warn!(%peer, "server.max_http_connections are open; further ones are closed at once");
-                }
-                was_full = true;
-                continue;
-            };
-            was_full = false;
+            let is_balancer = self.balancers.iter().any(|network| network.contains(address.ip()));
+            let Some(place) = self.admit(address, is_balancer) else { continue };
             prepare(&stream, self.unacknowledged);
-            let tls = self.tls.clone();
-            let (router, wind_down) = (router.clone(), wind_down.clone());
-            let (deadline, limits) = (Instant::now() + self.handshake_timeout, self.limits);
-            let is_balancer = self.balancers.iter().any(|network| network.contains(peer.ip()));
-            connections.spawn(async move {
-                // Given back when the connection ends, or becomes a socket.
-                let _place = place;
-                let peer = if is_balancer {
-                    let client = proxy_protocol::client(&mut stream, peer, deadline).await;
-                    let Some(client) = client else { return };
-                    client
-                } else {
-                    peer
-                };
-                let Some(tls) = tls else {
-                    drop(permit);
-                    return serve(stream, peer, router, limits, wind_down).await;
-                };
-                let handshake = timeout_at(deadline, tls.accept(stream)).await;
-                drop(permit);
-                match handshake {
-                    Ok(Ok(stream)) => {
-                        serve(stream, peer, router, limits, wind_down).await;
-                    }
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
-                }
-            });
+            let connection = Connection {
+                peer: Peer { address, place: Arc::clone(&place) },
+                tls: self.tls.clone(),
+                limits: self.limits,
+                is_balancer,
+                deadline: Instant::now() + self.handshake_timeout,
+                router: router.clone(),
+                wind_down: wind_down.clone(),
+            };
+            connections.spawn(async move { place.run(connection.run(stream)).await });
         }
     }
 
-    /// Waits for a free handshake first: what is beyond the bound stays with the kernel.
-    async fn accept(
-        &self,
-    ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-        let permit =
-            Arc::clone(&self.handshakes).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, peer) = self.tcp.accept().await?;
-        Ok((stream, peer, permit))
+    /// A place for a newcomer; `None` if all are in use.
+    fn admit(&self, peer: SocketAddr, is_balancer: bool) -> Option<Arc<Place>> {
+        let (place, evicted) = self.places.admit(peer.ip().into(), is_balancer);
+        if evicted > 0 {
+            count_evicted(evicted);
+            if let Some(suppressed) = self.log.admit(&"evicted") {
+                tracing::warn!(
+                    suppressed,
+                    "server.max_http_connections or server.max_pending_handshakes is reached; the connections that have been waiting longest, of the address that holds most, are closed"
+                );
+            }
+        }
+        if place.is_none() {
+            metrics::counter!("gateway_events_http_connections_refused_total").increment(1);
+            if let Some(suppressed) = self.log.admit(&"full") {
+                tracing::warn!(
+                    %peer,
+                    suppressed,
+                    "server.max_http_connections are open and in use; a further one is closed at once"
+                );
+            }
+        }
+        place
+    }
+
+    /// What to do about an accept that failed; returns how long to pause. Idle
+    /// connections are closed when descriptors are missing, for otherwise none
+    /// would be free until some peer ends a connection.
+    fn recover(&self, error: &io::Error) -> Duration {
+        let shed = if descriptors::is_exhausted(error) { self.places.shed(SHED) } else { 0 };
+        count_evicted(shed);
+        if let Some(suppressed) = self.log.admit(&"accept") {
+            tracing::warn!(%error, closed = shed, suppressed, "a connection could not be accepted");
+        }
+        if shed > 0 { SHED_PAUSE } else { PAUSE }
+    }
+}
+
+fn count_evicted(count: usize) {
+    metrics::counter!("gateway_events_http_connections_evicted_total")
+        .increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+/// Raises the limit of open files, and warns if it is too low for the settings.
+fn check_descriptors(server: &config::Server) {
+    let wanted = server.max_http_connections.saturating_add(RESERVED + OTHER_DESCRIPTORS);
+    let limit = descriptors::raise_limit();
+    if let Some(limit) = limit.filter(|limit| *limit < u64::try_from(wanted).unwrap_or(u64::MAX)) {
+        tracing::warn!(
+            limit,
+            wanted,
+            "the limit of open files (ulimit -n) is lower than server.max_http_connections needs, gateways' sockets not counted"
+        );
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// One accepted connection.
+struct Connection {
+    peer: Peer,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    is_balancer: bool,
+    /// Of the PROXY protocol header and the TLS handshake together.
+    deadline: Instant,
+    router: Router,
+    wind_down: CancellationToken,
+}
+
+impl Connection {
+    async fn run(mut self, mut stream: TcpStream) {
+        if self.is_balancer {
+            let balancer = self.peer.address;
+            let client = proxy_protocol::client(&mut stream, balancer, self.deadline).await;
+            let Some(client) = client else { return };
+            self.peer.address = client;
+            count_evicted(self.peer.place.name_client(Source::from(client.ip())));
+        }
+        let peer = self.peer.address;
+        let Some(tls) = self.tls.take() else {
+            return self.serve(stream).await;
+        };
+        match timeout_at(self.deadline, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { peer, limits, router, wind_down, .. } = self;
+        let address = peer.address;
+        peer.place.ready();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let (peer, router) = (peer.clone(), router.clone());
+            async move {
+                let busy = peer.place.begin()?;
+                request.extensions_mut().insert(peer);
+                let Ok(response) = router.oneshot(request.map(Body::new)).await;
+                Ok::<_, Evicted>(busy.until_sent(response))
+            }
+        });
+        let (stream, timer) = keep_alive::watch(stream, limits);
+        let connection = http1::Builder::new()
+            .timer(timer)
+            .header_read_timeout(limits.head)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = wind_down.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %address, %error, "a connection ended badly");
+        }
     }
 }
 
@@ -181,37 +288,4 @@ fn prepare(stream: &TcpStream, unacknowledged: Duration) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = unacknowledged;
-}
-
-async fn serve<S>(
-    stream: S,
-    peer: SocketAddr,
-    router: Router,
-    limits: Limits,
-    wind_down: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        let router = router.clone();
-        router.oneshot(request.map(Body::new))
-    });
-    let (stream, timer) = keep_alive::watch(stream, limits);
-    let connection = http1::Builder::new()
-        .timer(timer)
-        .header_read_timeout(limits.head)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = wind_down.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection ended badly");
-    }
 }

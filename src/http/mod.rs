@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -31,6 +31,7 @@ mod deliveries;
 mod event_types;
 mod events;
 mod extract;
+mod failures;
 mod fields;
 mod gateway_tokens;
 mod gateways;
@@ -45,10 +46,13 @@ pub mod problem;
 mod proxy_protocol;
 mod publish;
 mod rates;
+mod reconnects;
 mod remembered;
 mod stats;
 pub mod tls;
+mod upgrade_headers;
 
+use listener::Peer;
 use problem::Problem;
 use remembered::Remembered;
 
@@ -66,7 +70,10 @@ pub struct App {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     config: Arc<Config>,
-    attempts: rates::Attempts,
+    /// Attempts to connect that did not authenticate, by address.
+    attempts: rates::Buckets<rates::Source>,
+    reconnects: reconnects::Reconnects,
+    failures: failures::Failures,
     rules: Arc<Rules>,
     bodies: Arc<bodies::Memory>,
     access: Remembered<String, AccessCredential>,
@@ -87,15 +94,17 @@ impl App {
         render_metrics: RenderMetrics,
         supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
-        let attempts = rates::Attempts::new(config.limits.attempts_per_minute);
         let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let bodies =
             bodies::Memory::new(size(config.server.body_memory), size(config.server.body_limit));
+        let per_minute = config.limits.attempts_per_minute;
         Arc::new(Self {
             store,
             dispatcher,
             config,
-            attempts,
+            attempts: rates::Buckets::new(per_minute),
+            reconnects: reconnects::Reconnects::new(per_minute.get()),
+            failures: failures::Failures::default(),
             rules,
             bodies,
             access: Remembered::default(),
@@ -109,6 +118,9 @@ impl App {
     /// Lets go of what serves no longer; called every minute.
     pub fn tidy_up(&self) {
         self.attempts.forget_full();
+        self.reconnects.forget_old();
+        self.failures.log_suppressed();
+        self.dispatcher.log_suppressed();
         self.access.forget_old();
         self.types.forget_old();
     }
@@ -120,13 +132,17 @@ pub fn router(app: Arc<App>) -> Router {
     let api = api()
         .layer(middleware::from_fn_with_state(request_timeout, in_time))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
-    Router::new()
-        .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
+    let probes = Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .layer(middleware::from_fn(keep_open));
+    Router::new()
+        .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
+        .merge(probes)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), conclude))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
 }
@@ -173,6 +189,34 @@ async fn in_time(State(limit): State<Duration>, request: Request, next: Next) ->
         )
         .into_response(),
     }
+}
+
+/// Probes ask again and again, and may use the same connection.
+async fn keep_open(request: Request, next: Next) -> Response {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.place.keep();
+    }
+    next.run(request).await
+}
+
+/// Logs what made a request fail, and ends the connection unless it is kept: it
+/// stays open for the next request only after a probe, or a request with a good
+/// access token. A gateway makes about ten other requests after each connect,
+/// most of them answered 404; those connections would stay for a minute each. So
+/// does one whose upgrade was refused.
+async fn conclude(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let (parts, body) = request.into_parts();
+    let address = auth::address(&app, &parts);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(problem::Cause(error)) = response.extensions().get() {
+        app.failures.store(address, error);
+    }
+    let is_kept = peer.is_none_or(|peer| peer.place.is_kept());
+    if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn not_found() -> Problem {

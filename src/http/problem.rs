@@ -3,6 +3,8 @@
 //! What is inside the service stays inside; it goes to the log.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -26,10 +28,17 @@ pub struct Problem {
     #[serde(flatten)]
     members: Option<Box<Map<String, Value>>>,
     #[serde(skip)]
-    retry_after_secs: Option<u32>,
+    retry_after_secs: Option<NonZeroU32>,
     #[serde(skip)]
     challenge: Option<Challenge>,
+    #[serde(skip)]
+    cause: Option<Arc<StoreError>>,
 }
+
+/// What made a request fail, for the log; it goes with the response to where
+/// the peer is known.
+#[derive(Clone, Debug)]
+pub(super) struct Cause(pub(super) Arc<StoreError>);
 
 /// How to authenticate, as a 401 has to say (RFC 9110, section 15.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +90,7 @@ impl Problem {
             members: None,
             retry_after_secs: None,
             challenge: None,
+            cause: None,
         }
     }
 
@@ -126,10 +136,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(fastrand::u32(1..=5))
     }
 
+    /// 503: all ordinary connections are in use, and the reserve is for probes and admins.
+    pub fn http_connection_limit() -> Self {
+        Self::unavailable(
+            "http_connection_limit",
+            "Too many requests are under way; try again later.",
+        )
+    }
+
     /// With a `Retry-After`.
     #[must_use]
     pub const fn retry_after(mut self, secs: u32) -> Self {
-        self.retry_after_secs = Some(secs);
+        self.retry_after_secs = NonZeroU32::new(secs);
         self
     }
 
@@ -158,28 +176,18 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::Unavailable(_) | StoreError::ConnectionLost(_) => {
-                tracing::warn!(%error, "a request was refused");
-                Self::unavailable(
-                    "unavailable",
-                    "The service can't take this now; try again later.",
-                )
-            }
-            StoreError::Disk(_) => {
-                tracing::error!(%error, "a request was refused");
-                Self::unavailable(
-                    "unavailable",
-                    "The service can't take this now; try again later.",
-                )
-            }
-            StoreError::Unknown(_) => {
-                tracing::error!(%error, "a commit's outcome is unknown");
-                Self::unavailable(
-                    "commit_outcome_unknown",
-                    "It is not known whether this was stored. A retry with the same event id or Idempotency-Key is safe.",
-                )
-            }
+        let problem = match &error {
+            StoreError::Unavailable(_)
+            | StoreError::ConnectionLost(_)
+            | StoreError::Disk(_)
+            | StoreError::SchemaChanged(_) => Self::unavailable(
+                "unavailable",
+                "The service can't take this now; try again later.",
+            ),
+            StoreError::Unknown(_) => Self::unavailable(
+                "commit_outcome_unknown",
+                "It is not known whether this was stored. A retry with the same event id or Idempotency-Key is safe.",
+            ),
             StoreError::StorageFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "storage_full",
@@ -191,11 +199,9 @@ impl From<StoreError> for Problem {
             ),
             StoreError::Conflict(why) => Self::new(StatusCode::CONFLICT, "conflict", why.clone()),
             StoreError::NotFound(what) => Self::not_found(what),
-            StoreError::Corrupt(_) => {
-                tracing::error!(%error, "the database can't be read");
-                Self::internal()
-            }
-        }
+            StoreError::Corrupt(_) => Self::internal(),
+        };
+        Self { cause: Some(Arc::new(error)), ..problem }
     }
 }
 
@@ -214,6 +220,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
         let (retry_after, challenge) = (self.retry_after_secs, self.challenge);
+        let cause = self.cause.clone();
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -221,7 +228,10 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge.as_str()));
         }
         if let Some(secs) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs.get()));
+        }
+        if let Some(cause) = cause {
+            response.extensions_mut().insert(Cause(cause));
         }
         response
     }

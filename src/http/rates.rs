@@ -1,14 +1,15 @@
-//! Connection attempts per minute: a bucket per address for those who do not
-//! authenticate, and one per gateway for those who do. So one stranger behind a
-//! shared address can be slowed down without locking out a fleet.
+//! Connection attempts per minute and address that do not authenticate; those
+//! that do are limited per gateway, by [`reconnects`](super::reconnects). So one
+//! peer behind a shared address is slowed down without locking out a fleet.
 //!
 //! The limit binds in whatever minute one looks at. A bucket that is refilled
 //! while it is emptied does not do that: full at first, it lets twice as many
 //! through. So a bucket here has a slot for each attempt, and a slot that was
 //! taken is free again after a minute.
 
+use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::config::Network;
-use crate::event::GatewayKey;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -34,17 +34,18 @@ pub(super) struct Buckets<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
     clock: C,
 }
 
-/// Both kinds of buckets.
-pub(super) struct Attempts {
-    /// Failed attempts by address.
-    pub(super) addresses: Buckets<Source>,
-    /// Authenticated attempts by gateway.
-    pub(super) gateways: Buckets<GatewayKey>,
-}
-
 /// What counts as one place of origin: an IPv4 address or an IPv6 /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Source(IpAddr);
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
+    }
+}
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
@@ -57,8 +58,15 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    /// By the machine's clock.
+    pub(super) fn new(per_minute: NonZeroU32) -> Self {
+        Self::with_clock(per_minute, DefaultClock::default())
+    }
+}
+
 impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
-    fn new(per_minute: NonZeroU32, clock: C) -> Self {
+    fn with_clock(per_minute: NonZeroU32, clock: C) -> Self {
         let once_a_minute =
             Quota::with_period(MINUTE).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
         Self {
@@ -80,25 +88,10 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
         Err(shortest)
     }
 
-    fn forget_full(&self) {
-        self.slots.retain_recent();
-        self.slots.shrink_to_fit();
-    }
-}
-
-impl Attempts {
-    pub(super) fn new(per_minute: NonZeroU32) -> Self {
-        let clock = DefaultClock::default();
-        Self {
-            addresses: Buckets::new(per_minute, clock.clone()),
-            gateways: Buckets::new(per_minute, clock),
-        }
-    }
-
     /// Forgets buckets that are full again, so that memory stays bounded.
     pub(super) fn forget_full(&self) {
-        self.addresses.forget_full();
-        self.gateways.forget_full();
+        self.slots.retain_recent();
+        self.slots.shrink_to_fit();
     }
 }
 
@@ -113,8 +106,10 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
     }
     let values: Vec<&str> =
         headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else {
+    // RFC 9110, section 5.6.1: empty elements of a list don't count.
+    let hops = values.iter().rev().flat_map(|value| value.rsplit(',')).map(str::trim);
+    for hop in hops.filter(|hop| !hop.is_empty()) {
+        let Some(address) = hop_address(hop) else {
             break;
         };
         client = address.to_canonical();
@@ -123,6 +118,13 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
         }
     }
     client
+}
+
+/// A hop's address, with or without a port; IPv6 with or without brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -137,14 +139,13 @@ mod tests {
 
     #[test]
     fn the_eleventh_attempt_in_a_minute_waits_and_others_do_not() {
-        let attempts = Attempts::new(NonZeroU32::new(10).unwrap());
+        let addresses = Buckets::new(NonZeroU32::new(10).unwrap());
         for _ in 0..10 {
-            assert!(attempts.addresses.charge(&source("192.0.2.1")).is_ok());
+            assert!(addresses.charge(&source("192.0.2.1")).is_ok());
         }
-        let wait = attempts.addresses.charge(&source("192.0.2.1")).unwrap_err();
+        let wait = addresses.charge(&source("192.0.2.1")).unwrap_err();
         assert!(wait <= MINUTE && wait > MINUTE / 2, "{wait:?}");
-        assert!(attempts.addresses.charge(&source("192.0.2.2")).is_ok());
-        assert!(attempts.gateways.charge(&GatewayKey(1)).is_ok());
+        assert!(addresses.charge(&source("192.0.2.2")).is_ok());
     }
 
     /// Whoever tries at random, or comes back exactly when told to, never gets
@@ -155,7 +156,7 @@ mod tests {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         let clock = FakeRelativeClock::default();
-        let buckets = Buckets::new(NonZeroU32::new(10).unwrap(), clock.clone());
+        let buckets = Buckets::with_clock(NonZeroU32::new(10).unwrap(), clock.clone());
         let (mut now, mut passed) = (Duration::ZERO, Vec::new());
         while passed.len() < 500 {
             let step = match buckets.charge(&()) {
@@ -199,5 +200,30 @@ mod tests {
         );
         assert_eq!(client_address(stranger, &headers, &trusted), stranger);
         assert_eq!(client_address(proxy, &HeaderMap::new(), &trusted), proxy);
+    }
+
+    #[test]
+    fn forwarded_for_is_read_in_each_form_that_proxies_write() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let proxy = "10.0.0.1".parse().unwrap();
+        for (value, client) in [
+            ("198.51.100.7:5555", "198.51.100.7"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:198.51.100.7", "198.51.100.7"),
+            ("198.51.100.8,", "198.51.100.8"),
+            (" , 198.51.100.8:1 ,, 10.0.0.9:80 , ", "198.51.100.8"),
+            ("1.1.1.1, unknown", "10.0.0.1"),
+            ("1.1.1.1, _hidden, 10.0.0.2", "10.0.0.2"),
+            ("198.51.100.7:99999", "10.0.0.1"),
+            ("[198.51.100.7]", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", value.parse().unwrap());
+            let expected: IpAddr = client.parse().unwrap();
+            assert_eq!(client_address(proxy, &headers, &trusted), expected, "{value:?}");
+        }
     }
 }

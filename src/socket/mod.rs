@@ -32,9 +32,20 @@ pub struct EventFrame {
     pub sequence: Sequence,
     /// The whole text frame.
     pub text: Bytes,
-    /// A receipt is to be asked for at least after so many events, and after
-    /// the last one that is written for now.
-    pub stride: u8,
+    /// Which ping precedes it. One always follows the last event that is
+    /// written for now.
+    pub ping_before: PingBefore,
+}
+
+/// The ping that an event needs before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PingBefore {
+    /// None.
+    Unneeded,
+    /// One between it and the event before it.
+    Between,
+    /// One right before it, even if no event was written since the last one.
+    Always,
 }
 
 /// What passes waiting events.

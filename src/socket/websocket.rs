@@ -2,9 +2,9 @@
 //!
 //! Event frames are followed by pings that carry the last event's number.
 //! These gateways handle one frame after another and echo a ping's payload, so
-//! the pong says that everything up to that number has been handled. How many
-//! events may go by without a ping is the lane's to say; the last one of a burst
-//! always has its ping.
+//! the pong says that everything up to that number has been handled. The lane
+//! decides which events have a ping before them; a ping always follows the last
+//! event of a burst.
 //!
 //! Reading and writing go on side by side; neither waits for the other. Knows
 //! no store and decides nothing about delivery.
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
 
 use super::patience::within;
-use super::{Control, EventFrame, Incoming, TransportEnd};
+use super::{Control, EventFrame, Incoming, PingBefore, TransportEnd};
 use crate::event::{Reason, Sequence};
 
 /// Events are gathered up to this many bytes before they are flushed. As much
@@ -79,8 +79,16 @@ async fn talk(
     // What the peer has said still counts; so reading goes on to the end.
     match written {
         WriteEnd::Told(reason) => {
-            let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
-            let ((), read) = tokio::join!(goodbye, timeout(limits.close_timeout, reader));
+            // A peer that has been silent for too long won't answer either, and
+            // the failure is recorded only after this.
+            let is_silent =
+                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
+            let patience = if is_silent { LINGER } else { limits.close_timeout };
+            let ending = async {
+                let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
+                tokio::join!(goodbye, reader).1
+            };
+            let read = timeout(patience, ending).await;
             let detail = match read {
                 Ok(_) => String::new(),
                 Err(_) => "the peer did not answer the close".to_owned(),
@@ -220,7 +228,7 @@ async fn told_to_close(control: &mut mpsc::Receiver<Control>, ping_due: &mut boo
     }
 }
 
-/// Writes what waits, with pings as often as wanted, and flushes once.
+/// Writes what waits, with its pings, and flushes once.
 async fn burst(
     sink: &mut SplitSink<WebSocket, Message>,
     first: Option<Message>,
@@ -234,9 +242,12 @@ async fn burst(
         sink.feed(first).await?;
         bytes = BURST_BYTES;
     }
-    let mut without_ping = 0;
+    let mut is_pinged = true;
     while let Some(frame) = next.take() {
-        let EventFrame { sequence, text: frame, stride } = *frame;
+        let EventFrame { sequence, text: frame, ping_before } = *frame;
+        if ping_before == PingBefore::Always || ping_before == PingBefore::Between && !is_pinged {
+            sink.feed(ping(*last_written)).await?;
+        }
         bytes += frame.len();
         let Some(frame) = text(frame) else {
             return Err(axum::Error::new(std::io::Error::other("an event frame is no text")));
@@ -246,11 +257,10 @@ async fn burst(
         if bytes < BURST_BYTES {
             next = events.try_recv().ok();
         }
-        without_ping += 1;
-        if next.is_none() || without_ping >= stride {
-            sink.feed(ping(Some(sequence))).await?;
-            without_ping = 0;
-        }
+        is_pinged = false;
+    }
+    if !is_pinged {
+        sink.feed(ping(*last_written)).await?;
     }
     sink.flush().await
 }

@@ -31,6 +31,18 @@ pub(crate) const REDRIVE_LOOKED_UP: usize = 2_000;
 /// Streams that one batch of retention looks at; most have nothing to give.
 pub(crate) const TRIMMED_STREAMS: i64 = 256;
 
+/// Expired events that one call looks at, and open deliveries of them that it
+/// gives up, at the most.
+pub(crate) const EXPIRED_EVENTS: i64 = 16;
+pub(crate) const EXPIRED_DELIVERIES: i64 = 1_000;
+
 /// Rejected rows that one retry puts back, at the most: it is one transaction,
 /// and others wait for it.
 pub(crate) const RETRIED: i64 = 1_000;
+
+/// Connections of a gateway that are looked at for their peak.
+pub(super) const PEAK_CONNECTIONS: i64 = 2000;
+
+/// Events of a range that are named in the log, and of all ranges of a sweep.
+pub(super) const LOGGED_EVENTS: i64 = 5;
+pub(super) const LOGGED_IN_ALL: usize = 100;

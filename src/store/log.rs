@@ -288,15 +288,6 @@ pub enum Record {
     },
 }
 
-/// Deliveries that nobody was there to receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// Whose.
-    pub gateway_id: GatewayId,
-    /// Which.
-    pub range: Range,
-}
-
 /// A connection that a dead node left open, and that is closed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {

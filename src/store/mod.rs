@@ -11,14 +11,17 @@ use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 
+mod away;
 mod browse;
 mod errors;
 pub mod floor;
 mod inbox;
+mod instants;
 mod ledger;
 mod limits;
 mod log;
 pub mod memory;
+mod missed;
 mod nodes;
 mod open;
 #[cfg(feature = "postgres")]
@@ -35,10 +38,12 @@ mod sqlstate;
 mod trimming;
 mod verdict;
 
+pub use away::*;
 pub use browse::*;
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
+pub use missed::*;
 pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
@@ -81,6 +86,9 @@ pub enum StoreError {
     /// What was named does not exist in this organisation.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// The schema was changed while this node ran, and is none that it can use.
+    #[error("the database's schema changed: {0}")]
+    SchemaChanged(String),
     /// The database holds something that this version can't read.
     #[error("the database is damaged or of another version: {0}")]
     Corrupt(String),
@@ -154,14 +162,15 @@ pub trait Store: Inbox + Send + Sync + 'static {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway>;
-    /// Deletes it: its log and tokens go, the ledger stays.
-    async fn delete_gateway(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-    ) -> Result<GatewayKey>;
+    /// Deletes it. Its tokens are revoked, and what it has not received is recorded
+    /// as failed (`gateway_deleted`).
+    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId)
+    -> Result<Deleted>;
     /// Keeps its latest manifest.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
+    /// Notes that an attempt of this gateway to connect was refused. The caller
+    /// does not wait for it, and limits how often it calls.
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
     /// Makes a token; `Conflict` if two are live.
     async fn create_gateway_token(
         &self,
@@ -214,6 +223,9 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<OutboxPage>;
     /// Opens a connection and finds its position.
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened>;
+    /// The most connections that a gateway held at once within this time, on all
+    /// nodes, as far as its newest 2,000 connections tell.
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
     /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.
@@ -275,9 +287,8 @@ pub trait Store: Inbox + Send + Sync + 'static {
     ) -> Result<Redriven>;
 
     // -- housekeeping
-    /// Says that this node lives; answers when another one last took it for
-    /// dead, if one ever did.
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>>;
+    /// Stores that this node lives.
+    async fn node_heartbeat(&self) -> Result<Heartbeat>;
     /// Says what this node is.
     async fn introduce_node(&self, about: AboutNode) -> Result<()>;
     /// The nodes, the living ones first: those of the whole database.
@@ -291,8 +302,16 @@ pub trait Store: Inbox + Send + Sync + 'static {
     /// Whom of this node's live connections another node was told to shut out.
     async fn shut_out(&self) -> Result<Vec<ShutOut>>;
     /// Records `not_connected` for what was appended to gateways without a live
-    /// connection; `None` looks at all gateways. Returns what was recorded.
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>>;
+    /// connection; `None` looks at all gateways. A gateway whose last connection
+    /// ended less than `grace` ago is postponed.
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept>;
+    /// Gives up deliveries whose event has expired while their gateway has no
+    /// live connection: one bounded batch, from a mark on, which it moves.
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;
     /// Removes one bounded batch of what is too old or too much, and moves
     /// the mark; after the last batch of a pass it stands at the next pass's first.
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;

@@ -19,6 +19,17 @@ pub struct AboutNode {
     pub max_connections: i64,
 }
 
+/// A node's sign of life, as it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// By the database's clock.
+    pub at: Timestamp,
+    /// When another node last declared this one dead, if one ever did.
+    pub lost_at: Option<Timestamp>,
+    /// The schema's newest migration, if it is newer than those that this version knows.
+    pub newer_schema: Option<i64>,
+}
+
 /// Where a node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

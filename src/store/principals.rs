@@ -54,6 +54,20 @@ pub struct Gateway {
     pub last_receipt_at: Option<Timestamp>,
     /// The database's time when this was read.
     pub as_of: Timestamp,
+    /// Its last attempt to connect that was refused, as far as that is noted.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// A refused attempt to connect, as it is noted at the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRefusal {
+    /// When.
+    pub at: Timestamp,
+    /// Why: a code of the API's problem documents.
+    pub code: String,
+    /// Where it came from.
+    pub address: String,
 }
 
 /// A change to a gateway; `None` leaves things as they are.
@@ -166,6 +180,8 @@ pub struct GatewayCredential {
     pub gateway: GatewayKey,
     /// The gateway's outside identity.
     pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
     /// Its organisation.
     pub organisation: OrganisationKey,
     /// The token's expiry.

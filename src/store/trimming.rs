@@ -1,8 +1,8 @@
 //! What retention keeps, and how far it has come.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::clock::Timestamp;
+use crate::clock::{ClockGuard, Timestamp};
 
 /// How long and how much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,8 @@ pub struct RetentionLimits {
 }
 
 /// Where retention goes on. A pass looks at each kind of row once, and what it
-/// has looked at and kept is not looked at again by later passes.
+/// has looked at and kept is not looked at again by later passes. After the clock
+/// was set, nothing is called older than it would be otherwise for an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct TrimMark {
     pub(crate) step: TrimStep,
@@ -45,12 +46,36 @@ pub struct TrimMark {
     /// Some dead letters were kept for a position behind them, which moves: the
     /// next pass looks at all of them again.
     pub(crate) letters_wait: bool,
+    /// The database's clock, as it was seen.
+    pub(crate) clock: ClockGuard,
 }
 
 impl RetentionLimits {
+    /// Nothing is too old or too much.
+    pub const KEEP_ALL: Self = Self {
+        max_age: Duration::MAX,
+        max_events: i64::MAX,
+        hard_max_age: Duration::MAX,
+        hard_max_events: i64::MAX,
+        dead_letter_max_age: Duration::MAX,
+        left_behind: Duration::MAX,
+        batch: 1,
+    };
+
     /// Open dead letters that died before this are not kept.
     pub(crate) fn dead_before(&self, now: Timestamp) -> Timestamp {
         now.minus(self.dead_letter_max_age.max(self.max_age))
+    }
+}
+
+impl TrimMark {
+    /// By which a batch measures ages, given what the clock shows.
+    pub(crate) fn measure_by(&mut self, now: Timestamp) -> Timestamp {
+        let at = Instant::now();
+        if let Some(jump) = self.clock.read(now, at) {
+            tracing::warn!(%jump, "the clock was set; retention goes by its old course for an hour");
+        }
+        self.clock.cautious(now, at)
     }
 }
 
@@ -65,6 +90,7 @@ impl Default for TrimMark {
             letter: (NEVER, 0, 0),
             old_letter: (NEVER, 0, 0),
             letters_wait: false,
+            clock: ClockGuard::default(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Black-box stories told twice: on the embedded database, and on a shared one.
 
 use gateway_events::store::{VerifyReport, postgres, sqlite};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::server::Database;
 use crate::store_postgres;
@@ -45,6 +47,20 @@ impl On {
                     settings.iter().copied().chain([("DATABASE__URL", url.as_str())]).collect();
                 Service::start_with(&settings).await
             }
+        }
+    }
+
+    /// Runs statements in it beside the service.
+    pub(crate) async fn change(&self, service: &Service, statements: &str) {
+        match self {
+            Self::Embedded => {
+                let file = SqliteConnectOptions::new().filename(service.database());
+                let mut database = file.connect().await.expect("the database");
+                let statements = AssertSqlSafe(statements.to_owned());
+                sqlx::raw_sql(statements).execute(&mut database).await.expect("changed");
+                database.close().await.expect("closed");
+            }
+            Self::Shared(database) => database.run(statements),
         }
     }
 

@@ -60,9 +60,10 @@ async fn gateways_are_registered_labelled_switched_off_and_deleted() {
     assert!(disabled.well().contains("status       disabled"), "{disabled:?}");
     let enabled = service.run(&format!("gateway enable {id} --json")).await.json();
     assert_eq!(enabled["disabled"], false);
-    let deleted = service.run(&format!("gateway delete {id}")).await;
+    let deleted = service.run(&format!("gateway delete {id} --yes")).await;
     assert_eq!(deleted.well(), format!("gateway {id} is deleted\n"));
-    assert_eq!(service.run(&format!("gateway delete {chosen} --json")).await.json(), Value::Null);
+    let deleted = service.run(&format!("gateway delete {chosen} --yes --json")).await;
+    assert_eq!(deleted.json(), Value::Null);
 
     service.run(&format!("gateway show {id}")).await.failed(1, &["404", "no such gateway"]);
     service.run("gateway register kyoto").await.well();

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 mod append;
 mod asking;
+mod away;
 mod housekeeping;
 mod inbox;
 mod outcomes;
@@ -26,6 +27,7 @@ mod positions;
 
 pub(crate) use append::*;
 pub(crate) use asking::*;
+pub(crate) use away::*;
 pub(crate) use housekeeping::*;
 pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
@@ -55,6 +57,8 @@ macro_rules! conforms {
             a_replica_moves_its_own_position_and_not_its_gateways
             a_receipt_on_a_forgotten_connection_moves_its_gateway
             an_opening_that_nobody_waits_for_leaves_nothing_live
+            the_most_connections_at_once_are_known
+            a_refusal_is_noted_at_its_gateway
             dead_letters_are_passed_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
             an_end_or_a_report_that_comes_twice_is_on_record_once
@@ -66,7 +70,10 @@ macro_rules! conforms {
             retention_trims_what_is_confirmed_in_bounded_batches
             what_the_hard_limit_takes_is_recorded_as_lost
             what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
-            the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss
+            what_a_deleted_gateway_missed_is_failed_and_shown_until_retention
+            an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed
+            many_expired_events_are_given_up_in_bounded_batches
+            a_gateway_that_has_just_gone_has_a_grace_and_no_other
             old_dead_letters_go_with_their_deliveries_and_not_before
             an_open_dead_letter_outlives_its_log_and_can_be_redriven
             a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit

@@ -1,8 +1,12 @@
 //! The edge: what strangers, clients and operators meet there, and what the
 //! log says of it.
 
+mod connection_limits;
 mod connections;
+mod headers;
 mod log;
 mod objects;
+mod reconnects;
+mod refusals;
 mod strangers;
 mod words;

@@ -8,3 +8,4 @@ mod reports;
 mod revocation;
 mod silence;
 mod stall;
+mod watchdog;

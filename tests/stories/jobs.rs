@@ -9,7 +9,7 @@ use crate::server::Database;
 use crate::support::{Service, deployed};
 
 /// Three intervals of the job, and some patience.
-const OVERDUE: Duration = Duration::from_secs(60);
+const OVERDUE: Duration = Duration::from_mins(1);
 
 async fn ready(service: &Service) -> Result<String, String> {
     let answer = service.api().ask_at_root("/readyz").await;

@@ -13,7 +13,7 @@
 //! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
-//! | FR-009 | `operations::a_failure_is_on_record_within_a_second` |
+//! | FR-009 | `operations::a_failure_is_on_record_within_a_second`, `away` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | the window and the in-memory transport, in the library |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
@@ -27,7 +27,10 @@
 //! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
 //! | stores answer alike | `conformance`, `model` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
-//! | FR-023, in any minute | `http::rates`, in the library |
+//! | FR-023, in any minute | `http::rates` and `http::reconnects`, in the library |
+//! | FR-023, of a gateway | `edge::reconnects` |
+//! | FR-015, refusals and failed deliveries | `edge::refusals` |
+//! | idle and silent peers | `edge::connection_limits`; which connection is closed: `http::listener::table`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
 //! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
 //! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |
@@ -37,12 +40,14 @@
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 mod access;
+mod away;
 mod balancer;
 mod bench;
 mod bench_running;
 mod both;
 mod built_ins;
 mod bursts;
+mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;

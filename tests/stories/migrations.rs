@@ -10,6 +10,8 @@ on_both! {
     one_goes_on_where_the_other_stopped
     a_newer_schema_is_refused_by_everything
     an_edited_schema_is_refused_by_everything
+    another_programs_database_is_left_alone
+    a_schema_that_changes_under_a_node_is_noticed
 }
 
 /// Both histories say that everything is applied, and nothing is wrong.
@@ -85,4 +87,45 @@ async fn an_edited_schema_is_refused_by_everything(on: On) {
     let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
     place.change(&edit).await;
     is_refused(&place, &["migration 1 was applied with another text"]).await;
+}
+
+/// A history of the same tool, and a table, that are not ours.
+async fn another_programs_database_is_left_alone(on: On) {
+    let place = Place::new(on);
+    place.ours("migrate").await.well();
+    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
+    for (version, description) in [(1, "create users"), (20_230_101_000_000_i64, "log")] {
+        place
+            .change(&format!(
+                "delete from _sqlx_migrations;
+                 insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+                 values ({version}, '{description}', true, {bytes}, 0)"
+            ))
+            .await;
+        let version = format!("migration {version} (\"{description}\")");
+        is_refused(&place, &["another program's", &version, "nothing was changed"]).await;
+    }
+    // Half of a migration of theirs is no more ours.
+    place.change("update _sqlx_migrations set success = false").await;
+    is_refused(&place, &["another program's"]).await;
+}
+
+/// A newer version migrates the database of a node that runs.
+async fn a_schema_that_changes_under_a_node_is_noticed(on: On) {
+    let mut service = on.start().await;
+    let (id, _) = service.gateway("one").await;
+    let bytes = if matches!(on, On::Shared(_)) { "'\\x00'" } else { "x'00'" };
+    let newer = format!(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9999, 'from tomorrow', true, {bytes}, 0)"
+    );
+    on.change(&service, &newer).await;
+    service.logged(|log| log.contains("a newer version migrated the database")).await;
+    let event = crate::support::deployed(&[&id], "d-1");
+    service.api().post("/events", &event).await.expect("older nodes may go on beside it");
+    on.change(&service, "update schema_compatibility set oldest = 9999").await;
+    assert_eq!(service.ended().await, Some(1), "{}", service.log());
+    let log = service.log();
+    assert!(log.contains("this version can't use the database any more"), "{log}");
+    assert!(log.contains("a newer version migrated it to 9999"), "{log}");
 }

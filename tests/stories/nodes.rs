@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
@@ -17,6 +18,9 @@ use crate::conformance::{Corner, closed, confirmed, event, event_with, keep_all,
 use crate::server::Database;
 use crate::store_postgres::{open, options};
 use crate::support::PATIENCE;
+
+/// Longer than a story.
+const GRACE: Duration = Duration::from_hours(1);
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     let database = Database::new();
@@ -115,6 +119,9 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     let (lost, _, _) = here.open(&gateway).await;
     let (alive, _, _) = there.open(&gateway).await;
     here.record(vec![confirmed(&gateway, lost, 1, 3)]).await;
+    let alone = here.gateway(&[]).await;
+    here.fill(&alone, 2).await;
+    let (lost_too, _, _) = here.open(&alone).await;
     assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default(), "both live");
     // By the database's clock it has been silent for a minute.
     let silent = format!(
@@ -122,8 +129,9 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
         first.node()
     );
     database.run(&silent);
-    let reaped = Reaped { gateway_id: gateway.id, connection_id: lost };
-    let reaping = Reaping { nodes: vec![first.node()], connections: vec![reaped] };
+    let reaped = [(gateway.id, lost), (alone.id, lost_too)]
+        .map(|(gateway_id, connection_id)| Reaped { gateway_id, connection_id });
+    let reaping = Reaping { nodes: vec![first.node()], connections: reaped.to_vec() };
     assert_eq!(second.reap_dead_nodes().await.unwrap(), reaping);
     assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default());
     let all = second
@@ -133,6 +141,9 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
         .rows;
     let reasons: BTreeSet<_> = all.iter().map(|it| (it.connection_id, it.close_reason)).collect();
     assert_eq!(reasons, BTreeSet::from([(lost, Some(Reason::NodeLost)), (alive, None)]));
+    // A gateway whose only connection was the dead node's has time to come back.
+    let missed = second.sweep_not_connected(None, GRACE).await.unwrap();
+    assert_eq!((missed.missed.len(), missed.postponed.len()), (0, 1), "{missed:?}");
     // It was only slow: a late receipt still counts, and its end is no news.
     here.record(vec![
         confirmed(&gateway, lost, 4, 4),
@@ -173,7 +184,8 @@ async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
 
 /// Sweeps, and returns how many deliveries were missed.
 async fn missed(store: &dyn Store, gateway: &Gateway) -> i64 {
-    let missed = store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    let missed =
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
     missed.iter().map(|Missed { range, .. }| range.last.0 - range.first.0 + 1).sum()
 }
 

@@ -259,11 +259,11 @@ async fn what_failed_at_a_gateway_stays_on_record_when_it_is_deleted() {
     for row in of_it["list"].as_array().expect("a list") {
         assert_eq!(
             (&row["gatewayName"], &row["reason"]),
-            (&json!("away"), &json!("not_connected"))
+            (&json!("away"), &json!("gateway_deleted"))
         );
     }
     assert_eq!(summary(&admin, "?by=gateway").await.len(), 2);
-    // Its log is gone: nothing is pending there any more, and nothing can be appended to it.
+    // It is gone: nothing is pending there any more, and nothing can be appended to it.
     assert_eq!(admin.get("/stats").await.success()["eventDelivery"]["pending"], 0);
     let redrive = json!({"gatewayId": away, "sequence": 1});
     admin.post("/deliveries/redrive", &redrive).await.refusal(404, "not_found");

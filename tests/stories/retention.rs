@@ -59,8 +59,8 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
     // what became of it.
     let shown = service.admin().get("/events/e-1").await.success();
     for delivery in shown["deliveries"].as_array().expect("a list") {
-        let state = if delivery["gatewayId"] == away.as_str() { "failed" } else { "delivered" };
-        assert_eq!((&delivery["state"], &delivery["trimmed"]), (&json!(state), &json!(true)));
+        let expected = if delivery["gatewayId"] == away.as_str() { "failed" } else { "delivered" };
+        assert_eq!((&delivery["state"], &delivery["trimmed"]), (&json!(expected), &json!(true)));
     }
     let mut again = deployed(&[&here, &away], "d-1");
     again["id"] = json!("e-1");

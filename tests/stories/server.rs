@@ -85,7 +85,7 @@ struct Guard {
 /// Where a server of its own listens.
 const LOOPBACK: &str = "127.0.0.1,::1";
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None, None));
+static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None, None, &[]));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
@@ -93,13 +93,13 @@ impl Server {
     /// its `server.key`, `server.crt` and `pg_hba.conf`.
     #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
     pub(crate) fn with_tls(files: &Path) -> Self {
-        Self::start("off", "127.0.0.1", Some(files), None)
+        Self::start("off", "127.0.0.1", Some(files), None, &[])
     }
 
     /// Another one, which streams what this one commits and takes no writes.
     #[allow(dead_code, reason = "not every test binary that includes this file has a standby")]
     pub(crate) fn standby(&self) -> Self {
-        Self::start("on", LOOPBACK, None, Some(self))
+        Self::start("on", LOOPBACK, None, Some(self), &[])
     }
 
     /// Where it listens, if it does so by TCP.
@@ -108,7 +108,13 @@ impl Server {
         self.port
     }
 
-    fn start(fsync: &str, host: &str, files: Option<&Path>, primary: Option<&Self>) -> Self {
+    fn start(
+        fsync: &str,
+        host: &str,
+        files: Option<&Path>,
+        primary: Option<&Self>,
+        variables: &[(&str, String)],
+    ) -> Self {
         let bin = programs().expect(
             "a Postgres server (initdb, pg_ctl) is needed for this test: apt-get install -y postgresql",
         );
@@ -118,6 +124,7 @@ impl Server {
             .args([fsync, host])
             .arg(files.unwrap_or(Path::new("")))
             .arg(primary.map(|it| format!("{} {}", it.home.display(), it.port)).unwrap_or_default())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Not among those that a Ctrl-C ends, for it has still to tidy up.
@@ -239,7 +246,14 @@ impl Database {
     /// be [controlled](Self::control).
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn alone() -> Self {
-        Self::on(Some(Server::start("on", LOOPBACK, None, None)), "test".to_owned())
+        Self::alone_with(&[])
+    }
+
+    /// The same with environment variables for the server.
+    #[allow(dead_code, reason = "not every test binary that includes this file needs them")]
+    pub(crate) fn alone_with(variables: &[(&str, String)]) -> Self {
+        let server = Server::start("on", LOOPBACK, None, None, variables);
+        Self::on(Some(server), "test".to_owned())
     }
 
     fn on(own: Option<Server>, name: String) -> Self {

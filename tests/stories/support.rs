@@ -312,7 +312,9 @@ pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
 fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable =
         |(key, value): &(&str, &str)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned());
-    settings.iter().map(variable).collect()
+    // Most stories want failures at once; those about the grace set it.
+    let defaults = [("DELIVERY__NOT_CONNECTED_GRACE", "0s")];
+    defaults.iter().chain(settings).map(variable).collect()
 }
 
 async fn spawn(
@@ -364,6 +366,11 @@ async fn spawn_logging_to(
     let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
+}
+
+/// Lets time pass, for the stories in which that is the event.
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
 }
 
 /// A publishable deployment.

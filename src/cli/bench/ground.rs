@@ -127,6 +127,7 @@ impl<'a> Ground<'a> {
         let mut settings = vec![
             ("DELIVERY__MAX_CONNECTIONS", (gateways + 100).max(1000).to_string()),
             ("SERVER__MAX_HTTP_CONNECTIONS", (gateways + 2000).to_string()),
+            ("SERVER__MAX_PENDING_HANDSHAKES", (gateways + 1000).to_string()),
             ("LIMITS__ATTEMPTS_PER_MINUTE", "1000".to_owned()),
         ];
         if let Some([database, _]) = &self.databases {

@@ -50,12 +50,16 @@ impl Lane {
             while !self.reports.is_empty() {
                 let matched = self.reports.next().await;
                 if let Some(sequence) = matched.sequence {
-                    self.outcomes.reported(sequence, matched.result());
+                    let event = state.in_flight.named(sequence);
+                    self.outcomes.reported(sequence, matched.result(), event);
                 }
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
             tracing::warn!(connection = %self.whose.connection, "reports that came last were not matched");
+        }
+        for event in state.in_flight.unconfirmed() {
+            self.outcomes.name(event);
         }
         let closing = self.window.close(reason, self.timing.patience);
         self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);

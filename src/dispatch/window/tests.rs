@@ -15,6 +15,10 @@ fn at(base: Instant, secs: u64) -> (Instant, Timestamp) {
     (base + Duration::from_secs(secs), stamp)
 }
 
+fn kind() -> EventType {
+    EventType::new("api.deployed").unwrap()
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Offer { distance: i64, bytes: usize },
@@ -42,7 +46,7 @@ proptest! {
     ) {
         let base = Instant::now();
         let mut secs = 0;
-        let mut window = Window::new(LIMITS, Sequence(start), 0, Rhythm::new(TIMEOUT));
+        let mut window = Window::new(LIMITS, Sequence(start), 0, Cadence::new(TIMEOUT));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
         for step in steps {
@@ -51,7 +55,7 @@ proptest! {
             match step {
                 Step::Offer { distance, bytes } => {
                     let sequence = Sequence(window.sent().0 + distance);
-                    let taken = window.offer(sequence, bytes, now, stamp);
+                    let taken = window.offer(sequence, &kind(), bytes, now, stamp);
                     prop_assert!(taken.is_err() || distance == 1);
                     if taken.is_ok() {
                         prop_assert!(sent.insert(sequence), "{sequence} was sent twice");
@@ -109,11 +113,11 @@ proptest! {
 #[test]
 fn the_deadline_runs_from_the_last_progress() {
     let base = Instant::now();
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
     for (sequence, secs) in [(1, 0), (2, 5)] {
         let (now, stamp) = at(base, secs);
-        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+        assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
     }
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(base + TIMEOUT));
     let (now, _) = at(base, 50);
@@ -127,18 +131,18 @@ fn the_deadline_runs_from_the_last_progress() {
 #[test]
 fn an_event_larger_than_the_window_goes_alone() {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
-    assert_eq!(window.offer(Sequence(1), 1000, now, stamp), Ok(()));
-    assert_eq!(window.offer(Sequence(2), 1, now, stamp), Err(Refusal::Full));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
+    assert_eq!(window.offer(Sequence(1), &kind(), 1000, now, stamp).err(), None);
+    assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp), Err(Refusal::Full));
     window.receipt(Sequence(1), now);
-    assert_eq!(window.offer(Sequence(2), 1, now, stamp), Ok(()));
+    assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp).err(), None);
 }
 
 fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> Closing {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before, Rhythm::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before, Cadence::new(TIMEOUT));
     for sequence in 1..=3 {
-        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+        assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
     }
     window.receipt(Sequence(confirmed), now);
     window.close(reason, Patience { poison, ..PATIENCE })
@@ -155,23 +159,41 @@ fn poison_is_the_event_that_failed_once_too_often() {
     assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
 }
 
+/// A window that has sent 1 to 100, one after another, each confirmed at once.
+fn quick(base: Instant) -> Window {
+    let (now, stamp) = at(base, 0);
+    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
+    for sequence in (1..=100).map(Sequence) {
+        assert_eq!(window.offer(sequence, &kind(), 1, now, stamp).err(), None);
+        window.receipt(sequence, now);
+    }
+    window
+}
+
 #[test]
-fn those_that_are_confirmed_together_have_more_time_and_none_is_given_up() {
-    let (now, stamp) = at(Instant::now(), 0);
+fn events_that_share_a_ping_have_the_time_of_one() {
+    let base = Instant::now();
+    let mut window = quick(base);
+    let (now, stamp) = at(base, 5);
+    let pings = [101, 102, 103, 104]
+        .map(|sequence| window.offer(Sequence(sequence), &kind(), 1, now, stamp).unwrap());
+    assert_eq!(
+        pings,
+        [PingBefore::Always, PingBefore::Unneeded, PingBefore::Unneeded, PingBefore::Unneeded]
+    );
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(now + TIMEOUT));
+}
+
+#[test]
+fn an_event_that_shares_a_ping_with_the_next_one_is_not_given_up() {
+    let base = Instant::now();
+    let (now, stamp) = at(base, 1);
     let patience = Patience { max_attempts: 1, ..PATIENCE };
-    let given_up = |quick: bool| {
-        let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Rhythm::new(TIMEOUT));
-        assert_eq!(window.offer(Sequence(1), 1, now, stamp), Ok(()));
-        window.receipt(Sequence(1), if quick { now } else { now + TIMEOUT });
-        assert_eq!(window.stride() > 1, quick);
-        for sequence in 2..=4 {
-            assert_eq!(window.offer(Sequence(sequence), 1, now, stamp), Ok(()));
+    for (events, given_up) in [(1, true), (2, false)] {
+        let mut window = quick(base);
+        for sequence in 101..101 + events {
+            assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
         }
-        let since = if quick { now } else { now + TIMEOUT };
-        let time = TIMEOUT * if quick { 2 } else { 1 };
-        assert_eq!(window.confirmation_deadline(TIMEOUT), Some(since + time));
-        window.close(Reason::ConnectionLost, patience).give_up
-    };
-    assert!(given_up(false));
-    assert!(!given_up(true));
+        assert_eq!(window.close(Reason::ConnectionLost, patience).give_up, given_up);
+    }
 }

@@ -14,7 +14,8 @@ async fn within<T>(waiting: impl Future<Output = T>) -> T {
 }
 
 fn event(sequence: i64, bytes: usize) -> EventFrame {
-    EventFrame { sequence: Sequence(sequence), text: vec![b'x'; bytes].into(), stride: 1 }
+    let text = vec![b'x'; bytes].into();
+    EventFrame { sequence: Sequence(sequence), text, ping_before: PingBefore::Between }
 }
 
 /// What the lane is told at last, and all before it.
@@ -62,20 +63,30 @@ async fn each_event_is_followed_by_its_number_and_the_echo_is_a_receipt() {
 }
 
 #[tokio::test]
-async fn pings_are_as_far_apart_as_the_lane_wants_and_follow_the_last_event() {
+async fn pings_stand_where_the_lane_wants_them_and_after_the_last_event() {
+    use PingBefore::{Always, Between, Unneeded};
     let (lane, transport) = link();
-    for sequence in 1..=8 {
-        let frame = EventFrame { stride: 3, ..event(sequence, 10) };
-        lane.events.send(Box::new(frame)).await.unwrap();
+    let plan = [Always, Unneeded, Unneeded, Between, Always, Unneeded];
+    for (sequence, ping_before) in (1..).zip(plan) {
+        lane.events
+            .send(Box::new(EventFrame { ping_before, ..event(sequence, 10) }))
+            .await
+            .unwrap();
     }
     let mut client = served(transport, LIMITS).await;
-    let mut pings = Vec::new();
-    while pings.len() < 3 {
-        if let Frame::Ping(payload) = within(client.next()).await.unwrap().unwrap() {
-            pings.push(payload);
+    assert_eq!(within(client.next()).await.unwrap().unwrap(), Frame::text("first"));
+    let mut seen = String::new();
+    while !seen.ends_with("(6)") {
+        match within(client.next()).await.unwrap().unwrap() {
+            Frame::Ping(payload) => {
+                seen.push('(');
+                seen.push_str(str::from_utf8(&payload).unwrap());
+                seen.push(')');
+            }
+            _ => seen.push('e'),
         }
     }
-    assert_eq!(pings, ["3", "6", "8"]);
+    assert_eq!(seen, "()eee(3)e(4)ee(6)");
 }
 
 #[tokio::test]

@@ -87,6 +87,21 @@ impl Tables {
         position
     }
 
+    /// The most connections of a gateway at once since then: looked at when each
+    /// of those opened that are live or ended since.
+    pub(super) fn peak_connections(&self, gateway: GatewayKey, since: Timestamp) -> usize {
+        let is_lately = |row: &&ConnectionRow| row.closed.is_none_or(|(at, _)| at >= since);
+        let of = self.connections.values().filter(|row| row.gateway == gateway);
+        let lately: Vec<_> = of.filter(is_lately).collect();
+        let held_at = |instant: Timestamp| {
+            let is_open = |row: &&&ConnectionRow| {
+                row.connected_at <= instant && row.closed.is_none_or(|(at, _)| at > instant)
+            };
+            lately.iter().filter(is_open).count()
+        };
+        lately.iter().map(|row| held_at(row.connected_at)).max().unwrap_or(0)
+    }
+
     fn sent_behind(&self, gateway: GatewayKey, position: i64) -> i64 {
         let near = position + 1..=position + STRETCH;
         let sent = self.attempts.values().filter(|attempt| {

@@ -2,11 +2,15 @@
 
 use serde_json::value::RawValue;
 
-use super::tables::{GatewayRow, Key, Stream, Tables, next};
+use super::ledger::{Ended, How};
+use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::event_types::{built_in, built_ins};
-use crate::store::{EventTypeInfo, Gateway, GatewayChange, Labels, Result, StoreError, storable};
+use crate::store::{
+    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
+    storable,
+};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
 
@@ -47,6 +51,7 @@ impl Tables {
             disabled_at: None,
             deleted_at: None,
             manifest: None,
+            last_refusal: None,
             stream,
         };
         self.gateways.insert(key, row);
@@ -106,12 +111,25 @@ impl Tables {
         self.shown(now, key)
     }
 
+    pub(super) fn note_refusal(
+        &mut self,
+        now: Timestamp,
+        gateway: GatewayKey,
+        code: &str,
+        address: &str,
+    ) {
+        if let Some(row) = self.gateways.get_mut(&gateway) {
+            let (code, address) = (code.to_owned(), address.to_owned());
+            row.last_refusal = Some(LastRefusal { at: now, code, address });
+        }
+    }
+
     pub(super) fn delete_gateway(
         &mut self,
         now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         let key = self.live_key(organisation, id)?;
         let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
         row.deleted_at = Some(now);
@@ -119,8 +137,28 @@ impl Tables {
         for token in self.gateway_tokens.values_mut().filter(|token| token.of == key) {
             token.info.revoked_at = token.info.revoked_at.or(Some(now));
         }
+        let (head, floor) = (row.stream.head, row.stream.floor);
+        let confirmed = self.shown_position(key);
+        let first = Sequence(confirmed.max(floor) + 1);
+        let range = Range { first, last: Sequence(head) };
+        let undelivered = self.not_dead(key, range);
+        for range in undelivered.iter().copied() {
+            self.write_attempts(&Ended {
+                gateway: key,
+                connection: None,
+                range,
+                how: How::Failed(Reason::GatewayDeleted, ""),
+                started_at: now,
+                finished_at: now,
+            })?;
+        }
+        self.bury(key, range, Reason::GatewayDeleted, now)?;
+        let own = (key, String::new());
+        let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        Ok(key)
+        self.cursors.insert(own, Cursor { received: confirmed, updated_at, left_at: None });
+        let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
+        Ok(Deleted { key, undelivered: self.named(&undelivered)? })
     }
 
     pub(super) fn set_manifest(
@@ -190,6 +228,7 @@ impl Tables {
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             manifest: manifest.transpose()?,
+            last_refusal: row.last_refusal.clone(),
             epoch: row.stream.epoch,
             head: Sequence(row.stream.head),
             floor: Sequence(row.stream.floor),

@@ -1,10 +1,13 @@
 //! Attempts, dead letters, and the sweep.
 
+use std::time::Duration;
+
 use super::tables::{AttemptRow, Key, Letter, Tables, next};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use crate::store::ranges::cut;
-use crate::store::{Missed, Range, Result, storable};
+use crate::store::{LoggedEvent, Missed, Range, Result, Swept, storable};
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {
@@ -101,35 +104,71 @@ impl Tables {
         Ok(())
     }
 
-    /// Records `not_connected` for gateways without a live connection.
+    /// Records `not_connected` for gateways without a live connection, unless
+    /// the last one ended only just now.
     pub(super) fn sweep(
         &mut self,
         now: Timestamp,
         gateways: Option<&[GatewayKey]>,
-    ) -> Result<Vec<Missed>> {
+        grace: Duration,
+    ) -> Result<Swept> {
         let keys: Vec<GatewayKey> = self.gateways.keys().copied().collect();
-        let mut recorded = Vec::new();
+        let mut swept = Swept::default();
+        let mut missed = Vec::new();
         for gateway in keys {
             let row = self.gateway_row(gateway)?;
-            let (id, head) = (row.id, row.stream.head);
+            let head = row.stream.head;
             let answered = row.stream.missed.max(self.confirmed(gateway));
             let is_wanted = gateways.is_none_or(|wanted| wanted.contains(&gateway));
             if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
                 continue;
             }
-            let range = Range { first: Sequence(answered + 1), last: Sequence(head) };
-            self.write_attempts(&Ended {
-                gateway,
-                connection: None,
-                range,
-                how: How::Failed(Reason::NotConnected, ""),
-                started_at: now,
-                finished_at: now,
-            })?;
+            if let Some(left) = Swept::grace_left(self.left_at(gateway), now, grace) {
+                swept.postponed.push((gateway, left));
+                continue;
+            }
+            let all = Range { first: Sequence(answered + 1), last: Sequence(head) };
+            for range in self.not_dead(gateway, all) {
+                self.write_attempts(&Ended {
+                    gateway,
+                    connection: None,
+                    range,
+                    how: How::Failed(Reason::NotConnected, ""),
+                    started_at: now,
+                    finished_at: now,
+                })?;
+                missed.push((gateway, range));
+            }
             self.stream(gateway)?.missed = head;
-            recorded.push(Missed { gateway_id: id, range });
         }
-        Ok(recorded)
+        swept.missed = self.named(&missed)?;
+        Ok(swept)
+    }
+
+    /// Failed ranges as the log names them.
+    pub(super) fn named(&self, failed: &[(GatewayKey, Range)]) -> Result<Vec<Missed>> {
+        let mut looked_at = 0;
+        let named = failed.iter().map(|&(gateway, range)| {
+            let row = self.gateway_row(gateway)?;
+            let last = range.last.0.min(range.first.0 + LOGGED_EVENTS - 1);
+            let sequences: Vec<i64> =
+                (range.first.0..=last).take(LOGGED_IN_ALL - looked_at).collect();
+            looked_at += sequences.len();
+            let events = sequences.into_iter().filter_map(|nth| {
+                let event = &self.event_at((gateway, nth))?.event;
+                let (id, event_type) = (event.id.clone(), event.event_type.clone());
+                Some(LoggedEvent { sequence: Sequence(nth), id, event_type })
+            });
+            let events = events.collect();
+            Ok(Missed { gateway_id: row.id, gateway_name: row.name.clone(), range, events })
+        });
+        named.collect()
+    }
+
+    /// When a gateway's last connection ended.
+    fn left_at(&self, gateway: GatewayKey) -> Option<Timestamp> {
+        let ended = self.connections.values().filter(|row| row.gateway == gateway);
+        ended.filter_map(|row| row.closed.map(|(at, _)| at)).max()
     }
 }
 

@@ -25,6 +25,7 @@ mod browse;
 mod closing;
 mod connections;
 mod deliveries;
+mod expiry;
 mod gateways;
 mod history;
 mod inbox;

@@ -11,6 +11,8 @@ use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
 
 /// A node that has not been heard of for this long is dead.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The shortest time.
+const INSTANT: Duration = Duration::from_micros(1);
 
 impl Tables {
     pub(super) fn register_node(&mut self, now: Timestamp, node: NodeId) {
@@ -28,7 +30,7 @@ impl Tables {
     pub(super) fn node_heartbeat(&mut self, now: Timestamp, node: NodeId) -> Option<Timestamp> {
         let row = self.nodes.get_mut(&node)?;
         row.stopped_at = None;
-        row.heartbeat_at = row.heartbeat_at.max(now);
+        row.heartbeat_at = now;
         row.lost_at
     }
 
@@ -98,6 +100,9 @@ impl Tables {
             let is_owner = left.iter().any(|(_, _, owner)| owner == id);
             if row.stopped_at.is_none() && !row.is_heard(now) && (!is_known || is_owner) {
                 row.lost_at = Some(now);
+                if row.heartbeat_at > now.plus(SILENCE) {
+                    row.heartbeat_at = now.minus(SILENCE + INSTANT);
+                }
                 reaping.nodes.push(*id);
             }
         }
@@ -129,6 +134,7 @@ impl Tables {
 
 impl NodeRow {
     fn is_heard(&self, now: Timestamp) -> bool {
-        self.heartbeat_at >= now.minus(SILENCE)
+        // One that lies ahead was stored before the clock was set back.
+        (now.minus(SILENCE)..=now.plus(SILENCE)).contains(&self.heartbeat_at)
     }
 }

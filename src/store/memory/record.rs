@@ -20,7 +20,8 @@ impl Tables {
         }
         let mut waiting = Waiting::default();
         for record in records {
-            match record {
+            let record = record.in_order(now);
+            match record.as_ref() {
                 Record::Confirmed {
                     gateway,
                     connection,

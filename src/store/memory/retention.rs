@@ -18,6 +18,7 @@ impl Tables {
         limits: &RetentionLimits,
         mark: &mut TrimMark,
     ) -> Result<Trimmed> {
+        let now = mark.measure_by(now);
         let batch = usize::try_from(limits.batch.max(1)).unwrap_or(usize::MAX);
         let old = now.minus(limits.max_age);
         let mut trimmed = Trimmed::default();
@@ -124,9 +125,8 @@ impl Tables {
         let old = now.minus(limits.max_age);
         let too_old = now.minus(limits.hard_max_age);
         let goes = |sequence: i64, appended_at: Timestamp| {
-            let is_done = sequence <= lowest.min(confirmed.0);
-            is_deleted
-                || appended_at < too_old
+            let is_done = is_deleted || sequence <= lowest.min(confirmed.0);
+            appended_at < too_old
                 || sequence <= head - limits.hard_max_events
                 || is_done && (appended_at < old || sequence <= head - limits.max_events)
         };

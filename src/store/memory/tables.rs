@@ -9,8 +9,8 @@ use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use crate::store::{
-    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, Refusal, Rejection,
-    StoreError, TokenInfo,
+    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Refusal,
+    Rejection, StoreError, TokenInfo,
 };
 
 /// One delivery.
@@ -72,6 +72,7 @@ pub(super) struct GatewayRow {
     pub(super) disabled_at: Option<Timestamp>,
     pub(super) deleted_at: Option<Timestamp>,
     pub(super) manifest: Option<(String, Timestamp)>,
+    pub(super) last_refusal: Option<LastRefusal>,
     pub(super) stream: Stream,
 }
 

@@ -113,6 +113,7 @@ impl Tables {
             digest: token.digest,
             gateway: token.of,
             gateway_id: gateway.id,
+            gateway_name: gateway.name.clone(),
             organisation: gateway.organisation,
             expires_at: token.info.expires_at,
             revoked: token.info.revoked_at.is_some() || gateway.deleted_at.is_some(),

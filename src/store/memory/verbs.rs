@@ -14,12 +14,12 @@ use crate::event::{
 use crate::store::ledger::bucket_width;
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, NewConnection,
+    NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
+    Redriven, Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, Swept,
+    TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -121,12 +121,19 @@ impl Store for MemoryStore {
         &self,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
+    ) -> Result<Deleted> {
         self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
         self.write(|tables, now| tables.set_manifest(now, gateway, manifest)).await
+    }
+
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+        let now = (self.database.0.clock)();
+        if self.check_open().is_ok() {
+            self.database.tables().note_refusal(now, gateway, code, address);
+        }
     }
 
     async fn create_gateway_token(
@@ -211,6 +218,11 @@ impl Store for MemoryStore {
         tokio::task::yield_now().await;
         unheard.opened = None;
         opened
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        let since = (self.database.0.clock)().minus(within);
+        self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
@@ -317,8 +329,12 @@ impl Store for MemoryStore {
         Ok(redriven)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
-        self.write(|tables, now| Ok(tables.node_heartbeat(now, self.node))).await
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        self.write(|tables, now| {
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
+        })
+        .await
     }
 
     async fn introduce_node(&self, about: AboutNode) -> Result<()> {
@@ -352,8 +368,19 @@ impl Store for MemoryStore {
         self.read(|tables| Ok(tables.shut_out(self.node))).await
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
-        self.write(|tables, now| tables.sweep(now, gateways)).await
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept> {
+        self.write(|tables, now| tables.sweep(now, gateways, grace)).await
+    }
+
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
+        let mut next = *mark;
+        let expired = self.write(|tables, now| tables.expire(now, &mut next)).await?;
+        *mark = next;
+        Ok(expired)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {

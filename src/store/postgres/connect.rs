@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::pool::{self, Pool};
 use super::servers::{Access, Refusal, Refusals, Servers};
 use super::{Options, hosts};
+use crate::clock::{self, Timestamp};
 use crate::store::{Result, StoreError};
 
 /// How long connecting, or waiting for a free connection, may take.
@@ -270,6 +271,16 @@ async fn about(connection: &mut PgConnection) -> Result<Server, OpenError> {
         encoding: said[2].clone(),
         limits_are_in_force: in_force,
     })
+}
+
+/// Makes the database's clock the one of this process. Asked without preparing
+/// anything, which is safe wherever it leads.
+pub(super) async fn follow_clock(connection: &mut PgConnection) -> Result<()> {
+    let asked_at = std::time::Instant::now();
+    let micros = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+    let row = limited(sqlx::raw_sql(micros).fetch_one(connection)).await?;
+    clock::follow(Timestamp::from_micros(row.try_get(0)?), asked_at.elapsed());
+    Ok(())
 }
 
 /// Waits for an answer, but not for ever.

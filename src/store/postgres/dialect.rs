@@ -14,6 +14,7 @@ use crate::store::Result;
 
 mod attempts;
 mod batches;
+mod expiry;
 mod inbox;
 mod missed;
 mod positions;
@@ -24,6 +25,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use expiry::*;
 pub(super) use inbox::*;
 pub(super) use missed::*;
 pub(super) use positions::*;
@@ -102,6 +104,7 @@ pub(super) async fn only_one(connection: &mut Connection, chore: Chore) -> Resul
     let chore = match chore {
         Chore::Retention => 1,
         Chore::Reaping => 2,
+        Chore::Expiry => 3,
     };
     Ok(query_scalar!(r#"select pg_try_advisory_xact_lock($1, $2) as "taken!: bool""#, LOCKS, chore)
         .fetch_one(connection)
@@ -117,7 +120,7 @@ pub(super) fn silent_before(now: Timestamp, timeout: Duration) -> Timestamp {
 /// Connections whose node has stopped, has been silent for too long, or is unknown.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,
-    before: Timestamp,
+    (before, after): (Timestamp, Timestamp),
     node: NodeId,
 ) -> Result<Vec<Left>> {
     Ok(query_as!(
@@ -128,13 +131,14 @@ pub(super) async fn left_by_dead_nodes(
         from connections c join gateways g using (gateway)
         where c.closed_at is null and c.node <> $1 and not exists (
             select 1 from nodes n
-            where n.id = c.node and n.stopped_at is null and n.heartbeat_at >= $2
+            where n.id = c.node and n.stopped_at is null and n.heartbeat_at between $2 and $4
         )
         order by c.gateway limit $3
         "#,
         node as _,
         before as _,
-        REAPED
+        REAPED,
+        after as _
     )
     .fetch_all(connection)
     .await?)

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use sqlx::migrate::{AppliedMigration, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
@@ -11,7 +11,7 @@ use super::Options;
 use super::connect::{self, BEGIN_MIGRATING, OpenError};
 use super::dialect::LOCKS;
 use super::servers::Access;
-use crate::store::schema::{self, SchemaError};
+use crate::store::schema::{self, Applied};
 
 /// Among our advisory locks: whoever migrates.
 const MIGRATING: i32 = 4;
@@ -59,20 +59,25 @@ pub(super) async fn run(connection: &mut PgConnection) -> Result<(), OpenError> 
 }
 
 /// What was applied, asked without preparing anything.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<AppliedMigration>, OpenError> {
+async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, OpenError> {
     let table = "select to_regclass('_sqlx_migrations') is not null";
     if !sqlx::raw_sql(table).fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
         return Ok(Vec::new());
     }
-    let history = "select version, checksum, success from _sqlx_migrations order by version";
-    let rows = sqlx::raw_sql(history).fetch_all(connection).await?;
-    rows.iter().map(read).collect()
+    let rows = sqlx::raw_sql(schema::HISTORY).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(read(row)?)).collect()
 }
 
-fn read(row: &PgRow) -> Result<AppliedMigration, OpenError> {
-    let version = row.try_get(0)?;
-    if !row.try_get::<bool, _>(2)? {
-        return Err(SchemaError::HalfMigrated(version).into());
-    }
-    Ok(AppliedMigration { version, checksum: row.try_get::<Vec<u8>, _>(1)?.into() })
+fn read(row: &PgRow) -> sqlx::Result<Applied> {
+    Ok(Applied {
+        version: row.try_get(0)?,
+        description: row.try_get(1)?,
+        checksum: row.try_get(2)?,
+        success: row.try_get(3)?,
+    })
+}
+
+/// The newest migration that this version knows.
+pub(super) fn newest() -> i64 {
+    schema::newest(&MIGRATOR)
 }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Result, StoreError};
+use crate::clock;
 use crate::event::NodeId;
 use crate::jobs::Supervisor;
 use crate::wake::Wake;
@@ -86,6 +87,7 @@ impl PostgresStore {
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
         let (mut connection, link) = connect::first(options, Access::Write).await?;
         migrations::run(&mut connection).await?;
+        connect::follow_clock(&mut connection).await?;
         if let Err(error) = connect::limited(connection.close()).await {
             tracing::debug!(%error, "a connection did not close in good order");
         }
@@ -191,7 +193,9 @@ impl PostgresStore {
                 None => self.link.connect().await?,
             };
             let mut transaction = connect::begun(&mut connection, self.link.begin()).await?;
+            let asked_at = Instant::now();
             let now = dialect::clock(&mut transaction).await?;
+            clock::follow(now, asked_at.elapsed());
             let done = work(&mut transaction, now).await?;
             transaction.commit().await?;
             Ok((done, connection))

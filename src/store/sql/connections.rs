@@ -7,9 +7,11 @@ use crate::event::{Epoch, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{NewConnection, Opened, Result, StoreError};
 
 pub(crate) mod list;
+mod peak;
 mod shut_out;
 
 pub(super) use list::list;
+pub(super) use peak::peak;
 pub(super) use shut_out::shut_out;
 
 /// Opens a connection. `NotFound` before anything is written if the gateway

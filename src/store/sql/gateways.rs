@@ -5,10 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::dialect::{self, Connection, query, query_scalar};
+use super::ledger::{self, Ended, How};
+use super::missed::{Failed, named};
+use super::positions;
 
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey};
-use crate::store::{Gateway, GatewayChange, Labels, Result, StoreError};
+use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
+use crate::store::{Deleted, Gateway, GatewayChange, Labels, Range, Result, StoreError};
 
 pub(crate) mod details;
 #[cfg(test)]
@@ -129,20 +132,26 @@ pub(super) async fn update_gateway(
     the_one(connection, key).await
 }
 
-/// The stream's row stays, because the ledger's rows lead to it. Its log goes
-/// with retention, batch by batch: it may be long, and others wait for the writer.
+/// What was not delivered is given up. The stream and the gateway's own position
+/// stay, because the ledger's rows lead to them and answers about its deliveries
+/// follow from them. Its log goes with retention, like any other.
 pub(super) async fn delete_gateway(
     connection: &mut Connection,
     now: Timestamp,
+    node: NodeId,
     organisation: OrganisationKey,
     id: GatewayId,
-) -> Result<GatewayKey> {
+) -> Result<Deleted> {
     let key = live_key(connection, organisation, id).await?;
     let gateway = key.0;
     dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
-    query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now as _)
-        .execute(&mut *connection)
-        .await?;
+    let gateway_name = query_scalar!(
+        r#"update gateways set deleted_at = $2 where gateway = $1 returning name as "name!: String""#,
+        gateway,
+        now as _
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     query!(
         "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
         gateway,
@@ -150,11 +159,62 @@ pub(super) async fn delete_gateway(
     )
     .execute(&mut *connection)
     .await?;
-    query!("delete from cursors where gateway = $1", gateway).execute(&mut *connection).await?;
+    let undelivered = give_up_undelivered(connection, now, node, key).await?;
+    query!("delete from cursors where gateway = $1 and instance <> ''", gateway)
+        .execute(&mut *connection)
+        .await?;
     query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *connection)
         .await?;
-    Ok(key)
+    let undelivered = undelivered.into_iter().map(|range| {
+        let gateway_name = gateway_name.clone();
+        Failed { gateway: key, gateway_id: id, gateway_name, range }
+    });
+    let undelivered = named(connection, undelivered.collect()).await?;
+    Ok(Deleted { key, undelivered })
+}
+
+/// Records what a gateway that is being deleted has not confirmed as failed: a
+/// row for each stretch of the log, not for each delivery.
+async fn give_up_undelivered(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    gateway: GatewayKey,
+) -> Result<Vec<Range>> {
+    let log = query!(
+        r#"
+        select head as "head!: Sequence", floor as "floor!: Sequence" from streams
+        where gateway = $1
+        "#,
+        gateway.0
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    // A gateway of named replicas has no position of its own yet.
+    query!(
+        r#"
+        insert into cursors (gateway, instance, received, updated_at)
+        select $1, '', coalesce(max(received), 0), $2 from cursors where gateway = $1
+        on conflict (gateway, instance) do nothing
+        "#,
+        gateway.0,
+        now as _
+    )
+    .execute(&mut *connection)
+    .await?;
+    let confirmed = positions::confirmed(connection, gateway).await?;
+    let range = Range { first: confirmed.max(log.floor).next(), last: log.head };
+    let reason = Reason::GatewayDeleted;
+    let undelivered = ledger::not_dead(connection, gateway, range).await?;
+    for range in undelivered.iter().copied() {
+        let how = How::Failed(reason, "");
+        let ended =
+            Ended { gateway, connection: None, range, how, started_at: now, finished_at: now };
+        ledger::write(connection, node, &ended).await?;
+    }
+    ledger::bury(connection, gateway, range, reason, now).await?;
+    Ok(undelivered)
 }
 
 pub(super) async fn set_manifest(
@@ -172,6 +232,30 @@ pub(super) async fn set_manifest(
     .execute(connection)
     .await?;
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
+}
+
+/// Notes the last refused attempt to connect; an older one is replaced.
+pub(super) async fn note_refusal(
+    connection: &mut Connection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    code: &str,
+    address: &str,
+) -> Result<()> {
+    query!(
+        r#"
+        update gateways
+        set last_refusal_at = $2, last_refusal_code = $3, last_refusal_address = $4
+        where gateway = $1
+        "#,
+        gateway.0,
+        now as _,
+        code,
+        address
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The inside key of a gateway that is not deleted.

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{Range, Result, storable};
 
-pub(super) use crate::store::limits::LONGEST_RANGE;
+pub(crate) use crate::store::limits::LONGEST_RANGE;
 pub(super) use crate::store::ranges::cut;
 
 /// Attempts that ended in the same way.

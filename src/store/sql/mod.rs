@@ -29,13 +29,15 @@ mod closing;
 pub(crate) mod connections;
 pub(crate) mod deliveries;
 mod event_types;
+pub(crate) mod expiry;
 mod failing;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;
 mod history;
 pub(crate) mod inbox;
-mod ledger;
+pub(crate) mod ledger;
+mod missed;
 pub(crate) mod nodes;
 pub(crate) mod positions;
 pub(crate) mod record;
@@ -58,4 +60,6 @@ pub(crate) enum Chore {
     Retention,
     /// Closing what dead nodes left open.
     Reaping,
+    /// Giving up deliveries whose event has expired.
+    Expiry,
 }

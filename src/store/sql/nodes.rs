@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::migrations;
 use super::closing::{self, End};
 use super::dialect::{self, Connection, query, query_scalar};
 use super::sides::write;
 use super::{Backend, Chore};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
-use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
 
+/// The shortest time.
+const INSTANT: Duration = Duration::from_micros(1);
 /// How long a node that has ended is listed. Each start makes another one.
 const REMEMBERED: Duration = Duration::from_hours(7 * 24);
 
@@ -58,9 +61,7 @@ pub(super) async fn heartbeat(
 ) -> Result<Option<Timestamp>> {
     let known = query_scalar!(
         r#"
-        update nodes set stopped_at = null,
-            heartbeat_at = case when heartbeat_at < $2 then $2 else heartbeat_at end
-        where id = $1
+        update nodes set stopped_at = null, heartbeat_at = $2 where id = $1
         returning lost_at as "lost_at?: Timestamp"
         "#,
         node as _,
@@ -80,6 +81,18 @@ pub(super) async fn heartbeat(
     .execute(connection)
     .await?;
     Ok(Some(now))
+}
+
+/// A later migration than this version knows, if a newer version has migrated the
+/// database; an error if this one can't use it any more.
+pub(super) async fn newer_schema(connection: &mut Connection) -> Result<Option<i64>> {
+    // Not checked when it is compiled: the first table is the migrator's own.
+    let row = sqlx::query_as::<_, (Option<i64>, i64)>(
+        "select (select max(version) from _sqlx_migrations where success),
+            (select coalesce(max(oldest), 0) from schema_compatibility)",
+    );
+    let (newest, oldest) = row.fetch_one(connection).await?;
+    schema::check(migrations::newest(), newest, oldest)
 }
 
 /// Keeps what this node says of itself.
@@ -122,6 +135,7 @@ pub(super) async fn list(
 ) -> Result<Vec<NodeInfo>> {
     let now = dialect::clock(connection).await?;
     let since = dialect::silent_before(now, timeout);
+    let until = now.plus(timeout);
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = query!(
         r#"
@@ -130,18 +144,19 @@ pub(super) async fn list(
             n.started_at as "started_at!: Timestamp", n.heartbeat_at as "heartbeat_at!: Timestamp",
             n.stopped_at as "stopped_at?: Timestamp", n.lost_at as "lost_at?: Timestamp",
             coalesce(c.connections, 0) as "connections!: i64",
-            (n.id = $1 or n.heartbeat_at >= $2) as "is_heard!: bool"
+            (n.id = $1 or n.heartbeat_at between $2 and $4) as "is_heard!: bool"
         from nodes n left join (
             select node, count(*) as connections from connections
             where closed_at is null group by node
         ) as c on c.node = n.id
-        order by (n.stopped_at is null and (n.id = $1 or n.heartbeat_at >= $2)) desc,
+        order by (n.stopped_at is null and (n.id = $1 or n.heartbeat_at between $2 and $4)) desc,
             n.started_at desc, n.id
         limit $3
         "#,
         node as _,
         since as _,
-        most
+        most,
+        until as _
     )
     .fetch_all(connection)
     .await?;
@@ -190,13 +205,16 @@ pub(super) async fn reap(
         return Ok((Reaping::default(), Vec::new()));
     }
     let before = dialect::silent_before(now, timeout);
-    let left = dialect::left_by_dead_nodes(connection, before, node).await?;
+    // A heartbeat that lies ahead was stored before the clock was set back, by a
+    // node that did not live to store another one.
+    let after = now.plus(timeout);
+    let left = dialect::left_by_dead_nodes(connection, (before, after), node).await?;
     let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
     dialect::lock_streams(connection, &gateways).await?;
     // Whoever has said meanwhile that it lives is not marked; whoever is marked
     // is heard only after this, and finds the mark.
-    let nodes = mark(connection, now, before, node).await?;
-    let mut left = dialect::left_by_dead_nodes(connection, before, node).await?;
+    let nodes = mark(connection, now, (before, after), timeout, node).await?;
+    let mut left = dialect::left_by_dead_nodes(connection, (before, after), node).await?;
     // What came in meanwhile waits for the next time.
     left.retain(|row| gateways.contains(&row.gateway));
     for row in &left {
@@ -222,13 +240,16 @@ pub(super) async fn reap(
 async fn mark(
     connection: &mut Connection,
     now: Timestamp,
-    before: Timestamp,
+    (before, after): (Timestamp, Timestamp),
+    timeout: Duration,
     node: NodeId,
 ) -> Result<Vec<NodeId>> {
+    let silent = now.minus(timeout + INSTANT);
     Ok(query_scalar!(
         r#"
-        update nodes set lost_at = $3
-        where id <> $1 and stopped_at is null and heartbeat_at < $2 and (
+        update nodes set lost_at = $3,
+            heartbeat_at = case when heartbeat_at > $4 then $5 else heartbeat_at end
+        where id <> $1 and stopped_at is null and (heartbeat_at < $2 or heartbeat_at > $4) and (
             lost_at is null or lost_at < heartbeat_at
             or exists (select 1 from connections c where c.node = nodes.id and c.closed_at is null)
         )
@@ -236,7 +257,9 @@ async fn mark(
         "#,
         node as _,
         before as _,
-        now as _
+        now as _,
+        after as _,
+        silent as _
     )
     .fetch_all(connection)
     .await?)

@@ -26,7 +26,8 @@ pub(super) async fn record<'a>(
     let mut waiting = Waiting::default();
     let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
     for record in records {
-        match record {
+        let record = record.in_order(now);
+        match record.as_ref() {
             Record::Confirmed { gateway, connection, instance, range, started_at, finished_at } => {
                 if range.first <= range.last {
                     waiting.add(Receipts {

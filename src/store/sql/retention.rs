@@ -45,7 +45,7 @@ impl Beyond {
 }
 
 impl Stream {
-    /// Confirmed rows go beyond this …
+    /// Settled rows go beyond this …
     fn soft(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
         Beyond(now.minus(limits.max_age), self.head - limits.max_events)
     }
@@ -63,10 +63,10 @@ impl Stream {
         appended_at: Timestamp,
         sequence: i64,
     ) -> bool {
-        let is_confirmed = sequence <= self.lowest.min(self.confirmed.0);
-        self.deleted
-            || self.hard(now, limits).has(appended_at, sequence)
-            || is_confirmed && self.soft(now, limits).has(appended_at, sequence)
+        // All deliveries of a deleted gateway are settled.
+        let is_settled = self.deleted || sequence <= self.lowest.min(self.confirmed.0);
+        self.hard(now, limits).has(appended_at, sequence)
+            || is_settled && self.soft(now, limits).has(appended_at, sequence)
     }
 
     /// Whether deliveries that were trimmed are kept beyond the hard limit.
@@ -89,6 +89,7 @@ pub(super) async fn trim(
     mut mark: TrimMark,
 ) -> Result<(Trimmed, TrimMark)> {
     let mut trimmed = Trimmed::default();
+    let now = mark.measure_by(now);
     if !dialect::only_one(connection, Chore::Retention).await? {
         return Ok((trimmed, mark));
     }

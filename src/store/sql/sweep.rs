@@ -1,59 +1,95 @@
-//! The sweep: what was appended while nobody was there is a failed attempt,
-//! and is still delivered when the gateway comes back.
+//! The sweep: what was appended for a gateway without a live connection is a
+//! failed attempt, and is still delivered when the gateway comes back.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::dialect::{self, Connection};
+use super::ledger;
+use super::missed::{Failed, named};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Sequence};
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::ranges::cut;
-use crate::store::{Missed, Range, Result};
+use crate::store::{Range, Result, Swept};
 
 /// Records `not_connected` for gateways without a live connection; `None`
-/// looks at all of them. Returns what was recorded.
+/// looks at all of them. A gateway whose last connection ended less than `grace`
+/// ago is postponed.
 pub(super) async fn sweep_not_connected(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,
     gateways: Option<&[GatewayKey]>,
-) -> Result<Vec<Missed>> {
-    let mut missed = dialect::unserved(connection, gateways).await?;
-    let keys: BTreeSet<GatewayKey> = missed.iter().map(|row| row.gateway).collect();
+    grace: Duration,
+) -> Result<Swept> {
+    let mut found = dialect::unserved(connection, gateways).await?;
+    let mut postponed = postpone(&mut found, now, grace);
+    let keys: BTreeSet<GatewayKey> = found.iter().map(|row| row.gateway).collect();
     if dialect::lock_streams(connection, &keys).await? {
         let keys: Vec<GatewayKey> = keys.into_iter().collect();
-        missed = dialect::unserved(connection, Some(&keys)).await?;
-    }
-    if missed.is_empty() {
-        return Ok(Vec::new());
+        found = dialect::unserved(connection, Some(&keys)).await?;
+        postponed.extend(postpone(&mut found, now, grace));
     }
     // The same order in every database: attempts of one instant are shown by it.
-    missed.sort_unstable_by_key(|row| row.gateway);
-    dialect::insert_missed(connection, now, node, &missed).await?;
-    dialect::count_missed(connection, now, &missed).await?;
-    let recorded = missed.iter().map(|it| Missed { gateway_id: it.gateway_id, range: it.range() });
-    Ok(recorded.collect())
+    found.sort_unstable_by_key(|row| row.gateway);
+    let (mut missed, mut missing, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
+    for row in found {
+        let all = Range { first: row.answered.next(), last: row.head };
+        let open = if row.has_dead {
+            ledger::not_dead(connection, row.gateway, all).await?
+        } else {
+            vec![all]
+        };
+        let count = open.iter().map(|range| range.last.0 - range.first.0 + 1).sum();
+        missing.push(Missing { gateway: row.gateway, head: row.head, count });
+        for range in open {
+            let (gateway_id, gateway_name) = (row.gateway_id, row.gateway_name.clone());
+            missed.push(Failed { gateway: row.gateway, gateway_id, gateway_name, range });
+            pieces.extend(cut(range).map(|piece| (row.gateway, piece)));
+        }
+    }
+    if !pieces.is_empty() {
+        dialect::insert_failed(connection, now, node, Reason::NotConnected, &pieces).await?;
+    }
+    if !missing.is_empty() {
+        dialect::count_missed(connection, now, &missing).await?;
+    }
+    Ok(Swept { missed: named(connection, missed).await?, postponed })
 }
 
-/// A stream whose rows from `answered` to `head` nobody was there to receive.
+/// Takes out the gateways that have only just gone, and says when each is due.
+fn postpone(
+    found: &mut Vec<Unserved>,
+    now: Timestamp,
+    grace: Duration,
+) -> Vec<(GatewayKey, Duration)> {
+    let mut postponed = Vec::new();
+    found.retain(|row| match Swept::grace_left(row.left_at, now, grace) {
+        Some(left) => {
+            postponed.push((row.gateway, left));
+            false
+        }
+        None => true,
+    });
+    postponed
+}
+
+/// A stream whose rows from `answered` to `head` no connection could take.
 pub(crate) struct Unserved {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
     pub(crate) head: Sequence,
     pub(crate) answered: Sequence,
+    /// When the gateway's last connection ended.
+    pub(crate) left_at: Option<Timestamp>,
+    /// Some of these rows are dead letters.
+    pub(crate) has_dead: bool,
 }
 
-impl Unserved {
-    fn range(&self) -> Range {
-        Range { first: self.answered.next(), last: self.head }
-    }
-
-    /// How many that are.
-    pub(crate) fn count(&self) -> i64 {
-        self.head.0 - self.answered.0
-    }
-
-    /// The ranges of its attempts.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Range> + use<> {
-        cut(self.range())
-    }
+/// How many rows of a stream, up to its head, are recorded as missed.
+pub(crate) struct Missing {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+    pub(crate) count: i64,
 }

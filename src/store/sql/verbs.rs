@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::sides::{ask, look, write};
+use super::sides::{ask, look, read, write};
 use super::{
-    Backend, browse, connections, deliveries, dialect, event_types, gateways, history, nodes,
-    redrive, retention, stream, sweep, tokens,
+    Backend, browse, connections, deliveries, dialect, event_types, expiry, gateways, history,
+    nodes, redrive, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 use crate::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, DeliveryCursor, DeliveryFilter,
-    DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Gateway, GatewayChange,
-    GatewayCredential, Labels, LogPage, LogSpan, Missed, NewConnection, NewToken, NodeInfo, Opened,
-    OutboxPage, Publish, Published, Reaping, Record, RedriveSelection, Redriven, Result,
-    RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow, TokenInfo,
-    TokenKind, Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
+    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
+    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, NewConnection,
+    NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
+    Redriven, Result, RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow,
+    Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -138,13 +138,23 @@ impl Store for Backend {
         &self,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<GatewayKey> {
-        write!(self, connection, now => gateways::delete_gateway(connection, now, organisation, id))
+    ) -> Result<Deleted> {
+        let node = self.node;
+        write!(self, connection, now => gateways::delete_gateway(connection, now, node, organisation, id))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
         let manifest = manifest.to_owned();
         write!(self, connection, now => gateways::set_manifest(connection, now, gateway, &manifest))
+    }
+
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+        let (code, address) = (code.to_owned(), address.to_owned());
+        self.writer.run_unheard(move |connection, now| {
+            Box::pin(async move {
+                gateways::note_refusal(connection, now, gateway, &code, &address).await
+            })
+        });
     }
 
     async fn create_gateway_token(
@@ -217,6 +227,10 @@ impl Store for Backend {
 
     async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
         self.writer.open(connection).await
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        look!(self, connection => connections::peak(connection, gateway, within))
     }
 
     async fn record(&self, records: Vec<Record>) -> Result<()> {
@@ -299,8 +313,7 @@ impl Store for Backend {
             return Ok(answer);
         }
         answer.redriven.clear();
-        // A few at a time, because others want the writer too. What was done
-        // before an error stays done, and a repeat leaves it alone.
+        // A few at a time, because others want the writer. A repeat skips what is done.
         for few in chosen.chunks(redrive::AT_A_TIME) {
             let (wake, few) = (self.wake.clone(), few.to_vec());
             let (mut redriven, _) = self
@@ -320,10 +333,14 @@ impl Store for Backend {
         Ok(answer)
     }
 
-    async fn node_heartbeat(&self) -> Result<Option<Timestamp>> {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
         let node = self.node;
         let beat = self.promptly(move |connection, now| {
-            Box::pin(async move { nodes::heartbeat(connection, now, node).await })
+            Box::pin(async move {
+                let lost_at = nodes::heartbeat(connection, now, node).await?;
+                let newer_schema = nodes::newer_schema(connection).await?;
+                Ok(Heartbeat { at: now, lost_at, newer_schema })
+            })
         });
         beat.await
     }
@@ -364,9 +381,26 @@ impl Store for Backend {
         self.promptly(move |connection, _| Box::pin(connections::shut_out(connection, node))).await
     }
 
-    async fn sweep_not_connected(&self, gateways: Option<&[GatewayKey]>) -> Result<Vec<Missed>> {
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept> {
         let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
-        write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref()))
+        write!(self, connection, now => sweep::sweep_not_connected(connection, now, node, gateways.as_deref(), grace))
+    }
+
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
+        let (node, from) = (self.node, *mark);
+        let due = read!(self, connection => expiry::due(connection, from))?;
+        let next = due.next;
+        let answer = if due.is_nothing() {
+            Expiries { expired: Vec::new(), more: due.more }
+        } else {
+            write!(self, connection, now => expiry::expire(connection, now, node, due))?
+        };
+        *mark = next;
+        Ok(answer)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {

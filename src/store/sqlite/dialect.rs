@@ -13,6 +13,7 @@ use super::sql::nodes::{Left, REAPED};
 
 mod attempts;
 mod batches;
+mod expiry;
 mod inbox;
 mod missed;
 mod positions;
@@ -23,6 +24,7 @@ mod walks;
 pub(super) use super::session::Session;
 pub(super) use attempts::*;
 pub(super) use batches::*;
+pub(super) use expiry::*;
 pub(super) use inbox::*;
 pub(super) use missed::*;
 pub(super) use positions::*;
@@ -78,7 +80,7 @@ pub(super) const fn silent_before(_: Timestamp, _: Duration) -> Timestamp {
 /// One server has the file, so that every other node is a dead one.
 pub(super) async fn left_by_dead_nodes(
     connection: &mut Connection,
-    _: Timestamp,
+    _: (Timestamp, Timestamp),
     node: NodeId,
 ) -> Result<Vec<Left>> {
     Ok(query_as!(

@@ -149,6 +149,9 @@ fn allocate(mut file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// When the files were read, and why that failed, if it did.
+type Finding = (Instant, Option<String>);
+
 /// Tells a disk that fails from a damaged file. SQLite calls a read that failed
 /// with EIO a malformed file, so the files are read to their ends.
 #[derive(Clone, Debug)]
@@ -156,7 +159,7 @@ pub(super) struct Probe {
     files: Arc<[PathBuf; 2]>,
     /// When the files were last read, and why that failed. Held while they are,
     /// so that callers at the same time share one reading.
-    last: Arc<Mutex<Option<(Instant, Option<String>)>>>,
+    last: Arc<Mutex<Option<Finding>>>,
 }
 
 impl Probe {

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use sqlx::migrate::{Migrate as _, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::open::{self, OpenError};
-use crate::store::schema;
+use crate::store::schema::{self, Applied};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -24,19 +24,34 @@ pub async fn migrate(path: &Path) -> Result<(), OpenError> {
 
 /// The migrations that the database at `path` lacks, oldest first. Changes nothing.
 pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
-    let mut applied = Vec::new();
+    let mut history = Vec::new();
     if path.exists() {
         let mut connection = open::connect_read_only(path).await?;
-        let table = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
-        if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut connection).await? > 0 {
-            applied = connection
-                .list_applied_migrations(&MIGRATOR.table_name)
-                .await
-                .map_err(schema::refused)?;
-        }
+        history = applied(&mut connection).await?;
         connection.close().await?;
     }
-    Ok(schema::pending(&MIGRATOR, &applied)?)
+    Ok(schema::pending(&MIGRATOR, &history)?)
+}
+
+async fn applied(connection: &mut SqliteConnection) -> Result<Vec<Applied>, OpenError> {
+    let table = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
+    if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *connection).await? == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query_as::<_, (i64, String, Vec<u8>, bool)>(schema::HISTORY);
+    let rows = rows.fetch_all(connection).await?.into_iter();
+    let row = |(version, description, checksum, success)| Applied {
+        version,
+        description,
+        checksum,
+        success,
+    };
+    Ok(rows.map(row).collect())
+}
+
+/// The newest migration that this version knows.
+pub(super) fn newest() -> i64 {
+    schema::newest(&MIGRATOR)
 }
 
 /// Refuses a database that lacks migrations, or has others than this version.
@@ -50,5 +65,6 @@ pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
 
 /// Applies what is missing.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    schema::pending(&MIGRATOR, &applied(connection).await?)?;
     Ok(MIGRATOR.run(connection).await.map_err(schema::refused)?)
 }

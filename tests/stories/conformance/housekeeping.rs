@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{ConnectionId, Reason, Sequence};
+use gateway_events::event::{ConnectionId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Gateway, Missed, Record, RedriveSelection, RetentionLimits,
-    Store, Target, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryState, Gateway, Missed, Range, Record, RedriveSelection,
+    RetentionLimits, Store, Target, TrimMark, Trimmed,
 };
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
@@ -35,16 +35,32 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
-    let missed = |first, last| vec![Missed { gateway_id: gateway.id, range: range(first, last) }];
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1, 1500));
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
+    let sweep =
+        async || store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed;
+    let missed = sweep().await;
+    assert_eq!(ranges(&missed), [(gateway.id, range(1, 1500))]);
+    // So many are named for the log, and no more.
+    let named: Vec<i64> = missed[0].events.iter().map(|event| event.sequence.0).collect();
+    assert_eq!(
+        (missed[0].gateway_name.as_str(), named),
+        (gateway.name.as_str(), vec![1, 2, 3, 4, 5])
+    );
+    assert_eq!(missed[0].events[0].event_type.as_str(), "api.deployed");
+    assert_eq!(sweep().await, []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
     corner.fill(&gateway, 1).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), []);
+    assert_eq!(sweep().await, []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    assert_eq!(store.sweep_not_connected(Some(&only)).await.unwrap(), missed(1501, 1501));
+    let missed = sweep().await;
+    assert_eq!(ranges(&missed), [(gateway.id, range(1501, 1501))]);
+    assert_eq!(missed[0].events.len(), 1);
+}
+
+/// What was missed, without names.
+pub(crate) fn ranges(missed: &[Missed]) -> Vec<(GatewayId, Range)> {
+    missed.iter().map(|it| (it.gateway_id, it.range)).collect()
 }
 
 pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
@@ -129,23 +145,48 @@ pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs
     assert!(store.event_history(corner.organisation, &id).await.unwrap().is_none());
 }
 
-pub(crate) async fn the_log_of_a_deleted_gateway_goes_in_batches_and_is_nobodys_loss(
+pub(crate) async fn what_a_deleted_gateway_missed_is_failed_and_shown_until_retention(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 10).await;
+    let first = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    corner.fill(&gateway, 1498).await;
+    let last = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    corner.record(vec![confirmed(&gateway, id, 1, 4)]).await;
     let before = store.totals(corner.organisation).await.unwrap();
-    store.delete_gateway(corner.organisation, gateway.id).await.unwrap();
+    let deleted = store.delete_gateway(corner.organisation, gateway.id).await.unwrap();
+    assert_eq!(
+        (deleted.key, ranges(&deleted.undelivered)),
+        (gateway.key, vec![(gateway.id, range(5, 1500))])
+    );
     let after = store.totals(corner.organisation).await.unwrap();
-    assert_eq!(before.pending - after.pending, 10);
-    let limits = RetentionLimits { batch: 3, ..keep_all() };
+    assert_eq!(before.pending - after.pending, 1496);
+    assert_eq!(after.failed_attempts - before.failed_attempts, 1496);
+    let keep = RetentionLimits { batch: 3, ..keep_all() };
+    assert_eq!(pass(store, &keep, &mut TrimMark::default()).await.deliveries, 0);
+    for (published, state) in [(first, DeliveryState::Delivered), (last, DeliveryState::Failed)] {
+        let id = &published[0].as_ref().unwrap().id;
+        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        assert_eq!(history.deliveries[0].state, state);
+        assert_eq!(history.deliveries[0].gateway_name, gateway.name);
+    }
+    let filter = DeliveryFilter {
+        gateway_id: Some(gateway.id),
+        reason: Some(Reason::GatewayDeleted),
+        ..DeliveryFilter::default()
+    };
+    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    assert_eq!((page.rows.len(), page.rows[0].gateway_name.as_str()), (10, gateway.name.as_str()));
+
+    let limits = RetentionLimits { max_age: Duration::ZERO, batch: 700, ..keep_all() };
     let mut mark = TrimMark::default();
-    assert_eq!(store.trim(&limits, &mut mark).await.unwrap().deliveries, 3);
+    assert_eq!(store.trim(&limits, &mut mark).await.unwrap().deliveries, 700);
     let rest = pass(store, &limits, &mut mark).await;
-    assert_eq!((rest.deliveries, rest.lost), (7, 0));
+    assert_eq!((rest.deliveries, rest.lost), (800, 0));
     let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await.unwrap();
-    assert_eq!((page.rows.len(), page.floor), (0, Sequence(10)));
+    assert_eq!((page.rows.len(), page.floor), (0, Sequence(1500)));
     let last = store.totals(corner.organisation).await.unwrap();
     assert_eq!(last.dead_letters, before.dead_letters);
 }

@@ -124,7 +124,7 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
         );
         assert_eq!(grown, expected, "confirmed, failed, dead, pending after {what}");
     };
-    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     counted("nobody was there", (0, 5, 0, 5)).await;
     let (id, _, _) = corner.open(&gateway).await;
     for what in ["receipts", "the same receipts"] {

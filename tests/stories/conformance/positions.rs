@@ -1,11 +1,14 @@
-//! Where a connection starts.
+//! Where a connection starts, and what is known of a gateway's connections.
+
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
-use gateway_events::store::{Missed, NewConnection, Record, Store};
+use gateway_events::store::{NewConnection, Record, Store};
 
-use super::{Corner, closed, confirmed, connection, range};
+use super::{Corner, closed, confirmed, connection, range, ranges};
+use crate::support::PATIENCE;
 
 pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store: &dyn Store) {
     let corner = Corner::of(store).await;
@@ -72,7 +75,7 @@ pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
-    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let first = connection(&gateway);
     let opened = store.open_connection(first.clone()).await.unwrap();
     assert_eq!((opened.position, opened.sent), (Sequence::ZERO, Sequence::ZERO));
@@ -110,6 +113,56 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     let live =
         store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
-    let missed = Missed { gateway_id: gateway.id, range: range(1, 2) };
-    assert_eq!(store.sweep_not_connected(Some(&[gateway.key])).await.unwrap(), [missed]);
+    let missed =
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
+    assert_eq!(ranges(&missed), [(gateway.id, range(1, 2))]);
+}
+
+pub(crate) async fn the_most_connections_at_once_are_known(store: &dyn Store) {
+    const HOUR: Duration = Duration::from_hours(1);
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let peak = async |within| store.peak_connections(gateway.key, within).await.unwrap();
+    assert_eq!(peak(HOUR).await, 0);
+    // Never more than two at once, although five in all.
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        if open.len() == 2 {
+            let end = closed(&gateway, open.remove(0), Reason::ClosedByGateway, None, false);
+            corner.record(vec![end]).await;
+        }
+        open.push(corner.open(&gateway).await.0);
+    }
+    assert_eq!(peak(HOUR).await, 2);
+    for id in open {
+        corner.record(vec![closed(&gateway, id, Reason::NodeLost, None, false)]).await;
+    }
+    assert_eq!(peak(HOUR).await, 2, "they ended a moment ago");
+    assert_eq!(store.peak_connections(gateway.key, Duration::ZERO).await.unwrap(), 0);
+    let other = corner.gateway(&[]).await;
+    corner.open(&other).await;
+    assert_eq!(peak(HOUR).await, 2);
+}
+
+pub(crate) async fn a_refusal_is_noted_at_its_gateway(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let (gateway, other) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    assert_eq!(gateway.last_refusal, None);
+    store.note_refusal(gateway.key, "too_many_attempts", "192.0.2.7");
+    store.note_refusal(gateway.key, "unauthorized", "2001:db8::7");
+    // The caller is not told when a note is written; it is soon.
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    let noted = async {
+        loop {
+            looks.tick().await;
+            let noted = corner.again(&gateway).await.last_refusal;
+            if let Some(noted) = noted.filter(|noted| noted.code == "unauthorized") {
+                return noted;
+            }
+        }
+    };
+    let noted = tokio::time::timeout(PATIENCE, noted).await.expect("noted in time");
+    assert_eq!(noted.address, "2001:db8::7");
+    assert!(Timestamp::now().since(noted.at) < Duration::from_mins(1));
+    assert_eq!(corner.again(&other).await.last_refusal, None);
 }

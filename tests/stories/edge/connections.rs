@@ -1,5 +1,4 @@
-//! Connections that are no sockets: how many there may be, and how long each
-//! may take.
+//! How long a connection that is not a socket may take.
 
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::{PATIENCE, Service};
 
-type Stream = TlsStream<TcpStream>;
+pub(super) type Stream = TlsStream<TcpStream>;
 
 const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Asks whether the service lives, and takes the whole answer.
-async fn ask(stream: &mut Stream) {
+pub(super) async fn ask(stream: &mut Stream) {
     stream.write_all(REQUEST).await.expect("it is open");
     let mut answer = Vec::new();
     while !answer.ends_with(b"ok\n") {
@@ -25,54 +24,12 @@ async fn ask(stream: &mut Stream) {
 }
 
 /// Waits until the service ends the connection; returns how long that took.
-async fn cut(stream: &mut Stream) -> Duration {
+pub(super) async fn cut(stream: &mut Stream) -> Duration {
     let since = Instant::now();
     let mut rest = Vec::new();
     // Cut off is as good as closed.
     drop(timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it ends"));
     since.elapsed()
-}
-
-#[tokio::test]
-async fn too_many_connections_are_closed_at_once_and_sockets_are_none_of_them() {
-    let settings = [("SERVER__MAX_HTTP_CONNECTIONS", "2"), ("SERVER__HANDSHAKE_TIMEOUT", "10m")];
-    let service = Service::start_with(&settings).await;
-    let (_, key) = service.gateway("one").await;
-    // More sockets than there are places.
-    let sockets = [
-        service.connected(&key).await,
-        service.connected(&key).await,
-        service.connected(&key).await,
-    ];
-    let mut held = Vec::new();
-    let filling = timeout(PATIENCE, async {
-        loop {
-            let tcp = TcpStream::connect(("127.0.0.1", service.port)).await;
-            let mut tcp = tcp.expect("it listens");
-            // Whoever is let in has to speak first; whoever is not is told by the end.
-            match timeout(Duration::from_millis(500), tcp.read_u8()).await {
-                Err(_) => held.push(tcp),
-                Ok(Err(_)) => return,
-                Ok(Ok(byte)) => panic!("it speaks before us: {byte}"),
-            }
-        }
-    });
-    filling.await.expect("the places come to an end");
-    assert!(held.len() <= 2, "{} places", held.len());
-    assert!(service.log().contains("server.max_http_connections"), "{}", service.log());
-    drop(held);
-    let mut tries = tokio::time::interval(Duration::from_millis(20));
-    let stats = timeout(PATIENCE, async {
-        loop {
-            tries.tick().await;
-            if let Ok(stats) = service.api().get("/stats").await {
-                return stats;
-            }
-        }
-    });
-    let stats = stats.await.expect("places that are given up are free");
-    assert_eq!(stats["gatewayConnections"]["totalActive"], 3);
-    drop(sockets);
 }
 
 #[tokio::test]

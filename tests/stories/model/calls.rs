@@ -10,8 +10,8 @@ use gateway_events::event::{
     OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection, NewEvent,
-    Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
+    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection,
+    NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
     RetentionLimits, RetrySelection, Target, Unfit,
 };
 use serde_json::value::RawValue;
@@ -114,10 +114,24 @@ impl World {
                 both!(self, sides, side => side.store.record(records.clone()).await)
             }
             Step::Sweep => both!(self, sides, side => {
-                side.store.sweep_not_connected(None).await.map(|mut missed| {
-                    missed.sort_by_key(|missed| missed.gateway_id);
-                    missed
+                side.store.sweep_not_connected(None, Duration::ZERO).await.map(|mut swept| {
+                    swept.missed.sort_by_key(|missed| (missed.gateway_id, missed.range.first));
+                    swept
                 })
+            }),
+            Step::Expire => both!(self, sides, side => {
+                let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
+                loop {
+                    match side.store.expire(&mut mark).await {
+                        Ok(found) => {
+                            expired.extend(found.expired);
+                            if !found.more {
+                                break Ok(expired);
+                            }
+                        }
+                        Err(error) => break Err(error),
+                    }
+                }
             }),
             Step::Trim(limits) => {
                 let limits = retention(*limits);

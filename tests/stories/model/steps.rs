@@ -24,6 +24,7 @@ pub(crate) enum Step {
     },
     Record(Vec<Said>),
     Sweep,
+    Expire,
     Trim(Limits),
     Redrive {
         gateway: Option<usize>,
@@ -155,6 +156,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(gateway, replica)| Step::Open { gateway, replica }),
         8 => prop::collection::vec(said(), 1..4).prop_map(Step::Record),
         2 => Just(Step::Sweep),
+        2 => Just(Step::Expire),
         3 => limits().prop_map(Step::Trim),
         2 => redrive.prop_map(|(gateway, reason, id, dry_run)| Step::Redrive {
             gateway, reason, id, dry_run

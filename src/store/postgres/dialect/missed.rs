@@ -3,9 +3,10 @@
 use super::batches::column;
 use super::{Connection, keys, query, query_as};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::Result;
-use crate::store::postgres::sql::sweep::Unserved;
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::postgres::sql::ledger::LONGEST_RANGE;
+use crate::store::postgres::sql::sweep::{Missing, Unserved};
+use crate::store::{LoggedEvent, Range, Result};
 
 /// Streams with rows that nobody was there to receive; `None` looks at all.
 pub(in super::super) async fn unserved(
@@ -17,7 +18,18 @@ pub(in super::super) async fn unserved(
         Unserved,
         r#"
         select s.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
-            s.head as "head!: Sequence", greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence"
+            g.name as "gateway_name!: String", s.head as "head!: Sequence",
+            greatest(s.missed, coalesce(u.received, 0)) as "answered!: Sequence",
+            (
+                select c.closed_at from connections c
+                where c.gateway = s.gateway and c.closed_at is not null
+                order by c.closed_at desc limit 1
+            ) as "left_at?: Timestamp",
+            exists (
+                select 1 from dead_letters d where d.gateway = s.gateway
+                    and d.first_sequence > greatest(s.missed, coalesce(u.received, 0)) - $2
+                    and d.last_sequence > greatest(s.missed, coalesce(u.received, 0))
+            ) as "has_dead!: bool"
         from streams s join gateways g using (gateway)
             left join cursors u on u.gateway = s.gateway and u.instance = ''
         where s.head > greatest(s.missed, coalesce(u.received, 0))
@@ -26,21 +38,47 @@ pub(in super::super) async fn unserved(
                 select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
             )
         "#,
-        wanted as _
+        wanted as _,
+        LONGEST_RANGE
     )
     .fetch_all(connection)
     .await?)
 }
 
-/// Their failed attempts.
-pub(in super::super) async fn insert_missed(
+/// What the log says of the events of these deliveries, in their order.
+pub(in super::super) async fn logged_events(
+    connection: &mut Connection,
+    deliveries: &[(GatewayKey, Sequence)],
+) -> Result<Vec<(GatewayKey, LoggedEvent)>> {
+    let rows = query!(
+        r#"
+        select o.gateway as "gateway!: GatewayKey", o.sequence as "sequence!: Sequence",
+            e.id as "id!: EventId", e.type as "event_type!: EventType"
+        from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
+        cross join lateral (
+            select * from outbox where gateway = k.gateway and sequence = k.sequence limit 1
+        ) as o
+        cross join lateral (select * from events where event = o.event limit 1) as e
+        order by o.gateway, o.sequence
+        "#,
+        &column(deliveries, |it| it.0.0),
+        &column(deliveries, |it| it.1.0)
+    )
+    .fetch_all(connection)
+    .await?;
+    let event = |sequence, id, event_type| LoggedEvent { sequence, id, event_type };
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
+}
+
+/// Failed attempts that no connection made.
+pub(in super::super) async fn insert_failed(
     connection: &mut Connection,
     now: Timestamp,
     node: NodeId,
-    missed: &[Unserved],
+    reason: Reason,
+    pieces: &[(GatewayKey, Range)],
 ) -> Result<()> {
-    let pieces: Vec<_> =
-        missed.iter().flat_map(|it| it.pieces().map(|piece| (it.gateway, piece))).collect();
     query!(
         r#"
         insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
@@ -50,10 +88,10 @@ pub(in super::super) async fn insert_missed(
             with ordinality as piece (gateway, first, last, nth)
         order by nth
         "#,
-        &column(&pieces, |it| it.0.0),
-        &column(&pieces, |it| it.1.first.0),
-        &column(&pieces, |it| it.1.last.0),
-        Reason::NotConnected as _,
+        &column(pieces, |it| it.0.0),
+        &column(pieces, |it| it.1.first.0),
+        &column(pieces, |it| it.1.last.0),
+        reason as _,
         node as _,
         now as _
     )
@@ -62,11 +100,11 @@ pub(in super::super) async fn insert_missed(
     Ok(())
 }
 
-/// What their streams say of it.
+/// What the streams say of events that their gateways missed.
 pub(in super::super) async fn count_missed(
     connection: &mut Connection,
     now: Timestamp,
-    missed: &[Unserved],
+    missed: &[Missing],
 ) -> Result<()> {
     query!(
         r#"
@@ -79,7 +117,7 @@ pub(in super::super) async fn count_missed(
         "#,
         &column(missed, |it| it.gateway.0),
         &column(missed, |it| it.head.0),
-        &column(missed, Unserved::count),
+        &column(missed, |it| it.count),
         now as _,
         Reason::NotConnected as _
     )

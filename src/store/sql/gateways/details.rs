@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, Reason, Sequence};
-use crate::store::{Failing, Gateway, Result, StoreError};
+use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
 
 /// A gateway's row, before anybody has looked at its JSON.
 pub(crate) struct Row {
@@ -33,6 +33,9 @@ pub(crate) struct Row {
     pub(crate) last_failure_at: Option<Timestamp>,
     pub(crate) last_failure_reason: Option<Reason>,
     pub(crate) last_receipt_at: Option<Timestamp>,
+    pub(crate) refused_at: Option<Timestamp>,
+    pub(crate) refused_code: Option<String>,
+    pub(crate) refused_address: Option<String>,
 }
 
 /// One gateway that is known to be there.
@@ -60,6 +63,11 @@ pub(super) async fn details(
                     Ok::<_, StoreError>((text, at))
                 })
                 .transpose()?;
+            let last_refusal = row.refused_at.map(|at| LastRefusal {
+                at,
+                code: row.refused_code.unwrap_or_default(),
+                address: row.refused_address.unwrap_or_default(),
+            });
             Ok(Gateway {
                 key: row.gateway,
                 id: row.id,
@@ -86,6 +94,7 @@ pub(super) async fn details(
                 last_failure: row.last_failure_at.zip(row.last_failure_reason),
                 last_receipt_at: row.last_receipt_at,
                 as_of,
+                last_refusal,
             })
         })
         .collect()

@@ -44,7 +44,7 @@ async fn an_organisation_sees_only_its_own() {
     let change = GatewayChange::default;
     for refused in [
         update_gateway(connection, at(2), OTHER, id, change()).await.map(drop),
-        delete_gateway(connection, at(2), OTHER, id).await.map(drop),
+        delete_gateway(connection, at(2), NodeId::new(), OTHER, id).await.map(drop),
         create_gateway_token(connection, at(2), OTHER, id, token("t", None)).await.map(drop),
         gateway_tokens(connection, OTHER, id).await.map(drop),
         revoke_gateway_token(connection, at(2), OTHER, id, "t").await,
@@ -94,13 +94,17 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
     update_gateway(connection, at(2), ORGANISATION, id, rename("a")).await.unwrap();
 
-    assert_eq!(delete_gateway(connection, at(3), ORGANISATION, id).await.unwrap(), key);
+    let deleted = delete_gateway(connection, at(3), NodeId::new(), ORGANISATION, id).await.unwrap();
+    assert_eq!(
+        (deleted.key, deleted.undelivered),
+        (key, vec![Range { first: Sequence(1), last: Sequence(1) }])
+    );
     assert!(gateway(connection, ORGANISATION, id).await.unwrap().is_none());
     let credential = gateway_credential(connection, "t").await.unwrap().unwrap();
     assert!(credential.revoked);
     create_gateway(connection, at(4), ORGANISATION, GatewayId::new(), "a", &none).await.unwrap();
     let totals = history::totals(connection, ORGANISATION).await.unwrap();
-    assert_eq!((totals.failed_attempts, totals.pending), (1, 0));
+    assert_eq!((totals.failed_attempts, totals.pending), (2, 0));
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ pub(crate) async fn gateway_credential(
     let row = query!(
         r#"
         select g.gateway as "gateway!: GatewayKey", g.id as "id!: GatewayId",
-            g.organisation as "organisation!: OrganisationKey", t.digest as "digest!: Vec<u8>",
+            g.name as "name!: String", g.organisation as "organisation!: OrganisationKey", t.digest as "digest!: Vec<u8>",
             t.expires_at as "expires_at?: Timestamp", t.last_used_at as "last_used_at?: Timestamp",
             (t.revoked_at is not null or g.deleted_at is not null) as "revoked!: bool",
             (g.disabled_at is not null) as "disabled!: bool"
@@ -129,6 +129,7 @@ pub(crate) async fn gateway_credential(
             digest: read_digest(row.digest)?,
             gateway: row.gateway,
             gateway_id: row.id,
+            gateway_name: row.name,
             organisation: row.organisation,
             expires_at: row.expires_at,
             revoked: row.revoked,

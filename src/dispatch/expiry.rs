@@ -1,0 +1,40 @@
+//! The job that gives up events that expire while their gateway is away, within
+//! a second of their time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Dispatcher;
+use crate::event::Reason;
+use crate::jobs::{Job, Next};
+use crate::store::{ExpiryMark, StoreError};
+
+/// How often expired events are looked for.
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
+/// Between two batches, so that a long series of them leaves others their turn.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Gives up one bounded batch at a time.
+pub(super) struct Expiry {
+    dispatcher: Arc<Dispatcher>,
+    mark: ExpiryMark,
+}
+
+impl Expiry {
+    pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
+        Self { dispatcher, mark: ExpiryMark::default() }
+    }
+}
+
+impl Job for Expiry {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        let found = self.dispatcher.store.expire(&mut self.mark).await?;
+        let detail = "the event expired while its gateway was away";
+        for expired in &found.expired {
+            self.dispatcher.failures.count_and_log(expired, Reason::Expired, detail);
+        }
+        Ok(if found.more { Next::After(PAUSE) } else { Next::Wait })
+    }
+}

@@ -1,0 +1,100 @@
+//! The log's lines about failed deliveries: one for each event that is named, and
+//! so many a minute of a gateway, because a gateway decides how often it fails.
+//! Each failure is in the ledger, whether it has a line or not.
+
+use crate::event::{ConnectionId, GatewayId, Reason};
+use crate::log_limit::{Bounds, LogLimit};
+use crate::store::{LoggedEvent, Missed, Range};
+
+const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
+
+/// Failed deliveries of one range.
+#[derive(Debug)]
+pub(super) struct Failed<'a> {
+    pub(super) gateway_id: GatewayId,
+    pub(super) gateway_name: &'a str,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) range: Range,
+    pub(super) reason: Reason,
+    pub(super) detail: &'a str,
+    /// Those of its events that are at hand.
+    pub(super) events: &'a [LoggedEvent],
+}
+
+/// Where they are told.
+#[derive(Debug)]
+pub(super) struct FailureLog(LogLimit<GatewayId>);
+
+impl Default for FailureLog {
+    fn default() -> Self {
+        Self(LogLimit::new(BOUNDS))
+    }
+}
+
+impl FailureLog {
+    pub(super) fn log(&self, failed: &Failed<'_>) {
+        if failed.events.is_empty() {
+            self.line(failed, None);
+        }
+        for event in failed.events {
+            self.line(failed, Some(event));
+        }
+    }
+
+    /// Counts and logs deliveries that no connection attempted.
+    pub(super) fn count_and_log(&self, missed: &Missed, reason: Reason, detail: &str) {
+        let Missed { gateway_id, gateway_name, range, events } = missed;
+        let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+            .increment(count);
+        self.log(&Failed {
+            gateway_id: *gateway_id,
+            gateway_name,
+            connection: None,
+            range: *range,
+            reason,
+            detail,
+            events,
+        });
+    }
+
+    fn line(&self, failed: &Failed<'_>, event: Option<&LoggedEvent>) {
+        let Some(suppressed) = self.0.admit(&failed.gateway_id) else { return };
+        tracing::warn!(
+            target: "delivery",
+            gateway = %failed.gateway_id,
+            gateway_name = failed.gateway_name,
+            connection = failed.connection.map(tracing::field::display),
+            event_id = event.map(|event| tracing::field::display(&event.id)),
+            event_type = event.map(|event| tracing::field::display(&event.event_type)),
+            sequence = event.map(|event| event.sequence.0),
+            first = failed.range.first.0,
+            last = failed.range.last.0,
+            outcome = "failed",
+            reason = %failed.reason,
+            detail = failed.detail,
+            suppressed,
+            "not delivered"
+        );
+    }
+
+    /// Tells how much was suppressed of gateways that have been quiet since.
+    pub(super) fn log_suppressed(&self) {
+        let (gateways, others) = self.0.take_suppressed();
+        for (gateway, suppressed) in gateways {
+            tracing::warn!(
+                target: "delivery",
+                %gateway,
+                suppressed,
+                "further failed deliveries were not logged; the ledger has all of them"
+            );
+        }
+        if others > 0 {
+            tracing::warn!(
+                target: "delivery",
+                suppressed = others,
+                "failed deliveries of further gateways were not logged; the ledger has all of them"
+            );
+        }
+    }
+}

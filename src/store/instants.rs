@@ -1,0 +1,105 @@
+//! Instants that go on record: a clock may have been set back since they were read.
+
+use std::borrow::Cow;
+
+use super::Record;
+use crate::clock::Timestamp;
+
+impl Record {
+    /// The same with no instant after `now`, and none that ends before it began.
+    pub(super) fn in_order(&self, now: Timestamp) -> Cow<'_, Self> {
+        let mut changed = None;
+        match self {
+            Self::Confirmed { started_at, finished_at, .. } => {
+                let finished = (*finished_at).min(now);
+                let finished = finished.max((*started_at).min(now));
+                let started = (*started_at).min(finished);
+                if (started, finished) != (*started_at, *finished_at) {
+                    changed = Some((started, finished));
+                }
+            }
+            Self::Closed { unconfirmed, at, .. } => {
+                let began = unconfirmed.map_or(*at, |(_, started_at)| started_at).min(now);
+                let ended = (*at).min(now).max(began);
+                if ended != *at || unconfirmed.is_some_and(|(_, started_at)| started_at != began) {
+                    changed = Some((began, ended));
+                }
+            }
+            Self::Reported { at, .. } | Self::Skipped { at, .. } | Self::Heartbeat { at, .. } => {
+                if *at > now {
+                    changed = Some((now, now));
+                }
+            }
+        }
+        let Some((began, ended)) = changed else { return Cow::Borrowed(self) };
+        let mut record = self.clone();
+        match &mut record {
+            Self::Confirmed { started_at, finished_at, .. } => {
+                (*started_at, *finished_at) = (began, ended);
+            }
+            Self::Closed { unconfirmed, at, .. } => {
+                if let Some((_, started_at)) = unconfirmed {
+                    *started_at = began;
+                }
+                *at = ended;
+            }
+            Self::Reported { at, .. } | Self::Skipped { at, .. } | Self::Heartbeat { at, .. } => {
+                *at = ended;
+            }
+        }
+        Cow::Owned(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+    use crate::store::Range;
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    #[test]
+    fn whatever_the_clock_did_an_attempt_ends_after_it_began_and_not_in_the_future() {
+        let (gateway, connection) = (GatewayKey(1), ConnectionId::new());
+        let range = Range { first: Sequence(1), last: Sequence(2) };
+        for (began, ended, now) in
+            [(1, 2, 3), (2, 1, 3), (5, 6, 3), (2, 6, 3), (6, 2, 3), (3, 3, 3)]
+        {
+            let confirmed = Record::Confirmed {
+                gateway,
+                connection,
+                instance: "".into(),
+                range,
+                started_at: at(began),
+                finished_at: at(ended),
+            };
+            let closed = Record::Closed {
+                gateway,
+                connection,
+                reason: Reason::ConnectionLost,
+                detail: String::new(),
+                unconfirmed: Some((range, at(began))),
+                give_up: false,
+                at: at(ended),
+            };
+            for record in [confirmed, closed] {
+                let (started, finished) = match record.in_order(at(now)).as_ref() {
+                    Record::Confirmed { started_at, finished_at, .. } => {
+                        (*started_at, *finished_at)
+                    }
+                    Record::Closed { unconfirmed: Some((_, started_at)), at, .. } => {
+                        (*started_at, *at)
+                    }
+                    other => panic!("{other:?}"),
+                };
+                assert!(started <= finished && finished <= at(now), "{began}, {ended}, {now}");
+                if began <= ended && ended <= now {
+                    assert_eq!((started, finished), (at(began), at(ended)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How many connections a gateway held at once.
+
+use std::time::Duration;
+
+use super::super::dialect::{self, Connection, query_scalar};
+
+use crate::event::GatewayKey;
+use crate::store::Result;
+use crate::store::limits::PEAK_CONNECTIONS;
+
+/// The most at once within this time until now. Of a gateway with more
+/// connections than are looked at, the older ones are left out.
+pub(crate) async fn peak(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    within: Duration,
+) -> Result<usize> {
+    let since = dialect::clock(connection).await?.minus(within);
+    // A running sum over openings and ends. At the same instant the end comes
+    // first: one connection replaced the other.
+    let peak = query_scalar!(
+        r#"
+        with newest as (
+            select connected_at, closed_at from connections
+            where gateway = $1 order by connected_at desc limit $2
+        ),
+        lately as (select * from newest where closed_at is null or closed_at >= $3),
+        changes as (
+            select connected_at as at, 1 as change from lately
+            union all
+            select closed_at as at, -1 as change from lately where closed_at is not null
+        ),
+        sums as (
+            select sum(change) over (order by at, change rows unbounded preceding) as held from changes
+        )
+        select coalesce(max(held), 0) as "peak!: i64" from sums
+        "#,
+        gateway.0,
+        PEAK_CONNECTIONS,
+        since as _
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(usize::try_from(peak).unwrap_or(0))
+}

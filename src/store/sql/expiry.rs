@@ -1,0 +1,129 @@
+//! Expiry on time: deliveries whose event has expired while their gateway is
+//! away are given up. While a gateway is connected, its lane passes over expired
+//! events itself: only the lane knows which of them have been sent.
+
+use std::collections::BTreeSet;
+
+use super::Chore;
+use super::dialect::{self, Connection};
+use super::missed::{Failed, named};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
+use crate::store::ranges::cut;
+use crate::store::{Expiries, ExpiryMark, Range, Result};
+
+/// An event that has expired.
+pub(crate) struct DueEvent {
+    pub(crate) event: i64,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// A delivery that is neither confirmed nor given up.
+pub(crate) struct Open {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
+    pub(crate) sequence: Sequence,
+}
+
+/// What one bounded look has found.
+pub(super) struct Due {
+    events: Vec<i64>,
+    /// Those of them without an open delivery.
+    settled: Vec<i64>,
+    has_open: bool,
+    pub(super) next: ExpiryMark,
+    pub(super) more: bool,
+}
+
+impl Due {
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.settled.is_empty() && !self.has_open
+    }
+}
+
+/// Looks for expired events after a mark.
+pub(super) async fn due(connection: &mut Connection, mark: ExpiryMark) -> Result<Due> {
+    let now = dialect::clock(connection).await?;
+    let found = dialect::due_events(connection, now, mark.after, EXPIRED_EVENTS).await?;
+    let is_last = i64::try_from(found.len()).is_ok_and(|count| count < EXPIRED_EVENTS);
+    let last = found.last().filter(|_| !is_last);
+    let next = last.map_or_else(ExpiryMark::default, |last| ExpiryMark {
+        after: (last.expires_at, last.event),
+    });
+    let events: Vec<i64> = found.into_iter().map(|due| due.event).collect();
+    let mut due = Due { events, settled: Vec::new(), has_open: false, next, more: !is_last };
+    if due.events.is_empty() {
+        return Ok(due);
+    }
+    due.settled = dialect::settled_events(connection, &due.events).await?;
+    if due.settled.len() < due.events.len() {
+        let open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+        due.has_open = !open.is_empty();
+        if is_full(&open) {
+            // The rest of these events' deliveries is for the next call.
+            (due.next, due.more) = (mark, true);
+        }
+    }
+    Ok(due)
+}
+
+fn is_full(open: &[Open]) -> bool {
+    i64::try_from(open.len()).is_ok_and(|count| count >= EXPIRED_DELIVERIES)
+}
+
+/// Gives up what was found, as far as it still holds.
+pub(super) async fn expire(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    due: Due,
+) -> Result<Expiries> {
+    let mut answer = Expiries { expired: Vec::new(), more: due.more };
+    if !dialect::only_one(connection, Chore::Expiry).await? {
+        // Another node is at it.
+        answer.more = false;
+        return Ok(answer);
+    }
+    if due.has_open {
+        let mut open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+        let keys: BTreeSet<GatewayKey> = open.iter().map(|open| open.gateway).collect();
+        if dialect::lock_streams(connection, &keys).await? {
+            open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+            open.retain(|open| keys.contains(&open.gateway));
+        }
+        open.sort_unstable_by_key(|open| (open.gateway, open.sequence));
+        let mut pieces = Vec::new();
+        let expired = runs(open);
+        for Failed { gateway, range, .. } in &expired {
+            pieces.extend(cut(*range).map(|piece| (*gateway, piece)));
+        }
+        if !pieces.is_empty() {
+            dialect::insert_failed(connection, now, node, Reason::Expired, &pieces).await?;
+            dialect::insert_dead(connection, now, Reason::Expired, &pieces).await?;
+        }
+        answer.expired = named(connection, expired).await?;
+    }
+    if !due.settled.is_empty() {
+        dialect::settle_expiry(connection, &due.settled).await?;
+    }
+    Ok(answer)
+}
+
+/// Sorted deliveries as few ranges.
+fn runs(open: Vec<Open>) -> Vec<Failed> {
+    let mut runs: Vec<Failed> = Vec::new();
+    for Open { gateway, gateway_id, gateway_name, sequence } in open {
+        match runs.last_mut() {
+            Some(run) if run.gateway == gateway && run.range.last.next() == sequence => {
+                run.range.last = sequence;
+            }
+            _ => {
+                let range = Range { first: sequence, last: sequence };
+                runs.push(Failed { gateway, gateway_id, gateway_name, range });
+            }
+        }
+    }
+    runs
+}

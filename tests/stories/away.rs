@@ -1,0 +1,136 @@
+//! Gateways that are away: for a moment, until an event expires, or for good.
+
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use serde_json::{Value, json};
+
+use crate::both::{On, on_both};
+use crate::support::{Service, deployed, get, pause};
+
+on_both! {
+    an_event_expires_on_time_while_its_gateway_is_away
+    a_gateway_that_comes_back_at_once_has_missed_nothing
+    a_deleted_gateways_undelivered_events_are_failed_and_stay_visible
+}
+
+/// Publishes an event with this id, and with further members.
+async fn publish(service: &Service, gateways: &[&str], id: &str, more: Value) {
+    let mut event = deployed(gateways, id);
+    event["id"] = json!(id);
+    for (name, value) in more.as_object().expect("members") {
+        event[name] = value.clone();
+    }
+    service.api().post("/events", &event).await.expect("accepted");
+}
+
+/// How many deliveries to a gateway failed for a reason.
+async fn failures(service: &Service, gateway: &str, reason: &str) -> usize {
+    let path = format!("/deliveries?gatewayId={gateway}&reason={reason}");
+    let page = get(&service.api(), &path).await.expect("a page");
+    page["list"].as_array().expect("a list").len()
+}
+
+async fn an_event_expires_on_time_while_its_gateway_is_away(on: On) {
+    let service = on.start().await;
+    let ((away, away_key), (there, key)) =
+        (service.gateway("away").await, service.gateway("there").await);
+    let mut socket = service.connected(&key).await;
+    publish(&service, &[&away, &there], "short", json!({"ttlSeconds": 2})).await;
+    publish(&service, &[&away, &there], "long", json!({"ttlSeconds": 3600})).await;
+    socket.expect(1..=2).await;
+    let socket = socket.serve();
+    service.eventually(&format!("/gateways/{there}"), |shown| shown["confirmed"] == 2).await;
+    // It leaves before the event expires, having confirmed it.
+    socket.abort();
+    let path = format!("/deliveries?gatewayId={away}&reason=expired");
+    let page = service.eventually(&path, |page| page["count"] == 1).await;
+    let row = &page["list"][0];
+    assert_eq!((&row["eventId"], &row["state"]), (&json!("short"), &json!("failed")), "{page:#}");
+    let event = service.api().get("/events/short").await.expect("the event");
+    let at = |value: &Value| Timestamp::parse(value.as_str().expect("a time")).expect("RFC 3339");
+    let late = at(&row["lastFailureAt"]).since(at(&event["expiresAt"]));
+    assert!(late < Duration::from_secs(10), "expired {late:?} late");
+    assert!(at(&row["lastFailureAt"]) >= at(&event["expiresAt"]), "{row:#}");
+    assert_eq!(failures(&service, &there, "expired").await, 0, "it was confirmed");
+    // It does not expire again when its gateway comes back.
+    let mut socket = service.connected(&away_key).await;
+    socket.expect(2..=2).await;
+    let _socket = socket.serve();
+    service.eventually(&format!("/gateways/{away}"), |shown| shown["confirmed"] == 2).await;
+    let event = service.api().get("/events/short").await.expect("the event");
+    let of_away = |delivery: &&Value| delivery["gatewayId"] == *away;
+    let delivery = event["deliveries"].as_array().expect("them").iter().find(of_away);
+    let attempts = delivery.expect("its delivery")["attempts"].as_array().expect("attempts");
+    let expired = attempts.iter().filter(|attempt| attempt["reason"] == "expired").count();
+    assert_eq!(expired, 1, "{event:#}");
+}
+
+async fn a_gateway_that_comes_back_at_once_has_missed_nothing(on: On) {
+    let grace = [("DELIVERY__NOT_CONNECTED_GRACE", "4s")];
+    let mut service = on.start_with(&grace).await;
+    let ((back, key), (gone, gone_key)) =
+        (service.gateway("back").await, service.gateway("gone").await);
+    let mut last = 0;
+    for restarts in [false, true] {
+        let sockets = (service.connected(&key).await, service.connected(&gone_key).await);
+        if restarts {
+            let ending = tokio::spawn(async move {
+                let (mut one, mut other) = sockets;
+                tokio::join!(one.until_closed(), other.until_closed());
+            });
+            assert_eq!(service.terminate().await, Some(0));
+            ending.await.expect("no panic");
+            service.restart().await;
+        } else {
+            drop(sockets);
+            service.eventually("/connections", |live| live["count"] == 0).await;
+        }
+        publish(&service, &[&back, &gone], &format!("restarts-{restarts}"), json!({})).await;
+        // Longer than a sweep takes that gives no grace.
+        pause(Duration::from_secs(1)).await;
+        last += 1;
+        let mut socket = service.connected(&key).await;
+        socket.expect(last..=last).await;
+        let socket = socket.serve();
+        let missed = format!("/deliveries?gatewayId={gone}&reason=not_connected");
+        service.eventually(&missed, |page| page["count"] == last).await;
+        assert_eq!(failures(&service, &back, "not_connected").await, 0);
+        socket.abort();
+    }
+}
+
+async fn a_deleted_gateways_undelivered_events_are_failed_and_stay_visible(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("doomed").await;
+    let mut socket = service.connected(&key).await;
+    publish(&service, &[&id], "received", json!({})).await;
+    socket.expect(1..=1).await;
+    let socket = socket.serve();
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
+    socket.abort();
+    service.eventually("/connections", |live| live["count"] == 0).await;
+    for event in ["missed-1", "missed-2"] {
+        publish(&service, &[&id], event, json!({})).await;
+    }
+    let refused = service.run(&format!("gateway delete {id}")).await;
+    refused.failed(1, &["doomed", "2 undelivered events will be recorded as failed", "--yes"]);
+    service.api().get(&format!("/gateways/{id}")).await.expect("it is still there");
+    service.run(&format!("gateway delete {id} --yes")).await.well();
+
+    let failed = format!("/deliveries?gatewayId={id}&reason=gateway_deleted");
+    let page = get(&service.api(), &failed).await.expect("a page");
+    let rows = page["list"].as_array().expect("a list");
+    let shown: Vec<_> = rows.iter().map(|row| (&row["eventId"], &row["gatewayName"])).collect();
+    let name = json!("doomed");
+    assert_eq!(shown, [(&json!("missed-2"), &name), (&json!("missed-1"), &name)], "{page:#}");
+    for (event, state) in
+        [("received", "delivered"), ("missed-1", "failed"), ("missed-2", "failed")]
+    {
+        let history = service.api().get(&format!("/events/{event}")).await.expect("the event");
+        let delivery = &history["deliveries"][0];
+        assert_eq!((&delivery["state"], &delivery["gatewayName"]), (&json!(state), &name));
+    }
+    let report = on.verify(&service).await;
+    assert_eq!(report.problems, Vec::<String>::new());
+}

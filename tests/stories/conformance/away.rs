@@ -1,0 +1,122 @@
+//! Events for gateways that are not connected: when they count as missed, and
+//! when they expire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::Reason;
+use gateway_events::store::{
+    DeliveryFilter, DeliveryState, ExpiryMark, Missed, NewEvent, Store, Target,
+};
+
+use super::{Corner, closed, confirmed, event, event_with, range, ranges};
+
+/// An event that expired long ago, or will.
+fn expiring(target: Target, has_expired: bool) -> NewEvent {
+    let mut new = event(target.clone());
+    let (now, long) = (Timestamp::now(), Duration::from_hours(1));
+    let at = if has_expired { now.minus(long) } else { now.plus(long) };
+    let mut event = event_with(new.event.id.clone(), target, "{}").event;
+    Arc::get_mut(&mut event).unwrap().expires_at = Some(at);
+    new.event = event;
+    new
+}
+
+/// One whole search for expired events, as it goes on in batches.
+async fn expire(store: &dyn Store) -> Vec<Missed> {
+    let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
+    loop {
+        let found = store.expire(&mut mark).await.unwrap();
+        expired.extend(found.expired);
+        if !found.more {
+            assert_eq!(mark, ExpiryMark::default(), "the next search begins anew");
+            return expired;
+        }
+    }
+}
+
+pub(crate) async fn an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let only = || Target::Gateways(vec![gateway.id]);
+    let events = vec![
+        expiring(only(), true),
+        event(only()),
+        expiring(only(), true),
+        expiring(only(), false),
+    ];
+    let ids: Vec<_> = events.iter().map(|new| new.event.id.clone()).collect();
+    corner.publish(events).await;
+    let (id, ..) = corner.open(&gateway).await;
+    assert_eq!(expire(store).await, [], "a live connection decides itself");
+    corner.record(vec![confirmed(&gateway, id, 1, 1)]).await;
+    corner.record(vec![closed(&gateway, id, Reason::Shutdown, None, false)]).await;
+    let missed = |first, last| (gateway.id, range(first, last));
+    assert_eq!(ranges(&expire(store).await), [missed(3, 3)]);
+    assert_eq!(expire(store).await, []);
+    let mut states = Vec::new();
+    for id in &ids {
+        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        states.push(history.deliveries[0].state);
+    }
+    use DeliveryState::{Delivered, Failed, Pending};
+    assert_eq!(states, [Delivered, Pending, Failed, Pending]);
+    let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    let reasons: Vec<_> = page.rows.iter().map(|row| (row.sequence.0, row.reason)).collect();
+    assert_eq!(reasons, [(3, Some(Reason::Expired))]);
+    // What has been given up is not missed as well.
+    let swept = store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
+    assert_eq!(ranges(&swept.missed), [missed(2, 2), missed(4, 4)]);
+    let (_, position, _) = corner.open(&gateway).await;
+    assert_eq!(position.0, 1, "the others are delivered all the same");
+}
+
+pub(crate) async fn many_expired_events_are_given_up_in_bounded_batches(store: &dyn Store) {
+    const GATEWAYS: usize = 70;
+    const EVENTS: usize = 40;
+    let corner = Corner::of(store).await;
+    let mut gateways = Vec::new();
+    for _ in 0..GATEWAYS {
+        gateways.push(corner.gateway(&[("many", "yes")]).await);
+    }
+    let labels = || Target::Labels([("many".to_owned(), "yes".to_owned())].into());
+    corner.publish((0..EVENTS).map(|_| expiring(labels(), true)).collect()).await;
+    let (mut mark, mut total, mut calls) = (ExpiryMark::default(), 0, 0);
+    loop {
+        let found = store.expire(&mut mark).await.unwrap();
+        let lengths = found.expired.iter().map(|one| one.range.last.0 - one.range.first.0 + 1);
+        let count: i64 = lengths.sum();
+        assert!(count <= 1_000, "{count} deliveries in one batch");
+        (total, calls) = (total + count, calls + 1);
+        if !found.more {
+            break;
+        }
+    }
+    assert_eq!(total, 2_800);
+    assert!(calls > 2, "{calls} calls");
+    assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, 2_800);
+}
+
+pub(crate) async fn a_gateway_that_has_just_gone_has_a_grace_and_no_other(store: &dyn Store) {
+    const GRACE: Duration = Duration::from_hours(1);
+    let corner = Corner::of(store).await;
+    let (gone, never) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    let (id, ..) = corner.open(&gone).await;
+    corner.record(vec![closed(&gone, id, Reason::ConnectionLost, None, false)]).await;
+    for gateway in [&gone, &never] {
+        corner.fill(gateway, 2).await;
+    }
+    let both = [gone.key, never.key];
+    let swept = store.sweep_not_connected(Some(&both), GRACE).await.unwrap();
+    assert_eq!(ranges(&swept.missed), [(never.id, range(1, 2))]);
+    let [(postponed, left)] = swept.postponed[..] else { panic!("{swept:?}") };
+    assert_eq!(postponed, gone.key);
+    assert!(!left.is_zero() && left <= GRACE, "{left:?}");
+    let swept = store.sweep_not_connected(Some(&both), Duration::ZERO).await.unwrap();
+    assert_eq!(ranges(&swept.missed), [(gone.id, range(1, 2))]);
+    assert_eq!(swept.postponed, []);
+}
