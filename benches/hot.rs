@@ -110,7 +110,7 @@ fn place() -> Place {
         let opened = SqliteStore::open(&options, NodeId::new(), Wake::default()).await;
         let store = opened.expect("it opens");
         let organisation = store.organisation("default").await.expect("it is there");
-        let made = store.create_gateway(organisation, id, "bench", &Labels::new()).await;
+        let made = store.create_gateway(organisation, id, "bench", &Labels::new(), 1).await;
         (store, organisation, made.expect("registered"))
     });
     Place { runtime, store, organisation, gateway, _directory: directory }

@@ -25,6 +25,9 @@ pub(crate) enum Command {
         /// A label, `name=value`; may be repeated
         #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
+        /// How many replicas of it connect at the same time; 1 if it is left out
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        replicas: Option<u32>,
     },
     /// List all gateways, with what they have confirmed
     List,
@@ -33,7 +36,7 @@ pub(crate) enum Command {
         /// Its name or id
         gateway: GatewayRef,
     },
-    /// Rename a gateway, set labels or remove them
+    /// Change a gateway's name, labels or number of replicas
     Update(Update),
     /// Keep a gateway from connecting; events for it wait
     Disable {
@@ -67,7 +70,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true).args(
-    ["name", "labels", "removed"],
+    ["name", "replicas", "labels", "removed"],
 ))]
 pub(crate) struct Update {
     /// Its name or id
@@ -75,6 +78,9 @@ pub(crate) struct Update {
     /// Its new name
     #[arg(long)]
     name: Option<String>,
+    /// How many replicas of it connect at the same time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    replicas: Option<u32>,
     /// Set a label, `name=value`, and keep the others; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -89,10 +95,13 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         anyhow::Ok(format!("/gateways/{}", gateway.resolve(&api).await?))
     };
     let shown = match command {
-        Command::Register { name, id, labels } => {
+        Command::Register { name, id, labels, replicas } => {
             let mut body = json!({ "name": name, "labels": to_json(labels) });
             if let Some(id) = id {
                 body["id"] = json!(id);
+            }
+            if let Some(replicas) = replicas {
+                body["replicas"] = json!(replicas);
             }
             api.post("/gateways", &body).await?
         }
@@ -204,6 +213,9 @@ impl Update {
         if let Some(name) = &self.name {
             patch["name"] = json!(name);
         }
+        if let Some(replicas) = self.replicas {
+            patch["replicas"] = json!(replicas);
+        }
         let removed = self.removed.iter().map(|name| (name.clone(), Value::Null));
         let set = self.labels.iter().map(|(name, value)| (name.clone(), json!(value)));
         let labels: Map<String, Value> = removed.chain(set).collect();
@@ -226,6 +238,7 @@ fn one(gateway: &Value) -> String {
         ("registered", time(&gateway["createdAt"])),
         ("status", verdict(gateway)),
         ("connections", cell(&gateway["connections"])),
+        ("replicas", cell(&gateway["replicas"])),
         ("head", cell(&gateway["head"])),
         ("confirmed", cell(&gateway["confirmed"])),
         ("lag", lag(gateway)),

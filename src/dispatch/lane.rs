@@ -20,15 +20,18 @@ use super::last_call::{Due, LastCall};
 use super::outcomes::{Outcomes, Whose};
 use super::recorder::Recorder;
 use super::registry::Registration;
-use super::reports::{Matched, Reports};
+use super::reports::{Pushed, Reports};
 use super::session::Permit;
-use super::window::{Patience, Receipt, Window};
+use super::window::{Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason, Sequence};
 use crate::socket::frame::{self, Message};
 use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
 
 mod ending;
+mod receipts;
+
+use receipts::REPEATED;
 
 /// Signs of life are recorded this often at the most.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
@@ -55,7 +58,7 @@ pub(super) struct Timing {
 pub(super) struct Lane {
     pub(super) whose: Whose,
     pub(super) epoch: Epoch,
-    /// The last number that was sent on an earlier connection.
+    /// The last number that may have been sent on an earlier connection.
     pub(super) sent_before: Sequence,
     pub(super) timing: Timing,
     pub(super) window: Window,
@@ -75,6 +78,8 @@ struct State {
     connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
+    /// When the last ping was asked for.
+    pinged_at: Option<Instant>,
     /// The next event's frame, encoded once although there was no room yet.
     encoded: Option<Bytes>,
     in_flight: InFlight,
@@ -100,6 +105,7 @@ impl Lane {
             connected_at: Timestamp::now(),
             alive_at: now,
             alive_recorded_at: now,
+            pinged_at: None,
             encoded: None,
             in_flight: InFlight::default(),
             wind_down: None,
@@ -159,6 +165,7 @@ impl Lane {
                     }
                 }
                 _ = pings.tick() => {
+                    state.pinged_at = Some(Instant::now());
                     // Full: the transport is behind with writing, which has a deadline of its own.
                     let _ = self.link.control.try_send(Control::Ping);
                 }
@@ -322,11 +329,12 @@ impl Lane {
     fn hear_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
         let mut next = first.or_else(|| {
             let detail = "the transport is gone".into();
-            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail })
+            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail, by_peer: false })
         });
         for _ in 0..LINK_FRAMES {
             match next? {
-                Incoming::Ended { reason, detail } => {
+                Incoming::Ended { reason, detail, by_peer } => {
+                    self.note_end(state, by_peer);
                     return Some(End::Ended(reason, detail.into()));
                 }
                 incoming => self.hear(state, incoming),
@@ -348,8 +356,12 @@ impl Lane {
             Incoming::Message(text) => match frame::parse_incoming(&text) {
                 Message::DeploymentAck(ack) => {
                     let sent = self.registration.sent().max(self.sent_before);
-                    if !self.reports.push(ack, sent) {
-                        self.nonsense(state, "a report that finds too many others waiting");
+                    match self.reports.push(ack, sent) {
+                        Pushed::Waiting => {}
+                        Pushed::Repeated => self.nonsense(state, REPEATED),
+                        Pushed::Refused => {
+                            self.nonsense(state, "a report that finds too many others waiting");
+                        }
                     }
                 }
                 Message::Unknown => self.nonsense(state, "a message of an unknown type"),
@@ -357,34 +369,6 @@ impl Lane {
             },
             Incoming::Malformed(what) => self.nonsense(state, what),
             Incoming::Alive | Incoming::Ended { .. } => {}
-        }
-    }
-
-    fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
-        match self.window.receipt(sequence, now) {
-            Receipt::Confirmed { range, started_at } => {
-                let finished_at = Timestamp::now();
-                let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-                let latency = metrics::histogram!("gateway_events_delivery_seconds");
-                for took in state.in_flight.confirmed(count, finished_at) {
-                    latency.record(took.as_secs_f64());
-                }
-                metrics::counter!("gateway_events_receipts_total")
-                    .increment(u64::try_from(count).unwrap_or(u64::MAX));
-                self.outcomes.confirmed(range, started_at, finished_at);
-            }
-            Receipt::Stale => {}
-            Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
-        }
-    }
-
-    fn reported(&mut self, state: &mut State, matched: &Matched) {
-        match matched.sequence {
-            Some(sequence) => {
-                let event = state.in_flight.named(sequence);
-                self.outcomes.reported(sequence, matched.result(), event);
-            }
-            None => self.nonsense(state, "a report on a deployment that we don't know"),
         }
     }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::failure_log::{Failed, FailureLog};
 use super::recorder::{Place, Recorder};
+use super::window::Closing;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
-use crate::store::{LoggedEvent, Range, Record};
+use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
 
 /// Past this many, nothing is skipped or looked up. Receipts are taken all the
 /// same: they merge with the last one.
@@ -96,7 +97,7 @@ impl Outcomes {
 
     pub(super) fn reported(
         &mut self,
-        sequence: Sequence,
+        DeploymentMatch { sequence, confirms }: DeploymentMatch,
         result: Result<(), (Reason, String)>,
         event: Option<LoggedEvent>,
     ) {
@@ -104,8 +105,16 @@ impl Outcomes {
             self.name(event);
         }
         let Whose { gateway, connection, .. } = self.whose;
-        let at = Timestamp::now();
-        self.records.push_back(Record::Reported { gateway, connection, sequence, result, at });
+        let (instance, at) = (Arc::clone(&self.whose.instance), Timestamp::now());
+        self.records.push_back(Record::Reported {
+            gateway,
+            connection,
+            instance,
+            sequence,
+            result,
+            confirms,
+            at,
+        });
     }
 
     pub(super) fn skipped(&mut self, skipped: Range, why: Reason) {
@@ -139,13 +148,13 @@ impl Outcomes {
         self.heartbeat = Some(Timestamp::now());
     }
 
-    /// The last one.
+    /// The last one; `alive_at` is the last sign of life.
     pub(super) fn closed(
         &mut self,
         reason: Reason,
         detail: String,
-        unconfirmed: Option<(Range, Timestamp)>,
-        give_up: bool,
+        Closing { unconfirmed, give_up_after }: Closing,
+        alive_at: Option<Timestamp>,
     ) {
         let Whose { gateway, connection, .. } = self.whose;
         let at = Timestamp::now();
@@ -156,7 +165,8 @@ impl Outcomes {
             reason,
             detail,
             unconfirmed,
-            give_up,
+            give_up_after,
+            alive_at,
             at,
         });
     }
@@ -204,17 +214,8 @@ impl Outcomes {
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);
             }
-            Record::Closed { unconfirmed: Some((range, _)), reason, detail, give_up, .. } => {
+            Record::Closed { unconfirmed: Some((range, _)), reason, detail, .. } => {
                 self.failed(*range, *reason, detail);
-                if *give_up {
-                    tracing::warn!(
-                        target: "delivery",
-                        gateway = %self.whose.gateway_id,
-                        sequence = range.first.0,
-                        %reason,
-                        "an event failed too often and is now a dead letter"
-                    );
-                }
             }
             Record::Closed { unconfirmed: None, .. } | Record::Heartbeat { .. } => {}
         }
@@ -273,6 +274,7 @@ fn length(range: Range) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Sequence;
 
     fn range(first: i64, last: i64) -> Range {
         Range { first: Sequence(first), last: Sequence(last) }

@@ -1,23 +1,23 @@
 //! A gateway's reports on deployments, matched to the events that they answer.
 //! A report names no event, so it takes a look into the log; the lane does not
-//! wait for that.
+//! wait for that. A report that is repeated is matched once.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::backoff::{Backoff, is_passing};
-use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::socket::frame::{DeploymentAck, Status};
-use crate::store::{DeploymentKey, Result, Store};
+use crate::store::{DeploymentKey, DeploymentMatch, Result, Store};
 
 /// Reports that may wait for the database; past it they are refused.
 const ENOUGH: usize = 256;
 
-type Found = Option<(Sequence, Option<Timestamp>)>;
+type Found = Option<DeploymentMatch>;
 
 /// What waits to be matched.
 pub(super) struct Reports {
@@ -27,13 +27,50 @@ pub(super) struct Reports {
     waiting: VecDeque<(DeploymentAck, Sequence)>,
     lookup: Option<BoxFuture<'static, Result<Found>>>,
     backoff: Backoff,
+    /// Reports as they came, as hashes.
+    received: Recent<u64>,
+    /// Which events were reported, and whether as applied.
+    matched: Recent<(Sequence, bool)>,
+}
+
+/// The newest few of what there was.
+#[derive(Debug)]
+struct Recent<T>(VecDeque<T>);
+
+impl<T: PartialEq> Recent<T> {
+    fn contains(&self, one: &T) -> bool {
+        self.0.contains(one)
+    }
+
+    /// False if it is there already.
+    fn insert(&mut self, one: T) -> bool {
+        if self.contains(&one) {
+            return false;
+        }
+        if self.0.len() >= ENOUGH {
+            self.0.pop_front();
+        }
+        self.0.push_back(one);
+        true
+    }
+}
+
+/// What became of a report that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It waits to be matched.
+    Waiting,
+    /// It came before.
+    Repeated,
+    /// Too many others wait.
+    Refused,
 }
 
 /// A report and the event that it answers, if that had been sent before.
 #[derive(Debug)]
 pub(super) struct Matched {
     pub(super) ack: DeploymentAck,
-    pub(super) sequence: Option<Sequence>,
+    pub(super) found: Found,
 }
 
 impl Matched {
@@ -54,16 +91,36 @@ impl Matched {
 
 impl Reports {
     pub(super) fn new(store: Arc<dyn Store>, gateway: GatewayKey) -> Self {
-        Self { store, gateway, waiting: VecDeque::new(), lookup: None, backoff: Backoff::default() }
+        Self {
+            store,
+            gateway,
+            waiting: VecDeque::new(),
+            lookup: None,
+            backoff: Backoff::default(),
+            received: Recent(VecDeque::new()),
+            matched: Recent(VecDeque::new()),
+        }
     }
 
-    /// Takes a report on what was `sent` so far; false if too many wait.
-    pub(super) fn push(&mut self, ack: DeploymentAck, sent: Sequence) -> bool {
-        let room = self.waiting.len() < ENOUGH;
-        if room {
-            self.waiting.push_back((ack, sent));
+    /// Takes a report on what was `sent` so far.
+    pub(super) fn push(&mut self, ack: DeploymentAck, sent: Sequence) -> Pushed {
+        if self.waiting.len() >= ENOUGH {
+            return Pushed::Refused;
         }
-        room
+        let mut hasher = DefaultHasher::new();
+        // What was sent since may be what it answers.
+        (&ack, sent).hash(&mut hasher);
+        if !self.received.insert(hasher.finish()) {
+            return Pushed::Repeated;
+        }
+        self.waiting.push_back((ack, sent));
+        Pushed::Waiting
+    }
+
+    /// Whether an event is reported so for the first time. After it was applied,
+    /// no report says anything new.
+    pub(super) fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
+        !self.matched.contains(&(sequence, true)) && self.matched.insert((sequence, is_applied))
     }
 
     /// Lets go of what waits.
@@ -99,12 +156,8 @@ impl Reports {
                 Ok(found) => found,
             };
             self.backoff.reset();
-            if let Some((ack, sent)) = self.waiting.pop_front() {
-                let sequence = found
-                    .filter(|(_, performed_at)| same_instant(ack.performed_at, *performed_at))
-                    .map(|(sequence, _)| sequence)
-                    .filter(|sequence| *sequence <= sent);
-                return Matched { ack, sequence };
+            if let Some((ack, _)) = self.waiting.pop_front() {
+                return Matched { ack, found };
             }
         }
     }
@@ -117,11 +170,13 @@ impl Reports {
     }
 
     fn ask(&self, wait: Duration) -> Option<BoxFuture<'static, Result<Found>>> {
-        let (ack, _) = self.waiting.front()?;
+        let (ack, sent) = self.waiting.front()?;
         let key = DeploymentKey {
             artifact_id: ack.artifact_id.clone(),
             deployment_id: ack.deployment_id.clone(),
             suffix: ack.action.suffix(),
+            performed_at: ack.performed_at,
+            sent: *sent,
         };
         let (store, gateway) = (Arc::clone(&self.store), self.gateway);
         Some(Box::pin(async move {
@@ -133,25 +188,24 @@ impl Reports {
     }
 }
 
-/// Gateways keep times to the millisecond; what one of both lacks can't differ.
-fn same_instant(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
-    let millis = |time: Timestamp| time.micros().div_euclid(1000);
-    match (one, other) {
-        (Some(one), Some(other)) => millis(one) == millis(other),
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_are_compared_as_instants_to_the_millisecond() {
-        let time = |text| Timestamp::parse(text).ok();
-        let utc = time("2026-01-31T09:30:00.123456Z");
-        assert!(same_instant(utc, time("2026-01-31T10:30:00.123+01:00")));
-        assert!(!same_instant(utc, time("2026-01-31T09:30:00.124Z")));
-        assert!(same_instant(utc, None));
+    fn a_report_is_new_once_and_none_is_after_the_event_was_applied() {
+        let store = crate::store::memory::MemoryStore::open(
+            &crate::store::memory::MemoryDatabase::new(Arc::new(crate::clock::Timestamp::now)),
+            crate::event::NodeId::new(),
+            crate::wake::Wake::default(),
+        );
+        let mut reports = Reports::new(store, GatewayKey(1));
+        let said = [(1, false), (1, false), (1, true), (1, true), (1, false), (2, true)];
+        let new = said.map(|(sequence, applied)| reports.is_new(Sequence(sequence), applied));
+        assert_eq!(new, [true, false, true, false, false, true]);
+        for sequence in 3..3 + 2 * i64::try_from(ENOUGH).unwrap() {
+            assert!(reports.is_new(Sequence(sequence), true));
+        }
+        assert_eq!(reports.matched.0.len(), ENOUGH, "bounded");
     }
 }

@@ -17,9 +17,9 @@ use super::last_call::LastCall;
 use super::outcomes::{Outcomes, Whose};
 use super::registry::Registration;
 use super::reports::Reports;
-use super::window::{Limits, Patience, Window};
+use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::socket::{LaneEnd, frame, websocket};
 use crate::store::Opened;
 use crate::wake::Subscription;
@@ -158,10 +158,14 @@ impl Ready {
             events: options.window_events.max(1),
             bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
         };
+        // What is not on record of an earlier connection fits into a window.
+        let unsure = opened.position.0.saturating_add(i64::try_from(limits.events).unwrap_or(0));
+        let unsure = opened.head.min(Sequence(unsure));
+        let sent_before = if opened.is_unsure { opened.sent.max(unsure) } else { opened.sent };
         let lane = Box::new(Lane {
             whose: whose.clone(),
             epoch: opened.epoch,
-            sent_before: opened.sent,
+            sent_before,
             timing: Timing {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,
@@ -178,7 +182,7 @@ impl Ready {
             window: Window::new(
                 limits,
                 opened.position,
-                opened.failed_attempts,
+                opened.suspect,
                 Cadence::new(options.confirmation_timeout),
             ),
             feed: Feed::new(
@@ -211,7 +215,7 @@ impl Drop for Session {
         let mut outcomes = Outcomes::new(ready.whose(self.id), failures);
         drop(ready.registration);
         let detail = "the socket was never opened".to_owned();
-        outcomes.closed(Reason::ConnectionLost, detail, None, false);
+        outcomes.closed(Reason::ConnectionLost, detail, Closing::default(), None);
         let dispatcher = ready.dispatcher;
         let recorder = dispatcher.recorder.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -44,7 +44,7 @@ async fn node(options: Options) -> Node {
     store.node_heartbeat().await.unwrap();
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
     let jobs = Supervisor::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
     Node { store, dispatcher, organisation, id, key: gateway.key, _directory: directory }

@@ -27,7 +27,7 @@ pub struct Limits {
 /// When attempts at an event end.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Attempts before it is poison.
+    /// Attempts before it is poison, on whichever connections.
     pub max_attempts: u32,
     /// What becomes of poison.
     pub poison: Policy,
@@ -71,12 +71,12 @@ pub enum Receipt {
 }
 
 /// What an end leaves behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closing {
     /// Sent and not confirmed, and when the first of them was sent.
     pub unconfirmed: Option<(Range, Timestamp)>,
-    /// The first of them has failed once too often.
-    pub give_up: bool,
+    /// After so many attempts the first of them is given up; `None`: never.
+    pub give_up_after: Option<u32>,
 }
 
 /// One connection's window.
@@ -89,14 +89,15 @@ pub struct Window {
     bytes: usize,
     /// When the position last moved.
     progress_at: Option<Instant>,
-    /// The event that came first, and how often it had failed before.
-    tried_before: (Sequence, u32),
+    /// An event up to here may have made an earlier connection fail.
+    suspect: Sequence,
     cadence: Cadence,
 }
 
 impl Window {
-    /// Starts behind `position`, whose successor has failed this often before.
-    pub fn new(limits: Limits, position: Sequence, failed_attempts: u32, cadence: Cadence) -> Self {
+    /// Starts behind `position`. Events up to `suspect` share no ping, so that it is
+    /// known which of them makes a connection fail.
+    pub fn new(limits: Limits, position: Sequence, suspect: Sequence, cadence: Cadence) -> Self {
         Self {
             limits,
             position,
@@ -104,7 +105,7 @@ impl Window {
             in_flight: VecDeque::new(),
             bytes: 0,
             progress_at: None,
-            tried_before: (position.next(), failed_attempts),
+            suspect,
             cadence,
         }
     }
@@ -148,7 +149,10 @@ impl Window {
             return Err(Refusal::Full);
         }
         let is_idle = self.in_flight.is_empty();
-        let (ping, slot) = self.cadence.plan(event_type, is_idle, sent_at);
+        let (mut ping, slot) = self.cadence.plan(event_type, is_idle, sent_at);
+        if ping == PingBefore::Unneeded && sequence <= self.suspect.next() {
+            ping = PingBefore::Between;
+        }
         self.sent = sequence;
         self.bytes += bytes;
         self.in_flight.push_back(Sent {
@@ -221,19 +225,15 @@ impl Window {
     /// a ping for each event.
     pub fn close(self, reason: Reason, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
-            return Closing { unconfirmed: None, give_up: false };
+            return Closing { unconfirmed: None, give_up_after: None };
         };
-        let failed_before = match self.tried_before {
-            (sequence, failed) if sequence == oldest.sequence => failed,
-            _ => 0,
-        };
+        let may_give_up = patience.poison == Policy::DeadLetter
+            && self.in_flight.get(1).is_none_or(|next| !next.shares_ping)
+            && reason.blames_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
-            give_up: patience.poison == Policy::DeadLetter
-                && self.in_flight.get(1).is_none_or(|next| !next.shares_ping)
-                && reason.blames_the_event()
-                && failed_before.saturating_add(1) >= patience.max_attempts,
+            give_up_after: may_give_up.then_some(patience.max_attempts),
         }
     }
 }

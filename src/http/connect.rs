@@ -320,7 +320,7 @@ mod tests {
         // Nobody is to be woken.
         let store = SqliteStore::open(&options, NodeId::new(), <_>::default()).await.unwrap();
         let (organisation, id) = (store.organisation("default").await.unwrap(), GatewayId::new());
-        store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+        store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
         let issued = token::issue(Kind::Gateway).unwrap();
         let new = NewToken { id: issued.id.clone(), digest: issued.digest, expires_at: None };
         store.create_gateway_token(organisation, id, new).await.unwrap();

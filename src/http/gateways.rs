@@ -17,6 +17,9 @@ use crate::event::{GatewayId, Reason};
 use crate::intake::object;
 use crate::store::{Gateway, GatewayChange, LabelChange, Labels, MOST_LABELS};
 
+/// The most replicas that can be declared for a gateway.
+const MOST_REPLICAS: i64 = 1000;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct NewGateway {
@@ -24,6 +27,7 @@ pub(super) struct NewGateway {
     id: Option<GatewayId>,
     #[serde(default, deserialize_with = "object::labels")]
     labels: Labels,
+    replicas: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +37,8 @@ pub(super) struct Change {
     name: Option<String>,
     #[serde(default, deserialize_with = "object::label_change")]
     labels: Option<LabelChange>,
+    #[serde(default, deserialize_with = "object::not_null")]
+    replicas: Option<i64>,
     #[serde(default, deserialize_with = "object::not_null")]
     disabled: Option<bool>,
 }
@@ -50,12 +56,13 @@ pub(super) async fn create(
     Admin(organisation): Admin,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    check(Some(&new.name), new.labels.iter())?;
+    check(Some(&new.name), new.labels.iter(), new.replicas)?;
     if new.labels.len() > MOST_LABELS {
         return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
     }
-    let id = new.id.unwrap_or_default();
-    let gateway = app.store.create_gateway(organisation, id, &new.name, &new.labels).await?;
+    let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
+    let gateway =
+        app.store.create_gateway(organisation, id, &new.name, &new.labels, replicas).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
 }
 
@@ -99,9 +106,10 @@ pub(super) async fn change(
         Some(LabelChange::Clear) | None => None,
     };
     let set = labels.into_iter().flatten();
-    check(change.name.as_deref(), set.filter_map(|(name, value)| Some((name, value.as_ref()?))))?;
-    let change =
-        GatewayChange { name: change.name, labels: change.labels, disabled: change.disabled };
+    let set = set.filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    check(change.name.as_deref(), set, change.replicas)?;
+    let Change { name, labels, replicas, disabled } = change;
+    let change = GatewayChange { name, labels, replicas, disabled };
     let gateway = app.store.update_gateway(organisation, id, change).await?;
     if gateway.disabled_at.is_some() {
         app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
@@ -123,6 +131,7 @@ pub(super) async fn remove(
 fn check<'a>(
     name: Option<&str>,
     labels: impl Iterator<Item = (&'a String, &'a String)>,
+    replicas: Option<i64>,
 ) -> Answer<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
@@ -145,6 +154,9 @@ fn check<'a>(
             );
         }
     }
+    if replicas.is_some_and(|replicas| !(1..=MOST_REPLICAS).contains(&replicas)) {
+        wrong("replicas".to_owned(), "must be 1 to 1000");
+    }
     if errors.is_empty() {
         return Ok(());
     }
@@ -159,6 +171,7 @@ fn shown(app: &App, gateway: &Gateway) -> Value {
         "id": gateway.id,
         "name": gateway.name,
         "labels": gateway.labels,
+        "replicas": gateway.replicas,
         "createdAt": gateway.created_at,
         "disabled": gateway.disabled_at.is_some(),
         "connected": connections > 0,

@@ -94,10 +94,10 @@ impl App {
         render_metrics: RenderMetrics,
         supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
+        let per_minute = config.limits.attempts_per_minute;
         let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let bodies =
             bodies::Memory::new(size(config.server.body_memory), size(config.server.body_limit));
-        let per_minute = config.limits.attempts_per_minute;
         Arc::new(Self {
             store,
             dispatcher,

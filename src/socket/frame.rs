@@ -83,7 +83,7 @@ fn encode(text: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 /// What a gateway wanted of a deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// To be deployed.
@@ -103,7 +103,7 @@ impl Action {
 }
 
 /// How it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Applied.
@@ -113,7 +113,7 @@ pub enum Status {
 }
 
 /// A gateway's report on one deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentAck {
     /// The deployment that was applied or not.

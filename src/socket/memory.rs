@@ -74,7 +74,7 @@ impl Peer {
     /// Ends the connection.
     pub async fn end(self, reason: Reason) {
         let detail = "the peer in memory ended it".into();
-        self.say(Incoming::Ended { reason, detail }).await;
+        self.say(Incoming::Ended { reason, detail, by_peer: true }).await;
     }
 
     /// Says anything; a lane that is gone hears nothing.

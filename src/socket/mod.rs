@@ -74,6 +74,8 @@ pub enum Incoming {
         reason: Reason,
         /// What more is known.
         detail: Box<str>,
+        /// Whether the peer's host ended it without a close frame.
+        by_peer: bool,
     },
 }
 

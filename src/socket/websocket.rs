@@ -17,11 +17,14 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite;
 
 use super::patience::within;
 use super::{Control, EventFrame, Incoming, PingBefore, TransportEnd};
 use crate::event::{Reason, Sequence};
+
+mod reading;
+
+use reading::{ReadEnd, read};
 
 /// Events are gathered up to this many bytes before they are flushed. As much
 /// is to be buffered by the socket, so that a burst is one write, and (it is
@@ -45,19 +48,20 @@ pub async fn run(socket: WebSocket, first: Bytes, end: TransportEnd, limits: Lim
     let TransportEnd { events, control, incoming } = end;
     let (sink, stream) = socket.split();
     let mut writer = Writer { sink, events, control, last_written: None, ping_due: false, limits };
-    let (reason, detail) = talk(&mut writer, stream, &incoming, first).await;
+    let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming, first).await;
     // The lane being gone is no error: then nobody asks.
     let detail = detail.into_boxed_str();
-    let _ = incoming.send(Incoming::Ended { reason, detail }).await;
+    let _ = incoming.send(Incoming::Ended { reason, detail, by_peer }).await;
 }
 
-/// Reads and writes until one of both ends, then ends the other.
+/// Reads and writes until one of both ends, then ends the other. Answers why, and
+/// whether the peer's host said so.
 async fn talk(
     writer: &mut Writer,
     stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
     first: Bytes,
-) -> (Reason, String) {
+) -> (Reason, String, bool) {
     let limits = writer.limits;
     let mut reader = std::pin::pin!(read(stream, incoming, limits.close_timeout));
     let written = tokio::select! {
@@ -70,9 +74,9 @@ async fn talk(
                     tokio::time::sleep(LINGER.min(limits.close_timeout)).await;
                 }
                 ReadEnd::Unheard => writer.say_goodbye(close_code::AWAY, "shutdown").await,
-                ReadEnd::Closed(_) | ReadEnd::Lost(_) => {}
+                ReadEnd::Closed(_) | ReadEnd::Lost(_) | ReadEnd::Silent(_) => {}
             }
-            return read.into_reason();
+            return read.into_end();
         }
         written = writer.run(first) => written,
     };
@@ -88,20 +92,18 @@ async fn talk(
                 let goodbye = writer.say_goodbye(code_of(reason), reason.as_str());
                 tokio::join!(goodbye, reader).1
             };
-            let read = timeout(patience, ending).await;
-            let detail = match read {
-                Ok(_) => String::new(),
-                Err(_) => "the peer did not answer the close".to_owned(),
-            };
-            (reason, detail)
+            match timeout(patience, ending).await {
+                Ok(read) => (reason, String::new(), read.into_end().2),
+                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
+            }
         }
         WriteEnd::TimedOut => {
             let detail = format!("nothing was read for {} s", limits.write_timeout.as_secs());
-            (Reason::WriteTimeout, detail)
+            (Reason::WriteTimeout, detail, false)
         }
         WriteEnd::Failed(error) => match timeout(limits.close_timeout, reader).await {
-            Ok(read) => read.into_reason(),
-            Err(_) => (Reason::ConnectionLost, error),
+            Ok(read) => read.into_end(),
+            Err(_) => (Reason::ConnectionLost, error, false),
         },
     }
 }
@@ -273,102 +275,6 @@ fn text(frame: Bytes) -> Option<Message> {
 fn ping(last_written: Option<Sequence>) -> Message {
     let payload = last_written.map_or_else(Bytes::new, |sequence| sequence.to_string().into());
     Message::Ping(payload)
-}
-
-enum ReadEnd {
-    /// The peer closed in good order.
-    Closed(String),
-    /// The socket broke, or ended without a word.
-    Lost(String),
-    /// The peer broke the protocol; to be told so with this code.
-    Violation(u16, &'static str),
-    /// The lane listens no more.
-    Unheard,
-}
-
-impl ReadEnd {
-    fn into_reason(self) -> (Reason, String) {
-        match self {
-            Self::Closed(detail) => (Reason::ClosedByGateway, detail),
-            Self::Lost(detail) => (Reason::ConnectionLost, detail),
-            Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
-            Self::Unheard => (Reason::Shutdown, "the lane ended first".to_owned()),
-        }
-    }
-}
-
-/// Reads to the very end, also after a close frame: who stops there leaves the
-/// peer without its answer. A lane that is slow to listen slows the reading.
-async fn read(
-    mut stream: SplitStream<WebSocket>,
-    incoming: &mpsc::Sender<Incoming>,
-    close_timeout: Duration,
-) -> ReadEnd {
-    while let Some(message) = stream.next().await {
-        let said = match message {
-            Ok(Message::Pong(payload)) => {
-                receipt(&payload).map_or(Incoming::Alive, Incoming::Receipt)
-            }
-            Ok(Message::Ping(_)) => Incoming::Alive,
-            Ok(Message::Text(text)) => Incoming::Message(text.as_bytes().into()),
-            Ok(Message::Binary(_)) => Incoming::Malformed("a binary message"),
-            Ok(Message::Close(frame)) => {
-                // The answer is queued, and goes out by reading on.
-                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
-                let _ = timeout(close_timeout, rest).await;
-                return ReadEnd::Closed(describe(frame));
-            }
-            Err(error) => return broken(error),
-        };
-        if incoming.send(said).await.is_err() {
-            return ReadEnd::Unheard;
-        }
-    }
-    ReadEnd::Lost("the stream ended without a close frame".to_owned())
-}
-
-/// A number in the form in which we sent it; anything else confirms nothing.
-fn receipt(payload: &[u8]) -> Option<Sequence> {
-    let canonical =
-        matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
-    Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
-}
-
-fn describe(frame: Option<CloseFrame>) -> String {
-    frame.map_or_else(
-        || "without a code".to_owned(),
-        |CloseFrame { code, reason }| {
-            let reason: String = reason.as_str().escape_debug().take(200).collect();
-            if reason.is_empty() {
-                format!("code {code}")
-            } else {
-                format!("code {code}: {reason}")
-            }
-        },
-    )
-}
-
-/// Tells a broken protocol from a broken line.
-fn broken(error: axum::Error) -> ReadEnd {
-    use tungstenite::Error;
-    use tungstenite::error::ProtocolError;
-
-    let error = error.into_inner();
-    match error.downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
-        Some(Error::Utf8(_)) => {
-            ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8")
-        }
-        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-            ReadEnd::Lost("the stream ended without a close frame".to_owned())
-        }
-        Some(Error::Protocol(_)) => {
-            ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
-        }
-        Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
-        _ => ReadEnd::Lost(error.to_string()),
-    }
 }
 
 /// A real socket over loopback, for the tests; the client's end is returned.

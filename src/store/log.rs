@@ -168,7 +168,8 @@ impl NewConnection {
             reason: Reason::ConnectionLost,
             detail: String::new(),
             unconfirmed: None,
-            give_up: false,
+            give_up_after: None,
+            alive_at: None,
             at,
         }
     }
@@ -186,8 +187,12 @@ pub struct Opened {
     /// The last number that an earlier connection was sent behind `position`,
     /// as far as its end is on record.
     pub sent: Sequence,
-    /// Earlier attempts at `position + 1` that failed for a reason that blames the event.
-    pub failed_attempts: u32,
+    /// An event up to here may have made an earlier connection fail: each of them
+    /// is confirmed by itself.
+    pub suspect: Sequence,
+    /// An earlier connection may have been sent more than is on record, because it
+    /// is open on record or was lost with its node.
+    pub is_unsure: bool,
 }
 
 /// How sure we are of a delivery.
@@ -228,17 +233,23 @@ pub enum Record {
         /// When the receipt came.
         finished_at: Timestamp,
     },
-    /// A single delivery was reported as applied or as failed (a `deployment.ack`);
-    /// moves no position. A failed one becomes a dead letter.
+    /// A single delivery was reported as applied or as failed (a `deployment.ack`).
+    /// A failed one becomes a dead letter, one that was applied is none any more, and
+    /// what was applied does not fail afterwards. Gateways handle one event after
+    /// another, so a report confirms what was sent before its event, too.
     Reported {
         /// The gateway.
         gateway: GatewayKey,
         /// On this connection.
         connection: ConnectionId,
+        /// The replica's name that it was opened with, or `""`.
+        instance: Arc<str>,
         /// This one.
         sequence: Sequence,
         /// `Ok`: applied.
         result: std::result::Result<(), (Reason, String)>,
+        /// Everything up to here is confirmed by the report.
+        confirms: Option<Sequence>,
         /// When.
         at: Timestamp,
     },
@@ -278,11 +289,16 @@ pub enum Record {
         reason: Reason,
         /// What more is known, for people.
         detail: String,
-        /// Sent and not confirmed, and when the first of them was written: a failed attempt.
+        /// Sent and not confirmed, and when the first of them was written. Above the
+        /// gateway's confirmed position it is a failed attempt; at or below, where
+        /// another connection has confirmed it, an attempt with unknown outcome.
         unconfirmed: Option<(Range, Timestamp)>,
-        /// The event at `unconfirmed.first` failed once too often: it becomes a
-        /// dead letter, and the position passes it.
-        give_up: bool,
+        /// After so many attempts that blame it, on whichever connections, the event
+        /// at `unconfirmed.first` is given up: it becomes a dead letter, and the
+        /// position passes it.
+        give_up_after: Option<u32>,
+        /// The last sign of life that is not on record yet.
+        alive_at: Option<Timestamp>,
         /// When.
         at: Timestamp,
     },
@@ -307,29 +323,6 @@ pub struct ShutOut {
     pub token: String,
     /// Why: the token was revoked, or the gateway disabled or deleted.
     pub reason: Reason,
-}
-
-/// What a `deployment.ack` names.
-#[derive(Clone, Debug)]
-pub struct DeploymentKey {
-    /// `artifactId`.
-    pub artifact_id: String,
-    /// `deploymentId`.
-    pub deployment_id: String,
-    /// The event types' last word: `deployed` or `undeployed`.
-    pub suffix: &'static str,
-}
-
-/// When a payload says that it was performed. A time that can't be read can't
-/// be compared either.
-pub(super) fn performed_at(payload: &str) -> Option<Timestamp> {
-    #[derive(Deserialize)]
-    struct Payload {
-        #[serde(rename = "performedAt")]
-        performed_at: serde_json::Value,
-    }
-    let payload: Payload = serde_json::from_str(payload).ok()?;
-    Timestamp::parse(payload.performed_at.as_str()?).ok()
 }
 
 /// A page of connections, newest first.

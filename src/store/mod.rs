@@ -13,6 +13,7 @@ use crate::event::{
 
 mod away;
 mod browse;
+mod deployments;
 mod errors;
 pub mod floor;
 mod inbox;
@@ -24,6 +25,7 @@ pub mod memory;
 mod missed;
 mod nodes;
 mod open;
+mod positions;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod principals;
@@ -40,6 +42,7 @@ mod verdict;
 
 pub use away::*;
 pub use browse::*;
+pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
@@ -54,7 +57,6 @@ pub use verdict::*;
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;
 use errors::storable;
-use log::performed_at;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -141,6 +143,7 @@ pub trait Store: Inbox + Send + Sync + 'static {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway>;
     /// Lists gateways by name, after `after`.
     async fn gateways(
@@ -228,12 +231,12 @@ pub trait Store: Inbox + Send + Sync + 'static {
     async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize>;
     /// Puts outcomes on record, in one group commit with whatever else waits.
     async fn record(&self, records: Vec<Record>) -> Result<()>;
-    /// The newest event that a `deployment.ack` can mean, and its payload's `performedAt`.
+    /// The event that a `deployment.ack` answers.
     async fn find_deployment(
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Result<Option<(Sequence, Option<Timestamp>)>>;
+    ) -> Result<Option<DeploymentMatch>>;
 
     // -- asking
     /// A part of a gateway's log, with states; `None` if there is no such gateway.

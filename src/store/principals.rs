@@ -22,6 +22,8 @@ pub struct Gateway {
     pub name: String,
     /// Labels.
     pub labels: Labels,
+    /// How many replicas connect at the same time, as declared.
+    pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,
     /// Since when it may not connect.
@@ -77,6 +79,8 @@ pub struct GatewayChange {
     pub name: Option<String>,
     /// What becomes of the labels.
     pub labels: Option<LabelChange>,
+    /// Another number of replicas.
+    pub replicas: Option<i64>,
     /// Disable or enable.
     pub disabled: Option<bool>,
 }

@@ -17,6 +17,12 @@ pub(crate) fn cut(range: Range) -> impl Iterator<Item = Range> {
         })
 }
 
+/// The part of a range that lies at or below a position.
+pub(crate) fn up_to(range: Range, position: Sequence) -> Option<Range> {
+    let last = range.last.min(position);
+    (range.first <= last).then_some(Range { first: range.first, last })
+}
+
 /// The part of a range that lies above a position.
 pub(crate) fn above(range: Range, position: Sequence) -> Option<Range> {
     let first = range.first.max(position.next());

@@ -50,6 +50,9 @@ macro_rules! conforms {
             labels_choose_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
             an_event_of_a_deployment_with_a_long_id_harms_nobody
+            a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
+            what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
+            what_the_gateway_has_confirmed_is_not_recorded_as_failed
             a_new_connection_starts_at_what_the_last_one_confirmed
             replicas_that_come_back_in_any_order_find_every_position
             what_was_sent_is_known_and_what_was_only_missed_is_not
@@ -155,7 +158,7 @@ impl<'a> Corner<'a> {
         let labels: Labels =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let name = id.to_string();
-        self.store.create_gateway(self.organisation, id, &name, &labels).await.unwrap()
+        self.store.create_gateway(self.organisation, id, &name, &labels, 1).await.unwrap()
     }
 
     pub(crate) async fn again(&self, gateway: &Gateway) -> Gateway {
@@ -193,11 +196,11 @@ impl<'a> Corner<'a> {
         assert!(self.publish(events).await.iter().all(Result::is_ok));
     }
 
-    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, u32) {
+    pub(crate) async fn open(&self, gateway: &Gateway) -> (ConnectionId, Sequence, Sequence) {
         let connection = connection(gateway);
         let id = connection.id;
         let opened = self.store.open_connection(connection).await.unwrap();
-        (id, opened.position, opened.failed_attempts)
+        (id, opened.position, opened.suspect)
     }
 
     pub(crate) async fn record(&self, records: Vec<Record>) {
@@ -286,7 +289,8 @@ pub(crate) fn closed(
         reason,
         detail: "as the story wants it".to_owned(),
         unconfirmed: unconfirmed.map(|range| (range, Timestamp::now())),
-        give_up,
+        give_up_after: give_up.then_some(1),
+        alive_at: None,
         at: Timestamp::now(),
     }
 }

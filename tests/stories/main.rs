@@ -85,6 +85,7 @@ mod paging;
 mod payloads;
 mod place;
 mod pooler;
+mod positions;
 mod proxied;
 mod publish;
 mod questions;

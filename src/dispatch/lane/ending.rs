@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::receipts::reported;
 use super::{Lane, State};
-use crate::clock::millis;
+use crate::clock::{Timestamp, millis};
 use crate::event::Reason;
 use crate::socket::{Control, Incoming};
 
@@ -27,7 +28,10 @@ impl Lane {
         let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
         loop {
             match timeout_at(by, self.link.incoming.recv()).await {
-                Ok(Some(Incoming::Ended { detail, .. })) => return (reason, detail.into()),
+                Ok(Some(Incoming::Ended { detail, by_peer, .. })) => {
+                    self.note_end(state, by_peer);
+                    return (reason, detail.into());
+                }
                 Ok(Some(incoming)) => self.hear(state, incoming),
                 Ok(None) => return (reason, "the transport is gone".to_owned()),
                 Err(_) => return (reason, "the transport did not end in time".to_owned()),
@@ -35,8 +39,23 @@ impl Lane {
         }
     }
 
-    pub(super) async fn finish(mut self: Box<Self>, state: State, reason: Reason, detail: String) {
+    /// An end that the peer's host sent is a sign of life, unless the peer had left
+    /// a ping unanswered: then its host may speak for a process that is gone.
+    pub(super) fn note_end(&self, state: &mut State, by_peer: bool) {
+        let is_silent = state.pinged_at.is_some_and(|at| at > state.alive_at);
+        if by_peer && !(is_silent && self.window.is_idle()) {
+            state.alive_at = Instant::now();
+        }
+    }
+
+    pub(super) async fn finish(
+        mut self: Box<Self>,
+        mut state: State,
+        reason: Reason,
+        detail: String,
+    ) {
         drop((self.registration, self.permit, self.link));
+        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
         tracing::info!(
             gateway = %self.whose.gateway_id,
             connection = %self.whose.connection,
@@ -49,10 +68,9 @@ impl Lane {
         let last_reports = async {
             while !self.reports.is_empty() {
                 let matched = self.reports.next().await;
-                if let Some(sequence) = matched.sequence {
-                    let event = state.in_flight.named(sequence);
-                    self.outcomes.reported(sequence, matched.result(), event);
-                }
+                let (window, outcomes) = (&mut self.window, &mut self.outcomes);
+                // What is odd about the last ones is not worth a line.
+                let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
@@ -62,7 +80,7 @@ impl Lane {
             self.outcomes.name(event);
         }
         let closing = self.window.close(reason, self.timing.patience);
-        self.outcomes.closed(reason, detail, closing.unconfirmed, closing.give_up);
+        self.outcomes.closed(reason, detail, closing, Some(alive_at));
         self.outcomes.hand_in_all(&self.recorder).await;
     }
 }

@@ -18,7 +18,7 @@ async fn an_opening_of_unknown_outcome_leaves_no_live_connection() {
     let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new()).await.unwrap();
+    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
     let options = Options::default();
     let jobs = Supervisor::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);

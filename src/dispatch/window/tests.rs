@@ -46,7 +46,8 @@ proptest! {
     ) {
         let base = Instant::now();
         let mut secs = 0;
-        let mut window = Window::new(LIMITS, Sequence(start), 0, Cadence::new(TIMEOUT));
+        let mut window =
+            Window::new(LIMITS, Sequence(start), Sequence(start), Cadence::new(TIMEOUT));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
         for step in steps {
@@ -106,14 +107,15 @@ proptest! {
         let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
         let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
         prop_assert_eq!(range, expected);
-        prop_assert!(!closing.give_up, "one attempt of three");
+        let may_give_up = reason.blames_the_event() && !unconfirmed.is_empty();
+        prop_assert!(closing.give_up_after.is_none_or(|most| may_give_up && most == 3));
     }
 }
 
 #[test]
 fn the_deadline_runs_from_the_last_progress() {
     let base = Instant::now();
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
     for (sequence, secs) in [(1, 0), (2, 5)] {
         let (now, stamp) = at(base, secs);
@@ -131,16 +133,16 @@ fn the_deadline_runs_from_the_last_progress() {
 #[test]
 fn an_event_larger_than_the_window_goes_alone() {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
     assert_eq!(window.offer(Sequence(1), &kind(), 1000, now, stamp).err(), None);
     assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp), Err(Refusal::Full));
     window.receipt(Sequence(1), now);
     assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp).err(), None);
 }
 
-fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> Closing {
+fn ended(confirmed: i64, reason: Reason, poison: Policy) -> Closing {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, failed_before, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
     for sequence in 1..=3 {
         assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
     }
@@ -149,20 +151,19 @@ fn ended(failed_before: u32, confirmed: i64, reason: Reason, poison: Policy) -> 
 }
 
 #[test]
-fn poison_is_the_event_that_failed_once_too_often() {
+fn only_the_first_unconfirmed_event_is_given_up_and_not_for_our_own_doing() {
     let (lost, shutdown) = (Reason::ConnectionLost, Reason::Shutdown);
-    assert!(ended(2, 0, lost, Policy::DeadLetter).give_up);
-    assert!(!ended(1, 0, lost, Policy::DeadLetter).give_up, "two attempts of three");
-    assert!(!ended(2, 1, lost, Policy::DeadLetter).give_up, "another event's attempts");
-    assert!(!ended(2, 0, shutdown, Policy::DeadLetter).give_up, "our own doing");
-    assert!(!ended(2, 0, lost, Policy::Block).give_up, "never given up");
-    assert_eq!(ended(2, 3, lost, Policy::DeadLetter).unconfirmed, None);
+    assert_eq!(ended(0, lost, Policy::DeadLetter).give_up_after, Some(3));
+    assert_eq!(ended(1, lost, Policy::DeadLetter).give_up_after, Some(3));
+    assert_eq!(ended(0, shutdown, Policy::DeadLetter).give_up_after, None);
+    assert_eq!(ended(0, lost, Policy::Block).give_up_after, None);
+    assert_eq!(ended(3, lost, Policy::DeadLetter), Closing::default());
 }
 
 /// A window that has sent 1 to 100, one after another, each confirmed at once.
 fn quick(base: Instant) -> Window {
     let (now, stamp) = at(base, 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, 0, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
     for sequence in (1..=100).map(Sequence) {
         assert_eq!(window.offer(sequence, &kind(), 1, now, stamp).err(), None);
         window.receipt(sequence, now);
@@ -194,6 +195,22 @@ fn an_event_that_shares_a_ping_with_the_next_one_is_not_given_up() {
         for sequence in 101..101 + events {
             assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
         }
-        assert_eq!(window.close(Reason::ConnectionLost, patience).give_up, given_up);
+        let closing = window.close(Reason::ConnectionLost, patience);
+        assert_eq!(closing.give_up_after.is_some(), given_up);
     }
+}
+
+#[test]
+fn suspects_share_no_ping() {
+    let base = Instant::now();
+    let mut window = quick(base);
+    window.suspect = Sequence(102);
+    let (now, stamp) = at(base, 5);
+    let pings = [101, 102, 103, 104]
+        .map(|sequence| window.offer(Sequence(sequence), &kind(), 1, now, stamp).unwrap());
+    assert_eq!(
+        pings,
+        [PingBefore::Always, PingBefore::Between, PingBefore::Between, PingBefore::Unneeded]
+    );
+    assert_eq!(window.close(Reason::ConnectionLost, PATIENCE).give_up_after, Some(3));
 }

@@ -1,6 +1,6 @@
 //! Real sockets over loopback. Named after what goes wrong.
 
-use tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::Message as Frame;
 
 use super::*;
 use crate::socket::{LINK_FRAMES, LaneEnd, link};

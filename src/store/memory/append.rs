@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::tables::{EventRow, KeptAnswer, Tables, next};
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
+use crate::store::deployments::{CANDIDATES, choose};
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::repeats::{in_place, named};
 use crate::store::{
-    Appended, AppendedDelivery, DeploymentKey, Judged, Labels, NewEvent, OutboxPage, OutboxRow,
-    Publish, Published, Refusal, Result, StoreError, Target, performed_at, storable,
+    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Judged, Labels, NewEvent,
+    OutboxPage, OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, storable,
 };
 
 /// One log's fresh rows.
@@ -217,17 +218,47 @@ impl Tables {
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Option<(Sequence, Option<Timestamp>)> {
+    ) -> Option<DeploymentMatch> {
         let deployment = storable(&key.deployment_id);
         let artifact = storable(&key.artifact_id);
         let suffix = format!(".{}", key.suffix);
-        let log = self.outbox.iter().rev().filter(|((of, _), _)| *of == gateway);
-        log.filter_map(|((_, sequence), event)| Some((*sequence, self.events.get(event)?)))
-            .find(|(_, row)| {
-                row.deployment_id.as_deref() == Some(&deployment)
-                    && row.artifact_id.as_deref() == Some(&artifact)
-                    && row.event.event_type.as_str().ends_with(&suffix)
-            })
+        let log = self.outbox.range((gateway, 0)..=(gateway, key.sent.0)).rev();
+        let rows =
+            log.filter_map(|((_, sequence), event)| Some((*sequence, self.events.get(event)?)));
+        let fitting = rows.filter(|(sequence, row)| {
+            row.deployment_id.as_deref() == Some(&deployment)
+                && row.artifact_id.as_deref() == Some(&artifact)
+                && row.event.event_type.as_str().ends_with(&suffix)
+                && !self.was_never_sent((gateway, *sequence))
+        });
+        let candidates: Vec<_> = fitting
+            .take(usize::try_from(CANDIDATES).unwrap_or(usize::MAX))
             .map(|(sequence, row)| (Sequence(sequence), performed_at(row.event.payload.get())))
+            .collect();
+        choose(&candidates, key.performed_at)
     }
+
+    /// Whether it expired, or was trimmed, before it was sent to anybody.
+    fn was_never_sent(&self, (gateway, sequence): (GatewayKey, i64)) -> bool {
+        let attempts: Vec<_> = self
+            .attempts
+            .values()
+            .filter(|attempt| {
+                attempt.gateway == gateway && (attempt.first..=attempt.last).contains(&sequence)
+            })
+            .map(|attempt| {
+                let passed = matches!(attempt.reason, Some(Reason::Expired | Reason::Retention));
+                (passed, attempt.connection.is_some())
+            })
+            .collect();
+        self.is_dead((gateway, sequence))
+            && attempts.iter().any(|(passed, _)| *passed)
+            && !attempts.contains(&(false, true))
+    }
+}
+
+/// When a payload says that it was performed.
+fn performed_at(payload: &str) -> Option<Timestamp> {
+    let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
+    Timestamp::parse(payload.get("performedAt")?.as_str()?).ok()
 }

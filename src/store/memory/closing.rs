@@ -2,9 +2,10 @@
 
 use super::ledger::{Ended, How};
 use super::positions::Move;
-use super::tables::Tables;
+use super::tables::{AttemptRow, Tables};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::store::ranges::{above, up_to};
 use crate::store::{Range, Result};
 
 /// How a connection ended.
@@ -14,7 +15,8 @@ pub(super) struct End<'a> {
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
     pub(super) unconfirmed: Option<(Range, Timestamp)>,
-    pub(super) give_up: bool,
+    pub(super) give_up_after: Option<u32>,
+    pub(super) alive_at: Option<Timestamp>,
     pub(super) at: Timestamp,
 }
 
@@ -34,10 +36,33 @@ impl Tables {
             row.confirmed = own;
         }
         if let Some((range, started_at)) = end.unconfirmed {
-            let how = match end.reason {
-                Reason::NodeLost => How::Unknown(end.reason.as_str()),
-                reason => How::Failed(reason, end.detail),
-            };
+            self.unconfirmed(end, range, started_at)?;
+            let most = end.give_up_after.filter(|_| was_open);
+            if most.is_some_and(|most| self.blamed(end.gateway, range.first.0) >= most) {
+                self.give_up(end, range.first)?;
+            }
+        }
+        if was_open {
+            self.stream(end.gateway)?.left = Some((now, end.reason));
+            self.leave(now, end);
+        }
+        Ok(())
+    }
+
+    /// What the gateway has confirmed on another connection has not failed.
+    fn unconfirmed(&mut self, end: &End<'_>, range: Range, started_at: Timestamp) -> Result<()> {
+        let unknown = How::Unknown(end.reason.as_str());
+        let parts = if end.reason == Reason::NodeLost {
+            [Some((range, unknown)), None]
+        } else {
+            let confirmed = Sequence(self.confirmed(end.gateway));
+            let failed = How::Failed(end.reason, end.detail);
+            [
+                up_to(range, confirmed).map(|part| (part, unknown)),
+                above(range, confirmed).map(|part| (part, failed)),
+            ]
+        };
+        for (range, how) in parts.into_iter().flatten() {
             self.write_attempts(&Ended {
                 gateway: end.gateway,
                 connection: Some(end.connection),
@@ -46,20 +71,35 @@ impl Tables {
                 started_at,
                 finished_at: end.at,
             })?;
-            let stream = self.stream(end.gateway)?;
-            stream.missed = stream.missed.max(range.last.0.min(stream.head));
-            if end.give_up && was_open {
-                self.give_up(end, range.first)?;
-            }
         }
-        if was_open {
-            self.stream(end.gateway)?.left = Some((now, end.reason));
-        }
-        let own = self.cursors.get_mut(&(end.gateway, end.connection.to_string()));
-        if let Some(own) = own.filter(|_| was_open) {
+        let stream = self.stream(end.gateway)?;
+        stream.missed = stream.missed.max(range.last.0.min(stream.head));
+        Ok(())
+    }
+
+    /// Keeps its position for its replica, and the last sign of life on both rows.
+    fn leave(&mut self, now: Timestamp, end: &End<'_>) {
+        let Some(row) = self.connections.get_mut(&end.connection) else { return };
+        let alive_at = end.alive_at.map(|at| at.min(now));
+        let mut seen_at = row.last_heartbeat_at.max(alive_at.unwrap_or(row.last_heartbeat_at));
+        if let Some(own) = self.cursors.get_mut(&(end.gateway, end.connection.to_string())) {
+            seen_at = seen_at.max(own.updated_at);
+            own.updated_at = seen_at;
             own.left_at = Some(now);
         }
-        Ok(())
+        row.last_heartbeat_at = seen_at;
+    }
+
+    /// Attempts at an event that ended for a reason that may lie with it.
+    fn blamed(&self, gateway: GatewayKey, sequence: i64) -> u32 {
+        let blames = |attempt: &&AttemptRow| {
+            let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == "unknown");
+            let reason = attempt.reason.or_else(|| unknown?.parse().ok());
+            attempt.gateway == gateway
+                && attempt.first == sequence
+                && reason.is_some_and(Reason::blames_the_event)
+        };
+        u32::try_from(self.attempts.values().filter(blames).count()).unwrap_or(u32::MAX)
     }
 
     /// Whether a connection that was lost with its node has deliveries of which
@@ -88,7 +128,8 @@ impl Tables {
             return Ok(());
         };
         let (gateway, connection) = (end.gateway, end.connection);
-        self.raise(&[Move { gateway, connection, instance, to: sequence.0, at: end.at }])?;
+        let (to, at) = (sequence.0, end.at);
+        self.raise(&[Move { gateway, connection, instance, to, at, seen_at: None }])?;
         if let Some(row) = self.connections.get_mut(&connection) {
             row.confirmed = Some(sequence.0);
         }

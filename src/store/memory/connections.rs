@@ -5,6 +5,9 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
+use crate::store::positions::{
+    self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
+};
 use crate::store::{
     ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result, ShutOut,
     StoreError,
@@ -27,11 +30,11 @@ impl Tables {
         if self.connections.contains_key(&new.id) {
             return Err(StoreError::taken_meanwhile(&format!("connection {}", new.id)));
         }
-        let position = if new.instance.is_empty() {
-            self.take_over(new.gateway)
+        let (position, is_unsure) = if new.instance.is_empty() {
+            self.open_unnamed(now, new.gateway)?
         } else {
             let own = self.cursors.get(&(new.gateway, new.instance.clone()));
-            own.map_or_else(|| self.confirmed(new.gateway), |cursor| cursor.received)
+            (own.map_or_else(|| self.confirmed(new.gateway), |cursor| cursor.received), false)
         };
         let row = ConnectionRow {
             gateway: new.gateway,
@@ -47,44 +50,35 @@ impl Tables {
         };
         let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
-        let cursor = Cursor { received: position, updated_at: now, left_at: None };
+        let connected_at = new.instance.is_empty().then_some(now);
+        let cursor =
+            Cursor { received: position, updated_at: now, connected_at, ..Cursor::default() };
         self.cursors.entry((new.gateway, instance)).or_insert(cursor);
-        Ok(Opened {
-            epoch,
-            position: Sequence(position),
-            head,
-            sent: Sequence(self.sent_behind(new.gateway, position)),
-            failed_attempts: self.blaming_attempts(new.gateway, position + 1),
-        })
+        let (sent, suspect) = self.sent_behind(new.gateway, position);
+        let (sent, suspect) = (Sequence(sent), Sequence(suspect));
+        Ok(Opened { epoch, position: Sequence(position), head, sent, suspect, is_unsure })
     }
 
-    /// The lowest position among the gateway's unnamed connections, live and
-    /// left-behind ones; with none, the gateway's own. The lowest one left
-    /// behind is taken over, and so goes.
-    fn take_over(&mut self, gateway: GatewayKey) -> i64 {
-        let own = || self.cursors.iter().filter(|((of, _), _)| *of == gateway);
-        let is_live = |instance: &str| {
-            self.connections.iter().any(|(id, row)| {
-                row.gateway == gateway
-                    && row.instance.is_empty()
-                    && row.closed.is_none()
-                    && id.to_string() == *instance
-            })
-        };
-        let lowest = own()
-            .filter(|((_, instance), cursor)| {
-                !instance.is_empty() && (cursor.left_at.is_some() || is_live(instance))
-            })
-            .map(|(_, cursor)| cursor.received)
-            .min();
-        let position = lowest.unwrap_or_else(|| self.confirmed(gateway));
-        let left = own()
-            .filter_map(|(key, cursor)| Some((cursor.received, cursor.left_at?, key.clone())))
-            .min();
-        if let Some((_, _, key)) = left {
-            self.cursors.remove(&key);
+    /// Where a new unnamed connection starts, and whether an earlier one may have
+    /// been sent more than is on record. Drops the positions that are too many.
+    fn open_unnamed(&mut self, now: Timestamp, gateway: GatewayKey) -> Result<(i64, bool)> {
+        let positions = self.own_positions(gateway);
+        let since = now.minus(REPLICAS_WINDOW);
+        let (mut lives, was_lost) = self.ended(gateway, since);
+        let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed);
+        lives.extend(positions.iter().filter(|it| !it.is_closed).map(|it| it.life));
+        let declared = usize::try_from(self.gateway_row(gateway)?.replicas).unwrap_or(1);
+        let replicas = alive_at_once(&lives, since).max(declared);
+        let Opening { start, dropped, superseded } = positions::open(positions, replicas, now);
+        for instance in dropped {
+            self.cursors.remove(&(gateway, instance));
         }
-        position
+        for (instance, at) in superseded {
+            if let Some(own) = self.cursors.get_mut(&(gateway, instance)) {
+                own.superseded_at = Some(at);
+            }
+        }
+        Ok((start.map_or_else(|| self.confirmed(gateway), |start| start.0), is_unsure))
     }
 
     /// The most connections of a gateway at once since then: looked at when each
@@ -102,23 +96,67 @@ impl Tables {
         lately.iter().map(|row| held_at(row.connected_at)).max().unwrap_or(0)
     }
 
-    fn sent_behind(&self, gateway: GatewayKey, position: i64) -> i64 {
+    /// The positions of unnamed connections that ended or are open on record.
+    fn own_positions(&self, gateway: GatewayKey) -> Vec<Position> {
+        let own = self.cursors.iter().filter(|((of, name), _)| *of == gateway && !name.is_empty());
+        own.filter_map(|((_, instance), cursor)| {
+            let is_closed = cursor.left_at.is_some();
+            let live = self.connections.iter().find(|(id, row)| {
+                row.instance.is_empty() && row.closed.is_none() && id.to_string() == *instance
+            });
+            let live = live.map(|(_, row)| row);
+            if !is_closed && live.is_none() {
+                return None;
+            }
+            let connected_at = live.map(|row| row.connected_at).or(cursor.connected_at);
+            let heard_at = live.map_or(cursor.updated_at, |row| row.last_heartbeat_at);
+            Some(Position {
+                instance: instance.clone(),
+                received: Sequence(cursor.received),
+                life: Life {
+                    connected_at: connected_at.unwrap_or(cursor.updated_at),
+                    seen_at: cursor.updated_at.max(heard_at),
+                },
+                is_closed,
+                superseded_at: cursor.superseded_at,
+            })
+        })
+        .collect()
+    }
+
+    /// The lives of the newest unnamed connections that ended, and whether one of
+    /// them was lost with its node.
+    fn ended(&self, gateway: GatewayKey, since: Timestamp) -> (Vec<Life>, bool) {
+        let of = self.connections.iter().filter(|(_, row)| row.gateway == gateway);
+        let mut newest: Vec<_> = of.collect();
+        newest.sort_by_key(|(id, row)| std::cmp::Reverse((row.connected_at, **id)));
+        newest.truncate(usize::try_from(RECENT_CONNECTIONS).unwrap_or(usize::MAX));
+        let ended = newest.into_iter().map(|(_, row)| row).filter(|row| {
+            row.closed.is_some() && row.instance.is_empty() && row.last_heartbeat_at >= since
+        });
+        let ended: Vec<_> = ended.collect();
+        let was_lost =
+            |row: &&ConnectionRow| row.closed.is_some_and(|(_, reason)| reason == Reason::NodeLost);
+        let life = |row: &&ConnectionRow| Life {
+            connected_at: row.connected_at,
+            seen_at: row.last_heartbeat_at,
+        };
+        (ended.iter().map(life).collect(), ended.iter().any(was_lost))
+    }
+
+    /// What was sent behind a position, and up to where an event is suspect.
+    fn sent_behind(&self, gateway: GatewayKey, position: i64) -> (i64, i64) {
         let near = position + 1..=position + STRETCH;
-        let sent = self.attempts.values().filter(|attempt| {
+        let attempts = self.attempts.values().filter(|attempt| {
             attempt.gateway == gateway
                 && near.contains(&attempt.first)
                 && attempt.connection.is_some()
         });
-        sent.map(|attempt| attempt.last).max().unwrap_or(position)
-    }
-
-    fn blaming_attempts(&self, gateway: GatewayKey, sequence: i64) -> u32 {
-        let blaming = self.attempts.values().filter(|attempt| {
-            attempt.gateway == gateway
-                && attempt.first == sequence
-                && attempt.reason.is_some_and(Reason::blames_the_event)
-        });
-        u32::try_from(blaming.count()).unwrap_or(u32::MAX)
+        attempts.fold((position, position), |(sent, suspect), attempt| {
+            let is_suspect = attempt.reason.is_some_and(Reason::blames_the_event);
+            let suspect = if is_suspect { suspect.max(attempt.last) } else { suspect };
+            (sent.max(attempt.last), suspect)
+        })
     }
 
     pub(super) fn list_connections(

@@ -22,6 +22,7 @@ impl Tables {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway> {
         self.refuse_taken_name(organisation, name, None)?;
         if self.gateways.values().any(|row| row.id == id) {
@@ -47,6 +48,7 @@ impl Tables {
             organisation,
             name: name.to_owned(),
             labels: labels.clone(),
+            replicas,
             created_at: now,
             disabled_at: None,
             deleted_at: None,
@@ -103,6 +105,7 @@ impl Tables {
         if let Some(name) = change.name {
             row.name = name;
         }
+        row.replicas = change.replicas.unwrap_or(row.replicas);
         row.disabled_at = match change.disabled {
             Some(true) => row.disabled_at.or(Some(now)),
             Some(false) => None,
@@ -156,7 +159,7 @@ impl Tables {
         let own = (key, String::new());
         let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        self.cursors.insert(own, Cursor { received: confirmed, updated_at, left_at: None });
+        self.cursors.insert(own, Cursor { received: confirmed, updated_at, ..Cursor::default() });
         let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
         Ok(Deleted { key, undelivered: self.named(&undelivered)? })
     }
@@ -225,6 +228,7 @@ impl Tables {
             id: row.id,
             name: row.name.clone(),
             labels: row.labels.clone(),
+            replicas: row.replicas,
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             manifest: manifest.transpose()?,

@@ -104,6 +104,26 @@ impl Tables {
         Ok(())
     }
 
+    /// Takes a delivery out of the dead letters, unless it was redriven; answers
+    /// whether it was one.
+    pub(super) fn revive(&mut self, (gateway, sequence): Key) -> Result<bool> {
+        let letter = self.letter_at((gateway, sequence));
+        let letter = letter.filter(|(_, letter)| letter.redriven_at.is_none());
+        let Some((first, letter)) = letter.map(|(first, letter)| (first, letter.clone())) else {
+            return Ok(false);
+        };
+        self.dead_letters.remove(&(gateway, first));
+        if first < sequence {
+            let before = Letter { last: sequence - 1, ..letter.clone() };
+            self.dead_letters.insert((gateway, first), before);
+        }
+        if sequence < letter.last {
+            self.dead_letters.insert((gateway, sequence + 1), letter);
+        }
+        self.stream(gateway)?.dead_total -= 1;
+        Ok(true)
+    }
+
     /// Records `not_connected` for gateways without a live connection, unless
     /// the last one ended only just now.
     pub(super) fn sweep(

@@ -115,7 +115,8 @@ impl Tables {
                 reason: Reason::NodeLost,
                 detail: "",
                 unconfirmed: None,
-                give_up: false,
+                give_up_after: None,
+                alive_at: None,
                 at: now,
             };
             self.close(now, &end)?;

@@ -16,6 +16,8 @@ pub(super) struct Move {
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
     pub(super) at: Timestamp,
+    /// The sign of life that moved it; none if it was moved without the gateway.
+    pub(super) seen_at: Option<Timestamp>,
 }
 
 impl Tables {
@@ -50,11 +52,12 @@ impl Tables {
     /// log's head.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
         let mut farthest: BTreeMap<GatewayKey, (i64, Timestamp)> = BTreeMap::new();
-        for Move { gateway, connection, instance, to, at } in moves {
+        for Move { gateway, connection, instance, to, at, seen_at } in moves {
             let to = (*to).min(self.gateway_row(*gateway)?.stream.head);
             let name = kept_under(*connection, instance);
             if let Some(own) = self.cursors.get_mut(&(*gateway, name)) {
                 own.received = own.received.max(to);
+                own.updated_at = own.updated_at.max(seen_at.unwrap_or(own.updated_at));
             }
             if instance.is_empty() {
                 let (far, latest) = farthest.entry(*gateway).or_insert((to, *at));
@@ -70,7 +73,7 @@ impl Tables {
             }
             let own = self.cursors.get(&(gateway, String::new()));
             let updated_at = own.map_or(at, |own| own.updated_at.max(at));
-            let cursor = Cursor { received: to.max(before), updated_at, left_at: None };
+            let cursor = Cursor { received: to.max(before), updated_at, ..Cursor::default() };
             self.cursors.insert((gateway, String::new()), cursor);
         }
         Ok(())

@@ -41,14 +41,14 @@ impl Tables {
                         });
                     }
                 }
-                Record::Heartbeat { connection, at } => self.heard(*connection, *at),
+                Record::Heartbeat { connection, at } => self.heard(*connection, now.min(*at)),
                 other => {
-                    self.confirm(std::mem::take(&mut waiting))?;
+                    self.confirm(now, std::mem::take(&mut waiting))?;
                     self.record_one(now, other)?;
                 }
             }
         }
-        self.confirm(waiting)
+        self.confirm(now, waiting)
     }
 
     /// What a database refuses by its own checks, if it has them, before anything is written.
@@ -80,7 +80,7 @@ impl Tables {
         }
     }
 
-    fn confirm(&mut self, waiting: Waiting) -> Result<()> {
+    fn confirm(&mut self, now: Timestamp, waiting: Waiting) -> Result<()> {
         let mut moves = Vec::new();
         for it in waiting.receipts {
             self.write_attempts(&Ended {
@@ -97,6 +97,7 @@ impl Tables {
                 instance: it.instance,
                 to: it.range.last.0,
                 at: it.finished_at,
+                seen_at: Some(now),
             });
         }
         self.raise(&moves)
@@ -106,8 +107,17 @@ impl Tables {
     fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
         match record {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
-            Record::Reported { gateway, connection, sequence, result, at } => {
-                self.reported((*gateway, *connection), *sequence, result, *at)
+            Record::Reported { gateway, connection, instance, sequence, result, confirms, at } => {
+                self.reported((*gateway, *connection), *sequence, result, *at)?;
+                let moves = confirms.map(|to| Move {
+                    gateway: *gateway,
+                    connection: *connection,
+                    instance: Arc::clone(instance),
+                    to: to.0,
+                    at: *at,
+                    seen_at: Some(now),
+                });
+                self.raise(moves.as_slice())
             }
             Record::Skipped { gateway, connection, instance, range, reason, advance_to, at } => {
                 self.skipped((*gateway, *connection), *range, *reason, *at)?;
@@ -117,23 +127,32 @@ impl Tables {
                     instance: Arc::clone(instance),
                     to: to.0,
                     at: *at,
+                    seen_at: None,
                 });
                 self.raise(moves.as_slice())
             }
-            Record::Closed { gateway, connection, reason, detail, unconfirmed, give_up, at } => {
-                self.close(
-                    now,
-                    &End {
-                        gateway: *gateway,
-                        connection: *connection,
-                        reason: *reason,
-                        detail,
-                        unconfirmed: *unconfirmed,
-                        give_up: *give_up,
-                        at: *at,
-                    },
-                )
-            }
+            Record::Closed {
+                gateway,
+                connection,
+                reason,
+                detail,
+                unconfirmed,
+                give_up_after,
+                alive_at,
+                at,
+            } => self.close(
+                now,
+                &End {
+                    gateway: *gateway,
+                    connection: *connection,
+                    reason: *reason,
+                    detail,
+                    unconfirmed: *unconfirmed,
+                    give_up_after: *give_up_after,
+                    alive_at: *alive_at,
+                    at: *at,
+                },
+            ),
         }
     }
 
@@ -148,34 +167,49 @@ impl Tables {
             Ok(()) => (How::Applied, "applied", None),
             Err((reason, detail)) => (How::Failed(*reason, detail), "failed", Some(*reason)),
         };
-        let is_known = self.attempts.values().any(|attempt| {
-            attempt.gateway == gateway
-                && (attempt.first, attempt.last) == (sequence.0, sequence.0)
-                && (attempt.outcome, attempt.reason) == (outcome, reason)
+        let reports: Vec<_> = self
+            .attempts
+            .values()
+            .filter(|attempt| {
+                attempt.gateway == gateway
+                    && (attempt.first, attempt.last) == (sequence.0, sequence.0)
+            })
+            .collect();
+        let is_known = reports.iter().any(|attempt| {
+            (attempt.outcome, attempt.reason) == (outcome, reason)
                 && attempt.connection == Some(connection)
         });
-        if is_known {
+        if result.is_err() && reports.iter().any(|attempt| attempt.outcome == "applied") {
             return Ok(());
         }
         let range = Range { first: sequence, last: sequence };
-        self.write_attempts(&Ended {
-            gateway,
-            connection: Some(connection),
-            range,
-            how,
-            started_at: at,
-            finished_at: at,
-        })?;
+        if !is_known {
+            self.write_attempts(&Ended {
+                gateway,
+                connection: Some(connection),
+                range,
+                how,
+                started_at: at,
+                finished_at: at,
+            })?;
+        }
+        let is_confirmed = self.confirmed(gateway) >= sequence.0;
         let Some(reason) = reason else {
             let stream = self.stream(gateway)?;
-            if stream.reported <= sequence.0 {
+            if !is_known && stream.reported <= sequence.0 {
                 (stream.reported, stream.failing) = (sequence.0, None);
+            }
+            if self.revive((gateway, sequence.0))? && is_confirmed {
+                self.stream(gateway)?.confirmed_total += 1;
             }
             return Ok(());
         };
+        if is_known {
+            return Ok(());
+        }
         self.count_failing(gateway, sequence, reason, at)?;
         // Counted as confirmed when its receipt came before its report.
-        if self.confirmed(gateway) >= sequence.0 && !self.is_dead((gateway, sequence.0)) {
+        if is_confirmed && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
         }
@@ -202,8 +236,8 @@ impl Tables {
         Ok(())
     }
 
-    /// What another connection has confirmed is delivered, however late this
-    /// one is; and what is dead already is on record.
+    /// What the gateway has confirmed is delivered, however late this connection
+    /// is; and what is dead already is on record.
     fn skipped(
         &mut self,
         (gateway, connection): (GatewayKey, ConnectionId),
@@ -212,7 +246,8 @@ impl Tables {
         at: Timestamp,
     ) -> Result<()> {
         let confirmed = Sequence(self.confirmed(gateway));
-        for part in self.not_dead(gateway, range) {
+        let Some(open) = above(range, confirmed) else { return Ok(()) };
+        for part in self.not_dead(gateway, open) {
             self.write_attempts(&Ended {
                 gateway,
                 connection: Some(connection),
@@ -221,9 +256,7 @@ impl Tables {
                 started_at: at,
                 finished_at: at,
             })?;
-            if let Some(open) = above(part, confirmed) {
-                self.bury(gateway, open, reason, at)?;
-            }
+            self.bury(gateway, part, reason, at)?;
         }
         Ok(())
     }

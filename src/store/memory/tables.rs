@@ -68,6 +68,7 @@ pub(super) struct GatewayRow {
     pub(super) organisation: OrganisationKey,
     pub(super) name: String,
     pub(super) labels: Labels,
+    pub(super) replicas: i64,
     pub(super) created_at: Timestamp,
     pub(super) disabled_at: Option<Timestamp>,
     pub(super) deleted_at: Option<Timestamp>,
@@ -92,10 +93,16 @@ pub(super) struct Stream {
     pub(super) left: Option<(Timestamp, Reason)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Cursor {
     pub(super) received: i64,
+    /// When it moved, or the last sign of life on a connection.
     pub(super) updated_at: Timestamp,
+    /// Of a connection's own position: when it was opened, …
+    pub(super) connected_at: Option<Timestamp>,
+    /// … when a later connection took its place, …
+    pub(super) superseded_at: Option<Timestamp>,
+    /// … and when it ended.
     pub(super) left_at: Option<Timestamp>,
 }
 

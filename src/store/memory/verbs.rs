@@ -15,11 +15,11 @@ use crate::store::ledger::bucket_width;
 use crate::store::limits::NOTED_EVERY;
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
-    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
-    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, NewConnection,
-    NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
-    Redriven, Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy, SummaryRow, Swept,
-    TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo,
+    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage,
+    LogSpan, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy,
+    SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -85,8 +85,12 @@ impl Store for MemoryStore {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway> {
-        self.write(|tables, now| tables.create_gateway(now, organisation, id, name, labels)).await
+        self.write(|tables, now| {
+            tables.create_gateway(now, organisation, id, name, labels, replicas)
+        })
+        .await
     }
 
     async fn gateways(
@@ -244,7 +248,7 @@ impl Store for MemoryStore {
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
+    ) -> Result<Option<DeploymentMatch>> {
         self.read(|tables| Ok(tables.find_deployment(gateway, key))).await
     }
 

@@ -60,6 +60,13 @@ pub(super) async fn clock(connection: &mut Connection) -> Result<Timestamp> {
         .await?)
 }
 
+/// When something happened that this node's clock saw at `at`, by the database's
+/// clock. If the clocks differ by more than a few seconds, only its age is known.
+pub(super) fn instant(now: Timestamp, at: Timestamp) -> Timestamp {
+    const CLOSE: Duration = Duration::from_secs(5);
+    if at <= now && now.since(at) < CLOSE { at } else { now.minus(Timestamp::now().since(at)) }
+}
+
 /// Locks streams by rising key. Answers whether what was read before has to be
 /// read again: others may have held the locks until now.
 pub(super) async fn lock_streams(

@@ -1,7 +1,7 @@
 //! The end of a connection: what it had not confirmed failed with it, and its
 //! position is left behind for the next one.
 
-use super::dialect::{Connection, query, query_scalar};
+use super::dialect::{self, Connection, query, query_scalar};
 
 use super::ledger::{self, Ended, How};
 use super::positions::{self, Move};
@@ -16,7 +16,8 @@ pub(super) struct End<'a> {
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
     pub(super) unconfirmed: Option<(Range, Timestamp)>,
-    pub(super) give_up: bool,
+    pub(super) give_up_after: Option<u32>,
+    pub(super) alive_at: Option<Timestamp>,
     pub(super) at: Timestamp,
 }
 
@@ -29,29 +30,60 @@ pub(super) async fn close(
     node: NodeId,
     end: &End<'_>,
 ) -> Result<()> {
-    let closed = query!(
+    let seen_at = query_scalar!(
         r#"
         update connections set closed_at = $2, close_reason = $3, confirmed = (
             select received from cursors u where u.gateway = connections.gateway
                 and u.instance = coalesce(nullif(connections.instance, ''), cast(connections.id as text))
         )
         where id = $1 and closed_at is null
+        returning last_heartbeat_at as "seen_at!: Timestamp"
         "#,
         end.connection as _,
         now as _,
         end.reason as _
     )
-    .execute(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    let was_open = closed.rows_affected() > 0;
-    if !was_open && !is_owed(connection, end).await? {
+    if seen_at.is_none() && !is_owed(connection, end).await? {
         return Ok(());
     }
     if let Some((range, started_at)) = end.unconfirmed {
-        let how = match end.reason {
-            Reason::NodeLost => How::Unknown(end.reason.as_str()),
-            reason => How::Failed(reason, end.detail),
-        };
+        unconfirmed(connection, node, end, range, started_at).await?;
+        let most = end.give_up_after.filter(|_| seen_at.is_some());
+        if let Some(most) = most
+            && blamed(connection, end.gateway, range.first).await? >= most
+        {
+            give_up(connection, end, range.first).await?;
+        }
+    }
+    match seen_at {
+        Some(seen_at) => leave(connection, now, end, seen_at).await,
+        None => Ok(()),
+    }
+}
+
+/// Records what was on its way. What the gateway has confirmed on another
+/// connection has not failed; only this attempt's outcome is unknown.
+async fn unconfirmed(
+    connection: &mut Connection,
+    node: NodeId,
+    end: &End<'_>,
+    range: Range,
+    started_at: Timestamp,
+) -> Result<()> {
+    let unknown = How::Unknown(end.reason.as_str());
+    let parts = if end.reason == Reason::NodeLost {
+        [Some((range, unknown)), None]
+    } else {
+        let confirmed = positions::confirmed(connection, end.gateway).await?;
+        let failed = How::Failed(end.reason, end.detail);
+        [
+            positions::up_to(range, confirmed).map(|part| (part, unknown)),
+            positions::above(range, confirmed).map(|part| (part, failed)),
+        ]
+    };
+    for (range, how) in parts.into_iter().flatten() {
         let ended = Ended {
             gateway: end.gateway,
             connection: Some(end.connection),
@@ -61,23 +93,28 @@ pub(super) async fn close(
             finished_at: end.at,
         };
         ledger::write(connection, node, &ended).await?;
-        query!(
-            r#"
-            update streams set missed = case when head < $2 then head else $2 end
-            where gateway = $1 and missed < head and missed < $2
-            "#,
-            end.gateway.0,
-            range.last.0
-        )
-        .execute(&mut *connection)
-        .await?;
-        if end.give_up && was_open {
-            give_up(connection, end, range.first).await?;
-        }
     }
-    if !was_open {
-        return Ok(());
-    }
+    query!(
+        r#"
+        update streams set missed = case when head < $2 then head else $2 end
+        where gateway = $1 and missed < head and missed < $2
+        "#,
+        end.gateway.0,
+        range.last.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the connection's position for its replica, and the last sign of life
+/// on both rows. A named replica keeps its position under its own name.
+async fn leave(
+    connection: &mut Connection,
+    now: Timestamp,
+    end: &End<'_>,
+    recorded: Timestamp,
+) -> Result<()> {
     query!(
         "update streams set left_at = $2, left_reason = $3 where gateway = $1",
         end.gateway.0,
@@ -86,17 +123,59 @@ pub(super) async fn close(
     )
     .execute(&mut *connection)
     .await?;
-    // A named replica keeps its position under its own name.
+    let alive_at = end.alive_at.map(|at| dialect::instant(now, at));
+    let seen_at = alive_at.map_or(recorded, |at| at.max(recorded));
     let instance = end.connection.to_string();
-    query!(
-        "update cursors set left_at = $3 where gateway = $1 and instance = $2",
+    let receipt_at = query_scalar!(
+        r#"
+        update cursors set left_at = $3,
+            updated_at = case when updated_at < $4 then $4 else updated_at end
+        where gateway = $1 and instance = $2
+        returning updated_at as "receipt_at!: Timestamp"
+        "#,
         end.gateway.0,
         instance,
-        now as _
+        now as _,
+        seen_at as _
     )
-    .execute(connection)
+    .fetch_optional(&mut *connection)
     .await?;
+    let seen_at = receipt_at.map_or(seen_at, |at| at.max(seen_at));
+    if seen_at > recorded {
+        query!(
+            "update connections set last_heartbeat_at = $2 where id = $1",
+            end.connection as _,
+            seen_at as _
+        )
+        .execute(connection)
+        .await?;
+    }
     Ok(())
+}
+
+/// Attempts at an event that ended for a reason that may lie with it, on whichever
+/// connection.
+async fn blamed(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    sequence: Sequence,
+) -> Result<u32> {
+    // An unknown outcome has its reason as its detail.
+    let reasons = query!(
+        r#"
+        select coalesce(reason, detail, '') as "reason!: String", count(*) as "count!: i64"
+        from attempts
+        where gateway = $1 and first_sequence = $2 and outcome in ('failed', 'unknown')
+        group by coalesce(reason, detail, '')
+        "#,
+        gateway.0,
+        sequence.0
+    )
+    .fetch_all(connection)
+    .await?;
+    let blames = |reason: &str| reason.parse().is_ok_and(Reason::blames_the_event);
+    let count = reasons.iter().filter(|row| blames(&row.reason)).map(|row| row.count).sum::<i64>();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Whether a connection that is closed already has deliveries of which nobody
@@ -130,13 +209,20 @@ async fn give_up(connection: &mut Connection, end: &End<'_>, sequence: Sequence)
     if positions::confirmed(connection, end.gateway).await? < sequence {
         let range = Range { first: sequence, last: sequence };
         ledger::bury(connection, end.gateway, range, end.reason, end.at).await?;
+        tracing::warn!(
+            target: "delivery",
+            connection = %end.connection,
+            sequence = sequence.0,
+            reason = %end.reason,
+            "an event failed too often and becomes a dead letter"
+        );
     }
     let own = positions::own(connection, end.connection).await?;
     let Some((_, instance)) = own.filter(|(position, _)| position.next() == sequence) else {
         return Ok(());
     };
     let (gateway, to, at) = (end.gateway, sequence, end.at);
-    let past = Move { gateway, connection: end.connection, instance, to, at };
+    let past = Move { gateway, connection: end.connection, instance, to, at, seen_at: None };
     positions::raise(connection, &[past]).await?;
     query!("update connections set confirmed = $2 where id = $1", end.connection as _, to.0)
         .execute(connection)

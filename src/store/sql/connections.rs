@@ -7,6 +7,7 @@ use crate::event::{Epoch, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{NewConnection, Opened, Result, StoreError};
 
 pub(crate) mod list;
+mod own;
 mod peak;
 mod shut_out;
 
@@ -24,7 +25,7 @@ pub(super) async fn open_connection(
 ) -> Result<Opened> {
     let stream = query!(
         r#"
-        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence"
+        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", g.replicas as "replicas!: i64"
         from streams s join gateways g using (gateway)
         where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
         "#,
@@ -34,10 +35,10 @@ pub(super) async fn open_connection(
     .await?
     .ok_or(StoreError::NotFound("gateway"))?;
     let unnamed = new.instance.is_empty();
-    let position = if unnamed {
-        take_over(connection, new.gateway).await?
+    let (position, is_unsure) = if unnamed {
+        own::open(connection, now, new.gateway, stream.replicas).await?
     } else {
-        start_of(connection, new.gateway, &new.instance).await?
+        (start_of(connection, new.gateway, &new.instance).await?, false)
     };
     query!(
         r#"
@@ -57,65 +58,23 @@ pub(super) async fn open_connection(
     .execute(&mut *connection)
     .await?;
     let instance = if unnamed { new.id.to_string() } else { new.instance.clone() };
+    let connected_at = unnamed.then_some(now);
     query!(
         r#"
-        insert into cursors (gateway, instance, received, updated_at) values ($1, $2, $3, $4)
+        insert into cursors (gateway, instance, received, updated_at, connected_at)
+        values ($1, $2, $3, $4, $5)
         on conflict (gateway, instance) do nothing
         "#,
         new.gateway.0,
         instance,
         position.0,
-        now as _
+        now as _,
+        connected_at as _
     )
     .execute(&mut *connection)
     .await?;
-    Ok(Opened {
-        epoch: stream.epoch,
-        position,
-        head: stream.head,
-        sent: sent_behind(connection, new.gateway, position).await?,
-        failed_attempts: failed_attempts(connection, new.gateway, position.next()).await?,
-    })
-}
-
-/// The lowest position among the gateway's unnamed connections, live ones
-/// (each may be half-open) and left-behind ones, of which the lowest is taken
-/// over; with none, the gateway's own.
-async fn take_over(connection: &mut Connection, gateway: GatewayKey) -> Result<Sequence> {
-    let lowest = query_scalar!(
-        r#"
-        select coalesce(
-            (
-                select min(received) from (
-                    select received from cursors
-                    where gateway = $1 and instance <> '' and left_at is not null
-                    union all
-                    select u.received from connections c
-                    join cursors u on u.gateway = c.gateway and u.instance = cast(c.id as text)
-                    where c.gateway = $1 and c.closed_at is null and c.instance = ''
-                ) as unnamed
-            ),
-            (select received from cursors where gateway = $1 and instance = ''),
-            0
-        ) as "lowest!: i64"
-        "#,
-        gateway.0
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    query!(
-        r#"
-        delete from cursors where gateway = $1 and instance = (
-            select instance from cursors
-            where gateway = $1 and left_at is not null
-            order by received, left_at, instance limit 1
-        )
-        "#,
-        gateway.0
-    )
-    .execute(connection)
-    .await?;
-    Ok(Sequence(lowest))
+    let (sent, suspect) = sent_behind(connection, new.gateway, position).await?;
+    Ok(Opened { epoch: stream.epoch, position, head: stream.head, sent, suspect, is_unsure })
 }
 
 /// A replica's own position; a new one starts at the gateway's.
@@ -140,45 +99,36 @@ async fn start_of(
     Ok(Sequence(start))
 }
 
-/// What was sent before without being confirmed. No window is longer than the
-/// stretch that is looked at, however much nobody was there to receive.
+/// What was sent before without being confirmed, and up to where earlier attempts
+/// failed for a reason that may lie with an event. No window is longer than the
+/// stretch that is looked at.
 async fn sent_behind(
     connection: &mut Connection,
     gateway: GatewayKey,
     position: Sequence,
-) -> Result<Sequence> {
+) -> Result<(Sequence, Sequence)> {
     const STRETCH: i64 = 1000;
     let (first, last) = (position.0 + 1, position.0 + STRETCH);
-    let sent = query_scalar!(
+    let attempts = query!(
         r#"
-        select max(last_sequence) as "sent?: i64" from attempts
+        select outcome as "outcome!: String", reason as "reason?: Reason",
+            max(last_sequence) as "last!: Sequence"
+        from attempts
         where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+        group by outcome, reason
         "#,
         gateway.0,
         first,
         last
     )
-    .fetch_one(connection)
-    .await?;
-    Ok(sent.map_or(position, Sequence))
-}
-
-async fn failed_attempts(
-    connection: &mut Connection,
-    gateway: GatewayKey,
-    sequence: Sequence,
-) -> Result<u32> {
-    let reasons = query!(
-        r#"
-        select reason as "reason!: Reason", count(*) as "count!: i64" from attempts
-        where gateway = $1 and first_sequence = $2 and outcome = 'failed'
-        group by reason
-        "#,
-        gateway.0,
-        sequence.0
-    )
     .fetch_all(connection)
     .await?;
-    let blaming = reasons.iter().filter(|row| row.reason.blames_the_event());
-    Ok(u32::try_from(blaming.map(|row| row.count).sum::<i64>()).unwrap_or(u32::MAX))
+    let (mut sent, mut suspect) = (position, position);
+    for row in attempts {
+        sent = sent.max(row.last);
+        if row.reason.is_some_and(Reason::blames_the_event) {
+            suspect = suspect.max(row.last);
+        }
+    }
+    Ok((sent, suspect))
 }

@@ -53,7 +53,7 @@ impl Database {
     ) -> (GatewayKey, GatewayId) {
         let id = GatewayId::new();
         let made =
-            create_gateway(&mut self.connection, at(1), organisation, id, name, &Labels::new())
+            create_gateway(&mut self.connection, at(1), organisation, id, name, &Labels::new(), 1)
                 .await
                 .unwrap();
         (made.key, id)

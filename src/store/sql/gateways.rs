@@ -26,13 +26,14 @@ pub(super) async fn create_gateway(
     id: GatewayId,
     name: &str,
     labels: &Labels,
+    replicas: i64,
 ) -> Result<Gateway> {
     let labels = labels_text(labels)?;
     refuse_taken_name(connection, organisation, name, None).await?;
     let inserted = query_scalar!(
         r#"
-        insert into gateways (id, organisation, name, labels, created_at)
-        values ($1, $2, $3, $4, $5)
+        insert into gateways (id, organisation, name, labels, replicas, created_at)
+        values ($1, $2, $3, $4, $5, $6)
         on conflict (id) do nothing
         returning gateway as "gateway!: GatewayKey"
         "#,
@@ -40,6 +41,7 @@ pub(super) async fn create_gateway(
         organisation.0,
         name,
         labels,
+        replicas,
         now as _
     )
     .fetch_optional(&mut *connection)
@@ -114,6 +116,7 @@ pub(super) async fn update_gateway(
         update gateways
         set name        = coalesce($2, name),
             labels      = coalesce($3, labels),
+            replicas    = coalesce($6, replicas),
             disabled_at = case
                 when $4 is true then coalesce(disabled_at, $5)
                 when $4 is false then null
@@ -125,7 +128,8 @@ pub(super) async fn update_gateway(
         change.name,
         labels,
         change.disabled,
-        now as _
+        now as _,
+        change.replicas
     )
     .execute(&mut *connection)
     .await?;

@@ -161,3 +161,44 @@ pub(super) async fn bury(
     }
     if count > 0 { count_dead(connection, gateway, count).await } else { Ok(()) }
 }
+
+/// Takes a delivery out of the dead letters, because the gateway has applied it;
+/// answers whether it was one. A letter that was redriven stays, for its record.
+pub(super) async fn revive(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    sequence: Sequence,
+) -> Result<bool> {
+    let begin = sequence.0 - LONGEST_RANGE;
+    let letter = query!(
+        r#"
+        select first_sequence as "first!: Sequence", last_sequence as "last!: Sequence",
+            reason as "reason!: Reason", dead_at as "dead_at!: Timestamp"
+        from dead_letters
+        where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $3
+            and redriven_at is null
+        "#,
+        gateway.0,
+        begin,
+        sequence.0
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(letter) = letter else { return Ok(false) };
+    query!(
+        "delete from dead_letters where gateway = $1 and first_sequence = $2",
+        gateway.0,
+        letter.first.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    count_dead(connection, gateway, -(letter.last.0 - letter.first.0 + 1)).await?;
+    let parts = [
+        Range { first: letter.first, last: Sequence(sequence.0 - 1) },
+        Range { first: sequence.next(), last: letter.last },
+    ];
+    for part in parts.into_iter().filter(|part| part.first <= part.last) {
+        bury(connection, gateway, part, letter.reason, letter.dead_at).await?;
+    }
+    Ok(true)
+}

@@ -224,7 +224,8 @@ pub(super) async fn reap(
             reason: Reason::NodeLost,
             detail: "",
             unconfirmed: None,
-            give_up: false,
+            give_up_after: None,
+            alive_at: None,
             at: now,
         };
         closing::close(connection, now, node, &end).await?;

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Sequence};
 use crate::store::Result;
 
-pub(super) use crate::store::ranges::above;
+pub(super) use crate::store::ranges::{above, up_to};
 
 /// Everything up to `to` is done with on `connection`.
 pub(crate) struct Move {
@@ -22,6 +22,8 @@ pub(crate) struct Move {
     pub(crate) instance: Arc<str>,
     pub(crate) to: Sequence,
     pub(crate) at: Timestamp,
+    /// The sign of life that moved it; none if it was moved without the gateway.
+    pub(crate) seen_at: Option<Timestamp>,
 }
 
 /// How far a gateway's position moves, under the name that it is kept by.
@@ -30,6 +32,8 @@ pub(crate) struct Raised<'a> {
     pub(crate) gateway: GatewayKey,
     pub(crate) instance: Cow<'a, str>,
     pub(crate) to: Sequence,
+    /// When it moved; of a connection's own position the last sign of life, or the
+    /// beginning of time.
     pub(crate) at: Timestamp,
 }
 
@@ -43,9 +47,11 @@ pub(super) async fn raise(connection: &mut Connection, moves: &[Move]) -> Result
         } else {
             (None, Cow::from(&*it.instance))
         };
-        for name in gateways.into_iter().chain([own]) {
-            let (to, at) = farthest.entry((it.gateway, name)).or_insert((it.to, it.at));
-            (*to, *at) = ((*to).max(it.to), (*at).max(it.at));
+        let seen_at = it.seen_at.unwrap_or(Timestamp::from_micros(0));
+        let own = Some((own, seen_at));
+        for (name, moved_at) in gateways.map(|name| (name, it.at)).into_iter().chain(own) {
+            let (to, at) = farthest.entry((it.gateway, name)).or_insert((it.to, moved_at));
+            (*to, *at) = ((*to).max(it.to), (*at).max(moved_at));
         }
     }
     let raised = |((gateway, instance), (to, at))| Raised { gateway, instance, to, at };

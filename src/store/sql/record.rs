@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::dialect::{self, Connection, query, query_scalar};
+use super::dialect::{self, Connection, query};
 
 use super::failing;
 use super::ledger::{self, Ended, How};
@@ -41,21 +41,27 @@ pub(super) async fn record<'a>(
                 }
             }
             Record::Heartbeat { connection, at } => {
-                let sign = signs.entry(*connection).or_insert(*at);
-                *sign = (*sign).max(*at);
+                let at = dialect::instant(now, *at);
+                let sign = signs.entry(*connection).or_insert(at);
+                *sign = (*sign).max(at);
             }
             other => {
                 // What follows may ask where the positions are now.
-                confirm(connection, node, std::mem::take(&mut waiting)).await?;
+                confirm(connection, now, node, std::mem::take(&mut waiting)).await?;
                 one(connection, now, node, other).await?;
             }
         }
     }
-    confirm(connection, node, waiting).await?;
+    confirm(connection, now, node, waiting).await?;
     if signs.is_empty() { Ok(()) } else { dialect::heard(connection, &signs).await }
 }
 
-async fn confirm(connection: &mut Connection, node: NodeId, waiting: Waiting) -> Result<()> {
+async fn confirm(
+    connection: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    waiting: Waiting,
+) -> Result<()> {
     if waiting.receipts.is_empty() {
         return Ok(());
     }
@@ -68,6 +74,7 @@ async fn confirm(connection: &mut Connection, node: NodeId, waiting: Waiting) ->
             instance: Arc::clone(&it.instance),
             to: it.range.last,
             at: it.finished_at,
+            seen_at: Some(now),
         });
         rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
     }
@@ -84,24 +91,39 @@ async fn one(
 ) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
-        Record::Reported { gateway, connection: on, sequence, result, at } => {
-            reported(connection, node, (*gateway, *on), *sequence, result, *at).await
+        Record::Reported { gateway, connection: on, instance, sequence, result, confirms, at } => {
+            reported(connection, node, (*gateway, *on), *sequence, result, *at).await?;
+            let Some(to) = *confirms else { return Ok(()) };
+            let (gateway, instance) = (*gateway, Arc::clone(instance));
+            let (at, seen_at) = (*at, Some(now));
+            let past = Move { gateway, connection: *on, instance, to, at, seen_at };
+            positions::raise(connection, &[past]).await
         }
         Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
             skipped(connection, node, (*gateway, *on), *range, *reason, *at).await?;
             let Some(to) = *advance_to else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
-            let past = Move { gateway, connection: *on, instance, to, at: *at };
+            let past = Move { gateway, connection: *on, instance, to, at: *at, seen_at: None };
             positions::raise(connection, &[past]).await
         }
-        Record::Closed { gateway, connection: on, reason, detail, unconfirmed, give_up, at } => {
+        Record::Closed {
+            gateway,
+            connection: on,
+            reason,
+            detail,
+            unconfirmed,
+            give_up_after,
+            alive_at,
+            at,
+        } => {
             let end = super::closing::End {
                 gateway: *gateway,
                 connection: *on,
                 reason: *reason,
                 detail,
                 unconfirmed: *unconfirmed,
-                give_up: *give_up,
+                give_up_after: *give_up_after,
+                alive_at: *alive_at,
                 at: *at,
             };
             super::closing::close(connection, now, node, &end).await
@@ -118,18 +140,66 @@ async fn reported(
     at: Timestamp,
 ) -> Result<()> {
     let range = Range { first: sequence, last: sequence };
-    let (how, outcome) = match result {
-        Ok(()) => (How::Applied, "applied"),
-        Err((reason, detail)) => (How::Failed(*reason, detail), "failed"),
+    let (how, reason) = match result {
+        Ok(()) => (How::Applied, None),
+        Err((reason, detail)) => (How::Failed(*reason, detail), Some(*reason)),
     };
-    let reason = result.as_ref().err().map(|(reason, _)| *reason);
-    let known = query_scalar!(
+    let said = said_before(connection, (gateway, on), sequence, reason).await?;
+    if said.applied && result.is_err() {
+        return Ok(());
+    }
+    if !said.the_same {
+        let ended =
+            Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
+        ledger::write(connection, node, &ended).await?;
+    }
+    let is_confirmed = positions::confirmed(connection, gateway).await? >= sequence;
+    let Some(reason) = reason else {
+        if !said.the_same {
+            failing::succeeded(connection, gateway, sequence).await?;
+        }
+        let was_dead = ledger::revive(connection, gateway, sequence).await?;
+        if was_dead && is_confirmed {
+            count_confirmed(connection, gateway, 1).await?;
+        }
+        return positions::applied(connection, gateway, on, sequence).await;
+    };
+    if said.the_same {
+        return Ok(());
+    }
+    failing::failed(connection, gateway, sequence, reason, at).await?;
+    // Counted as confirmed when its receipt came before its report.
+    if is_confirmed && !ledger::not_dead(connection, gateway, range).await?.is_empty() {
+        count_confirmed(connection, gateway, -1).await?;
+    }
+    ledger::bury(connection, gateway, range, reason, at).await
+}
+
+/// What was reported on a delivery before.
+struct Said {
+    /// The same, on the same connection.
+    the_same: bool,
+    /// That it was applied, on any connection.
+    applied: bool,
+}
+
+async fn said_before(
+    connection: &mut Connection,
+    (gateway, on): (GatewayKey, ConnectionId),
+    sequence: Sequence,
+    reason: Option<Reason>,
+) -> Result<Said> {
+    let outcome = if reason.is_none() { "applied" } else { "failed" };
+    let said = query!(
         r#"
         select exists (
             select 1 from attempts
             where gateway = $1 and first_sequence = $2 and last_sequence = $2
                 and outcome = $3 and reason is not distinct from $4 and connection = $5
-        ) as "known!: bool"
+        ) as "the_same!: bool", exists (
+            select 1 from attempts
+            where gateway = $1 and first_sequence = $2 and last_sequence = $2 and outcome = 'applied'
+        ) as "applied!: bool"
         "#,
         gateway.0,
         sequence.0,
@@ -137,35 +207,24 @@ async fn reported(
         reason as _,
         on as _
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    if known {
-        return Ok(());
-    }
-    let ended =
-        Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
-    ledger::write(connection, node, &ended).await?;
-    let Err((reason, _)) = result else {
-        failing::succeeded(connection, gateway, sequence).await?;
-        return positions::applied(connection, gateway, on, sequence).await;
-    };
-    failing::failed(connection, gateway, sequence, *reason, at).await?;
-    // Counted as confirmed when its receipt came before its report.
-    let counted = positions::confirmed(connection, gateway).await? >= sequence
-        && !ledger::not_dead(connection, gateway, range).await?.is_empty();
-    if counted {
-        query!(
-            "update streams set confirmed_total = confirmed_total - 1 where gateway = $1 and confirmed_total > 0",
-            gateway.0
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
-    ledger::bury(connection, gateway, range, *reason, at).await
+    Ok(Said { the_same: said.the_same, applied: said.applied })
 }
 
-/// What another connection has confirmed is delivered, however late this one
-/// is; and what is dead already is on record.
+async fn count_confirmed(connection: &mut Connection, gateway: GatewayKey, by: i64) -> Result<()> {
+    query!(
+        "update streams set confirmed_total = confirmed_total + $2 where gateway = $1 and confirmed_total + $2 >= 0",
+        gateway.0,
+        by
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What the gateway has confirmed is delivered, however late this connection is;
+/// and what is dead already is on record.
 async fn skipped(
     connection: &mut Connection,
     node: NodeId,
@@ -175,7 +234,8 @@ async fn skipped(
     at: Timestamp,
 ) -> Result<()> {
     let confirmed = positions::confirmed(connection, gateway).await?;
-    for part in ledger::not_dead(connection, gateway, range).await? {
+    let Some(open) = positions::above(range, confirmed) else { return Ok(()) };
+    for part in ledger::not_dead(connection, gateway, open).await? {
         let ended = Ended {
             gateway,
             connection: Some(on),
@@ -185,9 +245,7 @@ async fn skipped(
             finished_at: at,
         };
         ledger::write(connection, node, &ended).await?;
-        if let Some(open) = positions::above(part, confirmed) {
-            ledger::bury(connection, gateway, open, reason, at).await?;
-        }
+        ledger::bury(connection, gateway, part, reason, at).await?;
     }
     Ok(())
 }

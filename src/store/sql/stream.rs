@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::dialect::{self, Connection, query};
+use super::dialect::{self, Connection};
 use futures_util::TryStreamExt as _;
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
+use crate::store::deployments::choose;
 use crate::store::{
-    DeploymentKey, OutboxPage, OutboxRow, Result, StoreError, performed_at, storable,
+    DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
 
 /// A row of a log, before anybody has looked at its payload, and what the log is
@@ -76,28 +77,25 @@ pub(super) async fn read(
     page.ok_or(StoreError::NotFound("gateway"))
 }
 
-/// The newest event of a gateway that a `deployment.ack` can mean. Postgres
-/// finds it by the id's beginning, because its indexes hold no long value.
+/// The event that a `deployment.ack` answers. Postgres finds it by the id's
+/// beginning, because its indexes hold no long value.
 pub(super) async fn find_deployment(
     connection: &mut Connection,
     gateway: GatewayKey,
     key: &DeploymentKey,
-) -> Result<Option<(Sequence, Option<Timestamp>)>> {
-    let (deployment_id, artifact_id) = (storable(&key.deployment_id), storable(&key.artifact_id));
-    let row = query!(
-        r#"
-        select o.sequence as "sequence!: Sequence", e.payload as "payload!: String"
-        from events e join outbox o on o.event = e.event and o.gateway = $1
-        where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
-            and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
-        order by o.sequence desc limit 1
-        "#,
-        gateway.0,
-        deployment_id.as_ref(),
-        artifact_id.as_ref(),
-        key.suffix
+) -> Result<Option<DeploymentMatch>> {
+    let rows = dialect::deployments(
+        connection,
+        gateway,
+        &storable(&key.deployment_id),
+        &storable(&key.artifact_id),
+        key.suffix,
+        key.sent,
     )
-    .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| (row.sequence, performed_at(&row.payload))))
+    let candidate = |(sequence, performed_at): (Sequence, Option<String>)| {
+        (sequence, performed_at.and_then(|text| Timestamp::parse(&text).ok()))
+    };
+    let candidates: Vec<_> = rows.into_iter().map(candidate).collect();
+    Ok(choose(&candidates, key.performed_at))
 }

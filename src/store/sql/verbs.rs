@@ -15,11 +15,11 @@ use crate::event::{
 };
 use crate::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
-    DeliveryFilter, DeliveryPage, DeploymentKey, EventHistory, EventTypeInfo, Expiries, ExpiryMark,
-    Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage, LogSpan, NewConnection,
-    NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
-    Redriven, Result, RetentionLimits, Scope, ShutOut, Store, StoreError, SummaryBy, SummaryRow,
-    Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo,
+    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage,
+    LogSpan, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store, StoreError,
+    SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 use crate::wake::Hint;
 
@@ -102,9 +102,10 @@ impl Store for Backend {
         id: GatewayId,
         name: &str,
         labels: &Labels,
+        replicas: i64,
     ) -> Result<Gateway> {
         let (name, labels) = (name.to_owned(), labels.clone());
-        write!(self, connection, now => gateways::create_gateway(connection, now, organisation, id, &name, &labels))
+        write!(self, connection, now => gateways::create_gateway(connection, now, organisation, id, &name, &labels, replicas))
     }
 
     async fn gateways(
@@ -241,7 +242,7 @@ impl Store for Backend {
         &self,
         gateway: GatewayKey,
         key: &DeploymentKey,
-    ) -> Result<Option<(Sequence, Option<Timestamp>)>> {
+    ) -> Result<Option<DeploymentMatch>> {
         let key = key.clone();
         look!(self, connection => stream::find_deployment(connection, gateway, &key))
     }

@@ -50,6 +50,11 @@ pub(super) async fn clock(_: &mut Connection) -> Result<Timestamp> {
     Ok(Timestamp::now())
 }
 
+/// When something happened that this node's clock saw at `at`.
+pub(super) fn instant(now: Timestamp, at: Timestamp) -> Timestamp {
+    at.min(now)
+}
+
 /// The whole file is locked already. Answers whether what was read before has
 /// to be read again.
 #[expect(clippy::unused_async, reason = "a shared database has rows to lock")]

@@ -1,7 +1,10 @@
 //! What is appended, to whom, and under which numbers.
 
-use gateway_events::event::{EventId, GatewayId, Sequence};
-use gateway_events::store::{DeploymentKey, Labels, NewEvent, Refusal, Store, Target};
+use std::sync::Arc;
+
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{EventId, EventType, GatewayId, Sequence};
+use gateway_events::store::{DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target};
 use serde_json::json;
 
 use super::{Corner, event, event_with, unfit};
@@ -187,9 +190,79 @@ pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: 
     // It is found by all of its id, and not by the beginning alone.
     let found = async |deployment_id: String| {
         let artifact_id = "a".to_owned();
-        let key = DeploymentKey { deployment_id, artifact_id, suffix: "deployed" };
-        store.find_deployment(gateway.key, &key).await.unwrap().map(|(sequence, _)| sequence)
+        let key = DeploymentKey {
+            deployment_id,
+            artifact_id,
+            suffix: "deployed",
+            performed_at: None,
+            sent: Sequence(2),
+        };
+        store.find_deployment(gateway.key, &key).await.unwrap().map(|found| found.sequence)
     };
     assert_eq!(found(id.clone()).await, Some(Sequence(1)));
     assert_eq!(found(format!("{id}-")).await, None);
+}
+
+/// An event of a deployment, performed at a second of its own or of others.
+fn performed(
+    gateway: &Gateway,
+    deployment: usize,
+    suffix: &str,
+    second: Option<usize>,
+) -> NewEvent {
+    let payload = second.map_or_else(
+        || "{}".to_owned(),
+        |second| format!(r#"{{"performedAt":"2026-01-31T09:30:0{second}.000001Z"}}"#),
+    );
+    let id = EventId::new(uuid::Uuid::now_v7().to_string()).unwrap();
+    let mut event = event_with(id, Target::Gateways(vec![gateway.id]), &payload);
+    let parts = Arc::get_mut(&mut event.event).unwrap();
+    parts.event_type = EventType::new(format!("api.{suffix}")).unwrap();
+    event.artifact_id = Some("a".to_owned());
+    event.deployment_id = Some(format!("d{deployment}"));
+    event
+}
+
+pub(crate) async fn a_report_answers_the_sent_event_of_its_instant_or_else_the_newest(
+    store: &dyn Store,
+) {
+    const SUFFIXES: [&str; 2] = ["deployed", "undeployed"];
+    let seed = fastrand::u64(..);
+    println!("the seed is {seed}");
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let mut log = Vec::new();
+    for _ in 0..40 {
+        let second = chance.bool().then(|| chance.usize(..4));
+        let (deployment, suffix) = (chance.usize(..2), SUFFIXES[chance.usize(..2)]);
+        corner.publish(vec![performed(&gateway, deployment, suffix, second)]).await;
+        log.push((deployment, suffix, second));
+    }
+    for _ in 0..200 {
+        let (deployment, suffix) = (chance.usize(..3), SUFFIXES[chance.usize(..2)]);
+        let (second, sent) = (chance.bool().then(|| chance.usize(..5)), chance.usize(..=log.len()));
+        let of_its_ids: Vec<_> = (1_i64..)
+            .zip(&log[..sent])
+            .filter(|(_, event)| (event.0, event.1) == (deployment, suffix))
+            .collect();
+        let same = of_its_ids.iter().filter(|(_, event)| second.is_some() && event.2 == second);
+        let same: Vec<_> = same.map(|(sequence, _)| *sequence).collect();
+        let any: Vec<_> = of_its_ids.iter().map(|(sequence, _)| *sequence).collect();
+        let fitting = if same.is_empty() { any } else { same };
+        let key = DeploymentKey {
+            artifact_id: "a".to_owned(),
+            deployment_id: format!("d{deployment}"),
+            suffix,
+            // The same millisecond, written in another way.
+            performed_at: second.map(|second| {
+                Timestamp::parse(&format!("2026-01-31T10:30:0{second}.000+01:00")).unwrap()
+            }),
+            sent: Sequence(i64::try_from(sent).unwrap()),
+        };
+        let found = store.find_deployment(gateway.key, &key).await.unwrap();
+        let found = found.map(|it| (it.sequence.0, it.confirms.map(|it| it.0)));
+        let expected = fitting.last().map(|newest| (*newest, fitting.first().copied()));
+        assert_eq!(found, expected, "{key:?}, seed {seed}");
+    }
 }

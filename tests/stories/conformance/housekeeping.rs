@@ -104,8 +104,10 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
             Record::Reported {
                 gateway: gateway.key,
                 connection: id,
+                instance: "".into(),
                 sequence: Sequence(1),
                 result: Err((Reason::ApplyFailed, String::new())),
+                confirms: None,
                 at: Timestamp::now(),
             },
             closed(&gateway, id, Reason::ClosedByGateway, None, false),
@@ -199,8 +201,10 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     let failed = |sequence| Record::Reported {
         gateway: gateway.key,
         connection: id,
+        instance: "".into(),
         sequence: Sequence(sequence),
         result: Err((Reason::ApplyFailed, String::new())),
+        confirms: None,
         at: Timestamp::now(),
     };
     let before = store.totals(corner.organisation).await.unwrap().dead_letters;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{Reason, Sequence};
-use gateway_events::store::{Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark};
+use gateway_events::event::{ConnectionId, Reason, Sequence};
+use gateway_events::store::{
+    Gateway, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
+};
 
 use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
 
@@ -41,21 +43,31 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 3).await;
-    for (reason, counted) in
-        [(Reason::ConnectionLost, 1), (Reason::Shutdown, 1), (Reason::ConfirmationTimeout, 2)]
-    {
+    // The third one that blames the event gives it up; our own doing does not count.
+    let end = |id, reason| {
+        let mut end = closed(&gateway, id, reason, Some(range(1, 2)), false);
+        if let Record::Closed { give_up_after, .. } = &mut end {
+            *give_up_after = Some(3);
+        }
+        end
+    };
+    for reason in [Reason::ConnectionLost, Reason::Shutdown, Reason::ConfirmationTimeout] {
         let (id, _, _) = corner.open(&gateway).await;
-        corner.record(vec![closed(&gateway, id, reason, Some(range(1, 2)), false)]).await;
-        let (probe, position, failed) = corner.open(&gateway).await;
-        assert_eq!((position, failed), (Sequence::ZERO, counted), "after {reason}");
+        let mut ended = end(id, reason);
+        if let (Record::Closed { give_up_after, .. }, false) =
+            (&mut ended, reason.blames_the_event())
+        {
+            *give_up_after = None;
+        }
+        corner.record(vec![ended]).await;
+        let (probe, position, suspect) = corner.open(&gateway).await;
+        assert_eq!((position, suspect), (Sequence::ZERO, Sequence(2)), "after {reason}");
         corner.record(vec![closed(&gateway, probe, Reason::Shutdown, None, false)]).await;
     }
     let (id, _, _) = corner.open(&gateway).await;
-    corner
-        .record(vec![closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 2)), true)])
-        .await;
-    let (_, position, failed) = corner.open(&gateway).await;
-    assert_eq!((position, failed), (Sequence(1), 0));
+    corner.record(vec![end(id, Reason::ConnectionLost)]).await;
+    let (_, position, suspect) = corner.open(&gateway).await;
+    assert_eq!((position, suspect), (Sequence(1), Sequence(1)));
 }
 
 pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store: &dyn Store) {
@@ -66,8 +78,10 @@ pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store:
     let report = Record::Reported {
         gateway: gateway.key,
         connection: id,
+        instance: "".into(),
         sequence: Sequence(1),
         result: Err((Reason::GatewayProcessingError, "no".to_owned())),
+        confirms: None,
         at: Timestamp::now(),
     };
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 1)), false);
@@ -134,8 +148,10 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
     let report = |reason| Record::Reported {
         gateway: gateway.key,
         connection: id,
+        instance: "".into(),
         sequence: Sequence(2),
         result: Err((reason, String::new())),
+        confirms: None,
         at: Timestamp::now(),
     };
     for what in ["a reported failure", "the same report"] {
@@ -156,4 +172,90 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
     let limits = RetentionLimits { max_events: 1, max_age: Duration::ZERO, ..keep_all() };
     pass(store, &limits, &mut TrimMark::default()).await;
     counted("retention", (5, 6, 0, 0)).await;
+}
+
+fn reported(
+    gateway: &Gateway,
+    connection: ConnectionId,
+    sequence: i64,
+    result: Result<(), (Reason, String)>,
+) -> Record {
+    Record::Reported {
+        gateway: gateway.key,
+        connection,
+        instance: "".into(),
+        sequence: Sequence(sequence),
+        result,
+        confirms: Some(Sequence(sequence)),
+        at: Timestamp::now(),
+    }
+}
+
+pub(crate) async fn what_was_applied_does_not_fail_and_is_no_dead_letter_any_more(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 6).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let counted = async |what: &str, expected: (i64, i64, i64)| {
+        let now = store.totals(corner.organisation).await.unwrap();
+        let grown = (
+            now.confirmed - before.confirmed,
+            now.failed_attempts - before.failed_attempts,
+            now.dead_letters - before.dead_letters,
+        );
+        assert_eq!(grown, expected, "confirmed, failed, dead after {what}");
+    };
+    let failed = || Err((Reason::ApplyFailed, "no".to_owned()));
+    corner.record(vec![reported(&gateway, id, 3, failed())]).await;
+    counted("a failed report", (2, 1, 1)).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3), "a report is a receipt");
+    corner.record(vec![reported(&gateway, id, 3, Ok(()))]).await;
+    counted("a report that it was applied after all", (3, 1, 0)).await;
+    corner.record(vec![reported(&gateway, id, 3, failed())]).await;
+    counted("a late report that it failed", (3, 1, 0)).await;
+    // The middle of a range of dead letters.
+    let skipped = Record::Skipped {
+        gateway: gateway.key,
+        connection: id,
+        instance: "".into(),
+        range: range(4, 6),
+        reason: Reason::Expired,
+        advance_to: None,
+        at: Timestamp::now(),
+    };
+    corner.record(vec![skipped]).await;
+    counted("three that expired", (3, 4, 3)).await;
+    corner.record(vec![reported(&gateway, id, 5, Ok(()))]).await;
+    counted("one of them that was applied", (4, 4, 2)).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(5));
+}
+
+pub(crate) async fn what_the_gateway_has_confirmed_is_not_recorded_as_failed(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 6).await;
+    let (slow, _, _) = corner.open(&gateway).await;
+    let (fast, _, _) = corner.open(&gateway).await;
+    corner.record(vec![confirmed(&gateway, fast, 1, 4)]).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let skipped = Record::Skipped {
+        gateway: gateway.key,
+        connection: slow,
+        instance: "".into(),
+        range: range(1, 2),
+        reason: Reason::Expired,
+        advance_to: Some(Sequence(2)),
+        at: Timestamp::now(),
+    };
+    let lost = closed(&gateway, slow, Reason::HeartbeatTimeout, Some(range(3, 5)), false);
+    corner.record(vec![skipped, lost]).await;
+    let after = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(after.dead_letters, before.dead_letters);
+    assert_eq!(after.failed_attempts - before.failed_attempts, 1, "the fifth alone");
+    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    let swept = store.totals(corner.organisation).await.unwrap();
+    assert_eq!(swept.failed_attempts, after.failed_attempts, "the fast one is there");
 }

@@ -132,3 +132,41 @@ async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_un
         assert_eq!(again[member], first[member]);
     }
 }
+
+/// A replica that is away holds the start of every connection back: what it dies on
+/// comes behind events that it has confirmed before.
+#[tokio::test]
+async fn poison_is_given_up_after_as_many_deaths_wherever_connections_start() {
+    const BEFORE: i64 = 12;
+    let attempts = ATTEMPTS.to_string();
+    let settings = [("DELIVERY__MAX_ATTEMPTS", &*attempts), ("DELIVERY__WINDOW_EVENTS", "1")];
+    let service = Service::start_with(&settings).await;
+    let (id, key) = service.gateway("cluster").await;
+    let replicas = json!({"replicas": 2});
+    service.api().patch(&format!("/gateways/{id}"), &replicas).await.expect("changed");
+    let connections = format!("/gateways/{id}/connections?status=connected");
+    let mut away = Raw::connect(&service, service.port, &key).await;
+    away.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while away.next().await.is_some() {}
+    service.eventually(&connections, |page| page["count"] == 0).await;
+    let batch: Vec<Value> =
+        (1..=BEFORE + 2).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+    // The first is there again each time: the replica that is away may be back.
+    let up_to_poison = async || {
+        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        for sequence in 1..=BEFORE {
+            assert_eq!(gateway.event().await["sequence"], sequence);
+            gateway.receipt_asked(sequence).await;
+            gateway.pong(&sequence.to_string()).await;
+        }
+        gateway.event().await["sequence"].as_i64().expect("a number")
+    };
+    for death in 1..=ATTEMPTS {
+        assert_eq!(up_to_poison().await, BEFORE + 1, "death {death}");
+        service.eventually(&connections, |page| page["count"] == 0).await;
+    }
+    let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
+    let dead = |row: &Value| row["sequence"] == BEFORE + 1 && row["state"] == "failed";
+    assert!(page["list"].as_array().expect("a list").iter().any(dead), "{page:#}");
+}

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::line::{Fault, Line};
-use crate::raw::Raw;
-use crate::support::{Service, deployed};
+use crate::raw::{CLOSE, PING, Raw, TEXT};
+use crate::support::{Service, deployed, get};
 
 /// The numbers of the events that a replica takes, and confirms with one receipt.
 async fn handles(replica: &mut Raw, sequences: std::ops::RangeInclusive<i64>) {
@@ -92,4 +92,109 @@ async fn a_replica_that_was_behind_is_not_forgotten_by_a_kill() {
     let past = service.api().get(&format!("/gateways/{id}/connections")).await.expect("a page");
     let lost = |one: &&Value| one["closeReason"] == "node_lost";
     assert_eq!(past["list"].as_array().expect("a list").iter().filter(lost).count(), 2);
+}
+
+/// Reads and confirms up to an event; returns how many event frames came.
+async fn counts(gateway: &mut Raw, last: i64) -> usize {
+    let (mut frames, last) = (0, last.to_string());
+    loop {
+        let frame = gateway.next().await.expect("a frame");
+        match frame.opcode {
+            TEXT => frames += 1,
+            PING => gateway.pong(&String::from_utf8_lossy(&frame.payload)).await,
+            _ => {}
+        }
+        if frame.opcode == PING && frame.payload == last.as_bytes() {
+            return frames;
+        }
+    }
+}
+
+/// Event frames per event over four clean reconnects of a gateway with a single
+/// connection at a time, after so many connections that died without FIN.
+async fn frames_per_event(dead: usize) -> f64 {
+    const EVENTS: i64 = 5;
+    const RECONNECTS: usize = 4;
+    let heartbeats =
+        [("DELIVERY__HEARTBEAT_INTERVAL", "1s"), ("DELIVERY__HEARTBEAT_TIMEOUT", "3s")];
+    let service = Service::start_with(&heartbeats).await;
+    let (id, key) = service.gateway("one").await;
+    let (path, connections) = (format!("/gateways/{id}"), format!("/gateways/{id}/connections"));
+    let (mut last, mut half_open) = (0, Vec::new());
+    for _ in 0..dead {
+        let line = Line::to(service.port).await;
+        let mut gateway = Raw::connect(&service, line.port, &key).await;
+        publish(&service, &id, last + 1..=last + EVENTS).await;
+        last += EVENTS;
+        counts(&mut gateway, last).await;
+        service.eventually(&path, |shown| shown["confirmed"] == last).await;
+        line.fails(Fault::BlackHole);
+        half_open.push((line, gateway));
+    }
+    let mut frames = 0;
+    for nth in 0..RECONNECTS {
+        if nth == 2 {
+            // From here on their positions are those of connections that ended.
+            let ended = |page: &Value| page["count"] == 0;
+            service.eventually(&format!("{connections}?status=connected"), ended).await;
+        }
+        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        publish(&service, &id, last + 1..=last + EVENTS).await;
+        last += EVENTS;
+        frames += counts(&mut gateway, last).await;
+        service.eventually(&path, |shown| shown["confirmed"] == last).await;
+        gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+        while gateway.next().await.is_some() {}
+    }
+    let failed = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
+    assert!(
+        failed["list"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|row| row["reason"] == "not_connected"),
+        "what was confirmed has not failed: {failed:#}"
+    );
+    let events = RECONNECTS * usize::try_from(EVENTS).expect("few");
+    let (frames, events) = (u32::try_from(frames), u32::try_from(events));
+    f64::from(frames.expect("few")) / f64::from(events.expect("few"))
+}
+
+#[tokio::test]
+async fn connections_that_died_without_fin_multiply_no_delivery() {
+    let (none, one, three) =
+        tokio::join!(frames_per_event(0), frames_per_event(1), frames_per_event(3));
+    assert_eq!((none, one, three), (1.0, 1.0, 1.0), "frames per event after 0, 1, 3");
+}
+
+/// A replica that has yet to give a sign of life after the other one came.
+#[tokio::test]
+async fn as_many_positions_are_kept_as_replicas_were_declared() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("cluster").await;
+    let api = service.api();
+    let path = format!("/gateways/{id}");
+    assert_eq!(get(&api, &path).await.expect("the gateway")["replicas"], 1);
+    let changed = service.run(&format!("gateway update {id} --replicas 2 --json")).await.json();
+    assert_eq!(changed["replicas"], 2);
+    let made = service.run("gateway register other --replicas 3 --json").await.json();
+    assert_eq!(made["replicas"], 3);
+    for wrong in [0, 1001] {
+        assert!(api.patch(&path, &json!({"replicas": wrong})).await.is_err(), "{wrong}");
+    }
+    let mut away = Raw::connect(&service, service.port, &key).await;
+    away.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while away.next().await.is_some() {}
+    stand(&service, &id, "closed", &[0]).await;
+    publish(&service, &id, 1..=3).await;
+    for _ in 0..2 {
+        // The other one comes, and comes again, which may be the one that was away.
+        let mut other = Raw::connect(&service, service.port, &key).await;
+        handles(&mut other, 1..=3).await;
+        service.eventually(&path, |shown| shown["confirmed"] == 3).await;
+        other.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+        while other.next().await.is_some() {}
+    }
+    let mut back = Raw::connect(&service, service.port, &key).await;
+    handles(&mut back, 1..=3).await;
 }

@@ -95,7 +95,6 @@ async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
         report("d-2", "success", &json!({})),
         report("d-1", "failed", &json!({"artifactId": "a-2"})),
         report("d-1", "failed", &json!({"action": "undeploy"})),
-        report("d-1", "failed", &json!({"performedAt": "2026-01-31T09:30:00.002Z"})),
     ];
     for report in &unknown {
         gateway.text(report).await;
@@ -103,7 +102,7 @@ async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
     gateway.text(&report("d-1", "success", &json!({}))).await;
     let path = format!("/events/{event}");
     // Reports are matched in order, so the others have been looked at.
-    service.eventually(&path, |event| outcomes(event) == ["applied"]).await;
+    service.eventually(&path, |event| outcomes(event).contains(&"applied")).await;
     assert_eq!(service.odd_messages(WHAT).await, unknown.len() as u64);
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["count"], 0, "{page:#}");
@@ -143,7 +142,8 @@ async fn a_report_on_what_was_never_sent_is_nonsense() {
     assert_eq!(page["count"], 1, "{page:#}");
 }
 
-/// Two events may name the same deployment: what is reported is the newest.
+/// Two events may be the same deployment, performed at the same instant. The report
+/// may answer either, so it confirms only what precedes both, and the older one.
 #[tokio::test]
 async fn a_report_belongs_to_the_newest_event_that_it_fits() {
     let service = Service::start().await;
@@ -152,7 +152,198 @@ async fn a_report_belongs_to_the_newest_event_that_it_fits() {
     let older = taken(&service, &mut gateway, &id, "d-1").await;
     let newer = taken(&service, &mut gateway, &id, "d-1").await;
     gateway.text(&report("d-1", "success", &json!({}))).await;
-    service.eventually(&format!("/events/{newer}"), |event| outcomes(event) == ["applied"]).await;
+    let newer = format!("/events/{newer}");
+    service.eventually(&newer, |event| outcomes(event) == ["applied"]).await;
     let shown = service.api().get(&format!("/events/{older}")).await.expect("the event");
-    assert!(outcomes(&shown).is_empty(), "{shown:#}");
+    assert_eq!(outcomes(&shown), ["received"], "{shown:#}");
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+}
+
+/// Publishes an event of deployment `d-1`; returns its id.
+async fn performed(service: &Service, id: &str, what: &str, performed_at: &str) -> String {
+    let event = json!({
+        "type": format!("api.{what}ed"),
+        "payload": {"apiId": "a-1", "deploymentId": "d-1", "performedAt": performed_at},
+        "gatewayIds": [id],
+    });
+    let accepted = service.api().post("/events", &event).await.expect("accepted");
+    accepted["id"].as_str().expect("an id").to_owned()
+}
+
+/// The reasons for which an event's only delivery failed on a connection.
+async fn failures(service: &Service, event: &str) -> Vec<Value> {
+    let shown = service.api().get(&format!("/events/{event}")).await.expect("the event");
+    let attempts = shown["deliveries"][0]["attempts"].as_array().cloned().unwrap_or_default();
+    let failed = attempts.into_iter().filter(|one| one["connectionId"].is_string());
+    failed.map(|one| one["reason"].clone()).filter(|reason| !reason.is_null()).collect()
+}
+
+#[tokio::test]
+async fn each_of_several_reports_on_a_deployment_belongs_to_its_own_event() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let times = ["2026-01-31T09:30:00.001Z", "2026-01-31T09:31:00Z", "2026-01-31T09:32:00Z"];
+    let mut events = Vec::new();
+    for (what, performed_at) in ["deploy", "undeploy", "deploy"].into_iter().zip(times) {
+        events.push(performed(&service, &id, what, performed_at).await);
+    }
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    for sequence in 1..=3 {
+        assert_eq!(gateway.event().await["sequence"], sequence);
+    }
+    for (action, performed_at) in ["deploy", "undeploy", "deploy"].into_iter().zip(times) {
+        let more = json!({"action": action, "performedAt": performed_at});
+        gateway.text(&report("d-1", "failed", &more)).await;
+    }
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
+    for event in &events {
+        assert_eq!(failures(&service, event).await, ["apply_failed"], "{event}");
+        let shown = service.api().get(&format!("/events/{event}")).await.expect("the event");
+        assert_eq!(shown["deliveries"][0]["state"], "failed", "{shown:#}");
+    }
+    // A time that fits none of them: the newest one is meant, and it failed already.
+    let more = json!({"performedAt": "2026-01-31T09:40:00Z"});
+    gateway.text(&report("d-1", "success", &more)).await;
+    let newest = format!("/events/{}", events[2]);
+    let shown = service.eventually(&newest, |event| outcomes(event).contains(&"applied")).await;
+    assert_eq!(shown["deliveries"][0]["state"], "delivered", "{shown:#}");
+}
+
+#[tokio::test]
+async fn a_report_confirms_its_event_and_what_came_before_though_no_pong_follows() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let batch: Vec<Value> =
+        (1..=5).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut events = Vec::new();
+    for _ in 1..=5 {
+        events.push(gateway.event().await["eventId"].as_str().expect("an id").to_owned());
+    }
+    gateway.text(&report("d-2", "success", &json!({}))).await;
+    gateway.text(&report("d-4", "failed", &json!({}))).await;
+    // The connection ends before any ping is answered.
+    gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while gateway.next().await.is_some() {}
+    let connections = format!("/gateways/{id}/connections");
+    service.eventually(&connections, |page| page["list"][0]["status"] == "closed").await;
+    let shown = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
+    assert_eq!(shown["confirmed"], 4, "{shown:#}");
+    let reasons: [&[&str]; 5] = [&[], &[], &[], &["apply_failed"], &["closed_by_gateway"]];
+    for (event, reasons) in events.iter().zip(reasons) {
+        assert_eq!(failures(&service, event).await, reasons, "{event}");
+    }
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    assert_eq!(gateway.event().await["sequence"], 5, "the others are not sent again");
+}
+
+#[tokio::test]
+async fn a_repeated_report_is_logged_once() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let event = taken(&service, &mut gateway, &id, "d-1").await;
+    for number in 0..500 {
+        // As it was, and with another time, which makes it another message.
+        let more = json!({"performedAt": format!("2026-01-31T09:30:01.{:03}Z", number / 2)});
+        gateway.text(&report("d-1", "failed", &more)).await;
+    }
+    gateway.text(&report("d-1", "success", &json!({}))).await;
+    let path = format!("/events/{event}");
+    let shown = service.eventually(&path, |event| outcomes(event).contains(&"applied")).await;
+    assert_eq!(outcomes(&shown).iter().filter(|one| **one == "failed").count(), 1, "{shown:#}");
+    let lines = service.log().lines().filter(|line| line.contains("apply_failed")).count();
+    assert_eq!(lines, 1);
+    let counted = "gateway_events_delivery_failures_total{reason=\"apply_failed\"} 1";
+    let metrics = service.metrics().await;
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+}
+
+/// What a gateway makes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Applied,
+    Failed,
+    Unreported,
+}
+
+/// Reports that come late, doubled, out of order, from several replicas and after
+/// the service was killed.
+#[tokio::test]
+async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
+    const EVENTS: usize = 12;
+    let seed = fastrand::u64(..);
+    println!("the seed is {seed}");
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let mut service = Service::start().await;
+    let (id, key) = service.gateway("cluster").await;
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        replicas.push(Raw::connect(&service, service.port, &key).await);
+    }
+    let (mut events, mut reports) = (Vec::new(), Vec::new());
+    for nth in 0..EVENTS {
+        let action = if nth % 2 == 0 { "deploy" } else { "undeploy" };
+        let performed_at = format!("2026-01-31T09:30:00.{nth:03}Z");
+        events.push(performed(&service, &id, action, &performed_at).await);
+        let fate = [Fate::Applied, Fate::Failed, Fate::Unreported][chance.usize(..3)];
+        let status = if fate == Fate::Applied { "success" } else { "failed" };
+        let more = json!({"action": action, "performedAt": performed_at});
+        let text = report("d-1", status, &more);
+        // Each replica may report it, and repeat itself.
+        let copies = if fate == Fate::Unreported { 0 } else { chance.usize(1..4) };
+        reports.extend(std::iter::repeat_n((nth, fate, text), copies));
+    }
+    let mut fates = [Fate::Unreported; EVENTS];
+    for (nth, fate, _) in &reports {
+        fates[*nth] = *fate;
+    }
+    for replica in &mut replicas {
+        for _ in 0..EVENTS {
+            replica.event().await;
+        }
+    }
+    chance.shuffle(&mut reports);
+    let early = reports.len() / 2;
+    for (_, _, text) in &reports[..early] {
+        replicas[chance.usize(..2)].text(text).await;
+    }
+    let is_reported = |fate: Fate| {
+        let outcome = if fate == Fate::Applied { "applied" } else { "failed" };
+        move |event: &Value| outcomes(event).contains(&outcome)
+    };
+    for (nth, fate, _) in &reports[..early] {
+        service.eventually(&format!("/events/{}", events[*nth]), is_reported(*fate)).await;
+    }
+    service.kill().await;
+    service.restart().await;
+    replicas.clear();
+    for _ in 0..2 {
+        replicas.push(Raw::connect(&service, service.port, &key).await);
+    }
+    // The rest, among which some come again that came before.
+    let again: Vec<_> = reports[..early].iter().filter(|_| chance.bool()).cloned().collect();
+    reports.extend(again);
+    for (_, _, text) in &reports[early..] {
+        replicas[chance.usize(..2)].text(text).await;
+    }
+    let confirmed = fates.iter().rposition(|fate| *fate != Fate::Unreported).map_or(0, |it| it + 1);
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == confirmed).await;
+    for (nth, fate) in fates.into_iter().enumerate() {
+        let path = format!("/events/{}", events[nth]);
+        if fate != Fate::Unreported {
+            service.eventually(&path, is_reported(fate)).await;
+        }
+        let shown = service.api().get(&path).await.expect("the event");
+        let state = &shown["deliveries"][0]["state"];
+        let expected = match fate {
+            Fate::Failed => "failed",
+            _ if nth < confirmed => "delivered",
+            _ => "pending",
+        };
+        assert_eq!(state, expected, "{fate:?}, seed {seed}: {shown:#}");
+        let reported = failures(&service, &events[nth]).await;
+        assert_eq!(reported.contains(&json!("apply_failed")), fate == Fate::Failed, "{shown:#}");
+    }
 }

@@ -72,7 +72,8 @@ impl World {
             let name = format!("g{nth}");
             let mut key = None;
             for side in sides.iter() {
-                let made = side.store.create_gateway(self.organisation, id, &name, &labels).await;
+                let made =
+                    side.store.create_gateway(self.organisation, id, &name, &labels, 1).await;
                 let made = made.unwrap();
                 assert!(key.is_none_or(|key| key == made.key), "keys are given alike");
                 key = Some(made.key);
@@ -198,7 +199,7 @@ impl World {
         let answers = both!(self, sides, side => {
             let opened = side.store.open_connection(new.clone()).await;
             // All but the epoch, which each store makes by itself.
-            opened.map(|it| (it.position, it.head, it.sent, it.failed_attempts))
+            opened.map(|it| (it.position, it.head, it.sent, it.suspect, it.is_unsure))
         });
         // Nothing is heard of a connection that was refused.
         if !answers[0].starts_with("error") {
@@ -279,8 +280,17 @@ impl World {
         let last = (first + said.length).min(head);
         let range = Range { first: Sequence(first), last: Sequence(last) };
         let (started_at, at) = (self.tick(), self.tick());
-        let reported =
-            |result| Record::Reported { gateway, connection, sequence: range.first, result, at };
+        let (sequence, confirms) = (range.first, (last % 2 == 0).then_some(range.first));
+        let of = Arc::clone(&instance);
+        let reported = |result| Record::Reported {
+            gateway,
+            connection,
+            instance: of,
+            sequence,
+            result,
+            confirms,
+            at,
+        };
         Some(match &said.what {
             What::Confirmed => {
                 // Cumulatively: everything up to its end.
@@ -294,7 +304,8 @@ impl World {
                     finished_at: at,
                 }
             }
-            What::Heartbeat => Record::Heartbeat { connection, at },
+            // By the clock of the store, so that connections live side by side.
+            What::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
             What::Applied => reported(Ok(())),
             What::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
             What::Skipped { advance } => Record::Skipped {
@@ -312,7 +323,8 @@ impl World {
                 reason: *reason,
                 detail: "as the story wants it".to_owned(),
                 unconfirmed: sent.then_some((range, started_at)),
-                give_up: *give_up,
+                give_up_after: give_up.then_some(u32::from(last % 2 == 0) + 1),
+                alive_at: (first % 2 == 0).then(Timestamp::now),
                 at,
             },
         })

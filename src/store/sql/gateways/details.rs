@@ -13,6 +13,7 @@ pub(crate) struct Row {
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     pub(crate) labels: String,
+    pub(crate) replicas: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) disabled_at: Option<Timestamp>,
     pub(crate) manifest: Option<String>,
@@ -74,6 +75,7 @@ pub(super) async fn details(
                 name: row.name,
                 labels: serde_json::from_str(&row.labels)
                     .map_err(|error| StoreError::Corrupt(format!("labels: {error}")))?,
+                replicas: row.replicas,
                 created_at: row.created_at,
                 disabled_at: row.disabled_at,
                 manifest,

@@ -85,9 +85,10 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
     let connection = &mut database.connection;
     create_gateway_token(connection, at(2), ORGANISATION, id, token("t", None)).await.unwrap();
     let none = Labels::new();
-    let taken = create_gateway(connection, at(2), ORGANISATION, GatewayId::new(), "a", &none).await;
+    let taken =
+        create_gateway(connection, at(2), ORGANISATION, GatewayId::new(), "a", &none, 1).await;
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
-    let taken = create_gateway(connection, at(2), ORGANISATION, id, "c", &none).await;
+    let taken = create_gateway(connection, at(2), ORGANISATION, id, "c", &none, 1).await;
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
     let rename = |name: &str| GatewayChange { name: Some(name.to_owned()), ..Default::default() };
     let taken = update_gateway(connection, at(2), ORGANISATION, other, rename("a")).await;
@@ -102,7 +103,7 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
     assert!(gateway(connection, ORGANISATION, id).await.unwrap().is_none());
     let credential = gateway_credential(connection, "t").await.unwrap().unwrap();
     assert!(credential.revoked);
-    create_gateway(connection, at(4), ORGANISATION, GatewayId::new(), "a", &none).await.unwrap();
+    create_gateway(connection, at(4), ORGANISATION, GatewayId::new(), "a", &none, 1).await.unwrap();
     let totals = history::totals(connection, ORGANISATION).await.unwrap();
     assert_eq!((totals.failed_attempts, totals.pending), (2, 0));
 }

@@ -10,6 +10,8 @@ use crate::event::{
     OrganisationKey, Reason, Sequence,
 };
 use crate::store::Result;
+use crate::store::deployments::CANDIDATES;
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::sqlite::sql::connections::list::Row as ConnectionRow;
 use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
 use crate::store::sqlite::sql::retention::SpentEvents;
@@ -66,8 +68,8 @@ pub(in super::super) async fn gateway_details(
             select *, case when floor > confirmed then floor else confirmed end as position from chosen
         )
         select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
-            labels as "labels!: String", created_at as "created_at!: Timestamp",
-            disabled_at as "disabled_at?: Timestamp", manifest as "manifest?: String",
+            labels as "labels!: String", replicas as "replicas!: i64",
+            created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp", manifest as "manifest?: String",
             manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
             head as "head!: Sequence", floor as "floor!: Sequence",
             confirmed as "confirmed!: Sequence",
@@ -243,4 +245,50 @@ pub(in super::super) async fn forget_trimmed_events(
         .execute(connection)
         .await?;
     Ok(gone.len() as u64)
+}
+
+/// The newest sent events with these ids, and their `performedAt`. What expired or
+/// was trimmed before it was sent is none of them.
+pub(in super::super) async fn deployments(
+    connection: &mut Connection,
+    gateway: GatewayKey,
+    deployment_id: &str,
+    artifact_id: &str,
+    suffix: &str,
+    sent: Sequence,
+) -> Result<Vec<(Sequence, Option<String>)>> {
+    let rows = query!(
+        r#"
+        select o.sequence as "sequence!: Sequence",
+            cast(json_extract(e.payload, '$.performedAt') as text) as "performed_at?: String"
+        from events e join outbox o on o.event = e.event and o.gateway = $1
+        where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
+            and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
+            and o.sequence <= $5
+            and not exists (
+                select 1 from dead_letters d
+                where d.gateway = $1 and d.reason in ('expired', 'retention')
+                    and d.first_sequence between o.sequence - $6 and o.sequence
+                    and d.last_sequence >= o.sequence
+                    and not exists (
+                        select 1 from attempts a
+                        where a.gateway = $1 and a.connection is not null
+                            and a.first_sequence between o.sequence - $6 and o.sequence
+                            and a.last_sequence >= o.sequence
+                            and (a.reason is null or a.reason not in ('expired', 'retention'))
+                    )
+            )
+        order by o.sequence desc limit $7
+        "#,
+        gateway.0,
+        deployment_id,
+        artifact_id,
+        suffix,
+        sent.0,
+        LONGEST_RANGE,
+        CANDIDATES
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.sequence, row.performed_at)).collect())
 }

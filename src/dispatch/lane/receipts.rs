@@ -1,0 +1,80 @@
+//! What a receipt and a report mean for a lane.
+
+use tokio::time::Instant;
+
+use super::super::outcomes::Outcomes;
+use super::super::reports::{Matched, Reports};
+use super::super::window::{Receipt, Window};
+use super::{Lane, State};
+use crate::clock::Timestamp;
+use crate::event::Sequence;
+
+/// What a report is called that says nothing new.
+pub(super) const REPEATED: &str = "a repeated report";
+
+impl Lane {
+    pub(super) fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
+        match handled(&mut self.window, state, sequence, now) {
+            Receipt::Confirmed { range, started_at } => {
+                self.outcomes.confirmed(range, started_at, Timestamp::now());
+            }
+            Receipt::Stale => {}
+            Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
+        }
+    }
+
+    pub(super) fn reported(&mut self, state: &mut State, matched: &Matched) {
+        let Self { window, reports, outcomes, .. } = self;
+        if let Err(what) = reported(window, reports, outcomes, state, matched) {
+            self.nonsense(state, what);
+        }
+    }
+}
+
+/// The gateway has handled everything up to `sequence`.
+fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Instant) -> Receipt {
+    let receipt = window.receipt(sequence, now);
+    if let Receipt::Confirmed { range, .. } = receipt {
+        let finished_at = Timestamp::now();
+        let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
+        let latency = metrics::histogram!("gateway_events_delivery_seconds");
+        for took in state.in_flight.confirmed(count, finished_at) {
+            latency.record(took.as_secs_f64());
+        }
+        metrics::counter!("gateway_events_receipts_total")
+            .increment(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    receipt
+}
+
+/// A report is a receipt, too: the gateway has handled what it was sent before that
+/// event. The event itself is delivered, or failed for the reason given. Answers
+/// what is odd about it, if it is.
+pub(super) fn reported(
+    window: &mut Window,
+    reports: &mut Reports,
+    outcomes: &mut Outcomes,
+    state: &mut State,
+    matched: &Matched,
+) -> Result<(), &'static str> {
+    let found = matched.found.ok_or("a report on a deployment that we don't know")?;
+    let result = matched.result();
+    let event = state.in_flight.named(found.sequence);
+    if !reports.is_new(found.sequence, result.is_ok()) {
+        return Err(REPEATED);
+    }
+    // What was sent on another connection is confirmed by the record alone.
+    if let Some(through) = found.confirms.filter(|through| *through <= window.sent()) {
+        let now = Instant::now();
+        let has_failed = result.is_err() && through == found.sequence;
+        let delivered = if has_failed { Sequence(through.0 - 1) } else { through };
+        if let Receipt::Confirmed { range, started_at } = handled(window, state, delivered, now) {
+            outcomes.confirmed(range, started_at, Timestamp::now());
+        }
+        if has_failed {
+            handled(window, state, through, now);
+        }
+    }
+    outcomes.reported(found, result, event);
+    Ok(())
+}

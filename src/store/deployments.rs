@@ -1,0 +1,95 @@
+//! Which event a gateway's report on a deployment answers.
+//!
+//! A report names no event. Among the sent events with its ids it answers the one
+//! that was performed at the same instant; if none was, the newest one. Gateways
+//! handle one event after another, so a report also confirms what was sent before
+//! its event. Where several events fit equally well, it confirms only what precedes
+//! all of them.
+
+use crate::clock::Timestamp;
+use crate::event::Sequence;
+
+/// Sent events with the ids of a report that are looked at, the newest ones.
+pub(crate) const CANDIDATES: i64 = 64;
+
+/// What a `deployment.ack` names.
+#[derive(Clone, Debug)]
+pub struct DeploymentKey {
+    /// `artifactId`.
+    pub artifact_id: String,
+    /// `deploymentId`.
+    pub deployment_id: String,
+    /// The event types' last word: `deployed` or `undeployed`.
+    pub suffix: &'static str,
+    /// `performedAt`, if it is readable.
+    pub performed_at: Option<Timestamp>,
+    /// The last sequence that may have been sent.
+    pub sent: Sequence,
+}
+
+/// The event that a report answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeploymentMatch {
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// Everything up to here is confirmed by the report. Below `sequence` if other
+    /// events fit as well; `None` if there are more of them than are looked at.
+    pub confirms: Option<Sequence>,
+}
+
+/// An event with the ids of a report, and its `performedAt`.
+pub(crate) type Candidate = (Sequence, Option<Timestamp>);
+
+/// Chooses among the candidates, the newest first.
+pub(crate) fn choose(
+    candidates: &[Candidate],
+    performed_at: Option<Timestamp>,
+) -> Option<DeploymentMatch> {
+    let is_same = |candidate: &&Candidate| same_instant(candidate.1, performed_at);
+    let mut fitting: Vec<&Candidate> = candidates.iter().filter(is_same).collect();
+    if fitting.is_empty() {
+        fitting = candidates.iter().collect();
+    }
+    let (newest, oldest) = (fitting.first()?.0, fitting.last()?.0);
+    let are_all = i64::try_from(candidates.len()).is_ok_and(|count| count < CANDIDATES);
+    Some(DeploymentMatch { sequence: newest, confirms: are_all.then_some(oldest) })
+}
+
+/// Gateways keep times to the millisecond.
+fn same_instant(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
+    let millis = |time: Timestamp| time.micros().div_euclid(1000);
+    one.zip(other).is_some_and(|(one, other)| millis(one) == millis(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> Option<Timestamp> {
+        Timestamp::parse(text).ok()
+    }
+
+    #[test]
+    fn times_are_compared_as_instants_to_the_millisecond() {
+        let utc = time("2026-01-31T09:30:00.123456Z");
+        assert!(same_instant(utc, time("2026-01-31T10:30:00.123+01:00")));
+        assert!(!same_instant(utc, time("2026-01-31T09:30:00.124Z")));
+        assert!(!same_instant(utc, None));
+        assert!(!same_instant(None, None));
+    }
+
+    #[test]
+    fn the_same_instant_wins_and_only_what_precedes_all_that_fit_is_confirmed() {
+        let at = |secs: i64| Some(Timestamp::from_micros(secs * 1_000_000));
+        let candidates = [(Sequence(9), at(3)), (Sequence(5), at(1)), (Sequence(2), at(1))];
+        let chosen = |performed_at| {
+            let chosen = choose(&candidates, performed_at).unwrap();
+            (chosen.sequence.0, chosen.confirms.unwrap().0)
+        };
+        assert_eq!(chosen(at(3)), (9, 9));
+        assert_eq!(chosen(at(1)), (5, 2));
+        assert_eq!(chosen(at(7)), (9, 2));
+        assert_eq!(chosen(None), (9, 2));
+        assert_eq!(choose(&[], at(1)), None);
+    }
+}
