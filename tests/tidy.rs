@@ -5,6 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/lexer.rs"]
+mod lexer;
+
+use lexer::{blank, named_after, names_crate};
+
 /// Each room and what it may import besides itself: rooms that stand above it
 /// only, so that no circle can be written down.
 const ROOMS: [(&str, &[&str]); 23] = [
@@ -321,86 +326,4 @@ fn room_of(path: &str) -> String {
     let inside = path.trim_start_matches("src/");
     let end = inside.find(['/', '.']).unwrap_or(inside.len());
     inside[..end].to_owned()
-}
-
-/// The names that follow a prefix: one, or each one of a `{…}` on the same line.
-fn named_after(line: &str, prefix: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = line;
-    while let Some(at) = rest.find(prefix) {
-        let is_whole = !rest[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
-        rest = &rest[at + prefix.len()..];
-        if !is_whole {
-            continue;
-        }
-        let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
-        for item in list.unwrap_or(rest).split(',') {
-            let item = item.trim();
-            let end = item.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(item.len());
-            if end > 0 {
-                names.push(item[..end].to_owned());
-            }
-            if list.is_none() {
-                break;
-            }
-        }
-    }
-    names
-}
-
-fn names_crate(line: &str, name: &str) -> bool {
-    let path = format!("{name}::");
-    let has_path = line.match_indices(&path).any(|(at, _)| {
-        !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '.')
-    });
-    has_path || line.trim() == format!("use {name};")
-}
-
-/// The text with comments and the insides of string literals blanked.
-fn blank(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if is_raw_string(rest) && !out.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
-            let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
-            let end = format!("\"{}", "#".repeat(hashes));
-            let body = hashes + 2;
-            rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len())
-        } else if c == '"' {
-            string_end(rest)
-        } else if let Some(end) =
-            ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text))
-        {
-            end.len()
-        } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
-            continue;
-        };
-        out.extend(rest[..skipped].chars().filter(|c| *c == '\n'));
-        out.push(' ');
-        rest = &rest[skipped..];
-    }
-    out
-}
-
-fn is_raw_string(rest: &str) -> bool {
-    rest.strip_prefix('r').is_some_and(|rest| rest.trim_start_matches('#').starts_with('"'))
-}
-
-fn string_end(rest: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
-        }
-    }
-    rest.len()
 }
