@@ -227,7 +227,7 @@ pub(crate) async fn a_redrive_counts_everything_that_it_leaves_alone(store: &dyn
     for _ in 0..7 {
         corner.fill(&gateway, 1_000).await;
     }
-    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let (id, _, _) = corner.open(&gateway).await;
     corner.record(vec![confirmed(&gateway, id, 1, EVENTS - 10)]).await;
     for dry_run in [true, false] {
@@ -247,8 +247,10 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
     let failed = |sequence| Record::Reported {
         gateway: gateway.key,
         connection,
+        instance: "".into(),
         sequence: Sequence(sequence),
         result: Err((Reason::ApplyFailed, String::new())),
+        confirms: None,
         at: Timestamp::now(),
     };
     let stands = async || {
@@ -314,8 +316,10 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     let reported = |sequence, result| Record::Reported {
         gateway: gateway.key,
         connection,
+        instance: "".into(),
         sequence: Sequence(sequence),
         result,
+        confirms: None,
         at: Timestamp::now(),
     };
     let failed = |sequence, reason| reported(sequence, Err((reason, String::new())));

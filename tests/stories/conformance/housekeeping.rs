@@ -278,8 +278,10 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
     let failed = |sequence| Record::Reported {
         gateway: gateway.key,
         connection: id,
+        instance: "".into(),
         sequence: Sequence(sequence),
         result: Err((Reason::ApplyFailed, String::new())),
+        confirms: None,
         at: Timestamp::now(),
     };
     corner.record(vec![failed(2), confirmed(&gateway, id, 1, 2)]).await;
@@ -328,8 +330,10 @@ pub(crate) async fn a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit(stor
         let failed = |sequence| Record::Reported {
             gateway: gateway.key,
             connection: id,
+            instance: "".into(),
             sequence: Sequence(sequence),
             result: Err((Reason::ApplyFailed, String::new())),
+            confirms: None,
             at: Timestamp::now(),
         };
         corner.record(vec![failed(1), failed(2), failed(3), confirmed(&gateway, id, 1, 6)]).await;

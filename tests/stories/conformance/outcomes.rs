@@ -255,7 +255,7 @@ pub(crate) async fn what_the_gateway_has_confirmed_is_not_recorded_as_failed(sto
     let after = store.totals(corner.organisation).await.unwrap();
     assert_eq!(after.dead_letters, before.dead_letters);
     assert_eq!(after.failed_attempts - before.failed_attempts, 1, "the fifth alone");
-    store.sweep_not_connected(Some(&[gateway.key])).await.unwrap();
+    store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let swept = store.totals(corner.organisation).await.unwrap();
     assert_eq!(swept.failed_attempts, after.failed_attempts, "the fast one is there");
 }
