@@ -63,7 +63,14 @@ fn window(criterion: &mut Criterion) {
     let event_type = EventType::new("gateway.config.updated").expect("a type");
     criterion.bench_function("window/64 sent and confirmed", |bencher| {
         bencher.iter_batched(
-            || Window::new(limits, Sequence(0), 0, Cadence::new(Duration::from_mins(1))),
+            || {
+                Window::new(
+                    limits,
+                    Sequence::ZERO,
+                    Sequence::ZERO,
+                    Cadence::new(Duration::from_mins(1)),
+                )
+            },
             |mut window| {
                 for number in 1..=64 {
                     let offered = window.offer(Sequence(number), &event_type, 600, now, at);

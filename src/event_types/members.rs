@@ -177,7 +177,7 @@ mod tests {
             r#"{"t":{"t":"\ud800"}}"#,
             r#"{"\ud800":1}"#,
             r#"{"a":1} 2"#,
-            r#"[1]"#,
+            "[1]",
             &nested,
         ] {
             assert!(Members::read(text, |_| None).is_err(), "{text}");

@@ -159,9 +159,9 @@ impl Table {
         evicted
     }
 
-    fn put(&mut self, id: Id, entry: Entry) {
+    fn put(&mut self, id: Id, mut entry: Entry) {
         self.changes += 1;
-        let entry = Entry { since: self.changes, ..entry };
+        entry.since = self.changes;
         self.rank(id, &entry, Ranking::insert);
         self.entries.insert(id, entry);
     }

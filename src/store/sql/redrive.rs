@@ -22,6 +22,7 @@ use crate::store::{
 
 pub(crate) mod candidates;
 mod letters;
+mod run;
 
 #[cfg(test)]
 mod tests;

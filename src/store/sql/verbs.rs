@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::sides::{ask, look, read, write};
 use super::{
     Backend, browse, connections, deliveries, dialect, event_types, expiry, gateways, history,
-    nodes, redrive, retention, stream, sweep, tokens,
+    nodes, retention, stream, sweep, tokens,
 };
 use crate::clock::Timestamp;
 use crate::event::{
@@ -21,7 +21,6 @@ use crate::store::{
     Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store, StoreError,
     SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
-use crate::wake::Hint;
 
 #[async_trait]
 impl Store for Backend {
@@ -308,30 +307,7 @@ impl Store for Backend {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
-        let (mut answer, chosen) =
-            ask!(self, connection => redrive::search(connection, organisation, selection))?;
-        if dry_run || chosen.is_empty() {
-            return Ok(answer);
-        }
-        answer.redriven.clear();
-        // A few at a time, because others want the writer. A repeat skips what is done.
-        for few in chosen.chunks(redrive::AT_A_TIME) {
-            let (wake, few) = (self.wake.clone(), few.to_vec());
-            let (mut redriven, _) = self
-                .writer
-                .run_then(
-                    move |connection, now| Box::pin(redrive::append(connection, now, few)),
-                    move |(_, heads)| {
-                        // Without rows: each lane reads them from the log.
-                        for (gateway, head) in heads {
-                            wake.appended(*gateway, Hint { head: *head, rows: [].into() });
-                        }
-                    },
-                )
-                .await?;
-            answer.redriven.append(&mut redriven);
-        }
-        Ok(answer)
+        self.run_redrive(organisation, selection, dry_run).await
     }
 
     async fn node_heartbeat(&self) -> Result<Heartbeat> {

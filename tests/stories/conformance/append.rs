@@ -223,6 +223,7 @@ fn performed(
     event
 }
 
+#[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 pub(crate) async fn a_report_answers_the_sent_event_of_its_instant_or_else_the_newest(
     store: &dyn Store,
 ) {

@@ -39,6 +39,7 @@ async fn expire(store: &dyn Store) -> Vec<Missed> {
 pub(crate) async fn an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed(
     store: &dyn Store,
 ) {
+    use DeliveryState::{Delivered, Failed, Pending};
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let only = || Target::Gateways(vec![gateway.id]);
@@ -62,7 +63,6 @@ pub(crate) async fn an_event_expires_while_its_gateway_is_away_unless_it_is_conf
         let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
         states.push(history.deliveries[0].state);
     }
-    use DeliveryState::{Delivered, Failed, Pending};
     assert_eq!(states, [Delivered, Pending, Failed, Pending]);
     let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
     let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();

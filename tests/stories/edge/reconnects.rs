@@ -65,12 +65,11 @@ async fn what_was_held_before_counts(first: Service, second: Option<Service>) {
     first.eventually(&path, |gateway| gateway["connections"] == 20).await;
     first.kill().await;
     drop(held);
-    let service = match second {
-        Some(second) => second,
-        None => {
-            first.restart().await;
-            first
-        }
+    let service = if let Some(second) = second {
+        second
+    } else {
+        first.restart().await;
+        first
     };
     assert!(until_refused(&service, &key, 400).await >= 50);
 }

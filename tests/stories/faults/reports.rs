@@ -271,6 +271,7 @@ enum Fate {
 /// Reports that come late, doubled, out of order, from several replicas and after
 /// the service was killed.
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     const EVENTS: usize = 12;
     let seed = fastrand::u64(..);

@@ -116,7 +116,7 @@ impl Generator {
             9 => json!({"uniqueItems": true}),
             10 => json!({"format": self.pick(&["email", "regex", "hostname", "uri", "date-time"])}),
             11 => json!({"multipleOf": 0.01, "maximum": 1e300}),
-            12 => json!({"const": self.wide(20)}),
+            12 => json!({"const": Self::wide(20)}),
             13 => json!({"type": self.pick(&["object", "array", "string", "number"])}),
             14 => json!(self.0.bool()),
             _ => json!({"minLength": 1, "maxProperties": 100_000}),
@@ -134,7 +134,7 @@ impl Generator {
             1 => deep(self.0.usize(1..120), true),
             2 => {
                 let width = self.0.usize(1..20_000);
-                self.wide(width)
+                Self::wide(width)
             }
             3 => Value::Array(vec![json!(1); self.0.usize(1..50_000)]),
             4 => {
@@ -151,7 +151,7 @@ impl Generator {
         json!({"a": inner, "b": {"a": inner, "b": [inner]}})
     }
 
-    fn wide(&mut self, members: usize) -> Value {
+    fn wide(members: usize) -> Value {
         (0..members).map(|nth| (format!("m{nth}"), json!(nth))).collect::<Map<_, _>>().into()
     }
 

@@ -85,7 +85,7 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
             reserved: random.usize(0..4),
         };
         let (mut table, mut model) = (Table::new(limits), Model::default());
-        let mut seen: Vec<Id> = Vec::new();
+        let mut known: Vec<Id> = Vec::new();
         for _ in 0..400 {
             // One source is as busy as all others together.
             let from = source(random.u8(..5).saturating_sub(2));
@@ -97,11 +97,11 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
                     assert_eq!(admission.id.is_some(), has_place, "seed {seed}");
                     if let Some(id) = admission.id {
                         model.waiting.push((id, from, Phase::Handshake));
-                        seen.push(id);
+                        known.push(id);
                     }
                 }
                 4..8 => {
-                    let Some(id) = random.choice(&seen).copied() else { continue };
+                    let Some(id) = random.choice(&known).copied() else { continue };
                     let phase = [Phase::Idle, Phase::Authenticated, Phase::Busy, Phase::Busy]
                         [random.usize(..4)];
                     let found = model.remove(id);
@@ -113,7 +113,7 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
                     }
                 }
                 8 => {
-                    let Some(id) = random.choice(&seen).copied() else { continue };
+                    let Some(id) = random.choice(&known).copied() else { continue };
                     let found = model.remove(id).is_some();
                     let evicted = if found { model.free_handshake(limits) } else { Vec::new() };
                     assert_eq!(table.name_client(id, from), evicted, "seed {seed}");
@@ -128,11 +128,11 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
                     assert_eq!(admission.id.is_some(), has_place, "seed {seed}");
                     if let Some(id) = admission.id {
                         model.busy.push((id, from));
-                        seen.push(id);
+                        known.push(id);
                     }
                 }
                 _ => {
-                    let Some(id) = random.choice(&seen).copied() else { continue };
+                    let Some(id) = random.choice(&known).copied() else { continue };
                     table.leave(id);
                     model.remove(id);
                 }
@@ -142,8 +142,8 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
             let waiting = table.unauthenticated.len + table.authenticated.len;
             assert_eq!(waiting, model.waiting.len(), "seed {seed}");
         }
-        let shed = table.shed(usize::MAX);
-        assert_eq!(shed.len(), model.waiting.len(), "seed {seed}");
+        let closed = table.shed(usize::MAX);
+        assert_eq!(closed.len(), model.waiting.len(), "seed {seed}");
         assert!(
             table.unauthenticated.by_source.is_empty() && table.unauthenticated.order.is_empty()
         );
