@@ -110,8 +110,10 @@ pub(in super::super) async fn count_missed(
         r#"
         update streams
         set missed = m.head, failed_total = failed_total + m.count,
-            last_failure_reason = case when last_failure_at > $4 then last_failure_reason else $5 end,
-            last_failure_at = case when last_failure_at > $4 then last_failure_at else $4 end
+            last_failure_reason = case when last_failure_at > $4 or m.count = 0
+                then last_failure_reason else $5 end,
+            last_failure_at = case when last_failure_at > $4 or m.count = 0
+                then last_failure_at else $4 end
         from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as m (gateway, head, count)
         where streams.gateway = m.gateway
         "#,

@@ -109,8 +109,10 @@ pub(in super::super) async fn count_missed(
         r#"
         update streams
         set missed = m.value ->> 1, failed_total = failed_total + (m.value ->> 2),
-            last_failure_reason = case when last_failure_at > $2 then last_failure_reason else $3 end,
-            last_failure_at = case when last_failure_at > $2 then last_failure_at else $2 end
+            last_failure_reason = case when last_failure_at > $2 or (m.value ->> 2) = 0
+                then last_failure_reason else $3 end,
+            last_failure_at = case when last_failure_at > $2 or (m.value ->> 2) = 0
+                then last_failure_at else $2 end
         from jsonb_each($1) as m where streams.gateway = m.value ->> 0
         "#,
         missed,
