@@ -1,6 +1,6 @@
 //! The first admin access token, with which everything else can be made. It is
-//! supplied in a file, or made up and written to one; or it is printed, for a
-//! person at a terminal. It is never logged.
+//! supplied in a file, or made up and written to one; or it is printed, unless
+//! standard output is a log that is kept. It is never logged.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! `serve`: settings, logs and signals for the service, which does the rest.
 
-use std::io::IsTerminal as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// it does not exist
     #[arg(long, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
-    /// Print the first admin access token although standard output is no terminal
+    /// Print the first admin access token although standard output is a log that is kept
     #[arg(long)]
     print_token: bool,
 }
@@ -58,8 +58,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         admin_token_file: args.admin_token_file,
         ..Flags::default()
     })?;
-    let for_a_person = config.admin_token_file.is_none() && std::io::stdout().is_terminal();
-    let print_token = args.print_token || for_a_person;
+    let may_print = config.admin_token_file.is_none() && !output_is_kept();
+    let print_token = args.print_token || may_print;
     let _logs = telemetry::start_logs(&config.log)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -67,4 +67,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let signals = Signals::of_process()?;
     let outcome = app::serve(config, print_token, signals, &mut std::io::stdout()).await?;
     Ok(outcome.into())
+}
+
+/// Whether what is printed ends in a log that others can read later: systemd's
+/// journal, which `JOURNAL_STREAM` names by device and inode (systemd.exec(5)), or
+/// a container's log, as the container's main process has the id 1.
+fn output_is_kept() -> bool {
+    let is_journal = |stream: String| {
+        let output = std::fs::metadata("/dev/stdout").ok()?;
+        Some(stream == format!("{}:{}", output.dev(), output.ino()))
+    };
+    let journal = std::env::var("JOURNAL_STREAM").ok().and_then(is_journal);
+    journal.unwrap_or(false) || std::process::id() == 1
 }

@@ -99,6 +99,8 @@ fn spawn(directory: &Path, port: u16, settings: &[(&str, String)]) -> anyhow::Re
         .arg("serve")
         .arg("--data-dir")
         .arg(directory)
+        .arg("--admin-token-file")
+        .arg(directory.join(TOKEN_FILE))
         .arg("--listen")
         .arg(format!("127.0.0.1:{port}"))
         .stdin(Stdio::null())

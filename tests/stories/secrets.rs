@@ -1,13 +1,14 @@
 //! Keys and tokens: never overwritten, never printed or logged unless asked for.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Stdio;
 
 use gateway_events::client::tls::Trust;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::tempdir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::server::Database;
@@ -25,7 +26,23 @@ fn mode(path: &Path) -> u32 {
 /// What a service prints until it listens, its port, and its process.
 async fn started(mut command: Command) -> (String, u16, Child) {
     let mut process = command.stderr(Stdio::null()).spawn().expect("it starts");
-    let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+    let output = process.stdout.take().expect("a pipe");
+    listening(process, output).await
+}
+
+/// The same, if standard output is what systemd says that its journal is.
+async fn into_journal(mut command: Command) -> (String, u16, Child) {
+    let (output, input) = std::io::pipe().expect("a pipe");
+    let of = std::fs::metadata(format!("/proc/self/fd/{}", input.as_raw_fd())).expect("its inode");
+    command.env("JOURNAL_STREAM", format!("{}:{}", of.dev(), of.ino()));
+    let process = command.stdout(input).stderr(Stdio::null()).spawn().expect("it starts");
+    drop(command);
+    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(output.into()).expect("a pipe");
+    listening(process, output).await
+}
+
+async fn listening(process: Child, output: impl AsyncRead + Unpin) -> (String, u16, Child) {
+    let mut lines = BufReader::new(output).lines();
     let mut said = String::new();
     let listening = async {
         while let Some(line) = lines.next_line().await.expect("text") {
@@ -111,10 +128,10 @@ async fn a_certificate_that_has_expired_or_soon_will_is_warned_of() {
 }
 
 #[tokio::test]
-async fn the_first_token_is_in_a_file_unless_printing_is_asked_for() {
+async fn the_first_token_is_not_printed_into_the_journal_unless_asked_for() {
     let directory = tempdir().expect("a directory");
     let data = directory.path().join("data");
-    let (said, port, mut process) = started(serve(&data, "")).await;
+    let (said, port, mut process) = into_journal(serve(&data, "")).await;
     let file = data.join("admin-token");
     assert!(said.contains(&format!("admin access token is in {}", file.display())), "{said}");
     assert!(!said.contains("gwa_"), "{said}");
@@ -122,16 +139,22 @@ async fn the_first_token_is_in_a_file_unless_printing_is_asked_for() {
     let token = std::fs::read_to_string(&file).expect("a token");
     assert!(opens(token.trim(), port, &data).await);
     process.kill().await.expect("it ran");
-    let (said, port, mut process) = started(serve(&data, "--print-token")).await;
+    let (said, port, mut process) = into_journal(serve(&data, "--print-token")).await;
     assert!(!said.contains("admin access token"), "only at the first start: {said}");
     assert!(opens(token.trim(), port, &data).await);
     process.kill().await.expect("it ran");
 
-    let other = directory.path().join("other");
-    let (said, port, _process) = started(serve(&other, "--print-token")).await;
-    let (_, rest) = said.split_once("admin access token: ").expect("it is printed");
-    assert!(opens(rest.split_whitespace().next().expect("a token"), port, &other).await);
-    assert!(!other.join("admin-token").exists());
+    for asked in [true, false] {
+        let other = directory.path().join(format!("other-{asked}"));
+        let (said, port, _process) = if asked {
+            into_journal(serve(&other, "--print-token")).await
+        } else {
+            started(serve(&other, "")).await
+        };
+        let (_, rest) = said.split_once("admin access token: ").expect("it is printed");
+        assert!(opens(rest.split_whitespace().next().expect("a token"), port, &other).await);
+        assert!(!other.join("admin-token").exists());
+    }
 }
 
 #[tokio::test]

@@ -353,9 +353,8 @@ async fn spawn_logging_to(
     let mut token = None;
     let reading = async {
         while let Some(line) = lines.next_line().await.expect("text") {
-            if let Some((_, file)) = line.split_once("admin access token is in ") {
-                let text = std::fs::read_to_string(file).expect("the token's file");
-                token = Some(text.trim_end().to_owned());
+            if let Some((_, text)) = line.split_once("admin access token: ") {
+                token = text.split_whitespace().next().map(str::to_owned);
             }
             if let Some((_, address)) = line.split_once("listening on ") {
                 return address.rsplit(':').next().and_then(|port| port.parse().ok());
