@@ -32,12 +32,13 @@ async fn with_pipe() -> (Service, PipeReader) {
     (Service::start_logging_to(log, &settings).await, reader)
 }
 
-/// Requests that are refused and logged.
+/// Requests over one connection. At the level of these tests each is logged; lines
+/// about refused ones are too few, because their rate is limited.
 async fn knock(service: &Service) {
-    let api = service.api_with("gwa_wrong");
+    let api = service.api();
     for _ in 0..REQUESTS {
-        let refused = tokio::time::timeout(PATIENCE, api.get("/gateways")).await;
-        refused.expect("an answer").expect_err("the token is wrong");
+        let answered = tokio::time::timeout(PATIENCE, api.get("/gateways")).await;
+        answered.expect("in time").expect("an answer");
     }
 }
 
