@@ -1,6 +1,6 @@
 //! The accept loop. It never waits for a peer: each stage that an
 //! unauthenticated peer can reach has a deadline and a bound, and at a bound the
-//! [table](table) of connections closes one that is not in use.
+//! [table] of connections closes one that is not in use.
 
 use std::io;
 use std::net::SocketAddr;
