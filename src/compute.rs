@@ -3,7 +3,7 @@
 //!
 //! Each source of work (an access token, the inbox) has a queue of its own, and
 //! the queues take turns, so that one source delays another by one job per
-//! turn. A job can't be interrupted; whoever submits it bounds its length.
+//! turn. A job can't be interrupted; its submitter bounds its length.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;

@@ -230,7 +230,7 @@ pub fn too_deep(why: &str) -> Option<&'static str> {
     why.starts_with("recursion limit").then_some("is nested deeper than 127 levels; flatten it")
 }
 
-/// Whether a schema may be registered; the error is for whoever sent it. Takes
+/// Whether a schema may be registered; the error is for its sender. Takes
 /// up to a second, so it runs on the compute pool.
 pub fn check_schema(schema: &RawValue) -> Result<(), String> {
     compile_safely(schema).map(drop)

@@ -90,7 +90,7 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
 struct Printer {
     as_json: bool,
     slow: Option<Duration>,
-    /// Cancelled when nobody reads any more.
+    /// Cancelled when the reader has gone.
     stop: CancellationToken,
 }
 

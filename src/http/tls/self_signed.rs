@@ -36,7 +36,7 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
 fn make(certificate: &Path, private_key: &Path, has_key: bool) -> Result<(), TlsError> {
     let failed = |error: rcgen::Error| TlsError::SelfSigned(error.to_string());
     let key = if has_key {
-        // It may be somebody's, or ours from a start that was cut short.
+        // It may be another program's, or ours from a start that was cut short.
         let text = std::fs::read_to_string(private_key)
             .map_err(|error| TlsError::file(private_key, error.to_string()))?;
         let unusable = |error: rcgen::Error| {
