@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::backoff::Backoff;
 pub use super::protocol::{AckPolicy, ReceivedEvent};
 use super::protocol::{Applied, Welcome, deployment_ack};
-use super::socket::{DialError, Endpoint, Socket, dial};
+use super::socket::{DialError, Endpoint, Socket};
 
 mod announce;
 mod options;
@@ -117,7 +117,7 @@ impl Gateway {
         let options = &self.options;
         let endpoint =
             Endpoint { base: options.url.clone(), tls: Arc::clone(&options.tls), source: None };
-        let dialled = timeout(DIAL_TIMEOUT, dial(&endpoint, &options.key)).await;
+        let dialled = timeout(DIAL_TIMEOUT, endpoint.dial(&options.key)).await;
         let mut socket = match dialled {
             Ok(Ok(socket)) => socket,
             Ok(Err(DialError::Refused(status))) => return Err(self.refused(status).await),
