@@ -3,7 +3,6 @@
 //! on no other module of the service than the vocabulary and the clock.
 
 pub mod api;
-pub mod backoff;
 pub mod follow;
 pub mod gateway;
 pub mod problem;

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod app;
+pub mod backoff;
 pub mod client;
 pub mod clock;
 pub mod command;

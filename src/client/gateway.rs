@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-pub use super::backoff::Backoff;
 pub use super::protocol::{AckPolicy, ReceivedEvent};
 use super::protocol::{Applied, Welcome, deployment_ack};
 use super::socket::{DialError, Endpoint, Socket};
+pub use crate::backoff::Backoff;
 
 mod announce;
 mod options;
@@ -64,17 +64,16 @@ impl Gateway {
     /// without a good-bye.
     pub async fn run(&self, cancel: CancellationToken) -> Exit {
         let handler = &self.options.handler;
-        let mut failures = 0;
+        let mut backoff = self.options.backoff;
         loop {
             match self.connect_once(&cancel).await {
                 End::Exit(exit) => return exit,
                 End::Disconnected(why) => {
-                    failures = 0;
+                    backoff.reset();
                     handler.notice(Notice::Disconnected { why }).await;
                 }
                 End::Failed(why) => {
-                    failures += 1;
-                    let wait = self.options.backoff.wait(failures, fastrand::f64());
+                    let wait = backoff.next_pause();
                     handler.notice(Notice::Failed { why, wait }).await;
                     tokio::select! {
                         () = cancel.cancelled() => return Exit::Cancelled,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use gateway_events::client::backoff::Backoff;
+use gateway_events::backoff::Backoff;
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
@@ -20,6 +20,9 @@ use crate::testbed::{Target, Testbed};
 
 /// Concurrent registrations, and concurrent TLS handshakes.
 const CONCURRENCY: usize = 32;
+/// The pauses between attempts to connect, as of gateways in the field.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_mins(5);
 const MAX_RETRIES: u32 = 3;
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Without progress for this long, something is lost.
@@ -316,6 +319,7 @@ impl Receiver {
 
     /// Connects; retries with the backoff of gateways in the field.
     async fn connect(&self) -> Result<GatewayConnection, String> {
+        let mut backoff = Backoff::new(FIRST_RETRY, MAX_RETRY_INTERVAL);
         let mut failures = 0;
         loop {
             let permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
@@ -331,7 +335,7 @@ impl Receiver {
                 return Err(error.to_string());
             }
             self.seen.retries.fetch_add(1, Ordering::AcqRel);
-            tokio::time::sleep(Backoff::default().wait(failures, fastrand::f64())).await;
+            tokio::time::sleep(backoff.next_pause()).await;
         }
     }
 
