@@ -12,8 +12,9 @@ use lexer::{blank, named_after, names_crate};
 
 /// Each module under `src/` and the modules that it may import: only ones listed above it,
 /// so that there can be no cycle.
-const MODULES: [(&str, &[&str]); 26] = [
+const MODULES: [(&str, &[&str]); 27] = [
     ("backoff", &[]),
+    ("defaults", &[]),
     ("clock", &[]),
     ("event", &["clock"]),
     ("api", &["clock", "event"]),
@@ -24,12 +25,15 @@ const MODULES: [(&str, &[&str]); 26] = [
     ("log_limit", &[]),
     ("event_types", &["event"]),
     ("wake", &["event"]),
-    ("store", &["clock", "event", "event_types", "files", "jobs", "wake"]),
+    ("store", &["clock", "defaults", "event", "event_types", "files", "jobs", "wake"]),
     ("socket", &["clock", "event"]),
-    ("dispatch", &["backoff", "clock", "event", "jobs", "log_limit", "socket", "store", "wake"]),
+    (
+        "dispatch",
+        &["backoff", "clock", "defaults", "event", "jobs", "log_limit", "socket", "store", "wake"],
+    ),
     ("intake", &["clock", "compute", "event", "event_types", "jobs", "socket", "store"]),
     ("telemetry", &["clock"]),
-    ("config", &["dispatch", "store", "telemetry"]),
+    ("config", &["defaults", "dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
     ("retention", &["event", "jobs", "store", "wake"]),
     (
