@@ -12,10 +12,11 @@ use lexer::{blank, named_after, names_crate};
 
 /// Each room and what it may import besides itself: rooms that stand above it
 /// only, so that no circle can be written down.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("clock", &[]),
-    ("event", &["clock"]),
-    ("api", &["clock", "event"]),
+    ("trace_context", &[]),
+    ("event", &["clock", "trace_context"]),
+    ("api", &["clock", "event", "trace_context"]),
     ("token", &[]),
     ("compute", &[]),
     ("files", &[]),
@@ -23,10 +24,13 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("log_limit", &[]),
     ("event_types", &["event"]),
     ("wake", &["event"]),
-    ("store", &["clock", "event", "event_types", "files", "jobs", "wake"]),
-    ("socket", &["clock", "event"]),
+    ("store", &["clock", "event", "event_types", "files", "jobs", "trace_context", "wake"]),
+    ("socket", &["clock", "event", "trace_context"]),
     ("dispatch", &["clock", "event", "jobs", "log_limit", "socket", "store", "wake"]),
-    ("intake", &["clock", "compute", "event", "event_types", "jobs", "socket", "store"]),
+    (
+        "intake",
+        &["clock", "compute", "event", "event_types", "jobs", "socket", "store", "trace_context"],
+    ),
     ("telemetry", &["clock"]),
     ("config", &["dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
@@ -48,6 +52,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "socket",
             "store",
             "token",
+            "trace_context",
         ],
     ),
     (

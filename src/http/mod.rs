@@ -42,6 +42,7 @@ pub mod listener;
 mod log;
 mod manifest;
 mod nodes;
+mod observability;
 pub mod problem;
 mod proxy_protocol;
 mod publish;

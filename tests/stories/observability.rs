@@ -1,0 +1,4 @@
+//! Requests, connections and events can be followed: by request id, by trace
+//! context, in metrics, in the log.
+
+mod trace_context;
