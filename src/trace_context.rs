@@ -20,9 +20,19 @@ const SAMPLED: u8 = 0b01;
 /// first four fields, and written as version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
-    trace_id: [u8; 16],
+    trace_id: TraceId,
     parent_id: [u8; 8],
     flags: u8,
+}
+
+/// A trace's id, shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceId(pub [u8; 16]);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        HEXLOWER.encode_display(&self.0).fmt(f)
+    }
 }
 
 /// A text that is not a valid `traceparent`.
@@ -35,7 +45,7 @@ pub struct InvalidTraceParent;
 
 impl TraceParent {
     /// The trace's id, never all zeros.
-    pub const fn trace_id(&self) -> [u8; 16] {
+    pub const fn trace_id(&self) -> TraceId {
         self.trace_id
     }
 
@@ -66,7 +76,7 @@ impl FromStr for TraceParent {
         if !is_well_formed || trace_id == [0; 16] || parent_id == [0; 8] {
             return Err(InvalidTraceParent);
         }
-        Ok(Self { trace_id, parent_id, flags: flags & KNOWN_FLAGS })
+        Ok(Self { trace_id: TraceId(trace_id), parent_id, flags: flags & KNOWN_FLAGS })
     }
 }
 
@@ -82,7 +92,7 @@ impl fmt::Display for TraceParent {
         write!(
             f,
             "00-{}-{}-{:02x}",
-            HEXLOWER.encode_display(&self.trace_id),
+            self.trace_id,
             HEXLOWER.encode_display(&self.parent_id),
             self.flags
         )

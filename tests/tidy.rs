@@ -51,6 +51,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "log_limit",
             "socket",
             "store",
+            "telemetry",
             "token",
             "trace_context",
         ],

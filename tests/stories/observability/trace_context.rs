@@ -127,7 +127,7 @@ async fn a_row_of_the_inbox_carries_its_own(on: On) {
 }
 
 #[tokio::test]
-async fn who_could_call_the_postgres_function_before_still_can_and_nobody_else() {
+async fn the_postgres_function_keeps_its_grants() {
     let place = Place::new(On::shared());
     place.theirs("run --target-version 14").await.well();
     let restricted = "
