@@ -1,6 +1,6 @@
 //! What happens for each event, by itself: encoding a frame, the window, the
 //! check of a key, and a hundred events, or their receipts, into a real SQLite
-//! file. The whole service is measured by `gateway-events bench`.
+//! file. The whole service is measured by `gateway-events-bench`.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
-//! Background jobs under one supervisor. A job is one bounded run and an
-//! interval; the loop around it is here, so that no job ends unnoticed: a run
-//! that fails or panics is logged, counted and repeated after a backoff, and a
-//! job that completes no run for [`OVERDUE_INTERVALS`] of its intervals makes the
+//! Background jobs and their supervisor. A job is one bounded run and an interval; the
+//! supervisor has the only loop. A run that fails or panics is logged, counted and retried
+//! with backoff. A job that completes no run for [`OVERDUE_INTERVALS`] intervals makes the
 //! node unready ([`Supervisor::overdue`]).
 
 use std::fmt::{self, Display};
@@ -15,55 +14,54 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backoff::Backoff;
 use crate::clock::millis;
-
-mod backoff;
-
-pub use backoff::Backoff;
 
 /// Intervals without a completed run after which a job is overdue.
 pub const OVERDUE_INTERVALS: u32 = 3;
-/// But never sooner than this: a short interval is no reason to be unready
-/// because the machine was busy for a moment.
-const SOONEST_OVERDUE: Duration = Duration::from_secs(10);
-/// Between two lines in the log about the failures of one job.
+/// The minimum time until a job is overdue: with a short interval, a brief overload must
+/// not make the node unready.
+const MIN_OVERDUE: Duration = Duration::from_secs(10);
+/// The pause after the first failure.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The minimum time between two log lines about failures of the same job.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// When a job runs next. It does so after its interval at the latest.
+/// When a job runs next; after its interval at the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// When its [`Job::wait`] says so.
+    /// When its [`Job::wait`] returns.
     Wait,
     /// After a pause.
     After(Duration),
-    /// At once.
+    /// Immediately.
     Again,
-    /// Never: there will be nothing more to do.
+    /// Never.
     Finished,
 }
 
-/// Work that is repeated for as long as the service runs.
+/// Work that is repeated while the service runs.
 pub trait Job: Send + 'static {
     /// Why a run failed.
     type Error: Display + Send;
 
-    /// Waits until there is something to do. May be dropped at any await, and is
-    /// called again then. The default waits for the interval.
+    /// Waits until there is work. Must be cancel safe. By default it never returns, so that
+    /// the job runs once per interval.
     fn wait(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending::<()>()
     }
 
-    /// Makes one bounded run. Also called when the wait took a whole interval, so
-    /// that an idle job is told from one that hangs.
+    /// Executes one bounded run. Also called when the wait takes a whole interval, so that
+    /// an idle job is distinguished from one that hangs.
     fn run_once(&mut self) -> impl Future<Output = Result<Next, Self::Error>> + Send;
 
-    /// The longest pause between two tries while runs fail.
-    fn longest_backoff(&self) -> Duration {
+    /// The maximum pause between two attempts while runs fail, before jitter.
+    fn max_backoff(&self) -> Duration {
         Duration::from_secs(5)
     }
 }
 
-/// A job that has completed no run for too long.
+/// A job without a completed run for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overdue {
     /// Its name.
@@ -76,7 +74,7 @@ pub struct Overdue {
 struct Status {
     name: &'static str,
     overdue_after: Duration,
-    /// Held only to read or to set.
+    /// Locked only to read or set the value.
     completed_at: Mutex<Instant>,
     is_finished: AtomicBool,
 }
@@ -94,7 +92,7 @@ impl Status {
     }
 }
 
-/// Starts jobs, knows how they are, and ends them. Cheap to clone.
+/// Starts, monitors and stops jobs. Clones share their jobs.
 #[derive(Clone, Default)]
 pub struct Supervisor(Arc<Inner>);
 
@@ -102,7 +100,7 @@ pub struct Supervisor(Arc<Inner>);
 struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// Held only to add a job or to look at all of them.
+    /// Locked only to add a job or to read their status.
     jobs: Mutex<Vec<Arc<Status>>>,
 }
 
@@ -113,13 +111,13 @@ impl fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Whose jobs stop when `stop` is cancelled, too.
+    /// Creates a supervisor whose jobs also stop when `stop` is cancelled.
     pub fn stopped_by(stop: CancellationToken) -> Self {
         Self(Arc::new(Inner { stop, ..Inner::default() }))
     }
 
-    /// Runs a job until [`Supervisor::stop`], for the first time at once. `name`
-    /// is for logs, metrics and `/readyz`.
+    /// Runs a job until [`Supervisor::stop`], for the first time immediately. `name`
+    /// identifies it in logs, metrics and `/readyz`.
     pub fn start(&self, name: &'static str, interval: Duration, job: impl Job) {
         let stop = self.0.stop.clone();
         let supervised = self.supervised(name, interval, job);
@@ -128,8 +126,8 @@ impl Supervisor {
         });
     }
 
-    /// Runs a job until it is [`Next::Finished`]: one that others hand work to,
-    /// and that may not be stopped before them.
+    /// Runs a job until it returns [`Next::Finished`]. For a job that receives work from
+    /// others and must not be stopped before them.
     pub fn start_until_finished(&self, name: &'static str, interval: Duration, job: impl Job) {
         tokio::spawn(self.supervised(name, interval, job));
     }
@@ -142,25 +140,24 @@ impl Supervisor {
     ) -> impl Future<Output = ()> + Send + use<J> {
         let status = Arc::new(Status {
             name,
-            overdue_after: (interval * OVERDUE_INTERVALS).max(SOONEST_OVERDUE),
+            overdue_after: (interval * OVERDUE_INTERVALS).max(MIN_OVERDUE),
             completed_at: Mutex::new(Instant::now()),
             is_finished: AtomicBool::new(false),
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
-        // Series that exist from the beginning: an alert sees the first increase.
+        // Registers the series, so that an alert sees the first increase.
         metrics::counter!("gateway_events_job_failures_total", "job" => name).increment(0);
         metrics::counter!("gateway_events_job_restarts_total", "job" => name).increment(0);
         run(job, interval, status)
     }
 
-    /// The job that has been without a completed run for the longest time, if it
-    /// is overdue.
+    /// The overdue job with the longest time since its last completed run.
     pub fn overdue(&self) -> Option<Overdue> {
         let jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.iter().filter_map(|job| job.overdue()).max_by_key(|overdue| overdue.age)
     }
 
-    /// Stops all jobs, wherever they are, and waits for their end.
+    /// Cancels all jobs at their current await and waits for their end.
     pub async fn stop(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
@@ -168,10 +165,10 @@ impl Supervisor {
     }
 }
 
-/// Runs a job for as long as it has something to do.
+/// Runs a job until it is finished.
 async fn run(mut job: impl Job, interval: Duration, status: Arc<Status>) {
     let mut next = Next::Again;
-    let mut failures = Failures::new(status.name, job.longest_backoff());
+    let mut failures = Failures::new(status.name, job.max_backoff());
     while next != Next::Finished {
         let turn = AssertUnwindSafe(turn(&mut job, next, interval)).catch_unwind().await;
         next = match turn {
@@ -189,7 +186,7 @@ async fn run(mut job: impl Job, interval: Duration, status: Arc<Status>) {
 
 async fn turn<J: Job>(job: &mut J, next: Next, interval: Duration) -> Result<Next, J::Error> {
     match next {
-        // A wait that takes the whole interval is no error: nothing came up.
+        // A timeout is not an error: there was no work.
         Next::Wait => drop(timeout(interval, job.wait()).await),
         Next::After(pause) => tokio::time::sleep(pause.min(interval)).await,
         Next::Again | Next::Finished => tokio::task::yield_now().await,
@@ -206,15 +203,20 @@ struct Failures {
 }
 
 impl Failures {
-    fn new(job: &'static str, longest_backoff: Duration) -> Self {
-        Self { job, count: 0, backoff: Backoff::up_to(longest_backoff), logged_at: None }
+    fn new(job: &'static str, max_backoff: Duration) -> Self {
+        Self {
+            job,
+            count: 0,
+            backoff: Backoff::new(FIRST_RETRY.min(max_backoff), max_backoff),
+            logged_at: None,
+        }
     }
 
-    /// Logs and counts one; returns the pause before the next try.
+    /// Logs and counts a failure; returns the pause before the next attempt.
     fn failed(&mut self, error: &impl Display) -> Duration {
         self.count += 1;
         metrics::counter!("gateway_events_job_failures_total", "job" => self.job).increment(1);
-        let pause = self.backoff.next();
+        let pause = self.backoff.next_pause();
         if self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL) {
             self.logged_at = Some(Instant::now());
             tracing::warn!(
@@ -228,11 +230,11 @@ impl Failures {
         pause
     }
 
-    /// The same for a panic, whose message the panic hook has logged.
+    /// Logs and counts a panic, whose message the panic hook has logged.
     fn panicked(&mut self) -> Duration {
         self.count += 1;
         metrics::counter!("gateway_events_job_restarts_total", "job" => self.job).increment(1);
-        let pause = self.backoff.next();
+        let pause = self.backoff.next_pause();
         tracing::error!(
             job = self.job,
             failures = self.count,
@@ -244,7 +246,7 @@ impl Failures {
 
     fn end(&mut self) {
         if self.count > 0 {
-            tracing::info!(job = self.job, failures = self.count, "a background job works again");
+            tracing::info!(job = self.job, failures = self.count, "a background job recovered");
             self.count = 0;
             self.logged_at = None;
             self.backoff.reset();
@@ -252,7 +254,7 @@ impl Failures {
     }
 }
 
-/// A job that calls a function that can't fail.
+/// A job that calls an infallible function.
 pub struct Call<F>(pub F);
 
 impl<F: FnMut() + Send + 'static> Job for Call<F> {

@@ -1,10 +1,13 @@
-#![doc = include_str!("ARCHITECTURE.md")]
-#![doc = include_str!("PERFORMANCE.md")]
+//! The service behind the programs `gateway-events` and `gateway-events-bench`. The
+//! repository's `docs/ARCHITECTURE.md` lists the modules and follows an event, a reconnect,
+//! a crash and a shutdown through them.
 
 pub mod api;
 pub mod app;
+pub mod backoff;
 pub mod client;
 pub mod clock;
+pub mod command;
 pub mod compute;
 pub mod config;
 pub mod dispatch;

@@ -1,21 +1,20 @@
 //! The table of commands.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cli;
 
-/// Gives memory back after a fleet has come and gone, which the system's does
-/// not, and takes part of the time.
+/// Returns memory to the system after many connections were closed, which glibc's
+/// allocator does not, and is faster.
 #[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, bench, config, delivery, demo, event, gateway, health, inbox, listen,
-    migrate, node, serve, token, verify,
+    access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
+    node, serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -63,9 +62,6 @@ enum Command {
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
-    /// Measure: this machine with a service of its own, or a running service
-    #[command(subcommand)]
-    Bench(bench::Command),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -73,17 +69,8 @@ enum Command {
     },
 }
 
-/// How long the end waits for calls that block, such as one to a disk that hangs.
-const LAST_CALLS: Duration = Duration::from_millis(500);
-
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
-    let result = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
-        let result = runtime.block_on(run(command_line));
-        runtime.shutdown_timeout(LAST_CALLS);
-        result
-    });
-    cli::output::exit_code(result)
+    gateway_events::command::block_on("gateway-events", run(CommandLine::parse()))
 }
 
 async fn run(CommandLine { client, command }: CommandLine) -> anyhow::Result<ExitCode> {
@@ -101,7 +88,6 @@ async fn run(CommandLine { client, command }: CommandLine) -> anyhow::Result<Exi
         Command::Health(args) => health::run(args, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Bench(command) => bench::run(command, &client).await,
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -142,7 +142,7 @@ impl Job for Alive {
         Ok(if looked_over { Next::Wait } else { Next::After(RETRY) })
     }
 
-    fn longest_backoff(&self) -> Duration {
+    fn max_backoff(&self) -> Duration {
         RETRY
     }
 }

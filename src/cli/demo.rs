@@ -56,8 +56,9 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
 async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
     steps.next("starting the service in a temporary directory")?;
     // What a gateway misses is to be on record before it comes back.
+    let program = std::env::current_exe().context("failed to find this program's own path")?;
     let settings = [("DELIVERY__NOT_CONNECTED_GRACE", "0s".to_owned())];
-    let mut service = Service::start(directory, 0, &settings).await?;
+    let mut service = Service::start(&program, directory, 0, &settings).await?;
     let api = service.api()?;
 
     steps.next("registering three gateways: amsterdam, berlin and cairo")?;
@@ -80,7 +81,7 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
 
     steps.next("killing the service (SIGKILL), and starting it again on the same port")?;
     service.kill().await?;
-    service = Service::start(directory, service.port(), &settings).await?;
+    service = Service::start(&program, directory, service.port(), &settings).await?;
 
     steps.next("publishing six more, at once: who isn't back yet gets them on coming back")?;
     published.extend(events::publish(&api, &fleet, events::AFTER).await?);

@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::api::{Api, ApiError};
-use super::backoff::Backoff;
 use crate::api::{LogEntry, LogPage};
+use crate::backoff::Backoff;
 use crate::event::{Epoch, GatewayId, Sequence};
 
 const WAIT: &str = "20s";
 /// A service that does not hold a request back is asked this often.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY: Duration = Duration::from_secs(30);
 const PAGE: usize = 1000;
 
 /// What a follower comes to.
@@ -50,7 +50,7 @@ pub struct Follower {
     epoch: Option<Epoch>,
     after: Sequence,
     ready: VecDeque<Followed>,
-    failures: u32,
+    backoff: Backoff,
     /// Not before this is the service asked again.
     not_before: Instant,
 }
@@ -73,7 +73,7 @@ impl Follower {
             epoch: Some(page.epoch),
             after: after.unwrap_or(page.head),
             ready: VecDeque::new(),
-            failures: 0,
+            backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             not_before: Instant::now(),
         };
         Ok((follower, page))
@@ -99,9 +99,7 @@ impl Follower {
             match self.api.get_as(&self.path, &query).await {
                 Ok(page) => self.take(page, asked_at),
                 Err(error) if is_passing(&error) => {
-                    self.failures += 1;
-                    let backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
-                    let wait = backoff.wait(self.failures, fastrand::f64());
+                    let wait = self.backoff.next_pause();
                     self.not_before = Instant::now() + wait;
                     return Ok(Followed::Unreachable { error, wait });
                 }
@@ -111,7 +109,7 @@ impl Follower {
     }
 
     fn take(&mut self, page: LogPage, asked_at: Instant) {
-        self.failures = 0;
+        self.backoff.reset();
         if self.epoch.replace(page.epoch).is_some_and(|epoch| epoch != page.epoch) {
             self.after = Sequence::ZERO;
             self.ready.push_back(Followed::Restarted);

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-pub use super::backoff::Backoff;
 pub use super::protocol::{AckPolicy, ReceivedEvent};
 use super::protocol::{Applied, Welcome, deployment_ack};
-use super::socket::{DialError, Endpoint, Socket, dial};
+use super::socket::{DialError, Endpoint, Socket};
+pub use crate::backoff::Backoff;
 
 mod announce;
 mod options;
@@ -64,17 +64,16 @@ impl Gateway {
     /// without a good-bye.
     pub async fn run(&self, cancel: CancellationToken) -> Exit {
         let handler = &self.options.handler;
-        let mut failures = 0;
+        let mut backoff = self.options.backoff;
         loop {
             match self.connect_once(&cancel).await {
                 End::Exit(exit) => return exit,
                 End::Disconnected(why) => {
-                    failures = 0;
+                    backoff.reset();
                     handler.notice(Notice::Disconnected { why }).await;
                 }
                 End::Failed(why) => {
-                    failures += 1;
-                    let wait = self.options.backoff.wait(failures, fastrand::f64());
+                    let wait = backoff.next_pause();
                     handler.notice(Notice::Failed { why, wait }).await;
                     tokio::select! {
                         () = cancel.cancelled() => return Exit::Cancelled,
@@ -117,7 +116,7 @@ impl Gateway {
         let options = &self.options;
         let endpoint =
             Endpoint { base: options.url.clone(), tls: Arc::clone(&options.tls), source: None };
-        let dialled = timeout(DIAL_TIMEOUT, dial(&endpoint, &options.key)).await;
+        let dialled = timeout(DIAL_TIMEOUT, endpoint.dial(&options.key)).await;
         let mut socket = match dialled {
             Ok(Ok(socket)) => socket,
             Ok(Err(DialError::Refused(status))) => return Err(self.refused(status).await),

@@ -19,19 +19,20 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::BASE_PATH;
 
-/// A byte stream, encrypted or (for `http://` addresses) not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A byte stream: TLS, or plain TCP for `http://` addresses.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// An open socket.
-pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
+/// An open WebSocket.
+pub type Socket = WebSocketStream<Box<dyn Stream>>;
 
-/// Why there is no socket.
-pub(super) enum DialError {
-    /// The service answered the upgrade with this status.
+/// Why a gateway could not connect.
+#[derive(Debug)]
+pub enum DialError {
+    /// The service refused the upgrade with this status.
     Refused(u16),
-    /// Anything else, in words.
+    /// Any other cause.
     Failed(String),
 }
 
@@ -48,8 +49,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Opens a byte stream.
-    pub(super) async fn open(&self) -> std::io::Result<Box<dyn Stream>> {
+    /// Opens a TCP connection, with TLS for `https://` addresses.
+    pub async fn open(&self) -> std::io::Result<Box<dyn Stream>> {
         let host = self.base.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = self.base.port_or_known_default().unwrap_or(443);
@@ -64,6 +65,18 @@ impl Endpoint {
         let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
         Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await?))
     }
+
+    /// Opens a gateway's WebSocket with its key. There is no time limit.
+    pub async fn dial(&self, key: &SecretString) -> Result<Socket, DialError> {
+        let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
+        let request = request(&self.base, key).map_err(|error| failed(&error))?;
+        let stream = self.open().await.map_err(|error| failed(&error))?;
+        match client_async_with_config(request, stream, None).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(Error::Http(response)) => Err(DialError::Refused(response.status().as_u16())),
+            Err(error) => Err(failed(&error)),
+        }
+    }
 }
 
 /// The port is any free one of that address.
@@ -75,18 +88,6 @@ async fn connect_from(source: IpAddr, host: &str, port: u16) -> std::io::Result<
     let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(SocketAddr::new(source, 0))?;
     socket.connect(target).await
-}
-
-/// Opens a gateway's socket.
-pub(super) async fn dial(endpoint: &Endpoint, key: &SecretString) -> Result<Socket, DialError> {
-    let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
-    let request = request(&endpoint.base, key).map_err(|error| failed(&error))?;
-    let stream = endpoint.open().await.map_err(|error| failed(&error))?;
-    match client_async_with_config(request, stream, None).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(Error::Http(response)) => Err(DialError::Refused(response.status().as_u16())),
-        Err(error) => Err(failed(&error)),
-    }
 }
 
 fn request(base: &Url, key: &SecretString) -> Result<Request, Box<Error>> {

@@ -1,9 +1,9 @@
-//! Waiting between tries while the database is away, and what is worth a try.
+//! Which failures of the store are retried.
 
-pub(super) use crate::jobs::Backoff;
+pub(super) use crate::backoff::Backoff;
 use crate::store::StoreError;
 
-/// Whether trying again can help.
+/// Whether the operation may succeed when it is retried.
 pub(super) const fn is_passing(error: &StoreError) -> bool {
     matches!(
         error,

@@ -207,7 +207,7 @@ impl Feed {
             }
         };
         if is_better_left {
-            self.wait = self.backoff.next();
+            self.wait = self.backoff.next_pause();
         } else {
             self.backoff.reset();
         }

@@ -144,7 +144,7 @@ impl Reports {
             self.lookup = None;
             let found = match found {
                 Err(error) if is_passing(&error) => {
-                    let wait = self.backoff.next();
+                    let wait = self.backoff.next_pause();
                     tracing::warn!(%error, "a report could not be matched yet; trying again");
                     self.lookup = self.ask(wait);
                     continue;

@@ -36,7 +36,7 @@ impl Job for Poll {
         Ok(Next::Wait)
     }
 
-    fn longest_backoff(&self) -> Duration {
+    fn max_backoff(&self) -> Duration {
         POLL_INTERVAL
     }
 }

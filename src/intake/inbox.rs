@@ -57,7 +57,7 @@ impl Job for Drain {
         Ok(if moved == 0 { Next::Wait } else { Next::Again })
     }
 
-    fn longest_backoff(&self) -> Duration {
+    fn max_backoff(&self) -> Duration {
         PAUSE
     }
 }

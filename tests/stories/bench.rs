@@ -1,5 +1,5 @@
-//! The load generator: what it reports, that it checks what it measures, and
-//! that it leaves nothing behind. Its figures are nobody's promise here.
+//! The load generator: its reports, its verification of what it measures, and its cleanup.
+//! The measured values are not asserted.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::process::Command;
 
 use crate::server::Database;
 use crate::support::PATIENCE;
-use crate::support::command::{Said, command};
+use crate::support::command::{Said, bench_command};
 
-/// A floor is measured by nobody here, only its shape.
-const QUICK: &str = "--floor-time 20ms --json";
+/// Short measurements: only the structure of the reports is tested.
+const QUICK: &str = "--baseline-time 20ms --json";
 
-/// Runs a scenario in a directory that must be empty afterwards.
+/// Runs a scenario. Its temporary directory must be empty afterwards.
 async fn bench(arguments: &str) -> Value {
-    report(&mut command(&format!("bench {arguments} {QUICK}"))).await
+    report(&mut bench_command(&format!("{arguments} {QUICK}"))).await
 }
 
 async fn report(command: &mut Command) -> Value {
@@ -26,7 +26,7 @@ async fn report(command: &mut Command) -> Value {
     said.json()
 }
 
-/// A whole service is started and ended, on a machine that is busy with other stories.
+/// Waits longer than usual: a service is started and stopped while other tests run.
 pub(crate) async fn ended(command: &mut Command) -> Said {
     let running = command.spawn().expect("the binary starts");
     let ended = tokio::time::timeout(3 * PATIENCE, running.wait_with_output()).await;
@@ -38,7 +38,7 @@ fn assert_empty(directory: &Path) {
     assert!(left.is_empty(), "left behind: {left:?}");
 }
 
-/// Every figure has its members, and these are among them and above zero.
+/// Verifies the members of every figure, and that the named ones exist and are positive.
 fn assert_figures(report: &Value, names: &[&str]) {
     for field in ["version", "date", "command", "database", "scenario"] {
         assert!(report[field].is_string(), "{field}: {report:#}");
@@ -48,9 +48,9 @@ fn assert_figures(report: &Value, names: &[&str]) {
     let figures = report["figures"].as_object().expect("figures");
     for (name, figure) in figures {
         assert!(figure["value"].is_number() && figure["unit"].is_string(), "{name}: {figure}");
-        let (value, floor) = (figure["value"].as_f64(), figure["floor"].as_f64());
-        if let Some(floor) = floor {
-            let ratio = figure["ratioToFloor"].as_f64().expect("a ratio") * floor;
+        let (value, baseline) = (figure["value"].as_f64(), figure["baseline"].as_f64());
+        if let Some(baseline) = baseline {
+            let ratio = figure["ratioToBaseline"].as_f64().expect("a ratio") * baseline;
             let off = ratio / value.expect("a value");
             assert!((0.99..1.01).contains(&off) || value == Some(0.0), "{name}: {figure}");
         }
@@ -61,32 +61,32 @@ fn assert_figures(report: &Value, names: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_floor_is_measured_by_itself() {
-    let report = bench("floor").await;
+async fn the_baselines_are_measured_by_themselves() {
+    let report = bench("baseline").await;
     assert_figures(
         &report,
         &[
-            "floorSync",
-            "floorRoundTrip",
-            "floorStatement",
-            "floorRead",
-            "floorFlow",
-            "floorAnswered",
-            "floorHandshakes",
-            "floorSpread",
-            "floorLast",
-            "floorAppend1",
-            "floorAppend4096",
+            "baselineSync",
+            "baselineRoundTrip",
+            "baselineStatement",
+            "baselineRead",
+            "baselineFlow",
+            "baselineAcknowledged",
+            "baselineHandshakes",
+            "baselineSpread",
+            "baselineLast",
+            "baselineAppend1",
+            "baselineAppend4096",
         ],
     );
 }
 
 #[tokio::test]
-async fn append_counts_what_was_accepted() {
+async fn append_reports_accepted_events() {
     let report =
         bench("append --batch 10 --publishers 2 --gateways 3 --stored 500 --seconds 0.2").await;
-    assert_figures(&report, &["eventsPerSecond", "requestP50", "requestMax", "floorAppend64"]);
-    assert!(report["figures"]["eventsPerSecond"]["ratioToFloor"].is_number());
+    assert_figures(&report, &["eventsPerSecond", "requestP50", "requestMax", "baselineAppend64"]);
+    assert!(report["figures"]["eventsPerSecond"]["ratioToBaseline"].is_number());
     let accepted = report["runs"][0]["counts"]["accepted"].as_u64().expect("a count");
     assert!(accepted >= 20 && accepted.is_multiple_of(10), "{report:#}");
     assert_eq!(report["database"], "sqlite");
@@ -94,18 +94,18 @@ async fn append_counts_what_was_accepted() {
 }
 
 #[tokio::test]
-async fn append_and_its_floor_are_measured_on_postgres_in_databases_that_go() {
+async fn temporary_postgres_databases_are_dropped() {
     let database = Database::new();
     let names = "select 1 / (1 - least(count(*), 1)) from pg_database
         where datname like 'gateway_events_bench_%'";
     let mut command =
-        command(&format!("bench deliver --seconds 0.2 --gateways 2 --stored 500 {QUICK}"));
+        bench_command(&format!("deliver --seconds 0.2 --gateways 2 --stored 500 {QUICK}"));
     command.env("GATEWAY_EVENTS_BENCH_DATABASE_URL", database.url());
     let report = report(&mut command).await;
-    assert_figures(&report, &["recordedPerSecond", "floorAppend1024"]);
+    assert_figures(&report, &["recordedPerSecond", "baselineAppend1024"]);
     assert_eq!(report["database"], "postgres");
     assert_eq!(report["runs"][0]["counts"]["accepted"], report["runs"][0]["counts"]["received"]);
-    // Fails by dividing by zero while there is one.
+    // The query fails with a division by zero if one exists.
     database.run(names);
 }
 
@@ -131,7 +131,7 @@ async fn deliver_reports_medians_of_runs() {
 #[tokio::test]
 async fn fanout_waits_for_the_last_gateway() {
     let report = bench("fanout --gateways 5 --events 3 --rate 20").await;
-    assert_figures(&report, &["lastGatewayP50", "lastGatewayMax", "gatewayP50", "floorLast"]);
+    assert_figures(&report, &["lastGatewayP50", "lastGatewayMax", "gatewayP50", "baselineLast"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!((&counts["accepted"], &counts["received"]), (&json!(3), &json!(15)));
 }
@@ -139,35 +139,35 @@ async fn fanout_waits_for_the_last_gateway() {
 #[tokio::test]
 async fn replay_reads_the_whole_backlog() {
     let report = bench("replay --gateways 2 --events 300").await;
-    assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "floorAnswered"]);
+    assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "baselineAcknowledged"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!(counts["accepted"], counts["received"]);
     assert!(counts["accepted"].as_u64() >= Some(600), "{report:#}");
 }
 
 #[tokio::test]
-async fn idle_connections_are_weighed() {
+async fn idle_reports_memory_per_connection() {
     let report = bench("idle --connections 200 --seconds 0.2").await;
     assert_figures(&report, &["memoryPerConnection", "memoryBefore", "memoryAfter"]);
-    assert!(report["figures"]["memoryPerConnection"]["ratioToFloor"].is_number(), "{report:#}");
+    assert!(report["figures"]["memoryPerConnection"]["ratioToBaseline"].is_number(), "{report:#}");
     assert_eq!(report["runs"][0]["counts"]["connections"], 200);
 }
 
 #[tokio::test]
-async fn storm_brings_all_back() {
+async fn storm_reconnects_all_gateways() {
     let report = bench("storm --gateways 5 --events 4").await;
     let times = ["allLive", "allCaughtUp", "allRecorded", "connectsPerSecond"];
     assert_figures(&report, &times);
     for time in times {
-        assert!(report["figures"][time]["ratioToFloor"].is_number(), "{report:#}");
+        assert!(report["figures"][time]["ratioToBaseline"].is_number(), "{report:#}");
     }
     let counts = &report["runs"][0]["counts"];
     assert_eq!((&counts["accepted"], &counts["received"]), (&json!(4), &json!(20)));
 }
 
 #[tokio::test]
-async fn query_asks_a_ledger_that_it_has_written() {
-    let report = bench("query --rows 500 --gateways 3 --questions 5").await;
+async fn query_reads_a_ledger_that_it_has_written() {
+    let report = bench("query --rows 500 --gateways 3 --queries 5").await;
     assert_figures(&report, &["firstPageP50", "anyHourP99", "anyGatewayMax"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!(counts["ledgerRows"], 500);
@@ -175,12 +175,12 @@ async fn query_asks_a_ledger_that_it_has_written() {
 }
 
 #[tokio::test]
-async fn who_is_interrupted_leaves_nothing_behind() {
+async fn an_interrupted_measurement_leaves_nothing_behind() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut command = command("bench append --seconds 60 --floor-time 1ms");
+    let mut command = bench_command("append --seconds 60 --baseline-time 1ms");
     let running = command.env("TMPDIR", directory.path()).spawn().expect("the binary starts");
     let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
-    // The service's own file says that it has been started.
+    // The token file shows that the service was started.
     let mut polls = tokio::time::interval(Duration::from_millis(20));
     let started = tokio::time::timeout(PATIENCE, async {
         while !has_service(directory.path()) {
@@ -202,10 +202,10 @@ fn has_service(directory: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn reports_are_compared_and_what_is_worse_fails() {
+async fn a_comparison_fails_if_a_figure_is_worse() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let write = |name: &str, scenario: &str, rate: f64, latency: f64| {
-        let figure = |value: f64, unit: &str, better: &str| json!({ "value": value, "unit": unit, "floor": value * 2.0, "ratioToFloor": 0.5, "better": better });
+        let figure = |value: f64, unit: &str, better: &str| json!({ "value": value, "unit": unit, "baseline": value * 2.0, "ratioToBaseline": 0.5, "better": better });
         let report = json!({
             "scenario": scenario,
             "parameters": {}, "machine": {}, "database": "sqlite", "build": "release",
@@ -223,12 +223,12 @@ async fn reports_are_compared_and_what_is_worse_fails() {
     let worse = write("worse", "append", 1200.0, 6.0);
     let other = write("other", "deliver", 1000.0, 5.0);
     let compare =
-        async |arguments: String| ended(&mut command(&format!("bench compare {arguments}"))).await;
+        async |arguments: String| ended(&mut bench_command(&format!("compare {arguments}"))).await;
 
     let said = compare(format!("{before} {same}")).await;
     assert!(said.well().contains("same") && !said.out.contains("worse"), "{said:?}");
-    let as_flag = format!("bench --compare {before} {worse} --json");
-    let said = ended(&mut command(&as_flag)).await;
+    let as_flag = format!("--compare {before} {worse} --json");
+    let said = ended(&mut bench_command(&as_flag)).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     let compared: Value = serde_json::from_str(&said.out).expect("JSON");
     assert_eq!(compared["figures"]["requestP99"]["verdict"], "worse");

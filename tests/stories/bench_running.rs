@@ -1,5 +1,5 @@
-//! Measuring a service that is already running: only on explicit request, only
-//! after confirmation, and without leaving anything registered.
+//! Measuring a running service: only with an explicit `--url`, only after confirmation, and
+//! without leaving gateways registered.
 
 use std::time::Duration;
 
@@ -11,18 +11,17 @@ use crate::support::command::Said;
 use crate::support::terminal::run_on_terminal;
 use crate::support::{PATIENCE, Service};
 
-const QUICK: &str = "bench deliver --seconds 0.1 --gateways 2 --floor-time 20ms";
+const QUICK: &str = "deliver --seconds 0.1 --gateways 2 --baseline-time 20ms";
 
-/// `bench` with the service as `--url`, not as an exported variable.
+/// A measurement of the service given as `--url` instead of the environment variable.
 fn measuring(service: &Service, arguments: &str) -> Command {
     let mut command =
-        service.command(&format!("{arguments} --url https://localhost:{}", service.port));
+        service.bench_command(&format!("{arguments} --url https://localhost:{}", service.port));
     command.env_remove("GATEWAY_EVENTS_URL");
     command
 }
 
-/// How many gateways are registered, and how many events were ever stored; the
-/// database must also be sound.
+/// The numbers of registered gateways and of stored events. Also verifies the database.
 async fn stored(service: &Service) -> (u64, u64) {
     let verify = format!("verify {} --json", service.database().display());
     let report = service.run(&verify).await.json();
@@ -32,9 +31,9 @@ async fn stored(service: &Service) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn an_exported_address_gets_no_load() {
+async fn an_address_from_the_environment_is_ignored() {
     let service = Service::start().await;
-    let said = ended(&mut service.command(QUICK)).await;
+    let said = ended(&mut service.bench_command(QUICK)).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("GATEWAY_EVENTS_URL is ignored"), "{said:?}");
     assert!(said.out.contains("sqlite"), "{said:?}");
@@ -65,7 +64,7 @@ async fn a_running_service_is_measured_only_when_that_is_confirmed() {
 #[tokio::test]
 async fn nothing_stays_registered_after_an_error() {
     let service = Service::start().await;
-    let too_large = "bench append --seconds 1 --gateways 3 --payload 2000000 --floor-time 1ms -y";
+    let too_large = "append --seconds 1 --gateways 3 --payload 2000000 --baseline-time 1ms -y";
     ended(&mut measuring(&service, too_large)).await.failed(1, &["413"]);
     assert_eq!(stored(&service).await.0, 0);
 }
@@ -75,7 +74,7 @@ async fn nothing_stays_registered_after_an_interruption() {
     let service = Service::start().await;
     // Interrupted early, while it registers, and again while it publishes.
     for at_least in [5, 300] {
-        let arguments = "bench append --seconds 60 --gateways 300 --floor-time 1ms --yes";
+        let arguments = "append --seconds 60 --gateways 300 --baseline-time 1ms --yes";
         let running = measuring(&service, arguments).spawn().expect("the binary starts");
         service
             .eventually_within(3 * PATIENCE, "/gateways?limit=1000", |page| {

@@ -52,7 +52,7 @@ async fn a_job_that_completes_no_run_makes_the_node_unready_by_its_name() {
     assert!(failures(&service.metrics().await));
     lock.rollback().await.expect("unlocked");
     eventually(&service, Result::is_ok).await;
-    service.logged(|log| log.contains("a background job works again")).await;
+    service.logged(|log| log.contains("a background job recovered")).await;
 }
 
 #[tokio::test]

@@ -82,9 +82,9 @@ async fn its_times_are_those_of_the_field() {
     assert_eq!(options.ping_timeout, Duration::from_secs(35));
     assert_eq!(options.ack_timeout, Duration::from_secs(5));
     assert!(options.announces);
-    let waits = [1, 2, 3, 20].map(|failures| options.backoff.wait(failures, 0.5).as_secs());
+    let waits = [1, 2, 3, 20].map(|failures| options.backoff.pause(failures, 0.5).as_secs());
     assert_eq!(waits, [2, 4, 8, 300]);
-    assert_eq!(options.backoff.wait(1, 0.0), Duration::from_millis(1500));
+    assert_eq!(options.backoff.pause(1, 0.0), Duration::from_millis(1500));
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ impl GatewayOptions {
             ack: AckPolicy::default(),
             handler,
             announces: true,
-            backoff: Backoff::default(),
+            backoff: Backoff::new(Duration::from_secs(2), Duration::from_mins(5)),
             ack_timeout: Duration::from_secs(5),
             ping_timeout: Duration::from_secs(35),
             remembered: 10_000,

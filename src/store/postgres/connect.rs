@@ -178,6 +178,13 @@ pub(super) fn listener(options: &Options, link: &Link) -> Result<Option<Arc<Serv
     Ok(Some(Arc::clone(&link.servers)))
 }
 
+/// Opens a connection, with the settings of the service, to the server of the URL that takes
+/// writes.
+pub async fn connect(options: &Options) -> Result<PgConnection, OpenError> {
+    let (conn, _) = first(options, Access::Write).await?;
+    Ok(conn)
+}
+
 /// The first connection, made sure of, and how to make more like it.
 pub(super) async fn first(
     options: &Options,

@@ -112,8 +112,8 @@ impl Parts<'_> {
     }
 }
 
-/// The same URL with another database, whose name needs no escapes.
-pub(super) fn with_database(url: &SecretString, name: &str) -> SecretString {
+/// The URL with the name of the database replaced. The name is not escaped.
+pub fn with_database(url: &SecretString, name: &str) -> SecretString {
     let url = url.expose_secret();
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let start = place.find("://").map_or(0, |at| at + 3);

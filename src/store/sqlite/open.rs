@@ -96,8 +96,9 @@ pub(super) fn create(path: &Path) -> Result<(), OpenError> {
     private(path).map(drop).map_err(|error| io_error(path, error))
 }
 
-/// A connection that writes, with every setting read back.
-pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
+/// Opens a connection to an existing file with the settings of the service, and verifies
+/// that they are in effect. Does not take the lock that keeps other servers away.
+pub async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     let mut connection = settings(path).connect().await?;
     check_settings(&mut connection).await?;
     Ok(connection)

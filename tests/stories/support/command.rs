@@ -15,10 +15,18 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
-/// The binary with these arguments (blanks between) and nothing of the test's
-/// own environment.
+/// `gateway-events` with these arguments, separated by spaces, and an empty environment.
 pub(crate) fn command(arguments: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
+    program(env!("CARGO_BIN_EXE_gateway-events"), arguments)
+}
+
+/// `gateway-events-bench` with these arguments and an empty environment.
+pub(crate) fn bench_command(arguments: &str) -> Command {
+    program(env!("CARGO_BIN_EXE_gateway-events-bench"), arguments)
+}
+
+fn program(path: &str, arguments: &str) -> Command {
+    let mut command = Command::new(path);
     command.args(arguments.split_whitespace()).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
@@ -71,7 +79,15 @@ impl Said {
 impl Service {
     /// A command that is a client of this service, with the first admin token.
     pub(crate) fn command(&self, arguments: &str) -> Command {
-        let mut command = command(arguments);
+        self.client(command(arguments))
+    }
+
+    /// The load generator with the address and the first admin token of this service.
+    pub(crate) fn bench_command(&self, arguments: &str) -> Command {
+        self.client(bench_command(arguments))
+    }
+
+    fn client(&self, mut command: Command) -> Command {
         command
             .env("GATEWAY_EVENTS_URL", format!("https://localhost:{}", self.port))
             .env("GATEWAY_EVENTS_TOKEN", &self.token)

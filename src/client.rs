@@ -1,0 +1,18 @@
+//! Clients of the service: of the HTTP API, and a gateway that behaves like the unmodified
+//! ones in the field. Used by the command line, the load generator and the tests. Depends
+//! on no other module of the service than the vocabulary and the clock.
+
+pub mod api;
+pub mod follow;
+pub mod gateway;
+pub mod problem;
+mod protocol;
+mod socket;
+pub mod tls;
+
+pub use reqwest::Url;
+pub use socket::{DialError, Endpoint, Socket};
+pub use tokio_util::sync::CancellationToken;
+
+/// The path that every call but the operational ones begins with.
+pub const BASE_PATH: &str = "/api/internal/v1";

@@ -1,0 +1,149 @@
+//! What commands print: text for people, JSON for programs. Control characters are
+//! replaced in text from other sources, so that it can't control the terminal. A closed
+//! pipe (`| head`) is not an error.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::table::prose;
+
+/// Prints a text and a line break on standard output.
+pub fn say(text: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a text like [`say`]; on a terminal, lines that are too long are wrapped.
+pub fn say_prose(text: impl std::fmt::Display) -> io::Result<()> {
+    say(prose(&text.to_string(), io::stdout()))
+}
+
+/// Prints a remark on standard error; on a terminal, lines that are too long are wrapped.
+pub fn remark(text: impl std::fmt::Display) {
+    let text = prose(&text.to_string(), io::stderr());
+    // If standard error is closed, nothing can be reported.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints indented JSON on standard output.
+pub fn json(value: &Value) -> io::Result<()> {
+    say(format_args!("{value:#}"))
+}
+
+/// Prints a response, as JSON or in the form that `shown` gives it.
+pub fn answer(
+    as_json: bool,
+    value: &Value,
+    shown: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
+    if as_json {
+        json(value)?;
+    } else {
+        say(shown(value).trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A JSON value as the text of a table's cell; `-` for null and empty strings.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => clean(text),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => clean(&other.to_string()),
+    }
+}
+
+/// An RFC 3339 instant as the text of a table's cell: in UTC, truncated to milliseconds,
+/// in a form that `--from` accepts.
+pub fn time(value: &Value) -> String {
+    let Some(text) = value.as_str() else {
+        return "-".to_owned();
+    };
+    match text.get(..23) {
+        Some(shown) if text.ends_with('Z') => format!("{}Z", clean(shown)),
+        _ => clean(text),
+    }
+}
+
+/// Labels as `name=value`, separated by spaces.
+pub fn labels(value: &Value) -> String {
+    let shown: Vec<String> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if shown.is_empty() { "-".to_owned() } else { clean(&shown.join(" ")) }
+}
+
+/// The elements of a JSON array; none of any other value.
+pub fn elements(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The text with control characters replaced by U+FFFD.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The exit code of a command: its own, or 1 for an error, which is printed with its
+/// causes on standard error after the name of the program.
+pub fn exit_code(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            remark(format_args!("{program}: {}", described(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes, without causes that the text contains already.
+fn described(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_truncated_to_milliseconds() {
+        let shown = time(&Value::from("2026-01-31T09:30:00.123456Z"));
+        assert_eq!(shown, "2026-01-31T09:30:00.123Z");
+        assert_eq!(time(&Value::Null), "-");
+    }
+
+    #[test]
+    fn control_characters_are_replaced() {
+        assert_eq!(cell(&Value::from("a\u{1b}[31m")), "a\u{fffd}[31m");
+    }
+
+    #[test]
+    fn a_cause_is_described_once() {
+        let cause = || io::Error::other("the disk is gone");
+        let repeating = anyhow::Error::new(cause()).context("no start: the disk is gone");
+        assert_eq!(described(&repeating), "no start: the disk is gone");
+        let plain = anyhow::Error::new(cause()).context("no start");
+        assert_eq!(described(&plain), "no start: the disk is gone");
+    }
+}

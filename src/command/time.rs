@@ -1,0 +1,56 @@
+//! Parses instants and durations from the command line.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use humantime_serde::re::humantime;
+
+/// Parses RFC 3339, `now`, or how long ago: `2h`, `-1h`, `15m ago`.
+pub fn parse_instant(text: &str) -> Result<Timestamp, String> {
+    instant_at(text, Timestamp::now())
+}
+
+/// Parses a duration such as `30d` or `1h 30m`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text.trim())
+        .map_err(|error| format!("{error}; write it like 30s, 15m, 1h 30m or 30d"))
+}
+
+fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let text = text.trim();
+    if text == "now" {
+        return Ok(now);
+    }
+    let back = text.strip_prefix('-').or_else(|| text.strip_suffix("ago"));
+    if let Some(back) = back {
+        return parse_duration(back).map(|back| now.minus(back));
+    }
+    if let Ok(back) = parse_duration(text) {
+        return Ok(now.minus(back));
+    }
+    Timestamp::parse(text).map_err(|error| format!("{error}; or how long ago: 2h, 15m ago"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+    #[test]
+    fn relative_times_count_back_from_now() {
+        let quarter = NOW.minus(Duration::from_mins(15));
+        for text in ["-15m", "15m", "15m ago", " 15min ago ", "-900s"] {
+            assert_eq!(instant_at(text, NOW), Ok(quarter), "{text}");
+        }
+        assert_eq!(instant_at("now", NOW), Ok(NOW));
+    }
+
+    #[test]
+    fn absolute_times_need_an_offset() {
+        assert_eq!(instant_at("2026-01-01T01:00:00+01:00", NOW), Ok(NOW));
+        for text in ["2026-01-01T01:00:00", "yesterday", "-", "ago", "1"] {
+            assert!(instant_at(text, NOW).is_err(), "{text}");
+        }
+    }
+}
