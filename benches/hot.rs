@@ -42,6 +42,7 @@ fn event() -> Event {
         user_id: None,
         occurred_at: Timestamp::now(),
         expires_at: None,
+        traceparent: None,
     }
 }
 

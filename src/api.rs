@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, Sequence};
+use crate::trace_context::TraceParent;
 
 /// `GET /gateways/{id}/log`: a page of a gateway's log, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct LogEntry {
     pub appended_at: Timestamp,
     /// After when it is not delivered any more.
     pub expires_at: Option<Timestamp>,
+    /// Its W3C trace context, if it was published with one.
+    #[serde(default)]
+    pub traceparent: Option<TraceParent>,
     /// Where its delivery stands: `pending`, `delivered` or `failed`.
     pub state: String,
 }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::trace_context::TraceParent;
 
 macro_rules! uuid_newtype {
     ($(#[$doc:meta])* $name:ident) => {
@@ -233,6 +234,8 @@ pub struct Event {
     pub occurred_at: Timestamp,
     /// After this it is not sent any more.
     pub expires_at: Option<Timestamp>,
+    /// The publisher's trace context, which gateways receive unchanged.
+    pub traceparent: Option<TraceParent>,
 }
 
 macro_rules! reasons {

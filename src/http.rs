@@ -3,15 +3,15 @@
 //! delivered, and no SQL is known.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
+use axum::error_handling::HandleErrorLayer;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use tower_http::catch_panic::CatchPanicLayer;
+use axum::{BoxError, Router};
+use tower::timeout::TimeoutLayer;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
@@ -42,6 +42,7 @@ pub mod listener;
 mod log;
 mod manifest;
 mod nodes;
+mod observability;
 pub mod problem;
 mod proxy_protocol;
 mod publish;
@@ -129,22 +130,19 @@ impl App {
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     let request_timeout = app.config.server.request_timeout;
-    let api = api()
-        .layer(middleware::from_fn_with_state(request_timeout, in_time))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
+    let api = api().layer(timeout).layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let probes = Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .layer(middleware::from_fn(keep_open));
-    Router::new()
+    let routes = Router::new()
         .nest(BASE, api.route("/ws/gateways/connect", get(connect::connect)))
         .merge(probes)
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), conclude))
-        .layer(CatchPanicLayer::custom(panicked))
-        .with_state(app)
+        .method_not_allowed_fallback(method_not_allowed);
+    observability::observed(routes, &app).with_state(app)
 }
 
 fn api() -> Router<Arc<App>> {
@@ -180,15 +178,11 @@ fn api() -> Router<Arc<App>> {
         .route("/deliveries/redrive", post(deliveries::redrive))
 }
 
-async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::unavailable(
-            "timeout",
-            "The request took too long. If it was to store something, that may still happen; a retry with the same event id or Idempotency-Key is safe.",
-        )
-        .into_response(),
-    }
+async fn timed_out(_: BoxError) -> Problem {
+    Problem::unavailable(
+        "timeout",
+        "The request took too long. If it was to store something, that may still happen; a retry with the same event id or Idempotency-Key is safe.",
+    )
 }
 
 /// Probes ask again and again, and may use the same connection.

@@ -20,6 +20,7 @@ use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId};
 use crate::event_types::{self, Subject, Validator};
 use crate::socket::frame;
 use crate::store::{EventTypeInfo, Labels, NewEvent, Target};
+use crate::trace_context::TraceParent;
 
 pub mod inbox;
 pub mod object;
@@ -69,6 +70,9 @@ pub struct Draft {
     /// When it occurred, as gateways are told. It is not part of the digest: a
     /// repeat may carry another time.
     pub occurred_at: Timestamp,
+    /// The trace that the publisher belongs to. It is not part of the digest
+    /// either: a repeat is another request, and may come with another span.
+    pub traceparent: Option<TraceParent>,
 }
 
 impl Draft {
@@ -233,6 +237,7 @@ impl Rules {
             user_id: draft.user_id,
             occurred_at: draft.occurred_at,
             expires_at,
+            traceparent: draft.traceparent,
         };
         self.check_size(frame::longest_event_text(&event))?;
         Ok(NewEvent {

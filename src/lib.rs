@@ -25,4 +25,5 @@ pub mod socket;
 pub mod store;
 pub mod telemetry;
 pub mod token;
+pub mod trace_context;
 pub mod wake;

@@ -6,9 +6,11 @@ use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::clock::Timestamp;
 
@@ -18,6 +20,12 @@ use lines::{Lines, Notice};
 
 /// How long the end of the process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The histogram of requests' latencies, in seconds.
+pub const HTTP_REQUEST_DURATION: &str = "gateway_events_http_request_duration_seconds";
+/// Its buckets' upper bounds: from a cached read to `server.request_timeout`.
+const HTTP_REQUEST_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Logs.
 #[derive(Clone, Debug, Deserialize)]
@@ -90,14 +98,19 @@ pub fn start_logs(log: &Log) -> Result<Logs, TelemetryError> {
     let lines = standard_error().and_then(|file| Lines::start(file, notice));
     let lines = lines.map_err(|error| failed(&error))?;
     let writer = lines.clone();
-    let builder = tracing_subscriber::fmt()
+    let format = fmt::layer()
         // The library would report them on standard error, and panic if that fails.
         .log_internal_errors(false)
-        .with_env_filter(filter)
         .with_writer(move || writer.clone())
         .with_ansi(is_terminal);
-    let started =
-        if as_text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    // A request's or connection's span has no parent, so that the list of all spans
+    // would repeat the current one.
+    let format = if as_text {
+        format.boxed()
+    } else {
+        format.json().flatten_event(true).with_span_list(false).boxed()
+    };
+    let started = tracing_subscriber::registry().with(format.with_filter(filter)).try_init();
     started.map_err(|error| failed(&error))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(Logs(lines))
@@ -141,9 +154,12 @@ fn json_notice(dropped: u64) -> String {
 
 /// Starts collecting metrics, once in a process.
 pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let failed = |error: BuildError| TelemetryError(format!("no metrics: {error}"));
+    let duration = Matcher::Full(HTTP_REQUEST_DURATION.to_owned());
     let handle = PrometheusBuilder::new()
-        .install_recorder()
-        .map_err(|error| TelemetryError(format!("no metrics: {error}")))?;
+        .set_buckets_for_metric(duration, &HTTP_REQUEST_BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(failed)?;
     metrics::counter!(lines::DROPPED).increment(0);
     Ok(handle)
 }

@@ -139,7 +139,7 @@ fn shown(row: &Value) -> String {
     format!(
         "row          {} (in the inbox: {})\nreason       {}\ndetail       {}\nrejected     {}\nput back     {}\n\n\
          type         {}\ngateway      {}\ntarget       {}\nevent        {}\ncorrelation  {}\nuser         {}\n\
-         expires      {}\ninserted     {}\npayload      {}",
+         expires      {}\ntraceparent  {}\ninserted     {}\npayload      {}",
         cell(&row["id"]),
         cell(&row["inboxId"]),
         cell(&row["reason"]),
@@ -153,6 +153,7 @@ fn shown(row: &Value) -> String {
         cell(&row["correlationId"]),
         cell(&row["userId"]),
         cell(&row["expiresAt"]),
+        cell(&row["traceparent"]),
         time(&row["insertedAt"]),
         cell(&row["payload"]),
     )

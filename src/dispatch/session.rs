@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument as _;
 
 use super::Dispatcher;
 use super::cadence::Cadence;
@@ -202,7 +203,7 @@ impl Ready {
             registration,
             permit,
         });
-        dispatcher.lanes.spawn(lane.run());
+        dispatcher.lanes.spawn(lane.run().in_current_span());
     }
 }
 

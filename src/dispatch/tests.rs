@@ -60,6 +60,7 @@ impl Node {
             user_id: None,
             occurred_at: Timestamp::now(),
             expires_at,
+            traceparent: None,
         };
         let event = NewEvent {
             event: Arc::new(event),

@@ -12,11 +12,13 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Extension, FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tracing::{Instrument as _, Span};
 
 use super::App;
 use super::auth::{self, Checked};
 use super::failures;
 use super::listener::Peer;
+use super::observability;
 use super::problem::{Answer, Challenge, Problem};
 use super::rates;
 use super::reconnects::Attempt;
@@ -164,7 +166,8 @@ async fn admit(
         }));
     }
     attempt.held();
-    Ok(start(app, upgrade, session, attempt, presented, &credential))
+    let span = observability::connection_span(credential.gateway_id, session.id(), headers);
+    Ok(start(app, upgrade, session, attempt, presented, span))
 }
 
 fn draining() -> Problem {
@@ -263,9 +266,9 @@ fn start(
     session: Session,
     attempt: Attempt,
     presented: Presented,
-    credential: &GatewayCredential,
+    span: Span,
 ) -> Response {
-    let gateway = credential.gateway_id;
+    let failed = span.clone();
     let app = Arc::clone(app);
     let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
     upgrade
@@ -275,17 +278,18 @@ fn start(
         .max_message_size(MAX_INCOMING)
         .max_frame_size(MAX_INCOMING)
         .on_failed_upgrade(move |error| {
-            tracing::info!(%gateway, %error, "an upgrade failed");
+            failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
         })
         .on_upgrade(move |socket| async move {
             let (first, limits) = (session.ack_frame(), session.transport_limits());
             let (lane_end, transport_end) = socket::link();
-            session.start(lane_end);
+            span.in_scope(|| session.start(lane_end));
             // A task of its own, so that what the upgrade took is given back now.
-            tokio::spawn(async move {
+            let run = async move {
                 websocket::run(socket, first, transport_end, limits).await;
                 drop(attempt);
-            });
+            };
+            tokio::spawn(run.instrument(span));
             look_again(&app, &presented).await;
         })
 }

@@ -16,11 +16,13 @@ use super::auth::{self, Publisher, Reader};
 use super::bodies::Body;
 use super::extract::{self, Path};
 use super::fields::{self, Items};
+use super::observability;
 use super::problem::{Answer, Problem};
 use super::publish;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType};
 use crate::store::{Appended, Delivery, Judged, Publish, Published, Refusal};
+use crate::trace_context::TraceParent;
 
 /// `POST /events`.
 pub(super) async fn publish(
@@ -32,13 +34,14 @@ pub(super) async fn publish(
     extract::refuse_encoded(request.headers())?;
     let source = auth::source(request.headers());
     let key = idempotency_key(request.headers())?;
+    let traceparent = observability::traceparent(request.headers());
     let body = app.bodies.read(source, request).await?;
     // The share of the memory is held until the answer.
     let Body { bytes, share } = body;
     let (length, now) = (bytes.len(), Timestamp::now());
     let read = move || {
         let idempotency = key.map(|key| (key, Sha256::digest(&bytes).into()));
-        (idempotency, fields::read(&bytes, now))
+        (idempotency, fields::read(&bytes, now, traceparent))
     };
     let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
@@ -76,6 +79,7 @@ pub(super) struct Shown {
     occurred_at: Timestamp,
     appended_at: Timestamp,
     expires_at: Option<Timestamp>,
+    traceparent: Option<TraceParent>,
     deliveries: Vec<Delivery>,
 }
 
@@ -97,6 +101,7 @@ pub(super) async fn show(
         occurred_at: event.occurred_at,
         appended_at: history.appended_at,
         expires_at: event.expires_at,
+        traceparent: event.traceparent,
         deliveries: history.deliveries,
     }))
 }

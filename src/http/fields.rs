@@ -17,8 +17,9 @@ use crate::clock::Timestamp;
 use crate::event_types::too_deep;
 use crate::intake::object::Object;
 use crate::intake::{Draft, occurrence};
+use crate::trace_context::TraceParent;
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "type",
     "payload",
     "gatewayIds",
@@ -30,6 +31,7 @@ const FIELDS: [&str; 11] = [
     "timestamp",
     "expiresAt",
     "ttlSeconds",
+    "traceparent",
 ];
 
 /// A batch has at most this many events.
@@ -127,7 +129,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn draft(&self, now: Timestamp) -> Answer<Draft> {
+    fn draft(&self, now: Timestamp, traceparent: Option<TraceParent>) -> Answer<Draft> {
         if self.events.is_some() {
             return Err(Problem::invalid("events", "is no field of an event"));
         }
@@ -148,6 +150,7 @@ impl<'a> Fields<'a> {
             expires_at: self.get("expiresAt")?,
             ttl_secs: self.get("ttlSeconds")?,
             occurred_at: occurrence(self.get("timestamp")?, now)?,
+            traceparent: self.get("traceparent")?.or(traceparent),
         })
     }
 }
@@ -185,8 +188,9 @@ impl<'de> Deserialize<'de> for Batch<'de> {
     }
 }
 
-/// Reads a body: an event, a list of events, or `{"events": […]}`.
-pub(super) fn read(body: &[u8], now: Timestamp) -> Answer<Items> {
+/// Reads a body: an event, a list of events, or `{"events": […]}`. Events without a
+/// `traceparent` of their own get the request's.
+pub(super) fn read(body: &[u8], now: Timestamp, traceparent: Option<TraceParent>) -> Answer<Items> {
     let text = std::str::from_utf8(body).map_err(|_| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_json", "The body is not UTF-8.")
     })?;
@@ -196,7 +200,12 @@ pub(super) fn read(body: &[u8], now: Timestamp) -> Answer<Items> {
             let fields: Fields<'_> = extract::parse_text(text)?;
             match fields.batch()? {
                 Some(events) => extract::parse_text(events.get())?,
-                None => return Ok(Items { drafts: vec![fields.draft(now)], is_single: true }),
+                None => {
+                    return Ok(Items {
+                        drafts: vec![fields.draft(now, traceparent)],
+                        is_single: true,
+                    });
+                }
             }
         }
         _ => {
@@ -209,6 +218,7 @@ pub(super) fn read(body: &[u8], now: Timestamp) -> Answer<Items> {
         let allowed = format!("a batch has 1 to {MAX_BATCH} events");
         return Err(Problem::invalid("events", allowed));
     }
-    let draft = |item: &RawValue| extract::parse_text::<Fields<'_>>(item.get())?.draft(now);
+    let draft =
+        |item: &RawValue| extract::parse_text::<Fields<'_>>(item.get())?.draft(now, traceparent);
     Ok(Items { drafts: batch.0.into_iter().map(draft).collect(), is_single: false })
 }

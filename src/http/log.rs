@@ -132,6 +132,7 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
             occurred_at: event.occurred_at,
             appended_at: row.appended_at,
             expires_at: event.expires_at,
+            traceparent: event.traceparent,
             state: state(row.state).to_owned(),
         }
     });

@@ -221,7 +221,8 @@ impl IntoResponse for Problem {
         let status = self.status();
         let (retry_after, challenge) = (self.retry_after_secs, self.challenge);
         let cause = self.cause.clone();
-        let mut response = (status, Json(self)).into_response();
+        let problem = Arc::new(self);
+        let mut response = (status, Json(&problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(challenge) = challenge {
@@ -233,6 +234,8 @@ impl IntoResponse for Problem {
         if let Some(cause) = cause {
             response.extensions_mut().insert(Cause(cause));
         }
+        // For the layers around the handlers, which know the request.
+        response.extensions_mut().insert(problem);
         response
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn read(
         expires_at: parsed("expiresAt", content.expires_at.as_deref(), Timestamp::parse)?,
         ttl_secs: None,
         occurred_at: inserted_at.min(now),
+        traceparent: parsed("traceparent", content.traceparent.as_deref(), str::parse)?,
     })
 }
 

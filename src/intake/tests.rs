@@ -20,6 +20,7 @@ fn row() -> InboxContent {
         correlation_id: None,
         user_id: None,
         expires_at: None,
+        traceparent: None,
     }
 }
 
@@ -57,6 +58,7 @@ fn each_wrong_column_is_named_by_its_field() {
         (wrong(|row| row.event_id = Some("a b".to_owned())), "id: "),
         (wrong(|row| row.correlation_id = Some(String::new())), "correlationId: "),
         (wrong(|row| row.user_id = Some("u".repeat(257))), "userId: "),
+        (wrong(|row| row.traceparent = Some("00-1-2-3".to_owned())), "traceparent: must be a W3C"),
         (wrong(|row| row.expires_at = Some("1767225600".to_owned())), "expiresAt: "),
         (wrong(|row| row.expires_at = Some("2025-01-01T00:00:00Z".to_owned())), "expiresAt: lies"),
     ] {
@@ -89,6 +91,8 @@ fn the_same_event_has_one_digest_however_it_is_written() {
         row.target = Some(format!(r#"{{ "gatewayIds" : ["{}"] }}"#, GATEWAY.to_uppercase()));
     });
     assert_eq!(first, as_target);
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(first, digest(&|row| row.traceparent = Some(traceparent.to_owned())));
     assert_ne!(first, digest(&|row| row.payload = row.payload.replace("cache", "log")));
     assert_ne!(first, digest(&|row| row.user_id = Some("u".to_owned())));
     assert_ne!(

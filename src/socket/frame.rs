@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
 };
+use crate::trace_context::TraceParent;
 
 /// An event as gateways read it. The order of the members is part of the contract.
 #[derive(Serialize)]
@@ -27,6 +28,8 @@ struct Envelope<'a> {
     event_id: &'a EventId,
     sequence: Sequence,
     epoch: Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<TraceParent>,
 }
 
 /// An event's frame for one gateway's log.
@@ -42,6 +45,7 @@ pub fn event_text(event: &Event, sequence: Sequence, epoch: Epoch) -> Bytes {
         event_id: &event.id,
         sequence,
         epoch,
+        traceparent: event.traceparent,
     };
     encode(&mut text, &envelope);
     text.into()
@@ -186,6 +190,7 @@ mod tests {
             user_id: user_id.map(str::to_owned),
             occurred_at: Timestamp::from_micros(1_767_225_600_000_000),
             expires_at: None,
+            traceparent: None,
         }
     }
 
@@ -200,7 +205,13 @@ mod tests {
         );
         assert_eq!(text, expected.as_bytes());
         let text = event_text(&event("{}", None), Sequence(7), epoch);
-        assert!(!String::from_utf8_lossy(&text).contains("userId"));
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("userId") && !text.contains("traceparent"), "{text}");
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = Event { traceparent: Some(traceparent.parse().unwrap()), ..event("{}", None) };
+        let text = event_text(&traced, Sequence(7), epoch);
+        let end = format!("\"epoch\":\"{epoch}\",\"traceparent\":\"{traceparent}\"}}");
+        assert!(text.ends_with(end.as_bytes()));
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct InboxContent {
     pub user_id: Option<String>,
     /// When it expires, in RFC 3339.
     pub expires_at: Option<String>,
+    /// The W3C trace context of what caused it.
+    pub traceparent: Option<String>,
 }
 
 /// Why a row was not read.
@@ -286,6 +288,8 @@ pub struct RejectedRow {
     pub user_id: Option<String>,
     /// The column, as it was.
     pub expires_at: Option<String>,
+    /// The column, as it was.
+    pub traceparent: Option<String>,
     /// How large the payload is.
     pub payload_bytes: i64,
 }

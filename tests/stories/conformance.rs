@@ -228,6 +228,7 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
             user_id: None,
             occurred_at: Timestamp::now(),
             expires_at: None,
+            traceparent: None,
         }),
         is_named: true,
         target,

@@ -4,7 +4,7 @@
 mod connection_limits;
 mod connections;
 mod headers;
-mod log;
+pub(crate) mod log;
 mod objects;
 mod reconnects;
 mod refusals;

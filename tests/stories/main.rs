@@ -76,6 +76,7 @@ mod merge_patch;
 mod migrations;
 mod model;
 mod nodes;
+mod observability;
 mod operations;
 mod organisations;
 mod outages;

@@ -64,6 +64,7 @@ fn content(row: &Row) -> InboxContent {
         correlation_id: None,
         user_id: None,
         expires_at: None,
+        traceparent: None,
     }
 }
 

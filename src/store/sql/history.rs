@@ -10,6 +10,7 @@ use super::ledger::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, OrganisationKey, Reason};
 use crate::store::{EventHistory, Result, StoreError, Totals};
+use crate::trace_context::TraceParent;
 
 pub(super) async fn event_history(
     connection: &mut Connection,
@@ -22,7 +23,8 @@ pub(super) async fn event_history(
         select event as "event!: i64", type as "event_type!: EventType", payload as "payload!: String",
             correlation_id as "correlation_id!: CorrelationId", user_id as "user_id?: String",
             occurred_at as "occurred_at!: Timestamp", appended_at as "appended_at!: Timestamp",
-            expires_at as "expires_at?: Timestamp"
+            expires_at as "expires_at?: Timestamp",
+            traceparent as "traceparent?: TraceParent"
         from events where organisation = $1 and id = $2
         "#,
         organisation.0,
@@ -59,6 +61,7 @@ pub(super) async fn event_history(
         user_id: row.user_id,
         occurred_at: row.occurred_at,
         expires_at: row.expires_at,
+        traceparent: row.traceparent,
     };
     Ok(Some(EventHistory {
         event: Arc::new(event),

@@ -12,6 +12,7 @@ use crate::store::deployments::choose;
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
+use crate::trace_context::TraceParent;
 
 /// A row of a log, before anybody has looked at its payload, and what the log is
 /// like at that moment. Without rows there is one of which only that is known.
@@ -26,6 +27,7 @@ pub(crate) struct Row {
     pub(crate) user_id: Option<String>,
     pub(crate) occurred_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 impl Row {
@@ -41,9 +43,16 @@ impl Row {
         };
         let payload = RawValue::from_string(payload)
             .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
-        let (user_id, expires_at) = (self.user_id, self.expires_at);
-        let event =
-            Event { id, event_type, payload, correlation_id, user_id, occurred_at, expires_at };
+        let event = Event {
+            id,
+            event_type,
+            payload,
+            correlation_id,
+            user_id: self.user_id,
+            occurred_at,
+            expires_at: self.expires_at,
+            traceparent: self.traceparent,
+        };
         Ok(Some(OutboxRow { sequence, event: Arc::new(event) }))
     }
 }

@@ -352,6 +352,7 @@ fn event(
         user_id: None,
         occurred_at,
         expires_at,
+        traceparent: None,
     };
     NewEvent {
         event: Arc::new(event),

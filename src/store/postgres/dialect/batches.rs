@@ -74,13 +74,14 @@ pub(in super::super) async fn append(
             returning streams.gateway, head, head - new.count as before
         ), stored as (
             insert into events (organisation, id, type, payload, correlation_id, user_id,
-                occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
+                occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id, traceparent)
             select organisation, id, type, payload, correlation_id, user_id,
-                occurred_at, $14, expires_at, digest, artifact_id, deployment_id
+                occurred_at, $14, expires_at, digest, artifact_id, deployment_id, traceparent
             from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[])
+                $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[],
+                $18::text[])
                 with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
-                    occurred_at, expires_at, digest, artifact_id, deployment_id, nth)
+                    occurred_at, expires_at, digest, artifact_id, deployment_id, traceparent, nth)
             order by nth
             returning event, organisation, id
         ), logged as (
@@ -108,7 +109,8 @@ pub(in super::super) async fn append(
         now as _,
         &column(&rows.deliveries, |row| stream[&row.0.0]),
         &column(&rows.deliveries, |row| row.1),
-        &column(&rows.deliveries, |row| nth[row.2])
+        &column(&rows.deliveries, |row| nth[row.2]),
+        &column(&events, |(_, new)| new.event.traceparent.map(|it| it.to_string())) as _
     )
     .fetch_all(connection)
     .await?)

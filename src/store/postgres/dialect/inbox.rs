@@ -47,9 +47,10 @@ pub(in super::super) async fn put_aside(
     query!(
         r#"
         insert into inbox_rejected (inbox_id, organisation, type, payload, gateway_id, target,
-            event_id, correlation_id, user_id, expires_at, inserted_at, reason, detail, rejected_at)
+            event_id, correlation_id, user_id, expires_at, traceparent, inserted_at, reason, detail,
+            rejected_at)
         select i.id, i.organisation, i.type, i.payload, i.gateway_id, i.target,
-            i.event_id, i.correlation_id, i.user_id, i.expires_at, i.inserted_at,
+            i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent, i.inserted_at,
             r.reason, r.detail, $4
         from unnest($1::bigint[], $2::text[], $3::text[]) as r (id, reason, detail)
         join inbox i on i.id = r.id
@@ -88,7 +89,8 @@ pub(in super::super) async fn inbox_sizes(
         select id as "id!: i64", inserted_at as "inserted_at!: Timestamp",
             (octet_length(organisation)::bigint + octet_length(type) + octet_length(payload)
             + coalesce(octet_length(target), 0) + coalesce(octet_length(event_id), 0)
-            + coalesce(octet_length(correlation_id), 0) + coalesce(octet_length(user_id), 0)) as "bytes!: i64"
+            + coalesce(octet_length(correlation_id), 0) + coalesce(octet_length(user_id), 0)
+            + coalesce(octet_length(traceparent), 0)) as "bytes!: i64"
         from inbox
         where xmax not in (
             select deleting.transactionid from pg_locks deleting
@@ -119,7 +121,8 @@ pub(in super::super) async fn inbox_contents(
             type as "event_type!: String", payload as "payload!: String",
             gateway_id::text as "gateway_id?: String", target as "target?: String",
             event_id as "event_id?: String", correlation_id as "correlation_id?: String",
-            user_id as "user_id?: String", expires_at as "expires_at?: Timestamp"
+            user_id as "user_id?: String", expires_at as "expires_at?: Timestamp",
+            traceparent as "traceparent?: String"
         from inbox where id = any($1)
         order by id
         "#,
@@ -140,6 +143,7 @@ pub(in super::super) async fn inbox_contents(
                 correlation_id: row.correlation_id,
                 user_id: row.user_id,
                 expires_at: row.expires_at.map(|at| at.to_string()),
+                traceparent: row.traceparent,
             };
             (row.id, Ok(content))
         })
@@ -165,6 +169,7 @@ pub(in super::super) async fn rejected_rows(
             left(r.target, 4096) as "target?: String", left(r.event_id, 4096) as "event_id?: String",
             left(r.correlation_id, 4096) as "correlation_id?: String",
             left(r.user_id, 4096) as "user_id?: String", r.expires_at as "expires_at?: Timestamp",
+            left(r.traceparent, 4096) as "traceparent?: String",
             octet_length(r.payload)::bigint as "payload_bytes!: i64"
         from inbox_rejected r join organisations o on o.name = r.organisation
         where o.organisation = $1 and ($2::bigint is null or r.id = $2)
@@ -204,6 +209,7 @@ pub(in super::super) async fn rejected_rows(
                 correlation_id: row.correlation_id,
                 user_id: row.user_id,
                 expires_at: row.expires_at.map(|at| at.to_string()),
+                traceparent: row.traceparent,
                 payload_bytes: row.payload_bytes,
             })
         })
@@ -265,9 +271,9 @@ pub(in super::super) async fn put_back(
     query!(
         r#"
         insert into inbox (organisation, type, payload, gateway_id, target, event_id,
-            correlation_id, user_id, expires_at, inserted_at)
+            correlation_id, user_id, expires_at, traceparent, inserted_at)
         select organisation, type, payload, gateway_id, target, event_id,
-            correlation_id, user_id, expires_at, inserted_at
+            correlation_id, user_id, expires_at, traceparent, inserted_at
         from inbox_rejected where id = any($1)
         order by id
         "#,

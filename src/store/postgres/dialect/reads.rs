@@ -15,6 +15,7 @@ use crate::store::postgres::sql::connections::list::Row as ConnectionRow;
 use crate::store::postgres::sql::gateways::details::Row as GatewayRow;
 use crate::store::postgres::sql::retention::SpentEvents;
 use crate::store::postgres::sql::stream::Row as OutboxRow;
+use crate::trace_context::TraceParent;
 
 /// A log and its rows. The server sends all that it is asked for, so that it is told
 /// where to stop: with the row that goes beyond the bytes. There is no gap above the
@@ -38,10 +39,11 @@ pub(in super::super) fn outbox_rows(
             sequence as "sequence?: Sequence", id as "id?: EventId",
             type as "event_type?: EventType", payload as "payload?: String",
             correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
-            occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp"
+            occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
+            traceparent as "traceparent?: TraceParent"
         from streams s left join lateral (
             select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
-                e.occurred_at, e.expires_at,
+                e.occurred_at, e.expires_at, e.traceparent,
                 sum(octet_length(e.payload)) over (order by o.sequence)
                     - octet_length(e.payload) as before
             from outbox o

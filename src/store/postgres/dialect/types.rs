@@ -14,6 +14,7 @@ use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
     OrganisationKey, Reason, Sequence,
 };
+use crate::trace_context::TraceParent;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -66,6 +67,7 @@ held_as! { String:
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;
     Reason, |held| Ok(held.parse()?), ToString::to_string;
+    TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }
 
 /// Built-in types' numbers (pg_type.dat).

@@ -79,7 +79,12 @@ async fn insert_events(
             let event = &new.event;
             (
                 (organisation.0, &event.id, &event.event_type, event.payload.get()),
-                (&event.correlation_id, &event.user_id, event.occurred_at.micros()),
+                (
+                    &event.correlation_id,
+                    &event.user_id,
+                    event.occurred_at.micros(),
+                    &event.traceparent,
+                ),
                 (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
                 (
                     new.artifact_id.as_deref().map(storable),
@@ -92,10 +97,10 @@ async fn insert_events(
     let inserted = query!(
         r#"
         insert into events (event, organisation, id, type, payload, correlation_id, user_id,
-            occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id)
+            occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id)
         select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
             value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
-            value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', $2,
+            value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]', $2,
             value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
             value ->> '$[3][0]', value ->> '$[3][1]'
         from jsonb_each($1) where true order by key

@@ -49,9 +49,10 @@ pub(in super::super) async fn put_aside(
     query!(
         r#"
         insert into inbox_rejected (inbox_id, organisation, type, payload, gateway_id, target,
-            event_id, correlation_id, user_id, expires_at, inserted_at, reason, detail, rejected_at)
+            event_id, correlation_id, user_id, expires_at, traceparent, inserted_at, reason, detail,
+            rejected_at)
         select i.id, i.organisation, i.type, i.payload, i.gateway_id, i.target,
-            i.event_id, i.correlation_id, i.user_id, i.expires_at, i.inserted_at,
+            i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent, i.inserted_at,
             r.value ->> 1, r.value ->> 2, $2
         from json_each($1) as r join inbox i on i.id = r.value ->> 0
         order by i.id
@@ -87,7 +88,8 @@ pub(in super::super) async fn inbox_sizes(
             octet_length(organisation) + octet_length(type) + octet_length(payload)
             + coalesce(octet_length(gateway_id), 0) + coalesce(octet_length(target), 0)
             + coalesce(octet_length(event_id), 0) + coalesce(octet_length(correlation_id), 0)
-            + coalesce(octet_length(user_id), 0) + coalesce(octet_length(expires_at), 0) as "bytes!: i64"
+            + coalesce(octet_length(user_id), 0) + coalesce(octet_length(expires_at), 0)
+            + coalesce(octet_length(traceparent), 0) as "bytes!: i64"
         from inbox order by id limit $1
         "#,
         limit
@@ -113,7 +115,8 @@ pub(in super::super) async fn inbox_contents(
             cast(i.event_id as blob) as "event_id?: Vec<u8>",
             cast(i.correlation_id as blob) as "correlation_id?: Vec<u8>",
             cast(i.user_id as blob) as "user_id?: Vec<u8>",
-            cast(i.expires_at as blob) as "expires_at?: Vec<u8>"
+            cast(i.expires_at as blob) as "expires_at?: Vec<u8>",
+            cast(i.traceparent as blob) as "traceparent?: Vec<u8>"
         from json_each($1) as wanted join inbox i on i.id = wanted.value
         order by i.id
         "#,
@@ -135,6 +138,7 @@ pub(in super::super) async fn inbox_contents(
                     correlation_id: optional("correlation_id", row.correlation_id)?,
                     user_id: optional("user_id", row.user_id)?,
                     expires_at: optional("expires_at", row.expires_at)?,
+                    traceparent: optional("traceparent", row.traceparent)?,
                 })
             };
             (row.id, content())
@@ -175,6 +179,7 @@ pub(in super::super) async fn rejected_rows(
             cast(substr(r.correlation_id, 1, 4096) as blob) as "correlation_id?: Vec<u8>",
             cast(substr(r.user_id, 1, 4096) as blob) as "user_id?: Vec<u8>",
             cast(substr(r.expires_at, 1, 4096) as blob) as "expires_at?: Vec<u8>",
+            cast(substr(r.traceparent, 1, 4096) as blob) as "traceparent?: Vec<u8>",
             octet_length(r.payload) as "payload_bytes!: i64"
         from inbox_rejected r join organisations o on o.name = r.organisation
         where o.organisation = $1 and ($2 is null or r.id = $2) and ($3 is null or r.id < $3)
@@ -212,6 +217,7 @@ pub(in super::super) async fn rejected_rows(
                 correlation_id: row.correlation_id.as_deref().map(lossy),
                 user_id: row.user_id.as_deref().map(lossy),
                 expires_at: row.expires_at.as_deref().map(lossy),
+                traceparent: row.traceparent.as_deref().map(lossy),
                 payload_bytes: row.payload_bytes,
             })
         })
@@ -276,9 +282,9 @@ pub(in super::super) async fn put_back(
     query!(
         r#"
         insert into inbox (organisation, type, payload, gateway_id, target, event_id,
-            correlation_id, user_id, expires_at, inserted_at)
+            correlation_id, user_id, expires_at, traceparent, inserted_at)
         select r.organisation, r.type, r.payload, r.gateway_id, r.target, r.event_id,
-            r.correlation_id, r.user_id, r.expires_at, r.inserted_at
+            r.correlation_id, r.user_id, r.expires_at, r.traceparent, r.inserted_at
         from json_each($1) as chosen join inbox_rejected r on r.id = chosen.value
         order by r.id
         "#,

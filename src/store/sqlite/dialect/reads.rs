@@ -16,6 +16,7 @@ use crate::store::sqlite::sql::connections::list::Row as ConnectionRow;
 use crate::store::sqlite::sql::gateways::details::Row as GatewayRow;
 use crate::store::sqlite::sql::retention::SpentEvents;
 use crate::store::sqlite::sql::stream::Row as OutboxRow;
+use crate::trace_context::TraceParent;
 
 /// A log and its rows. All that is asked for is made, whatever its size: whoever
 /// asks knows how large rows may be.
@@ -33,7 +34,8 @@ pub(in super::super) fn outbox_rows(
             o.sequence as "sequence?: Sequence", e.id as "id?: EventId",
             e.type as "event_type?: EventType", e.payload as "payload?: String",
             e.correlation_id as "correlation_id?: CorrelationId", e.user_id as "user_id?: String",
-            e.occurred_at as "occurred_at?: Timestamp", e.expires_at as "expires_at?: Timestamp"
+            e.occurred_at as "occurred_at?: Timestamp", e.expires_at as "expires_at?: Timestamp",
+            e.traceparent as "traceparent?: TraceParent"
         from streams s
         left join outbox o on o.gateway = s.gateway and o.sequence > $2
         left join events e on e.event = o.event

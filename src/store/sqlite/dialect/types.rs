@@ -12,6 +12,7 @@ use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
     OrganisationKey, Reason, Sequence,
 };
+use crate::trace_context::TraceParent;
 
 macro_rules! held_as {
     ($held:ty: $($name:ty, $out:expr, $into:expr;)*) => {
@@ -59,4 +60,5 @@ held_as! { String:
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;
     Reason, |held| Ok(held.parse()?), ToString::to_string;
+    TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }

@@ -1,0 +1,251 @@
+//! The layers around all routes by which requests can be followed: a request id,
+//! a span, metrics, and a line in the access log. Names follow the OpenTelemetry
+//! semantic conventions for HTTP where these have one.
+//!
+//! A span and a log line hold no path, query, header or body: each of them can
+//! hold a secret. The route's template stands for the path.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use metrics::{Gauge, Unit};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{
+    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
+use tower_http::trace::TraceLayer;
+use tracing::{Span, field};
+
+use super::App;
+use super::listener::Peer;
+use super::problem::Problem;
+use super::rates;
+use crate::config::Network;
+use crate::event::{ConnectionId, GatewayId};
+use crate::telemetry::HTTP_REQUEST_DURATION;
+use crate::trace_context::TraceParent;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id that is accepted from a client, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+/// The target of the access log's lines, for `log.filter`.
+const ACCESS: &str = "gateway_events::access";
+
+const IN_FLIGHT: &str = "gateway_events_http_requests_in_flight";
+const REQUEST_BYTES: &str = "gateway_events_http_request_body_bytes_total";
+const RESPONSE_BYTES: &str = "gateway_events_http_response_body_bytes_total";
+
+/// Puts the layers around a router, the first one outermost.
+pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    describe();
+    let config = Arc::clone(&app.config);
+    let make_span = move |request: &Request| request_span(request, &config.server.trusted_proxies);
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(make_span)
+        .on_request(())
+        .on_response(log_access)
+        .on_body_chunk(())
+        .on_eos(())
+        .on_failure(());
+    let stack = ServiceBuilder::new()
+        .map_request(without_bad_request_id)
+        .layer(SetRequestIdLayer::x_request_id(NewRequestId))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(trace)
+        .layer(middleware::from_fn_with_state(metrics::gauge!(IN_FLIGHT), measure))
+        .layer(CatchPanicLayer::custom(super::panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), super::conclude));
+    router.layer(stack)
+}
+
+fn describe() {
+    metrics::describe_histogram!(
+        HTTP_REQUEST_DURATION,
+        Unit::Seconds,
+        "Time from a request's headers to its response's, by method, route template and status."
+    );
+    metrics::describe_gauge!(IN_FLIGHT, "HTTP requests that have no response yet.");
+    metrics::describe_counter!(
+        REQUEST_BYTES,
+        Unit::Bytes,
+        "Bytes of request bodies, by route template, as announced in Content-Length."
+    );
+    metrics::describe_counter!(
+        RESPONSE_BYTES,
+        Unit::Bytes,
+        "Bytes of response bodies of known length, by route template."
+    );
+}
+
+/// The caller's trace context. A header that is missing, repeated or invalid
+/// counts as none, as the specification demands.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok()?.parse().ok()
+}
+
+/// Makes ids for requests that come without one.
+#[derive(Clone, Copy)]
+struct NewRequestId;
+
+impl MakeRequestId for NewRequestId {
+    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
+        let id = uuid::Uuid::now_v7().to_string();
+        HeaderValue::try_from(id).ok().map(RequestId::new)
+    }
+}
+
+/// Drops a request id that can't be used, so that a new one is made.
+fn without_bad_request_id(mut request: Request) -> Request {
+    let mut ids = request.headers().get_all(REQUEST_ID).iter();
+    let is_good = ids.next().is_none_or(is_request_id) && ids.next().is_none();
+    if !is_good {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
+}
+
+/// Whether it is 1 to 128 letters, digits and `-_.:/+=@`: what UUIDs, ULIDs,
+/// hexadecimal and base64 ids consist of.
+fn is_request_id(id: &HeaderValue) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(allowed)
+}
+
+/// The span of a request. Its level is the highest one, because it is context
+/// for every line that is logged in it, whatever `log.filter` lets through.
+fn request_span(request: &Request, trusted: &[Network]) -> Span {
+    let headers = request.headers();
+    let (method, route) = (method(request.method()), route(request));
+    let peer = request.extensions().get::<Peer>();
+    let client = peer.map(|peer| rates::client_address(peer.address.ip(), headers, trusted));
+    let request_id = request.extensions().get::<RequestId>();
+    let request_id = request_id.and_then(|id| id.header_value().to_str().ok());
+    let trace_id = traceparent(headers).map(|it| field::display(it.trace_id()));
+    tracing::error_span!(
+        "http_request",
+        http.request.method = method,
+        http.route = route,
+        client.address = client.map(field::display),
+        request_id,
+        trace_id,
+    )
+}
+
+/// The span of a gateway's connection, which outlives that of its upgrade.
+pub(super) fn connection_span(
+    gateway: GatewayId,
+    connection: ConnectionId,
+    upgrade: &HeaderMap,
+) -> Span {
+    let request_id = upgrade.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    tracing::error_span!(
+        parent: None,
+        "gateway_connection",
+        gateway_id = %gateway,
+        connection_id = %connection,
+        transport = "websocket",
+        request_id,
+    )
+}
+
+/// A line in the access log; off unless `log.filter` lets this target through.
+fn log_access(response: &Response, latency: Duration, _: &Span) {
+    let (status, duration_ms) = (response.status().as_u16(), latency.as_secs_f64() * 1000.0);
+    tracing::debug!(
+        target: ACCESS,
+        { http.response.status_code = status, duration_ms },
+        "request completed"
+    );
+}
+
+/// Measures a request, and names it in its problem document.
+async fn measure(State(in_flight): State<Gauge>, request: Request, next: Next) -> Response {
+    let (method, route) = (method(request.method()), route(&request).to_owned());
+    let request_bytes = request.body().size_hint().exact();
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let started = Instant::now();
+    let in_flight = InFlight::begin(in_flight);
+    let response = next.run(request).await;
+    drop(in_flight);
+    let labels = [
+        ("method", method.to_owned()),
+        ("route", route.clone()),
+        ("status", response.status().as_str().to_owned()),
+    ];
+    metrics::histogram!(HTTP_REQUEST_DURATION, &labels).record(started.elapsed());
+    let response = with_request_id(response, request_id.as_ref());
+    count_bytes(REQUEST_BYTES, &route, request_bytes);
+    count_bytes(RESPONSE_BYTES, &route, response.body().size_hint().exact());
+    response
+}
+
+fn count_bytes(counter: &'static str, route: &str, bytes: Option<u64>) {
+    if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+        metrics::counter!(counter, "route" => route.to_owned()).increment(bytes);
+    }
+}
+
+/// A request under way, which may also end by being dropped.
+struct InFlight(Gauge);
+
+impl InFlight {
+    fn begin(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Adds `requestId` to a problem document, except to that of a 401, which must be
+/// the same for every reason.
+fn with_request_id(mut response: Response, id: Option<&RequestId>) -> Response {
+    let problem = response.extensions_mut().remove::<Arc<Problem>>();
+    let id = id.and_then(|id| id.header_value().to_str().ok());
+    let (Some(problem), Some(id)) = (problem, id) else { return response };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return response;
+    }
+    let named = Problem::clone(&problem).with("requestId", id);
+    response.map(|body| serde_json::to_vec(&named).map_or(body, Body::from))
+}
+
+/// The template of the route, such as `/api/internal/v1/events/{id}`. All
+/// requests that match none share a label.
+fn route(request: &Request) -> &str {
+    request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str)
+}
+
+/// The method, if it is a common one: any token can be sent as a method.
+fn method(method: &Method) -> &'static str {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    const NAMES: [&str; 9] =
+        ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT"];
+    KNOWN.iter().position(|known| known == method).map_or("_OTHER", |at| NAMES[at])
+}

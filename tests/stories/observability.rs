@@ -1,0 +1,5 @@
+//! Requests, connections and events can be followed: by request id, by trace
+//! context, in metrics, in the log.
+
+mod requests;
+mod trace_context;
