@@ -32,7 +32,7 @@ const MODULES: [(&str, &[&str]); 27] = [
         "intake",
         &["clock", "compute", "event", "event_types", "jobs", "socket", "store", "trace_context"],
     ),
-    ("telemetry", &["clock"]),
+    ("telemetry", &["clock", "event", "log_limit", "trace_context"]),
     ("config", &["dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
     ("retention", &["event", "jobs", "store", "wake"]),
@@ -101,7 +101,7 @@ const MODULES: [(&str, &[&str]); 27] = [
 
 /// Dependencies that only some files or folders under `src/` may name. `http/` includes
 /// `http.rs`.
-const OWNERS: [(&str, &[&str]); 30] = [
+const OWNERS: [(&str, &[&str]); 35] = [
     ("sqlx", &["store/", BENCH]),
     ("libsqlite3_sys", &["store/"]),
     ("deadpool", &["store/postgres/pool.rs"]),
@@ -119,7 +119,12 @@ const OWNERS: [(&str, &[&str]); 30] = [
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "dispatch/", "http/"]),
     ("tokio_tungstenite", &["client/", "socket/websocket/", BENCH]),
-    ("reqwest", &["client/"]),
+    ("reqwest", &["client/", "telemetry/otlp.rs"]),
+    ("opentelemetry", &["telemetry/otlp.rs"]),
+    ("opentelemetry_http", &["telemetry/otlp.rs"]),
+    ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
+    ("opentelemetry_sdk", &["telemetry/otlp.rs"]),
+    ("tracing_opentelemetry", &["telemetry/otlp.rs"]),
     ("clap", &["command/", "cli/", "main.rs", BENCH]),
     ("clap_complete", &["cli/", "main.rs"]),
     ("unicode_width", &["command/"]),
