@@ -1,5 +1,4 @@
-//! The one place that wires: it opens the rooms in order, and closes them in
-//! the opposite one.
+//! Assembles the service: opens its parts in order and closes them in reverse.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -21,75 +20,75 @@ use crate::intake::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{AboutNode, NewToken, Open, OpenError, Options, StoreError};
+use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Store, StoreError};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
-mod alive;
 mod check;
 mod first_token;
+mod membership;
 
-use alive::Alive;
+use membership::Membership;
+
 pub use check::check;
 
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
-const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
-/// How long the end may take when the store has failed: what its disk has kept
-/// is known only after a restart, and the sooner that happens the better.
-const FAILED_END: Duration = Duration::from_secs(1);
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(30);
+/// The time limit of a shutdown after the store has failed. Only a restart shows what its
+/// disk has kept, so it should happen soon.
+const FAILED_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The data directory can't be made or kept to ourselves.
+    /// The data directory can't be created or made private.
     #[error("the data directory {path} can't be used: {error}")]
     DataDir {
-        /// Which.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// The database can't be opened.
-    #[error("the database can't be opened")]
+    #[error("failed to open the database")]
     Open(#[from] OpenError),
-    /// The database was opened, but refuses.
+    /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No TLS.
+    /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The address can't be listened on.
-    #[error("{address} can't be listened on: {error}")]
+    /// The address can't be bound.
+    #[error("failed to listen on {address}: {error}")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// No logs or metrics.
+    /// Logging or metrics can't be started.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
-    /// No key could be made.
+    /// A key can't be generated.
     #[error(transparent)]
     Token(#[from] token::NoEntropy),
-    /// The first access token can't be taken from its file, or written to it.
+    /// The file of the first access token can't be read or written.
     #[error("the admin access token's file {path} can't be used: {why}")]
     TokenFile {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Standard output is gone.
-    #[error("nothing can be said on standard output: {0}")]
+    /// Standard output can't be written.
+    #[error("failed to write to standard output: {0}")]
     Output(io::Error),
 }
 
-/// Runs the service until a signal ends it. What the operator must see (the
-/// first token or its file, the address) goes to `out`; the token itself only if
-/// `print_token`.
+/// Runs the service until a signal ends it. What the operator must see (the first token or
+/// its file, the address) is written to `out`; the token itself only if `print_token`.
 pub async fn serve(
     config: Config,
     node: NodeId,
@@ -98,14 +97,14 @@ pub async fn serve(
     out: &mut (dyn Write + Send),
 ) -> Result<Outcome, ServeError> {
     let config = Arc::new(config);
-    prepare(&config.data_dir)?;
+    create_data_dir(&config.data_dir)?;
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
     let database = database(&config);
     let Open { store, failure, jobs: store_jobs } = database.open(node, wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
-    alive::begin(store.as_ref(), database.is_shared()).await?;
+    membership::begin(store.as_ref(), database.is_shared()).await?;
     first_token::ensure(store.as_ref(), &config, print_token, out).await?;
 
     let certificates = certificates(&config)?.map(Arc::new);
@@ -115,7 +114,6 @@ pub async fn serve(
     let unacknowledged = config.delivery.unacknowledged();
     let listener = Listener::bind(&config.server, tls, unacknowledged).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-
     store.introduce_node(about(&config, address)).await?;
 
     let jobs = Supervisor::default();
@@ -132,82 +130,116 @@ pub async fn serve(
         Box::new(move || render.render()),
         vec![jobs.clone(), store_jobs],
     );
-
-    let stop_accepting = CancellationToken::new();
-    let wind_down = CancellationToken::new();
-    let connections = TaskTracker::new();
-    let accepting = connections.spawn(listener.run(
+    let service = Service {
+        config,
+        store,
+        dispatcher,
+        jobs,
+        stop_accepting: CancellationToken::new(),
+        close_connections: CancellationToken::new(),
+        connections: TaskTracker::new(),
+    };
+    let accepting = service.connections.spawn(listener.run(
         http::router(Arc::clone(&app)),
-        stop_accepting.clone(),
-        wind_down.clone(),
-        connections.clone(),
+        service.stop_accepting.clone(),
+        service.close_connections.clone(),
+        service.connections.clone(),
     ));
-    dispatcher.start_sweep(&jobs);
-    if database.is_shared() {
-        dispatcher.start_revocation(&jobs);
-    }
-    intake::inbox::start(&store, rules, &jobs);
-    let retention = &config.retention;
-    retention::start(Arc::clone(&store), wake, retention.limits(), retention.interval, &jobs);
-    jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
-    jobs.start("metrics_upkeep", UPKEEP, Call(move || metrics.run_upkeep()));
+    let failed = service.start_jobs(database.is_shared(), rules, wake);
+    service.jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
+    service.jobs.start("metrics_upkeep", METRICS_UPKEEP, Call(move || metrics.run_upkeep()));
     if let Some(certificates) = certificates {
         let watch = WatchCertificates { certificates, signals: signals.clone(), is_told: false };
-        jobs.start("certificates", LOOK_AT_CERTIFICATES, watch);
+        service.jobs.start("certificates", CERTIFICATE_CHECK, watch);
     }
-    let failed = CancellationToken::new();
-    let (store_again, dispatcher_again) = (Arc::clone(&store), Arc::clone(&dispatcher));
-    let alive = Alive::new(store_again, dispatcher_again, database.is_shared(), failed.clone());
-    jobs.start("heartbeat", alive::HEARTBEAT, alive);
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
         .map_err(ServeError::Output)?;
     tracing::info!(%address, scheme, "listening");
 
-    let mut outcome = tokio::select! {
+    let outcome = tokio::select! {
         () = signals.graceful.cancelled() => Outcome::Graceful,
         () = failed.cancelled() => Outcome::StoreFailed,
         () = failure => Outcome::StoreFailed,
-        // It goes on until it is told to stop.
+        // The listener only returns if it fails.
         _ = accepting => Outcome::ListenerFailed,
     };
-    tracing::info!(?outcome, "shutting down");
-    // The listener stays open while the sockets drain, so that readiness can
-    // say no and gateways get a 503 instead of a refused connection.
-    let has_failed = outcome == Outcome::StoreFailed;
-    let wind = async {
-        dispatcher.drain(if has_failed { Duration::ZERO } else { config.shutdown.drain }).await;
-        stop_accepting.cancel();
-        wind_down.cancel();
-        connections.close();
-        if tokio::time::timeout(config.shutdown.grace, connections.wait()).await.is_err() {
-            tracing::warn!("some requests were still under way and are cut off");
-        }
-        jobs.stop().await;
-        // A transaction that does not end must not keep the process: whatever
-        // was answered is on disk, and the rest is undone at the next start.
-        if tokio::time::timeout(config.shutdown.grace, store.close()).await.is_err() {
-            tracing::warn!("the database did not close in time and is left as it is");
-        }
-    };
-    let abandoned = async {
-        if has_failed {
-            tokio::time::sleep(FAILED_END).await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = wind => {}
-        () = abandoned => tracing::warn!("the store has failed; what is still under way is cut off"),
-        () = signals.immediate.cancelled() => outcome = Outcome::Interrupted,
-    }
-    tracing::info!(?outcome, "done");
-    Ok(outcome)
+    Ok(service.shut_down(outcome, &signals).await)
 }
 
-/// What this node says of itself.
+/// What runs, and what ends it.
+struct Service {
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    dispatcher: Arc<Dispatcher>,
+    jobs: Supervisor,
+    stop_accepting: CancellationToken,
+    close_connections: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Service {
+    /// Starts the jobs that work on the store. The token is cancelled when the store has
+    /// failed for good.
+    fn start_jobs(&self, is_shared: bool, rules: Arc<Rules>, wake: Wake) -> CancellationToken {
+        let jobs = &self.jobs;
+        self.dispatcher.start_sweep(jobs);
+        if is_shared {
+            self.dispatcher.start_revocation(jobs);
+        }
+        intake::inbox::start(&self.store, rules, jobs);
+        let (retention, store) = (&self.config.retention, Arc::clone(&self.store));
+        retention::start(store, wake, retention.limits(), retention.interval, jobs);
+        let failed = CancellationToken::new();
+        let (store, dispatcher) = (Arc::clone(&self.store), Arc::clone(&self.dispatcher));
+        let membership = Membership::new(store, dispatcher, is_shared, failed.clone());
+        jobs.start("heartbeat", membership::HEARTBEAT, membership);
+        failed
+    }
+
+    /// Closes connections, jobs and the store, in this order. A signal to end immediately
+    /// cuts it off.
+    async fn shut_down(&self, mut outcome: Outcome, signals: &Signals) -> Outcome {
+        tracing::info!(?outcome, "shutting down");
+        let has_failed = outcome == Outcome::StoreFailed;
+        let time_limit = async {
+            if has_failed {
+                tokio::time::sleep(FAILED_SHUTDOWN).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.close(has_failed) => {}
+            () = time_limit => tracing::warn!("the store has failed; requests in flight are cut off"),
+            () = signals.immediate.cancelled() => outcome = Outcome::Interrupted,
+        }
+        tracing::info!(?outcome, "done");
+        outcome
+    }
+
+    async fn close(&self, has_failed: bool) {
+        let shutdown = &self.config.shutdown;
+        // The listener stays open while the sockets drain, so that readiness can report it
+        // and gateways get a 503 instead of a refused connection.
+        self.dispatcher.drain(if has_failed { Duration::ZERO } else { shutdown.drain }).await;
+        self.stop_accepting.cancel();
+        self.close_connections.cancel();
+        self.connections.close();
+        if tokio::time::timeout(shutdown.grace, self.connections.wait()).await.is_err() {
+            tracing::warn!("requests are still in flight and are cut off");
+        }
+        self.jobs.stop().await;
+        // A transaction that does not end must not keep the process alive: what was
+        // acknowledged is on disk, and the rest is rolled back at the next start.
+        if tokio::time::timeout(shutdown.grace, self.store.close()).await.is_err() {
+            tracing::warn!("the database did not close in time");
+        }
+    }
+}
+
+/// The properties of this node that `node list` shows.
 fn about(config: &Config, address: SocketAddr) -> AboutNode {
     AboutNode {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -217,9 +249,9 @@ fn about(config: &Config, address: SocketAddr) -> AboutNode {
     }
 }
 
-/// Makes the data directory, for its owner only. One that is there belongs to
-/// somebody and is left as it is; the files in it are private in any case.
-fn prepare(data_dir: &Path) -> Result<(), ServeError> {
+/// Creates the data directory with access for its owner only. The permissions of an
+/// existing one are not changed; the files in it are private in any case.
+fn create_data_dir(data_dir: &Path) -> Result<(), ServeError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -242,14 +274,13 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     Certificates::open(certificate, private_key).map(Some)
 }
 
-/// Makes up an access token that no database knows yet, to be supplied in
-/// `admin_token_file`.
+/// Generates an access token for `admin_token_file`. It is not stored.
 pub fn generate_token() -> Result<SecretString, ServeError> {
     Ok(token::issue(Kind::Access)?.key)
 }
 
-/// Makes an admin access token straight in the database, for an operator who
-/// has none (any more). The service may be running.
+/// Creates an admin access token directly in the database, for an operator without one. The
+/// service may be running.
 pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
     let issued = token::issue(Kind::Access)?;
     let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
@@ -265,7 +296,7 @@ fn database(config: &Config) -> Options {
 struct WatchCertificates {
     certificates: Arc<Certificates>,
     signals: Signals,
-    /// SIGHUP: they are read whether or not the files look the same.
+    /// Set by SIGHUP: the files are read even if they look unchanged.
     is_told: bool,
 }
 

@@ -28,9 +28,6 @@ pub use sources::{Flags, Sources};
 
 use origins::Origins;
 
-/// The manual of every key, and its default.
-pub const DEFAULTS: &str = include_str!("../config/default.toml");
-
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -359,7 +356,7 @@ fn filter_is_bad(filter: &str) -> bool {
 
 fn defaults() -> toml::Table {
     // A test reads them.
-    DEFAULTS.parse().unwrap_or_default()
+    crate::defaults::TEXT.parse().unwrap_or_default()
 }
 
 fn read(path: &Path) -> Result<(PathBuf, toml::Table), ConfigError> {

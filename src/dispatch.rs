@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Timestamp, millis};
+use crate::defaults;
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use crate::jobs::Supervisor;
 use crate::store::{Deleted, NewConnection, Store, StoreError};
@@ -110,18 +111,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            max_connections: 1000,
-            heartbeat_interval: Duration::from_secs(10),
-            heartbeat_timeout: Duration::from_secs(25),
-            confirmation_timeout: Duration::from_mins(1),
-            not_connected_grace: Duration::from_secs(5),
-            write_timeout: Duration::from_secs(10),
-            max_attempts: 5,
-            poison: Policy::DeadLetter,
-            window_events: 64,
-            window_bytes: ByteSize::kib(48),
-        }
+        defaults::section("delivery")
     }
 }
 

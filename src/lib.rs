@@ -10,6 +10,7 @@ pub mod clock;
 pub mod command;
 pub mod compute;
 pub mod config;
+pub mod defaults;
 pub mod dispatch;
 pub mod event;
 pub mod event_types;

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer};
 
 use super::{NewToken, Result, Store, StoreError, VerifyReport};
+use crate::defaults;
 use crate::event::NodeId;
 use crate::jobs::Supervisor;
 use crate::wake::Wake;
@@ -103,7 +104,43 @@ enum Database {
     Postgres(super::postgres::Options),
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        defaults::section("database")
+    }
+}
+
 impl Options {
+    /// The settings that apply to the embedded database.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn sqlite(&self) -> super::sqlite::Options {
+        super::sqlite::Options {
+            path: self.path.clone(),
+            readers: self.readers,
+            askers: self.askers,
+            answer_timeout: self.answer_timeout,
+            queue: self.queue(),
+            min_free_bytes: self.min_free_bytes,
+            ballast_bytes: self.ballast_bytes,
+            max_wal_bytes: self.max_wal_bytes,
+        }
+    }
+
+    /// The settings that apply to a shared database.
+    #[cfg(feature = "postgres")]
+    pub(super) fn postgres(&self) -> super::postgres::Options {
+        super::postgres::Options {
+            url: self.url.clone(),
+            notify: self.notify,
+            listener_url: self.listener_url.clone(),
+            connections: self.connections,
+            askers: self.askers,
+            answer_timeout: self.answer_timeout,
+            node_timeout: self.node_timeout,
+            queue: self.queue(),
+        }
+    }
+
     fn queue(&self) -> Queue {
         let bytes = usize::try_from(self.queue_bytes.as_u64()).unwrap_or(usize::MAX);
         Queue { events: self.queue_events, bytes }
@@ -137,30 +174,12 @@ impl Options {
     fn database(&self) -> Result<Database, OpenError> {
         if self.is_shared() {
             #[cfg(feature = "postgres")]
-            return Ok(Database::Postgres(super::postgres::Options {
-                url: self.url.clone(),
-                notify: self.notify,
-                listener_url: self.listener_url.clone(),
-                connections: self.connections,
-                askers: self.askers,
-                answer_timeout: self.answer_timeout,
-                node_timeout: self.node_timeout,
-                queue: self.queue(),
-            }));
+            return Ok(Database::Postgres(self.postgres()));
             #[cfg(not(feature = "postgres"))]
             return Err(OpenError::LeftOut("Postgres"));
         }
         #[cfg(feature = "sqlite")]
-        return Ok(Database::Sqlite(super::sqlite::Options {
-            path: self.path.clone(),
-            readers: self.readers,
-            askers: self.askers,
-            answer_timeout: self.answer_timeout,
-            queue: self.queue(),
-            min_free_bytes: self.min_free_bytes,
-            ballast_bytes: self.ballast_bytes,
-            max_wal_bytes: self.max_wal_bytes,
-        }));
+        return Ok(Database::Sqlite(self.sqlite()));
         #[cfg(not(feature = "sqlite"))]
         return Err(OpenError::LeftOut("SQLite; set database.url"));
     }

@@ -126,6 +126,6 @@ async fn a_schema_that_changes_under_a_node_is_noticed(on: On) {
     on.change(&service, "update schema_compatibility set oldest = 9999").await;
     assert_eq!(service.ended().await, Some(1), "{}", service.log());
     let log = service.log();
-    assert!(log.contains("this version can't use the database any more"), "{log}");
+    assert!(log.contains("this version can no longer use the database"), "{log}");
     assert!(log.contains("a newer version migrated it to 9999"), "{log}");
 }

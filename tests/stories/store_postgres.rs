@@ -7,7 +7,7 @@ use gateway_events::event::NodeId;
 use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
-use gateway_events::store::{DeliveryFilter, Queue, SchemaError, Store as _};
+use gateway_events::store::{DeliveryFilter, SchemaError, Store as _};
 use gateway_events::wake::Wake;
 use sqlx::{Connection as _, PgConnection};
 
@@ -16,16 +16,7 @@ use crate::outsider_postgres::Program;
 use crate::server::Database;
 
 pub(crate) fn options(database: &Database) -> Options {
-    Options {
-        url: database.url().into(),
-        notify: true,
-        listener_url: String::new().into(),
-        connections: 4,
-        askers: 2,
-        answer_timeout: Duration::from_secs(10),
-        node_timeout: Duration::from_secs(30),
-        queue: Queue { events: 10_000, bytes: 64 * 1024 * 1024 },
-    }
+    Options { url: database.url().into(), ..Options::default() }
 }
 
 /// A node on a database.

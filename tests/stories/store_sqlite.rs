@@ -25,7 +25,6 @@ pub(crate) async fn open_as(directory: &Path, node: NodeId) -> Result<Arc<Sqlite
 fn options(directory: &Path) -> Options {
     Options {
         path: directory.join("gateway-events.db"),
-        readers: 2,
         min_free_bytes: 0,
         ballast_bytes: 0,
         ..Options::default()

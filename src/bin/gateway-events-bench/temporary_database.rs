@@ -42,7 +42,8 @@ impl TemporaryDatabase {
     }
 
     async fn check_encryption(&self) -> anyhow::Result<bool> {
-        let mut conn = postgres::connect(&Options::single_connection(self.url.clone())).await?;
+        let mut conn =
+            postgres::connect(&Options { url: self.url.clone(), ..Options::default() }).await?;
         let query =
             "select coalesce(bool_or(ssl), false) from pg_stat_ssl where pid = pg_backend_pid()";
         let row = sqlx::raw_sql(query).fetch_one(&mut conn).await?;
@@ -52,7 +53,7 @@ impl TemporaryDatabase {
     }
 
     async fn run(&self, command: &str, rest: &str) -> anyhow::Result<()> {
-        let options = Options::single_connection(self.server_url.clone());
+        let options = Options { url: self.server_url.clone(), ..Options::default() };
         let mut conn = postgres::connect(&options).await?;
         // The name was generated above from letters and digits; an identifier can't be
         // a bind parameter.

@@ -28,18 +28,9 @@ pub struct Options {
     pub queue: Queue,
 }
 
-impl Options {
-    /// Options of a single connection, as a migration or a measurement needs.
-    pub fn single_connection(url: SecretString) -> Self {
-        Self {
-            url,
-            notify: false,
-            listener_url: SecretString::default(),
-            connections: 1,
-            askers: 1,
-            answer_timeout: Duration::from_secs(10),
-            node_timeout: Duration::from_secs(30),
-            queue: Queue { events: 1, bytes: 1 },
-        }
+/// The defaults with an empty URL.
+impl Default for Options {
+    fn default() -> Self {
+        crate::store::Options::default().postgres()
     }
 }

@@ -32,15 +32,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            path: PathBuf::from("gateway-events.db"),
-            readers: 4,
-            askers: 2,
-            answer_timeout: Duration::from_secs(10),
-            queue: Queue { events: 4096, bytes: 64 * 1024 * 1024 },
-            min_free_bytes: 64 * 1024 * 1024,
-            ballast_bytes: 16 * 1024 * 1024,
-            max_wal_bytes: 64 * 1024 * 1024,
-        }
+        crate::store::Options::default().sqlite()
     }
 }

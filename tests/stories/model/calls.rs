@@ -98,6 +98,7 @@ impl World {
         answers
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
     async fn told(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
         let of = self.organisation;
         match step {

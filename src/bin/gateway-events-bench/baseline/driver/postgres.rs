@@ -18,7 +18,7 @@ pub(super) struct Postgres(PgConnection);
 impl Postgres {
     /// Migrates the empty database and inserts gateways.
     pub(super) async fn create(url: &SecretString, gateways: u32) -> anyhow::Result<Self> {
-        let options = Options::single_connection(url.clone());
+        let options = Options { url: url.clone(), ..Options::default() };
         postgres::migrate(&options).await?;
         let mut conn = postgres::connect(&options).await?;
         sqlx::query(

@@ -1,5 +1,5 @@
-//! A node among others: it says that it lives, closes what dead ones left open,
-//! and notices that it was taken for dead itself.
+//! This node's membership: heartbeats, closing the connections of dead nodes, and noticing
+//! that another node declared this one dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,32 +13,33 @@ use crate::event::Reason;
 use crate::jobs::{Job, Next};
 use crate::store::{Heartbeat, Reaped, Store, StoreError};
 
-/// How often a node says that it lives, and again when it could not.
+/// The interval between heartbeats.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The maximum pause after a failed heartbeat.
 const RETRY: Duration = Duration::from_secs(1);
-/// A node that has just got in touch with a shared database judges nobody: if
-/// the database was away, the others could not say either that they live.
-const IN_TOUCH: Duration = Duration::from_secs(10);
-/// Heartbeats after which its sockets are looked over when a node was taken for
-/// dead: one may have been on its way into the registry at the first.
-const LOOKS: u32 = 3;
+/// How long this node's heartbeats must have succeeded before it declares others dead: if
+/// the database was unavailable, their heartbeats failed, too.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// How many heartbeats in a row check the sockets after this node was declared dead: a
+/// connection may not have been registered yet at the first check.
+const CHECKS: u32 = 3;
 
-/// What a node knows of its own standing.
-pub(super) struct Alive {
+/// The job that sends heartbeats.
+pub(super) struct Membership {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     is_shared: bool,
     /// Cancelled when the store has failed for good.
     failed: CancellationToken,
-    in_touch_since: Option<Instant>,
-    /// When it was last taken for dead, as far as it knows.
+    connected_since: Option<Instant>,
+    /// When this node was last declared dead, as far as it knows.
     lost_at: Option<Timestamp>,
-    looks_left: u32,
+    checks_left: u32,
     clock: ClockGuard,
     newer_schema: Option<i64>,
 }
 
-impl Alive {
+impl Membership {
     pub(super) fn new(
         store: Arc<dyn Store>,
         dispatcher: Arc<Dispatcher>,
@@ -50,19 +51,19 @@ impl Alive {
             dispatcher,
             is_shared,
             failed,
-            in_touch_since: None,
+            connected_since: None,
             lost_at: None,
-            looks_left: 0,
+            checks_left: 0,
             clock: ClockGuard::default(),
             newer_schema: None,
         }
     }
 
-    /// Compares what a heartbeat found with what the ones before it found.
+    /// Reports a changed clock or schema.
     fn compare(&mut self, at: Timestamp, newer_schema: Option<i64>) {
         if let Some(jump) = self.clock.read(at, std::time::Instant::now()) {
-            // Other nodes' heartbeats are of another time until they store new ones.
-            self.in_touch_since = None;
+            // The last heartbeats of other nodes have instants of the old clock.
+            self.connected_since = None;
             metrics::counter!("gateway_events_clock_jumps_total").increment(1);
             tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
         }
@@ -71,45 +72,45 @@ impl Alive {
             if let Some(migration) = newer_schema {
                 tracing::warn!(
                     migration,
-                    "a newer version migrated the database; this node goes on, but can't be started again: replace it"
+                    "a newer version migrated the database; this node keeps running but can't be restarted: upgrade it"
                 );
             }
         }
     }
 
-    /// Closes the sockets that this node has lost on record; false if they could
-    /// not be looked for.
-    async fn look_over(&mut self, lost_at: Option<Timestamp>) -> bool {
+    /// Closes sockets whose connections were closed in the database when another node
+    /// declared this one dead. Returns false if the query failed.
+    async fn close_lost(&mut self, lost_at: Option<Timestamp>) -> bool {
         if lost_at != self.lost_at {
             self.lost_at = lost_at;
-            self.looks_left = LOOKS;
-            metrics::counter!("gateway_events_node_taken_for_dead_total").increment(1);
+            self.checks_left = CHECKS;
+            metrics::counter!("gateway_events_node_declared_dead_total").increment(1);
             tracing::warn!(
                 lost_at = lost_at.map(tracing::field::display),
                 connections = self.dispatcher.live(),
-                "this node was not heard of for too long, and another one took it for dead; sockets whose connections are closed on record are closed"
+                "declared dead by another node after missing heartbeats; closing sockets whose connections were closed in the database"
             );
         }
-        if self.looks_left == 0 {
+        if self.checks_left == 0 {
             return true;
         }
         match self.dispatcher.close_lost().await {
             Ok(closed) => {
-                self.looks_left -= 1;
+                self.checks_left -= 1;
                 if closed > 0 {
-                    tracing::info!(closed, "sockets whose connections were lost are closed");
+                    tracing::info!(closed, "closed sockets of lost connections");
                 }
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "the lost connections could not be looked for");
+                tracing::warn!(%error, "failed to look up lost connections");
                 false
             }
         }
     }
 }
 
-impl Job for Alive {
+impl Job for Membership {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next, StoreError> {
@@ -118,28 +119,28 @@ impl Job for Alive {
             Err(error) => {
                 match &error {
                     StoreError::SchemaChanged(_) => {
-                        tracing::error!(%error, "this version can't use the database any more; ending");
+                        tracing::error!(%error, "this version can no longer use the database; shutting down");
                         self.failed.cancel();
                     }
                     StoreError::Disk(_) | StoreError::Corrupt(_) => {
-                        tracing::error!(%error, "the store has failed; ending");
+                        tracing::error!(%error, "the store has failed; shutting down");
                         self.failed.cancel();
                     }
                     _ => {}
                 }
-                self.in_touch_since = None;
+                self.connected_since = None;
                 metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
                 return Err(error);
             }
         };
         self.compare(at, newer_schema);
-        let looked_over = self.look_over(lost_at).await;
-        let since = *self.in_touch_since.get_or_insert_with(Instant::now);
-        let may_judge = !self.is_shared || since.elapsed() >= IN_TOUCH;
-        if may_judge && let Err(error) = reap(self.store.as_ref()).await {
-            tracing::warn!(%error, "dead nodes could not be looked for");
+        let is_checked = self.close_lost(lost_at).await;
+        let since = *self.connected_since.get_or_insert_with(Instant::now);
+        let may_reap = !self.is_shared || since.elapsed() >= STABLE_AFTER;
+        if may_reap && let Err(error) = reap(self.store.as_ref()).await {
+            tracing::warn!(%error, "failed to look up dead nodes");
         }
-        Ok(if looked_over { Next::Wait } else { Next::After(RETRY) })
+        Ok(if is_checked { Next::Wait } else { Next::After(RETRY) })
     }
 
     fn max_backoff(&self) -> Duration {
@@ -147,21 +148,20 @@ impl Job for Alive {
     }
 }
 
-/// What a node has to do with others before it listens: with a file, nobody
-/// else has it, so that there is nobody to be wrong about.
+/// Runs before the node listens. An embedded database has no other node, so connections
+/// left open by earlier processes are closed immediately.
 pub(super) async fn begin(store: &dyn Store, is_shared: bool) -> Result<(), StoreError> {
     if is_shared { Ok(()) } else { reap(store).await }
 }
 
-/// Closes what nodes that did not end in good order left open; each one is a
-/// disconnection like any other.
+/// Closes the connections that dead nodes left open and logs each as a disconnection.
 async fn reap(store: &dyn Store) -> Result<(), StoreError> {
     loop {
         let reaping = store.reap_dead_nodes().await?;
         let is_last = reaping.connections.is_empty();
         for node in reaping.nodes {
             metrics::counter!("gateway_events_nodes_lost_total").increment(1);
-            tracing::warn!(%node, "a node is lost: it did not end in good order, and is heard of no more");
+            tracing::warn!(%node, "a node is lost: its heartbeats stopped without a shutdown");
         }
         for Reaped { gateway_id, connection_id } in reaping.connections {
             tracing::info!(
