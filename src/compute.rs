@@ -1,9 +1,9 @@
-//! A small pool of threads for computations that take long: large JSON bodies,
-//! JSON Schemas. The async workers, which serve every socket, never run them.
+//! A small pool of threads for long computations, such as parsing large JSON bodies and
+//! validating JSON Schemas, which must not block the async workers.
 //!
-//! Each source of work (an access token, the inbox) has a queue of its own, and
-//! the queues take turns, so that one source delays another by one job per
-//! turn. A job can't be interrupted; its submitter bounds its length.
+//! Each source of work (an access token, the inbox) has its own queue, and the queues are
+//! served in turn, so that one source delays another by one job at a time. A job can't be
+//! interrupted; its submitter bounds its length.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -11,27 +11,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Jobs of one source that may wait; further ones are refused.
+/// The maximum number of queued jobs per source; further ones are refused.
 const MAX_QUEUED: usize = 256;
 
-/// A pool has at most this many threads.
+/// The maximum number of threads.
 const MAX_THREADS: usize = 8;
 
-/// Enough for the deepest schema on the deepest payload; touched only as far as needed.
+/// Enough for the deepest schema and payload. Pages are only allocated when they are used.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// How far a thread gives way to others of the process.
+/// The nice value of the threads.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Where work comes from; each source has its own queue.
+/// A source of work. Each has its own queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source(Arc<str>);
 
 impl Source {
-    /// A source by its name, which is unique to it.
+    /// The source with this name, which must be unique.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
@@ -40,15 +40,15 @@ impl Source {
 /// Why a job has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeError {
-    /// Too many jobs of the same source wait already.
+    /// The queue of the source is full.
     #[error("too many computations of this source are waiting")]
     Busy,
-    /// The job panicked. The panic is in the log.
+    /// The job panicked. The panic hook has logged it.
     #[error("the computation failed")]
     Panicked,
 }
 
-/// The pool. Its threads end when it is dropped, each after the job at hand.
+/// The pool. When it is dropped, each thread ends after its current job.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -56,14 +56,14 @@ pub struct Pool {
 
 #[derive(Default)]
 struct Shared {
-    // Held to add or take one job, never while a job runs.
+    // Locked to add or take a job, never while one runs.
     queues: Mutex<Queues>,
     ready: Condvar,
 }
 
 #[derive(Default)]
 struct Queues {
-    /// Sources with waiting jobs, the next one first.
+    /// Sources with queued jobs, in the order of their turns.
     turns: VecDeque<Source>,
     waiting: HashMap<Source, VecDeque<Job>>,
     closed: bool,
@@ -88,7 +88,7 @@ impl Pool {
                 .name(format!("compute-{nth}"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
-                    give_way();
+                    lower_priority();
                     shared.work();
                 })
                 .expect("the system can start a thread");
@@ -96,8 +96,8 @@ impl Pool {
         Self { shared }
     }
 
-    /// Runs a job when it is its source's turn. If the returned future is
-    /// dropped, a job that has not begun is skipped.
+    /// Runs a job when its source has its turn. If the returned future is dropped, a job that
+    /// has not started is skipped.
     pub async fn run<T: Send + 'static>(
         &self,
         source: &Source,
@@ -106,8 +106,8 @@ impl Pool {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move || {
             if !answer.is_closed() {
-                // A panic concerns this job alone. What it shares with others
-                // (caches behind locks) is whole after every step.
+                // A panic only fails this job: shared state (caches behind locks) is
+                // consistent after every step.
                 let done = std::panic::catch_unwind(AssertUnwindSafe(work));
                 _ = answer.send(done.map_err(|_| ComputeError::Panicked));
             }
@@ -117,12 +117,12 @@ impl Pool {
     }
 }
 
-/// Lets the async workers go first when there are more threads at work than
-/// processors. On Linux the priority is this thread's alone.
-fn give_way() {
+/// Lowers the priority of this thread, so that the async workers run first when the
+/// processors are busy. Only on Linux, where priorities are per thread.
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the priority of a compute thread stays as it is");
+        tracing::debug!(%error, "failed to lower the priority of a compute thread");
     }
 }
 
@@ -163,7 +163,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The next job, or `None` when the pool is closed.
+    /// Waits for the next job; `None` when the pool is closed.
     fn pull(&self) -> Option<Job> {
         let mut queues = self.lock();
         loop {
@@ -185,7 +185,7 @@ impl Shared {
 }
 
 impl Queues {
-    /// Takes a job of the source whose turn it is, which then waits behind the others.
+    /// Takes a job of the source whose turn it is, and moves the source to the end.
     fn next(&mut self) -> Option<Job> {
         let source = self.turns.pop_front()?;
         let jobs = self.waiting.get_mut(&source)?;

@@ -1,6 +1,6 @@
-//! Settings: the compiled-in defaults, then a file, then the environment, then
-//! flags. A value that can't be used is refused here, with its key, its source
-//! and what would be allowed; nothing later has to doubt a setting.
+//! Settings: the compiled-in defaults, then a file, then the environment, then flags, each
+//! of which overrides the previous ones. Invalid values are refused here with their key,
+//! their source and what is allowed, so that no other module has to check them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,13 @@ pub use sources::{Flags, Sources};
 
 use origins::Origins;
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the service keeps its files.
     pub data_dir: PathBuf,
-    /// Where the first admin access token is, or is to be written.
+    /// The file that the first admin access token is read from or written to.
     #[serde(deserialize_with = "optional_path")]
     pub admin_token_file: Option<PathBuf>,
     /// The listener.
@@ -47,16 +47,16 @@ pub struct Config {
     pub database: store::Options,
     /// How long and how much is kept.
     pub retention: Retention,
-    /// The end.
+    /// Shutdown.
     pub shutdown: Shutdown,
     /// Logs.
     pub log: Log,
     /// The export of spans.
     pub otlp: Otlp,
-    /// What is in force, for showing.
+    /// The settings in effect, with secrets masked.
     #[serde(skip)]
     shown: toml::Table,
-    /// Variables that are ignored and perhaps should not be.
+    /// Warnings about ignored environment variables.
     #[serde(skip)]
     warnings: Vec<String>,
 }
@@ -67,7 +67,7 @@ pub struct Config {
 pub struct Server {
     /// Address and port.
     pub listen: SocketAddr,
-    /// No TLS; loopback only.
+    /// Disables TLS; only allowed on loopback addresses.
     pub plaintext: bool,
     /// PEM file of the certificate and its chain.
     #[serde(deserialize_with = "optional_path")]
@@ -81,28 +81,28 @@ pub struct Server {
     /// Deadline of a request's headers.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// How long a connection may be silent between two requests.
+    /// How long a connection may be idle between two requests.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// Deadline of an API request.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// TLS handshakes under way at once.
+    /// The maximum number of concurrent TLS handshakes.
     pub max_pending_handshakes: usize,
-    /// Connections open at once that are no sockets.
+    /// The maximum number of open connections that are not WebSockets.
     pub max_http_connections: usize,
-    /// Whose X-Forwarded-For counts.
+    /// Peers whose X-Forwarded-For header is trusted.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<Network>,
-    /// Who must, and may, begin with a PROXY protocol header.
+    /// Peers whose connections must start with a PROXY protocol header; others must not.
     #[serde(deserialize_with = "list")]
     pub proxy_protocol_from: Vec<Network>,
-    /// Which browsers may connect.
+    /// Values of the Origin header from which browsers may connect.
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
-    /// The largest body of a request that publishes events.
+    /// The maximum size of the body of a request that publishes events.
     pub body_limit: ByteSize,
-    /// Memory for such bodies, of all requests together.
+    /// The maximum memory of all such bodies together.
     pub body_memory: ByteSize,
 }
 
@@ -110,9 +110,9 @@ pub struct Server {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The largest event frame.
+    /// The maximum size of an event's frame.
     pub event_bytes: ByteSize,
-    /// Attempts per minute and address, and per gateway.
+    /// Connection attempts per minute and source address, and per gateway.
     pub attempts_per_minute: std::num::NonZeroU32,
 }
 
@@ -130,14 +130,14 @@ pub struct Retention {
     dead_letter_max_age: Duration,
     #[serde(with = "humantime_serde")]
     left_behind: Duration,
-    /// How often to look.
+    /// The interval between passes.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
     batch: i64,
 }
 
 impl Retention {
-    /// As the store wants them.
+    /// The limits in the form that the store takes.
     pub const fn limits(&self) -> RetentionLimits {
         RetentionLimits {
             max_age: self.max_age,
@@ -151,37 +151,37 @@ impl Retention {
     }
 }
 
-/// The end of the process.
+/// Shutdown.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
-    /// Over which time sockets are closed.
+    /// The time over which open sockets are closed.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// How long requests may still run after that.
+    /// How long requests may run after that.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
 }
 
-/// Why the settings can't be used.
+/// Why the settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
     #[error("the configuration file {path} can't be read: {why}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// A value can't be used.
+    /// A value is invalid.
     #[error("{key} = {value} (from {origin}) can't be used: {why}")]
     Value {
         /// The key.
         key: String,
         /// The value, as given.
         value: String,
-        /// Who gave it.
+        /// Its source.
         origin: String,
         /// What is wrong and what is allowed.
         why: String,
@@ -189,7 +189,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads all sources; later ones win.
+    /// Reads all sources; later ones override earlier ones.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let defaults = defaults();
         let (environment, warnings) = sources::environment(&sources.environment, &defaults)?;
@@ -227,7 +227,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Takes a path as it was given, byte for byte: TOML holds text only.
+    /// Sets a path to its exact bytes, which TOML can't represent if they are not UTF-8.
     fn take_path(&mut self, key: &str, path: &Path) {
         match key {
             "data_dir" => path.clone_into(&mut self.data_dir),
@@ -238,22 +238,22 @@ impl Config {
         }
     }
 
-    /// Environment variables that are ignored and look as if they should not be.
+    /// Warnings about environment variables that are ignored but look like settings.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What is in force, as TOML; secrets masked.
+    /// The settings in effect as TOML text, with secrets masked.
     pub fn show(&self) -> String {
         self.settings().to_string()
     }
 
-    /// The same, not yet written down.
+    /// The settings in effect as a TOML table, with secrets masked.
     pub fn settings(&self) -> toml::Table {
         self.shown.clone()
     }
 
-    /// What one key alone can't tell.
+    /// Checks that involve more than the type of one value.
     fn check(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
         let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
         if self.server.plaintext && !self.server.listen.ip().is_loopback() {
@@ -274,7 +274,7 @@ impl Config {
         if self.server.body_limit < self.limits.event_bytes {
             return refuse("server.body_limit", "must be at least limits.event_bytes");
         }
-        // Each attempt is looked for among those of its minute.
+        // Each attempt is compared with all others of its minute.
         if self.limits.attempts_per_minute.get() > 1000 {
             return refuse("limits.attempts_per_minute", "must be 1 to 1000");
         }
@@ -355,7 +355,7 @@ fn filter_is_bad(filter: &str) -> bool {
 }
 
 fn defaults() -> toml::Table {
-    // A test reads them.
+    // Valid TOML, as a test verifies.
     crate::defaults::TEXT.parse().unwrap_or_default()
 }
 
@@ -371,7 +371,7 @@ fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pa
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
-/// A list of texts that each stand for a value.
+/// A list of strings, each of which is parsed as a value.
 fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

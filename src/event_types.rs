@@ -1,19 +1,18 @@
-//! Event types: the built-in catalogue, and the check of a payload against the
-//! JSON Schema of its type. This module knows no database and fetches nothing:
-//! a schema stands alone, or it is refused.
+//! Event types: the built-in catalogue, and validation of payloads against the JSON Schema
+//! of their type. A schema must be self-contained: references to other documents are
+//! refused, and nothing is fetched.
 //!
-//! Both compiling a schema and checking a payload are bounded, in units that do
-//! not depend on the machine or its load, so that every node and every repeat
-//! comes to the same verdict. [`complexity`] limits what a schema may be;
-//! [`metered`] stops the evaluator when a payload has used up its budget. Why
-//! not otherwise: an evaluation can't be interrupted from outside its thread, a
-//! limit in time would refuse good events on a busy machine, a child process
-//! that can be killed has to be run on every platform and fed over a pipe, and
-//! an evaluator of our own would have to be kept up to date.
+//! Compiling a schema and validating a payload have budgets in units that do not depend on
+//! the machine or its load, so that every node and every retry has the same result.
+//! [`complexity`] limits schemas; [`metered`] stops the evaluator when a payload has used up
+//! its budget. The alternatives are worse: an evaluation can't be interrupted from another
+//! thread, a time limit would refuse valid events on a busy machine, a child process would
+//! have to be managed on every platform, and an evaluator of our own would have to follow
+//! the standard.
 //!
-//! A check takes up to 50 ms, so [`Validator::check`] runs on the compute pool,
-//! except for types that [`Validator::is_quick`] names: those are checked in
-//! one pass over the payload.
+//! Validation takes up to 50 ms, so [`Validator::check`] runs on the compute pool, except
+//! for types for which [`Validator::is_quick`] is true: those take one pass over the
+//! payload.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -39,22 +38,22 @@ use complexity::Prices;
 use members::Members;
 use metered::{Metered, Stopped};
 
-/// A larger schema is refused.
+/// The maximum size of a schema in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What a payload's check may cost. A unit takes 10 to 50 ns in a release build.
+/// The budget of validating one payload. A unit takes 10 to 50 ns in a release build.
 const UNITS: u64 = 1_000_000;
 
-/// Compiled schemas kept in memory, and patterns in all of them; past either
-/// the cache starts afresh.
+/// The maximum number of cached schemas, and of patterns in all of them. When either is
+/// exceeded, the cache is cleared.
 const MAX_CACHED: usize = 1024;
 const MAX_CACHED_PATTERNS: usize = 256;
 
-/// Findings reported per payload, and characters of each.
+/// Errors reported per payload, and characters of each.
 const MAX_FINDINGS: usize = 20;
 const LONGEST_MESSAGE: usize = 500;
 
-/// Members that say which artifact an event concerns.
+/// Members that identify the artifact of an event.
 const ARTIFACT_IDS: [&str; 4] = ["apiId", "providerId", "proxyId", "artifactId"];
 const DEPLOYMENT_ID: &str = "deploymentId";
 
@@ -64,7 +63,7 @@ const DEPLOYMENT_ID: &str = "deploymentId";
 pub struct EventTypeInfo {
     /// Its name.
     pub name: String,
-    /// What it tells a gateway.
+    /// What the event means to a gateway.
     pub description: String,
     /// JSON Schema (2020-12) that payloads must satisfy.
     pub schema: Option<Box<RawValue>>,
@@ -73,13 +72,13 @@ pub struct EventTypeInfo {
 /// Why a payload does not satisfy its type's schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// JSON pointer below the payload, such as `payload/apiId`.
+    /// JSON pointer to the member, such as `payload/apiId`.
     pub field: String,
-    /// What is wrong there. Never repeats the value, which may be a secret.
+    /// What is wrong. Never contains the value, which may be a secret.
     pub message: String,
 }
 
-/// What gateways' reports about an event name it by.
+/// The ids by which gateways' reports refer to an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// The artifact's id.
@@ -97,18 +96,17 @@ impl Subject {
     }
 }
 
-/// Checks payloads. A schema is compiled when it is first needed and found
-/// again by its own text, so that a changed type can't meet a stale schema and
-/// organisations can't see each other's.
+/// Validates payloads. Schemas are compiled on first use and cached by their text, so that
+/// a changed type never uses a stale schema and organisations don't share theirs.
 #[derive(Default)]
 pub struct Validator {
-    // Held for a look-up or an insert only, never while compiling or checking.
+    // Held for a lookup or an insert, never while compiling or validating.
     compiled: Mutex<Cache>,
 }
 
 #[derive(Default)]
 struct Cache {
-    /// Also what can't be compiled, with the reason.
+    /// Includes schemas that can't be compiled, with the reason.
     schemas: HashMap<Box<str>, Result<Arc<Compiled>, String>>,
     patterns: usize,
 }
@@ -119,13 +117,13 @@ struct Compiled {
 }
 
 impl Validator {
-    /// Whether a check takes one pass over the payload, without the evaluator.
+    /// Whether validation takes one pass over the payload, without the evaluator.
     pub fn is_quick(info: &EventTypeInfo) -> bool {
         info.schema.is_none() || catalogue::unchanged(info).is_some()
     }
 
-    /// Checks a payload, which is a JSON object, against its type. Without a
-    /// schema it need only be JSON that gateways can read.
+    /// Validates a payload, which must be a JSON object, against its type. Without a schema,
+    /// it must only be JSON that gateways can parse.
     pub fn check(&self, info: &EventTypeInfo, payload: &str) -> Result<Subject, Vec<FieldError>> {
         let unreadable = |error: serde_json::Error| vec![unreadable(&error)];
         let built_in = catalogue::unchanged(info);
@@ -182,7 +180,7 @@ impl Validator {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
-        // The cache is whole after every step, so a panic elsewhere spoils nothing.
+        // The cache is consistent after every step, so a panic elsewhere does not affect it.
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -225,18 +223,18 @@ fn unreadable(error: &serde_json::Error) -> FieldError {
     FieldError { field: "payload".to_owned(), message }
 }
 
-/// Says how deep JSON may be, in place of the parser's own words for it.
+/// States the maximum depth of JSON instead of the parser's own message.
 pub fn too_deep(why: &str) -> Option<&'static str> {
     why.starts_with("recursion limit").then_some("is nested deeper than 127 levels; flatten it")
 }
 
-/// Whether a schema may be registered; the error is for its sender. Takes
-/// up to a second, so it runs on the compute pool.
+/// Whether a schema may be registered; the error is for the client. Takes up to a second,
+/// so it runs on the compute pool.
 pub fn check_schema(schema: &RawValue) -> Result<(), String> {
     compile_safely(schema).map(drop)
 }
 
-/// A panic of the compiler refuses this schema and harms nothing else.
+/// If the compiler panics, the schema is refused.
 fn compile_safely(schema: &RawValue) -> Result<Compiled, String> {
     std::panic::catch_unwind(AssertUnwindSafe(|| compile(schema)))
         .unwrap_or_else(|_| Err("can't be compiled; the service's log says more".to_owned()))
@@ -268,7 +266,7 @@ fn compile(schema: &RawValue) -> Result<Compiled, String> {
     Ok(Compiled { validator, prices })
 }
 
-/// Retrieves nothing: whatever reference [`complexity::measure`] lets pass ends here.
+/// Refuses every external reference that [`complexity::measure`] did not refuse.
 struct Nothing;
 
 impl Retrieve for Nothing {

@@ -2,6 +2,10 @@
 //! repository's `docs/ARCHITECTURE.md` lists the modules and follows an event, a reconnect,
 //! a crash and a shutdown through them.
 
+// The unit tests include `tests/reference`, which names the library from outside.
+#[cfg(test)]
+extern crate self as gateway_events;
+
 pub mod api;
 pub mod app;
 pub mod backoff;

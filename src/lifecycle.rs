@@ -1,4 +1,4 @@
-//! From the outside in: signals, and what they ask for.
+//! Signals, and how a run of the service ends.
 
 use std::io;
 use std::process::ExitCode;
@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As asked.
+    /// A signal requested it.
     Graceful,
-    /// A second signal cut it short.
+    /// A second signal ended the shutdown early.
     Interrupted,
-    /// The store failed; a restart reads the truth again.
+    /// The store failed; a restart reads from disk what it kept.
     StoreFailed,
-    /// The listener accepts nothing more.
+    /// The listener failed.
     ListenerFailed,
 }
 
@@ -28,20 +28,20 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// What the process is asked to do from outside; tests cancel them by hand.
+/// What signals request. Tests cancel the tokens directly.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
-    /// End in good order.
+    /// Shut down gracefully.
     pub graceful: CancellationToken,
-    /// End at once.
+    /// Exit immediately.
     pub immediate: CancellationToken,
-    /// Read the certificates again.
+    /// Reload the certificates.
     pub reload: std::sync::Arc<tokio::sync::Notify>,
 }
 
 impl Signals {
-    /// Listens to SIGTERM and SIGINT (the first: graceful, the second: at
-    /// once), and to SIGHUP (reload).
+    /// Installs handlers for SIGTERM and SIGINT (the first signal shuts down gracefully, the
+    /// second exits immediately) and SIGHUP (reload).
     pub fn of_process() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
@@ -52,8 +52,8 @@ impl Signals {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => ours.asked_to_end(),
-                    _ = interrupt.recv() => ours.asked_to_end(),
+                    _ = terminate.recv() => ours.request_end(),
+                    _ = interrupt.recv() => ours.request_end(),
                     _ = hang_up.recv() => ours.reload.notify_one(),
                 }
             }
@@ -61,7 +61,7 @@ impl Signals {
         Ok(signals)
     }
 
-    fn asked_to_end(&self) {
+    fn request_end(&self) {
         if self.graceful.is_cancelled() {
             self.immediate.cancel();
         } else {

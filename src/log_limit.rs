@@ -1,7 +1,6 @@
-//! Bounds the log lines that peers can cause: a number a minute for each key
-//! (such as an address and a kind of failure), and a number a minute for all
-//! keys together. What is not written is counted, and the count is written with
-//! the key's next line, or when its minute has passed without one.
+//! Rate limits for log lines that peers can cause: per minute and key (such as an address
+//! and a kind of failure), and per minute for all keys together. Suppressed lines are
+//! counted, and the count is logged with the key's next line or at the end of its minute.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,18 +9,18 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// How much may be written, and how much is remembered.
+/// The limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Lines a minute and key.
+    /// Lines per minute and key.
     pub per_key: u32,
-    /// Lines a minute, of all keys.
+    /// Lines per minute of all keys together.
     pub in_all: u32,
-    /// Keys that are remembered; further ones are counted together.
+    /// Keys that are tracked; lines of further ones are counted together.
     pub keys: usize,
 }
 
-/// A limit on lines by key.
+/// A rate limiter of log lines by key.
 #[derive(Debug)]
 pub struct LogLimit<K> {
     bounds: Bounds,
@@ -32,11 +31,11 @@ pub struct LogLimit<K> {
 struct State<K> {
     keys: HashMap<K, Count>,
     all: Count,
-    /// Lines of keys that are not remembered.
+    /// Suppressed lines of keys that are not tracked.
     others: u64,
 }
 
-/// What happened in a minute.
+/// The counters of one minute.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     since: Instant,
@@ -51,26 +50,25 @@ impl Count {
 }
 
 impl<K: Eq + Hash + Clone> LogLimit<K> {
-    /// With nothing counted.
+    /// Creates a limiter with all counters at zero.
     pub fn new(bounds: Bounds) -> Self {
         let state = State { keys: HashMap::new(), all: Count::from(Instant::now()), others: 0 };
         Self { bounds, state: Mutex::new(state) }
     }
 
-    /// Whether a line may be written now; then, how many of the same key were
-    /// not written since the last one.
+    /// Whether a line may be logged now. If so, returns the number of lines of the same key
+    /// suppressed since the last one.
     pub fn admit(&self, key: &K) -> Option<u64> {
         self.admit_at(key, Instant::now())
     }
 
-    /// The keys whose minute has passed and of which lines were not written
-    /// since, with their numbers; and the number of lines of keys that were too
-    /// many to be remembered. All of them are forgotten.
+    /// Removes the keys whose minute has passed. Returns those with suppressed lines and
+    /// their numbers, and the number of suppressed lines of untracked keys.
     pub fn take_suppressed(&self) -> (Vec<(K, u64)>, u64) {
         self.take_suppressed_at(Instant::now())
     }
 
-    /// Held for a look-up, and never across an await.
+    /// Held for a lookup, never across an await.
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,8 +122,8 @@ impl<K: Eq + Hash + Clone> LogLimit<K> {
 mod tests {
     use super::*;
 
-    /// Whatever comes, in whatever order: nothing is written beyond the bounds,
-    /// nothing is remembered beyond them, and each line is written or counted.
+    /// For any sequence of lines, neither the logged lines nor the tracked keys exceed the
+    /// limits, and each line is logged or counted.
     #[test]
     fn every_line_is_written_or_counted_and_both_are_bounded() {
         let seed = fastrand::u64(..);
@@ -157,7 +155,7 @@ mod tests {
             counted += keys.iter().map(|(_, count)| count).sum::<u64>() + others;
             assert_eq!(came, counted + written.len() as u64, "seed {seed}");
             assert!(limit.lock().keys.is_empty(), "seed {seed}");
-            // A minute that is laid anywhere touches two of the counted ones.
+            // Any interval of a minute overlaps at most two counted minutes.
             for (from, _) in &written {
                 let within = |at: &Instant| *at >= *from && *at < *from + MINUTE;
                 let lines = written.iter().filter(|(at, _)| within(at)).count();

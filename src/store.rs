@@ -13,24 +13,27 @@ use crate::event::{
 
 mod away;
 mod browse;
-mod deployments;
+pub mod deployments;
 mod errors;
 mod inbox;
 mod instants;
 mod ledger;
-mod limits;
+pub mod limits;
 mod log;
-pub mod memory;
+#[cfg(test)]
+#[path = "../tests/reference/store/mod.rs"]
+#[allow(dead_code, reason = "some unit tests use a part of it")]
+pub(crate) mod memory;
 mod missed;
 mod nodes;
 mod open;
-mod positions;
+pub mod positions;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod principals;
-mod ranges;
-mod receipts;
-mod repeats;
+pub mod ranges;
+pub mod receipts;
+pub mod repeats;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -55,7 +58,7 @@ pub use verdict::*;
 
 #[cfg(feature = "sqlite")]
 use errors::sqlite_code;
-use errors::storable;
+pub use errors::storable;
 
 /// What a store answers when it can't do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]

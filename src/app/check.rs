@@ -1,5 +1,5 @@
-//! What can be known of the settings without starting the service: whether the
-//! files and directories that they name can be opened. Nothing is written or made.
+//! Checks settings without starting the service: whether the files and directories that
+//! they name can be opened. Nothing is written or created.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,8 +10,7 @@ use rustix::fs::{Access, access};
 use crate::config::Config;
 use crate::http::tls::Certificates;
 
-/// Opens what the settings name, as the service would. Returns what is wrong, a
-/// line for each.
+/// Opens what the settings name, as the service does. Returns one line per problem.
 pub fn check(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |key: &str, path: &Path, why: String| {
@@ -43,7 +42,7 @@ pub fn check(config: &Config) -> Vec<String> {
     problems
 }
 
-/// A directory that can be written to, or that can be made.
+/// Whether the directory is writable, or can be created.
 fn data_dir(path: &Path) -> Result<(), String> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => Err("it is not a directory".to_owned()),
@@ -76,14 +75,14 @@ fn certificates(config: &Config) -> Option<String> {
     let (certificate, key) = pair;
     let is_configured = server.certificate.is_some();
     if !is_configured && !exists(&certificate) {
-        // It is made at the first start, or for the key that is there.
+        // It is generated at the first start.
         return None;
     }
     let opened = Certificates::open(certificate, key);
     opened.err().map(|error| format!("server.certificate, server.private_key: {error}"))
 }
 
-/// Whether there is something of this name, even a link that leads nowhere.
+/// Whether the path exists; a dangling symbolic link counts.
 fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }

@@ -1,6 +1,6 @@
-//! The first admin access token, with which everything else can be made. It is
-//! supplied in a file, or made up and written to one; or it is printed, unless
-//! standard output is a log that is kept. It is never logged.
+//! The first admin access token, with which all others can be created. It is read from a
+//! file, or generated and written to one, or printed unless standard output is a persistent
+//! log. It is never logged.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,11 @@ use crate::files;
 use crate::store::{NewToken, Scope, Store};
 use crate::token::{self, Kind, Presented};
 
-/// In the data directory, unless a file is configured.
+/// The file in the data directory, unless another one is configured.
 const FILE: &str = "admin-token";
 
-/// Makes sure that there is an access token. At the very first start one is
-/// announced on `out` before it is stored: if this process dies in between, the
-/// next start takes it from its file, or prints another.
+/// Creates an access token if there is none. It is announced on `out` before it is stored:
+/// if the process dies in between, the next start reads it from its file or prints another.
 pub(super) async fn ensure(
     store: &dyn Store,
     config: &Config,

@@ -1,7 +1,7 @@
-//! The types that unmodified gateways understand. They exist without a row in
-//! any database; a registered type of the same name takes their place. Their
-//! payloads are checked by this table, in one pass and without the evaluator;
-//! the JSON Schema that the API shows for each is made from the same table.
+//! The built-in event types, which unmodified gateways understand. They are not stored in
+//! the database; a registered type of the same name replaces them. Their payloads are
+//! validated with this table in one pass, without the evaluator. The JSON Schemas that the
+//! API shows are generated from it.
 
 use std::sync::LazyLock;
 
@@ -12,24 +12,24 @@ use super::go_time::is_go_time;
 use super::members::{Member, Members, is_object};
 use super::{EventTypeInfo, FieldError};
 
-/// What a gateway can read as a member of a payload.
+/// The kind of a member of a payload, as gateways parse it.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// A text that identifies something: not empty.
+    /// A non-empty string.
     Id,
     Text,
-    /// A time that Go can parse.
+    /// A time that Go's RFC 3339 parser accepts.
     Time,
-    /// A text that holds a JSON object.
+    /// A string that contains a JSON object.
     JsonText,
-    /// A list; Go writes one without elements as `null`.
+    /// An array or `null`, as which Go encodes an empty slice.
     List,
-    /// A number or a text.
+    /// A number or a string.
     Revision,
 }
 
-/// A member: its name, its kind, and whether it must be there. One that need
-/// not be there may also be `null`.
+/// A member: its name, its kind, and whether it is required. Optional members may be
+/// `null`.
 type Field = (&'static str, Kind, bool);
 
 use Kind::{Id, JsonText, List, Revision, Text, Time};
@@ -87,8 +87,8 @@ const PROXY: &[Field] = &[("proxyId", Id, true), DEPLOYMENT, PERFORMED];
 const DEPLOYMENT: Field = ("deploymentId", Id, true);
 const PERFORMED: Field = ("performedAt", Time, true);
 
-/// What is deployed to a gateway: the type's first word, the words for people,
-/// and the members of a deployment, the first of which identifies it.
+/// The kinds of artifacts: the prefix of the event type, the description, and the members of
+/// a deployment, of which the first is the artifact's id.
 const ARTIFACTS: [(&str, &str, &[Field]); 6] = [
     ("api", "An API", API),
     ("websub", "A WebSub API", API),
@@ -121,7 +121,7 @@ const OTHERS: [(&str, &str, &[Field]); 16] = [
     ),
 ];
 
-/// A built-in type, and what its payloads have.
+/// A built-in type and the members of its payloads.
 pub(super) struct BuiltIn {
     info: EventTypeInfo,
     fields: &'static [Field],
@@ -141,17 +141,17 @@ static BUILT_INS: LazyLock<Vec<BuiltIn>> = LazyLock::new(|| {
     all
 });
 
-/// Every built-in type, by name.
+/// All built-in types, sorted by name.
 pub fn built_ins() -> impl Iterator<Item = &'static EventTypeInfo> {
     BUILT_INS.iter().map(|built_in| &built_in.info)
 }
 
-/// One built-in type.
+/// The built-in type of a name.
 pub fn built_in(name: &str) -> Option<&'static EventTypeInfo> {
     find(name).map(|built_in| &built_in.info)
 }
 
-/// The built-in type that `info` is, unless a registered one has taken its place.
+/// The built-in type with this name, unless a registered one has replaced it.
 pub(super) fn unchanged(info: &EventTypeInfo) -> Option<&'static BuiltIn> {
     let schema = info.schema.as_deref().map(RawValue::get);
     find(&info.name).filter(|built_in| built_in.info.schema.as_deref().map(RawValue::get) == schema)
@@ -163,12 +163,12 @@ fn find(name: &str) -> Option<&'static BuiltIn> {
 }
 
 impl BuiltIn {
-    /// The name of a member that [`BuiltIn::check`] looks at.
+    /// The static name of a member that [`BuiltIn::check`] validates.
     pub(super) fn wants(&self, name: &str) -> Option<&'static str> {
         self.fields.iter().map(|(field, ..)| *field).find(|field| *field == name)
     }
 
-    /// What a gateway could not read.
+    /// What a gateway could not parse.
     pub(super) fn check(&self, members: &Members<'_>) -> Vec<FieldError> {
         let wrong = |(name, kind, required): &Field| {
             let (field, message) = match members.get(name) {
@@ -188,7 +188,7 @@ impl BuiltIn {
 }
 
 impl Kind {
-    /// What is wrong with a member of this kind. Never repeats its value.
+    /// What is wrong with a member of this kind. Never contains its value.
     fn objection(self, member: &Member<'_>) -> Option<&'static str> {
         match (self, member) {
             (Id, Member::Text(text)) if text.is_empty() => Some("must not be empty"),

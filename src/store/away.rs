@@ -20,7 +20,7 @@ impl Swept {
     /// How much of `grace` a gateway still has whose last connection ended at
     /// `left_at`. None if that instant lies in a future that a clock which was
     /// set back has made.
-    pub(super) fn grace_left(
+    pub fn grace_left(
         left_at: Option<Timestamp>,
         now: Timestamp,
         grace: Duration,
@@ -45,7 +45,7 @@ pub struct Deleted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpiryMark {
     /// When an event expires, and its key: up to here they were looked at.
-    pub(crate) after: (Timestamp, i64),
+    pub after: (Timestamp, i64),
 }
 
 impl Default for ExpiryMark {

@@ -46,26 +46,20 @@ pub struct LogSpan {
 }
 
 /// How far a page has been read.
-pub(super) struct Progress {
+pub struct Progress {
     /// What the next read has to ask for; a limit of 0 when the page is complete.
-    pub(super) next: LogSpan,
+    pub next: LogSpan,
     reads: u32,
 }
 
 impl Progress {
     /// Nothing has been read yet.
-    pub(super) fn new(whole: LogSpan) -> Self {
+    pub fn new(whole: LogSpan) -> Self {
         Self { next: LogSpan { limit: whole.limit.min(FIRST_READ), ..whole }, reads: 1 }
     }
 
     /// Counts what a read brought. `left` rows are still wanted.
-    pub(super) fn advance(
-        &mut self,
-        last: Option<Sequence>,
-        rows: usize,
-        bytes: usize,
-        left: usize,
-    ) {
+    pub fn advance(&mut self, last: Option<Sequence>, rows: usize, bytes: usize, left: usize) {
         let is_last = rows < self.next.limit || bytes >= self.next.max_bytes;
         let limit = FIRST_READ.saturating_mul(1 << self.reads.min(16)).min(left);
         self.reads += 1;

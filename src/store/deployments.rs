@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::Sequence;
 
 /// Sent events with the ids of a report that are looked at, the newest ones.
-pub(crate) const CANDIDATES: i64 = 64;
+pub const CANDIDATES: i64 = 64;
 
 /// What a `deployment.ack` names.
 #[derive(Clone, Debug)]
@@ -38,10 +38,10 @@ pub struct DeploymentMatch {
 }
 
 /// An event with the ids of a report, and its `performedAt`.
-pub(crate) type Candidate = (Sequence, Option<Timestamp>);
+pub type Candidate = (Sequence, Option<Timestamp>);
 
 /// Chooses among the candidates, the newest first.
-pub(crate) fn choose(
+pub fn choose(
     candidates: &[Candidate],
     performed_at: Option<Timestamp>,
 ) -> Option<DeploymentMatch> {

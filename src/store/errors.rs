@@ -23,34 +23,38 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Refusals that say the same whichever store they come from.
+/// Refusals with the same text in every store.
 impl StoreError {
-    pub(super) fn gateway_id_taken(id: GatewayId) -> Self {
+    /// A gateway with this id exists or existed.
+    pub fn gateway_id_taken(id: GatewayId) -> Self {
         Self::Conflict(format!(
             "the gateway id {id} is or was in use; leave it out to be given a new one"
         ))
     }
 
-    pub(super) fn gateway_name_taken(name: &str, by: GatewayId) -> Self {
+    /// The name is that of another gateway.
+    pub fn gateway_name_taken(name: &str, by: GatewayId) -> Self {
         Self::Conflict(format!(
             "the name {name:?} belongs to gateway {by}; choose another name, or delete that gateway first"
         ))
     }
 
-    pub(super) fn too_many_tokens(gateway: GatewayId, live: i64) -> Self {
+    /// The gateway has as many live tokens as it may.
+    pub fn too_many_tokens(gateway: GatewayId, live: i64) -> Self {
         Self::Conflict(format!(
             "gateway {gateway} has {live} live tokens, which is all it may have; revoke the one that is no longer used, then make the new one"
         ))
     }
 
-    pub(super) fn put_back_already(rejected: i64) -> Self {
+    /// The rejected row is no longer rejected.
+    pub fn put_back_already(rejected: i64) -> Self {
         Self::Conflict(format!(
             "The rejected row {rejected} has been put back into the inbox already."
         ))
     }
 
-    /// Somebody took a name, id or key a moment ago.
-    pub(super) fn taken_meanwhile(what: &str) -> Self {
+    /// A concurrent request took the name, id or key.
+    pub fn taken_meanwhile(what: &str) -> Self {
         Self::Conflict(format!(
             "another request took this name or id at the same moment ({what}); look, and try again"
         ))
@@ -115,6 +119,6 @@ fn of_postgres(code: &str, text: String) -> StoreError {
 /// A text from outside as both databases can hold it: Postgres has no U+0000 in
 /// its texts. Only for words that people read or that are compared with
 /// themselves; payloads are JSON, in which the character stands escaped.
-pub(super) fn storable(text: &str) -> Cow<'_, str> {
+pub fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }

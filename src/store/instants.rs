@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 
 impl Record {
     /// The same with no instant after `now`, and none that ends before it began.
-    pub(super) fn in_order(&self, now: Timestamp) -> Cow<'_, Self> {
+    pub fn in_order(&self, now: Timestamp) -> Cow<'_, Self> {
         let mut changed = None;
         match self {
             Self::Confirmed { started_at, finished_at, .. } => {

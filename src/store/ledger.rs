@@ -88,7 +88,7 @@ pub enum DeliveryState {
 
 impl DeliveryState {
     /// A dead letter is failed whatever the cursor says; then the cursor decides.
-    pub(super) const fn of(is_dead: bool, is_confirmed: bool) -> Self {
+    pub const fn of(is_dead: bool, is_confirmed: bool) -> Self {
         match (is_dead, is_confirmed) {
             (true, _) => Self::Failed,
             (false, true) => Self::Delivered,
@@ -177,18 +177,25 @@ pub struct RedrivenAs {
 
 /// The attempts at a delivery: the newest in full, and what all of them come to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attempts {
-    pub(super) newest: Vec<Attempt>,
-    pub(super) count: i64,
-    pub(super) failures: i64,
-    pub(super) first_failure_at: Option<Timestamp>,
-    pub(super) last_failure_at: Option<Timestamp>,
-    pub(super) reason: Option<Reason>,
+pub struct Attempts {
+    /// The newest attempts.
+    pub newest: Vec<Attempt>,
+    /// The number of all attempts.
+    pub count: i64,
+    /// The number of failed ones.
+    pub failures: i64,
+    /// When the first of them failed.
+    pub first_failure_at: Option<Timestamp>,
+    /// When the last of them failed.
+    pub last_failure_at: Option<Timestamp>,
+    /// Why the last of them failed.
+    pub reason: Option<Reason>,
 }
 
 impl Delivery {
     /// Fills in the attempts and the newest redrive, and what follows from them.
-    pub(super) fn with(mut self, attempts: Attempts, redriven_as: Option<RedrivenAs>) -> Self {
+    #[must_use]
+    pub fn with(mut self, attempts: Attempts, redriven_as: Option<RedrivenAs>) -> Self {
         self.attempt_count = attempts.count;
         self.failures = attempts.failures;
         self.first_failure_at = attempts.first_failure_at;
@@ -240,13 +247,13 @@ pub struct SummaryRow {
 }
 
 /// A bucket's width in microseconds.
-pub(super) fn bucket_width(bucket: Duration) -> i64 {
+pub fn bucket_width(bucket: Duration) -> i64 {
     i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1)
 }
 
 /// The beginning of the bucket that an instant lies in, in microseconds: buckets
 /// are counted from the epoch.
-pub(super) const fn bucket_start(at: Timestamp, width: i64) -> i64 {
+pub const fn bucket_start(at: Timestamp, width: i64) -> i64 {
     at.micros() - at.micros().rem_euclid(width)
 }
 

@@ -35,29 +35,32 @@ use crate::clock::Timestamp;
 use crate::event::Sequence;
 
 /// Connections that ended longer ago say nothing about the number of replicas.
-pub(crate) const REPLICAS_WINDOW: Duration = Duration::from_hours(1);
+pub const REPLICAS_WINDOW: Duration = Duration::from_hours(1);
 /// Ended connections of a gateway that are looked at, the newest ones.
-pub(crate) const RECENT_CONNECTIONS: i64 = 1000;
+pub const RECENT_CONNECTIONS: i64 = 1000;
 
 /// The life of an unnamed connection, as far as it is on record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Life {
-    pub(crate) connected_at: Timestamp,
+pub struct Life {
+    /// When it was opened.
+    pub connected_at: Timestamp,
     /// The last sign of life.
-    pub(crate) seen_at: Timestamp,
+    pub seen_at: Timestamp,
 }
 
 /// An unnamed connection's own position.
 #[derive(Clone, Debug)]
-pub(crate) struct Position {
+pub struct Position {
     /// The name it is kept by: the connection's id.
-    pub(crate) instance: String,
-    pub(crate) received: Sequence,
-    pub(crate) life: Life,
+    pub instance: String,
+    /// The highest sequence up to which it confirmed everything.
+    pub received: Sequence,
+    /// When the connection was alive.
+    pub life: Life,
     /// Whether the connection is closed on record.
-    pub(crate) is_closed: bool,
+    pub is_closed: bool,
     /// When a later connection took its place.
-    pub(crate) superseded_at: Option<Timestamp>,
+    pub superseded_at: Option<Timestamp>,
 }
 
 impl Position {
@@ -68,7 +71,7 @@ impl Position {
 }
 
 /// The largest number of connections that were alive at the same time since `since`.
-pub(crate) fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
+pub fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
     let starts = lives.iter().map(|life| life.connected_at.max(since));
     let alive = |at: Timestamp| {
         let others = lives.iter().filter(|other| {
@@ -82,18 +85,18 @@ pub(crate) fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
 
 /// What the opening of an unnamed connection does to the positions.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub struct Opening {
     /// Where it starts; `None`: at the gateway's confirmed position.
-    pub(crate) start: Option<Sequence>,
+    pub start: Option<Sequence>,
     /// Positions to be deleted.
-    pub(crate) dropped: Vec<String>,
+    pub dropped: Vec<String>,
     /// Positions of connections that are open on record, superseded since the
     /// given instant. They are deleted later, unless there is a sign of life.
-    pub(crate) superseded: Vec<(String, Timestamp)>,
+    pub superseded: Vec<(String, Timestamp)>,
 }
 
 /// Opens a connection at `now`, of a gateway with so many replicas.
-pub(crate) fn open(positions: Vec<Position>, replicas: usize, now: Timestamp) -> Opening {
+pub fn open(positions: Vec<Position>, replicas: usize, now: Timestamp) -> Opening {
     let mut opening = Opening::default();
     let (superseded, mut kept): (Vec<_>, Vec<_>) =
         positions.into_iter().partition(Position::is_superseded);

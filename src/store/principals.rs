@@ -99,7 +99,7 @@ pub const MOST_LABELS: usize = 64;
 
 impl LabelChange {
     /// Applies it; `Conflict` if there would be too many labels.
-    pub(super) fn apply(self, mut labels: Labels) -> Result<Labels> {
+    pub fn apply(self, mut labels: Labels) -> Result<Labels> {
         match self {
             Self::Clear => labels.clear(),
             Self::Merge(changes) => {

@@ -7,7 +7,7 @@ use super::limits::LONGEST_RANGE;
 use crate::event::Sequence;
 
 /// Cuts a range into pieces that fit into a row; an empty one has none.
-pub(crate) fn cut(range: Range) -> impl Iterator<Item = Range> {
+pub fn cut(range: Range) -> impl Iterator<Item = Range> {
     let after = |first: &i64| Some(first + LONGEST_RANGE);
     std::iter::successors(Some(range.first.0), after)
         .take_while(move |first| *first <= range.last.0)
@@ -18,13 +18,13 @@ pub(crate) fn cut(range: Range) -> impl Iterator<Item = Range> {
 }
 
 /// The part of a range that lies at or below a position.
-pub(crate) fn up_to(range: Range, position: Sequence) -> Option<Range> {
+pub fn up_to(range: Range, position: Sequence) -> Option<Range> {
     let last = range.last.min(position);
     (range.first <= last).then_some(Range { first: range.first, last })
 }
 
 /// The part of a range that lies above a position.
-pub(crate) fn above(range: Range, position: Sequence) -> Option<Range> {
+pub fn above(range: Range, position: Sequence) -> Option<Range> {
     let first = range.first.max(position.next());
     (first <= range.last).then_some(Range { first, last: range.last })
 }
@@ -32,10 +32,13 @@ pub(crate) fn above(range: Range, position: Sequence) -> Option<Range> {
 /// A piece of a range of dead letters: all of it redriven, under consecutive
 /// new sequences that begin at `redriven_first`, or none of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) redriven_first: Option<i64>,
+pub struct Piece {
+    /// The first sequence.
+    pub first: i64,
+    /// The last sequence, included.
+    pub last: i64,
+    /// The new sequence of the first one, if they were redriven.
+    pub redriven_first: Option<i64>,
 }
 
 impl Piece {
@@ -46,7 +49,7 @@ impl Piece {
 }
 
 /// Splits a range of which some deliveries were redriven: old to new sequence.
-pub(crate) fn pieces(first: i64, last: i64, redriven: &BTreeMap<i64, i64>) -> Vec<Piece> {
+pub fn pieces(first: i64, last: i64, redriven: &BTreeMap<i64, i64>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for sequence in first..=last {
         let new = redriven.get(&sequence).copied();

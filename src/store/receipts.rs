@@ -9,25 +9,32 @@ use crate::event::{ConnectionId, GatewayKey};
 
 /// Receipts of one connection for neighbouring deliveries.
 #[derive(Clone)]
-pub(crate) struct Receipts {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) connection: ConnectionId,
-    pub(crate) instance: Arc<str>,
-    pub(crate) range: Range,
-    pub(crate) started_at: Timestamp,
-    pub(crate) finished_at: Timestamp,
+pub struct Receipts {
+    /// The gateway.
+    pub gateway: GatewayKey,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The instance whose cursor moves.
+    pub instance: Arc<str>,
+    /// The confirmed sequences.
+    pub range: Range,
+    /// When the first of them was sent.
+    pub started_at: Timestamp,
+    /// When the last of them was confirmed.
+    pub finished_at: Timestamp,
 }
 
 /// Receipts in the order of their arrival, neighbours merged.
 #[derive(Default)]
-pub(crate) struct Waiting {
-    pub(crate) receipts: Vec<Receipts>,
+pub struct Waiting {
+    /// The merged receipts.
+    pub receipts: Vec<Receipts>,
     newest: HashMap<ConnectionId, usize>,
 }
 
 impl Waiting {
     /// Adds receipts, to their neighbours if there are such.
-    pub(crate) fn add(&mut self, new: Receipts) {
+    pub fn add(&mut self, new: Receipts) {
         if let Some(newest) = self.newest.get(&new.connection) {
             let newest = &mut self.receipts[*newest];
             if newest.gateway == new.gateway && newest.range.last.next() == new.range.first {

@@ -5,7 +5,7 @@ use crate::event::EventId;
 
 /// An item's id, if its publisher gave it one that can be read, and the digest
 /// of its content.
-pub(crate) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
+pub fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
     match item {
         Ok(new) => new.is_named.then_some((&new.event.id, &new.digest)),
         Err(unfit) => unfit.identity.as_ref().map(|(id, digest)| (id, digest)),
@@ -15,10 +15,7 @@ pub(crate) fn named(item: &Judged) -> Option<(&EventId, &[u8; 32])> {
 /// A kept answer, item by item. Rows of earlier versions have none for items
 /// that were unfit at that time; where these can't be told from the others any
 /// more, no answer is better than another item's.
-pub(crate) fn in_place(
-    kept: &[std::result::Result<Appended, Refusal>],
-    publish: &Publish,
-) -> Published {
+pub fn in_place(kept: &[std::result::Result<Appended, Refusal>], publish: &Publish) -> Published {
     if kept.len() == publish.events.len() {
         return Published::Done(kept.to_vec());
     }

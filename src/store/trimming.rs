@@ -32,22 +32,23 @@ pub struct RetentionLimits {
 /// was set, nothing is called older than it would be otherwise for an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct TrimMark {
-    pub(crate) step: TrimStep,
+    /// The kind of row that is looked at next.
+    pub step: TrimStep,
     /// Logs up to this gateway's have been looked at in this pass.
-    pub(crate) gateway: i64,
+    pub gateway: i64,
     /// Events up to this one have been looked at: when appended, and its key.
-    pub(crate) event: (Timestamp, i64),
+    pub event: (Timestamp, i64),
     /// Attempts up to this one: when it finished, and its key.
-    pub(crate) attempt: (Timestamp, i64),
+    pub attempt: (Timestamp, i64),
     /// Dead letters up to this one: when it died, its gateway and first number.
-    pub(crate) letter: (Timestamp, i64, i64),
+    pub letter: (Timestamp, i64, i64),
     /// The same for dead letters that are too old to be kept in any case.
-    pub(crate) old_letter: (Timestamp, i64, i64),
+    pub old_letter: (Timestamp, i64, i64),
     /// Some dead letters were kept for a position behind them, which moves: the
     /// next pass looks at all of them again.
-    pub(crate) letters_wait: bool,
+    pub letters_wait: bool,
     /// The database's clock, as it was seen.
-    pub(crate) clock: ClockGuard,
+    pub clock: ClockGuard,
 }
 
 impl RetentionLimits {
@@ -63,14 +64,14 @@ impl RetentionLimits {
     };
 
     /// Open dead letters that died before this are not kept.
-    pub(crate) fn dead_before(&self, now: Timestamp) -> Timestamp {
+    pub fn dead_before(&self, now: Timestamp) -> Timestamp {
         now.minus(self.dead_letter_max_age.max(self.max_age))
     }
 }
 
 impl TrimMark {
     /// By which a batch measures ages, given what the clock shows.
-    pub(crate) fn measure_by(&mut self, now: Timestamp) -> Timestamp {
+    pub fn measure_by(&mut self, now: Timestamp) -> Timestamp {
         let at = Instant::now();
         if let Some(jump) = self.clock.read(now, at) {
             tracing::warn!(%jump, "the clock was set; retention goes by its old course for an hour");
@@ -97,22 +98,32 @@ impl Default for TrimMark {
 
 /// A kind of row that retention removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TrimStep {
+pub enum TrimStep {
+    /// Rows of gateways' logs.
     Logs,
+    /// Positions of ended connections.
     Positions,
+    /// Events that are in no log.
     Events,
+    /// Attempts whose rows of the log were removed.
     Attempts,
+    /// Attempts that are too old.
     OldAttempts,
+    /// Dead letters.
     Letters,
+    /// Dead letters that are too old to be kept in any case.
     OldLetters,
+    /// Idempotency keys.
     Keys,
+    /// Ended connections.
     Connections,
+    /// Rejected rows of the inbox.
     Rejected,
 }
 
 impl TrimStep {
     /// The kind after this one; none after the last.
-    pub(crate) const fn next(self) -> Option<Self> {
+    pub const fn next(self) -> Option<Self> {
         match self {
             Self::Logs => Some(Self::Positions),
             Self::Positions => Some(Self::Events),

@@ -120,7 +120,7 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     let seen = closed.expect("closed in time").unwrap();
     println!("{fault:?}: closed {:?} after the database was back", back.elapsed());
     let already = i64::try_from(seen.len()).unwrap();
-    cut.logged(|log| log.contains("took it for dead")).await;
+    cut.logged(|log| log.contains("declared dead by another node")).await;
 
     // The gateway comes back to the same node, and misses nothing.
     let mut socket = cut.connected(&key).await;

@@ -39,6 +39,9 @@
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
+#[path = "../reference/mod.rs"]
+mod reference;
+
 mod access;
 mod away;
 mod balancer;

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::NodeId;
-use gateway_events::store::memory::{Clock, MemoryDatabase, MemoryStore};
 use gateway_events::store::{Store, TrimMark, sqlite};
 use gateway_events::wake::Wake;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::conformance::Outsider;
+use crate::reference::store::{Clock, MemoryDatabase, MemoryStore};
 use crate::server::Database;
 use crate::support::PATIENCE;
 use crate::{outsider, outsider_postgres, store_memory, store_postgres, store_sqlite};

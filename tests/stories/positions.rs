@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, NodeId, Reason};
-use gateway_events::store::memory::{MemoryDatabase, MemoryStore};
 use gateway_events::store::{Gateway, GatewayChange, Record, RetentionLimits, Store, TrimMark};
 use gateway_events::wake::Wake;
 use proptest::prelude::*;
 
 use crate::conformance::{Corner, keep_all, range};
+use crate::reference::store::{MemoryDatabase, MemoryStore};
 use crate::server::Database;
 use crate::{store_postgres, store_sqlite};
 

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{NodeId, Reason, Sequence};
-use gateway_events::store::memory::{Clock, Fault, MemoryDatabase, MemoryStore};
 use gateway_events::store::{
     InboxContent, Publish, Published, Store as _, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 
 use crate::conformance::{self, Corner, Outsider, Row, connection, event, keep_all};
+use crate::reference::store::{Clock, Fault, MemoryDatabase, MemoryStore};
 
 fn database() -> MemoryDatabase {
     MemoryDatabase::new(Arc::new(Timestamp::now))

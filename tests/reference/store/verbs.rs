@@ -7,13 +7,13 @@ use async_trait::async_trait;
 
 use super::append::{Growth, grown};
 use super::{MemoryStore, Unheard};
-use crate::clock::Timestamp;
-use crate::event::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::ledger::bucket_width;
-use crate::store::limits::NOTED_EVERY;
-use crate::store::{
+use gateway_events::store::bucket_width;
+use gateway_events::store::limits::NOTED_EVERY;
+use gateway_events::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
     DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo,
     Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::tables::{Key, Letter, Tables};
 use super::spent_before;
-use crate::clock::Timestamp;
-use crate::event::Reason;
-use crate::store::{Result, RetentionLimits, TrimMark, Trimmed};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::Reason;
+use gateway_events::store::{Result, RetentionLimits, TrimMark, Trimmed};
 
 /// A dead letter in the order of their age.
 type Place = (Timestamp, i64, i64);

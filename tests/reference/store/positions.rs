@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey};
-use crate::store::Result;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, GatewayKey};
+use gateway_events::store::Result;
 
 /// Everything up to `to` is done with on `connection`.
 pub(super) struct Move {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
-use crate::event::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
-use crate::store::{
+use gateway_events::store::{
     AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Refusal,
     Rejection, StoreError, TokenInfo,
 };

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::MemoryStore;
 use super::append::grown;
-use crate::event::OrganisationKey;
-use crate::store::{
+use gateway_events::event::OrganisationKey;
+use gateway_events::store::{
     Drained, Inbox, InboxDepth, InboxRow, JudgedRow, RejectedFilter, RejectedRow, Result, Retried,
     RetrySelection, StoreError,
 };

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::tables::{EventRow, KeptAnswer, Tables, next};
-use crate::clock::Timestamp;
-use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
-use crate::store::deployments::{CANDIDATES, choose};
-use crate::store::limits::MOST_DELIVERIES;
-use crate::store::repeats::{in_place, named};
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
+    Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+};
+use gateway_events::store::deployments::{CANDIDATES, choose};
+use gateway_events::store::limits::MOST_DELIVERIES;
+use gateway_events::store::repeats::{in_place, named};
+use gateway_events::store::{
     Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Judged, Labels, NewEvent,
     OutboxPage, OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, storable,
 };

@@ -6,11 +6,11 @@ use super::closing::End;
 use super::ledger::{Ended, How};
 use super::positions::Move;
 use super::tables::Tables;
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use crate::store::ranges::above;
-use crate::store::receipts::{Receipts, Waiting};
-use crate::store::{Failing, Range, Record, Result, StoreError};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use gateway_events::store::ranges::above;
+use gateway_events::store::receipts::{Receipts, Waiting};
+use gateway_events::store::{Failing, Range, Record, Result, StoreError};
 
 impl Tables {
     /// Puts records on record, in order.

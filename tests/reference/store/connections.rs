@@ -1,14 +1,14 @@
 //! Connections.
 
 use super::tables::{ConnectionRow, Cursor, Tables};
-use crate::clock::Timestamp;
-use crate::event::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
-use crate::store::positions::{
+use gateway_events::store::positions::{
     self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
-use crate::store::{
+use gateway_events::store::{
     ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result, ShutOut,
     StoreError,
 };

@@ -2,10 +2,10 @@
 
 use super::ledger::{Ended, How, runs};
 use super::tables::{Key, Tables};
-use crate::clock::Timestamp;
-use crate::event::Reason;
-use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
-use crate::store::{Expiries, ExpiryMark, Result};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::Reason;
+use gateway_events::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
+use gateway_events::store::{Expiries, ExpiryMark, Result};
 
 impl Tables {
     /// Gives up a bounded number of deliveries whose event has expired.

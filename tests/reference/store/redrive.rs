@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::append::Growth;
 use super::deliveries::Matching;
 use super::tables::{EventRow, Key, Letter, Tables};
-use crate::clock::Timestamp;
-use crate::event::{GatewayKey, OrganisationKey, Sequence};
-use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
-use crate::store::ranges::pieces;
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
+use gateway_events::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
+use gateway_events::store::ranges::pieces;
+use gateway_events::store::{
     Delivery, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
     RedrivenDelivery, Result, StoreError,
 };

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::tables::{AttemptRow, Key, Letter, Tables, next};
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use crate::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
-use crate::store::ranges::cut;
-use crate::store::{LoggedEvent, Missed, Range, Result, Swept, storable};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
+use gateway_events::store::ranges::cut;
+use gateway_events::store::{LoggedEvent, Missed, Range, Result, Swept, storable};
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {

@@ -3,10 +3,10 @@
 use super::ledger::{Ended, How};
 use super::positions::Move;
 use super::tables::{AttemptRow, Tables};
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use crate::store::ranges::{above, up_to};
-use crate::store::{Range, Result};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use gateway_events::store::ranges::{above, up_to};
+use gateway_events::store::{Range, Result};
 
 /// How a connection ended.
 pub(super) struct End<'a> {

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{InboxContent, NewConnection, Result, StoreError};
-use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, OrganisationKey};
-use crate::wake::{Hint, Wake};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayKey, NodeId, OrganisationKey};
+use gateway_events::store::{InboxContent, NewConnection, Result, StoreError};
+use gateway_events::wake::{Hint, Wake};
 
 mod append;
 mod browse;
@@ -44,12 +44,12 @@ use append::Grown;
 use tables::Tables;
 
 /// Tells a database the time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a database holds, without a server. It outlives the [`MemoryStore`]s
 /// that are opened on it, as a file outlives processes that crash. Cheap to clone.
 #[derive(Clone)]
-pub struct MemoryDatabase(Arc<Shared>);
+pub(crate) struct MemoryDatabase(Arc<Shared>);
 
 struct Shared {
     clock: Clock,
@@ -62,7 +62,7 @@ struct Shared {
 
 impl MemoryDatabase {
     /// An empty one with the organisation `default`.
-    pub fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         let database = Self(Arc::new(Shared {
             clock,
             tables: Mutex::default(),
@@ -74,13 +74,13 @@ impl MemoryDatabase {
     }
 
     /// Makes an organisation, or finds it.
-    pub fn add_organisation(&self, name: &str) -> OrganisationKey {
+    pub(crate) fn add_organisation(&self, name: &str) -> OrganisationKey {
         self.tables().add_organisation(name)
     }
 
     /// Inserts rows into the inbox, as another program does in a transaction
     /// of its own.
-    pub fn insert_into_inbox(&self, rows: Vec<InboxContent>) {
+    pub(crate) fn insert_into_inbox(&self, rows: Vec<InboxContent>) {
         let now = (self.0.clock)();
         let mut tables = self.tables();
         for row in rows {
@@ -107,7 +107,7 @@ impl fmt::Debug for MemoryDatabase {
 
 /// What goes wrong with a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It is not done, and its caller knows.
     Unavailable,
     /// Its commit fails: it is not done, and its caller does not know.
@@ -115,6 +115,7 @@ pub enum Fault {
     /// Its commit fails: it is done, and its caller does not know. Nobody is woken for it.
     UnknownDone,
     /// It panics: it is not done.
+    #[allow(dead_code, reason = "constructed by tests of the dispatcher only")]
     Panic,
 }
 
@@ -129,7 +130,7 @@ struct Script {
 /// polled and answered when it is polled again, so that whoever stops waiting
 /// in between has taken nothing back.
 #[derive(Debug)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     database: MemoryDatabase,
     node: NodeId,
     wake: Wake,
@@ -142,7 +143,7 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// Opens a database, and registers the node.
-    pub fn open(database: &MemoryDatabase, node: NodeId, wake: Wake) -> Arc<Self> {
+    pub(crate) fn open(database: &MemoryDatabase, node: NodeId, wake: Wake) -> Arc<Self> {
         database.tables().register_node((database.0.clock)(), node);
         database.nodes().insert(node, wake.clone());
         Arc::new(Self {
@@ -159,14 +160,14 @@ impl MemoryStore {
     /// Lets the `nth` verb from now on go wrong; 1 is the next one. A verb
     /// that only reads has no commit: whatever goes wrong, it is unavailable.
     /// What makes nobody wait (`note_use`, `has_room`) and `close` are not counted.
-    pub fn fail(&self, nth: u64, fault: Fault) {
+    pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
         let nth = script.verbs + nth;
         script.faults.insert(nth, fault);
     }
 
     /// Lets the disk be full, or not: publishing is refused while it is.
-    pub fn set_full(&self, is_full: bool) {
+    pub(crate) fn set_full(&self, is_full: bool) {
         self.is_full.store(is_full, Ordering::Relaxed);
     }
 

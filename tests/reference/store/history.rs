@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::tables::Tables;
-use crate::event::{EventId, OrganisationKey};
-use crate::store::{EventHistory, Result, Totals};
+use gateway_events::event::{EventId, OrganisationKey};
+use gateway_events::store::{EventHistory, Result, Totals};
 
 impl Tables {
     pub(super) fn event_history(

@@ -1,10 +1,10 @@
 //! A gateway's log with states.
 
 use super::tables::Tables;
-use crate::clock::Timestamp;
-use crate::event::{GatewayId, OrganisationKey};
-use crate::store::browse::Progress;
-use crate::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayId, OrganisationKey};
+use gateway_events::store::Progress;
+use gateway_events::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
 
 impl Tables {
     pub(super) fn gateway_log(

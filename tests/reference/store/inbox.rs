@@ -2,10 +2,10 @@
 
 use super::append::Growth;
 use super::tables::{Inserted, RejectedRow as Row, Tables, next};
-use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
-use crate::store::limits::{MOST_DELIVERIES, RETRIED};
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::OrganisationKey;
+use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
+use gateway_events::store::{
     Drained, InboxContent, InboxDepth, InboxRow, JudgedRow, Publish, Published, RejectedFilter,
     RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable,
 };

@@ -1,10 +1,10 @@
 //! Access tokens and gateway tokens.
 
 use super::tables::{Tables, Token};
-use crate::clock::Timestamp;
-use crate::event::{GatewayId, OrganisationKey};
-use crate::store::limits::{LIVE_TOKENS, NOTED_EVERY};
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayId, OrganisationKey};
+use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
+use gateway_events::store::{
     AccessCredential, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo, TokenKind,
 };
 

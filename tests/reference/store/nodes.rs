@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::closing::End;
 use super::tables::{NodeRow, Tables};
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, NodeId, Reason};
-use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, GatewayKey, NodeId, Reason};
+use gateway_events::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
 
 /// A node that has not been heard of for this long is dead.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -4,10 +4,12 @@ use serde_json::value::RawValue;
 
 use super::ledger::{Ended, How};
 use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
-use crate::clock::Timestamp;
-use crate::event::{Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
-use crate::event_types::{built_in, built_ins};
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
+    Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+};
+use gateway_events::event_types::{built_in, built_ins};
+use gateway_events::store::{
     Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
     storable,
 };

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::tables::{AttemptRow, Key, Tables};
-use crate::clock::Timestamp;
-use crate::event::{GatewayKey, OrganisationKey, Sequence};
-use crate::store::ledger::{Attempts, bucket_start};
-use crate::store::{
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
+use gateway_events::store::{
     Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, RedrivenAs,
     Result, StoreError, SummaryBy, SummaryRow,
 };
+use gateway_events::store::{Attempts, bucket_start};
 
 /// Attempts that are shown of one delivery.
 const SHOWN: usize = 100;

@@ -3,11 +3,11 @@
 
 use super::ledger::{Ended, How, length};
 use super::tables::{Key, Tables};
-use crate::clock::Timestamp;
-use crate::event::{GatewayKey, Reason, Sequence};
-use crate::store::limits::{LONGEST_RANGE, REPEATS, TRIMMED_STREAMS};
-use crate::store::ranges::above;
-use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayKey, Reason, Sequence};
+use gateway_events::store::limits::{LONGEST_RANGE, REPEATS, TRIMMED_STREAMS};
+use gateway_events::store::ranges::above;
+use gateway_events::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
 mod letters;
 

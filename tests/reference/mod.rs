@@ -1,0 +1,4 @@
+//! Simple implementations of the library's contracts, which tests compare the real
+//! ones with, or use in their place.
+
+pub(crate) mod store;
