@@ -1,6 +1,6 @@
-//! `demo`: a whole service in a temporary directory, three gateways, a dozen
-//! events and a crash in the middle; then an account of what happened. It
-//! uses nothing but the public surface: the binary, the API, the socket.
+//! `demo`: runs the service in a temporary directory with three gateways, a dozen events and
+//! a crash, and reports what happened. It only uses the public interfaces: the program, the
+//! API and the WebSocket.
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,11 +33,11 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
         .context("no temporary directory can be made")?;
     let steps = Steps::default();
     let story = tokio::time::timeout(DEADLINE, tell(directory.path(), &steps));
-    // Whatever ends the story drops the service, which kills the process.
+    // When this future ends or is dropped, the service is dropped, which kills the process.
     let is_sound = tokio::select! {
         told = story => match told {
-            // As a text of its own: even a reader that went away must not make
-            // an unfinished demo look like a sound one.
+            // Without the original error: a closed pipe, which is not a failure elsewhere,
+            // must not make an unfinished demo look successful.
             Ok(told) => told.map_err(|error| {
                 anyhow::anyhow!("the demo failed at: {}: {error:#}", steps.current())
             })?,
@@ -52,10 +52,10 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The story. `Ok(false)`: it ended, but not every event arrived once and in order.
+/// Runs the demo. `Ok(false)` if not every event arrived once and in order.
 async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
     steps.next("starting the service in a temporary directory")?;
-    // What a gateway misses is to be on record before it comes back.
+    // Without the grace period, missed events are recorded before the gateway reconnects.
     let program = std::env::current_exe().context("failed to find this program's own path")?;
     let settings = [("DELIVERY__NOT_CONNECTED_GRACE", "0s".to_owned())];
     let mut service = Service::start(&program, directory, 0, &settings).await?;
@@ -100,14 +100,14 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
     account::give(&published, &fleet, &journal.arrivals(), &failed)
 }
 
-/// Where the story is, for people and for error messages.
+/// The current step, for people and for error messages.
 #[derive(Default)]
 struct Steps(Mutex<(usize, &'static str)>);
 
 impl Steps {
     fn next(&self, what: &'static str) -> std::io::Result<()> {
         let number = {
-            // Held only to count.
+            // Locked only to count.
             let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             *at = (at.0 + 1, what);
             at.0

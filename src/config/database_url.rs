@@ -1,8 +1,8 @@
-//! The URL of a Postgres: what its query may hold, and what of it may be shown.
-//! The driver logs a parameter that it does not know, with its value, so such a
-//! URL is refused before the driver sees it.
+//! The URL of a Postgres database: which parameters it may have, and how it is shown without
+//! secrets. The driver logs unknown parameters with their values, so a URL with one is
+//! refused before the driver parses it.
 
-/// Parameters that hold nothing secret.
+/// Parameters whose values are not secret.
 const SHOWN: [&str; 17] = [
     "application_name",
     "dbname",
@@ -27,7 +27,7 @@ const HIDDEN: [&str; 2] = ["options", "password"];
 
 pub(super) const MASK: &str = "********";
 
-/// Why the query can't be used, if it can't. Repeats nothing that may be secret.
+/// Why the URL is refused; `None` if it is valid. Contains no part that may be secret.
 pub(super) fn refusal(url: &str) -> Option<String> {
     let (_, query) = url.split_once('?')?;
     let unknown = query.split('&').find(|pair| !pair.is_empty() && !is_known(name(pair)))?;
@@ -49,8 +49,8 @@ fn is_known(name: &str) -> bool {
     SHOWN.contains(&name) || HIDDEN.contains(&name) || is_option
 }
 
-/// The URL without its secrets. Careful rather than exact: whatever could be part
-/// of a password is masked, also in a text that is no URL.
+/// The URL without its secrets. Masks everything that could be part of a password, also in
+/// text that is not a URL.
 pub(super) fn masked(url: &str) -> String {
     if url.is_empty() {
         return String::new();
@@ -62,7 +62,7 @@ pub(super) fn masked(url: &str) -> String {
         Some((place, query)) => (place, Some(query)),
         None => (rest, None),
     };
-    // A `?` or `@` in a password that is not encoded.
+    // A password may contain `?` or `@` that should have been encoded.
     if query.is_some_and(|query| query.contains('@')) {
         return format!("{scheme}://{MASK}");
     }
@@ -81,7 +81,7 @@ pub(super) fn masked(url: &str) -> String {
     format!("{scheme}://{user}{place}{query}")
 }
 
-/// A host, perhaps with a port; not a user with a password.
+/// Whether it is a host with an optional port, rather than a user with a password.
 fn is_host(text: &str) -> bool {
     let after_address = text.rsplit_once(']').map_or(text, |(_, rest)| rest);
     match after_address.split_once(':') {

@@ -1,15 +1,14 @@
-//! The names of settings: which there are, by the defaults, and which one a
-//! misspelt name is meant to be.
+//! The names of settings, which the defaults define, and suggestions for misspelt ones.
 
 use toml::{Table, Value};
 
-/// What begins a variable that is a setting.
+/// The prefix of environment variables that are settings.
 pub(super) const PREFIX: &str = "GATEWAY_EVENTS__";
-/// The same without underscores, and short enough to be found in a misspelt name.
+/// The prefix without underscores, shortened so that it is found in misspelt names.
 const SQUEEZED: &str = "GATEWAYEVENT";
-/// How many characters a name may be off to be taken for a misspelt one.
+/// The maximum edit distance at which a name counts as misspelt.
 const MOST_EDITS: usize = 2;
-/// How similar a key has to be to be suggested, from 0 to 1.
+/// The minimum similarity of a suggested key, from 0 to 1.
 const SIMILAR: f64 = 0.8;
 
 /// The value of a key such as `server.listen`.
@@ -32,7 +31,7 @@ pub(super) fn set(table: &mut Table, key: &str, value: Value) {
     }
 }
 
-/// Lays one table over another.
+/// Overrides the values of one table with those of another.
 pub(super) fn merge(below: &mut Table, above: &Table) {
     for (key, value) in above {
         match (below.get_mut(key), value) {
@@ -42,7 +41,7 @@ pub(super) fn merge(below: &mut Table, above: &Table) {
     }
 }
 
-/// The first key that the defaults don't have.
+/// The first key that is not in the defaults.
 pub(super) fn first_unknown(table: &Table, defaults: &Table) -> Option<String> {
     table.iter().find_map(|(key, value)| match (value, defaults.get(key)) {
         (_, None) => Some(key.clone()),
@@ -53,8 +52,8 @@ pub(super) fn first_unknown(table: &Table, defaults: &Table) -> Option<String> {
     })
 }
 
-/// Why a key can't be used that the defaults don't have, with the one that was
-/// probably meant, or else those that there are. `shown` writes a key.
+/// The error about a key that is not in the defaults, with the most similar key or a list of
+/// all. `shown` formats a key.
 pub(super) fn unknown(key: &str, defaults: &Table, shown: fn(&str) -> String) -> String {
     let mut all = leaves(defaults);
     if !key.contains('.') {
@@ -77,18 +76,18 @@ pub(super) fn unknown(key: &str, defaults: &Table, shown: fn(&str) -> String) ->
     format!("there is no such setting; {section} has {}", names.join(", "))
 }
 
-/// A key as the environment variable that sets it.
+/// The environment variable that sets a key.
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
-/// Whether a variable could be meant for this program.
+/// Whether a variable looks like one for this program.
 pub(super) fn is_similar(variable: &str) -> bool {
     squeezed(variable).starts_with(SQUEEZED)
 }
 
-/// The variable of a setting that a misspelt one is meant to be: with too few or
-/// too many underscores, in lower case, or with up to two wrong characters.
+/// The variable of a setting to which a misspelt one probably refers: with missing or extra
+/// underscores, in lower case, or with up to two wrong characters.
 pub(super) fn meant(misspelt: &str, defaults: &Table) -> Option<String> {
     let most = if is_service_link(misspelt) { 0 } else { MOST_EDITS };
     leaves(defaults)
@@ -102,8 +101,8 @@ pub(super) fn meant(misspelt: &str, defaults: &Table) -> Option<String> {
         .map(|(_, variable)| variable)
 }
 
-/// Whether Kubernetes sets a variable of this name, by itself, for a service
-/// whose name begins like this program's.
+/// Whether Kubernetes sets a variable of this name for a service whose name starts like this
+/// program's.
 pub(super) fn is_service_link(variable: &str) -> bool {
     let port = variable.split_once("_PORT_").map(|(_, rest)| rest);
     variable.ends_with("_SERVICE_HOST")
@@ -123,7 +122,7 @@ fn leaves(table: &Table) -> Vec<String> {
     table.iter().flat_map(below).collect()
 }
 
-/// A name by its letters and digits alone.
+/// The letters and digits of a name.
 fn squeezed(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect()
 }

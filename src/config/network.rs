@@ -1,4 +1,4 @@
-//! Addresses and networks, for lists of whom to trust.
+//! Addresses and networks in lists of trusted peers.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether an address lies in it.
+    /// Whether it contains an address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(net), IpAddr::V4(one)) => {

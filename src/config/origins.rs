@@ -1,4 +1,4 @@
-//! Finds out which source set a value, so that an error can name it.
+//! Finds the source of a value, for error messages.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::sources::Settings;
 use super::{ConfigError, keys, secrets};
 
-/// All sources, for error messages.
+/// All sources of settings.
 pub(super) struct Origins<'a> {
     pub(super) defaults: &'a Table,
     pub(super) file: Option<&'a (PathBuf, Table)>,
@@ -16,7 +16,7 @@ pub(super) struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    /// An error at a value of the wrong kind.
+    /// The error about a value of the wrong type.
     pub(super) fn explain(
         &self,
         error: &serde_path_to_error::Error<toml::de::Error>,
@@ -26,7 +26,7 @@ impl Origins<'_> {
         self.refuse(key, self.with_example(key, error.inner().message().to_owned()))
     }
 
-    /// An error at a key.
+    /// The error about the value of a key.
     pub(super) fn refuse(&self, key: &str, why: String) -> ConfigError {
         let (value, origin) = self.find(key);
         ConfigError::Value { key: key.to_owned(), value: secrets::shown(key, &value), origin, why }
@@ -45,7 +45,7 @@ impl Origins<'_> {
         (value.map_or_else(|| "(nothing)".to_owned(), Value::to_string), "the defaults".to_owned())
     }
 
-    /// The default shows how a value of this kind is written.
+    /// An example of a valid value: the default.
     fn with_example(&self, key: &str, why: String) -> String {
         match keys::find(self.defaults, key) {
             None | Some(Value::Table(_) | Value::Array(_)) => why,

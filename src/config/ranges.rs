@@ -1,21 +1,21 @@
-//! Numbers and durations that mean nothing at zero, and those that a promise
-//! bounds: a setting that would break a promise is refused.
+//! Ranges of numbers and durations: values of zero that make no sense, and values that would
+//! break a guarantee of the service, are refused.
 
 use std::time::Duration;
 
 use super::origins::Origins;
 use super::{Config, ConfigError};
 
-/// A dead gateway is detected within this, whatever is set.
+/// The guaranteed time in which a dead gateway is detected.
 const DETECTION: Duration = Duration::from_secs(30);
 
-/// Failures are on record within minutes, whatever is set.
+/// The guaranteed time in which failures are recorded.
 const LONGEST_GRACE: Duration = Duration::from_mins(1);
 
-/// Two of a node's signs of life, which come every 5 s.
+/// Two heartbeats of a node, which are sent every 5 s.
 const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks every such setting; an error names the first that is outside.
+/// Checks all ranges; the error names the first setting outside of its range.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
     let Config { server, delivery, database, retention, .. } = config;
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));

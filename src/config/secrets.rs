@@ -1,12 +1,12 @@
-//! Keeps secrets out of what is shown, in a table of settings or in an error.
+//! Masks secrets in shown settings and in error messages.
 
 use super::database_url::{self, MASK};
 
-/// A setting as it may be shown.
+/// The value of a setting with secrets masked.
 pub(super) fn shown(key: &str, value: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     let is_secret = ["password", "secret", "token"].iter().any(|word| name.contains(word));
-    // The path of a file is none.
+    // The path of a file is not a secret.
     if is_secret && !name.ends_with("_file") {
         MASK.to_owned()
     } else if name == "url" || name.ends_with("_url") || name == "endpoint" {
@@ -16,7 +16,7 @@ pub(super) fn shown(key: &str, value: &str) -> String {
     }
 }
 
-/// Masks secrets in a table, and in the tables in it.
+/// Masks secrets in a table, recursively.
 pub(super) fn mask(table: &mut toml::Table) {
     for (key, value) in table.iter_mut() {
         match value {

@@ -1,6 +1,5 @@
-//! The environment and the flags, as settings of the kinds that the defaults
-//! have. A variable that looks like a setting and is none is refused instead of
-//! being ignored.
+//! Settings from the environment and from flags, converted to the types of the defaults. A
+//! variable that looks like a setting but is not one is refused instead of ignored.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,7 +10,7 @@ use toml::{Table, Value};
 use super::ConfigError;
 use super::keys::{self, PREFIX};
 
-/// Variables of the command line's clients, which are no settings.
+/// Variables of the command line's clients, which are not settings.
 const CLIENT_VARIABLES: [&str; 5] = [
     "GATEWAY_EVENTS_URL",
     "GATEWAY_EVENTS_TOKEN",
@@ -20,11 +19,11 @@ const CLIENT_VARIABLES: [&str; 5] = [
     "GATEWAY_EVENTS_BENCH_DATABASE_URL",
 ];
 
-/// Settings that hold a path: these alone may be other than UTF-8.
+/// Settings that are paths; only these may be other than UTF-8.
 const PATHS: [&str; 4] =
     ["data_dir", "admin_token_file", "server.certificate", "server.private_key"];
 
-/// What the command line sets; `None` leaves a key to the other sources.
+/// Settings from flags; `None` leaves a setting to the other sources.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--data-dir`.
@@ -37,7 +36,7 @@ pub struct Flags {
     pub admin_token_file: Option<PathBuf>,
 }
 
-/// Where settings come from besides the defaults.
+/// The sources of settings other than the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config`.
@@ -49,29 +48,29 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// With this process's environment.
+    /// The environment of this process, without a file or flags.
     pub fn from_environment(file: Option<PathBuf>, flags: Flags) -> Self {
         Self { file, environment: std::env::vars_os().collect(), flags }
     }
 }
 
-/// A setting that the environment or a flag gives.
+/// A value from the environment or a flag.
 #[derive(Debug)]
 pub(super) struct Given {
     /// The variable or the flag, for error messages.
     pub(super) origin: String,
     /// The value, as it may be shown in error messages.
     pub(super) text: String,
-    /// The value, of the kind that the default has.
+    /// The value with the type of the default.
     pub(super) value: Value,
-    /// The exact path, where the value is one: it may be other than UTF-8.
+    /// The exact path if the value is one, which may be other than UTF-8.
     pub(super) path: Option<PathBuf>,
 }
 
 /// Settings by their key.
 pub(super) type Settings = BTreeMap<String, Given>;
 
-/// What the flags set.
+/// The settings from flags.
 pub(super) fn flags(flags: &Flags) -> Settings {
     let mut settings = Settings::new();
     let mut give = |key: &str, text: String, value: Value, path: Option<PathBuf>| {
@@ -96,8 +95,8 @@ pub(super) fn flags(flags: &Flags) -> Settings {
     settings
 }
 
-/// What the environment sets, and warnings about variables that look as if they
-/// were meant for this program.
+/// The settings from the environment, and warnings about variables that look like settings
+/// of this program.
 pub(super) fn environment(
     variables: &[(OsString, OsString)],
     defaults: &Table,
@@ -158,7 +157,7 @@ fn refused(key: &str, variable: &str, value: &OsStr, why: String) -> ConfigError
     }
 }
 
-/// A value in quotes, with what is not valid UTF-8 escaped.
+/// A value in quotes, with invalid UTF-8 escaped.
 fn quoted(value: &OsStr) -> String {
     match value.to_str() {
         Some(text) => format!("{text:?}"),
@@ -166,8 +165,8 @@ fn quoted(value: &OsStr) -> String {
     }
 }
 
-/// The text as a value of the kind that the default has: no other text stands
-/// for a number or a boolean than the one that a file would hold.
+/// Parses the text as a value with the type of the default. Numbers and booleans must be
+/// written as in a file.
 fn typed(text: &str, default: &Value) -> Result<Value, &'static str> {
     match default {
         Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| "an integer"),

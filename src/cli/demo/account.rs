@@ -1,4 +1,4 @@
-//! The account: what was published, who got what and when, what failed, and
+//! The report: what was published, which gateway received what and when, what failed, and
 //! whether every event arrived once and in order.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use super::events::Publication;
 use super::fleet::{Fleet, Member};
 use super::journal::Arrival;
 
-/// Prints it; the answer is whether every event arrived once and in order.
+/// Prints the report; returns whether every event arrived once and in order.
 pub(super) fn give(
     published: &[Publication],
     fleet: &Fleet,
@@ -96,7 +96,7 @@ fn received(member: &Member, published: &[Publication], arrivals: &[Arrival]) ->
     table(["time", "sequence", "type", "after", "connection"], rows, "nothing")
 }
 
-/// What should be in a gateway's log, in order.
+/// The expected content of a gateway's log, in order.
 fn expected<'a>(member: &Member, published: &'a [Publication]) -> Vec<(i64, &'a str)> {
     let mut expected: Vec<(i64, &str)> = published
         .iter()
@@ -106,7 +106,7 @@ fn expected<'a>(member: &Member, published: &'a [Publication]) -> Vec<(i64, &'a 
     expected
 }
 
-/// Where what arrived differs from what was published, in words.
+/// Describes how what arrived differs from what was published.
 fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> Vec<String> {
     let gapless = (1_i64..).zip(expected).all(|(number, (sequence, _))| number == *sequence);
     let mut faults = Vec::new();

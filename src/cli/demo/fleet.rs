@@ -1,4 +1,4 @@
-//! The three gateways.
+//! The three gateways of the demo.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use super::super::service::Service;
 use super::journal::{Journal, Writer};
 
-/// Name and label of each.
+/// Name and region of each gateway.
 const MEMBERS: [(&str, &str); 3] =
     [("amsterdam", "europe"), ("berlin", "europe"), ("cairo", "africa")];
-/// How often the service is asked what has been confirmed.
+/// The interval at which confirmations are polled.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A registered gateway.
@@ -27,7 +27,7 @@ pub(super) struct Member {
     options: GatewayOptions,
 }
 
-/// All of them, and the tasks of those that are connected.
+/// All gateways, and the tasks of the connected ones.
 pub(super) struct Fleet {
     pub(super) members: Vec<Member>,
     running: JoinSet<Exit>,
@@ -35,7 +35,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Registers them and makes a key for each.
+    /// Registers the gateways and creates a key for each.
     pub(super) async fn register(
         api: &Api,
         service: &Service,
@@ -53,7 +53,7 @@ impl Fleet {
             let key = SecretString::from(key);
             let mut options =
                 GatewayOptions::new(service.url().clone(), key, Arc::clone(&tls), writer);
-            // Gateways in the field wait 2 s and more; an audience shouldn't have to.
+            // Shorter than that of gateways in the field, to keep the demo short.
             options.backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
             options.ack = AckPolicy::Success;
             members.push(Member { name, id, options });
@@ -61,7 +61,7 @@ impl Fleet {
         Ok(Self { members, running: JoinSet::new(), stop: CancellationToken::new() })
     }
 
-    /// The gateway of this name.
+    /// The gateway with this name.
     pub(super) fn member(&self, name: &str) -> anyhow::Result<&Member> {
         self.members
             .iter()
@@ -74,7 +74,7 @@ impl Fleet {
         self.members.iter().find(|member| member.id == id).map_or("?", |member| member.name)
     }
 
-    /// Lets a gateway connect, and come back whenever it is cut off.
+    /// Connects a gateway, which reconnects when its connection ends.
     pub(super) fn connect(&mut self, name: &str) -> anyhow::Result<()> {
         let gateway = Gateway::new(self.member(name)?.options.clone());
         let stop = self.stop.clone();
@@ -82,7 +82,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until these have confirmed everything that is in their logs.
+    /// Waits until these gateways have confirmed their whole logs.
     pub(super) async fn confirmed(&self, api: &Api, names: &[&str]) -> anyhow::Result<()> {
         for name in names {
             let path = format!("/gateways/{}", self.member(name)?.id);
@@ -97,7 +97,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Says good-bye for all that are connected.
+    /// Closes all connections.
     pub(super) async fn disconnect(&mut self) {
         self.stop.cancel();
         while self.running.join_next().await.is_some() {}

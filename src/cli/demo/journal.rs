@@ -1,4 +1,4 @@
-//! What the gateways saw, in the order in which they saw it.
+//! Records what the gateways received, in order.
 
 use async_trait::async_trait;
 use gateway_events::client::gateway::{Handler, Notice, ReceivedEvent};
@@ -14,16 +14,16 @@ pub(super) struct Arrival {
     pub(super) event_type: String,
     pub(super) sequence: i64,
     pub(super) at: Timestamp,
-    /// The number of the gateway's connection that it came on, counted from 1.
+    /// The number of the gateway's connection on which it arrived, from 1.
     pub(super) connection: usize,
 }
 
 #[derive(Default)]
 struct Entries {
     arrivals: Vec<Arrival>,
-    /// A gateway's name for each of its acknowledged connections.
+    /// The gateway's name, once for each acknowledged connection.
     connections: Vec<&'static str>,
-    /// A refusal that ends a gateway.
+    /// A refusal after which a gateway gives up.
     refused: Option<(&'static str, u16)>,
 }
 
@@ -33,7 +33,7 @@ impl Entries {
     }
 }
 
-/// The common journal.
+/// The journal of all gateways.
 pub(super) struct Journal(watch::Sender<Entries>);
 
 impl Journal {
@@ -61,7 +61,7 @@ impl Journal {
     }
 }
 
-/// One gateway's pen.
+/// Writes the events of one gateway.
 pub(super) struct Writer {
     pub(super) gateway: &'static str,
     pub(super) journal: Arc<Journal>,
