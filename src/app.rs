@@ -91,6 +91,7 @@ pub enum ServeError {
 /// its file, the address) is written to `out`; the token itself only if `print_token`.
 pub async fn serve(
     config: Config,
+    node: NodeId,
     print_token: bool,
     signals: Signals,
     out: &mut (dyn Write + Send),
@@ -101,8 +102,7 @@ pub async fn serve(
 
     let wake = Wake::default();
     let database = database(&config);
-    let Open { store, failure, jobs: store_jobs } =
-        database.open(NodeId::new(), wake.clone()).await?;
+    let Open { store, failure, jobs: store_jobs } = database.open(node, wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
     membership::begin(store.as_ref(), database.is_shared()).await?;
     first_token::ensure(store.as_ref(), &config, print_token, out).await?;

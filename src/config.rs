@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::dispatch;
 use crate::store::{self, RetentionLimits};
 use crate::telemetry;
-pub use crate::telemetry::{Log, LogFormat};
+pub use crate::telemetry::{Log, LogFormat, Otlp};
 
 mod database_url;
 mod keys;
@@ -51,6 +51,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Logs.
     pub log: Log,
+    /// The export of spans.
+    pub otlp: Otlp,
     /// The settings in effect, with secrets masked.
     #[serde(skip)]
     shown: toml::Table,
@@ -324,8 +326,28 @@ impl Config {
                 "must be levels (error, warn, info, debug, trace), by part if wanted, such as \"info,gateway_events=debug\"",
             );
         }
+        if !is_collector(&self.otlp.endpoint) {
+            return refuse(
+                "otlp.endpoint",
+                "must be empty, or a collector's base URL without user, query and fragment, such as \"http://localhost:4318\"",
+            );
+        }
+        if !(0.0..=1.0).contains(&self.otlp.sampling_ratio) {
+            return refuse("otlp.sampling_ratio", "must be 0.0 to 1.0");
+        }
         Ok(())
     }
+}
+
+/// Whether spans can be exported to it, or it is empty.
+fn is_collector(endpoint: &str) -> bool {
+    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    let is_base = |rest: &str| {
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"@?#".contains(&byte))
+    };
+    endpoint.is_empty() || rest.is_some_and(is_base)
 }
 
 fn filter_is_bad(filter: &str) -> bool {

@@ -8,13 +8,23 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
+use tracing::{Span, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::clock::Timestamp;
+use crate::event::NodeId;
+use crate::trace_context::{TraceId, TraceParent};
 
 mod lines;
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/otlp_left_out.rs"]
+mod otlp;
 
 use lines::{Lines, Notice};
 
@@ -26,6 +36,23 @@ pub const HTTP_REQUEST_DURATION: &str = "gateway_events_http_request_duration_se
 /// Its buckets' upper bounds: from a cached read to `server.request_timeout`.
 const HTTP_REQUEST_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The name of the spans that are exported.
+pub const HTTP_REQUEST_SPAN: &str = "http_request";
+
+/// The counter of batches of spans that could not be exported.
+#[cfg(feature = "otlp")]
+const EXPORT_FAILURES: &str = "gateway_events_otlp_export_failures_total";
+
+/// Where spans are exported to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Otlp {
+    /// The collector's base URL; empty for no export.
+    pub endpoint: String,
+    /// The share of traces that are recorded, from 0 to 1, where the caller has not decided.
+    pub sampling_ratio: f64,
+}
 
 /// Logs.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,20 +99,26 @@ pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
-/// The running log. Dropping it waits until the last lines are written, but not
-/// for long.
+/// The running logs and export of spans. Dropping it sends the last spans and waits
+/// until the last lines are written, but not for long.
 #[derive(Debug)]
-#[must_use = "the last lines are written when this is dropped"]
-pub struct Logs(Lines);
+#[must_use = "the last spans and lines are written when this is dropped"]
+pub struct Telemetry {
+    spans: Option<otlp::Export>,
+    lines: Lines,
+}
 
-impl Drop for Logs {
+impl Drop for Telemetry {
     fn drop(&mut self) {
-        self.0.flush(LAST_LINES);
+        drop(self.spans.take());
+        self.lines.flush(LAST_LINES);
     }
 }
 
-/// Starts logging, once in a process. From then on panics are logged, too.
-pub fn start_logs(log: &Log) -> Result<Logs, TelemetryError> {
+/// Starts logging, and exporting spans if there is a collector, once in a process.
+/// From then on panics are logged, too. Spans are sent by the runtime that this is
+/// called in.
+pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, TelemetryError> {
     let failed = |error: &dyn std::fmt::Display| TelemetryError(format!("no logs: {error}"));
     let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
     let is_terminal = io::stderr().is_terminal();
@@ -98,22 +131,64 @@ pub fn start_logs(log: &Log) -> Result<Logs, TelemetryError> {
     let lines = standard_error().and_then(|file| Lines::start(file, notice));
     let lines = lines.map_err(|error| failed(&error))?;
     let writer = lines.clone();
+    let spans = if otlp.endpoint.is_empty() {
+        None
+    } else {
+        Some(otlp::start(otlp, node, HTTP_REQUEST_SPAN)?)
+    };
+    let started = match spans {
+        None => {
+            let format = format(as_text, is_terminal, move || writer.clone());
+            tracing_subscriber::registry()
+                .with(format.with_filter(filter))
+                .try_init()
+                .map(|()| None)
+        }
+        Some((layer, export)) => {
+            let format = format(as_text, is_terminal, move || writer.clone());
+            let subscriber = tracing_subscriber::registry().with(layer);
+            subscriber.with(format.with_filter(filter)).try_init().map(|()| Some(export))
+        }
+    };
+    let spans = started.map_err(|error| failed(&error))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Telemetry { spans, lines })
+}
+
+/// The layer that writes lines.
+fn format<S, W>(as_text: bool, is_terminal: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let format = fmt::layer()
         // The library would report them on standard error, and panic if that fails.
         .log_internal_errors(false)
-        .with_writer(move || writer.clone())
+        .with_writer(writer)
         .with_ansi(is_terminal);
-    // A request's or connection's span has no parent, so that the list of all spans
-    // would repeat the current one.
-    let format = if as_text {
+    if as_text {
         format.boxed()
     } else {
+        // A request's or connection's span has no parent, so that the list of all spans
+        // would repeat the current one.
         format.json().flatten_event(true).with_span_list(false).boxed()
-    };
-    let started = tracing_subscriber::registry().with(format.with_filter(filter)).try_init();
-    started.map_err(|error| failed(&error))?;
-    std::panic::set_hook(Box::new(log_panic));
-    Ok(Logs(lines))
+    }
+}
+
+/// Whether spans are exported.
+pub fn exports_spans() -> bool {
+    otlp::is_on()
+}
+
+/// Makes a new span a child of its caller's. Answers the trace that it belongs to,
+/// if it is exported. To be called before anything happens in the span.
+pub fn begin_span(span: &Span, parent: Option<&TraceParent>) -> Option<TraceId> {
+    otlp::begin(span, parent)
+}
+
+/// Notes the status of the response in an exported span.
+pub fn end_span(span: &Span, status: u16) {
+    otlp::end(span, status);
 }
 
 /// A handle of its own: a write that blocks must not hold the lock of the

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use gateway_events::app;
 use gateway_events::config::{Config, Flags, Sources};
+use gateway_events::event::NodeId;
 use gateway_events::lifecycle::Signals;
 use gateway_events::telemetry;
 
@@ -60,12 +61,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let may_print = config.admin_token_file.is_none() && !output_is_kept();
     let print_token = args.print_token || may_print;
-    let _logs = telemetry::start_logs(&config.log)?;
+    let node = NodeId::new();
+    let _telemetry = telemetry::start(&config.log, &config.otlp, node)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let signals = Signals::of_process()?;
-    let outcome = app::serve(config, print_token, signals, &mut std::io::stdout()).await?;
+    let outcome = app::serve(config, node, print_token, signals, &mut std::io::stdout()).await?;
     Ok(outcome.into())
 }
 

@@ -9,7 +9,7 @@ pub(super) fn shown(key: &str, value: &str) -> String {
     // The path of a file is not a secret.
     if is_secret && !name.ends_with("_file") {
         MASK.to_owned()
-    } else if name == "url" || name.ends_with("_url") {
+    } else if name == "url" || name.ends_with("_url") || name == "endpoint" {
         database_url::masked(value)
     } else {
         value.to_owned()

@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::rates;
 use crate::config::Network;
 use crate::event::{ConnectionId, GatewayId};
-use crate::telemetry::HTTP_REQUEST_DURATION;
+use crate::telemetry::{self, HTTP_REQUEST_DURATION, HTTP_REQUEST_SPAN};
 use crate::trace_context::TraceParent;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -132,15 +132,26 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
     let client = peer.map(|peer| rates::client_address(peer.address.ip(), headers, trusted));
     let request_id = request.extensions().get::<RequestId>();
     let request_id = request_id.and_then(|id| id.header_value().to_str().ok());
-    let trace_id = traceparent(headers).map(|it| field::display(it.trace_id()));
-    tracing::error_span!(
-        "http_request",
+    let parent = traceparent(headers);
+    let is_exported = telemetry::exports_spans();
+    let span = tracing::error_span!(
+        HTTP_REQUEST_SPAN,
         http.request.method = method,
         http.route = route,
         client.address = client.map(field::display),
         request_id,
-        trace_id,
-    )
+        trace_id = parent.map(|it| field::display(it.trace_id())),
+        // What the exporter wants to know, and no line of the log.
+        otel.name = is_exported.then(|| format!("{method} {route}")),
+        otel.kind = is_exported.then_some("server"),
+    );
+    if is_exported
+        && let Some(own) = telemetry::begin_span(&span, parent.as_ref())
+        && parent.is_none()
+    {
+        span.record("trace_id", field::display(own));
+    }
+    span
 }
 
 /// The span of a gateway's connection, which outlives that of its upgrade.
@@ -160,9 +171,11 @@ pub(super) fn connection_span(
     )
 }
 
-/// A line in the access log; off unless `log.filter` lets this target through.
-fn log_access(response: &Response, latency: Duration, _: &Span) {
+/// Ends a request's span, with a line in the access log. That is off unless
+/// `log.filter` lets its target through.
+fn log_access(response: &Response, latency: Duration, span: &Span) {
     let (status, duration_ms) = (response.status().as_u16(), latency.as_secs_f64() * 1000.0);
+    telemetry::end_span(span, status);
     tracing::debug!(
         target: ACCESS,
         { http.response.status_code = status, duration_ms },

@@ -51,6 +51,10 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
         ("LOG__FORMAT", "xml", "log.format", "\"auto\", \"text\" or \"json\""),
         ("LOG__FILTER", "loud=very", "log.filter", "debug"),
         ("LOG__FORMAT", "", "log.format", "unset"),
+        ("OTLP__ENDPOINT", "grpc://collector", "otlp.endpoint", "http://localhost:4318"),
+        ("OTLP__ENDPOINT", "http:///v1", "otlp.endpoint", "base URL without user, query"),
+        ("OTLP__SAMPLING_RATIO", "1.5", "otlp.sampling_ratio", "0.0 to 1.0"),
+        ("OTLP__SAMPLING_RATIO", "half", "otlp.sampling_ratio", "a number"),
         ("NONSENSE", "1", "nonsense", "`retention`"),
     ] {
         let variable = format!("GATEWAY_EVENTS__{key}");
