@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_events::clock::Timestamp;
-use gateway_events::dispatch::cadence::Cadence;
 use gateway_events::dispatch::window::{Limits, Window};
 use gateway_events::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, NodeId,
 };
 use gateway_events::event::{OrganisationKey, Sequence};
-use gateway_events::socket::frame::event_text;
 use gateway_events::store::sqlite::{Options, SqliteStore};
 use gateway_events::store::{
-    Gateway, Labels, NewConnection, NewEvent, Publish, Published, Range, Record, Store as _, Target,
+    Connections as _, Credentials as _, Gateway, Gateways as _, Health as _, Labels, Ledger as _,
+    Log as _, NewConnection, NewEvent, Publish, Published, Range, Record, Target,
 };
 use gateway_events::token::{Kind, Presented, issue};
+use gateway_events::transport::frame::event_text;
 use gateway_events::wake::Wake;
 use secrecy::ExposeSecret as _;
 use serde_json::value::RawValue;
@@ -61,20 +61,12 @@ fn frame(criterion: &mut Criterion) {
 fn window(criterion: &mut Criterion) {
     let limits = Limits { events: 64, bytes: 48 * 1024 };
     let (now, at) = (Instant::now(), Timestamp::now());
-    let event_type = EventType::new("gateway.config.updated").expect("a type");
     criterion.bench_function("window/64 sent and confirmed", |bencher| {
         bencher.iter_batched(
-            || {
-                Window::new(
-                    limits,
-                    Sequence::ZERO,
-                    Sequence::ZERO,
-                    Cadence::new(Duration::from_mins(1)),
-                )
-            },
+            || Window::new(limits, Sequence::ZERO, Sequence::ZERO),
             |mut window| {
                 for number in 1..=64 {
-                    let offered = window.offer(Sequence(number), &event_type, 600, now, at);
+                    let offered = window.offer(Sequence(number), 600, now, at);
                     offered.expect("it is next");
                 }
                 window.receipt(Sequence(64), now)

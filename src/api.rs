@@ -1,72 +1,46 @@
-//! Types of the HTTP API that the server writes and the client reads.
+//! The request and response types of the HTTP API, one file per noun. The
+//! server, the client, the command line and the tests share them, and the
+//! OpenAPI document is generated from them: a doc comment here is a description
+//! there.
+//!
+//! Member names are camelCase. An absent member of a request has its default. A
+//! member of a response that has no value is `null`, unless its description says
+//! that it is left out.
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+mod connections;
+mod deliveries;
+mod event_types;
+mod events;
+mod gateways;
+mod inbox;
+mod json;
+mod log;
+mod nodes;
+mod paging;
+mod problem;
+mod schemas;
+mod stats;
+mod tokens;
 
-use crate::clock::Timestamp;
-use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, Sequence};
-use crate::trace_context::TraceParent;
-
-/// `GET /gateways/{id}/log`: a page of a gateway's log, in order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LogPage {
-    /// The gateway.
-    pub gateway_id: GatewayId,
-    /// Its name.
-    pub gateway_name: String,
-    /// The log's identity: with another one, sequences start again.
-    pub epoch: Epoch,
-    /// The log's last sequence.
-    pub head: Sequence,
-    /// The last sequence that retention has removed; 0 if none.
-    pub floor: Sequence,
-    /// The last sequence that the gateway has confirmed, with all before it.
-    pub confirmed: Sequence,
-    /// How many entries this page has.
-    pub count: usize,
-    /// The entries.
-    pub list: Vec<LogEntry>,
-    /// Where to go on.
-    pub pagination: LogPagination,
-}
-
-/// Where the log goes on.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LogPagination {
-    /// The most entries that a page has.
-    pub limit: usize,
-    /// `after` of the next page; `null` if there is nothing more yet.
-    pub next: Option<Sequence>,
-}
-
-/// An event in a gateway's log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LogEntry {
-    /// Its number in the log.
-    pub sequence: Sequence,
-    /// The event's id.
-    pub event_id: EventId,
-    /// Its type.
-    #[serde(rename = "type")]
-    pub event_type: EventType,
-    /// Its payload, as it was published.
-    pub payload: Box<RawValue>,
-    /// Its correlation id.
-    pub correlation_id: CorrelationId,
-    /// On behalf of which user it was published.
-    pub user_id: Option<String>,
-    /// When it was published.
-    pub occurred_at: Timestamp,
-    /// When it was appended.
-    pub appended_at: Timestamp,
-    /// After when it is not delivered any more.
-    pub expires_at: Option<Timestamp>,
-    /// Its W3C trace context, if it was published with one.
-    #[serde(default)]
-    pub traceparent: Option<TraceParent>,
-    /// Where its delivery stands: `pending`, `delivered` or `failed`.
-    pub state: String,
-}
+pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
+pub use deliveries::{
+    Attempt, Delivery, DeliveryFilter, DeliveryState, FailedStatus, FailuresByBucket, Outcome,
+    RedriveRequest, Redriven, RedrivenAs, RedrivenDelivery, Summary, SummaryBy, SummaryQuery,
+};
+pub use event_types::{EventTypeDefinition, EventTypeInfo};
+pub use events::{
+    Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, EventBatch, EventWithDeliveries,
+    MOST_EVENTS, NewEvent, PublishBody, Target, Warning,
+};
+pub use gateways::{
+    Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway, Verdict,
+    VerdictState,
+};
+pub use inbox::{RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried};
+pub use json::{Object, UniqueMembers, not_null};
+pub use log::{LogEntry, LogPage, LogPagination, LogQuery};
+pub use nodes::{Node, NodeStatus, NodesQuery};
+pub use paging::{Page, PageQuery, Pagination, Window};
+pub use problem::{Code, FieldError, Problem};
+pub use stats::{ConnectionStats, DeliveryStats, NodeStats, Stats};
+pub use tokens::{AccessToken, GatewayToken, NewAccessToken, NewGatewayToken, Scope, WithSecret};

@@ -16,7 +16,7 @@ use crate::event::NodeId;
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
-use crate::intake::{self, Rules};
+use crate::ingest::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
@@ -188,7 +188,7 @@ impl Service {
         if is_shared {
             self.dispatcher.start_revocation(jobs);
         }
-        intake::inbox::start(&self.store, rules, jobs);
+        ingest::inbox::start(&self.store, rules, jobs);
         let (retention, store) = (&self.config.retention, Arc::clone(&self.store));
         retention::start(store, wake, retention.limits(), retention.interval, jobs);
         let failed = CancellationToken::new();

@@ -15,6 +15,7 @@ pub(crate) mod inbox;
 pub(crate) mod listen;
 pub(crate) mod migrate;
 pub(crate) mod node;
+pub(crate) mod openapi;
 mod reference;
 pub(crate) mod serve;
 pub(crate) mod token;

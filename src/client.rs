@@ -5,7 +5,7 @@
 pub mod api;
 pub mod follow;
 pub mod gateway;
-pub mod problem;
+mod problem;
 mod protocol;
 mod socket;
 pub mod tls;

@@ -22,23 +22,24 @@ use crate::store::{Deleted, NewConnection, Store, StoreError};
 use crate::wake::Wake;
 
 mod backoff;
-pub mod cadence;
 mod expiry;
 mod failure_log;
 mod feed;
+mod final_ping;
 mod in_flight;
 mod lane;
-mod last_call;
 mod outcomes;
+mod permit;
 mod recorder;
 mod registry;
 mod reports;
+mod revoked;
 mod session;
-mod shut_out;
 mod sweep;
 pub mod window;
 
-pub use session::{Admission, Permit, Session};
+pub use permit::Permit;
+pub use session::{Admission, Session};
 
 use failure_log::FailureLog;
 use recorder::Recorder;
@@ -321,7 +322,7 @@ impl Dispatcher {
     /// because it took this one for dead. Their gateways come back at once, and
     /// are on record again. Returns how many there were.
     pub async fn close_lost(&self) -> Result<usize, StoreError> {
-        shut_out::close_lost(self).await
+        revoked::close_lost(self).await
     }
 
     /// Starts the jobs that record events whose gateway is not connected, and
@@ -334,9 +335,6 @@ impl Dispatcher {
     /// Starts the job that closes sockets of gateways and tokens that were
     /// disabled or revoked at another node. For nodes that share a database.
     pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
-        jobs.start("revocation", shut_out::POLL_INTERVAL, shut_out::Poll(Arc::clone(self)));
+        jobs.start("revocation", revoked::POLL_INTERVAL, revoked::Poll(Arc::clone(self)));
     }
 }
-
-#[cfg(test)]
-mod tests;

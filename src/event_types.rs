@@ -19,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonschema::{Retrieve, Uri};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -58,8 +58,7 @@ const ARTIFACT_IDS: [&str; 4] = ["apiId", "providerId", "proxyId", "artifactId"]
 const DEPLOYMENT_ID: &str = "deploymentId";
 
 /// A registered event type.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct EventTypeInfo {
     /// Its name.
     pub name: String,
@@ -70,7 +69,7 @@ pub struct EventTypeInfo {
 }
 
 /// Why a payload does not satisfy its type's schema.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     /// JSON pointer to the member, such as `payload/apiId`.
     pub field: String,

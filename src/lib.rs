@@ -2,10 +2,7 @@
 //! repository's `docs/ARCHITECTURE.md` lists the modules and follows an event, a reconnect,
 //! a crash and a shutdown through them.
 
-// The unit tests include `tests/reference`, which names the library from outside.
-#[cfg(test)]
-extern crate self as gateway_events;
-
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod backoff;
@@ -20,14 +17,14 @@ pub mod event;
 pub mod event_types;
 pub mod files;
 pub mod http;
-pub mod intake;
+pub mod ingest;
 pub mod jobs;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod retention;
-pub mod socket;
 pub mod store;
 pub mod telemetry;
 pub mod token;
 pub mod trace_context;
+pub mod transport;
 pub mod wake;

@@ -14,7 +14,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
     access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
-    node, serve, token, verify,
+    node, openapi, serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -62,6 +62,8 @@ enum Command {
     Listen(listen::Args),
     /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
+    /// Print the OpenAPI document of the HTTP API
+    Openapi,
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -88,6 +90,7 @@ async fn run(CommandLine { client, command }: CommandLine) -> anyhow::Result<Exi
         Command::Health(args) => health::run(args, &client).await,
         Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Openapi => openapi::run(),
         Command::Completions { shell } => completions(shell),
     }
 }

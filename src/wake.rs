@@ -91,7 +91,7 @@ impl Wake {
     }
 
     /// The gateways that somebody listens for.
-    pub fn listened(&self) -> Vec<GatewayKey> {
+    pub fn subscribed(&self) -> Vec<GatewayKey> {
         let live = self.0.topics.iter().filter(|topic| topic.head.receiver_count() > 0);
         live.map(|topic| *topic.key()).collect()
     }

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
+use gateway_events::api::{
+    Delivery, DeliveryFilter, DeliveryState, Object, Page, RedriveRequest, Redriven, RedrivenAs,
+};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{CorrelationId, EventId, EventType, Reason};
-use serde_json::{Map, Value, json};
+use gateway_events::event::{CorrelationId, EventId, EventType, Reason, Sequence};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, time};
+use super::output::{answer, cell, optional, time};
 use super::reference::GatewayRef;
 use super::table::table;
 use super::time::parse_instant;
@@ -73,22 +75,20 @@ pub(crate) struct Redrive {
 }
 
 impl Filter {
-    /// As the API's names and values.
-    async fn pairs(&self, api: &Api) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let gateway = match &self.gateway {
+    async fn delivery_filter(self, api: &Api) -> anyhow::Result<DeliveryFilter> {
+        let gateway_id = match &self.gateway {
             Some(gateway) => Some(gateway.resolve(api).await?),
             None => None,
         };
-        let pairs = [
-            ("from", self.from.map(|at| at.to_string())),
-            ("to", self.to.map(|at| at.to_string())),
-            ("gatewayId", gateway.map(|id| id.to_string())),
-            ("type", self.event_type.as_ref().map(ToString::to_string)),
-            ("reason", self.reason.map(|reason| reason.to_string())),
-            ("eventId", self.event.as_ref().map(ToString::to_string)),
-            ("correlationId", self.correlation_id.as_ref().map(ToString::to_string)),
-        ];
-        Ok(pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+        Ok(DeliveryFilter {
+            from: self.from,
+            to: self.to,
+            gateway_id,
+            event_type: self.event_type,
+            reason: self.reason,
+            event_id: self.event,
+            correlation_id: self.correlation_id,
+        })
     }
 }
 
@@ -97,71 +97,46 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::Failed { filter, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let page = failed(&api, &filter.pairs(&api).await?, limit).await?;
-            answer(client.json, &page, shown)
+            let filter = filter.delivery_filter(&api).await?;
+            answer(client.json, &api.failed_deliveries(&filter, limit).await?, shown)
         }
         Command::Redrive(redrive) => {
-            let done = redrive_all(&api, redrive.body(&api).await?).await?;
-            answer(client.json, &done, |done| redriven(done, redrive.dry_run))
+            let is_dry_run = redrive.dry_run;
+            let done = redrive_all(&api, redrive.request(&api).await?).await?;
+            answer(client.json, &done, |done| redriven(done, is_dry_run))
         }
     }
 }
 
-/// Numbers in the answer to a redrive, and what they say.
-const LEFT_ALONE: [(&str, &str); 5] = [
-    ("pending", "still pending: they will be delivered anyway"),
-    ("delivered", "delivered since"),
-    ("alreadyRedriven", "appended again already"),
-    ("eventRemoved", "removed by retention: publish them again"),
-    ("expired", "expired: publish them again, if they are still good"),
-];
-
-/// As many calls as it takes: each one does a bounded part.
-async fn redrive_all(api: &Api, mut body: Value) -> anyhow::Result<Value> {
-    let mut all = api.post("/deliveries/redrive", &body).await?;
-    while all["next"].is_string() {
-        body["cursor"] = all["next"].take();
-        let mut done = api.post("/deliveries/redrive", &body).await?;
-        if let (Some(all), Some(more)) =
-            (all["redriven"].as_array_mut(), done["redriven"].as_array_mut())
-        {
-            all.append(more);
-        }
-        for (name, _) in LEFT_ALONE {
-            let count = |answer: &Value| answer[name].as_i64().unwrap_or_default();
-            all[name] = json!(count(&all) + count(&done));
-        }
-        for name in ["more", "next"] {
-            all[name] = done[name].take();
-        }
+/// Repeats the call until all is done: each call does a bounded part.
+async fn redrive_all(api: &Api, mut request: RedriveRequest) -> anyhow::Result<Redriven> {
+    let mut all = api.redrive(&request).await?;
+    while let Some(next) = all.next.take() {
+        request.cursor = Some(next);
+        let done = api.redrive(&request).await?;
+        all.redriven.extend(done.redriven);
+        all.pending += done.pending;
+        all.delivered += done.delivered;
+        all.already_redriven += done.already_redriven;
+        all.event_removed += done.event_removed;
+        all.expired += done.expired;
+        (all.more, all.next) = (done.more, done.next);
     }
     Ok(all)
 }
 
-/// Up to `limit` failed deliveries, as many pages as that takes: a page may
-/// be short and still have a next one.
-pub(crate) async fn failed(
-    api: &Api,
-    filter: &[(&'static str, String)],
-    limit: usize,
-) -> anyhow::Result<Value> {
-    let mut query = filter.to_vec();
-    query.push(("status", "failed".to_owned()));
-    Ok(api.list_up_to("/deliveries", &query, limit).await?)
-}
-
 /// Failed deliveries as a table.
-pub(crate) fn shown(page: &Value) -> String {
-    let rows = elements(&page["list"]).iter().map(|delivery| {
+pub(crate) fn shown(page: &Page<Delivery>) -> String {
+    let rows = page.list.iter().map(|delivery| {
         [
-            time(&delivery["lastFailureAt"]),
-            cell(&delivery["gatewayName"]),
-            cell(&delivery["sequence"]),
-            cell(&delivery["type"]),
-            cell(&delivery["reason"]),
-            cell(&delivery["failures"]),
+            time(delivery.last_failure_at),
+            cell(&delivery.gateway_name),
+            cell(delivery.sequence),
+            optional(delivery.event_type.as_ref()),
+            optional(delivery.reason),
+            cell(delivery.failures),
             state(delivery),
-            cell(&delivery["eventId"]),
+            optional(delivery.event_id.as_ref()),
         ]
     });
     let mut text = table(
@@ -169,71 +144,75 @@ pub(crate) fn shown(page: &Value) -> String {
         rows,
         "no delivery failed in this window",
     );
-    if page["pagination"]["next"].is_string() {
+    if page.pagination.next.is_some() {
         text.push_str("\n\nThere are more: raise --limit or narrow the window.");
     }
     text
 }
 
-/// Where a failed delivery stands now; a redriven one stands where its newest
-/// redrive does.
-fn state(delivery: &Value) -> String {
-    let successor = &delivery["redrivenAs"];
-    if !successor.is_null() {
-        let word = match successor["state"].as_str() {
-            Some("delivered") => "delivered",
-            Some("failed") => "dead letter",
-            _ => "pending",
-        };
-        return format!("redriven as {}: {word}", cell(&successor["sequence"]));
-    }
-    let word = if delivery["redriven"] == true {
-        "redriven"
-    } else if delivery["deliveredSince"] == true {
-        "delivered since"
-    } else if delivery["state"] == "failed" {
-        "dead letter"
-    } else {
-        "pending"
+/// Where a failed delivery stands now. A redriven one stands where its newest redrive
+/// does.
+fn state(delivery: &Delivery) -> String {
+    let word = |state| match state {
+        DeliveryState::Delivered => "delivered",
+        DeliveryState::Failed => "dead letter",
+        DeliveryState::Pending => "pending",
     };
-    word.to_owned()
+    if let Some(RedrivenAs { sequence, state }) = delivery.redriven_as {
+        return format!("redriven as {sequence}: {}", word(state));
+    }
+    if delivery.redriven {
+        return "redriven".to_owned();
+    }
+    if delivery.delivered_since {
+        return "delivered since".to_owned();
+    }
+    match delivery.state {
+        DeliveryState::Failed => "dead letter".to_owned(),
+        DeliveryState::Pending | DeliveryState::Delivered => "pending".to_owned(),
+    }
 }
 
 impl Redrive {
-    async fn body(&self, api: &Api) -> anyhow::Result<Value> {
-        let pairs = self.filter.pairs(api).await?.into_iter();
-        let mut filter: Map<String, Value> =
-            pairs.map(|(name, value)| (name.to_owned(), value.into())).collect();
+    async fn request(self, api: &Api) -> anyhow::Result<RedriveRequest> {
+        let filter = self.filter.delivery_filter(api).await?;
+        let request = RedriveRequest { dry_run: self.dry_run, ..RedriveRequest::default() };
         Ok(match self.sequence {
-            // Of a gateway, which is all that the filter can name beside it.
-            Some(sequence) => {
-                filter.insert("sequence".to_owned(), sequence.into());
-                filter.insert("dryRun".to_owned(), self.dry_run.into());
-                filter.into()
-            }
-            None => json!({ "filter": filter, "dryRun": self.dry_run }),
+            // The gateway is all that the filter can name beside a sequence.
+            Some(sequence) => RedriveRequest {
+                gateway_id: filter.gateway_id,
+                sequence: Some(Sequence(i64::try_from(sequence).unwrap_or(i64::MAX))),
+                ..request
+            },
+            None => RedriveRequest { filter: Some(Object(filter)), ..request },
         })
     }
 }
 
-fn redriven(done: &Value, is_dry_run: bool) -> String {
-    let rows = elements(&done["redriven"]).iter().map(|delivery| {
+fn redriven(done: &Redriven, is_dry_run: bool) -> String {
+    let rows = done.redriven.iter().map(|delivery| {
         [
-            cell(&delivery["gatewayId"]),
-            cell(&delivery["eventId"]),
-            cell(&delivery["sequence"]),
-            cell(&delivery["newSequence"]),
+            cell(delivery.gateway_id),
+            cell(&delivery.event_id),
+            cell(delivery.sequence),
+            optional(delivery.new_sequence),
         ]
     });
-    let nothing = "nothing is appended again: no dead letter fits";
+    let nothing = "nothing is appended again: no dead letter matches";
     let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
-    match (elements(&done["redriven"]).len(), is_dry_run) {
+    match (done.redriven.len(), is_dry_run) {
         (0, _) => {}
         (count, true) => lines.push(format!("\n{count} would be appended again")),
         (count, false) => lines.push(format!("\n{count} appended again")),
     }
-    for (name, why) in LEFT_ALONE {
-        if let Some(count @ 1..) = done[name].as_i64() {
+    for (count, why) in [
+        (done.pending, "still pending: they will be delivered anyway"),
+        (done.delivered, "delivered since"),
+        (done.already_redriven, "appended again already"),
+        (done.event_removed, "removed by retention: publish them again"),
+        (done.expired, "expired: publish them again, if they are still good"),
+    ] {
+        if count > 0 {
             lines.push(format!("{count} left alone: {why}"));
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gateway_events::api::DeliveryFilter;
 
 use super::interrupt::interrupted;
 use super::output::say;
@@ -94,7 +95,7 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
     fleet.confirmed(&api, &["cairo"]).await?;
 
     steps.next("asking the service which deliveries failed")?;
-    let failed = super::delivery::failed(&api, &[], 1000).await?;
+    let failed = api.failed_deliveries(&DeliveryFilter::default(), 1000).await?;
     fleet.disconnect().await;
     service.kill().await?;
     account::give(&published, &fleet, &journal.arrivals(), &failed)

@@ -5,15 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use gateway_events::api::{Attempt, Delivery, EventWithDeliveries, NewEvent, Target, Warning};
 use gateway_events::client::api::Api;
-use gateway_events::event::{CorrelationId, EventId, EventType, GatewayId};
-use serde::Serialize;
+use gateway_events::event::{CorrelationId, EventId, EventType};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::access::ClientOptions;
-use super::gateway::{parse_label, to_json};
-use super::output::{answer, cell, elements, remark, time};
+use super::gateway::parse_label;
+use super::output::{answer, cell, clean, optional, remark, time};
 use super::reference::{GatewayRef, resolve_all};
 use super::table::table;
 
@@ -55,66 +54,43 @@ pub(crate) struct Publish {
     correlation_id: Option<CorrelationId>,
 }
 
-/// The body: the payload stays as it was written, byte for byte.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Body {
-    #[serde(rename = "type")]
-    event_type: EventType,
-    payload: Box<RawValue>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    gateway_ids: Vec<GatewayId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<EventId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<CorrelationId>,
-}
-
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let api = client.api()?;
     match command {
         Command::Publish(publish) => {
-            let accepted = api.post("/events", &publish.body(&api).await?).await?;
+            let accepted = api.publish(&publish.event(&api).await?).await?;
             answer(client.json, &accepted, |accepted| {
-                let rows = elements(&accepted["deliveries"])
+                let rows = accepted
+                    .deliveries
                     .iter()
-                    .map(|delivery| [cell(&delivery["gatewayId"]), cell(&delivery["sequence"])]);
+                    .map(|delivery| [cell(delivery.gateway_id), cell(delivery.sequence)]);
                 let rows = table(["gateway", "sequence"], rows, "no deliveries");
-                format!("event {} is stored\n\n{rows}", cell(&accepted["id"]))
+                format!("event {} is stored\n\n{rows}", accepted.id)
             })?;
-            let warnings = elements(&accepted["warnings"]);
-            for warning in warnings {
-                remark(format_args!("warning: {}", cell(&warning["message"])));
+            for warning in &accepted.warnings {
+                remark(format_args!("warning: {}", clean(&warning.message)));
             }
-            let is_unmatched = warnings.iter().any(|it| it["code"] == "no_gateways_matched");
+            let mut warnings = accepted.warnings.iter();
+            let is_unmatched = warnings.any(|it| it.code == Warning::NO_GATEWAYS_MATCHED);
             Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
         }
-        Command::Show { id } => {
-            let event = api.get(&format!("/events/{}", encoded(id.as_str()))).await?;
-            answer(client.json, &event, shown)
-        }
+        Command::Show { id } => answer(client.json, &api.event(&id).await?, shown),
     }
 }
 
 impl Publish {
-    async fn body(self, api: &Api) -> anyhow::Result<Body> {
-        let target = if self.all {
-            Some(json!({ "all": true }))
-        } else if self.labels.is_empty() {
-            None
-        } else {
-            Some(json!({ "labels": to_json(self.labels) }))
-        };
-        Ok(Body {
-            event_type: self.event_type,
-            payload: payload(&self.payload)?,
-            gateway_ids: resolve_all(&self.gateways, api).await?,
-            target,
-            id: self.id,
-            correlation_id: self.correlation_id,
-        })
+    async fn event(self, api: &Api) -> anyhow::Result<NewEvent> {
+        let payload = payload(&self.payload)?;
+        let mut event = NewEvent::new(self.event_type, payload);
+        event.gateway_ids =
+            Some(resolve_all(&self.gateways, api).await?).filter(|ids| !ids.is_empty());
+        if self.all {
+            event.target = Some(Target { all: Some(true), ..Target::default() });
+        } else if !self.labels.is_empty() {
+            let labels = Some(self.labels.into_iter().collect());
+            event.target = Some(Target { labels, ..Target::default() });
+        }
+        Ok(NewEvent { id: self.id, correlation_id: self.correlation_id, ..event })
     }
 }
 
@@ -130,30 +106,18 @@ fn payload(argument: &str) -> anyhow::Result<Box<RawValue>> {
         }
         None => argument.to_owned(),
     };
-    serde_json::from_str(text.trim()).context("the payload is no JSON")
+    serde_json::from_str(text.trim()).context("the payload is not JSON")
 }
 
-/// An id as a part of a path.
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
-}
-
-fn shown(event: &Value) -> String {
-    let rows = elements(&event["deliveries"]).iter().map(|delivery| {
+fn shown(event: &EventWithDeliveries) -> String {
+    let rows = event.deliveries.iter().map(|delivery| {
         [
-            cell(&delivery["gatewayName"]),
-            cell(&delivery["sequence"]),
+            cell(&delivery.gateway_name),
+            cell(delivery.sequence),
             state(delivery),
-            cell(&delivery["failures"]),
-            cell(&delivery["reason"]),
-            attempts(&delivery["attempts"]),
+            cell(delivery.failures),
+            optional(delivery.reason),
+            attempts(&delivery.attempts),
         ]
     });
     let deliveries = table(
@@ -163,40 +127,35 @@ fn shown(event: &Value) -> String {
     );
     format!(
         "event        {}\ntype         {}\ncorrelation  {}\nstored       {}\npayload      {}\n\n{deliveries}",
-        cell(&event["id"]),
-        cell(&event["type"]),
-        cell(&event["correlationId"]),
-        time(&event["appendedAt"]),
-        cell(&event["payload"]),
+        event.id,
+        event.event_type,
+        event.correlation_id,
+        time(event.appended_at),
+        cell(&event.payload),
     )
 }
 
 /// Where a delivery stands, and whether retention has trimmed it from the log.
-fn state(delivery: &Value) -> String {
-    let state = cell(&delivery["state"]);
-    if delivery["trimmed"] == true { format!("{state}, trimmed") } else { state }
+fn state(delivery: &Delivery) -> String {
+    let state = delivery.state.as_str();
+    if delivery.trimmed { format!("{state}, trimmed") } else { state.to_owned() }
 }
 
-/// Attempts, oldest first, in a word each.
-fn attempts(attempts: &Value) -> String {
-    let shown: Vec<String> = elements(attempts)
+/// The outcomes of the attempts, oldest first.
+fn attempts(attempts: &[Attempt]) -> String {
+    let shown: Vec<String> = attempts
         .iter()
-        .map(|attempt| match attempt["reason"].as_str() {
-            Some(reason) => format!("{} ({reason})", cell(&attempt["outcome"])),
-            None => cell(&attempt["outcome"]),
+        .map(|attempt| match attempt.reason {
+            Some(reason) => format!("{} ({reason})", attempt.outcome.as_str()),
+            None => attempt.outcome.as_str().to_owned(),
         })
         .collect();
-    if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
+    cell(shown.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_can_stand_in_a_path() {
-        assert_eq!(encoded("a/b?c%d"), "a%2Fb%3Fc%25d");
-    }
 
     #[test]
     fn a_payload_keeps_its_bytes() {

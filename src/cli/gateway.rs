@@ -1,15 +1,19 @@
 //! `gateway`: register, list, show, update, disable, enable, delete.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
+use gateway_events::api::{
+    ConnectionsQuery, ConnectionsStatus, Gateway, GatewayChange, LabelChange, Lag, LastRefusal,
+    NewGateway, Page, Verdict,
+};
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
-use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
-use super::output::{self, answer, cell, elements, labels, time};
+use super::output::{self, answer, cell, labels, optional, time};
 use super::reference::GatewayRef;
 use super::table::table;
 
@@ -91,76 +95,69 @@ pub(crate) struct Update {
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let api = client.api()?;
-    let path = async |gateway: &GatewayRef| {
-        anyhow::Ok(format!("/gateways/{}", gateway.resolve(&api).await?))
-    };
     let shown = match command {
         Command::Register { name, id, labels, replicas } => {
-            let mut body = json!({ "name": name, "labels": to_json(labels) });
-            if let Some(id) = id {
-                body["id"] = json!(id);
-            }
-            if let Some(replicas) = replicas {
-                body["replicas"] = json!(replicas);
-            }
-            api.post("/gateways", &body).await?
+            let labels = labels.into_iter().collect();
+            let replicas = replicas.map(i64::from);
+            api.register_gateway(&NewGateway { name, id, labels, replicas }).await?
         }
         Command::List => return list(&api, client).await,
-        Command::Show { gateway } => api.get(&path(&gateway).await?).await?,
+        Command::Show { gateway } => api.gateway(gateway.resolve(&api).await?).await?,
         Command::Connections { gateway, all, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let id = match gateway {
                 Some(gateway) => Some(gateway.resolve(&api).await?),
                 None => None,
             };
-            return connections(&api, client, id.as_ref(), all, limit).await;
+            return connections(&api, client, id, all, limit).await;
         }
         Command::Update(update) => {
-            api.patch(&path(&update.gateway).await?, &update.patch()).await?
+            let id = update.gateway.resolve(&api).await?;
+            api.change_gateway(id, &update.change()).await?
         }
         Command::Disable { gateway } => {
-            api.patch(&path(&gateway).await?, &json!({ "disabled": true })).await?
+            let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
+            api.change_gateway(gateway.resolve(&api).await?, &change).await?
         }
         Command::Enable { gateway } => {
-            api.patch(&path(&gateway).await?, &json!({ "disabled": false })).await?
+            let change = GatewayChange { disabled: Some(false), ..GatewayChange::default() };
+            api.change_gateway(gateway.resolve(&api).await?, &change).await?
         }
         Command::Delete { gateway, confirmation } => {
             let id = gateway.resolve(&api).await?;
-            let gateway = api.get(&format!("/gateways/{id}")).await?;
-            confirmation.require(consequences(&gateway), "Delete it?")?;
-            let nothing = api.delete(&format!("/gateways/{id}")).await?;
-            return answer(client.json, &nothing, |_| format!("gateway {id} is deleted"));
+            confirmation.require(consequences(&api.gateway(id).await?), "Delete it?")?;
+            api.delete_gateway(id).await?;
+            return answer(client.json, &(), |()| format!("gateway {id} is deleted"));
         }
     };
     answer(client.json, &shown, one)
 }
 
 /// What deleting a gateway means.
-fn consequences(gateway: &Value) -> String {
-    let name = output::clean(&cell(&gateway["name"]));
-    let connected = if gateway["connected"] == true { ", which is connected," } else { "" };
-    let undelivered = match gateway["lag"]["events"].as_i64() {
-        None | Some(0) => "no event for it is undelivered".to_owned(),
-        Some(1) => "1 undelivered event will be recorded as failed".to_owned(),
-        Some(events) => format!("{events} undelivered events will be recorded as failed"),
+fn consequences(gateway: &Gateway) -> String {
+    let name = output::clean(&gateway.name);
+    let connected = if gateway.connected { ", which is connected," } else { "" };
+    let undelivered = match gateway.lag.events {
+        0 => "no event for it is undelivered".to_owned(),
+        1 => "1 undelivered event will be recorded as failed".to_owned(),
+        events => format!("{events} undelivered events will be recorded as failed"),
     };
     format!("Gateway {name}{connected} will be deleted for good; {undelivered}.")
 }
 
 async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let list = api.list("/gateways", &[]).await?;
-    let page = json!({ "count": list.len(), "list": list });
+    let page = Page::whole(api.gateways().await?);
     answer(client.json, &page, |page| {
-        let rows = elements(&page["list"]).iter().map(|gateway| {
+        let rows = page.list.iter().map(|gateway| {
             [
-                cell(&gateway["name"]),
-                status(gateway).to_owned(),
-                cell(&gateway["connections"]),
-                cell(&gateway["head"]),
-                cell(&gateway["confirmed"]),
-                lag(gateway),
-                labels(&gateway["labels"]),
-                cell(&gateway["id"]),
+                cell(&gateway.name),
+                cell(gateway.verdict.state.as_str()),
+                cell(gateway.connections),
+                cell(gateway.head),
+                cell(gateway.confirmed),
+                lag(&gateway.lag),
+                labels(&gateway.labels),
+                cell(gateway.id),
             ]
         });
         table(
@@ -174,32 +171,30 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
 async fn connections(
     api: &Api,
     client: &ClientOptions,
-    id: Option<&GatewayId>,
+    id: Option<GatewayId>,
     all: bool,
     limit: usize,
 ) -> anyhow::Result<ExitCode> {
-    let path =
-        id.map_or_else(|| "/connections".to_owned(), |id| format!("/gateways/{id}/connections"));
-    let status = if all { "all" } else { "connected" };
-    let query = [("status", status.to_owned())];
-    let page = api.list_up_to(&path, &query, limit).await?;
+    let status = if all { ConnectionsStatus::All } else { ConnectionsStatus::Connected };
+    let query = ConnectionsQuery { status: Some(status) };
+    let page = api.connections(id, &query, limit).await?;
     answer(client.json, &page, |page| {
-        let rows = elements(&page["list"]).iter().map(|one| {
+        let rows = page.list.iter().map(|one| {
             [
-                cell(&one["gatewayName"]),
-                cell(&one["status"]),
-                time(&one["connectedAt"]),
-                time(&one["lastHeartbeat"]),
-                cell(&one["confirmed"]),
-                cell(&one["remoteAddress"]),
-                cell(&one["closeReason"]),
-                cell(&one["connectionId"]),
+                cell(&one.gateway_name),
+                cell(one.status.as_str()),
+                time(one.connected_at),
+                time(one.last_heartbeat),
+                cell(one.confirmed),
+                cell(&one.remote_address),
+                optional(one.close_reason),
+                cell(one.connection_id),
             ]
         });
         let header =
             ["gateway", "status", "since", "last sign", "confirmed", "from", "ended by", "id"];
         let mut text = table(header, rows, "no connections");
-        if page["pagination"]["next"].is_string() {
+        if page.pagination.next.is_some() {
             text.push_str("\n\nThere are more: raise --limit.");
         }
         text
@@ -207,93 +202,60 @@ async fn connections(
 }
 
 impl Update {
-    /// The change as a JSON merge patch.
-    fn patch(&self) -> Value {
-        let mut patch = json!({});
-        if let Some(name) = &self.name {
-            patch["name"] = json!(name);
+    fn change(self) -> GatewayChange {
+        let removed = self.removed.into_iter().map(|name| (name, None));
+        let set = self.labels.into_iter().map(|(name, value)| (name, Some(value)));
+        let labels: BTreeMap<String, Option<String>> = removed.chain(set).collect();
+        GatewayChange {
+            name: self.name,
+            labels: (!labels.is_empty()).then_some(LabelChange::Merge(labels)),
+            replicas: self.replicas.map(i64::from),
+            disabled: None,
         }
-        if let Some(replicas) = self.replicas {
-            patch["replicas"] = json!(replicas);
-        }
-        let removed = self.removed.iter().map(|name| (name.clone(), Value::Null));
-        let set = self.labels.iter().map(|(name, value)| (name.clone(), json!(value)));
-        let labels: Map<String, Value> = removed.chain(set).collect();
-        if !labels.is_empty() {
-            patch["labels"] = labels.into();
-        }
-        patch
     }
 }
 
-fn one(gateway: &Value) -> String {
-    let manifest = match &gateway["manifest"] {
-        Value::Null => "-".to_owned(),
-        manifest => output::clean(&manifest.to_string()),
-    };
+fn one(gateway: &Gateway) -> String {
     let lines = [
-        ("id", cell(&gateway["id"])),
-        ("name", cell(&gateway["name"])),
-        ("labels", labels(&gateway["labels"])),
-        ("registered", time(&gateway["createdAt"])),
-        ("status", verdict(gateway)),
-        ("connections", cell(&gateway["connections"])),
-        ("replicas", cell(&gateway["replicas"])),
-        ("head", cell(&gateway["head"])),
-        ("confirmed", cell(&gateway["confirmed"])),
-        ("lag", lag(gateway)),
-        ("last refusal", refusal(&gateway["lastRefusal"])),
-        ("epoch", cell(&gateway["epoch"])),
-        ("manifest", manifest),
+        ("id", cell(gateway.id)),
+        ("name", cell(&gateway.name)),
+        ("labels", labels(&gateway.labels)),
+        ("registered", time(gateway.created_at)),
+        ("status", verdict(&gateway.verdict)),
+        ("connections", cell(gateway.connections)),
+        ("replicas", cell(gateway.replicas)),
+        ("head", cell(gateway.head)),
+        ("confirmed", cell(gateway.confirmed)),
+        ("lag", lag(&gateway.lag)),
+        ("last refusal", gateway.last_refusal.as_ref().map_or_else(|| "-".to_owned(), refusal)),
+        ("epoch", cell(gateway.epoch)),
+        ("manifest", optional(gateway.manifest.as_ref())),
     ];
     lines.map(|(name, value)| format!("{name:<12} {value}")).join("\n")
 }
 
-fn refusal(refusal: &Value) -> String {
-    match refusal {
-        Value::Null => "-".to_owned(),
-        refusal => format!(
-            "{}, from {}, {}",
-            cell(&refusal["code"]),
-            cell(&refusal["address"]),
-            time(&refusal["at"])
-        ),
-    }
-}
-
-/// The verdict's state. A service of an earlier version gives none.
-fn status(gateway: &Value) -> &str {
-    match gateway["verdict"]["state"].as_str() {
-        Some(state) => state,
-        None if gateway["disabled"] == true => "disabled",
-        None if gateway["connected"] == true => "connected",
-        None => "away",
-    }
+fn refusal(refusal: &LastRefusal) -> String {
+    format!("{}, from {}, {}", cell(&refusal.code), cell(&refusal.address), time(refusal.at))
 }
 
 /// The verdict with its reason and its beginning.
-fn verdict(gateway: &Value) -> String {
-    let verdict = &gateway["verdict"];
-    let reason = verdict["reason"].as_str().map(|reason| format!(": {}", output::clean(reason)));
-    let failures = verdict["failures"].as_i64().filter(|failures| *failures > 1);
-    let failures = failures.map(|failures| format!(", {failures} times in a row"));
-    let since = &verdict["since"];
-    let since = (!since.is_null()).then(|| format!(", since {}", time(since)));
-    let parts = [reason, failures, since].into_iter().flatten();
-    parts.fold(status(gateway).to_owned(), |text, part| text + &part)
-}
-
-fn lag(gateway: &Value) -> String {
-    match gateway["lag"]["events"].as_i64() {
-        None | Some(0) => "-".to_owned(),
-        Some(1) => format!("1 event, {} s", cell(&gateway["lag"]["seconds"])),
-        Some(events) => format!("{events} events, {} s", cell(&gateway["lag"]["seconds"])),
+fn verdict(verdict: &Verdict) -> String {
+    let mut text = verdict.state.as_str().to_owned();
+    if let Some(reason) = &verdict.reason {
+        text = format!("{text}: {}", output::clean(reason));
     }
+    if verdict.failures > 1 {
+        text = format!("{text}, {} times in a row", verdict.failures);
+    }
+    format!("{text}, since {}", time(verdict.since))
 }
 
-/// Labels as the API takes them.
-pub(crate) fn to_json(labels: Vec<(String, String)>) -> Map<String, Value> {
-    labels.into_iter().map(|(name, value)| (name, value.into())).collect()
+fn lag(lag: &Lag) -> String {
+    match lag.events {
+        0 => "-".to_owned(),
+        1 => format!("1 event, {} s", lag.seconds),
+        events => format!("{events} events, {} s", lag.seconds),
+    }
 }
 
 /// Reads `name=value`.

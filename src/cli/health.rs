@@ -29,7 +29,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         None => local(args.settings, client)?,
     };
     let api = Api::new(&address, None, &trust)?;
-    let said = api.ask_at_root(if args.live { "/livez" } else { "/readyz" }).await?;
+    let said = api.root(if args.live { "/livez" } else { "/readyz" }).await?;
     say(clean(said.trim_end()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,15 +1,17 @@
-//! `inbox`: what other programs inserted and could not be published, and why;
-//! and trying it again.
+//! `inbox`: rows that other programs inserted and that could not be published; retrying
+//! them.
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+
+use gateway_events::api::{
+    Page, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
+};
 use gateway_events::clock::Timestamp;
-use gateway_events::store::RejectionReason;
-use serde_json::{Map, Value, json};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, time};
+use super::output::{answer, cell, optional, time};
 use super::table::table;
 use super::time::parse_instant;
 
@@ -23,7 +25,7 @@ pub(crate) enum Command {
         #[arg(long)]
         retried: bool,
         /// At most so many
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show a rejected row with its payload
@@ -69,16 +71,8 @@ pub(crate) struct Retry {
 }
 
 impl Filter {
-    /// As the API's names and values.
-    fn pairs(&self) -> Vec<(&'static str, String)> {
-        [
-            ("reason", self.reason.map(|reason| reason.to_string())),
-            ("from", self.from.map(|at| at.to_string())),
-            ("to", self.to.map(|at| at.to_string())),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+    fn rejected(&self, retried: bool) -> RejectedFilter {
+        RejectedFilter { reason: self.reason, from: self.from, to: self.to, retried }
     }
 }
 
@@ -86,42 +80,33 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     match command {
         Command::Rejected { filter, retried, limit } => {
-            let mut query = filter.pairs();
-            query.push(("retried", retried.to_string()));
-            query.push(("limit", limit.to_string()));
-            let page = api.get_with("/inbox/rejected", &query).await?;
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let page = api.rejected_rows(&filter.rejected(retried), limit).await?;
             answer(client.json, &page, listed)
         }
-        Command::Show { id } => {
-            let row = api.get(&format!("/inbox/rejected/{id}")).await?;
-            answer(client.json, &row, shown)
-        }
+        Command::Show { id } => answer(client.json, &api.rejected_row(id).await?, shown),
         Command::Retry(Retry { id: Some(id), .. }) => {
-            let done = api.post(&format!("/inbox/rejected/{id}/retry"), &json!({})).await?;
-            answer(client.json, &done, put_back)
+            answer(client.json, &api.retry_rejected_row(id).await?, put_back)
         }
         Command::Retry(Retry { filter, .. }) => {
-            let pairs = filter.pairs().into_iter();
-            let body: Map<String, Value> =
-                pairs.map(|(name, value)| (name.to_owned(), value.into())).collect();
-            let done = api.post("/inbox/rejected/retry", &body).await?;
+            let done = api.retry_rejected_rows(&filter.rejected(false)).await?;
             answer(client.json, &done, put_back)
         }
         Command::Delete { id } => {
-            let done = api.delete(&format!("/inbox/rejected/{id}")).await?;
-            answer(client.json, &done, |_| format!("rejected row {id} is removed"))
+            api.delete_rejected_row(id).await?;
+            answer(client.json, &(), |()| format!("rejected row {id} is removed"))
         }
     }
 }
 
-fn listed(page: &Value) -> String {
-    let rows = elements(&page["list"]).iter().map(|row| {
+fn listed(page: &Page<RejectedRow>) -> String {
+    let rows = page.list.iter().map(|row| {
         [
-            cell(&row["id"]),
-            time(&row["rejectedAt"]),
-            cell(&row["type"]),
-            cell(&row["reason"]),
-            cell(&row["detail"]),
+            cell(row.id),
+            time(row.rejected_at),
+            cell(&row.event_type),
+            cell(row.reason.as_str()),
+            cell(&row.detail),
         ]
     });
     let mut text = table(
@@ -129,40 +114,41 @@ fn listed(page: &Value) -> String {
         rows,
         "no row of the inbox was rejected",
     );
-    if page["pagination"]["next"].is_string() {
+    if page.pagination.next.is_some() {
         text.push_str("\n\nThere are more: raise --limit or narrow the window.");
     }
     text
 }
 
-fn shown(row: &Value) -> String {
+fn shown(shown: &RejectedRowWithPayload) -> String {
+    let row = &shown.row;
     format!(
         "row          {} (in the inbox: {})\nreason       {}\ndetail       {}\nrejected     {}\nput back     {}\n\n\
          type         {}\ngateway      {}\ntarget       {}\nevent        {}\ncorrelation  {}\nuser         {}\n\
          expires      {}\ntraceparent  {}\ninserted     {}\npayload      {}",
-        cell(&row["id"]),
-        cell(&row["inboxId"]),
-        cell(&row["reason"]),
-        cell(&row["detail"]),
-        time(&row["rejectedAt"]),
-        time(&row["retriedAt"]),
-        cell(&row["type"]),
-        cell(&row["gatewayId"]),
-        cell(&row["target"]),
-        cell(&row["eventId"]),
-        cell(&row["correlationId"]),
-        cell(&row["userId"]),
-        cell(&row["expiresAt"]),
-        cell(&row["traceparent"]),
-        time(&row["insertedAt"]),
-        cell(&row["payload"]),
+        row.id,
+        row.inbox_id,
+        row.reason.as_str(),
+        cell(&row.detail),
+        time(row.rejected_at),
+        time(row.retried_at),
+        cell(&row.event_type),
+        optional(row.gateway_id.as_ref()),
+        optional(row.target.as_ref()),
+        optional(row.event_id.as_ref()),
+        optional(row.correlation_id.as_ref()),
+        optional(row.user_id.as_ref()),
+        optional(row.expires_at.as_ref()),
+        optional(row.traceparent.as_ref()),
+        time(row.inserted_at),
+        cell(&shown.payload),
     )
 }
 
-fn put_back(done: &Value) -> String {
-    let mut text = format!("{} put back into the inbox", cell(&done["retried"]));
-    if done["more"] == true {
-        text.push_str("\nThere are more that fit: run it again.");
+fn put_back(done: &Retried) -> String {
+    let mut text = format!("{} put back into the inbox", done.retried);
+    if done.more {
+        text.push_str("\nThere are more that match: run it again.");
     }
     text
 }

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use gateway_events::api::NodesQuery;
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, time};
+use super::output::{answer, cell, optional, time};
 use super::table::table;
 
 #[derive(Debug, Subcommand)]
@@ -20,19 +21,20 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let Command::List { limit } = command;
-    let page = client.api()?.get_with("/nodes", &[("limit", limit.to_string())]).await?;
+    let query = NodesQuery { limit: usize::try_from(limit).ok() };
+    let page = client.api()?.nodes(&query).await?;
     answer(client.json, &page, |page| {
-        let rows = elements(&page["list"]).iter().map(|node| {
+        let rows = page.list.iter().map(|node| {
             [
-                cell(&node["id"]),
-                cell(&node["status"]),
-                cell(&node["host"]),
-                cell(&node["address"]),
-                cell(&node["connections"]),
-                cell(&node["maxConnections"]),
-                time(&node["startedAt"]),
-                time(&node["lastHeartbeat"]),
-                cell(&node["version"]),
+                cell(node.id),
+                cell(node.status.as_str()),
+                optional(node.host.as_ref()),
+                optional(node.address.as_ref()),
+                cell(node.connections),
+                optional(node.max_connections),
+                time(node.started_at),
+                time(node.last_heartbeat),
+                optional(node.version.as_ref()),
             ]
         });
         let header = [

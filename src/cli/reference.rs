@@ -43,19 +43,12 @@ pub(crate) async fn resolve_all(
     api: &Api,
 ) -> anyhow::Result<Vec<GatewayId>> {
     let has_names = gateways.iter().any(|one| matches!(one, GatewayRef::Name(_)));
-    let list = if has_names {
-        api.list("/gateways", &[("limit", "1000".to_owned())]).await?
-    } else {
-        Vec::new()
-    };
-    let find = |name: &str| {
-        let gateway = list.iter().find(|gateway| gateway["name"] == name);
-        gateway.and_then(|gateway| gateway["id"].as_str()?.parse().ok())
-    };
+    let list = if has_names { api.gateways().await? } else { Vec::new() };
+    let find = |name: &str| Some(list.iter().find(|gateway| gateway.name == name)?.id);
     let resolve = |gateway: &GatewayRef| match gateway {
         GatewayRef::Id(id) => Ok(*id),
         GatewayRef::Name(name) => find(name).ok_or_else(|| {
-            let names = list.iter().filter_map(|gateway| gateway["name"].as_str());
+            let names = list.iter().map(|gateway| gateway.name.as_str());
             unknown(name, names)
         }),
     };

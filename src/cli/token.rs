@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use gateway_events::api::{AccessToken, GatewayToken, NewAccessToken, NewGatewayToken, Scope};
 use gateway_events::app;
-use gateway_events::client::api::Api;
+use gateway_events::clock::Timestamp;
 use secrecy::ExposeSecret as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, elements, time};
+use super::output::{answer, cell, clean, time};
 use super::reference::GatewayRef;
 use super::serve::Settings;
 use super::table::table;
@@ -54,7 +55,7 @@ pub(crate) struct Create {
     access: Option<String>,
     /// What the access token may do; may be repeated
     #[arg(long, value_enum, conflicts_with = "gateway")]
-    scope: Vec<Scope>,
+    scope: Vec<ScopeName>,
     /// After how long it expires, such as 30d; never if left out
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_in: Option<Duration>,
@@ -70,79 +71,91 @@ pub(crate) struct Recover {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Scope {
+enum ScopeName {
     Publish,
     Read,
     Admin,
 }
 
-impl Scope {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Read => "read",
-            Self::Admin => "admin",
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::Publish => Self::Publish,
+            ScopeName::Read => Self::Read,
+            ScopeName::Admin => Self::Admin,
         }
     }
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Create(new) => {
-            let api = client.api()?;
-            let path = path_of(new.gateway.as_ref(), &api).await?;
-            let made = api.post(&path, &new.body()).await?;
-            answer(client.json, &made, |made| {
-                format!(
-                    "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
-                    cell(&made["token"]),
-                    cell(&made["id"]),
-                    made["expiresAt"]
-                        .as_str()
-                        .map_or("never".to_owned(), |_| time(&made["expiresAt"])),
-                )
-            })
-        }
+        Command::Create(new) => create(new, client).await,
         Command::Recover(Recover { settings, name }) => {
             let token = app::recover_access(&settings.load()?, &name).await?;
             let made = json!({"token": token.expose_secret(), "name": name});
-            answer(client.json, &made, |made| {
-                format!("{}\n\nKeep it now: it can't be shown again.", cell(&made["token"]))
+            answer(client.json, &made, |_| {
+                format!("{}\n\nKeep it now: it can't be shown again.", token.expose_secret())
             })
         }
         Command::Generate => {
             let token = app::generate_token()?;
-            answer(client.json, &json!({"token": token.expose_secret()}), |made| {
-                cell(&made["token"])
-            })
+            let made = json!({"token": token.expose_secret()});
+            answer(client.json, &made, |_| token.expose_secret().to_owned())
         }
         Command::List { gateway } => {
             let api = client.api()?;
-            let listed = api.get(&path_of(gateway.as_ref(), &api).await?).await?;
-            answer(client.json, &listed, shown)
+            if let Some(gateway) = gateway {
+                let page = api.gateway_tokens(gateway.resolve(&api).await?).await?;
+                answer(client.json, &page, |page| listed(page.list.iter().map(of_gateway)))
+            } else {
+                let page = api.access_tokens().await?;
+                answer(client.json, &page, |page| listed(page.list.iter().map(for_access)))
+            }
         }
         Command::Revoke { token, gateway } => {
             let api = client.api()?;
-            let path = path_of(gateway.as_ref(), &api).await?;
-            let nothing = api.delete(&format!("{path}/{token}")).await?;
-            answer(client.json, &nothing, |_| format!("token {token} is revoked"))
+            match gateway {
+                Some(gateway) => {
+                    api.revoke_gateway_token(gateway.resolve(&api).await?, &token).await?;
+                }
+                None => api.revoke_access_token(&token).await?,
+            }
+            answer(client.json, &(), |()| format!("token {token} is revoked"))
         }
     }
 }
 
-impl Create {
-    fn body(self) -> Value {
-        let mut body = json!({});
-        if let Some(lifetime) = self.expires_in {
-            body["expiresInSeconds"] = json!(lifetime.as_secs());
+async fn create(new: Create, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let api = client.api()?;
+    let expires_in_seconds = new.expires_in.map(|lifetime| lifetime.as_secs());
+    match (new.gateway, new.access) {
+        (Some(gateway), _) => {
+            let id = gateway.resolve(&api).await?;
+            let token = NewGatewayToken { expires_in_seconds };
+            let made = api.create_gateway_token(id, &token).await?;
+            answer(client.json, &made, |made| {
+                shown_once(&made.token, &made.info.id, made.info.expires_at)
+            })
         }
-        if let Some(name) = self.access {
-            let scopes: Vec<&str> = self.scope.into_iter().map(Scope::as_str).collect();
-            body["name"] = json!(name);
-            body["scopes"] = json!(scopes);
+        (None, name) => {
+            let scopes = new.scope.into_iter().map(Into::into).collect();
+            let token =
+                NewAccessToken { name: name.unwrap_or_default(), scopes, expires_in_seconds };
+            let made = api.create_access_token(&token).await?;
+            answer(client.json, &made, |made| {
+                shown_once(&made.token, &made.info.id, made.info.expires_at)
+            })
         }
-        body
     }
+}
+
+fn shown_once(token: &str, id: &str, expires_at: Option<Timestamp>) -> String {
+    format!(
+        "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
+        clean(token),
+        clean(id),
+        expires_at.map_or_else(|| "never".to_owned(), time),
+    )
 }
 
 /// Reads a public id; from a whole key, which is easily given instead, it is
@@ -158,26 +171,31 @@ fn parse_public_id(text: &str) -> Result<String, String> {
     Err("a token's public id has letters and digits only; `token list` shows it".to_owned())
 }
 
-async fn path_of(gateway: Option<&GatewayRef>, api: &Api) -> anyhow::Result<String> {
-    Ok(match gateway {
-        Some(gateway) => format!("/gateways/{}/tokens", gateway.resolve(api).await?),
-        None => "/access-tokens".to_owned(),
-    })
+fn of_gateway(token: &GatewayToken) -> [String; 7] {
+    [
+        cell(&token.id),
+        cell(""),
+        cell(""),
+        time(token.created_at),
+        time(token.expires_at),
+        time(token.revoked_at),
+        time(token.last_used_at),
+    ]
 }
 
-fn shown(listed: &Value) -> String {
-    let rows = elements(&listed["list"]).iter().map(|token| {
-        let scopes: Vec<&str> =
-            elements(&token["scopes"]).iter().filter_map(Value::as_str).collect();
-        [
-            cell(&token["id"]),
-            cell(&token["name"]),
-            cell(&Value::from(scopes.join(","))),
-            time(&token["createdAt"]),
-            time(&token["expiresAt"]),
-            time(&token["revokedAt"]),
-            time(&token["lastUsedAt"]),
-        ]
-    });
+fn for_access(token: &AccessToken) -> [String; 7] {
+    let scopes: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
+    [
+        cell(&token.id),
+        cell(&token.name),
+        cell(scopes.join(",")),
+        time(token.created_at),
+        time(token.expires_at),
+        time(token.revoked_at),
+        time(token.last_used_at),
+    ]
+}
+
+fn listed(rows: impl Iterator<Item = [String; 7]>) -> String {
     table(["id", "name", "scopes", "created", "expires", "revoked", "last used"], rows, "no tokens")
 }

@@ -36,7 +36,16 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     }
     let report = database.verify().await.with_context(refused)?;
     if client.json {
-        output::json(&json!(report))?;
+        output::json(&json!({
+            "gateways": report.gateways,
+            "events": report.events,
+            "deliveries": report.deliveries,
+            "attempts": report.attempts,
+            "deadLetters": report.dead_letters,
+            "inbox": report.inbox,
+            "rejected": report.rejected,
+            "problems": report.problems,
+        }))?;
     } else {
         say_prose(format_args!(
             "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",

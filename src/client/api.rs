@@ -1,5 +1,6 @@
-//! The HTTP API's client: JSON in, JSON out, refusals as readable errors. It
-//! retries nothing; whoever calls knows what may be repeated.
+//! The client of the HTTP API: a method for each call, with the types of
+//! [`api`](crate::api). Refusals become readable errors. Nothing is retried: the caller
+//! knows what may be repeated.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,19 +10,27 @@ use reqwest::{Method, RequestBuilder, Url, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::BASE_PATH;
-use super::problem::Problem;
+use super::problem;
 use super::tls::{self, Trust, TrustError};
+use crate::api::{
+    Accepted, AccessToken, Connection, ConnectionsQuery, Delivery, DeliveryFilter,
+    EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage, LogQuery, NewAccessToken,
+    NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery, Problem,
+    RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowWithPayload, Retried,
+    WithSecret,
+};
+use crate::event::{EventId, GatewayId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why a call brought no answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The address is none.
+    /// The address is malformed.
     #[error("{address:?} is no address of the service: {why}; it looks like https://host:8443")]
     Address {
         /// As given.
@@ -29,32 +38,34 @@ pub enum ApiError {
         /// What is wrong.
         why: String,
     },
-    /// No TLS client.
+    /// No TLS client could be made.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// The service can't be reached, or its certificate isn't trusted.
     #[error("{url} can't be reached: {why}{hint}")]
     Unreachable {
-        /// Which address.
+        /// The address.
         url: String,
         /// What happened.
         why: String,
         /// What to do about it.
         hint: String,
     },
-    /// The service answered, and refused.
-    #[error("{0}")]
+    /// The service refused the request.
+    #[error("{}", problem::described(.0))]
     Refused(Box<Problem>),
-    /// The answer is no JSON.
-    #[error("{url} answered with something that is no JSON; is it the service's address?")]
+    /// The response is not what this version of the client expects.
+    #[error("{url} sent an unexpected response ({why}); is it the service's address?")]
     Unreadable {
-        /// Which address.
+        /// The address.
         url: String,
+        /// What is wrong with the response.
+        why: String,
     },
 }
 
 impl ApiError {
-    /// The HTTP status, if the service answered at all.
+    /// The HTTP status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused(problem) => Some(problem.status),
@@ -63,13 +74,9 @@ impl ApiError {
     }
 }
 
-/// As many as the service gives on one page.
-const PAGE: usize = 1000;
+type Result<T> = std::result::Result<T, ApiError>;
 
-/// Parts of a query string.
-pub type Query<'a> = &'a [(&'a str, String)];
-
-/// A client with an address, a token and a notion of whom to trust.
+/// A client with an address, a token and certificates to trust.
 #[derive(Clone, Debug)]
 pub struct Api {
     client: reqwest::Client,
@@ -79,11 +86,7 @@ pub struct Api {
 
 impl Api {
     /// A client of the service at `address`, such as `https://localhost:8443`.
-    pub fn new(
-        address: &str,
-        token: Option<SecretString>,
-        trust: &Trust,
-    ) -> Result<Self, ApiError> {
+    pub fn new(address: &str, token: Option<SecretString>, trust: &Trust) -> Result<Self> {
         let base = parse_base(address)?;
         let config = trust.client_config()?;
         let client = reqwest::Client::builder()
@@ -101,107 +104,222 @@ impl Api {
         &self.base
     }
 
-    /// `GET` below the API's base path.
-    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
-        self.get_with(path, &[]).await
+    /// `POST /events` with one event.
+    pub async fn publish(&self, event: &NewEvent) -> Result<Accepted> {
+        self.call(Method::POST, "/events", event).await
     }
 
-    /// `GET` with a query.
-    pub async fn get_with(&self, path: &str, query: Query<'_>) -> Result<Value, ApiError> {
-        self.send(self.request(Method::GET, path, query)).await
+    /// `GET /events/{id}`.
+    pub async fn event(&self, id: &EventId) -> Result<EventWithDeliveries> {
+        self.read(&["events", id.as_str()], &()).await
     }
 
-    /// `GET` with a query, of an answer whose shape is known.
-    pub async fn get_as<T: DeserializeOwned>(
+    /// `GET /gateways`: all of them.
+    pub async fn gateways(&self) -> Result<Vec<Gateway>> {
+        Ok(self.pages(&["gateways"], &(), usize::MAX).await?.list)
+    }
+
+    /// `GET /gateways`: one page.
+    pub async fn gateway_page(&self, page: &PageQuery) -> Result<Page<Gateway>> {
+        self.read(&["gateways"], page).await
+    }
+
+    /// `GET /gateways/{id}`.
+    pub async fn gateway(&self, id: GatewayId) -> Result<Gateway> {
+        self.read(&["gateways", &id.to_string()], &()).await
+    }
+
+    /// `POST /gateways`.
+    pub async fn register_gateway(&self, gateway: &NewGateway) -> Result<Gateway> {
+        self.call(Method::POST, "/gateways", gateway).await
+    }
+
+    /// `PATCH /gateways/{id}`.
+    pub async fn change_gateway(&self, id: GatewayId, change: &GatewayChange) -> Result<Gateway> {
+        self.call(Method::PATCH, &format!("/gateways/{id}"), change).await
+    }
+
+    /// `DELETE /gateways/{id}`.
+    pub async fn delete_gateway(&self, id: GatewayId) -> Result<()> {
+        self.delete(&["gateways", &id.to_string()]).await
+    }
+
+    /// `GET /gateways/{id}/log`.
+    pub async fn gateway_log(&self, id: GatewayId, query: &LogQuery) -> Result<LogPage> {
+        self.read(&["gateways", &id.to_string(), "log"], query).await
+    }
+
+    /// `GET /gateways/{id}/tokens`.
+    pub async fn gateway_tokens(&self, id: GatewayId) -> Result<Page<GatewayToken>> {
+        self.read(&["gateways", &id.to_string(), "tokens"], &()).await
+    }
+
+    /// `POST /gateways/{id}/tokens`.
+    pub async fn create_gateway_token(
         &self,
-        path: &str,
-        query: Query<'_>,
-    ) -> Result<T, ApiError> {
-        let body = self.answered(self.request(Method::GET, path, query)).await?;
-        self.read(&body)
+        id: GatewayId,
+        token: &NewGatewayToken,
+    ) -> Result<WithSecret<GatewayToken>> {
+        self.call(Method::POST, &format!("/gateways/{id}/tokens"), token).await
     }
 
-    /// `POST` with a JSON body.
-    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::POST, path, &[]).json(body)).await
+    /// `DELETE /gateways/{id}/tokens/{token}`.
+    pub async fn revoke_gateway_token(&self, id: GatewayId, token: &str) -> Result<()> {
+        self.delete(&["gateways", &id.to_string(), "tokens", token]).await
     }
 
-    /// `PATCH` with a JSON body.
-    pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PATCH, path, &[]).json(body)).await
+    /// `GET /access-tokens`.
+    pub async fn access_tokens(&self) -> Result<Page<AccessToken>> {
+        self.read(&["access-tokens"], &()).await
     }
 
-    /// `PUT` with a JSON body.
-    pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
-        self.send(self.request(Method::PUT, path, &[]).json(body)).await
-    }
-
-    /// `DELETE`.
-    pub async fn delete(&self, path: &str) -> Result<Value, ApiError> {
-        self.send(self.request(Method::DELETE, path, &[])).await
-    }
-
-    /// Every element of a list, page after page.
-    pub async fn list(&self, path: &str, query: Query<'_>) -> Result<Vec<Value>, ApiError> {
-        let mut all = Vec::new();
-        let mut cursor: Option<String> = None;
-        loop {
-            let mut asked = query.to_vec();
-            asked.extend(cursor.map(|cursor| ("cursor", cursor)));
-            let mut page = self.get_with(path, &asked).await?;
-            if let Some(list) = page["list"].as_array_mut() {
-                all.append(list);
-            }
-            cursor = page["pagination"]["next"].as_str().map(str::to_owned);
-            if cursor.is_none() {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// Up to `limit` elements of a list, as many pages as that takes: a page may
-    /// be short and still have a next one.
-    pub async fn list_up_to(
+    /// `POST /access-tokens`.
+    pub async fn create_access_token(
         &self,
-        path: &str,
-        query: Query<'_>,
+        token: &NewAccessToken,
+    ) -> Result<WithSecret<AccessToken>> {
+        self.call(Method::POST, "/access-tokens", token).await
+    }
+
+    /// `DELETE /access-tokens/{id}`.
+    pub async fn revoke_access_token(&self, id: &str) -> Result<()> {
+        self.delete(&["access-tokens", id]).await
+    }
+
+    /// `GET /connections`, or `GET /gateways/{id}/connections`: up to `limit` of them.
+    pub async fn connections(
+        &self,
+        gateway: Option<GatewayId>,
+        query: &ConnectionsQuery,
         limit: usize,
-    ) -> Result<Value, ApiError> {
-        let mut list: Vec<Value> = Vec::new();
-        let mut next = Value::Null;
-        while list.len() < limit {
-            let mut asked = query.to_vec();
-            asked.push(("limit", (limit - list.len()).min(PAGE).to_string()));
-            asked.extend(next.as_str().map(|cursor| ("cursor", cursor.to_owned())));
-            let mut page = self.get_with(path, &asked).await?;
-            if let Some(rows) = page["list"].as_array_mut() {
-                list.append(rows);
+    ) -> Result<Page<Connection>> {
+        match gateway {
+            Some(id) => {
+                self.pages(&["gateways", &id.to_string(), "connections"], query, limit).await
             }
-            next = page["pagination"]["next"].take();
-            if next.is_null() {
-                break;
-            }
+            None => self.pages(&["connections"], query, limit).await,
         }
-        Ok(json!({
-            "count": list.len(),
-            "list": list,
-            "pagination": { "limit": limit, "next": next },
-        }))
     }
 
-    /// A request below the API's base path, with the token; for what the
-    /// other calls don't offer, such as headers of one's own.
-    pub fn request(&self, method: Method, path: &str, query: Query<'_>) -> RequestBuilder {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{BASE_PATH}{path}"));
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
+    /// `GET /deliveries`: up to `limit` failed ones.
+    pub async fn failed_deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        limit: usize,
+    ) -> Result<Page<Delivery>> {
+        self.pages(&["deliveries"], filter, limit).await
+    }
+
+    /// `POST /deliveries/redrive`: one call.
+    pub async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven> {
+        self.call(Method::POST, "/deliveries/redrive", request).await
+    }
+
+    /// `GET /inbox/rejected`: up to `limit` of them.
+    pub async fn rejected_rows(
+        &self,
+        filter: &RejectedFilter,
+        limit: usize,
+    ) -> Result<Page<RejectedRow>> {
+        self.pages(&["inbox", "rejected"], filter, limit).await
+    }
+
+    /// `GET /inbox/rejected/{id}`.
+    pub async fn rejected_row(&self, id: i64) -> Result<RejectedRowWithPayload> {
+        self.read(&["inbox", "rejected", &id.to_string()], &()).await
+    }
+
+    /// `POST /inbox/rejected/{id}/retry`.
+    pub async fn retry_rejected_row(&self, id: i64) -> Result<Retried> {
+        self.call(Method::POST, &format!("/inbox/rejected/{id}/retry"), &()).await
+    }
+
+    /// `POST /inbox/rejected/retry`: one call.
+    pub async fn retry_rejected_rows(&self, filter: &RejectedFilter) -> Result<Retried> {
+        self.call(Method::POST, "/inbox/rejected/retry", filter).await
+    }
+
+    /// `DELETE /inbox/rejected/{id}`.
+    pub async fn delete_rejected_row(&self, id: i64) -> Result<()> {
+        self.delete(&["inbox", "rejected", &id.to_string()]).await
+    }
+
+    /// `GET /nodes`.
+    pub async fn nodes(&self, query: &NodesQuery) -> Result<Page<Node>> {
+        self.read(&["nodes"], query).await
+    }
+
+    /// `GET` at the root, such as of `/readyz`, without the token.
+    pub async fn root(&self, path: &str) -> Result<String> {
+        let body = self.response(self.at_root(Method::GET, path)).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Up to `limit` elements of a list, in as many requests as that takes: a page may be
+    /// short and still have a next one.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        filter: &impl Serialize,
+        limit: usize,
+    ) -> Result<Page<T>> {
+        let mut list: Vec<T> = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page =
+                PageQuery { limit: Some((limit - list.len()).min(PageQuery::MAX_LIMIT)), cursor };
+            let mut url = self.url(path, filter);
+            extend_query(&mut url, &page);
+            let page: Page<T> = self.send(self.authorized(Method::GET, url)).await?;
+            list.extend(page.list);
+            cursor = page.pagination.next;
+            if cursor.is_none() || list.len() >= limit {
+                return Ok(Page::new(list, limit, cursor));
+            }
         }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &[&str], query: &impl Serialize) -> Result<T> {
+        self.send(self.authorized(Method::GET, self.url(path, query))).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        self.send(self.request(method, path).json(body)).await
+    }
+
+    async fn delete(&self, path: &[&str]) -> Result<()> {
+        self.response(self.authorized(Method::DELETE, self.url(path, &()))).await.map(drop)
+    }
+
+    /// An address below the base path; the segments of the path are encoded.
+    fn url(&self, path: &[&str], query: &impl Serialize) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(BASE_PATH);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        extend_query(&mut url, query);
+        url
+    }
+
+    fn authorized(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.client.request(method, url);
         match &self.token {
             Some(token) => request.bearer_auth(token.expose_secret()),
             None => request,
         }
+    }
+
+    /// A request below the base path, with the token, for what has no method here.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{BASE_PATH}{path}"));
+        self.authorized(method, url)
     }
 
     /// A request at the root, without the token.
@@ -211,28 +329,18 @@ impl Api {
         self.client.request(method, url)
     }
 
-    /// What the service says at the root, such as at `/readyz`; it takes no token.
-    pub async fn ask_at_root(&self, path: &str) -> Result<String, ApiError> {
-        let body = self.answered(self.at_root(Method::GET, path)).await?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
+    /// Sends a request and reads the JSON of the response; an empty body is `null`.
+    pub async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let body = self.response(request).await?;
+        let body = if body.is_empty() { b"null" } else { body.as_ref() };
+        serde_json::from_slice(body).map_err(|error| ApiError::Unreadable {
+            url: self.base.to_string(),
+            why: error.to_string(),
+        })
     }
 
-    /// Sends a request and reads the answer; an empty one is `null`.
-    pub async fn send(&self, request: RequestBuilder) -> Result<Value, ApiError> {
-        let body = self.answered(request).await?;
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        self.read(&body)
-    }
-
-    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ApiError> {
-        serde_json::from_slice(body)
-            .map_err(|_| ApiError::Unreadable { url: self.base.to_string() })
-    }
-
-    /// Sends a request and reads the answer, whatever it is.
-    async fn answered(&self, request: RequestBuilder) -> Result<bytes::Bytes, ApiError> {
+    /// Sends a request and returns the body of a successful response.
+    async fn response(&self, request: RequestBuilder) -> Result<bytes::Bytes> {
         let failed = |error: &reqwest::Error| unreachable(&self.base, error);
         let response = request.send().await.map_err(|error| failed(&error))?;
         let status = response.status();
@@ -242,15 +350,29 @@ impl Api {
             .and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.bytes().await.map_err(|error| failed(&error))?;
         if !status.is_success() {
-            let problem = Problem::read(status.as_u16(), retry_after, &body);
+            let problem = problem::read(status.as_u16(), retry_after, &body);
             return Err(ApiError::Refused(Box::new(problem)));
         }
         Ok(body)
     }
 }
 
+/// Adds the members of a query type that have a value.
+fn extend_query(url: &mut Url, query: &impl Serialize) {
+    let Ok(Value::Object(members)) = serde_json::to_value(query) else { return };
+    let pairs = members.into_iter().filter_map(|(name, value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some((name, text)),
+        other => Some((name, other.to_string())),
+    });
+    let pairs: Vec<(String, String)> = pairs.collect();
+    if !pairs.is_empty() {
+        url.query_pairs_mut().extend_pairs(pairs);
+    }
+}
+
 /// Reads the service's address.
-pub(super) fn parse_base(address: &str) -> Result<Url, ApiError> {
+pub(super) fn parse_base(address: &str) -> Result<Url> {
     let refuse = |why: String| ApiError::Address { address: address.to_owned(), why };
     let url = Url::parse(address).map_err(|error| refuse(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
@@ -278,4 +400,26 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
     });
     let hint = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
     ApiError::Unreachable { url: base.to_string(), why, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_the_members_with_a_value_and_paths_are_encoded() {
+        let api = Api::new("http://localhost:1", None, &Trust::Insecure).unwrap();
+        let filter = DeliveryFilter {
+            correlation_id: "a&b".parse().ok(),
+            event_type: "api.deployed".parse().ok(),
+            ..DeliveryFilter::default()
+        };
+        let mut url = api.url(&["events", "a/b?c"], &filter);
+        extend_query(&mut url, &PageQuery { limit: Some(3), cursor: None });
+        assert_eq!(
+            url.as_str(),
+            "http://localhost:1/api/internal/v1/events/a%2Fb%3Fc?correlationId=a%26b&type=api.deployed&limit=3"
+        );
+        assert_eq!(api.url(&["nodes"], &()).query(), None);
+    }
 }

@@ -1,6 +1,5 @@
-//! Follows a gateway's log by the HTTP API: every entry once and in order,
-//! whatever happens to the connection. It only looks; the gateway's position
-//! stays where it is.
+//! Follows a gateway's log over the HTTP API: each entry once and in order, across
+//! failures of the connection. Reading confirms nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,18 +7,17 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::api::{Api, ApiError};
-use crate::api::{LogEntry, LogPage};
+use crate::api::{LogEntry, LogPage, LogQuery, PageQuery};
 use crate::backoff::Backoff;
 use crate::event::{Epoch, GatewayId, Sequence};
 
 const WAIT: &str = "20s";
-/// A service that does not hold a request back is asked this often.
+/// The shortest pause between two requests to a service that does not hold them back.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
-const PAGE: usize = 1000;
 
-/// What a follower comes to.
+/// What a follower finds.
 #[derive(Debug)]
 pub enum Followed {
     /// The next entry.
@@ -34,7 +32,7 @@ pub enum Followed {
     /// The log was reset or restored: it has another identity, and is followed
     /// from its beginning.
     Restarted,
-    /// The service can't be reached now; it is asked again after `wait`.
+    /// The service can't be reached; the next attempt follows after `wait`.
     Unreachable {
         /// What happened.
         error: ApiError,
@@ -43,15 +41,15 @@ pub enum Followed {
     },
 }
 
-/// A place in a gateway's log.
+/// A position in a gateway's log.
 pub struct Follower {
     api: Api,
-    path: String,
+    gateway: GatewayId,
     epoch: Option<Epoch>,
     after: Sequence,
     ready: VecDeque<Followed>,
     backoff: Backoff,
-    /// Not before this is the service asked again.
+    /// The earliest time of the next request.
     not_before: Instant,
 }
 
@@ -63,13 +61,12 @@ impl Follower {
         gateway: GatewayId,
         after: Option<Sequence>,
     ) -> Result<(Self, LogPage), ApiError> {
-        let path = format!("/gateways/{gateway}/log");
-        // Nothing comes after the largest number: this asks for the head only.
-        let query = [("after", Sequence::MAX.to_string())];
-        let page: LogPage = api.get_as(&path, &query).await?;
+        // Nothing comes after the largest sequence: this reads the head only.
+        let query = LogQuery { after: Some(Sequence::MAX), ..LogQuery::default() };
+        let page = api.gateway_log(gateway, &query).await?;
         let follower = Self {
             api,
-            path,
+            gateway,
             epoch: Some(page.epoch),
             after: after.unwrap_or(page.head),
             ready: VecDeque::new(),
@@ -79,8 +76,7 @@ impl Follower {
         Ok((follower, page))
     }
 
-    /// Waits for what comes next. An error is one that asking again does not
-    /// mend. May be dropped and called again.
+    /// Waits for what comes next. An error is permanent. Cancel-safe.
     pub async fn next(&mut self) -> Result<Followed, ApiError> {
         loop {
             if let Some(next) = self.ready.pop_front() {
@@ -91,12 +87,12 @@ impl Follower {
             }
             sleep_until(self.not_before).await;
             let asked_at = Instant::now();
-            let query = [
-                ("after", self.after.to_string()),
-                ("limit", PAGE.to_string()),
-                ("wait", WAIT.to_owned()),
-            ];
-            match self.api.get_as(&self.path, &query).await {
+            let query = LogQuery {
+                after: Some(self.after),
+                limit: Some(PageQuery::MAX_LIMIT),
+                wait: Some(WAIT.to_owned()),
+            };
+            match self.api.gateway_log(self.gateway, &query).await {
                 Ok(page) => self.take(page, asked_at),
                 Err(error) if is_passing(&error) => {
                     let wait = self.backoff.next_pause();
@@ -128,7 +124,7 @@ impl Follower {
     }
 }
 
-/// Whether asking again can help.
+/// Whether a retry can succeed.
 fn is_passing(error: &ApiError) -> bool {
     match error {
         ApiError::Unreachable { .. } => true,

@@ -2,12 +2,15 @@
 //! replaced in text from other sources, so that it can't control the terminal. A closed
 //! pipe (`| head`) is not an error.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde::Serialize;
 
 use super::table::prose;
+use crate::clock::Timestamp;
 
 /// Prints a text and a line break on standard output.
 pub fn say(text: impl std::fmt::Display) -> io::Result<()> {
@@ -29,15 +32,15 @@ pub fn remark(text: impl std::fmt::Display) {
 }
 
 /// Prints indented JSON on standard output.
-pub fn json(value: &Value) -> io::Result<()> {
-    say(format_args!("{value:#}"))
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(say(serde_json::to_string_pretty(value)?)?)
 }
 
 /// Prints a response, as JSON or in the form that `shown` gives it.
-pub fn answer(
+pub fn answer<T: Serialize>(
     as_json: bool,
-    value: &Value,
-    shown: impl FnOnce(&Value) -> String,
+    value: &T,
+    shown: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
     if as_json {
         json(value)?;
@@ -47,44 +50,33 @@ pub fn answer(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A JSON value as the text of a table's cell; `-` for null and empty strings.
-pub fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => clean(text),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        other => clean(&other.to_string()),
+/// A value as the text of a table's cell; `-` for an empty one.
+pub fn cell(value: impl Display) -> String {
+    match value.to_string() {
+        text if text.is_empty() => "-".to_owned(),
+        text => clean(&text),
     }
 }
 
-/// An RFC 3339 instant as the text of a table's cell: in UTC, truncated to milliseconds,
-/// in a form that `--from` accepts.
-pub fn time(value: &Value) -> String {
-    let Some(text) = value.as_str() else {
+/// The same of a value that may be missing.
+pub fn optional(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), cell)
+}
+
+/// An instant as the text of a table's cell: in UTC, truncated to milliseconds, in a form
+/// that `--from` accepts.
+pub fn time(at: impl Into<Option<Timestamp>>) -> String {
+    let Some(at) = at.into() else {
         return "-".to_owned();
     };
-    match text.get(..23) {
-        Some(shown) if text.ends_with('Z') => format!("{}Z", clean(shown)),
-        _ => clean(text),
-    }
+    let text = at.to_string();
+    text.get(..23).map_or_else(|| text.clone(), |shown| format!("{shown}Z"))
 }
 
 /// Labels as `name=value`, separated by spaces.
-pub fn labels(value: &Value) -> String {
-    let shown: Vec<String> = value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
-        .collect();
-    if shown.is_empty() { "-".to_owned() } else { clean(&shown.join(" ")) }
-}
-
-/// The elements of a JSON array; none of any other value.
-pub fn elements(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+pub fn labels(labels: &BTreeMap<String, String>) -> String {
+    let shown: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    cell(shown.join(" "))
 }
 
 /// The text with control characters replaced by U+FFFD.
@@ -128,14 +120,14 @@ mod tests {
 
     #[test]
     fn times_are_truncated_to_milliseconds() {
-        let shown = time(&Value::from("2026-01-31T09:30:00.123456Z"));
+        let shown = time(Timestamp::parse("2026-01-31T09:30:00.123456Z").ok());
         assert_eq!(shown, "2026-01-31T09:30:00.123Z");
-        assert_eq!(time(&Value::Null), "-");
+        assert_eq!(time(None::<Timestamp>), "-");
     }
 
     #[test]
     fn control_characters_are_replaced() {
-        assert_eq!(cell(&Value::from("a\u{1b}[31m")), "a\u{fffd}[31m");
+        assert_eq!(cell("a\u{1b}[31m"), "a\u{fffd}[31m");
     }
 
     #[test]

@@ -1,46 +1,49 @@
-//! One task per connection. Waits for whatever comes first: something to send,
-//! something said, a deadline, the order to stop. What each means is decided by
-//! the [`window`](super::window); what became of it goes to the recorder.
+//! One task per connection. It waits for whatever comes first: an event to send,
+//! a message from the peer, a deadline, the order to stop. The
+//! [`window`](super::window) decides what each means, and outcomes go to the
+//! recorder.
 //!
-//! The lane never waits for the database before it listens to its peer, and
-//! never closes a socket because the database is away.
+//! The lane never waits for the database before it takes messages from its peer,
+//! and never closes a connection because the database is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::feed::{Feed, Item};
+use super::final_ping::{Due, FinalPing};
 use super::in_flight::{InFlight, logged};
-use super::last_call::{Due, LastCall};
-use super::outcomes::{Outcomes, Whose};
+use super::outcomes::{ConnectionInfo, Outcomes};
+use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
 use super::reports::{Pushed, Reports};
-use super::session::Permit;
 use super::window::{Patience, Window};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, Reason, Sequence};
-use crate::socket::frame::{self, Message};
-use crate::socket::{Control, EventFrame, Incoming, LINK_FRAMES, LaneEnd};
+use crate::event::{Event, Reason, Sequence};
+use crate::store::OutboxRow;
+use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing};
 
 mod ending;
 mod receipts;
 
 use receipts::REPEATED;
 
-/// Signs of life are recorded this often at the most.
+/// The shortest time between two records of a sign of life.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
-/// For what is on its way when the node shuts down.
+/// How long a node that shuts down waits for the receipts of sent events.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
-/// An event that expired this long before the connection is on record already.
+/// The expiry of an event that expired this long before the connection was
+/// opened is recorded already.
 const LATE_EXPIRY: Duration = Duration::from_secs(2);
-/// Lines in the log about one peer's nonsense; all of it is counted.
-const NONSENSE_TOLD: u32 = 5;
+/// How many invalid messages of one connection are logged. All are counted.
+const INVALID_LOGGED: u32 = 5;
+/// What an event takes on the wire besides its payload and identifiers, in bytes.
+const ENVELOPE: usize = 256;
 
 /// The deadlines of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +51,7 @@ pub(super) struct Timing {
     pub(super) heartbeat_interval: Duration,
     pub(super) heartbeat_timeout: Duration,
     pub(super) confirmation_timeout: Duration,
-    pub(super) last_call: LastCall,
+    pub(super) final_ping: FinalPing,
     pub(super) patience: Patience,
     /// When the token expires.
     pub(super) token_expires: Option<Instant>,
@@ -56,9 +59,8 @@ pub(super) struct Timing {
 
 /// Everything one connection needs.
 pub(super) struct Lane {
-    pub(super) whose: Whose,
-    pub(super) epoch: Epoch,
-    /// The last number that may have been sent on an earlier connection.
+    pub(super) info: ConnectionInfo,
+    /// The last sequence that may have been sent on an earlier connection.
     pub(super) sent_before: Sequence,
     pub(super) timing: Timing,
     pub(super) window: Window,
@@ -78,22 +80,30 @@ struct State {
     connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
-    /// When the last ping was asked for.
-    pinged_at: Option<Instant>,
-    /// The next event's frame, encoded once although there was no room yet.
-    encoded: Option<Bytes>,
+    /// When the peer was last asked for a sign of life.
+    probed_at: Option<Instant>,
     in_flight: InFlight,
-    /// The node shuts down: nothing more is sent, until then receipts are awaited.
+    /// Set when the node shuts down: nothing more is sent, and receipts are
+    /// awaited until then.
     wind_down: Option<Instant>,
-    nonsense: u32,
+    /// Invalid messages so far.
+    invalid: u32,
 }
 
-/// How a connection came to its end.
+/// Why delivery on a connection stops.
 enum End {
     /// The transport has ended.
-    Ended(Reason, String),
-    /// The transport is to be told.
+    Ended(Box<Ended>),
+    /// The transport is to be closed.
     Close(Reason),
+}
+
+/// How the connection ended.
+struct Outcome {
+    reason: Reason,
+    detail: String,
+    /// The events that were to share a receipt, as far as the transport told.
+    shared: Option<Vec<Sequence>>,
 }
 
 impl Lane {
@@ -105,44 +115,47 @@ impl Lane {
             connected_at: Timestamp::now(),
             alive_at: now,
             alive_recorded_at: now,
-            pinged_at: None,
-            encoded: None,
+            probed_at: None,
             in_flight: InFlight::default(),
             wind_down: None,
-            nonsense: 0,
+            invalid: 0,
         };
         tracing::info!(
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
+            gateway = %self.info.gateway_id,
+            connection = %self.info.connection,
             position = self.window.position().0,
             "connected"
         );
-        let talk = AssertUnwindSafe(self.talk(&mut state)).catch_unwind().await;
-        let (reason, detail) = talk.unwrap_or_else(|_| {
-            // Nobody is to blame but us, and a connection that stays open on
-            // record would hide what its gateway misses from then on.
-            tracing::error!(connection = %self.whose.connection, "a lane panicked");
+        let connected = AssertUnwindSafe(self.connected(&mut state)).catch_unwind().await;
+        let outcome = connected.unwrap_or_else(|_| {
+            // It must be closed on record: while it looked live, the gateway's
+            // missed events would not be recorded as failures.
+            tracing::error!(connection = %self.info.connection, "the task of a connection panicked");
             self.reports.forget();
-            (Reason::NodeLost, "its lane broke down".to_owned())
+            let detail = "the task of the connection failed".to_owned();
+            Outcome { reason: Reason::NodeLost, detail, shared: None }
         });
-        // Boxed, like the lane itself: a task has room for all that it may come
-        // to, from its beginning.
-        Box::pin(self.finish(state, reason, detail)).await;
+        // Boxed, like the lane itself: a task reserves the memory of its largest
+        // state from its start.
+        Box::pin(self.finish(state, outcome)).await;
     }
 
-    async fn talk(&mut self, state: &mut State) -> (Reason, String) {
+    async fn connected(&mut self, state: &mut State) -> Outcome {
         match self.deliver(state).await {
-            End::Ended(reason, detail) => (reason, detail),
-            End::Close(reason) => self.say_goodbye(state, reason).await,
+            End::Ended(ended) => {
+                let Ended { reason, detail, shared, .. } = *ended;
+                Outcome { reason, detail, shared: Some(shared) }
+            }
+            End::Close(reason) => self.close(state, reason).await,
         }
     }
 
     async fn deliver(&mut self, state: &mut State) -> End {
-        // Places in the queues are waited for while the lane is changed.
+        // Clones, because room in these queues is awaited while the lane is borrowed.
         let (recorder, events) = (self.recorder.clone(), self.link.events.clone());
         let period = self.timing.heartbeat_interval;
-        let mut pings = interval_at(Instant::now() + period, period);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = interval_at(Instant::now() + period, period);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let link_is_full = self.send_ready(state);
             if state.wind_down.is_some() && self.window.is_idle() {
@@ -158,19 +171,17 @@ impl Lane {
                     }
                     state.wind_down.get_or_insert_with(|| Instant::now() + LAST_RECEIPTS);
                 }
-                // Deadlines before what is heard, or a peer that chatters would have none.
+                // Deadlines come before messages: otherwise a peer that sends all the
+                // time would have none.
                 () = sleep_until(deadline) => {
                     if let Some(end) = self.overdue(state, missed) {
                         return end;
                     }
                 }
-                _ = pings.tick() => {
-                    state.pinged_at = Some(Instant::now());
-                    // Full: the transport is behind with writing, which has a deadline of its own.
-                    let _ = self.link.control.try_send(Control::Ping);
-                }
+                _ = probes.tick() => self.probe(state),
+                () = self.registration.probe() => self.probe(state),
                 incoming = self.link.incoming.recv() => {
-                    if let Some(end) = self.hear_all(state, incoming) {
+                    if let Some(end) = self.receive_all(state, incoming) {
                         return end;
                     }
                 }
@@ -184,7 +195,7 @@ impl Lane {
         }
     }
 
-    /// When to look at the next deadline, and what it means to miss it.
+    /// The next deadline, and what it means to miss it.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
         let (silence, missed) = self.silence(state);
@@ -193,15 +204,16 @@ impl Lane {
             state.wind_down.map(|at| (at, Reason::Shutdown)),
         ];
         others.into_iter().flatten().fold(
-            (timing.last_call.wakes_at(silence), missed),
+            (timing.final_ping.wakes_at(silence), missed),
             |first, other| {
                 if other.0 < first.0 { other } else { first }
             },
         )
     }
 
-    /// The deadline of a silent peer. A handler may run longer than a heartbeat:
-    /// while an event is unconfirmed, only the deadline for its confirmation counts.
+    /// The deadline of a silent peer. A handler may run for longer than the heartbeat
+    /// timeout, so while an event is unconfirmed, only the deadline of its
+    /// confirmation counts.
     fn silence(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
         match self.window.confirmation_deadline(timing.confirmation_timeout) {
@@ -210,101 +222,108 @@ impl Lane {
         }
     }
 
-    /// It is time to look at a deadline. The end, if it has been missed.
+    /// A deadline is due. Returns the end, if it was missed.
     fn overdue(&mut self, state: &mut State, missed: Reason) -> Option<End> {
         if !matches!(missed, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout) {
             return Some(End::Close(missed));
         }
-        // What was received already counts, and may move the deadline.
+        // Messages that were received already count, and may move the deadline.
         if let Ok(incoming) = self.link.incoming.try_recv()
-            && let Some(end) = self.hear_all(state, Some(incoming))
+            && let Some(end) = self.receive_all(state, Some(incoming))
         {
             return Some(end);
         }
         let (deadline, missed) = self.silence(state);
-        match self.timing.last_call.due(deadline, Instant::now()) {
+        match self.timing.final_ping.due(deadline, Instant::now()) {
             Due::Wait => None,
             Due::Ping => {
-                let _ = self.link.control.try_send(Control::Ping);
+                self.probe(state);
                 None
             }
             Due::Close => Some(End::Close(missed)),
         }
     }
 
-    /// Sends what is ready and fits. True if only the link has no room.
+    /// Asks the peer for a sign of life.
+    fn probe(&self, state: &mut State) {
+        state.probed_at = Some(Instant::now());
+        // It fails if the transport is behind with writing, which has a deadline of
+        // its own.
+        let _ = self.link.control.try_send(Control::Probe);
+    }
+
+    /// Sends what is ready and fits. Returns true if only the link has no room.
     fn send_ready(&mut self, state: &mut State) -> bool {
         if state.wind_down.is_some() {
             return false;
         }
         let now = Timestamp::now();
         while let Some(item) = self.feed.front() {
-            let row = match item {
+            let sent = match item {
                 Item::Lost(range) => {
-                    let (last, reason) = (range.last, Reason::Retention);
-                    if !self.pass_over(last, reason) {
-                        return false;
-                    }
-                    continue;
+                    let last = range.last;
+                    self.skip(last, Reason::Retention)
                 }
                 Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
-                    let (last, event) = (row.sequence, logged(row.sequence, &row.event));
-                    let before = state.connected_at.minus(LATE_EXPIRY);
-                    let is_known = row.event.expires_at.is_some_and(|at| at < before);
-                    if !self.pass_over(last, Reason::Expired) {
-                        return false;
-                    }
-                    if is_known {
-                        self.outcomes.expired_before(last);
-                    } else {
-                        self.outcomes.name(event);
-                    }
-                    state.encoded = None;
-                    continue;
+                    let row = row.clone();
+                    self.skip_expired(state, &row)
                 }
-                Item::Event(row) => row,
+                Item::Event(row) => {
+                    let row = row.clone();
+                    match self.send(state, row, now) {
+                        Sent::LinkFull => return true,
+                        Sent::Refused => false,
+                        Sent::Done => true,
+                    }
+                }
             };
-            let text = state
-                .encoded
-                .get_or_insert_with(|| frame::event_text(&row.event, row.sequence, self.epoch));
-            if !self.window.has_room(text.len()) {
+            if !sent {
                 return false;
             }
-            let place = match self.link.events.try_reserve() {
-                Ok(place) => place,
-                Err(TrySendError::Full(())) => return true,
-                // Then the transport has said why, or is about to.
-                Err(TrySendError::Closed(())) => return false,
-            };
-            let (event_type, sent_at) = (&row.event.event_type, Instant::now());
-            let offered = self.window.offer(row.sequence, event_type, text.len(), sent_at, now);
-            let ping_before = match offered {
-                Ok(ping_before) => ping_before,
-                Err(refusal) => {
-                    tracing::error!(
-                        sequence = row.sequence.0,
-                        ?refusal,
-                        "the window refused an event"
-                    );
-                    return false;
-                }
-            };
-            self.registration.note_sent(row.sequence);
-            place.send(Box::new(EventFrame {
-                sequence: row.sequence,
-                text: text.clone(),
-                ping_before,
-            }));
-            state.in_flight.sent(row.sequence, &row.event);
-            state.encoded = None;
-            self.feed.pop();
-            metrics::counter!("gateway_events_events_written_total").increment(1);
         }
         false
     }
 
-    /// Passes over what comes next, once nothing before it is unconfirmed.
-    fn pass_over(&mut self, last: Sequence, reason: Reason) -> bool {
+    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp) -> Sent {
+        let OutboxRow { sequence, event } = row;
+        let bytes = size(&event);
+        if !self.window.has_room(bytes) {
+            return Sent::Refused;
+        }
+        let place = match self.link.events.try_reserve() {
+            Ok(place) => place,
+            Err(TrySendError::Full(())) => return Sent::LinkFull,
+            // The transport has told why it ended, or is about to.
+            Err(TrySendError::Closed(())) => return Sent::Refused,
+        };
+        let own_receipt = self.window.needs_own_receipt(sequence);
+        if let Err(refusal) = self.window.offer(sequence, bytes, Instant::now(), now) {
+            tracing::error!(sequence = sequence.0, ?refusal, "the window refused an event");
+            return Sent::Refused;
+        }
+        self.registration.note_sent(sequence);
+        state.in_flight.sent(sequence, &event);
+        place.send(Box::new(Outgoing { sequence, event, own_receipt }));
+        self.feed.pop();
+        metrics::counter!("gateway_events_events_written_total").increment(1);
+        Sent::Done
+    }
+
+    fn skip_expired(&mut self, state: &State, row: &OutboxRow) -> bool {
+        if !self.skip(row.sequence, Reason::Expired) {
+            return false;
+        }
+        let before = state.connected_at.minus(LATE_EXPIRY);
+        if row.event.expires_at.is_some_and(|at| at < before) {
+            self.outcomes.expired_before(row.sequence);
+        } else {
+            self.outcomes.name(logged(row.sequence, &row.event));
+        }
+        true
+    }
+
+    /// Skips what comes next, once nothing before it is unconfirmed.
+    fn skip(&mut self, last: Sequence, reason: Reason) -> bool {
         if !self.outcomes.has_room() {
             return false;
         }
@@ -313,7 +332,7 @@ impl Lane {
         };
         if reason == Reason::Retention {
             tracing::warn!(
-                gateway = %self.whose.gateway_id,
+                gateway = %self.info.gateway_id,
                 first = range.first.0,
                 last = range.last.0,
                 "retention has removed events that were never delivered"
@@ -324,27 +343,25 @@ impl Lane {
         true
     }
 
-    /// Hears what came, and what came right after it, up to a bound: a peer that
-    /// chatters is not to keep the lane from all else. Answers the end, if it came.
-    fn hear_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
-        let mut next = first.or_else(|| {
-            let detail = "the transport is gone".into();
-            Some(Incoming::Ended { reason: Reason::ConnectionLost, detail, by_peer: false })
-        });
-        for _ in 0..LINK_FRAMES {
+    /// Takes a message and those that wait behind it, up to a bound: a peer that
+    /// sends all the time must not keep the lane from everything else. Returns the
+    /// end, if it came.
+    fn receive_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
+        let mut next = first.or_else(|| Some(Incoming::Ended(Box::new(transport_gone()))));
+        for _ in 0..LINK_MESSAGES {
             match next? {
-                Incoming::Ended { reason, detail, by_peer } => {
-                    self.note_end(state, by_peer);
-                    return Some(End::Ended(reason, detail.into()));
+                Incoming::Ended(ended) => {
+                    Self::note_end(state, ended.by_peer);
+                    return Some(End::Ended(ended));
                 }
-                incoming => self.hear(state, incoming),
+                incoming => self.receive(state, incoming),
             }
             next = self.link.incoming.try_recv().ok();
         }
         None
     }
 
-    fn hear(&mut self, state: &mut State, incoming: Incoming) {
+    fn receive(&mut self, state: &mut State, incoming: Incoming) {
         let now = Instant::now();
         state.alive_at = now;
         if now.duration_since(state.alive_recorded_at) >= HEARTBEAT_RECORDS {
@@ -353,36 +370,49 @@ impl Lane {
         }
         match incoming {
             Incoming::Receipt(sequence) => self.receipt(state, sequence, now),
-            Incoming::Message(text) => match frame::parse_incoming(&text) {
-                Message::DeploymentAck(ack) => {
-                    let sent = self.registration.sent().max(self.sent_before);
-                    match self.reports.push(ack, sent) {
-                        Pushed::Waiting => {}
-                        Pushed::Repeated => self.nonsense(state, REPEATED),
-                        Pushed::Refused => {
-                            self.nonsense(state, "a report that finds too many others waiting");
-                        }
-                    }
+            Incoming::Report(report) => {
+                let sent = self.registration.sent().max(self.sent_before);
+                match self.reports.push(*report, sent) {
+                    Pushed::Waiting => {}
+                    Pushed::Repeated => self.invalid(state, REPEATED),
+                    Pushed::Refused => self.invalid(state, "report beyond the queue's limit"),
                 }
-                Message::Unknown => self.nonsense(state, "a message of an unknown type"),
-                Message::Malformed => self.nonsense(state, "a malformed message"),
-            },
-            Incoming::Malformed(what) => self.nonsense(state, what),
-            Incoming::Alive | Incoming::Ended { .. } => {}
+            }
+            Incoming::Invalid(message) => self.invalid(state, message.as_str()),
+            Incoming::Alive | Incoming::Ended(_) => {}
         }
     }
 
-    /// What no peer should say is counted, and no reason to part.
-    fn nonsense(&self, state: &mut State, what: &'static str) {
-        metrics::counter!("gateway_events_odd_messages_total", "what" => what).increment(1);
-        state.nonsense = state.nonsense.saturating_add(1);
-        if state.nonsense <= NONSENSE_TOLD {
+    /// Counts a message that no peer should send. The connection goes on.
+    fn invalid(&self, state: &mut State, what: &'static str) {
+        metrics::counter!("gateway_events_invalid_messages_total", "what" => what).increment(1);
+        state.invalid = state.invalid.saturating_add(1);
+        if state.invalid <= INVALID_LOGGED {
             tracing::warn!(
-                gateway = %self.whose.gateway_id,
-                connection = %self.whose.connection,
+                gateway = %self.info.gateway_id,
+                connection = %self.info.connection,
                 what,
-                "a gateway sent something odd; it is ignored"
+                "ignored an invalid message from a gateway"
             );
         }
     }
+}
+
+/// What became of an event that was ready.
+enum Sent {
+    Done,
+    LinkFull,
+    /// It must wait for a receipt, or the connection is ending.
+    Refused,
+}
+
+/// The size in bytes of an event on the wire, more or less.
+fn size(event: &Event) -> usize {
+    let user_id = event.user_id.as_ref().map_or(0, String::len);
+    ENVELOPE + event.payload.get().len() + user_id
+}
+
+fn transport_gone() -> Ended {
+    let detail = "the transport is gone".to_owned();
+    Ended { reason: Reason::ConnectionLost, detail, by_peer: false, shared: Vec::new() }
 }

@@ -16,9 +16,9 @@ use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
 /// same: they merge with the last one.
 const ENOUGH: usize = 256;
 
-/// Whose outcomes.
+/// The connection that outcomes belong to.
 #[derive(Clone, Debug)]
-pub(super) struct Whose {
+pub(super) struct ConnectionInfo {
     pub(super) gateway: GatewayKey,
     pub(super) gateway_id: GatewayId,
     pub(super) gateway_name: Arc<str>,
@@ -29,7 +29,7 @@ pub(super) struct Whose {
 /// What is not handed in yet, oldest first.
 #[derive(Debug)]
 pub(super) struct Outcomes {
-    whose: Whose,
+    info: ConnectionInfo,
     records: VecDeque<Record>,
     /// Only the newest sign of life matters.
     heartbeat: Option<Timestamp>,
@@ -41,9 +41,9 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    pub(super) fn new(whose: Whose, failures: Arc<FailureLog>) -> Self {
+    pub(super) fn new(info: ConnectionInfo, failures: Arc<FailureLog>) -> Self {
         Self {
-            whose,
+            info,
             records: VecDeque::new(),
             heartbeat: None,
             failures,
@@ -84,11 +84,11 @@ impl Outcomes {
             *finished_at = at;
             return;
         }
-        let Whose { gateway, connection, .. } = self.whose;
+        let ConnectionInfo { gateway, connection, .. } = self.info;
         self.records.push_back(Record::Confirmed {
             gateway,
             connection,
-            instance: Arc::clone(&self.whose.instance),
+            instance: Arc::clone(&self.info.instance),
             range: confirmed,
             started_at,
             finished_at: at,
@@ -104,8 +104,8 @@ impl Outcomes {
         if let Some(event) = event.filter(|_| result.is_err()) {
             self.name(event);
         }
-        let Whose { gateway, connection, .. } = self.whose;
-        let (instance, at) = (Arc::clone(&self.whose.instance), Timestamp::now());
+        let ConnectionInfo { gateway, connection, .. } = self.info;
+        let (instance, at) = (Arc::clone(&self.info.instance), Timestamp::now());
         self.records.push_back(Record::Reported {
             gateway,
             connection,
@@ -126,11 +126,11 @@ impl Outcomes {
             *advance_to = Some(skipped.last);
             return;
         }
-        let Whose { gateway, connection, .. } = self.whose;
+        let ConnectionInfo { gateway, connection, .. } = self.info;
         self.records.push_back(Record::Skipped {
             gateway,
             connection,
-            instance: Arc::clone(&self.whose.instance),
+            instance: Arc::clone(&self.info.instance),
             range: skipped,
             reason: why,
             advance_to: Some(skipped.last),
@@ -156,7 +156,7 @@ impl Outcomes {
         Closing { unconfirmed, give_up_after }: Closing,
         alive_at: Option<Timestamp>,
     ) {
-        let Whose { gateway, connection, .. } = self.whose;
+        let ConnectionInfo { gateway, connection, .. } = self.info;
         let at = Timestamp::now();
         self.heartbeat = None;
         self.records.push_back(Record::Closed {
@@ -175,7 +175,7 @@ impl Outcomes {
     /// receipts that don't end, or else the oldest one.
     pub(super) fn hand_in(&mut self, place: Place<'_>) {
         if let Some(at) = self.heartbeat.take() {
-            place.put(Record::Heartbeat { connection: self.whose.connection, at });
+            place.put(Record::Heartbeat { connection: self.info.connection, at });
         } else if let Some(record) = self.records.pop_front() {
             self.log_outcome(&record);
             place.put(record);
@@ -187,7 +187,7 @@ impl Outcomes {
         while !self.is_empty() {
             let Some(place) = recorder.reserve().await else {
                 tracing::error!(
-                    connection = %self.whose.connection,
+                    connection = %self.info.connection,
                     lost = self.records.len(),
                     "the recorder is gone, and outcomes with it"
                 );
@@ -224,8 +224,8 @@ impl Outcomes {
     fn succeeded(&self, range: Range, outcome: &'static str) {
         tracing::info!(
             target: "delivery",
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
+            gateway = %self.info.gateway_id,
+            connection = %self.info.connection,
             first = range.first.0,
             last = range.last.0,
             outcome,
@@ -238,8 +238,8 @@ impl Outcomes {
         metrics::counter!("gateway_events_delivery_unknown_total").increment(length(range));
         tracing::info!(
             target: "delivery",
-            gateway = %self.whose.gateway_id,
-            connection = %self.whose.connection,
+            gateway = %self.info.gateway_id,
+            connection = %self.info.connection,
             first = range.first.0,
             last = range.last.0,
             outcome = "unknown",
@@ -256,9 +256,9 @@ impl Outcomes {
         }
         let events = self.take_named(range);
         self.failures.log(&Failed {
-            gateway_id: self.whose.gateway_id,
-            gateway_name: &self.whose.gateway_name,
-            connection: Some(self.whose.connection),
+            gateway_id: self.info.gateway_id,
+            gateway_name: &self.info.gateway_name,
+            connection: Some(self.info.connection),
             range,
             reason,
             detail,
@@ -282,14 +282,14 @@ mod tests {
 
     #[test]
     fn neighbouring_receipts_and_skips_become_one() {
-        let whose = Whose {
+        let info = ConnectionInfo {
             gateway: GatewayKey(1),
             gateway_id: GatewayId::new(),
             gateway_name: "one".into(),
             connection: ConnectionId::new(),
             instance: "".into(),
         };
-        let mut outcomes = Outcomes::new(whose, Arc::default());
+        let mut outcomes = Outcomes::new(info, Arc::default());
         let now = Timestamp::now();
         for number in 1..=1000 {
             outcomes.confirmed(range(number, number), now, now);

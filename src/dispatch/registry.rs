@@ -1,16 +1,16 @@
-//! Who is connected to this node: per gateway, its live connections and a way
-//! to tell each to stop. Holds no lock across an await.
+//! The live connections to this node, by gateway, and how to stop and probe them.
+//! Holds no lock across an await.
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 
-/// Reasons that may wait for a lane; one that is told twice needs no third.
+/// Reasons that may wait for a lane. More than the first have no effect.
 const WAITING_REASONS: usize = 2;
 
 #[derive(Debug)]
@@ -18,13 +18,14 @@ struct Connection {
     id: ConnectionId,
     token: String,
     stop: mpsc::Sender<Reason>,
+    probe: Arc<Notify>,
 }
 
 /// A gateway's live connections.
 #[derive(Debug, Default)]
 struct Place {
     connections: Vec<Connection>,
-    /// The last number that any of them was sent, ended ones included.
+    /// The last sequence that any of them was sent, including those that ended.
     sent: Arc<AtomicI64>,
 }
 
@@ -33,13 +34,17 @@ struct Place {
 pub(super) struct Registry {
     gateways: DashMap<GatewayKey, Place>,
     live: AtomicUsize,
-    /// Held to register and to close, so that a drain finds every connection
-    /// that was registered before it.
+    /// Locked to register and to close, so that a drain finds every connection that
+    /// was registered before it.
     is_closed: Mutex<bool>,
 }
 
 impl Registry {
-    /// Adds a connection, until the registration is dropped; `None` once closed.
+    /// Adds a connection until the registration is dropped. `None` once closed.
+    ///
+    /// The gateway's other connections are probed. A replica that is alive answers,
+    /// which proves that there are two. One whose process died does not, so that its
+    /// end, which may come long after, is not mistaken for a sign of life.
     pub(super) fn register(
         self: &Arc<Self>,
         gateway: GatewayKey,
@@ -51,14 +56,18 @@ impl Registry {
             return None;
         }
         let (stop, stopped) = mpsc::channel(WAITING_REASONS);
+        let probe = Arc::new(Notify::new());
         let sent = {
             let mut place = self.gateways.entry(gateway).or_default();
-            place.connections.push(Connection { id, token, stop });
+            for other in &place.connections {
+                other.probe.notify_one();
+            }
+            place.connections.push(Connection { id, token, stop, probe: Arc::clone(&probe) });
             Arc::clone(&place.sent)
         };
         self.live.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("gateway_events_connections").increment(1.0);
-        let registration = Registration { registry: Arc::clone(self), gateway, id, sent };
+        let registration = Registration { registry: Arc::clone(self), gateway, id, sent, probe };
         Some((registration, stopped))
     }
 
@@ -77,7 +86,7 @@ impl Registry {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Tells a gateway's connections to stop.
+    /// Stops a gateway's connections.
     pub(super) fn stop_gateway(&self, gateway: GatewayKey, reason: Reason) {
         if let Some(place) = self.gateways.get(&gateway) {
             for connection in &place.connections {
@@ -86,7 +95,7 @@ impl Registry {
         }
     }
 
-    /// Tells the connections that were opened with a token to stop.
+    /// Stops the connections that were opened with a token.
     pub(super) fn stop_token(&self, token: &str, reason: Reason) {
         for place in &self.gateways {
             for connection in place.connections.iter().filter(|one| one.token == token) {
@@ -101,7 +110,7 @@ impl Registry {
         self.gateways.iter().flat_map(|place| ids(&place)).collect()
     }
 
-    /// A way to each of those, in no order: to be told one after another.
+    /// The means to stop these connections, in random order.
     pub(super) fn stops(&self, of: impl Fn(&ConnectionId) -> bool) -> Vec<mpsc::Sender<Reason>> {
         let mut stops: Vec<_> = self
             .gateways
@@ -116,18 +125,19 @@ impl Registry {
     }
 }
 
-/// Full means that it has been told, closed that it has ended.
+/// Stops a lane. It fails if the lane was told before, or has ended.
 pub(super) fn stop(stop: &mpsc::Sender<Reason>, reason: Reason) {
     let _ = stop.try_send(reason);
 }
 
-/// One connection's place; dropping it gives it up.
+/// A connection in the registry. It is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Registration {
     registry: Arc<Registry>,
     gateway: GatewayKey,
     id: ConnectionId,
     sent: Arc<AtomicI64>,
+    probe: Arc<Notify>,
 }
 
 impl Registration {
@@ -136,8 +146,13 @@ impl Registration {
         self.sent.fetch_max(sequence.0, Ordering::Relaxed);
     }
 
-    /// The last number that this connection or one beside it was sent: what a
-    /// gateway handled on one, it may report on another.
+    /// Waits until the peer is to be asked for a sign of life.
+    pub(super) async fn probe(&self) {
+        self.probe.notified().await;
+    }
+
+    /// The last sequence that any of the gateway's connections was sent. A gateway
+    /// may report on one connection what it handled on another.
     pub(super) fn sent(&self) -> Sequence {
         Sequence(self.sent.load(Ordering::Relaxed))
     }
@@ -145,8 +160,8 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // The entry is one lock from the look to the removal, so that a
-        // gateway that connects meanwhile is not removed with the last one.
+        // The entry stays locked until it is removed, so that a connection that is
+        // registered meanwhile is not removed with it.
         if let Entry::Occupied(mut place) = self.registry.gateways.entry(self.gateway) {
             place.get_mut().connections.retain(|connection| connection.id != self.id);
             if place.get().connections.is_empty() {
@@ -180,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_connections_of_a_token_are_told() {
+    fn only_the_connections_of_a_token_are_stopped() {
         let registry = Arc::new(Registry::default());
         let (_one, mut first) =
             registry.register(GATEWAY, ConnectionId::new(), "a".into()).unwrap();

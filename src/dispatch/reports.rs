@@ -1,6 +1,6 @@
-//! A gateway's reports on deployments, matched to the events that they answer.
-//! A report names no event, so it takes a look into the log; the lane does not
-//! wait for that. A report that is repeated is matched once.
+//! Matches a gateway's reports on deployments to the events that they answer. A
+//! report names no event, so the log is queried; the lane does not wait for that.
+//! A repeated report is matched once.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 
 use super::backoff::{Backoff, is_passing};
 use crate::event::{GatewayKey, Reason, Sequence};
-use crate::socket::frame::{DeploymentAck, Status};
+
 use crate::store::{DeploymentKey, DeploymentMatch, Result, Store};
+use crate::transport::{DeploymentReport, DeploymentStatus};
 
 /// Reports that may wait for the database; past it they are refused.
 const ENOUGH: usize = 256;
@@ -24,18 +25,24 @@ pub(super) struct Reports {
     store: Arc<dyn Store>,
     gateway: GatewayKey,
     /// Each with the last number that had been sent when it came.
-    waiting: VecDeque<(DeploymentAck, Sequence)>,
+    waiting: VecDeque<(DeploymentReport, Sequence)>,
     lookup: Option<BoxFuture<'static, Result<Found>>>,
     backoff: Backoff,
     /// Reports as they came, as hashes.
     received: Recent<u64>,
     /// Which events were reported, and whether as applied.
-    matched: Recent<(Sequence, bool)>,
+    matched: Matches,
 }
 
-/// The newest few of what there was.
+/// The newest values, each once.
 #[derive(Debug)]
 struct Recent<T>(VecDeque<T>);
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
 
 impl<T: PartialEq> Recent<T> {
     fn contains(&self, one: &T) -> bool {
@@ -55,6 +62,17 @@ impl<T: PartialEq> Recent<T> {
     }
 }
 
+/// The newest matched reports: which event, and whether it was applied.
+#[derive(Debug, Default)]
+struct Matches(Recent<(Sequence, bool)>);
+
+impl Matches {
+    /// Whether a report says something new. After an event was applied, none does.
+    fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
+        !self.0.contains(&(sequence, true)) && self.0.insert((sequence, is_applied))
+    }
+}
+
 /// What became of a report that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
@@ -69,17 +87,17 @@ pub(super) enum Pushed {
 /// A report and the event that it answers, if that had been sent before.
 #[derive(Debug)]
 pub(super) struct Matched {
-    pub(super) ack: DeploymentAck,
+    pub(super) report: DeploymentReport,
     pub(super) found: Found,
 }
 
 impl Matched {
     /// Applied, or why not.
     pub(super) fn result(&self) -> Result<(), (Reason, String)> {
-        if self.ack.status == Status::Success {
+        if self.report.status == DeploymentStatus::Success {
             return Ok(());
         }
-        let code = self.ack.error_code.as_deref().unwrap_or_default();
+        let code = self.report.error_code.as_deref().unwrap_or_default();
         let reason = match code {
             "GATEWAY_PROCESSING_ERROR" => Reason::GatewayProcessingError,
             "DEPLOYMENT_ID_MISMATCH" => Reason::DeploymentIdMismatch,
@@ -97,30 +115,29 @@ impl Reports {
             waiting: VecDeque::new(),
             lookup: None,
             backoff: Backoff::default(),
-            received: Recent(VecDeque::new()),
-            matched: Recent(VecDeque::new()),
+            received: Recent::default(),
+            matched: Matches::default(),
         }
     }
 
     /// Takes a report on what was `sent` so far.
-    pub(super) fn push(&mut self, ack: DeploymentAck, sent: Sequence) -> Pushed {
+    pub(super) fn push(&mut self, report: DeploymentReport, sent: Sequence) -> Pushed {
         if self.waiting.len() >= ENOUGH {
             return Pushed::Refused;
         }
         let mut hasher = DefaultHasher::new();
         // What was sent since may be what it answers.
-        (&ack, sent).hash(&mut hasher);
+        (&report, sent).hash(&mut hasher);
         if !self.received.insert(hasher.finish()) {
             return Pushed::Repeated;
         }
-        self.waiting.push_back((ack, sent));
+        self.waiting.push_back((report, sent));
         Pushed::Waiting
     }
 
-    /// Whether an event is reported so for the first time. After it was applied,
-    /// no report says anything new.
+    /// Whether an event is reported so for the first time.
     pub(super) fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
-        !self.matched.contains(&(sequence, true)) && self.matched.insert((sequence, is_applied))
+        self.matched.is_new(sequence, is_applied)
     }
 
     /// Lets go of what waits.
@@ -156,8 +173,8 @@ impl Reports {
                 Ok(found) => found,
             };
             self.backoff.reset();
-            if let Some((ack, _)) = self.waiting.pop_front() {
-                return Matched { ack, found };
+            if let Some((report, _)) = self.waiting.pop_front() {
+                return Matched { report, found };
             }
         }
     }
@@ -170,12 +187,12 @@ impl Reports {
     }
 
     fn ask(&self, wait: Duration) -> Option<BoxFuture<'static, Result<Found>>> {
-        let (ack, sent) = self.waiting.front()?;
+        let (report, sent) = self.waiting.front()?;
         let key = DeploymentKey {
-            artifact_id: ack.artifact_id.clone(),
-            deployment_id: ack.deployment_id.clone(),
-            suffix: ack.action.suffix(),
-            performed_at: ack.performed_at,
+            artifact_id: report.artifact_id.clone(),
+            deployment_id: report.deployment_id.clone(),
+            suffix: report.action.suffix(),
+            performed_at: report.performed_at,
             sent: *sent,
         };
         let (store, gateway) = (Arc::clone(&self.store), self.gateway);
@@ -194,18 +211,13 @@ mod tests {
 
     #[test]
     fn a_report_is_new_once_and_none_is_after_the_event_was_applied() {
-        let store = crate::store::memory::MemoryStore::open(
-            &crate::store::memory::MemoryDatabase::new(Arc::new(crate::clock::Timestamp::now)),
-            crate::event::NodeId::new(),
-            crate::wake::Wake::default(),
-        );
-        let mut reports = Reports::new(store, GatewayKey(1));
-        let said = [(1, false), (1, false), (1, true), (1, true), (1, false), (2, true)];
-        let new = said.map(|(sequence, applied)| reports.is_new(Sequence(sequence), applied));
+        let mut matches = Matches::default();
+        let reports = [(1, false), (1, false), (1, true), (1, true), (1, false), (2, true)];
+        let new = reports.map(|(sequence, applied)| matches.is_new(Sequence(sequence), applied));
         assert_eq!(new, [true, false, true, false, false, true]);
         for sequence in 3..3 + 2 * i64::try_from(ENOUGH).unwrap() {
-            assert!(reports.is_new(Sequence(sequence), true));
+            assert!(matches.is_new(Sequence(sequence), true));
         }
-        assert_eq!(reports.matched.0.len(), ENOUGH, "bounded");
+        assert_eq!(matches.0.0.len(), ENOUGH, "bounded");
     }
 }

@@ -1,36 +1,33 @@
-//! A connection between its admission and its first frame: it is on record,
-//! and has a position, before the gateway is told that it may come in.
+//! A connection between its admission and the start of its transport. It is on
+//! record, and has a position, before the gateway is told that it was admitted.
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
 use super::Dispatcher;
-use super::cadence::Cadence;
 use super::feed::Feed;
+use super::final_ping::FinalPing;
 use super::lane::{Lane, Timing};
-use super::last_call::LastCall;
-use super::outcomes::{Outcomes, Whose};
+use super::outcomes::{ConnectionInfo, Outcomes};
+use super::permit::Permit;
 use super::registry::Registration;
 use super::reports::Reports;
 use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
-use crate::socket::{LaneEnd, frame, websocket};
 use crate::store::Opened;
+use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
-/// How long a peer may take for its part of the close handshake.
-const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Gateways can't name their replicas yet.
 pub(super) const UNNAMED: &str = "";
 
-/// Who is let in.
+/// The gateway that is admitted, and how it connected.
 #[derive(Clone, Debug)]
 pub struct Admission {
     /// The gateway.
@@ -51,23 +48,11 @@ pub struct Admission {
     pub remote_address: String,
 }
 
-/// The right to one connection of this node; dropping it gives it back.
-#[derive(Debug)]
-pub struct Permit {
-    _place: OwnedSemaphorePermit,
-}
-
-impl Permit {
-    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
-        Self { _place: place }
-    }
-}
-
-/// An opened connection that waits for its socket. Dropped instead of started,
-/// it is recorded as lost.
+/// An opened connection that waits for its transport. If it is dropped instead of
+/// started, it is recorded as lost.
 pub struct Session {
     id: ConnectionId,
-    ack: Bytes,
+    greeting: Greeting,
     /// `None` once it has been started.
     ready: Option<Ready>,
 }
@@ -94,8 +79,9 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(id: ConnectionId, ready: Ready) -> Self {
-        let ack = frame::connection_ack(ready.admission.gateway_id, id, Timestamp::now());
-        Self { id, ack, ready: Some(ready) }
+        let gateway_id = ready.admission.gateway_id;
+        let greeting = Greeting { gateway_id, connection_id: id, epoch: ready.opened.epoch };
+        Self { id, greeting, ready: Some(ready) }
     }
 
     /// The connection's identity.
@@ -109,21 +95,12 @@ impl Session {
         self.ready.as_ref().is_some_and(|ready| !ready.stop.is_empty())
     }
 
-    /// The first frame, which the transport sends before anything else.
-    pub fn ack_frame(&self) -> Bytes {
-        self.ack.clone()
+    /// What the transport tells the gateway first.
+    pub const fn greeting(&self) -> Greeting {
+        self.greeting
     }
 
-    /// What the transport is to be strict about.
-    pub fn transport_limits(&self) -> websocket::Limits {
-        let write_timeout = self
-            .ready
-            .as_ref()
-            .map_or(CLOSE_TIMEOUT, |ready| ready.dispatcher.options.write_timeout);
-        websocket::Limits { write_timeout, close_timeout: CLOSE_TIMEOUT }
-    }
-
-    /// Starts delivery over a link whose other end a transport has.
+    /// Starts delivery over a link. A transport has its other end.
     pub fn start(mut self, link: LaneEnd) {
         if let Some(ready) = self.ready.take() {
             ready.start(self.id, link);
@@ -132,8 +109,8 @@ impl Session {
 }
 
 impl Ready {
-    fn whose(&self, connection: ConnectionId) -> Whose {
-        Whose {
+    fn info(&self, connection: ConnectionId) -> ConnectionInfo {
+        ConnectionInfo {
             gateway: self.admission.gateway,
             gateway_id: self.admission.gateway_id,
             gateway_name: Arc::clone(&self.admission.gateway_name),
@@ -143,7 +120,7 @@ impl Ready {
     }
 
     fn start(self, id: ConnectionId, link: LaneEnd) {
-        let whose = self.whose(id);
+        let info = self.info(id);
         let Self {
             registration,
             stop,
@@ -164,14 +141,13 @@ impl Ready {
         let unsure = opened.head.min(Sequence(unsure));
         let sent_before = if opened.is_unsure { opened.sent.max(unsure) } else { opened.sent };
         let lane = Box::new(Lane {
-            whose: whose.clone(),
-            epoch: opened.epoch,
+            info: info.clone(),
             sent_before,
             timing: Timing {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,
                 confirmation_timeout: options.confirmation_timeout,
-                last_call: LastCall::new(
+                final_ping: FinalPing::new(
                     options.heartbeat_timeout.min(options.confirmation_timeout),
                     options.unacknowledged(),
                 ),
@@ -180,12 +156,7 @@ impl Ready {
                     .token_expires_at
                     .and_then(|at| Instant::now().checked_add(at.since(Timestamp::now()))),
             },
-            window: Window::new(
-                limits,
-                opened.position,
-                opened.suspect,
-                Cadence::new(options.confirmation_timeout),
-            ),
+            window: Window::new(limits, opened.position, opened.suspect),
             feed: Feed::new(
                 Arc::clone(&dispatcher.store),
                 Arc::clone(&dispatcher.reads),
@@ -195,7 +166,7 @@ impl Ready {
                 opened.position,
                 opened.head,
             ),
-            outcomes: Outcomes::new(whose, Arc::clone(&dispatcher.failures)),
+            outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
             reports: Reports::new(Arc::clone(&dispatcher.store), admission.gateway),
             recorder: dispatcher.recorder.clone(),
             link,
@@ -213,9 +184,9 @@ impl Drop for Session {
             return;
         };
         let failures = Arc::clone(&ready.dispatcher.failures);
-        let mut outcomes = Outcomes::new(ready.whose(self.id), failures);
+        let mut outcomes = Outcomes::new(ready.info(self.id), failures);
         drop(ready.registration);
-        let detail = "the socket was never opened".to_owned();
+        let detail = "the connection was never started".to_owned();
         outcomes.closed(Reason::ConnectionLost, detail, Closing::default(), None);
         let dispatcher = ready.dispatcher;
         let recorder = dispatcher.recorder.clone();

@@ -6,64 +6,117 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::App;
 use super::auth::Admin;
 use super::extract::{self, Path};
-use super::gateway_tokens::{issue, shown_list, shown_once, to_store};
+use super::gateway_tokens::{issue, to_store, with_secret};
+use super::openapi::{Body, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
-use crate::store::Scope;
+use crate::api::{AccessToken, NewAccessToken, Page, Scope, WithSecret};
+use crate::store::{self, TokenInfo};
 use crate::token::Kind;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct New {
-    name: String,
-    scopes: Vec<Scope>,
-    expires_in_seconds: Option<u64>,
-}
-
-/// `POST /access-tokens`.
+/// Make an access token.
+///
+/// The response has the whole token, which is shown only this once.
+#[utoipa::path(
+    post, path = "/access-tokens", tag = "access tokens", operation_id = "createAccessToken",
+    request_body = NewAccessToken,
+    responses(
+        (status = 201, description = "The new token.", body = WithSecret<AccessToken>),
+        Problems<(Scoped, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
-    extract::Json(mut new): extract::Json<New>,
+    extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let name = new.name.trim();
     if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
         return Err(Problem::invalid("name", "must be 1 to 128 characters"));
     }
-    new.scopes.sort_unstable();
-    new.scopes.dedup();
-    if new.scopes.is_empty() {
+    let mut scopes: Vec<store::Scope> = new.scopes.into_iter().map(Into::into).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    if scopes.is_empty() {
         return Err(Problem::invalid("scopes", "name at least one of publish, read, admin"));
     }
     let issued = issue(Kind::Access)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_access_token(organisation, name, &new.scopes, token).await?;
-    Ok(shown_once(&issued, &info))
+    let info = app.store.create_access_token(organisation, name, &scopes, token).await?;
+    Ok(with_secret(&issued, AccessToken::from(info)))
 }
 
-/// `GET /access-tokens`.
+/// List access tokens.
+#[utoipa::path(
+    get, path = "/access-tokens", tag = "access tokens", operation_id = "listAccessTokens",
+    responses(
+        (status = 200, description = "All tokens, without their secrets.", body = Page<AccessToken>),
+        Problems<(Scoped,)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Page<AccessToken>>> {
     let tokens = app.store.access_tokens(organisation).await?;
-    Ok(Json(shown_list(&tokens)))
+    Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
 
-/// `DELETE /access-tokens/{id}`.
+/// Revoke an access token.
+///
+/// It is refused at once on this node, and within a second on other nodes.
+#[utoipa::path(
+    delete, path = "/access-tokens/{id}", tag = "access tokens",
+    operation_id = "revokeAccessToken",
+    params(("id" = String, Path, description = "The public part of the token.", example = "6kzj2v7qmw4t")),
+    responses(
+        (status = 204, description = "It is revoked."),
+        Problems<(Scoped, Missing, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
     let revoked = app.store.revoke_access_token(organisation, &id).await;
-    // Also if nobody knows whether it was done.
-    app.access.forget(&id);
+    // Also if it is unknown whether that was stored.
+    app.access.remove(&id);
     revoked?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<TokenInfo> for AccessToken {
+    fn from(token: TokenInfo) -> Self {
+        let TokenInfo { id, name, scopes, created_at, expires_at, revoked_at, last_used_at } =
+            token;
+        let scopes = scopes.into_iter().map(Into::into).collect();
+        Self { id, name, scopes, created_at, expires_at, revoked_at, last_used_at }
+    }
+}
+
+impl From<Scope> for store::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Publish => Self::Publish,
+            Scope::Read => Self::Read,
+            Scope::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<store::Scope> for Scope {
+    fn from(scope: store::Scope) -> Self {
+        match scope {
+            store::Scope::Publish => Self::Publish,
+            store::Scope::Read => Self::Read,
+            store::Scope::Admin => Self::Admin,
+        }
+    }
 }

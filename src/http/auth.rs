@@ -1,30 +1,32 @@
-//! Who is asking, and may they: bearer tokens and scopes. Each scope is an
-//! extractor, so that a handler can't be written without saying which it needs.
+//! Authentication and authorisation: access tokens with scopes, and gateways' keys.
+//! Each scope is an extractor, so that a handler's signature says which one it needs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 
 use super::App;
+use super::client_address::client_address;
 use super::listener::Peer;
 use super::problem::{Challenge, Problem};
-use super::rates;
+use crate::admission::{KeyCheck, check_key};
+use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, GatewayCredential, Scope, Store, TokenKind};
+use crate::store::{AccessCredential, GatewayCredential, Scope, TokenKind};
 use crate::token::{Kind, Presented};
 
-/// A gateway, by its own key.
+/// A gateway that has presented a valid key.
 pub(super) struct Gateway(pub(super) GatewayCredential);
-/// May publish.
+/// The organisation of a token with the scope `publish`.
 pub(super) struct Publisher(pub(super) OrganisationKey);
-/// May read.
+/// The organisation of a token with the scope `read`.
 pub(super) struct Reader(pub(super) OrganisationKey);
-/// May change things.
+/// The organisation of a token with the scope `admin`.
 pub(super) struct Admin(pub(super) OrganisationKey);
 
 macro_rules! scoped {
@@ -55,9 +57,9 @@ impl FromRequestParts<Arc<App>> for Gateway {
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
-        match gateway(app.store.as_ref(), &presented).await? {
-            Checked::Good(credential) => Ok(Self(credential)),
-            Checked::Bad(whose) => Err(refuse(Some(presented.id()), whose.as_ref())),
+        match check_key(app.store.as_ref(), &presented).await? {
+            KeyCheck::Valid(credential) => Ok(Self(credential)),
+            KeyCheck::Invalid(gateway) => Err(refuse(Some(presented.id()), gateway.as_ref())),
         }
     }
 }
@@ -79,42 +81,34 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
     if credential.scopes.contains(&needed) {
         return Ok(credential.organisation);
     }
-    let scope = match needed {
-        Scope::Publish => "publish",
-        Scope::Read => "read",
-        Scope::Admin => "admin",
-    };
-    Err(Problem::new(
-        StatusCode::FORBIDDEN,
-        "insufficient_scope",
-        format!("This token lacks the scope `{scope}`."),
-    ))
+    let scope = api::Scope::from(needed).as_str();
+    Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
 }
 
-/// Whose token it is, if it is good.
+/// What a valid token leads to.
 async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
     let is_good = |credential: &AccessCredential| access_is_good(credential, presented);
-    if let Some(known) = app.access.recall(presented.id()) {
+    if let Some(known) = app.access.get(presented.id()) {
         return Ok(Some(known).filter(is_good));
     }
-    let asked = app.access.asking();
+    let load = app.access.begin_load();
     let found = app.store.access_credential(presented.id()).await?.filter(is_good);
     if let Some(credential) = &found {
         app.store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
-        app.access.keep(asked, presented.id().to_owned(), credential.clone());
+        app.access.insert(load, presented.id().to_owned(), credential.clone());
     }
     Ok(found)
 }
 
-/// Where a request comes from.
+/// The client's address: the peer's, or what a trusted proxy says.
 pub(super) fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;
-    Some(rates::client_address(peer.address.ip(), &parts.headers, trusted))
+    Some(client_address(peer.address.ip(), &parts.headers, trusted))
 }
 
-/// Whose work a request is, as the compute pool and the memory for bodies tell
-/// sources apart: its access token's.
+/// The source of a request for the compute pool and the memory for bodies, which share
+/// their capacity between sources: its access token.
 pub(super) fn source(headers: &HeaderMap) -> Source {
     Source::new(bearer(headers).as_ref().map_or("", Presented::id))
 }
@@ -137,7 +131,7 @@ fn has_passed(expires_at: Option<Timestamp>) -> bool {
     expires_at.is_some_and(|at| at <= Timestamp::now())
 }
 
-/// A gateway's key as it stands in the `api-key` header, if it is well formed.
+/// A well-formed gateway's key from the header `api-key`.
 pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
     let mut values = headers.get_all("api-key").iter();
     let text = values.next()?.to_str().ok()?;
@@ -145,28 +139,4 @@ pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
         return None;
     }
     Presented::parse(Kind::Gateway, text.trim()).ok()
-}
-
-/// What a gateway's key turned out to be.
-pub(super) enum Checked {
-    /// Good.
-    Good(GatewayCredential),
-    /// Certainly not good; of this gateway, if its public part is known.
-    Bad(Option<GatewayCredential>),
-}
-
-/// Checks a gateway's key. An error means that it could not be checked, which
-/// must never look like a refusal: gateways end on one.
-pub(super) async fn gateway(store: &dyn Store, presented: &Presented) -> Result<Checked, Problem> {
-    let Some(credential) = store.gateway_credential(presented.id()).await? else {
-        return Ok(Checked::Bad(None));
-    };
-    let is_good = presented.matches(&credential.digest)
-        && !credential.revoked
-        && !has_passed(credential.expires_at);
-    if !is_good {
-        return Ok(Checked::Bad(Some(credential)));
-    }
-    store.note_use(TokenKind::Gateway, presented.id(), credential.last_used_at);
-    Ok(Checked::Good(credential))
 }

@@ -1,8 +1,8 @@
-//! Bodies of events, which may be large. What arrives is counted while it
-//! arrives: all of them together may take `server.body_memory`, and those of one
-//! access token half of it, so that one publisher can't keep the others out. A
-//! request beyond that is refused at once and told to come back; waiting would
-//! let slow senders hold the memory.
+//! Memory for the bodies of `POST /events`, which may be large. Bytes are counted as
+//! they arrive: all bodies together may take `server.body_memory`, and those of one
+//! access token half of it, so that one publisher can't exclude the others. A request
+//! beyond that is refused at once with `Retry-After`; waiting would let slow senders
+//! hold the memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,13 @@ use futures_util::StreamExt as _;
 
 use super::extract;
 use super::problem::{Answer, Problem};
+use crate::api::Code;
 use crate::compute::Source;
 
 /// Bodies up to this size are not counted: `server.max_http_connections` bounds them.
 const FREE_BYTES: usize = 64 * 1024;
 
-/// The memory that bodies take.
+/// The memory for all bodies.
 #[derive(Debug)]
 pub(super) struct Memory {
     most: usize,
@@ -33,7 +34,7 @@ pub(super) struct Body {
     pub(super) share: Share,
 }
 
-/// What one body has taken.
+/// The memory of one body.
 pub(super) struct Share {
     memory: Arc<Memory>,
     source: Source,
@@ -46,9 +47,9 @@ impl Memory {
         Arc::new(Self { most, body_limit, taken: Mutex::default() })
     }
 
-    /// Reads a request's body to its end. One that is refused is read to its
-    /// end, too, without being kept, or its sender would see a broken
-    /// connection in place of the answer.
+    /// Reads a request's body to its end. A refused one is read to its end, too, without
+    /// being kept; otherwise its sender would see a broken connection instead of the
+    /// answer.
     pub(super) async fn read(
         self: &Arc<Self>,
         source: Source,
@@ -96,12 +97,12 @@ impl Memory {
 }
 
 impl Share {
-    /// Whose body it is.
+    /// The access token that the body came with.
     pub(super) const fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Takes what is missing, if it is there.
+    /// Takes the missing bytes; false if there are not enough.
     fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let mut taken = self.memory.lock();
@@ -138,7 +139,7 @@ impl Drop for Share {
 fn overloaded() -> Problem {
     metrics::counter!("gateway_events_bodies_refused_total").increment(1);
     Problem::unavailable(
-        "overloaded",
+        Code::Overloaded,
         "Too many large requests are under way (server.body_memory); try again later.",
     )
 }

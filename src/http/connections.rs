@@ -1,66 +1,117 @@
-//! Sockets, live and past, with the reasons why they ended.
+//! Connections of gateways, live and past, with the reasons why they ended.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::Reader;
 use super::cursor;
-use super::extract::{Path, Query};
+use super::extract::Path;
+use super::openapi::{Long, Missing, Parameters as InvalidParameters, Problems, Scoped};
 use super::problem::{Answer, Problem};
-use crate::event::{GatewayId, OrganisationKey};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{
+    Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus, Page, PageQuery,
+};
+use crate::event::{ConnectionId, GatewayId, OrganisationKey};
+use crate::store::{ConnectionCursor, ConnectionInfo};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Which {
-    status: Option<String>,
-    cursor: Option<String>,
-    limit: Option<String>,
+impl FromQuery for ConnectionsQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let words = [("connected", ConnectionsStatus::Connected), ("all", ConnectionsStatus::All)];
+        Ok(Self { status: parameters.one_of("status", &words)? })
+    }
 }
 
-/// `GET /connections`: the live ones, unless `status=all`.
+/// List connections of all gateways, newest first.
+///
+/// Live ones, unless `status` is `all`.
+#[utoipa::path(
+    get, path = "/connections", tag = "connections", operation_id = "listConnections",
+    params(ConnectionsQuery, PageQuery),
+    responses(
+        (status = 200, description = "A page of connections.", body = Page<Connection>),
+        Problems<(Scoped, InvalidParameters, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    Query(which): Query<Which>,
-) -> Answer<Json<Value>> {
-    answer(&app, organisation, None, &which, "connected").await
+    Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
+) -> Answer<Json<Page<Connection>>> {
+    let status = which.status.unwrap_or(ConnectionsStatus::Connected);
+    answer(&app, organisation, None, status, &page).await
 }
 
-/// `GET /gateways/{id}/connections`: live and past, unless `status=connected`.
+/// List a gateway's connections, newest first.
+///
+/// Live and past ones, unless `status` is `connected`.
+#[utoipa::path(
+    get, path = "/gateways/{id}/connections", tag = "connections",
+    operation_id = "listGatewayConnections",
+    params(("id" = GatewayId, Path, description = "The gateway."), ConnectionsQuery, PageQuery),
+    responses(
+        (status = 200, description = "A page of connections.", body = Page<Connection>),
+        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn of_gateway(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
-    Query(which): Query<Which>,
-) -> Answer<Json<Value>> {
+    Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
+) -> Answer<Json<Page<Connection>>> {
     if app.store.gateway(organisation, id).await?.is_none() {
         return Err(Problem::not_found("gateway"));
     }
-    answer(&app, organisation, Some(id), &which, "all").await
+    let status = which.status.unwrap_or(ConnectionsStatus::All);
+    answer(&app, organisation, Some(id), status, &page).await
 }
 
 async fn answer(
     app: &App,
     organisation: OrganisationKey,
     gateway: Option<GatewayId>,
-    which: &Which,
-    default: &str,
-) -> Answer<Json<Value>> {
-    let limit = cursor::limit(which.limit.as_deref())?;
-    let live_only = match which.status.as_deref().unwrap_or(default) {
-        "connected" => true,
-        "all" => false,
-        other => return Err(cursor::not_allowed("status", other, "connected or all")),
-    };
-    let question = ("connections", gateway, live_only);
-    let after = which.cursor.as_deref().map(|text| cursor::decode(text, &question)).transpose()?;
-    let page = app.store.connections(organisation, gateway, live_only, after, limit).await?;
-    let next = page.next.map(|at| cursor::encode(&at, &question));
-    let list: Vec<Value> = page.rows.iter().map(|one| json!(one)).collect();
-    Ok(Json(cursor::page(&list, limit, next.as_deref())))
+    status: ConnectionsStatus,
+    page: &PageQuery,
+) -> Answer<Json<Page<Connection>>> {
+    let live_only = status == ConnectionsStatus::Connected;
+    let filters = ("connections", gateway, live_only);
+    let after = page.position::<(i64, ConnectionId)>(&filters)?;
+    let after = after.map(|(connected_at, id)| ConnectionCursor { connected_at, id });
+    let limit = page.size();
+    let found = app.store.connections(organisation, gateway, live_only, after, limit).await?;
+    let next = found.next.map(|at| cursor::encode(&(at.connected_at, at.id), &filters));
+    let list = found.rows.into_iter().map(Into::into).collect();
+    Ok(Json(Page::new(list, limit, next)))
+}
+
+impl From<ConnectionInfo> for Connection {
+    fn from(info: ConnectionInfo) -> Self {
+        Self {
+            connection_id: info.connection_id,
+            gateway_id: info.gateway_id,
+            gateway_name: info.gateway_name,
+            transport: info.transport,
+            node: info.node,
+            remote_address: info.remote_address,
+            connected_at: info.connected_at,
+            last_heartbeat: info.last_heartbeat,
+            status: match info.status {
+                "connected" => ConnectionStatus::Connected,
+                _ => ConnectionStatus::Closed,
+            },
+            confirmed: info.confirmed,
+            closed_at: info.closed_at,
+            close_reason: info.close_reason,
+        }
+    }
 }

@@ -1,41 +1,47 @@
-//! Event types: listed, shown, registered while running.
+//! Event types: listed, shown, registered while the service runs.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::{self, Admin, Reader};
-use super::cursor;
 use super::extract::{self, Path};
+use super::openapi::{Body, Compute, Missing, Parameters, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
+use crate::api::{EventTypeDefinition, EventTypeInfo, Page};
 use crate::event::EventType;
-use crate::store::EventTypeInfo;
+use crate::store;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Definition {
-    #[serde(default)]
-    description: String,
-    schema: Option<Box<RawValue>>,
-}
-
-/// `GET /event-types`.
+/// List event types.
+#[utoipa::path(
+    get, path = "/event-types", tag = "event types", operation_id = "listEventTypes",
+    responses(
+        (status = 200, description = "All types, built-in ones included.", body = Page<EventTypeInfo>),
+        Problems<(Scoped,)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Page<EventTypeInfo>>> {
     let types = app.store.event_types(organisation).await?;
-    let list: Vec<Value> = types.iter().map(|info| json!(info)).collect();
-    Ok(Json(cursor::page(&list, types.len(), None)))
+    Ok(Json(Page::whole(types.into_iter().map(Into::into).collect())))
 }
 
-/// `GET /event-types/{name}`.
+/// Show an event type.
+#[utoipa::path(
+    get, path = "/event-types/{name}", tag = "event types", operation_id = "showEventType",
+    params(("name" = EventType, Path, description = "The type's name.")),
+    responses(
+        (status = 200, description = "The type.", body = EventTypeInfo),
+        Problems<(Scoped, Missing, Parameters)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
@@ -43,16 +49,30 @@ pub(super) async fn show(
 ) -> Answer<Json<EventTypeInfo>> {
     let name = named(&name)?;
     let info = app.store.event_type(organisation, &name).await?;
-    info.map(Json).ok_or_else(|| Problem::not_found("event type"))
+    info.map(|info| Json(info.into())).ok_or_else(|| Problem::not_found("event type"))
 }
 
-/// `PUT /event-types/{name}`: 201 if it is new, 200 if it was replaced.
+/// Register or replace an event type.
+///
+/// Events of this type can be published from now on: on this node at once, on other
+/// nodes within a second.
+#[utoipa::path(
+    put, path = "/event-types/{name}", tag = "event types", operation_id = "putEventType",
+    params(("name" = EventType, Path, description = "The type's name.")),
+    request_body = EventTypeDefinition,
+    responses(
+        (status = 200, description = "It is replaced.", body = EventTypeInfo),
+        (status = 201, description = "It is registered.", body = EventTypeInfo),
+        Problems<(Scoped, Missing, Body, Compute, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(name): Path<String>,
     headers: HeaderMap,
-    extract::Json(definition): extract::Json<Definition>,
+    extract::Json(definition): extract::Json<EventTypeDefinition>,
 ) -> Answer<(StatusCode, Json<EventTypeInfo>)> {
     let name = named(&name)?;
     if definition.description.chars().count() > 1000 {
@@ -62,19 +82,25 @@ pub(super) async fn put(
         let checked = app.rules.check_schema(&auth::source(&headers), schema.clone()).await?;
         checked.map_err(|why| Problem::invalid("schema", why))?;
     }
-    let info = EventTypeInfo {
+    let info = store::EventTypeInfo {
         name: name.as_str().to_owned(),
         description: definition.description,
         schema: definition.schema,
     };
     let put = app.store.put_event_type(organisation, &info).await;
-    // Also if nobody knows whether it was done.
-    app.types.forget(&(organisation, name));
-    let is_new = put?;
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(info)))
+    // Also if it is unknown whether that was stored.
+    app.types.remove(&(organisation, name));
+    let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(info.into())))
 }
 
 fn named(name: &str) -> Answer<EventType> {
     EventType::new(name).map_err(|error| Problem::invalid("name", error.to_string()))
+}
+
+impl From<store::EventTypeInfo> for EventTypeInfo {
+    fn from(info: store::EventTypeInfo) -> Self {
+        let store::EventTypeInfo { name, description, schema } = info;
+        Self { name, description, schema }
+    }
 }

@@ -1,5 +1,5 @@
-//! `POST /events` and `GET /events/{id}`. A 202 is given only for what has
-//! been committed; a batch is judged event by event.
+//! `POST /events` and `GET /events/{id}`. An event is accepted once it is committed;
+//! the events of a batch are accepted or refused one by one.
 
 use std::sync::Arc;
 
@@ -7,29 +7,61 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
 
 use super::App;
 use super::auth::{self, Publisher, Reader};
-use super::bodies::Body;
+use super::bodies;
 use super::extract::{self, Path};
-use super::fields::{self, Items};
 use super::observability;
+use super::openapi::{Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::publish;
+use crate::api::{
+    Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, Code, EventWithDeliveries, PublishBody,
+    Warning,
+};
 use crate::clock::Timestamp;
-use crate::event::{CorrelationId, Event, EventId, EventType};
-use crate::store::{Appended, Delivery, Judged, Publish, Published, Refusal};
-use crate::trace_context::TraceParent;
+use crate::event::{Event, EventId};
+use crate::ingest::body::{self, Items};
+use crate::store::{Appended, Publish, Published, Refusal, Validated};
 
-/// `POST /events`.
+/// The answer to a request that publishes: a single event's, or a batch's.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum PublishAnswer {
+    One(Accepted),
+    Batch(AcceptedBatch),
+}
+
+/// Publish one event or a batch.
+///
+/// 202 is the answer once all events are committed: a crash does not lose them. The
+/// events of a batch are accepted or refused one by one; if some are refused, the answer
+/// is 207. A repeated `Idempotency-Key`, or a repeated event id with the same content,
+/// gets the first answer.
+#[utoipa::path(
+    post, path = "/events", tag = "events", operation_id = "publishEvents",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Identifies the request: a repeat with the same body gets the first answer."),
+        ("traceparent" = Option<String>, Header,
+            description = "The publisher's W3C trace context, for events without one of their own."),
+    ),
+    request_body = PublishBody,
+    responses(
+        (status = 202, description = "All events are committed.", body = PublishAnswer),
+        (status = 207, description = "Some events of the batch were refused.", body = AcceptedBatch),
+        Problems<(Scoped, Body, Publishing, Compute, Write, Append)>,
+    ),
+    security(("access_token" = ["publish"])),
+)]
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
     Publisher(organisation): Publisher,
     request: Request,
-) -> Answer<(StatusCode, Json<Value>)> {
+) -> Answer<(StatusCode, Json<PublishAnswer>)> {
     extract::require_json(request.headers())?;
     extract::refuse_encoded(request.headers())?;
     let source = auth::source(request.headers());
@@ -37,62 +69,54 @@ pub(super) async fn publish(
     let traceparent = observability::traceparent(request.headers());
     let body = app.bodies.read(source, request).await?;
     // The share of the memory is held until the answer.
-    let Body { bytes, share } = body;
+    let bodies::Body { bytes, share } = body;
     let (length, now) = (bytes.len(), Timestamp::now());
     let read = move || {
         let idempotency = key.map(|key| (key, Sha256::digest(&bytes).into()));
-        (idempotency, fields::read(&bytes, now, traceparent))
+        (idempotency, body::read(&bytes, now, traceparent))
     };
     let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
-    let events = publish::judge(&app, organisation, share.source(), length, drafts, now).await?;
+    let events = publish::validate(&app, organisation, share.source(), length, drafts, now).await?;
     let publish = Publish { organisation, events, idempotency };
-    let answers = match decide(&app, publish).await? {
+    let answers = match append(&app, publish).await? {
         Published::Done(answers) => answers,
         Published::KeyReused => return Err(key_reused()),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
-    answer(answers.into_iter().map(|answer| answer.map_err(refusal)).collect(), is_single)
+    answer(answers, is_single)
 }
 
-/// Appends, or finds what a repeat was answered first. The store is asked about
-/// unfit events too, unless nothing of the request can be known to it.
-async fn decide(app: &App, publish: Publish) -> Answer<Published> {
-    let unknown = |item: &Judged| matches!(item, Err(unfit) if unfit.identity.is_none());
+/// Appends the events, or finds the first answer to a repeat. Invalid events are looked
+/// up in the store, too, unless the whole request is certain to be unknown there.
+async fn append(app: &App, publish: Publish) -> Answer<Published> {
+    let unknown = |item: &Validated| matches!(item, Err(invalid) if invalid.identity.is_none());
     if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
-        let unfit = publish.events.into_iter().filter_map(Result::err);
-        return Ok(Published::Done(unfit.map(|it| Err(Refusal::Unfit(it.problem))).collect()));
+        let invalid = publish.events.into_iter().filter_map(Result::err);
+        return Ok(Published::Done(invalid.map(|it| Err(Refusal::Invalid(it.error))).collect()));
     }
     Ok(app.store.append(publish).await?)
 }
 
-/// An event as it is shown; its payload is not read, so that it stays as it is.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Shown {
-    id: EventId,
-    #[serde(rename = "type")]
-    event_type: EventType,
-    payload: Box<RawValue>,
-    correlation_id: CorrelationId,
-    user_id: Option<String>,
-    occurred_at: Timestamp,
-    appended_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    traceparent: Option<TraceParent>,
-    deliveries: Vec<Delivery>,
-}
-
-/// `GET /events/{id}`.
+/// Show an event and where it stands at each gateway.
+#[utoipa::path(
+    get, path = "/events/{id}", tag = "events", operation_id = "showEvent",
+    params(("id" = EventId, Path, description = "The event.")),
+    responses(
+        (status = 200, description = "The event.", body = EventWithDeliveries),
+        Problems<(Scoped, Missing, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
-) -> Answer<Json<Shown>> {
+) -> Answer<Json<EventWithDeliveries>> {
     let history = app.store.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
     let event = Event::clone(&history.event);
-    Ok(Json(Shown {
+    Ok(Json(EventWithDeliveries {
         id: event.id,
         event_type: event.event_type,
         payload: event.payload,
@@ -102,7 +126,7 @@ pub(super) async fn show(
         appended_at: history.appended_at,
         expires_at: event.expires_at,
         traceparent: event.traceparent,
-        deliveries: history.deliveries,
+        deliveries: history.deliveries.into_iter().map(Into::into).collect(),
     }))
 }
 
@@ -122,16 +146,14 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
 
 fn key_reused() -> Problem {
     Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "idempotency_key_reused",
+        Code::IdempotencyKeyReused,
         "This Idempotency-Key was used with another body; take a new one.",
     )
 }
 
 fn too_many(deliveries: usize, most: usize) -> Problem {
     Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_many_deliveries",
+        Code::TooManyDeliveries,
         format!(
             "These events times their gateways are {deliveries} deliveries, and one request may \
              come to {most}; nothing was stored. Send them in smaller batches."
@@ -139,62 +161,46 @@ fn too_many(deliveries: usize, most: usize) -> Problem {
     )
 }
 
-fn refusal(refusal: Refusal) -> Problem {
-    match refusal {
-        Refusal::UnknownGateways(ids) => Problem::new(
-            StatusCode::NOT_FOUND,
-            "unknown_gateways",
-            "Some of the gateways are not registered; nothing of this event was stored.",
-        )
-        .with("gatewayIds", json!(ids)),
-        Refusal::IdTaken(id) => Problem::new(
-            StatusCode::CONFLICT,
-            "event_id_taken",
-            format!("The id {id} belongs to an event with another content."),
-        ),
-        Refusal::Unfit(problem) => {
-            serde_json::from_value(problem).unwrap_or_else(|_| Problem::internal())
-        }
-    }
-}
-
-/// The answer for one accepted event. An event that no gateway will receive is
-/// accepted with a warning: its target may be meant for gateways to come, or
-/// misspelt. A repeat gets the same warning, because its answer has the same
-/// deliveries.
-fn accepted(appended: &Appended) -> Value {
-    let mut shown = json!(appended);
+/// The answer for one accepted event. An event that no gateway will receive is accepted
+/// with a warning: its target may be meant for gateways to come, or misspelt. A repeat
+/// has the same deliveries and so gets the same warning.
+fn accepted(appended: Appended) -> Accepted {
+    let mut warnings = Vec::new();
     if appended.deliveries.is_empty() {
         metrics::counter!("gateway_events_unmatched_events_total", "source" => "http").increment(1);
-        shown["warnings"] = json!([{
-            "code": "no_gateways_matched",
-            "message": "The event is stored, but no gateway matched its target: no gateway will receive it.",
-        }]);
+        warnings.push(Warning {
+            code: Warning::NO_GATEWAYS_MATCHED.to_owned(),
+            message: "The event is stored, but no gateway matched its target: no gateway will receive it.".to_owned(),
+        });
     }
-    shown
+    let deliveries = appended.deliveries.into_iter();
+    let deliveries = deliveries.map(|delivery| AcceptedDelivery {
+        gateway_id: delivery.gateway_id,
+        sequence: delivery.sequence,
+    });
+    Accepted { id: appended.id, deliveries: deliveries.collect(), warnings, status: None }
 }
 
 fn answer(
-    mut results: Vec<Answer<Appended>>,
+    mut results: Vec<Result<Appended, Refusal>>,
     is_single: bool,
-) -> Answer<(StatusCode, Json<Value>)> {
+) -> Answer<(StatusCode, Json<PublishAnswer>)> {
     if is_single {
-        let appended = results.pop().unwrap_or_else(|| Err(Problem::internal()))?;
-        return Ok((StatusCode::ACCEPTED, Json(accepted(&appended))));
+        let result = results.pop().ok_or_else(Problem::internal)?;
+        let accepted = accepted(result?);
+        return Ok((StatusCode::ACCEPTED, Json(PublishAnswer::One(accepted))));
     }
-    let all_good = results.iter().all(Result::is_ok);
-    let results: Vec<Value> = results
+    let all_accepted = results.iter().all(Result::is_ok);
+    let results = results
         .into_iter()
         .map(|result| match result {
-            Err(problem) => problem.to_value(),
-            Ok(appended) if all_good => accepted(&appended),
             Ok(appended) => {
-                let mut shown = accepted(&appended);
-                shown["status"] = json!(202);
-                shown
+                let status = (!all_accepted).then_some(202);
+                BatchItem::Accepted(Accepted { status, ..accepted(appended) })
             }
+            Err(refusal) => BatchItem::Refused(Problem::from(refusal).into_document()),
         })
         .collect();
-    let status = if all_good { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
-    Ok((status, Json(json!({ "results": results }))))
+    let status = if all_accepted { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
+    Ok((status, Json(PublishAnswer::Batch(AcceptedBatch { results }))))
 }

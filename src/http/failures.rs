@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::problem::Problem;
-use super::rates::Source;
+use crate::admission::rates::Source;
 use crate::event::GatewayKey;
 use crate::log_limit::{Bounds, LogLimit};
 use crate::store::{GatewayCredential, StoreError};

@@ -8,52 +8,86 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::cursor;
 use super::extract::{self, Path};
+use super::openapi::{Body, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
+use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
 use crate::store::{NewToken, TokenInfo};
 use crate::token::{self, Issued, Kind};
 
-/// Ten years: an expiry farther off is a slip of the pen.
+/// Ten years.
 const LONGEST_SECS: u64 = 10 * 366 * 24 * 3600;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct New {
-    expires_in_seconds: Option<u64>,
-}
-
-/// `POST /gateways/{id}/tokens`.
+/// Make a key for a gateway.
+///
+/// The response has the whole key, which is shown only this once. A gateway has at most
+/// two live keys, so that one can replace the other.
+#[utoipa::path(
+    post, path = "/gateways/{id}/tokens", tag = "gateway tokens",
+    operation_id = "createGatewayToken",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body = NewGatewayToken,
+    responses(
+        (status = 201, description = "The new key.", body = WithSecret<GatewayToken>),
+        Problems<(Scoped, Missing, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
-    extract::Json(new): extract::Json<New>,
+    extract::Json(new): extract::Json<NewGatewayToken>,
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
     let info = app.store.create_gateway_token(organisation, id, token).await?;
-    Ok(shown_once(&issued, &info))
+    Ok(with_secret(&issued, GatewayToken::from(info)))
 }
 
-/// `GET /gateways/{id}/tokens`.
+/// List a gateway's keys.
+#[utoipa::path(
+    get, path = "/gateways/{id}/tokens", tag = "gateway tokens",
+    operation_id = "listGatewayTokens",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    responses(
+        (status = 200, description = "All keys, without their secrets.", body = Page<GatewayToken>),
+        Problems<(Scoped, Missing)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Page<GatewayToken>>> {
     let tokens = app.store.gateway_tokens(organisation, id).await?;
-    Ok(Json(shown_list(&tokens)))
+    Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
 
-/// `DELETE /gateways/{id}/tokens/{token}`. Closes the sockets that use it.
+/// Revoke a gateway's key.
+///
+/// Closes the connections that use it: on this node at once, on other nodes within a
+/// second.
+#[utoipa::path(
+    delete, path = "/gateways/{id}/tokens/{token}", tag = "gateway tokens",
+    operation_id = "revokeGatewayToken",
+    params(
+        ("id" = GatewayId, Path, description = "The gateway."),
+        ("token" = String, Path, description = "The public part of the key.", example = "6kzj2v7qmw4t"),
+    ),
+    responses(
+        (status = 204, description = "It is revoked."),
+        Problems<(Scoped, Missing, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
@@ -66,7 +100,7 @@ pub(super) async fn revoke(
 
 pub(super) fn issue(kind: Kind) -> Answer<Issued> {
     token::issue(kind).map_err(|error| {
-        tracing::error!(%error, "no key could be made");
+        tracing::error!(%error, "failed to generate a key");
         Problem::internal()
     })
 }
@@ -85,14 +119,16 @@ pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<
     })
 }
 
-/// The one answer that holds the key; no cache may keep it.
-pub(super) fn shown_once(issued: &Issued, info: &TokenInfo) -> impl IntoResponse + use<> {
-    let mut shown = json!(info);
-    shown["token"] = json!(issued.key.expose_secret());
+/// The one answer that holds the secret; no cache may keep it.
+pub(super) fn with_secret<T: Serialize>(issued: &Issued, info: T) -> impl IntoResponse + use<T> {
+    let token = issued.key.expose_secret().to_owned();
+    let shown = WithSecret { info, token };
     (StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(shown))
 }
 
-pub(super) fn shown_list(tokens: &[TokenInfo]) -> Value {
-    let list: Vec<Value> = tokens.iter().map(|token| json!(token)).collect();
-    cursor::page(&list, tokens.len(), None)
+impl From<TokenInfo> for GatewayToken {
+    fn from(token: TokenInfo) -> Self {
+        let TokenInfo { id, created_at, expires_at, revoked_at, last_used_at, .. } = token;
+        Self { id, created_at, expires_at, revoked_at, last_used_at }
+    }
 }

@@ -5,57 +5,36 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
-use super::extract::{self, Path, Query};
-use super::problem::{Answer, FieldError, Problem};
+use super::extract::{self, Path};
+use super::openapi::{Body, Long, Missing, Parameters, Problems, Scoped, Taken, Write};
+use super::problem::{Answer, Problem};
+use super::query::Query;
+use crate::api::{self, FieldError, GatewayChange, NewGateway, Page, PageQuery};
 use crate::event::{GatewayId, Reason};
-use crate::intake::object;
-use crate::store::{Gateway, GatewayChange, LabelChange, Labels, MOST_LABELS};
+use crate::store::{self, MOST_LABELS};
 
 /// The most replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct NewGateway {
-    name: String,
-    id: Option<GatewayId>,
-    #[serde(default, deserialize_with = "object::labels")]
-    labels: Labels,
-    replicas: Option<i64>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Change {
-    #[serde(default, deserialize_with = "object::not_null")]
-    name: Option<String>,
-    #[serde(default, deserialize_with = "object::label_change")]
-    labels: Option<LabelChange>,
-    #[serde(default, deserialize_with = "object::not_null")]
-    replicas: Option<i64>,
-    #[serde(default, deserialize_with = "object::not_null")]
-    disabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    limit: Option<String>,
-    cursor: Option<String>,
-}
-
-/// `POST /gateways`.
+/// Register a gateway.
+#[utoipa::path(
+    post, path = "/gateways", tag = "gateways", operation_id = "registerGateway",
+    request_body = NewGateway,
+    responses(
+        (status = 201, description = "It is registered.", body = api::Gateway),
+        Problems<(Scoped, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     extract::Json(new): extract::Json<NewGateway>,
-) -> Answer<(StatusCode, Json<Value>)> {
+) -> Answer<(StatusCode, Json<api::Gateway>)> {
     check(Some(&new.name), new.labels.iter(), new.replicas)?;
     if new.labels.len() > MOST_LABELS {
         return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
@@ -63,61 +42,106 @@ pub(super) async fn create(
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
     let gateway =
         app.store.create_gateway(organisation, id, &new.name, &new.labels, replicas).await?;
-    Ok((StatusCode::CREATED, Json(shown(&app, &gateway))))
+    Ok((StatusCode::CREATED, Json(shown(&app, gateway))))
 }
 
-/// `GET /gateways`.
+/// List gateways by name.
+#[utoipa::path(
+    get, path = "/gateways", tag = "gateways", operation_id = "listGateways",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of gateways.", body = Page<api::Gateway>),
+        Problems<(Scoped, Parameters, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    Query(page): Query<Page>,
-) -> Answer<Json<Value>> {
-    let limit = cursor::limit(page.limit.as_deref())?;
-    let after = page.cursor.map(|text| cursor::decode::<String>(&text, &"gateways")).transpose()?;
+    Query(page): Query<PageQuery>,
+) -> Answer<Json<Page<api::Gateway>>> {
+    const FILTERS: &str = "gateways";
+    let (limit, after) = (page.size(), page.position::<String>(&FILTERS)?);
     let mut gateways = app.store.gateways(organisation, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;
     gateways.truncate(limit);
-    let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &"gateways"));
-    let list: Vec<Value> = gateways.iter().map(|gateway| shown(&app, gateway)).collect();
-    Ok(Json(cursor::page(&list, limit, next.as_deref())))
+    let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &FILTERS));
+    let list = gateways.into_iter().map(|gateway| shown(&app, gateway)).collect();
+    Ok(Json(Page::new(list, limit, next)))
 }
 
-/// `GET /gateways/{id}`.
+/// Show a gateway.
+#[utoipa::path(
+    get, path = "/gateways/{id}", tag = "gateways", operation_id = "showGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    responses(
+        (status = 200, description = "The gateway.", body = api::Gateway),
+        Problems<(Scoped, Missing, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<api::Gateway>> {
     let gateway = app.store.gateway(organisation, id).await?;
     let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
-    Ok(Json(shown(&app, &gateway)))
+    Ok(Json(shown(&app, gateway)))
 }
 
-/// `PATCH /gateways/{id}`: a JSON merge patch (RFC 7396). Disabling closes the
-/// gateway's sockets.
+/// Change a gateway.
+///
+/// The body is a JSON merge patch (RFC 7396). Disabling a gateway closes its
+/// connections.
+#[utoipa::path(
+    patch, path = "/gateways/{id}", tag = "gateways", operation_id = "changeGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body(
+        content(
+            (GatewayChange = "application/merge-patch+json"),
+            (GatewayChange = "application/json"),
+        ),
+    ),
+    responses(
+        (status = 200, description = "The changed gateway.", body = api::Gateway),
+        Problems<(Scoped, Missing, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
-    extract::MergePatch(change): extract::MergePatch<Change>,
-) -> Answer<Json<Value>> {
+    extract::MergePatch(change): extract::MergePatch<GatewayChange>,
+) -> Answer<Json<api::Gateway>> {
     let labels = match &change.labels {
-        Some(LabelChange::Merge(changes)) => Some(changes),
-        Some(LabelChange::Clear) | None => None,
+        Some(api::LabelChange::Merge(changes)) => Some(changes),
+        Some(api::LabelChange::Clear) | None => None,
     };
     let set = labels.into_iter().flatten();
     let set = set.filter_map(|(name, value)| Some((name, value.as_ref()?)));
     check(change.name.as_deref(), set, change.replicas)?;
-    let Change { name, labels, replicas, disabled } = change;
-    let change = GatewayChange { name, labels, replicas, disabled };
-    let gateway = app.store.update_gateway(organisation, id, change).await?;
+    let gateway = app.store.update_gateway(organisation, id, change.into()).await?;
     if gateway.disabled_at.is_some() {
         app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
     }
-    Ok(Json(shown(&app, &gateway)))
+    Ok(Json(shown(&app, gateway)))
 }
 
-/// `DELETE /gateways/{id}`. Closes its sockets.
+/// Delete a gateway.
+///
+/// Closes its connections. What it has not received is recorded as failed, with the
+/// reason `gateway_deleted`.
+#[utoipa::path(
+    delete, path = "/gateways/{id}", tag = "gateways", operation_id = "deleteGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    responses(
+        (status = 204, description = "It is deleted."),
+        Problems<(Scoped, Missing, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
@@ -163,35 +187,67 @@ fn check<'a>(
     Err(Problem::invalid_fields(errors))
 }
 
-fn shown(app: &App, gateway: &Gateway) -> Value {
+/// A gateway as the API shows it. Connections to this node that are not on record yet
+/// count.
+fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
     let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);
     let lag = gateway.oldest_pending_at.map_or(0, |at| gateway.as_of.since(at).as_secs());
-    let mut shown = json!({
-        "id": gateway.id,
-        "name": gateway.name,
-        "labels": gateway.labels,
-        "replicas": gateway.replicas,
-        "createdAt": gateway.created_at,
-        "disabled": gateway.disabled_at.is_some(),
-        "connected": connections > 0,
-        "connections": connections,
-        "head": gateway.head,
-        "confirmed": gateway.confirmed,
-        "lag": { "events": gateway.pending, "seconds": lag },
-        "verdict": gateway.verdict(),
-        "epoch": gateway.epoch,
-        "floor": gateway.floor,
-    });
-    if let Some(at) = gateway.disabled_at {
-        shown["disabledAt"] = json!(at);
+    let verdict = gateway.verdict().into();
+    let (manifest, manifest_at) = gateway.manifest.unzip();
+    api::Gateway {
+        id: gateway.id,
+        name: gateway.name,
+        labels: gateway.labels,
+        replicas: gateway.replicas,
+        created_at: gateway.created_at,
+        disabled: gateway.disabled_at.is_some(),
+        disabled_at: gateway.disabled_at,
+        connected: connections > 0,
+        connections,
+        head: gateway.head,
+        confirmed: gateway.confirmed,
+        lag: api::Lag { events: gateway.pending, seconds: lag },
+        verdict,
+        epoch: gateway.epoch,
+        floor: gateway.floor,
+        last_refusal: gateway.last_refusal.map(Into::into),
+        manifest,
+        manifest_at,
     }
-    if let Some(refusal) = &gateway.last_refusal {
-        shown["lastRefusal"] = json!(refusal);
+}
+
+impl From<store::Verdict> for api::Verdict {
+    fn from(verdict: store::Verdict) -> Self {
+        Self {
+            state: match verdict.state {
+                store::VerdictState::Disabled => api::VerdictState::Disabled,
+                store::VerdictState::Failing => api::VerdictState::Failing,
+                store::VerdictState::Away => api::VerdictState::Away,
+                store::VerdictState::Behind => api::VerdictState::Behind,
+                store::VerdictState::Ok => api::VerdictState::Ok,
+            },
+            since: verdict.since,
+            reason: verdict.reason.map(str::to_owned),
+            failures: verdict.failures,
+        }
     }
-    if let Some((manifest, at)) = &gateway.manifest {
-        shown["manifest"] = serde_json::from_str(manifest.get()).unwrap_or_default();
-        shown["manifestAt"] = json!(at);
+}
+
+impl From<store::LastRefusal> for api::LastRefusal {
+    fn from(refusal: store::LastRefusal) -> Self {
+        let store::LastRefusal { at, code, address } = refusal;
+        Self { at, code, address }
     }
-    shown
+}
+
+impl From<GatewayChange> for store::GatewayChange {
+    fn from(change: GatewayChange) -> Self {
+        let GatewayChange { name, labels, replicas, disabled } = change;
+        let labels = labels.map(|labels| match labels {
+            api::LabelChange::Clear => store::LabelChange::Clear,
+            api::LabelChange::Merge(changes) => store::LabelChange::Merge(changes),
+        });
+        Self { name, labels, replicas, disabled }
+    }
 }

@@ -1,5 +1,5 @@
-//! For those who run the service: is it alive, is it ready, how is it doing.
-//! No token is needed, and nothing about organisations is said.
+//! Probes and metrics, for operators. They need no credentials and reveal nothing about
+//! organisations.
 
 use std::sync::Arc;
 
@@ -8,28 +8,42 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
+use super::openapi::{Problems, Readiness};
 use super::problem::{Answer, Problem};
+use crate::api::Code;
 use crate::jobs::Supervisor;
 
-/// The process runs and answers.
+/// Check whether the process runs.
+#[utoipa::path(
+    get, path = "/livez", tag = "operations", operation_id = "liveness",
+    responses((status = 200, description = "It runs.", body = String, content_type = "text/plain", example = "ok\n")),
+)]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// New work is welcome: not draining, the database reads and writes, and no
-/// background job is overdue. A disk
-/// that is nearly full is told, and no reason to say no: whoever asks this takes
-/// the gateways elsewhere, or nowhere, and they could still be served.
+/// Check whether the node is ready.
+///
+/// It is ready unless it is shutting down, its database can't be read and written, or a
+/// background job is overdue. A nearly full disk is mentioned and does not make it
+/// unready: gateways can still be served.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", operation_id = "readiness",
+    responses(
+        (status = 200, description = "It is ready.", body = String, content_type = "text/plain", example = "ok\n"),
+        Problems<(Readiness,)>,
+    ),
+)]
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> {
     if app.dispatcher.is_draining() {
-        return Err(Problem::unavailable("draining", "This node is shutting down."));
+        return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
     app.store.check().await?;
     let overdue = app.supervisors.iter().filter_map(Supervisor::overdue);
     if let Some(overdue) = overdue.max_by_key(|overdue| overdue.age) {
         let job = overdue.job;
         return Err(Problem::unavailable(
-            "job_overdue",
+            Code::JobOverdue,
             format!(
                 "The background job {job} has not completed a run for {} s.",
                 overdue.age.as_secs()
@@ -44,7 +58,11 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> 
     Ok("ok\n")
 }
 
-/// Prometheus's text format.
+/// Read metrics, in the Prometheus text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", operation_id = "metrics",
+    responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let text = (app.render_metrics)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

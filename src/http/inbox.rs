@@ -1,118 +1,218 @@
-//! Rows of the inbox that could not be published: listed with their reasons,
-//! put back once the reason is gone, or removed. Nothing is inserted here;
-//! whoever speaks HTTP publishes with `POST /events`.
+//! Rows of the inbox that could not be published: listed with their reasons, put back
+//! once the reason is gone, or deleted. Nothing is inserted here; `POST /events` is how
+//! to publish over HTTP.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
-use super::extract::{self, Path, Query};
+use super::extract::{self, Path};
+use super::openapi::{
+    Body, Long, Missing, Parameters as InvalidParameters, Problems, Scoped, Taken, Write,
+};
 use super::problem::{Answer, Problem};
-use crate::store::{RejectedFilter, Retried, RetrySelection};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{
+    Page, PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
+};
+use crate::store::{self, RetrySelection};
 
-/// As much of a payload as is shown.
+/// Characters of a payload that are shown.
 const SHOWN_CHARS: usize = 64 * 1024;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Ask {
-    reason: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    retried: Option<String>,
-    cursor: Option<String>,
-    limit: Option<String>,
-}
+impl FromQuery for RejectedFilter {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
 
-impl Ask {
-    fn filter(&self) -> Answer<RejectedFilter> {
-        fn read<'a, T, E: std::fmt::Display>(
-            field: &str,
-            text: Option<&'a str>,
-            parse: impl FnOnce(&'a str) -> Result<T, E>,
-        ) -> Answer<Option<T>> {
-            text.map(parse).transpose().map_err(|why| Problem::invalid(field, why.to_string()))
-        }
-        Ok(RejectedFilter {
-            reason: read("reason", self.reason.as_deref(), str::parse)?,
-            from: read("from", self.from.as_deref(), extract::instant)?,
-            to: read("to", self.to.as_deref(), extract::instant)?,
-            retried: match self.retried.as_deref() {
-                None | Some("false") => false,
-                Some("true") => true,
-                Some(other) => return Err(cursor::not_allowed("retried", other, "true or false")),
-            },
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        Ok(Self {
+            reason: parameters.get("reason")?,
+            from: parameters.instant("from")?,
+            to: parameters.instant("to")?,
+            retried: parameters
+                .one_of("retried", &[("true", true), ("false", false)])?
+                .unwrap_or_default(),
         })
     }
 }
 
-/// `GET /inbox/rejected`: newest first, those that wait for somebody to act;
-/// with `retried=true` the others, too.
+/// List rejected rows, newest first.
+///
+/// Those that were put back into the inbox are left out unless `retried` is `true`.
+#[utoipa::path(
+    get, path = "/inbox/rejected", tag = "inbox", operation_id = "listRejectedRows",
+    params(RejectedFilter, PageQuery),
+    responses(
+        (status = 200, description = "A page of rows.", body = Page<RejectedRow>),
+        Problems<(Scoped, InvalidParameters, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    Query(ask): Query<Ask>,
-) -> Answer<Json<Value>> {
-    let limit = cursor::limit(ask.limit.as_deref())?;
-    let filter = ask.filter()?;
-    let before =
-        ask.cursor.as_deref().map(|text| cursor::decode::<i64>(text, &filter)).transpose()?;
-    let mut rows = app.store.rejected(organisation, &filter, before, limit + 1).await?;
-    let is_last = rows.len() <= limit;
+    Query((filter, page)): Query<(RejectedFilter, PageQuery)>,
+) -> Answer<Json<Page<RejectedRow>>> {
+    let before = page.position::<i64>(&filter)?;
+    let limit = page.size();
+    let of = filter.clone().into();
+    let mut rows = app.store.rejected(organisation, &of, before, limit + 1).await?;
+    let more = rows.len() > limit;
     rows.truncate(limit);
-    let next = rows.last().filter(|_| !is_last).map(|row| cursor::encode(&row.id, &filter));
-    let list: Vec<Value> = rows.iter().map(|row| json!(row)).collect();
-    Ok(Json(cursor::page(&list, limit, next.as_deref())))
+    let next = rows.last().filter(|_| more).map(|row| cursor::encode(&row.id, &filter));
+    Ok(Json(Page::new(rows.into_iter().map(Into::into).collect(), limit, next)))
 }
 
-/// `GET /inbox/rejected/{id}`: with the beginning of its payload, as a text:
-/// it may be no JSON.
+/// Show a rejected row with its payload.
+#[utoipa::path(
+    get, path = "/inbox/rejected/{id}", tag = "inbox", operation_id = "showRejectedRow",
+    params(("id" = i64, Path, description = "The rejected row.")),
+    responses(
+        (status = 200, description = "The row.", body = RejectedRowWithPayload),
+        Problems<(Scoped, Missing)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<i64>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<RejectedRowWithPayload>> {
     let found = app.store.rejected_row(organisation, id, SHOWN_CHARS).await?;
     let (row, payload) = found.ok_or_else(|| Problem::not_found("rejected row"))?;
-    let mut shown = json!(row);
-    shown["payload"] = payload.into();
-    Ok(Json(shown))
+    Ok(Json(RejectedRowWithPayload { row: row.into(), payload }))
 }
 
-/// `POST /inbox/rejected/{id}/retry`.
+/// Put a rejected row back into the inbox.
+#[utoipa::path(
+    post, path = "/inbox/rejected/{id}/retry", tag = "inbox", operation_id = "retryRejectedRow",
+    params(("id" = i64, Path, description = "The rejected row.")),
+    responses(
+        (status = 202, description = "It is in the inbox again.", body = Retried),
+        Problems<(Scoped, Missing, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn retry_one(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<i64>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
     let retried = app.store.retry_rejected(organisation, RetrySelection::One(id)).await?;
-    Ok((StatusCode::ACCEPTED, Json(retried)))
+    Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
-/// `POST /inbox/rejected/retry`: all that fit the filter in the body (`{}`: all).
+/// Put rejected rows back into the inbox.
+///
+/// All that match the filter (`{}`: all), oldest first, at most 1,000 in a call.
+#[utoipa::path(
+    post, path = "/inbox/rejected/retry", tag = "inbox", operation_id = "retryRejectedRows",
+    request_body = RejectedFilter,
+    responses(
+        (status = 202, description = "They are in the inbox again.", body = Retried),
+        Problems<(Scoped, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     extract::Json(filter): extract::Json<RejectedFilter>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let retried = app.store.retry_rejected(organisation, RetrySelection::Filter(filter)).await?;
-    Ok((StatusCode::ACCEPTED, Json(retried)))
+    let selection = RetrySelection::Filter(filter.into());
+    let retried = app.store.retry_rejected(organisation, selection).await?;
+    Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
-/// `DELETE /inbox/rejected/{id}`.
+/// Delete a rejected row.
+#[utoipa::path(
+    delete, path = "/inbox/rejected/{id}", tag = "inbox", operation_id = "deleteRejectedRow",
+    params(("id" = i64, Path, description = "The rejected row.")),
+    responses(
+        (status = 204, description = "It is deleted."),
+        Problems<(Scoped, Missing, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<i64>,
 ) -> Answer<StatusCode> {
     app.store.delete_rejected(organisation, id).await?;
-    tracing::info!(rejected_id = id, "a rejected row was removed by an admin");
+    tracing::info!(rejected_id = id, "an admin deleted a rejected row");
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<RejectedFilter> for store::RejectedFilter {
+    fn from(filter: RejectedFilter) -> Self {
+        let RejectedFilter { reason, from, to, retried } = filter;
+        Self { reason: reason.map(Into::into), from, to, retried }
+    }
+}
+
+impl From<store::Retried> for Retried {
+    fn from(done: store::Retried) -> Self {
+        let store::Retried { retried, more } = done;
+        Self { retried, more }
+    }
+}
+
+impl From<store::RejectedRow> for RejectedRow {
+    fn from(row: store::RejectedRow) -> Self {
+        Self {
+            id: row.id,
+            inbox_id: row.inbox_id,
+            reason: row.reason.into(),
+            detail: row.detail,
+            rejected_at: row.rejected_at,
+            retried_at: row.retried_at,
+            inserted_at: row.inserted_at,
+            event_type: row.event_type,
+            gateway_id: row.gateway_id,
+            target: row.target,
+            event_id: row.event_id,
+            correlation_id: row.correlation_id,
+            user_id: row.user_id,
+            expires_at: row.expires_at,
+            traceparent: row.traceparent,
+            payload_bytes: row.payload_bytes,
+        }
+    }
+}
+
+impl From<store::RejectionReason> for RejectionReason {
+    fn from(reason: store::RejectionReason) -> Self {
+        match reason {
+            store::RejectionReason::Invalid => Self::Invalid,
+            store::RejectionReason::Expired => Self::Expired,
+            store::RejectionReason::UnknownEventType => Self::UnknownEventType,
+            store::RejectionReason::EventTooLarge => Self::EventTooLarge,
+            store::RejectionReason::UnknownGateways => Self::UnknownGateways,
+            store::RejectionReason::EventIdTaken => Self::EventIdTaken,
+            store::RejectionReason::UnknownOrganisation => Self::UnknownOrganisation,
+            store::RejectionReason::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<RejectionReason> for store::RejectionReason {
+    fn from(reason: RejectionReason) -> Self {
+        match reason {
+            RejectionReason::Invalid => Self::Invalid,
+            RejectionReason::Expired => Self::Expired,
+            RejectionReason::UnknownEventType => Self::UnknownEventType,
+            RejectionReason::EventTooLarge => Self::EventTooLarge,
+            RejectionReason::UnknownGateways => Self::UnknownGateways,
+            RejectionReason::EventIdTaken => Self::EventIdTaken,
+            RejectionReason::UnknownOrganisation => Self::UnknownOrganisation,
+            RejectionReason::Internal => Self::Internal,
+        }
+    }
 }

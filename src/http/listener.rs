@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 
 use super::keep_alive::{self, Limits};
 use super::proxy_protocol;
-use super::rates::Source;
+use crate::admission::rates::Source;
 use crate::config::{self, Network};
 use crate::log_limit::{Bounds, LogLimit};
 

@@ -1,40 +1,39 @@
-//! `GET /gateways/{id}/log`: a gateway's log with states, for admins and tools
-//! that only look. It confirms nothing and moves no position. With `wait` an
-//! empty page is held back until there is something, so that a log can be
-//! followed without asking all the time.
+//! `GET /gateways/{id}/log`: a gateway's log with states, for admins and tools. Reading
+//! confirms nothing and moves no position. With `wait`, an empty page is held back until
+//! there is an entry, so that a log can be followed without busy polling.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::App;
 use super::auth::Reader;
-use super::cursor;
-use super::extract::{Path, Query};
+use super::extract::Path;
+use super::openapi::{Long, Missing, Parameters as InvalidParameters, Problems, Scoped};
 use super::problem::{Answer, Problem};
-use crate::api::{LogEntry, LogPage, LogPagination};
-use crate::event::{GatewayId, Sequence};
-use crate::store::{self, DeliveryState, LogSpan};
+use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
+use crate::api::{LogEntry, LogPage, LogPagination, LogQuery, PageQuery};
+use crate::event::{GatewayId, Sequence, quoted};
+use crate::store::{self, LogSpan};
 
 /// Payload bytes of a page.
 const PAGE_BYTES: usize = 1024 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
-/// Requests that may wait at once; a further one is answered without waiting.
+/// Requests that may wait at the same time; a further one is answered at once.
 const MOST_WAITING: usize = 256;
 /// What is left of `server.request_timeout` for reading, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How soon a waiting request notices that the node is shutting down.
+/// How often a waiting request checks whether the node is shutting down.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// The log is read again after this long even if nothing said that it has grown:
-/// such hints may be lost, and the gateway may be deleted.
+/// How often a waiting request reads the log without a hint that it has grown: hints may
+/// be lost, and the gateway may be deleted.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
-/// Places for requests that wait.
+/// Permits for requests that wait.
 pub(super) struct Waiting(Semaphore);
 
 impl Default for Waiting {
@@ -43,24 +42,42 @@ impl Default for Waiting {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Ask {
-    after: Option<String>,
-    limit: Option<String>,
-    wait: Option<String>,
+impl FromQuery for LogQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let wait = parameters.text("wait").map(str::to_owned);
+        let after = parameters.parse("after", after)?;
+        Ok(Self { after, limit: parameters.limit()?, wait })
+    }
 }
 
-/// `GET /gateways/{id}/log`.
+/// Read a gateway's log.
+///
+/// Its entries in order, from `after` on. Reading confirms nothing. With `wait`, an empty
+/// page is held back until there is an entry.
+#[utoipa::path(
+    get, path = "/gateways/{id}/log", tag = "gateways", operation_id = "readGatewayLog",
+    params(("id" = GatewayId, Path, description = "The gateway."), LogQuery),
+    responses(
+        (status = 200, description = "A page of the log.", body = LogPage),
+        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
-    Query(ask): Query<Ask>,
+    Query(query): Query<LogQuery>,
 ) -> Answer<Json<LogPage>> {
-    let limit = cursor::limit(ask.limit.as_deref())?;
-    let span = LogSpan { after: after(ask.after.as_deref())?, limit, max_bytes: PAGE_BYTES };
-    let wait = wait(ask.wait.as_deref())?.min(most(app.config.server.request_timeout));
+    let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
+    let after = query.after.unwrap_or(Sequence::ZERO);
+    let span = LogSpan { after, limit, max_bytes: PAGE_BYTES };
+    let wait = query.wait.as_deref().map(wait).transpose()?.unwrap_or_default();
+    let wait = wait.min(most(app.config.server.request_timeout));
     let read = async || {
         let page = app.store.gateway_log(organisation, id, span).await?;
         page.ok_or_else(|| Problem::not_found("gateway"))
@@ -93,23 +110,17 @@ pub(super) async fn show(
     Ok(Json(shown(page, limit)))
 }
 
-fn after(asked: Option<&str>) -> Answer<Sequence> {
-    let Some(text) = asked else {
-        return Ok(Sequence::ZERO);
-    };
+fn after(text: &str) -> Result<Sequence, String> {
     let after = text.parse().ok().map(Sequence);
     after
         .filter(|after| (Sequence::ZERO..=Sequence::MAX).contains(after))
-        .ok_or_else(|| cursor::not_allowed("after", text, &format!("0 to {}", Sequence::MAX)))
+        .ok_or_else(|| format!("must be 0 to {}, not {}", Sequence::MAX, quoted(text)))
 }
 
-fn wait(asked: Option<&str>) -> Answer<Duration> {
-    let Some(text) = asked else {
-        return Ok(Duration::ZERO);
-    };
+fn wait(text: &str) -> Answer<Duration> {
     let wait = humantime_serde::re::humantime::parse_duration(text).ok();
     wait.filter(|wait| *wait <= LONGEST_WAIT)
-        .ok_or_else(|| cursor::not_allowed("wait", text, "a duration of at most 25s, such as 10s"))
+        .ok_or_else(|| not_allowed("wait", text, "a duration of at most 25s, such as 10s"))
 }
 
 /// The longest wait that leaves time for an answer.
@@ -133,7 +144,7 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
             appended_at: row.appended_at,
             expires_at: event.expires_at,
             traceparent: event.traceparent,
-            state: state(row.state).to_owned(),
+            state: row.state.into(),
         }
     });
     let list: Vec<LogEntry> = entries.collect();
@@ -150,30 +161,22 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
     }
 }
 
-const fn state(state: DeliveryState) -> &'static str {
-    match state {
-        DeliveryState::Pending => "pending",
-        DeliveryState::Delivered => "delivered",
-        DeliveryState::Failed => "failed",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn parameters_have_limits() {
-        assert_eq!(after(None).unwrap(), Sequence::ZERO);
-        assert_eq!(after(Some("9007199254740991")).unwrap(), Sequence::MAX);
+        assert_eq!(after("0").unwrap(), Sequence::ZERO);
+        assert_eq!(after("9007199254740991").unwrap(), Sequence::MAX);
         for bad in
             ["-1", "9007199254740992", "9223372036854775807", "99999999999999999999", "", "x"]
         {
-            assert_eq!(after(Some(bad)).unwrap_err().status().as_u16(), 422, "{bad}");
+            assert!(after(bad).is_err(), "{bad}");
         }
-        assert_eq!(wait(Some("25s")).unwrap(), LONGEST_WAIT);
+        assert_eq!(wait("25s").unwrap(), LONGEST_WAIT);
         for bad in ["26s", "1d", "", "5", "-1s", "soon"] {
-            assert_eq!(wait(Some(bad)).unwrap_err().status().as_u16(), 422, "{bad}");
+            assert_eq!(wait(bad).unwrap_err().status().as_u16(), 422, "{bad}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a gateway says about itself when it has connected. Only the newest
-//! manifest is kept, for admins to look at.
+//! Manifests: what gateways report about themselves once they are connected. The newest
+//! one is kept, for admins.
 
 use std::sync::Arc;
 
@@ -10,35 +10,49 @@ use serde_json::value::RawValue;
 use super::App;
 use super::auth;
 use super::extract::{Bytes, Path};
+use super::openapi::{Keyed, Manifest, Problems};
 use super::problem::{Answer, Problem};
+use crate::api::Code;
 use crate::event::GatewayId;
 
 /// The largest manifest; the route reads no more of a body.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
-/// `POST /gateways/{id}/manifest`, with the gateway's own key. The key comes
-/// first: nothing of a stranger's body is read.
+/// Store a gateway's manifest.
+///
+/// Unmodified gateways send it on each connect. The newest one is kept and shown with the
+/// gateway.
+#[utoipa::path(
+    post, path = "/gateways/{id}/manifest", tag = "for gateways", operation_id = "storeManifest",
+    params(("id" = GatewayId, Path, description = "The gateway that the key belongs to.")),
+    request_body(content = Object, description = "A JSON object, at most 1 MiB.",
+        example = json!({"version": "1.2.0", "functionalityType": "regular", "policies": []})),
+    responses(
+        (status = 204, description = "It is stored."),
+        Problems<(Keyed, Manifest)>,
+    ),
+    security(("gateway_key" = [])),
+)]
 pub(super) async fn keep(
     State(app): State<Arc<App>>,
+    // First, so that nothing of an unauthenticated body is read.
     auth::Gateway(credential): auth::Gateway,
     Path(id): Path<GatewayId>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    // Gateways end on 401, and this key is a good one.
+    // Gateways end on 401, and this key is valid.
     if credential.gateway_id != id {
         return Err(Problem::not_found("gateway for this key"));
     }
     let Bytes(body) = body.map_err(|problem| match problem.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "manifest_too_large",
-            "A manifest may have 1 MiB.",
-        ),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(Code::ManifestTooLarge, "A manifest may have 1 MiB.")
+        }
         _ => problem,
     })?;
-    // Gateways end on 422: anything that is no JSON object is a 400.
+    // Gateways end on 422: a body that is not a JSON object is refused with 400.
     let manifest: Box<RawValue> = serde_json::from_slice(&body)
-        .map_err(|error| Problem::bad_request(format!("The manifest is no JSON: {error}.")))?;
+        .map_err(|error| Problem::bad_request(format!("The manifest is not JSON: {error}.")))?;
     if !manifest.get().starts_with('{') {
         return Err(Problem::bad_request("The manifest must be a JSON object."));
     }

@@ -1,47 +1,80 @@
-//! The nodes that share the database. They belong to the installation and to no
-//! organisation, but every connection names its node, and whoever may see how
-//! many gateways are connected may see how many more can be: so they are shown to
-//! the same tokens as connections, and tell nothing of other organisations but
-//! how many connections a node has.
+//! The nodes that share the database. They belong to no organisation, but every
+//! connection names its node, so they are shown to the same tokens as connections. All
+//! that they reveal of other organisations is how many connections a node has.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::Reader;
-use super::cursor;
-use super::extract::Query;
+use super::openapi::{Parameters as InvalidParameters, Problems, Scoped};
 use super::problem::Answer;
-use crate::store::{NodeInfo, NodeStatus};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{Node, NodeStats, NodeStatus, NodesQuery, Page, PageQuery};
+use crate::store::{self, NodeInfo};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Which {
-    limit: Option<String>,
+impl FromQuery for NodesQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        Ok(Self { limit: parameters.limit()? })
+    }
 }
 
-/// `GET /nodes`: the living ones, then those that ended in the last days.
+/// List nodes.
+///
+/// The live ones first, then those that ended in the last days.
+#[utoipa::path(
+    get, path = "/nodes", tag = "overview", operation_id = "listNodes",
+    params(NodesQuery),
+    responses(
+        (status = 200, description = "The nodes. There is no next page.", body = Page<Node>),
+        Problems<(Scoped, InvalidParameters)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(_): Reader,
-    Query(which): Query<Which>,
-) -> Answer<Json<Value>> {
-    let limit = cursor::limit(which.limit.as_deref())?;
+    Query(query): Query<NodesQuery>,
+) -> Answer<Json<Page<Node>>> {
+    let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
     let nodes = app.store.nodes(limit).await?;
-    let list: Vec<Value> = nodes.iter().map(|node| json!(node)).collect();
-    Ok(Json(cursor::page(&list, limit, None)))
+    Ok(Json(Page::new(nodes.into_iter().map(Into::into).collect(), limit, None)))
 }
 
-/// All nodes together, as far as they live.
-pub(super) fn together(nodes: &[NodeInfo]) -> Value {
-    let live = || nodes.iter().filter(|node| node.status == NodeStatus::Live);
-    json!({
-        "live": live().count(),
-        "connections": live().map(|node| node.connections).sum::<i64>(),
-        "maxConnections": live().filter_map(|node| node.max_connections).sum::<i64>(),
-    })
+/// The live nodes together.
+pub(super) fn totals(nodes: &[NodeInfo]) -> NodeStats {
+    let live = || nodes.iter().filter(|node| node.status == store::NodeStatus::Live);
+    NodeStats {
+        live: live().count(),
+        connections: live().map(|node| node.connections).sum(),
+        max_connections: live().filter_map(|node| node.max_connections).sum(),
+    }
+}
+
+impl From<NodeInfo> for Node {
+    fn from(node: NodeInfo) -> Self {
+        Self {
+            id: node.id,
+            status: match node.status {
+                store::NodeStatus::Live => NodeStatus::Live,
+                store::NodeStatus::Stopped => NodeStatus::Stopped,
+                store::NodeStatus::Lost => NodeStatus::Lost,
+            },
+            host: node.host,
+            address: node.address,
+            version: node.version,
+            started_at: node.started_at,
+            last_heartbeat: node.last_heartbeat,
+            connections: node.connections,
+            max_connections: node.max_connections,
+            stopped_at: node.stopped_at,
+            lost_at: node.lost_at,
+        }
+    }
 }

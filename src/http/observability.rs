@@ -24,9 +24,9 @@ use tower_http::trace::TraceLayer;
 use tracing::{Span, field};
 
 use super::App;
+use super::client_address::client_address;
 use super::listener::Peer;
 use super::problem::Problem;
-use super::rates;
 use crate::config::Network;
 use crate::event::{ConnectionId, GatewayId};
 use crate::telemetry::{self, HTTP_REQUEST_DURATION, HTTP_REQUEST_SPAN};
@@ -129,7 +129,7 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
     let headers = request.headers();
     let (method, route) = (method(request.method()), route(request));
     let peer = request.extensions().get::<Peer>();
-    let client = peer.map(|peer| rates::client_address(peer.address.ip(), headers, trusted));
+    let client = peer.map(|peer| client_address(peer.address.ip(), headers, trusted));
     let request_id = request.extensions().get::<RequestId>();
     let request_id = request_id.and_then(|id| id.header_value().to_str().ok());
     let parent = traceparent(headers);
@@ -235,7 +235,7 @@ fn with_request_id(mut response: Response, id: Option<&RequestId>) -> Response {
     if response.status() == StatusCode::UNAUTHORIZED {
         return response;
     }
-    let named = Problem::clone(&problem).with("requestId", id);
+    let named = Problem::clone(&problem).with_request_id(id).into_document();
     response.map(|body| serde_json::to_vec(&named).map_or(body, Body::from))
 }
 

@@ -1,29 +1,28 @@
-//! From what publishers sent to what is appended: the event's type is looked
-//! up, and the event judged.
+//! From what publishers sent to what is appended: the event's type is looked up, and
+//! the event validated.
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
-
 use super::App;
-use super::problem::{Answer, FieldError, Problem};
+use super::problem::{Answer, Problem};
+use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
-use crate::intake::{Candidate, Draft, Objection};
-use crate::store::{Judged, Unfit};
+use crate::ingest::{Candidate, Draft};
+use crate::store::{InvalidEvent, Validated, ValidationError};
 
-/// Has what was read judged, in its order. An error is no judgement on an
-/// event, but means that the whole request has to be repeated.
-pub(super) async fn judge(
+/// Validates the events of a request, in order. An error concerns the whole request,
+/// which has to be repeated.
+pub(super) async fn validate(
     app: &App,
     organisation: OrganisationKey,
     source: &Source,
     bytes: usize,
-    drafts: Vec<Answer<Draft>>,
+    drafts: Vec<Result<Draft, ValidationError>>,
     now: Timestamp,
-) -> Answer<Vec<Judged>> {
+) -> Answer<Vec<Validated>> {
     let mut readable = Vec::with_capacity(drafts.len());
     let mut candidates = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -33,65 +32,41 @@ pub(super) async fn judge(
                 candidates.push(Candidate { draft, info });
                 Ok(())
             }
-            Err(problem) => Err(Unfit { identity: None, problem: problem.to_value() }),
+            Err(error) => Err(InvalidEvent { identity: None, error }),
         });
     }
-    let mut judged = app.rules.judge_all(source, bytes, candidates, now).await?.into_iter();
-    let verdict = |readable: Result<(), Unfit>| {
+    let validated = app.rules.validate_all(source, bytes, candidates, now).await?;
+    let mut validated = validated.into_iter();
+    let result = |readable: Result<(), InvalidEvent>| {
         readable?;
-        let event = judged.next().expect("there is a judgement for each candidate");
-        event.map_err(|refused| Unfit {
-            identity: refused.identity,
-            problem: Problem::from(refused.objection).to_value(),
-        })
+        validated.next().expect("each candidate has a result")
     };
-    Ok(readable.into_iter().map(verdict).collect())
+    Ok(readable.into_iter().map(result).collect())
 }
 
-/// The type as it is registered, if it is.
+/// A registered type.
 async fn event_type(
     app: &App,
     organisation: OrganisationKey,
     name: &EventType,
 ) -> Answer<Option<Arc<EventTypeInfo>>> {
     let key = (organisation, name.clone());
-    if let Some(known) = app.types.recall(&key) {
+    if let Some(known) = app.types.get(&key) {
         return Ok(Some(known));
     }
-    let asked = app.types.asking();
+    let load = app.types.begin_load();
     let found = app.store.event_type(organisation, name).await?.map(Arc::new);
     if let Some(info) = &found {
-        app.types.keep(asked, key, Arc::clone(info));
+        app.types.insert(load, key, Arc::clone(info));
     }
     Ok(found)
-}
-
-impl From<Objection> for Problem {
-    fn from(objection: Objection) -> Self {
-        let code = objection.reason().as_str();
-        match objection {
-            Objection::Invalid(errors) => Self::invalid_fields(
-                errors
-                    .into_iter()
-                    .map(|error| FieldError { field: error.field, message: error.message })
-                    .collect(),
-            ),
-            Objection::Expired => Self::invalid("expiresAt", "lies in the past"),
-            Objection::UnknownType(_) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, objection.to_string())
-            }
-            Objection::TooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, objection.to_string())
-            }
-        }
-    }
 }
 
 impl From<ComputeError> for Problem {
     fn from(error: ComputeError) -> Self {
         match error {
             ComputeError::Busy => Self::unavailable(
-                "overloaded",
+                Code::Overloaded,
                 "Too many large or complex requests of this token are waiting; try again later.",
             ),
             ComputeError::Panicked => Self::internal(),

@@ -1,44 +1,53 @@
-//! The overview, from the database: it survives a restart and covers all nodes.
+//! The overview, from the database: it survives restarts and covers all nodes.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
 
 use super::App;
 use super::auth::Reader;
 use super::nodes;
+use super::openapi::{Long, Problems, Scoped};
 use super::problem::Answer;
+use crate::api::{Connection, ConnectionStats, DeliveryStats, Stats};
 
-/// Connections shown at the most; the limit on live ones is a setting.
+/// The most connections that are shown; the limit on live ones is a setting.
 const SHOWN: usize = 10_000;
-/// Nodes that are added up.
+/// The most nodes that are added up.
 const NODES: usize = 1000;
 
-/// `GET /stats`.
+/// Show the overview.
+///
+/// Connections, nodes and delivery totals. Totals survive restarts and cover all nodes.
+#[utoipa::path(
+    get, path = "/stats", tag = "overview", operation_id = "showStats",
+    responses(
+        (status = 200, description = "The overview.", body = Stats),
+        Problems<(Scoped, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Stats>> {
     let (connections, totals, nodes) = tokio::try_join!(
         app.store.connections(organisation, None, true, None, SHOWN),
         app.store.totals(organisation),
         app.store.nodes(NODES),
     )?;
-    Ok(Json(json!({
-        "gatewayConnections": {
-            "totalActive": connections.rows.len(),
-            "connections": connections.rows,
+    let connections: Vec<Connection> = connections.rows.into_iter().map(Into::into).collect();
+    Ok(Json(Stats {
+        gateway_connections: ConnectionStats { total_active: connections.len(), connections },
+        nodes: nodes::totals(&nodes),
+        event_delivery: DeliveryStats {
+            total_events_sent: totals.confirmed,
+            failed_deliveries: totals.failed_attempts,
+            dead_letters: totals.dead_letters,
+            pending: totals.pending,
+            last_failure_time: totals.last_failure.map(|(at, _)| at),
+            last_failure_reason: totals.last_failure.map(|(_, reason)| reason),
         },
-        "nodes": nodes::together(&nodes),
-        "eventDelivery": {
-            "totalEventsSent": totals.confirmed,
-            "failedDeliveries": totals.failed_attempts,
-            "deadLetters": totals.dead_letters,
-            "pending": totals.pending,
-            "lastFailureTime": totals.last_failure.map(|(at, _)| at),
-            "lastFailureReason": totals.last_failure.map(|(_, reason)| reason),
-        },
-    })))
+    }))
 }

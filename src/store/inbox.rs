@@ -2,16 +2,15 @@
 //! transaction of their own, and the rows among it that can't be published.
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
-use super::{NewEvent, Refusal, Result};
+use super::{NewEvent, Refusal, Result, ValidationError};
 use crate::clock::Timestamp;
 use crate::event::{Invalid, OrganisationKey, quoted};
 
 /// The verbs of the inbox. As with the others, each is one transaction, but
 /// for the first, which only waits.
 #[async_trait]
-pub trait Inbox: Send + Sync {
+pub trait Inbox: Send + Sync + 'static {
     /// Waits until the inbox may hold rows that were not there when the last
     /// call returned. The first call returns at once, so that what was there
     /// before is looked at too. For one caller at a time.
@@ -23,7 +22,7 @@ pub trait Inbox: Send + Sync {
     /// Moves rows out of the inbox, in this order: the good ones to the log,
     /// under each gateway's next numbers, the others to the rejected ones. A
     /// row that is not there any more is passed over.
-    async fn drain_inbox(&self, rows: Vec<JudgedRow>) -> Result<Drained>;
+    async fn drain_inbox(&self, rows: Vec<ValidatedRow>) -> Result<Drained>;
     /// How much waits in the inbox.
     async fn inbox_depth(&self) -> Result<InboxDepth>;
 
@@ -100,13 +99,13 @@ pub enum Unreadable {
     NotUtf8(&'static str),
 }
 
-/// A row of the inbox, and what is to become of it.
+/// A row of the inbox after validation.
 #[derive(Clone, Debug)]
-pub struct JudgedRow {
+pub struct ValidatedRow {
     /// Its place in the inbox.
     pub id: i64,
     /// The event to be appended, or why it can't be.
-    pub verdict: std::result::Result<(OrganisationKey, NewEvent), Rejection>,
+    pub result: std::result::Result<(OrganisationKey, NewEvent), Rejection>,
 }
 
 /// Why a row can't be published.
@@ -121,8 +120,7 @@ pub struct Rejection {
 macro_rules! rejection_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why rows are rejected; where HTTP refuses the same, its code is the same.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum RejectionReason {
             $($(#[$doc])* $name,)*
         }
@@ -176,6 +174,16 @@ impl std::str::FromStr for RejectionReason {
     }
 }
 
+/// A rejected row's detail is for people: a longer one is cut to this many characters.
+const LONGEST_DETAIL: usize = 1000;
+
+impl From<ValidationError> for Rejection {
+    fn from(error: ValidationError) -> Self {
+        let detail = error.to_string().chars().take(LONGEST_DETAIL).collect();
+        Self { reason: error.reason(), detail }
+    }
+}
+
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         /// Named at the most, so that the detail stays readable.
@@ -194,10 +202,7 @@ impl From<Refusal> for Rejection {
                 reason: RejectionReason::EventIdTaken,
                 detail: format!("the id {id} belongs to an event with another content"),
             },
-            // A row is judged before it is moved, and never comes as unfit.
-            Refusal::Unfit(problem) => {
-                Self { reason: RejectionReason::Internal, detail: problem.to_string() }
-            }
+            Refusal::Invalid(error) => error.into(),
         }
     }
 }
@@ -223,8 +228,7 @@ pub struct InboxDepth {
 }
 
 /// Which rejected rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RejectedFilter {
     /// For one reason.
     pub reason: Option<RejectionReason>,
@@ -246,8 +250,7 @@ pub enum RetrySelection {
 }
 
 /// What a retry did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retried {
     /// Rows put back.
     pub retried: u64,
@@ -256,8 +259,7 @@ pub struct Retried {
 }
 
 /// A rejected row, without its payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRow {
     /// Its identity among the rejected ones.
     pub id: i64,
@@ -274,7 +276,6 @@ pub struct RejectedRow {
     /// When it was inserted.
     pub inserted_at: Timestamp,
     /// The column, as it was.
-    #[serde(rename = "type")]
     pub event_type: String,
     /// The column, as it was.
     pub gateway_id: Option<String>,

@@ -27,21 +27,61 @@
 //! in `/stats` never shrink when retention trims the ledger. The `model` stories
 //! check these definitions over random histories on all stores.
 
+use super::{Record, Result};
+use crate::event::OrganisationKey;
+use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence,
 };
 
+/// Operations on the ledger.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Records outcomes, in one group commit with other requests that are waiting.
+    async fn record(&self, records: Vec<Record>) -> Result<()>;
+    /// An event with the state of its deliveries at every gateway.
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>>;
+    /// A page of failed deliveries.
+    async fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage>;
+    /// Failed attempts in `[from, to)`, counted per bucket of time and key.
+    async fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>>;
+    /// Totals of an organisation.
+    async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
+    /// Appends dead letters again: at most 1,000 per call, found by a bounded search that blocks
+    /// no writes. A dry run only counts.
+    async fn redrive(
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
+    ) -> Result<Redriven>;
+}
+
 /// Which failed deliveries. A delivery belongs to the answer if a failed
 /// attempt at it finished in `[from, to)` for `reason`; it stands there once,
 /// at its newest such failure. Newest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
     /// Window's start, included.
     pub from: Option<Timestamp>,
@@ -50,7 +90,6 @@ pub struct DeliveryFilter {
     /// One gateway.
     pub gateway_id: Option<GatewayId>,
     /// One event type.
-    #[serde(rename = "type")]
     pub event_type: Option<EventType>,
     /// One reason.
     pub reason: Option<Reason>,
@@ -62,7 +101,7 @@ pub struct DeliveryFilter {
 
 /// Where the next page begins. `as_of` (the last attempt on record at the first
 /// page) makes all pages one picture although rows keep arriving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryCursor {
     /// Attempts after this one are not looked at.
     pub as_of: i64,
@@ -75,8 +114,7 @@ pub struct DeliveryCursor {
 }
 
 /// A delivery's state, derived from cursor and dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
     /// Still to be delivered.
     Pending,
@@ -98,19 +136,15 @@ impl DeliveryState {
 }
 
 /// One attempt that covers a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// `received`, `applied`, `failed`, `unknown`.
     pub outcome: String,
     /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// What more is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// On which connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<ConnectionId>,
     /// When it was handed over, or found undeliverable.
     pub started_at: Timestamp,
@@ -119,8 +153,7 @@ pub struct Attempt {
 }
 
 /// One gateway, one sequence, with its history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The gateway.
     pub gateway_id: GatewayId,
@@ -131,7 +164,6 @@ pub struct Delivery {
     /// The event; `None` once retention has removed it.
     pub event_id: Option<EventId>,
     /// Its type, likewise.
-    #[serde(rename = "type")]
     pub event_type: Option<EventType>,
     /// Its correlation id, likewise.
     pub correlation_id: Option<CorrelationId>,
@@ -149,7 +181,6 @@ pub struct Delivery {
     pub redriven: bool,
     /// Its newest redrive. `None` if it was not redriven, or if an earlier
     /// version redrove it and the log no longer shows where.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub redriven_as: Option<RedrivenAs>,
     /// Failed attempts on record, those that `attempts` leaves out included.
     pub failures: i64,
@@ -166,8 +197,7 @@ pub struct Delivery {
 }
 
 /// A redriven delivery under its new sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedrivenAs {
     /// The new sequence in the gateway's log.
     pub sequence: Sequence,
@@ -220,8 +250,7 @@ pub struct DeliveryPage {
 }
 
 /// What a summary counts by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SummaryBy {
     /// Reason.
     Reason,
@@ -232,15 +261,13 @@ pub enum SummaryBy {
 }
 
 /// Failed attempts, in deliveries, of one bucket of time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummaryRow {
     /// The bucket's start, aligned to the clock.
     pub from: Timestamp,
     /// Reason, gateway id or type; type is empty once retention has removed the event.
     pub key: String,
     /// The gateway's name, if gateways are counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_name: Option<String>,
     /// How many.
     pub count: i64,
@@ -294,8 +321,7 @@ pub enum RedriveSelection {
 
 /// How far a redrive by filter has come. First it counts the failed deliveries
 /// that it leaves alone, all of them, and then it goes through the dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedriveCursor {
     /// It has counted up to here, newest failure first.
     Counting(DeliveryCursor),
@@ -304,7 +330,7 @@ pub enum RedriveCursor {
 }
 
 /// A delivery in the order of a redrive; what was looked at includes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RedrivePlace {
     /// The gateway's inside key.
     pub gateway: i64,
@@ -314,8 +340,7 @@ pub struct RedrivePlace {
 
 /// What one call of a redrive did, or would do. The numbers of all calls up to
 /// the one without a `next` add up to exact totals.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Redriven {
     /// Appended again: old and new number.
     pub redriven: Vec<RedrivenDelivery>,
@@ -333,13 +358,11 @@ pub struct Redriven {
     pub more: bool,
     /// Where the next call goes on; the work per call is bounded, so that one
     /// may find nothing and still have a next one.
-    #[serde(skip)]
     pub next: Option<RedriveCursor>,
 }
 
 /// One delivery that was appended again.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct RedrivenDelivery {
     /// The gateway.
     pub gateway_id: GatewayId,
@@ -352,8 +375,7 @@ pub struct RedrivenDelivery {
 }
 
 /// What a verification counted and found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Gateways, deleted ones included.
     pub gateways: i64,

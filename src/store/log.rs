@@ -1,14 +1,46 @@
 //! What is appended and streamed, and the outcomes that come back.
 
+use super::{DeploymentKey, DeploymentMatch, LogPage, LogSpan, Result};
+use async_trait::async_trait;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
+use super::{Labels, Refusal, ValidationError};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
+
+/// Operations on logs.
+#[async_trait]
+pub trait Log: Send + Sync + 'static {
+    /// Appends events, in one group commit with other requests that are waiting.
+    async fn append(&self, publish: Publish) -> Result<Published>;
+    /// Reads a page of a gateway's log: at least one row if there is any, then up to `limit` rows
+    /// and about `max_bytes` of payload.
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage>;
+    /// The event that a `deployment.ack` answers.
+    async fn find_deployment(
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
+    ) -> Result<Option<DeploymentMatch>>;
+    /// A part of a gateway's log with the states of its deliveries; `None` if the gateway does
+    /// not exist.
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>>;
+}
 
 /// Whom an event is for.
 #[derive(Clone, Debug)]
@@ -43,38 +75,39 @@ pub struct NewEvent {
 pub struct Publish {
     /// The publisher's organisation.
     pub organisation: OrganisationKey,
-    /// Its items, in order: events to be appended, and those that are unfit
+    /// Its items, in order: events to be appended, and those that are invalid
     /// now. All are here, so that the kept answer of a key covers them all.
-    pub events: Vec<Judged>,
+    pub events: Vec<Validated>,
     /// The `Idempotency-Key` and the SHA-256 of the whole body.
     pub idempotency: Option<(String, [u8; 32])>,
 }
 
 impl Publish {
     /// The events to be appended.
-    pub fn fit(&self) -> impl Iterator<Item = &NewEvent> {
+    pub fn valid(&self) -> impl Iterator<Item = &NewEvent> {
         self.events.iter().flatten()
     }
 }
 
-/// One item of a request to publish, as the edge judged it.
-pub type Judged = std::result::Result<NewEvent, Unfit>;
+/// One item of a request to publish, after validation.
+pub type Validated = std::result::Result<NewEvent, InvalidEvent>;
 
-/// An item that can't be appended. What makes it unfit may be new (it has
-/// expired, its type has got a schema): a repeat of what was accepted before
-/// gets the first answer all the same.
+/// An item that can't be appended. It may be invalid only now (it has expired, its
+/// type has got a schema): a repeat of what was accepted before gets the first
+/// answer all the same.
 #[derive(Clone, Debug)]
-pub struct Unfit {
-    /// Its id and the digest of its content, if it has an id and could be read:
-    /// what tells a repeat.
+pub struct InvalidEvent {
+    /// Its id and the digest of its content, if it has an id and could be read: they
+    /// identify a repeat.
     pub identity: Option<(EventId, [u8; 32])>,
-    /// What the edge says about it, as JSON; the answer, unless it is a repeat.
-    pub problem: serde_json::Value,
+    /// The answer, unless it is a repeat.
+    pub error: ValidationError,
 }
 
-/// What was appended for one event; also the stored answer of an `Idempotency-Key`.
+/// What was appended for one event.
+///
+/// serde is for the answer that is kept under an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Appended {
     /// The event's id.
     pub id: EventId,
@@ -90,17 +123,6 @@ pub struct AppendedDelivery {
     pub gateway_id: GatewayId,
     /// The number.
     pub sequence: Sequence,
-}
-
-/// Why one event was not appended. Nothing of it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
-    /// These gateways are not registered in the publisher's organisation.
-    UnknownGateways(Vec<GatewayId>),
-    /// The id belongs to an event with another content.
-    IdTaken(EventId),
-    /// It was [`Unfit`]; what the edge said about it.
-    Unfit(serde_json::Value),
 }
 
 /// The answer to a [`Publish`], event by event.
@@ -336,7 +358,7 @@ pub struct ConnectionPage {
 }
 
 /// The last connection that a page came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionCursor {
     /// When it was opened, …
     pub connected_at: i64,
@@ -345,8 +367,7 @@ pub struct ConnectionCursor {
 }
 
 /// A live or past connection, as admins see it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     /// Its identity.
     pub connection_id: ConnectionId,
@@ -369,9 +390,7 @@ pub struct ConnectionInfo {
     /// Confirmed up to here.
     pub confirmed: Sequence,
     /// When it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Timestamp>,
     /// Why it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub close_reason: Option<Reason>,
 }

@@ -1,10 +1,27 @@
 //! The processes that share a database, or the one that has it.
 
-use serde::Serialize;
+use async_trait::async_trait;
 
 use super::Reaped;
+use super::Result;
 use crate::clock::Timestamp;
 use crate::event::NodeId;
+
+/// Operations on nodes.
+#[async_trait]
+pub trait Nodes: Send + Sync + 'static {
+    /// The node that this process is.
+    fn node(&self) -> NodeId;
+    /// Stores a heartbeat of this node.
+    async fn node_heartbeat(&self) -> Result<Heartbeat>;
+    /// Stores what this node says of itself.
+    async fn introduce_node(&self, about: AboutNode) -> Result<()>;
+    /// Nodes that use the database: live ones first, then those that ended, newest first.
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>>;
+    /// Closes a batch of the connections that dead nodes left open (`node_lost`). Call it again
+    /// until it finds none.
+    async fn reap_dead_nodes(&self) -> Result<Reaping>;
+}
 
 /// What a node says of itself once it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +48,7 @@ pub struct Heartbeat {
 }
 
 /// Where a node stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeStatus {
     /// It has said so lately.
     Live,
@@ -43,8 +59,7 @@ pub enum NodeStatus {
 }
 
 /// A node as operators see it. What it never said is `None`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Its identity; a process that starts again has another one.
     pub id: NodeId,
@@ -65,10 +80,8 @@ pub struct NodeInfo {
     /// The most that it takes.
     pub max_connections: Option<i64>,
     /// When it ended in good order.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<Timestamp>,
     /// When another node last closed what it had left open.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_at: Option<Timestamp>,
 }
 

@@ -1,12 +1,10 @@
-//! The shared store: any number of nodes on one Postgres. Each has a task that
-//! appends and records in groups; everything else runs beside it in
-//! transactions of its own. No call lacks an end, at the server and here, and a
-//! database that is away costs answers, not the process.
+//! The shared store: any number of nodes on one Postgres. The writer of a node appends and records
+//! in groups; everything else runs beside it in transactions of its own. Every call has a timeout,
+//! here and at the server. If the database is unavailable, operations fail and the process stays.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -19,11 +17,10 @@ use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 mod connect;
-mod dialect;
-mod hear;
 mod hosts;
+mod listener;
 mod migrations;
-mod news;
+mod notifications;
 mod options;
 mod pool;
 mod recovery;
@@ -32,9 +29,10 @@ mod scratch;
 mod servers;
 mod session;
 mod sockets;
-#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
+#[allow(clippy::duplicate_mod, reason = "compiled once per database; sql/dialect.rs says why")]
 #[path = "sql/mod.rs"]
 mod sql;
+mod statements;
 mod verify;
 mod watch_inbox;
 
@@ -46,17 +44,18 @@ pub use recovery::add_admin_token;
 pub use verify::verify;
 
 use connect::Link;
-use news::News;
+use notifications::Notifications;
 use pool::Pool;
-use servers::Access;
 use session::Session;
+use sql::access::{Access, Read};
+use sql::dialect::NodeStatements as _;
 use sql::writer::{Work, Writer};
 
 type Backend = PostgresStore;
 
-/// What is to be prompt has failed after this.
-const PROMPT: Duration = Duration::from_secs(3);
-/// After a question's end the server has this long to say so.
+/// The timeout of an urgent transaction.
+const URGENT: Duration = Duration::from_secs(3);
+/// How long after a query's timeout the server may take to report it.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The log and the ledger in a Postgres database.
@@ -66,55 +65,54 @@ pub struct PostgresStore {
     wake: Wake,
     link: Link,
     pool: Pool,
-    askers: Pool,
-    answer_timeout: Duration,
+    query_pool: Pool,
+    query_timeout: Duration,
     node_timeout: Duration,
-    /// What says that the node lives waits for nobody else's connection.
-    prompt: Mutex<Option<PgConnection>>,
+    /// The connection of heartbeats and the like, which must not wait for the pool.
+    urgent: Mutex<Option<PgConnection>>,
     writer: Writer,
     inbox: watch_inbox::Watch,
-    /// What runs beside the operations, and the end of both.
+    /// Background jobs of the store, and their end.
     jobs: Supervisor,
     stop: CancellationToken,
 }
 
 impl PostgresStore {
-    /// Connects, brings the schema up to date, and closes the connections that
-    /// dead nodes left open.
+    /// Connects, migrates the schema, and registers the node.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
-        let (mut connection, link) = connect::first(options, Access::Write).await?;
-        migrations::run(&mut connection).await?;
-        connect::follow_clock(&mut connection).await?;
-        if let Err(error) = connect::limited(connection.close()).await {
-            tracing::debug!(%error, "a connection did not close in good order");
+        let (mut conn, link) = connect::first(options, servers::Access::Write).await?;
+        migrations::run(&mut conn).await?;
+        connect::follow_clock(&mut conn).await?;
+        if let Err(error) = connect::limited(conn.close()).await {
+            tracing::debug!(%error, "failed to close a connection");
         }
         let listener = connect::listener(options, &link)?;
         let pool = link.pool(options.connections);
-        let askers = link.pool(options.askers);
-        let answer_timeout = options.answer_timeout;
+        let query_pool = link.pool(options.askers);
+        let query_timeout = options.answer_timeout;
         let session = Session::new(link.clone(), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let stop = CancellationToken::new();
         let jobs = Supervisor::stopped_by(stop.clone());
         let inbox = watch_inbox::Watch::new(listener.clone(), stop.clone());
-        let news = News {
+        let notifications = Notifications {
             node,
             wake: wake.clone(),
             pool: pool.clone(),
             link: link.clone(),
-            announces: options.notify,
+            notifies: options.notify,
             listener,
         };
-        news.start(&jobs);
+        notifications.start(&jobs);
         let store = Arc::new(Self {
             node,
             wake,
             link,
             pool,
-            askers,
-            answer_timeout,
+            query_pool,
+            query_timeout,
             node_timeout: options.node_timeout,
-            prompt: Mutex::default(),
+            urgent: Mutex::default(),
             writer,
             inbox,
             jobs,
@@ -124,53 +122,66 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Runs one statement that reads few rows: it is a moment of the database
-    /// by itself. A pooler gives it a transaction all the same, for its limits.
-    async fn looking<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
-    {
+    /// The jobs of this store.
+    pub fn jobs(&self) -> Supervisor {
+        self.jobs.clone()
+    }
+}
+
+impl Access for PostgresStore {
+    /// A single statement is a snapshot. Behind a pooler it still needs a transaction, because
+    /// that is where its limits are set.
+    async fn point_read<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
         if self.link.is_pooled {
-            return self.reading(work).await;
+            return self.snapshot(work).await;
         }
         let pool = self.pool.clone();
-        unbroken(async move {
-            let mut connection = pool.get().await?;
-            let read = connect::limited(work(&mut connection)).await;
+        uninterrupted(async move {
+            let mut conn = pool.get().await?;
+            let read = connect::limited(work(&mut conn)).await;
             if let Err(error @ (StoreError::Unavailable(_) | StoreError::ConnectionLost(_))) = &read
             {
-                pool::discard(connection, error);
+                pool::discard(conn, error);
             }
             read
         })
         .await
     }
 
-    /// Reads one moment of the database.
-    async fn reading<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
-    {
-        moment(&self.link, &self.pool, None, work).await
+    async fn snapshot<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        snapshot(&self.link, &self.pool, None, work).await
     }
 
-    /// The same for somebody who asks: after those who asked before, and not
-    /// for ever.
-    async fn asking<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
-    {
-        moment(&self.link, &self.askers, Some(self.answer_timeout), work).await
+    async fn query<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        snapshot(&self.link, &self.query_pool, Some(self.query_timeout), work).await
     }
 
-    /// Whether there is a server that takes writes, and answers now.
-    async fn check_health(&self) -> Result<()> {
-        self.looking(|connection| {
+    /// Uses a connection of its own, which is replaced soon after it breaks.
+    async fn urgent_tx<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        let mut kept = self.urgent.lock().await;
+        let run = async {
+            let mut conn = match kept.take() {
+                Some(conn) => conn,
+                None => self.link.connect().await?,
+            };
+            let mut transaction = connect::begun(&mut conn, self.link.begin()).await?;
+            let asked_at = Instant::now();
+            let now = transaction.now().await?;
+            clock::follow(now, asked_at.elapsed());
+            let done = work(&mut transaction, now).await?;
+            transaction.commit().await?;
+            Ok((done, conn))
+        };
+        let (done, conn) =
+            timeout(URGENT, run).await.unwrap_or_else(|_| Err(connect::no_answer()))?;
+        *kept = Some(conn);
+        Ok(done)
+    }
+
+    async fn check_database(&self) -> Result<()> {
+        self.point_read(|conn| {
             Box::pin(async move {
-                if servers::takes_writes(connection).await? {
+                if servers::takes_writes(conn).await? {
                     Ok(())
                 } else {
                     Err(StoreError::ConnectionLost("the server is read-only".to_owned()))
@@ -180,96 +191,65 @@ impl PostgresStore {
         .await
     }
 
-    /// Runs what must not wait behind others, in little time, as a transaction
-    /// on a connection of its own; one that is dead is soon replaced.
-    async fn promptly<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
-        let mut kept = self.prompt.lock().await;
-        let run = async {
-            let mut connection = match kept.take() {
-                Some(connection) => connection,
-                None => self.link.connect().await?,
-            };
-            let mut transaction = connect::begun(&mut connection, self.link.begin()).await?;
-            let asked_at = Instant::now();
-            let now = dialect::clock(&mut transaction).await?;
-            clock::follow(now, asked_at.elapsed());
-            let done = work(&mut transaction, now).await?;
-            transaction.commit().await?;
-            Ok((done, connection))
-        };
-        let (done, connection) =
-            timeout(PROMPT, run).await.unwrap_or_else(|_| Err(connect::no_answer()))?;
-        *kept = Some(connection);
-        Ok(done)
+    /// The server's disk is monitored at the server.
+    fn check_space(&self) -> Result<()> {
+        Ok(())
     }
 
-    /// The jobs of this store.
-    pub fn jobs(&self) -> Supervisor {
-        self.jobs.clone()
-    }
-
-    /// How long a node may be silent.
-    const fn node_timeout(&self) -> Duration {
-        self.node_timeout
-    }
-
-    /// Waits for another program's commit.
     async fn watch_inbox(&self) -> Result<()> {
         self.inbox.changed().await
     }
 
-    /// The server's disk is the server's to watch.
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "a file's disk is ours to watch"
-    )]
-    const fn check_space(&self) -> Result<()> {
-        Ok(())
+    fn node_timeout(&self) -> Duration {
+        self.node_timeout
     }
 
-    async fn shut(&self) {
+    async fn shut_down(&self) {
         self.jobs.stop().await;
         self.writer.stop().await;
-        self.askers.close();
+        self.query_pool.close();
         self.pool.close();
     }
 }
 
-/// Reads one moment of the database, in a task of its own, because a
-/// transaction whose future is dropped while it begins would be left open in
-/// the pool. A moment with an end is ended by the server too.
-async fn moment<T, F>(link: &Link, pool: &Pool, end: Option<Duration>, work: F) -> Result<T>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
-{
+/// Reads one snapshot. The server enforces the timeout too.
+///
+/// Runs in a task of its own: a transaction whose future is dropped while it begins would stay
+/// open in the pool.
+async fn snapshot<T: Send + 'static>(
+    link: &Link,
+    pool: &Pool,
+    limit: Option<Duration>,
+    work: impl Read<T>,
+) -> Result<T> {
     let (begin, pool) = (link.begin_reading(), pool.clone());
-    unbroken(async move {
-        let mut connection = pool.get().await?;
+    uninterrupted(async move {
+        let mut conn = pool.get().await?;
         let asked_at = Instant::now();
         let read = connect::limited(async {
-            let mut moment = connect::begun(&mut connection, begin).await?;
-            if let Some(end) = end {
+            let mut snapshot = connect::begun(&mut conn, begin).await?;
+            if let Some(limit) = limit {
                 sqlx::query("select set_config('statement_timeout', $1, true)")
-                    .bind(format!("{}ms", end.as_millis().max(1)))
-                    .execute(&mut *moment)
+                    .bind(format!("{}ms", limit.as_millis().max(1)))
+                    .execute(&mut *snapshot)
                     .await?;
             }
-            let read = work(&mut moment).await;
-            moment.rollback().await?;
+            let read = work(&mut snapshot).await;
+            snapshot.rollback().await?;
             Ok::<_, StoreError>(read)
         });
-        let read = match end {
-            Some(end) => timeout(end + GRACE, read).await.unwrap_or(Err(StoreError::TooLong(end))),
+        let read = match limit {
+            Some(limit) => {
+                timeout(limit + GRACE, read).await.unwrap_or(Err(StoreError::TooLong(limit)))
+            }
             None => read.await,
         };
-        match (read, end) {
-            (Ok(Err(StoreError::Unavailable(_))), Some(end)) if asked_at.elapsed() >= end => {
-                Err(StoreError::TooLong(end))
+        match (read, limit) {
+            (Ok(Err(StoreError::Unavailable(_))), Some(limit)) if asked_at.elapsed() >= limit => {
+                Err(StoreError::TooLong(limit))
             }
             (Ok(Err(error @ StoreError::ConnectionLost(_))) | Err(error), _) => {
-                pool::discard(connection, &error);
+                pool::discard(conn, &error);
                 Err(error)
             }
             (Ok(read), _) => read,
@@ -278,13 +258,13 @@ where
     .await
 }
 
-/// In a task of its own, because a connection on which a call was broken off
-/// would go back into the pool with the answer still to come.
-async fn unbroken<T: Send + 'static>(
+/// Runs a read in a task of its own: a connection whose call was dropped would return to the pool
+/// with the answer still to come.
+async fn uninterrupted<T: Send + 'static>(
     reading: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(reading).await.unwrap_or_else(|error| {
-        Err(StoreError::Unavailable(format!("a read was broken off: {error}")))
+        Err(StoreError::Unavailable(format!("a read did not complete: {error}")))
     })
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Failing, Result, StoreError};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
@@ -61,8 +59,7 @@ pub struct Gateway {
 }
 
 /// A refused attempt to connect, as it is noted at the gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastRefusal {
     /// When.
     pub at: Timestamp,
@@ -122,16 +119,13 @@ impl LabelChange {
 }
 
 /// A token, without its secret.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct TokenInfo {
     /// The public part.
     pub id: String,
     /// A name for access tokens; empty for gateway tokens.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Scopes of an access token; empty for gateway tokens.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -144,8 +138,7 @@ pub struct TokenInfo {
 }
 
 /// What an access token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// Publish events.
     Publish,
@@ -214,5 +207,3 @@ pub struct AccessCredential {
     /// When the token was last used, as far as that is noted.
     pub last_used_at: Option<Timestamp>,
 }
-
-pub use crate::event_types::EventTypeInfo;

@@ -1,47 +1,45 @@
-//! The embedded store: one file, one server, one connection that writes. Reads
-//! see one moment of the file and never wait for the writer; writes are
-//! commands to it. Nothing here holds a statement open across a caller's await.
+//! The embedded store: one file, one server, one connection that writes. Reads see a snapshot of
+//! the file and never wait for the writer. No statement stays open across a caller's await.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqlitePool;
 use tokio::sync::watch;
 
 use super::{Result, StoreError};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
-mod dialect;
+mod connect;
 mod disk;
 mod migrations;
-mod open;
 mod options;
-mod questions;
+mod query_pool;
 mod recovery;
 #[cfg(test)]
 mod scratch;
 mod session;
-#[allow(clippy::duplicate_mod, reason = "written once, and compiled for each database")]
+#[allow(clippy::duplicate_mod, reason = "compiled once per database; sql/dialect.rs says why")]
 #[path = "sql/mod.rs"]
 mod sql;
+mod statements;
 pub mod verify;
 mod watch_inbox;
 
+pub use connect::{OpenError, connect};
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
-pub use open::{OpenError, connect};
 pub use options::Options;
 pub use recovery::add_admin_token;
 
-use questions::Questions;
+use query_pool::QueryPool;
 use session::Session;
+use sql::access::{Access, Read};
 use sql::writer::{Work, Writer};
 
-/// The longest that a moment of the file may be read: while it is, the
-/// write-ahead log grows. Whoever asked has given up by then.
-const LONGEST_READ: Duration = Duration::from_secs(25);
+/// The timeout of a snapshot: the write-ahead log grows while one is read.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(25);
 
 type Backend = SqliteStore;
 
@@ -51,32 +49,31 @@ pub struct SqliteStore {
     node: NodeId,
     wake: Wake,
     readers: SqlitePool,
-    questions: Questions,
-    moments: Questions,
+    queries: QueryPool,
+    snapshots: QueryPool,
     writer: Writer,
-    /// Why nothing can be written now, if the last try has shown that.
+    /// Why the last attempt to write failed, if it did.
     trouble: watch::Receiver<Option<String>>,
     probe: disk::Probe,
     inbox: watch_inbox::Watch,
-    /// Where free space is looked for.
     options: Options,
-    /// Keeps other servers away for as long as this one lives.
+    /// Held to keep other servers from opening the file.
     _lock: File,
 }
 
 impl SqliteStore {
     /// Opens the file, creating and migrating it as needed, and registers the node.
     pub async fn open(options: &Options, node: NodeId, wake: Wake) -> Result<Arc<Self>, OpenError> {
-        let lock = open::lock(&options.path)?;
-        open::create(&options.path)?;
+        let lock = connect::lock(&options.path)?;
+        connect::create(&options.path)?;
         let disk = disk::Disk::of(options);
-        let mut connection = open::connect(&options.path).await?;
-        migrations::run(&mut connection).await?;
-        let readers = open::readers(options, options.readers).await?;
-        let askers = open::readers(options, options.askers).await?;
-        let questions = Questions::new(askers, options.answer_timeout);
-        let moments = Questions::new(open::readers(options, 1).await?, LONGEST_READ);
-        let session = Session::new(connection, options, disk);
+        let mut conn = connect::connect(&options.path).await?;
+        migrations::run(&mut conn).await?;
+        let readers = connect::readers(options, options.readers).await?;
+        let query_connections = connect::readers(options, options.askers).await?;
+        let queries = QueryPool::new(query_connections, options.answer_timeout);
+        let snapshots = QueryPool::new(connect::readers(options, 1).await?, SNAPSHOT_TIMEOUT);
+        let session = Session::new(conn, options, disk);
         let (trouble, probe) = (session.trouble(), session.probe());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let inbox = watch_inbox::Watch::new(options.path.clone());
@@ -85,8 +82,8 @@ impl SqliteStore {
             node,
             wake,
             readers,
-            questions,
-            moments,
+            queries,
+            snapshots,
             writer,
             trouble,
             probe,
@@ -98,81 +95,69 @@ impl SqliteStore {
         Ok(Arc::new(store))
     }
 
-    /// Runs one statement that reads few rows: it is a moment of the file by
-    /// itself, and over before it could hold up anybody.
-    async fn looking<T, F>(&self, work: F) -> Result<T>
-    where
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
-    {
-        self.explained(work(&mut *self.readers.acquire().await?).await).await
-    }
-
-    /// The outcome of a read, in which a disk that fails is no damaged file.
+    /// The outcome of a read. SQLite reports a failing disk as a malformed file; this tells them
+    /// apart.
     async fn explained<T>(&self, done: Result<T>) -> Result<T> {
         match done {
             Err(error) => Err(self.probe.explain(error).await),
             done => done,
         }
     }
+}
 
-    /// Reads one moment of the file, on a connection that is there for that.
-    async fn reading<T, F>(&self, work: F) -> Result<T>
-    where
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
-    {
-        self.explained(self.moments.ask(work).await).await
+impl Access for SqliteStore {
+    /// A single statement is a snapshot, and over before it could block anything.
+    async fn point_read<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        self.explained(work(&mut *self.readers.acquire().await?).await).await
     }
 
-    /// Reads one moment of the file for somebody who asks: after those who
-    /// asked before, and not for ever.
-    async fn asking<T, F>(&self, work: F) -> Result<T>
-    where
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
-    {
-        self.explained(self.questions.ask(work).await).await
+    /// Uses a connection of its own: a point read never waits for a snapshot.
+    async fn snapshot<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        self.explained(self.snapshots.run(work).await).await
     }
 
-    /// Whether reading works, and writing did at the last try.
-    async fn check_health(&self) -> Result<()> {
+    async fn query<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        self.explained(self.queries.run(work).await).await
+    }
+
+    /// There is one connection that writes, and all writes wait for it.
+    async fn urgent_tx<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
+        self.writer.run(work).await
+    }
+
+    /// Reads, and reports the last attempt to write: a write of its own would wait for the writer.
+    async fn check_database(&self) -> Result<()> {
         if let Some(reason) = self.trouble.borrow().as_ref() {
             return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
         }
-        self.looking(|connection| {
+        self.point_read(|conn| {
             Box::pin(async move {
-                sqlx::query("select 1").execute(connection).await?;
+                sqlx::query("select 1").execute(conn).await?;
                 Ok(())
             })
         })
         .await
     }
 
-    /// One connection writes, and whoever writes waits for it.
-    async fn promptly<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
-        self.writer.run(work).await
-    }
-
-    /// No other node can be alive, however lately it was heard of.
-    #[expect(clippy::unused_self, reason = "nodes that share a database are told")]
-    const fn node_timeout(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    /// Waits for somebody else's commit.
-    async fn watch_inbox(&self) -> Result<()> {
-        self.inbox.changed().await
-    }
-
-    /// Moving is publishing: rows wait in the inbox until there is space.
     fn check_space(&self) -> Result<()> {
-        match open::free_bytes(&self.options.path) {
+        match connect::free_bytes(&self.options.path) {
             Some(free) if free < self.options.min_free_bytes => Err(StoreError::StorageFull),
             _ => Ok(()),
         }
     }
 
-    async fn shut(&self) {
-        self.questions.close().await;
-        self.moments.close().await;
+    async fn watch_inbox(&self) -> Result<()> {
+        self.inbox.changed().await
+    }
+
+    /// There are no other nodes.
+    fn node_timeout(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn shut_down(&self) {
+        self.queries.close().await;
+        self.snapshots.close().await;
         // The writer's connection is the last to close.
         self.inbox.close().await;
         self.readers.close().await;
@@ -188,14 +173,14 @@ mod tests {
     async fn read_only_and_locked_may_pass_and_a_file_that_is_no_database_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.db");
-        open::create(&path).unwrap();
-        let mut holder = open::connect(&path).await.unwrap();
+        connect::create(&path).unwrap();
+        let mut holder = connect::connect(&path).await.unwrap();
         sqlx::query("create table t (n)").execute(&mut holder).await.unwrap();
-        let mut reader = open::connect_read_only(&path).await.unwrap();
+        let mut reader = connect::connect_read_only(&path).await.unwrap();
         let write = "insert into t values (1)";
         let refused = sqlx::query(write).execute(&mut reader).await.unwrap_err();
         assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)), "read-only");
-        let mut other = open::connect(&path).await.unwrap();
+        let mut other = connect::connect(&path).await.unwrap();
         sqlx::query("pragma busy_timeout = 0").execute(&mut other).await.unwrap();
         sqlx::query("begin immediate").execute(&mut holder).await.unwrap();
         let refused = sqlx::query(write).execute(&mut other).await.unwrap_err();
@@ -206,7 +191,7 @@ mod tests {
             "no database at all, although it is long enough to be one".repeat(50),
         )
         .unwrap();
-        let Err(OpenError::Database(refused)) = open::connect(&text).await else {
+        let Err(OpenError::Database(refused)) = connect::connect(&text).await else {
             panic!("it was opened")
         };
         assert!(matches!(StoreError::from(refused), StoreError::Corrupt(_)), "no database");

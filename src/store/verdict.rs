@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::Gateway;
 use crate::clock::Timestamp;
 use crate::event::Reason;
@@ -26,8 +24,7 @@ pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 /// changes nothing, and of several for one sequence a success counts. All of it
 /// follows from the database, so that it survives a restart and is the same on
 /// all nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The state.
     pub state: VerdictState,
@@ -40,8 +37,7 @@ pub struct Verdict {
 }
 
 /// The states of a [`Verdict`], the first ones outweighing the later ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerdictState {
     /// It may not connect.
     Disabled,

@@ -12,8 +12,8 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Appended, Attempt, Gateway, Judged, Labels, NewConnection, NewEvent, Publish, Published, Range,
-    Record, Refusal, RetentionLimits, Store, Target, Unfit,
+    Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Publish, Published,
+    Range, Record, Refusal, RetentionLimits, Store, Target, Validated, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -44,7 +44,7 @@ macro_rules! conforms {
             a_repeat_names_the_gateways_in_the_order_of_the_first_answer
             a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
             a_repeated_key_gets_every_item_of_the_first_answer
-            a_repeat_gets_the_first_answer_though_it_is_unfit_by_now
+            a_repeat_gets_the_first_answer_though_it_is_invalid_by_now
             what_came_to_nothing_may_do_better_under_the_same_key
             an_unknown_gateway_refuses_its_event_alone
             labels_choose_gateways_and_a_deleted_one_gets_nothing
@@ -174,12 +174,12 @@ impl<'a> Corner<'a> {
         events: Vec<NewEvent>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
-        self.publish_judged(events.into_iter().map(Ok).collect(), idempotency).await
+        self.publish_validated(events.into_iter().map(Ok).collect(), idempotency).await
     }
 
-    async fn publish_judged(
+    async fn publish_validated(
         &self,
-        events: Vec<Judged>,
+        events: Vec<Validated>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
         let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
@@ -238,11 +238,11 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
     }
 }
 
-/// An event that the edge finds unfit, for the reason given.
-fn unfit(id: Option<&EventId>, why: &str) -> Judged {
-    Err(Unfit {
+/// An event that failed validation, for the reason given.
+fn invalid(id: Option<&EventId>, why: &str) -> Validated {
+    Err(InvalidEvent {
         identity: id.map(|id| (id.clone(), [1; 32])),
-        problem: serde_json::json!({"detail": why}),
+        error: ValidationError::invalid("event", why),
     })
 }
 

@@ -120,7 +120,7 @@ async fn one_round(
 
 /// One event or a batch at a time, some of them large, until the kill.
 async fn publish(
-    api: gateway_events::client::api::Api,
+    api: crate::support::JsonApi,
     name: String,
     gateways: Vec<String>,
     mut random: fastrand::Rng,

@@ -208,7 +208,7 @@ async fn a_sync_that_fails_ends_the_process_soon_and_makes_it_unready_at_once() 
         let status = refused.expect_err("its outcome is unknown").status();
         assert!(matches!(status, Some(503) | None), "{status:?}");
         // No answer, or one that says no.
-        assert!(api.ask_at_root("/readyz").await.is_err(), "{}", service.log());
+        assert!(api.root("/readyz").await.is_err(), "{}", service.log());
         assert_eq!(service.ended().await, Some(1), "{}", service.log());
         let took = failed_at.elapsed();
         // It took 18 s and more with the drain and the closing of the store. What

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_events::client::api::Api;
+use gateway_events::api::ConnectionsQuery;
 use gateway_events::store::postgres;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use crate::both::On;
 use crate::server::Database;
 use crate::store_postgres;
-use crate::support::Service;
+use crate::support::{JsonApi, Service};
 
 mod away;
 mod cut;
@@ -40,7 +40,7 @@ const REST: Duration = Duration::from_secs(90);
 /// Where a node is, which stays the same when it is started again.
 #[derive(Clone)]
 struct Address {
-    api: Api,
+    api: JsonApi,
     tls: Arc<ClientConfig>,
 }
 
@@ -121,9 +121,10 @@ impl Cluster {
         }
         let live = fleet.live();
         for (place, node) in self.addresses.iter().enumerate() {
-            let page = [("limit", "1000".to_owned())];
-            let shown = node.api.list("/connections", &page).await.map_err(|it| it.to_string())?;
-            let shown: BTreeSet<_> = shown.iter().map(|one| text(one, "connectionId")).collect();
+            let shown = node.api.connections(None, &ConnectionsQuery::default(), usize::MAX).await;
+            let shown = shown.map_err(|it| it.to_string())?.list;
+            let shown: BTreeSet<_> =
+                shown.iter().map(|one| one.connection_id.to_string()).collect();
             if shown.len() != live.len() + others || !live.iter().all(|id| shown.contains(id)) {
                 return Err(format!("node {place} shows {shown:?}, and there are {live:?}"));
             }

@@ -5,7 +5,7 @@
 use futures_util::future::join_all;
 use gateway_events::event::{EventId, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
-use gateway_events::store::{Gateway, Inbox as _, JudgedRow, Store as _, Target};
+use gateway_events::store::{Gateway, Health as _, Inbox as _, Log as _, Target, ValidatedRow};
 use serde_json::json;
 use sqlx::Connection as _;
 
@@ -133,7 +133,7 @@ async fn move_all(store: &PostgresStore, gateway: &Gateway) -> usize {
         let content = row.content.as_ref().unwrap();
         let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
         let event = event_with(id, Target::Gateways(vec![gateway.id]), &content.payload);
-        JudgedRow { id: row.id, verdict: Ok((corner.organisation, event)) }
+        ValidatedRow { id: row.id, result: Ok((corner.organisation, event)) }
     });
     store.drain_inbox(judged.collect()).await.unwrap().appended
 }

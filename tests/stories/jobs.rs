@@ -12,7 +12,7 @@ use crate::support::{Service, deployed};
 const OVERDUE: Duration = Duration::from_mins(1);
 
 async fn ready(service: &Service) -> Result<String, String> {
-    let answer = service.api().ask_at_root("/readyz").await;
+    let answer = service.api().root("/readyz").await;
     answer.map_err(|error| error.to_string())
 }
 

@@ -51,7 +51,7 @@ async fn works(service: &Service, name: &str) {
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
     socket.abort();
-    let ready = service.api().ask_at_root("/readyz").await.expect("ready");
+    let ready = service.api().root("/readyz").await.expect("ready");
     assert_eq!(ready.trim(), "ok");
 }
 

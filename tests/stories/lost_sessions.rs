@@ -97,7 +97,7 @@ pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str)
         }
         let took = began.elapsed();
         loop {
-            let ready = api.send(api.at_root(reqwest::Method::GET, "/readyz")).await;
+            let ready = api.root("/readyz").await;
             // Its answer is a text.
             let ready = !matches!(ready, Err(error) if error.status().is_some());
             if ready && get(&api, "/nodes").await.is_ok() && get(&api, "/stats").await.is_ok() {

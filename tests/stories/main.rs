@@ -15,7 +15,7 @@
 //! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
 //! | FR-009 | `operations::a_failure_is_on_record_within_a_second`, `away` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
-//! | FR-012, 013 | the window and the in-memory transport, in the library |
+//! | FR-012, 013 | `delivery`, with a transport in memory and one of text lines |
 //! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
 //! | FR-016 | `operations::an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event` |
 //! | FR-017, 018 | `operations::totals_are_from_the_database_and_survive_a_kill` |
@@ -55,6 +55,7 @@ mod cluster;
 mod command_line;
 mod conformance;
 mod crash;
+mod delivery;
 mod disk;
 mod edge;
 mod examples;
@@ -80,6 +81,7 @@ mod migrations;
 mod model;
 mod nodes;
 mod observability;
+mod openapi;
 mod operations;
 mod organisations;
 mod outages;

@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{
-    Gateway, Missed, Publish, Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark,
+    Connections as _, Gateway, Health as _, Log as _, Maintenance as _, Missed, Nodes as _,
+    Publish, Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, NodeId, Reason};
-use gateway_events::store::{Gateway, GatewayChange, Record, RetentionLimits, Store, TrimMark};
+use gateway_events::store::{
+    Gateway, GatewayChange, Health as _, Record, RetentionLimits, Store, TrimMark,
+};
 use gateway_events::wake::Wake;
 use proptest::prelude::*;
 
@@ -128,7 +130,8 @@ impl World<'_> {
             Step::Dies(nth) => {
                 if let Some(live) = self.replicas[nth].live.take() {
                     self.dead.push((live.id, live.position));
-                    self.replicas[nth].left_at = Some((self.now)());
+                    // The position is kept for an hour after the last sign of life.
+                    self.replicas[nth].left_at = Some(live.seen_at);
                 }
             }
             Step::Confirms(nth, part) => self.confirms(nth, part).await,
@@ -146,7 +149,10 @@ impl World<'_> {
                     self.all_alive().is_some() && self.replicas.iter().all(all_have_all);
                 let live = self.replicas[nth].live.take().unwrap();
                 self.close(live.id, live.position, Reason::ClosedByGateway, true).await?;
-                self.replicas[nth].left_at = Some((self.now)());
+                let now = (self.now)();
+                // Without a sign of life for an hour, the position may be gone already.
+                let is_kept = now.since(live.seen_at) < KEPT;
+                self.replicas[nth].left_at = Some(if is_kept { now } else { live.seen_at });
                 if comes_back {
                     self.connect(nth, is_settled).await?;
                 }

@@ -1,15 +1,15 @@
 //! A publisher that does not know whether it was heard says the same again.
 
-use gateway_events::client::api::{Api, ApiError};
+use gateway_events::client::api::ApiError;
 use gateway_events::clock::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{JsonApi, PATIENCE, Service, deployed};
 
-async fn publish(api: &Api, key: &str, body: &Value) -> Result<Value, ApiError> {
-    let request = api.request(Method::POST, "/events", &[]).json(body);
+async fn publish(api: &JsonApi, key: &str, body: &Value) -> Result<Value, ApiError> {
+    let request = api.request(Method::POST, "/events").json(body);
     api.send(request.header("Idempotency-Key", key)).await
 }
 

@@ -1,8 +1,10 @@
-//! Who may do what: every route with every kind of credential. A route that is
-//! added to the router has to be added to this table.
+//! Authorisation: every route with every kind of credential. A route that is added to
+//! the router has to be added to this table.
 
 use std::collections::BTreeSet;
 
+use gateway_events::client::BASE_PATH;
+use gateway_events::http::openapi;
 use gateway_events::token;
 use reqwest::Method;
 use secrecy::ExposeSecret as _;
@@ -24,9 +26,9 @@ enum Needs {
 
 use Needs::{Admin, Key, Nothing, Publish, Read};
 
-/// Method, path as the router writes it, what it needs, a body, and what a
-/// caller who may is answered: nothing named here exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 34] = [
+/// Method, path, required credential, body, and the status for a caller with that
+/// credential: nothing that the paths name exists.
+const ROUTES: [(&str, &str, Needs, &str, u16); 37] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events/{id}", Read, "", 404),
     ("GET", "/event-types", Read, "", 200),
@@ -61,19 +63,25 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 34] = [
     ("GET", "/livez", Nothing, "", 200),
     ("GET", "/readyz", Nothing, "", 200),
     ("GET", "/metrics", Nothing, "", 200),
+    ("GET", "/openapi.json", Nothing, "", 200),
+    ("GET", "/docs", Nothing, "", 200),
+    ("GET", "/docs/{file}", Nothing, "", 404),
 ];
 
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 fn filled(path: &str) -> String {
     let id = if path.starts_with("/inbox/") { "7" } else { NOBODY };
-    path.replace("{id}", id).replace("{name}", "no.such").replace("{token}", "aaaaaaaaaaaa")
+    path.replace("{id}", id)
+        .replace("{name}", "no.such")
+        .replace("{token}", "aaaaaaaaaaaa")
+        .replace("{file}", "no.such")
 }
 
 async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) -> Reply {
     let (method, path, needs, body, _) = *route;
     if needs == Nothing {
-        return caller.root(path).await;
+        return caller.root(&filled(path)).await;
     }
     let method: Method = method.parse().expect("a method");
     let request = caller.request(method, &filled(path));
@@ -81,31 +89,38 @@ async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) ->
     reply(request.header("content-type", "application/json")).await
 }
 
+/// Every route is in the OpenAPI document: the router takes no others.
 #[test]
-fn every_route_stands_in_the_table() {
-    let source = include_str!("../../src/http.rs");
-    let mut routed = BTreeSet::new();
-    for call in source.split(".route(").skip(1) {
-        let mut depth = 1;
-        let end = call.find(|c| {
-            depth += i32::from(c == '(') - i32::from(c == ')');
-            depth == 0
-        });
-        let (path, handlers) = call[..end.expect("a whole call")]
-            .split_once('"')
-            .and_then(|(_, rest)| rest.split_once('"'))
-            .expect("a path");
-        for method in ["get", "post", "put", "patch", "delete", "any"] {
-            if handlers.contains(&format!("{method}(")) {
-                routed.insert((method.to_uppercase(), path.to_owned()));
+fn the_table_and_the_document_have_the_same_routes_and_scopes() {
+    let document: Value = serde_json::from_str(&openapi::json()).expect("JSON");
+    let mut documented = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("operations") {
+            let security = &operation["security"][0];
+            let needs = match operation["x-required-scope"].as_str() {
+                Some("publish") => Publish,
+                Some("read") => Read,
+                Some("admin") => Admin,
+                Some(other) => panic!("{path} needs {other}"),
+                None if security["gateway_key"].is_array() => Key,
+                None => Nothing,
+            };
+            if let Some(scope) = operation["x-required-scope"].as_str() {
+                assert_eq!(security["access_token"], json!([scope]), "{path}");
             }
+            let path = path.strip_prefix(BASE_PATH).unwrap_or(path);
+            documented.insert((method.to_uppercase(), path.to_owned(), format!("{needs:?}")));
         }
     }
     let listed: BTreeSet<_> = ROUTES
         .iter()
-        .map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned()))
+        .map(|(method, path, needs, ..)| {
+            ((*method).to_owned(), (*path).to_owned(), format!("{needs:?}"))
+        })
         .collect();
-    assert_eq!(routed, listed);
+    assert_eq!(documented, listed);
+    let router = include_str!("../../src/http.rs");
+    assert!(!router.contains(".route("), "add routes with `routes!`, which documents them");
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn opens(token: &str, port: u16, data: &Path) -> bool {
         Some(token.to_owned().into()),
         &Trust::CaFile(data.join("certificate.pem")),
     );
-    api.expect("a client").get("/gateways").await.is_ok()
+    api.expect("a client").gateways().await.is_ok()
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{NodeId, Reason, Sequence};
 use gateway_events::store::{
-    InboxContent, Publish, Published, Store as _, StoreError, Target, TrimMark,
+    Connections as _, Health as _, InboxContent, Ledger as _, Log as _, Maintenance as _,
+    Nodes as _, Publish, Published, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 

@@ -7,7 +7,7 @@ use gateway_events::event::NodeId;
 use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
-use gateway_events::store::{DeliveryFilter, SchemaError, Store as _};
+use gateway_events::store::{DeliveryFilter, Health as _, Ledger as _, SchemaError};
 use gateway_events::wake::Wake;
 use sqlx::{Connection as _, PgConnection};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_events::event::NodeId;
 use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_migrations};
-use gateway_events::store::{Queue, Store as _};
+use gateway_events::store::{Health as _, Queue};
 use gateway_events::wake::Wake;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::client::tls::Trust;
+use reqwest::Method;
 use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -17,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest as _};
 
 pub(crate) mod command;
+pub(crate) mod document;
 pub(crate) mod http;
 mod socket;
 pub(crate) mod terminal;
@@ -195,14 +198,14 @@ impl Service {
         Trust::CaFile(self.certificate())
     }
 
-    pub(crate) fn api(&self) -> Api {
+    pub(crate) fn api(&self) -> JsonApi {
         self.api_with(&self.token)
     }
 
-    pub(crate) fn api_with(&self, token: &str) -> Api {
+    pub(crate) fn api_with(&self, token: &str) -> JsonApi {
         let address = format!("https://localhost:{}", self.port);
-        Api::new(&address, Some(SecretString::from(token.to_owned())), &self.trust())
-            .expect("a client")
+        let token = SecretString::from(token.to_owned());
+        JsonApi(Api::new(&address, Some(token), &self.trust()).expect("a client"))
     }
 
     /// Registers a gateway and makes a key for it.
@@ -260,10 +263,10 @@ impl Service {
     }
 
     /// How many messages meant nothing to the service, by its own count.
-    pub(crate) async fn odd_messages(&self, what: &str) -> u64 {
+    pub(crate) async fn invalid_messages(&self, what: &str) -> u64 {
         let request = self.api().at_root(reqwest::Method::GET, "/metrics");
         let text = request.send().await.expect("an answer").text().await.expect("text");
-        let series = format!("gateway_events_odd_messages_total{{what=\"{what}\"}} ");
+        let series = format!("gateway_events_invalid_messages_total{{what=\"{what}\"}} ");
         let value = text.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("0");
         value.parse().expect("a count")
     }
@@ -298,8 +301,55 @@ impl Service {
     }
 }
 
+/// The client with JSON in and out, for stories about what is on the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct JsonApi(pub(crate) Api);
+
+impl std::ops::Deref for JsonApi {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.0
+    }
+}
+
+impl JsonApi {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.get_with(path, &[]).await
+    }
+
+    pub(crate) async fn get_with(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Value, ApiError> {
+        let (client, request) = self.request(Method::GET, path).build_split();
+        let mut request = request.expect("a request");
+        if !query.is_empty() {
+            request.url_mut().query_pairs_mut().extend_pairs(query);
+        }
+        self.send(reqwest::RequestBuilder::from_parts(client, request)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ApiError> {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
+        self.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, ApiError> {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+}
+
 /// `GET` of a path that may have a query.
-pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, ApiError> {
+pub(crate) async fn get(api: &JsonApi, path: &str) -> Result<Value, ApiError> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let query: Vec<(&str, String)> = query
         .split('&')

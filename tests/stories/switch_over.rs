@@ -83,7 +83,7 @@ async fn a_primary_that_lives_on_and_takes_no_writes_is_left() {
     let refused = tokio::time::timeout(PATIENCE, async {
         loop {
             polls.tick().await;
-            let ready = api.send(api.at_root(reqwest::Method::GET, "/readyz")).await;
+            let ready = api.root("/readyz").await;
             if ready.is_err_and(|error| error.status() == Some(503)) {
                 return;
             }

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use gateway_events::api::PageQuery;
+use gateway_events::event::GatewayId;
 
 use crate::check::Numbers;
 use crate::gateways::PATIENCE;
 use crate::testbed::Target;
 
-/// Gateways per page of the list.
-const PAGE: &str = "1000";
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until the service has recorded for each of these gateways that it confirmed
@@ -23,54 +22,60 @@ pub(crate) async fn all_confirmed(
     accepted: &[Numbers],
 ) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut expected: HashMap<&str, u64> =
-        ids.iter().map(String::as_str).zip(accepted.iter().map(Numbers::count)).collect();
+    let mut expected: HashMap<GatewayId, i64> = HashMap::new();
+    for (id, numbers) in ids.iter().zip(accepted) {
+        expected.insert(id.parse()?, i64::try_from(numbers.count())?);
+    }
     let mut after: Option<String> = None;
     while !expected.is_empty() {
-        let cursor = after.iter().map(|after| ("cursor", after.clone()));
-        let query: Vec<_> = cursor.chain([("limit", PAGE.to_owned())]).collect();
-        let page = target.api.get_with("/gateways", &query).await?;
+        let query = PageQuery { limit: Some(PageQuery::MAX_LIMIT), cursor: after };
+        let page = target.api.gateway_page(&query).await?;
         let mut late = None;
-        for gateway in page["list"].as_array().context("a page without list")? {
-            let id = gateway["id"].as_str().context("a gateway without id")?;
-            let Some(count) = expected.get(id) else { continue };
-            let head = gateway["head"].as_u64().context("a gateway without head")?;
+        for gateway in page.list {
+            let (id, head) = (gateway.id, gateway.head.0);
+            let Some(count) = expected.get(&id) else { continue };
             anyhow::ensure!(
                 head == *count,
                 "{count} events were accepted for gateway {id}, and its log has {head}"
             );
-            if gateway["confirmed"].as_u64() == Some(head) {
-                expected.remove(id);
+            if gateway.confirmed.0 == head {
+                expected.remove(&id);
             } else {
                 late = Some((id, head));
             }
         }
         if let Some((id, head)) = late {
             confirmed(target, id, head, started).await?;
+            after = query.cursor;
             continue;
         }
-        let next = page["pagination"]["next"].as_str();
+        let next = page.pagination.next;
         anyhow::ensure!(
             next.is_some() || expected.is_empty(),
             "{} gateways are missing from the list",
             expected.len()
         );
-        after = next.map(str::to_owned);
+        after = next;
     }
     Ok(())
 }
 
 /// Waits until one gateway has confirmed its whole log.
-async fn confirmed(target: &Target, id: &str, head: u64, started: Instant) -> anyhow::Result<()> {
+async fn confirmed(
+    target: &Target,
+    id: GatewayId,
+    head: i64,
+    started: Instant,
+) -> anyhow::Result<()> {
     loop {
-        let gateway = target.api.get(&format!("/gateways/{id}")).await?;
-        if gateway["confirmed"].as_u64() >= Some(head) {
+        let gateway = target.api.gateway(id).await?;
+        if gateway.confirmed.0 >= head {
             return Ok(());
         }
         anyhow::ensure!(
             started.elapsed() < PATIENCE,
             "gateway {id} has received {head} events, and {} are on record as confirmed",
-            gateway["confirmed"]
+            gateway.confirmed
         );
         tokio::time::sleep(POLL_INTERVAL).await;
     }

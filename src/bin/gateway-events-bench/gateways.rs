@@ -92,12 +92,12 @@ impl Gateways {
         accepted: &[Numbers],
     ) -> anyhow::Result<()> {
         for (id, numbers) in self.ids.iter().zip(accepted) {
-            let gateway = target.api.get(&format!("/gateways/{id}")).await?;
+            let head = target.api.gateway(id.parse()?).await?.head.0;
             anyhow::ensure!(
-                gateway["head"].as_u64() == Some(numbers.count()),
+                u64::try_from(head) == Ok(numbers.count()),
                 "{} events were accepted for gateway {id}, and its log has {}",
                 numbers.count(),
-                gateway["head"]
+                head
             );
         }
         Ok(())

@@ -4,12 +4,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
+use gateway_events::api::{NewGateway, NewGatewayToken};
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
 use secrecy::SecretString;
-use serde_json::json;
 use tokio_util::task::TaskTracker;
 
 use crate::progress::Progress;
@@ -48,7 +47,7 @@ impl Registrations {
         progress.bounded_step("deleting gateways", ids.len() as u64);
         let api = &self.api;
         let removal = |(number, id): (usize, GatewayId)| async move {
-            let removed = api.delete(&format!("/gateways/{id}")).await;
+            let removed = api.delete_gateway(id).await;
             progress.at(number as u64);
             match removed {
                 // The registration had failed.
@@ -78,8 +77,8 @@ pub(crate) async fn register(
     id: &GatewayId,
     name: &str,
 ) -> anyhow::Result<(String, SecretString)> {
-    api.post("/gateways", &json!({ "id": id, "name": name })).await?;
-    let made = api.post(&format!("/gateways/{id}/tokens"), &json!({})).await?;
-    let key = made["token"].as_str().context("a key without its text")?;
-    Ok((id.to_string(), SecretString::from(key)))
+    let gateway = NewGateway { id: Some(*id), name: name.to_owned(), ..NewGateway::default() };
+    api.register_gateway(&gateway).await?;
+    let made = api.create_gateway_token(*id, &NewGatewayToken::default()).await?;
+    Ok((id.to_string(), SecretString::from(made.token)))
 }

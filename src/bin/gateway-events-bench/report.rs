@@ -59,7 +59,7 @@ impl Report {
     /// Prints the report on standard output.
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
         if as_json {
-            return Ok(output::json(&self.to_value())?);
+            return output::json(&self.to_value());
         }
         Ok(output::say(self.shown())?)
     }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use gateway_events::api::{Delivery, Page};
 use gateway_events::clock::Timestamp;
-use serde_json::Value;
 
 use super::super::delivery;
-use super::super::output::{elements, say, time};
+use super::super::output::{say, time};
 use super::super::table::table;
 use super::events::Publication;
 use super::fleet::{Fleet, Member};
@@ -18,7 +18,7 @@ pub(super) fn give(
     published: &[Publication],
     fleet: &Fleet,
     arrivals: &[Arrival],
-    failed: &Value,
+    failed: &Page<Delivery>,
 ) -> anyhow::Result<bool> {
     say(format_args!("\nPUBLISHED\n{}", publications(published, fleet)))?;
     for member in &fleet.members {
@@ -32,11 +32,10 @@ pub(super) fn give(
         "\nFAILED ATTEMPTS, as the service has them on record (delivery failed)\n{}",
         delivery::shown(failed)
     ))?;
-    let rows = elements(&failed["list"]);
-    let recovered = rows.iter().filter(|row| row["deliveredSince"] == true).count();
+    let recovered = failed.list.iter().filter(|delivery| delivery.delivered_since).count();
     say(format_args!(
         "\n{} deliveries failed at least once, {recovered} of them have been delivered since.",
-        rows.len()
+        failed.list.len()
     ))?;
 
     let faults: Vec<String> = fleet
@@ -66,7 +65,7 @@ fn publications(published: &[Publication], fleet: &Fleet) -> String {
         let stored: Vec<String> = event
             .sequences
             .iter()
-            .map(|(id, sequence)| format!("{} #{sequence}", fleet.name_of(id)))
+            .map(|(id, sequence)| format!("{} #{sequence}", fleet.name_of(*id)))
             .collect();
         [
             shown_time(event.at),
@@ -135,7 +134,7 @@ fn faults(gateway: &str, expected: &[(i64, &str)], arrived: &[(i64, &str)]) -> V
 }
 
 fn shown_time(at: Timestamp) -> String {
-    let shown = time(&Value::from(at.to_string()));
+    let shown = time(at);
     shown.split_once('T').map_or(shown.clone(), |(_, clock)| clock.trim_end_matches('Z').to_owned())
 }
 

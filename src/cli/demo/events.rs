@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
+use gateway_events::api::{NewEvent, Target};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use serde_json::{Value, json};
+use gateway_events::event::GatewayId;
+use serde_json::value::RawValue;
 
-use super::super::output::elements;
 use super::fleet::Fleet;
 
 /// Whom an event is for.
@@ -85,7 +85,7 @@ pub(super) struct Publication {
     /// When the request was sent.
     pub(super) at: Timestamp,
     /// Its number in each gateway's log, by the gateway's id.
-    pub(super) sequences: BTreeMap<String, i64>,
+    pub(super) sequences: BTreeMap<GatewayId, i64>,
 }
 
 /// Publishes one after the other.
@@ -97,23 +97,25 @@ pub(super) async fn publish(
     let mut published = Vec::new();
     for (event_type, whom, payload) in script {
         let at = Timestamp::now();
-        let payload: Value = serde_json::from_str(&payload.replace("TIME", &at.to_string()))?;
-        let mut body = json!({ "type": event_type, "payload": payload });
+        let payload = RawValue::from_string(payload.replace("TIME", &at.to_string()))?;
+        let mut event = NewEvent::new(event_type.parse()?, payload);
         match whom {
-            For::All => body["target"] = json!({ "all": true }),
-            For::Region(region) => body["target"] = json!({ "labels": { "region": region } }),
-            For::One(name) => body["gatewayIds"] = json!([fleet.member(name)?.id]),
+            For::All => event.target = Some(Target { all: Some(true), ..Target::default() }),
+            For::Region(region) => {
+                let label = ("region".to_owned(), (*region).to_owned());
+                let labels = Some(BTreeMap::from([label]));
+                event.target = Some(Target { labels, ..Target::default() });
+            }
+            For::One(name) => event.gateway_ids = Some(vec![fleet.member(name)?.id]),
         }
-        let accepted = api.post("/events", &body).await?;
-        let sequences = elements(&accepted["deliveries"])
+        let accepted = api.publish(&event).await?;
+        let sequences = accepted
+            .deliveries
             .iter()
-            .filter_map(|delivery| {
-                let id = delivery["gatewayId"].as_str()?.to_owned();
-                Some((id, delivery["sequence"].as_i64()?))
-            })
+            .map(|delivery| (delivery.gateway_id, delivery.sequence.0))
             .collect();
         published.push(Publication {
-            event_id: accepted["id"].as_str().context("an event without id")?.to_owned(),
+            event_id: accepted.id.to_string(),
             event_type,
             at,
             sequences,

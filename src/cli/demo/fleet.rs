@@ -1,14 +1,16 @@
 //! The three gateways of the demo.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gateway_events::api::{NewGateway, NewGatewayToken};
 use gateway_events::client::CancellationToken;
 use gateway_events::client::api::Api;
 use gateway_events::client::gateway::{AckPolicy, Backoff, Exit, Gateway, GatewayOptions};
+use gateway_events::event::GatewayId;
 use secrecy::SecretString;
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::super::service::Service;
@@ -23,7 +25,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// A registered gateway.
 pub(super) struct Member {
     pub(super) name: &'static str,
-    pub(super) id: String,
+    pub(super) id: GatewayId,
     options: GatewayOptions,
 }
 
@@ -44,13 +46,15 @@ impl Fleet {
         let tls = service.trust().client_config()?;
         let mut members = Vec::new();
         for (name, region) in MEMBERS {
-            let body = json!({ "name": name, "labels": { "region": region } });
-            let registered = api.post("/gateways", &body).await?;
-            let id = registered["id"].as_str().context("a gateway without id")?.to_owned();
-            let made = api.post(&format!("/gateways/{id}/tokens"), &json!({})).await?;
-            let key = made["token"].as_str().context("a token without text")?;
+            let gateway = NewGateway {
+                name: name.to_owned(),
+                labels: BTreeMap::from([("region".to_owned(), region.to_owned())]),
+                ..NewGateway::default()
+            };
+            let id = api.register_gateway(&gateway).await?.id;
+            let made = api.create_gateway_token(id, &NewGatewayToken::default()).await?;
             let writer = Arc::new(Writer { gateway: name, journal: Arc::clone(journal) });
-            let key = SecretString::from(key);
+            let key = SecretString::from(made.token);
             let mut options =
                 GatewayOptions::new(service.url().clone(), key, Arc::clone(&tls), writer);
             // Shorter than that of gateways in the field, to keep the demo short.
@@ -70,7 +74,7 @@ impl Fleet {
     }
 
     /// The name of the gateway with this id.
-    pub(super) fn name_of(&self, id: &str) -> &str {
+    pub(super) fn name_of(&self, id: GatewayId) -> &str {
         self.members.iter().find(|member| member.id == id).map_or("?", |member| member.name)
     }
 
@@ -85,10 +89,10 @@ impl Fleet {
     /// Waits until these gateways have confirmed their whole logs.
     pub(super) async fn confirmed(&self, api: &Api, names: &[&str]) -> anyhow::Result<()> {
         for name in names {
-            let path = format!("/gateways/{}", self.member(name)?.id);
+            let id = self.member(name)?.id;
             loop {
-                let gateway = api.get(&path).await?;
-                if gateway["head"].is_i64() && gateway["head"] == gateway["confirmed"] {
+                let gateway = api.gateway(id).await?;
+                if gateway.head == gateway.confirmed {
                     break;
                 }
                 tokio::time::sleep(ASK_AGAIN).await;

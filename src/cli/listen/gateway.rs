@@ -14,6 +14,7 @@ use gateway_events::client::gateway::{
     AckPolicy, Exit, Gateway, GatewayOptions, Handler, Notice, ReceivedEvent,
 };
 use gateway_events::client::tls;
+use gateway_events::clock::Timestamp;
 
 use super::super::access::{ClientOptions, secret};
 use super::super::confirm::Confirmation;
@@ -136,7 +137,7 @@ impl Handler for Printer {
 
 fn line(event: &ReceivedEvent) -> String {
     let line = Line {
-        at: time(&event.timestamp.as_str().into()),
+        at: Timestamp::parse(&event.timestamp).map_or_else(|_| clean(&event.timestamp), time),
         event_type: &event.event_type,
         sequence: event.sequence,
         correlation_id: &event.correlation_id,

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use gateway_events::api::LogEntry;
 use gateway_events::client::follow::{Followed, Follower};
 use gateway_events::event::Sequence;
-use serde_json::Value;
 
 use super::super::access::ClientOptions;
 use super::super::output::{clean, remark, say, say_prose, time};
@@ -54,7 +53,7 @@ pub(super) async fn run(
 
 fn line(entry: &LogEntry) -> String {
     let line = Line {
-        at: time(&Value::from(entry.occurred_at.to_string())),
+        at: time(entry.occurred_at),
         event_type: entry.event_type.as_str(),
         sequence: entry.sequence.0,
         correlation_id: entry.correlation_id.as_str(),

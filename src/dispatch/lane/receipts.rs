@@ -1,4 +1,4 @@
-//! What a receipt and a report mean for a lane.
+//! How a lane handles receipts and reports.
 
 use tokio::time::Instant;
 
@@ -9,8 +9,8 @@ use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::Sequence;
 
-/// What a report is called that says nothing new.
-pub(super) const REPEATED: &str = "a repeated report";
+/// The name of a report that contains nothing new.
+pub(super) const REPEATED: &str = "repeated report";
 
 impl Lane {
     pub(super) fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
@@ -19,14 +19,14 @@ impl Lane {
                 self.outcomes.confirmed(range, started_at, Timestamp::now());
             }
             Receipt::Stale => {}
-            Receipt::BeyondSent => self.nonsense(state, "a receipt for what was never sent"),
+            Receipt::BeyondSent => self.invalid(state, "receipt for an event that was not sent"),
         }
     }
 
     pub(super) fn reported(&mut self, state: &mut State, matched: &Matched) {
         let Self { window, reports, outcomes, .. } = self;
         if let Err(what) = reported(window, reports, outcomes, state, matched) {
-            self.nonsense(state, what);
+            self.invalid(state, what);
         }
     }
 }
@@ -47,9 +47,9 @@ fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Inst
     receipt
 }
 
-/// A report is a receipt, too: the gateway has handled what it was sent before that
-/// event. The event itself is delivered, or failed for the reason given. Answers
-/// what is odd about it, if it is.
+/// Takes a report. It is a receipt, too: the gateway has handled what it was sent
+/// before the reported event. The event itself is delivered, or failed for the given
+/// reason. The error names what is invalid about the report.
 pub(super) fn reported(
     window: &mut Window,
     reports: &mut Reports,
@@ -57,13 +57,13 @@ pub(super) fn reported(
     state: &mut State,
     matched: &Matched,
 ) -> Result<(), &'static str> {
-    let found = matched.found.ok_or("a report on a deployment that we don't know")?;
+    let found = matched.found.ok_or("report on an unknown deployment")?;
     let result = matched.result();
     let event = state.in_flight.named(found.sequence);
     if !reports.is_new(found.sequence, result.is_ok()) {
         return Err(REPEATED);
     }
-    // What was sent on another connection is confirmed by the record alone.
+    // Events that were sent on another connection are confirmed by the record alone.
     if let Some(through) = found.confirms.filter(|through| *through <= window.sent()) {
         let now = Instant::now();
         let has_failed = result.is_err() && through == found.sequence;

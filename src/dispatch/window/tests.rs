@@ -1,4 +1,4 @@
-//! Any order of events keeps the account; and the cases worth a name.
+//! A model test over any order of calls, and single cases.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,6 @@ const PATIENCE: Patience = Patience { max_attempts: 3, poison: Policy::DeadLette
 fn at(base: Instant, secs: u64) -> (Instant, Timestamp) {
     let stamp = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
     (base + Duration::from_secs(secs), stamp)
-}
-
-fn kind() -> EventType {
-    EventType::new("api.deployed").unwrap()
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +43,7 @@ proptest! {
         let base = Instant::now();
         let mut secs = 0;
         let mut window =
-            Window::new(LIMITS, Sequence(start), Sequence(start), Cadence::new(TIMEOUT));
+            Window::new(LIMITS, Sequence(start), Sequence(start));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
         for step in steps {
@@ -56,7 +52,7 @@ proptest! {
             match step {
                 Step::Offer { distance, bytes } => {
                     let sequence = Sequence(window.sent().0 + distance);
-                    let taken = window.offer(sequence, &kind(), bytes, now, stamp);
+                    let taken = window.offer(sequence, bytes, now, stamp);
                     prop_assert!(taken.is_err() || distance == 1);
                     if taken.is_ok() {
                         prop_assert!(sent.insert(sequence), "{sequence} was sent twice");
@@ -103,7 +99,7 @@ proptest! {
             prop_assert_eq!(window.sent().0, start + i64::try_from(sent.len())?);
             prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !unconfirmed.is_empty());
         }
-        let closing = window.close(reason, PATIENCE);
+        let closing = window.close(reason, Some(&[]), PATIENCE);
         let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
         let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
         prop_assert_eq!(range, expected);
@@ -115,11 +111,11 @@ proptest! {
 #[test]
 fn the_deadline_runs_from_the_last_progress() {
     let base = Instant::now();
-    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO);
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
     for (sequence, secs) in [(1, 0), (2, 5)] {
         let (now, stamp) = at(base, secs);
-        assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
+        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp).err(), None);
     }
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(base + TIMEOUT));
     let (now, _) = at(base, 50);
@@ -133,21 +129,21 @@ fn the_deadline_runs_from_the_last_progress() {
 #[test]
 fn an_event_larger_than_the_window_goes_alone() {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
-    assert_eq!(window.offer(Sequence(1), &kind(), 1000, now, stamp).err(), None);
-    assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp), Err(Refusal::Full));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO);
+    assert_eq!(window.offer(Sequence(1), 1000, now, stamp).err(), None);
+    assert_eq!(window.offer(Sequence(2), 1, now, stamp), Err(Refusal::Full));
     window.receipt(Sequence(1), now);
-    assert_eq!(window.offer(Sequence(2), &kind(), 1, now, stamp).err(), None);
+    assert_eq!(window.offer(Sequence(2), 1, now, stamp).err(), None);
 }
 
 fn ended(confirmed: i64, reason: Reason, poison: Policy) -> Closing {
     let (now, stamp) = at(Instant::now(), 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
+    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO);
     for sequence in 1..=3 {
-        assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
+        assert_eq!(window.offer(Sequence(sequence), 1, now, stamp).err(), None);
     }
     window.receipt(Sequence(confirmed), now);
-    window.close(reason, Patience { poison, ..PATIENCE })
+    window.close(reason, Some(&[]), Patience { poison, ..PATIENCE })
 }
 
 #[test]
@@ -160,57 +156,31 @@ fn only_the_first_unconfirmed_event_is_given_up_and_not_for_our_own_doing() {
     assert_eq!(ended(3, lost, Policy::DeadLetter), Closing::default());
 }
 
-/// A window that has sent 1 to 100, one after another, each confirmed at once.
-fn quick(base: Instant) -> Window {
-    let (now, stamp) = at(base, 0);
-    let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO, Cadence::new(TIMEOUT));
-    for sequence in (1..=100).map(Sequence) {
-        assert_eq!(window.offer(sequence, &kind(), 1, now, stamp).err(), None);
-        window.receipt(sequence, now);
-    }
-    window
-}
-
 #[test]
-fn events_that_share_a_ping_have_the_time_of_one() {
-    let base = Instant::now();
-    let mut window = quick(base);
-    let (now, stamp) = at(base, 5);
-    let pings = [101, 102, 103, 104]
-        .map(|sequence| window.offer(Sequence(sequence), &kind(), 1, now, stamp).unwrap());
-    assert_eq!(
-        pings,
-        [PingBefore::Always, PingBefore::Unneeded, PingBefore::Unneeded, PingBefore::Unneeded]
-    );
-    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(now + TIMEOUT));
-}
-
-#[test]
-fn an_event_that_shares_a_ping_with_the_next_one_is_not_given_up() {
-    let base = Instant::now();
-    let (now, stamp) = at(base, 1);
+fn an_event_that_shares_a_receipt_with_the_next_one_is_not_given_up() {
     let patience = Patience { max_attempts: 1, ..PATIENCE };
-    for (events, given_up) in [(1, true), (2, false)] {
-        let mut window = quick(base);
-        for sequence in 101..101 + events {
-            assert_eq!(window.offer(Sequence(sequence), &kind(), 1, now, stamp).err(), None);
+    let cases: [(i64, Option<&[Sequence]>, bool); 6] = [
+        (1, Some(&[]), true),
+        (1, Some(&[Sequence(1)]), true),
+        (1, None, true),
+        (2, Some(&[]), true),
+        (2, Some(&[Sequence(1)]), false),
+        (2, None, false),
+    ];
+    for (events, shared, is_given_up) in cases {
+        let mut window = Window::new(LIMITS, Sequence::ZERO, Sequence::ZERO);
+        let (now, stamp) = at(Instant::now(), 0);
+        for sequence in (1..=events).map(Sequence) {
+            assert_eq!(window.offer(sequence, 1, now, stamp), Ok(()));
         }
-        let closing = window.close(Reason::ConnectionLost, patience);
-        assert_eq!(closing.give_up_after.is_some(), given_up);
+        let closing = window.close(Reason::ConnectionLost, shared, patience);
+        assert_eq!(closing.give_up_after.is_some(), is_given_up, "{events} {shared:?}");
     }
 }
 
 #[test]
-fn suspects_share_no_ping() {
-    let base = Instant::now();
-    let mut window = quick(base);
-    window.suspect = Sequence(102);
-    let (now, stamp) = at(base, 5);
-    let pings = [101, 102, 103, 104]
-        .map(|sequence| window.offer(Sequence(sequence), &kind(), 1, now, stamp).unwrap());
-    assert_eq!(
-        pings,
-        [PingBefore::Always, PingBefore::Between, PingBefore::Between, PingBefore::Unneeded]
-    );
-    assert_eq!(window.close(Reason::ConnectionLost, PATIENCE).give_up_after, Some(3));
+fn suspects_and_the_event_after_them_need_receipts_of_their_own() {
+    let window = Window::new(LIMITS, Sequence::ZERO, Sequence(2));
+    let own = [1, 2, 3, 4].map(|sequence| window.needs_own_receipt(Sequence(sequence)));
+    assert_eq!(own, [true, true, true, false]);
 }

@@ -13,8 +13,8 @@ use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-use super::super::rates::Source;
 use super::table::{Admission, Id, Limits, Phase, Table};
+use crate::admission::rates::Source;
 
 /// All places of a listener.
 #[derive(Debug)]

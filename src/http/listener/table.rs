@@ -13,7 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
-use super::super::rates::Source;
+use crate::admission::rates::Source;
 
 /// The bounds.
 #[derive(Clone, Copy, Debug)]

@@ -196,24 +196,24 @@ pub(super) async fn first(
         // A pooler takes no such orders, and says so ...
         Err(refusals) if refusals.are_of_settings() => None,
         Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
-        Ok((mut connection, _)) => {
-            let server = about(&mut connection).await?;
+        Ok((mut conn, _)) => {
+            let server = about(&mut conn).await?;
             server.check()?;
             // ... or passes over them.
-            server.limits_are_in_force.then_some(connection)
+            server.limits_are_in_force.then_some(conn)
         }
     };
-    if let Some(connection) = reached {
-        return Ok((connection, Link::direct(told)));
+    if let Some(conn) = reached {
+        return Ok((conn, Link::direct(told)));
     }
     let link = Link::pooled(plain, &options.url);
-    let mut connection = match link.servers.connect(access).await {
-        Ok((connection, _)) => connection,
+    let mut conn = match link.servers.connect(access).await {
+        Ok((conn, _)) => conn,
         Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
     };
-    about(&mut connection).await?.check()?;
+    about(&mut conn).await?.check()?;
     tracing::info!("the database is reached through a connection pooler");
-    Ok((connection, link))
+    Ok((conn, link))
 }
 
 impl Refusals {
@@ -262,13 +262,13 @@ impl Server {
 }
 
 /// Asked without preparing anything, which is safe wherever it leads.
-async fn about(connection: &mut PgConnection) -> Result<Server, OpenError> {
+async fn about(conn: &mut PgConnection) -> Result<Server, OpenError> {
     let mut names = vec!["server_version_num", "server_version", "server_encoding"];
     names.extend(LIMITS.map(|(name, _)| name));
     let columns: Vec<String> =
         names.iter().map(|name| format!("current_setting('{name}')")).collect();
     let asked = format!("select {}", columns.join(", "));
-    let row: PgRow = sqlx::raw_sql(AssertSqlSafe(asked)).fetch_one(connection).await?;
+    let row: PgRow = sqlx::raw_sql(AssertSqlSafe(asked)).fetch_one(conn).await?;
     let said: Vec<String> =
         (0..names.len()).map(|column| row.try_get(column)).collect::<sqlx::Result<_>>()?;
     let in_force = LIMITS.iter().zip(&said[3..]).all(|((_, wanted), is)| wanted == is);
@@ -282,10 +282,10 @@ async fn about(connection: &mut PgConnection) -> Result<Server, OpenError> {
 
 /// Makes the database's clock the one of this process. Asked without preparing
 /// anything, which is safe wherever it leads.
-pub(super) async fn follow_clock(connection: &mut PgConnection) -> Result<()> {
+pub(super) async fn follow_clock(conn: &mut PgConnection) -> Result<()> {
     let asked_at = std::time::Instant::now();
     let micros = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
-    let row = limited(sqlx::raw_sql(micros).fetch_one(connection)).await?;
+    let row = limited(sqlx::raw_sql(micros).fetch_one(conn)).await?;
     clock::follow(Timestamp::from_micros(row.try_get(0)?), asked_at.elapsed());
     Ok(())
 }
@@ -309,10 +309,10 @@ pub(super) fn no_answer() -> StoreError {
 /// Begins a transaction, or says soon that the connection is dead: beginning
 /// waits for nobody's lock.
 pub(super) async fn begun(
-    connection: &mut PgConnection,
+    conn: &mut PgConnection,
     by: AssertSqlSafe<Arc<str>>,
 ) -> Result<Transaction<'_, Postgres>> {
-    match timeout(BEGIN, connection.begin_with(by)).await {
+    match timeout(BEGIN, conn.begin_with(by)).await {
         Ok(transaction) => Ok(transaction?),
         Err(_) => Err(no_answer()),
     }

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use super::Options;
 use super::connect::{self, BEGIN_MIGRATING, OpenError};
-use super::dialect::LOCKS;
 use super::servers::Access;
+use super::statements::LOCK_SPACE;
 use crate::store::schema::{self, Applied};
 
 /// Among our advisory locks: whoever migrates.
@@ -26,17 +26,17 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 /// Brings the database up to date. Nodes may be running: it is one transaction,
 /// and what the nodes do waits for it.
 pub async fn migrate(options: &Options) -> Result<(), OpenError> {
-    let (mut connection, _) = connect::first(options, Access::Write).await?;
-    run(&mut connection).await?;
-    connection.close().await?;
+    let (mut conn, _) = connect::first(options, Access::Write).await?;
+    run(&mut conn).await?;
+    conn.close().await?;
     Ok(())
 }
 
 /// The migrations that the database lacks, oldest first. Changes nothing.
 pub async fn pending_migrations(options: &Options) -> Result<Vec<String>, OpenError> {
-    let (mut connection, _) = connect::first(options, Access::Read).await?;
-    let applied = applied(&mut connection).await?;
-    connection.close().await?;
+    let (mut conn, _) = connect::first(options, Access::Read).await?;
+    let applied = applied(&mut conn).await?;
+    conn.close().await?;
     Ok(schema::pending(&MIGRATOR, &applied)?)
 }
 
@@ -46,9 +46,9 @@ pub async fn refuse_another_version(options: &Options) -> Result<(), OpenError> 
 }
 
 /// Applies what is missing, one node at a time.
-pub(super) async fn run(connection: &mut PgConnection) -> Result<(), OpenError> {
-    let mut transaction = connection.begin_with(BEGIN_MIGRATING).await?;
-    let lock = format!("select pg_advisory_xact_lock({LOCKS}, {MIGRATING})");
+pub(super) async fn run(conn: &mut PgConnection) -> Result<(), OpenError> {
+    let mut transaction = conn.begin_with(BEGIN_MIGRATING).await?;
+    let lock = format!("select pg_advisory_xact_lock({LOCK_SPACE}, {MIGRATING})");
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
     let applied = applied(&mut transaction).await?;
     if !schema::pending(&MIGRATOR, &applied)?.is_empty() {
@@ -59,12 +59,12 @@ pub(super) async fn run(connection: &mut PgConnection) -> Result<(), OpenError> 
 }
 
 /// What was applied, asked without preparing anything.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, OpenError> {
+async fn applied(conn: &mut PgConnection) -> Result<Vec<Applied>, OpenError> {
     let table = "select to_regclass('_sqlx_migrations') is not null";
-    if !sqlx::raw_sql(table).fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
+    if !sqlx::raw_sql(table).fetch_one(&mut *conn).await?.try_get::<bool, _>(0)? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::raw_sql(schema::HISTORY).fetch_all(connection).await?;
+    let rows = sqlx::raw_sql(schema::HISTORY).fetch_all(conn).await?;
     rows.iter().map(|row| Ok(read(row)?)).collect()
 }
 

@@ -35,13 +35,13 @@ impl managed::Manager for Connector {
 
     async fn recycle(
         &self,
-        connection: &mut PgConnection,
+        conn: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<StoreError> {
         if metrics.age() > LIFETIME || !self.0.trusts(metrics.created) {
             return Err(RecycleError::message("out of date"));
         }
-        if matches!(timeout(CHECK, takes_writes(connection)).await, Ok(Ok(true))) {
+        if matches!(timeout(CHECK, takes_writes(conn)).await, Ok(Ok(true))) {
             return Ok(());
         }
         self.0.distrust();
@@ -62,13 +62,13 @@ pub(super) fn new(servers: &Arc<Servers>, connections: u32) -> Pool {
 
 /// Closes a connection on which a call ended so. If the connection was lost, the
 /// others that were made before are not used again either.
-pub(super) fn discard(connection: Pooled, why: &StoreError) {
+pub(super) fn discard(conn: Pooled, why: &StoreError) {
     if matches!(why, StoreError::ConnectionLost(_))
-        && let Some(pool) = Pooled::pool(&connection)
+        && let Some(pool) = Pooled::pool(&conn)
     {
         pool.manager().0.distrust();
     }
-    drop(Pooled::take(connection));
+    drop(Pooled::take(conn));
 }
 
 impl From<PoolError<StoreError>> for StoreError {

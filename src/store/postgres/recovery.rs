@@ -6,7 +6,8 @@ use sqlx::Connection as _;
 
 use super::connect::{self, OpenError};
 use super::servers::Access;
-use super::{Options, dialect, migrations, sql};
+use super::sql::dialect::NodeStatements as _;
+use super::{Options, migrations, sql};
 use crate::store::NewToken;
 
 /// Makes an access token with all scopes in the organisation `default`.
@@ -17,11 +18,11 @@ pub async fn add_admin_token(
     token: NewToken,
 ) -> Result<(), OpenError> {
     migrations::refuse_another_version(options).await?;
-    let (mut connection, link) = connect::first(options, Access::Write).await?;
-    let mut transaction = connection.begin_with(link.begin()).await?;
-    let now = dialect::clock(&mut transaction).await?;
-    sql::tokens::create_admin_token(&mut transaction, now, name, token).await?;
+    let (mut conn, link) = connect::first(options, Access::Write).await?;
+    let mut transaction = conn.begin_with(link.begin()).await?;
+    let now = transaction.now().await?;
+    sql::credentials::create_admin_token(&mut transaction, now, name, token).await?;
     transaction.commit().await?;
-    connection.close().await?;
+    conn.close().await?;
     Ok(())
 }

@@ -18,8 +18,8 @@ impl Scratch {
     pub(super) async fn new() -> (Self, PgConnection) {
         let database = server::Database::new();
         let settings: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
-        let mut connection = settings.connect().await.unwrap();
-        sqlx::migrate!("migrations/postgres").run(&mut connection).await.unwrap();
-        (Self { _database: database }, connection)
+        let mut conn = settings.connect().await.unwrap();
+        sqlx::migrate!("migrations/postgres").run(&mut conn).await.unwrap();
+        (Self { _database: database }, conn)
     }
 }

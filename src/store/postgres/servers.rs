@@ -83,13 +83,13 @@ impl Servers {
     ) -> Result<(PgConnection, &PgConnectOptions), Refusals> {
         let mut refusals: Vec<_> = self.hosts.iter().map(|_| None).collect();
         let connected = timeout(CONNECT, self.race(access, &mut refusals)).await;
-        if let Ok(Some((number, connection))) = connected {
+        if let Ok(Some((number, conn))) = connected {
             if self.preferred.swap(number, Ordering::Relaxed) != number {
                 self.distrust();
                 let server = hosts::name(&self.hosts[number]);
                 tracing::info!(server, "connected to another database server");
             }
-            return Ok((connection, &self.hosts[number]));
+            return Ok((conn, &self.hosts[number]));
         }
         let refusals = self.hosts.iter().zip(refusals);
         Err(Refusals(
@@ -119,7 +119,7 @@ impl Servers {
                     next_at += STAGGER;
                 }
                 Some((number, attempted)) = attempts.next() => match attempted {
-                    Ok(connection) => return Some((number, connection)),
+                    Ok(conn) => return Some((number, conn)),
                     Err(refusal) => {
                         refusals[number] = Some(refusal);
                         next_at = tokio::time::Instant::now();
@@ -135,13 +135,13 @@ impl Servers {
         host: &PgConnectOptions,
         access: Access,
     ) -> Result<PgConnection, Refusal> {
-        let mut connection = host.connect().await.map_err(Refusal::Driver)?;
+        let mut conn = host.connect().await.map_err(Refusal::Driver)?;
         sockets::prepare(host).await;
         let must_write = self.is_read_write || access == Access::Write;
-        if must_write && !takes_writes(&mut connection).await.map_err(Refusal::Driver)? {
+        if must_write && !takes_writes(&mut conn).await.map_err(Refusal::Driver)? {
             return Err(Refusal::ReadOnly);
         }
-        Ok(connection)
+        Ok(conn)
     }
 
     /// Every connection made so far is suspect: a server went away, or became
@@ -159,9 +159,9 @@ impl Servers {
 
 /// Whether the server takes writes in this session: it is neither a standby nor
 /// read-only by `default_transaction_read_only`.
-pub(super) async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
+pub(super) async fn takes_writes(conn: &mut PgConnection) -> sqlx::Result<bool> {
     // Not prepared: a pooler may stand between.
-    let row = sqlx::raw_sql("show transaction_read_only").fetch_one(connection).await?;
+    let row = sqlx::raw_sql("show transaction_read_only").fetch_one(conn).await?;
     Ok(row.try_get::<String, _>(0)? == "off")
 }
 

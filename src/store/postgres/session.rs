@@ -1,6 +1,5 @@
-//! The connection that appends and records, made anew when it is lost, and the
-//! transactions beside it. A commit that fails has an unknown outcome for its
-//! callers and for nobody else: the next one goes over another connection.
+//! The connection that appends and records, and the transactions beside it. If a commit fails, its
+//! callers learn that the outcome is unknown, and the next transaction uses another connection.
 
 use std::time::Duration;
 
@@ -11,64 +10,102 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::{Link, begun, limited};
 use super::pool::{self, Pool};
-use super::sql::batch::{self, Attempted, Batch, Failure};
-use super::sql::writer::Job;
+use super::sql::writer::batch::{self, Batch};
+use super::sql::writer::command::Job;
+use super::sql::writer::session::{Attempt, Failure, Fatal, WriterSession};
 use crate::clock::millis;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// Short, because a server that takes over is to be found soon.
+/// Short, so that a server that takes over is found soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The writer's hold on the database.
-pub(super) struct Session {
+/// The writer's connection to the database.
+pub(crate) struct Session {
     link: Link,
-    connection: Option<PgConnection>,
+    conn: Option<PgConnection>,
     pool: Pool,
     jobs: TaskTracker,
-    here: Handle,
+    runtime: Handle,
     pause: Duration,
     away_until: Option<Instant>,
 }
 
 impl Session {
-    pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = false;
-    /// The writer waits for one answer after the other, and none of them is to wait
-    /// behind all the requests that the service's threads have at hand as well.
-    pub(super) const WANTS_A_THREAD: bool = true;
-
-    /// Called where the pool's connections are at home. The writer's own one is
-    /// made when it is needed, and where.
+    /// Must be called on the runtime that the pool's connections belong to. The writer's own
+    /// connection is opened when it is needed, on the writer's runtime.
     pub(super) fn new(link: Link, pool: Pool) -> Self {
-        let (jobs, pause, here) = (TaskTracker::new(), SHORTEST_PAUSE, Handle::current());
-        Self { link, connection: None, pool, jobs, here, pause, away_until: None }
+        let (jobs, pause, runtime) = (TaskTracker::new(), SHORTEST_PAUSE, Handle::current());
+        Self { link, conn: None, pool, jobs, runtime, pause, away_until: None }
     }
 
-    /// The server's disk is the server's to watch.
-    #[expect(clippy::unused_self, reason = "a file's disk is ours to watch")]
-    pub(super) const fn storage_is_full(&self) -> bool {
-        false
-    }
-
-    /// Whether connecting failed a moment ago, so that there is no use in
-    /// trying the next command.
+    /// Whether connecting failed a moment ago, so that the next command need not try.
     fn is_away(&self) -> bool {
         self.away_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// There is nothing that needs looking after.
-    #[expect(clippy::unused_async, reason = "a file's disk is ours to watch")]
-    pub(super) async fn upkeep(&mut self) {}
+    async fn attempt_once(&mut self, node: NodeId, batch: &Batch) -> Result<Attempt, Failure> {
+        // Taken, and put back if all goes well: dropping a connection closes it, and the server
+        // rolls back its transaction.
+        let mut conn = self.connected().await.map_err(Failure::Refused)?;
+        let begun = begun(&mut conn, self.link.begin()).await;
+        let mut transaction = begun.map_err(Failure::Undone)?;
+        let done = match limited(batch::statements(&mut transaction, node, batch)).await {
+            Ok(done) => done,
+            Err(error) => {
+                let is_lost = matches!(error, StoreError::ConnectionLost(_));
+                if !is_lost && limited(transaction.rollback()).await.is_ok() {
+                    self.conn = Some(conn);
+                }
+                return Err(Failure::of(error));
+            }
+        };
+        if let Err(error) = limited(transaction.commit()).await {
+            return Err(Failure::Unknown(error.to_string()));
+        }
+        self.conn = Some(conn);
+        Ok(done)
+    }
 
-    /// Runs a batch as one transaction.
-    pub(super) async fn attempt(
-        &mut self,
-        node: NodeId,
-        batch: &Batch,
-    ) -> Result<Attempted, Failure> {
-        // Once more over another connection if this one is lost: nothing was
-        // committed on it.
+    async fn connected(&mut self) -> Result<PgConnection> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        if self.is_away() {
+            return Err(StoreError::Unavailable("the database could not be reached".to_owned()));
+        }
+        match self.link.connect().await {
+            Ok(conn) => {
+                if self.away_until.take().is_some() {
+                    tracing::info!("the database is available again");
+                }
+                self.pause = SHORTEST_PAUSE;
+                Ok(conn)
+            }
+            Err(error) => {
+                // Random, so that nodes do not reconnect at the same time.
+                let pause = SHORTEST_PAUSE.max(self.pause.mul_f64(fastrand::f64()));
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.away_until = Some(Instant::now() + pause);
+                tracing::warn!(%error, retry_in_ms = millis(pause), "the database is unavailable");
+                Err(error)
+            }
+        }
+    }
+}
+
+impl WriterSession for Session {
+    const FAILED_COMMIT_IS_FATAL: bool = false;
+    const NEEDS_OWN_THREAD: bool = true;
+
+    /// The server's disk is monitored at the server.
+    fn storage_is_full(&self) -> bool {
+        false
+    }
+
+    /// Tries once more on another connection if this one is lost before the commit.
+    async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Attempt, Failure> {
         match self.attempt_once(node, batch).await {
             Err(Failure::Undone(StoreError::ConnectionLost(why))) => {
                 tracing::info!(why, "the writer's connection is lost; trying another one");
@@ -79,97 +116,48 @@ impl Session {
         }
     }
 
-    async fn attempt_once(&mut self, node: NodeId, batch: &Batch) -> Result<Attempted, Failure> {
-        // Taken, and put back when all went well: a connection that is dropped
-        // on the way is closed, and the server undoes what it had begun.
-        let mut connection = self.connected().await.map_err(Failure::Refused)?;
-        let begun = begun(&mut connection, self.link.begin()).await;
-        let mut transaction = begun.map_err(Failure::Undone)?;
-        let done = match limited(batch::statements(&mut transaction, node, batch)).await {
-            Ok(done) => done,
-            Err(error) => {
-                let is_lost = matches!(error, StoreError::ConnectionLost(_));
-                if !is_lost && limited(transaction.rollback()).await.is_ok() {
-                    self.connection = Some(connection);
-                }
-                return Err(Failure::of(error));
-            }
-        };
-        if let Err(error) = limited(transaction.commit()).await {
-            return Err(Failure::Unknown(error.to_string()));
-        }
-        self.connection = Some(connection);
-        Ok(done)
-    }
-
-    /// Runs a job as a transaction of its own, beside those of the writer.
-    #[expect(clippy::unused_async, reason = "a file's only connection has to be waited for")]
-    pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
-        self.jobs.spawn_on(run(self.link.clone(), self.pool.clone(), job), &self.here);
+    /// Runs beside the writer's transactions, on a connection of the pool.
+    async fn run_job(&mut self, job: Job) -> Result<(), Fatal> {
+        self.jobs.spawn_on(run(self.link.clone(), self.pool.clone(), job), &self.runtime);
         Ok(())
     }
 
-    /// Waits for the transactions beside it.
-    pub(super) async fn close(self) {
+    async fn maintain(&mut self) {}
+
+    async fn close(self) {
         self.jobs.close();
         self.jobs.wait().await;
-        if let Some(connection) = self.connection
-            && let Err(error) = limited(connection.close()).await
+        if let Some(conn) = self.conn
+            && let Err(error) = limited(conn.close()).await
         {
-            tracing::warn!(%error, "the database's writer did not close in good order");
-        }
-    }
-
-    async fn connected(&mut self) -> Result<PgConnection> {
-        if let Some(connection) = self.connection.take() {
-            return Ok(connection);
-        }
-        if self.is_away() {
-            return Err(StoreError::Unavailable("it could not be reached".to_owned()));
-        }
-        match self.link.connect().await {
-            Ok(connection) => {
-                if self.away_until.take().is_some() {
-                    tracing::info!("the database is back");
-                }
-                self.pause = SHORTEST_PAUSE;
-                Ok(connection)
-            }
-            Err(error) => {
-                // At random, so that the nodes don't all knock at once.
-                let pause = SHORTEST_PAUSE.max(self.pause.mul_f64(fastrand::f64()));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                self.away_until = Some(Instant::now() + pause);
-                tracing::warn!(%error, retry_in_ms = millis(pause), "the database is away");
-                Err(error)
-            }
+            tracing::warn!(%error, "failed to close the writer's connection");
         }
     }
 }
 
-/// In a task of its own, because a transaction whose future is dropped while it
-/// begins would be left open in the pool.
+/// Runs a job. In a task of its own: a transaction whose future is dropped while it begins would
+/// stay open in the pool.
 async fn run(link: Link, pool: Pool, job: Job) {
     match pool.get().await {
-        Ok(mut connection) => {
-            if let Err(error) = transact(&link, &mut connection, job).await {
-                pool::discard(connection, &error);
+        Ok(mut conn) => {
+            if let Err(error) = transact(&link, &mut conn, job).await {
+                pool::discard(conn, &error);
             }
         }
         Err(error) => (job(Err(error.into())).await.finish)(Ok(())),
     }
 }
 
-/// An error says that the connection can't be used any more.
-async fn transact(link: &Link, connection: &mut PgConnection, job: Job) -> Result<()> {
-    let mut transaction = match begun(connection, link.begin()).await {
+/// Runs a job as a transaction. After an error the connection must not be used any more.
+async fn transact(link: &Link, conn: &mut PgConnection, job: Job) -> Result<()> {
+    let mut transaction = match begun(conn, link.begin()).await {
         Ok(transaction) => transaction,
         Err(error) => {
             (job(Err(error.clone())).await.finish)(Ok(()));
             return Err(error);
         }
     };
-    // A job that is broken off here has nobody left to answer; its caller hears that.
+    // If this times out, the job is dropped, and with it the channel to its caller.
     let outcome = limited(async { Ok::<_, StoreError>(job(Ok(&mut *transaction)).await) }).await?;
     if let Some(why) = outcome.undo {
         let undone = limited(transaction.rollback()).await;

@@ -9,11 +9,11 @@ use crate::store::VerifyReport;
 
 /// Verifies the database; a standby will do.
 pub async fn verify(options: &Options) -> Result<VerifyReport, OpenError> {
-    let (mut connection, link) = connect::first(options, Access::Read).await?;
+    let (mut conn, link) = connect::first(options, Access::Read).await?;
     // One transaction, so that all checks see one moment although nodes may be writing.
-    let mut snapshot = connection.begin_with(link.begin_reading()).await?;
+    let mut snapshot = conn.begin_with(link.begin_reading()).await?;
     let report = sql::verify::check(&mut snapshot).await?;
     snapshot.rollback().await?;
-    connection.close().await?;
+    conn.close().await?;
     Ok(report)
 }

@@ -1,24 +1,69 @@
 //! Connections: where one starts, and which ones there are.
 
-use super::dialect::{Connection, query, query_scalar};
+use std::time::Duration;
 
+use super::Backend;
+use super::access::{Access as _, run};
+use super::dialect::{Connection, ConnectionStatements as _, query, query_scalar};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{NewConnection, Opened, Result, StoreError};
+use crate::event::{
+    ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+};
+use crate::store::{
+    ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result, ShutOut,
+    StoreError,
+};
+use async_trait::async_trait;
 
+pub(crate) mod close;
+mod cursor;
 pub(crate) mod list;
-mod own;
 mod peak;
-mod shut_out;
+mod revoked;
 
-pub(super) use list::list;
-pub(super) use peak::peak;
-pub(super) use shut_out::shut_out;
+use list::list;
+use peak::peak;
+use revoked::revoked;
+
+#[async_trait]
+impl Connections for Backend {
+    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
+        self.writer.open(connection).await
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        run!(self.point_read, |conn| peak(conn, gateway, within))
+    }
+
+    async fn connections(
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        after: Option<ConnectionCursor>,
+        limit: usize,
+    ) -> Result<ConnectionPage> {
+        run!(self.query, |conn| list(conn, organisation, gateway, live_only, after, limit))
+    }
+
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
+        let ids = connections.to_vec();
+        let asked =
+            self.urgent_tx(move |conn, _| Box::pin(async move { conn.not_on_record(&ids).await }));
+        asked.await
+    }
+
+    async fn revoked_connections(&self) -> Result<Vec<ShutOut>> {
+        let node = self.node;
+        // Urgent, so that revoked connections are closed within a second.
+        self.urgent_tx(move |conn, _| Box::pin(revoked(conn, node))).await
+    }
+}
 
 /// Opens a connection. `NotFound` before anything is written if the gateway
 /// was deleted or disabled meanwhile.
 pub(super) async fn open_connection(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     new: &NewConnection,
@@ -31,14 +76,14 @@ pub(super) async fn open_connection(
         "#,
         new.gateway.0
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut *conn)
     .await?
     .ok_or(StoreError::NotFound("gateway"))?;
     let unnamed = new.instance.is_empty();
     let (position, is_unsure) = if unnamed {
-        own::open(connection, now, new.gateway, stream.replicas).await?
+        cursor::open(conn, now, new.gateway, stream.replicas).await?
     } else {
-        (start_of(connection, new.gateway, &new.instance).await?, false)
+        (start_of(conn, new.gateway, &new.instance).await?, false)
     };
     query!(
         r#"
@@ -55,7 +100,7 @@ pub(super) async fn open_connection(
         new.remote_address,
         now as _
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     let instance = if unnamed { new.id.to_string() } else { new.instance.clone() };
     let connected_at = unnamed.then_some(now);
@@ -71,18 +116,14 @@ pub(super) async fn open_connection(
         now as _,
         connected_at as _
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
-    let (sent, suspect) = sent_behind(connection, new.gateway, position).await?;
+    let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
     Ok(Opened { epoch: stream.epoch, position, head: stream.head, sent, suspect, is_unsure })
 }
 
 /// A replica's own position; a new one starts at the gateway's.
-async fn start_of(
-    connection: &mut Connection,
-    gateway: GatewayKey,
-    instance: &str,
-) -> Result<Sequence> {
+async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) -> Result<Sequence> {
     let start = query_scalar!(
         r#"
         select coalesce(
@@ -94,7 +135,7 @@ async fn start_of(
         gateway.0,
         instance
     )
-    .fetch_one(connection)
+    .fetch_one(conn)
     .await?;
     Ok(Sequence(start))
 }
@@ -103,7 +144,7 @@ async fn start_of(
 /// failed for a reason that may lie with an event. No window is longer than the
 /// stretch that is looked at.
 async fn sent_behind(
-    connection: &mut Connection,
+    conn: &mut Connection,
     gateway: GatewayKey,
     position: Sequence,
 ) -> Result<(Sequence, Sequence)> {
@@ -121,7 +162,7 @@ async fn sent_behind(
         first,
         last
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     let (mut sent, mut suspect) = (position, position);
     for row in attempts {

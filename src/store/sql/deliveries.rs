@@ -41,12 +41,12 @@ pub(crate) struct Matching {
 impl Matching {
     /// Resolves the gateway; deleted ones are found too, for their history stays.
     pub(super) async fn new(
-        connection: &mut Connection,
+        conn: &mut Connection,
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
     ) -> Result<Self> {
         let gateway = match filter.gateway_id {
-            Some(id) => Some(any_key(connection, organisation, id).await?),
+            Some(id) => Some(any_key(conn, organisation, id).await?),
             None => None,
         };
         Ok(Self {
@@ -107,24 +107,24 @@ pub(super) struct Keys {
 }
 
 pub(super) async fn failed_deliveries(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     filter: &DeliveryFilter,
     cursor: Option<DeliveryCursor>,
     limit: usize,
 ) -> Result<DeliveryPage> {
-    let matching = Matching::new(connection, organisation, filter).await?;
-    let (as_of, start) = begin(connection, cursor).await?;
-    let Keys { keys, next } = failed_keys(connection, &matching, as_of, start, limit).await?;
+    let matching = Matching::new(conn, organisation, filter).await?;
+    let (as_of, start) = begin(conn, cursor).await?;
+    let Keys { keys, next } = failed_keys(conn, &matching, as_of, start, limit).await?;
     Ok(DeliveryPage {
-        rows: details::deliveries(connection, &keys).await?,
+        rows: details::deliveries(conn, &keys).await?,
         next: next.map(|place| place.cursor(as_of)),
     })
 }
 
 /// Where a page begins, and the last attempt that belongs to the picture.
 pub(super) async fn begin(
-    connection: &mut Connection,
+    conn: &mut Connection,
     cursor: Option<DeliveryCursor>,
 ) -> Result<(i64, Place)> {
     Ok(match cursor {
@@ -132,13 +132,13 @@ pub(super) async fn begin(
             let finished_at = Timestamp::from_micros(at.finished_at);
             (at.as_of, Place { finished_at, attempt: at.attempt, sequence: at.sequence })
         }
-        None => (newest_attempt(connection).await?, Place::START),
+        None => (newest_attempt(conn).await?, Place::START),
     })
 }
 
 /// The keys of failed deliveries behind `start`, newest failure first.
 pub(super) async fn failed_keys(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     start: Place,
@@ -146,21 +146,21 @@ pub(super) async fn failed_keys(
 ) -> Result<Keys> {
     let limit = limit.clamp(1, WORK);
     if matching.names_events() {
-        named::keys(connection, matching, as_of, start, limit).await
+        named::keys(conn, matching, as_of, start, limit).await
     } else {
-        scan::keys(connection, matching, as_of, start, limit, WORK).await
+        scan::keys(conn, matching, as_of, start, limit, WORK).await
     }
 }
 
 /// The newest attempt on record: what comes later is not part of the picture.
-async fn newest_attempt(connection: &mut Connection) -> Result<i64> {
+async fn newest_attempt(conn: &mut Connection) -> Result<i64> {
     Ok(query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
-        .fetch_one(connection)
+        .fetch_one(conn)
         .await?)
 }
 
 async fn any_key(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<i64> {
@@ -169,7 +169,7 @@ async fn any_key(
         id as _,
         organisation.0
     )
-    .fetch_optional(connection)
+    .fetch_optional(conn)
     .await?
     .ok_or(StoreError::NotFound("gateway"))
 }

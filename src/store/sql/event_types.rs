@@ -1,6 +1,9 @@
 //! Registered event types. The built-in ones need no row: they are merged in
 //! when types are read, and a row of the same name stands in for them.
 
+use super::Backend;
+use super::access::{Access as _, run};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 
 use super::dialect::{Connection, query, query_scalar};
@@ -9,10 +12,35 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::{built_in, built_ins};
-use crate::store::{EventTypeInfo, Result, StoreError, storable};
+use crate::store::{EventTypeInfo, EventTypes, Result, StoreError, storable};
+
+#[async_trait]
+impl EventTypes for Backend {
+    async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
+        run!(self.query, |conn| event_types(conn, organisation))
+    }
+
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>> {
+        let name = name.clone();
+        run!(self.point_read, |conn| event_type(conn, organisation, &name))
+    }
+
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool> {
+        let info = info.clone();
+        run!(self.write_tx, |conn, now| put_event_type(conn, now, organisation, &info))
+    }
+}
 
 pub(super) async fn event_types(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
 ) -> Result<Vec<EventTypeInfo>> {
     let rows = query!(
@@ -23,7 +51,7 @@ pub(super) async fn event_types(
         "#,
         organisation.0
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     let mut types: BTreeMap<String, EventTypeInfo> =
         built_ins().map(|info| (info.name.clone(), info.clone())).collect();
@@ -34,7 +62,7 @@ pub(super) async fn event_types(
 }
 
 pub(super) async fn event_type(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     name: &EventType,
 ) -> Result<Option<EventTypeInfo>> {
@@ -47,7 +75,7 @@ pub(super) async fn event_type(
         organisation.0,
         name
     )
-    .fetch_optional(connection)
+    .fetch_optional(conn)
     .await?;
     match row {
         Some(row) => info(name.to_owned(), row.description, row.schema).map(Some),
@@ -56,7 +84,7 @@ pub(super) async fn event_type(
 }
 
 pub(super) async fn put_event_type(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     info: &EventTypeInfo,
@@ -70,7 +98,7 @@ pub(super) async fn put_event_type(
         organisation.0,
         info.name
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(&mut *conn)
     .await?;
     query!(
         r#"
@@ -85,7 +113,7 @@ pub(super) async fn put_event_type(
         description.as_ref(),
         now as _
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(!known && built_in(&info.name).is_none())
 }

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Chore;
-use super::dialect::{self, Connection};
-use super::missed::{Failed, named};
+use super::dialect::{Connection, ExpiryStatements, LedgerStatements, NodeStatements};
+use super::ledger::logged::{Failed, named};
+use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
@@ -20,7 +20,7 @@ pub(crate) struct DueEvent {
 }
 
 /// A delivery that is neither confirmed nor given up.
-pub(crate) struct Open {
+pub(crate) struct OpenDelivery {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
     pub(crate) gateway_name: String,
@@ -44,9 +44,9 @@ impl Due {
 }
 
 /// Looks for expired events after a mark.
-pub(super) async fn due(connection: &mut Connection, mark: ExpiryMark) -> Result<Due> {
-    let now = dialect::clock(connection).await?;
-    let found = dialect::due_events(connection, now, mark.after, EXPIRED_EVENTS).await?;
+pub(super) async fn due(conn: &mut Connection, mark: ExpiryMark) -> Result<Due> {
+    let now = conn.now().await?;
+    let found = conn.due_events(now, mark.after, EXPIRED_EVENTS).await?;
     let is_last = i64::try_from(found.len()).is_ok_and(|count| count < EXPIRED_EVENTS);
     let last = found.last().filter(|_| !is_last);
     let next = last.map_or_else(ExpiryMark::default, |last| ExpiryMark {
@@ -57,9 +57,9 @@ pub(super) async fn due(connection: &mut Connection, mark: ExpiryMark) -> Result
     if due.events.is_empty() {
         return Ok(due);
     }
-    due.settled = dialect::settled_events(connection, &due.events).await?;
+    due.settled = conn.settled_events(&due.events).await?;
     if due.settled.len() < due.events.len() {
-        let open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+        let open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
         due.has_open = !open.is_empty();
         if is_full(&open) {
             // The rest of these events' deliveries is for the next call.
@@ -69,28 +69,28 @@ pub(super) async fn due(connection: &mut Connection, mark: ExpiryMark) -> Result
     Ok(due)
 }
 
-fn is_full(open: &[Open]) -> bool {
+fn is_full(open: &[OpenDelivery]) -> bool {
     i64::try_from(open.len()).is_ok_and(|count| count >= EXPIRED_DELIVERIES)
 }
 
 /// Gives up what was found, as far as it still holds.
 pub(super) async fn expire(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     due: Due,
 ) -> Result<Expiries> {
     let mut answer = Expiries { expired: Vec::new(), more: due.more };
-    if !dialect::only_one(connection, Chore::Expiry).await? {
+    if !conn.try_lock_task(ExclusiveTask::Expiry).await? {
         // Another node is at it.
         answer.more = false;
         return Ok(answer);
     }
     if due.has_open {
-        let mut open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+        let mut open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
         let keys: BTreeSet<GatewayKey> = open.iter().map(|open| open.gateway).collect();
-        if dialect::lock_streams(connection, &keys).await? {
-            open = dialect::open_and_away(connection, &due.events, EXPIRED_DELIVERIES).await?;
+        if conn.lock_streams(&keys).await? {
+            open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
             open.retain(|open| keys.contains(&open.gateway));
         }
         open.sort_unstable_by_key(|open| (open.gateway, open.sequence));
@@ -100,21 +100,21 @@ pub(super) async fn expire(
             pieces.extend(cut(*range).map(|piece| (*gateway, piece)));
         }
         if !pieces.is_empty() {
-            dialect::insert_failed(connection, now, node, Reason::Expired, &pieces).await?;
-            dialect::insert_dead(connection, now, Reason::Expired, &pieces).await?;
+            conn.insert_failed(now, node, Reason::Expired, &pieces).await?;
+            conn.insert_dead_letters(now, Reason::Expired, &pieces).await?;
         }
-        answer.expired = named(connection, expired).await?;
+        answer.expired = named(conn, expired).await?;
     }
     if !due.settled.is_empty() {
-        dialect::settle_expiry(connection, &due.settled).await?;
+        conn.settle_expiry(&due.settled).await?;
     }
     Ok(answer)
 }
 
 /// Sorted deliveries as few ranges.
-fn runs(open: Vec<Open>) -> Vec<Failed> {
+fn runs(open: Vec<OpenDelivery>) -> Vec<Failed> {
     let mut runs: Vec<Failed> = Vec::new();
-    for Open { gateway, gateway_id, gateway_name, sequence } in open {
+    for OpenDelivery { gateway, gateway_id, gateway_name, sequence } in open {
         match runs.last_mut() {
             Some(run) if run.gateway == gateway && run.range.last.next() == sequence => {
                 run.range.last = sequence;

@@ -12,7 +12,7 @@ pub(super) const ORGANISATION: OrganisationKey = OrganisationKey(1);
 pub(super) const OTHER: OrganisationKey = OrganisationKey(2);
 
 pub(super) struct Database {
-    pub(super) connection: Connection,
+    pub(super) conn: Connection,
     _scratch: Scratch,
 }
 
@@ -37,13 +37,13 @@ pub(super) fn token(id: &str, expires_at: Option<i64>) -> NewToken {
 
 impl Database {
     pub(super) async fn new() -> Self {
-        let (scratch, mut connection) = Scratch::new().await;
+        let (scratch, mut conn) = Scratch::new().await;
         sqlx::query("insert into organisations (name, created_at) values ('other', $1)")
             .bind(at(0))
-            .execute(&mut connection)
+            .execute(&mut conn)
             .await
             .unwrap();
-        Self { connection, _scratch: scratch }
+        Self { conn, _scratch: scratch }
     }
 
     pub(super) async fn gateway(
@@ -52,10 +52,9 @@ impl Database {
         name: &str,
     ) -> (GatewayKey, GatewayId) {
         let id = GatewayId::new();
-        let made =
-            create_gateway(&mut self.connection, at(1), organisation, id, name, &Labels::new(), 1)
-                .await
-                .unwrap();
+        let made = create_gateway(&mut self.conn, at(1), organisation, id, name, &Labels::new(), 1)
+            .await
+            .unwrap();
         (made.key, id)
     }
 
@@ -79,7 +78,7 @@ impl Database {
         .bind(at(5))
         .bind(at(6))
         .bind(&[0_u8][..])
-        .fetch_one(&mut self.connection)
+        .fetch_one(&mut self.conn)
         .await
         .unwrap();
         for gateway in gateways {
@@ -102,7 +101,7 @@ impl Database {
             .bind(made.gateway)
             .bind(made.last - made.first + 1)
             .bind(at(made.finished_at))
-            .execute(&mut self.connection)
+            .execute(&mut self.conn)
             .await
             .unwrap();
         }
@@ -117,7 +116,7 @@ impl Database {
         .bind(made.reason)
         .bind(at(made.finished_at))
         .bind(NodeId::new())
-        .fetch_one(&mut self.connection)
+        .fetch_one(&mut self.conn)
         .await
         .unwrap()
     }
@@ -130,7 +129,7 @@ impl Database {
         .bind(gateway)
         .bind(received)
         .bind(at(0))
-        .execute(&mut self.connection)
+        .execute(&mut self.conn)
         .await
         .unwrap();
     }
@@ -144,7 +143,7 @@ impl Database {
         .bind(first)
         .bind(last)
         .bind(at(9))
-        .execute(&mut self.connection)
+        .execute(&mut self.conn)
         .await
         .unwrap();
         let text = "update streams set dead_total = dead_total + $2 where gateway = $1";
@@ -163,6 +162,6 @@ impl Database {
         for value in values {
             query = query.bind(value);
         }
-        query.execute(&mut self.connection).await.unwrap();
+        query.execute(&mut self.conn).await.unwrap();
     }
 }

@@ -2,16 +2,18 @@
 //! organisation; a deleted gateway is invisible here, and only the ledger
 //! remembers it.
 
+use super::Backend;
+use super::access::{Access as _, run};
+use async_trait::async_trait;
 use std::collections::BTreeSet;
 
-use super::dialect::{self, Connection, query, query_scalar};
+use super::cursors;
+use super::dialect::{Connection, NodeStatements, query, query_scalar};
+use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
-use super::missed::{Failed, named};
-use super::positions;
-
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
-use crate::store::{Deleted, Gateway, GatewayChange, Labels, Range, Result, StoreError};
+use crate::store::{Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError};
 
 pub(crate) mod details;
 #[cfg(test)]
@@ -19,8 +21,79 @@ mod tests;
 
 use details::{details, the_one};
 
+#[async_trait]
+impl Gateways for Backend {
+    async fn create_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+        replicas: i64,
+    ) -> Result<Gateway> {
+        let (name, labels) = (name.to_owned(), labels.clone());
+        run!(self.write_tx, |conn, now| create_gateway(
+            conn,
+            now,
+            organisation,
+            id,
+            &name,
+            &labels,
+            replicas
+        ))
+    }
+
+    async fn gateways(
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        let after = after.map(str::to_owned);
+        run!(self.query, |conn| gateways(conn, organisation, after.as_deref(), limit))
+    }
+
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
+        run!(self.query, |conn| gateway(conn, organisation, id))
+    }
+
+    async fn update_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway> {
+        run!(self.write_tx, |conn, now| update_gateway(conn, now, organisation, id, change))
+    }
+
+    async fn delete_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Deleted> {
+        let node = self.node;
+        run!(self.write_tx, |conn, now| delete_gateway(conn, now, node, organisation, id))
+    }
+
+    async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
+        let manifest = manifest.to_owned();
+        run!(self.write_tx, |conn, now| set_manifest(conn, now, gateway, &manifest))
+    }
+
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+        let (code, address) = (code.to_owned(), address.to_owned());
+        self.writer.run_detached(move |conn, now| {
+            Box::pin(async move { note_refusal(conn, now, gateway, &code, &address).await })
+        });
+    }
+}
+
 pub(super) async fn create_gateway(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     id: GatewayId,
@@ -29,7 +102,7 @@ pub(super) async fn create_gateway(
     replicas: i64,
 ) -> Result<Gateway> {
     let labels = labels_text(labels)?;
-    refuse_taken_name(connection, organisation, name, None).await?;
+    refuse_taken_name(conn, organisation, name, None).await?;
     let inserted = query_scalar!(
         r#"
         insert into gateways (id, organisation, name, labels, replicas, created_at)
@@ -44,20 +117,20 @@ pub(super) async fn create_gateway(
         replicas,
         now as _
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut *conn)
     .await?;
     let Some(gateway) = inserted else {
         return Err(StoreError::gateway_id_taken(id));
     };
     let epoch = Epoch::new();
     query!("insert into streams (gateway, epoch) values ($1, $2)", gateway.0, epoch as _)
-        .execute(&mut *connection)
+        .execute(&mut *conn)
         .await?;
-    the_one(connection, gateway).await
+    the_one(conn, gateway).await
 }
 
 pub(super) async fn gateways(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     after: Option<&str>,
     limit: usize,
@@ -75,39 +148,39 @@ pub(super) async fn gateways(
         after,
         limit
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
-    details(connection, &keys).await
+    details(conn, &keys).await
 }
 
 pub(super) async fn gateway(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<Option<Gateway>> {
-    match live_key(connection, organisation, id).await {
-        Ok(key) => the_one(connection, key).await.map(Some),
+    match live_key(conn, organisation, id).await {
+        Ok(key) => the_one(conn, key).await.map(Some),
         Err(StoreError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 pub(super) async fn update_gateway(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     id: GatewayId,
     change: GatewayChange,
 ) -> Result<Gateway> {
-    let key = live_key(connection, organisation, id).await?;
+    let key = live_key(conn, organisation, id).await?;
     if let Some(name) = &change.name {
-        refuse_taken_name(connection, organisation, name, Some(key)).await?;
+        refuse_taken_name(conn, organisation, name, Some(key)).await?;
     }
     let mut labels = None;
     if let Some(change) = change.labels {
         // Two changes at once must not undo each other.
-        dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
-        let current = the_one(connection, key).await?.labels;
+        conn.lock_streams(&BTreeSet::from([key])).await?;
+        let current = the_one(conn, key).await?.labels;
         labels = Some(labels_text(&change.apply(current)?)?);
     }
     // Disabling again keeps the first instant: "since when" is what admins ask.
@@ -131,57 +204,57 @@ pub(super) async fn update_gateway(
         now as _,
         change.replicas
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
-    the_one(connection, key).await
+    the_one(conn, key).await
 }
 
 /// What was not delivered is given up. The stream and the gateway's own position
 /// stay, because the ledger's rows lead to them and answers about its deliveries
 /// follow from them. Its log goes with retention, like any other.
 pub(super) async fn delete_gateway(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<Deleted> {
-    let key = live_key(connection, organisation, id).await?;
+    let key = live_key(conn, organisation, id).await?;
     let gateway = key.0;
-    dialect::lock_streams(connection, &BTreeSet::from([key])).await?;
+    conn.lock_streams(&BTreeSet::from([key])).await?;
     let gateway_name = query_scalar!(
         r#"update gateways set deleted_at = $2 where gateway = $1 returning name as "name!: String""#,
         gateway,
         now as _
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(&mut *conn)
     .await?;
     query!(
         "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
         gateway,
         now as _
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
-    let undelivered = give_up_undelivered(connection, now, node, key).await?;
+    let undelivered = give_up_undelivered(conn, now, node, key).await?;
     query!("delete from cursors where gateway = $1 and instance <> ''", gateway)
-        .execute(&mut *connection)
+        .execute(&mut *conn)
         .await?;
     query!("update streams set missed = head where gateway = $1", gateway)
-        .execute(&mut *connection)
+        .execute(&mut *conn)
         .await?;
     let undelivered = undelivered.into_iter().map(|range| {
         let gateway_name = gateway_name.clone();
         Failed { gateway: key, gateway_id: id, gateway_name, range }
     });
-    let undelivered = named(connection, undelivered.collect()).await?;
+    let undelivered = named(conn, undelivered.collect()).await?;
     Ok(Deleted { key, undelivered })
 }
 
 /// Records what a gateway that is being deleted has not confirmed as failed: a
 /// row for each stretch of the log, not for each delivery.
 async fn give_up_undelivered(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     gateway: GatewayKey,
@@ -193,7 +266,7 @@ async fn give_up_undelivered(
         "#,
         gateway.0
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(&mut *conn)
     .await?;
     // A gateway of named replicas has no position of its own yet.
     query!(
@@ -205,24 +278,24 @@ async fn give_up_undelivered(
         gateway.0,
         now as _
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
-    let confirmed = positions::confirmed(connection, gateway).await?;
+    let confirmed = cursors::confirmed(conn, gateway).await?;
     let range = Range { first: confirmed.max(log.floor).next(), last: log.head };
     let reason = Reason::GatewayDeleted;
-    let undelivered = ledger::not_dead(connection, gateway, range).await?;
+    let undelivered = ledger::not_dead(conn, gateway, range).await?;
     for range in undelivered.iter().copied() {
         let how = How::Failed(reason, "");
         let ended =
             Ended { gateway, connection: None, range, how, started_at: now, finished_at: now };
-        ledger::write(connection, node, &ended).await?;
+        ledger::insert_attempts(conn, node, &ended).await?;
     }
-    ledger::bury(connection, gateway, range, reason, now).await?;
+    ledger::dead_letter(conn, gateway, range, reason, now).await?;
     Ok(undelivered)
 }
 
 pub(super) async fn set_manifest(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     gateway: GatewayKey,
     manifest: &str,
@@ -233,14 +306,14 @@ pub(super) async fn set_manifest(
         manifest,
         now as _
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
 }
 
 /// Notes the last refused attempt to connect; an older one is replaced.
 pub(super) async fn note_refusal(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     gateway: GatewayKey,
     code: &str,
@@ -257,14 +330,14 @@ pub(super) async fn note_refusal(
         code,
         address
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(())
 }
 
 /// The inside key of a gateway that is not deleted.
 pub(super) async fn live_key(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<GatewayKey> {
@@ -276,13 +349,13 @@ pub(super) async fn live_key(
         id as _,
         organisation.0
     )
-    .fetch_optional(connection)
+    .fetch_optional(conn)
     .await?
     .ok_or(StoreError::NotFound("gateway"))
 }
 
 async fn refuse_taken_name(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     name: &str,
     except: Option<GatewayKey>,
@@ -297,7 +370,7 @@ async fn refuse_taken_name(
         name,
         except
     )
-    .fetch_optional(connection)
+    .fetch_optional(conn)
     .await?;
     match taken {
         None => Ok(()),

@@ -5,11 +5,11 @@
 use async_trait::async_trait;
 
 use super::Backend;
-use super::sides::{ask, read, write};
+use super::access::{Access, run};
 use crate::event::OrganisationKey;
 use crate::store::{
-    Drained, Inbox, InboxDepth, InboxRow, JudgedRow, RejectedFilter, RejectedRow, Result, Retried,
-    RetrySelection,
+    Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
+    RetrySelection, ValidatedRow,
 };
 use crate::wake::Hint;
 
@@ -18,14 +18,14 @@ mod page;
 pub(crate) mod rejected;
 
 /// A row whose size is known, and nothing else of it.
-pub(crate) struct Sized {
+pub(crate) struct RowSize {
     pub(crate) id: i64,
     pub(crate) inserted_at: crate::clock::Timestamp,
     pub(crate) bytes: i64,
 }
 
 /// A row that is where it can't be.
-pub(crate) struct Misplaced {
+pub(crate) struct UndrainedRow {
     pub(crate) id: i64,
     pub(crate) event_type: Vec<u8>,
 }
@@ -37,16 +37,16 @@ impl Inbox for Backend {
     }
 
     async fn inbox_page(&self, limit: usize, max_bytes: usize) -> Result<Vec<InboxRow>> {
-        read!(self, connection => page::page(connection, limit, max_bytes))
+        run!(self.snapshot, |conn| page::page(conn, limit, max_bytes))
     }
 
-    async fn drain_inbox(&self, rows: Vec<JudgedRow>) -> Result<Drained> {
+    async fn drain_inbox(&self, rows: Vec<ValidatedRow>) -> Result<Drained> {
         self.check_space()?;
         let wake = self.wake.clone();
         let (drained, _) = self
             .writer
             .run_then(
-                move |connection, _| Box::pin(async move { drain::drain(connection, rows).await }),
+                move |conn, _| Box::pin(async move { drain::drain(conn, rows).await }),
                 move |(_, grown)| {
                     for grown in grown {
                         let rows = grown.rows.clone().into();
@@ -59,7 +59,7 @@ impl Inbox for Backend {
     }
 
     async fn inbox_depth(&self) -> Result<InboxDepth> {
-        ask!(self, connection => page::depth(connection))
+        run!(self.query, |conn| page::depth(conn))
     }
 
     async fn rejected(
@@ -70,7 +70,7 @@ impl Inbox for Backend {
         limit: usize,
     ) -> Result<Vec<RejectedRow>> {
         let filter = filter.clone();
-        ask!(self, connection => rejected::list(connection, organisation, &filter, before, limit))
+        run!(self.query, |conn| rejected::list(conn, organisation, &filter, before, limit))
     }
 
     async fn rejected_row(
@@ -79,7 +79,7 @@ impl Inbox for Backend {
         id: i64,
         max_chars: usize,
     ) -> Result<Option<(RejectedRow, String)>> {
-        ask!(self, connection => rejected::show(connection, organisation, id, max_chars))
+        run!(self.query, |conn| rejected::show(conn, organisation, id, max_chars))
     }
 
     async fn retry_rejected(
@@ -87,10 +87,10 @@ impl Inbox for Backend {
         organisation: OrganisationKey,
         selection: RetrySelection,
     ) -> Result<Retried> {
-        write!(self, connection, now => rejected::retry(connection, now, organisation, selection))
+        run!(self.write_tx, |conn, now| rejected::retry(conn, now, organisation, selection))
     }
 
     async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()> {
-        write!(self, connection, _now => rejected::delete(connection, organisation, id))
+        run!(self.write_tx, |conn, _now| rejected::delete(conn, organisation, id))
     }
 }

@@ -1,14 +1,91 @@
 //! Rows of the ledger: attempts and dead letters, as ranges that are cut at a
 //! fixed length so that "which rows cover this sequence?" stays a bounded search.
 
-use super::dialect::{Connection, query};
+use std::time::Duration;
 
+use super::Backend;
+use super::access::{Access as _, run};
+use super::deliveries;
+use super::dialect::{Connection, query};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result, storable};
+use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
+use crate::store::{
+    DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Range, Record,
+    RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
+};
+use async_trait::async_trait;
+
+pub(crate) mod history;
+pub(crate) mod logged;
+pub(crate) mod record;
+pub(crate) mod reports;
 
 pub(crate) use crate::store::limits::LONGEST_RANGE;
-pub(super) use crate::store::ranges::cut;
+use crate::store::ranges::cut;
+
+#[async_trait]
+impl Ledger for Backend {
+    async fn record(&self, records: Vec<Record>) -> Result<()> {
+        self.writer.record(records).await
+    }
+
+    async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
+        run!(self.query, |conn| history::totals(conn, organisation))
+    }
+
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
+        let id = id.clone();
+        run!(self.query, |conn| history::event_history(conn, organisation, &id))
+    }
+
+    async fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        let filter = filter.clone();
+        run!(self.query, |conn| deliveries::failed_deliveries(
+            conn,
+            organisation,
+            &filter,
+            cursor,
+            limit
+        ))
+    }
+
+    async fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        from: Timestamp,
+        to: Timestamp,
+        bucket: Duration,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>> {
+        run!(self.query, |conn| deliveries::summary::failure_summary(
+            conn,
+            organisation,
+            from,
+            to,
+            bucket,
+            by
+        ))
+    }
+
+    async fn redrive(
+        &self,
+        organisation: OrganisationKey,
+        selection: RedriveSelection,
+        dry_run: bool,
+    ) -> Result<Redriven> {
+        self.run_redrive(organisation, selection, dry_run).await
+    }
+}
 
 /// Attempts that ended in the same way.
 pub(super) struct Ended<'a> {
@@ -33,8 +110,8 @@ pub(super) enum How<'a> {
 }
 
 /// Writes attempts, and counts the failed ones.
-pub(super) async fn write(
-    connection: &mut Connection,
+pub(super) async fn insert_attempts(
+    conn: &mut Connection,
     node: NodeId,
     ended: &Ended<'_>,
 ) -> Result<()> {
@@ -63,7 +140,7 @@ pub(super) async fn write(
             ended.started_at as _,
             ended.finished_at as _
         )
-        .execute(&mut *connection)
+        .execute(&mut *conn)
         .await?;
     }
     if let Some(reason) = reason {
@@ -80,7 +157,7 @@ pub(super) async fn write(
             ended.finished_at as _,
             reason as _
         )
-        .execute(connection)
+        .execute(conn)
         .await?;
     }
     Ok(())
@@ -88,7 +165,7 @@ pub(super) async fn write(
 
 /// The parts of a range that are no dead letters yet.
 pub(super) async fn not_dead(
-    connection: &mut Connection,
+    conn: &mut Connection,
     gateway: GatewayKey,
     range: Range,
 ) -> Result<Vec<Range>> {
@@ -104,7 +181,7 @@ pub(super) async fn not_dead(
         range.last.0,
         range.first.0
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     let mut parts = Vec::new();
     let mut first = range.first.0;
@@ -121,27 +198,23 @@ pub(super) async fn not_dead(
 }
 
 /// Adds to the number of dead letters that can still be redriven.
-pub(super) async fn count_dead(
-    connection: &mut Connection,
-    gateway: GatewayKey,
-    by: i64,
-) -> Result<()> {
+pub(super) async fn count_dead(conn: &mut Connection, gateway: GatewayKey, by: i64) -> Result<()> {
     query!("update streams set dead_total = dead_total + $2 where gateway = $1", gateway.0, by)
-        .execute(connection)
+        .execute(conn)
         .await?;
     Ok(())
 }
 
 /// Gives up deliveries; parts that were given up before stay as they are.
-pub(super) async fn bury(
-    connection: &mut Connection,
+pub(super) async fn dead_letter(
+    conn: &mut Connection,
     gateway: GatewayKey,
     range: Range,
     reason: Reason,
     at: Timestamp,
 ) -> Result<()> {
     let mut count = 0;
-    for part in not_dead(connection, gateway, range).await? {
+    for part in not_dead(conn, gateway, range).await? {
         count += part.last.0 - part.first.0 + 1;
         for piece in cut(part) {
             query!(
@@ -155,17 +228,17 @@ pub(super) async fn bury(
                 reason as _,
                 at as _
             )
-            .execute(&mut *connection)
+            .execute(&mut *conn)
             .await?;
         }
     }
-    if count > 0 { count_dead(connection, gateway, count).await } else { Ok(()) }
+    if count > 0 { count_dead(conn, gateway, count).await } else { Ok(()) }
 }
 
 /// Takes a delivery out of the dead letters, because the gateway has applied it;
 /// answers whether it was one. A letter that was redriven stays, for its record.
-pub(super) async fn revive(
-    connection: &mut Connection,
+pub(super) async fn remove_dead_letter(
+    conn: &mut Connection,
     gateway: GatewayKey,
     sequence: Sequence,
 ) -> Result<bool> {
@@ -182,7 +255,7 @@ pub(super) async fn revive(
         begin,
         sequence.0
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut *conn)
     .await?;
     let Some(letter) = letter else { return Ok(false) };
     query!(
@@ -190,15 +263,15 @@ pub(super) async fn revive(
         gateway.0,
         letter.first.0
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
-    count_dead(connection, gateway, -(letter.last.0 - letter.first.0 + 1)).await?;
+    count_dead(conn, gateway, -(letter.last.0 - letter.first.0 + 1)).await?;
     let parts = [
         Range { first: letter.first, last: Sequence(sequence.0 - 1) },
         Range { first: sequence.next(), last: letter.last },
     ];
     for part in parts.into_iter().filter(|part| part.first <= part.last) {
-        bury(connection, gateway, part, letter.reason, letter.dead_at).await?;
+        dead_letter(conn, gateway, part, letter.reason, letter.dead_at).await?;
     }
     Ok(true)
 }

@@ -1,65 +1,37 @@
-//! Every verb, written once. This folder is compiled twice, as a part of
-//! `sqlite` and as a part of `postgres`; what a database must say in its own
-//! words it says in the `dialect` beside this folder:
+//! The operations, with all statements that both databases share. This folder is compiled twice,
+//! as part of `sqlite` and as part of `postgres`; [`dialect`] says why.
 //!
-//! - `Connection`, and the macros `query`, `query_as` and `query_scalar`, which
-//!   mark a statement as this database's, because the metadata of checked
-//!   statements is filed by their text;
-//! - `Session`: how the writer reaches its database, and what a failed commit
-//!   means there;
-//! - `clock`: whose time is written down;
-//! - `lock_streams`, `still_there`, `only_one`, `silent_before`: how nodes
-//!   wait for each other, and when one is dead, which a database with one node
-//!   has no need of;
-//! - statements that take many rows at once, and walks that need an index to
-//!   be named, each a function that fills a row type of this folder.
+//! A backend provides three things, each a trait that it implements:
 //!
-//! Where nodes share a database this order keeps them from deadlocks: a
-//! transaction locks all streams that it will touch first, by rising key, and
-//! everything else only after that; rows of streams that it has not locked it
-//! passes over if they are taken. Rows of the inbox are taken before streams,
-//! under a lock of their own.
+//! - the statements that databases word differently, by entity ([`dialect`]);
+//! - connections that read, and a few properties of the database ([`access`]);
+//! - the connection of the writer ([`writer::session`]).
+//!
+//! A file implements the trait of one entity, and calls the functions below it, each of which
+//! runs statements on a connection. To add an operation, add a method to the trait of its entity
+//! in `store/`, and implement it in the file of the same name here.
 
-use super::{Backend, dialect};
+use super::Backend;
 
-pub(crate) mod append;
-pub(crate) mod batch;
-mod browse;
-mod closing;
+pub(crate) mod access;
 pub(crate) mod connections;
+pub(crate) mod credentials;
+pub(crate) mod cursors;
 pub(crate) mod deliveries;
+pub(crate) mod dialect;
 mod event_types;
 pub(crate) mod expiry;
-mod failing;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;
-mod history;
+mod health;
 pub(crate) mod inbox;
 pub(crate) mod ledger;
-mod missed;
+pub(crate) mod log;
+mod maintenance;
 pub(crate) mod nodes;
-pub(crate) mod positions;
-pub(crate) mod record;
+pub(crate) mod not_connected;
 pub(crate) mod redrive;
-pub(crate) mod repeats;
 pub(crate) mod retention;
-mod sides;
-pub(crate) mod stream;
-pub(crate) mod sweep;
-pub(crate) mod targets;
-pub(crate) mod tokens;
-mod verbs;
 pub(crate) mod verify;
 pub(crate) mod writer;
-
-/// Work that one node at a time does for all of them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Chore {
-    /// Removing what is too old.
-    Retention,
-    /// Closing what dead nodes left open.
-    Reaping,
-    /// Giving up deliveries whose event has expired.
-    Expiry,
-}

@@ -1,17 +1,71 @@
 //! Nodes: that they live, which there are, and what becomes of the connections
 //! of those that died.
 
+use super::Backend;
+use super::access::{Access as _, run};
+use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::migrations;
-use super::closing::{self, End};
-use super::dialect::{self, Connection, query, query_scalar};
-use super::sides::write;
-use super::{Backend, Chore};
+use super::connections::close::{self, End};
+use super::dialect::{Connection, NodeStatements, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
 use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
+use crate::store::{Heartbeat, Nodes};
+
+#[async_trait]
+impl Nodes for Backend {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        let node = self.node;
+        let beat = self.urgent_tx(move |conn, now| {
+            Box::pin(async move {
+                let lost_at = heartbeat(conn, now, node).await?;
+                let newer_schema = newer_schema(conn).await?;
+                Ok(Heartbeat { at: now, lost_at, newer_schema })
+            })
+        });
+        beat.await
+    }
+
+    async fn introduce_node(&self, about: AboutNode) -> Result<()> {
+        let node = self.node;
+        run!(self.write_tx, |conn, _now| introduce(conn, node, &about))
+    }
+
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>> {
+        let (node, timeout) = (self.node, self.node_timeout());
+        run!(self.query, |conn| list(conn, node, timeout, limit))
+    }
+
+    async fn reap_dead_nodes(&self) -> Result<Reaping> {
+        let (node, timeout, wake) = (self.node, self.node_timeout(), self.wake.clone());
+        let (reaped, _) = self
+            .writer
+            .run_then(
+                move |conn, now| Box::pin(reap(conn, now, node, timeout)),
+                move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
+            )
+            .await?;
+        Ok(reaped)
+    }
+
+    fn node(&self) -> NodeId {
+        self.node
+    }
+}
+
+/// Work that one node at a time does for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ExclusiveTask {
+    /// Deleting what retention does not keep.
+    Retention,
+    /// Closing the connections of dead nodes.
+    Reaping,
+    /// Giving up deliveries of expired events.
+    Expiry,
+}
 
 /// The shortest time.
 const INSTANT: Duration = Duration::from_micros(1);
@@ -22,16 +76,12 @@ impl Backend {
     /// What is due right after opening.
     pub(crate) async fn begin(&self) -> Result<()> {
         let node = self.node;
-        write!(self, connection, now => register(connection, now, node))
+        run!(self.write_tx, |conn, now| register(conn, now, node))
     }
 }
 
 /// Puts this node on record, and forgets those that are long gone.
-pub(super) async fn register(
-    connection: &mut Connection,
-    now: Timestamp,
-    node: NodeId,
-) -> Result<()> {
+pub(super) async fn register(conn: &mut Connection, now: Timestamp, node: NodeId) -> Result<()> {
     let before = now.minus(REMEMBERED);
     query!(
         r#"
@@ -41,21 +91,21 @@ pub(super) async fn register(
         "#,
         before as _
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     query!(
         "insert into nodes (id, started_at, heartbeat_at) values ($1, $2, $2)",
         node as _,
         now as _
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(())
 }
 
 /// Says that this node lives; answers when another one last took it for dead.
 pub(super) async fn heartbeat(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
 ) -> Result<Option<Timestamp>> {
@@ -67,7 +117,7 @@ pub(super) async fn heartbeat(
         node as _,
         now as _
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut *conn)
     .await?;
     if let Some(lost_at) = known {
         return Ok(lost_at);
@@ -78,26 +128,26 @@ pub(super) async fn heartbeat(
         node as _,
         now as _
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(Some(now))
 }
 
 /// A later migration than this version knows, if a newer version has migrated the
 /// database; an error if this one can't use it any more.
-pub(super) async fn newer_schema(connection: &mut Connection) -> Result<Option<i64>> {
+pub(super) async fn newer_schema(conn: &mut Connection) -> Result<Option<i64>> {
     // Not checked when it is compiled: the first table is the migrator's own.
     let row = sqlx::query_as::<_, (Option<i64>, i64)>(
         "select (select max(version) from _sqlx_migrations where success),
             (select coalesce(max(oldest), 0) from schema_compatibility)",
     );
-    let (newest, oldest) = row.fetch_one(connection).await?;
+    let (newest, oldest) = row.fetch_one(conn).await?;
     schema::check(migrations::newest(), newest, oldest)
 }
 
 /// Keeps what this node says of itself.
 pub(super) async fn introduce(
-    connection: &mut Connection,
+    conn: &mut Connection,
     node: NodeId,
     about: &AboutNode,
 ) -> Result<()> {
@@ -109,32 +159,28 @@ pub(super) async fn introduce(
         about.address,
         about.max_connections
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(())
 }
 
 /// Says that this node stops in good order.
-pub(super) async fn stopped(
-    connection: &mut Connection,
-    now: Timestamp,
-    node: NodeId,
-) -> Result<()> {
+pub(super) async fn stopped(conn: &mut Connection, now: Timestamp, node: NodeId) -> Result<()> {
     query!("update nodes set stopped_at = $2 where id = $1", node as _, now as _)
-        .execute(connection)
+        .execute(conn)
         .await?;
     Ok(())
 }
 
 /// The living nodes, then those that ended, each the newest first.
 pub(super) async fn list(
-    connection: &mut Connection,
+    conn: &mut Connection,
     node: NodeId,
     timeout: Duration,
     limit: usize,
 ) -> Result<Vec<NodeInfo>> {
-    let now = dialect::clock(connection).await?;
-    let since = dialect::silent_before(now, timeout);
+    let now = conn.now().await?;
+    let since = Connection::dead_before(now, timeout);
     let until = now.plus(timeout);
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = query!(
@@ -158,7 +204,7 @@ pub(super) async fn list(
         most,
         until as _
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     Ok(rows
         .into_iter()
@@ -184,10 +230,10 @@ pub(super) async fn list(
 
 /// Connections that one transaction closes: their gateways' streams are locked
 /// until its end.
-pub(crate) const REAPED: i64 = 500;
+pub(crate) const ORPHANS_PER_BATCH: i64 = 500;
 
 /// A connection that a dead node left open.
-pub(crate) struct Left {
+pub(crate) struct OrphanedConnection {
     pub(crate) id: ConnectionId,
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
@@ -196,25 +242,25 @@ pub(crate) struct Left {
 /// Closes some of what dead nodes left open. Returns it, and whose gateways they
 /// are; after nothing there is nothing left.
 pub(super) async fn reap(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     timeout: Duration,
 ) -> Result<(Reaping, Vec<GatewayKey>)> {
-    if !dialect::only_one(connection, Chore::Reaping).await? {
+    if !conn.try_lock_task(ExclusiveTask::Reaping).await? {
         return Ok((Reaping::default(), Vec::new()));
     }
-    let before = dialect::silent_before(now, timeout);
+    let before = Connection::dead_before(now, timeout);
     // A heartbeat that lies ahead was stored before the clock was set back, by a
     // node that did not live to store another one.
     let after = now.plus(timeout);
-    let left = dialect::left_by_dead_nodes(connection, (before, after), node).await?;
+    let left = conn.connections_of_dead_nodes((before, after), node).await?;
     let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
-    dialect::lock_streams(connection, &gateways).await?;
+    conn.lock_streams(&gateways).await?;
     // Whoever has said meanwhile that it lives is not marked; whoever is marked
     // is heard only after this, and finds the mark.
-    let nodes = mark(connection, now, (before, after), timeout, node).await?;
-    let mut left = dialect::left_by_dead_nodes(connection, (before, after), node).await?;
+    let nodes = mark(conn, now, (before, after), timeout, node).await?;
+    let mut left = conn.connections_of_dead_nodes((before, after), node).await?;
     // What came in meanwhile waits for the next time.
     left.retain(|row| gateways.contains(&row.gateway));
     for row in &left {
@@ -228,9 +274,10 @@ pub(super) async fn reap(
             alive_at: None,
             at: now,
         };
-        closing::close(connection, now, node, &end).await?;
+        close::close(conn, now, node, &end).await?;
     }
-    let closed = |row: &Left| Reaped { gateway_id: row.gateway_id, connection_id: row.id };
+    let closed =
+        |row: &OrphanedConnection| Reaped { gateway_id: row.gateway_id, connection_id: row.id };
     let connections = left.iter().map(closed).collect();
     let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
     Ok((Reaping { nodes, connections }, gateways.into_iter().collect()))
@@ -239,7 +286,7 @@ pub(super) async fn reap(
 /// Marks the nodes that have been silent for too long, once, and again when
 /// they have opened connections since; returns them.
 async fn mark(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     (before, after): (Timestamp, Timestamp),
     timeout: Duration,
@@ -262,6 +309,6 @@ async fn mark(
         after as _,
         silent as _
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?)
 }

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::dialect::{self, Connection, query_scalar};
+use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
-use super::append::raise_heads;
 use super::deliveries::{Key, Matching, WORK, begin, details, failed_keys};
-use super::failing;
 use super::gateways::live_key;
 use super::ledger;
+use super::ledger::reports;
+use super::log::append::raise_heads;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::REDRIVEN;
@@ -21,7 +21,7 @@ use crate::store::{
 };
 
 pub(crate) mod candidates;
-mod letters;
+mod dead_letters;
 mod run;
 
 #[cfg(test)]
@@ -35,17 +35,17 @@ pub(super) const AT_A_TIME: usize = 100;
 /// Looks for what can be appended again, and counts what is left alone.
 /// Changes nothing, so that it keeps nobody from writing.
 pub(super) async fn search(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     selection: RedriveSelection,
 ) -> Result<(Redriven, Vec<Key>)> {
-    let now = dialect::clock(connection).await?;
+    let now = conn.now().await?;
     let (mut answer, chosen) = match selection {
         RedriveSelection::One(gateway, sequence) => {
-            one(connection, now, organisation, gateway, sequence).await?
+            one(conn, now, organisation, gateway, sequence).await?
         }
         RedriveSelection::Filter(filter, after) => {
-            let matching = Matching::new(connection, organisation, &filter).await?;
+            let matching = Matching::new(conn, organisation, &filter).await?;
             let mut answer = Redriven::default();
             let (counted, after) = match after {
                 None => (Some(None), RedrivePlace::default()),
@@ -53,14 +53,13 @@ pub(super) async fn search(
                 Some(RedriveCursor::DeadLetters(place)) => (None, place),
             };
             if let Some(at) = counted {
-                let rest = count_others(connection, &matching, at, &mut answer).await?;
+                let rest = count_others(conn, &matching, at, &mut answer).await?;
                 answer.next = rest.map(RedriveCursor::Counting);
             }
             let chosen = if answer.next.is_some() {
                 Vec::new()
             } else {
-                candidates::matching(connection, now, &matching, after, REDRIVEN, &mut answer)
-                    .await?
+                candidates::matching(conn, now, &matching, after, REDRIVEN, &mut answer).await?
             };
             (answer, chosen)
         }
@@ -82,17 +81,17 @@ fn delivery(candidate: Candidate, new_sequence: Option<Sequence>) -> Option<Redr
 
 /// A single delivery: chosen if it is a dead letter, and counted otherwise.
 async fn one(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     gateway: GatewayId,
     sequence: Sequence,
 ) -> Result<(Redriven, Vec<Candidate>)> {
     const MISSING: StoreError = StoreError::NotFound("delivery");
-    let gateway = live_key(connection, organisation, gateway).await?.0;
+    let gateway = live_key(conn, organisation, gateway).await?.0;
     let head =
         query_scalar!(r#"select head as "head!: i64" from streams where gateway = $1"#, gateway)
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut *conn)
             .await?
             .ok_or(MISSING)?;
     if !(1..=head).contains(&sequence.0) {
@@ -100,11 +99,11 @@ async fn one(
     }
     let key = (gateway, sequence.0);
     let mut answer = Redriven::default();
-    let standing = details::standings(connection, &[key]).await?.pop().ok_or(MISSING)?;
+    let standing = details::standings(conn, &[key]).await?.pop().ok_or(MISSING)?;
     if count(&mut answer, &standing) {
         return Ok((answer, Vec::new()));
     }
-    let mut found = dialect::open_deliveries(connection, &[key]).await?;
+    let mut found = conn.open_deliveries(&[key]).await?;
     if found.iter().any(|one| one.event.is_none()) {
         answer.event_removed += 1;
         found.clear();
@@ -129,14 +128,14 @@ fn count(answer: &mut Redriven, standing: &details::Standing) -> bool {
 /// Counts the next matching failed deliveries that need no redrive, as far as
 /// one bounded scan gets; answers where to go on.
 async fn count_others(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     at: Option<DeliveryCursor>,
     answer: &mut Redriven,
 ) -> Result<Option<DeliveryCursor>> {
-    let (as_of, start) = begin(connection, at).await?;
-    let found = failed_keys(connection, matching, as_of, start, WORK).await?;
-    for standing in details::standings(connection, &found.keys).await? {
+    let (as_of, start) = begin(conn, at).await?;
+    let found = failed_keys(conn, matching, as_of, start, WORK).await?;
+    for standing in details::standings(conn, &found.keys).await? {
         count(answer, &standing);
     }
     Ok(found.next.map(|place| place.cursor(as_of)))
@@ -146,20 +145,20 @@ async fn count_others(
 /// that somebody else has redriven meanwhile, or that are gone, are left out.
 /// Also answers each touched gateway's new head.
 pub(super) async fn append(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     chosen: Vec<Key>,
 ) -> Result<(Vec<RedrivenDelivery>, Vec<(GatewayKey, Sequence)>)> {
     let gateways = chosen.iter().map(|(gateway, _)| GatewayKey(*gateway)).collect();
     // Nobody else redrives or buries in these logs until it is done.
-    dialect::lock_streams(connection, &gateways).await?;
-    let mut chosen = dialect::open_deliveries(connection, &chosen).await?;
+    conn.lock_streams(&gateways).await?;
+    let mut chosen = conn.open_deliveries(&chosen).await?;
     chosen.retain(|one| one.event.is_some() && !one.has_expired(now));
     let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
     for candidate in &chosen {
         *counts.entry(candidate.gateway).or_default() += 1;
     }
-    let heads = raise_heads(connection, &counts).await?;
+    let heads = raise_heads(conn, &counts).await?;
     let mut last: HashMap<GatewayKey, Sequence> = heads
         .iter()
         .map(|(gateway, head)| (*gateway, Sequence(head.0 - counts[gateway])))
@@ -172,13 +171,13 @@ pub(super) async fn append(
         rows.push((candidate.gateway, *last, candidate.event.unwrap_or_default()));
         numbered.push((candidate, *last));
     }
-    dialect::insert_outbox(connection, &rows).await?;
-    letters::mark(connection, &numbered, now).await?;
+    conn.insert_outbox(&rows).await?;
+    dead_letters::mark(conn, &numbered, now).await?;
     for (gateway, count) in &counts {
-        ledger::count_dead(connection, *gateway, -count).await?;
+        ledger::count_dead(conn, *gateway, -count).await?;
         let own = numbered.iter().filter(|(one, _)| one.gateway == *gateway);
         let sequences = own.map(|(one, _)| one.sequence).collect();
-        failing::redriven(connection, *gateway, &sequences).await?;
+        reports::redriven(conn, *gateway, &sequences).await?;
     }
     let redriven = numbered.into_iter().filter_map(|(one, new)| delivery(one, Some(new)));
     Ok((redriven.collect(), heads))

@@ -5,19 +5,19 @@
 
 use std::collections::BTreeSet;
 
-use super::Chore;
-use super::dialect::{self, Connection, query, query_as};
+use super::cursors;
+use super::dialect::{Connection, NodeStatements, RetentionStatements, query, query_as};
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
-use super::positions;
+use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{REPEATS, TRIMMED_STREAMS};
 use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
-mod kept;
-mod letters;
+mod dead_letters;
 mod rows;
+mod trimmed;
 
 /// A stream, and when the oldest row of its log was appended.
 struct Stream {
@@ -82,7 +82,7 @@ impl Stream {
 
 /// Removes one batch of one kind, and moves the mark past what was looked at.
 pub(super) async fn trim(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     limits: &RetentionLimits,
@@ -90,46 +90,44 @@ pub(super) async fn trim(
 ) -> Result<(Trimmed, TrimMark)> {
     let mut trimmed = Trimmed::default();
     let now = mark.measure_by(now);
-    if !dialect::only_one(connection, Chore::Retention).await? {
+    if !conn.try_lock_task(ExclusiveTask::Retention).await? {
         return Ok((trimmed, mark));
     }
     let batch = limits.batch.max(1);
     let oldest = now.minus(limits.max_age);
     let rows = match mark.step {
         TrimStep::Logs => {
-            let is_over = logs(connection, now, node, limits, &mut mark, &mut trimmed).await?;
+            let is_over = logs(conn, now, node, limits, &mut mark, &mut trimmed).await?;
             if is_over { 0 } else { u64::MAX }
         }
         TrimStep::Positions => {
-            dialect::forget_positions(connection, now.minus(limits.left_behind), batch).await?
+            conn.delete_orphaned_cursors(now.minus(limits.left_behind), batch).await?
         }
         TrimStep::Events => {
             let spent = SpentEvents { before: oldest, most_events: limits.hard_max_events };
-            rows::events(connection, spent, batch, &mut mark, &mut trimmed).await?
+            rows::events(conn, spent, batch, &mut mark, &mut trimmed).await?
         }
         TrimStep::Attempts => {
             let most = limits.hard_max_events;
-            rows::attempts(connection, oldest, most, batch, &mut mark, &mut trimmed).await?
+            rows::attempts(conn, oldest, most, batch, &mut mark, &mut trimmed).await?
         }
         TrimStep::OldAttempts => {
             let before = limits.dead_before(now);
-            trimmed.attempts = rows::forget_attempts(connection, before, batch).await?;
+            trimmed.attempts = rows::forget_attempts(conn, before, batch).await?;
             trimmed.attempts
         }
         TrimStep::Letters => {
-            letters::forget_spent(connection, oldest, limits.hard_max_events, batch, &mut mark)
+            dead_letters::forget_spent(conn, oldest, limits.hard_max_events, batch, &mut mark)
                 .await?
         }
         TrimStep::OldLetters => {
             let (before, spent) = (limits.dead_before(now), SpentEvents::of(now, limits));
-            letters::forget_old(connection, before, spent, batch, &mut mark, &mut trimmed).await?
+            dead_letters::forget_old(conn, before, spent, batch, &mut mark, &mut trimmed).await?
         }
-        TrimStep::Keys => rows::forget_keys(connection, now.minus(REPEATS), batch).await?,
-        TrimStep::Connections => rows::forget_connections(connection, oldest, batch).await?,
+        TrimStep::Keys => rows::forget_keys(conn, now.minus(REPEATS), batch).await?,
+        TrimStep::Connections => rows::forget_connections(conn, oldest, batch).await?,
         // Like unconfirmed events: what was not delivered is kept longer than what was.
-        TrimStep::Rejected => {
-            forget_rejected(connection, now.minus(limits.hard_max_age), batch).await?
-        }
+        TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;
@@ -144,28 +142,28 @@ pub(super) async fn trim(
 /// Trims the next logs, as many rows of them as a batch has. Answers whether
 /// these were the last.
 async fn logs(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     limits: &RetentionLimits,
     mark: &mut TrimMark,
     trimmed: &mut Trimmed,
 ) -> Result<bool> {
-    let mut found = streams(connection, mark.gateway).await?;
+    let mut found = streams(conn, mark.gateway).await?;
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
     for stream in found.iter().filter(|stream| stream.keeps_too_much(limits)) {
-        kept::forget(connection, now, limits, stream, trimmed).await?;
+        trimmed::forget(conn, now, limits, stream, trimmed).await?;
     }
     found.retain(|stream| stream.is_overfull(now, limits));
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
-    if dialect::lock_streams(connection, &keys).await? {
-        found = streams(connection, mark.gateway).await?;
+    if conn.lock_streams(&keys).await? {
+        found = streams(conn, mark.gateway).await?;
         found.retain(|stream| stream.is_overfull(now, limits) && keys.contains(&stream.gateway));
     }
     let mut budget = limits.batch.max(1);
     for stream in found {
-        let cut = cut_off(connection, now, node, limits, &stream, budget, trimmed).await?;
+        let cut = cut_off(conn, now, node, limits, &stream, budget, trimmed).await?;
         mark.letters_wait |= cut.beyond_positions;
         budget -= cut.rows;
         if budget <= 0 {
@@ -179,7 +177,7 @@ async fn logs(
 }
 
 /// The next streams after a gateway's.
-async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>> {
+async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
     Ok(query_as!(
         Stream,
         r#"
@@ -207,7 +205,7 @@ async fn streams(connection: &mut Connection, after: i64) -> Result<Vec<Stream>>
         after,
         TRIMMED_STREAMS
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?)
 }
 
@@ -223,7 +221,7 @@ struct Cut {
 /// Removes a stream's oldest rows, as many as the limits say and the budget
 /// allows.
 async fn cut_off(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     limits: &RetentionLimits,
@@ -248,7 +246,7 @@ async fn cut_off(
         stream.gateway.0,
         budget
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
     let gone: Vec<_> = rows
         .iter()
@@ -259,8 +257,8 @@ async fn cut_off(
     };
     let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
     // What is left of a deleted gateway's log is nobody's loss.
-    if let Some(open) = positions::above(range, stream.confirmed).filter(|_| !stream.deleted) {
-        trimmed.lost += lose(connection, now, node, stream.gateway, open).await?;
+    if let Some(open) = cursors::above(range, stream.confirmed).filter(|_| !stream.deleted) {
+        trimmed.lost += lose(conn, now, node, stream.gateway, open).await?;
     }
     // Every row up to the new floor is answered for, so the sweep passes it.
     query!(
@@ -268,7 +266,7 @@ async fn cut_off(
         stream.gateway.0,
         range.last.0
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     query!(
         r#"
@@ -278,22 +276,22 @@ async fn cut_off(
         stream.gateway.0,
         range.last.0
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     query!(
         "delete from outbox where gateway = $1 and sequence <= $2",
         stream.gateway.0,
         range.last.0
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     let passed = if stream.deleted { i64::MAX } else { stream.lowest };
-    let old = letters::Old { spent: now.minus(limits.max_age), dead: limits.dead_before(now) };
-    letters::forget_trimmed(connection, old, limits.hard_max_events, stream.gateway, range, passed)
+    let old = dead_letters::Old { spent: now.minus(limits.max_age), dead: limits.dead_before(now) };
+    dead_letters::forget_trimmed(conn, old, limits.hard_max_events, stream.gateway, range, passed)
         .await?;
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
     let spent = SpentEvents::of(now, limits);
-    trimmed.events += dialect::forget_trimmed_events(connection, &events, spent).await?;
+    trimmed.events += conn.delete_spent_events(&events, spent).await?;
     trimmed.deliveries += gone.len() as u64;
     let rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     Ok(Cut { rows, beyond_positions: range.last.0 > passed })
@@ -319,14 +317,14 @@ impl SpentEvents {
 
 /// Records what is removed unconfirmed; what is dead already is on record.
 async fn lose(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     gateway: GatewayKey,
     range: Range,
 ) -> Result<u64> {
     let mut lost = 0;
-    for part in ledger::not_dead(connection, gateway, range).await? {
+    for part in ledger::not_dead(conn, gateway, range).await? {
         let ended = Ended {
             gateway,
             connection: None,
@@ -335,9 +333,9 @@ async fn lose(
             started_at: now,
             finished_at: now,
         };
-        ledger::write(connection, node, &ended).await?;
+        ledger::insert_attempts(conn, node, &ended).await?;
         lost += u64::try_from(part.last.0 - part.first.0 + 1).unwrap_or(0);
     }
-    ledger::bury(connection, gateway, range, Reason::Retention, now).await?;
+    ledger::dead_letter(conn, gateway, range, Reason::Retention, now).await?;
     Ok(lost)
 }

@@ -15,15 +15,15 @@ mod tests;
 const MOST: i64 = 100;
 
 /// Checks everything that the tables say, in the transaction given.
-pub(crate) async fn check(connection: &mut Connection) -> Result<VerifyReport> {
-    let mut report = counts(connection).await?;
-    log::check(connection, &mut report.problems).await?;
-    ledger::check(connection, &mut report.problems).await?;
-    inbox::check(connection, &mut report.problems).await?;
+pub(crate) async fn check(conn: &mut Connection) -> Result<VerifyReport> {
+    let mut report = counts(conn).await?;
+    log::check(conn, &mut report.problems).await?;
+    ledger::check(conn, &mut report.problems).await?;
+    inbox::check(conn, &mut report.problems).await?;
     Ok(report)
 }
 
-async fn counts(connection: &mut Connection) -> Result<VerifyReport> {
+async fn counts(conn: &mut Connection) -> Result<VerifyReport> {
     let row = query!(
         r#"
         select (select count(*) from gateways) as "gateways!: i64",
@@ -35,7 +35,7 @@ async fn counts(connection: &mut Connection) -> Result<VerifyReport> {
             (select count(*) from inbox_rejected) as "rejected!: i64"
         "#
     )
-    .fetch_one(connection)
+    .fetch_one(conn)
     .await?;
     Ok(VerifyReport {
         gateways: row.gateways,

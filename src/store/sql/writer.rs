@@ -1,7 +1,7 @@
-//! The one task of a node that appends and records. While one batch is being
-//! synced the next one gathers, so that many callers share a sync and a lone
-//! caller waits for nobody; there is no timer. Nobody who stops waiting takes
-//! anything back: what was queued is done.
+//! The writer: one task per node that appends and records. While a batch is being committed the
+//! next one gathers, so that many callers share a commit and a single caller does not wait for
+//! others; there is no timer. A command that is queued is executed, even if its caller stops
+//! waiting.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -9,77 +9,38 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::Backend;
-use super::batch;
-use super::dialect::{self, Connection, Session};
-use crate::clock::Timestamp;
+use super::dialect::Session;
 use crate::event::NodeId;
 use crate::store::{NewConnection, Opened, Publish, Published, Queue, Record, Result, StoreError};
 use crate::wake::Wake;
 
-/// Commands that may wait. Callers other than publishers wait for room in it,
-/// since each lane and each request has only one at a time.
+pub(crate) mod batch;
+pub(crate) mod command;
+mod commit;
+pub(crate) mod session;
+
+use batch::Batch;
+pub(crate) use command::Work;
+use command::{Command, Permit, job};
+use session::{Fatal, WriterSession as _};
+
+/// Commands that may be queued. Callers other than publishers wait for capacity: each lane and
+/// each request has only one command at a time.
 const QUEUE_COMMANDS: usize = 1024;
-/// Bounds of one transaction, so that the first in it need not wait for long.
+/// Limits of one transaction, so that its first command does not wait for long.
 const BATCH_ITEMS: usize = 2048;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// How often the session looks after what it works with.
-const UPKEEP: Duration = Duration::from_secs(1);
-/// A transaction that takes longer than this is not what a ready node does.
+/// Between two calls of [`WriterSession::maintain`](session::WriterSession::maintain).
+const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
+/// A node whose writer is in one transaction for longer is not ready.
 const STUCK: Duration = Duration::from_secs(3);
 
-/// Room in the queue, which is free again when this is dropped.
-pub(super) struct Room {
-    _events: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
-}
-
-/// Where a command's outcome goes.
-pub(super) type Answer<T> = oneshot::Sender<Result<T>>;
-
-/// What the task is asked to do.
-pub(super) enum Command {
-    /// Append; its room in the queue is free again when it is done.
-    Append(Publish, Answer<Published>, Room),
-    /// Put on record.
-    Record(Vec<Record>, Answer<()>),
-    /// Open a connection.
-    Open(NewConnection, Answer<Opened>),
-    /// Anything else: a transaction of its own.
-    Other(Job),
-    /// Do what waits, then stop.
-    Stop,
-}
-
-/// A transaction of its own, and what is said after it.
-pub(crate) type Job =
-    Box<dyn for<'c> FnOnce(Result<&'c mut Connection>) -> BoxFuture<'c, Outcome> + Send>;
-
-/// What a transaction of its own does, told the instant of its beginning.
-pub(crate) trait Work<T>:
-    for<'c> FnOnce(&'c mut Connection, Timestamp) -> BoxFuture<'c, Result<T>> + Send + 'static
-{
-}
-
-impl<T, F> Work<T> for F where
-    F: for<'c> FnOnce(&'c mut Connection, Timestamp) -> BoxFuture<'c, Result<T>> + Send + 'static
-{
-}
-
-/// How a [`Job`] ended before its commit.
-pub(crate) struct Outcome {
-    /// Why it is to be undone, or else it is committed.
-    pub(crate) undo: Option<StoreError>,
-    /// Tells the caller, given how the transaction's end went.
-    pub(crate) finish: Box<dyn FnOnce(Result<()>) + Send>,
-}
-
-/// The callers' end.
+/// The callers' handle.
 #[derive(Debug)]
 pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
@@ -87,6 +48,7 @@ pub(crate) struct Writer {
     events: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     failure: watch::Receiver<Option<String>>,
+    /// When the transaction that runs now began.
     busy: watch::Receiver<Option<Instant>>,
 }
 
@@ -100,10 +62,10 @@ impl Writer {
         let task = Task { session, node, wake, failed: failed.clone(), begun };
         let runs = async move {
             if let Err(panic) = AssertUnwindSafe(task.run(waiting)).catch_unwind().await {
-                failed.send_replace(Some(format!("the writer broke down: {}", said(&*panic))));
+                failed.send_replace(Some(format!("the writer panicked: {}", message(&*panic))));
             }
         };
-        if Session::WANTS_A_THREAD {
+        if Session::NEEDS_OWN_THREAD {
             on_a_thread(runs);
         } else {
             tokio::spawn(runs);
@@ -118,18 +80,18 @@ impl Writer {
         }
     }
 
-    /// Whether what the task is doing makes progress.
+    /// Fails if the task has been in one transaction for too long.
     pub(crate) fn check_progress(&self) -> Result<()> {
         match self.busy.borrow().map(|begun| begun.elapsed()) {
             Some(elapsed) if elapsed > STUCK => Err(StoreError::Unavailable(format!(
-                "the writer has been at one transaction for {} s",
+                "the writer has been in one transaction for {} s",
                 elapsed.as_secs()
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Why the task gave up, if it did.
+    /// Why the task ended, if it failed.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.failure.clone()
     }
@@ -139,74 +101,72 @@ impl Writer {
         !self.commands.is_closed()
     }
 
-    /// Appends, or refuses at once when too much waits already.
-    pub(super) async fn append(&self, publish: Publish) -> Result<Published> {
+    /// Appends, or fails at once if the queue is full.
+    pub(crate) async fn append(&self, publish: Publish) -> Result<Published> {
         let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
-        // One request may fill the queue alone, or it could never be taken.
-        let take = |room: &Arc<Semaphore>, size: usize, most: usize| {
+        // A request that exceeds the queue's capacity takes all of it, or it would never fit.
+        let take = |capacity: &Arc<Semaphore>, size: usize, most: usize| {
             let size = u32::try_from(size.clamp(1, most)).unwrap_or(u32::MAX);
-            Arc::clone(room).try_acquire_many_owned(size).map_err(|_| full())
+            Arc::clone(capacity).try_acquire_many_owned(size).map_err(|_| full())
         };
-        let room = Room {
+        let permit = Permit {
             _events: take(&self.events, publish.events.len(), self.queue.events)?,
             _bytes: take(&self.bytes, batch::payload_bytes(&publish), self.queue.bytes)?,
         };
         let (answer, answered) = oneshot::channel();
-        self.commands.try_send(Command::Append(publish, answer, room)).map_err(
-            |error| match error {
+        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
+            match error {
                 mpsc::error::TrySendError::Full(_) => full(),
                 mpsc::error::TrySendError::Closed(_) => stopped(),
-            },
-        )?;
-        heard(answered).await
+            }
+        })?;
+        received(answered).await
     }
 
-    /// Puts on record.
-    pub(super) async fn record(&self, records: Vec<Record>) -> Result<()> {
+    /// Records outcomes.
+    pub(crate) async fn record(&self, records: Vec<Record>) -> Result<()> {
         if records.is_empty() {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
         self.send(Command::Record(records, answer)).await?;
-        heard(answered).await
+        received(answered).await
     }
 
     /// Opens a connection.
-    pub(super) async fn open(&self, connection: NewConnection) -> Result<Opened> {
+    pub(crate) async fn open(&self, connection: NewConnection) -> Result<Opened> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Open(connection, answer)).await?;
-        heard(answered).await
+        received(answered).await
     }
 
-    /// Runs `work` as a transaction of its own; it is undone if it answers an error.
+    /// Runs `work` as a transaction of its own; undone if it returns an error.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T> {
         self.run_then(work, |_| ()).await
     }
 
-    /// The same, and calls `then` right after the commit, whether or not
-    /// anybody still waits.
-    pub(super) async fn run_then<T: Send + 'static>(
+    /// The same, and calls `then` right after the commit, even if the caller stopped waiting.
+    pub(crate) async fn run_then<T: Send + 'static>(
         &self,
         work: impl Work<T>,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Other(job(work, then, answer))).await?;
-        heard(answered).await
+        self.send(Command::Run(job(work, then, answer))).await?;
+        received(answered).await
     }
 
-    /// The same for work that nobody waits for and that can be left undone
-    /// when the queue is full.
-    pub(super) fn run_unheard(&self, work: impl Work<()>) {
+    /// Runs `work` without waiting for it. Skips it if the queue is full.
+    pub(crate) fn run_detached(&self, work: impl Work<()>) {
         let (answer, _) = oneshot::channel();
-        if self.commands.try_send(Command::Other(job(work, |()| (), answer))).is_err() {
-            tracing::debug!("a note was left out: the queue is full or the writer has stopped");
+        if self.commands.try_send(Command::Run(job(work, |()| (), answer))).is_err() {
+            tracing::debug!("a note was skipped: the queue is full or the writer has stopped");
         }
     }
 
-    /// Stops after what waits, and waits for it.
+    /// Stops after the commands that are queued, and waits for that.
     pub(crate) async fn stop(&self) {
-        // Refused only by a task that has stopped already.
+        // Fails only if the task has stopped already.
         let _ = self.commands.send(Command::Stop).await;
         self.commands.closed().await;
     }
@@ -217,52 +177,22 @@ impl Writer {
 }
 
 impl Backend {
-    /// Ends when a commit has failed for good: the process should end with an
-    /// error, and a restart finds the truth.
+    /// Completes when the writer has failed: the process must end with an error. The outcome of
+    /// its last commit is known after a restart.
     pub async fn failure(&self) {
         let mut failure = self.writer.failure();
         if failure.wait_for(Option::is_some).await.is_err() {
-            // A writer that stopped in good order fails no more.
+            // The writer stopped in good order.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Wraps work as the task runs it.
-fn job<T: Send + 'static>(
-    work: impl Work<T>,
-    then: impl FnOnce(&T) + Send + 'static,
-    answer: Answer<T>,
-) -> Job {
-    Box::new(move |connection| {
-        Box::pin(async move {
-            let done = match connection {
-                Ok(connection) => match dialect::clock(connection).await {
-                    Ok(now) => work(connection, now).await,
-                    Err(error) => Err(error),
-                },
-                Err(error) => Err(error),
-            };
-            let undo = done.as_ref().err().cloned();
-            let finish = Box::new(move |ended: Result<()>| {
-                let done = ended.and(done);
-                if let Ok(value) = &done {
-                    then(value);
-                }
-                // Nobody waiting is no error: the work is done.
-                let _ = answer.send(done);
-            });
-            Outcome { undo, finish }
-        })
-    })
-}
-
-/// Runs it on a thread of its own, with its own timers and sockets.
+/// Runs a future on a thread with a runtime of its own.
 ///
 /// # Panics
 ///
-/// If the system has no room for one more thread or its files, like the runtime
-/// that it stands beside.
+/// If the system refuses one more thread or the files of one more runtime.
 fn on_a_thread(task: impl Future<Output = ()> + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("files for one more runtime");
@@ -270,13 +200,13 @@ fn on_a_thread(task: impl Future<Output = ()> + Send + 'static) {
     thread.spawn(move || runtime.block_on(task)).expect("one more thread");
 }
 
-/// What somebody said who panicked.
-fn said(panic: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// As many permits as a semaphore can have, and give to one request.
+/// Limits a size to the permits that a semaphore can have and grant to one request.
 fn bounded(size: usize) -> usize {
     let most = usize::try_from(u32::MAX).unwrap_or(Semaphore::MAX_PERMITS);
     size.clamp(1, most.min(Semaphore::MAX_PERMITS))
@@ -286,7 +216,7 @@ fn stopped() -> StoreError {
     StoreError::Unavailable("the database's writer has stopped".to_owned())
 }
 
-async fn heard<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
+async fn received<T>(answered: oneshot::Receiver<Result<T>>) -> Result<T> {
     answered.await.unwrap_or_else(|_| {
         Err(StoreError::Unavailable(
             "the database gave no answer: it took too long, or its writer has stopped".to_owned(),
@@ -305,63 +235,61 @@ struct Task {
 impl Task {
     async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
         let mut next = None;
-        let mut upkeep = tokio::time::interval(UPKEEP);
-        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut maintain = tokio::time::interval(MAINTAIN_EVERY);
+        maintain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if next.is_none() {
                 next = tokio::select! {
                     biased;
-                    _ = upkeep.tick() => {
-                        self.session.upkeep().await;
+                    _ = maintain.tick() => {
+                        self.session.maintain().await;
                         continue;
                     }
                     command = waiting.recv() => command,
                 };
             }
             self.begun.send_replace(Some(Instant::now()));
-            let going_on = match next.take() {
+            let ended = match next.take() {
                 None | Some(Command::Stop) => break,
-                Some(Command::Other(job)) => self.session.alone(job).await,
+                Some(Command::Run(job)) => self.session.run_job(job).await,
                 Some(command) => {
-                    let (gathered, rest) = gather(command, &mut waiting);
+                    let (batch, rest) = gather(command, &mut waiting);
                     next = rest;
-                    self.together(gathered).await
+                    self.commit(batch).await
                 }
             };
             self.begun.send_replace(None);
-            if let Err(reason) = going_on {
-                tracing::error!(reason, "a write failed: nothing more is written");
+            if let Err(Fatal(reason)) = ended {
+                tracing::error!(reason, "a write failed; the writer stops");
                 self.failed.send_replace(Some(reason));
                 break;
             }
         }
-        // Whoever still waits hears that the writer has stopped when the queue
-        // is dropped. The order matters: a caller of `stop` must find the file closed.
+        // Dropping the queue tells callers that the writer has stopped. The order matters: a
+        // caller of `stop` must find the file closed.
         self.session.close().await;
         drop(waiting);
     }
 
-    async fn together(&mut self, mut gathered: batch::Batch) -> std::result::Result<(), String> {
+    async fn commit(&mut self, mut batch: Batch) -> Result<(), Fatal> {
         if self.session.storage_is_full() {
-            gathered.refuse_appends();
+            batch.refuse_appends();
         }
-        batch::commit(&mut self.session, self.node, &self.wake, gathered).await
+        commit::commit(&mut self.session, self.node, &self.wake, batch).await
     }
 }
 
-/// A batch of what waits, and the command that ended it because it has no place there.
-fn gather(
-    first: Command,
-    waiting: &mut mpsc::Receiver<Command>,
-) -> (batch::Batch, Option<Command>) {
-    let mut gathered = batch::Batch::default();
-    gathered.add(first);
-    while gathered.items() < BATCH_ITEMS && gathered.bytes() < BATCH_BYTES {
-        match waiting.try_recv() {
-            Ok(command @ (Command::Other(_) | Command::Stop)) => return (gathered, Some(command)),
-            Ok(command) => gathered.add(command),
-            Err(_) => break,
+/// Gathers a batch of queued commands. Also returns the command that ended it because it needs a
+/// transaction of its own.
+fn gather(first: Command, waiting: &mut mpsc::Receiver<Command>) -> (Batch, Option<Command>) {
+    let mut batch = Batch::default();
+    let mut next = Some(first);
+    while let Some(command) = next {
+        if let Some(command) = batch.add(command) {
+            return (batch, Some(command));
         }
+        let is_full = batch.items() >= BATCH_ITEMS || batch.bytes() >= BATCH_BYTES;
+        next = if is_full { None } else { waiting.try_recv().ok() };
     }
-    (gathered, None)
+    (batch, None)
 }

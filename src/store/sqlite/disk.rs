@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Options, open};
+use super::{Options, connect};
 use crate::files;
 use crate::store::StoreError;
 
@@ -43,7 +43,7 @@ impl Disk {
             ballast_bytes: options.ballast_bytes,
             is_told: false,
         };
-        if open::free_bytes(&disk.path).is_some_and(|free| free < NOTHING) {
+        if connect::free_bytes(&disk.path).is_some_and(|free| free < NOTHING) {
             disk.release_ballast();
         }
         disk.keep_ballast();
@@ -52,7 +52,7 @@ impl Disk {
 
     /// Whether nothing more is to be published.
     pub(super) fn is_nearly_full(&self) -> bool {
-        open::free_bytes(&self.path).is_some_and(|free| free < self.min_free_bytes)
+        connect::free_bytes(&self.path).is_some_and(|free| free < self.min_free_bytes)
     }
 
     /// Makes room, if there is any to be made.
@@ -72,7 +72,7 @@ impl Disk {
 
     /// Makes the ballast (again) when there is room for it and to spare.
     pub(super) fn keep_ballast(&mut self) {
-        if let Some(free) = open::free_bytes(&self.path) {
+        if let Some(free) = connect::free_bytes(&self.path) {
             metrics::gauge!("gateway_events_disk_free_bytes").set(approximate(free));
         }
         if self.has_ballast() {
@@ -86,7 +86,7 @@ impl Disk {
             return;
         }
         let spare = self.min_free_bytes.saturating_add(self.ballast_bytes).saturating_add(NOTHING);
-        let has_room = open::free_bytes(&self.path).is_some_and(|free| free > spare);
+        let has_room = connect::free_bytes(&self.path).is_some_and(|free| free > spare);
         let made = if has_room { self.make() } else { Err(io::ErrorKind::StorageFull.into()) };
         match made {
             Ok(()) => self.is_told = false,

@@ -6,7 +6,7 @@ use std::path::Path;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::open::{self, OpenError};
+use super::connect::{self, OpenError};
 use crate::store::schema::{self, Applied};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -14,11 +14,11 @@ static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Brings the database at `path` up to date, creating it if it is missing.
 /// Refused while a server has it open.
 pub async fn migrate(path: &Path) -> Result<(), OpenError> {
-    let _lock = open::lock(path)?;
-    open::create(path)?;
-    let mut connection = open::connect(path).await?;
-    run(&mut connection).await?;
-    connection.close().await?;
+    let _lock = connect::lock(path)?;
+    connect::create(path)?;
+    let mut conn = connect::connect(path).await?;
+    run(&mut conn).await?;
+    conn.close().await?;
     Ok(())
 }
 
@@ -26,20 +26,20 @@ pub async fn migrate(path: &Path) -> Result<(), OpenError> {
 pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
     let mut history = Vec::new();
     if path.exists() {
-        let mut connection = open::connect_read_only(path).await?;
-        history = applied(&mut connection).await?;
-        connection.close().await?;
+        let mut conn = connect::connect_read_only(path).await?;
+        history = applied(&mut conn).await?;
+        conn.close().await?;
     }
     Ok(schema::pending(&MIGRATOR, &history)?)
 }
 
-async fn applied(connection: &mut SqliteConnection) -> Result<Vec<Applied>, OpenError> {
+async fn applied(conn: &mut SqliteConnection) -> Result<Vec<Applied>, OpenError> {
     let table = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
-    if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *connection).await? == 0 {
+    if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *conn).await? == 0 {
         return Ok(Vec::new());
     }
     let rows = sqlx::query_as::<_, (i64, String, Vec<u8>, bool)>(schema::HISTORY);
-    let rows = rows.fetch_all(connection).await?.into_iter();
+    let rows = rows.fetch_all(conn).await?.into_iter();
     let row = |(version, description, checksum, success)| Applied {
         version,
         description,
@@ -64,7 +64,7 @@ pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Applies what is missing.
-pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    schema::pending(&MIGRATOR, &applied(connection).await?)?;
-    Ok(MIGRATOR.run(connection).await.map_err(schema::refused)?)
+pub(super) async fn run(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    schema::pending(&MIGRATOR, &applied(conn).await?)?;
+    Ok(MIGRATOR.run(conn).await.map_err(schema::refused)?)
 }

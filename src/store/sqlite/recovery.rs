@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sqlx::Connection as _;
 
-use super::{OpenError, migrations, open, sql};
+use super::{OpenError, connect, migrations, sql};
 use crate::clock::Timestamp;
 use crate::store::NewToken;
 
@@ -14,10 +14,10 @@ use crate::store::NewToken;
 /// running server knows it at once, since it looks tokens up in the file.
 pub async fn add_admin_token(path: &Path, name: &str, token: NewToken) -> Result<(), OpenError> {
     migrations::refuse_another_version(path).await?;
-    let mut connection = open::connect(path).await?;
-    let mut transaction = connection.begin_with("begin immediate").await?;
-    sql::tokens::create_admin_token(&mut transaction, Timestamp::now(), name, token).await?;
+    let mut conn = connect::connect(path).await?;
+    let mut transaction = conn.begin_with("begin immediate").await?;
+    sql::credentials::create_admin_token(&mut transaction, Timestamp::now(), name, token).await?;
     transaction.commit().await?;
-    connection.close().await?;
+    conn.close().await?;
     Ok(())
 }

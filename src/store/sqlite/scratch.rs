@@ -15,7 +15,7 @@ impl Scratch {
     /// A migrated database, and the connection to it.
     pub(super) async fn new() -> (Self, SqliteConnection) {
         let directory = tempfile::tempdir().unwrap();
-        let mut connection = SqliteConnectOptions::new()
+        let mut conn = SqliteConnectOptions::new()
             .filename(directory.path().join("test.db"))
             .create_if_missing(true)
             .foreign_keys(true)
@@ -25,7 +25,7 @@ impl Scratch {
             .connect()
             .await
             .unwrap();
-        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.unwrap();
-        (Self { _directory: directory }, connection)
+        sqlx::migrate!("migrations/sqlite").run(&mut conn).await.unwrap();
+        (Self { _directory: directory }, conn)
     }
 }

@@ -1,7 +1,6 @@
-//! The one connection that writes, and how a transaction begins and ends on it.
-//! What is certain to be undone is told from what nobody can know, and a
-//! connection that is in doubt is replaced. A write that fails ends it all:
-//! only a restart can tell what is on disk.
+//! The connection that writes. After a transaction whose end sqlx and SQLite may see differently,
+//! the connection is replaced. A commit with unknown outcome ends the process: what is on disk is
+//! known after the file was opened again.
 
 use std::path::{Path, PathBuf};
 
@@ -9,73 +8,109 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
 use super::disk::{Disk, Probe, WalWatch};
-use super::sql::batch::{self, Attempted, Batch, Failure};
-use super::sql::writer::Job;
-use super::{Options, open};
+use super::sql::writer::batch::{self, Batch};
+use super::sql::writer::command::Job;
+use super::sql::writer::session::{Attempt, Failure, Fatal, WriterSession};
+use super::{Options, connect};
 use crate::event::NodeId;
 use crate::store::{Result, StoreError, sqlite_code};
 
-/// How long a checkpoint may hold up the writer to wait for readers.
-const CHECKPOINT: &str = "pragma busy_timeout = 200";
-const USUAL: &str = "pragma busy_timeout = 5000";
+/// How long the writer waits for readers in a checkpoint.
+const CHECKPOINT_TIMEOUT: &str = "pragma busy_timeout = 200";
+const BUSY_TIMEOUT: &str = "pragma busy_timeout = 5000";
 
-/// The writer's hold on the file.
-pub(super) struct Session {
+/// The writer's connection to the file.
+pub(crate) struct Session {
     disk: Disk,
     wal: WalWatch,
     probe: Probe,
     path: PathBuf,
-    /// `None` after a transaction of which sqlx and SQLite may think differently.
-    connection: Option<SqliteConnection>,
-    /// Why nothing can be written now.
+    /// `None` after a transaction whose end sqlx and SQLite may see differently.
+    conn: Option<SqliteConnection>,
+    /// Why the last attempt to begin a transaction failed.
     trouble: watch::Sender<Option<String>>,
 }
 
-/// How a transaction ended that did not go well.
+/// Why a transaction was not committed.
 enum Ended {
-    /// As everybody knows.
-    Surely(Failure),
-    /// Undone, but perhaps by SQLite itself, of which sqlx knows nothing.
+    /// The outcome is known to SQLite and sqlx alike.
+    Certain(Failure),
+    /// Undone, but perhaps by SQLite itself, which sqlx does not know.
     InDoubt(StoreError),
 }
 
 impl Session {
-    pub(super) const A_FAILED_COMMIT_IS_THE_END: bool = true;
-    /// The driver has one already.
-    pub(super) const WANTS_A_THREAD: bool = false;
-
-    pub(super) fn new(connection: SqliteConnection, options: &Options, disk: Disk) -> Self {
+    pub(super) fn new(conn: SqliteConnection, options: &Options, disk: Disk) -> Self {
         Self {
             disk,
             wal: WalWatch::of(options),
             probe: Probe::of(options),
             path: options.path.clone(),
-            connection: Some(connection),
+            conn: Some(conn),
             trouble: watch::Sender::new(None),
         }
     }
 
-    /// Why nothing can be written now, if the last try has shown that.
+    /// Why the last attempt to begin a transaction failed, if it did.
     pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
         self.trouble.subscribe()
     }
 
-    /// Tells a disk that fails from a damaged file.
+    /// Tells a failing disk from a damaged file.
     pub(super) fn probe(&self) -> Probe {
         self.probe.clone()
     }
 
-    /// Whether free space has fallen below the watermark.
-    pub(super) fn storage_is_full(&self) -> bool {
+    /// Closes the connection; the next transaction opens another one.
+    async fn disconnect(&mut self) {
+        if let Some(conn) = self.conn.take()
+            && let Err(error) = conn.close().await
+        {
+            tracing::warn!(%error, "failed to close the writer's connection");
+        }
+    }
+
+    /// Begins a transaction. Pass it to [`end`], and the result to [`Session::conclude`].
+    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, Failure> {
+        let begun = begin(&mut self.conn, &self.path).await;
+        let trouble = begun.as_ref().err().map(ToString::to_string);
+        self.trouble.send_if_modified(|now| {
+            let is_new = *now != trouble;
+            *now = trouble;
+            is_new
+        });
+        begun.map_err(|error| match error {
+            StoreError::Disk(reason) => Failure::Unknown(reason),
+            error => Failure::Refused(error),
+        })
+    }
+
+    /// Cleans up after a transaction that was not committed.
+    async fn conclude<T>(&mut self, ended: Result<T, Ended>) -> Result<T, Failure> {
+        match ended {
+            Ok(done) => Ok(done),
+            Err(Ended::Certain(failure)) => Err(failure),
+            Err(Ended::InDoubt(error)) => {
+                if matches!(error, StoreError::StorageFull) {
+                    self.disk.release_ballast();
+                }
+                self.disconnect().await;
+                Err(Failure::Refused(error))
+            }
+        }
+    }
+}
+
+impl WriterSession for Session {
+    const FAILED_COMMIT_IS_FATAL: bool = true;
+    /// The driver runs each connection on a thread already.
+    const NEEDS_OWN_THREAD: bool = false;
+
+    fn storage_is_full(&self) -> bool {
         self.disk.is_nearly_full()
     }
 
-    /// Runs a batch as one transaction.
-    pub(super) async fn attempt(
-        &mut self,
-        node: NodeId,
-        batch: &Batch,
-    ) -> Result<Attempted, Failure> {
+    async fn attempt(&mut self, node: NodeId, batch: &Batch) -> Result<Attempt, Failure> {
         let probe = self.probe();
         let mut transaction = self.begin().await?;
         let done = match batch::statements(&mut transaction, node, batch).await {
@@ -86,15 +121,14 @@ impl Session {
         self.conclude(ended).await
     }
 
-    /// Runs a job as a transaction; an error says that nothing may be written any more.
-    pub(super) async fn alone(&mut self, job: Job) -> Result<(), String> {
+    async fn run_job(&mut self, job: Job) -> Result<(), Fatal> {
         let probe = self.probe();
         let mut transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(failure) => {
-                let (error, going_on) = failure.told();
+                let (error, fatal) = failure.into_error();
                 (job(Err(error)).await.finish)(Ok(()));
-                return going_on;
+                return fatal;
             }
         };
         let outcome = job(Ok(&mut *transaction)).await;
@@ -109,92 +143,55 @@ impl Session {
                 Ok(())
             }
             Err(failure) => {
-                let (error, going_on) = failure.told();
+                let (error, fatal) = failure.into_error();
                 (outcome.finish)(Err(error));
-                going_on
+                fatal
             }
         }
     }
 
-    /// Closes the connection; the next transaction opens another.
-    pub(super) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::warn!(%error, "the database's writer did not close in good order");
-        }
-    }
-
-    /// What is due now and then.
-    pub(super) async fn upkeep(&mut self) {
+    async fn maintain(&mut self) {
         self.disk.keep_ballast();
-        if let (Some(bytes), Some(connection)) = (self.wal.too_large(), &mut self.connection) {
-            match shrink_wal(connection).await {
+        if let (Some(bytes), Some(conn)) = (self.wal.too_large(), &mut self.conn) {
+            match shrink_wal(conn).await {
                 Ok(true) => {
-                    tracing::info!(bytes, "the write-ahead log was too large; it is empty now");
+                    tracing::info!(bytes, "the write-ahead log was too large; truncated it");
                 }
                 Ok(false) => tracing::warn!(
                     bytes,
-                    "the write-ahead log is too large, and somebody who reads an old moment of the database keeps it from shrinking"
+                    "the write-ahead log is too large and cannot be truncated while another connection reads an old snapshot"
                 ),
                 Err(error) => {
-                    tracing::warn!(bytes, %error, "the write-ahead log is too large and can't be made smaller");
+                    tracing::warn!(bytes, %error, "failed to truncate the write-ahead log, which is too large");
                 }
             }
         }
     }
 
-    /// Begins a transaction, to be given to [`end`]; what comes of that is for
-    /// [`Session::conclude`].
-    async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, Failure> {
-        let begun = begin(&mut self.connection, &self.path).await;
-        let trouble = begun.as_ref().err().map(ToString::to_string);
-        self.trouble.send_if_modified(|now| {
-            let is_new = *now != trouble;
-            *now = trouble;
-            is_new
-        });
-        begun.map_err(|error| match error {
-            StoreError::Disk(reason) => Failure::Unknown(reason),
-            error => Failure::Refused(error),
-        })
-    }
-
-    /// Clears up after a transaction that did not go well.
-    async fn conclude<T>(&mut self, ended: Result<T, Ended>) -> Result<T, Failure> {
-        match ended {
-            Ok(done) => Ok(done),
-            Err(Ended::Surely(failure)) => Err(failure),
-            Err(Ended::InDoubt(error)) => {
-                if matches!(error, StoreError::StorageFull) {
-                    self.disk.release_ballast();
-                }
-                self.close().await;
-                Err(Failure::Refused(error))
-            }
-        }
+    async fn close(mut self) {
+        self.disconnect().await;
     }
 }
 
 async fn begin<'a>(
-    connection: &'a mut Option<SqliteConnection>,
+    conn: &'a mut Option<SqliteConnection>,
     path: &Path,
 ) -> Result<Transaction<'a, Sqlite>> {
-    let connection = match connection {
-        Some(connection) => connection,
+    let conn = match conn {
+        Some(conn) => conn,
         none => {
-            let opened = open::connect(path).await;
+            let opened = connect::connect(path).await;
             let opened = opened.map_err(|error| StoreError::Unavailable(error.to_string()))?;
             none.insert(opened)
         }
     };
-    Ok(connection.begin_with("begin immediate").await?)
+    Ok(conn.begin_with("begin immediate").await?)
 }
 
-/// Commits what was done, or undoes it.
+/// Commits a transaction, or rolls it back if its statements failed.
 async fn end<T>(transaction: Transaction<'_, Sqlite>, done: Result<T>) -> Result<T, Ended> {
-    /// Primary result codes (sqlite3.h) of a COMMIT that has written nothing
-    /// that counts: the log's last frame, which makes it count, was not written.
+    /// Primary result codes (sqlite3.h) of a COMMIT that did not write the last frame of the
+    /// write-ahead log, without which the transaction does not count.
     const BUSY: i32 = 5;
     const FULL: i32 = 13;
     match done {
@@ -203,26 +200,26 @@ async fn end<T>(transaction: Transaction<'_, Sqlite>, done: Result<T>) -> Result
             Err(error) if matches!(sqlite_code(&error), Some(BUSY | FULL)) => {
                 Err(Ended::InDoubt(error.into()))
             }
-            Err(error) => Err(Ended::Surely(Failure::Unknown(error.to_string()))),
+            Err(error) => Err(Ended::Certain(Failure::Unknown(error.to_string()))),
         },
-        // What a disk that fails has kept is not to be guessed.
-        Err(StoreError::Disk(reason)) => Err(Ended::Surely(Failure::Unknown(reason))),
+        // What a failing disk has stored is unknown.
+        Err(StoreError::Disk(reason)) => Err(Ended::Certain(Failure::Unknown(reason))),
         Err(error) => Err(match transaction.rollback().await {
             Ok(()) if !matches!(error, StoreError::StorageFull) => {
-                Ended::Surely(Failure::of(error))
+                Ended::Certain(Failure::of(error))
             }
             _ => Ended::InDoubt(error),
         }),
     }
 }
 
-/// Moves all of the log into the file and empties it; false if readers are in
-/// the way. Pragmas are no statements that can be checked against a schema.
-async fn shrink_wal(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query(CHECKPOINT).execute(&mut *connection).await?;
+/// Moves the write-ahead log into the file and truncates it; false if readers prevent that.
+/// Pragmas cannot be checked against a schema.
+async fn shrink_wal(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query(CHECKPOINT_TIMEOUT).execute(&mut *conn).await?;
     let done: Result<(i64, i64, i64), _> =
-        sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut *connection).await;
-    sqlx::query(USUAL).execute(connection).await?;
+        sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut *conn).await;
+    sqlx::query(BUSY_TIMEOUT).execute(conn).await?;
     done.map(|(is_busy, _, _)| is_busy == 0)
 }
 
@@ -234,10 +231,10 @@ mod tests {
     async fn session(directory: &Path) -> Session {
         let path = directory.join("test.db");
         let options = Options { path, ballast_bytes: 0, min_free_bytes: 0, ..Options::default() };
-        open::create(&options.path).unwrap();
-        let mut connection = open::connect(&options.path).await.unwrap();
-        migrations::run(&mut connection).await.unwrap();
-        Session::new(connection, &options, Disk::of(&options))
+        connect::create(&options.path).unwrap();
+        let mut conn = connect::connect(&options.path).await.unwrap();
+        migrations::run(&mut conn).await.unwrap();
+        Session::new(conn, &options, Disk::of(&options))
     }
 
     async fn insert(session: &mut Session, bytes: i64) -> Result<(), Failure> {
@@ -250,12 +247,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_sqlite_undid_by_itself_does_not_stop_the_next_transaction() {
+    async fn a_transaction_that_sqlite_rolled_back_itself_does_not_block_the_next_one() {
         let directory = tempfile::tempdir().unwrap();
         let mut session = session(directory.path()).await;
         // No more pages than there are: the next one does not fit.
         let most = "pragma max_page_count = 1";
-        sqlx::query(most).execute(session.connection.as_mut().unwrap()).await.unwrap();
+        sqlx::query(most).execute(session.conn.as_mut().unwrap()).await.unwrap();
         let Err(failure) = insert(&mut session, 100_000).await else { panic!("it fitted") };
         assert!(matches!(failure, Failure::Refused(StoreError::StorageFull)));
         assert!(insert(&mut session, 100_000).await.is_ok(), "room again");

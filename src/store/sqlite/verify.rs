@@ -14,28 +14,28 @@ const MOST: usize = 100;
 
 /// Verifies the database in a file.
 pub async fn verify(path: &Path) -> Result<VerifyReport> {
-    let mut connection = SqliteConnectOptions::new()
+    let mut conn = SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
         .create_if_missing(false)
         .connect()
         .await?;
     // One transaction, so that all checks see one moment although a server may be writing.
-    let mut snapshot = connection.begin().await?;
+    let mut snapshot = conn.begin().await?;
     let mut problems = Vec::new();
     file(&mut snapshot, &mut problems).await?;
     let mut report = sql::verify::check(&mut snapshot).await?;
     snapshot.rollback().await?;
-    connection.close().await?;
+    conn.close().await?;
     problems.append(&mut report.problems);
     Ok(VerifyReport { problems, ..report })
 }
 
 /// What SQLite itself can say. Pragmas are no statements that can be checked
 /// against a schema, so that they are run unchecked.
-async fn file(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
+async fn file(conn: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
     let findings: Vec<String> =
-        sqlx::query_scalar("pragma integrity_check").fetch_all(&mut *connection).await?;
+        sqlx::query_scalar("pragma integrity_check").fetch_all(&mut *conn).await?;
     problems.extend(
         findings
             .into_iter()
@@ -43,7 +43,7 @@ async fn file(connection: &mut SqliteConnection, problems: &mut Vec<String>) -> 
             .map(|finding| format!("database file: {finding}")),
     );
     let orphans: Vec<(String, Option<i64>, String, i64)> =
-        sqlx::query_as("pragma foreign_key_check").fetch_all(connection).await?;
+        sqlx::query_as("pragma foreign_key_check").fetch_all(conn).await?;
     problems.extend(orphans.into_iter().take(MOST).map(|(table, row, parent, _)| match row {
         Some(row) => {
             format!("table {table}: row {row} leads to a row of {parent} that is not there")

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::open;
+use super::connect;
 use crate::clock::Timestamp;
 use crate::store::{Result, StoreError};
 
@@ -38,7 +38,7 @@ pub(super) struct Watch {
 /// A connection, and what it saw last.
 #[derive(Debug)]
 struct Seen {
-    connection: SqliteConnection,
+    conn: SqliteConnection,
     version: i64,
     trace: Option<Trace>,
     asked_at: Instant,
@@ -79,7 +79,7 @@ impl Watch {
     pub(super) async fn close(&self) {
         self.closed.cancel();
         if let Some(seen) = self.seen.lock().await.take()
-            && let Err(error) = seen.connection.close().await
+            && let Err(error) = seen.conn.close().await
         {
             tracing::debug!(%error, "the inbox's watch did not close in good order");
         }
@@ -88,10 +88,10 @@ impl Watch {
     async fn wait(&self) -> Result<()> {
         let mut seen = self.seen.lock().await;
         let Some(known) = seen.as_mut() else {
-            let mut connection =
-                open::connect_read_only(&self.path).await.map_err(|error| unwatched(&error))?;
-            let version = version(&mut connection).await?;
-            *seen = Some(Seen { connection, version, trace: None, asked_at: Instant::now() });
+            let mut conn =
+                connect::connect_read_only(&self.path).await.map_err(|error| unwatched(&error))?;
+            let version = version(&mut conn).await?;
+            *seen = Some(Seen { conn, version, trace: None, asked_at: Instant::now() });
             return Ok(());
         };
         let moved = known.change(&self.log).await;
@@ -110,7 +110,7 @@ impl Seen {
             let trace = Trace::of(log);
             let is_quiet = trace.is_some() && trace == self.trace;
             if !is_quiet || self.asked_at.elapsed() >= ANYWAY {
-                let version = version(&mut self.connection).await?;
+                let version = version(&mut self.conn).await?;
                 (self.trace, self.asked_at) = (trace, Instant::now());
                 if version != self.version {
                     self.version = version;
@@ -123,10 +123,10 @@ impl Seen {
 }
 
 /// A pragma is no statement that can be checked against a schema.
-async fn version(connection: &mut SqliteConnection) -> Result<i64> {
-    Ok(sqlx::query_scalar("pragma data_version").fetch_one(connection).await?)
+async fn version(conn: &mut SqliteConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar("pragma data_version").fetch_one(conn).await?)
 }
 
-fn unwatched(error: &open::OpenError) -> StoreError {
+fn unwatched(error: &connect::OpenError) -> StoreError {
     StoreError::Unavailable(format!("the inbox can't be watched: {error}"))
 }

@@ -12,8 +12,8 @@ use gateway_events::store::deployments::{CANDIDATES, choose};
 use gateway_events::store::limits::MOST_DELIVERIES;
 use gateway_events::store::repeats::{in_place, named};
 use gateway_events::store::{
-    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Judged, Labels, NewEvent,
-    OutboxPage, OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, storable,
+    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Labels, NewEvent, OutboxPage,
+    OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, Validated, storable,
 };
 
 /// One log's fresh rows.
@@ -45,7 +45,7 @@ impl Tables {
             let is_same = kept.digest == *digest;
             return if is_same { in_place(&kept.answer, publish) } else { Published::KeyReused };
         }
-        let fresh = publish.fit().filter(|new| self.first(organisation, &new.event.id).is_none());
+        let fresh = publish.valid().filter(|new| self.first(organisation, &new.event.id).is_none());
         let deliveries = fresh.map(|new| self.count(organisation, &new.target)).sum();
         if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
             return Published::TooMany { deliveries, most: MOST_DELIVERIES };
@@ -66,7 +66,7 @@ impl Tables {
         &mut self,
         now: Timestamp,
         organisation: OrganisationKey,
-        item: &Judged,
+        item: &Validated,
         growth: &mut Growth,
     ) -> std::result::Result<Appended, Refusal> {
         let first = named(item).and_then(|(id, digest)| {
@@ -76,7 +76,7 @@ impl Tables {
         match (first, item) {
             // A repeat comes first: what it says now was judged when it was new.
             (Some((true, appended)), _) => Ok(appended),
-            (_, Err(unfit)) => Err(Refusal::Unfit(unfit.problem.clone())),
+            (_, Err(invalid)) => Err(Refusal::Invalid(invalid.error.clone())),
             (Some((false, _)), Ok(new)) => Err(Refusal::IdTaken(new.event.id.clone())),
             (None, Ok(new)) => {
                 let targets = self.targets(organisation, &new.target)?;

@@ -6,8 +6,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
 use gateway_events::store::{
-    Drained, InboxContent, InboxDepth, InboxRow, JudgedRow, Publish, Published, RejectedFilter,
-    RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable,
+    Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter, RejectedRow,
+    Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
 };
 
 /// Characters of a column that are shown.
@@ -52,7 +52,7 @@ impl Tables {
     pub(super) fn drain_inbox(
         &mut self,
         now: Timestamp,
-        rows: Vec<JudgedRow>,
+        rows: Vec<ValidatedRow>,
     ) -> (Drained, Growth) {
         let mut drained = Drained::default();
         let mut growth = Growth::new();
@@ -60,11 +60,11 @@ impl Tables {
         let there: Vec<_> =
             rows.into_iter().filter(|row| self.inbox.contains_key(&row.id)).collect();
         for (nth, row) in there.into_iter().enumerate() {
-            deliveries += row.verdict.as_ref().map_or(0, |(of, new)| self.count(*of, &new.target));
+            deliveries += row.result.as_ref().map_or(0, |(of, new)| self.count(*of, &new.target));
             if deliveries > MOST_DELIVERIES && nth > 0 {
                 break;
             }
-            let (organisation, event) = match row.verdict {
+            let (organisation, event) = match row.result {
                 Ok(good) => good,
                 Err(rejection) => {
                     drained.rejected.push((row.id, rejection));

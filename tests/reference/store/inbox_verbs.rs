@@ -6,8 +6,8 @@ use super::MemoryStore;
 use super::append::grown;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
-    Drained, Inbox, InboxDepth, InboxRow, JudgedRow, RejectedFilter, RejectedRow, Result, Retried,
-    RetrySelection, StoreError,
+    Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
+    RetrySelection, StoreError, ValidatedRow,
 };
 
 #[async_trait]
@@ -28,7 +28,7 @@ impl Inbox for MemoryStore {
         self.read(|tables| Ok(tables.inbox_page(limit, max_bytes))).await
     }
 
-    async fn drain_inbox(&self, rows: Vec<JudgedRow>) -> Result<Drained> {
+    async fn drain_inbox(&self, rows: Vec<ValidatedRow>) -> Result<Drained> {
         self.check_space()?;
         let (drained, _) = self
             .write_then(

@@ -14,16 +14,17 @@ use gateway_events::event::{
 use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Deleted, DeliveryCursor,
-    DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch, EventHistory, EventTypeInfo,
-    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Heartbeat, Labels, LogPage,
-    LogSpan, NewConnection, NewToken, NodeInfo, Opened, OutboxPage, Publish, Published, Reaping,
-    Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut, Store, SummaryBy,
-    SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Connections, Credentials,
+    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch,
+    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Gateway, GatewayChange,
+    GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
+    Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut,
+    SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
-impl Store for MemoryStore {
+impl Health for MemoryStore {
     async fn check(&self) -> Result<()> {
         self.read(|_| Ok(())).await
     }
@@ -39,7 +40,10 @@ impl Store for MemoryStore {
             self.closed.cancel();
         }
     }
+}
 
+#[async_trait]
+impl Credentials for MemoryStore {
     async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
         self.read(|tables| tables.organisation(name)).await
     }
@@ -79,6 +83,39 @@ impl Store for MemoryStore {
         }
     }
 
+    async fn create_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        self.write(|tables, now| tables.create_gateway_token(now, organisation, id, token)).await
+    }
+
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
+        self.read(|tables| tables.list_gateway_tokens(organisation, id)).await
+    }
+
+    async fn revoke_gateway_token(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        token: &str,
+    ) -> Result<()> {
+        self.write(|tables, now| tables.revoke_gateway_token(now, organisation, id, token)).await
+    }
+
+    async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
+        self.read(|tables| Ok(tables.gateway_credential(token))).await
+    }
+}
+
+#[async_trait]
+impl Gateways for MemoryStore {
     async fn create_gateway(
         &self,
         organisation: OrganisationKey,
@@ -139,37 +176,10 @@ impl Store for MemoryStore {
             self.database.tables().note_refusal(now, gateway, code, address);
         }
     }
+}
 
-    async fn create_gateway_token(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-        token: NewToken,
-    ) -> Result<TokenInfo> {
-        self.write(|tables, now| tables.create_gateway_token(now, organisation, id, token)).await
-    }
-
-    async fn gateway_tokens(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-    ) -> Result<Vec<TokenInfo>> {
-        self.read(|tables| tables.list_gateway_tokens(organisation, id)).await
-    }
-
-    async fn revoke_gateway_token(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-        token: &str,
-    ) -> Result<()> {
-        self.write(|tables, now| tables.revoke_gateway_token(now, organisation, id, token)).await
-    }
-
-    async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
-        self.read(|tables| Ok(tables.gateway_credential(token))).await
-    }
-
+#[async_trait]
+impl EventTypes for MemoryStore {
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>> {
         self.read(|tables| Ok(tables.list_event_types(organisation))).await
     }
@@ -189,7 +199,10 @@ impl Store for MemoryStore {
     ) -> Result<bool> {
         self.write(|tables, _| Ok(tables.put_event_type(organisation, info))).await
     }
+}
 
+#[async_trait]
+impl Log for MemoryStore {
     async fn append(&self, publish: Publish) -> Result<Published> {
         self.check_space()?;
         let (published, _) = self
@@ -214,36 +227,6 @@ impl Store for MemoryStore {
         self.read(|tables| tables.page(gateway, after, limit, max_bytes)).await
     }
 
-    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
-        let node = self.node;
-        let opened =
-            self.commit(|tables, now| tables.open_connection(now, node, &connection), |_| ());
-        let mut unheard = Unheard { store: self, opened: opened.is_ok().then_some(connection) };
-        tokio::task::yield_now().await;
-        unheard.opened = None;
-        opened
-    }
-
-    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
-        let since = (self.database.0.clock)().minus(within);
-        self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
-    }
-
-    async fn record(&self, records: Vec<Record>) -> Result<()> {
-        let ended = |record: &Record| match record {
-            Record::Closed { gateway, .. } => Some(*gateway),
-            _ => None,
-        };
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.write_then(
-            |tables, now| tables.record(now, &records),
-            |()| self.unserved(records.iter().filter_map(ended)),
-        )
-        .await
-    }
-
     async fn find_deployment(
         &self,
         gateway: GatewayKey,
@@ -261,6 +244,24 @@ impl Store for MemoryStore {
         let now = (self.database.0.clock)();
         self.read(|tables| tables.gateway_log(now, organisation, id, span)).await
     }
+}
+
+#[async_trait]
+impl Connections for MemoryStore {
+    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
+        let node = self.node;
+        let opened =
+            self.commit(|tables, now| tables.open_connection(now, node, &connection), |_| ());
+        let mut unheard = Unheard { store: self, opened: opened.is_ok().then_some(connection) };
+        tokio::task::yield_now().await;
+        unheard.opened = None;
+        opened
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        let since = (self.database.0.clock)().minus(within);
+        self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
+    }
 
     async fn connections(
         &self,
@@ -274,6 +275,32 @@ impl Store for MemoryStore {
         self.read(|tables| {
             Ok(tables.list_connections(organisation, gateway, live_only, after, limit))
         })
+        .await
+    }
+
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
+        self.read(|tables| Ok(tables.not_on_record(connections))).await
+    }
+
+    async fn revoked_connections(&self) -> Result<Vec<ShutOut>> {
+        self.read(|tables| Ok(tables.shut_out(self.node))).await
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryStore {
+    async fn record(&self, records: Vec<Record>) -> Result<()> {
+        let ended = |record: &Record| match record {
+            Record::Closed { gateway, .. } => Some(*gateway),
+            _ => None,
+        };
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.write_then(
+            |tables, now| tables.record(now, &records),
+            |()| self.unserved(records.iter().filter_map(ended)),
+        )
         .await
     }
 
@@ -332,7 +359,10 @@ impl Store for MemoryStore {
             .await?;
         Ok(redriven)
     }
+}
 
+#[async_trait]
+impl Nodes for MemoryStore {
     async fn node_heartbeat(&self) -> Result<Heartbeat> {
         self.write(|tables, now| {
             let lost_at = tables.node_heartbeat(now, self.node);
@@ -364,14 +394,13 @@ impl Store for MemoryStore {
         Ok(reaping)
     }
 
-    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
-        self.read(|tables| Ok(tables.not_on_record(connections))).await
+    fn node(&self) -> NodeId {
+        self.node
     }
+}
 
-    async fn shut_out(&self) -> Result<Vec<ShutOut>> {
-        self.read(|tables| Ok(tables.shut_out(self.node))).await
-    }
-
+#[async_trait]
+impl Maintenance for MemoryStore {
     async fn sweep_not_connected(
         &self,
         gateways: Option<&[GatewayKey]>,
@@ -392,9 +421,5 @@ impl Store for MemoryStore {
         let trimmed = self.write(|tables, now| tables.trim(now, limits, &mut next)).await?;
         *mark = next;
         Ok(trimmed)
-    }
-
-    fn node(&self) -> NodeId {
-        self.node
     }
 }

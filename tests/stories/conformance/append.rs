@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, EventType, GatewayId, Sequence};
-use gateway_events::store::{DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target};
-use serde_json::json;
+use gateway_events::store::{
+    DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target, ValidationError,
+};
 
-use super::{Corner, event, event_with, unfit};
+use super::{Corner, event, event_with, invalid};
 
 pub(crate) async fn numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store: &dyn Store) {
     let corner = &Corner::of(store).await;
@@ -85,36 +86,37 @@ pub(crate) async fn a_repeated_key_gets_the_first_answer_though_part_of_it_was_r
 pub(crate) async fn a_repeated_key_gets_every_item_of_the_first_answer(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
-    let fit = || Ok(event(Target::Gateways(vec![gateway.id])));
+    let valid = || Ok(event(Target::Gateways(vec![gateway.id])));
     let key = Some((gateway.name.as_str(), [1; 32]));
-    let request = vec![unfit(None, "unknown type"), fit(), unfit(None, "too large"), fit()];
-    let first = corner.publish_judged(request, key).await.unwrap();
-    let refused = |why| Err(Refusal::Unfit(json!({"detail": why})));
+    let request = vec![invalid(None, "unknown type"), valid(), invalid(None, "too large"), valid()];
+    let first = corner.publish_validated(request, key).await.unwrap();
+    let refused = |why| Err(Refusal::Invalid(ValidationError::invalid("event", why)));
     assert_eq!((&first[0], &first[2]), (&refused("unknown type"), &refused("too large")));
     // Meanwhile the type was registered, and the last event has expired.
-    let request = || vec![fit(), fit(), unfit(None, "too large"), unfit(None, "expired")];
-    assert_eq!(corner.publish_judged(request(), key).await.unwrap(), first);
-    let request = || (0..4).map(|_| unfit(None, "expired")).collect();
-    assert_eq!(corner.publish_judged(request(), key).await.unwrap(), first);
+    let request = || vec![valid(), valid(), invalid(None, "too large"), invalid(None, "expired")];
+    assert_eq!(corner.publish_validated(request(), key).await.unwrap(), first);
+    let request = || (0..4).map(|_| invalid(None, "expired")).collect();
+    assert_eq!(corner.publish_validated(request(), key).await.unwrap(), first);
     assert_eq!(corner.again(&gateway).await.head, Sequence(2));
 }
 
-pub(crate) async fn a_repeat_gets_the_first_answer_though_it_is_unfit_by_now(store: &dyn Store) {
+pub(crate) async fn a_repeat_gets_the_first_answer_though_it_is_invalid_by_now(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let first = event(Target::Gateways(vec![gateway.id]));
     let id = Some(&first.event.id);
     // Two at the same time, the moment of expiry between them; and one later.
-    let request = vec![Ok(first.clone()), unfit(id, "expired")];
-    let answers = corner.publish_judged(request, None).await.unwrap();
+    let request = vec![Ok(first.clone()), invalid(id, "expired")];
+    let answers = corner.publish_validated(request, None).await.unwrap();
     assert!(answers[0].is_ok());
     assert_eq!(answers[0], answers[1]);
-    let later = corner.publish_judged(vec![unfit(id, "expired")], None).await.unwrap();
+    let later = corner.publish_validated(vec![invalid(id, "expired")], None).await.unwrap();
     assert_eq!(later[0], answers[0]);
-    let Err(mut other) = unfit(id, "expired") else { unreachable!("it is unfit") };
+    let Err(mut other) = invalid(id, "expired") else { unreachable!("it is invalid") };
     other.identity = id.map(|id| (id.clone(), [2; 32]));
-    let refused = corner.publish_judged(vec![Err(other)], None).await.unwrap();
-    assert_eq!(refused, [Err(Refusal::Unfit(json!({"detail": "expired"})))]);
+    let refused = corner.publish_validated(vec![Err(other)], None).await.unwrap();
+    let expired = ValidationError::invalid("event", "expired");
+    assert_eq!(refused, [Err(Refusal::Invalid(expired))]);
 }
 
 pub(crate) async fn what_came_to_nothing_may_do_better_under_the_same_key(store: &dyn Store) {
@@ -124,7 +126,7 @@ pub(crate) async fn what_came_to_nothing_may_do_better_under_the_same_key(store:
     let nobody = event(Target::Gateways(vec![GatewayId::new()]));
     let refused = corner.publish_with(vec![nobody], key).await.unwrap();
     assert!(refused[0].is_err());
-    let refused = corner.publish_judged(vec![unfit(None, "too large")], key).await.unwrap();
+    let refused = corner.publish_validated(vec![invalid(None, "too large")], key).await.unwrap();
     assert!(refused[0].is_err());
     let mended = event(Target::Gateways(vec![gateway.id]));
     assert!(corner.publish_with(vec![mended], key).await.unwrap()[0].is_ok());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gateway_events::event::{EventId, GatewayId, Sequence};
 use gateway_events::store::{
-    Gateway, InboxRow, JudgedRow, NewEvent, RejectedFilter, Rejection, RejectionReason,
-    RetentionLimits, RetrySelection, Store, StoreError, Target, TrimMark, Unreadable,
+    Gateway, InboxRow, NewEvent, RejectedFilter, Rejection, RejectionReason, RetentionLimits,
+    RetrySelection, Store, StoreError, Target, TrimMark, Unreadable, ValidatedRow,
 };
 
 use super::{Corner, event_with, keep_all, pass};
@@ -37,9 +37,9 @@ async fn page(store: &dyn Store) -> Vec<InboxRow> {
     store.inbox_page(1000, 1 << 20).await.unwrap()
 }
 
-/// Judged to be good, for these gateways.
-fn good(corner: &Corner<'_>, row: &InboxRow, gateways: &[GatewayId]) -> JudgedRow {
-    JudgedRow { id: row.id, verdict: Ok((corner.organisation, event_of(row, gateways))) }
+/// Validated to be good, for these gateways.
+fn good(corner: &Corner<'_>, row: &InboxRow, gateways: &[GatewayId]) -> ValidatedRow {
+    ValidatedRow { id: row.id, result: Ok((corner.organisation, event_of(row, gateways))) }
 }
 
 fn event_of(row: &InboxRow, gateways: &[GatewayId]) -> NewEvent {
@@ -48,10 +48,10 @@ fn event_of(row: &InboxRow, gateways: &[GatewayId]) -> NewEvent {
     event_with(id, Target::Gateways(gateways.to_vec()), &content.payload)
 }
 
-fn bad(row: &InboxRow) -> JudgedRow {
+fn bad(row: &InboxRow) -> ValidatedRow {
     let rejection =
         Rejection { reason: RejectionReason::Invalid, detail: "as the story wants it".to_owned() };
-    JudgedRow { id: row.id, verdict: Err(rejection) }
+    ValidatedRow { id: row.id, result: Err(rejection) }
 }
 
 async fn log(store: &dyn Store, gateway: &Gateway) -> Vec<String> {
@@ -108,7 +108,7 @@ pub(crate) async fn a_rejected_row_holds_up_nobody(store: &dyn Store, outsider: 
             good(&corner, &rows[0], &[gateway.id]),
             bad(&rows[1]),
             good(&corner, &rows[2], &[gateway.id, unknown]),
-            JudgedRow { id: rows[3].id, verdict: Ok((corner.organisation, clash)) },
+            ValidatedRow { id: rows[3].id, result: Ok((corner.organisation, clash)) },
             good(&corner, &rows[4], &[gateway.id]),
         ])
         .await

@@ -19,7 +19,7 @@ async fn status(service: &Service, path: &str) -> u16 {
 async fn upgrade(service: &Service, key: &str) -> (u16, Option<u64>) {
     let request = service
         .api()
-        .request(Method::GET, "/ws/gateways/connect", &[])
+        .request(Method::GET, "/ws/gateways/connect")
         .header("api-key", key)
         .header("connection", "upgrade")
         .header("upgrade", "websocket")

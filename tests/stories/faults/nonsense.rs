@@ -29,7 +29,7 @@ async fn confirmed(service: &Service, id: &str) -> Value {
 
 #[tokio::test]
 async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
-    const BEYOND: &str = "a receipt for what was never sent";
+    const BEYOND: &str = "receipt for an event that was not sent";
     let service = Service::start().await;
     let (mut gateway, id) = owing(&service).await;
     let nothing = [
@@ -59,7 +59,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     gateway.pong("2").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 2).await;
     // What is heard is heard in order: so much for what came before the 2.
-    assert_eq!(service.odd_messages(BEYOND).await, 2, "4 and the largest number there is");
+    assert_eq!(service.invalid_messages(BEYOND).await, 2, "4 and the largest number there is");
     for payload in ["1", "2", "4"] {
         gateway.pong(payload).await;
     }
@@ -67,7 +67,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     assert_eq!(confirmed(&service, &id).await, 2);
     gateway.pong("3").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
-    assert_eq!(service.odd_messages(BEYOND).await, 3);
+    assert_eq!(service.invalid_messages(BEYOND).await, 3);
     // It is the same connection all the while.
     let path = format!("/gateways/{id}/connections");
     let past = service.api().get(&path).await.expect("connections");

@@ -198,3 +198,30 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     let mut back = Raw::connect(&service, service.port, &key).await;
     handles(&mut back, 1..=3).await;
 }
+
+/// A process that dies without a FIN, and whose host resets the connection after
+/// the gateway has connected again.
+#[tokio::test]
+async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
+    let service = Service::start().await;
+    let line = Line::to(service.port).await;
+    let (id, key) = service.gateway("one").await;
+    let mut dead = Raw::connect(&service, line.port, &key).await;
+    publish(&service, &id, 1..=3).await;
+    handles(&mut dead, 1..=3).await;
+    stand(&service, &id, "connected", &[3]).await;
+    // Nothing is read from now on.
+    let mut again = Raw::connect(&service, service.port, &key).await;
+    publish(&service, &id, 4..=5).await;
+    handles(&mut again, 4..=5).await;
+    line.fails(Fault::Reset);
+    stand(&service, &id, "connected", &[5]).await;
+    for number in 6..=8 {
+        drop(again);
+        stand(&service, &id, "connected", &[]).await;
+        again = Raw::connect(&service, service.port, &key).await;
+        publish(&service, &id, number..=number).await;
+        handles(&mut again, number..=number).await;
+        stand(&service, &id, "connected", &[number]).await;
+    }
+}

@@ -82,7 +82,7 @@ async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
 
 #[tokio::test]
 async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
-    const WHAT: &str = "a report on a deployment that we don't know";
+    const WHAT: &str = "report on an unknown deployment";
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
@@ -103,7 +103,7 @@ async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
     let path = format!("/events/{event}");
     // Reports are matched in order, so the others have been looked at.
     service.eventually(&path, |event| outcomes(event).contains(&"applied")).await;
-    assert_eq!(service.odd_messages(WHAT).await, unknown.len() as u64);
+    assert_eq!(service.invalid_messages(WHAT).await, unknown.len() as u64);
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["count"], 0, "{page:#}");
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gateway_events::api::ConnectionsQuery;
 use reqwest::{Method, Url};
 use serde_json::json;
 use tokio::time::Instant;
@@ -65,14 +66,15 @@ async fn a_node_that_was_taken_for_dead_lets_its_gateways_go_and_is_one_of_the_n
 
 /// How many live connections a node shows.
 async fn listed(node: &Address) -> usize {
-    node.api.list("/connections", &[("limit", "1000".to_owned())]).await.unwrap().len()
+    let query = ConnectionsQuery::default();
+    node.api.connections(None, &query, usize::MAX).await.unwrap().list.len()
 }
 
 /// Publishes where it can't be done; returns how long it took to hear that.
 async fn refused(node: &Address, fleet: &Fleet) -> Duration {
     let asked = Instant::now();
     let event = deployed(&[&fleet.members[0].id], "never");
-    let request = node.api.request(Method::POST, "/events", &[]).json(&event);
+    let request = node.api.request(Method::POST, "/events").json(&event);
     let answer = request.send().await.expect("an answer");
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));

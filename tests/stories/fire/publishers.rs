@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_events::client::CancellationToken;
-use gateway_events::client::api::{Api, ApiError};
+use gateway_events::client::api::ApiError;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::program::{Program, Row};
 use super::{Address, Cluster, Numbers, text};
-use crate::support::deployed;
+use crate::support::{JsonApi, deployed};
 
 /// What one publisher published, in its order.
 #[derive(Default)]
@@ -174,7 +174,7 @@ impl Caller {
         Self { addresses: Arc::clone(addresses), place, told: Told::default() }
     }
 
-    fn api(&self) -> &Api {
+    fn api(&self) -> &JsonApi {
         &self.addresses[self.place % self.addresses.len()].api
     }
 
@@ -187,7 +187,7 @@ impl Caller {
         pace: &mut Interval,
     ) -> Value {
         loop {
-            let mut request = self.api().request(Method::POST, "/events", &[]).json(body);
+            let mut request = self.api().request(Method::POST, "/events").json(body);
             if let Some(key) = key {
                 request = request.header("idempotency-key", key);
             }
@@ -201,8 +201,8 @@ impl Caller {
                     return answer;
                 }
                 Err(ApiError::Refused(problem)) => {
-                    assert_eq!(problem.status, 503, "{problem}");
-                    assert!(problem.retry_after.is_some(), "{problem}");
+                    assert_eq!(problem.status, 503, "{problem:?}");
+                    assert!(problem.retry_after_secs.is_some(), "{problem:?}");
                     self.told.refused += 1;
                 }
                 Err(ApiError::Unreachable { .. }) => {

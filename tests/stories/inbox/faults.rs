@@ -33,8 +33,8 @@ async fn a_long_transaction_of_another_program_makes_publishers_wait_and_loses_n
             let ApiError::Refused(problem) = refused else {
                 panic!("no answer: {refused}");
             };
-            assert_eq!((problem.status, problem.code.as_str()), (503, "unavailable"), "{problem}");
-            assert!(problem.retry_after.is_some(), "{problem}");
+            assert_eq!((problem.status, &*problem.code), (503, "unavailable"), "{problem:?}");
+            assert!(problem.retry_after_secs.is_some(), "{problem:?}");
         }
         // Reading goes on.
         let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("readable");

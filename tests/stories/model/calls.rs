@@ -10,9 +10,9 @@ use gateway_events::event::{
     OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, Judged, JudgedRow, Labels, NewConnection,
+    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, InvalidEvent, Labels, NewConnection,
     NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
-    RetentionLimits, RetrySelection, Target, Unfit,
+    RetentionLimits, RetrySelection, Target, Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -103,7 +103,7 @@ impl World {
         let of = self.organisation;
         match step {
             Step::Publish { items, key } => {
-                let events = items.iter().map(|item| self.judged(item)).collect();
+                let events = items.iter().map(|item| self.validated(item)).collect();
                 let idempotency = key.map(|key| (format!("k{key}"), [key / 2; 32]));
                 let publish = Publish { organisation: of, events, idempotency };
                 both!(self, sides, side => side.store.append(publish.clone()).await)
@@ -227,16 +227,16 @@ impl World {
             side.program.insert(&rows).await;
             let page = side.store.inbox_page(100, 1 << 20).await.unwrap();
             let contents: Vec<_> = page.iter().map(|row| (row.id, row.content.clone())).collect();
-            let judged = page.iter().map(|row| self.verdict(row, at)).collect();
-            let drained = side.store.drain_inbox(judged).await;
+            let validated = page.iter().map(|row| self.validated_row(row, at)).collect();
+            let drained = side.store.drain_inbox(validated).await;
             answers.push(format!("{contents:?} {}", shown(drained, self.since)));
         }
         [answers.remove(0), answers.remove(0)]
     }
 
-    fn verdict(&self, row: &InboxRow, at: Timestamp) -> JudgedRow {
+    fn validated_row(&self, row: &InboxRow, at: Timestamp) -> ValidatedRow {
         let content = row.content.as_ref().unwrap();
-        let verdict = if content.event_type == "bad.type" {
+        let result = if content.event_type == "bad.type" {
             let reason = RejectionReason::UnknownEventType;
             Err(Rejection { reason, detail: "as the story wants it".to_owned() })
         } else {
@@ -246,14 +246,14 @@ impl World {
             let target = Target::Gateways(vec![gateway]);
             Ok((self.organisation, event(id, "a.deployed", digest, target, at, None)))
         };
-        JudgedRow { id: row.id, verdict }
+        ValidatedRow { id: row.id, result }
     }
 
-    fn judged(&mut self, item: &Item) -> Judged {
+    fn validated(&mut self, item: &Item) -> Validated {
         let (id, at) = (event_id(item.id), self.tick());
         if !item.fit {
-            let problem = serde_json::json!({"detail": "as the story wants it"});
-            return Err(Unfit { identity: Some((id, [item.content; 32])), problem });
+            let error = ValidationError::invalid("event", "as the story wants it");
+            return Err(InvalidEvent { identity: Some((id, [item.content; 32])), error });
         }
         let target = match &item.target {
             To::These(nth) => {

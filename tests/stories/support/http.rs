@@ -6,7 +6,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
-use super::Service;
+use super::{Service, document};
 
 /// A client with a token, or with none.
 #[derive(Clone)]
@@ -59,6 +59,15 @@ impl Caller {
         }
     }
 
+    /// `GET` at the root of something that is not text.
+    pub(crate) async fn root_bytes(&self, path: &str) -> Reply {
+        let response = self.client.get(format!("{}{path}", self.origin)).send().await;
+        let response = response.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.expect("a body");
+        Reply { status, headers, body: format!("{} bytes", bytes.len()) }
+    }
+
     /// `GET` at the root.
     pub(crate) async fn root(&self, path: &str) -> Reply {
         reply(self.client.get(format!("{}{path}", self.origin))).await
@@ -97,12 +106,17 @@ impl Caller {
     }
 }
 
-/// Sends it.
+/// Sends it, and compares the response with the OpenAPI document.
 pub(crate) async fn reply(request: RequestBuilder) -> Reply {
-    let response = request.send().await.expect("an answer");
+    let (client, request) = request.build_split();
+    let request = request.expect("a request");
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await.expect("an answer");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.text().await.expect("text");
-    Reply { status, headers, body }
+    let reply = Reply { status, headers, body };
+    document::check(&method, &path, status, reply.content_type(), &reply.body);
+    reply
 }
 
 impl Reply {

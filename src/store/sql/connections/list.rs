@@ -1,7 +1,7 @@
 //! Which connections there are and were, newest first, in pages: one statement
 //! per question, each along an index of its own, and one for what is shown.
 
-use super::super::dialect::{self, Connection, query_as, query_scalar};
+use super::super::dialect::{Connection, ConnectionStatements, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result};
@@ -13,7 +13,7 @@ struct Place {
 }
 
 /// A connection as it is shown.
-pub(crate) struct Row {
+pub(crate) struct ConnectionRow {
     pub(crate) id: ConnectionId,
     pub(crate) gateway_id: GatewayId,
     pub(crate) name: String,
@@ -30,7 +30,7 @@ pub(crate) struct Row {
 /// Lists connections behind a place. Those of other organisations are met on
 /// the way and left out, so that a page may be short.
 pub(crate) async fn list(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     gateway: Option<GatewayId>,
     live_only: bool,
@@ -44,23 +44,23 @@ pub(crate) async fn list(
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let places = match gateway {
-        Some(id) => match key(connection, organisation, id).await? {
-            Some(gateway) => of_gateway(connection, gateway, live_only, after, most).await?,
+        Some(id) => match key(conn, organisation, id).await? {
+            Some(gateway) => of_gateway(conn, gateway, live_only, after, most).await?,
             None => Vec::new(),
         },
-        None => of_all(connection, live_only, after, most).await?,
+        None => of_all(conn, live_only, after, most).await?,
     };
     let next = places.last().filter(|_| places.len() == limit);
     let next =
         next.map(|at| ConnectionCursor { connected_at: at.connected_at.micros(), id: at.id });
     let ids: Vec<ConnectionId> = places.iter().map(|place| place.id).collect();
-    let rows = dialect::connection_details(connection, organisation, &ids).await?;
+    let rows = conn.connection_details(organisation, &ids).await?;
     Ok(ConnectionPage { rows: rows.into_iter().map(shown).collect(), next })
 }
 
 /// Deleted gateways are found too, for their history stays.
 async fn key(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,
 ) -> Result<Option<i64>> {
@@ -69,12 +69,12 @@ async fn key(
         id as _,
         organisation.0
     )
-    .fetch_optional(connection)
+    .fetch_optional(conn)
     .await?)
 }
 
 async fn of_all(
-    connection: &mut Connection,
+    conn: &mut Connection,
     live_only: bool,
     after: Place,
     most: i64,
@@ -91,7 +91,7 @@ async fn of_all(
             after.id as _,
             most
         )
-        .fetch_all(connection)
+        .fetch_all(conn)
         .await?
     } else {
         query_as!(
@@ -105,14 +105,14 @@ async fn of_all(
             after.id as _,
             most
         )
-        .fetch_all(connection)
+        .fetch_all(conn)
         .await?
     };
     Ok(places)
 }
 
 async fn of_gateway(
-    connection: &mut Connection,
+    conn: &mut Connection,
     gateway: i64,
     live_only: bool,
     after: Place,
@@ -131,7 +131,7 @@ async fn of_gateway(
             after.id as _,
             most
         )
-        .fetch_all(connection)
+        .fetch_all(conn)
         .await?
     } else {
         query_as!(
@@ -146,13 +146,13 @@ async fn of_gateway(
             after.id as _,
             most
         )
-        .fetch_all(connection)
+        .fetch_all(conn)
         .await?
     };
     Ok(places)
 }
 
-fn shown(row: Row) -> ConnectionInfo {
+fn shown(row: ConnectionRow) -> ConnectionInfo {
     ConnectionInfo {
         connection_id: row.id,
         gateway_id: row.gateway_id,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::dialect::{self, Connection, query_scalar};
+use super::super::dialect::{Connection, NodeStatements, query_scalar};
 
 use crate::event::GatewayKey;
 use crate::store::Result;
@@ -11,11 +11,11 @@ use crate::store::limits::PEAK_CONNECTIONS;
 /// The most at once within this time until now. Of a gateway with more
 /// connections than are looked at, the older ones are left out.
 pub(crate) async fn peak(
-    connection: &mut Connection,
+    conn: &mut Connection,
     gateway: GatewayKey,
     within: Duration,
 ) -> Result<usize> {
-    let since = dialect::clock(connection).await?.minus(within);
+    let since = conn.now().await?.minus(within);
     // A running sum over openings and ends. At the same instant the end comes
     // first: one connection replaced the other.
     let peak = query_scalar!(
@@ -39,7 +39,7 @@ pub(crate) async fn peak(
         PEAK_CONNECTIONS,
         since as _
     )
-    .fetch_one(connection)
+    .fetch_one(conn)
     .await?;
     Ok(usize::try_from(peak).unwrap_or(0))
 }

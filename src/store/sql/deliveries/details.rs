@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::Key;
 use crate::clock::Timestamp;
@@ -29,10 +29,10 @@ impl Standing {
 const HOPS: usize = 100;
 
 /// The deliveries of these keys, in their order.
-pub(crate) async fn deliveries(connection: &mut Connection, keys: &[Key]) -> Result<Vec<Delivery>> {
-    let standings = standings(connection, keys).await?;
-    let mut attempts = attempts(connection, keys).await?;
-    let redrives = redrives(connection, &standings).await?;
+pub(crate) async fn deliveries(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Delivery>> {
+    let standings = standings(conn, keys).await?;
+    let mut attempts = attempts(conn, keys).await?;
+    let redrives = redrives(conn, &standings).await?;
     Ok(standings
         .into_iter()
         .map(|Standing { key, delivery, .. }| {
@@ -44,10 +44,7 @@ pub(crate) async fn deliveries(connection: &mut Connection, keys: &[Key]) -> Res
 
 /// The newest redrive of each of these, as far as they were redriven. One
 /// statement follows all of them by one redrive.
-async fn redrives(
-    connection: &mut Connection,
-    of: &[Standing],
-) -> Result<HashMap<Key, RedrivenAs>> {
+async fn redrives(conn: &mut Connection, of: &[Standing]) -> Result<HashMap<Key, RedrivenAs>> {
     let mut newest = HashMap::new();
     let mut open: Vec<(Key, Key)> =
         of.iter().filter_map(|one| Some((one.key, one.successor()?))).collect();
@@ -56,7 +53,7 @@ async fn redrives(
             break;
         }
         let successors: Vec<Key> = open.iter().map(|(_, successor)| *successor).collect();
-        let found = standings(connection, &successors).await?;
+        let found = standings(conn, &successors).await?;
         let found: HashMap<Key, Standing> = found.into_iter().map(|it| (it.key, it)).collect();
         open = open
             .into_iter()
@@ -72,8 +69,8 @@ async fn redrives(
 }
 
 /// Where the deliveries of these keys stand, in the order of the keys.
-pub(crate) async fn standings(connection: &mut Connection, keys: &[Key]) -> Result<Vec<Standing>> {
-    let rows = dialect::standings(connection, keys).await?;
+pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Standing>> {
+    let rows = conn.standings(keys).await?;
     Ok(rows
         .into_iter()
         .map(|row| {
@@ -122,9 +119,9 @@ pub(crate) struct StandingRow {
 }
 
 /// The newest hundred attempts at each, oldest first, and what all come to.
-async fn attempts(connection: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
+async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
     let mut attempts: HashMap<Key, Attempts> = HashMap::new();
-    for row in dialect::attempts_at(connection, keys).await? {
+    for row in conn.attempts_at(keys).await? {
         let of = attempts.entry((row.gateway, row.sequence)).or_insert_with(|| Attempts {
             newest: Vec::new(),
             count: row.attempts,

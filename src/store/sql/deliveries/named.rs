@@ -1,21 +1,21 @@
 //! Failed deliveries of a named event or correlation id: from the event to its
 //! outbox rows to the attempts that cover them, however old they are.
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::{Keys, Matching, Place};
 use crate::clock::Timestamp;
 use crate::store::Result;
 
 pub(super) async fn keys(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     start: Place,
     limit: usize,
 ) -> Result<Keys> {
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = dialect::failures_of_events(connection, matching, as_of, start, most).await?;
+    let rows = conn.failures_of_events(matching, as_of, start, most).await?;
     let next = rows.last().filter(|_| rows.len() == limit).map(Failure::place);
     Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::{Candidate, Key, LONGEST_RANGE, Matching};
 use crate::clock::Timestamp;
@@ -38,7 +38,7 @@ pub(crate) struct Failures {
 
 /// Looks up the failures of these deliveries, which are sorted and differ.
 pub(crate) async fn failures(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     keys: &[Key],
@@ -47,9 +47,9 @@ pub(crate) async fn failures(
     if keys.is_empty() {
         return Ok(found);
     }
-    let mut rows = dialect::failures_at(connection, matching, as_of, keys).await?;
+    let mut rows = conn.failures_at(matching, as_of, keys).await?;
     let around = neighbourhoods(keys);
-    rows.append(&mut dialect::failures_reaching(connection, matching, as_of, &around).await?);
+    rows.append(&mut conn.failures_reaching(matching, as_of, &around).await?);
     found.read += rows.len();
     for row in rows {
         let begin = keys.partition_point(|key| *key < (row.gateway, row.first));
@@ -64,7 +64,7 @@ pub(crate) async fn failures(
 /// Leaves out deliveries that a newer matching failure shows already; also
 /// answers how many rows were read for it.
 pub(super) async fn newest_only(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     candidates: Vec<Candidate>,
@@ -72,7 +72,7 @@ pub(super) async fn newest_only(
     let mut keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
     keys.sort_unstable();
     keys.dedup();
-    let found = failures(connection, matching, as_of, &keys).await?;
+    let found = failures(conn, matching, as_of, &keys).await?;
     let is_newest = |candidate: &Candidate| {
         let own = (candidate.place.finished_at, candidate.place.attempt);
         found.newest.get(&candidate.key).is_none_or(|newest| *newest <= own)

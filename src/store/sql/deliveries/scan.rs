@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::newest::newest_only;
 use super::{Candidate, Key, Keys, Matching, Place};
@@ -29,7 +29,7 @@ pub(crate) struct Failed {
 }
 
 pub(super) async fn keys(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     start: Place,
@@ -41,14 +41,14 @@ pub(super) async fn keys(
     let mut left = work;
     let mut most = limit + SPARE;
     while left > 0 {
-        let attempts = round(connection, matching, as_of, at).await?;
+        let attempts = round(conn, matching, as_of, at).await?;
         let was_last = attempts.len() < ROUND;
         let (candidates, examined, all) = expand(&attempts, at, most.min(EXPANDED).min(left));
         most = most.saturating_mul(2);
         left = left.saturating_sub(examined.cost);
-        let (typed, read) = of_type(connection, matching, candidates).await?;
+        let (typed, read) = of_type(conn, matching, candidates).await?;
         left = left.saturating_sub(read);
-        let (fresh, read) = newest_only(connection, matching, as_of, typed).await?;
+        let (fresh, read) = newest_only(conn, matching, as_of, typed).await?;
         left = left.saturating_sub(read);
         for candidate in fresh {
             keys.push(candidate.key);
@@ -75,7 +75,7 @@ struct Examined {
 /// The next failed attempts of the window, those of others included and marked:
 /// passing them over here keeps the work of a call bounded.
 async fn round(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
     at: Place,
@@ -84,7 +84,7 @@ async fn round(
     let window_end = (Timestamp::from_micros(matching.to.micros().saturating_sub(1)), i64::MAX);
     let (finished_at, attempt) = (at.finished_at, at.attempt).min(window_end);
     let before = (finished_at, attempt.min(as_of));
-    dialect::failed_attempts(connection, matching, as_of, before, limit).await
+    conn.failed_attempts(matching, as_of, before, limit).await
 }
 
 /// Expands ranges from their ends, behind `at`, until `most` is reached; says
@@ -118,7 +118,7 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
 /// Leaves out deliveries of other event types, and those whose event is gone;
 /// also answers how many rows were read for it.
 async fn of_type(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     candidates: Vec<Candidate>,
 ) -> Result<(Vec<Candidate>, usize)> {
@@ -126,7 +126,7 @@ async fn of_type(
         return Ok((candidates, 0));
     };
     let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
-    let found = dialect::deliveries_of_type(connection, &keys, event_type).await?;
+    let found = conn.deliveries_of_type(&keys, event_type).await?;
     let found: HashSet<Key> = found.into_iter().collect();
     let of_type = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
     Ok((of_type.collect(), keys.len()))

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, DeliveryStatements};
 
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
@@ -15,7 +15,7 @@ use crate::store::{Result, SummaryBy, SummaryRow};
 /// the epoch, in UTC, and the first one may begin before `from`. Empty ones are
 /// left out.
 pub(crate) async fn failure_summary(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     from: Timestamp,
     to: Timestamp,
@@ -24,7 +24,7 @@ pub(crate) async fn failure_summary(
 ) -> Result<Vec<SummaryRow>> {
     let mut counts = Counts::new();
     for (begin, window) in windows(from, to, width(bucket)) {
-        for ((nth, key, name), count) in in_window(connection, organisation, window, by).await? {
+        for ((nth, key, name), count) in in_window(conn, organisation, window, by).await? {
             let begin = begin.saturating_add(nth.saturating_mul(window.width));
             *counts.entry((begin, key, name)).or_default() += count;
         }
@@ -43,16 +43,16 @@ pub(crate) async fn failure_summary(
 
 /// Counts by the bucket's number, counted from the window's start.
 async fn in_window(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
-    window: Window,
+    window: Buckets,
     by: SummaryBy,
 ) -> Result<Counts> {
-    let rows = dialect::failures_by_range(connection, organisation, window, by).await?;
+    let rows = conn.failures_by_range(organisation, window, by).await?;
     let mut counts = counted(rows);
     if by == SummaryBy::Type {
         // What no type accounts for belongs to events that retention has removed.
-        let rows = dialect::failures_by_type(connection, organisation, window).await?;
+        let rows = conn.failures_by_type(organisation, window).await?;
         let mut typed = counted(rows);
         for ((nth, _, _), count) in &typed {
             if let Some(rest) = counts.get_mut(&(*nth, String::new(), String::new())) {
@@ -79,7 +79,7 @@ pub(crate) struct Tally {
 
 /// The time that is looked at, in microseconds, and the width of a bucket.
 #[derive(Clone, Copy)]
-pub(crate) struct Window {
+pub(crate) struct Buckets {
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
     pub(crate) width: i64,
@@ -92,10 +92,10 @@ fn counted(rows: Vec<Tally>) -> Counts {
 /// The parts of a window whose buckets begin at its start: the rest of the
 /// bucket that `from` lies in, and what follows it. Each with that bucket's
 /// aligned beginning, in microseconds.
-fn windows(from: Timestamp, to: Timestamp, width: i64) -> impl Iterator<Item = (i64, Window)> {
+fn windows(from: Timestamp, to: Timestamp, width: i64) -> impl Iterator<Item = (i64, Buckets)> {
     let begin = bucket_start(from, width);
     let next = Timestamp::from_micros(begin.saturating_add(width));
-    let first = (begin, Window { from, to: to.min(next), width });
-    let rest = (next.micros(), Window { from: next, to, width });
+    let first = (begin, Buckets { from, to: to.min(next), width });
+    let rest = (next.micros(), Buckets { from: next, to, width });
     std::iter::once(first).chain((next < to).then_some(rest))
 }

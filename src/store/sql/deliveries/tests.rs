@@ -145,10 +145,9 @@ async fn every_filter_answers_as_its_definition_reads_while_rows_arrive() {
             let limit = random.usize(1..10);
             let (mut found, mut cursor) = (Vec::new(), None);
             loop {
-                let connection = &mut database.connection;
-                let page = failed_deliveries(connection, ORGANISATION, &filter, cursor, limit)
-                    .await
-                    .unwrap();
+                let conn = &mut database.conn;
+                let page =
+                    failed_deliveries(conn, ORGANISATION, &filter, cursor, limit).await.unwrap();
                 assert!(page.rows.len() <= limit, "seed {seed}");
                 found.extend(page.rows.iter().map(|row| {
                     let of = |(_, id): &&(i64, GatewayId)| *id == row.gateway_id;
@@ -174,13 +173,11 @@ async fn a_walk_that_may_do_little_at_a_time_comes_to_the_same_end() {
         let mut database = Database::new().await;
         let history = History::make(&mut database, &mut random).await;
         let filter = DeliveryFilter::default();
-        let matching =
-            Matching::new(&mut database.connection, ORGANISATION, &filter).await.unwrap();
+        let matching = Matching::new(&mut database.conn, ORGANISATION, &filter).await.unwrap();
         let (mut found, mut start, mut calls) = (Vec::new(), Place::START, 0);
         loop {
-            let page = scan::keys(&mut database.connection, &matching, i64::MAX, start, 100, 3)
-                .await
-                .unwrap();
+            let page =
+                scan::keys(&mut database.conn, &matching, i64::MAX, start, 100, 3).await.unwrap();
             assert!(page.keys.len() <= 3, "seed {seed}: the bound does not bind");
             found.extend(page.keys);
             calls += 1;
@@ -215,7 +212,7 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
     database.cursor(gateway.0, 3).await;
     database.dead(gateway.0, 2, 2).await;
     let keys: Vec<Key> = (1..=4).map(|sequence| (gateway.0, sequence)).collect();
-    let rows = details::deliveries(&mut database.connection, &keys).await.unwrap();
+    let rows = details::deliveries(&mut database.conn, &keys).await.unwrap();
     let states: Vec<_> = rows.iter().map(|row| (row.state, row.delivered_since)).collect();
     assert_eq!(
         states,
@@ -247,7 +244,7 @@ async fn only_the_newest_hundred_attempts_are_told() {
             Made { gateway: gateway.0, first: 1, last: 1, outcome: "failed", reason, finished_at };
         database.attempt(made).await;
     }
-    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
+    let rows = details::deliveries(&mut database.conn, &[(gateway.0, 1)]).await.unwrap();
     let times: Vec<_> = rows[0].attempts.iter().map(|attempt| attempt.finished_at).collect();
     assert_eq!(times, (4..=103).map(at).collect::<Vec<_>>());
     assert_eq!((rows[0].failures, rows[0].attempt_count), (103, 103));
@@ -265,7 +262,7 @@ async fn failures_behind_a_hundred_later_attempts_are_still_counted() {
         let made = Made { gateway: gateway.0, first: 1, last: 1, outcome, reason, finished_at };
         database.attempt(made).await;
     }
-    let rows = details::deliveries(&mut database.connection, &[(gateway.0, 1)]).await.unwrap();
+    let rows = details::deliveries(&mut database.conn, &[(gateway.0, 1)]).await.unwrap();
     let row = &rows[0];
     assert_eq!((row.failures, row.attempt_count, row.attempts.len()), (2, 120, 100));
     assert_eq!((row.first_failure_at, row.last_failure_at), (Some(at(1)), Some(at(2))));
@@ -296,7 +293,7 @@ async fn a_summary_counts_deliveries_not_rows() {
     for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
         let bucket = Duration::from_micros(10);
         let found = summary::failure_summary(
-            &mut database.connection,
+            &mut database.conn,
             ORGANISATION,
             at(100),
             at(200),

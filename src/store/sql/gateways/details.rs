@@ -1,6 +1,6 @@
 //! A gateway with what its stream, cursors and connections say.
 
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
@@ -8,7 +8,7 @@ use crate::event::{Epoch, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
 
 /// A gateway's row, before anybody has looked at its JSON.
-pub(crate) struct Row {
+pub(crate) struct GatewayRow {
     pub(crate) gateway: GatewayKey,
     pub(crate) id: GatewayId,
     pub(crate) name: String,
@@ -40,19 +40,16 @@ pub(crate) struct Row {
 }
 
 /// One gateway that is known to be there.
-pub(super) async fn the_one(connection: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
-    details(connection, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
+pub(super) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
+    details(conn, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
 /// Everything about these gateways, by name, with one statement. Its subqueries
 /// look up single rows, and the dead letters ahead of each position, so that the
 /// cost does not depend on how long a log is.
-pub(super) async fn details(
-    connection: &mut Connection,
-    keys: &[GatewayKey],
-) -> Result<Vec<Gateway>> {
-    let as_of = dialect::clock(connection).await?;
-    let rows = dialect::gateway_details(connection, keys).await?;
+pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Result<Vec<Gateway>> {
+    let as_of = conn.now().await?;
+    let rows = conn.gateway_details(keys).await?;
     rows.into_iter()
         .map(|row| {
             let manifest = row

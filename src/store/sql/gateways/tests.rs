@@ -1,12 +1,13 @@
 //! Gateways, their tokens and event types, against a real database.
 
-use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at, token};
-use super::super::tokens::{
+use super::super::credentials::{
     access_credential, access_tokens, create_access_token, create_gateway_token,
     gateway_credential, gateway_tokens, has_access_tokens, note_token_use, revoke_access_token,
     revoke_gateway_token,
 };
-use super::super::{event_types, history};
+use super::super::event_types;
+use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at, token};
+use super::super::ledger::history;
 use super::*;
 use crate::event::{EventType, Sequence};
 use crate::store::{EventTypeInfo, Scope, TokenKind};
@@ -19,9 +20,9 @@ async fn a_gateway_tells_how_far_behind_it_is() {
         database.append(ORGANISATION, &[key.0], &format!("e{nth}"), "a.b", "c").await;
     }
     database.cursor(key.0, 1).await;
-    let connection = &mut database.connection;
-    set_manifest(connection, at(4), key, r#"{"version": "1"}"#).await.unwrap();
-    let found = gateway(connection, ORGANISATION, id).await.unwrap().unwrap();
+    let conn = &mut database.conn;
+    set_manifest(conn, at(4), key, r#"{"version": "1"}"#).await.unwrap();
+    let found = gateway(conn, ORGANISATION, id).await.unwrap().unwrap();
     assert_eq!((found.head, found.confirmed, found.floor), (Sequence(3), Sequence(1), Sequence(0)));
     assert_eq!(found.oldest_pending_at, Some(at(6)));
     assert_eq!(
@@ -29,7 +30,7 @@ async fn a_gateway_tells_how_far_behind_it_is() {
         Some((r#"{"version": "1"}"#.to_owned(), at(4)))
     );
     database.cursor(key.0, 3).await;
-    let found = gateway(&mut database.connection, ORGANISATION, id).await.unwrap().unwrap();
+    let found = gateway(&mut database.conn, ORGANISATION, id).await.unwrap().unwrap();
     assert_eq!(found.oldest_pending_at, None);
 }
 
@@ -38,16 +39,16 @@ async fn an_organisation_sees_only_its_own() {
     let mut database = Database::new().await;
     let (_, id) = database.gateway(ORGANISATION, "a").await;
     database.gateway(OTHER, "a").await;
-    let connection = &mut database.connection;
-    assert!(gateway(connection, OTHER, id).await.unwrap().is_none());
-    assert_eq!(gateways(connection, ORGANISATION, None, 10).await.unwrap().len(), 1);
+    let conn = &mut database.conn;
+    assert!(gateway(conn, OTHER, id).await.unwrap().is_none());
+    assert_eq!(gateways(conn, ORGANISATION, None, 10).await.unwrap().len(), 1);
     let change = GatewayChange::default;
     for refused in [
-        update_gateway(connection, at(2), OTHER, id, change()).await.map(drop),
-        delete_gateway(connection, at(2), NodeId::new(), OTHER, id).await.map(drop),
-        create_gateway_token(connection, at(2), OTHER, id, token("t", None)).await.map(drop),
-        gateway_tokens(connection, OTHER, id).await.map(drop),
-        revoke_gateway_token(connection, at(2), OTHER, id, "t").await,
+        update_gateway(conn, at(2), OTHER, id, change()).await.map(drop),
+        delete_gateway(conn, at(2), NodeId::new(), OTHER, id).await.map(drop),
+        create_gateway_token(conn, at(2), OTHER, id, token("t", None)).await.map(drop),
+        gateway_tokens(conn, OTHER, id).await.map(drop),
+        revoke_gateway_token(conn, at(2), OTHER, id, "t").await,
     ] {
         assert!(matches!(refused, Err(StoreError::NotFound("gateway"))), "{refused:?}");
     }
@@ -59,10 +60,10 @@ async fn gateways_are_listed_by_name_a_page_at_a_time() {
     for name in ["c", "a", "b"] {
         database.gateway(ORGANISATION, name).await;
     }
-    let connection = &mut database.connection;
+    let conn = &mut database.conn;
     let names = |page: Vec<Gateway>| page.into_iter().map(|one| one.name).collect::<Vec<_>>();
-    assert_eq!(names(gateways(connection, ORGANISATION, None, 2).await.unwrap()), ["a", "b"]);
-    assert_eq!(names(gateways(connection, ORGANISATION, Some("b"), 2).await.unwrap()), ["c"]);
+    assert_eq!(names(gateways(conn, ORGANISATION, None, 2).await.unwrap()), ["a", "b"]);
+    assert_eq!(names(gateways(conn, ORGANISATION, Some("b"), 2).await.unwrap()), ["c"]);
 }
 
 #[tokio::test]
@@ -82,29 +83,28 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
             finished_at: 3,
         })
         .await;
-    let connection = &mut database.connection;
-    create_gateway_token(connection, at(2), ORGANISATION, id, token("t", None)).await.unwrap();
+    let conn = &mut database.conn;
+    create_gateway_token(conn, at(2), ORGANISATION, id, token("t", None)).await.unwrap();
     let none = Labels::new();
-    let taken =
-        create_gateway(connection, at(2), ORGANISATION, GatewayId::new(), "a", &none, 1).await;
+    let taken = create_gateway(conn, at(2), ORGANISATION, GatewayId::new(), "a", &none, 1).await;
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
-    let taken = create_gateway(connection, at(2), ORGANISATION, id, "c", &none, 1).await;
+    let taken = create_gateway(conn, at(2), ORGANISATION, id, "c", &none, 1).await;
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
     let rename = |name: &str| GatewayChange { name: Some(name.to_owned()), ..Default::default() };
-    let taken = update_gateway(connection, at(2), ORGANISATION, other, rename("a")).await;
+    let taken = update_gateway(conn, at(2), ORGANISATION, other, rename("a")).await;
     assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
-    update_gateway(connection, at(2), ORGANISATION, id, rename("a")).await.unwrap();
+    update_gateway(conn, at(2), ORGANISATION, id, rename("a")).await.unwrap();
 
-    let deleted = delete_gateway(connection, at(3), NodeId::new(), ORGANISATION, id).await.unwrap();
+    let deleted = delete_gateway(conn, at(3), NodeId::new(), ORGANISATION, id).await.unwrap();
     assert_eq!(deleted.key, key);
     let [undelivered] = &deleted.undelivered[..] else { panic!("{deleted:?}") };
     assert_eq!(undelivered.range, Range { first: Sequence(1), last: Sequence(1) });
     assert_eq!((undelivered.gateway_name.as_str(), undelivered.events.len()), ("a", 1));
-    assert!(gateway(connection, ORGANISATION, id).await.unwrap().is_none());
-    let credential = gateway_credential(connection, "t").await.unwrap().unwrap();
+    assert!(gateway(conn, ORGANISATION, id).await.unwrap().is_none());
+    let credential = gateway_credential(conn, "t").await.unwrap().unwrap();
     assert!(credential.revoked);
-    create_gateway(connection, at(4), ORGANISATION, GatewayId::new(), "a", &none, 1).await.unwrap();
-    let totals = history::totals(connection, ORGANISATION).await.unwrap();
+    create_gateway(conn, at(4), ORGANISATION, GatewayId::new(), "a", &none, 1).await.unwrap();
+    let totals = history::totals(conn, ORGANISATION).await.unwrap();
     assert_eq!((totals.failed_attempts, totals.pending), (2, 0));
 }
 
@@ -112,7 +112,7 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
 async fn disabling_again_keeps_the_first_instant() {
     let mut database = Database::new().await;
     let (_, id) = database.gateway(ORGANISATION, "a").await;
-    let connection = &mut database.connection;
+    let conn = &mut database.conn;
     let set = |disabled| GatewayChange { disabled, ..Default::default() };
     for (now, disabled, expected) in [
         (5, Some(true), Some(5)),
@@ -121,8 +121,7 @@ async fn disabling_again_keeps_the_first_instant() {
         (8, Some(false), None),
         (9, None, None),
     ] {
-        let found =
-            update_gateway(connection, at(now), ORGANISATION, id, set(disabled)).await.unwrap();
+        let found = update_gateway(conn, at(now), ORGANISATION, id, set(disabled)).await.unwrap();
         assert_eq!(found.disabled_at, expected.map(at));
     }
 }
@@ -131,22 +130,22 @@ async fn disabling_again_keeps_the_first_instant() {
 async fn a_third_live_token_is_refused_until_one_has_ended() {
     let mut database = Database::new().await;
     let (key, id) = database.gateway(ORGANISATION, "a").await;
-    let connection = &mut database.connection;
-    create_gateway_token(connection, at(2), ORGANISATION, id, token("t1", None)).await.unwrap();
-    create_gateway_token(connection, at(2), ORGANISATION, id, token("t2", Some(10))).await.unwrap();
-    let third = create_gateway_token(connection, at(3), ORGANISATION, id, token("t3", None)).await;
+    let conn = &mut database.conn;
+    create_gateway_token(conn, at(2), ORGANISATION, id, token("t1", None)).await.unwrap();
+    create_gateway_token(conn, at(2), ORGANISATION, id, token("t2", Some(10))).await.unwrap();
+    let third = create_gateway_token(conn, at(3), ORGANISATION, id, token("t3", None)).await;
     assert!(matches!(third, Err(StoreError::Conflict(_))), "{third:?}");
-    create_gateway_token(connection, at(10), ORGANISATION, id, token("t3", None)).await.unwrap();
-    revoke_gateway_token(connection, at(11), ORGANISATION, id, "t1").await.unwrap();
-    revoke_gateway_token(connection, at(12), ORGANISATION, id, "t1").await.unwrap();
-    create_gateway_token(connection, at(13), ORGANISATION, id, token("t4", None)).await.unwrap();
-    let tokens = gateway_tokens(connection, ORGANISATION, id).await.unwrap();
+    create_gateway_token(conn, at(10), ORGANISATION, id, token("t3", None)).await.unwrap();
+    revoke_gateway_token(conn, at(11), ORGANISATION, id, "t1").await.unwrap();
+    revoke_gateway_token(conn, at(12), ORGANISATION, id, "t1").await.unwrap();
+    create_gateway_token(conn, at(13), ORGANISATION, id, token("t4", None)).await.unwrap();
+    let tokens = gateway_tokens(conn, ORGANISATION, id).await.unwrap();
     let revoked: Vec<_> =
         tokens.iter().map(|token| (token.id.as_str(), token.revoked_at)).collect();
     assert_eq!(revoked, [("t1", Some(at(11))), ("t2", None), ("t3", None), ("t4", None)]);
-    let missing = revoke_gateway_token(connection, at(12), ORGANISATION, id, "t9").await;
+    let missing = revoke_gateway_token(conn, at(12), ORGANISATION, id, "t9").await;
     assert!(matches!(missing, Err(StoreError::NotFound("gateway token"))));
-    let credential = gateway_credential(connection, "t4").await.unwrap().unwrap();
+    let credential = gateway_credential(conn, "t4").await.unwrap().unwrap();
     assert_eq!((credential.gateway, credential.gateway_id, credential.revoked), (key, id, false));
     assert_eq!((credential.digest, credential.last_used_at), ([7; 32], None));
 }
@@ -154,54 +153,49 @@ async fn a_third_live_token_is_refused_until_one_has_ended() {
 #[tokio::test]
 async fn a_tokens_use_is_noted_once_a_minute() {
     let mut database = Database::new().await;
-    let connection = &mut database.connection;
-    assert!(!has_access_tokens(connection).await.unwrap());
+    let conn = &mut database.conn;
+    assert!(!has_access_tokens(conn).await.unwrap());
     let scopes = [Scope::Admin, Scope::Publish, Scope::Admin];
-    let made =
-        create_access_token(connection, at(1), ORGANISATION, "ops", &scopes, token("t", None))
-            .await
-            .unwrap();
+    let made = create_access_token(conn, at(1), ORGANISATION, "ops", &scopes, token("t", None))
+        .await
+        .unwrap();
     assert_eq!(made.scopes, [Scope::Publish, Scope::Admin]);
-    assert!(has_access_tokens(connection).await.unwrap());
+    assert!(has_access_tokens(conn).await.unwrap());
     for (now, noted) in [(100, 100), (60_000_099, 100), (60_000_100, 60_000_100)] {
-        note_token_use(connection, at(now), TokenKind::Access, "t").await.unwrap();
-        let credential = access_credential(connection, "t").await.unwrap().unwrap();
+        note_token_use(conn, at(now), TokenKind::Access, "t").await.unwrap();
+        let credential = access_credential(conn, "t").await.unwrap().unwrap();
         assert_eq!(credential.last_used_at, Some(at(noted)));
         assert_eq!(credential.scopes, made.scopes);
     }
-    assert!(revoke_access_token(connection, at(2), OTHER, "t").await.is_err());
-    revoke_access_token(connection, at(2), ORGANISATION, "t").await.unwrap();
-    assert!(access_credential(connection, "t").await.unwrap().unwrap().revoked);
-    assert_eq!(access_tokens(connection, ORGANISATION).await.unwrap().len(), 1);
-    assert!(access_tokens(connection, OTHER).await.unwrap().is_empty());
+    assert!(revoke_access_token(conn, at(2), OTHER, "t").await.is_err());
+    revoke_access_token(conn, at(2), ORGANISATION, "t").await.unwrap();
+    assert!(access_credential(conn, "t").await.unwrap().unwrap().revoked);
+    assert_eq!(access_tokens(conn, ORGANISATION).await.unwrap().len(), 1);
+    assert!(access_tokens(conn, OTHER).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn built_in_types_need_no_row_and_yield_to_one() {
     let mut database = Database::new().await;
-    let connection = &mut database.connection;
-    let before = event_types::event_types(connection, ORGANISATION).await.unwrap().len();
+    let conn = &mut database.conn;
+    let before = event_types::event_types(conn, ORGANISATION).await.unwrap().len();
     let own = |name: &str| EventTypeInfo {
         name: name.to_owned(),
         description: "own".to_owned(),
         schema: None,
     };
+    assert!(event_types::put_event_type(conn, at(1), ORGANISATION, &own("a.b")).await.unwrap());
+    assert!(!event_types::put_event_type(conn, at(2), ORGANISATION, &own("a.b")).await.unwrap());
     assert!(
-        event_types::put_event_type(connection, at(1), ORGANISATION, &own("a.b")).await.unwrap()
-    );
-    assert!(
-        !event_types::put_event_type(connection, at(2), ORGANISATION, &own("a.b")).await.unwrap()
-    );
-    assert!(
-        !event_types::put_event_type(connection, at(2), ORGANISATION, &own("api.deployed"))
+        !event_types::put_event_type(conn, at(2), ORGANISATION, &own("api.deployed"))
             .await
             .unwrap()
     );
-    let types = event_types::event_types(connection, ORGANISATION).await.unwrap();
+    let types = event_types::event_types(conn, ORGANISATION).await.unwrap();
     assert_eq!(types.len(), before + 1);
     let name = EventType::new("api.deployed").unwrap();
-    let found = event_types::event_type(connection, ORGANISATION, &name).await.unwrap().unwrap();
+    let found = event_types::event_type(conn, ORGANISATION, &name).await.unwrap().unwrap();
     assert_eq!(found.description, "own");
-    let found = event_types::event_type(connection, OTHER, &name).await.unwrap().unwrap();
+    let found = event_types::event_type(conn, OTHER, &name).await.unwrap().unwrap();
     assert!(found.schema.is_some());
 }

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::super::append::{self, Grown};
-use super::super::dialect::{self, Connection, query};
-use super::super::targets::{self, Targets};
+use super::super::dialect::{Connection, InboxStatements, query};
+use super::super::log::append::{self, Grown};
+use super::super::log::targets::{self, Targets};
 use crate::event::GatewayKey;
 use crate::store::limits::MOST_DELIVERIES;
-use crate::store::{Drained, JudgedRow, Publish, Published, Rejection, Result};
+use crate::store::{Drained, Publish, Published, Rejection, Result, ValidatedRow};
 
 /// A row that is there, as the request that it comes to.
 type Taken = (i64, std::result::Result<Publish, Rejection>);
@@ -17,17 +17,17 @@ type Taken = (i64, std::result::Result<Publish, Rejection>);
 /// Moves rows, in this order. Also answers what grew by it. What would be too
 /// much for one transaction stays for the next call.
 pub(super) async fn drain(
-    connection: &mut Connection,
-    rows: Vec<JudgedRow>,
+    conn: &mut Connection,
+    rows: Vec<ValidatedRow>,
 ) -> Result<(Drained, Vec<Grown>)> {
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-    dialect::lock_inbox(connection).await?;
+    conn.lock_inbox().await?;
     // Those that nobody has taken since they were read.
-    let there: HashSet<i64> = dialect::take_inbox(connection, &ids).await?.into_iter().collect();
+    let there: HashSet<i64> = conn.lock_inbox_rows(&ids).await?.into_iter().collect();
     let mut taken: Vec<Taken> =
         rows.into_iter().filter(|row| there.contains(&row.id)).map(request).collect();
     let publishes: Vec<&Publish> = taken.iter().filter_map(|(_, row)| row.as_ref().ok()).collect();
-    let mut targets = targets::resolve(connection, &publishes).await?;
+    let mut targets = targets::resolve(conn, &publishes).await?;
     taken.truncate(bearable(&taken, &targets));
     let moved: Vec<i64> = taken.iter().map(|(id, _)| *id).collect();
     let mut rejected: Vec<(i64, Rejection)> = Vec::new();
@@ -40,8 +40,8 @@ pub(super) async fn drain(
     }
     let publishes: Vec<&Publish> = good.iter().map(|(_, publish)| publish).collect();
     let touched: BTreeSet<GatewayKey> = targets.gateways().collect();
-    let now = targets.lock(connection, &touched).await?;
-    let outcome = append::append(connection, now, &publishes, &targets).await?;
+    let now = targets.lock(conn, &touched).await?;
+    let outcome = append::append(conn, now, &publishes, &targets).await?;
     let (mut appended, mut unmatched) = (0, Vec::new());
     for ((id, _), answer) in good.iter().zip(outcome.answers) {
         let result = match answer {
@@ -60,19 +60,19 @@ pub(super) async fn drain(
     }
     rejected.sort_unstable_by_key(|(id, _)| *id);
     if !rejected.is_empty() {
-        dialect::put_aside(connection, now, &rejected).await?;
+        conn.reject_inbox_rows(now, &rejected).await?;
     }
-    take_out(connection, &moved).await?;
+    take_out(conn, &moved).await?;
     Ok((Drained { appended, unmatched, rejected }, outcome.grown))
 }
 
-fn request(row: JudgedRow) -> Taken {
+fn request(row: ValidatedRow) -> Taken {
     let publish = |(organisation, event)| Publish {
         organisation,
         events: vec![Ok(event)],
         idempotency: None,
     };
-    (row.id, row.verdict.map(publish))
+    (row.id, row.result.map(publish))
 }
 
 /// How many of the first rows come to no more deliveries than one transaction
@@ -86,13 +86,13 @@ fn bearable(rows: &[Taken], targets: &Targets) -> usize {
     fitting.count().max(1)
 }
 
-async fn take_out(connection: &mut Connection, ids: &[i64]) -> Result<()> {
+async fn take_out(conn: &mut Connection, ids: &[i64]) -> Result<()> {
     let Some(last) = ids.iter().max().copied() else {
         return Ok(());
     };
-    dialect::delete_from_inbox(connection, ids).await?;
+    conn.delete_inbox_rows(ids).await?;
     query!("update inbox_progress set drained_to = $1 where drained_to < $1", last)
-        .execute(connection)
+        .execute(conn)
         .await?;
     Ok(())
 }

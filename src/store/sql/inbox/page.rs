@@ -1,13 +1,13 @@
 //! Looking into the inbox. What stands there was written by others: sizes are
 //! looked at before anything is read, and text may be no text.
 
-use super::super::dialect::{self, Connection, query};
+use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
 use crate::store::{InboxDepth, InboxRow, Result, Unreadable};
 
 /// The oldest rows, up to `limit` and about `max_bytes`, but at least one.
 pub(super) async fn page(
-    connection: &mut Connection,
+    conn: &mut Connection,
     limit: usize,
     max_bytes: usize,
 ) -> Result<Vec<InboxRow>> {
@@ -15,7 +15,7 @@ pub(super) async fn page(
     let mut rows: Vec<InboxRow> = Vec::new();
     let mut readable = Vec::new();
     let mut left = max_bytes;
-    for row in dialect::inbox_sizes(connection, limit).await? {
+    for row in conn.inbox_sizes(limit).await? {
         let bytes = usize::try_from(row.bytes).unwrap_or(usize::MAX);
         if bytes <= max_bytes {
             let Some(rest) = left.checked_sub(bytes) else {
@@ -31,7 +31,7 @@ pub(super) async fn page(
         return Ok(rows);
     }
     // In the same order.
-    let mut contents = dialect::inbox_contents(connection, &readable).await?.into_iter().peekable();
+    let mut contents = conn.inbox_contents(&readable).await?.into_iter().peekable();
     for row in &mut rows {
         if let Some((_, content)) = contents.next_if(|(id, _)| *id == row.id) {
             row.content = content;
@@ -41,14 +41,14 @@ pub(super) async fn page(
 }
 
 /// How much waits.
-pub(super) async fn depth(connection: &mut Connection) -> Result<InboxDepth> {
+pub(super) async fn depth(conn: &mut Connection) -> Result<InboxDepth> {
     let row = query!(
         r#"
         select (select count(*) from inbox) as "rows!: i64",
             (select inserted_at from inbox order by id limit 1) as "oldest?: Timestamp"
         "#
     )
-    .fetch_one(connection)
+    .fetch_one(conn)
     .await?;
     Ok(InboxDepth { rows: row.rows, oldest: row.oldest })
 }

@@ -1,7 +1,7 @@
 //! Rows that could not be published: shown to those who can put things right,
 //! put back when they have, and forgotten when nobody did.
 
-use super::super::dialect::{self, Connection, query};
+use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::limits::RETRIED;
@@ -11,35 +11,35 @@ const MISSING: StoreError = StoreError::NotFound("rejected row");
 
 /// A page, newest first.
 pub(super) async fn list(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     filter: &RejectedFilter,
     before: Option<i64>,
     limit: usize,
 ) -> Result<Vec<RejectedRow>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    dialect::rejected_rows(connection, organisation, None, filter, before, limit).await
+    conn.rejected_rows(organisation, None, filter, before, limit).await
 }
 
 /// One, with the beginning of its payload.
 pub(super) async fn show(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: i64,
     max_chars: usize,
 ) -> Result<Option<(RejectedRow, String)>> {
     let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
-    let found = dialect::rejected_rows(connection, organisation, Some(id), &any, None, 1).await?;
+    let found = conn.rejected_rows(organisation, Some(id), &any, None, 1).await?;
     let Some(row) = found.into_iter().next() else {
         return Ok(None);
     };
     let max_chars = i32::try_from(max_chars).unwrap_or(i32::MAX);
-    Ok(Some((row, dialect::rejected_payload(connection, id, max_chars).await?)))
+    Ok(Some((row, conn.rejected_payload(id, max_chars).await?)))
 }
 
 /// Puts rows back at the end of the inbox, in the order of their rejection.
 pub(super) async fn retry(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     selection: RetrySelection,
@@ -48,10 +48,9 @@ pub(super) async fn retry(
         RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
         RetrySelection::Filter(filter) => (None, filter),
     };
-    let mut chosen =
-        dialect::choose_rejected(connection, organisation, one, &filter, RETRIED + 1).await?;
+    let mut chosen = conn.retryable_rows(organisation, one, &filter, RETRIED + 1).await?;
     if let (Some(id), true) = (one, chosen.is_empty()) {
-        return Err(match show(connection, organisation, id, 0).await? {
+        return Err(match show(conn, organisation, id, 0).await? {
             Some(_) => StoreError::put_back_already(id),
             None => MISSING,
         });
@@ -60,13 +59,13 @@ pub(super) async fn retry(
     if more {
         chosen.pop();
     }
-    let retried = dialect::put_back(connection, now, &chosen).await?;
+    let retried = conn.retry_rejected_rows(now, &chosen).await?;
     Ok(Retried { retried, more })
 }
 
 /// Removes one for good.
 pub(super) async fn delete(
-    connection: &mut Connection,
+    conn: &mut Connection,
     organisation: OrganisationKey,
     id: i64,
 ) -> Result<()> {
@@ -78,14 +77,14 @@ pub(super) async fn delete(
         organisation.0,
         id
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     if done.rows_affected() == 0 { Err(MISSING) } else { Ok(()) }
 }
 
 /// Removes a batch of those that were rejected long ago; returns how many.
 pub(crate) async fn forget_rejected(
-    connection: &mut Connection,
+    conn: &mut Connection,
     before: Timestamp,
     batch: i64,
 ) -> Result<u64> {
@@ -98,7 +97,7 @@ pub(crate) async fn forget_rejected(
         before as _,
         batch
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(done.rows_affected())
 }

@@ -4,7 +4,7 @@
 
 use super::super::deliveries::newest::{self, Failures};
 use super::super::deliveries::{Key, Matching};
-use super::super::dialect::{self, Connection};
+use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey};
 use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP};
@@ -34,7 +34,7 @@ impl Candidate {
 }
 
 /// A range of dead letters on the way, and whether it is the asker's.
-pub(crate) struct Letter {
+pub(crate) struct DeadRange {
     pub(crate) gateway: i64,
     pub(crate) first: i64,
     pub(crate) last: i64,
@@ -50,7 +50,7 @@ struct Stretch {
 /// Those behind a place with a failed attempt that matches, `most` at the
 /// most. What can't be redriven is counted in the answer.
 pub(super) async fn matching(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     matching: &Matching,
     after: RedrivePlace,
@@ -60,19 +60,18 @@ pub(super) async fn matching(
     let begin = RedrivePlace { gateway: matching.gateway.unwrap_or_default(), sequence: 0 };
     let after = after.max(begin);
     let stretch = if matching.names_events() {
-        named(connection, matching, after).await?
+        named(conn, matching, after).await?
     } else {
-        letters(connection, matching, after).await?
+        letters(conn, matching, after).await?
     };
     answer.next = stretch.next.map(RedriveCursor::DeadLetters);
-    let open = dialect::open_deliveries(connection, &stretch.keys).await?;
+    let open = conn.open_deliveries(&stretch.keys).await?;
     let wanted = |candidate: &Candidate| {
         matching.event_type.is_none() || matching.event_type == candidate.event_type
     };
     let open: Vec<Candidate> = open.into_iter().filter(wanted).collect();
     let keys: Vec<Key> = open.iter().map(Candidate::key).collect();
-    let Failures { newest: failed, .. } =
-        newest::failures(connection, matching, i64::MAX, &keys).await?;
+    let Failures { newest: failed, .. } = newest::failures(conn, matching, i64::MAX, &keys).await?;
     let mut chosen = Vec::new();
     for candidate in open.into_iter().filter(|one| failed.contains_key(&one.key())) {
         if candidate.event.is_none() {
@@ -96,14 +95,13 @@ pub(super) async fn matching(
 
 /// The next dead letters, range by range.
 async fn letters(
-    connection: &mut Connection,
+    conn: &mut Connection,
     matching: &Matching,
     after: RedrivePlace,
 ) -> Result<Stretch> {
     let up_to = matching.gateway.unwrap_or(i64::MAX);
     let organisation = crate::event::OrganisationKey(matching.organisation);
-    let found =
-        dialect::open_letters(connection, organisation, after, up_to, REDRIVE_LETTERS).await?;
+    let found = conn.open_dead_letters(organisation, after, up_to, REDRIVE_LETTERS).await?;
     let mut keys = Vec::new();
     let mut reached = after;
     for letter in &found {
@@ -125,13 +123,9 @@ async fn letters(
 }
 
 /// The next deliveries of the named events, dead or not.
-async fn named(
-    connection: &mut Connection,
-    matching: &Matching,
-    after: RedrivePlace,
-) -> Result<Stretch> {
+async fn named(conn: &mut Connection, matching: &Matching, after: RedrivePlace) -> Result<Stretch> {
     let limit = i64::try_from(REDRIVE_LOOKED_UP).unwrap_or(i64::MAX);
-    let keys = dialect::deliveries_of_events(connection, matching, after, limit).await?;
+    let keys = conn.deliveries_of_events(matching, after, limit).await?;
     let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP);
     let next =
         next.map(|(gateway, sequence)| RedrivePlace { gateway: *gateway, sequence: *sequence });

@@ -1,21 +1,21 @@
 //! A redrive in batches: one search by a reader, then short transactions of the writer.
 
 use super::super::Backend;
-use super::super::sides::ask;
+use super::super::access::{Access, run};
 use crate::event::OrganisationKey;
 use crate::store::{RedriveSelection, Redriven, Result};
 use crate::wake::Hint;
 
 impl Backend {
     /// Appends what is selected, or only counts it.
-    pub(in super::super) async fn run_redrive(
+    pub(crate) async fn run_redrive(
         &self,
         organisation: OrganisationKey,
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
         let (mut answer, chosen) =
-            ask!(self, connection => super::search(connection, organisation, selection))?;
+            run!(self.query, |conn| super::search(conn, organisation, selection))?;
         if dry_run || chosen.is_empty() {
             return Ok(answer);
         }
@@ -26,7 +26,7 @@ impl Backend {
             let (mut redriven, _) = self
                 .writer
                 .run_then(
-                    move |connection, now| Box::pin(super::append(connection, now, few)),
+                    move |conn, now| Box::pin(super::append(conn, now, few)),
                     move |(_, heads)| {
                         // Without rows: each lane reads them from the log.
                         for (gateway, head) in heads {

@@ -1,7 +1,7 @@
 //! Redrive against a real database.
 
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
-use super::super::history::{event_history, totals};
+use super::super::ledger::history::{event_history, totals};
 use super::super::verify::check;
 use super::*;
 use crate::event::{EventId, Reason};
@@ -47,17 +47,17 @@ fn of(filter: DeliveryFilter) -> RedriveSelection {
 
 /// Both halves of a redrive, as the store does them.
 async fn redrive(
-    connection: &mut Connection,
+    conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     selection: RedriveSelection,
     dry_run: bool,
 ) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
-    let (mut answer, chosen) = search(connection, organisation, selection).await?;
+    let (mut answer, chosen) = search(conn, organisation, selection).await?;
     if dry_run {
         return Ok((answer, Vec::new()));
     }
-    let (redriven, heads) = append(connection, now, chosen).await?;
+    let (redriven, heads) = append(conn, now, chosen).await?;
     answer.redriven = redriven;
     Ok((answer, heads))
 }
@@ -69,11 +69,11 @@ fn numbers(answer: &Redriven) -> Vec<(i64, Option<i64>)> {
 #[tokio::test]
 async fn dead_letters_get_the_next_numbers_and_only_once() {
     let (mut database, key, _) = prepared().await;
-    let connection = &mut database.connection;
-    let (dry, heads) = redrive(connection, at(60), ORGANISATION, all(), true).await.unwrap();
+    let conn = &mut database.conn;
+    let (dry, heads) = redrive(conn, at(60), ORGANISATION, all(), true).await.unwrap();
     assert_eq!(numbers(&dry), [(3, None), (4, None), (5, None)]);
     assert!(heads.is_empty());
-    let (done, heads) = redrive(connection, at(60), ORGANISATION, all(), false).await.unwrap();
+    let (done, heads) = redrive(conn, at(60), ORGANISATION, all(), false).await.unwrap();
     assert_eq!(numbers(&done), [(3, Some(11)), (4, Some(12)), (5, Some(13))]);
     assert_eq!(
         (done.pending, done.delivered, done.already_redriven, done.event_removed),
@@ -81,18 +81,18 @@ async fn dead_letters_get_the_next_numbers_and_only_once() {
     );
     assert!(!done.more);
     assert_eq!(heads, [(key, Sequence(13))]);
-    let (again, heads) = redrive(connection, at(61), ORGANISATION, all(), false).await.unwrap();
+    let (again, heads) = redrive(conn, at(61), ORGANISATION, all(), false).await.unwrap();
     assert_eq!((again.redriven.len(), again.already_redriven, again.event_removed), (0, 3, 1));
     assert!(heads.is_empty());
 
-    let totals = totals(connection, ORGANISATION).await.unwrap();
+    let totals = totals(conn, ORGANISATION).await.unwrap();
     assert_eq!((totals.dead_letters, totals.pending), (1, 6));
     let id = event_id(4);
-    let history = event_history(connection, ORGANISATION, &id).await.unwrap().unwrap();
+    let history = event_history(conn, ORGANISATION, &id).await.unwrap().unwrap();
     let states: Vec<_> =
         history.deliveries.iter().map(|one| (one.sequence.0, one.state, one.redriven)).collect();
     assert_eq!(states, [(4, DeliveryState::Failed, true), (12, DeliveryState::Pending, false)]);
-    let report = check(&mut database.connection).await.unwrap();
+    let report = check(&mut database.conn).await.unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
 }
 
@@ -104,32 +104,31 @@ fn event_id(nth: u8) -> EventId {
 #[tokio::test]
 async fn one_delivery_is_redriven_out_of_the_middle_of_a_range() {
     let (mut database, _, id) = prepared().await;
-    let connection = &mut database.connection;
+    let conn = &mut database.conn;
     let one = |sequence| RedriveSelection::One(id, Sequence(sequence));
-    let (done, _) = redrive(connection, at(60), ORGANISATION, one(4), false).await.unwrap();
+    let (done, _) = redrive(conn, at(60), ORGANISATION, one(4), false).await.unwrap();
     assert_eq!(numbers(&done), [(4, Some(11))]);
     let mut counts = Vec::new();
     for sequence in [2, 4, 6, 8] {
-        let (left, _) =
-            redrive(connection, at(60), ORGANISATION, one(sequence), false).await.unwrap();
+        let (left, _) = redrive(conn, at(60), ORGANISATION, one(sequence), false).await.unwrap();
         assert!(left.redriven.is_empty());
         counts.push((left.event_removed, left.already_redriven, left.delivered, left.pending));
     }
     assert_eq!(counts, [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]);
     for sequence in [0, 12] {
-        let missing = redrive(connection, at(60), ORGANISATION, one(sequence), false).await;
+        let missing = redrive(conn, at(60), ORGANISATION, one(sequence), false).await;
         assert!(matches!(missing, Err(StoreError::NotFound("delivery"))), "{missing:?}");
     }
-    let foreign = redrive(connection, at(60), OTHER, one(5), false).await;
+    let foreign = redrive(conn, at(60), OTHER, one(5), false).await;
     assert!(matches!(foreign, Err(StoreError::NotFound("gateway"))), "{foreign:?}");
-    let (rest, _) = redrive(connection, at(61), ORGANISATION, all(), false).await.unwrap();
+    let (rest, _) = redrive(conn, at(61), ORGANISATION, all(), false).await.unwrap();
     assert_eq!(numbers(&rest), [(3, Some(12)), (5, Some(13))]);
 }
 
 #[tokio::test]
 async fn a_filter_chooses_by_the_failed_attempts() {
     let (mut database, _, _) = prepared().await;
-    let connection = &mut database.connection;
+    let conn = &mut database.conn;
     for filter in [
         DeliveryFilter { reason: Some(Reason::Shutdown), ..Default::default() },
         DeliveryFilter { from: Some(at(51)), ..Default::default() },
@@ -137,13 +136,13 @@ async fn a_filter_chooses_by_the_failed_attempts() {
         DeliveryFilter { event_type: Some("b.c".parse().unwrap()), ..Default::default() },
     ] {
         let selection = of(filter);
-        let (done, _) = redrive(connection, at(60), ORGANISATION, selection, false).await.unwrap();
+        let (done, _) = redrive(conn, at(60), ORGANISATION, selection, false).await.unwrap();
         assert!(done.redriven.is_empty() && done.event_removed == 0, "{done:?}");
     }
     let selection = of(DeliveryFilter { event_id: Some(event_id(5)), ..Default::default() });
-    let (done, _) = redrive(connection, at(60), ORGANISATION, selection, false).await.unwrap();
+    let (done, _) = redrive(conn, at(60), ORGANISATION, selection, false).await.unwrap();
     assert_eq!(numbers(&done), [(5, Some(11))]);
-    let (foreign, _) = redrive(connection, at(60), OTHER, all(), false).await.unwrap();
+    let (foreign, _) = redrive(conn, at(60), OTHER, all(), false).await.unwrap();
     assert!(foreign.redriven.is_empty());
 }
 
@@ -169,10 +168,10 @@ async fn more_than_a_thousand_take_more_than_one_call() {
         database.dead(key.0, first, last).await;
     }
     database.cursor(key.0, 1005).await;
-    let connection = &mut database.connection;
+    let conn = &mut database.conn;
     let mut calls = Vec::new();
     for now in 0..3 {
-        let (done, _) = redrive(connection, at(now), ORGANISATION, all(), false).await.unwrap();
+        let (done, _) = redrive(conn, at(now), ORGANISATION, all(), false).await.unwrap();
         calls.push((done.redriven.len(), done.more));
     }
     assert_eq!(calls, [(1000, true), (5, false), (0, false)]);

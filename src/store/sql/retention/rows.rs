@@ -1,6 +1,6 @@
 //! Rows that retention removes by their age: events, attempts, keys and connections.
 
-use super::super::dialect::{self, Connection, query};
+use super::super::dialect::{Connection, RetentionStatements, query};
 
 use super::SpentEvents;
 use crate::clock::Timestamp;
@@ -10,7 +10,7 @@ use crate::store::{Result, TrimMark, Trimmed};
 /// are passed for good: they go with their last outbox row, or with the dead
 /// letter that they are kept for.
 pub(super) async fn events(
-    connection: &mut Connection,
+    conn: &mut Connection,
     spent: SpentEvents,
     batch: i64,
     mark: &mut TrimMark,
@@ -27,19 +27,19 @@ pub(super) async fn events(
         spent.before as _,
         batch
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
     let Some(last) = rows.last() else { return Ok(0) };
     mark.event = (last.appended_at, last.event);
     let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
-    trimmed.events = dialect::forget_trimmed_events(connection, &keys, spent).await?;
+    trimmed.events = conn.delete_spent_events(&keys, spent).await?;
     Ok(rows.len() as u64)
 }
 
 /// Old attempts, but for the failed ones at dead letters that are kept. Those
 /// are passed for good: they go when they are too old in any case.
 pub(super) async fn attempts(
-    connection: &mut Connection,
+    conn: &mut Connection,
     before: Timestamp,
     most_events: i64,
     batch: i64,
@@ -57,7 +57,7 @@ pub(super) async fn attempts(
         before as _,
         batch
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
     let Some(last) = rows.last() else { return Ok(0) };
     let gone = query!(
@@ -80,7 +80,7 @@ pub(super) async fn attempts(
         last.attempt,
         most_events
     )
-    .execute(&mut *connection)
+    .execute(&mut *conn)
     .await?;
     mark.attempt = (last.finished_at, last.attempt);
     trimmed.attempts = gone.rows_affected();
@@ -88,7 +88,7 @@ pub(super) async fn attempts(
 }
 
 pub(super) async fn forget_attempts(
-    connection: &mut Connection,
+    conn: &mut Connection,
     before: Timestamp,
     batch: i64,
 ) -> Result<u64> {
@@ -101,13 +101,13 @@ pub(super) async fn forget_attempts(
         before as _,
         batch
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(done.rows_affected())
 }
 
 pub(super) async fn forget_keys(
-    connection: &mut Connection,
+    conn: &mut Connection,
     before: Timestamp,
     batch: i64,
 ) -> Result<u64> {
@@ -121,13 +121,13 @@ pub(super) async fn forget_keys(
         before as _,
         batch
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(done.rows_affected())
 }
 
 pub(super) async fn forget_connections(
-    connection: &mut Connection,
+    conn: &mut Connection,
     before: Timestamp,
     batch: i64,
 ) -> Result<u64> {
@@ -140,7 +140,7 @@ pub(super) async fn forget_connections(
         before as _,
         batch
     )
-    .execute(connection)
+    .execute(conn)
     .await?;
     Ok(done.rows_affected())
 }

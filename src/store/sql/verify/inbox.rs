@@ -1,20 +1,20 @@
 //! The inbox's promise: a row is in it, or it was moved; never both.
 
-use super::super::dialect::{self, Connection, query};
+use super::super::dialect::{Connection, InboxStatements, query};
 use super::MOST;
 use crate::event::quoted;
 use crate::store::Result;
 
-pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
-    let rows = dialect::moved_by_half(connection, MOST).await?;
+pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = conn.drained_rows_still_there(MOST).await?;
     problems.extend(rows.into_iter().map(|row| {
         let event_type = quoted(&String::from_utf8_lossy(&row.event_type));
         format!("inbox: row {} ({event_type}) was moved, but is still there", row.id)
     }));
-    rejected(connection, problems).await
+    rejected(conn, problems).await
 }
 
-async fn rejected(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn rejected(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select r.inbox_id as "id!: i64", r.detail as "detail!: String", p.drained_to as "last!: i64"
@@ -23,7 +23,7 @@ async fn rejected(connection: &mut Connection, problems: &mut Vec<String>) -> Re
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         format!(

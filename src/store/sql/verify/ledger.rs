@@ -7,16 +7,16 @@ use super::MOST;
 use crate::clock::Timestamp;
 use crate::store::Result;
 
-pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
-    attempts(connection, problems).await?;
-    confirmed(connection, problems).await?;
-    dead_letters(connection, problems).await?;
-    dead_totals(connection, problems).await?;
-    totals(connection, problems).await?;
-    confirmed_totals(connection, problems).await
+pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    attempts(conn, problems).await?;
+    confirmed(conn, problems).await?;
+    dead_letters(conn, problems).await?;
+    dead_totals(conn, problems).await?;
+    totals(conn, problems).await?;
+    confirmed_totals(conn, problems).await
 }
 
-async fn attempts(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn attempts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select a.attempt as "attempt!: i64", g.name as "name!: String",
@@ -30,7 +30,7 @@ async fn attempts(connection: &mut Connection, problems: &mut Vec<String>) -> Re
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     for row in rows {
         let (name, attempt) = (&row.name, row.attempt);
@@ -53,7 +53,7 @@ async fn attempts(connection: &mut Connection, problems: &mut Vec<String>) -> Re
 /// Each receipt of an unnamed connection moved its gateway's position; a named
 /// replica's position may have been forgotten since. An `applied` report moves none, and a deleted
 /// gateway has none left.
-async fn confirmed(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn confirmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", max(a.last_sequence) as "last!: i64",
@@ -67,7 +67,7 @@ async fn confirmed(connection: &mut Connection, problems: &mut Vec<String>) -> R
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         format!(
@@ -78,7 +78,7 @@ async fn confirmed(connection: &mut Connection, problems: &mut Vec<String>) -> R
     Ok(())
 }
 
-async fn dead_letters(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn dead_letters(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", d.first_sequence as "first!: i64",
@@ -88,7 +88,7 @@ async fn dead_letters(connection: &mut Connection, problems: &mut Vec<String>) -
         order by d.gateway, d.first_sequence
         "#
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     for row in rows {
         let (name, first, last) = (&row.name, row.first, row.last);
@@ -109,7 +109,7 @@ async fn dead_letters(connection: &mut Connection, problems: &mut Vec<String>) -
 }
 
 /// The dead letters that were not redriven are counted where they change.
-async fn dead_totals(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn dead_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         with counted as materialized (
@@ -126,7 +126,7 @@ async fn dead_totals(connection: &mut Connection, problems: &mut Vec<String>) ->
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         format!(
@@ -139,7 +139,7 @@ async fn dead_totals(connection: &mut Connection, problems: &mut Vec<String>) ->
 
 /// Totals never shrink, while retention trims the ledger: they may say more
 /// than it does, never less.
-async fn totals(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         with recorded as materialized (
@@ -158,7 +158,7 @@ async fn totals(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     for row in rows {
         let name = &row.name;
@@ -185,7 +185,7 @@ async fn totals(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
 
 /// A gateway's position counts what was confirmed and, as dead letters, what
 /// was not. Retention forgets dead letters, but none above a log's floor.
-async fn confirmed_totals(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn confirmed_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         with counted as materialized (
@@ -209,7 +209,7 @@ async fn confirmed_totals(connection: &mut Connection, problems: &mut Vec<String
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         format!(

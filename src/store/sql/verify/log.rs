@@ -5,16 +5,16 @@ use super::super::dialect::{Connection, query};
 use super::MOST;
 use crate::store::Result;
 
-pub(super) async fn check(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
-    streams(connection, problems).await?;
-    events(connection, problems).await?;
-    strangers(connection, problems).await?;
-    trimmed(connection, problems).await?;
-    cursors(connection, problems).await
+pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    streams(conn, problems).await?;
+    events(conn, problems).await?;
+    strangers(conn, problems).await?;
+    trimmed(conn, problems).await?;
+    cursors(conn, problems).await
 }
 
 /// Rows of gateways and organisations that are not there.
-async fn strangers(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn strangers(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select * from (
@@ -39,7 +39,7 @@ async fn strangers(connection: &mut Connection, problems: &mut Vec<String>) -> R
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         let parent = if row.what == "events" { "organisation" } else { "gateway" };
@@ -50,7 +50,7 @@ async fn strangers(connection: &mut Connection, problems: &mut Vec<String>) -> R
 
 /// From the floor to the head without a gap: the primary key rules out repeats,
 /// so that counting and the two ends are enough.
-async fn streams(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn streams(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", s.head as "head?: i64", s.floor as "floor?: i64",
@@ -61,7 +61,7 @@ async fn streams(connection: &mut Connection, problems: &mut Vec<String>) -> Res
         order by g.gateway
         "#
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     for row in rows {
         let name = &row.name;
@@ -91,7 +91,7 @@ async fn streams(connection: &mut Connection, problems: &mut Vec<String>) -> Res
     Ok(())
 }
 
-async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     // Asked of the table itself, which the expression makes sure of: a damaged
     // index must not vouch for itself.
     let repeated = query!(
@@ -101,7 +101,7 @@ async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
         "#,
         MOST
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
     problems.extend(
         repeated.into_iter().map(|row| format!("event {}: is there {} times", row.id, row.times)),
@@ -115,7 +115,7 @@ async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
         "#,
         MOST
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(&mut *conn)
     .await?;
     problems.extend(lost.into_iter().map(|row| {
         format!(
@@ -133,7 +133,7 @@ async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(foreign.into_iter().map(|row| {
         format!(
@@ -145,7 +145,7 @@ async fn events(connection: &mut Connection, problems: &mut Vec<String>) -> Resu
 }
 
 /// Trimmed deliveries lie at or below the floor, and their events are there.
-async fn trimmed(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn trimmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", t.sequence as "sequence!: i64", s.floor as "floor!: i64",
@@ -156,7 +156,7 @@ async fn trimmed(connection: &mut Connection, problems: &mut Vec<String>) -> Res
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         let (name, sequence) = (row.name, row.sequence);
@@ -172,7 +172,7 @@ async fn trimmed(connection: &mut Connection, problems: &mut Vec<String>) -> Res
     Ok(())
 }
 
-async fn cursors(connection: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn cursors(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", c.instance as "instance!: String",
@@ -182,7 +182,7 @@ async fn cursors(connection: &mut Connection, problems: &mut Vec<String>) -> Res
         "#,
         MOST
     )
-    .fetch_all(connection)
+    .fetch_all(conn)
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         format!(

@@ -1,0 +1,265 @@
+//! Admission of gateways, on any transport and before its first answer: the key,
+//! the limits on attempts and connections, the position in the log.
+//!
+//! The edge of each transport renders a [`Refusal`] in its own terms. Unmodified
+//! gateways end their process at HTTP 401 and 403 and try again at 400, 426, 429 and
+//! 503. So [`Cause::InvalidKey`] is only for a key that is certainly invalid, and
+//! [`Cause::Disabled`] only for a gateway that is certainly disabled.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dispatch::{Admission, Dispatcher, Session};
+use crate::event::Reason;
+use crate::store::{GatewayCredential, Store, StoreError};
+use crate::token::Presented;
+
+mod key;
+pub(crate) mod rates;
+mod reconnects;
+
+pub(crate) use key::{KeyCheck, check_key};
+use rates::{Buckets, Source};
+pub use reconnects::Attempt;
+use reconnects::Reconnects;
+
+/// The admission of gateways to this node.
+pub struct Admissions {
+    store: Arc<dyn Store>,
+    dispatcher: Arc<Dispatcher>,
+    /// Attempts that did not authenticate.
+    attempts: Buckets<Source>,
+    /// Attempts that did.
+    reconnects: Reconnects,
+}
+
+/// A gateway that asks to be admitted.
+pub struct Candidate {
+    /// Its key; `None` if there is none, or it is malformed.
+    pub key: Option<Presented>,
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+/// A gateway whose key is valid and that may connect now.
+pub struct Authenticated {
+    key: Presented,
+    address: IpAddr,
+    credential: GatewayCredential,
+    attempt: Attempt,
+}
+
+/// An admitted gateway.
+pub struct Admitted {
+    /// Its connection, which is on record and waits for its transport.
+    pub session: Session,
+    /// The gateway.
+    pub credential: GatewayCredential,
+    /// To be dropped when the connection has ended.
+    pub attempt: Attempt,
+}
+
+/// Why a gateway is not admitted.
+#[derive(Debug)]
+pub enum Cause {
+    /// The key is missing, unknown, expired or revoked.
+    InvalidKey,
+    /// The gateway is disabled.
+    Disabled,
+    /// The request can't become a connection, as with HTTP without an upgrade.
+    UpgradeRequired,
+    /// Too many attempts; the next one is allowed after this time.
+    TooManyAttempts(Duration),
+    /// This node has as many connections as it may have.
+    ConnectionLimit,
+    /// This node is shutting down.
+    Draining,
+    /// The connection was closed while it was opened. The next attempt may succeed.
+    Interrupted,
+    /// The key could not be checked, or the connection not be recorded.
+    Store(StoreError),
+}
+
+/// A refused gateway, and what is known of it.
+pub struct Refusal {
+    /// Why.
+    pub cause: Cause,
+    /// The public part of its key.
+    pub token: Option<String>,
+    /// The gateway, if the public part of its key is known.
+    pub gateway: Option<GatewayCredential>,
+    /// Whether its key is invalid, even if the cause is another one.
+    pub is_invalid_key: bool,
+}
+
+impl From<Cause> for Box<Refusal> {
+    fn from(cause: Cause) -> Self {
+        Self::new(Refusal { cause, token: None, gateway: None, is_invalid_key: false })
+    }
+}
+
+impl Refusal {
+    /// Of a gateway with a valid key.
+    fn of_gateway(cause: Cause, key: &Presented, credential: &GatewayCredential) -> Box<Self> {
+        let (token, gateway) = (Some(key.id().to_owned()), Some(credential.clone()));
+        Box::new(Self { cause, token, gateway, is_invalid_key: false })
+    }
+
+    fn invalid_key(
+        cause: Cause,
+        key: Option<&Presented>,
+        gateway: Option<GatewayCredential>,
+    ) -> Box<Self> {
+        let token = key.map(|key| key.id().to_owned());
+        Box::new(Self { cause, token, gateway, is_invalid_key: true })
+    }
+}
+
+impl Authenticated {
+    /// Refuses the gateway all the same.
+    pub fn refuse(&self, cause: Cause) -> Box<Refusal> {
+        Refusal::of_gateway(cause, &self.key, &self.credential)
+    }
+}
+
+impl Admissions {
+    /// `attempts_per_minute` limits attempts per client that do not authenticate, and
+    /// those of a gateway beyond the connections that it held lately.
+    pub fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Arc<Dispatcher>,
+        attempts_per_minute: NonZeroU32,
+    ) -> Self {
+        Self {
+            store,
+            dispatcher,
+            attempts: Buckets::new(attempts_per_minute),
+            reconnects: Reconnects::new(attempts_per_minute.get()),
+        }
+    }
+
+    /// Admits a gateway: checks its key and all limits, and opens its connection.
+    pub async fn admit(
+        &self,
+        candidate: Candidate,
+        transport: &'static str,
+    ) -> Result<Admitted, Box<Refusal>> {
+        let authenticated = self.authenticate(candidate).await?;
+        self.open(authenticated, transport).await
+    }
+
+    /// The first half of [`admit`](Self::admit), for a request that can't be admitted
+    /// but must be refused as if it could: checks the key and the limits on attempts.
+    pub async fn authenticate(&self, candidate: Candidate) -> Result<Authenticated, Box<Refusal>> {
+        if self.dispatcher.is_draining() {
+            return Err(Cause::Draining.into());
+        }
+        let Candidate { key, address } = candidate;
+        let Some(key) = key else {
+            return Err(Refusal::invalid_key(self.charge(address), None, None));
+        };
+        let checked = check_key(self.store.as_ref(), &key).await.map_err(Cause::Store)?;
+        let credential = match checked {
+            KeyCheck::Valid(credential) => credential,
+            KeyCheck::Invalid(gateway) => {
+                return Err(Refusal::invalid_key(self.charge(address), Some(&key), gateway));
+            }
+        };
+        let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
+        let attempt = self.reconnects.begin(self.store.as_ref(), credential.gateway).await;
+        let attempt = attempt.map_err(|error| refuse(Cause::Store(error)))?;
+        let attempt = attempt.map_err(|wait| refuse(Cause::TooManyAttempts(wait)))?;
+        if credential.disabled {
+            return Err(refuse(Cause::Disabled));
+        }
+        Ok(Authenticated { key, address, credential, attempt })
+    }
+
+    async fn open(
+        &self,
+        authenticated: Authenticated,
+        transport: &'static str,
+    ) -> Result<Admitted, Box<Refusal>> {
+        let Authenticated { key, address, credential, mut attempt } = authenticated;
+        let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
+        let permit = self
+            .dispatcher
+            .try_admit()
+            .ok_or_else(|| refuse(self.unless_draining(Cause::ConnectionLimit)))?;
+        let admission = Admission {
+            gateway: credential.gateway,
+            gateway_id: credential.gateway_id,
+            gateway_name: credential.gateway_name.as_str().into(),
+            organisation: credential.organisation,
+            token: key.id().to_owned(),
+            token_expires_at: credential.expires_at,
+            transport,
+            remote_address: address.to_string(),
+        };
+        let session = match self.dispatcher.open(permit, admission).await {
+            Ok(session) => session,
+            Err(StoreError::NotFound(_)) => return Err(self.not_found(&key).await),
+            Err(error) => return Err(refuse(self.unless_draining(Cause::Store(error)))),
+        };
+        // A key that was revoked after it was checked, and before the connection was
+        // registered, did not close this connection.
+        match check_key(self.store.as_ref(), &key).await {
+            Ok(KeyCheck::Valid(credential)) if credential.disabled => {
+                self.dispatcher.close_gateway(credential.gateway, Reason::GatewayDisabled);
+                return Err(Refusal::of_gateway(Cause::Disabled, &key, &credential));
+            }
+            Ok(KeyCheck::Invalid(gateway)) => {
+                self.dispatcher.close_token(key.id(), Reason::TokenRevoked);
+                return Err(Refusal::invalid_key(Cause::InvalidKey, Some(&key), gateway));
+            }
+            // Connections outlive an unavailable database.
+            Ok(KeyCheck::Valid(_)) | Err(_) => {}
+        }
+        if session.is_stopped() {
+            // It would be closed at once. A gateway that is refused before it is
+            // connected waits a moment before it tries again.
+            return Err(refuse(self.unless_draining(Cause::Interrupted)));
+        }
+        attempt.held();
+        Ok(Admitted { session, credential, attempt })
+    }
+
+    /// The cause of a refusal, unless a drain has begun meanwhile.
+    fn unless_draining(&self, cause: Cause) -> Cause {
+        if self.dispatcher.is_draining() { Cause::Draining } else { cause }
+    }
+
+    /// Charges an invalid key to the client's address.
+    fn charge(&self, address: IpAddr) -> Cause {
+        match self.attempts.charge(&address.into()) {
+            Ok(()) => Cause::InvalidKey,
+            Err(wait) => Cause::TooManyAttempts(wait),
+        }
+    }
+
+    /// The refusal of a gateway that was disabled or deleted after its key was
+    /// checked: the same as if it had come a moment later.
+    async fn not_found(&self, key: &Presented) -> Box<Refusal> {
+        match check_key(self.store.as_ref(), key).await {
+            Ok(KeyCheck::Valid(credential)) => {
+                let cause = if credential.disabled { Cause::Disabled } else { Cause::Interrupted };
+                Refusal::of_gateway(cause, key, &credential)
+            }
+            Ok(KeyCheck::Invalid(gateway)) => {
+                Refusal::invalid_key(Cause::InvalidKey, Some(key), gateway)
+            }
+            Err(error) => Cause::Store(error).into(),
+        }
+    }
+
+    /// Frees memory that is no longer needed. Called every minute.
+    pub fn remove_unused(&self) {
+        self.attempts.remove_unused();
+        self.reconnects.remove_unused();
+    }
+}
+
+#[cfg(test)]
+mod tests;

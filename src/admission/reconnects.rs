@@ -1,0 +1,191 @@
+//! Limits how often an authenticated gateway may connect: in any minute, twice the
+//! number of connections that it held at once in the last hour, plus
+//! `limits.attempts_per_minute`. Connections that are still open don't count, nor
+//! does the one that the first attempt replaces. So a fleet of replicas reconnects
+//! without waiting, and a gateway that connects and fails in a loop is slowed down.
+//!
+//! The connections held since the process started are known here. Only a gateway
+//! that would be refused is looked up in the database, which also knows those held
+//! before and at other nodes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+use crate::event::GatewayKey;
+use crate::store::{Result, Store};
+
+const MINUTE: Duration = Duration::from_mins(1);
+/// How far back connections count.
+const LATELY: Duration = Duration::from_hours(1);
+/// How long an answer of the database is used.
+const LOOKED_UP: Duration = Duration::from_secs(10);
+
+/// The attempts of all gateways of this node.
+#[derive(Debug)]
+pub(crate) struct Reconnects {
+    configured: usize,
+    gateways: DashMap<GatewayKey, Arc<Gateway>>,
+}
+
+#[derive(Debug, Default)]
+struct Gateway {
+    history: Mutex<History>,
+    /// The last answer of the database, and when it came. Locked during the query, so
+    /// that a fleet causes one.
+    on_record: tokio::sync::Mutex<Option<(Instant, usize)>>,
+}
+
+/// An attempt that was allowed. It counts against its gateway once it is dropped.
+#[derive(Debug)]
+pub struct Attempt {
+    gateway: Arc<Gateway>,
+    began: Instant,
+    is_held: bool,
+}
+
+impl Reconnects {
+    pub(crate) fn new(configured: u32) -> Self {
+        Self {
+            configured: usize::try_from(configured).unwrap_or(usize::MAX),
+            gateways: DashMap::new(),
+        }
+    }
+
+    /// Allows an attempt, or returns how long to wait. The outer error is the database's.
+    pub(crate) async fn begin(
+        &self,
+        store: &dyn Store,
+        key: GatewayKey,
+    ) -> Result<std::result::Result<Attempt, Duration>> {
+        let gateway = Arc::clone(&self.gateways.entry(key).or_default());
+        let began = Instant::now();
+        let mut answer = gateway.history().check(began, self.configured, 0);
+        if answer.is_err() {
+            let held = gateway.on_record(store, key).await?;
+            answer = gateway.history().check(Instant::now(), self.configured, held);
+        }
+        Ok(answer.map(|()| Attempt { gateway, began, is_held: false }))
+    }
+
+    /// Removes gateways without anything that could count.
+    pub(crate) fn remove_unused(&self) {
+        let now = Instant::now();
+        self.gateways.retain(|_, gateway| {
+            // An attempt of a gateway that is in use elsewhere is about to be added.
+            Arc::strong_count(gateway) > 1 || !gateway.history().is_over(now)
+        });
+        self.gateways.shrink_to_fit();
+    }
+}
+
+impl Gateway {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn on_record(&self, store: &dyn Store, key: GatewayKey) -> Result<usize> {
+        let mut on_record = self.on_record.lock().await;
+        if let Some((at, held)) = *on_record
+            && at.elapsed() < LOOKED_UP
+        {
+            return Ok(held);
+        }
+        let held = store.peak_connections(key, LATELY).await?;
+        *on_record = Some((Instant::now(), held));
+        Ok(held)
+    }
+}
+
+impl Attempt {
+    /// The connection is open. It is held until the attempt is dropped.
+    pub(crate) fn held(&mut self) {
+        self.is_held = true;
+        self.gateway.history().opened(Instant::now());
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut history = self.gateway.history();
+        let now = Instant::now();
+        if self.is_held {
+            history.closed(now);
+        }
+        history.ended(self.began, now);
+    }
+}
+
+/// A gateway's connections to this node.
+#[derive(Debug, Default)]
+struct History {
+    /// When the attempts of the last minute began that have ended, oldest first.
+    ended: VecDeque<Instant>,
+    /// Connections now.
+    held: usize,
+    /// Former numbers of connections, falling, and when each was last seen.
+    peaks: VecDeque<(usize, Instant)>,
+}
+
+impl History {
+    /// Whether another attempt is allowed. The error is the time to wait.
+    fn check(
+        &mut self,
+        now: Instant,
+        configured: usize,
+        on_record: usize,
+    ) -> std::result::Result<(), Duration> {
+        self.forget(now);
+        let peak = self.peak().max(on_record);
+        let replaced = usize::from(peak > 0);
+        let most = configured.saturating_add(2 * peak + replaced).max(1);
+        let Some(over) = self.ended.len().checked_sub(most - 1).filter(|over| *over > 0) else {
+            return Ok(());
+        };
+        let began = self.ended.get(over - 1).copied().unwrap_or(now);
+        Err((began + MINUTE).saturating_duration_since(now))
+    }
+
+    /// The most connections that were held at once lately.
+    fn peak(&self) -> usize {
+        self.peaks.front().map_or(0, |(number, _)| *number).max(self.held)
+    }
+
+    fn opened(&mut self, now: Instant) {
+        self.forget(now);
+        self.held += 1;
+        while self.peaks.back().is_some_and(|(number, _)| *number <= self.held) {
+            self.peaks.pop_back();
+        }
+    }
+
+    fn closed(&mut self, now: Instant) {
+        self.forget(now);
+        while self.peaks.back().is_some_and(|(number, _)| *number <= self.held) {
+            self.peaks.pop_back();
+        }
+        self.peaks.push_back((self.held, now));
+        self.held = self.held.saturating_sub(1);
+    }
+
+    fn ended(&mut self, began: Instant, now: Instant) {
+        let at = self.ended.partition_point(|other| *other <= began);
+        self.ended.insert(at, began);
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.ended.pop_front_if(|began| now.duration_since(*began) >= MINUTE).is_some() {}
+        while self.peaks.pop_front_if(|(_, seen)| now.duration_since(*seen) >= LATELY).is_some() {}
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        self.forget(now);
+        self.held == 0 && self.ended.is_empty() && self.peaks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! Publishing events, and where one of them stands.
+
+#[expect(unused_imports, reason = "named by the schema of `labels`")]
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Ref, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::json;
+use super::{Delivery, Labels, Problem};
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
+use crate::trace_context::TraceParent;
+
+/// A batch has at most this many events.
+pub const MOST_EVENTS: usize = 1000;
+
+/// An event to publish. Exactly one of `gatewayIds`, `gatewayId` and `target` names
+/// the gateways that it is for.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "type": "gateway.config.updated",
+    "payload": {"configType": "cache", "action": "update"},
+    "target": {"labels": {"env": "prod"}},
+}))]
+pub struct NewEvent {
+    /// Its type, which must be registered.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// A JSON object that satisfies the type's schema. Gateways receive it byte for
+    /// byte.
+    #[schema(value_type = Object)]
+    pub payload: Box<RawValue>,
+    /// The gateways that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
+    pub gateway_ids: Option<Vec<GatewayId>>,
+    /// The one gateway that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_id: Option<GatewayId>,
+    /// Another choice of gateways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// What gateways use as its key; the event's id if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
+    /// Its identity; made up if left out. A repeat with the same content gets the first
+    /// answer, one with different content is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<EventId>,
+    /// The user on whose behalf it is published; at most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    pub user_id: Option<String>,
+    /// When it occurred; now if left out. At most five minutes ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Timestamp>,
+    /// After when it is not delivered any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The same, as seconds from now; at most ten years.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 316_224_000)]
+    pub ttl_seconds: Option<u64>,
+    /// The W3C trace context that gateways receive with it; that of the request if left
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
+}
+
+impl NewEvent {
+    /// An event without any of the optional members.
+    pub fn new(event_type: EventType, payload: Box<RawValue>) -> Self {
+        Self {
+            event_type,
+            payload,
+            gateway_ids: None,
+            gateway_id: None,
+            target: None,
+            correlation_id: None,
+            id: None,
+            user_id: None,
+            timestamp: None,
+            expires_at: None,
+            ttl_seconds: None,
+            traceparent: None,
+        }
+    }
+}
+
+/// The gateways that an event is for. Exactly one member is present.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(min_properties = 1, max_properties = 1)]
+pub struct Target {
+    /// `true`: every gateway of the organisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+    /// Every gateway that has all of these labels; at least one.
+    #[serde(
+        default,
+        deserialize_with = "json::optional_members",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<BTreeMap<String, String>>, example = json!({"env": "prod"}))]
+    pub labels: Option<Labels>,
+    /// Exactly these gateways; at least one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
+    pub gateway_ids: Option<Vec<GatewayId>>,
+}
+
+/// `POST /events`: one event, a list of up to 1,000 events, or an object with such a
+/// list. The events of a list are accepted or refused one by one.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum PublishBody {
+    /// One event.
+    One(Box<NewEvent>),
+    /// Several events.
+    Many(Vec<NewEvent>),
+    /// The same in an object.
+    Batch(EventBatch),
+}
+
+impl PartialSchema for PublishBody {
+    fn schema() -> RefOr<Schema> {
+        let list = ArrayBuilder::new()
+            .items(Ref::from_schema_name("NewEvent"))
+            .min_items(Some(1))
+            .max_items(Some(MOST_EVENTS));
+        OneOfBuilder::new()
+            .item(Ref::from_schema_name("NewEvent"))
+            .item(list)
+            .item(Ref::from_schema_name("EventBatch"))
+            .into()
+    }
+}
+
+impl ToSchema for PublishBody {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push(("NewEvent".to_owned(), NewEvent::schema()));
+        schemas.push(("EventBatch".to_owned(), EventBatch::schema()));
+        NewEvent::schemas(schemas);
+    }
+}
+
+/// Several events.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventBatch {
+    /// The events, 1 to 1,000.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub events: Vec<NewEvent>,
+}
+
+/// An accepted event. It is committed: a crash does not lose it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The event's id.
+    pub id: EventId,
+    /// Its number in each gateway's log.
+    pub deliveries: Vec<AcceptedDelivery>,
+    /// What the publisher should know. Left out if there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// 202. Left out except in the answer to a batch of which other events were refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 202, maximum = 202)]
+    pub status: Option<u16>,
+}
+
+/// An event's number in one gateway's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedDelivery {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The number.
+    pub sequence: Sequence,
+}
+
+/// Something about an accepted event that may be a mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    /// For programs: `no_gateways_matched`.
+    #[schema(example = "no_gateways_matched")]
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Warning {
+    /// The code of the warning that no gateway will receive the event.
+    pub const NO_GATEWAYS_MATCHED: &'static str = "no_gateways_matched";
+}
+
+/// The answer to a batch, event by event, in the order of the request.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedBatch {
+    /// An answer for each event.
+    pub results: Vec<BatchItem>,
+}
+
+/// What became of one event of a batch.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum BatchItem {
+    /// It was accepted.
+    Accepted(Accepted),
+    /// It was refused; nothing of it was stored.
+    Refused(Problem),
+}
+
+/// `GET /events/{id}`: an event, and where it stands at each gateway.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventWithDeliveries {
+    /// Its id.
+    pub id: EventId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// Its payload, as it was published.
+    #[schema(value_type = Object)]
+    pub payload: Box<RawValue>,
+    /// What gateways use as its key.
+    pub correlation_id: CorrelationId,
+    /// The user on whose behalf it was published.
+    #[schema(required = true)]
+    pub user_id: Option<String>,
+    /// When it occurred.
+    pub occurred_at: Timestamp,
+    /// When it was appended to the log.
+    pub appended_at: Timestamp,
+    /// After when it is not delivered any more; `null` if it does not expire.
+    #[schema(required = true)]
+    pub expires_at: Option<Timestamp>,
+    /// The W3C trace context that it was published with; `null` if there was none.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub traceparent: Option<TraceParent>,
+    /// Its deliveries; a redriven one has several.
+    pub deliveries: Vec<Delivery>,
+}

@@ -1,0 +1,208 @@
+//! Gateways.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::json::{self, UniqueMembers, not_null};
+use crate::clock::Timestamp;
+use crate::event::{Epoch, GatewayId, Sequence};
+
+/// Free-form names and values that events are addressed by. At most 64; a name has 1
+/// to 64 characters, a value at most 256.
+pub type Labels = BTreeMap<String, String>;
+
+/// `POST /gateways`: a gateway to register.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewGateway {
+    /// Unique in the organisation; 1 to 128 characters.
+    #[schema(min_length = 1, max_length = 128, example = "berlin")]
+    pub name: String,
+    /// Its identity; made up if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<GatewayId>,
+    /// Labels, by name.
+    #[serde(
+        default,
+        deserialize_with = "json::unique_members",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub labels: Labels,
+    /// How many replicas of it connect at the same time; 1 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    pub replicas: Option<i64>,
+}
+
+/// `PATCH /gateways/{id}`: a JSON merge patch (RFC 7396).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewayChange {
+    /// Its new name.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128, nullable = false)]
+    pub name: Option<String>,
+    /// Labels to set; `null` as a label's value removes it, `null` in place of the
+    /// object removes all of them.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    pub labels: Option<LabelChange>,
+    /// How many replicas of it connect at the same time.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000, nullable = false)]
+    pub replicas: Option<i64>,
+    /// Whether it is kept from connecting. Disabling closes its connections.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub disabled: Option<bool>,
+}
+
+/// A change to labels, as in a JSON merge patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelChange {
+    /// `null`: removes all.
+    Clear,
+    /// Sets these, removes those without a value, and keeps all others.
+    Merge(BTreeMap<String, Option<String>>),
+}
+
+impl Serialize for LabelChange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Clear => serializer.serialize_none(),
+            Self::Merge(changes) => changes.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LabelChange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Option::deserialize(deserializer)? {
+            None => Self::Clear,
+            Some(UniqueMembers(changes)) => Self::Merge(changes),
+        })
+    }
+}
+
+/// A registered gateway and where its log stands.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gateway {
+    /// Its identity.
+    pub id: GatewayId,
+    /// Its name, unique in the organisation.
+    #[schema(example = "berlin")]
+    pub name: String,
+    /// Its labels.
+    #[schema(value_type = BTreeMap<String, String>, example = json!({"env": "prod"}))]
+    pub labels: Labels,
+    /// How many replicas connect at the same time, as declared.
+    pub replicas: i64,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// Whether it is kept from connecting.
+    pub disabled: bool,
+    /// Since when. Left out unless it is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub disabled_at: Option<Timestamp>,
+    /// Whether it has a live connection on any node.
+    pub connected: bool,
+    /// Its live connections on all nodes.
+    pub connections: i64,
+    /// Last sequence of its log.
+    pub head: Sequence,
+    /// Everything up to this sequence is confirmed or was given up.
+    pub confirmed: Sequence,
+    /// How far it lags behind its log.
+    pub lag: Lag,
+    /// How it does, in one word.
+    pub verdict: Verdict,
+    /// The identity of its log.
+    pub epoch: Epoch,
+    /// Last sequence that retention has removed from its log; 0 if none.
+    pub floor: Sequence,
+    /// The last refused connection attempt with one of its keys. Left out if there
+    /// was none. At most one attempt in ten seconds is noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub last_refusal: Option<LastRefusal>,
+    /// The newest manifest that it has sent. Left out if it has sent none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false, nullable = false)]
+    pub manifest: Option<Box<RawValue>>,
+    /// When it sent that. Left out likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub manifest_at: Option<Timestamp>,
+}
+
+/// How far a gateway lags behind its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Lag {
+    /// Pending deliveries.
+    pub events: i64,
+    /// Age of the oldest pending delivery, in seconds.
+    pub seconds: u64,
+}
+
+/// How a gateway does: the first state that applies, since when, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verdict {
+    /// The state.
+    pub state: VerdictState,
+    /// Since when.
+    pub since: Timestamp,
+    /// A failure or close reason, `never_connected` or `confirmation_overdue`; `null`
+    /// if the state is `ok`.
+    #[schema(required = true, example = "not_connected")]
+    pub reason: Option<String>,
+    /// Failed reports in a row; 0 unless it is failing by reports.
+    pub failures: i64,
+}
+
+/// The states of a verdict, the first ones outweighing the later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictState {
+    /// An admin has disabled it.
+    Disabled,
+    /// It does not process what it receives.
+    Failing,
+    /// It has no live connection.
+    Away,
+    /// It is connected, and its oldest pending event is older than 30 s.
+    Behind,
+    /// It is connected and up to date.
+    Ok,
+}
+
+impl VerdictState {
+    /// Its name in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Failing => "failing",
+            Self::Away => "away",
+            Self::Behind => "behind",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// A refused connection attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastRefusal {
+    /// When.
+    pub at: Timestamp,
+    /// The code of the problem document that it was refused with.
+    #[schema(example = "unauthorized")]
+    pub code: String,
+    /// The peer's IP address.
+    #[schema(example = "192.0.2.7")]
+    pub address: String,
+}

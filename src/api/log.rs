@@ -1,0 +1,94 @@
+//! A gateway's log, as admins and tools read it. Reading confirms nothing.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::DeliveryState;
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, Sequence};
+use crate::trace_context::TraceParent;
+
+/// Which part of a gateway's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LogQuery {
+    /// Entries after this sequence; from the beginning if left out.
+    pub after: Option<Sequence>,
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    pub limit: Option<usize>,
+    /// How long an empty page is held back for an entry to come, such as `20s`; at most
+    /// `25s`.
+    #[param(example = "20s", default = "0s")]
+    pub wait: Option<String>,
+}
+
+/// `GET /gateways/{id}/log`: a page of a gateway's log, in order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogPage {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// The log's identity.
+    pub epoch: Epoch,
+    /// The log's last sequence.
+    pub head: Sequence,
+    /// The last sequence that retention has removed; 0 if none.
+    pub floor: Sequence,
+    /// Everything up to this sequence is confirmed or was given up.
+    pub confirmed: Sequence,
+    /// Number of entries on this page.
+    pub count: usize,
+    /// The entries. The page holds about 1 MiB of payloads at most.
+    pub list: Vec<LogEntry>,
+    /// How to read on.
+    pub pagination: LogPagination,
+}
+
+/// How to read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogPagination {
+    /// The most entries of a page.
+    pub limit: usize,
+    /// `after` of the next page; `null` if there is nothing more yet.
+    #[schema(required = true)]
+    pub next: Option<Sequence>,
+}
+
+/// An event in a gateway's log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogEntry {
+    /// Its number in the log.
+    pub sequence: Sequence,
+    /// The event's id.
+    pub event_id: EventId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// Its payload, as it was published.
+    #[schema(value_type = Object)]
+    pub payload: Box<RawValue>,
+    /// What gateways use as its key.
+    pub correlation_id: CorrelationId,
+    /// The user on whose behalf it was published.
+    #[schema(required = true)]
+    pub user_id: Option<String>,
+    /// When it occurred.
+    pub occurred_at: Timestamp,
+    /// When it was appended.
+    pub appended_at: Timestamp,
+    /// After when it is not delivered any more; `null` if it does not expire.
+    #[schema(required = true)]
+    pub expires_at: Option<Timestamp>,
+    /// The W3C trace context that it was published with; `null` if there was none.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub traceparent: Option<TraceParent>,
+    /// Where its delivery stands.
+    pub state: DeliveryState,
+}

@@ -1,0 +1,138 @@
+//! Problem documents (RFC 9457), and every code that they may carry.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::event::GatewayId;
+
+/// A refusal, `application/problem+json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Always `about:blank`: status and code say what kind of problem it is.
+    #[serde(rename = "type", default)]
+    #[schema(value_type = String, required = true, example = "about:blank")]
+    pub kind: Cow<'static, str>,
+    /// The HTTP status.
+    #[serde(default)]
+    #[schema(required = true, minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// The stable code that programs match.
+    #[serde(default)]
+    #[schema(value_type = String, required = true, example = "not_found")]
+    pub code: Cow<'static, str>,
+    /// The status in words.
+    #[serde(default)]
+    #[schema(value_type = String, required = true, example = "Not Found")]
+    pub title: Cow<'static, str>,
+    /// What was wrong this time, for people.
+    #[serde(default)]
+    #[schema(required = true, example = "There is no such gateway.")]
+    pub detail: String,
+    /// The fields that are invalid. Left out if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// With the code `unknown_gateways`: the ids that are not registered. Left out
+    /// with all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateway_ids: Vec<GatewayId>,
+    /// The id of the request, for the operator's logs. Left out with 401.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub request_id: Option<String>,
+    /// Seconds to wait before a retry. Travels in the header `Retry-After`.
+    #[serde(skip)]
+    pub retry_after_secs: Option<u32>,
+}
+
+/// One invalid field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// Its name or path, such as `payload/apiId`.
+    #[schema(required = true, example = "payload/apiId")]
+    pub field: String,
+    /// What is wrong, and what is allowed.
+    #[schema(required = true, example = "is required")]
+    pub message: String,
+}
+
+macro_rules! codes {
+    ($($name:ident = $status:literal $code:literal $meaning:literal,)*) => {
+        /// The stable codes of problem documents. Each has one HTTP status.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name in problem documents.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// Its HTTP status.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// What it means, for the OpenAPI document.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest = 400 "bad_request" "The request can't be read.",
+    MalformedJson = 400 "malformed_json" "The body is not JSON.",
+    OriginRefused = 400 "origin_refused" "The request comes from a web page whose origin is not in `server.allowed_origins`.",
+    Unauthorized = 401 "unauthorized" "The credentials are missing, unknown, expired or revoked.",
+    InsufficientScope = 403 "insufficient_scope" "The access token lacks the scope that the route needs.",
+    GatewayDisabled = 403 "gateway_disabled" "The gateway is disabled.",
+    NotFound = 404 "not_found" "The resource does not exist in the token's organisation.",
+    UnknownGateways = 404 "unknown_gateways" "The event names gateways that are not registered; nothing of it was stored.",
+    MethodNotAllowed = 405 "method_not_allowed" "The path exists, but not for this method.",
+    Conflict = 409 "conflict" "A name or an id is taken, or a limit is reached.",
+    EventIdTaken = 409 "event_id_taken" "The id belongs to an event with different content.",
+    BodyTooLarge = 413 "body_too_large" "The body exceeds `server.body_limit` (events) or 256 KiB (other requests).",
+    EventTooLarge = 413 "event_too_large" "The event's frame would exceed `limits.event_bytes`.",
+    ManifestTooLarge = 413 "manifest_too_large" "The manifest exceeds 1 MiB.",
+    TooManyDeliveries = 413 "too_many_deliveries" "The request comes to more deliveries than one transaction may write; nothing was stored.",
+    UnsupportedMediaType = 415 "unsupported_media_type" "The body's `Content-Type` is not accepted here.",
+    UnsupportedContentEncoding = 415 "unsupported_content_encoding" "The body is compressed.",
+    Invalid = 422 "invalid" "Fields are invalid; `errors` names them.",
+    UnknownEventType = 422 "unknown_event_type" "The event type is not registered.",
+    IdempotencyKeyReused = 422 "idempotency_key_reused" "The `Idempotency-Key` was used with a different body.",
+    UpgradeRequired = 426 "upgrade_required" "The path is for WebSocket upgrades only.",
+    TooManyAttempts = 429 "too_many_attempts" "Too many connection attempts; `Retry-After` says how long to wait.",
+    Internal = 500 "internal" "The service failed; its log has the reason.",
+    AnswerTooLong = 503 "answer_too_long" "The query took too long and was cancelled; narrow it.",
+    CommitOutcomeUnknown = 503 "commit_outcome_unknown" "It is unknown whether the request was stored. A retry with the same event id or `Idempotency-Key` is safe.",
+    ConnectionLimit = 503 "connection_limit" "The node holds as many gateway connections as it may.",
+    Draining = 503 "draining" "The node is shutting down.",
+    HttpConnectionLimit = 503 "http_connection_limit" "All HTTP connections but those reserved for probes and admins are in use.",
+    JobOverdue = 503 "job_overdue" "A background job of the node has not completed a run in time.",
+    Overloaded = 503 "overloaded" "Too many large or complex requests are being processed.",
+    Timeout = 503 "timeout" "The request exceeded `server.request_timeout`. What it was to store may still be stored; a retry with the same event id or `Idempotency-Key` is safe.",
+    Unavailable = 503 "unavailable" "The database is unavailable or overloaded; nothing was stored.",
+    StorageFull = 507 "storage_full" "The disk is nearly full; publishing is refused, delivery goes on.",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique() {
+        let mut codes: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Code::ALL.len());
+    }
+}

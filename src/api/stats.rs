@@ -1,0 +1,63 @@
+//! The overview.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Connection;
+use crate::clock::Timestamp;
+use crate::event::Reason;
+
+/// `GET /stats`: the overview, from the database. It survives restarts and covers all
+/// nodes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Live connections of gateways.
+    pub gateway_connections: ConnectionStats,
+    /// The nodes together.
+    pub nodes: NodeStats,
+    /// Deliveries since the beginning.
+    pub event_delivery: DeliveryStats,
+}
+
+/// Live connections of gateways.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionStats {
+    /// How many.
+    pub total_active: usize,
+    /// The connections, newest first; at most 10,000.
+    pub connections: Vec<Connection>,
+}
+
+/// The live nodes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStats {
+    /// How many are live.
+    pub live: usize,
+    /// Their live gateway connections, of all organisations.
+    pub connections: i64,
+    /// The most gateway connections that they take.
+    pub max_connections: i64,
+}
+
+/// Deliveries of the organisation. Retention does not lower the totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryStats {
+    /// Deliveries that gateways confirmed.
+    pub total_events_sent: i64,
+    /// Failed attempts, one for each delivery that an attempt covers.
+    pub failed_deliveries: i64,
+    /// Deliveries that were given up and not redriven.
+    pub dead_letters: i64,
+    /// Deliveries that are neither confirmed nor given up.
+    pub pending: i64,
+    /// When the last attempt failed; `null` if none did.
+    #[schema(required = true)]
+    pub last_failure_time: Option<Timestamp>,
+    /// Why; `null` likewise.
+    #[schema(required = true)]
+    pub last_failure_reason: Option<Reason>,
+}

@@ -1,0 +1,12 @@
+//! `openapi`: the HTTP API's description, for generators and reviewers.
+
+use std::process::ExitCode;
+
+use gateway_events::http::openapi;
+
+use super::output::say;
+
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    say(openapi::json().trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,15 @@
+//! The limit on connections.
+
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The right to one connection to this node. It is given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: permit }
+    }
+}

@@ -1,0 +1,68 @@
+//! Closes sockets because of what happened at another node: a token was revoked
+//! there, a gateway disabled or deleted, or this node was declared dead. A node
+//! closes its own sockets at once, without this.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Dispatcher, registry};
+use crate::event::Reason;
+use crate::jobs::{Job, Next};
+use crate::store::{Result, ShutOut, StoreError};
+
+/// A revoked token must not be usable for longer than a second.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The time between two sockets that are closed because their connections are
+/// lost. Gateways reconnect at once, and should not all do so at the same moment.
+const APART: Duration = Duration::from_millis(5);
+/// The most steps in which they are closed, because the node's heartbeat waits for
+/// the last one.
+const STEPS: usize = 400;
+
+/// The job that polls for revocations at other nodes.
+pub(super) struct Poll(pub(super) Arc<Dispatcher>);
+
+impl Job for Poll {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next> {
+        // Without connections there is nothing to close.
+        if self.0.live() > 0 {
+            for one in self.0.store.revoked_connections().await? {
+                close(&self.0, one);
+            }
+        }
+        Ok(Next::Wait)
+    }
+
+    fn max_backoff(&self) -> Duration {
+        POLL_INTERVAL
+    }
+}
+
+fn close(dispatcher: &Dispatcher, ShutOut { gateway, token, reason }: ShutOut) {
+    if reason == Reason::TokenRevoked {
+        dispatcher.close_token(&token, reason);
+    } else {
+        dispatcher.close_gateway(gateway, reason);
+    }
+}
+
+/// Closes the sockets whose connections are not live on record.
+pub(super) async fn close_lost(dispatcher: &Dispatcher) -> Result<usize> {
+    let ids = dispatcher.registry.ids();
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let lost: HashSet<_> = dispatcher.store.not_on_record(&ids).await?.into_iter().collect();
+    let stops = dispatcher.registry.stops(|id| lost.contains(id));
+    for few in stops.chunks(stops.len().div_ceil(STEPS).max(1)) {
+        for stop in few {
+            registry::stop(stop, Reason::NodeLost);
+        }
+        tokio::time::sleep(APART).await;
+    }
+    Ok(stops.len())
+}

@@ -1,0 +1,54 @@
+//! Reads a row of the inbox, column by column. An error names the column by the
+//! name that the field has in the API.
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::{Draft, ValidationError};
+use crate::api::{Object, Target};
+use crate::clock::Timestamp;
+use crate::store::InboxContent;
+
+/// The event that a row describes. It occurred when the row was inserted, or now if
+/// that lies in the future.
+pub(super) fn read(
+    content: InboxContent,
+    inserted_at: Timestamp,
+    now: Timestamp,
+) -> Result<Draft, ValidationError> {
+    let gateway_ids =
+        parsed("gatewayIds", content.gateway_id.as_deref(), |text| text.trim().parse())?;
+    Ok(Draft {
+        event_type: content.event_type.parse().map_err(|why| error("type", why))?,
+        payload: json::<Box<RawValue>>("payload", &content.payload)?,
+        gateway_ids: gateway_ids.map(|id| vec![id]),
+        target: content.target.map(|text| target(&text)).transpose()?,
+        id: parsed("id", content.event_id.as_deref(), str::parse)?,
+        correlation_id: parsed("correlationId", content.correlation_id.as_deref(), str::parse)?,
+        user_id: content.user_id,
+        expires_at: parsed("expiresAt", content.expires_at.as_deref(), Timestamp::parse)?,
+        ttl_secs: None,
+        occurred_at: inserted_at.min(now),
+        traceparent: parsed("traceparent", content.traceparent.as_deref(), str::parse)?,
+    })
+}
+
+fn parsed<T, E: std::fmt::Display>(
+    field: &'static str,
+    text: Option<&str>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, ValidationError> {
+    text.map(parse).transpose().map_err(|why| error(field, why))
+}
+
+fn target(text: &str) -> Result<Target, ValidationError> {
+    json::<Object<Target>>("target", text).map(|Object(target)| target)
+}
+
+fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, ValidationError> {
+    serde_json::from_str(text).map_err(|why| error(field, format!("is not valid: {why}")))
+}
+
+fn error(field: &'static str, why: impl std::fmt::Display) -> ValidationError {
+    ValidationError::invalid(field, why.to_string())
+}

@@ -1,0 +1,28 @@
+//! Registered event types.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::event::{EventType, OrganisationKey};
+
+pub use crate::event_types::EventTypeInfo;
+
+/// Operations on event types. The built-in types are part of every organisation; a registered
+/// type replaces the built-in one of the same name.
+#[async_trait]
+pub trait EventTypes: Send + Sync + 'static {
+    /// All types of an organisation, by name.
+    async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>>;
+    /// One type.
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Option<EventTypeInfo>>;
+    /// Registers or replaces a type; true if there was none of that name.
+    async fn put_event_type(
+        &self,
+        organisation: OrganisationKey,
+        info: &EventTypeInfo,
+    ) -> Result<bool>;
+}

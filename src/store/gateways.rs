@@ -1,0 +1,49 @@
+//! Registered gateways.
+
+use async_trait::async_trait;
+
+use super::{Deleted, Gateway, GatewayChange, Labels, Result};
+use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+
+/// Operations on gateways. Deleted gateways are not found.
+#[async_trait]
+pub trait Gateways: Send + Sync + 'static {
+    /// Registers a gateway; `Conflict` if the name is taken or the id was ever used.
+    async fn create_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+        replicas: i64,
+    ) -> Result<Gateway>;
+    /// Gateways by name, after the name `after`.
+    async fn gateways(
+        &self,
+        organisation: OrganisationKey,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>>;
+    /// One gateway.
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>>;
+    /// Changes a gateway; `Conflict` if the new name is taken.
+    async fn update_gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway>;
+    /// Deletes a gateway. Revokes its tokens and records its undelivered events as failed
+    /// (`gateway_deleted`).
+    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId)
+    -> Result<Deleted>;
+    /// Stores the manifest that a gateway sent, in place of the previous one.
+    async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
+    /// Records the last connection attempt of a gateway that was refused. Does not wait, and
+    /// skips the record when the writer's queue is full. The caller limits how often it calls.
+    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
+}

@@ -1,0 +1,27 @@
+//! Work that is due now and then, in bounded batches. Each operation runs on one node at a time.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Expiries, ExpiryMark, Result, RetentionLimits, Swept, TrimMark, Trimmed};
+use crate::event::GatewayKey;
+
+/// Operations of background jobs.
+#[async_trait]
+pub trait Maintenance: Send + Sync + 'static {
+    /// Records a failed attempt (`not_connected`) for each event that was appended to a gateway
+    /// with no live connection; of all gateways, or of these. Postpones a gateway whose last
+    /// connection ended less than `grace` ago.
+    async fn sweep_not_connected(
+        &self,
+        gateways: Option<&[GatewayKey]>,
+        grace: Duration,
+    ) -> Result<Swept>;
+    /// Gives up deliveries of expired events to gateways with no live connection: one batch,
+    /// starting at `mark`, which it moves.
+    async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;
+    /// Removes what exceeds the limits: one batch, starting at `mark`, which it moves. After the
+    /// last batch of a pass the mark is at the beginning of the next pass.
+    async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;
+}

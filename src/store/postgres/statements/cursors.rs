@@ -1,0 +1,77 @@
+//! Raising cursors. Their streams are locked, so no other node moves them meanwhile.
+
+use super::super::sql::cursors::Raised;
+use super::super::sql::dialect::CursorStatements;
+use super::{Connection, column, query};
+use crate::store::Result;
+
+impl CursorStatements for Connection {
+    async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
+        query!(
+            r#"
+            update streams
+            set confirmed_total = confirmed_total + moved.received - moved.before - coalesce((
+                select sum(least(d.last_sequence, moved.received)
+                    - greatest(d.first_sequence, moved.before + 1) + 1)::bigint
+                from dead_letters d
+                where d.gateway = moved.gateway and d.last_sequence > moved.before
+                    and d.first_sequence between moved.before - $3 and moved.received
+            ), 0)
+            from (
+                select s.gateway, coalesce(own.received, 0) as before, least(s.head, m.last) as received
+                from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
+                join streams s on s.gateway = m.gateway
+                left join cursors own on own.gateway = s.gateway and own.instance = ''
+            ) as moved
+            where streams.gateway = moved.gateway and moved.received > moved.before
+            "#,
+            &column(gateways, |it| it.gateway.0),
+            &column(gateways, |it| it.to.0),
+            longest_range
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn raise_cursors(&mut self, raised: &[Raised<'_>]) -> Result<u64> {
+        let moved = query!(
+            r#"
+            update cursors
+            set received = greatest(cursors.received, least(s.head, m.last)),
+                updated_at = greatest(cursors.updated_at, m.at)
+            from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
+                as m (gateway, instance, last, at)
+            join streams s on s.gateway = m.gateway
+            where cursors.gateway = m.gateway and cursors.instance = m.instance
+            "#,
+            &column(raised, |it| it.gateway.0),
+            &column(raised, |it| &*it.instance) as _,
+            &column(raised, |it| it.to.0),
+            &column(raised, |it| it.at) as _
+        )
+        .execute(self)
+        .await?;
+        Ok(moved.rows_affected())
+    }
+
+    async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()> {
+        query!(
+            r#"
+            insert into cursors (gateway, instance, received, updated_at)
+            select s.gateway, m.instance, least(s.head, m.last), m.at
+            from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
+                as m (gateway, instance, last, at)
+            join streams s on s.gateway = m.gateway
+            on conflict do nothing
+            "#,
+            &column(raised, |it| it.gateway.0),
+            &column(raised, |it| &*it.instance) as _,
+            &column(raised, |it| it.to.0),
+            &column(raised, |it| it.at) as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}

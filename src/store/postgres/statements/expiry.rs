@@ -1,0 +1,104 @@
+//! Expiry of events whose gateway has no live connection.
+
+use super::super::sql::dialect::ExpiryStatements;
+use super::super::sql::expiry::{DueEvent, OpenDelivery};
+use super::{Connection, query, query_as, query_scalar};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, Sequence};
+use crate::store::Result;
+use crate::store::limits::LONGEST_RANGE;
+
+impl ExpiryStatements for Connection {
+    async fn due_events(
+        &mut self,
+        now: Timestamp,
+        after: (Timestamp, i64),
+        limit: i64,
+    ) -> Result<Vec<DueEvent>> {
+        Ok(query_as!(
+            DueEvent,
+            r#"
+            select event as "event!: i64", expires_at as "expires_at!: Timestamp" from events
+            where expires_at is not null and not expiry_settled and expires_at <= $1
+                and (expires_at, event) > ($2, $3)
+            order by expires_at, event limit $4
+            "#,
+            now as _,
+            after.0 as _,
+            after.1,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn settled_events(&mut self, events: &[i64]) -> Result<Vec<i64>> {
+        Ok(query_scalar!(
+            r#"
+            select due.event as "event!: i64" from unnest($1::bigint[]) as due (event)
+            where not exists (
+                select 1 from outbox o join gateways g using (gateway)
+                where o.event = due.event and g.deleted_at is null
+                    and o.sequence > coalesce(
+                        (select received from cursors u where u.gateway = o.gateway and u.instance = ''),
+                        (select max(received) from cursors u where u.gateway = o.gateway), 0)
+                    and not exists (
+                        select 1 from dead_letters d
+                        where d.gateway = o.gateway and d.last_sequence >= o.sequence
+                            and d.first_sequence between o.sequence - $2 and o.sequence
+                    )
+            )
+            "#,
+            events as _,
+            LONGEST_RANGE
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn open_and_not_connected(
+        &mut self,
+        events: &[i64],
+        limit: i64,
+    ) -> Result<Vec<OpenDelivery>> {
+        Ok(query_as!(
+            OpenDelivery,
+            r#"
+            select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+                g.name as "gateway_name!: String", o.sequence as "sequence!: Sequence"
+            from outbox o join gateways g using (gateway)
+            where o.event = any($1) and g.deleted_at is null
+                and o.sequence > coalesce(
+                    (select received from cursors u where u.gateway = o.gateway and u.instance = ''),
+                    (select max(received) from cursors u where u.gateway = o.gateway), 0)
+                and not exists (
+                    select 1 from dead_letters d
+                    where d.gateway = o.gateway and d.last_sequence >= o.sequence
+                        and d.first_sequence between o.sequence - $2 and o.sequence
+                )
+                and not exists (
+                    select 1 from connections c where c.gateway = o.gateway and c.closed_at is null
+                )
+            order by o.event, o.gateway, o.sequence limit $3
+            "#,
+            events as _,
+            LONGEST_RANGE,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn settle_expiry(&mut self, events: &[i64]) -> Result<()> {
+        query!(
+            r#"
+            update events set expiry_settled = true
+            where event = any($1) and not expiry_settled
+            "#,
+            events
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! Appending to logs and reading them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::stream::BoxStream;
+
+use super::super::sql::dialect::LogStatements;
+use super::super::sql::log::append::{BatchRows, Head};
+use super::super::sql::log::idempotency::{KnownEvent, StoredAnswer};
+use super::super::sql::log::read::LogEntry;
+use super::{Connection, column, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+};
+use crate::store::deployments::CANDIDATES;
+use crate::store::limits::LONGEST_RANGE;
+use crate::store::{Result, storable};
+use crate::trace_context::TraceParent;
+
+impl LogStatements for Connection {
+    async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>> {
+        let (gateways, counts): (Vec<i64>, Vec<i64>) =
+            counts.iter().map(|(gateway, count)| (gateway.0, *count)).unzip();
+        Ok(query_as!(
+            Head,
+            r#"
+            update streams set head = head + grown.count
+            from unnest($1::bigint[], $2::bigint[]) as grown (gateway, count)
+            where streams.gateway = grown.gateway
+            returning streams.gateway as "gateway!: GatewayKey", head as "head!: Sequence"
+            "#,
+            &gateways,
+            &counts
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    /// One statement, because each is a round trip during which the streams are locked. Inserted rows
+    /// are sorted and counted off, because their order is not guaranteed; a join would be planned
+    /// without knowing the size of batches.
+    async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>> {
+        let (gateways, counts): (Vec<i64>, Vec<i64>) =
+            rows.counts.iter().map(|(gateway, count)| (gateway.0, *count)).unzip();
+        let stream: HashMap<i64, i64> = gateways.iter().copied().zip(1..).collect();
+        let mut events: Vec<_> = rows.events.iter().enumerate().collect();
+        events.sort_unstable_by(|(_, (a, one)), (_, (b, other))| {
+            (a, &one.event.id).cmp(&(b, &other.event.id))
+        });
+        let mut nth = vec![0_i64; events.len()];
+        for (sorted, (place, _)) in (1..).zip(&events) {
+            nth[*place] = sorted;
+        }
+        let events: Vec<_> = events.into_iter().map(|(_, (of, new))| (*of, *new)).collect();
+        let artifacts = column(&events, |(_, new)| new.artifact_id.as_deref().map(storable));
+        let deployments = column(&events, |(_, new)| new.deployment_id.as_deref().map(storable));
+        Ok(query_as!(
+            Head,
+            r#"
+            with grown as (
+                update streams set head = head + new.count
+                from unnest($1::bigint[], $2::bigint[]) as new (gateway, count)
+                where streams.gateway = new.gateway
+                returning streams.gateway, head, head - new.count as before
+            ), stored as (
+                insert into events (organisation, id, type, payload, correlation_id, user_id,
+                    occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id, traceparent)
+                select organisation, id, type, payload, correlation_id, user_id,
+                    occurred_at, $14, expires_at, digest, artifact_id, deployment_id, traceparent
+                from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                    $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[],
+                    $18::text[])
+                    with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
+                        occurred_at, expires_at, digest, artifact_id, deployment_id, traceparent, nth)
+                order by nth
+                returning event, organisation, id
+            ), logged as (
+                insert into outbox (gateway, sequence, event)
+                select ($1::bigint[])[stream],
+                    (array(select before from grown order by gateway))[stream] + place,
+                    (array(select event from stored order by organisation, id collate "C"))[nth]
+                from unnest($15::bigint[], $16::bigint[], $17::bigint[]) as delivery (stream, place, nth)
+            )
+            select gateway as "gateway!: GatewayKey", head as "head!: Sequence" from grown
+            "#,
+            &gateways,
+            &counts,
+            &column(&events, |(organisation, _)| organisation.0),
+            &column(&events, |(_, new)| new.event.id.as_str()) as _,
+            &column(&events, |(_, new)| new.event.event_type.as_str()) as _,
+            &column(&events, |(_, new)| new.event.payload.get()) as _,
+            &column(&events, |(_, new)| new.event.correlation_id.as_str()) as _,
+            &column(&events, |(_, new)| new.event.user_id.as_deref()) as _,
+            &column(&events, |(_, new)| new.event.occurred_at) as _,
+            &column(&events, |(_, new)| new.event.expires_at) as _,
+            &column(&events, |(_, new)| &new.digest[..]) as _,
+            &column(&artifacts, |it| it.as_deref()) as _,
+            &column(&deployments, |it| it.as_deref()) as _,
+            now as _,
+            &column(&rows.deliveries, |row| stream[&row.0.0]),
+            &column(&rows.deliveries, |row| row.1),
+            &column(&rows.deliveries, |row| nth[row.2]),
+            &column(&events, |(_, new)| new.event.traceparent.map(|it| it.to_string())) as _
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()> {
+        query!(
+            r#"
+            insert into outbox (gateway, sequence, event)
+            select * from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            "#,
+            &column(rows, |row| row.0.0),
+            &column(rows, |row| row.1.0),
+            &column(rows, |row| row.2)
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    /// `limit 1` makes the planner look up keys one by one: the statement is planned while the table
+    /// is empty, and a plan that reads the whole table would be kept until the next `analyze`.
+    async fn stored_answers(
+        &mut self,
+        wanted: &[(OrganisationKey, &str)],
+    ) -> Result<Vec<StoredAnswer>> {
+        Ok(query_as!(
+            StoredAnswer,
+            r#"
+            select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
+                k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
+            from unnest($1::bigint[], $2::text[]) as wanted (organisation, key)
+            cross join lateral (
+                select organisation, key, digest, answer from idempotency_keys
+                where organisation = wanted.organisation and key = wanted.key limit 1
+            ) as k
+            "#,
+            &column(wanted, |(organisation, _)| organisation.0),
+            &column(wanted, |(_, key)| *key) as _
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    /// A key that another node is about to insert is an error, which undoes the batch: the batch has
+    /// appended what the other node has appended.
+    async fn store_answers(&mut self, now: Timestamp, mut rows: Vec<StoredAnswer>) -> Result<()> {
+        rows.sort_unstable();
+        rows.dedup_by(|a, b| (a.organisation, &a.key) == (b.organisation, &b.key));
+        query!(
+            r#"
+            insert into idempotency_keys (organisation, key, digest, answer, created_at)
+            select organisation, key, digest, answer, $5
+            from unnest($1::bigint[], $2::text[], $3::bytea[], $4::text[])
+                with ordinality as new (organisation, key, digest, answer, nth)
+            where not exists (
+                select 1 from idempotency_keys k
+                where k.organisation = new.organisation and k.key = new.key
+            )
+            order by nth
+            "#,
+            &column(&rows, |row| row.organisation.0),
+            &column(&rows, |row| row.key.as_str()) as _,
+            &column(&rows, |row| row.digest.as_slice()) as _,
+            &column(&rows, |row| row.answer.as_str()) as _,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    /// Looks up events one by one, as in `stored_answers`.
+    async fn known_events(
+        &mut self,
+        wanted: &[(OrganisationKey, &EventId)],
+    ) -> Result<Vec<KnownEvent>> {
+        Ok(query_as!(
+            KnownEvent,
+            r#"
+            select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
+                e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
+                o.sequence as "sequence?: Sequence"
+            from unnest($1::bigint[], $2::text[]) as wanted (organisation, id)
+            cross join lateral (
+                select event, organisation, id, digest from events
+                where organisation = wanted.organisation and id = wanted.id limit 1
+            ) as e
+            left join lateral (
+                select gateway, min(sequence) as sequence from (
+                    select gateway, sequence from outbox where event = e.event
+                    union all
+                    select gateway, sequence from trimmed where event = e.event
+                ) as d group by gateway
+            ) as o on true
+            left join gateways g on g.gateway = o.gateway
+            order by g.gateway
+            "#,
+            &column(wanted, |(organisation, _)| organisation.0),
+            &column(wanted, |(_, id)| id.as_str()) as _
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    /// The server sends all rows that it is asked for, so the statement stops at the row that exceeds
+    /// the bytes. There is no gap above the floor, so the sequences of a page are known. `limit 1`
+    /// makes the planner look up events one by one; a plan made without statistics would read all of
+    /// them for a page.
+    fn outbox_rows(
+        &mut self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: i64,
+        max_bytes: usize,
+    ) -> BoxStream<'_, sqlx::Result<LogEntry>> {
+        let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+        // Far more than anybody asks for, and not too much for a sum.
+        let limit = limit.min(i32::MAX.into());
+        query_as!(
+            LogEntry,
+            r#"
+            select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+                sequence as "sequence?: Sequence", id as "id?: EventId",
+                type as "event_type?: EventType", payload as "payload?: String",
+                correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
+                occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
+                traceparent as "traceparent?: TraceParent"
+            from streams s left join lateral (
+                select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
+                    e.occurred_at, e.expires_at, e.traceparent,
+                    sum(octet_length(e.payload)) over (order by o.sequence)
+                        - octet_length(e.payload) as before
+                from outbox o
+                cross join lateral (select * from events where event = o.event limit 1) as e
+                where o.gateway = s.gateway and o.sequence > greatest($2, s.floor)
+                    and o.sequence <= least(greatest($2, s.floor), s.head) + $3::bigint
+            ) as page on before < $4::bigint or before = 0
+            where s.gateway = $1
+            order by sequence
+            "#,
+            gateway.0,
+            after.0,
+            limit,
+            max_bytes
+        )
+        .fetch(self)
+    }
+
+    async fn deployment_candidates(
+        &mut self,
+        gateway: GatewayKey,
+        deployment_id: &str,
+        artifact_id: &str,
+        suffix: &str,
+        sent: Sequence,
+    ) -> Result<Vec<(Sequence, Option<String>)>> {
+        let rows = query!(
+            r#"
+            select o.sequence as "sequence!: Sequence",
+                e.payload::json ->> 'performedAt' as "performed_at?: String"
+            from events e join outbox o on o.event = e.event and o.gateway = $1
+            where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
+                and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
+                and o.sequence <= $5
+                and not exists (
+                    select 1 from dead_letters d
+                    where d.gateway = $1 and d.reason in ('expired', 'retention')
+                        and d.first_sequence between o.sequence - $6 and o.sequence
+                        and d.last_sequence >= o.sequence
+                        and not exists (
+                            select 1 from attempts a
+                            where a.gateway = $1 and a.connection is not null
+                                and a.first_sequence between o.sequence - $6 and o.sequence
+                                and a.last_sequence >= o.sequence
+                                and (a.reason is null or a.reason not in ('expired', 'retention'))
+                        )
+                )
+            order by o.sequence desc limit $7
+            "#,
+            gateway.0,
+            deployment_id,
+            artifact_id,
+            suffix,
+            sent.0,
+            LONGEST_RANGE,
+            CANDIDATES
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.sequence, row.performed_at)).collect())
+    }
+}

@@ -1,0 +1,104 @@
+//! Clocks, locks and the liveness of nodes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::super::sql::dialect::NodeStatements;
+use super::super::sql::nodes::{ExclusiveTask, ORPHANS_PER_BATCH, OrphanedConnection};
+use super::{Connection, LOCK_SPACE, keys, query, query_as, query_scalar};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
+use crate::store::Result;
+
+impl NodeStatements for Connection {
+    /// The clocks of nodes differ. It is read when the locks are held, so that later sequences of a
+    /// log have later times.
+    async fn now(&mut self) -> Result<Timestamp> {
+        Ok(query_scalar!(r#"select clock_timestamp() as "now!: Timestamp""#)
+            .fetch_one(self)
+            .await?)
+    }
+
+    /// If the clocks differ by more than a few seconds, only the age of `at` is used.
+    fn database_time(now: Timestamp, at: Timestamp) -> Timestamp {
+        const CLOSE: Duration = Duration::from_secs(5);
+        if at <= now && now.since(at) < CLOSE { at } else { now.minus(Timestamp::now().since(at)) }
+    }
+
+    async fn lock_streams(&mut self, gateways: &BTreeSet<GatewayKey>) -> Result<bool> {
+        if gateways.is_empty() {
+            return Ok(false);
+        }
+        let keys = keys(gateways);
+        query!(
+            r#"select gateway from streams where gateway = any($1) order by gateway for no key update"#,
+            &keys
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(true)
+    }
+
+    async fn existing_gateways(
+        &mut self,
+        gateways: &BTreeSet<GatewayKey>,
+    ) -> Result<(Timestamp, BTreeSet<GatewayKey>)> {
+        let keys = keys(gateways);
+        let row = query!(
+            r#"
+            select clock_timestamp() as "now!: Timestamp", array(
+                select gateway from gateways where gateway = any($1) and deleted_at is null
+            ) as "there!: Vec<i64>"
+            "#,
+            &keys
+        )
+        .fetch_one(self)
+        .await?;
+        Ok((row.now, row.there.into_iter().map(GatewayKey).collect()))
+    }
+
+    async fn try_lock_task(&mut self, chore: ExclusiveTask) -> Result<bool> {
+        let chore = match chore {
+            ExclusiveTask::Retention => 1,
+            ExclusiveTask::Reaping => 2,
+            ExclusiveTask::Expiry => 3,
+        };
+        Ok(query_scalar!(
+            r#"select pg_try_advisory_xact_lock($1, $2) as "taken!: bool""#,
+            LOCK_SPACE,
+            chore
+        )
+        .fetch_one(self)
+        .await?)
+    }
+
+    fn dead_before(now: Timestamp, timeout: Duration) -> Timestamp {
+        now.minus(timeout)
+    }
+
+    async fn connections_of_dead_nodes(
+        &mut self,
+        (before, after): (Timestamp, Timestamp),
+        node: NodeId,
+    ) -> Result<Vec<OrphanedConnection>> {
+        Ok(query_as!(
+            OrphanedConnection,
+            r#"
+            select c.id as "id!: ConnectionId", c.gateway as "gateway!: GatewayKey",
+                g.id as "gateway_id!: GatewayId"
+            from connections c join gateways g using (gateway)
+            where c.closed_at is null and c.node <> $1 and not exists (
+                select 1 from nodes n
+                where n.id = c.node and n.stopped_at is null and n.heartbeat_at between $2 and $4
+            )
+            order by c.gateway limit $3
+            "#,
+            node as _,
+            before as _,
+            ORPHANS_PER_BATCH,
+            after as _
+        )
+        .fetch_all(self)
+        .await?)
+    }
+}

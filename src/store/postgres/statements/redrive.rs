@@ -1,0 +1,115 @@
+//! Searching for deliveries that can be redriven.
+
+use super::super::sql::deliveries::{Key, Matching};
+use super::super::sql::dialect::RedriveStatements;
+use super::super::sql::redrive::candidates::{Candidate, DeadRange};
+use super::{Connection, column, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{RedrivePlace, Result};
+
+impl RedriveStatements for Connection {
+    async fn open_dead_letters(
+        &mut self,
+        organisation: OrganisationKey,
+        after: RedrivePlace,
+        up_to: i64,
+        limit: i64,
+    ) -> Result<Vec<DeadRange>> {
+        let lowest = after.sequence - 1000;
+        Ok(query_as!(
+            DeadRange,
+            r#"
+            with page as materialized (
+                select d.gateway, d.first_sequence, d.last_sequence
+                from dead_letters d
+                where d.redriven_at is null and (d.gateway, d.first_sequence) > ($1, $2) and d.gateway <= $4
+                  and not (d.gateway = $1 and d.last_sequence <= $3)
+                order by d.gateway, d.first_sequence limit $6
+            )
+            select p.gateway as "gateway!: i64", p.first_sequence as "first!: i64",
+                p.last_sequence as "last!: i64",
+                (g.organisation = $5 and g.deleted_at is null) as "matches!: bool"
+            from page p join gateways g on g.gateway = p.gateway
+            order by p.gateway, p.first_sequence
+            "#,
+            after.gateway,
+            lowest,
+            after.sequence,
+            up_to,
+            organisation.0,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn deliveries_of_events(
+        &mut self,
+        matching: &Matching,
+        after: RedrivePlace,
+        limit: i64,
+    ) -> Result<Vec<Key>> {
+        let rows = query!(
+            r#"
+            with chosen as materialized (
+                select event from events
+                where organisation = $1 and id = $2 and (correlation_id = $3 or $3 is null)
+                union
+                select event from events
+                where organisation = $1 and correlation_id = $3 and (id = $2 or $2 is null)
+            ),
+            deliveries as materialized (
+                select o.gateway, o.sequence from chosen c join outbox o on o.event = c.event
+                union all
+                select t.gateway, t.sequence from chosen c join trimmed t on t.event = c.event
+            )
+            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+            from deliveries o
+            join gateways g on g.gateway = o.gateway
+            where g.organisation = $1 and g.deleted_at is null and (o.gateway = $4 or $4 is null)
+              and (o.gateway, o.sequence) > ($5, $6)
+            order by o.gateway, o.sequence limit $7
+            "#,
+            matching.organisation,
+            matching.event_id,
+            matching.correlation_id,
+            matching.gateway,
+            after.gateway,
+            after.sequence,
+            limit
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+    }
+
+    async fn open_deliveries(&mut self, keys: &[Key]) -> Result<Vec<Candidate>> {
+        Ok(query_as!(
+            Candidate,
+            r#"
+            select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+                k.sequence as "sequence!: i64", d.first_sequence as "range_first!: i64",
+                e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
+                e.expires_at as "expires_at?: Timestamp"
+            from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
+            join gateways g on g.gateway = k.gateway
+            cross join lateral (
+                select first_sequence, last_sequence, redriven_at from dead_letters
+                where gateway = k.gateway and first_sequence <= k.sequence
+                order by first_sequence desc limit 1
+            ) d
+            left join events e on e.event = coalesce(
+                (select event from outbox where gateway = k.gateway and sequence = k.sequence),
+                (select event from trimmed where gateway = k.gateway and sequence = k.sequence)
+            )
+            where d.last_sequence >= k.sequence and d.redriven_at is null and g.deleted_at is null
+            order by 1, 3
+            "#,
+            &column(keys, |key| key.0),
+            &column(keys, |key| key.1)
+        )
+        .fetch_all(self)
+        .await?)
+    }
+}

@@ -1,0 +1,60 @@
+//! Deletions of retention that name many rows.
+
+use super::super::sql::dialect::RetentionStatements;
+use super::super::sql::retention::SpentEvents;
+use super::{Connection, query};
+use crate::clock::Timestamp;
+use crate::store::Result;
+
+impl RetentionStatements for Connection {
+    /// Skips cursors that are being reused.
+    async fn delete_orphaned_cursors(&mut self, before: Timestamp, batch: i64) -> Result<u64> {
+        let done = query!(
+            r#"
+            delete from cursors where (gateway, instance) in (
+                select gateway, instance from cursors where left_at < $1
+                order by left_at limit $2 for update skip locked
+            )
+            "#,
+            before as _,
+            batch
+        )
+        .execute(self)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Skips events that are being appended again.
+    async fn delete_spent_events(&mut self, events: &[i64], spent: SpentEvents) -> Result<u64> {
+        let done = query!(
+            r#"
+            with gone as materialized (
+                select e.event from events e
+                where e.event = any($1) and e.appended_at < $2 and case
+                    when exists (select 1 from outbox o where o.event = e.event) then false
+                    else not exists (
+                        select 1 from trimmed t
+                        join streams s on s.gateway = t.gateway join gateways g on g.gateway = t.gateway
+                        where t.event = e.event and g.deleted_at is null and (
+                            select d.last_sequence >= t.sequence and d.last_sequence > s.head - $3
+                                and d.redriven_at is null and d.reason <> 'retention'
+                            from dead_letters d
+                            where d.gateway = t.gateway and d.first_sequence <= t.sequence
+                            order by d.first_sequence desc limit 1
+                        )
+                    )
+                end
+                for update of e skip locked
+            ),
+            deliveries as (delete from trimmed where event in (select event from gone))
+            delete from events where event in (select event from gone)
+            "#,
+            events,
+            spent.before as _,
+            spent.most_events
+        )
+        .execute(self)
+        .await?;
+        Ok(done.rows_affected())
+    }
+}

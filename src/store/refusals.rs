@@ -1,0 +1,142 @@
+//! Why an event is not appended.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::event::{EventId, EventType, GatewayId};
+use crate::event_types::FieldError;
+
+use super::RejectionReason;
+
+/// Why one event was not appended. Nothing of it is stored.
+///
+/// serde is for the answer that is kept under an `Idempotency-Key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// These gateways are not registered in the publisher's organisation.
+    UnknownGateways(Vec<GatewayId>),
+    /// The id belongs to an event with different content.
+    IdTaken(EventId),
+    /// It failed validation.
+    #[serde(alias = "Unfit", deserialize_with = "kept_validation_error")]
+    Invalid(ValidationError),
+}
+
+/// Why an event failed validation. The publisher can do something about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ValidationError {
+    /// Its text is not JSON; what is wrong with it.
+    Malformed(String),
+    /// Fields are invalid.
+    Invalid(Vec<FieldError>),
+    /// It has expired already.
+    Expired,
+    /// Its type is not registered.
+    UnknownType(EventType),
+    /// Its frame would exceed the limit for gateways.
+    TooLarge {
+        /// Size of the frame, in bytes.
+        bytes: u64,
+        /// What `limits.event_bytes` allows.
+        limit: usize,
+    },
+}
+
+impl ValidationError {
+    /// One field is invalid.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
+    /// Its stable name.
+    pub const fn reason(&self) -> RejectionReason {
+        match self {
+            Self::Malformed(_) | Self::Invalid(_) => RejectionReason::Invalid,
+            Self::Expired => RejectionReason::Expired,
+            Self::UnknownType(_) => RejectionReason::UnknownEventType,
+            Self::TooLarge { .. } => RejectionReason::EventTooLarge,
+        }
+    }
+}
+
+impl std::fmt::Display for ValidationError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(why) => write!(f, "The body is not JSON: {why}."),
+            Self::Invalid(errors) => {
+                for (nth, error) in errors.iter().enumerate() {
+                    let between = if nth == 0 { "" } else { "; " };
+                    write!(f, "{between}{}: {}", error.field, error.message)?;
+                }
+                Ok(())
+            }
+            Self::Expired => f.write_str("expiresAt: lies in the past"),
+            Self::UnknownType(name) => write!(
+                f,
+                "The event type {name} is not registered; an admin registers it with PUT /api/internal/v1/event-types/{name}."
+            ),
+            Self::TooLarge { bytes, limit } => write!(
+                f,
+                "The event's frame would have {bytes} bytes; limits.event_bytes allows {limit}."
+            ),
+        }
+    }
+}
+
+/// Also reads what earlier versions kept: a problem document, of which the invalid
+/// fields or at least the text are used.
+fn kept_validation_error<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ValidationError, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Kept {
+        Error(ValidationError),
+        Problem {
+            #[serde(default)]
+            detail: String,
+            #[serde(default)]
+            errors: Vec<FieldError>,
+        },
+    }
+    Ok(match Kept::deserialize(deserializer)? {
+        Kept::Error(error) => error,
+        Kept::Problem { detail, errors } if errors.is_empty() => {
+            ValidationError::invalid("event", detail)
+        }
+        Kept::Problem { errors, .. } => ValidationError::Invalid(errors),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(json: &str) -> Refusal {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_kept_refusal_is_read_back() {
+        let errors =
+            ["a", "b"].map(|field| FieldError { field: field.into(), message: "m".into() });
+        for error in [
+            ValidationError::Malformed("at column 3".to_owned()),
+            ValidationError::Invalid(errors.to_vec()),
+            ValidationError::Expired,
+            ValidationError::UnknownType(EventType::new("some.type").unwrap()),
+            ValidationError::TooLarge { bytes: 9, limit: 8 },
+        ] {
+            let refusal = Refusal::Invalid(error);
+            assert_eq!(kept(&serde_json::to_string(&refusal).unwrap()), refusal);
+        }
+    }
+
+    #[test]
+    fn a_refusal_kept_by_an_earlier_version_keeps_its_text() {
+        let fields = r#"{"Unfit":{"type":"about:blank","status":422,"code":"invalid","title":"T","detail":"type: is required","errors":[{"field":"type","message":"is required"}]}}"#;
+        let expected = ValidationError::invalid("type", "is required");
+        assert_eq!(kept(fields), Refusal::Invalid(expected));
+        let other = r#"{"Unfit":{"type":"about:blank","status":413,"code":"event_too_large","title":"T","detail":"Too large."}}"#;
+        assert_eq!(kept(other), Refusal::Invalid(ValidationError::invalid("event", "Too large.")));
+    }
+}

@@ -1,0 +1,227 @@
+//! The end of a connection: what it had not confirmed failed with it, and its
+//! position is left behind for the next one.
+
+use super::super::dialect::{Connection, NodeStatements, query, query_scalar};
+
+use super::super::cursors::{self, Move};
+use super::super::ledger::{self, Ended, How};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::{Range, Result};
+
+/// How a connection ended.
+pub(crate) struct End<'a> {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) connection: ConnectionId,
+    pub(crate) reason: Reason,
+    pub(crate) detail: &'a str,
+    pub(crate) unconfirmed: Option<(Range, Timestamp)>,
+    pub(crate) give_up_after: Option<u32>,
+    pub(crate) alive_at: Option<Timestamp>,
+    pub(crate) at: Timestamp,
+}
+
+/// Closes it; a connection that is closed already stays as it is. One that was
+/// closed because its node was taken for dead still tells what became of the
+/// deliveries that were on their way: whoever closed it could not know.
+pub(crate) async fn close(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    end: &End<'_>,
+) -> Result<()> {
+    let seen_at = query_scalar!(
+        r#"
+        update connections set closed_at = $2, close_reason = $3, confirmed = (
+            select received from cursors u where u.gateway = connections.gateway
+                and u.instance = coalesce(nullif(connections.instance, ''), cast(connections.id as text))
+        )
+        where id = $1 and closed_at is null
+        returning last_heartbeat_at as "seen_at!: Timestamp"
+        "#,
+        end.connection as _,
+        now as _,
+        end.reason as _
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    if seen_at.is_none() && !is_owed(conn, end).await? {
+        return Ok(());
+    }
+    if let Some((range, started_at)) = end.unconfirmed {
+        unconfirmed(conn, node, end, range, started_at).await?;
+        let most = end.give_up_after.filter(|_| seen_at.is_some());
+        if let Some(most) = most
+            && blamed(conn, end.gateway, range.first).await? >= most
+        {
+            give_up(conn, end, range.first).await?;
+        }
+    }
+    match seen_at {
+        Some(seen_at) => leave(conn, now, end, seen_at).await,
+        None => Ok(()),
+    }
+}
+
+/// Records what was on its way. What the gateway has confirmed on another
+/// connection has not failed; only this attempt's outcome is unknown.
+async fn unconfirmed(
+    conn: &mut Connection,
+    node: NodeId,
+    end: &End<'_>,
+    range: Range,
+    started_at: Timestamp,
+) -> Result<()> {
+    let unknown = How::Unknown(end.reason.as_str());
+    let parts = if end.reason == Reason::NodeLost {
+        [Some((range, unknown)), None]
+    } else {
+        let confirmed = cursors::confirmed(conn, end.gateway).await?;
+        let failed = How::Failed(end.reason, end.detail);
+        [
+            cursors::up_to(range, confirmed).map(|part| (part, unknown)),
+            cursors::above(range, confirmed).map(|part| (part, failed)),
+        ]
+    };
+    for (range, how) in parts.into_iter().flatten() {
+        let ended = Ended {
+            gateway: end.gateway,
+            connection: Some(end.connection),
+            range,
+            how,
+            started_at,
+            finished_at: end.at,
+        };
+        ledger::insert_attempts(conn, node, &ended).await?;
+    }
+    query!(
+        r#"
+        update streams set missed = case when head < $2 then head else $2 end
+        where gateway = $1 and missed < head and missed < $2
+        "#,
+        end.gateway.0,
+        range.last.0
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the connection's position for its replica, and the last sign of life
+/// on both rows. A named replica keeps its position under its own name.
+async fn leave(
+    conn: &mut Connection,
+    now: Timestamp,
+    end: &End<'_>,
+    recorded: Timestamp,
+) -> Result<()> {
+    query!(
+        "update streams set left_at = $2, left_reason = $3 where gateway = $1",
+        end.gateway.0,
+        now as _,
+        end.reason as _
+    )
+    .execute(&mut *conn)
+    .await?;
+    let alive_at = end.alive_at.map(|at| Connection::database_time(now, at));
+    let seen_at = alive_at.map_or(recorded, |at| at.max(recorded));
+    let instance = end.connection.to_string();
+    let receipt_at = query_scalar!(
+        r#"
+        update cursors set left_at = $3,
+            updated_at = case when updated_at < $4 then $4 else updated_at end
+        where gateway = $1 and instance = $2
+        returning updated_at as "receipt_at!: Timestamp"
+        "#,
+        end.gateway.0,
+        instance,
+        now as _,
+        seen_at as _
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let seen_at = receipt_at.map_or(seen_at, |at| at.max(seen_at));
+    if seen_at > recorded {
+        query!(
+            "update connections set last_heartbeat_at = $2 where id = $1",
+            end.connection as _,
+            seen_at as _
+        )
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Attempts at an event that ended for a reason that may lie with it, on whichever
+/// connection.
+async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) -> Result<u32> {
+    // An unknown outcome has its reason as its detail.
+    let reasons = query!(
+        r#"
+        select coalesce(reason, detail, '') as "reason!: String", count(*) as "count!: i64"
+        from attempts
+        where gateway = $1 and first_sequence = $2 and outcome in ('failed', 'unknown')
+        group by coalesce(reason, detail, '')
+        "#,
+        gateway.0,
+        sequence.0
+    )
+    .fetch_all(conn)
+    .await?;
+    let blames = |reason: &str| reason.parse().is_ok_and(Reason::blames_the_event);
+    let count = reasons.iter().filter(|row| blames(&row.reason)).map(|row| row.count).sum::<i64>();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Whether a connection that is closed already has deliveries of which nobody
+/// has said what became of them.
+async fn is_owed(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
+    let Some((range, _)) = end.unconfirmed else {
+        return Ok(false);
+    };
+    Ok(query_scalar!(
+        r#"
+        select exists (
+            select 1 from connections where id = $1 and close_reason = $2
+        ) and not exists (
+            select 1 from attempts
+            where gateway = $3 and first_sequence = $4 and connection = $1
+                and outcome in ('failed', 'unknown')
+        ) as "owed!: bool"
+        "#,
+        end.connection as _,
+        Reason::NodeLost as _,
+        end.gateway.0,
+        range.first.0
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Buries the event that failed once too often, unless another connection has
+/// confirmed it, and passes it where it was the next one.
+async fn give_up(conn: &mut Connection, end: &End<'_>, sequence: Sequence) -> Result<()> {
+    if cursors::confirmed(conn, end.gateway).await? < sequence {
+        let range = Range { first: sequence, last: sequence };
+        ledger::dead_letter(conn, end.gateway, range, end.reason, end.at).await?;
+        tracing::warn!(
+            target: "delivery",
+            connection = %end.connection,
+            sequence = sequence.0,
+            reason = %end.reason,
+            "an event failed too often and becomes a dead letter"
+        );
+    }
+    let own = cursors::own(conn, end.connection).await?;
+    let Some((_, instance)) = own.filter(|(position, _)| position.next() == sequence) else {
+        return Ok(());
+    };
+    let (gateway, to, at) = (end.gateway, sequence, end.at);
+    let past = Move { gateway, connection: end.connection, instance, to, at, seen_at: None };
+    cursors::raise(conn, &[past]).await?;
+    query!("update connections set confirmed = $2 where id = $1", end.connection as _, to.0)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

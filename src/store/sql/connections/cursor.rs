@@ -1,0 +1,117 @@
+//! The own positions of a gateway's unnamed connections, of which
+//! [`positions`] says which ones are kept.
+
+use super::super::dialect::{Connection, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, Reason, Sequence};
+use crate::store::Result;
+use crate::store::positions::{
+    self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
+};
+
+/// Where a new unnamed connection starts, and whether an earlier one may have been
+/// sent more than is on record. Drops the positions that are too many.
+pub(crate) async fn open(
+    conn: &mut Connection,
+    now: Timestamp,
+    gateway: GatewayKey,
+    declared: i64,
+) -> Result<(Sequence, bool)> {
+    let positions = kept(conn, gateway).await?;
+    let since = now.minus(REPLICAS_WINDOW);
+    let (mut lives, was_lost) = ended(conn, gateway, since).await?;
+    let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed);
+    lives.extend(positions.iter().filter(|it| !it.is_closed).map(|it| it.life));
+    let replicas = alive_at_once(&lives, since).max(usize::try_from(declared).unwrap_or(1));
+    let Opening { start, dropped, superseded } = positions::open(positions, replicas, now);
+    for instance in dropped {
+        query!("delete from cursors where gateway = $1 and instance = $2", gateway.0, instance)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for (instance, at) in superseded {
+        query!(
+            "update cursors set superseded_at = $3 where gateway = $1 and instance = $2",
+            gateway.0,
+            instance,
+            at as _
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    let start = match start {
+        Some(start) => start,
+        None => super::super::cursors::confirmed(conn, gateway).await?,
+    };
+    Ok((start, is_unsure))
+}
+
+struct Row {
+    instance: String,
+    received: Sequence,
+    connected_at: Timestamp,
+    seen_at: Timestamp,
+    is_closed: bool,
+    superseded_at: Option<Timestamp>,
+}
+
+/// The positions of connections that ended, and of those that are open on record.
+async fn kept(conn: &mut Connection, gateway: GatewayKey) -> Result<Vec<Position>> {
+    let rows = query_as!(
+        Row,
+        r#"
+        select u.instance as "instance!: String", u.received as "received!: Sequence",
+            coalesce(u.connected_at, u.updated_at) as "connected_at!: Timestamp",
+            u.updated_at as "seen_at!: Timestamp", true as "is_closed!: bool",
+            u.superseded_at as "superseded_at?: Timestamp"
+        from cursors u
+        where u.gateway = $1 and u.instance <> '' and u.left_at is not null
+        union all
+        select u.instance, u.received, c.connected_at,
+            case when c.last_heartbeat_at > u.updated_at then c.last_heartbeat_at else u.updated_at end,
+            false, u.superseded_at
+        from connections c
+        join cursors u on u.gateway = c.gateway and u.instance = cast(c.id as text)
+        where c.gateway = $1 and c.closed_at is null and c.instance = ''
+        "#,
+        gateway.0
+    )
+    .fetch_all(conn)
+    .await?;
+    let position = |row: Row| Position {
+        instance: row.instance,
+        received: row.received,
+        life: Life { connected_at: row.connected_at, seen_at: row.seen_at },
+        is_closed: row.is_closed,
+        superseded_at: row.superseded_at,
+    };
+    Ok(rows.into_iter().map(position).collect())
+}
+
+/// The lives of the newest unnamed connections that ended, as far as they reach
+/// beyond `since`, and whether one of them was lost with its node.
+async fn ended(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    since: Timestamp,
+) -> Result<(Vec<Life>, bool)> {
+    let rows = query!(
+        r#"
+        select connected_at as "connected_at!: Timestamp", last_heartbeat_at as "seen_at!: Timestamp",
+            close_reason as "close_reason?: Reason"
+        from (
+            select connected_at, last_heartbeat_at, closed_at, close_reason, instance from connections
+            where gateway = $1 order by connected_at desc, id desc limit $3
+        ) as newest
+        where closed_at is not null and instance = '' and last_heartbeat_at >= $2
+        "#,
+        gateway.0,
+        since as _,
+        RECENT_CONNECTIONS
+    )
+    .fetch_all(conn)
+    .await?;
+    let was_lost = rows.iter().any(|row| row.close_reason == Some(Reason::NodeLost));
+    let life = |connected_at, seen_at| Life { connected_at, seen_at };
+    Ok((rows.into_iter().map(|row| life(row.connected_at, row.seen_at)).collect(), was_lost))
+}

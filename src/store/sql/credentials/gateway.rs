@@ -1,0 +1,141 @@
+//! Gateway tokens: two at a time, so that one can replace the other.
+
+use std::collections::BTreeSet;
+
+use super::super::dialect::{Connection, NodeStatements, query, query_scalar};
+
+use super::super::gateways::live_key;
+use super::{fresh, read_digest};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::store::limits::LIVE_TOKENS;
+use crate::store::{GatewayCredential, NewToken, Result, StoreError, TokenInfo};
+
+pub(crate) async fn create_gateway_token(
+    conn: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    token: NewToken,
+) -> Result<TokenInfo> {
+    let gateway = live_key(conn, organisation, id).await?;
+    // Two at the same time must not both count to one.
+    conn.lock_streams(&BTreeSet::from([gateway])).await?;
+    let live = query_scalar!(
+        r#"
+        select count(*) as "live!: i64" from gateway_tokens
+        where gateway = $1 and revoked_at is null and (expires_at is null or expires_at > $2)
+        "#,
+        gateway.0,
+        now as _
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if live >= LIVE_TOKENS {
+        return Err(StoreError::too_many_tokens(id, live));
+    }
+    let digest = token.digest.as_slice();
+    query!(
+        r#"
+        insert into gateway_tokens (id, gateway, digest, created_at, expires_at)
+        values ($1, $2, $3, $4, $5)
+        "#,
+        token.id,
+        gateway.0,
+        digest,
+        now as _,
+        token.expires_at as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(fresh(token, "", Vec::new(), now))
+}
+
+pub(crate) async fn gateway_tokens(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Vec<TokenInfo>> {
+    let gateway = live_key(conn, organisation, id).await?;
+    let rows = query!(
+        r#"
+        select id as "id!: String", created_at as "created_at!: Timestamp",
+            expires_at as "expires_at?: Timestamp", revoked_at as "revoked_at?: Timestamp",
+            last_used_at as "last_used_at?: Timestamp"
+        from gateway_tokens where gateway = $1 order by created_at, id
+        "#,
+        gateway.0
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| TokenInfo {
+            id: row.id,
+            name: String::new(),
+            scopes: Vec::new(),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            last_used_at: row.last_used_at,
+        })
+        .collect())
+}
+
+/// Revoking again changes nothing: the first instant stays.
+pub(crate) async fn revoke_gateway_token(
+    conn: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    token: &str,
+) -> Result<()> {
+    let gateway = live_key(conn, organisation, id).await?;
+    let done = query!(
+        r#"
+        update gateway_tokens set revoked_at = coalesce(revoked_at, $3)
+        where id = $1 and gateway = $2
+        "#,
+        token,
+        gateway.0,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
+}
+
+/// A deleted gateway's tokens count as revoked.
+pub(crate) async fn gateway_credential(
+    conn: &mut Connection,
+    token: &str,
+) -> Result<Option<GatewayCredential>> {
+    let row = query!(
+        r#"
+        select g.gateway as "gateway!: GatewayKey", g.id as "id!: GatewayId",
+            g.name as "name!: String", g.organisation as "organisation!: OrganisationKey", t.digest as "digest!: Vec<u8>",
+            t.expires_at as "expires_at?: Timestamp", t.last_used_at as "last_used_at?: Timestamp",
+            (t.revoked_at is not null or g.deleted_at is not null) as "revoked!: bool",
+            (g.disabled_at is not null) as "disabled!: bool"
+        from gateway_tokens t join gateways g using (gateway)
+        where t.id = $1
+        "#,
+        token
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(GatewayCredential {
+            digest: read_digest(row.digest)?,
+            gateway: row.gateway,
+            gateway_id: row.id,
+            gateway_name: row.name,
+            organisation: row.organisation,
+            expires_at: row.expires_at,
+            revoked: row.revoked,
+            disabled: row.disabled,
+            last_used_at: row.last_used_at,
+        })
+    })
+    .transpose()
+}

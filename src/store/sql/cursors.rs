@@ -1,0 +1,128 @@
+//! Positions: how far a gateway, and each of its connections, has confirmed.
+//! They only move forward. The gateway's own is the farthest of its unnamed
+//! connections and is kept under the empty instance.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::dialect::{Connection, CursorStatements, query, query_scalar};
+
+use super::ledger::LONGEST_RANGE;
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, Sequence};
+use crate::store::Result;
+
+pub(crate) use crate::store::ranges::{above, up_to};
+
+/// Everything up to `to` is done with on `connection`.
+pub(crate) struct Move {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) connection: ConnectionId,
+    pub(crate) instance: Arc<str>,
+    pub(crate) to: Sequence,
+    pub(crate) at: Timestamp,
+    /// The sign of life that moved it; none if it was moved without the gateway.
+    pub(crate) seen_at: Option<Timestamp>,
+}
+
+/// How far a gateway's position moves, under the name that it is kept by.
+#[derive(Clone)]
+pub(crate) struct Raised<'a> {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) instance: Cow<'a, str>,
+    pub(crate) to: Sequence,
+    /// When it moved; of a connection's own position the last sign of life, or the
+    /// beginning of time.
+    pub(crate) at: Timestamp,
+}
+
+/// Raises the connections' own positions and their gateways'. A position that
+/// somebody took over is gone, and stays so; nothing lies beyond a log's head.
+pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
+    let mut farthest: BTreeMap<(GatewayKey, Cow<'_, str>), (Sequence, Timestamp)> = BTreeMap::new();
+    for it in moves {
+        let (gateways, own) = if it.instance.is_empty() {
+            (Some(Cow::from("")), Cow::from(it.connection.to_string()))
+        } else {
+            (None, Cow::from(&*it.instance))
+        };
+        let seen_at = it.seen_at.unwrap_or(Timestamp::from_micros(0));
+        let own = Some((own, seen_at));
+        for (name, moved_at) in gateways.map(|name| (name, it.at)).into_iter().chain(own) {
+            let (to, at) = farthest.entry((it.gateway, name)).or_insert((it.to, moved_at));
+            (*to, *at) = ((*to).max(it.to), (*at).max(moved_at));
+        }
+    }
+    let raised = |((gateway, instance), (to, at))| Raised { gateway, instance, to, at };
+    let all: Vec<Raised<'_>> = farthest.into_iter().map(raised).collect();
+    let gateways: Vec<Raised<'_>> =
+        all.iter().filter(|it| it.instance.is_empty()).cloned().collect();
+    // Before the gateways' positions move: what lies between is newly delivered.
+    if !gateways.is_empty() {
+        conn.count_confirmed(&gateways, LONGEST_RANGE).await?;
+    }
+    let found = conn.raise_cursors(&all).await?;
+    if gateways.is_empty() || usize::try_from(found).is_ok_and(|found| found == all.len()) {
+        return Ok(());
+    }
+    // A connection's own position was taken over, or a gateway has none yet.
+    conn.insert_cursors(&gateways).await
+}
+
+/// The gateway's own position.
+pub(crate) async fn confirmed(conn: &mut Connection, gateway: GatewayKey) -> Result<Sequence> {
+    let received = query_scalar!(
+        r#"select received as "received!: Sequence" from cursors where gateway = $1 and instance = ''"#,
+        gateway.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(received.unwrap_or(Sequence::ZERO))
+}
+
+/// A connection's position, and the replica's name that it was opened with; none
+/// if somebody took the position over.
+pub(crate) async fn own(
+    conn: &mut Connection,
+    of: ConnectionId,
+) -> Result<Option<(Sequence, Arc<str>)>> {
+    let own = query!(
+        r#"
+        select u.received as "received!: Sequence", c.instance as "instance!: String" from connections c
+        join cursors u on u.gateway = c.gateway
+            and u.instance = coalesce(nullif(c.instance, ''), cast(c.id as text))
+        where c.id = $1
+        "#,
+        of as _
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(own.map(|own| (own.received, own.instance.into())))
+}
+
+/// Notes that a single delivery was applied; it moves no other position.
+pub(crate) async fn applied(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    on: ConnectionId,
+    sequence: Sequence,
+) -> Result<()> {
+    query!(
+        r#"
+        update cursors set applied = $3
+        where gateway = $1 and applied < $3 and (
+            instance in (
+                select coalesce(nullif(c.instance, ''), cast(c.id as text)) from connections c where c.id = $2
+            )
+            or instance = '' and exists (select 1 from connections c where c.id = $2 and c.instance = '')
+        )
+        "#,
+        gateway.0,
+        on as _,
+        sequence.0
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

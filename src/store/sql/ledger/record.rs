@@ -1,0 +1,248 @@
+//! Putting outcomes on record. Receipts, which are many, are merged and
+//! written with one statement per table; the rest, which is rare, row by row.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::dialect::{
+    Connection, ConnectionStatements, LedgerStatements, NodeStatements, query,
+};
+
+use super::super::cursors::{self, Move};
+use super::reports;
+use super::{self as ledger, Ended, How};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::receipts::Waiting;
+use crate::store::{Range, Record, Result};
+
+pub(crate) use crate::store::receipts::Receipts;
+
+/// Puts records on record, in order.
+pub(crate) async fn record<'a>(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    records: impl Iterator<Item = &'a Record> + Send,
+) -> Result<()> {
+    let mut waiting = Waiting::default();
+    let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
+    for record in records {
+        let record = record.in_order(now);
+        match record.as_ref() {
+            Record::Confirmed { gateway, connection, instance, range, started_at, finished_at } => {
+                if range.first <= range.last {
+                    waiting.add(Receipts {
+                        gateway: *gateway,
+                        connection: *connection,
+                        instance: Arc::clone(instance),
+                        range: *range,
+                        started_at: *started_at,
+                        finished_at: *finished_at,
+                    });
+                }
+            }
+            Record::Heartbeat { connection, at } => {
+                let at = Connection::database_time(now, *at);
+                let sign = signs.entry(*connection).or_insert(at);
+                *sign = (*sign).max(at);
+            }
+            other => {
+                // What follows may ask where the positions are now.
+                confirm(conn, now, node, std::mem::take(&mut waiting)).await?;
+                one(conn, now, node, other).await?;
+            }
+        }
+    }
+    confirm(conn, now, node, waiting).await?;
+    if signs.is_empty() { Ok(()) } else { conn.record_heartbeats(&signs).await }
+}
+
+async fn confirm(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    waiting: Waiting,
+) -> Result<()> {
+    if waiting.receipts.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Vec::with_capacity(waiting.receipts.len());
+    let mut moves = Vec::with_capacity(waiting.receipts.len());
+    for it in waiting.receipts {
+        moves.push(Move {
+            gateway: it.gateway,
+            connection: it.connection,
+            instance: Arc::clone(&it.instance),
+            to: it.range.last,
+            at: it.finished_at,
+            seen_at: Some(now),
+        });
+        rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
+    }
+    conn.insert_receipts(node, &rows).await?;
+    cursors::raise(conn, &moves).await
+}
+
+/// One that is no receipt and no sign of life.
+async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Record) -> Result<()> {
+    match record {
+        Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
+        Record::Reported { gateway, connection: on, instance, sequence, result, confirms, at } => {
+            reported(conn, node, (*gateway, *on), *sequence, result, *at).await?;
+            let Some(to) = *confirms else { return Ok(()) };
+            let (gateway, instance) = (*gateway, Arc::clone(instance));
+            let (at, seen_at) = (*at, Some(now));
+            let past = Move { gateway, connection: *on, instance, to, at, seen_at };
+            cursors::raise(conn, &[past]).await
+        }
+        Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
+            skipped(conn, node, (*gateway, *on), *range, *reason, *at).await?;
+            let Some(to) = *advance_to else { return Ok(()) };
+            let (gateway, instance) = (*gateway, Arc::clone(instance));
+            let past = Move { gateway, connection: *on, instance, to, at: *at, seen_at: None };
+            cursors::raise(conn, &[past]).await
+        }
+        Record::Closed {
+            gateway,
+            connection: on,
+            reason,
+            detail,
+            unconfirmed,
+            give_up_after,
+            alive_at,
+            at,
+        } => {
+            let end = super::super::connections::close::End {
+                gateway: *gateway,
+                connection: *on,
+                reason: *reason,
+                detail,
+                unconfirmed: *unconfirmed,
+                give_up_after: *give_up_after,
+                alive_at: *alive_at,
+                at: *at,
+            };
+            super::super::connections::close::close(conn, now, node, &end).await
+        }
+    }
+}
+
+async fn reported(
+    conn: &mut Connection,
+    node: NodeId,
+    (gateway, on): (GatewayKey, ConnectionId),
+    sequence: Sequence,
+    result: &std::result::Result<(), (Reason, String)>,
+    at: Timestamp,
+) -> Result<()> {
+    let range = Range { first: sequence, last: sequence };
+    let (how, reason) = match result {
+        Ok(()) => (How::Applied, None),
+        Err((reason, detail)) => (How::Failed(*reason, detail), Some(*reason)),
+    };
+    let said = said_before(conn, (gateway, on), sequence, reason).await?;
+    if said.applied && result.is_err() {
+        return Ok(());
+    }
+    if !said.the_same {
+        let ended =
+            Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
+        ledger::insert_attempts(conn, node, &ended).await?;
+    }
+    let is_confirmed = cursors::confirmed(conn, gateway).await? >= sequence;
+    let Some(reason) = reason else {
+        if !said.the_same {
+            reports::succeeded(conn, gateway, sequence).await?;
+        }
+        let was_dead = ledger::remove_dead_letter(conn, gateway, sequence).await?;
+        if was_dead && is_confirmed {
+            count_confirmed(conn, gateway, 1).await?;
+        }
+        return cursors::applied(conn, gateway, on, sequence).await;
+    };
+    if said.the_same {
+        return Ok(());
+    }
+    reports::failed(conn, gateway, sequence, reason, at).await?;
+    // Counted as confirmed when its receipt came before its report.
+    if is_confirmed && !ledger::not_dead(conn, gateway, range).await?.is_empty() {
+        count_confirmed(conn, gateway, -1).await?;
+    }
+    ledger::dead_letter(conn, gateway, range, reason, at).await
+}
+
+/// What was reported on a delivery before.
+struct Said {
+    /// The same, on the same connection.
+    the_same: bool,
+    /// That it was applied, on any connection.
+    applied: bool,
+}
+
+async fn said_before(
+    conn: &mut Connection,
+    (gateway, on): (GatewayKey, ConnectionId),
+    sequence: Sequence,
+    reason: Option<Reason>,
+) -> Result<Said> {
+    let outcome = if reason.is_none() { "applied" } else { "failed" };
+    let said = query!(
+        r#"
+        select exists (
+            select 1 from attempts
+            where gateway = $1 and first_sequence = $2 and last_sequence = $2
+                and outcome = $3 and reason is not distinct from $4 and connection = $5
+        ) as "the_same!: bool", exists (
+            select 1 from attempts
+            where gateway = $1 and first_sequence = $2 and last_sequence = $2 and outcome = 'applied'
+        ) as "applied!: bool"
+        "#,
+        gateway.0,
+        sequence.0,
+        outcome,
+        reason as _,
+        on as _
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Said { the_same: said.the_same, applied: said.applied })
+}
+
+async fn count_confirmed(conn: &mut Connection, gateway: GatewayKey, by: i64) -> Result<()> {
+    query!(
+        "update streams set confirmed_total = confirmed_total + $2 where gateway = $1 and confirmed_total + $2 >= 0",
+        gateway.0,
+        by
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the gateway has confirmed is delivered, however late this connection is;
+/// and what is dead already is on record.
+async fn skipped(
+    conn: &mut Connection,
+    node: NodeId,
+    (gateway, on): (GatewayKey, ConnectionId),
+    range: Range,
+    reason: Reason,
+    at: Timestamp,
+) -> Result<()> {
+    let confirmed = cursors::confirmed(conn, gateway).await?;
+    let Some(open) = cursors::above(range, confirmed) else { return Ok(()) };
+    for part in ledger::not_dead(conn, gateway, open).await? {
+        let ended = Ended {
+            gateway,
+            connection: Some(on),
+            range: part,
+            how: How::Failed(reason, ""),
+            started_at: at,
+            finished_at: at,
+        };
+        ledger::insert_attempts(conn, node, &ended).await?;
+        ledger::dead_letter(conn, gateway, part, reason, at).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! The log: appending to it, and reading it for gateways and admins.
+
+use super::Backend;
+use super::access::{Access as _, run};
+use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::{
+    DeploymentKey, DeploymentMatch, Log, LogPage, LogSpan, OutboxPage, Publish, Published, Result,
+};
+use async_trait::async_trait;
+
+pub(crate) mod append;
+mod browse;
+pub(crate) mod idempotency;
+pub(crate) mod read;
+pub(crate) mod targets;
+
+#[async_trait]
+impl Log for Backend {
+    async fn append(&self, publish: Publish) -> Result<Published> {
+        self.writer.append(publish).await
+    }
+
+    async fn read(
+        &self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<OutboxPage> {
+        run!(self.point_read, |conn| read::read(conn, gateway, after, limit, max_bytes))
+    }
+
+    async fn find_deployment(
+        &self,
+        gateway: GatewayKey,
+        key: &DeploymentKey,
+    ) -> Result<Option<DeploymentMatch>> {
+        let key = key.clone();
+        run!(self.point_read, |conn| read::find_deployment(conn, gateway, &key))
+    }
+
+    async fn gateway_log(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        span: LogSpan,
+    ) -> Result<Option<LogPage>> {
+        run!(self.query, |conn| browse::gateway_log(conn, organisation, id, span))
+    }
+}

@@ -1,0 +1,312 @@
+//! Appending: every stream's numbers are given here, in one transaction for
+//! all requests that were waiting, with one statement per table or one for all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::super::dialect::{Connection, LogStatements};
+
+use super::idempotency::{self, Identity};
+use super::targets::Targets;
+use crate::clock::Timestamp;
+use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::limits::MOST_DELIVERIES;
+use crate::store::{
+    Appended, AppendedDelivery, NewEvent, Publish, Published, Refusal, Result, StoreError,
+    Validated,
+};
+
+/// What a batch appended.
+pub(crate) struct Outcome {
+    /// One answer per request.
+    pub(crate) answers: Vec<Published>,
+    /// What to wake with.
+    pub(crate) grown: Vec<Grown>,
+}
+
+/// One stream's fresh rows.
+pub(crate) struct Grown {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+    pub(crate) rows: Vec<(Sequence, Arc<Event>)>,
+}
+
+/// What one event of a request comes to, before numbers are given.
+enum Plan {
+    /// A new event: its place in `Plans::fresh`.
+    Fresh(usize),
+    /// Known already, or refused.
+    Settled(std::result::Result<Appended, Refusal>),
+}
+
+/// What one request comes to.
+enum Answer {
+    /// By its key, from before this batch.
+    Ready(Published),
+    /// By its key, as an earlier request of this batch.
+    SameAs(usize),
+    /// Event by event.
+    Planned(Vec<Plan>),
+}
+
+/// A stream's new head.
+pub(crate) struct Head {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+}
+
+struct Fresh<'a> {
+    organisation: OrganisationKey,
+    new: &'a NewEvent,
+    targets: Vec<(GatewayKey, GatewayId)>,
+}
+
+/// Appends what the requests hold.
+pub(crate) async fn append(
+    conn: &mut Connection,
+    now: Timestamp,
+    publishes: &[&Publish],
+    targets: &Targets,
+) -> Result<Outcome> {
+    if publishes.is_empty() {
+        return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
+    }
+    let (answers, fresh) = plan(conn, publishes, targets).await?;
+    let rows = BatchRows::of(&fresh);
+    let heads = if fresh.is_empty() {
+        Vec::new()
+    } else {
+        let heads = conn.append(now, &rows).await?;
+        checked(heads, &rows.counts)?
+    };
+    let (numbered, grown) = number(&fresh, &rows.counts, &heads)?;
+    let appended: Vec<Appended> = fresh
+        .iter()
+        .zip(numbered)
+        .map(|(fresh, numbers)| Appended {
+            id: fresh.new.event.id.clone(),
+            deliveries: fresh
+                .targets
+                .iter()
+                .zip(numbers)
+                .map(|((_, gateway_id), sequence)| AppendedDelivery {
+                    gateway_id: *gateway_id,
+                    sequence,
+                })
+                .collect(),
+        })
+        .collect();
+    let answers = settle(answers, &appended);
+    idempotency::keep_answers(conn, now, publishes, &answers).await?;
+    Ok(Outcome { answers, grown })
+}
+
+/// What is known while a batch is planned.
+struct Planner<'a> {
+    known: HashMap<Identity, (Vec<u8>, Appended)>,
+    targets: &'a Targets,
+    /// The batch's own new events, by id.
+    met: HashMap<Identity, usize>,
+    fresh: Vec<Fresh<'a>>,
+}
+
+/// Decides, request by request and event by event, what is new.
+async fn plan<'a>(
+    conn: &mut Connection,
+    publishes: &[&'a Publish],
+    targets: &'a Targets,
+) -> Result<(Vec<Answer>, Vec<Fresh<'a>>)> {
+    let kept = idempotency::kept_answers(conn, publishes).await?;
+    let mut planner = Planner {
+        known: idempotency::known_events(conn, publishes).await?,
+        targets,
+        met: HashMap::new(),
+        fresh: Vec::new(),
+    };
+    let mut keys: HashMap<Identity, usize> = HashMap::new();
+    let mut answers = Vec::with_capacity(publishes.len());
+    for (place, publish) in publishes.iter().copied().enumerate() {
+        if let Some((key, digest)) = &publish.idempotency {
+            let name = (publish.organisation, key.clone());
+            if let Some((kept_digest, answer)) = kept.get(&name) {
+                answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
+                    idempotency::in_place(answer, publish)
+                } else {
+                    Published::KeyReused
+                }));
+                continue;
+            }
+            if let Some(first) = keys.get(&name) {
+                let same = publishes[*first].idempotency.as_ref().is_some_and(|it| it.1 == *digest);
+                answers.push(if same {
+                    Answer::SameAs(*first)
+                } else {
+                    Answer::Ready(Published::KeyReused)
+                });
+                continue;
+            }
+            keys.insert(name, place);
+        }
+        let of = |new: &NewEvent| planner.targets.count(publish.organisation, &new.target);
+        let deliveries: usize =
+            publish.valid().filter(|new| planner.is_new(publish.organisation, new)).map(of).sum();
+        if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
+            answers.push(Answer::Ready(Published::TooMany { deliveries, most: MOST_DELIVERIES }));
+            continue;
+        }
+        let plans = publish.events.iter().map(|item| planner.plan(publish.organisation, item));
+        answers.push(Answer::Planned(plans.collect()));
+    }
+    Ok((answers, planner.fresh))
+}
+
+impl<'a> Planner<'a> {
+    fn is_new(&self, organisation: OrganisationKey, new: &NewEvent) -> bool {
+        let identity = (organisation, new.event.id.as_str().to_owned());
+        !self.known.contains_key(&identity) && !self.met.contains_key(&identity)
+    }
+
+    fn plan(&mut self, organisation: OrganisationKey, item: &'a Validated) -> Plan {
+        let named = idempotency::named(item)
+            .map(|(id, digest)| ((organisation, id.as_str().to_owned()), digest));
+        // A repeat comes first: what it says now was judged when it was new.
+        let repeated =
+            named.as_ref().and_then(|(identity, digest)| self.repeated(identity, digest));
+        match (repeated, item) {
+            (Some(Ok(plan)), _) => plan,
+            (_, Err(invalid)) => Plan::Settled(Err(Refusal::Invalid(invalid.error.clone()))),
+            (Some(Err(Clash)), Ok(new)) => {
+                Plan::Settled(Err(Refusal::IdTaken(new.event.id.clone())))
+            }
+            (None, Ok(new)) => match self.targets.of(organisation, &new.target) {
+                Err(unknown) => Plan::Settled(Err(Refusal::UnknownGateways(unknown))),
+                Ok(targets) => {
+                    let place = self.fresh.len();
+                    self.met.extend(named.map(|(identity, _)| (identity, place)));
+                    self.fresh.push(Fresh { organisation, new, targets });
+                    Plan::Fresh(place)
+                }
+            },
+        }
+    }
+
+    /// What an id has come to already, here or in an earlier batch.
+    fn repeated(
+        &self,
+        identity: &Identity,
+        digest: &[u8; 32],
+    ) -> Option<std::result::Result<Plan, Clash>> {
+        let (first, plan) = match (self.known.get(identity), self.met.get(identity)) {
+            (Some((first, appended)), _) => (first.as_slice(), Plan::Settled(Ok(appended.clone()))),
+            (None, Some(place)) => (self.fresh[*place].new.digest.as_slice(), Plan::Fresh(*place)),
+            (None, None) => return None,
+        };
+        Some(if first == digest { Ok(plan) } else { Err(Clash) })
+    }
+}
+
+/// The id belongs to another content.
+struct Clash;
+
+/// What a batch writes, before its streams' numbers are known.
+pub(crate) struct BatchRows<'a> {
+    pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
+    /// By how much each stream grows.
+    pub(crate) counts: BTreeMap<GatewayKey, i64>,
+    /// For each delivery its stream, which one of that stream's new rows it is,
+    /// counted from 1, and its event's place in `events`. In the outbox's own
+    /// order, which is the cheapest for it.
+    pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
+}
+
+impl<'a> BatchRows<'a> {
+    fn of(fresh: &[Fresh<'a>]) -> Self {
+        let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+        let mut deliveries = Vec::with_capacity(fresh.len());
+        for (event, fresh) in fresh.iter().enumerate() {
+            for (gateway, _) in &fresh.targets {
+                let count = counts.entry(*gateway).or_default();
+                *count += 1;
+                deliveries.push((*gateway, *count, event));
+            }
+        }
+        deliveries.sort_unstable();
+        let events = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
+        Self { events, counts, deliveries }
+    }
+}
+
+/// Gives the numbers up to the streams' new heads, in order.
+fn number(
+    fresh: &[Fresh<'_>],
+    counts: &BTreeMap<GatewayKey, i64>,
+    heads: &[(GatewayKey, Sequence)],
+) -> Result<(Vec<Vec<Sequence>>, Vec<Grown>)> {
+    let mut grown: HashMap<GatewayKey, Grown> = HashMap::with_capacity(heads.len());
+    let mut last: HashMap<GatewayKey, Sequence> = HashMap::with_capacity(heads.len());
+    for (gateway, head) in heads.iter().copied() {
+        last.insert(gateway, Sequence(head.0 - counts.get(&gateway).copied().unwrap_or(0)));
+        grown.insert(gateway, Grown { gateway, head, rows: Vec::new() });
+    }
+    let mut numbered = Vec::with_capacity(fresh.len());
+    for fresh in fresh {
+        let mut numbers = Vec::with_capacity(fresh.targets.len());
+        for (gateway, _) in &fresh.targets {
+            let (Some(last), Some(grown)) = (last.get_mut(gateway), grown.get_mut(gateway)) else {
+                return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
+            };
+            *last = last.next();
+            numbers.push(*last);
+            grown.rows.push((*last, Arc::clone(&fresh.new.event)));
+        }
+        numbered.push(numbers);
+    }
+    Ok((numbered, grown.into_values().collect()))
+}
+
+/// Raises heads by these counts; answers each one's new head.
+pub(crate) async fn raise_heads(
+    conn: &mut Connection,
+    counts: &BTreeMap<GatewayKey, i64>,
+) -> Result<Vec<(GatewayKey, Sequence)>> {
+    if counts.is_empty() {
+        return Ok(Vec::new());
+    }
+    checked(conn.raise_heads(counts).await?, counts)
+}
+
+/// The new heads, if all that were to be raised are there and not at their end.
+fn checked(
+    heads: Vec<Head>,
+    counts: &BTreeMap<GatewayKey, i64>,
+) -> Result<Vec<(GatewayKey, Sequence)>> {
+    if heads.len() != counts.len() {
+        return Err(StoreError::Corrupt("a gateway has no stream".to_owned()));
+    }
+    let full = heads.iter().find(|row| row.head > Sequence::MAX);
+    if let Some(Head { gateway, .. }) = full {
+        return Err(StoreError::Corrupt(format!("the log of gateway {} is full", gateway.0)));
+    }
+    Ok(heads.into_iter().map(|row| (row.gateway, row.head)).collect())
+}
+
+fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {
+    let mut settled: Vec<Published> = Vec::with_capacity(answers.len());
+    for answer in answers {
+        let answer = match answer {
+            Answer::Ready(published) => published,
+            Answer::SameAs(first) => settled[first].clone(),
+            Answer::Planned(plans) => Published::Done(
+                plans
+                    .into_iter()
+                    .map(|plan| match plan {
+                        Plan::Fresh(place) => Ok(appended[place].clone()),
+                        Plan::Settled(result) => result,
+                    })
+                    .collect(),
+            ),
+        };
+        settled.push(answer);
+    }
+    settled
+}

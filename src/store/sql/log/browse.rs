@@ -1,0 +1,46 @@
+//! A gateway's log with states, put together from what other modules read.
+
+use std::collections::HashMap;
+
+use super::super::deliveries::{Key, details};
+use super::super::dialect::Connection;
+use super::super::gateways;
+use super::read;
+use crate::event::{GatewayId, OrganisationKey};
+use crate::store::browse::Progress;
+use crate::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
+
+pub(crate) async fn gateway_log(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+    span: LogSpan,
+) -> Result<Option<LogPage>> {
+    let Some(gateway) = gateways::gateway(conn, organisation, id).await? else {
+        return Ok(None);
+    };
+    let mut rows: Vec<OutboxRow> = Vec::new();
+    let mut progress = Progress::new(span);
+    while progress.next.limit > 0 {
+        let LogSpan { after, limit, max_bytes } = progress.next;
+        let page = read::read(conn, gateway.key, after, limit, max_bytes).await?;
+        let bytes = page.rows.iter().map(|row| row.event.payload.get().len()).sum();
+        let (read, last) = (page.rows.len(), page.rows.last().map(|row| row.sequence));
+        rows.extend(page.rows);
+        progress.advance(last, read, bytes, span.limit - rows.len());
+    }
+    let keys: Vec<Key> = rows.iter().map(|row| (gateway.key.0, row.sequence.0)).collect();
+    let mut standings: HashMap<Key, _> = details::standings(conn, &keys)
+        .await?
+        .into_iter()
+        .map(|standing| (standing.key, standing.delivery))
+        .collect();
+    // In a moment of the database each row has its standing.
+    let rows = rows.into_iter().filter_map(|OutboxRow { sequence, event }| {
+        let delivery = standings.remove(&(gateway.key.0, sequence.0))?;
+        let appended_at = delivery.appended_at?;
+        Some(LogRow { sequence, event, appended_at, state: delivery.state })
+    });
+    let rows = rows.collect();
+    Ok(Some(LogPage { gateway, rows }))
+}

@@ -1,0 +1,110 @@
+//! Reading a gateway's log, in pages that are bounded in rows and bytes.
+
+use std::sync::Arc;
+
+use super::super::dialect::{Connection, LogStatements};
+use futures_util::TryStreamExt as _;
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
+use crate::store::deployments::choose;
+use crate::store::{
+    DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
+};
+use crate::trace_context::TraceParent;
+
+/// A row of a log, before anybody has looked at its payload, and what the log is
+/// like at that moment. Without rows there is one of which only that is known.
+pub(crate) struct LogEntry {
+    pub(crate) head: Sequence,
+    pub(crate) floor: Sequence,
+    pub(crate) sequence: Option<Sequence>,
+    pub(crate) id: Option<EventId>,
+    pub(crate) event_type: Option<EventType>,
+    pub(crate) payload: Option<String>,
+    pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) occurred_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) traceparent: Option<TraceParent>,
+}
+
+impl LogEntry {
+    fn outbox_row(self) -> Result<Option<OutboxRow>> {
+        let Some(sequence) = self.sequence else { return Ok(None) };
+        let (Some(id), Some(event_type)) = (self.id, self.event_type) else {
+            return Err(incomplete(sequence));
+        };
+        let (Some(payload), Some(correlation_id), Some(occurred_at)) =
+            (self.payload, self.correlation_id, self.occurred_at)
+        else {
+            return Err(incomplete(sequence));
+        };
+        let payload = RawValue::from_string(payload)
+            .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
+        let event = Event {
+            id,
+            event_type,
+            payload,
+            correlation_id,
+            user_id: self.user_id,
+            occurred_at,
+            expires_at: self.expires_at,
+            traceparent: self.traceparent,
+        };
+        Ok(Some(OutboxRow { sequence, event: Arc::new(event) }))
+    }
+}
+
+fn incomplete(sequence: Sequence) -> StoreError {
+    StoreError::Corrupt(format!("the event of delivery {sequence} is not there"))
+}
+
+/// Reads what follows `after`: at least one row if there is any, then more
+/// until one of the bounds is met.
+pub(crate) async fn read(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    after: Sequence,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<OutboxPage> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut found = conn.outbox_rows(gateway, after, limit, max_bytes);
+    let mut page: Option<OutboxPage> = None;
+    let mut bytes = 0_usize;
+    while let Some(row) = found.try_next().await? {
+        let (head, floor) = (row.head, row.floor);
+        let page = page.get_or_insert_with(|| OutboxPage { rows: Vec::new(), head, floor });
+        bytes = bytes.saturating_add(row.payload.as_ref().map_or(0, String::len));
+        if bytes > max_bytes && !page.rows.is_empty() {
+            break;
+        }
+        page.rows.extend(row.outbox_row()?);
+    }
+    page.ok_or(StoreError::NotFound("gateway"))
+}
+
+/// The event that a `deployment.ack` answers. Postgres finds it by the id's
+/// beginning, because its indexes hold no long value.
+pub(crate) async fn find_deployment(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    key: &DeploymentKey,
+) -> Result<Option<DeploymentMatch>> {
+    let rows = conn
+        .deployment_candidates(
+            gateway,
+            &storable(&key.deployment_id),
+            &storable(&key.artifact_id),
+            key.suffix,
+            key.sent,
+        )
+        .await?;
+    let candidate = |(sequence, performed_at): (Sequence, Option<String>)| {
+        (sequence, performed_at.and_then(|text| Timestamp::parse(&text).ok()))
+    };
+    let candidates: Vec<_> = rows.into_iter().map(candidate).collect();
+    Ok(choose(&candidates, key.performed_at))
+}

@@ -1,0 +1,92 @@
+//! The sweep: what was appended for a gateway without a live connection is a
+//! failed attempt, and is still delivered when the gateway comes back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::dialect::{Connection, LedgerStatements, NodeStatements, NotConnectedStatements};
+use super::ledger;
+use super::ledger::logged::{Failed, named};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::ranges::cut;
+use crate::store::{Range, Result, Swept};
+
+/// Records `not_connected` for gateways without a live connection; `None`
+/// looks at all of them. A gateway whose last connection ended less than `grace`
+/// ago is postponed.
+pub(crate) async fn sweep_not_connected(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    gateways: Option<&[GatewayKey]>,
+    grace: Duration,
+) -> Result<Swept> {
+    let mut found = conn.streams_not_connected(gateways).await?;
+    let mut postponed = postpone(&mut found, now, grace);
+    let keys: BTreeSet<GatewayKey> = found.iter().map(|row| row.gateway).collect();
+    if conn.lock_streams(&keys).await? {
+        let keys: Vec<GatewayKey> = keys.into_iter().collect();
+        found = conn.streams_not_connected(Some(&keys)).await?;
+        postponed.extend(postpone(&mut found, now, grace));
+    }
+    // The same order in every database: attempts of one instant are shown by it.
+    found.sort_unstable_by_key(|row| row.gateway);
+    let (mut missed, mut missing, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
+    for row in found {
+        let all = Range { first: row.answered.next(), last: row.head };
+        let open =
+            if row.has_dead { ledger::not_dead(conn, row.gateway, all).await? } else { vec![all] };
+        let count = open.iter().map(|range| range.last.0 - range.first.0 + 1).sum();
+        missing.push(NotConnectedCount { gateway: row.gateway, head: row.head, count });
+        for range in open {
+            let (gateway_id, gateway_name) = (row.gateway_id, row.gateway_name.clone());
+            missed.push(Failed { gateway: row.gateway, gateway_id, gateway_name, range });
+            pieces.extend(cut(range).map(|piece| (row.gateway, piece)));
+        }
+    }
+    if !pieces.is_empty() {
+        conn.insert_failed(now, node, Reason::NotConnected, &pieces).await?;
+    }
+    if !missing.is_empty() {
+        conn.count_not_connected(now, &missing).await?;
+    }
+    Ok(Swept { missed: named(conn, missed).await?, postponed })
+}
+
+/// Takes out the gateways that have only just gone, and says when each is due.
+fn postpone(
+    found: &mut Vec<NotConnected>,
+    now: Timestamp,
+    grace: Duration,
+) -> Vec<(GatewayKey, Duration)> {
+    let mut postponed = Vec::new();
+    found.retain(|row| match Swept::grace_left(row.left_at, now, grace) {
+        Some(left) => {
+            postponed.push((row.gateway, left));
+            false
+        }
+        None => true,
+    });
+    postponed
+}
+
+/// A stream whose rows from `answered` to `head` no connection could take.
+pub(crate) struct NotConnected {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
+    pub(crate) head: Sequence,
+    pub(crate) answered: Sequence,
+    /// When the gateway's last connection ended.
+    pub(crate) left_at: Option<Timestamp>,
+    /// Some of these rows are dead letters.
+    pub(crate) has_dead: bool,
+}
+
+/// How many rows of a stream, up to its head, are recorded as missed.
+pub(crate) struct NotConnectedCount {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+    pub(crate) count: i64,
+}

@@ -1,0 +1,261 @@
+//! Dead letters that are old, and whose deliveries are gone from the log: as
+//! long as these are there, their dead letters say that they were not delivered.
+//! And until every position has passed them they keep a connection that comes
+//! late from recording them as lost again.
+
+use std::collections::BTreeMap;
+
+use super::super::dialect::{
+    Connection, NodeStatements, RetentionStatements, query, query_as, query_scalar,
+};
+use super::super::ledger::{self, LONGEST_RANGE};
+use super::SpentEvents;
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, Sequence};
+use crate::store::{Range, Result, TrimMark, Trimmed};
+
+/// Looks at the next ones that are older than the ledger. Those whose deliveries
+/// are still there are passed for good: they go when the log is trimmed. So are
+/// those that are kept to be redriven. Answers how many were looked at.
+pub(crate) async fn forget_spent(
+    conn: &mut Connection,
+    before: Timestamp,
+    most_events: i64,
+    batch: i64,
+    mark: &mut TrimMark,
+) -> Result<u64> {
+    let rows = next(conn, mark.letter, before, batch).await?;
+    let Some(last) = rows.last().map(Row::place) else {
+        if std::mem::take(&mut mark.letters_wait) {
+            mark.letter = TrimMark::default().letter;
+            mark.old_letter = TrimMark::default().old_letter;
+        }
+        return Ok(0);
+    };
+    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
+    conn.lock_streams(&gateways).await?;
+    let from = std::mem::replace(&mut mark.letter, last);
+    forget(conn, from, last, Some(most_events)).await?;
+    mark.letters_wait |= waits(conn, from, last, Some(most_events)).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Looks at the next ones that are too old to be kept in any case, and removes
+/// the events that were kept for them. A batch has as many deliveries as rows.
+pub(crate) async fn forget_old(
+    conn: &mut Connection,
+    before: Timestamp,
+    spent: SpentEvents,
+    batch: i64,
+    mark: &mut TrimMark,
+    trimmed: &mut Trimmed,
+) -> Result<u64> {
+    let mut rows = next(conn, mark.old_letter, before, batch).await?;
+    let found = rows.len() as u64;
+    let mut deliveries = 0;
+    let fitting = rows.iter().take_while(|row| {
+        deliveries += row.length();
+        deliveries <= batch
+    });
+    let fitting = fitting.count().max(1);
+    let is_cut = fitting < rows.len();
+    rows.truncate(fitting);
+    let Some(last) = rows.last().map(Row::place) else { return Ok(0) };
+    let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
+    conn.lock_streams(&gateways).await?;
+    let from = std::mem::replace(&mut mark.old_letter, last);
+    let mut events = Vec::new();
+    for gone in forget(conn, from, last, None).await? {
+        let of = query_scalar!(
+            r#"
+            select event as "event!: i64" from trimmed
+            where gateway = $1 and sequence between $2 and $3
+            "#,
+            gone.gateway.0,
+            gone.first,
+            gone.last
+        );
+        events.append(&mut of.fetch_all(&mut *conn).await?);
+    }
+    trimmed.events += conn.delete_spent_events(&events, spent).await?;
+    mark.letters_wait |= waits(conn, from, last, None).await?;
+    Ok(if is_cut { u64::MAX } else { found })
+}
+
+type Place = (Timestamp, i64, i64);
+
+/// A range of dead letters in the order of their age.
+struct Row {
+    dead_at: Timestamp,
+    gateway: i64,
+    first: i64,
+    last: i64,
+}
+
+impl Row {
+    const fn place(&self) -> Place {
+        (self.dead_at, self.gateway, self.first)
+    }
+
+    const fn length(&self) -> i64 {
+        self.last - self.first + 1
+    }
+}
+
+async fn next(
+    conn: &mut Connection,
+    (dead_at, gateway, first): Place,
+    before: Timestamp,
+    batch: i64,
+) -> Result<Vec<Row>> {
+    Ok(query_as!(
+        Row,
+        r#"
+        select dead_at as "dead_at!: Timestamp", gateway as "gateway!: i64",
+            first_sequence as "first!: i64", last_sequence as "last!: i64"
+        from dead_letters
+        where (dead_at, gateway, first_sequence) > ($1, $2, $3) and dead_at < $4
+        order by dead_at, gateway, first_sequence limit $5
+        "#,
+        dead_at as _,
+        gateway,
+        first,
+        before as _,
+        batch
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A range that was removed.
+struct Gone {
+    gateway: GatewayKey,
+    first: i64,
+    last: i64,
+    /// How many of its deliveries could have been redriven.
+    open: i64,
+}
+
+/// Removes those between two places that every position has passed and that are
+/// gone from the log; with a number of events, all but those that are kept among
+/// a gateway's last ones.
+async fn forget(
+    conn: &mut Connection,
+    from: Place,
+    to: Place,
+    kept_among: Option<i64>,
+) -> Result<Vec<Gone>> {
+    let gone = query_as!(
+        Gone,
+        r#"
+        delete from dead_letters where (gateway, first_sequence) in (
+            select d.gateway, d.first_sequence
+            from dead_letters d join streams s on s.gateway = d.gateway
+            join gateways g on g.gateway = d.gateway
+            where (d.dead_at, d.gateway, d.first_sequence) > ($1, $2, $3)
+              and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
+              and d.last_sequence <= s.floor
+              and d.last_sequence <= coalesce(
+                  (select min(u.received) from cursors u where u.gateway = d.gateway and g.deleted_at is null),
+                  case when g.deleted_at is not null then d.last_sequence end,
+                  0
+              )
+              and (d.last_sequence <= s.head - $7 or $7 is null or d.redriven_at is not null or d.reason = 'retention'
+                  or g.deleted_at is not null)
+        )
+        returning gateway as "gateway!: GatewayKey", first_sequence as "first!: i64",
+            last_sequence as "last!: i64",
+            case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "open!: i64"
+        "#,
+        from.0 as _,
+        from.1,
+        from.2,
+        to.0 as _,
+        to.1,
+        to.2,
+        kept_among
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+    for range in &gone {
+        *counts.entry(range.gateway).or_default() += range.open;
+    }
+    for (gateway, count) in counts {
+        ledger::count_dead(conn, gateway, -count).await?;
+    }
+    Ok(gone)
+}
+
+/// Whether some between two places wait for a position to pass them.
+async fn waits(
+    conn: &mut Connection,
+    from: Place,
+    to: Place,
+    kept_among: Option<i64>,
+) -> Result<bool> {
+    Ok(query_scalar!(
+        r#"
+        select exists (
+            select 1 from dead_letters d join streams s on s.gateway = d.gateway
+            join gateways g on g.gateway = d.gateway
+            where (d.dead_at, d.gateway, d.first_sequence) > ($1, $2, $3)
+              and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
+              and d.last_sequence <= s.floor
+              and (d.last_sequence <= s.head - $7 or $7 is null or d.redriven_at is not null or d.reason = 'retention'
+                  or g.deleted_at is not null)
+        ) as "waits!: bool"
+        "#,
+        from.0 as _,
+        from.1,
+        from.2,
+        to.0 as _,
+        to.1,
+        to.2,
+        kept_among
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+/// Before when dead letters died that are not kept, and those that were kept.
+pub(crate) struct Old {
+    pub(crate) spent: Timestamp,
+    pub(crate) dead: Timestamp,
+}
+
+/// Removes those that are old among what was just trimmed from a log, up to
+/// where every position has passed.
+pub(crate) async fn forget_trimmed(
+    conn: &mut Connection,
+    Old { spent, dead }: Old,
+    most_events: i64,
+    gateway: GatewayKey,
+    trimmed: Range,
+    passed: i64,
+) -> Result<()> {
+    let Range { first: Sequence(first), last: Sequence(last) } = trimmed;
+    let last = last.min(passed);
+    let reaching = first - LONGEST_RANGE;
+    let gone = query!(
+        r#"
+        delete from dead_letters
+        where gateway = $1 and first_sequence > $2 and first_sequence <= $3
+            and last_sequence <= $3 and dead_at < $4
+            and (dead_at < $6 or redriven_at is not null or reason = 'retention'
+                or exists (select 1 from gateways g where g.gateway = $1 and g.deleted_at is not null)
+                or last_sequence <= (select s.head from streams s where s.gateway = $1) - $5)
+        returning case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "dead!: i64"
+        "#,
+        gateway.0,
+        reaching,
+        last,
+        spent as _,
+        most_events,
+        dead as _
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let count: i64 = gone.iter().map(|row| row.dead).sum();
+    if count > 0 { ledger::count_dead(conn, gateway, -count).await } else { Ok(()) }
+}

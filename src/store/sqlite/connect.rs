@@ -1,0 +1,206 @@
+//! Opening the file so that the promises hold: one server, a local disk, a
+//! SQLite without known damage, and every commit synced. What can't be made
+//! sure of is refused here and not met later.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqliteConnection, SqlitePool};
+
+use super::Options;
+use crate::store::{SchemaError, StoreError};
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows that a statement makes without waiting for who reads them: so many that it
+/// costs few hand-overs between threads, and so few that large ones, which are more
+/// than was wanted, are not all in memory.
+const ROWS_AHEAD: usize = 64;
+/// Older ones can damage the write-ahead log when one process makes a
+/// checkpoint while another writes.
+const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server has it.
+    #[error(
+        "{0} is in use by another gateway-events server; stop that one first, or give this one a data directory of its own"
+    )]
+    InUse(PathBuf),
+    /// Locks and shared memory don't work there.
+    #[error(
+        "{0} lies on a network file system, where SQLite can lose data; choose a data directory on a local disk"
+    )]
+    NetworkFileSystem(PathBuf),
+    /// The file, its directory or its lock can't be made.
+    #[error("{path} can't be used: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The SQLite linked in is too old.
+    #[error("SQLite {0} can damage its write-ahead log; build with 3.51.3 or newer")]
+    OldSqlite(String),
+    /// A setting did not take.
+    #[error("`pragma {name}` is {found} instead of {wanted}; the database can't be used safely")]
+    Pragma {
+        /// Which.
+        name: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// It lacks migrations, or is not there at all.
+    #[error(
+        "{0} is no database of this version; run `gateway-events migrate`, or start the service once"
+    )]
+    Behind(PathBuf),
+    /// The schema is not ours.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// SQLite refuses.
+    #[error("SQLite refuses: {0}")]
+    Database(#[from] sqlx::Error),
+    /// What is due right after opening can't be done.
+    #[error(transparent)]
+    Begin(#[from] StoreError),
+}
+
+/// Takes the lock file beside the database; it is free again when the file is
+/// dropped, also by a crash.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_directory(directory).map_err(|error| io_error(directory, error))?;
+        refuse_network(directory)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = private(&name).map_err(|error| io_error(&name, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(io_error(&name, error)),
+    }
+}
+
+/// Makes the database's file, readable by us alone; SQLite gives the files
+/// beside it the same mode.
+pub(super) fn create(path: &Path) -> Result<(), OpenError> {
+    private(path).map(drop).map_err(|error| io_error(path, error))
+}
+
+/// Opens a connection to an existing file with the settings of the service, and verifies
+/// that they are in effect. Does not take the lock that keeps other servers away.
+pub async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let mut conn = settings(path).connect().await?;
+    check_settings(&mut conn).await?;
+    Ok(conn)
+}
+
+/// A connection that leaves the file as it is.
+pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let settings = SqliteConnectOptions::new().filename(path).read_only(true);
+    Ok(settings.busy_timeout(BUSY_TIMEOUT).connect().await?)
+}
+
+/// Connections that read, at most so many.
+pub(super) async fn readers(options: &Options, most: u32) -> Result<SqlitePool, OpenError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(most.max(1))
+        .acquire_timeout(BUSY_TIMEOUT)
+        // A file does not go away as a server does.
+        .test_before_acquire(false)
+        .connect_with(settings(&options.path).pragma("query_only", "on"))
+        .await?;
+    Ok(pool)
+}
+
+/// Free bytes on the database's disk, as far as the system tells.
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let disk = rustix::fs::statvfs(path).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
+fn settings(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .row_buffer_size(ROWS_AHEAD)
+}
+
+async fn check_settings(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let version: String =
+        sqlx::query_scalar("select sqlite_version()").fetch_one(&mut *conn).await?;
+    let parts: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
+    if parts.as_slice() < OLDEST_SQLITE.as_slice() {
+        return Err(OpenError::OldSqlite(version));
+    }
+    for (name, statement, wanted) in [
+        ("journal_mode", "select journal_mode from pragma_journal_mode", "wal"),
+        ("synchronous", "select cast(synchronous as text) from pragma_synchronous", "2"),
+        ("foreign_keys", "select cast(foreign_keys as text) from pragma_foreign_keys", "1"),
+        ("busy_timeout", "select cast(timeout as text) from pragma_busy_timeout", "5000"),
+    ] {
+        let found: String = sqlx::query_scalar(statement).fetch_one(&mut *conn).await?;
+        if found != wanted {
+            return Err(OpenError::Pragma { name, wanted, found });
+        }
+    }
+    Ok(())
+}
+
+fn create_directory(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
+}
+
+pub(super) fn private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+#[cfg(target_os = "linux")]
+fn refuse_network(directory: &Path) -> Result<(), OpenError> {
+    /// NFS, SMB, CIFS, SMB2, AFS, Ceph (statfs(2), `f_type`).
+    const NETWORK: [rustix::fs::FsWord; 6] =
+        [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x5346_414F, 0x00C3_6400];
+    let disk = rustix::fs::statfs(directory).map_err(|error| io_error(directory, error.into()))?;
+    if NETWORK.contains(&disk.f_type) {
+        return Err(OpenError::NetworkFileSystem(directory.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_network(_directory: &Path) -> Result<(), OpenError> {
+    Ok(())
+}
+
+fn io_error(path: &Path, error: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), error }
+}

@@ -1,0 +1,74 @@
+//! Raising cursors.
+
+use super::super::sql::cursors::Raised;
+use super::super::sql::dialect::CursorStatements;
+use super::{Connection, json, query};
+use crate::store::Result;
+
+impl CursorStatements for Connection {
+    async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
+        let raised = as_json(gateways)?;
+        query!(
+            r#"
+            update streams
+            set confirmed_total = confirmed_total + moved.received - moved.before - coalesce((
+                select sum(min(d.last_sequence, moved.received) - max(d.first_sequence, moved.before + 1) + 1)
+                from dead_letters d
+                where d.gateway = moved.gateway and d.last_sequence > moved.before
+                    and d.first_sequence between moved.before - $2 and moved.received
+            ), 0)
+            from (
+                select s.gateway, coalesce(own.received, 0) as before, min(s.head, m.value ->> 1) as received
+                from jsonb_each($1) as m
+                join streams s on s.gateway = m.value ->> 0
+                left join cursors own on own.gateway = s.gateway and own.instance = ''
+            ) as moved
+            where streams.gateway = moved.gateway and moved.received > moved.before
+            "#,
+            raised,
+            longest_range
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn raise_cursors(&mut self, raised: &[Raised<'_>]) -> Result<u64> {
+        let raised = as_json(raised)?;
+        let moved = query!(
+            r#"
+            update cursors
+            set received = max(cursors.received, min(s.head, m.value ->> 1)),
+                updated_at = max(cursors.updated_at, m.value ->> 3)
+            from jsonb_each($1) as m join streams s on s.gateway = m.value ->> 0
+            where cursors.gateway = m.value ->> 0 and cursors.instance = m.value ->> 2
+            "#,
+            raised
+        )
+        .execute(self)
+        .await?;
+        Ok(moved.rows_affected())
+    }
+
+    async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()> {
+        let raised = as_json(raised)?;
+        query!(
+            r#"
+            insert into cursors (gateway, instance, received, updated_at)
+            select s.gateway, m.value ->> 2, min(s.head, m.value ->> 1), m.value ->> 3
+            from jsonb_each($1) as m join streams s on s.gateway = m.value ->> 0
+            where true
+            on conflict do nothing
+            "#,
+            raised
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}
+
+fn as_json(raised: &[Raised<'_>]) -> Result<String> {
+    let rows = raised.iter().map(|it| (it.gateway.0, it.to, &it.instance, it.at.micros()));
+    json(&rows.collect::<Vec<_>>())
+}

@@ -1,0 +1,124 @@
+//! Inserting attempts and dead letters.
+
+use super::super::sql::dialect::LedgerStatements;
+use super::{Connection, json, query};
+use crate::clock::Timestamp;
+use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::receipts::Receipts;
+use crate::store::{LoggedEvent, Range, Result};
+
+impl LedgerStatements for Connection {
+    async fn insert_receipts(&mut self, node: NodeId, receipts: &[Receipts]) -> Result<()> {
+        let rows: Vec<_> = receipts
+            .iter()
+            .map(|it| {
+                let times = (it.started_at.micros(), it.finished_at.micros());
+                (it.gateway.0, it.connection, it.range.first, it.range.last, times, &*it.instance)
+            })
+            .collect();
+        let rows = json(&rows)?;
+        query!(
+            r#"
+            insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
+                instance, node, started_at, finished_at)
+            select value ->> 0, value ->> 2, value ->> 3, 'received', value ->> 1,
+                value ->> 5, $2, value ->> '$[4][0]', value ->> '$[4][1]'
+            from jsonb_each($1) where true order by key
+            "#,
+            rows,
+            node as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_failed(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+        reason: Reason,
+        pieces: &[(GatewayKey, Range)],
+    ) -> Result<()> {
+        let pieces = pieces.iter().map(|(gateway, range)| (gateway.0, range.first, range.last));
+        let pieces = json(&pieces.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            insert into attempts (gateway, first_sequence, last_sequence, outcome, reason, instance,
+                node, started_at, finished_at)
+            select value ->> 0, value ->> 1, value ->> 2, 'failed', $2, '', $3, $4, $4
+            from jsonb_each($1) where true order by key
+            "#,
+            pieces,
+            reason as _,
+            node as _,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_dead_letters(
+        &mut self,
+        now: Timestamp,
+        reason: Reason,
+        pieces: &[(GatewayKey, Range)],
+    ) -> Result<()> {
+        let rows = pieces.iter().map(|(gateway, range)| (gateway.0, range.first, range.last));
+        let rows = json(&rows.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
+            select value ->> 0, value ->> 1, value ->> 2, $2, $3 from jsonb_each($1) where true
+            "#,
+            rows,
+            reason as _,
+            now as _
+        )
+        .execute(&mut *self)
+        .await?;
+        query!(
+            r#"
+            update streams
+            set failed_total = failed_total + m.count, dead_total = dead_total + m.count,
+                last_failure_reason = case when last_failure_at > $3 then last_failure_reason else $2 end,
+                last_failure_at = case when last_failure_at > $3 then last_failure_at else $3 end
+            from (
+                select value ->> 0 as gateway, sum((value ->> 2) - (value ->> 1) + 1) as count
+                from jsonb_each($1) group by value ->> 0
+            ) as m
+            where streams.gateway = m.gateway
+            "#,
+            rows,
+            reason as _,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn logged_events(
+        &mut self,
+        deliveries: &[(GatewayKey, Sequence)],
+    ) -> Result<Vec<(GatewayKey, LoggedEvent)>> {
+        let keys = json(&deliveries.iter().map(|(key, nth)| (key.0, nth.0)).collect::<Vec<_>>())?;
+        let rows = query!(
+            r#"
+            select o.gateway as "gateway!: GatewayKey", o.sequence as "sequence!: Sequence",
+                e.id as "id!: EventId", e.type as "event_type!: EventType"
+            from json_each($1) k
+            cross join outbox o on o.gateway = k.value ->> 0 and o.sequence = k.value ->> 1
+            cross join events e on e.event = o.event
+            order by o.gateway, o.sequence
+            "#,
+            keys
+        )
+        .fetch_all(self)
+        .await?;
+        let event = |sequence, id, event_type| LoggedEvent { sequence, id, event_type };
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
+    }
+}

@@ -1,0 +1,263 @@
+//! Appending to logs and reading them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::stream::BoxStream;
+
+use super::super::sql::dialect::LogStatements;
+use super::super::sql::log::append::{BatchRows, Head};
+use super::super::sql::log::idempotency::{KnownEvent, StoredAnswer};
+use super::super::sql::log::read::LogEntry;
+use super::{Connection, hex, json, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+};
+use crate::store::deployments::CANDIDATES;
+use crate::store::limits::LONGEST_RANGE;
+use crate::store::{NewEvent, Result, storable};
+use crate::trace_context::TraceParent;
+
+impl LogStatements for Connection {
+    async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>> {
+        let counted = json(&counts.iter().map(|(key, count)| (key.0, count)).collect::<Vec<_>>())?;
+        Ok(query_as!(
+            Head,
+            r#"
+            update streams set head = head + (grown.value ->> 1)
+            from jsonb_each($1) as grown
+            where streams.gateway = grown.value ->> 0
+            returning gateway as "gateway!: GatewayKey", head as "head!: Sequence"
+            "#,
+            counted
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>> {
+        let heads = self.raise_heads(&rows.counts).await?;
+        let before: HashMap<GatewayKey, i64> =
+            heads.iter().map(|it| (it.gateway, it.head.0 - rows.counts[&it.gateway])).collect();
+        let events = insert_events(self, now, &rows.events).await?;
+        // A stream that is not there has no head, which whoever asked finds out.
+        let numbered = rows.deliveries.iter().filter_map(|(gateway, nth, event)| {
+            Some((*gateway, Sequence(before.get(gateway)? + nth), events[*event]))
+        });
+        self.insert_outbox(&numbered.collect::<Vec<_>>()).await?;
+        Ok(heads)
+    }
+
+    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()> {
+        let rows: Vec<_> =
+            rows.iter().map(|(gateway, sequence, event)| (gateway.0, sequence, event)).collect();
+        let rows = json(&rows)?;
+        query!(
+            r#"
+            insert into outbox (gateway, sequence, event)
+            select value ->> 0, value ->> 1, value ->> 2 from jsonb_each($1) where true
+            "#,
+            rows
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn stored_answers(
+        &mut self,
+        keys: &[(OrganisationKey, &str)],
+    ) -> Result<Vec<StoredAnswer>> {
+        let keys = json(&keys.iter().map(|(of, key)| (of.0, key)).collect::<Vec<_>>())?;
+        Ok(query_as!(
+            StoredAnswer,
+            r#"
+            select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
+                k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
+            from jsonb_each($1) as wanted
+            join idempotency_keys k on k.organisation = wanted.value ->> 0 and k.key = wanted.value ->> 1
+            "#,
+            keys
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn store_answers(&mut self, now: Timestamp, rows: Vec<StoredAnswer>) -> Result<()> {
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|row| (row.organisation.0, row.key, hex(&row.digest), row.answer))
+            .collect();
+        let rows = json(&rows)?;
+        query!(
+            r#"
+            insert into idempotency_keys (organisation, key, digest, answer, created_at)
+            select value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, $2
+            from jsonb_each($1) where true
+            on conflict do nothing
+            "#,
+            rows,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn known_events(
+        &mut self,
+        ids: &[(OrganisationKey, &EventId)],
+    ) -> Result<Vec<KnownEvent>> {
+        let ids = json(&ids.iter().map(|(of, id)| (of.0, id)).collect::<Vec<_>>())?;
+        Ok(query_as!(
+            KnownEvent,
+            r#"
+            with known as materialized (
+                select e.event, e.organisation, e.id, e.digest from jsonb_each($1) as wanted
+                join events e on e.organisation = wanted.value ->> 0 and e.id = wanted.value ->> 1
+            ),
+            deliveries as materialized (
+                select o.event, o.gateway, o.sequence from known
+                cross join outbox o indexed by outbox_by_event on o.event = known.event
+                union all
+                select t.event, t.gateway, t.sequence from known
+                cross join trimmed t indexed by trimmed_by_event on t.event = known.event
+            )
+            select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
+                e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
+                min(d.sequence) as "sequence?: Sequence"
+            from known e
+            left join deliveries d on d.event = e.event
+            left join gateways g on g.gateway = d.gateway
+            group by e.event, d.gateway
+            order by d.gateway
+            "#,
+            ids
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    /// Makes `limit` rows, whatever their size: the caller drops the stream when it has enough.
+    fn outbox_rows(
+        &mut self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: i64,
+        _max_bytes: usize,
+    ) -> BoxStream<'_, sqlx::Result<LogEntry>> {
+        query_as!(
+            LogEntry,
+            r#"
+            select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+                o.sequence as "sequence?: Sequence", e.id as "id?: EventId",
+                e.type as "event_type?: EventType", e.payload as "payload?: String",
+                e.correlation_id as "correlation_id?: CorrelationId", e.user_id as "user_id?: String",
+                e.occurred_at as "occurred_at?: Timestamp", e.expires_at as "expires_at?: Timestamp",
+                e.traceparent as "traceparent?: TraceParent"
+            from streams s
+            left join outbox o on o.gateway = s.gateway and o.sequence > $2
+            left join events e on e.event = o.event
+            where s.gateway = $1
+            order by o.sequence limit $3
+            "#,
+            gateway.0,
+            after.0,
+            limit
+        )
+        .fetch(self)
+    }
+
+    async fn deployment_candidates(
+        &mut self,
+        gateway: GatewayKey,
+        deployment_id: &str,
+        artifact_id: &str,
+        suffix: &str,
+        sent: Sequence,
+    ) -> Result<Vec<(Sequence, Option<String>)>> {
+        let rows = query!(
+            r#"
+            select o.sequence as "sequence!: Sequence",
+                cast(json_extract(e.payload, '$.performedAt') as text) as "performed_at?: String"
+            from events e join outbox o on o.event = e.event and o.gateway = $1
+            where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
+                and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
+                and o.sequence <= $5
+                and not exists (
+                    select 1 from dead_letters d
+                    where d.gateway = $1 and d.reason in ('expired', 'retention')
+                        and d.first_sequence between o.sequence - $6 and o.sequence
+                        and d.last_sequence >= o.sequence
+                        and not exists (
+                            select 1 from attempts a
+                            where a.gateway = $1 and a.connection is not null
+                                and a.first_sequence between o.sequence - $6 and o.sequence
+                                and a.last_sequence >= o.sequence
+                                and (a.reason is null or a.reason not in ('expired', 'retention'))
+                        )
+                )
+            order by o.sequence desc limit $7
+            "#,
+            gateway.0,
+            deployment_id,
+            artifact_id,
+            suffix,
+            sent.0,
+            LONGEST_RANGE,
+            CANDIDATES
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.sequence, row.performed_at)).collect())
+    }
+}
+
+/// Returns the keys of the events, in order. They follow the last key in `sqlite_sequence`, because
+/// no other connection writes; returning rows would cost as much as inserting them.
+async fn insert_events(
+    conn: &mut Connection,
+    now: Timestamp,
+    events: &[(OrganisationKey, &NewEvent)],
+) -> Result<Vec<i64>> {
+    let rows: Vec<_> = events
+        .iter()
+        .map(|(organisation, new)| {
+            let event = &new.event;
+            (
+                (organisation.0, &event.id, &event.event_type, event.payload.get()),
+                (
+                    &event.correlation_id,
+                    &event.user_id,
+                    event.occurred_at.micros(),
+                    &event.traceparent,
+                ),
+                (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
+                (
+                    new.artifact_id.as_deref().map(storable),
+                    new.deployment_id.as_deref().map(storable),
+                ),
+            )
+        })
+        .collect();
+    let rows = json(&rows)?;
+    let inserted = query!(
+        r#"
+        insert into events (event, organisation, id, type, payload, correlation_id, user_id,
+            occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id)
+        select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
+            value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+            value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]', $2,
+            value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
+            value ->> '$[3][0]', value ->> '$[3][1]'
+        from jsonb_each($1) where true order by key
+        "#,
+        rows,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    let last = inserted.last_insert_rowid();
+    let first = last + 1 - i64::try_from(events.len()).unwrap_or(i64::MAX);
+    Ok((first..=last).collect())
+}

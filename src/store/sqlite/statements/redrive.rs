@@ -1,0 +1,112 @@
+//! Searching for deliveries that can be redriven.
+
+use super::super::sql::deliveries::{Key, Matching};
+use super::super::sql::dialect::RedriveStatements;
+use super::super::sql::redrive::candidates::{Candidate, DeadRange};
+use super::{Connection, json, query, query_as};
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{RedrivePlace, Result};
+
+impl RedriveStatements for Connection {
+    async fn open_dead_letters(
+        &mut self,
+        organisation: OrganisationKey,
+        after: RedrivePlace,
+        up_to: i64,
+        limit: i64,
+    ) -> Result<Vec<DeadRange>> {
+        let lowest = after.sequence - 1000;
+        Ok(query_as!(
+            DeadRange,
+            r#"
+            select d.gateway as "gateway!: i64", d.first_sequence as "first!: i64",
+                d.last_sequence as "last!: i64",
+                (g.organisation = $5 and g.deleted_at is null) as "matches!: bool"
+            from dead_letters d indexed by dead_letters_open
+            cross join gateways g on g.gateway = d.gateway
+            where d.redriven_at is null and (d.gateway, d.first_sequence) > ($1, $2) and d.gateway <= $4
+              and not (d.gateway = $1 and d.last_sequence <= $3)
+            order by d.gateway, d.first_sequence limit $6
+            "#,
+            after.gateway,
+            lowest,
+            after.sequence,
+            up_to,
+            organisation.0,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn deliveries_of_events(
+        &mut self,
+        matching: &Matching,
+        after: RedrivePlace,
+        limit: i64,
+    ) -> Result<Vec<Key>> {
+        let rows = query!(
+            r#"
+            with chosen as materialized (
+                select event from events
+                where organisation = $1 and id = $2 and ($3 is null or correlation_id = $3)
+                union
+                select event from events
+                where organisation = $1 and correlation_id = $3 and ($2 is null or id = $2)
+            ),
+            deliveries as materialized (
+                select o.gateway, o.sequence from chosen c
+                cross join outbox o indexed by outbox_by_event on o.event = c.event
+                union all
+                select t.gateway, t.sequence from chosen c
+                cross join trimmed t indexed by trimmed_by_event on t.event = c.event
+            )
+            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
+            from deliveries o
+            cross join gateways g on g.gateway = o.gateway
+            where g.organisation = $1 and g.deleted_at is null and ($4 is null or o.gateway = $4)
+              and (o.gateway, o.sequence) > ($5, $6)
+            order by o.gateway, o.sequence limit $7
+            "#,
+            matching.organisation,
+            matching.event_id,
+            matching.correlation_id,
+            matching.gateway,
+            after.gateway,
+            after.sequence,
+            limit
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+    }
+
+    async fn open_deliveries(&mut self, keys: &[Key]) -> Result<Vec<Candidate>> {
+        let keys = json(keys)?;
+        Ok(query_as!(
+            Candidate,
+            r#"
+            select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+                k.value ->> 1 as "sequence!: i64", d.first_sequence as "range_first!: i64",
+                e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
+                e.expires_at as "expires_at?: Timestamp"
+            from json_each($1) k
+            cross join gateways g on g.gateway = k.value ->> 0
+            cross join dead_letters d on d.gateway = g.gateway and d.first_sequence = (
+                select max(x.first_sequence) from dead_letters x
+                where x.gateway = g.gateway and x.first_sequence <= k.value ->> 1
+            )
+            left join events e on e.event = coalesce(
+                (select event from outbox where gateway = g.gateway and sequence = k.value ->> 1),
+                (select event from trimmed where gateway = g.gateway and sequence = k.value ->> 1)
+            )
+            where d.last_sequence >= k.value ->> 1 and d.redriven_at is null and g.deleted_at is null
+            order by 1, 3
+            "#,
+            keys
+        )
+        .fetch_all(self)
+        .await?)
+    }
+}

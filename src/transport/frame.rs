@@ -1,0 +1,178 @@
+//! The JSON frames of plain mode. Payloads pass through byte by byte, because
+//! gateways compare times and numbers in them. Messages from gateways are not
+//! trusted: only the members that the service needs are read.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{DeploymentReport, Greeting, InvalidMessage};
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
+};
+use crate::trace_context::TraceParent;
+
+/// An event as gateways read it. The order of its members is part of the contract.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a EventType,
+    payload: &'a RawValue,
+    timestamp: Timestamp,
+    correlation_id: &'a CorrelationId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
+    event_id: &'a EventId,
+    sequence: Sequence,
+    epoch: Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<TraceParent>,
+}
+
+/// An event's frame for one gateway's log.
+pub fn event_text(event: &Event, sequence: Sequence, epoch: Epoch) -> Bytes {
+    // An envelope without user id has some 300 bytes besides its payload.
+    let mut text = Vec::with_capacity(event.payload.get().len() + 512);
+    let envelope = Envelope {
+        event_type: &event.event_type,
+        payload: &event.payload,
+        timestamp: event.occurred_at,
+        correlation_id: &event.correlation_id,
+        user_id: event.user_id.as_deref(),
+        event_id: &event.id,
+        sequence,
+        epoch,
+        traceparent: event.traceparent,
+    };
+    encode(&mut text, &envelope);
+    text.into()
+}
+
+/// The length in bytes of an event's longest frame in any log. Published events
+/// are limited by it.
+pub fn longest_event_text(event: &Event) -> usize {
+    event_text(event, Sequence::MAX, Epoch(uuid::Uuid::nil())).len()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectionAck {
+    #[serde(rename = "type")]
+    frame_type: &'static str,
+    gateway_id: GatewayId,
+    connection_id: ConnectionId,
+    timestamp: Timestamp,
+}
+
+/// The first frame of every connection.
+pub fn connection_ack(greeting: Greeting, timestamp: Timestamp) -> Bytes {
+    let Greeting { gateway_id, connection_id, .. } = greeting;
+    let mut text = Vec::with_capacity(256);
+    let ack = ConnectionAck { frame_type: "connection.ack", gateway_id, connection_id, timestamp };
+    encode(&mut text, &ack);
+    text.into()
+}
+
+fn encode(text: &mut Vec<u8>, value: &impl Serialize) {
+    // Writing strings, numbers and a valid raw value into memory does not fail.
+    if let Err(error) = serde_json::to_writer(&mut *text, value) {
+        debug_assert!(false, "a frame could not be encoded: {error}");
+        let _ = text.flush();
+    }
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type")]
+    message_type: String,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+}
+
+/// Reads a text message from a gateway. The parser bounds its nesting, the
+/// transport its length.
+pub fn parse_incoming(text: &[u8]) -> Result<DeploymentReport, InvalidMessage> {
+    let head: Head<'_> = serde_json::from_slice(text).map_err(|_| InvalidMessage::Malformed)?;
+    if head.message_type != "deployment.ack" {
+        return Err(InvalidMessage::UnknownType);
+    }
+    let payload = head.payload.ok_or(InvalidMessage::Malformed)?;
+    serde_json::from_str(payload.get()).map_err(|_| InvalidMessage::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DeploymentAction, DeploymentStatus};
+    use super::*;
+
+    fn event(payload: &str, user_id: Option<&str>) -> Event {
+        Event {
+            id: EventId::new("e-1").expect("an id"),
+            event_type: EventType::new("api.deployed").expect("a type"),
+            payload: RawValue::from_string(payload.to_owned()).expect("JSON"),
+            correlation_id: CorrelationId::new("c-1").expect("an id"),
+            user_id: user_id.map(str::to_owned),
+            occurred_at: Timestamp::from_micros(1_767_225_600_000_000),
+            expires_at: None,
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn the_envelope_has_its_members_in_order_and_the_payload_untouched() {
+        let epoch = Epoch(uuid::Uuid::nil());
+        let payload = "{\"b\": 1.10,\"a\":\"\\u0041\"  }";
+        let text = event_text(&event(payload, Some("u")), Sequence(7), epoch);
+        let expected = format!(
+            "{{\"type\":\"api.deployed\",\"payload\":{payload},\"timestamp\":\"2026-01-01T00:00:00.000000Z\",\
+             \"correlationId\":\"c-1\",\"userId\":\"u\",\"eventId\":\"e-1\",\"sequence\":7,\"epoch\":\"{epoch}\"}}"
+        );
+        assert_eq!(text, expected.as_bytes());
+        let text = event_text(&event("{}", None), Sequence(7), epoch);
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("userId") && !text.contains("traceparent"), "{text}");
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = Event { traceparent: Some(traceparent.parse().unwrap()), ..event("{}", None) };
+        let text = event_text(&traced, Sequence(7), epoch);
+        let end = format!("\"epoch\":\"{epoch}\",\"traceparent\":\"{traceparent}\"}}");
+        assert!(text.ends_with(end.as_bytes()));
+    }
+
+    #[test]
+    fn no_sequence_makes_a_frame_longer_than_the_longest() {
+        let event = event("{\"x\":[]}", None);
+        let longest = longest_event_text(&event);
+        for sequence in [Sequence(1), Sequence(1 << 40), Sequence::MAX] {
+            assert!(event_text(&event, sequence, Epoch::new()).len() <= longest);
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_whatever_else_stands_in_it() {
+        let text = br#"{"x":[{}],"type":"deployment.ack","payload":{"deploymentId":"d","artifactId":"a",
+            "resourceType":"api","action":"undeploy","status":"failed","performedAt":"2026-01-01T00:00:00Z",
+            "errorCode":"DEPLOYMENT_ID_MISMATCH","new":{"y":1}}}"#;
+        let ack = parse_incoming(text).expect("a report");
+        let expected = (DeploymentAction::Undeploy, DeploymentStatus::Failed);
+        assert_eq!((ack.action, ack.status), expected);
+        assert_eq!(ack.performed_at, Some(Timestamp::from_micros(1_767_225_600_000_000)));
+        assert_eq!(ack.error_code.as_deref(), Some("DEPLOYMENT_ID_MISMATCH"));
+    }
+
+    #[test]
+    fn messages_that_are_not_reports_are_invalid() {
+        assert_eq!(parse_incoming(b"{\"type\":\"x\"}"), Err(InvalidMessage::UnknownType));
+        for malformed in
+            [&b"["[..], b"{}", b"\xff", b"{\"type\":\"deployment.ack\"}", b"{\"type\":1}"]
+        {
+            assert_eq!(parse_incoming(malformed), Err(InvalidMessage::Malformed));
+        }
+        let deep =
+            [b"{\"type\":\"deployment.ack\",\"payload\":".to_vec(), vec![b'['; 10_000]].concat();
+        assert_eq!(parse_incoming(&deep), Err(InvalidMessage::Malformed));
+    }
+}

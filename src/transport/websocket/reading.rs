@@ -1,0 +1,134 @@
+//! Reads a socket to its end and reports what comes.
+
+use std::io::ErrorKind;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use futures_util::StreamExt as _;
+use futures_util::stream::SplitStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite;
+
+use super::super::{Incoming, InvalidMessage, frame};
+use super::receipts::Receipts;
+use crate::event::{Reason, Sequence};
+
+/// Errors that say that nothing comes from the peer's host any more.
+const SILENCE: [ErrorKind; 3] =
+    [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
+
+/// How reading came to its end.
+pub(super) enum ReadEnd {
+    /// The peer closed in good order.
+    Closed(String),
+    /// The peer's host ended or reset the socket without a close frame.
+    Lost(String),
+    /// The socket broke because the peer's host can't be reached.
+    Silent(String),
+    /// The peer broke the protocol; to be told so with this code.
+    Violation(u16, &'static str),
+    /// The lane is gone.
+    LaneGone,
+}
+
+impl ReadEnd {
+    /// Why it ended, what more is known, and whether the peer's host ended it.
+    pub(super) fn into_end(self) -> (Reason, String, bool) {
+        let by_peer = matches!(self, Self::Lost(_));
+        let (reason, detail) = match self {
+            Self::Closed(detail) => (Reason::ClosedByGateway, detail),
+            Self::Lost(detail) | Self::Silent(detail) => (Reason::ConnectionLost, detail),
+            Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
+            Self::LaneGone => (Reason::Shutdown, "the lane ended first".to_owned()),
+        };
+        (reason, detail, by_peer)
+    }
+}
+
+/// Reads to the end, also after a close frame: the answer to it is only sent by
+/// reading on. A slow lane slows the reading down.
+pub(super) async fn read(
+    mut stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+    receipts: &Mutex<Receipts>,
+    close_timeout: Duration,
+) -> ReadEnd {
+    while let Some(message) = stream.next().await {
+        let received = match message {
+            Ok(Message::Pong(payload)) => match receipt(&payload) {
+                Some(sequence) => {
+                    super::locked(receipts).pong(sequence, Instant::now());
+                    Incoming::Receipt(sequence)
+                }
+                None => Incoming::Alive,
+            },
+            Ok(Message::Ping(_)) => Incoming::Alive,
+            Ok(Message::Text(text)) => match frame::parse_incoming(text.as_bytes()) {
+                Ok(report) => Incoming::Report(Box::new(report)),
+                Err(invalid) => Incoming::Invalid(invalid),
+            },
+            Ok(Message::Binary(_)) => Incoming::Invalid(InvalidMessage::Binary),
+            Ok(Message::Close(frame)) => {
+                // Reported now: the wait for the end is no sign of life.
+                let _ = incoming.send(Incoming::Alive).await;
+                // The answer is queued, and goes out by reading on.
+                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+                let _ = timeout(close_timeout, rest).await;
+                return ReadEnd::Closed(describe(frame));
+            }
+            Err(error) => return broken(error),
+        };
+        if incoming.send(received).await.is_err() {
+            return ReadEnd::LaneGone;
+        }
+    }
+    ReadEnd::Lost("the stream ended without a close frame".to_owned())
+}
+
+/// The sequence in a pong, if it has the form in which pings carry it. Anything
+/// else confirms nothing.
+pub(super) fn receipt(payload: &[u8]) -> Option<Sequence> {
+    let canonical =
+        matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    let number = std::str::from_utf8(payload).ok().filter(|_| canonical)?.parse().ok()?;
+    Some(Sequence(number)).filter(|sequence| *sequence <= Sequence::MAX)
+}
+
+fn describe(frame: Option<CloseFrame>) -> String {
+    frame.map_or_else(
+        || "without a code".to_owned(),
+        |CloseFrame { code, reason }| {
+            let reason: String = reason.as_str().escape_debug().take(200).collect();
+            if reason.is_empty() {
+                format!("code {code}")
+            } else {
+                format!("code {code}: {reason}")
+            }
+        },
+    )
+}
+
+/// Distinguishes a peer that broke the protocol from a broken connection.
+fn broken(error: axum::Error) -> ReadEnd {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+
+    let error = error.into_inner();
+    match error.downcast_ref::<Error>() {
+        Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
+        Some(Error::Utf8(_)) => {
+            ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8")
+        }
+        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+            ReadEnd::Lost("the stream ended without a close frame".to_owned())
+        }
+        Some(Error::Protocol(_)) => {
+            ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
+        }
+        Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
+        Some(Error::Io(io)) if SILENCE.contains(&io.kind()) => ReadEnd::Silent(error.to_string()),
+        _ => ReadEnd::Lost(error.to_string()),
+    }
+}
