@@ -7,7 +7,10 @@ use gateway_events::event::NodeId;
 use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
-use gateway_events::store::{DeliveryFilter, Health as _, Ledger as _, SchemaError};
+use gateway_events::store::{
+    DeliveryFilter, Gateways as _, Health as _, Ledger as _, Maintenance as _, RetentionLimits,
+    SchemaError, TrimMark,
+};
 use gateway_events::wake::Wake;
 use sqlx::{Connection as _, PgConnection};
 
@@ -48,6 +51,63 @@ async fn opening_brings_the_schema_up_to_date() {
     open(&database).await.unwrap().close().await;
     let report = verify(&options(&database)).await.unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+/// Waits until a session of this database waits for a lock.
+async fn a_session_waits(conn: &mut PgConnection) {
+    let waits = tokio::time::timeout(Duration::from_mins(1), async {
+        let mut polls = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            polls.tick().await;
+            let waiting: bool = sqlx::query_scalar(
+                "select exists (
+                    select 1 from pg_locks l join pg_stat_activity a using (pid)
+                    where not l.granted and a.datname = current_database()
+                )",
+            )
+            .fetch_one(&mut *conn)
+            .await
+            .expect("an answer");
+            if waiting {
+                return;
+            }
+        }
+    });
+    waits.await.expect("a session waits for a lock");
+}
+
+/// The job that records expired events locks streams and then updates events.
+#[tokio::test]
+async fn retention_and_expiry_lock_streams_before_events() {
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let corner = Corner::of(store.as_ref()).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 4).await;
+    let (id, _, _) = corner.open(&gateway).await;
+    corner.record(vec![conformance::confirmed(&gateway, id, 1, 4)]).await;
+    // One that was trimmed, and lies beyond the hard limit.
+    database.run(
+        "insert into trimmed select gateway, sequence, event from outbox where sequence = 1;
+         delete from outbox where sequence = 1;
+         update streams set floor = 1",
+    );
+    let limits =
+        RetentionLimits { max_age: Duration::ZERO, hard_max_events: 1, ..conformance::keep_all() };
+    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
+    let mut watcher = PgConnection::connect(&database.url()).await.unwrap();
+    let mut expiry = conn.begin().await.unwrap();
+    sqlx::query("select 1 from streams for update").execute(&mut *expiry).await.unwrap();
+    let retention = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.trim(&limits, &mut TrimMark::default()).await })
+    };
+    a_session_waits(&mut watcher).await;
+    sqlx::query("update events set expires_at = null").execute(&mut *expiry).await.unwrap();
+    expiry.commit().await.unwrap();
+    let trimmed = retention.await.unwrap().unwrap();
+    assert_eq!((trimmed.events, trimmed.deliveries), (4, 3), "{trimmed:?}");
+    store.close().await;
 }
 
 #[tokio::test]

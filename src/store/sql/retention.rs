@@ -152,15 +152,17 @@ async fn logs(
     let mut found = streams(conn, mark.gateway).await?;
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
+    found.retain(|stream| stream.keeps_too_much(limits) || stream.is_overfull(now, limits));
+    // Streams are locked before any row of `events`, as by everything else that locks both.
+    let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
+    if conn.lock_streams(&keys).await? {
+        found = streams(conn, mark.gateway).await?;
+        found.retain(|stream| keys.contains(&stream.gateway));
+    }
     for stream in found.iter().filter(|stream| stream.keeps_too_much(limits)) {
         trimmed::forget(conn, now, limits, stream, trimmed).await?;
     }
     found.retain(|stream| stream.is_overfull(now, limits));
-    let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
-    if conn.lock_streams(&keys).await? {
-        found = streams(conn, mark.gateway).await?;
-        found.retain(|stream| stream.is_overfull(now, limits) && keys.contains(&stream.gateway));
-    }
     let mut budget = limits.batch.max(1);
     for stream in found {
         let cut = cut_off(conn, now, node, limits, &stream, budget, trimmed).await?;
