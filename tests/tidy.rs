@@ -28,7 +28,17 @@ const MODULES: &[(&str, &[&str])] = &[
     ("wake", &["event"]),
     (
         "store",
-        &["clock", "defaults", "event", "event_types", "files", "jobs", "trace_context", "wake"],
+        &[
+            "backoff",
+            "clock",
+            "defaults",
+            "event",
+            "event_types",
+            "files",
+            "jobs",
+            "trace_context",
+            "wake",
+        ],
     ),
     ("transport", &["clock", "event", "trace_context"]),
     (

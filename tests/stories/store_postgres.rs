@@ -1,5 +1,6 @@
 //! The shared store keeps the promises of every store, and some of its own.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
 use gateway_events::store::{
-    DeliveryFilter, Gateways as _, Health as _, Ledger as _, Maintenance as _, RetentionLimits,
-    SchemaError, TrimMark,
+    DeliveryFilter, Health as _, Ledger as _, Maintenance as _, RetentionLimits, SchemaError,
+    TrimMark,
 };
 use gateway_events::wake::Wake;
+use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::conformance::{self, Corner};
@@ -74,6 +76,30 @@ async fn a_session_waits(conn: &mut PgConnection) {
         }
     });
     waits.await.expect("a session waits for a lock");
+}
+
+/// A node locks streams and then reads gateways; a migration locks both tables.
+#[tokio::test]
+async fn a_migration_and_a_running_node_do_not_deadlock() {
+    const RUNNING: i64 = 7;
+    let database = Database::new();
+    let mut node = PgConnection::connect(&database.url()).await.unwrap();
+    let mut older = Migrator::new(Path::new("migrations/postgres")).await.unwrap();
+    older.migrations.to_mut().retain(|migration| migration.version <= RUNNING);
+    older.run(&mut node).await.unwrap();
+    let mut watcher = PgConnection::connect(&database.url()).await.unwrap();
+    let mut batch = node.begin().await.unwrap();
+    sqlx::query("select 1 from streams for update").execute(&mut *batch).await.unwrap();
+    let options = options(&database);
+    let migration = migrate(&options);
+    let node = async {
+        a_session_waits(&mut watcher).await;
+        sqlx::query("select 1 from gateways").execute(&mut *batch).await.unwrap();
+        batch.commit().await.unwrap();
+    };
+    let both = async { tokio::join!(migration, node) };
+    let (migrated, ()) = tokio::time::timeout(Duration::from_mins(2), both).await.unwrap();
+    migrated.unwrap();
 }
 
 /// The job that records expired events locks streams and then updates events.
