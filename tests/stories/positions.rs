@@ -86,6 +86,8 @@ struct World<'a> {
     /// Connections that died and are open on record, with their positions.
     dead: Vec<(ConnectionId, i64)>,
     head: i64,
+    /// When the gateway was registered.
+    began_at: Timestamp,
     /// When the last connection was opened.
     opened_at: Timestamp,
     /// Until when it is on record that all replicas were alive at the same time.
@@ -165,6 +167,14 @@ impl World<'_> {
                 let limits = RetentionLimits { left_behind: KEPT, ..keep_all() };
                 let mut mark = TrimMark::default();
                 while self.corner.store.trim(&limits, &mut mark).await.unwrap().more {}
+                // A replica that is away may be covered by a position that another one
+                // left earlier, and that is trimmed an hour after it was left. So nothing
+                // is claimed of replicas that are away at a trim that late.
+                if (self.now)().since(self.began_at) >= KEPT {
+                    for replica in self.replicas.iter_mut().filter(|it| it.live.is_none()) {
+                        replica.left_at = None;
+                    }
+                }
             }
             _ => {}
         }
@@ -252,6 +262,7 @@ async fn told(
         replicas: (0..replicas).map(|_| Replica::default()).collect(),
         dead: Vec::new(),
         head: 0,
+        began_at: now(),
         opened_at: now(),
         proven_until: None,
     };
