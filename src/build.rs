@@ -1,5 +1,5 @@
-//! Tells cargo what the sqlx macros read besides Rust files, so that a new
-//! migration or new statement metadata is never missed by a warm build.
+//! Tells cargo which other files the sqlx macros read, so that an incremental build notices new
+//! migrations and statement metadata.
 
 fn main() {
     for path in ["migrations", "sqlx-data", "config/default.toml"] {

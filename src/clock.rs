@@ -1,9 +1,9 @@
-//! The only clock. Instants that are stored or shown are [`Timestamp`]s
-//! (microseconds, UTC); time-outs use tokio's monotonic clock and never these.
+//! The only clock. Instants that are stored or shown are [`Timestamp`]s (microseconds, UTC).
+//! Timeouts use tokio's monotonic clock.
 //!
-//! Nodes that share a database compare instants, so that they share its clock,
-//! too: once [`follow`] was called, [`Timestamp::now`] is that clock, and setting
-//! this machine's changes nothing.
+//! Nodes that share a database compare instants, so they share its clock, too: after a call of
+//! [`follow`], [`Timestamp::now`] returns the database's time, and changes of this machine's clock
+//! have no effect.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An instant in microseconds since the Unix epoch, UTC; what both databases
-/// can hold without loss. Shown and read as RFC 3339.
+/// An instant in microseconds since the Unix epoch, UTC, which both databases can store without
+/// loss. Displayed and parsed as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// Why a text is no [`Timestamp`].
+/// Why a text is not a [`Timestamp`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TimestampError {
     /// Not RFC 3339, or without an offset.
@@ -26,16 +26,16 @@ pub enum TimestampError {
         "`{0}` is not an RFC 3339 time with an offset, such as 2026-01-31T09:30:00Z or 2026-01-31T10:30:00+01:00"
     )]
     Malformed(String),
-    /// Outside the years that every part of the service can show again.
-    #[error("`{0}` lies outside the years 0001 to 9999")]
+    /// Outside the years that RFC 3339 can express.
+    #[error("`{0}` is outside the years 0001 to 9999")]
     OutOfRange(String),
 }
 
 impl Timestamp {
-    /// The last one that can be shown.
+    /// The last instant that RFC 3339 can express.
     pub const LAST: Self = Self(253_402_300_799_999_999);
 
-    /// The time of the shared database, or else of this machine, cut to whole microseconds.
+    /// The time of the shared database or, without one, of this machine, truncated to microseconds.
     pub fn now() -> Self {
         match SHARED.load(Ordering::Relaxed) {
             NOT_SHARED => Self::of_this_machine(),
@@ -49,7 +49,7 @@ impl Timestamp {
         Self(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Reads an RFC 3339 text; the offset is required.
+    /// Parses an RFC 3339 text; the offset is required.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
         let parsed = DateTime::parse_from_rfc3339(text)
             .map_err(|_| TimestampError::Malformed(text.chars().take(64).collect()))?
@@ -61,7 +61,7 @@ impl Timestamp {
         Ok(Self(parsed.timestamp_micros()))
     }
 
-    /// From microseconds since the Unix epoch, as the databases hold them.
+    /// From microseconds since the Unix epoch, as both databases store them.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -71,42 +71,42 @@ impl Timestamp {
         self.0
     }
 
-    /// This instant and `duration` later; stops at the end of time.
+    /// This instant plus `duration`; saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(micros(duration)))
     }
 
-    /// This instant and `duration` earlier; stops at the beginning of time.
+    /// This instant minus `duration`; saturates.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(micros(duration)))
     }
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// The time since `earlier`; zero if that is later than this instant.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// What the shared database's clock shows more than the monotonic one, in
-/// microseconds. One per process, like the clocks themselves.
+/// The difference between the shared database's clock and the monotonic clock, in microseconds. One
+/// per process, like the clocks themselves.
 static SHARED: AtomicI64 = AtomicI64::new(NOT_SHARED);
 const NOT_SHARED: i64 = i64::MIN;
 
-/// A machine's clock that differs less than this from the database's is used as it is.
+/// If this machine's clock differs by less than this from the database's, it is used.
 const AGREES: Duration = Duration::from_millis(50);
 
-/// Microseconds since an instant of this process.
+/// Microseconds since the first call in this process.
 fn monotonic() -> i64 {
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     micros(BEGINNING.elapsed())
 }
 
-/// Makes a shared database's clock the one of this process, until the next call.
-/// The database answered just now, after `taken`.
+/// Makes this process use a shared database's clock, until the next call. `database` is the time in
+/// a response that arrived just now, `taken` after the request.
 pub fn follow(database: Timestamp, taken: Duration) {
-    // In this order: a pause between the two makes the clock late and never early.
+    // In this order, a pause between the two makes the result late, never early.
     let machine = Timestamp::of_this_machine();
     let monotonic = monotonic();
     let database = database.plus(taken / 2);
@@ -115,12 +115,11 @@ pub fn follow(database: Timestamp, taken: Duration) {
     SHARED.store(now.0.saturating_sub(monotonic), Ordering::Relaxed);
 }
 
-/// Notices when a clock is set, by comparing it with the monotonic one.
+/// Detects that a clock was set, by comparing it with the monotonic clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClockGuard {
     last: Option<Reading>,
-    /// Since the clock was set ahead: the last reading before that, and when it was
-    /// noticed that it was set.
+    /// If the clock was set ahead: the last reading before that, and when the change was noticed.
     jump: Option<(Reading, Instant)>,
 }
 
@@ -131,7 +130,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// What the clock would show by now.
+    /// What the clock would show at `at` if it had not been set.
     fn continued(self, at: Instant) -> Timestamp {
         self.clock.plus(at.saturating_duration_since(self.at))
     }
@@ -142,13 +141,13 @@ impl Reading {
 pub struct Jump(pub i64);
 
 impl ClockGuard {
-    /// Between two readings a clock may differ by this much from the monotonic one: the
-    /// way from a database takes time.
+    /// A clock may differ by this much from the monotonic one between two readings, because reading
+    /// it from a database takes time.
     const TOLERANCE: Duration = Duration::from_secs(5);
-    /// What is removed by its age is removed by the clock's old course for this long.
+    /// For this long after the clock was set ahead, ages are measured by its old course.
     const SETTLES: Duration = Duration::from_hours(1);
 
-    /// Takes a reading, and tells whether the clock was set since the last one.
+    /// Records a reading. Returns by how much the clock was set since the last one, if it was.
     pub fn read(&mut self, clock: Timestamp, at: Instant) -> Option<Jump> {
         let last = self.last.replace(Reading { clock, at })?;
         let expected = last.continued(at);
@@ -162,8 +161,8 @@ impl ClockGuard {
         jump
     }
 
-    /// The time by which something may be called old: for a while after the clock was
-    /// set, the earlier one of what it shows and what it would show otherwise.
+    /// The time by which to measure ages. For a while after the clock was set, the earlier of its
+    /// reading and what it would show if it had not been set.
     pub fn cautious(&self, clock: Timestamp, at: Instant) -> Timestamp {
         match self.jump {
             Some((before, _)) => clock.min(before.continued(at)),
@@ -187,7 +186,7 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A duration in whole milliseconds, of a type that JSON logs hold as a number.
+/// A duration in whole milliseconds, as a type that JSON logs represent as a number.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -219,17 +218,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_survives_being_shown_and_read() {
+    fn a_displayed_time_is_parsed_as_the_same_time() {
         let time = Timestamp::from_micros(1_767_225_600_123_456);
         assert_eq!(Timestamp::parse(&time.to_string()), Ok(time));
     }
 
     #[test]
-    fn a_clock_that_is_set_is_noticed_and_not_believed_at_once() {
+    fn a_changed_clock_is_detected_and_not_used_for_ages_at_once() {
         let day = Duration::from_hours(24);
         let (begun, start) = (Timestamp::from_micros(1_767_225_600_000_000), Instant::now());
         let mut guard = ClockGuard::default();
-        // What the clock is wrong by, after so many seconds; and how it was set since.
+        // The error of the clock after this many seconds, and whether it was set since the last
+        // reading.
         let mut read = |secs: u64, wrong: Duration, is_set: Option<i64>| {
             let (clock, at) =
                 (begun.plus(Duration::from_secs(secs) + wrong), start + Duration::from_secs(secs));

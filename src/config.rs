@@ -129,7 +129,7 @@ pub struct Retention {
     #[serde(with = "humantime_serde")]
     dead_letter_max_age: Duration,
     #[serde(with = "humantime_serde")]
-    left_behind: Duration,
+    orphaned_cursor_max_age: Duration,
     /// The interval between passes.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
@@ -145,7 +145,7 @@ impl Retention {
             hard_max_age: self.hard_max_age,
             hard_max_events: self.hard_max_events,
             dead_letter_max_age: self.dead_letter_max_age,
-            left_behind: self.left_behind,
+            orphaned_cursor_max_age: self.orphaned_cursor_max_age,
             batch: self.batch,
         }
     }

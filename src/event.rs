@@ -1,5 +1,4 @@
-//! The vocabulary: identities, sequences, events and reasons. Values that the
-//! constructors let through can't be wrong anywhere else.
+//! Domain types: ids, sequences, events and reasons. Their constructors refuse invalid values.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +18,7 @@ macro_rules! uuid_newtype {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new one, ordered by time (UUID version 7, RFC 9562).
+            /// A new id, ordered by time (UUID version 7, RFC 9562).
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
@@ -48,34 +47,33 @@ macro_rules! uuid_newtype {
 }
 
 uuid_newtype!(
-    /// A registered gateway, as everyone outside names it.
+    /// The id of a registered gateway in the API.
     GatewayId
 );
 uuid_newtype!(
-    /// One live or past socket.
+    /// The id of a live or past connection.
     ConnectionId
 );
 uuid_newtype!(
-    /// The identity of a gateway's log. It changes when the log is reset or
-    /// restored, so that positions in the old one are not taken for positions
-    /// in the new one.
+    /// The epoch of a gateway's log. It changes when the log is reset or restored, so that
+    /// positions in the old log are not mistaken for positions in the new one.
     Epoch
 );
 uuid_newtype!(
-    /// One process of this service.
+    /// The id of a process of this service.
     NodeId
 );
 
-/// An organisation inside the database; every query that a principal makes
-/// is scoped by its own.
+/// The key of an organisation in the database. Every query of a principal is scoped by the key of
+/// its organisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrganisationKey(pub i64);
 
-/// A gateway inside the database: small, and never shown.
+/// The key of a gateway in the database. Never shown to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayKey(pub i64);
 
-/// A position in a gateway's log. Events have 1, 2, 3, …; 0 is before the first.
+/// A sequence in a gateway's log. The first event has 1; 0 is before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -85,16 +83,16 @@ pub struct Sequence(pub i64);
 impl Sequence {
     /// Before the first event.
     pub const ZERO: Self = Self(0);
-    /// The largest that a JSON reader is sure to hold exactly (RFC 8259, section 6).
+    /// The largest value that all JSON parsers represent exactly (RFC 8259, section 6).
     pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// The one after this; stops at [`Sequence::MAX`].
+    /// The next sequence; stops at [`Sequence::MAX`].
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1).min(Self::MAX.0))
     }
 
-    /// The one before this; stops at zero.
+    /// The previous sequence; stops at zero.
     #[must_use]
     pub fn previous(self) -> Self {
         Self((self.0 - 1).max(0))
@@ -107,7 +105,7 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// A text that fails the rules of the newtype it was meant for.
+/// A value that a domain type refuses, with the reason.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Invalid(pub String);
@@ -120,14 +118,14 @@ macro_rules! text_newtype {
         pub struct $name(String);
 
         impl $name {
-            /// Checks the text.
+            /// Validates a value.
             pub fn new(text: impl Into<String>) -> Result<Self, Invalid> {
                 let text = text.into();
                 $check(&text).map_err(Invalid)?;
                 Ok(Self(text))
             }
 
-            /// The text.
+            /// The value as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -157,14 +155,13 @@ macro_rules! text_newtype {
 }
 
 text_newtype!(
-    /// An event's identity, chosen by its publisher or by us: 1 to 64 visible
-    /// ASCII characters.
+    /// An event's id, chosen by its publisher or generated: 1 to 64 visible ASCII characters.
     EventId,
     check_id
 );
 text_newtype!(
-    /// What a gateway uses as its key for an event: 1 to 64 visible ASCII
-    /// characters, the same at every redelivery.
+    /// The key by which gateways recognise repeats of an event: 1 to 64 visible ASCII characters,
+    /// the same in every delivery.
     CorrelationId,
     check_id
 );
@@ -181,8 +178,8 @@ fn check_id(text: &str) -> Result<(), String> {
     Err(format!("must be 1 to 64 visible ASCII characters without blanks, not {}", quoted(text)))
 }
 
-/// Prefixes of frames that are not events; an event of such a type would be
-/// taken for one of them.
+/// Prefixes of frames that are not events. Gateways would mistake an event of such a type for one
+/// of these.
 const RESERVED_PREFIXES: [&str; 2] = ["connection.", "delivery."];
 
 fn check_event_type(text: &str) -> Result<(), String> {
@@ -211,28 +208,28 @@ fn check_event_type(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A short, escaped picture of a text that somebody sent.
+/// A shortened, escaped quotation of a text from outside.
 pub fn quoted(text: &str) -> String {
     let shown: String = text.chars().take(80).collect();
     format!("{shown:?}")
 }
 
-/// An event as it is stored once and sent to many.
+/// An event, stored once and sent to many gateways.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its identity.
+    /// The event's id.
     pub id: EventId,
-    /// Its type.
+    /// The event's type.
     pub event_type: EventType,
-    /// A JSON object, kept byte for byte: gateways compare times and numbers in it.
+    /// A JSON object, kept byte for byte, because gateways compare times and numbers in it.
     pub payload: Box<RawValue>,
-    /// The gateway's key for it.
+    /// The key by which gateways recognise repeats.
     pub correlation_id: CorrelationId,
-    /// Who caused it, if the publisher said so.
+    /// The user who caused it, if the publisher named one.
     pub user_id: Option<String>,
-    /// When it was published; the envelope's `timestamp`.
+    /// When it was published or occurred; the frame's `timestamp`.
     pub occurred_at: Timestamp,
-    /// After this it is not sent any more.
+    /// When it expires. It is not sent afterwards.
     pub expires_at: Option<Timestamp>,
     /// The publisher's trace context, which gateways receive unchanged.
     pub traceparent: Option<TraceParent>,
@@ -240,15 +237,15 @@ pub struct Event {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why an attempt failed or a connection ended: the one list that the
-        /// ledger, the API's filters and the logs share.
+        /// Why an attempt failed or a connection ended. The ledger, the filters of the API and the
+        /// logs share this list.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason {
             $($(#[$doc])* $name,)*
         }
 
         impl Reason {
-            /// Every reason there is.
+            /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// Its stable name in the database, the API and the logs.
@@ -264,7 +261,7 @@ macro_rules! reasons {
                 match text {
                     $($text => Ok(Self::$name),)*
                     _ => Err(Invalid(format!(
-                        "{} is no reason; there are: {}",
+                        "{} is not a reason; expected one of: {}",
                         quoted(text),
                         Self::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ")
                     ))),
@@ -275,46 +272,46 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Nobody was there to receive it.
+    /// The gateway had no live connection.
     NotConnected = "not_connected",
-    /// The socket broke, or ended without a close handshake.
+    /// The connection broke, or ended without a closing handshake.
     ConnectionLost = "connection_lost",
-    /// The gateway closed the connection in good order.
+    /// The gateway closed the connection cleanly.
     ClosedByGateway = "closed_by_gateway",
-    /// No sign of life within the deadline.
+    /// The gateway showed no activity within the timeout.
     HeartbeatTimeout = "heartbeat_timeout",
-    /// Sent, alive, but not confirmed within the deadline.
+    /// The gateway was alive but did not confirm the event within the timeout.
     ConfirmationTimeout = "confirmation_timeout",
     /// The gateway stopped reading.
     WriteTimeout = "write_timeout",
-    /// The gateway broke the protocol.
+    /// The gateway violated the protocol.
     ProtocolError = "protocol_error",
-    /// Its token was revoked or expired.
+    /// The gateway's token was revoked or expired.
     TokenRevoked = "token_revoked",
     /// The gateway was disabled.
     GatewayDisabled = "gateway_disabled",
     /// The gateway was deleted.
     GatewayDeleted = "gateway_deleted",
-    /// This node was shutting down.
+    /// This node shut down.
     Shutdown = "shutdown",
-    /// This node died or lost its database; what happened to the rest is unknown.
+    /// The node died or lost its database. What happened to unconfirmed deliveries is unknown.
     NodeLost = "node_lost",
-    /// It was too old when its turn came.
+    /// The event expired before it was delivered.
     Expired = "expired",
-    /// It was removed by the retention's hard limit before it was confirmed.
+    /// The event was removed by retention's hard limit before it was confirmed.
     Retention = "retention",
-    /// The gateway said that it could not process it (`GATEWAY_PROCESSING_ERROR`).
+    /// The gateway reported that it could not process the event (`GATEWAY_PROCESSING_ERROR`).
     GatewayProcessingError = "gateway_processing_error",
-    /// The gateway said that the deployment is another one (`DEPLOYMENT_ID_MISMATCH`).
+    /// The gateway reported a different deployment (`DEPLOYMENT_ID_MISMATCH`).
     DeploymentIdMismatch = "deployment_id_mismatch",
-    /// The gateway said that it failed, with a code that we don't know.
+    /// The gateway reported a failure with an unknown code.
     ApplyFailed = "apply_failed",
 }
 
 impl Reason {
-    /// Whether an attempt that ended so says something about the event, and so
-    /// counts towards the limit after which it becomes a dead letter. Ends
-    /// that we brought about ourselves do not.
+    /// Whether the event may have caused the failure of an attempt that ended with this reason.
+    /// Such failures count towards the limit after which the event becomes a dead letter. Ends
+    /// caused by this service do not.
     pub const fn blames_the_event(self) -> bool {
         matches!(
             self,

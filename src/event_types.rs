@@ -159,7 +159,7 @@ impl Validator {
             let errors = compiled.validator.iter_errors(node).take(MAX_FINDINGS);
             errors.map(|error| finding(&error)).collect()
         });
-        let errors = found.unwrap_or_else(|stopped| vec![no_verdict(name, stopped)]);
+        let errors = found.unwrap_or_else(|stopped| vec![not_evaluated(name, stopped)]);
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
@@ -201,7 +201,7 @@ fn finding(error: &jsonschema::ValidationError<'_>) -> FieldError {
     }
 }
 
-fn no_verdict(name: &str, stopped: Stopped) -> FieldError {
+fn not_evaluated(name: &str, stopped: Stopped) -> FieldError {
     metrics::counter!("gateway_events_validations_stopped_total").increment(1);
     let message = match stopped {
         Stopped::OverBudget => format!(

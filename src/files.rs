@@ -1,5 +1,5 @@
-//! Files that hold secrets or belong to the service alone. A new one never
-//! replaces what is there, whatever that is, and no link is followed to it.
+//! Files that contain secrets or belong to the service alone. Creating one never replaces an
+//! existing file and never follows a link.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,12 +8,12 @@ use std::path::Path;
 
 /// Only the owner may read or write.
 pub const PRIVATE: u32 = 0o600;
-/// All may read, only the owner may write.
+/// Everyone may read, only the owner may write.
 pub const PUBLIC: u32 = 0o644;
-/// The bits of a mode that give access to others than the owner.
+/// The bits of a mode that give others access.
 const OTHERS: u32 = 0o077;
 
-/// What a path names, without following a link; `None` if there is nothing.
+/// The metadata of a path, without following a link; `None` if it does not exist.
 pub fn found(path: &Path) -> io::Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -22,23 +22,23 @@ pub fn found(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Makes a file that is not there yet; an existing one, or a link, is an error.
+/// Creates a file. Fails if the path exists, even as a dangling link.
 pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
 }
 
-/// Writes a file that is not there yet, and makes sure that it is on disk.
+/// Creates and writes a file, and syncs it to disk.
 pub fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = create_new(path, mode)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    // The name is on disk when the directory is.
+    // The name is on disk when the directory has been synced.
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Warns if others than the owner of a secret's file have access to it. A link
-/// is followed: what counts is the file that holds the secret.
+/// Warns if others than the owner can access a file with a secret. Follows links, because what
+/// matters is the file that contains the secret.
 pub fn warn_if_exposed(path: &Path, what: &str) {
     let Ok(metadata) = std::fs::metadata(path) else {
         return;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_never_replaced_not_even_through_a_link() {
+    fn an_existing_file_is_never_replaced_not_even_through_a_link() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         write_new(&at("new"), "one", PRIVATE).unwrap();

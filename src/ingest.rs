@@ -268,10 +268,10 @@ fn occurred_at(said: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Val
     match said {
         None => Ok(now),
         Some(at) if at > now.plus(CLOCK_SKEW) => {
-            Err(ValidationError::invalid("timestamp", "lies more than five minutes in the future"))
+            Err(ValidationError::invalid("timestamp", "is more than five minutes in the future"))
         }
         Some(at) if at < now.minus(OLDEST) => {
-            Err(ValidationError::invalid("timestamp", "lies more than ten years in the past"))
+            Err(ValidationError::invalid("timestamp", "is more than ten years in the past"))
         }
         Some(at) => Ok(at.min(now)),
     }

@@ -29,13 +29,13 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the service until a signal ends it
+    /// Run the service until it is stopped by a signal
     Serve(serve::Args),
-    /// Bring the database up to date, or tell whether it is
+    /// Apply pending migrations, or list them
     Migrate(migrate::Args),
-    /// Check a database file: gapless logs, right heads, a consistent ledger
+    /// Check a database's consistency: gapless logs, correct heads, a consistent ledger
     Verify(verify::Args),
-    /// Check or show the settings in force
+    /// Check or show the settings in effect
     #[command(subcommand)]
     Config(config::Command),
     /// Register, list, update, disable and delete gateways
@@ -44,23 +44,23 @@ enum Command {
     /// Create, list and revoke keys of gateways and access tokens
     #[command(subcommand)]
     Token(token::Command),
-    /// Publish events, and ask where one is
+    /// Publish events, and show their deliveries
     #[command(subcommand)]
     Event(event::Command),
-    /// Ask which deliveries failed, and append them again
+    /// List failed deliveries, and append them again
     #[command(subcommand)]
     Delivery(delivery::Command),
-    /// See what other programs inserted and could not be published, and try it again
+    /// List rows that other programs inserted and that could not be published, and retry them
     #[command(subcommand)]
     Inbox(inbox::Command),
-    /// See which nodes there are
+    /// List nodes
     #[command(subcommand)]
     Node(node::Command),
-    /// Ask the service on this machine whether it is ready: for container health checks
+    /// Check whether the service on this machine is ready, for container health checks
     Health(health::Args),
-    /// Show a gateway's events as they come: watch its log, or take its place
+    /// Show a gateway's events as they arrive: watch its log, or connect in its place
     Listen(listen::Args),
-    /// Watch events travel: a whole service, three gateways and a crash, in a temporary directory
+    /// Show events on their way: a service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
     /// Print the OpenAPI document of the HTTP API
     Openapi,

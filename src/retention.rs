@@ -1,5 +1,4 @@
-//! Housekeeping by the clock: what is too old goes, in bounded batches, so
-//! that publishing never waits long for it.
+//! The retention job. It removes data in bounded batches, so that publishers never wait for long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +8,12 @@ use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{Result, RetentionLimits, Store, StoreError, TrimMark, Trimmed};
 use crate::wake::Wake;
 
-/// After each batch the writer is left to others for this many times as long.
+/// After each batch, the job pauses for this many times as long as the batch took.
 const SHARE: u32 = 4;
-/// And at most so long: a batch that took longer had itself to wait.
+/// The longest pause. A batch that took longer was itself waiting for other transactions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the job that makes a pass every interval, give or take a tenth.
+/// Starts the job, which makes a pass every interval, give or take a tenth.
 pub fn start(
     store: Arc<dyn Store>,
     wake: Wake,
@@ -37,14 +36,14 @@ pub fn start(
 
 const LONGEST_JITTER: f64 = 1.1;
 
-/// One run is one batch.
+/// The job. Each run is one batch.
 struct Retention {
     store: Arc<dyn Store>,
     wake: Wake,
     limits: RetentionLimits,
     interval: Duration,
     mark: TrimMark,
-    /// What went in this pass so far.
+    /// What this pass has removed so far.
     pass: Trimmed,
     has_begun: bool,
 }
@@ -82,11 +81,12 @@ impl Job for Retention {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next> {
-        // A service that has just started has more urgent things to do.
+        // A service that has just started is busy with reconnecting gateways.
         if !std::mem::replace(&mut self.has_begun, true) {
-            // Reads the clock, so that it is noticed if it is set before the first pass.
+            // Keeps everything, but reads the clock, so that a change before the first pass is
+            // noticed.
             if let Err(error) = self.store.trim(&RetentionLimits::KEEP_ALL, &mut self.mark).await {
-                tracing::debug!(%error, "the clock could not be read");
+                tracing::debug!(%error, "failed to read the database's clock");
             }
             return Ok(self.next_pass());
         }

@@ -4,10 +4,10 @@
 //! There is one trait per entity, in a file with its types, and [`Store`] is all of them. An
 //! operation is one transaction: when it returns `Ok`, its changes are on disk.
 //!
-//! Both databases implement the traits with the same code. `sql` contains it, and is compiled
-//! once for each database; its `dialect.rs` lists what a database words differently, and says
-//! why. `sqlite` and `postgres` contain these statements, in files of the same names, and how
-//! the database is opened and connected to.
+//! Both databases implement the traits with the same code, in `sql`, which is compiled once for
+//! each database. Its `dialect.rs` lists the statements that differ between the databases, and why
+//! they differ. `sqlite` and `postgres` contain these statements, in files of the same names, and
+//! the code that opens the database and connects to it.
 
 use std::time::Duration;
 
@@ -70,49 +70,51 @@ pub use verdict::*;
 use errors::sqlite_code;
 pub use errors::storable;
 
-/// What a store answers when it can't do what it was asked.
+/// Why a store operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, locked for too long, or its queue is full: try again later.
-    #[error("the database can't take this now: {0}")]
+    /// The database is unreachable, locked for too long, or its queue is full. Retrying later may
+    /// succeed.
+    #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// The same, and the connection to the database is not to be used any more: it broke, or
-    /// its server takes no writes.
-    #[error("the connection to the database is lost: {0}")]
+    /// As `Unavailable`, and the database connection must not be reused: it broke, or its server is
+    /// read-only.
+    #[error("the database connection was lost: {0}")]
     ConnectionLost(String),
-    /// The disk reads or writes no more as it should.
-    #[error("the database's disk fails: {0}")]
+    /// The disk returns I/O errors.
+    #[error("the database's disk failed: {0}")]
     Disk(String),
-    /// The commit failed: whether it happened is unknown; a retry with the same keys is safe.
+    /// The commit failed, and whether it took effect is unknown. A retry with the same keys is
+    /// safe.
     #[error(
         "the commit's outcome is unknown ({0}); retry with the same event id or Idempotency-Key"
     )]
     Unknown(String),
-    /// Free space fell below the watermark: nothing more is published, receipts still work.
+    /// Free space is below the watermark. Publishing is refused; receipts still work.
     #[error("the disk is nearly full; publishing is refused until space is freed")]
     StorageFull,
-    /// A question took too long, and was ended so that others are not kept waiting.
-    #[error("the answer would take longer than {} ms", .0.as_millis())]
+    /// A query exceeded its timeout and was cancelled, so that others are not kept waiting.
+    #[error("the query took longer than {} ms", .0.as_millis())]
     TooLong(Duration),
-    /// A name is taken, or a limit (two live tokens) is reached.
+    /// A name is taken, or a limit (two live gateway tokens, 64 labels) is reached.
     #[error("{0}")]
     Conflict(String),
-    /// What was named does not exist in this organisation.
+    /// The named object does not exist in this organisation.
     #[error("{0} not found")]
     NotFound(&'static str),
-    /// The schema was changed while this node ran, and is none that it can use.
+    /// The schema was changed while this node ran, and this version can't use it.
     #[error("the database's schema changed: {0}")]
     SchemaChanged(String),
-    /// The database holds something that this version can't read.
-    #[error("the database is damaged or of another version: {0}")]
+    /// The database contains a value that this version can't read.
+    #[error("the database is damaged or was written by another version: {0}")]
     Corrupt(String),
 }
 
-/// A store's answer.
+/// The result of a store operation.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// All operations. Each is one transaction, and completes even if its caller stops waiting. A
-/// caller names the part that it needs: an `Arc<dyn Store>` coerces to an `Arc<dyn Gateways>`.
+/// caller takes only the part that it needs: an `Arc<dyn Store>` coerces to an `Arc<dyn Gateways>`.
 pub trait Store:
     Health
     + Credentials

@@ -1,6 +1,5 @@
-//! Logs to stderr, text for people or JSON for machines, and metrics. Both
-//! formats escape control characters, so that nobody writes lines of their own
-//! into the log. Logging never blocks and never fails: see [`lines`].
+//! Logs to stderr, as text or JSON, and metrics. Both log formats escape control characters, so
+//! that no input can forge log lines. Logging never blocks and never fails: see [`lines`].
 
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
@@ -28,12 +27,12 @@ mod otlp;
 
 use lines::{Lines, Notice};
 
-/// How long the end of the process waits for the last lines to be written.
+/// How long the process waits at its end for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The histogram of requests' latencies, in seconds.
+/// The histogram of request latencies, in seconds.
 pub const HTTP_REQUEST_DURATION: &str = "gateway_events_http_request_duration_seconds";
-/// Its buckets' upper bounds: from a cached read to `server.request_timeout`.
+/// The upper bounds of its buckets: from a cached read to `server.request_timeout`.
 const HTTP_REQUEST_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -44,27 +43,27 @@ pub const HTTP_REQUEST_SPAN: &str = "http_request";
 #[cfg(feature = "otlp")]
 const EXPORT_FAILURES: &str = "gateway_events_otlp_export_failures_total";
 
-/// Where spans are exported to.
+/// Settings of the export of spans (`[otlp]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Otlp {
-    /// The collector's base URL; empty for no export.
+    /// The collector's base URL; empty disables the export.
     pub endpoint: String,
-    /// The share of traces that are recorded, from 0 to 1, where the caller has not decided.
+    /// The share of traces to record, from 0 to 1, if the caller has not decided.
     pub sampling_ratio: f64,
 }
 
-/// Logs.
+/// Settings of logs (`[log]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// Their form.
+    /// The format of lines.
     pub format: LogFormat,
-    /// What is logged.
+    /// Which lines are logged, in the syntax of `RUST_LOG`.
     pub filter: String,
 }
 
-/// The form of logs.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum LogFormat {
@@ -89,18 +88,18 @@ impl TryFrom<String> for LogFormat {
     }
 }
 
-/// Why there are no logs or metrics.
+/// Why logs or metrics could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TelemetryError(String);
 
-/// Whether a text can be used as `log.filter`.
+/// Whether a text is a valid `log.filter`.
 pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
-/// The running logs and export of spans. Dropping it sends the last spans and waits
-/// until the last lines are written, but not for long.
+/// The running logs and export of spans. Dropping it sends the last spans and writes the last
+/// lines, within a time limit.
 #[derive(Debug)]
 #[must_use = "the last spans and lines are written when this is dropped"]
 pub struct Telemetry {
@@ -115,9 +114,8 @@ impl Drop for Telemetry {
     }
 }
 
-/// Starts logging, and exporting spans if there is a collector, once in a process.
-/// From then on panics are logged, too. Spans are sent by the runtime that this is
-/// called in.
+/// Starts logging and, if a collector is configured, the export of spans; once per process. Panics
+/// are logged from then on. Spans are sent by the runtime that calls this.
 pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, TelemetryError> {
     let failed = |error: &dyn std::fmt::Display| TelemetryError(format!("no logs: {error}"));
     let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
@@ -162,15 +160,15 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let format = fmt::layer()
-        // The library would report them on standard error, and panic if that fails.
+        // Otherwise the library would report them on standard error, and panic if that fails.
         .log_internal_errors(false)
         .with_writer(writer)
         .with_ansi(is_terminal);
     if as_text {
         format.boxed()
     } else {
-        // A request's or connection's span has no parent, so that the list of all spans
-        // would repeat the current one.
+        // The span of a request or connection has no parent, so the list of all spans would repeat
+        // the current one.
         format.json().flatten_event(true).with_span_list(false).boxed()
     }
 }
@@ -180,19 +178,18 @@ pub fn exports_spans() -> bool {
     otlp::is_on()
 }
 
-/// Makes a new span a child of its caller's. Answers the trace that it belongs to,
-/// if it is exported. To be called before anything happens in the span.
+/// Makes a new span a child of its caller's span. Returns its trace id if it is exported. Call it
+/// before anything happens in the span.
 pub fn begin_span(span: &Span, parent: Option<&TraceParent>) -> Option<TraceId> {
     otlp::begin(span, parent)
 }
 
-/// Notes the status of the response in an exported span.
+/// Records the status of the response in an exported span.
 pub fn end_span(span: &Span, status: u16) {
     otlp::end(span, status);
 }
 
-/// A handle of its own: a write that blocks must not hold the lock of the
-/// standard library's.
+/// A separate handle, because a blocked write must not hold the lock of the standard library's.
 fn standard_error() -> io::Result<std::fs::File> {
     use std::os::fd::AsFd as _;
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())

@@ -1,7 +1,6 @@
-//! Keys: `gwk_<id>_<secret>` for gateways, `gwa_<id>_<secret>` for the API.
-//! The public id finds the row, the SHA-256 of the whole text is what the row
-//! holds. A key's text leaves this room exactly once, when it is made; nothing
-//! here can be printed by `{:?}`.
+//! Keys: `gwk_<id>_<secret>` for gateways and `gwa_<id>_<secret>` for the API. The public id
+//! identifies the row, which contains the SHA-256 of the whole key. The text of a key is available
+//! only when it is issued. No type here prints a secret with `{:?}`.
 
 use std::fmt;
 
@@ -13,13 +12,13 @@ use subtle::ConstantTimeEq;
 const ID_CHARS: usize = 12;
 const SECRET_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
-/// Base32 needs 58 characters for 32 bytes of secret and 4 of checksum.
+/// 32 bytes of secret and 4 of checksum have 58 characters in Base32.
 const SECRET_CHARS: usize = 58;
 
-/// What a key opens.
+/// What a key authenticates for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The gateway endpoint.
+    /// The endpoint of gateways.
     Gateway,
     /// The HTTP API.
     Access,
@@ -34,34 +33,34 @@ impl Kind {
     }
 }
 
-/// A key just made: the only moment at which its text is known.
+/// A new key. Its text is not available afterwards.
 pub struct Issued {
     /// The public part.
     pub id: String,
     /// The whole key, to be shown once.
     pub key: SecretString,
-    /// What is stored.
+    /// The SHA-256 of the whole key, which is stored.
     pub digest: [u8; 32],
 }
 
-/// A key that somebody presented, well formed and with a right checksum.
+/// A key in a request, well formed and with a correct checksum.
 pub struct Presented {
     id: String,
     digest: [u8; 32],
 }
 
-/// A text that is no key of the wanted kind. It says nothing about the text,
-/// because the text may be a secret of something else.
+/// A text that is not a key of the expected kind. The error does not contain the text, which may be
+/// another secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed key")]
 pub struct Malformed;
 
-/// The system gave no random bytes.
+/// The operating system returned no random bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gave no random bytes: {0}")]
+#[error("failed to get random bytes from the operating system: {0}")]
 pub struct NoEntropy(String);
 
-/// Makes a key.
+/// Generates a key.
 pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
     let mut random = [0_u8; 8 + SECRET_BYTES];
     getrandom::fill(&mut random).map_err(|error| NoEntropy(error.to_string()))?;
@@ -76,7 +75,7 @@ pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
 }
 
 impl Presented {
-    /// Reads a key; a wrong checksum is found here, before any look-up.
+    /// Parses a key. A wrong checksum is an error, so no lookup is needed for it.
     pub fn parse(kind: Kind, text: &str) -> Result<Self, Malformed> {
         let mut parts = text.split('_');
         let (Some(prefix), Some(id), Some(body), None) =
@@ -102,18 +101,17 @@ impl Presented {
         Ok(Self { id: id.to_owned(), digest: digest(text) })
     }
 
-    /// The public part, fit for logs.
+    /// The public id, which may be logged.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The public part and what is stored, for a key that was made elsewhere.
+    /// The public id and the digest to store, for a key that was generated elsewhere.
     pub fn into_parts(self) -> (String, [u8; 32]) {
         (self.id, self.digest)
     }
 
-    /// Whether this is the key whose digest is stored; takes the same time
-    /// wherever the two differ.
+    /// Compares with a stored digest, in constant time.
     pub fn matches(&self, stored: &[u8; 32]) -> bool {
         self.digest.ct_eq(stored).into()
     }
@@ -139,7 +137,7 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// Catches slips of the pen and cut-off copies without asking the database.
+/// Detects typing errors and truncated copies without a query.
 fn checksum(kind: Kind, id: &str, secret: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hash = Sha256::new();
     hash.update(kind.prefix());

@@ -1,5 +1,5 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the reference to
-//! a caller's span that travels with a request and with an event.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the reference to a caller's span
+//! that is passed on with a request and with an event.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +9,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The length of a version 00 value: `00-{32 hex}-{16 hex}-{2 hex}`.
 const LENGTH: usize = 55;
-/// The flags that have a meaning: sampled and random trace id. All others must
-/// be zero in what is passed on.
+/// The defined flags: sampled and random trace id. The other bits must be zero when the value is
+/// passed on.
 const KNOWN_FLAGS: u8 = 0b11;
 const SAMPLED: u8 = 0b01;
 
-/// A valid `traceparent`: a trace, and the span in it that caused this.
+/// A valid `traceparent`: a trace id, and the id of the calling span.
 ///
-/// Values of later versions are read as the specification demands, by their
-/// first four fields, and written as version 00.
+/// Values of later versions are parsed by their first four fields, as specified, and written as version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     trace_id: TraceId,
@@ -25,7 +24,7 @@ pub struct TraceParent {
     flags: u8,
 }
 
-/// A trace's id, shown as 32 hexadecimal digits.
+/// A trace id, displayed as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId(pub [u8; 16]);
 
@@ -44,12 +43,12 @@ impl fmt::Display for TraceId {
 pub struct InvalidTraceParent;
 
 impl TraceParent {
-    /// The trace's id, never all zeros.
+    /// The trace id, never all zeros.
     pub const fn trace_id(&self) -> TraceId {
         self.trace_id
     }
 
-    /// The calling span's id, never all zeros.
+    /// The id of the calling span, never all zeros.
     pub const fn parent_id(&self) -> [u8; 8] {
         self.parent_id
     }
@@ -80,7 +79,7 @@ impl FromStr for TraceParent {
     }
 }
 
-/// Bytes from lower-case hexadecimal digits, two of them to a byte.
+/// Decodes lower-case hexadecimal digits.
 fn hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], InvalidTraceParent> {
     let mut bytes = [0; N];
     HEXLOWER.decode_mut(digits, &mut bytes).map_err(|_| InvalidTraceParent)?;
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_value_is_passed_on_as_it_came() {
+    fn a_valid_value_is_passed_on_unchanged() {
         for flags in ["00", "01", "02", "03"] {
             let text = format!("00-{TRACE}-{PARENT}-{flags}");
             assert_eq!(parse(&text), Ok(text));
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_specification_calls_invalid_is_refused() {
+    fn values_that_the_specification_calls_invalid_are_refused() {
         let zeros = "0".repeat(32);
         for invalid in [
             String::new(),

@@ -1,5 +1,5 @@
-//! Hints that something was appended. A hint may be lost or come twice: it
-//! makes a lane look sooner, and never decides what is sent.
+//! Hints that a log has grown. A hint may be lost or duplicated: it makes a lane read sooner, but
+//! never decides what is sent.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,17 +9,16 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::event::{Event, GatewayKey, Sequence};
 
-/// How many hints a slow lane may fall behind before it must read the log instead.
-/// Each gateway has a place for so many.
+/// Hints that a slow lane may fall behind before it must read the log instead. Each gateway's
+/// channel has this capacity.
 const CARRIED_HINTS: usize = 16;
 
-/// "Gateway G has reached N", with the rows that took it there, if they are
-/// fresh in memory.
+/// A gateway's log has reached a head. Contains the new rows if they are still in memory.
 #[derive(Clone, Debug)]
 pub struct Hint {
-    /// The log's last number now.
+    /// The log's last sequence.
     pub head: Sequence,
-    /// The rows just appended, consecutive, ending at `head`; may be empty.
+    /// The appended rows, consecutive, ending at `head`; may be empty.
     pub rows: Arc<[(Sequence, Arc<Event>)]>,
 }
 
@@ -29,33 +28,32 @@ struct Topic {
     hints: broadcast::Sender<Hint>,
 }
 
-/// Carries hints from whoever commits to whoever waits. Cheap to clone.
+/// Sends hints from writers to lanes and jobs. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Wake(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     topics: DashMap<GatewayKey, Topic>,
-    /// Gateways with appended or newly unserved events, for the sweep. Held
-    /// only to insert or to take the whole set.
+    /// Gateways to sweep. Locked only to insert, or to take the whole set.
     unswept: Mutex<HashSet<GatewayKey>>,
     sweep: Notify,
-    /// Something was appended by this node.
+    /// Notified when this node has appended something.
     growth: Notify,
 }
 
-/// One lane's ear.
+/// A lane's receiver of hints for one gateway.
 #[derive(Debug)]
 pub struct Subscription {
-    /// The newest head; never misses the last value.
+    /// The newest head. Never misses the last value.
     pub head: watch::Receiver<Sequence>,
-    /// Fresh rows; may lag, which only costs a read.
+    /// New rows. May lag, in which case the lane reads the log.
     pub hints: broadcast::Receiver<Hint>,
 }
 
 impl Wake {
-    /// Listens for one gateway. Subscribe before reading the log, so that
-    /// nothing falls between.
+    /// Subscribes to one gateway. Subscribe before reading the log, so that no event falls in
+    /// between.
     pub fn subscribe(&self, gateway: GatewayKey) -> Subscription {
         let topic = self.0.topics.entry(gateway).or_insert_with(|| Topic {
             head: watch::Sender::new(Sequence::ZERO),
@@ -64,12 +62,12 @@ impl Wake {
         Subscription { head: topic.head.subscribe(), hints: topic.hints.subscribe() }
     }
 
-    /// Says that a gateway's log has grown; called after the commit.
+    /// Tells lanes that this node has appended to a gateway's log. Call it after the commit.
     pub fn appended(&self, gateway: GatewayKey, hint: Hint) {
         if let Some(topic) = self.0.topics.get(&gateway) {
             let head = hint.head;
-            // Before the head: a lane that knows only the head reads the log.
-            // Nobody listening is no error: the log keeps it.
+            // Before the head, because a lane that sees only the head reads the log. Without a
+            // subscriber nothing is lost, because the event is in the log.
             let _ = topic.hints.send(hint);
             raise(&topic, head);
         }
@@ -77,32 +75,32 @@ impl Wake {
         self.unserved(gateway);
     }
 
-    /// Says that a gateway's log has grown elsewhere: whoever appended has
-    /// looked after everything but those who listen here.
+    /// Tells lanes that another node has appended to a gateway's log. That node does the rest, such
+    /// as the sweep.
     pub fn reached(&self, gateway: GatewayKey, head: Sequence) {
         if let Some(topic) = self.0.topics.get(&gateway) {
             raise(&topic, head);
         }
     }
 
-    /// Waits until this node has appended something since the last time.
+    /// Waits until this node has appended something since the last call.
     pub async fn grown(&self) {
         self.0.growth.notified().await;
     }
 
-    /// The gateways that somebody listens for.
+    /// The gateways that have subscribers.
     pub fn subscribed(&self) -> Vec<GatewayKey> {
         let live = self.0.topics.iter().filter(|topic| topic.head.receiver_count() > 0);
         live.map(|topic| *topic.key()).collect()
     }
 
-    /// Says that a gateway may have events and nobody there to receive them.
+    /// Requests a sweep of a gateway that may have undelivered events and no live connection.
     pub fn unserved(&self, gateway: GatewayKey) {
         self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway);
         self.0.sweep.notify_one();
     }
 
-    /// Waits until there is something to sweep, and takes it.
+    /// Waits until a sweep is requested, and takes all requests.
     pub async fn unswept(&self) -> Vec<GatewayKey> {
         loop {
             let taken =
@@ -114,7 +112,7 @@ impl Wake {
         }
     }
 
-    /// Forgets gateways that nobody listens for; called now and then.
+    /// Removes the channels of gateways without subscribers. Call it regularly.
     pub fn forget_idle(&self) {
         self.0.topics.retain(|_, topic| topic.head.receiver_count() > 0);
     }

@@ -1,4 +1,4 @@
-//! `config`: whether the settings can be used, and what they are.
+//! `config`: check the settings, or show them.
 
 use std::process::ExitCode;
 
@@ -12,9 +12,9 @@ use super::serve::Settings;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Read all settings, open the files that they name, and say whether they can be used
+    /// Read all settings, open the files that they refer to, and report problems
     Check(Settings),
-    /// Show the settings in force; secrets are masked
+    /// Show the settings in effect; secrets are masked
     Show(Settings),
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<Ex
             }
             let problems = app::check(&config);
             anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
-            say("the settings can be used")?;
+            say("the settings are valid")?;
         }
         Command::Show(settings) => {
             let config = settings.load()?;

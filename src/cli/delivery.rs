@@ -1,4 +1,4 @@
-//! `delivery`: what failed, when and why; and appending it again.
+//! `delivery`: list failed deliveries, and redrive them.
 
 use std::process::ExitCode;
 
@@ -18,11 +18,11 @@ use super::time::parse_instant;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List failed deliveries, newest failure first (the last 24 hours unless told otherwise)
+    /// List failed deliveries, newest failure first (by default of the last 24 hours)
     Failed {
         #[command(flatten)]
         filter: Filter,
-        /// At most so many
+        /// The maximum number
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
@@ -35,7 +35,7 @@ pub(crate) struct Filter {
     /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago"
     #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
-    /// Until this time, which is not included
+    /// Before this time
     #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
     to: Option<Timestamp>,
     /// Of one gateway, by its name or id
@@ -47,7 +47,7 @@ pub(crate) struct Filter {
     /// For one reason, such as not_connected
     #[arg(long)]
     reason: Option<Reason>,
-    /// Of one event
+    /// Of one event, by its id
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
     /// Of one correlation id
@@ -69,7 +69,7 @@ pub(crate) struct Redrive {
         conflicts_with_all = ["from", "to", "event_type", "reason", "event", "correlation_id"]
     )]
     sequence: Option<u64>,
-    /// Only tell what would be done
+    /// Only report what would be done
     #[arg(long)]
     dry_run: bool,
 }
@@ -108,7 +108,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     }
 }
 
-/// Repeats the call until all is done: each call does a bounded part.
+/// Repeats the call until it is complete: the work per call is bounded.
 async fn redrive_all(api: &Api, mut request: RedriveRequest) -> anyhow::Result<Redriven> {
     let mut all = api.redrive(&request).await?;
     while let Some(next) = all.next.take() {
@@ -150,8 +150,7 @@ pub(crate) fn shown(page: &Page<Delivery>) -> String {
     text
 }
 
-/// Where a failed delivery stands now. A redriven one stands where its newest redrive
-/// does.
+/// The current state of a failed delivery; for a redriven one, that of its newest redrive.
 fn state(delivery: &Delivery) -> String {
     let word = |state| match state {
         DeliveryState::Delivered => "delivered",
@@ -178,7 +177,7 @@ impl Redrive {
         let filter = self.filter.delivery_filter(api).await?;
         let request = RedriveRequest { dry_run: self.dry_run, ..RedriveRequest::default() };
         Ok(match self.sequence {
-            // The gateway is all that the filter can name beside a sequence.
+            // With a sequence, the only other field of the filter can be the gateway.
             Some(sequence) => RedriveRequest {
                 gateway_id: filter.gateway_id,
                 sequence: Some(Sequence(i64::try_from(sequence).unwrap_or(i64::MAX))),
@@ -198,7 +197,7 @@ fn redriven(done: &Redriven, is_dry_run: bool) -> String {
             optional(delivery.new_sequence),
         ]
     });
-    let nothing = "nothing is appended again: no dead letter matches";
+    let nothing = "no dead letter matches";
     let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
     match (done.redriven.len(), is_dry_run) {
         (0, _) => {}
@@ -206,14 +205,14 @@ fn redriven(done: &Redriven, is_dry_run: bool) -> String {
         (count, false) => lines.push(format!("\n{count} appended again")),
     }
     for (count, why) in [
-        (done.pending, "still pending: they will be delivered anyway"),
+        (done.pending, "still pending; they will be delivered"),
         (done.delivered, "delivered since"),
-        (done.already_redriven, "appended again already"),
-        (done.event_removed, "removed by retention: publish them again"),
-        (done.expired, "expired: publish them again, if they are still good"),
+        (done.already_redriven, "appended again before"),
+        (done.event_removed, "removed by retention; publish them again"),
+        (done.expired, "expired; publish them again if they are still valid"),
     ] {
         if count > 0 {
-            lines.push(format!("{count} left alone: {why}"));
+            lines.push(format!("{count} skipped: {why}"));
         }
     }
     if is_dry_run {

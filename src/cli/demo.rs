@@ -31,14 +31,14 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
     let directory = tempfile::Builder::new()
         .prefix("gateway-events-demo-")
         .tempdir()
-        .context("no temporary directory can be made")?;
+        .context("failed to create a temporary directory")?;
     let steps = Steps::default();
     let story = tokio::time::timeout(DEADLINE, tell(directory.path(), &steps));
     // When this future ends or is dropped, the service is dropped, which kills the process.
     let is_sound = tokio::select! {
         told = story => match told {
-            // Without the original error: a closed pipe, which is not a failure elsewhere,
-            // must not make an unfinished demo look successful.
+            // The original error is replaced: if it is a closed pipe, which commands otherwise
+            // ignore, an unfinished demo would look successful.
             Ok(told) => told.map_err(|error| {
                 anyhow::anyhow!("the demo failed at: {}: {error:#}", steps.current())
             })?,
@@ -56,7 +56,8 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
 /// Runs the demo. `Ok(false)` if not every event arrived once and in order.
 async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
     steps.next("starting the service in a temporary directory")?;
-    // Without the grace period, missed events are recorded before the gateway reconnects.
+    // Without a grace period, undelivered events are recorded as failed before the gateway
+    // reconnects.
     let program = std::env::current_exe().context("failed to find this program's own path")?;
     let settings = [("DELIVERY__NOT_CONNECTED_GRACE", "0s".to_owned())];
     let mut service = Service::start(&program, directory, 0, &settings).await?;
@@ -84,7 +85,9 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
     service.kill().await?;
     service = Service::start(&program, directory, service.port(), &settings).await?;
 
-    steps.next("publishing six more, at once: who isn't back yet gets them on coming back")?;
+    steps.next(
+        "publishing six more at once: a gateway that isn't back yet gets them when it reconnects",
+    )?;
     published.extend(events::publish(&api, &fleet, events::AFTER).await?);
     journal.connected("amsterdam", 2).await?;
     journal.connected("berlin", 2).await?;

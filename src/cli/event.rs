@@ -1,4 +1,4 @@
-//! `event`: publish one, and ask where it is.
+//! `event`: publish an event, or show its deliveries.
 
 use std::io::Read as _;
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Publish(Publish),
     /// Show an event and its state at every gateway
     Show {
-        /// Which
+        /// The event's id
         id: EventId,
     },
 }
@@ -33,9 +33,9 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["gateways", "all", "labels"]))]
 pub(crate) struct Publish {
-    /// Its type, such as api.deployed
+    /// The event type, such as api.deployed
     event_type: EventType,
-    /// Its payload, a JSON object: the text itself, @FILE, or - for standard input
+    /// The payload, a JSON object: the text itself, @FILE, or - for standard input
     payload: String,
     /// For this gateway, by its name or id; may be repeated
     #[arg(long = "gateway", value_name = "GATEWAY")]
@@ -43,13 +43,13 @@ pub(crate) struct Publish {
     /// For every gateway
     #[arg(long)]
     all: bool,
-    /// For every gateway with this label; several must all fit
+    /// For every gateway with this label; may be repeated, and then all must match
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Its id: publishing the same one again does nothing
+    /// The event's id; publishing the same event with the same id again does nothing
     #[arg(long)]
     id: Option<EventId>,
-    /// What gateways use as its key; the event's id if left out
+    /// The correlation id, by which gateways recognise repeats; by default the event's id
     #[arg(long)]
     correlation_id: Option<CorrelationId>,
 }
@@ -97,11 +97,11 @@ impl Publish {
 fn payload(argument: &str) -> anyhow::Result<Box<RawValue>> {
     let text = match argument.strip_prefix('@') {
         Some(path) => {
-            std::fs::read_to_string(path).with_context(|| format!("{path} can't be read"))?
+            std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?
         }
         None if argument == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+            std::io::stdin().read_to_string(&mut text).context("failed to read standard input")?;
             text
         }
         None => argument.to_owned(),
@@ -123,7 +123,7 @@ fn shown(event: &EventWithDeliveries) -> String {
     let deliveries = table(
         ["gateway", "sequence", "state", "failures", "last reason", "attempts"],
         rows,
-        "it was for no gateway",
+        "the event was for no gateway",
     );
     format!(
         "event        {}\ntype         {}\ncorrelation  {}\nstored       {}\npayload      {}\n\n{deliveries}",
@@ -135,7 +135,7 @@ fn shown(event: &EventWithDeliveries) -> String {
     )
 }
 
-/// Where a delivery stands, and whether retention has trimmed it from the log.
+/// The state of a delivery, and whether retention has trimmed it from the log.
 fn state(delivery: &Delivery) -> String {
     let state = delivery.state.as_str();
     if delivery.trimmed { format!("{state}, trimmed") } else { state.to_owned() }

@@ -23,17 +23,17 @@ pub(crate) enum Command {
     Register {
         /// Its name, unique in the organisation
         name: String,
-        /// Its id, a UUID; made up if it is left out
+        /// Its id, a UUID; generated if omitted
         #[arg(long)]
         id: Option<GatewayId>,
         /// A label, `name=value`; may be repeated
         #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
-        /// How many replicas of it connect at the same time; 1 if it is left out
+        /// How many replicas of it connect at the same time; 1 if omitted
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         replicas: Option<u32>,
     },
-    /// List all gateways, with what they have confirmed
+    /// List all gateways with their confirmed positions
     List,
     /// Show one gateway
     Show {
@@ -42,28 +42,28 @@ pub(crate) enum Command {
     },
     /// Change a gateway's name, labels or number of replicas
     Update(Update),
-    /// Keep a gateway from connecting; events for it wait
+    /// Keep a gateway from connecting; its events are kept for it
     Disable {
         /// Its name or id
         gateway: GatewayRef,
     },
-    /// Let a gateway connect again
+    /// Allow a gateway to connect again
     Enable {
         /// Its name or id
         gateway: GatewayRef,
     },
-    /// List connections, newest first: the live ones, or past ones too
+    /// List connections, newest first: live ones, or past ones too
     Connections {
-        /// Of this gateway only: its name or id
+        /// Only of this gateway, by its name or id
         gateway: Option<GatewayRef>,
-        /// Past ones too, with the reason why they ended
+        /// Include past connections, with the reason for their end
         #[arg(long)]
         all: bool,
-        /// At most so many
+        /// The maximum number
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Delete a gateway; events that it has not received are recorded as failed
+    /// Delete a gateway; its undelivered events are recorded as failed
     Delete {
         /// Its name or id
         gateway: GatewayRef,
@@ -133,7 +133,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     answer(client.json, &shown, one)
 }
 
-/// What deleting a gateway means.
+/// The consequences of deleting a gateway.
 fn consequences(gateway: &Gateway) -> String {
     let name = output::clean(&gateway.name);
     let connected = if gateway.connected { ", which is connected," } else { "" };
@@ -142,7 +142,7 @@ fn consequences(gateway: &Gateway) -> String {
         1 => "1 undelivered event will be recorded as failed".to_owned(),
         events => format!("{events} undelivered events will be recorded as failed"),
     };
-    format!("Gateway {name}{connected} will be deleted for good; {undelivered}.")
+    format!("Gateway {name}{connected} will be deleted permanently; {undelivered}.")
 }
 
 async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
@@ -195,7 +195,7 @@ async fn connections(
             ["gateway", "status", "since", "last sign", "confirmed", "from", "ended by", "id"];
         let mut text = table(header, rows, "no connections");
         if page.pagination.next.is_some() {
-            text.push_str("\n\nThere are more: raise --limit.");
+            text.push_str("\n\nThere are more; raise --limit.");
         }
         text
     })
@@ -238,7 +238,7 @@ fn refusal(refusal: &LastRefusal) -> String {
     format!("{}, from {}, {}", cell(&refusal.code), cell(&refusal.address), time(refusal.at))
 }
 
-/// The verdict with its reason and its beginning.
+/// The verdict with its reason and beginning.
 fn verdict(verdict: &Verdict) -> String {
     let mut text = verdict.state.as_str().to_owned();
     if let Some(reason) = &verdict.reason {

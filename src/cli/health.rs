@@ -1,7 +1,6 @@
-//! `health`: asks the service on this machine how it is, for a container's health
-//! check, which can run a command and read its exit code. It finds the service by
-//! the service's own settings; what the environment holds for clients, such as the
-//! address of another service, does not count.
+//! `health`: checks the service on this machine, for a container's health check, which runs a
+//! command and uses its exit code. It takes the address from the service's own settings.
+//! Environment variables of client commands, such as the address of another service, are ignored.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -15,8 +14,8 @@ use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Ask only whether it runs and answers, not whether its database does: a restart does not
-    /// bring a database back, and it disconnects all gateways
+    /// Only check whether the service runs and answers, not whether its database does: a restart
+    /// does not repair a database, and disconnects all gateways
     #[arg(long)]
     live: bool,
     #[command(flatten)]
@@ -34,15 +33,14 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The address that the service listens on by its settings. Its certificate need
-/// not name that address, and no secret is sent: it is not verified, unless an
-/// option says how.
+/// The address that the service listens on, by its settings. Its certificate may not be issued for
+/// that address, and no secret is sent, so it is not verified unless an option requires it.
 fn local(settings: Settings, client: &ClientOptions) -> anyhow::Result<(String, Trust)> {
     let server = settings.load()?.server;
     let mut address = server.listen;
     anyhow::ensure!(
         address.port() != 0,
-        "server.listen has port 0, so the service's port is not known; name its address by --url"
+        "server.listen has port 0, so the service's port is unknown; pass its address by --url"
     );
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -1,5 +1,4 @@
-//! `inbox`: rows that other programs inserted and that could not be published; retrying
-//! them.
+//! `inbox`: list and retry rows that other programs inserted and that could not be published.
 
 use std::process::ExitCode;
 
@@ -21,23 +20,23 @@ pub(crate) enum Command {
     Rejected {
         #[command(flatten)]
         filter: Filter,
-        /// Those that were put back, too
+        /// Include rows that were put back into the inbox
         #[arg(long)]
         retried: bool,
-        /// At most so many
+        /// The maximum number
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show a rejected row with its payload
     Show {
-        /// Which
+        /// The row's id
         id: i64,
     },
-    /// Put rejected rows back into the inbox, after what was wrong has been put right
+    /// Put rejected rows back into the inbox, after the cause was corrected
     Retry(Retry),
-    /// Remove a rejected row for good
+    /// Delete a rejected row permanently
     Delete {
-        /// Which
+        /// The row's id
         id: i64,
     },
 }
@@ -50,7 +49,7 @@ pub(crate) struct Filter {
     /// Rejected from this time on: RFC 3339, or how long ago, like 2h or "15m ago"
     #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
-    /// Rejected until this time, which is not included
+    /// Rejected before this time
     #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
     to: Option<Timestamp>,
 }
@@ -60,10 +59,10 @@ pub(crate) struct Filter {
     ["id", "all", "reason", "from", "to"],
 ))]
 pub(crate) struct Retry {
-    /// One row
+    /// One row, by its id
     #[arg(conflicts_with_all = ["all", "reason", "from", "to"])]
     id: Option<i64>,
-    /// All of them
+    /// All rejected rows
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -110,12 +109,12 @@ fn listed(page: &Page<RejectedRow>) -> String {
         ]
     });
     let mut text = table(
-        ["id", "rejected", "type", "reason", "what was wrong"],
+        ["id", "rejected", "type", "reason", "detail"],
         rows,
         "no row of the inbox was rejected",
     );
     if page.pagination.next.is_some() {
-        text.push_str("\n\nThere are more: raise --limit or narrow the window.");
+        text.push_str("\n\nThere are more; raise --limit or narrow the window.");
     }
     text
 }
@@ -148,7 +147,7 @@ fn shown(shown: &RejectedRowWithPayload) -> String {
 fn put_back(done: &Retried) -> String {
     let mut text = format!("{} put back into the inbox", done.retried);
     if done.more {
-        text.push_str("\nThere are more that match: run it again.");
+        text.push_str("\nMore rows match; run the command again.");
     }
     text
 }

@@ -1,5 +1,5 @@
-//! `listen`: shows a gateway's events as they come. It only watches, unless it
-//! is told to take the gateway's place.
+//! `listen`: shows a gateway's events as they arrive. By default it only reads the log; with
+//! `--as-gateway` it connects in place of the gateway.
 
 use std::process::ExitCode;
 
@@ -13,16 +13,16 @@ use super::reference::GatewayRef;
 mod gateway;
 mod watch;
 
-/// More of a payload doesn't help on a line.
+/// The maximum number of characters of a payload on a line.
 const SHOWN_PAYLOAD: usize = 96;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The gateway to watch, by its name or id: its events are shown as they are appended to its
-    /// log, and nothing is confirmed or moved
+    /// The gateway to watch, by its name or id: shows its events as they are appended to its log,
+    /// without confirming anything
     #[arg(required_unless_present = "as_gateway", conflicts_with = "as_gateway")]
     gateway: Option<GatewayRef>,
-    /// Begin after this sequence of the log instead of at its present end
+    /// Start after this sequence of the log instead of at its current end
     #[arg(
         long,
         value_name = "SEQUENCE",
@@ -52,7 +52,7 @@ fn until_interrupted() -> CancellationToken {
     stop
 }
 
-/// An event on a line.
+/// An event as a line of text.
 struct Line<'a> {
     at: String,
     event_type: &'a str,
@@ -72,8 +72,7 @@ impl Line<'_> {
     }
 }
 
-/// JSON on one line: outside of its texts line breaks are blanks, and inside of
-/// them there are none.
+/// Replaces line breaks between the tokens of JSON by spaces. Its strings contain none.
 fn on_one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }

@@ -1,4 +1,4 @@
-//! `migrate`: brings the database up to date without starting the service.
+//! `migrate`: apply pending migrations without starting the service.
 
 use std::process::ExitCode;
 
@@ -37,13 +37,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// The database that the settings name.
+/// The database that the settings select.
 pub(super) fn database(config: &Config) -> Options {
     let path = config.data_dir.join("gateway-events.db");
     Options { path, ..config.database.clone() }
 }
 
-/// What it is called before people.
+/// The name of the database in messages.
 pub(super) fn name(database: &Options) -> String {
     if database.is_shared() {
         "the database of database.url".to_owned()

@@ -1,4 +1,4 @@
-//! `node`: which processes share the database, and how much each can take.
+//! `node`: list the nodes that use the database.
 
 use std::process::ExitCode;
 
@@ -11,9 +11,9 @@ use super::table::table;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the living nodes, then those that ended in the last days
+    /// List live nodes, then those that stopped in the last days
     List {
-        /// At most so many
+        /// The maximum number
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },

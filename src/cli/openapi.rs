@@ -1,4 +1,4 @@
-//! `openapi`: the HTTP API's description, for generators and reviewers.
+//! `openapi`: print the OpenAPI document of the HTTP API.
 
 use std::process::ExitCode;
 

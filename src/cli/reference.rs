@@ -1,15 +1,14 @@
-//! A gateway as people refer to it: by its id, or by its name, which is unique in
-//! the organisation.
+//! Arguments that identify a gateway by its id or by its name, which is unique in the organisation.
 
 use std::str::FromStr;
 
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
 
-/// How similar a name has to be to be suggested, from 0 to 1.
+/// How similar a name must be to be suggested, from 0 to 1.
 const SIMILAR: f64 = 0.8;
 
-/// An id or a name. What has the form of an id is one.
+/// An id or a name. A text that has the form of an id is one.
 #[derive(Clone, Debug)]
 pub(crate) enum GatewayRef {
     Id(GatewayId),
@@ -21,23 +20,23 @@ impl FromStr for GatewayRef {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
-            return Err("a gateway's name or id is needed".to_owned());
+            return Err("a gateway's name or id is required".to_owned());
         }
         Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Id))
     }
 }
 
 impl GatewayRef {
-    /// The gateway's id. A name is looked up; one that no gateway has is an error.
+    /// The gateway's id. Looks up a name, which must exist.
     pub(crate) async fn resolve(&self, api: &Api) -> anyhow::Result<GatewayId> {
         match resolve_all(std::slice::from_ref(self), api).await?[..] {
             [id] => Ok(id),
-            _ => anyhow::bail!("the gateway can't be looked up"),
+            _ => anyhow::bail!("failed to look up the gateway"),
         }
     }
 }
 
-/// The ids of several gateways, in their order; names are looked up together.
+/// The ids of several gateways, in order. Names are looked up with one request.
 pub(crate) async fn resolve_all(
     gateways: &[GatewayRef],
     api: &Api,
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_the_form_of_an_id_is_one() {
+    fn a_text_in_the_form_of_an_id_is_an_id() {
         let id = "0198c0de-0000-7000-8000-000000000001";
         assert!(matches!(id.parse(), Ok(GatewayRef::Id(_))));
         assert!(matches!("berlin".parse(), Ok(GatewayRef::Name(name)) if name == "berlin"));

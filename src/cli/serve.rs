@@ -1,4 +1,4 @@
-//! `serve`: settings, logs and signals for the service, which does the rest.
+//! `serve`: runs the service with settings, logging and signal handlers.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -14,22 +14,22 @@ use gateway_events::telemetry;
 pub(crate) struct Args {
     #[command(flatten)]
     settings: Settings,
-    /// No TLS: keys and events travel in the clear; on loopback addresses only
+    /// Serve without TLS, so that keys and events are sent unencrypted; only on loopback addresses
     #[arg(long)]
     plaintext: bool,
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// File with the first admin access token (see `token generate`); written at the first start if
+    /// File with the first admin access token (see `token generate`); created at the first start if
     /// it does not exist
     #[arg(long, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
-    /// Print the first admin access token although standard output is a log that is kept
+    /// Print the first admin access token even if standard output is written to a log
     #[arg(long)]
     print_token: bool,
 }
 
-/// Where settings come from; environment variables `GATEWAY_EVENTS__…` too.
+/// Where settings come from, besides environment variables `GATEWAY_EVENTS__…`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Settings {
     /// Configuration file (TOML)
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads them all; the arguments win.
+    /// Loads all settings. Arguments take precedence.
     pub(crate) fn load(self) -> anyhow::Result<Config> {
         self.load_with(Flags::default())
     }
@@ -71,9 +71,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(outcome.into())
 }
 
-/// Whether what is printed ends in a log that others can read later: systemd's
-/// journal, which `JOURNAL_STREAM` names by device and inode (systemd.exec(5)), or
-/// a container's log, as the container's main process has the id 1.
+/// Whether standard output is written to a log that others can read later: systemd's journal, which
+/// `JOURNAL_STREAM` identifies by device and inode (systemd.exec(5)), or a container's log, if this
+/// is the container's main process (process id 1).
 fn output_is_kept() -> bool {
     let is_journal = |stream: String| {
         let output = std::fs::metadata("/dev/stdout").ok()?;

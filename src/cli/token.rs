@@ -1,5 +1,5 @@
-//! `token`: keys that gateways connect with, and access tokens for the API.
-//! A new one is shown once, here, and never again.
+//! `token`: manage keys of gateways and access tokens. A new one is printed once, and can't be
+//! retrieved again.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,26 +20,26 @@ use super::time::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a gateway's key, or an access token; it is shown only now
+    /// Create a gateway's key or an access token; it is shown only once
     Create(Create),
-    /// Make an admin access token in the database itself, for when there is none to ask with
+    /// Create an admin access token directly in the database, if no other one is available
     ///
-    /// Whoever may write the data directory may do so; the service need not be stopped.
+    /// Requires write access to the database; the service need not be stopped.
     Recover(Recover),
-    /// Make up an access token that no database knows yet, for `serve --admin-token-file`
+    /// Generate an access token that is in no database yet, for `serve --admin-token-file`
     Generate,
     /// List access tokens, or a gateway's keys, without their secrets
     List {
-        /// Whose keys: a gateway's name or id
+        /// Of this gateway, by its name or id: its keys
         #[arg(long)]
         gateway: Option<GatewayRef>,
     },
-    /// Revoke one; live connections that use it are closed
+    /// Revoke a key or token, and close the connections that use it
     Revoke {
         /// Its public id, the part between the underscores
         #[arg(value_parser = parse_public_id)]
         token: String,
-        /// Whose key: a gateway's name or id
+        /// Of this gateway, by its name or id: one of its keys
         #[arg(long)]
         gateway: Option<GatewayRef>,
     },
@@ -47,16 +47,16 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// For this gateway, by its name or id: a key to connect with
+    /// Create a key for this gateway, by its name or id
     #[arg(long, required_unless_present = "access", conflicts_with = "access")]
     gateway: Option<GatewayRef>,
-    /// For the API: an access token of this name
+    /// Create an access token with this name
     #[arg(long, value_name = "NAME", requires = "scope")]
     access: Option<String>,
     /// What the access token may do; may be repeated
     #[arg(long, value_enum, conflicts_with = "gateway")]
     scope: Vec<ScopeName>,
-    /// After how long it expires, such as 30d; never if left out
+    /// Time after which it expires, such as 30d; never if omitted
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_in: Option<Duration>,
 }
@@ -65,7 +65,7 @@ pub(crate) struct Create {
 pub(crate) struct Recover {
     #[command(flatten)]
     settings: Settings,
-    /// What the token is called in the list of access tokens
+    /// The token's name in the list of access tokens
     #[arg(long, default_value = "recovered")]
     name: String,
 }
@@ -94,7 +94,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let token = app::recover_access(&settings.load()?, &name).await?;
             let made = json!({"token": token.expose_secret(), "name": name});
             answer(client.json, &made, |_| {
-                format!("{}\n\nKeep it now: it can't be shown again.", token.expose_secret())
+                format!("{}\n\nStore it now: it can't be shown again.", token.expose_secret())
             })
         }
         Command::Generate => {
@@ -151,15 +151,15 @@ async fn create(new: Create, client: &ClientOptions) -> anyhow::Result<ExitCode>
 
 fn shown_once(token: &str, id: &str, expires_at: Option<Timestamp>) -> String {
     format!(
-        "{}\n\nKeep it now: it can't be shown again. Its id is {}, it expires: {}.",
+        "{}\n\nStore it now: it can't be shown again. Its id is {}, it expires: {}.",
         clean(token),
         clean(id),
         expires_at.map_or_else(|| "never".to_owned(), time),
     )
 }
 
-/// Reads a public id; from a whole key, which is easily given instead, it is
-/// taken out, so that the secret goes nowhere.
+/// Parses a public id. Also accepts a whole key, of which it only uses the public id, so that the
+/// secret is never sent.
 fn parse_public_id(text: &str) -> Result<String, String> {
     let id = match text.split('_').collect::<Vec<_>>()[..] {
         ["gwk" | "gwa", id, _secret] => id,
@@ -168,7 +168,7 @@ fn parse_public_id(text: &str) -> Result<String, String> {
     if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Ok(id.to_owned());
     }
-    Err("a token's public id has letters and digits only; `token list` shows it".to_owned())
+    Err("a public id consists of letters and digits; `token list` shows it".to_owned())
 }
 
 fn of_gateway(token: &GatewayToken) -> [String; 7] {

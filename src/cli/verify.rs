@@ -1,4 +1,4 @@
-//! `verify`: whether a database keeps what the service promises.
+//! `verify`: check a database's consistency.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An embedded database's file, if it is not that of the settings; it is only read, and the
+    /// The file of an embedded database, if not that of the settings; it is only read, and the
     /// service may be running
     #[arg(conflicts_with_all = ["config", "data_dir"])]
     database: Option<PathBuf>,
@@ -29,9 +29,9 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         database = Options { path, url: SecretString::default(), ..database };
     }
     let name = migrate::name(&database);
-    let refused = || format!("{name} can't be verified");
+    let refused = || format!("failed to verify {name}");
     if !database.is_shared() {
-        // SQLite's own words for a file that is not there say nothing.
+        // SQLite's own error for a missing file is not helpful.
         std::fs::File::open(&database.path).with_context(refused)?;
     }
     let report = database.verify().await.with_context(refused)?;

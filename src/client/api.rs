@@ -31,7 +31,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The address is malformed.
-    #[error("{address:?} is no address of the service: {why}; it looks like https://host:8443")]
+    #[error(
+        "{address:?} is not a valid address of the service: {why}; expected a URL like https://host:8443"
+    )]
     Address {
         /// As given.
         address: String,
@@ -41,14 +43,14 @@ pub enum ApiError {
     /// No TLS client could be made.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The service can't be reached, or its certificate isn't trusted.
-    #[error("{url} can't be reached: {why}{hint}")]
+    /// The service can't be reached, or its certificate is not trusted.
+    #[error("failed to connect to {url}: {why}{hint}")]
     Unreachable {
-        /// The address.
+        /// The address of the service.
         url: String,
         /// What happened.
         why: String,
-        /// What to do about it.
+        /// Advice, or empty.
         hint: String,
     },
     /// The service refused the request.
@@ -255,8 +257,8 @@ impl Api {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Up to `limit` elements of a list, in as many requests as that takes: a page may be
-    /// short and still have a next one.
+    /// Up to `limit` elements of a list, in as many requests as needed: a page may be short and
+    /// still have a next one.
     async fn pages<T: DeserializeOwned>(
         &self,
         path: &[&str],
@@ -376,7 +378,7 @@ pub(super) fn parse_base(address: &str) -> Result<Url> {
     let refuse = |why: String| ApiError::Address { address: address.to_owned(), why };
     let url = Url::parse(address).map_err(|error| refuse(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
-        return Err(refuse("it needs https:// (or http://) and a host".to_owned()));
+        return Err(refuse("it must have https:// (or http://) and a host".to_owned()));
     }
     Ok(url)
 }
@@ -384,16 +386,16 @@ pub(super) fn parse_base(address: &str) -> Result<Url> {
 fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
     let mut why = String::new();
     let mut source: Option<&dyn Error> = Some(error);
-    // The outermost layers only repeat the address; the innermost says why.
+    // Outer errors only repeat the address. The innermost error is the cause.
     while let Some(error) = source {
         why = error.to_string();
         source = error.source();
     }
     let advice = tls::advice(&why).or_else(|| {
         if error.is_connect() {
-            Some("check that the service runs and that --url (GATEWAY_EVENTS_URL) is its address")
+            Some("check whether the service is running, and whether --url (GATEWAY_EVENTS_URL) is its address")
         } else if base.scheme() == "http" {
-            Some("the service speaks TLS unless it was told otherwise: try https://")
+            Some("the service uses TLS unless server.plaintext is set: try https://")
         } else {
             None
         }

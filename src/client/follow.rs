@@ -1,5 +1,5 @@
-//! Follows a gateway's log over the HTTP API: each entry once and in order, across
-//! failures of the connection. Reading confirms nothing.
+//! Follows a gateway's log over the HTTP API: each entry once and in order, across connection
+//! failures. Reading confirms nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,31 +12,30 @@ use crate::backoff::Backoff;
 use crate::event::{Epoch, GatewayId, Sequence};
 
 const WAIT: &str = "20s";
-/// The shortest pause between two requests to a service that does not hold them back.
+/// The shortest interval between requests to a service that answers without waiting for events.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
-/// What a follower finds.
+/// What a follower has read.
 #[derive(Debug)]
 pub enum Followed {
     /// The next entry.
     Entry(Box<LogEntry>),
-    /// Retention has removed these before they could be read.
+    /// Retention has removed these entries before they could be read.
     Removed {
-        /// The first.
+        /// The first removed sequence.
         first: Sequence,
-        /// The last, included.
+        /// The last removed sequence, inclusive.
         last: Sequence,
     },
-    /// The log was reset or restored: it has another identity, and is followed
-    /// from its beginning.
+    /// The log was reset or restored: its epoch has changed. It is followed from its beginning.
     Restarted,
-    /// The service can't be reached; the next attempt follows after `wait`.
+    /// A request failed, and will be retried after `wait`.
     Unreachable {
-        /// What happened.
+        /// The error.
         error: ApiError,
-        /// How long.
+        /// The time until the next attempt.
         wait: Duration,
     },
 }
@@ -54,14 +53,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows what comes after this sequence, or after the log's present end.
-    /// Also returns what the log is like now.
+    /// Follows the log after this sequence, or after its current end. Also returns the state of the
+    /// log.
     pub async fn start(
         api: Api,
         gateway: GatewayId,
         after: Option<Sequence>,
     ) -> Result<(Self, LogPage), ApiError> {
-        // Nothing comes after the largest sequence: this reads the head only.
+        // No entry follows the largest sequence, so this reads only the state of the log.
         let query = LogQuery { after: Some(Sequence::MAX), ..LogQuery::default() };
         let page = api.gateway_log(gateway, &query).await?;
         let follower = Self {

@@ -1,9 +1,8 @@
-//! A gateway that behaves as the unmodified ones in the field do: it handles
-//! one frame at a time, and each to its end before it reads the next; it
-//! answers pings in that same loop, so that a pong says that everything
-//! before it was handled; it hangs up when it has read no ping for a while, even
-//! while a handler runs; it comes back without delay after an acknowledged
-//! connection, with a growing delay after a connect that failed, and never
+//! A client that behaves like deployed gateways. It handles one frame at a time and reads the next
+//! one when that is done. It answers pings in the same loop, so a pong means that everything before
+//! it was handled. It closes the connection when it has read no ping for a while, even while a
+//! handler runs. It reconnects without delay after an acknowledged connection, with growing delays
+//! after failed connects, and never after a status that means it must stop.
 //! after a status that tells it to stop.
 
 use std::ops::ControlFlow;
@@ -25,43 +24,42 @@ mod options;
 
 pub use options::{Exit, GatewayOptions, Handler, Notice};
 
-/// Statuses at which a gateway gives up for good.
+/// Statuses after which a gateway does not reconnect.
 const FINAL_STATUSES: [u16; 5] = [401, 403, 404, 409, 422];
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a good-bye may take.
+/// Timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the watchdog hangs up.
+/// The reason for which the watchdog closes a connection.
 const NO_PING: &str = "no ping in time";
 
 /// How one connection ended.
 enum End {
-    /// Stop for good.
+    /// Stop, and do not reconnect.
     Exit(Exit),
-    /// Come back at once.
+    /// Reconnect at once.
     Disconnected(String),
-    /// Come back later.
+    /// Reconnect after a pause.
     Failed(String),
 }
 
 /// A simulated gateway.
 pub struct Gateway {
     options: GatewayOptions,
-    /// Survives reconnects, as a gateway's database does. Held only to look
-    /// or to insert, never across an await.
+    /// Kept across reconnects, as a gateway's database is. Locked for a lookup or an insert, never
+    /// across an await.
     applied: Mutex<Applied>,
 }
 
 impl Gateway {
-    /// A gateway that is not connected yet.
+    /// Creates a gateway that is not connected.
     pub fn new(options: GatewayOptions) -> Self {
         let applied = Mutex::new(Applied::new(options.remembered));
         Self { options, applied }
     }
 
-    /// Connects, handles events, and reconnects, until it is told to stop or
-    /// is refused for good. Dropping the future breaks the connection off
-    /// without a good-bye.
+    /// Connects, handles events and reconnects, until it is cancelled or refused permanently.
+    /// Dropping the future ends the connection without a closing handshake.
     pub async fn run(&self, cancel: CancellationToken) -> Exit {
         let handler = &self.options.handler;
         let mut backoff = self.options.backoff;
@@ -111,7 +109,7 @@ impl Gateway {
         self.stream(&mut socket, &welcome.connection_id, cancel).await
     }
 
-    /// Dials and waits for the acknowledgement.
+    /// Connects and waits for the acknowledgement.
     async fn open(&self) -> Result<(Socket, Welcome), End> {
         let options = &self.options;
         let endpoint =
@@ -121,18 +119,18 @@ impl Gateway {
             Ok(Ok(socket)) => socket,
             Ok(Err(DialError::Refused(status))) => return Err(self.refused(status).await),
             Ok(Err(DialError::Failed(why))) => return Err(End::Failed(why)),
-            Err(_) => return Err(End::Failed("the connect took too long".to_owned())),
+            Err(_) => return Err(End::Failed("connecting timed out".to_owned())),
         };
         let first = timeout(options.ack_timeout, socket.next()).await;
         let why = match first {
             Ok(Some(Ok(Message::Text(text)))) => match Welcome::read(&text) {
                 Some(welcome) => return Ok((socket, welcome)),
-                None => "the first frame was no connection.ack".to_owned(),
+                None => "the first frame was not a connection.ack".to_owned(),
             },
-            Ok(Some(Ok(_))) => "the first frame was no text".to_owned(),
+            Ok(Some(Ok(_))) => "the first frame was not a text frame".to_owned(),
             Ok(Some(Err(error))) => error.to_string(),
-            Ok(None) => "closed before the connection.ack".to_owned(),
-            Err(_) => "no connection.ack in time".to_owned(),
+            Ok(None) => "the connection was closed before the connection.ack".to_owned(),
+            Err(_) => "no connection.ack arrived in time".to_owned(),
         };
         Err(End::Failed(why))
     }
@@ -146,8 +144,8 @@ impl Gateway {
         }
     }
 
-    /// The loop of an acknowledged connection. One frame at a time: a ping
-    /// that lies behind an event waits until the event has been handled.
+    /// The loop of an acknowledged connection. It reads one frame at a time, so a ping after an
+    /// event waits until the event has been handled.
     async fn stream(
         &self,
         socket: &mut Socket,
@@ -160,7 +158,7 @@ impl Gateway {
             let frame = tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
-                    // A service that is gone needs no good-bye.
+                    // The service may be gone.
                     let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
                     return End::Exit(Exit::Cancelled);
                 }
@@ -173,7 +171,8 @@ impl Gateway {
             match frame {
                 Some(Ok(Message::Ping(_))) => {
                     hang_up_at = Instant::now() + self.options.ping_timeout;
-                    // Reading a ping queues its pong; it must leave before anything else is read.
+                    // Reading a ping queues its pong, which must be sent before anything else is
+                    // read.
                     if let Err(error) = socket.flush().await {
                         return End::Disconnected(error.to_string());
                     }
@@ -184,7 +183,7 @@ impl Gateway {
                         return End::Disconnected(why);
                     }
                 }
-                // Tungstenite answers a close frame by itself if it is read on until the end.
+                // Tungstenite answers a close frame itself if reading continues until the end.
                 Some(Ok(Message::Close(frame))) => {
                     farewell = frame.map(|frame| {
                         format!("closed with {} {}", u16::from(frame.code), frame.reason)
@@ -227,7 +226,7 @@ impl Gateway {
             biased;
             () = &mut handling => false,
             () = tokio::time::sleep_until(hang_up_at) => {
-                // The watchdog runs beside the handler, which still ends.
+                // The handler runs to its end even if the watchdog closes the connection.
                 let _ = timeout(CLOSE_TIMEOUT, socket.close(None)).await;
                 handling.await;
                 true
@@ -249,7 +248,7 @@ impl Gateway {
     }
 
     fn applied(&self) -> std::sync::MutexGuard<'_, Applied> {
-        // A panic elsewhere leaves the set usable: at worst a report is repeated.
+        // A panic elsewhere leaves the set usable: at worst, a report is repeated.
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

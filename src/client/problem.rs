@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::Problem;
 
-/// Reads the body of a refusal; one that is no problem document is quoted.
+/// Parses the body of an error response. A body that is not a problem document becomes the detail.
 pub(super) fn read(status: u16, retry_after: Option<u32>, body: &[u8]) -> Problem {
     let mut problem = serde_json::from_slice::<Value>(body)
         .ok()
@@ -25,7 +25,7 @@ pub(super) fn read(status: u16, retry_after: Option<u32>, body: &[u8]) -> Proble
     problem
 }
 
-/// A refusal in words, with a line for each invalid field.
+/// Describes a problem, with a line for each invalid field.
 pub(super) fn described(problem: &Problem) -> String {
     let mut text = format!("the service refused ({}", problem.status);
     if !problem.code.is_empty() {
@@ -43,12 +43,10 @@ pub(super) fn described(problem: &Problem) -> String {
         _ = write!(text, "\n  {}: {}", error.field, error.message);
     }
     if let Some(secs) = problem.retry_after_secs {
-        _ = write!(text, "\n  try again in {secs} s");
+        _ = write!(text, "\n  retry in {secs} s");
     }
     if problem.status == 401 {
-        text.push_str(
-            "\n  give an access token that is valid by GATEWAY_EVENTS_TOKEN or --token-file",
-        );
+        text.push_str("\n  pass a valid access token by GATEWAY_EVENTS_TOKEN or --token-file");
     }
     text
 }
@@ -67,6 +65,6 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_problem_document_is_quoted() {
         let shown = described(&read(502, Some(3), b"bad\ngateway"));
-        assert_eq!(shown, "the service refused (502): badgateway\n  try again in 3 s");
+        assert_eq!(shown, "the service refused (502): badgateway\n  retry in 3 s");
     }
 }

@@ -1,4 +1,4 @@
-//! What a gateway reads and says on the wire, without any IO.
+//! The messages that a gateway receives and sends, without I/O.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -8,23 +8,23 @@ use serde_json::value::RawValue;
 /// An event as a gateway received it.
 #[derive(Clone, Debug)]
 pub struct ReceivedEvent {
-    /// Its type.
+    /// The event type.
     pub event_type: String,
-    /// The payload's bytes as they came.
+    /// The payload, byte for byte.
     pub payload: Box<RawValue>,
-    /// The gateway's key for it.
+    /// The key by which the gateway recognises repeats.
     pub correlation_id: String,
-    /// The event's identity; empty if the server named none.
+    /// The event id; empty if the server sent none.
     pub event_id: String,
-    /// Its number in this gateway's log; 0 if the server named none.
+    /// The sequence in this gateway's log; 0 if the server sent none.
     pub sequence: i64,
-    /// The log's identity; empty if the server named none.
+    /// The epoch of the log; empty if the server sent none.
     pub epoch: String,
     /// When it was published.
     pub timestamp: String,
-    /// The connection that it came on.
+    /// The connection on which it arrived.
     pub connection_id: String,
-    /// The whole frame as it came.
+    /// The whole frame.
     pub raw: String,
 }
 
@@ -48,7 +48,7 @@ struct Envelope<'a> {
 }
 
 impl ReceivedEvent {
-    /// Reads a frame that came on a connection.
+    /// Parses a frame that arrived on a connection.
     pub(super) fn read(raw: &str, connection_id: &str) -> Result<Self, serde_json::Error> {
         let envelope: Envelope<'_> = serde_json::from_str(raw)?;
         Ok(Self {
@@ -65,7 +65,7 @@ impl ReceivedEvent {
     }
 }
 
-/// The first frame of every connection.
+/// The first frame of a connection.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Welcome {
@@ -76,7 +76,7 @@ pub(super) struct Welcome {
 }
 
 impl Welcome {
-    /// Reads the first frame; `None` is anything else.
+    /// Parses the first frame; `None` if it is anything else.
     pub(super) fn read(raw: &str) -> Option<Self> {
         let welcome: Self = serde_json::from_str(raw).ok()?;
         (welcome.kind == "connection.ack").then_some(welcome)
@@ -86,12 +86,12 @@ impl Welcome {
 /// Whether and how a gateway reports deployments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AckPolicy {
-    /// Says nothing, as for most event types.
+    /// Sends no reports.
     #[default]
     Silent,
-    /// Reports that it was applied.
+    /// Reports that deployments were applied.
     Success,
-    /// Reports that it failed, with this code.
+    /// Reports that deployments failed, with this code.
     Fail(String),
 }
 
@@ -118,7 +118,7 @@ struct DeploymentAck<'a> {
     error_code: Option<&'a str>,
 }
 
-/// The report about an event, if it is one that gateways report about.
+/// The report about an event; `None` if gateways do not report about its type.
 pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Option<String> {
     let (status, error_code) = match policy {
         AckPolicy::Silent => return None,
@@ -145,8 +145,8 @@ pub(super) fn deployment_ack(event: &ReceivedEvent, policy: &AckPolicy) -> Optio
     Some(serde_json::json!({ "type": "deployment.ack", "payload": payload }).to_string())
 }
 
-/// The newest correlation ids of events that were applied: what tells a
-/// repeat from news. The oldest are forgotten first.
+/// The newest correlation ids of applied events, by which the gateway recognises repeats. The
+/// oldest ids are removed first.
 #[derive(Debug)]
 pub(super) struct Applied {
     capacity: usize,
@@ -155,17 +155,17 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    /// Remembers at most so many.
+    /// Keeps at most `capacity` ids.
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity: capacity.max(1), order: VecDeque::new(), known: HashSet::new() }
     }
 
-    /// Whether it was applied already.
+    /// Whether an event with this id was applied.
     pub(super) fn contains(&self, correlation_id: &str) -> bool {
         self.known.contains(correlation_id)
     }
 
-    /// Remembers one.
+    /// Adds an id.
     pub(super) fn insert(&mut self, correlation_id: &str) {
         if !self.known.insert(correlation_id.to_owned()) {
             return;

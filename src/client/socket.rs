@@ -1,6 +1,5 @@
-//! Dials the service as gateways in the field do: TLS without a client
-//! certificate, an HTTP/1.1 upgrade with the key in `api-key`, no
-//! subprotocol, no Origin.
+//! Connects like deployed gateways: TLS without a client certificate, and an HTTP/1.1 upgrade with
+//! the key in `api-key`, without a subprotocol and without an Origin.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,19 +31,18 @@ pub type Socket = WebSocketStream<Box<dyn Stream>>;
 pub enum DialError {
     /// The service refused the upgrade with this status.
     Refused(u16),
-    /// Any other cause.
+    /// Any other failure.
     Failed(String),
 }
 
-/// Where the service is, whom to trust there, and which of this machine's
-/// addresses to come from.
+/// The address of the service, the certificates to trust, and the local address.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// The service's address, `https://host:port`.
     pub base: Url,
-    /// Whom to trust.
+    /// The certificates to trust.
     pub tls: Arc<ClientConfig>,
-    /// The address to come from; whichever the system chooses if there is none.
+    /// The local address to connect from; chosen by the system if `None`.
     pub source: Option<IpAddr>,
 }
 
@@ -66,7 +64,7 @@ impl Endpoint {
         Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await?))
     }
 
-    /// Opens a gateway's WebSocket with its key. There is no time limit.
+    /// Opens a gateway's WebSocket with its key. Has no timeout.
     pub async fn dial(&self, key: &SecretString) -> Result<Socket, DialError> {
         let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
         let request = request(&self.base, key).map_err(|error| failed(&error))?;
@@ -79,11 +77,11 @@ impl Endpoint {
     }
 }
 
-/// The port is any free one of that address.
+/// Connects from any free port of the local address.
 async fn connect_from(source: IpAddr, host: &str, port: u16) -> std::io::Result<TcpStream> {
     let target = lookup_host((host, port)).await?.find(|it| it.is_ipv4() == source.is_ipv4());
     let target = target.ok_or_else(|| {
-        std::io::Error::other(format!("{host} has no address that {source} can reach"))
+        std::io::Error::other(format!("{host} has no address that is reachable from {source}"))
     })?;
     let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(SocketAddr::new(source, 0))?;

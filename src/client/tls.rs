@@ -1,5 +1,5 @@
-//! Whom a client trusts. Verification is only left out by an explicit
-//! choice, and even then signatures of the handshake are checked.
+//! The certificates that a client trusts. Verification can only be disabled explicitly, and even
+//! then the signatures of the handshake are checked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,46 +10,45 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Which server certificates are accepted.
+/// Which server certificates to accept.
 #[derive(Clone, Debug, Default)]
 pub enum Trust {
     /// Those that the operating system trusts.
     #[default]
     Platform,
-    /// Those issued by a certificate in this PEM file, or that very certificate.
+    /// Those issued by a certificate in this PEM file, or that certificate itself.
     CaFile(PathBuf),
-    /// Any: for development only, since anybody can pose as the service.
+    /// Any certificate. For development only: it allows anyone to impersonate the service.
     Insecure,
 }
 
-/// What to do about an error of this text, if it says that a server's
-/// certificate was not accepted.
+/// Advice for an error with this message; `None` unless a server's certificate was not accepted.
 pub fn advice(why: &str) -> Option<&'static str> {
     why.contains("certificate").then_some(
-        "the service's certificate is not trusted: name it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure",
+        "the service's certificate is not trusted: pass it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure",
     )
 }
 
-/// Why no TLS client could be made.
+/// Why a TLS client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The PEM file can't be used.
+    /// The PEM file can't be read or contains no certificate.
     #[error(
-        "the CA file {path} can't be used: {why}; it must be a PEM file with at least one certificate"
+        "failed to read the CA file {path}: {why}; it must be a PEM file with at least one certificate"
     )]
     CaFile {
-        /// Which.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         why: String,
     },
-    /// The platform's roots or protocol versions can't be used.
-    #[error("no TLS client could be made: {0}; name a PEM file by --ca-file instead")]
+    /// The system's certificates can't be read.
+    #[error("failed to create a TLS client: {0}; pass a PEM file by --ca-file instead")]
     Setup(#[from] rustls::Error),
 }
 
 impl Trust {
-    /// A TLS client's configuration that trusts so.
+    /// The configuration of a TLS client that trusts these certificates.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -77,12 +76,12 @@ fn roots(path: &PathBuf) -> Result<RootCertStore, TrustError> {
         roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(refuse("it holds no certificate".to_owned()));
+        return Err(refuse("it contains no certificate".to_owned()));
     }
     Ok(roots)
 }
 
-/// Takes any certificate for genuine.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct AcceptAny {
     provider: Arc<CryptoProvider>,
@@ -130,13 +129,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ca_file_that_holds_nothing_is_refused_by_name() {
+    fn a_ca_file_without_a_certificate_is_refused_by_name() {
         let error = Trust::CaFile("/nowhere/ca.pem".into()).client_config().err();
         assert!(error.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
     }
 
     #[test]
-    fn an_insecure_client_can_be_made_without_a_global_provider() {
+    fn an_insecure_client_works_without_a_global_provider() {
         assert!(Trust::Insecure.client_config().is_ok());
     }
 }

@@ -49,7 +49,7 @@ impl ClientOptions {
         match std::env::var(URL_VARIABLE) {
             Ok(url) if !url.is_empty() => Ok(url),
             Ok(_) | Err(VarError::NotPresent) => Ok(DEFAULT_URL.to_owned()),
-            Err(error) => Err(error).with_context(|| format!("{URL_VARIABLE} can't be used")),
+            Err(error) => Err(error).with_context(|| format!("{URL_VARIABLE} is invalid")),
         }
     }
 
@@ -84,7 +84,7 @@ impl ClientOptions {
     pub fn token(&self) -> anyhow::Result<SecretString> {
         secret(self.token_file.as_deref(), TOKEN_VARIABLE)?.with_context(|| {
             format!(
-                "an access token is needed: set {TOKEN_VARIABLE}, or name a file by --token-file"
+                "an access token is required: set {TOKEN_VARIABLE}, or pass a file by --token-file"
             )
         })
     }
@@ -96,22 +96,22 @@ pub fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<Secr
     let text = match file {
         Some(path) if path == Path::new("-") => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+            std::io::stdin().read_to_string(&mut text).context("failed to read standard input")?;
             text
         }
         Some(path) => std::fs::read_to_string(path)
-            .with_context(|| format!("{} can't be read", path.display()))?,
+            .with_context(|| format!("failed to read {}", path.display()))?,
         None => match std::env::var(variable) {
             Ok(text) => text,
             Err(VarError::NotPresent) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("{variable} can't be used")),
+            Err(error) => return Err(error).with_context(|| format!("{variable} is invalid")),
         },
     };
     let text = text.trim();
     let source = file.map_or_else(|| variable.to_owned(), |file| file.display().to_string());
     anyhow::ensure!(
         text.bytes().all(|byte| byte.is_ascii_graphic()),
-        "{source} holds no token or key: there are blanks or line breaks in it; it must hold the one word that was shown when it was made"
+        "{source} does not contain a token or key: it has spaces or line breaks; it must contain only the text that was shown when the token was created"
     );
     Ok((!text.is_empty()).then(|| SecretString::from(text)))
 }

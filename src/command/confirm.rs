@@ -14,8 +14,8 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// Prints the consequences and the question on standard error and waits for the answer.
-    /// An error unless it is yes or `--yes` was given.
+    /// Prints the consequences and the question on standard error and waits for the answer. An
+    /// error unless the answer is yes or `--yes` was given.
     pub fn require(self, consequences: impl Display, question: &str) -> anyhow::Result<()> {
         if self.yes {
             return Ok(());

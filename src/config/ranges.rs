@@ -45,7 +45,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         ("retention.max_age", retention.max_age),
     ] {
         if duration.is_zero() {
-            return refuse(key, "must be longer than nothing, such as \"10s\"");
+            return refuse(key, "must be longer than \"0s\", such as \"10s\"");
         }
     }
     if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {
@@ -63,7 +63,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     if delivery.heartbeat_timeout <= delivery.heartbeat_interval {
         return refuse(
             "delivery.heartbeat_timeout",
-            "must be longer than delivery.heartbeat_interval, or nobody could answer in time",
+            "must be longer than delivery.heartbeat_interval, so that gateways have time to answer",
         );
     }
     Ok(())

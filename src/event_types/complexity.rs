@@ -1,16 +1,16 @@
-//! What a schema may cost, worked out before it is compiled. A JSON Schema is a
-//! program: `$ref` in two arms of an `anyOf` doubles the work with each level
-//! of the payload, and thirteen levels of thirty-fold `allOf` are 30¹³ checks of
-//! one value. Two limits bound it, one here and one in [`super::metered`]:
+//! Limits the cost of a schema before it is compiled. A JSON Schema is a program: `$ref` in two
+//! arms of an `anyOf` doubles the work with each level of the payload, and thirteen levels of
+//! `allOf` with thirty schemas each are 30¹³ checks of one value. Two limits bound the work, one
+//! here and one in [`super::metered`]:
 //!
-//! 1. How many keywords a single value can be checked against. In-place
-//!    applicators (`allOf`, `$ref`, `if`, …) are followed, and may not form a
-//!    circle, so that this number is known; it may be at most [`MAX_KEYWORDS`].
-//! 2. While a payload is checked, each step from a value to one of its members
-//!    or elements costs as many units as keywords may be applied there
-//!    ([`Prices::child`]), and a payload has a fixed number of units.
+//! 1. The number of keywords that a single value is checked against is at most [`MAX_KEYWORDS`].
+//!    In-place applicators (`allOf`, `$ref`, `if`, …) are followed and must not form a cycle, so that
+//!    this number is known.
+//! 2. While a payload is checked, each step from a value to one of its members or elements costs as
+//!    many units as keywords may apply there ([`Prices::child`]), and a payload has a fixed number
+//!    of units.
 //!
-//! Together they bound the evaluator's work, whatever it does inside.
+//! Together they bound the work of the evaluator, whatever its implementation.
 
 use std::collections::HashMap;
 
@@ -18,17 +18,17 @@ use serde_json::{Map, Value};
 
 use super::patterns::{Patterns, percent_decoded};
 
-/// Nesting beyond this is refused, in the document and through references.
+/// The maximum nesting, of the document and through references.
 const MAX_DEPTH: usize = 32;
 
-/// Keywords that one value may be checked against.
+/// The maximum number of keywords that one value is checked against.
 const MAX_KEYWORDS: u64 = 2000;
 
 /// Keywords whose schemas apply to the value itself.
 const IN_PLACE: [&str; 9] =
     ["allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"];
 
-/// Keywords of whose schemas at most one applies to each child of a value.
+/// Keywords with several schemas, of which at most one applies to each child of a value.
 const ONE_PER_CHILD: [&str; 2] = ["properties", "prefixItems"];
 
 /// Keywords whose schemas may all apply to a child of a value, or to its name.
@@ -43,19 +43,19 @@ const EACH_PER_CHILD: [&str; 8] = [
     "unevaluatedProperties",
 ];
 
-/// Keywords that hold their schemas by name.
+/// Keywords that contain schemas by name.
 const BY_NAME: [&str; 4] = ["properties", "patternProperties", "dependentSchemas", "dependencies"];
 
-/// What a payload pays, in units, for what the evaluator does with it.
+/// The cost of the evaluator's operations on a payload, in units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Prices {
-    /// For each step from a value to one of its children.
+    /// Each step from a value to one of its children.
     pub(super) child: u64,
-    /// For each byte of a text, in 256ths.
+    /// Each byte of a string, in 256ths of a unit.
     pub(super) text: u64,
-    /// For each byte of a member's name, in 256ths.
+    /// Each byte of a member's name, in 256ths of a unit.
     pub(super) name: u64,
-    /// How many patterns there are, for the memory that they take.
+    /// The number of patterns, which determines the memory of their caches.
     pub(super) patterns: usize,
 }
 
@@ -84,20 +84,20 @@ pub(super) fn measure(schema: &Value) -> Result<Prices, String> {
     })
 }
 
-/// Where a schema lies in memory: what tells one from another.
+/// The address of a schema in memory, which identifies it.
 type Address = usize;
 
-/// A schema, by the schemas that it applies.
+/// A schema, as the schemas that it applies.
 #[derive(Default)]
 struct Schema {
     keywords: u64,
     in_place: Vec<Address>,
-    /// Lists of which one at most applies to a child.
+    /// Lists of schemas, of which at most one applies to a child.
     one_per_child: Vec<Vec<Address>>,
     each_per_child: Vec<Address>,
 }
 
-/// What a schema applies to one value, with all that it applies in place.
+/// The number of keywords that a schema applies to one value, including those applied in place.
 #[derive(Clone, Copy)]
 struct Applied {
     keywords: u64,
@@ -110,7 +110,7 @@ struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    /// Checks what holds for the whole document, and finds its anchors.
+    /// Checks the constraints on the whole document, and finds its anchors.
     fn document(&mut self, value: &'a Value, depth: usize) -> Result<(), String> {
         if depth > MAX_DEPTH {
             return Err(format!("is nested deeper than {MAX_DEPTH} levels; flatten it"));
@@ -132,7 +132,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Reads all schemas that can be reached, and what patterns and formats they have.
+    /// Collects all reachable schemas, with their patterns and formats.
     fn collect(
         &mut self,
         root: &'a Value,
@@ -187,7 +187,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// What a `$ref` points to: `#`, `#/a/json/pointer` or `#anchor`.
+    /// The schema that a `$ref` refers to: `#`, `#/a/json/pointer` or `#anchor`.
     fn target(&self, root: &'a Value, reference: &'a Value) -> Result<&'a Value, String> {
         let fragment = reference.as_str().and_then(|text| text.strip_prefix('#')).ok_or_else(|| {
             format!(
@@ -204,7 +204,8 @@ impl<'a> Survey<'a> {
         found.ok_or_else(|| format!("$ref {reference} points to nothing in the schema"))
     }
 
-    /// What a schema applies to a value. `None` in `known` marks one that is being followed.
+    /// Counts the keywords that a schema applies to a value. `None` in `known` marks a schema that
+    /// is being counted.
     fn here(
         &self,
         schema: Address,
@@ -214,7 +215,7 @@ impl<'a> Survey<'a> {
         match known.get(&schema) {
             Some(Some(applied)) => return Ok(*applied),
             Some(None) => {
-                return Err("refers to itself without going into a member or an element, so that it could never be evaluated; remove the circle of $ref".to_owned());
+                return Err("refers to itself without going into a member or an element, so it can't be evaluated; remove the cycle of $ref".to_owned());
             }
             None => {}
         }
@@ -241,7 +242,7 @@ impl<'a> Survey<'a> {
         Ok(applied)
     }
 
-    /// How many keywords a schema applies to one child of a value at most.
+    /// The largest number of keywords that a schema applies to one child of a value.
     fn below(
         &self,
         address: Address,
@@ -271,7 +272,7 @@ fn address(schema: &Value) -> Address {
     std::ptr::from_ref(schema) as Address
 }
 
-/// The schemas that a keyword applies: one, a list, or by name.
+/// The schemas in a keyword's value: one schema, a list, or an object.
 fn held<'a>(keyword: &str, argument: &'a Value) -> Vec<&'a Value> {
     let applies = [&IN_PLACE[..], &ONE_PER_CHILD[..], &EACH_PER_CHILD[..]];
     if !applies.iter().any(|keywords| keywords.contains(&keyword)) {

@@ -1,9 +1,9 @@
-//! RFC 3339 as gateways read it. They are written in Go, whose `time.Time`
-//! takes less from JSON than RFC 3339 allows: `T` and `Z` are upper-case, there
-//! is no leap second, and no hour 24. What Go takes beyond the RFC (a comma, an
-//! hour of one digit) is refused here, because it may stop doing so.
+//! RFC 3339 as gateways parse it. They are written in Go, whose `time.Time` accepts less in JSON
+//! than RFC 3339 allows: `T` and `Z` must be upper-case, and there is no leap second and no hour
+//! 24. What Go accepts beyond the RFC (a comma, an hour of one digit) is refused here, because a
+//! later version of Go may refuse it.
 
-/// Whether a gateway can read the text as a time.
+/// Whether a gateway can parse the text as a time.
 pub(super) fn is_go_time(text: &str) -> bool {
     let Some((date_time, rest)) = text.as_bytes().split_at_checked(19) else {
         return false;
@@ -11,7 +11,7 @@ pub(super) fn is_go_time(text: &str) -> bool {
     is_date_time(date_time) && zone(rest).is_some_and(is_zone)
 }
 
-/// `2006-01-02T15:04:05`, of a day that exists.
+/// Whether the text is `2006-01-02T15:04:05`, on a day that exists.
 fn is_date_time(text: &[u8]) -> bool {
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     if separators.iter().any(|(at, separator)| text[*at] != *separator) {
@@ -27,7 +27,7 @@ fn is_date_time(text: &[u8]) -> bool {
         && of_day.iter().all(|(at, most)| number(&text[*at..at + 2]).is_some_and(|n| n <= *most))
 }
 
-/// What follows the fraction of a second, if that is well formed.
+/// The part after the fraction of a second; `None` if the fraction is malformed.
 fn zone(rest: &[u8]) -> Option<&[u8]> {
     let Some(fraction) = rest.strip_prefix(b".") else {
         return Some(rest);
@@ -36,7 +36,7 @@ fn zone(rest: &[u8]) -> Option<&[u8]> {
     (digits > 0).then(|| &fraction[digits..])
 }
 
-/// `Z`, or an offset such as `+05:30`.
+/// Whether the text is `Z` or an offset such as `+05:30`.
 fn is_zone(text: &[u8]) -> bool {
     match text {
         b"Z" => true,
@@ -48,7 +48,7 @@ fn is_zone(text: &[u8]) -> bool {
     }
 }
 
-/// How many days a month has; none if there is no such month.
+/// The number of days of a month; 0 if there is no such month.
 fn days(year: u32, month: u32) -> u32 {
     let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_go_reads_is_taken() {
+    fn times_that_go_parses_are_accepted() {
         for text in [
             "2026-01-31T09:30:00Z",
             "2026-01-31T09:30:00.5Z",
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_does_not_read_is_refused() {
+    fn times_that_go_does_not_parse_are_refused() {
         for text in [
             "",
             "2026",

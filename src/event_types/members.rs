@@ -1,6 +1,5 @@
-//! Reads some members of a JSON object and checks the rest for being JSON that
-//! a gateway can read, without building it in memory: one pass, whose cost is
-//! the length of the text.
+//! Reads some members of a JSON object and checks that the rest is JSON that gateways can parse,
+//! without building it in memory: one pass over the text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What a member is.
+/// The value of a member, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Member<'a> {
     Null,
@@ -19,14 +18,13 @@ pub(super) enum Member<'a> {
     Object,
 }
 
-/// The wanted members that an object has. Of a member that stands there twice
-/// the last one counts, as it does for gateways.
+/// The wanted members of an object. If a member is repeated, the last one counts, as for gateways.
 #[derive(Debug, Default)]
 pub(super) struct Members<'a>(Vec<(&'a str, Member<'a>)>);
 
 impl<'a> Members<'a> {
-    /// Reads an object. Numbers out of range, unpaired surrogates and nesting
-    /// beyond the parser's limit are errors.
+    /// Reads an object. Numbers out of range, unpaired surrogates, and nesting beyond the parser's
+    /// limit are errors.
     pub(super) fn read(
         text: &'a str,
         is_wanted: impl Fn(&str) -> Option<&'a str>,
@@ -41,7 +39,7 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, member)| member)
     }
 
-    /// A member that is a text.
+    /// A member that is a string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             Member::Text(text) => Some(text),
@@ -81,7 +79,7 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Visitor<'a> for Wanted<F> {
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Tells what a value is, and reads through what is inside it.
+/// Reads a value and returns its kind.
 struct Kind;
 
 impl<'a> DeserializeSeed<'a> for Kind {
@@ -140,7 +138,7 @@ impl<'a> Visitor<'a> for Kind {
     }
 }
 
-/// Whether a text is one JSON object.
+/// Whether a text is a JSON object.
 pub(super) fn is_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_gateway_can_read_is_an_error_wherever_it_stands() {
+    fn json_that_gateways_can_not_parse_is_an_error_at_any_depth() {
         let nested = format!("{{\"a\":{}{}}}", "[".repeat(127), "]".repeat(127));
         for text in [
             r#"{"n":[1e400]}"#,

@@ -1,10 +1,9 @@
-//! A payload that counts what is done with it. The evaluator reads instances
-//! through a trait, and this is an implementation of it that takes units off a
-//! budget with each step: so the evaluator can be stopped, which it offers no
-//! other way to do. When nothing is left, the step unwinds to [`within`]. That
-//! is no panic: no hook runs and nothing is logged. The evaluator holds nothing
-//! that another payload would see: its state belongs to the call, and a compiled
-//! schema is only read.
+//! A payload with a budget for its evaluation. The evaluator reads instances through a trait. This
+//! implementation of the trait takes units off a budget at each step, so that the evaluator can be
+//! stopped, for which it has no other means. When the budget is used up, the step unwinds to
+//! [`within`]. It does not panic: no hook runs and nothing is logged. Unwinding leaves no
+//! inconsistent state, because the state of an evaluation belongs to its call and a compiled schema
+//! is never changed.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -17,31 +16,31 @@ use serde_json::{Map, Value};
 
 use super::complexity::Prices;
 
-/// The representation, by which a schema is compiled.
+/// The representation of instances that schemas are compiled for.
 pub(super) struct Metered;
 
-/// Integers beyond this share hashes with others, which makes them costly to tell apart.
+/// Integers beyond this share hashes with others, so it is costly to distinguish them.
 const EXACT: u64 = 1 << 53;
 
-/// What comparing or hashing a byte costs, in 256ths of a unit.
+/// The cost of comparing or hashing a byte, in 256ths of a unit.
 const READ: u64 = 4;
 
-/// What is left of a payload's budget.
+/// The rest of a payload's budget.
 pub(super) struct Meter {
     left: Cell<u64>,
     prices: Prices,
 }
 
-/// Why an evaluation came to no verdict.
+/// Why an evaluation has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
     /// The budget was used up.
     OverBudget,
-    /// The evaluator panicked. The panic is in the log.
+    /// The evaluator panicked. The panic hook has logged it.
     Panicked,
 }
 
-/// Runs what reads the payload, for at most so many units.
+/// Runs the evaluation of a payload with a budget in units.
 pub(super) fn within<T>(
     units: u64,
     prices: Prices,
@@ -67,7 +66,7 @@ impl Meter {
         self.spend(1 + bytes.saturating_mul(price) / 256);
     }
 
-    /// Pays for reading all that is inside a value.
+    /// Takes the cost of reading everything inside a value.
     fn spend_deep(&self, value: &Value) {
         match value {
             Value::String(text) => self.spend_for(text.len(), READ),
@@ -81,7 +80,7 @@ impl Meter {
         self.spend(4);
     }
 
-    /// Pays for a comparison, which ends where the two differ in kind or number.
+    /// Takes the cost of a comparison, which ends where the two differ in kind or number.
     fn spend_compared(&self, value: &Value, expected: &Value) {
         self.spend(1);
         match (value, expected) {
@@ -105,11 +104,11 @@ impl Meter {
     }
 }
 
-/// One value of a payload, or the name of a member.
+/// A value of a payload, or the name of a member.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     value: Inner<'a>,
-    /// `None` for a text that the evaluator made itself.
+    /// `None` for a string that the evaluator created.
     meter: Option<&'a Meter>,
 }
 
@@ -133,7 +132,7 @@ impl<'a> Node<'a> {
         Self { value: Inner::Value(value), meter: self.meter }
     }
 
-    /// The value, for one unit.
+    /// The value; costs one unit.
     fn value(&self) -> Option<&'a Value> {
         self.spend(1);
         match self.value {
@@ -227,7 +226,7 @@ impl<'a> json::Node<'a, Metered> for Node<'a> {
         }
     }
 
-    /// For the errors that are reported, each of which is costly to build.
+    /// Called for each reported error, which is costly to build.
     fn to_value(&self) -> Cow<'a, Value> {
         self.spend(160);
         match self.value {
@@ -279,7 +278,7 @@ impl<'a> Object<'a, Metered> for Members<'a> {
     }
 }
 
-/// Member by member, each with its name.
+/// An iterator over members, with their names.
 pub(super) struct MembersIter<'a> {
     node: Node<'a>,
     members: serde_json::map::Iter<'a>,
@@ -297,7 +296,7 @@ impl<'a> Iterator for MembersIter<'a> {
     }
 }
 
-/// The elements of a list.
+/// The elements of an array.
 #[derive(Clone, Copy)]
 pub(super) struct Elements<'a> {
     node: Node<'a>,
@@ -328,7 +327,7 @@ impl<'a> Array<'a, Metered> for Elements<'a> {
     }
 }
 
-/// Element by element.
+/// An iterator over elements.
 pub(super) struct ElementsIter<'a> {
     node: Node<'a>,
     items: std::slice::Iter<'a, Value>,
@@ -342,8 +341,8 @@ impl<'a> Iterator for ElementsIter<'a> {
     }
 }
 
-/// What telling an element from those of the same hash costs. Integers are
-/// hashed as floats, of which one stands for up to 2048 of the largest.
+/// The cost of distinguishing an element from others with the same hash. Integers are hashed as
+/// floats, of which one stands for up to 2048 of the largest integers.
 fn collisions(value: &Value) -> u64 {
     match value {
         Value::Number(number) => {

@@ -1,38 +1,37 @@
-//! The regular expressions of a schema, and what they may cost. They run on an
-//! engine that never backtracks. Most of them become a small automaton that
-//! looks at each byte once. For those that do not (such as `[01]*1[01]{200}2`)
-//! the time for a byte grows with the size of the compiled expression: that
-//! size is limited, and a payload pays for it.
+//! Limits the cost of a schema's regular expressions. The engine never backtracks. Most expressions
+//! become a small automaton that examines each byte once. For the others (such as
+//! `[01]*1[01]{200}2`), the time per byte grows with the size of the compiled expression, so that
+//! size is limited and a payload pays for it.
 
 use std::collections::HashSet;
 
 use regex_automata::dfa::dense;
 use regex_automata::nfa::thompson;
 
-/// A pattern may have this many characters,
+/// The maximum number of characters of a pattern.
 const MAX_CHARACTERS: usize = 1024;
-/// this size compiled,
+/// The maximum size of a compiled pattern, in bytes.
 const MAX_COMPILED: usize = 256 * 1024;
-/// and all of a schema together this one.
+/// The maximum size of all compiled patterns of a schema, in bytes.
 const MAX_ALL_COMPILED: usize = 1024 * 1024;
-/// Each has caches of its own while it is used.
+/// The maximum number of patterns of a schema. Each has its own caches while it is used.
 const MAX_COUNT: usize = 64;
 
-/// A deterministic automaton up to this size is built by the engine as well.
+/// Up to this size, in bytes, the engine also builds a deterministic automaton.
 const MAX_AUTOMATON: usize = 256 * 1024;
 
-/// What a byte costs in such an automaton, in 256ths of a unit.
+/// The cost of a byte of text in such an automaton, in 256ths of a unit.
 const CHEAP: u64 = 64;
-/// Otherwise, one unit per byte of text for so many bytes of the compiled pattern.
+/// For other patterns, a byte of text costs one unit per this many bytes of the compiled pattern.
 const BYTES_PER_UNIT: usize = 80;
 
-/// What the evaluator's engine may take for one pattern, which it compiles for
-/// both directions: more than [`MAX_COMPILED`], so that what passed here passes there.
+/// The evaluator's limit for one pattern, which it compiles for both directions. Larger than
+/// [`MAX_COMPILED`], so that a pattern accepted here is accepted there.
 pub(super) const ENGINE_BYTES: usize = 8 * MAX_COMPILED;
-/// Cache of one pattern for one thread: room for an automaton of [`MAX_AUTOMATON`].
+/// The cache of one pattern per thread: room for an automaton of [`MAX_AUTOMATON`].
 pub(super) const ENGINE_CACHE_BYTES: usize = 2 * MAX_AUTOMATON;
 
-/// The patterns of a schema: their sizes, and what they cost per byte of text.
+/// The patterns of a schema, with their sizes and their cost per byte of text.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
     known: HashSet<String>,
@@ -42,7 +41,7 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
-    /// Adds one; an error says what to change.
+    /// Adds a pattern. The error says what to change.
     pub(super) fn add(&mut self, pattern: &str) -> Result<(), String> {
         if !self.known.insert(pattern.to_owned()) {
             return Ok(());
@@ -65,7 +64,7 @@ impl Patterns {
         let (size, cost) = measure(pattern).map_err(|error| match error {
             Unusable::TooLarge => too_large(),
             Unusable::Syntax => format!(
-                "has a pattern that is no regular expression of the supported kind, which has no look-around and no back-references: {shown}"
+                "has a pattern that is not a supported regular expression (look-around and back-references are not supported): {shown}"
             ),
         })?;
         self.compiled += size;
@@ -80,17 +79,17 @@ impl Patterns {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of patterns.
     pub(super) fn count(&self) -> usize {
         self.known.len()
     }
 
-    /// What matching a byte against the costliest one costs, in 256ths of a unit.
+    /// The cost of matching a byte against the costliest pattern, in 256ths of a unit.
     pub(super) const fn costliest(&self) -> u64 {
         self.costliest
     }
 
-    /// The same against all of them.
+    /// The cost of matching a byte against all patterns, in 256ths of a unit.
     pub(super) const fn all(&self) -> u64 {
         self.all
     }
@@ -101,7 +100,7 @@ enum Unusable {
     TooLarge,
 }
 
-/// The size of a compiled pattern, and what a byte of text costs.
+/// The size of a compiled pattern, and its cost per byte of text.
 fn measure(pattern: &str) -> Result<(usize, u64), Unusable> {
     let translated = jsonschema_regex::to_rust_regex(pattern).map_err(|()| Unusable::Syntax)?;
     let limit = thompson::Config::new().nfa_size_limit(Some(MAX_COMPILED));
@@ -123,12 +122,12 @@ fn measure(pattern: &str) -> Result<(usize, u64), Unusable> {
     Ok((size, cost))
 }
 
-/// Checks the format `regex` of a payload's text, within the limits of a pattern.
+/// Whether a string is a regular expression within the limits of a pattern, for the format `regex`.
 pub(super) fn is_regex(text: &str) -> bool {
     text.len() <= MAX_CHARACTERS && jsonschema_regex::to_rust_regex(text).is_ok()
 }
 
-/// A URI fragment with its escapes resolved; `None` if that is no text.
+/// Decodes a URI fragment; `None` if the result is not UTF-8.
 pub(super) fn percent_decoded(fragment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(fragment.len());
     let mut rest = fragment.as_bytes();

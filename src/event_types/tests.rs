@@ -1,4 +1,4 @@
-//! The catalogue and the checks of schemas and payloads.
+//! The catalogue, and the checks of schemas and payloads.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ fn every_built_in_type_has_a_valid_name_and_schema() {
 }
 
 #[test]
-fn a_payload_is_told_each_member_that_is_missing_or_wrong() {
+fn every_missing_or_wrong_member_is_reported() {
     let info = built_in("api.deployed").unwrap();
     let good = json!({"apiId": "a", "deploymentId": "d", "performedAt": "2026-01-31T09:30:00.5Z", "vhost": "x"});
     let subject =
@@ -40,7 +40,7 @@ fn a_payload_is_told_each_member_that_is_missing_or_wrong() {
 }
 
 #[test]
-fn a_type_that_takes_a_built_in_ones_place_is_checked_by_its_own_schema() {
+fn a_type_that_replaces_a_built_in_one_is_checked_by_its_own_schema() {
     let mut info = built_in("api.deleted").unwrap().clone();
     info.schema = Some(raw(&json!({"required": ["x"]})));
     assert!(!Validator::is_quick(&info));

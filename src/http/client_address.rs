@@ -6,9 +6,9 @@ use axum::http::HeaderMap;
 
 use crate::config::Network;
 
-/// The client's address: the peer's, or, if the peer is a trusted proxy, the
-/// right-most hop of `X-Forwarded-For` that is not one. Hops to the left of it are
-/// ignored, because the client may have invented them.
+/// The client's address: the peer's or, if the peer is a trusted proxy, the right-most hop of
+/// `X-Forwarded-For` that is not a trusted proxy. Hops to the left of it are ignored, because the
+/// client may have invented them.
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();

@@ -1,6 +1,6 @@
-//! Cursors: opaque texts that say where the next page of a list begins. A cursor
-//! carries a digest of the filters that it was issued for, so that one taken from
-//! another list is refused instead of skipping rows.
+//! Cursors: opaque strings that identify where the next page of a list begins. A cursor contains a
+//! digest of the filters that it was issued for, so that a cursor of another list is refused
+//! instead of skipping rows.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
@@ -27,17 +27,21 @@ impl PageQuery {
     }
 }
 
-/// Makes a cursor for these filters.
+/// Creates a cursor for these filters.
 pub(super) fn encode(position: &impl Serialize, filters: &impl Serialize) -> String {
     let mut bytes = digest(filters).to_vec();
     bytes.extend(serde_json::to_vec(position).unwrap_or_default());
     BASE64URL_NOPAD.encode(&bytes)
 }
 
-/// Reads a cursor that was issued for the same filters.
+/// Decodes a cursor that was issued for the same filters.
 pub(super) fn decode<T: DeserializeOwned>(text: &str, filters: &impl Serialize) -> Answer<T> {
-    let refuse =
-        || Problem::invalid("cursor", "is no cursor of this service; take it from pagination.next");
+    let refuse = || {
+        Problem::invalid(
+            "cursor",
+            "is not a cursor of this service; use the value of pagination.next",
+        )
+    };
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| refuse())?;
     let (mark, position) = bytes.split_at_checked(DIGEST_BYTES).ok_or_else(refuse)?;
     let position = serde_json::from_slice(position).map_err(|_| refuse())?;

@@ -1,6 +1,6 @@
-//! What is logged of requests that were refused or failed: one line each, but
-//! only so many a minute of a source and kind, because any peer can cause them.
-//! Also decides how often a refusal is noted in the database.
+//! Log lines for refused and failed requests: one line each, up to a limit per minute, source and
+//! kind, because any peer can cause them. Also limits how often refusals are recorded in the
+//! database.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,14 +16,14 @@ use crate::store::{GatewayCredential, StoreError};
 use crate::token::Kind;
 
 const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
-/// Sources that are named with their counts; the others are summed up.
+/// Sources that are logged with their counts; the others are summed up.
 const NAMED: usize = 20;
-/// A gateway's refusals are noted this often at the most ...
+/// How often a refusal of the same gateway is recorded, at most ...
 const NOTED_EVERY: Duration = Duration::from_secs(10);
-/// ... and of all gateways so many in that time.
+/// ... and how many refusals of all gateways in that time.
 const NOTES: usize = 50;
 
-/// Where failures are told.
+/// The log of failures.
 #[derive(Debug)]
 pub(super) struct Failures {
     lines: LogLimit<(Option<Source>, Cow<'static, str>)>,
@@ -41,8 +41,8 @@ impl Failures {
         self.lines.admit(&(address.map(Source::from), kind))
     }
 
-    /// A credential was refused. It is named by its public part; a text that is
-    /// no key is not shown, for it may be a secret of something else.
+    /// Logs a refused credential, by its public part. A text that is not a key is not logged,
+    /// because it may be another secret.
     pub(super) fn credential(
         &self,
         address: Option<IpAddr>,
@@ -63,11 +63,11 @@ impl Failures {
             gateway,
             gateway_name,
             suppressed,
-            "a credential was refused"
+            "refused a credential"
         );
     }
 
-    /// An upgrade was refused: a gateway is not connected for it.
+    /// Logs a refused upgrade, after which the gateway is not connected.
     pub(super) fn upgrade(
         &self,
         address: IpAddr,
@@ -92,11 +92,11 @@ impl Failures {
             gateway,
             gateway_name,
             suppressed,
-            "an upgrade was refused"
+            "refused an upgrade"
         );
     }
 
-    /// A request failed because of the database.
+    /// Logs a request that failed because of the database.
     pub(super) fn store(&self, address: Option<IpAddr>, error: &StoreError) {
         let (kind, is_grave) = match error {
             StoreError::Unavailable(_) | StoreError::ConnectionLost(_) => {
@@ -116,7 +116,7 @@ impl Failures {
         }
     }
 
-    /// Tells how much was suppressed of sources that have been quiet since.
+    /// Logs the number of suppressed lines of sources that have been quiet since.
     pub(super) fn log_suppressed(&self) {
         let (mut keys, others) = self.lines.take_suppressed();
         keys.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -135,8 +135,8 @@ impl Failures {
         noted.shrink_to_fit();
     }
 
-    /// Whether a refusal of this gateway may be noted in the database now: each
-    /// note is a write, and a peer needs only the public part of a key for it.
+    /// Whether a refusal of this gateway may be recorded in the database now. Each record is a
+    /// write, and a peer can cause it with only the public part of a key.
     pub(super) fn may_note(&self, gateway: GatewayKey) -> bool {
         self.may_note_at(gateway, Instant::now())
     }
@@ -154,13 +154,13 @@ impl Failures {
         may
     }
 
-    /// Held for a look-up, and never across an await.
+    /// Locked for a lookup, never across an await.
     fn noted(&self) -> MutexGuard<'_, HashMap<GatewayKey, Instant>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts a refused credential without a line: the refused upgrade has its own.
+/// Counts a refused credential without a log line: the refused upgrade has its own.
 pub(super) fn count(kind: Kind) {
     count_credential(kind_name(kind));
 }

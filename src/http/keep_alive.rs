@@ -1,11 +1,11 @@
-//! How long a peer may take for the head of a request: from the first byte on,
-//! or, with the first request, from the moment at which it could be sent. A
-//! connection that is kept for the next request may be silent for longer.
+//! The deadline for the head of a request: it starts with the first byte or, for the first request,
+//! when the peer can send it. A connection that is kept open for the next request may be idle for
+//! longer.
 //!
-//! hyper has one timer for both, which it starts when it begins to wait for a
-//! head. So it is given one that watches the socket: as long as nothing has
-//! come, it runs for the longer time, and from then on for the shorter one. A
-//! head whose beginning came with the request before counts as silence.
+//! hyper has one timer for both, which it starts when it begins to wait for a head. This module
+//! gives it a timer that watches the socket: until a byte arrives it uses the longer time, and from
+//! then on the shorter one. If the beginning of a head arrived together with the previous request,
+//! it counts as idle.
 
 use std::io;
 use std::pin::Pin;
@@ -17,22 +17,22 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The two deadlines.
+/// The two timeouts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Of a head that has begun, and of the first one.
+    /// For a head that has begun, and for the first one.
     pub(super) head: Duration,
-    /// Of silence between two requests.
+    /// For idle time between two requests.
     pub(super) idle: Duration,
 }
 
-/// A stream that counts what is read from it.
+/// A stream that counts the bytes that are read from it.
 pub(super) struct Watched<S> {
     stream: S,
     reads: Arc<AtomicU64>,
 }
 
-/// The timer for hyper, of one connection.
+/// The timer of one connection, for hyper.
 pub(super) struct HeadTimer {
     limits: Limits,
     reads: Arc<AtomicU64>,
@@ -46,12 +46,12 @@ pub(super) fn watch<S>(stream: S, limits: Limits) -> (Watched<S>, HeadTimer) {
     (Watched { stream, reads }, timer)
 }
 
-/// A wait for a head.
+/// A timer that waits for a head.
 struct HeadSleep {
     sleep: Pin<Box<tokio::time::Sleep>>,
     head: Duration,
     reads: Arc<AtomicU64>,
-    /// How many there were when the wait began; `None` once the head has begun.
+    /// The number of bytes read when the wait began; `None` once the head has begun.
     before: Option<u64>,
 }
 
@@ -60,7 +60,7 @@ impl Timer for HeadTimer {
         self.sleep_until(self.now())
     }
 
-    /// Only heads are waited for, and how long is known better here.
+    /// hyper only uses this timer for heads, and the deadline is known here.
     fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
         let Limits { head, idle } = self.limits;
         let is_first = self.is_first.swap(false, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl Sleep for HeadSleep {}
 impl Future for HeadSleep {
     type Output = ();
 
-    /// hyper reads before it looks at the time, and both in the same task.
+    /// hyper reads before it polls the timer, in the same task.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if self.before.is_some_and(|before| self.reads.load(Ordering::Relaxed) != before) {
             self.before = None;

@@ -1,6 +1,5 @@
-//! The accept loop. It never waits for a peer: each stage that an
-//! unauthenticated peer can reach has a deadline and a bound, and at a bound the
-//! [table] of connections closes one that is not in use.
+//! The accept loop. It never waits for a peer: each stage that an unauthenticated peer can reach
+//! has a timeout and a limit. At a limit, the [table] of connections closes one that is not in use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,23 +34,21 @@ use places::{Evicted, Place, Places};
 
 pub(super) use places::Peer;
 
-/// How much the kernel takes for a peer before it has begun to send it. More
-/// would hide from us that the peer does not read: a megabyte that lies in the
-/// kernel looks written.
+/// How much unsent data the kernel buffers for a peer. A larger buffer would hide that the peer
+/// does not read: a megabyte in the buffer looks as if it had been sent.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 16 * 1024;
-/// After an accept that failed although no descriptor was missing.
+/// The pause after an accept that failed for another reason than a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After connections were closed because descriptors were missing.
+/// The pause after connections were closed because of a lack of descriptors.
 const SHED_PAUSE: Duration = Duration::from_millis(10);
-/// Connections that are closed then.
+/// How many connections are closed at a time for lack of descriptors.
 const SHED: usize = 64;
-/// Connections that the kernel keeps until they are accepted, as far as
-/// `net.core.somaxconn` allows.
+/// Connections that the kernel queues until they are accepted; limited by `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
-/// Connections beyond `server.max_http_connections`, for probes and admins.
+/// Connections in excess of `server.max_http_connections`, for probes and admins.
 const RESERVED: usize = 64;
-/// Descriptors for the database, files and the runtime.
+/// Descriptors reserved for the database, files and the runtime.
 const OTHER_DESCRIPTORS: usize = 128;
 
 /// A bound port.
@@ -67,8 +64,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the port, inside a runtime. Without TLS only on loopback. A peer
-    /// whose host acknowledges nothing for as long as `unacknowledged` is gone.
+    /// Binds the port; must be called inside a runtime. Without TLS, only loopback addresses are
+    /// allowed. A connection ends when sent data stays unacknowledged for as long as
+    /// `unacknowledged`.
     pub fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
@@ -77,7 +75,7 @@ impl Listener {
         if tls.is_none() && !server.listen.ip().is_loopback() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "without TLS only a loopback address may be listened on",
+                "listening without TLS requires a loopback address",
             ));
         }
         check_descriptors(server);
@@ -97,13 +95,13 @@ impl Listener {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// Accepts until told to stop. Each connection is a task of `connections`;
-    /// `wind_down` asks those to end after the request that they are at.
+    /// Accepts connections until it is cancelled. Each connection is a task of `connections`;
+    /// `wind_down` makes them end after their current request.
     pub async fn run(
         self,
         router: Router,
@@ -140,7 +138,7 @@ impl Listener {
         }
     }
 
-    /// A place for a newcomer; `None` if all are in use.
+    /// A place for a new connection; `None` if all places are in use.
     fn admit(&self, peer: SocketAddr, is_balancer: bool) -> Option<Arc<Place>> {
         let (place, evicted) = self.places.admit(peer.ip().into(), is_balancer);
         if evicted > 0 {
@@ -148,7 +146,7 @@ impl Listener {
             if let Some(suppressed) = self.log.admit(&"evicted") {
                 tracing::warn!(
                     suppressed,
-                    "server.max_http_connections or server.max_pending_handshakes is reached; the connections that have been waiting longest, of the address that holds most, are closed"
+                    "server.max_http_connections or server.max_pending_handshakes has been reached; closing the connections that have waited longest, of the address that holds most"
                 );
             }
         }
@@ -158,21 +156,20 @@ impl Listener {
                 tracing::warn!(
                     %peer,
                     suppressed,
-                    "server.max_http_connections are open and in use; a further one is closed at once"
+                    "server.max_http_connections has been reached, and all connections are in use; closing a new one"
                 );
             }
         }
         place
     }
 
-    /// What to do about an accept that failed; returns how long to pause. Idle
-    /// connections are closed when descriptors are missing, for otherwise none
-    /// would be free until some peer ends a connection.
+    /// Handles a failed accept; returns how long to pause. For a lack of descriptors it closes idle
+    /// connections, because otherwise none would be free until a peer ends a connection.
     fn recover(&self, error: &io::Error) -> Duration {
         let shed = if descriptors::is_exhausted(error) { self.places.shed(SHED) } else { 0 };
         count_evicted(shed);
         if let Some(suppressed) = self.log.admit(&"accept") {
-            tracing::warn!(%error, closed = shed, suppressed, "a connection could not be accepted");
+            tracing::warn!(%error, closed = shed, suppressed, "failed to accept a connection");
         }
         if shed > 0 { SHED_PAUSE } else { PAUSE }
     }
@@ -191,7 +188,7 @@ fn check_descriptors(server: &config::Server) {
         tracing::warn!(
             limit,
             wanted,
-            "the limit of open files (ulimit -n) is lower than server.max_http_connections needs, gateways' sockets not counted"
+            "the limit of open files (ulimit -n) is lower than server.max_http_connections requires, not counting gateways' sockets"
         );
     }
 }
@@ -210,7 +207,7 @@ struct Connection {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     is_balancer: bool,
-    /// Of the PROXY protocol header and the TLS handshake together.
+    /// The deadline of the PROXY protocol header and the TLS handshake together.
     deadline: Instant,
     router: Router,
     wind_down: CancellationToken,
@@ -232,7 +229,7 @@ impl Connection {
         match timeout_at(self.deadline, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.serve(stream).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake timed out"),
         }
     }
 
@@ -267,23 +264,23 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(peer = %address, %error, "a connection ended badly");
+            tracing::debug!(peer = %address, %error, "a connection ended with an error");
         }
     }
 }
 
 fn prepare(stream: &TcpStream, unacknowledged: Duration) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was refused");
+        tracing::debug!(%error, "failed to set TCP_NODELAY");
     }
     #[cfg(target_os = "linux")]
     {
         let socket = socket2::SockRef::from(stream);
         if let Err(error) = socket.set_tcp_user_timeout(Some(unacknowledged)) {
-            tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+            tracing::debug!(%error, "failed to set TCP_USER_TIMEOUT");
         }
         if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT) {
-            tracing::debug!(%error, "TCP_NOTSENT_LOWAT was refused");
+            tracing::debug!(%error, "failed to set TCP_NOTSENT_LOWAT");
         }
     }
     #[cfg(not(target_os = "linux"))]

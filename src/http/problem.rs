@@ -162,7 +162,7 @@ impl From<Refusal> for Problem {
             .of_gateways(ids),
             Refusal::IdTaken(id) => Self::new(
                 Code::EventIdTaken,
-                format!("The id {id} belongs to an event with another content."),
+                format!("The id {id} belongs to an event with different content."),
             ),
             Refusal::Invalid(error) => error.into(),
         }
@@ -180,7 +180,7 @@ impl From<ValidationError> for Problem {
                     .map(|error| FieldError { field: error.field, message: error.message })
                     .collect(),
             ),
-            ValidationError::Expired => Self::invalid("expiresAt", "lies in the past"),
+            ValidationError::Expired => Self::invalid("expiresAt", "is in the past"),
             ValidationError::UnknownType(_) => Self::new(Code::UnknownEventType, detail),
             ValidationError::TooLarge { .. } => Self::new(Code::EventTooLarge, detail),
         }

@@ -1,6 +1,6 @@
-//! The PROXY protocol (HAProxy's specification, versions 1 and 2): a load
-//! balancer that passes TCP on says first whose connection it is. Without it
-//! there are no addresses to limit or to put on record but the balancer's own.
+//! The PROXY protocol (HAProxy's specification, versions 1 and 2): a load balancer that forwards
+//! TCP sends the client's address first. Without it, the only address to rate-limit or record would
+//! be the balancer's.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,22 +10,22 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// Some hundred bytes are usual, with all that a balancer may add.
+/// Usual headers have a few hundred bytes, including all extensions.
 const LONGEST: usize = 4096;
 const BOTH_VERSIONS: ParseConfig =
     ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
 
-/// Why a balancer's connection is ended.
+/// Why a balancer's connection is closed.
 #[derive(Debug, thiserror::Error)]
 enum HeaderError {
-    /// A check that only opens a connection does so.
+    /// Sent by health checks that only open a connection.
     #[error("the connection ended before its first byte")]
     Nothing,
     #[error("the connection ended in the middle of the header")]
     Cut,
-    #[error("the header took too long")]
+    #[error("the header did not arrive in time")]
     Late,
-    #[error("it begins with something else, or the header is malformed")]
+    #[error("the header is missing or malformed")]
     Malformed,
     #[error("the header is longer than {LONGEST} bytes")]
     TooLong,
@@ -33,9 +33,8 @@ enum HeaderError {
     Io(#[from] io::Error),
 }
 
-/// Takes the header off a balancer's connection: the client's address, or the
-/// balancer's own where it speaks for itself (a health check). `None` if the
-/// connection can't go on; the log says why.
+/// Reads the header of a balancer's connection: the client's address, or the balancer's own for its
+/// health checks. `None` if the connection must be closed; the reason is logged.
 pub(super) async fn client(
     stream: &mut TcpStream,
     balancer: SocketAddr,
@@ -44,20 +43,20 @@ pub(super) async fn client(
     match timeout_at(deadline, header(stream)).await.unwrap_or(Err(HeaderError::Late)) {
         Ok(client) => Some(client.unwrap_or(balancer)),
         Err(error @ HeaderError::Nothing) => {
-            tracing::debug!(%balancer, %error, "no PROXY protocol header came");
+            tracing::debug!(%balancer, %error, "received no PROXY protocol header");
             None
         }
         Err(error) => {
             tracing::warn!(
                 %balancer, %error,
-                "no PROXY protocol header came from a peer in server.proxy_protocol_from: let it send one (HAProxy: send-proxy-v2), or take its address out of that list"
+                "received no PROXY protocol header from a peer in server.proxy_protocol_from; make it send one (HAProxy: send-proxy-v2), or remove its address from that list"
             );
             None
         }
     }
 }
 
-/// Reads up to the header's end and not a byte further, for there TLS begins.
+/// Reads exactly up to the end of the header, where TLS begins.
 async fn header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = Vec::new();
     let mut arrived = [0; 512];

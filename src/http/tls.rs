@@ -1,5 +1,5 @@
-//! Certificates: read from PEM files, exchanged while running, and made once
-//! for those who have none. TLS 1.2 and 1.3, HTTP/1.1.
+//! Certificates: read from PEM files, reloaded while running, and generated once if none is
+//! configured. TLS 1.2 and 1.3, HTTP/1.1.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,22 +23,22 @@ pub use self_signed::{hostname, self_signed};
 
 use validity::Validity;
 
-/// Why there is no TLS.
+/// Why TLS is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read or is no PEM.
-    #[error("{path} can't be used: {why}")]
+    /// A file can't be read or is not PEM.
+    #[error("failed to read {path}: {why}")]
     File {
-        /// Which.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         why: String,
     },
-    /// Certificate and key don't fit each other, or rustls refuses them.
+    /// The certificate and key do not match, or rustls refuses them.
     #[error("the certificate and its key can't be used: {0}")]
     Pair(#[from] rustls::Error),
-    /// No self-signed certificate could be made.
-    #[error("no self-signed certificate could be made: {0}")]
+    /// Generating the self-signed certificate failed.
+    #[error("failed to generate a self-signed certificate: {0}")]
     SelfSigned(String),
 }
 
@@ -48,21 +48,21 @@ impl TlsError {
     }
 }
 
-/// The certificate in use, and the files that it comes from.
+/// The certificate in use, and its files.
 #[derive(Debug)]
 pub struct Certificates {
     certificate: PathBuf,
     private_key: PathBuf,
     current: Arc<Current>,
-    /// What was read last. Held only to compare or to set.
+    /// What was read last. Locked only to compare or to set it.
     seen: Mutex<Seen>,
 }
 
 #[derive(Debug)]
 struct Seen {
-    /// Of the contents of both files: their times and sizes may stay the same.
+    /// Digest of both files: their times and sizes may stay the same.
     digest: [u8; 32],
-    /// Of the certificate in use.
+    /// The validity of the certificate in use.
     validity: Validity,
 }
 
@@ -88,7 +88,7 @@ impl Certificates {
         Ok(Self { certificate, private_key, current, seen })
     }
 
-    /// The server's side of TLS; follows later reloads.
+    /// The server's TLS configuration. It uses reloaded certificates.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -99,17 +99,18 @@ impl Certificates {
         Ok(config)
     }
 
-    /// Reads the files again; the old certificate stays if they can't be used.
+    /// Reloads the files. If they are invalid, the old certificate stays in use.
     pub fn reload(&self) {
         match Files::read(&self.certificate, &self.private_key) {
             Ok(files) => self.take(&files),
-            Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+            Err(error) => {
+                tracing::error!(%error, "failed to reload the certificate; the old one stays in use")
+            }
         }
         self.seen().validity.check(&self.certificate);
     }
 
-    /// Reads them again if they have changed, and warns before the certificate in
-    /// use expires.
+    /// Reloads the files if they have changed, and warns before the certificate in use expires.
     pub fn reload_if_changed(&self) {
         if let Ok(files) = Files::read(&self.certificate, &self.private_key) {
             let is_new = self.seen().digest != files.digest();
@@ -126,10 +127,12 @@ impl Certificates {
                 files::warn_if_exposed(&self.private_key, "the private key");
                 self.seen().validity = Validity::of(&key);
                 self.current.0.store(Arc::new(key));
-                tracing::info!(certificate = %self.certificate.display(), "the certificate was read again");
+                tracing::info!(certificate = %self.certificate.display(), "reloaded the certificate");
             }
-            // Perhaps one of them was replaced, and the other one will be.
-            Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+            // Perhaps only one of the files has been replaced yet.
+            Err(error) => {
+                tracing::error!(%error, "failed to reload the certificate; the old one stays in use")
+            }
         }
         self.seen().digest = files.digest();
     }
@@ -166,7 +169,7 @@ impl Files {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| TlsError::file(certificate, error.to_string()))?;
         if chain.is_empty() {
-            return Err(TlsError::file(certificate, "it holds no certificate"));
+            return Err(TlsError::file(certificate, "it contains no certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.private_key)
             .map_err(|error| TlsError::file(private_key, error.to_string()))?;

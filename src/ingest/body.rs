@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
     fn batch(&self) -> Result<Option<&'a RawValue>> {
         let Some(events) = self.events else { return Ok(None) };
         if self.raw("type").is_some() {
-            return Err(ValidationError::invalid("events", "is no field of an event"));
+            return Err(ValidationError::invalid("events", "is not a field of an event"));
         }
         match FIELDS.iter().find(|name| self.raw(name).is_some()) {
             Some(name) => Err(ValidationError::invalid(
@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
 
     fn draft(&self, now: Timestamp, traceparent: Option<TraceParent>) -> Result<Draft> {
         if self.events.is_some() {
-            return Err(ValidationError::invalid("events", "is no field of an event"));
+            return Err(ValidationError::invalid("events", "is not a field of an event"));
         }
         let payload = self.raw("payload").map(ToOwned::to_owned);
         let gateway_id = self.get("gatewayId")?.map(|id| vec![id]);

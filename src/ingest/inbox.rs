@@ -172,7 +172,7 @@ impl<'a> Page<'a> {
             let name = crate::event::quoted(organisation);
             return Ok(Err(Rejection {
                 reason: RejectionReason::UnknownOrganisation,
-                detail: format!("organisation: there is none named {name}"),
+                detail: format!("organisation: no organisation is named {name}"),
             }));
         };
         let info = self.event_type(key, &draft).await?;

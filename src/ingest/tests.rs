@@ -60,7 +60,7 @@ fn an_error_names_the_invalid_column() {
         (wrong(|row| row.user_id = Some("u".repeat(257))), "userId: "),
         (wrong(|row| row.traceparent = Some("00-1-2-3".to_owned())), "traceparent: must be a W3C"),
         (wrong(|row| row.expires_at = Some("1767225600".to_owned())), "expiresAt: "),
-        (wrong(|row| row.expires_at = Some("2025-01-01T00:00:00Z".to_owned())), "expiresAt: lies"),
+        (wrong(|row| row.expires_at = Some("2025-01-01T00:00:00Z".to_owned())), "expiresAt: is in"),
     ] {
         assert!(told.starts_with(field), "{told}");
     }

@@ -1,4 +1,4 @@
-//! What is recorded of deliveries to gateways that are away, or were deleted.
+//! What is recorded about deliveries to gateways that are not connected, or were deleted.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use crate::event::GatewayKey;
 
 use super::Missed;
 
-/// What a sweep recorded, and what it left for later.
+/// What a sweep recorded, and which gateways it postponed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Recorded as `not_connected`.
+    /// Deliveries recorded as `not_connected`.
     pub missed: Vec<Missed>,
-    /// Gateways with events that may still come back in time, and when to sweep them.
+    /// Gateways with undelivered events that are within their grace period, and how long to wait
+    /// before the next sweep.
     pub postponed: Vec<(GatewayKey, Duration)>,
 }
 
 impl Swept {
-    /// How much of `grace` a gateway still has whose last connection ended at
-    /// `left_at`. None if that instant lies in a future that a clock which was
-    /// set back has made.
+    /// The rest of the grace period of a gateway whose last connection ended at `left_at`, or
+    /// `None` if it is over. Also `None` if `left_at` is more than `grace` in the future, because
+    /// the clock was set back.
     pub fn grace_left(
         left_at: Option<Timestamp>,
         now: Timestamp,
@@ -34,17 +35,17 @@ impl Swept {
 /// A gateway that was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deleted {
-    /// Its inside key.
+    /// The key by which the store refers to it.
     pub key: GatewayKey,
-    /// What it had not received; recorded as `gateway_deleted`.
+    /// Deliveries that it had not confirmed, recorded as `gateway_deleted`.
     pub undelivered: Vec<Missed>,
 }
 
-/// Where a search for expired events goes on. It begins anew after the last one,
-/// because events of connected gateways are passed over.
+/// Where the search for expired events continues. It starts over after the last event, because it
+/// skips events of connected gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpiryMark {
-    /// When an event expires, and its key: up to here they were looked at.
+    /// The expiry and the key of the last event examined.
     pub after: (Timestamp, i64),
 }
 
@@ -54,11 +55,11 @@ impl Default for ExpiryMark {
     }
 }
 
-/// What one bounded search for expired events gave up.
+/// Result of one batch of the search for expired events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expiries {
-    /// Recorded as `expired`.
+    /// Deliveries recorded as `expired`.
     pub expired: Vec<Missed>,
-    /// There may be more that have expired.
+    /// Whether more events may have expired.
     pub more: bool,
 }

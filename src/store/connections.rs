@@ -26,10 +26,10 @@ pub trait Connections: Send + Sync + 'static {
         after: Option<ConnectionCursor>,
         limit: usize,
     ) -> Result<ConnectionPage>;
-    /// Those of these connections of this node that are not live on record, because another node
-    /// declared this one dead.
+    /// Those of these connections of this node that are not recorded as live, because another node
+    /// declared this node dead.
     async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>>;
     /// Live connections of this node whose token was revoked, or whose gateway was disabled or
-    /// deleted, by way of any node.
+    /// deleted, on any node.
     async fn revoked_connections(&self) -> Result<Vec<ShutOut>>;
 }

@@ -1,4 +1,4 @@
-//! Organisations, access tokens and gateway tokens. The store keeps digests and compares no
+//! Organisations, access tokens and gateway tokens. The store keeps digests and never compares a
 //! secret; callers compare digests in constant time.
 
 use async_trait::async_trait;
@@ -23,11 +23,11 @@ pub trait Credentials: Send + Sync + 'static {
         scopes: &[Scope],
         token: NewToken,
     ) -> Result<TokenInfo>;
-    /// Access tokens of an organisation, revoked and expired ones too, oldest first.
+    /// Access tokens of an organisation, including revoked and expired ones, oldest first.
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>>;
-    /// Revokes an access token. If it is revoked already, the first time is kept.
+    /// Revokes an access token. Revoking it again keeps the time of the first revocation.
     async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()>;
-    /// The digest and the rights of an access token, by its public part.
+    /// The digest and scopes of an access token, by its public part.
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>>;
 
     /// Creates a gateway token; `Conflict` if the gateway has two live ones.
@@ -37,7 +37,7 @@ pub trait Credentials: Send + Sync + 'static {
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo>;
-    /// Tokens of a gateway, revoked and expired ones too, oldest first.
+    /// Tokens of a gateway, including revoked and expired ones, oldest first.
     async fn gateway_tokens(
         &self,
         organisation: OrganisationKey,
@@ -53,7 +53,7 @@ pub trait Credentials: Send + Sync + 'static {
     /// The digest and the gateway of a gateway token, by its public part.
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>>;
 
-    /// Records the use of a token that was accepted, at most once a minute. Does not wait, and
-    /// skips the record when the writer's queue is full. `last_used_at` is what is on record.
+    /// Records the use of an accepted token, at most once a minute. Returns at once, and skips the
+    /// record when the writer's queue is full. `last_used_at` is the recorded time.
     fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>);
 }

@@ -13,13 +13,13 @@ pub use crate::event_types::EventTypeInfo;
 pub trait EventTypes: Send + Sync + 'static {
     /// All types of an organisation, by name.
     async fn event_types(&self, organisation: OrganisationKey) -> Result<Vec<EventTypeInfo>>;
-    /// One type.
+    /// One type; `None` if it is neither registered nor built in.
     async fn event_type(
         &self,
         organisation: OrganisationKey,
         name: &EventType,
     ) -> Result<Option<EventTypeInfo>>;
-    /// Registers or replaces a type; true if there was none of that name.
+    /// Registers or replaces a type. Returns true if none of that name was registered.
     async fn put_event_type(
         &self,
         organisation: OrganisationKey,

@@ -24,7 +24,7 @@ pub trait Gateways: Send + Sync + 'static {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>>;
-    /// One gateway.
+    /// One gateway; `None` if it does not exist.
     async fn gateway(
         &self,
         organisation: OrganisationKey,
@@ -43,7 +43,7 @@ pub trait Gateways: Send + Sync + 'static {
     -> Result<Deleted>;
     /// Stores the manifest that a gateway sent, in place of the previous one.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
-    /// Records the last connection attempt of a gateway that was refused. Does not wait, and
-    /// skips the record when the writer's queue is full. The caller limits how often it calls.
+    /// Records a gateway's last refused connection attempt. Returns at once, and skips the record
+    /// when the writer's queue is full. The caller limits how often it calls.
     fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
 }

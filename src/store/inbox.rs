@@ -1,5 +1,5 @@
-//! The inbox: what other programs publish by inserting into the database in a
-//! transaction of their own, and the rows among it that can't be published.
+//! The inbox: events that other programs publish by inserting rows in transactions of their own,
+//! and rejected rows, which can't be published.
 
 use async_trait::async_trait;
 
@@ -7,26 +7,23 @@ use super::{NewEvent, Refusal, Result, ValidationError};
 use crate::clock::Timestamp;
 use crate::event::{Invalid, OrganisationKey, quoted};
 
-/// The verbs of the inbox. As with the others, each is one transaction, but
-/// for the first, which only waits.
+/// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
 #[async_trait]
 pub trait Inbox: Send + Sync + 'static {
-    /// Waits until the inbox may hold rows that were not there when the last
-    /// call returned. The first call returns at once, so that what was there
-    /// before is looked at too. For one caller at a time.
+    /// Waits until the inbox may contain rows that it did not contain when the previous call
+    /// returned. The first call returns at once, so that existing rows are processed. Must not be
+    /// called concurrently.
     async fn inbox_changed(&self) -> Result<()>;
-    /// The oldest rows that are visible, up to `limit` and about `max_bytes`,
-    /// in the order in which they are to be moved. A row that is larger than
-    /// `max_bytes` by itself comes as [`Unreadable`].
+    /// The oldest visible rows, up to `limit` rows and about `max_bytes`, in the order in which
+    /// they must be moved. A row that alone exceeds `max_bytes` is returned as [`Unreadable`].
     async fn inbox_page(&self, limit: usize, max_bytes: usize) -> Result<Vec<InboxRow>>;
-    /// Moves rows out of the inbox, in this order: the good ones to the log,
-    /// under each gateway's next numbers, the others to the rejected ones. A
-    /// row that is not there any more is passed over.
+    /// Moves rows out of the inbox, in this order: valid ones to the log, under each gateway's next
+    /// sequences, and the others to the rejected rows. Skips rows that no longer exist.
     async fn drain_inbox(&self, rows: Vec<ValidatedRow>) -> Result<Drained>;
-    /// How much waits in the inbox.
+    /// The number of rows in the inbox, and their age.
     async fn inbox_depth(&self) -> Result<InboxDepth>;
 
-    /// Rejected rows, newest first, those before `before`.
+    /// Rejected rows with an id below `before`, newest first.
     async fn rejected(
         &self,
         organisation: OrganisationKey,
@@ -34,99 +31,97 @@ pub trait Inbox: Send + Sync + 'static {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<RejectedRow>>;
-    /// One of them, and the beginning of its payload: at most `max_chars` characters.
+    /// One rejected row, and at most `max_chars` characters of its payload.
     async fn rejected_row(
         &self,
         organisation: OrganisationKey,
         id: i64,
         max_chars: usize,
     ) -> Result<Option<(RejectedRow, String)>>;
-    /// Puts rejected rows back into the inbox, the oldest first, as new rows
-    /// at its end; at most 1,000 a call. `Conflict` if the one that was named
-    /// has been put back already.
+    /// Puts rejected rows back into the inbox, oldest first, as new rows at its end; at most 1,000
+    /// per call. `Conflict` if the selected row was put back before.
     async fn retry_rejected(
         &self,
         organisation: OrganisationKey,
         selection: RetrySelection,
     ) -> Result<Retried>;
-    /// Removes one for good.
+    /// Removes a rejected row permanently.
     async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()>;
 }
 
 /// A row of the inbox, as another program wrote it.
 #[derive(Clone, Debug)]
 pub struct InboxRow {
-    /// Its place in the inbox.
+    /// Its key, which is also its position in the inbox.
     pub id: i64,
     /// When it was inserted.
     pub inserted_at: Timestamp,
-    /// Its columns; nothing is known of them but that they are text.
+    /// Its columns, not validated yet.
     pub content: std::result::Result<InboxContent, Unreadable>,
 }
 
-/// The columns of a row that another program fills; the migration says what
-/// belongs into each.
+/// The columns that the publishing program fills. The migration documents them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboxContent {
-    /// An organisation's name.
+    /// The organisation's name.
     pub organisation: String,
-    /// An event type.
+    /// The event type.
     pub event_type: String,
-    /// A JSON object.
+    /// The payload, which must be a JSON object.
     pub payload: String,
-    /// A gateway's UUID.
+    /// The UUID of the gateway to deliver to.
     pub gateway_id: Option<String>,
-    /// Or another choice of gateways, in JSON.
+    /// Another target than one gateway, in JSON.
     pub target: Option<String>,
-    /// The event's id; given by the database if the program left it out.
+    /// The event's id; generated by the database if the program left it out.
     pub event_id: Option<String>,
-    /// What gateways use as their key.
+    /// The correlation id, which gateways use as a key.
     pub correlation_id: Option<String>,
-    /// Who caused it.
+    /// The user who caused the event.
     pub user_id: Option<String>,
-    /// When it expires, in RFC 3339.
+    /// When the event expires, in RFC 3339.
     pub expires_at: Option<String>,
-    /// The W3C trace context of what caused it.
+    /// The W3C trace context of the event's cause.
     pub traceparent: Option<String>,
 }
 
 /// Why a row was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is larger than was allowed: so many bytes.
+    /// It exceeds the size limit. The value is its size in bytes.
     TooLarge(u64),
-    /// This column is no UTF-8.
+    /// This column is not valid UTF-8.
     NotUtf8(&'static str),
 }
 
 /// A row of the inbox after validation.
 #[derive(Clone, Debug)]
 pub struct ValidatedRow {
-    /// Its place in the inbox.
+    /// Its key in the inbox.
     pub id: i64,
-    /// The event to be appended, or why it can't be.
+    /// The event to append, or why it is rejected.
     pub result: std::result::Result<(OrganisationKey, NewEvent), Rejection>,
 }
 
-/// Why a row can't be published.
+/// Why a row was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// For programs.
+    /// The reason, for programs.
     pub reason: RejectionReason,
-    /// For people: what was wrong, and what is allowed. Never the payload.
+    /// What was wrong and what is allowed, for people. Never contains the payload.
     pub detail: String,
 }
 
 macro_rules! rejection_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why rows are rejected; where HTTP refuses the same, its code is the same.
+        /// Why rows are rejected. Where the HTTP API has the same error, the code is the same.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum RejectionReason {
             $($(#[$doc])* $name,)*
         }
 
         impl RejectionReason {
-            /// Every reason there is.
+            /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// Its stable name in the database, the API and the logs.
@@ -138,21 +133,21 @@ macro_rules! rejection_reasons {
 }
 
 rejection_reasons! {
-    /// A column holds what it may not hold, or the payload does not fit its type's schema.
+    /// A column is invalid, or the payload does not match its type's schema.
     Invalid = "invalid",
-    /// It was too old before it could be moved.
+    /// It expired before it was moved.
     Expired = "expired",
     /// Its type is not registered.
     UnknownEventType = "unknown_event_type",
-    /// Its frame would be larger than gateways take.
+    /// Its frame would exceed the size limit for gateways.
     EventTooLarge = "event_too_large",
     /// It names gateways that are not registered.
     UnknownGateways = "unknown_gateways",
-    /// Its id belongs to an event with another content.
+    /// Its id belongs to an event with different content.
     EventIdTaken = "event_id_taken",
-    /// There is no organisation of that name.
+    /// No organisation has that name.
     UnknownOrganisation = "unknown_organisation",
-    /// The log itself refused it, for a reason that lies with us.
+    /// The append failed for an internal reason.
     Internal = "internal",
 }
 
@@ -169,12 +164,16 @@ impl std::str::FromStr for RejectionReason {
         let names =
             || Self::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
         Self::ALL.iter().copied().find(|reason| reason.as_str() == text).ok_or_else(|| {
-            Invalid(format!("{} is no reason; there are: {}", quoted(text), names()))
+            Invalid(format!(
+                "{} is not a rejection reason; expected one of: {}",
+                quoted(text),
+                names()
+            ))
         })
     }
 }
 
-/// A rejected row's detail is for people: a longer one is cut to this many characters.
+/// A rejected row's detail is cut to this many characters.
 const LONGEST_DETAIL: usize = 1000;
 
 impl From<ValidationError> for Rejection {
@@ -186,7 +185,7 @@ impl From<ValidationError> for Rejection {
 
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
-        /// Named at the most, so that the detail stays readable.
+        /// At most this many are listed, so that the detail stays readable.
         const SHOWN: usize = 10;
         match refusal {
             Refusal::UnknownGateways(ids) => {
@@ -200,97 +199,97 @@ impl From<Refusal> for Rejection {
             }
             Refusal::IdTaken(id) => Self {
                 reason: RejectionReason::EventIdTaken,
-                detail: format!("the id {id} belongs to an event with another content"),
+                detail: format!("the id {id} belongs to an event with different content"),
             },
             Refusal::Invalid(error) => error.into(),
         }
     }
 }
 
-/// What a drain did.
+/// The result of a drain.
 #[derive(Clone, Debug, Default)]
 pub struct Drained {
-    /// Rows that are in the log now, repeats included.
+    /// Rows whose event is in the log, including repeats of events that were there before.
     pub appended: usize,
-    /// Those among them, by their place in the inbox, whose target matched no gateway.
+    /// Keys of those among them whose target matched no gateway.
     pub unmatched: Vec<i64>,
-    /// Rows that were put aside, by their place in the inbox.
+    /// Rows that were rejected, by their key in the inbox.
     pub rejected: Vec<(i64, Rejection)>,
 }
 
-/// How much waits in the inbox.
+/// The number of rows in the inbox, and their age.
 #[derive(Clone, Copy, Debug)]
 pub struct InboxDepth {
-    /// Rows.
+    /// Number of rows.
     pub rows: i64,
-    /// When the oldest of them was inserted.
+    /// When the oldest row was inserted.
     pub oldest: Option<Timestamp>,
 }
 
-/// Which rejected rows.
+/// Which rejected rows to select.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RejectedFilter {
-    /// For one reason.
+    /// Only rows rejected for this reason.
     pub reason: Option<RejectionReason>,
     /// Rejected at this time or later.
     pub from: Option<Timestamp>,
     /// Rejected before this time.
     pub to: Option<Timestamp>,
-    /// Those that were put back into the inbox, too. A retry passes them over.
+    /// Include rows that were put back into the inbox. A retry ignores this and skips them.
     pub retried: bool,
 }
 
 /// Which rejected rows to put back.
 #[derive(Clone, Debug)]
 pub enum RetrySelection {
-    /// One.
+    /// One row, by its id.
     One(i64),
-    /// All that fit.
+    /// All that match.
     Filter(RejectedFilter),
 }
 
-/// What a retry did.
+/// The result of a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retried {
-    /// Rows put back.
+    /// Number of rows put back.
     pub retried: u64,
-    /// More match: call again.
+    /// Whether more rows match. If so, call again.
     pub more: bool,
 }
 
 /// A rejected row, without its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRow {
-    /// Its identity among the rejected ones.
+    /// Its id among the rejected rows.
     pub id: i64,
-    /// What it was in the inbox.
+    /// The key that it had in the inbox.
     pub inbox_id: i64,
     /// Why it was rejected.
     pub reason: RejectionReason,
     /// What was wrong.
     pub detail: String,
-    /// When.
+    /// When it was rejected.
     pub rejected_at: Timestamp,
-    /// When it was put back.
+    /// When it was put back into the inbox.
     pub retried_at: Option<Timestamp>,
-    /// When it was inserted.
+    /// When it was inserted into the inbox.
     pub inserted_at: Timestamp,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub event_type: String,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub gateway_id: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub target: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub event_id: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub correlation_id: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub user_id: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub expires_at: Option<String>,
-    /// The column, as it was.
+    /// The column as it was inserted.
     pub traceparent: Option<String>,
-    /// How large the payload is.
+    /// The payload's size in bytes.
     pub payload_bytes: i64,
 }

@@ -1,4 +1,4 @@
-//! Instants that go on record: a clock may have been set back since they were read.
+//! Keeps recorded instants in order: the clock may have been set back since they were read.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::Record;
 use crate::clock::Timestamp;
 
 impl Record {
-    /// The same with no instant after `now`, and none that ends before it began.
+    /// The record with no instant after `now`, and with no end before its beginning.
     pub fn in_order(&self, now: Timestamp) -> Cow<'_, Self> {
         let mut changed = None;
         match self {

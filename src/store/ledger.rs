@@ -1,31 +1,30 @@
-//! What can be asked of the ledger, and what a redrive does.
+//! The ledger: attempts at deliveries, queries about them, and redrives.
 //!
-//! # What is counted
+//! # Definitions
 //!
-//! A *delivery* is one sequence of one gateway's log. An *attempt* is one try at
-//! it, with an outcome. The numbers below mean the same in `/stats`, `/gateways`,
-//! `/events/{id}`, `/deliveries`, its summary, a redrive's answer and `verify`.
+//! A *delivery* is one sequence of one gateway's log. An *attempt* is one try at it, with an
+//! outcome. The numbers below mean the same in `/stats`, `/gateways`, `/events/{id}`,
+//! `/deliveries`, its summary, the response to a redrive, and `verify`.
 //!
 //! | number | definition |
 //! |---|---|
-//! | *dead* | deliveries that were given up: those in `dead_letters`. One is *redriven* once its event was appended again under a new sequence, and *open* before that |
+//! | *dead* | deliveries that were given up: those in `dead_letters`. A dead delivery is *redriven* once its event was appended again under a new sequence, and *open* before that |
 //! | *confirmed*, *delivered* | deliveries at or below the gateway's position that are not dead |
 //! | *pending* | deliveries above the position and above the log's floor that are not dead |
-//! | *failures* | failed attempts, one for each delivery that an attempt covers; those on record, or (`failedDeliveries` in `/stats`) all there ever were |
+//! | *failures* | failed attempts, one for each delivery that an attempt covers; those on record or, for `failedDeliveries` in `/stats`, all that ever happened |
 //! | dead letters | open dead deliveries of gateways that are not deleted |
-//! | lag | a gateway's pending deliveries, and the age of the oldest: since it was appended or, if it is a redrive, since that |
+//! | lag | a gateway's pending deliveries, and the age of the oldest one: since its event was appended or, for a redrive, since the redrive |
 //! | `state` | `failed` if dead, otherwise `delivered` or `pending` |
 //! | delivered since | the delivery failed at least once, and its newest redrive (or itself, without one) is delivered |
 //!
-//! Retention trims deliveries from a log and keeps their record as long as their
-//! event is kept: at least for the time in which a repeated event id is recognised,
-//! until every gateway's log has let go of it, and while an open dead letter can
-//! be redriven. Such a delivery is shown with `trimmed: true` and the state that
-//! it has.
+//! Retention trims deliveries from a log and keeps their record as long as their event is kept: at
+//! least as long as a repeated event id is recognised, until the event is trimmed from every
+//! gateway's log, and while an open dead letter can be redriven. Such a delivery is returned with
+//! `trimmed: true` and its state.
 //!
-//! Every delivery of a log is exactly one of delivered, pending and failed. Totals
-//! in `/stats` never shrink when retention trims the ledger. The `model` stories
-//! check these definitions over random histories on all stores.
+//! Every delivery in a log is exactly one of delivered, pending and failed. Totals in `/stats`
+//! never shrink when retention trims the ledger. The `model` tests check these definitions over
+//! random histories on all stores.
 
 use super::{Record, Result};
 use crate::event::OrganisationKey;
@@ -78,9 +77,8 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<Redriven>;
 }
 
-/// Which failed deliveries. A delivery belongs to the answer if a failed
-/// attempt at it finished in `[from, to)` for `reason`; it stands there once,
-/// at its newest such failure. Newest first.
+/// Selects failed deliveries. A delivery matches if an attempt at it failed in `[from, to)` for
+/// `reason`. It is returned once, at its newest matching failure; newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
     /// Window's start, included.
@@ -99,33 +97,33 @@ pub struct DeliveryFilter {
     pub correlation_id: Option<CorrelationId>,
 }
 
-/// Where the next page begins. `as_of` (the last attempt on record at the first
-/// page) makes all pages one picture although rows keep arriving.
+/// Where the next page begins. `as_of`, the last attempt on record at the first page, makes all
+/// pages one snapshot although attempts keep arriving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryCursor {
-    /// Attempts after this one are not looked at.
+    /// Attempts after this one are ignored.
     pub as_of: i64,
-    /// The last row shown: when its attempt finished, …
+    /// When the attempt of the last row finished, in microseconds.
     pub finished_at: i64,
-    /// … which attempt, …
+    /// The attempt of the last row.
     pub attempt: i64,
-    /// … and which sequence of its range.
+    /// The sequence of the last row, within the attempt's range.
     pub sequence: i64,
 }
 
 /// A delivery's state, derived from cursor and dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
-    /// Still to be delivered.
+    /// Not confirmed yet.
     Pending,
     /// Confirmed by the gateway.
     Delivered,
-    /// Given up: a dead letter.
+    /// Given up: it is a dead letter.
     Failed,
 }
 
 impl DeliveryState {
-    /// A dead letter is failed whatever the cursor says; then the cursor decides.
+    /// A dead letter is failed wherever the cursor stands. Otherwise the cursor decides.
     pub const fn of(is_dead: bool, is_confirmed: bool) -> Self {
         match (is_dead, is_confirmed) {
             (true, _) => Self::Failed,
@@ -138,61 +136,60 @@ impl DeliveryState {
 /// One attempt that covers a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// `received`, `applied`, `failed`, `unknown`.
+    /// `received`, `applied`, `failed` or `unknown`.
     pub outcome: String,
-    /// Why it failed.
+    /// Why it failed; only for `failed`.
     pub reason: Option<Reason>,
-    /// What more is known.
+    /// Details for people.
     pub detail: Option<String>,
-    /// On which connection.
+    /// The connection that attempted it, if any.
     pub connection_id: Option<ConnectionId>,
-    /// When it was handed over, or found undeliverable.
+    /// When the event was sent, or found undeliverable.
     pub started_at: Timestamp,
-    /// When its outcome was known.
+    /// When the outcome was known.
     pub finished_at: Timestamp,
 }
 
-/// One gateway, one sequence, with its history.
+/// A delivery with its history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
     pub gateway_name: String,
-    /// The number in its log.
+    /// Its sequence in the gateway's log.
     pub sequence: Sequence,
-    /// The event; `None` once retention has removed it.
+    /// The event's id; `None` once retention has removed the event.
     pub event_id: Option<EventId>,
-    /// Its type, likewise.
+    /// The event's type, likewise.
     pub event_type: Option<EventType>,
-    /// Its correlation id, likewise.
+    /// The event's correlation id, likewise.
     pub correlation_id: Option<CorrelationId>,
-    /// When it was appended, likewise.
+    /// When the event was appended, likewise.
     pub appended_at: Option<Timestamp>,
-    /// Where it stands now.
+    /// Its current state.
     pub state: DeliveryState,
-    /// Whether retention has trimmed it from the gateway's log. It is shown as
-    /// long as its event, or a failed attempt at it, is kept.
+    /// Whether retention has trimmed it from the gateway's log. It is returned as long as its
+    /// event, or a failed attempt at it, is kept.
     pub trimmed: bool,
-    /// Whether it has been delivered since it failed: under this sequence, or
-    /// as `redriven_as`.
+    /// Whether it was delivered after it failed: under this sequence, or as `redriven_as`.
     pub delivered_since: bool,
-    /// Whether it has been appended again.
+    /// Whether its event was appended again.
     pub redriven: bool,
-    /// Its newest redrive. `None` if it was not redriven, or if an earlier
-    /// version redrove it and the log no longer shows where.
+    /// Its newest redrive. `None` if it was not redriven, or if an earlier version redrove it and
+    /// the log no longer shows the new sequence.
     pub redriven_as: Option<RedrivenAs>,
-    /// Failed attempts on record, those that `attempts` leaves out included.
+    /// Failed attempts on record, including those that `attempts` omits.
     pub failures: i64,
-    /// The first of them.
+    /// When the first of them finished.
     pub first_failure_at: Option<Timestamp>,
-    /// The last of them.
+    /// When the last of them finished.
     pub last_failure_at: Option<Timestamp>,
     /// Why the last of them failed.
     pub reason: Option<Reason>,
     /// Attempts on record.
     pub attempt_count: i64,
-    /// The attempts, oldest first; of more than 100 only the newest 100.
+    /// The newest attempts, at most 100, oldest first.
     pub attempts: Vec<Attempt>,
 }
 
@@ -201,11 +198,11 @@ pub struct Delivery {
 pub struct RedrivenAs {
     /// The new sequence in the gateway's log.
     pub sequence: Sequence,
-    /// Where it stands now.
+    /// Its current state.
     pub state: DeliveryState,
 }
 
-/// The attempts at a delivery: the newest in full, and what all of them come to.
+/// The attempts at a delivery: the newest ones, and a summary of all.
 #[derive(Clone, Debug, Default)]
 pub struct Attempts {
     /// The newest attempts.
@@ -223,7 +220,7 @@ pub struct Attempts {
 }
 
 impl Delivery {
-    /// Fills in the attempts and the newest redrive, and what follows from them.
+    /// Sets the attempts, the newest redrive, and what is derived from them.
     #[must_use]
     pub fn with(mut self, attempts: Attempts, redriven_as: Option<RedrivenAs>) -> Self {
         self.attempt_count = attempts.count;
@@ -242,34 +239,35 @@ impl Delivery {
 /// A page of deliveries.
 #[derive(Clone, Debug)]
 pub struct DeliveryPage {
-    /// Its rows.
+    /// The deliveries.
     pub rows: Vec<Delivery>,
-    /// Where the next page begins; `None` after the last. A page may be short,
-    /// even empty, and still have a next one: the work per call is bounded.
+    /// Where the next page begins; `None` after the last. The work per call is bounded, so a page
+    /// that is short or even empty may have a next one.
     pub next: Option<DeliveryCursor>,
 }
 
-/// What a summary counts by.
+/// What a summary groups by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SummaryBy {
-    /// Reason.
+    /// The reason of the failure.
     Reason,
-    /// Gateway.
+    /// The gateway.
     Gateway,
-    /// Event type.
+    /// The event type.
     Type,
 }
 
-/// Failed attempts, in deliveries, of one bucket of time.
+/// Number of failed deliveries in one bucket of time with one key. A delivery counts once per
+/// failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummaryRow {
-    /// The bucket's start, aligned to the clock.
+    /// The bucket's start, a multiple of its width since the Unix epoch.
     pub from: Timestamp,
-    /// Reason, gateway id or type; type is empty once retention has removed the event.
+    /// Reason, gateway id or event type. The type is empty once retention has removed the event.
     pub key: String,
-    /// The gateway's name, if gateways are counted.
+    /// The gateway's name, if the summary is by gateway.
     pub gateway_name: Option<String>,
-    /// How many.
+    /// The number of failures.
     pub count: i64,
 }
 
@@ -278,20 +276,20 @@ pub fn bucket_width(bucket: Duration) -> i64 {
     i64::try_from(bucket.as_micros()).unwrap_or(i64::MAX).max(1)
 }
 
-/// The beginning of the bucket that an instant lies in, in microseconds: buckets
-/// are counted from the epoch.
+/// The start of the bucket that contains an instant, in microseconds. Buckets are aligned to the
+/// Unix epoch.
 pub const fn bucket_start(at: Timestamp, width: i64) -> i64 {
     at.micros() - at.micros().rem_euclid(width)
 }
 
-/// An event with its state everywhere.
+/// An event with the state of its deliveries.
 #[derive(Clone, Debug)]
 pub struct EventHistory {
     /// The event.
     pub event: Arc<Event>,
     /// When it was appended.
     pub appended_at: Timestamp,
-    /// Its state at every gateway, a redriven one more than once.
+    /// Its delivery to every gateway; to a gateway to which it was redriven, more than one.
     pub deliveries: Vec<Delivery>,
 }
 
@@ -300,64 +298,64 @@ pub struct EventHistory {
 pub struct Totals {
     /// Deliveries that gateways confirmed.
     pub confirmed: i64,
-    /// Failed attempts, in deliveries.
+    /// Failed attempts; an attempt counts once for each delivery that it covers.
     pub failed_attempts: i64,
     /// Deliveries given up and not redriven.
     pub dead_letters: i64,
-    /// Deliveries still to come.
+    /// Deliveries not confirmed yet.
     pub pending: i64,
-    /// The last failure.
+    /// When and why the last attempt failed.
     pub last_failure: Option<(Timestamp, Reason)>,
 }
 
-/// Which deliveries to append again.
+/// Which dead letters to append again.
 #[derive(Clone, Debug)]
 pub enum RedriveSelection {
-    /// One.
+    /// One delivery.
     One(GatewayId, Sequence),
-    /// All dead letters whose failed attempts match, from a place on.
+    /// All dead letters with a failed attempt that matches, after a cursor.
     Filter(DeliveryFilter, Option<RedriveCursor>),
 }
 
-/// How far a redrive by filter has come. First it counts the failed deliveries
-/// that it leaves alone, all of them, and then it goes through the dead letters.
+/// How far a redrive by filter has come. It first counts the matching deliveries that need no
+/// redrive, and then examines the dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedriveCursor {
     /// It has counted up to here, newest failure first.
     Counting(DeliveryCursor),
-    /// It has looked at the dead letters up to this one.
+    /// It has examined the dead letters up to this one.
     DeadLetters(RedrivePlace),
 }
 
-/// A delivery in the order of a redrive; what was looked at includes it.
+/// A delivery in the order of a redrive. As a cursor, it includes this delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RedrivePlace {
-    /// The gateway's inside key.
+    /// The key by which the store refers to the gateway.
     pub gateway: i64,
-    /// The number in its log.
+    /// The sequence in the gateway's log.
     pub sequence: i64,
 }
 
-/// What one call of a redrive did, or would do. The numbers of all calls up to
-/// the one without a `next` add up to exact totals.
+/// What one call of a redrive did or, in a dry run, would do. The numbers of all calls, up to the
+/// one without a `next`, add up to exact totals.
 #[derive(Clone, Debug, Default)]
 pub struct Redriven {
-    /// Appended again: old and new number.
+    /// Deliveries that were appended again.
     pub redriven: Vec<RedrivenDelivery>,
-    /// Left alone: still pending, so they will be delivered anyway.
+    /// Skipped: still pending, and therefore going to be delivered.
     pub pending: i64,
-    /// Left alone: delivered since.
+    /// Skipped: delivered since.
     pub delivered: i64,
-    /// Left alone: already redriven.
+    /// Skipped: already redriven.
     pub already_redriven: i64,
-    /// Left alone: retention has removed the event.
+    /// Skipped: retention has removed the event.
     pub event_removed: i64,
-    /// Left alone: the event has expired, and would at once be dead again.
+    /// Skipped: the event has expired, and would become a dead letter at once.
     pub expired: i64,
-    /// More may match: call again, from `next` on.
+    /// Whether more may match. If so, call again with `next`.
     pub more: bool,
-    /// Where the next call goes on; the work per call is bounded, so that one
-    /// may find nothing and still have a next one.
+    /// Where the next call continues. The work per call is bounded, so a call that finds nothing
+    /// may have a next one.
     pub next: Option<RedriveCursor>,
 }
 
@@ -368,16 +366,16 @@ pub struct RedrivenDelivery {
     pub gateway_id: GatewayId,
     /// The event.
     pub event_id: EventId,
-    /// The dead one's number.
+    /// The sequence of the dead letter.
     pub sequence: Sequence,
-    /// The new number; `None` in a dry run.
+    /// The new sequence; `None` in a dry run.
     pub new_sequence: Option<Sequence>,
 }
 
 /// What a verification counted and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Gateways, deleted ones included.
+    /// Gateways, including deleted ones.
     pub gateways: i64,
     /// Events in the log.
     pub events: i64,
@@ -385,12 +383,12 @@ pub struct VerifyReport {
     pub deliveries: i64,
     /// Rows of the ledger.
     pub attempts: i64,
-    /// Dead letters, in deliveries.
+    /// Dead deliveries.
     pub dead_letters: i64,
-    /// Rows that wait in the inbox.
+    /// Rows in the inbox.
     pub inbox: i64,
-    /// Rows of the inbox that were rejected, those put back included.
+    /// Rejected rows, including those that were put back into the inbox.
     pub rejected: i64,
-    /// What is wrong, each with the gateway and the numbers; empty when all is well.
+    /// Each inconsistency with its gateway and sequences; empty if there is none.
     pub problems: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What is appended and streamed, and the outcomes that come back.
+//! Logs: events appended and streamed, connections, and outcomes to record.
 
 use super::{DeploymentKey, DeploymentMatch, LogPage, LogSpan, Result};
 use async_trait::async_trait;
@@ -32,8 +32,8 @@ pub trait Log: Send + Sync + 'static {
         gateway: GatewayKey,
         key: &DeploymentKey,
     ) -> Result<Option<DeploymentMatch>>;
-    /// A part of a gateway's log with the states of its deliveries; `None` if the gateway does
-    /// not exist.
+    /// Part of a gateway's log with the states of its deliveries; `None` if the gateway does not
+    /// exist.
     async fn gateway_log(
         &self,
         organisation: OrganisationKey,
@@ -42,10 +42,10 @@ pub trait Log: Send + Sync + 'static {
     ) -> Result<Option<LogPage>>;
 }
 
-/// Whom an event is for.
+/// The gateways that an event is for.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Exactly these.
+    /// Exactly these gateways.
     Gateways(Vec<GatewayId>),
     /// Every gateway of the organisation.
     All,
@@ -53,18 +53,20 @@ pub enum Target {
     Labels(Labels),
 }
 
-/// An event to be appended.
+/// An event to append.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// What will be sent.
+    /// The event as it will be sent.
     pub event: Arc<Event>,
-    /// Whether its publisher gave it its id. One of our own is new for certain.
+    /// Whether the publisher chose its id. An id that the service generated is unique, and need not
+    /// be looked up.
     pub is_named: bool,
-    /// To whom.
+    /// The gateways that it is for.
     pub target: Target,
-    /// SHA-256 of its content: the same id with another digest is a clash.
+    /// SHA-256 of its content. The same id with another digest is a conflict.
     pub digest: [u8; 32],
-    /// The payload's artifact (`apiId`, `providerId`, `proxyId`), for matching a deployment.ack.
+    /// The payload's artifact (`apiId`, `providerId` or `proxyId`), to match a `deployment.ack`
+    /// with.
     pub artifact_id: Option<String>,
     /// The payload's `deploymentId`, likewise.
     pub deployment_id: Option<String>,
@@ -75,15 +77,15 @@ pub struct NewEvent {
 pub struct Publish {
     /// The publisher's organisation.
     pub organisation: OrganisationKey,
-    /// Its items, in order: events to be appended, and those that are invalid
-    /// now. All are here, so that the kept answer of a key covers them all.
+    /// Its items, in order. Includes invalid items, so that the answer stored under an idempotency
+    /// key covers every item.
     pub events: Vec<Validated>,
-    /// The `Idempotency-Key` and the SHA-256 of the whole body.
+    /// The `Idempotency-Key`, and the SHA-256 of the whole body.
     pub idempotency: Option<(String, [u8; 32])>,
 }
 
 impl Publish {
-    /// The events to be appended.
+    /// The valid items.
     pub fn valid(&self) -> impl Iterator<Item = &NewEvent> {
         self.events.iter().flatten()
     }
@@ -92,53 +94,52 @@ impl Publish {
 /// One item of a request to publish, after validation.
 pub type Validated = std::result::Result<NewEvent, InvalidEvent>;
 
-/// An item that can't be appended. It may be invalid only now (it has expired, its
-/// type has got a schema): a repeat of what was accepted before gets the first
-/// answer all the same.
+/// An item that can't be appended. It may have become invalid since it was first published (it has
+/// expired, or its type has a new schema). A repeat of an accepted item therefore gets the first
+/// answer.
 #[derive(Clone, Debug)]
 pub struct InvalidEvent {
-    /// Its id and the digest of its content, if it has an id and could be read: they
-    /// identify a repeat.
+    /// Its id and the digest of its content, if it has an id and could be read. They identify a
+    /// repeat.
     pub identity: Option<(EventId, [u8; 32])>,
     /// The answer, unless it is a repeat.
     pub error: ValidationError,
 }
 
-/// What was appended for one event.
+/// The result of appending one event.
 ///
-/// serde is for the answer that is kept under an `Idempotency-Key`.
+/// Serialized as part of the answer that is stored under an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
     /// The event's id.
     pub id: EventId,
-    /// Its number in each gateway's log.
+    /// Its sequence in each gateway's log.
     pub deliveries: Vec<AppendedDelivery>,
 }
 
-/// One gateway's number for an event.
+/// A gateway's sequence for an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppendedDelivery {
     /// The gateway.
     pub gateway_id: GatewayId,
-    /// The number.
+    /// The event's sequence in the gateway's log.
     pub sequence: Sequence,
 }
 
-/// The answer to a [`Publish`], event by event.
+/// The result of a [`Publish`].
 #[derive(Clone, Debug)]
 pub enum Published {
-    /// Done now, or (a repeated key) done before: the first answer, item by
-    /// item. It is kept if anything was appended.
+    /// The results, item by item. For a repeated key, those of the first request. They are stored
+    /// if anything was appended.
     Done(Vec<std::result::Result<Appended, Refusal>>),
-    /// The `Idempotency-Key` was used with another body.
+    /// The `Idempotency-Key` was used with a different body.
     KeyReused,
-    /// Its events come to more deliveries than one transaction may write;
-    /// nothing of it was stored.
+    /// The request results in more deliveries than one transaction may write. Nothing was stored.
     TooMany {
-        /// How many.
+        /// The number of deliveries.
         deliveries: usize,
-        /// How many there may be.
+        /// The largest number allowed.
         most: usize,
     },
 }
@@ -146,43 +147,43 @@ pub enum Published {
 /// A row of a gateway's log.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
-    /// Its number.
+    /// Its sequence.
     pub sequence: Sequence,
-    /// Its event, shared by all who send it.
+    /// Its event, shared by all lanes that send it.
     pub event: Arc<Event>,
 }
 
 /// A page of a gateway's log.
 #[derive(Clone, Debug)]
 pub struct OutboxPage {
-    /// Consecutive rows, the first at `after + 1`, unless that was trimmed.
+    /// Consecutive rows, starting at `after + 1` unless that was trimmed.
     pub rows: Vec<OutboxRow>,
-    /// The log's last number at that moment.
+    /// The log's last sequence in the same snapshot.
     pub head: Sequence,
-    /// The log's last trimmed number: at or above `after` means that some are gone for good.
+    /// The log's last trimmed sequence. If it is above `after`, some events were removed.
     pub floor: Sequence,
 }
 
-/// A socket that is about to be opened.
+/// A connection to open.
 #[derive(Clone, Debug)]
 pub struct NewConnection {
-    /// Its identity.
+    /// Its id.
     pub id: ConnectionId,
     /// The gateway.
     pub gateway: GatewayKey,
-    /// The public part of the token used.
+    /// The public part of the token that it authenticated with.
     pub token: String,
-    /// The replica's name; empty for unnamed connections.
+    /// The instance name of the replica; empty for unnamed connections.
     pub instance: String,
-    /// `websocket`, …
+    /// The transport's name, for example `websocket`.
     pub transport: &'static str,
     /// The peer's address, for admins.
     pub remote_address: String,
 }
 
 impl NewConnection {
-    /// Its end, when it may be on record as live although nobody will use it.
-    /// Nothing happens to a connection that was never opened.
+    /// The record that closes a connection that may be recorded as live although it will never be
+    /// used. Has no effect if the connection was never opened.
     pub fn unused(&self, at: Timestamp) -> Record {
         Record::Closed {
             gateway: self.gateway,
@@ -200,197 +201,194 @@ impl NewConnection {
 /// Where an opened connection starts.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
-    /// The log's identity.
+    /// The log's epoch.
     pub epoch: Epoch,
-    /// Everything up to here is confirmed for this connection: it is sent what follows.
+    /// The connection's confirmed position. It is sent what follows.
     pub position: Sequence,
-    /// The log's last number.
+    /// The log's last sequence.
     pub head: Sequence,
-    /// The last number that an earlier connection was sent behind `position`,
-    /// as far as its end is on record.
+    /// The last sequence after `position` that an earlier connection was sent, as far as recorded.
     pub sent: Sequence,
-    /// An event up to here may have made an earlier connection fail: each of them
-    /// is confirmed by itself.
+    /// An event up to here may have made an earlier connection fail. Each of them is confirmed on
+    /// its own.
     pub suspect: Sequence,
-    /// An earlier connection may have been sent more than is on record, because it
-    /// is open on record or was lost with its node.
+    /// Whether an earlier connection may have been sent more than is recorded, because it is
+    /// recorded as open or was lost with its node.
     pub is_unsure: bool,
 }
 
-/// How sure we are of a delivery.
+/// How far a gateway has confirmed a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// The gateway handled it (a pong echoed its number).
+    /// The gateway handled the event: a pong echoed its sequence.
     Received,
-    /// The gateway applied it (a `deployment.ack`).
+    /// The gateway applied the event: it sent a `deployment.ack`.
     Applied,
 }
 
 /// A contiguous run of a gateway's sequences, `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The first.
+    /// The first sequence.
     pub first: Sequence,
-    /// The last, included.
+    /// The last sequence, inclusive.
     pub last: Sequence,
 }
 
-/// An outcome to be put on record. Records of one connection are kept in order;
-/// neighbouring ones with the same outcome are merged.
+/// An outcome to record. Records of one connection are kept in order; adjacent ones with the same
+/// outcome are merged.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// Confirmed, cumulatively: raises the connection's position and the
-    /// gateway's, and writes an attempt.
+    /// Confirmed, cumulatively. Raises the connection's position and the gateway's, and writes an
+    /// attempt.
     Confirmed {
         /// The gateway.
         gateway: GatewayKey,
-        /// On this connection.
+        /// The connection that confirmed it.
         connection: ConnectionId,
-        /// The replica's name that it was opened with, or `""`.
+        /// The instance name that the connection was opened with, or `""`.
         instance: Arc<str>,
-        /// These.
+        /// The confirmed sequences.
         range: Range,
-        /// When the first was written to the socket.
+        /// When the first of them was sent.
         started_at: Timestamp,
-        /// When the receipt came.
+        /// When the receipt arrived.
         finished_at: Timestamp,
     },
-    /// A single delivery was reported as applied or as failed (a `deployment.ack`).
-    /// A failed one becomes a dead letter, one that was applied is none any more, and
-    /// what was applied does not fail afterwards. Gateways handle one event after
-    /// another, so a report confirms what was sent before its event, too.
+    /// A single delivery was reported as applied or as failed (a `deployment.ack`). A failed one
+    /// becomes a dead letter. An applied one stops being a dead letter and does not fail
+    /// afterwards. A gateway handles one event after another, so a report also confirms what was
+    /// sent before its event.
     Reported {
         /// The gateway.
         gateway: GatewayKey,
-        /// On this connection.
+        /// The connection on which the report arrived.
         connection: ConnectionId,
-        /// The replica's name that it was opened with, or `""`.
+        /// The instance name that the connection was opened with, or `""`.
         instance: Arc<str>,
-        /// This one.
+        /// The sequence that the report is about.
         sequence: Sequence,
-        /// `Ok`: applied.
+        /// `Ok` if it was applied; otherwise why not, with details.
         result: std::result::Result<(), (Reason, String)>,
-        /// Everything up to here is confirmed by the report.
+        /// The report confirms everything up to here.
         confirms: Option<Sequence>,
-        /// When.
+        /// When the report arrived.
         at: Timestamp,
     },
-    /// Passed over for good (expired, or lost to retention): a failed attempt
-    /// and a dead letter. The position passes it with the next receipt, or by
-    /// `advance_to` at once when nothing is unconfirmed before it.
+    /// Skipped permanently (expired, or removed by retention): a failed attempt and a dead letter.
+    /// The position passes it with the next receipt, or at once by `advance_to` if nothing before
+    /// it is unconfirmed.
     Skipped {
         /// The gateway.
         gateway: GatewayKey,
-        /// On this connection.
+        /// The connection that skipped it.
         connection: ConnectionId,
-        /// The replica's name that it was opened with, or `""`.
+        /// The instance name that the connection was opened with, or `""`.
         instance: Arc<str>,
-        /// These.
+        /// The skipped sequences.
         range: Range,
-        /// Why.
+        /// Why they were skipped.
         reason: Reason,
-        /// Where the connection's position is to be raised to.
+        /// The new position of the connection, if it can move at once.
         advance_to: Option<Sequence>,
-        /// When.
+        /// When they were skipped.
         at: Timestamp,
     },
-    /// A sign of life.
+    /// A connection showed activity.
     Heartbeat {
-        /// Of this connection.
+        /// The connection.
         connection: ConnectionId,
-        /// When.
+        /// When it last did.
         at: Timestamp,
     },
-    /// The connection ended. Its position is left behind.
+    /// A connection ended. Its position is kept as an orphaned cursor.
     Closed {
         /// The gateway.
         gateway: GatewayKey,
-        /// This connection.
+        /// The connection.
         connection: ConnectionId,
-        /// Why.
+        /// Why it ended.
         reason: Reason,
-        /// What more is known, for people.
+        /// Details for people.
         detail: String,
-        /// Sent and not confirmed, and when the first of them was written. Above the
-        /// gateway's confirmed position it is a failed attempt; at or below, where
-        /// another connection has confirmed it, an attempt with unknown outcome.
+        /// What was sent and not confirmed, and when the first of it was sent. Above the gateway's
+        /// confirmed position it becomes a failed attempt. At or below it, where another connection
+        /// has confirmed it, the attempt's outcome is unknown.
         unconfirmed: Option<(Range, Timestamp)>,
-        /// After so many attempts that blame it, on whichever connections, the event
-        /// at `unconfirmed.first` is given up: it becomes a dead letter, and the
-        /// position passes it.
+        /// The event at `unconfirmed.first` is given up after this many attempts that blame it, on
+        /// any connections: it becomes a dead letter, and the position passes it.
         give_up_after: Option<u32>,
-        /// The last sign of life that is not on record yet.
+        /// The last activity that is not recorded yet.
         alive_at: Option<Timestamp>,
-        /// When.
+        /// When it ended.
         at: Timestamp,
     },
 }
 
-/// A connection that a dead node left open, and that is closed now.
+/// A connection that a dead node left open, and that is now closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {
     /// Its gateway.
     pub gateway_id: GatewayId,
-    /// Its identity.
+    /// The connection.
     pub connection_id: ConnectionId,
 }
 
-/// What a live connection of this node must be closed for: another node was
-/// told to shut it out.
+/// A live connection of this node that must be closed because another node revoked its access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutOut {
-    /// Whose.
+    /// Its gateway.
     pub gateway: GatewayKey,
-    /// The public part of the token that it was opened with.
+    /// The public part of the token that it authenticated with.
     pub token: String,
-    /// Why: the token was revoked, or the gateway disabled or deleted.
+    /// Why: the token was revoked, or the gateway was disabled or deleted.
     pub reason: Reason,
 }
 
 /// A page of connections, newest first.
 #[derive(Clone, Debug)]
 pub struct ConnectionPage {
-    /// Its rows.
+    /// The connections.
     pub rows: Vec<ConnectionInfo>,
-    /// Where the next page begins; `None` after the last. A page may be short,
-    /// even empty, and still have a next one: the work per call is bounded.
+    /// Where the next page begins; `None` after the last. The work per call is bounded, so a page
+    /// that is short or even empty may have a next one.
     pub next: Option<ConnectionCursor>,
 }
 
-/// The last connection that a page came to.
+/// The last connection that a page examined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionCursor {
-    /// When it was opened, …
+    /// When it was opened, in microseconds.
     pub connected_at: i64,
-    /// … and which it is, among those opened at the same instant.
+    /// Its id, which orders connections opened at the same instant.
     pub id: ConnectionId,
 }
 
 /// A live or past connection, as admins see it.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// Its identity.
+    /// Its id.
     pub connection_id: ConnectionId,
     /// Its gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
     pub gateway_name: String,
-    /// `websocket`, …
+    /// The transport's name, for example `websocket`.
     pub transport: String,
     /// The node that holds it.
     pub node: String,
-    /// The peer.
+    /// The peer's address.
     pub remote_address: String,
-    /// Since when.
+    /// When it was opened.
     pub connected_at: Timestamp,
-    /// Last sign of life, to within some ten seconds.
+    /// Its last activity, accurate to about ten seconds.
     pub last_heartbeat: Timestamp,
     /// `connected` or `closed`.
     pub status: &'static str,
-    /// Confirmed up to here.
+    /// Its confirmed position.
     pub confirmed: Sequence,
-    /// When it ended.
+    /// When it was closed; `None` while it is live.
     pub closed_at: Option<Timestamp>,
-    /// Why it ended.
+    /// Why it was closed.
     pub close_reason: Option<Reason>,
 }

@@ -1,4 +1,4 @@
-//! Work that is due now and then, in bounded batches. Each operation runs on one node at a time.
+//! Periodic work, in bounded batches. Each operation runs on one node at a time.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::event::GatewayKey;
 #[async_trait]
 pub trait Maintenance: Send + Sync + 'static {
     /// Records a failed attempt (`not_connected`) for each event that was appended to a gateway
-    /// with no live connection; of all gateways, or of these. Postpones a gateway whose last
+    /// with no live connection, for all gateways or for these. Postpones gateways whose last
     /// connection ended less than `grace` ago.
     async fn sweep_not_connected(
         &self,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
     ) -> Result<Swept>;
-    /// Gives up deliveries of expired events to gateways with no live connection: one batch,
-    /// starting at `mark`, which it moves.
+    /// Records deliveries of expired events to gateways with no live connection as failed: one
+    /// batch, starting at `mark`, which it moves.
     async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;
     /// Removes what exceeds the limits: one batch, starting at `mark`, which it moves. After the
-    /// last batch of a pass the mark is at the beginning of the next pass.
+    /// last batch of a pass, `mark` is at the beginning of the next pass.
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed>;
 }

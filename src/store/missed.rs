@@ -1,25 +1,26 @@
-//! Failed deliveries that no connection attempted, as the log names them.
+//! Deliveries that failed without an attempt on a connection, as they are logged.
 
 use super::Range;
 use crate::event::{EventId, EventType, GatewayId, Sequence};
 
-/// Deliveries to a gateway that had no live connection, or was deleted.
+/// A range of deliveries that failed because the gateway had no live connection or was deleted, or
+/// because their event expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
     /// The gateway.
     pub gateway_id: GatewayId,
-    /// Its name.
+    /// The gateway's name.
     pub gateway_name: String,
-    /// Which.
+    /// The failed sequences.
     pub range: Range,
-    /// The first of their events, for the log.
+    /// The first events of the range, for the log.
     pub events: Vec<LoggedEvent>,
 }
 
-/// What the log says of an event.
+/// An event as it appears in log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
-    /// Its number in the gateway's log.
+    /// Its sequence in the gateway's log.
     pub sequence: Sequence,
     /// Its id.
     pub id: EventId,

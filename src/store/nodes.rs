@@ -1,4 +1,4 @@
-//! The processes that share a database, or the one that has it.
+//! Nodes: the processes that use the database.
 
 use async_trait::async_trait;
 
@@ -10,62 +10,62 @@ use crate::event::NodeId;
 /// Operations on nodes.
 #[async_trait]
 pub trait Nodes: Send + Sync + 'static {
-    /// The node that this process is.
+    /// The node id of this process.
     fn node(&self) -> NodeId;
     /// Stores a heartbeat of this node.
     async fn node_heartbeat(&self) -> Result<Heartbeat>;
-    /// Stores what this node says of itself.
+    /// Stores this node's description of itself.
     async fn introduce_node(&self, about: AboutNode) -> Result<()>;
-    /// Nodes that use the database: live ones first, then those that ended, newest first.
+    /// Nodes that use the database: live ones first, then the others, newest first.
     async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>>;
     /// Closes a batch of the connections that dead nodes left open (`node_lost`). Call it again
     /// until it finds none.
     async fn reap_dead_nodes(&self) -> Result<Reaping>;
 }
 
-/// What a node says of itself once it listens.
+/// What a node stores about itself once it accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AboutNode {
     /// The version of the program.
     pub version: String,
-    /// The machine's name, if it has one.
+    /// The host's name, if known.
     pub host: Option<String>,
     /// The address that it listens on.
     pub address: String,
-    /// The most connections that it takes.
+    /// The limit on its connections.
     pub max_connections: i64,
 }
 
-/// A node's sign of life, as it was stored.
+/// A stored heartbeat of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// By the database's clock.
+    /// When it was stored, by the database's clock.
     pub at: Timestamp,
-    /// When another node last declared this one dead, if one ever did.
+    /// When another node last declared this one dead, if ever.
     pub lost_at: Option<Timestamp>,
-    /// The schema's newest migration, if it is newer than those that this version knows.
+    /// The schema's newest migration, if this version does not know it.
     pub newer_schema: Option<i64>,
 }
 
-/// Where a node stands.
+/// A node's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeStatus {
-    /// It has said so lately.
+    /// Its last heartbeat is recent.
     Live,
-    /// It ended in good order.
+    /// It shut down cleanly.
     Stopped,
-    /// It has not been heard of for too long.
+    /// Its last heartbeat is older than the timeout.
     Lost,
 }
 
-/// A node as operators see it. What it never said is `None`.
+/// A node as operators see it. Values that it never stored are `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
-    /// Its identity; a process that starts again has another one.
+    /// Its id. A process that restarts has a new one.
     pub id: NodeId,
-    /// Where it stands.
+    /// Its state.
     pub status: NodeStatus,
-    /// The machine's name.
+    /// The host's name.
     pub host: Option<String>,
     /// The address that it listens on.
     pub address: Option<String>,
@@ -73,23 +73,23 @@ pub struct NodeInfo {
     pub version: Option<String>,
     /// When it started.
     pub started_at: Timestamp,
-    /// When it last said that it lives.
+    /// When it stored its last heartbeat.
     pub last_heartbeat: Timestamp,
     /// Its live connections, of all organisations.
     pub connections: i64,
-    /// The most that it takes.
+    /// The limit on its connections.
     pub max_connections: Option<i64>,
-    /// When it ended in good order.
+    /// When it shut down cleanly.
     pub stopped_at: Option<Timestamp>,
-    /// When another node last closed what it had left open.
+    /// When another node last closed the connections that it had left open.
     pub lost_at: Option<Timestamp>,
 }
 
-/// What was found out about dead nodes.
+/// What a search for dead nodes found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaping {
-    /// Nodes that are lost, and were not known to be.
+    /// Nodes that were newly declared lost.
     pub nodes: Vec<NodeId>,
-    /// The connections that dead nodes left open, and that are closed now.
+    /// Connections that dead nodes left open, and that are now closed.
     pub connections: Vec<Reaped>,
 }

@@ -1,4 +1,4 @@
-//! Opening the database that the settings name, whichever it is.
+//! Opens the database that the settings select.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,39 +19,40 @@ use crate::wake::Wake;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// The embedded database's file; filled in by whoever knows the data directory.
+    /// The embedded database's file. Not a setting: derived from `data_dir`.
     #[serde(skip)]
     pub path: PathBuf,
-    /// A Postgres to be shared by nodes; empty for the embedded database.
+    /// URL of a Postgres database that nodes share; empty for the embedded database.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
-    /// Whether this node tells others what it appends, and listens to them.
+    /// Whether this node notifies other nodes of appends, and listens to their notifications.
     pub notify: bool,
-    /// Where this node listens instead of `url`; empty for there.
+    /// URL to listen on instead of `url`; empty for `url`.
     #[serde(deserialize_with = "secret")]
     pub listener_url: SecretString,
-    /// Connections to Postgres, besides the one that appends and records.
+    /// Connections in the Postgres pool. The writer, the heartbeat and the listener have
+    /// connections of their own.
     pub connections: u32,
     /// Connections that read the embedded database for gateways and publishers.
     pub readers: u32,
-    /// Connections that answer people's questions: what is slow there keeps
-    /// neither gateways nor publishers waiting.
-    pub askers: u32,
-    /// An answer that would take longer is ended.
+    /// Connections for lists, statistics and failed deliveries. They have a pool of their own, so
+    /// that slow queries delay neither gateways nor publishers.
+    pub query_connections: u32,
+    /// A query that takes longer is cancelled.
     #[serde(with = "humantime_serde")]
-    pub answer_timeout: Duration,
-    /// A node that shares Postgres and is silent for longer is dead to the others.
+    pub query_timeout: Duration,
+    /// A node of a shared Postgres whose last heartbeat is older is declared dead by the others.
     #[serde(with = "humantime_serde")]
     pub node_timeout: Duration,
-    /// Events that may wait to be appended; more are refused at once.
+    /// Events that may wait to be appended; further ones are refused at once.
     pub queue_events: usize,
-    /// Bytes of them that may wait, likewise.
+    /// Bytes of payload that may wait to be appended; likewise.
     pub queue_bytes: ByteSize,
-    /// Below this much free space beside the embedded database nothing more is published.
+    /// With less free space beside the embedded database, publishing is refused.
     pub min_free_bytes: u64,
-    /// Held back on the disk beside the embedded database; 0 for none.
+    /// Size of the ballast file beside the embedded database; 0 for none.
     pub ballast_bytes: u64,
-    /// Past this size the embedded database's write-ahead log is emptied.
+    /// The embedded database's write-ahead log is checkpointed and truncated beyond this size.
     pub max_wal_bytes: u64,
 }
 
@@ -68,30 +69,30 @@ pub struct Queue {
     pub bytes: usize,
 }
 
-/// Why a database was not opened.
+/// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The embedded one.
+    /// The embedded database could not be opened.
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Sqlite(#[from] super::sqlite::OpenError),
-    /// A shared one.
+    /// The Postgres database could not be opened.
     #[cfg(feature = "postgres")]
     #[error(transparent)]
     Postgres(#[from] super::postgres::OpenError),
-    /// It was opened, but refuses.
+    /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Support for it was left out when the program was built.
+    /// The program was built without support for this database.
     #[error("this program was built without support for {0}")]
     LeftOut(&'static str),
 }
 
-/// A store, and what ends when only a restart can help it.
+/// An open store with its failure signal and its jobs.
 pub struct Open {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// Ends when the process should.
+    /// Completes when the process should end because only a restart can help.
     pub failure: BoxFuture<'static, ()>,
     /// The store's own background jobs.
     pub jobs: Supervisor,
@@ -111,14 +112,14 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The settings that apply to the embedded database.
+    /// The settings of the embedded database.
     #[cfg(feature = "sqlite")]
     pub(super) fn sqlite(&self) -> super::sqlite::Options {
         super::sqlite::Options {
             path: self.path.clone(),
             readers: self.readers,
-            askers: self.askers,
-            answer_timeout: self.answer_timeout,
+            query_connections: self.query_connections,
+            query_timeout: self.query_timeout,
             queue: self.queue(),
             min_free_bytes: self.min_free_bytes,
             ballast_bytes: self.ballast_bytes,
@@ -126,7 +127,7 @@ impl Options {
         }
     }
 
-    /// The settings that apply to a shared database.
+    /// The settings of Postgres.
     #[cfg(feature = "postgres")]
     pub(super) fn postgres(&self) -> super::postgres::Options {
         super::postgres::Options {
@@ -134,8 +135,8 @@ impl Options {
             notify: self.notify,
             listener_url: self.listener_url.clone(),
             connections: self.connections,
-            askers: self.askers,
-            answer_timeout: self.answer_timeout,
+            query_connections: self.query_connections,
+            query_timeout: self.query_timeout,
             node_timeout: self.node_timeout,
             queue: self.queue(),
         }
@@ -146,8 +147,8 @@ impl Options {
         Queue { events: self.queue_events, bytes }
     }
 
-    /// The files that the URLs name (certificates and keys for TLS to Postgres),
-    /// each with its parameter. One that is written with escapes is left out.
+    /// The files that the URLs name (certificates and keys for TLS to Postgres), each with its
+    /// parameter. Leaves out percent-encoded paths.
     pub fn files(&self) -> Vec<(String, PathBuf)> {
         const PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
         let urls = [self.url.expose_secret(), self.listener_url.expose_secret()];
@@ -169,7 +170,7 @@ impl Options {
 
     #[cfg_attr(
         all(feature = "sqlite", feature = "postgres"),
-        expect(clippy::unnecessary_wraps, reason = "built for one database, it has no other")
+        expect(clippy::unnecessary_wraps, reason = "a build with one database has the other arm")
     )]
     fn database(&self) -> Result<Database, OpenError> {
         if self.is_shared() {
@@ -184,7 +185,7 @@ impl Options {
         return Err(OpenError::LeftOut("SQLite; set database.url"));
     }
 
-    /// Opens it.
+    /// Opens the database.
     pub async fn open(&self, node: NodeId, wake: Wake) -> Result<Open, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
@@ -214,7 +215,7 @@ impl Options {
         }
     }
 
-    /// The migrations that it lacks, oldest first. Changes nothing.
+    /// The migrations that have not been applied, oldest first. Changes nothing.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
@@ -226,8 +227,8 @@ impl Options {
         }
     }
 
-    /// Makes an access token that may do everything in the organisation
-    /// `default`, for an operator who has none. The service may be running.
+    /// Creates an access token with all scopes in the organisation `default`, for an operator who
+    /// has none. The service may be running.
     pub async fn add_admin_token(&self, name: &str, token: NewToken) -> Result<(), OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
@@ -241,7 +242,7 @@ impl Options {
         }
     }
 
-    /// Verifies what it holds, if this version has migrated it. Writes nothing.
+    /// Verifies the database's contents, if its schema is this version's. Writes nothing.
     pub async fn verify(&self) -> Result<VerifyReport, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]

@@ -88,8 +88,8 @@ impl PostgresStore {
         }
         let listener = connect::listener(options, &link)?;
         let pool = link.pool(options.connections);
-        let query_pool = link.pool(options.askers);
-        let query_timeout = options.answer_timeout;
+        let query_pool = link.pool(options.query_connections);
+        let query_timeout = options.query_timeout;
         let session = Session::new(link.clone(), pool.clone());
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let stop = CancellationToken::new();

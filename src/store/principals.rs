@@ -1,4 +1,4 @@
-//! Who there is: gateways, tokens, and what a key leads to.
+//! Gateways and tokens as they are stored.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use super::{Failing, Result, StoreError};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 
-/// Free-form names that gateways are chosen by.
+/// Key-value pairs by which publishers select gateways.
 pub type Labels = BTreeMap<String, String>;
 
-/// A registered gateway with what its stream says.
+/// A registered gateway with the state of its log.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    /// Inside key.
+    /// The key by which the store refers to it.
     pub key: GatewayKey,
-    /// Outside identity.
+    /// The id by which API clients refer to it.
     pub id: GatewayId,
     /// Unique name within the organisation.
     pub name: String,
@@ -24,61 +24,61 @@ pub struct Gateway {
     pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// Since when it may not connect.
+    /// When it was disabled; `None` while it may connect.
     pub disabled_at: Option<Timestamp>,
     /// The latest manifest that it sent, and when.
     pub manifest: Option<(Box<serde_json::value::RawValue>, Timestamp)>,
-    /// Its log's identity.
+    /// Its log's epoch.
     pub epoch: Epoch,
-    /// Last sequence given.
+    /// The last sequence assigned.
     pub head: Sequence,
-    /// Last sequence trimmed.
+    /// The last sequence trimmed.
     pub floor: Sequence,
     /// The gateway's confirmed position.
     pub confirmed: Sequence,
-    /// Deliveries in its log that are neither confirmed nor dead: the lag in events.
+    /// Deliveries in its log that are neither confirmed nor dead: its lag in events.
     pub pending: i64,
-    /// When the oldest of them was appended, or redriven: the lag in time.
+    /// When the oldest of them was appended or redriven: its lag in time.
     pub oldest_pending_at: Option<Timestamp>,
     /// Live connections on all nodes.
     pub live_connections: i64,
     /// When the oldest of them was opened.
     pub connected_since: Option<Timestamp>,
-    /// When its last closed connection was closed, and why.
+    /// When its last closed connection ended, and why.
     pub left: Option<(Timestamp, Reason)>,
-    /// Its failed reports since the last success, if the newest report failed.
+    /// Its failed reports since the last success, if its newest report is a failure.
     pub failing: Option<Failing>,
-    /// Its last failed attempt.
+    /// When and why its last attempt failed.
     pub last_failure: Option<(Timestamp, Reason)>,
-    /// When its last receipt came.
+    /// When its last receipt arrived.
     pub last_receipt_at: Option<Timestamp>,
     /// The database's time when this was read.
     pub as_of: Timestamp,
-    /// Its last attempt to connect that was refused, as far as that is noted.
+    /// Its last refused connection attempt, if one was recorded.
     pub last_refusal: Option<LastRefusal>,
 }
 
-/// A refused attempt to connect, as it is noted at the gateway.
+/// A refused connection attempt, as recorded for its gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastRefusal {
-    /// When.
+    /// When it was refused.
     pub at: Timestamp,
-    /// Why: a code of the API's problem documents.
+    /// Why: an error code of the API.
     pub code: String,
-    /// Where it came from.
+    /// The peer's address.
     pub address: String,
 }
 
-/// A change to a gateway; `None` leaves things as they are.
+/// A change to a gateway. Fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayChange {
     /// New name.
     pub name: Option<String>,
-    /// What becomes of the labels.
+    /// The change to its labels.
     pub labels: Option<LabelChange>,
-    /// Another number of replicas.
+    /// The new number of replicas.
     pub replicas: Option<i64>,
-    /// Disable or enable.
+    /// Whether to disable or enable it.
     pub disabled: Option<bool>,
 }
 
@@ -91,11 +91,11 @@ pub enum LabelChange {
     Merge(BTreeMap<String, Option<String>>),
 }
 
-/// Labels that a gateway may have.
+/// The largest number of labels of a gateway.
 pub const MOST_LABELS: usize = 64;
 
 impl LabelChange {
-    /// Applies it; `Conflict` if there would be too many labels.
+    /// Applies the change to `labels`. `Conflict` if the result has too many labels.
     pub fn apply(self, mut labels: Labels) -> Result<Labels> {
         match self {
             Self::Clear => labels.clear(),
@@ -121,19 +121,19 @@ impl LabelChange {
 /// A token, without its secret.
 #[derive(Clone, Debug)]
 pub struct TokenInfo {
-    /// The public part.
+    /// The public part of the token.
     pub id: String,
-    /// A name for access tokens; empty for gateway tokens.
+    /// The name of an access token; empty for gateway tokens.
     pub name: String,
     /// Scopes of an access token; empty for gateway tokens.
     pub scopes: Vec<Scope>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// After this it is refused.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
-    /// Since when it is refused.
+    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// When it was last presented (to the minute).
+    /// When it was last used, accurate to a minute.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -142,68 +142,68 @@ pub struct TokenInfo {
 pub enum Scope {
     /// Publish events.
     Publish,
-    /// Read everything but secrets.
+    /// Read everything except secrets.
     Read,
-    /// Register, revoke, redrive.
+    /// Manage gateways and tokens, and redrive.
     Admin,
 }
 
-/// What a token belongs to.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A gateway.
+    /// Authenticates a gateway.
     Gateway,
-    /// A publisher or an admin.
+    /// Authenticates a publisher or an admin.
     Access,
 }
 
-/// A new token: its digest only.
+/// A token to store: its digest only, never its secret.
 #[derive(Clone, Debug)]
 pub struct NewToken {
-    /// The public part.
+    /// The public part of the token.
     pub id: String,
-    /// SHA-256 of the whole key.
+    /// SHA-256 of the whole token.
     pub digest: [u8; 32],
-    /// After this it is refused.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// What a gateway's key leads to.
+/// What is stored about a gateway token.
 #[derive(Clone, Debug)]
 pub struct GatewayCredential {
-    /// The digest to compare with, in constant time.
+    /// The SHA-256 to compare with, in constant time.
     pub digest: [u8; 32],
     /// The gateway.
     pub gateway: GatewayKey,
-    /// The gateway's outside identity.
+    /// The id by which API clients refer to the gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
     pub gateway_name: String,
-    /// Its organisation.
+    /// The gateway's organisation.
     pub organisation: OrganisationKey,
     /// The token's expiry.
     pub expires_at: Option<Timestamp>,
-    /// Revoked.
+    /// Whether the token was revoked.
     pub revoked: bool,
-    /// The gateway is disabled.
+    /// Whether the gateway is disabled.
     pub disabled: bool,
-    /// When the token was last used, as far as that is noted.
+    /// When the token was last used, as far as recorded.
     pub last_used_at: Option<Timestamp>,
 }
 
-/// What an access token leads to.
+/// What is stored about an access token.
 #[derive(Clone, Debug)]
 pub struct AccessCredential {
-    /// The digest to compare with, in constant time.
+    /// The SHA-256 to compare with, in constant time.
     pub digest: [u8; 32],
     /// Its organisation.
     pub organisation: OrganisationKey,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Vec<Scope>,
-    /// Its expiry.
+    /// When it expires; `None` if never.
     pub expires_at: Option<Timestamp>,
-    /// Revoked.
+    /// Whether it was revoked.
     pub revoked: bool,
-    /// When the token was last used, as far as that is noted.
+    /// When it was last used, as far as recorded.
     pub last_used_at: Option<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! Ranges of sequences, as the ledger keeps them.
+//! Arithmetic on ranges of sequences, as the ledger stores them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::Range;
 use super::limits::LONGEST_RANGE;
 use crate::event::Sequence;
 
-/// Cuts a range into pieces that fit into a row; an empty one has none.
+/// Splits a range into pieces that fit into a row. An empty range has none.
 pub fn cut(range: Range) -> impl Iterator<Item = Range> {
     let after = |first: &i64| Some(first + LONGEST_RANGE);
     std::iter::successors(Some(range.first.0), after)
@@ -17,38 +17,39 @@ pub fn cut(range: Range) -> impl Iterator<Item = Range> {
         })
 }
 
-/// The part of a range that lies at or below a position.
+/// The part of a range at or below a position.
 pub fn up_to(range: Range, position: Sequence) -> Option<Range> {
     let last = range.last.min(position);
     (range.first <= last).then_some(Range { first: range.first, last })
 }
 
-/// The part of a range that lies above a position.
+/// The part of a range above a position.
 pub fn above(range: Range, position: Sequence) -> Option<Range> {
     let first = range.first.max(position.next());
     (first <= range.last).then_some(Range { first, last: range.last })
 }
 
-/// A piece of a range of dead letters: all of it redriven, under consecutive
-/// new sequences that begin at `redriven_first`, or none of it.
+/// A piece of a range of dead letters. Either all of it was redriven, under consecutive new
+/// sequences that begin at `redriven_first`, or none of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece {
     /// The first sequence.
     pub first: i64,
-    /// The last sequence, included.
+    /// The last sequence, inclusive.
     pub last: i64,
-    /// The new sequence of the first one, if they were redriven.
+    /// The new sequence of the first delivery, if the piece was redriven.
     pub redriven_first: Option<i64>,
 }
 
 impl Piece {
-    /// Whether a delivery, redriven under `new` or not at all, continues this piece.
+    /// Whether a delivery, redriven under `new` or not redriven, extends this piece.
     fn is_continued_by(&self, sequence: i64, new: Option<i64>) -> bool {
         new == self.redriven_first.map(|first| first + sequence - self.first)
     }
 }
 
-/// Splits a range of which some deliveries were redriven: old to new sequence.
+/// Splits a range of which some deliveries were redriven. `redriven` maps old sequences to new
+/// ones.
 pub fn pieces(first: i64, last: i64, redriven: &BTreeMap<i64, i64>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for sequence in first..=last {

@@ -1,4 +1,4 @@
-//! Receipts that wait to be written together.
+//! Receipts that wait to be written in one batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use super::Range;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey};
 
-/// Receipts of one connection for neighbouring deliveries.
+/// Receipts of one connection for consecutive deliveries.
 #[derive(Clone)]
 pub struct Receipts {
     /// The gateway.
     pub gateway: GatewayKey,
     /// The connection.
     pub connection: ConnectionId,
-    /// The instance whose cursor moves.
+    /// The instance whose cursor they move.
     pub instance: Arc<str>,
     /// The confirmed sequences.
     pub range: Range,
@@ -24,7 +24,7 @@ pub struct Receipts {
     pub finished_at: Timestamp,
 }
 
-/// Receipts in the order of their arrival, neighbours merged.
+/// Receipts in the order of their arrival, with adjacent ones merged.
 #[derive(Default)]
 pub struct Waiting {
     /// The merged receipts.
@@ -33,7 +33,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Adds receipts, to their neighbours if there are such.
+    /// Adds receipts, merging them with adjacent ones.
     pub fn add(&mut self, new: Receipts) {
         if let Some(newest) = self.newest.get(&new.connection) {
             let newest = &mut self.receipts[*newest];

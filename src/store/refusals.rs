@@ -1,4 +1,4 @@
-//! Why an event is not appended.
+//! Why an event was not appended.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -9,7 +9,7 @@ use super::RejectionReason;
 
 /// Why one event was not appended. Nothing of it is stored.
 ///
-/// serde is for the answer that is kept under an `Idempotency-Key`.
+/// Serialized as part of the answer that is stored under an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// These gateways are not registered in the publisher's organisation.
@@ -21,14 +21,14 @@ pub enum Refusal {
     Invalid(ValidationError),
 }
 
-/// Why an event failed validation. The publisher can do something about it.
+/// Why an event failed validation. The publisher can correct it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ValidationError {
-    /// Its text is not JSON; what is wrong with it.
+    /// Its text is not JSON. Contains the parser's message.
     Malformed(String),
     /// Fields are invalid.
     Invalid(Vec<FieldError>),
-    /// It has expired already.
+    /// It has expired.
     Expired,
     /// Its type is not registered.
     UnknownType(EventType),
@@ -36,18 +36,18 @@ pub enum ValidationError {
     TooLarge {
         /// Size of the frame, in bytes.
         bytes: u64,
-        /// What `limits.event_bytes` allows.
+        /// The limit, `limits.event_bytes`.
         limit: usize,
     },
 }
 
 impl ValidationError {
-    /// One field is invalid.
+    /// An error of one field.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError { field: field.into(), message: message.into() }])
     }
 
-    /// Its stable name.
+    /// The reason under which a row of the inbox is rejected for it.
     pub const fn reason(&self) -> RejectionReason {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => RejectionReason::Invalid,
@@ -69,7 +69,7 @@ impl std::fmt::Display for ValidationError {
                 }
                 Ok(())
             }
-            Self::Expired => f.write_str("expiresAt: lies in the past"),
+            Self::Expired => f.write_str("expiresAt: is in the past"),
             Self::UnknownType(name) => write!(
                 f,
                 "The event type {name} is not registered; an admin registers it with PUT /api/internal/v1/event-types/{name}."
@@ -82,8 +82,8 @@ impl std::fmt::Display for ValidationError {
     }
 }
 
-/// Also reads what earlier versions kept: a problem document, of which the invalid
-/// fields or at least the text are used.
+/// Also reads answers that earlier versions stored as problem documents. Of these it takes the
+/// field errors, or else the detail.
 fn kept_validation_error<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<ValidationError, D::Error> {

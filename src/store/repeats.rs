@@ -1,10 +1,9 @@
-//! What tells a repeated request, and what it is answered.
+//! Recognises repeated requests and matches their items with the stored answers.
 
 use super::{Appended, Publish, Published, Refusal, Validated};
 use crate::event::EventId;
 
-/// An item's id, if its publisher gave it one that can be read, and the digest
-/// of its content.
+/// An item's id and the digest of its content, if its publisher chose an id that can be read.
 pub fn named(item: &Validated) -> Option<(&EventId, &[u8; 32])> {
     match item {
         Ok(new) => new.is_named.then_some((&new.event.id, &new.digest)),
@@ -12,9 +11,9 @@ pub fn named(item: &Validated) -> Option<(&EventId, &[u8; 32])> {
     }
 }
 
-/// A kept answer, item by item. Rows of earlier versions have none for items
-/// that were invalid at that time; where these can't be told from the others any
-/// more, no answer is better than another item's.
+/// A stored answer, item by item. Answers stored by earlier versions lack the items that were
+/// invalid then. If these can't be identified any more, returning no answer is better than
+/// returning another item's.
 pub fn in_place(kept: &[std::result::Result<Appended, Refusal>], publish: &Publish) -> Published {
     if kept.len() == publish.events.len() {
         return Published::Done(kept.to_vec());

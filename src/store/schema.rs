@@ -1,4 +1,4 @@
-//! What a database's history of migrations says about this version of the program.
+//! Compares a database's migration history with the migrations of this version.
 
 use sqlx::migrate::{MigrateError, Migrator};
 
@@ -9,33 +9,33 @@ use super::StoreError;
 pub enum SchemaError {
     /// The database belongs to another program.
     #[error(
-        "the database's history in _sqlx_migrations is another program's: it has migration {version} ({description:?}); nothing was changed; give this service a database of its own"
+        "the database belongs to another program: its _sqlx_migrations lists migration {version} ({description:?}); nothing was changed; give this service a database of its own"
     )]
     Foreign {
-        /// The migration that is not ours.
+        /// The first migration that is not ours.
         version: i64,
-        /// What it is called.
+        /// Its description.
         description: String,
     },
-    /// A later version of this program migrated it.
+    /// A newer version of this program migrated it.
     #[error(
-        "the database has migration {0}, which this version does not know; run the version that made it, or a newer one"
+        "the database has migration {0}, which this version does not know; run the version that applied it, or a newer one"
     )]
     Newer(i64),
-    /// An applied migration differs from ours.
+    /// An applied migration differs from the one in this version.
     #[error(
-        "migration {0} was applied with another text than this version's; the schema can't be trusted"
+        "migration {0} was applied with a different text than in this version; the schema can't be trusted"
     )]
     Edited(i64),
-    /// A migration stopped half-way.
-    #[error("migration {0} was applied by half; restore the database from a backup")]
+    /// A migration was interrupted.
+    #[error("migration {0} was only partly applied; restore the database from a backup")]
     HalfMigrated(i64),
     /// A migration failed.
-    #[error("the schema can't be brought up to date: {0}")]
+    #[error("the schema can't be migrated: {0}")]
     Migrate(#[source] MigrateError),
 }
 
-/// A row of a database's history.
+/// A row of a database's migration history.
 pub(super) struct Applied {
     pub(super) version: i64,
     pub(super) description: String,
@@ -43,7 +43,7 @@ pub(super) struct Applied {
     pub(super) success: bool,
 }
 
-/// All of them, oldest first.
+/// Selects the whole history, oldest first.
 pub(super) const HISTORY: &str =
     "select version, description, checksum, success from _sqlx_migrations order by version";
 
@@ -52,8 +52,8 @@ pub(super) fn pending(
     migrator: &Migrator,
     applied: &[Applied],
 ) -> Result<Vec<String>, SchemaError> {
-    // Ours begins with our first one. Checked first, because other programs have
-    // other reasons for what would look strange in ours.
+    // Our history begins with our first migration. This is checked first, because for another
+    // program's history the other errors would be misleading.
     let is_ours = |row: &&Applied| {
         let first = migrator.iter().next();
         first.is_some_and(|it| it.version == row.version && it.description == row.description)
@@ -86,8 +86,8 @@ pub(super) fn newest(migrator: &Migrator) -> i64 {
     migrator.iter().map(|ours| ours.version).max().unwrap_or_default()
 }
 
-/// Where a running node stands with the schema, whose newest migration, and the
-/// oldest version that may use it, are these.
+/// Checks whether a running node can use the schema, given its newest migration and the oldest
+/// migration level that may still use it.
 pub(super) fn check(
     known: i64,
     newest: Option<i64>,
@@ -96,18 +96,18 @@ pub(super) fn check(
     let newest = newest.unwrap_or_default();
     if known < oldest {
         return Err(StoreError::SchemaChanged(format!(
-            "a newer version migrated it to {newest}, which versions before migration {oldest} can't use; this one knows migrations up to {known}"
+            "a newer version migrated it to {newest}, which requires a version that has migration {oldest}; this one has migrations up to {known}"
         )));
     }
     if newest < known {
         return Err(StoreError::SchemaChanged(format!(
-            "its newest migration is {newest}, and this version needs {known}: it was replaced by an older database"
+            "its newest migration is {newest}, and this version needs {known}: the database was replaced by an older one"
         )));
     }
     Ok((newest > known).then_some(newest))
 }
 
-/// What sqlx says, as people need it.
+/// Translates an error of sqlx.
 pub(super) fn refused(error: MigrateError) -> SchemaError {
     match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {

@@ -70,8 +70,8 @@ impl SqliteStore {
         let mut conn = connect::connect(&options.path).await?;
         migrations::run(&mut conn).await?;
         let readers = connect::readers(options, options.readers).await?;
-        let query_connections = connect::readers(options, options.askers).await?;
-        let queries = QueryPool::new(query_connections, options.answer_timeout);
+        let query_connections = connect::readers(options, options.query_connections).await?;
+        let queries = QueryPool::new(query_connections, options.query_timeout);
         let snapshots = QueryPool::new(connect::readers(options, 1).await?, SNAPSHOT_TIMEOUT);
         let session = Session::new(conn, options, disk);
         let (trouble, probe) = (session.trouble(), session.probe());
@@ -128,7 +128,9 @@ impl Access for SqliteStore {
     /// Reads, and reports the last attempt to write: a write of its own would wait for the writer.
     async fn check_database(&self) -> Result<()> {
         if let Some(reason) = self.trouble.borrow().as_ref() {
-            return Err(StoreError::Unavailable(format!("nothing can be written: {reason}")));
+            return Err(StoreError::Unavailable(format!(
+                "failed to write to the database: {reason}"
+            )));
         }
         self.point_read(|conn| {
             Box::pin(async move {
@@ -150,7 +152,7 @@ impl Access for SqliteStore {
         self.inbox.changed().await
     }
 
-    /// There are no other nodes.
+    /// No node is ever declared dead by age, because there are no other nodes.
     fn node_timeout(&self) -> Duration {
         Duration::ZERO
     }

@@ -1,80 +1,80 @@
-//! What retention keeps, and how far it has come.
+//! Limits and progress of retention.
 
 use std::time::{Duration, Instant};
 
 use crate::clock::{ClockGuard, Timestamp};
 
-/// How long and how much is kept.
+/// How long data is kept, and how much of it.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionLimits {
     /// Confirmed events are kept this long after they were appended; the ledger as long.
     pub max_age: Duration,
-    /// Confirmed events kept per gateway at the most.
+    /// Confirmed events kept per gateway, at most.
     pub max_events: i64,
-    /// Unconfirmed events are removed after this, and recorded as failed. Rejected
-    /// rows of the inbox are kept as long.
+    /// Unconfirmed events are kept this long after they were appended. Their removal is recorded as
+    /// a failed delivery. Rejected rows of the inbox are kept as long.
     pub hard_max_age: Duration,
-    /// Unconfirmed events kept per gateway at the most, likewise.
+    /// Unconfirmed events kept per gateway, at most; likewise.
     pub hard_max_events: i64,
-    /// Open dead letters are kept this long, and at least `max_age`, with their
-    /// events and failed attempts, so that they can be redriven; of each gateway
-    /// those among its last `hard_max_events` events. Those that the hard limits
-    /// made go with the ledger.
+    /// Open dead letters are kept this long, and at least `max_age`, with their events and failed
+    /// attempts, so that they can be redriven. Of each gateway, only those among its last
+    /// `hard_max_events` events are kept. Dead letters that the hard limits created are removed
+    /// with the ledger.
     pub dead_letter_max_age: Duration,
-    /// How long the position of an ended unnamed connection is kept.
-    pub left_behind: Duration,
-    /// Rows looked at per transaction at the most.
+    /// How long the cursor of an ended unnamed connection is kept.
+    pub orphaned_cursor_max_age: Duration,
+    /// Rows examined per transaction, at most.
     pub batch: i64,
 }
 
-/// Where retention goes on. A pass looks at each kind of row once, and what it
-/// has looked at and kept is not looked at again by later passes. After the clock
-/// was set, nothing is called older than it would be otherwise for an hour.
+/// Where retention continues. A pass examines each kind of row once, and later passes skip what it
+/// examined and kept. For an hour after the clock was set, ages are measured by the earlier of the
+/// new time and the old course of the clock.
 #[derive(Clone, Copy, Debug)]
 pub struct TrimMark {
-    /// The kind of row that is looked at next.
+    /// The kind of row to examine next.
     pub step: TrimStep,
-    /// Logs up to this gateway's have been looked at in this pass.
+    /// Logs up to this gateway's have been examined in this pass.
     pub gateway: i64,
-    /// Events up to this one have been looked at: when appended, and its key.
+    /// When the last examined event was appended, and its key.
     pub event: (Timestamp, i64),
-    /// Attempts up to this one: when it finished, and its key.
+    /// When the last examined attempt finished, and its key.
     pub attempt: (Timestamp, i64),
-    /// Dead letters up to this one: when it died, its gateway and first number.
+    /// When the last examined dead letter died, its gateway, and its first sequence.
     pub letter: (Timestamp, i64, i64),
-    /// The same for dead letters that are too old to be kept in any case.
+    /// The same for dead letters that are too old to keep in any case.
     pub old_letter: (Timestamp, i64, i64),
-    /// Some dead letters were kept for a position behind them, which moves: the
-    /// next pass looks at all of them again.
+    /// Whether dead letters were kept because a cursor has not passed them. Cursors move, so the
+    /// next pass examines all of them again.
     pub letters_wait: bool,
-    /// The database's clock, as it was seen.
+    /// Detects when the database's clock is set.
     pub clock: ClockGuard,
 }
 
 impl RetentionLimits {
-    /// Nothing is too old or too much.
+    /// Keeps everything.
     pub const KEEP_ALL: Self = Self {
         max_age: Duration::MAX,
         max_events: i64::MAX,
         hard_max_age: Duration::MAX,
         hard_max_events: i64::MAX,
         dead_letter_max_age: Duration::MAX,
-        left_behind: Duration::MAX,
+        orphaned_cursor_max_age: Duration::MAX,
         batch: 1,
     };
 
-    /// Open dead letters that died before this are not kept.
+    /// Open dead letters that died before this instant are not kept.
     pub fn dead_before(&self, now: Timestamp) -> Timestamp {
         now.minus(self.dead_letter_max_age.max(self.max_age))
     }
 }
 
 impl TrimMark {
-    /// By which a batch measures ages, given what the clock shows.
+    /// The instant by which a batch measures ages, given the clock's reading.
     pub fn measure_by(&mut self, now: Timestamp) -> Timestamp {
         let at = Instant::now();
         if let Some(jump) = self.clock.read(now, at) {
-            tracing::warn!(%jump, "the clock was set; retention goes by its old course for an hour");
+            tracing::warn!(%jump, "the clock was set; for an hour, retention measures ages by the earlier of its old and its new course");
         }
         self.clock.cautious(now, at)
     }
@@ -96,16 +96,16 @@ impl Default for TrimMark {
     }
 }
 
-/// A kind of row that retention removes.
+/// The kinds of rows that retention removes, in the order of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrimStep {
     /// Rows of gateways' logs.
     Logs,
-    /// Positions of ended connections.
+    /// Cursors of ended connections.
     Positions,
     /// Events that are in no log.
     Events,
-    /// Attempts whose rows of the log were removed.
+    /// Attempts whose log rows were removed.
     Attempts,
     /// Attempts that are too old.
     OldAttempts,
@@ -117,12 +117,12 @@ pub enum TrimStep {
     Keys,
     /// Ended connections.
     Connections,
-    /// Rejected rows of the inbox.
+    /// Rejected inbox rows.
     Rejected,
 }
 
 impl TrimStep {
-    /// The kind after this one; none after the last.
+    /// The kind after this one; `None` after the last.
     pub const fn next(self) -> Option<Self> {
         match self {
             Self::Logs => Some(Self::Positions),
@@ -139,17 +139,17 @@ impl TrimStep {
     }
 }
 
-/// What one bounded batch of retention removed.
+/// What one batch of retention removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Outbox rows.
+    /// Log rows.
     pub deliveries: u64,
-    /// Events that no outbox row names any more.
+    /// Events that no log refers to any more.
     pub events: u64,
     /// Ledger rows.
     pub attempts: u64,
-    /// Deliveries lost unconfirmed to the hard limits.
+    /// Unconfirmed deliveries removed by the hard limits.
     pub lost: u64,
-    /// The pass goes on.
+    /// Whether the pass continues.
     pub more: bool,
 }

@@ -1,4 +1,4 @@
-//! A gateway's verdict: the one word that a list shows first, since when, and why.
+//! A gateway's verdict: the state that lists show first, since when it applies, and why.
 
 use std::time::Duration;
 
@@ -9,43 +9,42 @@ use crate::event::Reason;
 /// A connected gateway is behind when its oldest pending event is older than this.
 pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 
-/// How a gateway does. Of several states that apply it has the first:
+/// The state of a gateway: the first of these that applies.
 ///
 /// | state | applies when | `since` | `reason` |
 /// |---|---|---|---|
-/// | `disabled` | an admin has disabled it | the moment of that | `gateway_disabled` |
+/// | `disabled` | an admin has disabled it | when it was disabled | `gateway_disabled` |
 /// | `failing` | the newest report (`deployment.ack`) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
 /// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout` or `protocol_error`), and no receipt or other failure came after that | that failure | its reason |
 /// | `away` | it has no live connection on any node | the end of its last connection, or its registration | why that connection ended, or `never_connected` |
 /// | `behind` | its oldest pending event is older than [`BEHIND_AFTER`] | when that event was appended | `confirmation_overdue` |
 /// | `ok` | none of these | the oldest of its live connections | none |
 ///
-/// Reports are ordered by the sequences that they are about: one that comes late
-/// changes nothing, and of several for one sequence a success counts. All of it
-/// follows from the database, so that it survives a restart and is the same on
-/// all nodes.
+/// Reports are ordered by their sequences. A report that arrives late changes nothing, and of
+/// several for one sequence a success counts. A verdict is computed from the database alone, so it
+/// survives a restart and is the same on all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The state.
     pub state: VerdictState,
-    /// Since when.
+    /// When the state began.
     pub since: Timestamp,
-    /// Why; `None` when all is well.
+    /// Why; `None` for `ok`.
     pub reason: Option<&'static str>,
-    /// Failed reports since the last success; 0 unless it is failing by reports.
+    /// Failed reports since the last success; 0 unless it is `failing` because of reports.
     pub failures: i64,
 }
 
-/// The states of a [`Verdict`], the first ones outweighing the later ones.
+/// The states of a [`Verdict`], by decreasing precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerdictState {
-    /// It may not connect.
+    /// It was disabled.
     Disabled,
-    /// It does not process what it receives.
+    /// It does not handle what it receives.
     Failing,
-    /// It is not connected.
+    /// It has no live connection.
     Away,
-    /// It is connected and too late.
+    /// It is connected, and its oldest pending event is older than [`BEHIND_AFTER`].
     Behind,
     /// It is connected and up to date.
     Ok,
@@ -54,16 +53,16 @@ pub enum VerdictState {
 /// Failed reports of a gateway since its last success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
-    /// When the first of them came.
+    /// When the first of them arrived.
     pub since: Timestamp,
-    /// Why the newest failed.
+    /// Why the newest report failed.
     pub reason: Reason,
-    /// How many.
+    /// The number of failed reports.
     pub count: i64,
 }
 
 impl Gateway {
-    /// How it does, as of [`Gateway::as_of`].
+    /// Its verdict as of [`Gateway::as_of`].
     pub fn verdict(&self) -> Verdict {
         let is = |state, since, reason| Verdict { state, since, reason, failures: 0 };
         if let Some(since) = self.disabled_at {
@@ -93,8 +92,8 @@ impl Gateway {
     }
 }
 
-/// Whether an attempt that failed so says that a connected gateway did not
-/// handle what it was sent.
+/// Whether a failure with this reason means that a connected gateway did not handle what it was
+/// sent.
 const fn is_of_a_live_gateway(reason: Reason) -> bool {
     matches!(reason, Reason::ConfirmationTimeout | Reason::WriteTimeout | Reason::ProtocolError)
 }

@@ -1,7 +1,6 @@
-//! Log lines on their way to standard error. A thread of its own writes them, so
-//! that no task ever waits for, or fails with, whatever reads them. The queue is
-//! bounded. A line that does not fit, or that can't be written, is dropped and
-//! counted; the log says how many were, as soon as it can be written again.
+//! Writes log lines to standard error on a separate thread, so that no task waits for a slow reader
+//! or fails with it. The queue is bounded. A line that does not fit, or that can't be written, is
+//! dropped and counted. The number is logged as soon as the log can be written again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,22 +8,22 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait to be written, and bytes of them.
+/// Capacity of the queue, in lines and in bytes.
 const QUEUE_LINES: usize = 8192;
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// Between two lines about dropped lines.
+/// The minimum interval between two lines about dropped lines.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two tries to write to a file that would block, and to a full queue.
+/// The interval between retries of a write that would block, and of adding to a full queue.
 const RETRY: Duration = Duration::from_millis(10);
 /// The name of the counter of dropped lines.
 pub(super) const DROPPED: &str = "gateway_events_log_lines_dropped_total";
 
-/// Writes a line that says how many were dropped, in the log's format.
+/// Formats a line about the number of dropped lines.
 pub(super) type Notice = fn(u64) -> String;
 
 enum Message {
     Line(Vec<u8>),
-    /// All lines before this are to be written; answered then.
+    /// Answered when all lines before it have been written.
     Flush(SyncSender<()>),
 }
 
@@ -41,7 +40,7 @@ impl Counts {
     }
 }
 
-/// Where whole lines are written to. Cheap to clone; never blocks, never fails.
+/// A writer of whole lines. Cheap to clone; never blocks and never fails.
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
     queue: SyncSender<Message>,
@@ -65,8 +64,7 @@ impl Lines {
         Ok(Self { queue, counts })
     }
 
-    /// Waits until everything so far is written, or given up, but no longer than
-    /// `limit`.
+    /// Waits until all lines so far have been written or dropped, at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let (done, written) = sync_channel(1);
@@ -101,15 +99,15 @@ impl Write for Lines {
     }
 }
 
-/// The thread's end.
+/// The thread's state.
 struct Output<W> {
     out: W,
     notice: Notice,
     counts: Arc<Counts>,
-    /// Dropped lines that the log has mentioned, and when it last did.
+    /// Dropped lines that have been reported, and when.
     reported: u64,
     reported_at: Option<Instant>,
-    /// A write failed in the middle of a line.
+    /// Whether a write failed in the middle of a line.
     ends_in_mid_line: bool,
 }
 
@@ -135,7 +133,7 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Says how many lines were dropped since it last said so.
+    /// Writes how many lines were dropped since the last report.
     fn report(&mut self) {
         let dropped = self.counts.dropped.load(Ordering::Relaxed);
         if dropped == self.reported {
@@ -163,7 +161,7 @@ impl<W: Write> Output<W> {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A terminal or pipe that another program made non-blocking.
+                // Another program has made this terminal or pipe non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause(RETRY),
                 Err(error) => {
                     self.ends_in_mid_line |= rest.len() < length;
@@ -186,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes more, and then fails, until it is given room again.
+    /// Accepts this many more bytes, and then fails until more room is given.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
 
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_disk_did_not_take_is_counted_and_mentioned_afterwards() {
+    fn lines_that_a_full_disk_refuses_are_counted_and_reported_later() {
         let disk = Disk::default();
         disk.give(8);
         let mut lines = lines(disk.clone());

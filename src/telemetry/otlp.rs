@@ -1,7 +1,7 @@
-//! Exports the spans of requests to an OpenTelemetry collector, by OTLP over HTTP.
-//! Finished spans wait in a bounded queue for a thread of their own, which sends
-//! them in batches. What doesn't fit into the queue or can't be sent is dropped: a
-//! collector that is slow or away never holds up a request.
+//! Exports the spans of requests to an OpenTelemetry collector, by OTLP over HTTP. Finished spans
+//! wait in a bounded queue for a separate thread, which sends them in batches. Spans that don't fit
+//! into the queue or can't be sent are dropped: a collector that is slow or unreachable never
+//! delays a request.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -28,38 +28,38 @@ use crate::event::NodeId;
 use crate::log_limit::{Bounds, LogLimit};
 use crate::trace_context::{TraceId, TraceParent};
 
-/// Spans that may wait to be sent; further ones are dropped.
+/// Capacity of the queue in spans; further ones are dropped.
 const QUEUE: usize = 2048;
-/// Spans of one batch.
+/// The maximum number of spans in a batch.
 const BATCH: usize = 512;
 /// How long a batch waits for further spans.
 const DELAY: Duration = Duration::from_secs(5);
-/// How long sending a batch may take.
+/// The timeout of sending a batch.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of the process waits for the last spans to be sent.
+/// How long the process waits at its end for the last spans to be sent.
 const LAST_SPANS: Duration = Duration::from_secs(2);
-/// One line a minute about failures.
+/// At most one log line per minute about failures.
 const BOUNDS: Bounds = Bounds { per_key: 1, in_all: 1, keys: 1 };
 
 /// A layer that records spans.
 pub(super) type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// The running export. Dropping it sends the last spans, within a limit.
+/// The running export. Dropping it sends the last spans, within a time limit.
 #[derive(Debug)]
 pub(super) struct Export(SdkTracerProvider);
 
 impl Drop for Export {
     fn drop(&mut self) {
         if let Err(error) = self.0.shutdown_with_timeout(LAST_SPANS) {
-            tracing::debug!(%error, "the last spans were not exported");
+            tracing::debug!(%error, "failed to export the last spans");
         }
     }
 }
 
 static IS_ON: OnceLock<()> = OnceLock::new();
 
-/// Starts the export, and with it its thread. Only spans of the given name are
-/// exported. To be called inside the runtime that is to do the sending.
+/// Starts the export and its thread. Only spans of the given name are exported. Call it inside the
+/// runtime that sends them.
 pub(super) fn start(
     settings: &Otlp,
     node: NodeId,
@@ -90,7 +90,7 @@ pub(super) fn start(
         .build();
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("gateway-events"))
-        // What happens at each poll is not recorded: that would cost more than the rest.
+        // The time of each poll is not recorded, because that would cost more than the rest.
         .with_tracked_inactivity(false)
         .with_context_activation(false)
         .with_location(false)
@@ -101,7 +101,7 @@ pub(super) fn start(
     Ok((Box::new(layer), Export(provider)))
 }
 
-/// What all spans have in common; `OTEL_RESOURCE_ATTRIBUTES` adds to it.
+/// Attributes of all spans. `OTEL_RESOURCE_ATTRIBUTES` adds to them.
 fn resource(node: NodeId) -> Resource {
     Resource::builder()
         .with_service_name("gateway-events")
@@ -117,7 +117,7 @@ pub(super) fn is_on() -> bool {
     IS_ON.get().is_some()
 }
 
-/// Makes a new span a child of the caller's; answers the trace that it belongs to.
+/// Makes a new span a child of the caller's span; returns its trace id.
 pub(super) fn begin(span: &Span, parent: Option<&TraceParent>) -> Option<TraceId> {
     if let Some(parent) = parent {
         let flags = if parent.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::default() };
@@ -135,7 +135,7 @@ pub(super) fn begin(span: &Span, parent: Option<&TraceParent>) -> Option<TraceId
     (own != opentelemetry::trace::TraceId::INVALID).then(|| TraceId(own.to_bytes()))
 }
 
-/// Notes the response's status. A server's span has failed at 500 and above.
+/// Records the status of the response. A server's span has failed at 500 and above.
 pub(super) fn end(span: &Span, status: u16) {
     span.set_attribute("http.response.status_code", i64::from(status));
     if status >= 500 {
@@ -143,8 +143,7 @@ pub(super) fn end(span: &Span, status: u16) {
     }
 }
 
-/// Sends requests from the runtime, because the SDK's thread has none, and tells
-/// about failures.
+/// Sends requests from the runtime, because the SDK's thread has none, and logs failures.
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
@@ -172,7 +171,7 @@ impl Client {
     fn failed(&self, why: &str) {
         metrics::counter!(super::EXPORT_FAILURES).increment(1);
         if let Some(suppressed) = self.failures.admit(&()) {
-            tracing::warn!(why, suppressed, "spans could not be exported and were dropped");
+            tracing::warn!(why, suppressed, "failed to export spans; dropped them");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Stands in for the export of spans in a program that was built without the
-//! feature `otlp`.
+//! Replaces the export of spans in a program that was built without the feature `otlp`.
 
 use tracing::Span;
 use tracing_subscriber::{Layer, Registry};
@@ -10,7 +9,7 @@ use crate::trace_context::{TraceId, TraceParent};
 
 pub(super) type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// There is none.
+/// The export, which can't be started.
 #[derive(Debug)]
 pub(super) enum Export {}
 

@@ -305,7 +305,7 @@ pub(crate) fn keep_all() -> RetentionLimits {
         hard_max_age: LONG,
         hard_max_events: i64::MAX / 2,
         dead_letter_max_age: LONG,
-        left_behind: LONG,
+        orphaned_cursor_max_age: LONG,
         batch: 10_000,
     }
 }

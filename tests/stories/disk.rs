@@ -240,7 +240,7 @@ async fn a_read_that_fails_is_called_a_failing_disk_and_no_damage() {
     let api = service.api();
     let status = api.get(&format!("/events/{last}")).await.expect_err("unreadable").status();
     assert!(matches!(status, Some(503) | None), "{status:?}\n{}", service.log());
-    service.logged(|log| log.contains("disk fails")).await;
+    service.logged(|log| log.contains("disk failed")).await;
     assert!(!service.log().contains("damaged"), "{}", service.log());
 }
 

@@ -27,7 +27,7 @@ async fn health_asks_the_service_that_the_settings_describe() {
     run(&mut health("--url https://127.0.0.1:1")).await.failed(1, &["127.0.0.1:1"]);
     let mut wrong = health("");
     wrong.env("GATEWAY_EVENTS__SERVER__LISTEN", "127.0.0.1:1");
-    run(&mut wrong).await.failed(1, &["127.0.0.1:1", "can't be reached"]);
+    run(&mut wrong).await.failed(1, &["127.0.0.1:1", "failed to connect"]);
     wrong.env("GATEWAY_EVENTS__SERVER__LISTEN", "127.0.0.1:0");
     run(&mut wrong).await.failed(1, &["port 0", "--url"]);
     // A file of settings leads there, too.

@@ -90,7 +90,7 @@ async fn a_watcher_goes_on_after_a_restart_of_the_service_without_a_gap() {
     assert_eq!(first["sequence"], 1);
     service.kill().await;
     let remark = watching.remark().await;
-    assert!(remark.contains("trying again"), "{remark}");
+    assert!(remark.contains("retrying"), "{remark}");
     service.restart().await;
     publish(&service, &id, "d-2").await;
     publish(&service, &id, "d-3").await;

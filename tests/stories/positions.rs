@@ -164,7 +164,7 @@ impl World<'_> {
                 self.close(id, position, reason, false).await?;
             }
             Step::Trims => {
-                let limits = RetentionLimits { left_behind: KEPT, ..keep_all() };
+                let limits = RetentionLimits { orphaned_cursor_max_age: KEPT, ..keep_all() };
                 let mut mark = TrimMark::default();
                 while self.corner.store.trim(&limits, &mut mark).await.unwrap().more {}
                 // A replica that is away may be covered by a position that another one

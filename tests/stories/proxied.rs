@@ -138,7 +138,7 @@ async fn a_balancer_without_a_good_header_is_cut_off_and_told_of_in_the_log() {
     let mut slow = dial(BALANCER, service.port).await;
     slow.write_all(b"PROXY TCP4 203.0").await.expect("open");
     assert_eq!(told(slow).await, b"");
-    service.logged(|log| log.contains("the header took too long")).await;
+    service.logged(|log| log.contains("the header did not arrive in time")).await;
     // A header, and then silence where TLS should begin: one deadline for both.
     assert_eq!(told(on_behalf(&service, "203.0.113.7").await).await, b"");
     // Whoever only looks whether the port is open is no reason for a warning.

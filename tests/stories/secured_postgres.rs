@@ -78,7 +78,7 @@ async fn a_database_is_reached_by_tls_or_the_refusal_says_what_to_do() {
         (url(PASSWORD, away, "events", &right), ["nowhere.invalid:5432", "check the host"]),
     ] {
         let said = migrate(&url).await;
-        said.failed(1, &["can't be reached", "database.url"]);
+        said.failed(1, &["failed to connect", "database.url"]);
         said.failed(1, &says);
         assert!(!said.err.contains("hunter"), "{said:?}");
         let mut serve = command("serve --listen 127.0.0.1:0 --data-dir");

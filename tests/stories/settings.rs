@@ -29,7 +29,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
         ("SERVER__PLAINTEXT", "maybe", "server.plaintext", "boolean"),
         ("SERVER__PLAINTEXT", "true", "server.plaintext", "loopback"),
         ("SERVER__HEADER_TIMEOUT", "soon", "server.header_timeout", "\"5s\""),
-        ("SERVER__HEADER_TIMEOUT", "0s", "server.header_timeout", "longer than nothing"),
+        ("SERVER__HEADER_TIMEOUT", "0s", "server.header_timeout", "longer than \"0s\""),
         ("SERVER__BODY_LIMIT", "1KiB", "server.body_limit", "limits.event_bytes"),
         ("SERVER__CERTIFICATE", "cert.pem", "server.certificate", "server.private_key"),
         ("SERVER__TRUSTED_PROXIES", "10.0.0.0/33", "server.trusted_proxies", "10.0.0.0/8"),
@@ -79,7 +79,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
     }
     std::fs::remove_file(&file).expect("removed");
     run(&mut command(&check)).await.failed(1, &["settings.toml", "can't be read"]);
-    assert_eq!(run(&mut command("config check")).await.well(), "the settings can be used\n");
+    assert_eq!(run(&mut command("config check")).await.well(), "the settings are valid\n");
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn a_service_that_cannot_start_says_why() {
     };
     run(&mut with(&directory.path().join("none.pem"), &key)).await.failed(1, &["none.pem"]);
     run(&mut with(&file, &key)).await.failed(1, &["file", "no certificate"]);
-    run(&mut with(&certificate, &file)).await.failed(1, &["file", "can't be used"]);
+    run(&mut with(&certificate, &file)).await.failed(1, &["file", "failed to read"]);
     // Each is good, but they are not a pair.
     run(&mut with(&certificate, &key)).await.failed(1, &["certificate and its key"]);
     drop(service);

@@ -44,7 +44,7 @@ async fn what_keeps_a_command_from_the_service_is_said() {
     drop(away);
     let url = format!("https://localhost:{port}");
     let mut nobody = with("GATEWAY_EVENTS_URL", &url);
-    run(&mut nobody).await.failed(1, &[&url, "can't be reached", "--url"]);
+    run(&mut nobody).await.failed(1, &[&url, "failed to connect", "--url"]);
     let plain = format!("http://localhost:{}", service.port);
     run(&mut with("GATEWAY_EVENTS_URL", &plain)).await.failed(1, &[&plain, "https://"]);
     for (bad, says) in [("localhost", "https://host:8443"), ("ftp://localhost", "https://")] {
@@ -58,7 +58,7 @@ async fn what_keeps_a_command_from_the_service_is_said() {
     let mut listen = service.command("listen --as-gateway --yes");
     let said = run(listen.env("GATEWAY_EVENTS_KEY", "two\nlines")).await;
     said.failed(1, &["GATEWAY_EVENTS_KEY", "blanks"]);
-    let needed = ["access token is needed", "GATEWAY_EVENTS_TOKEN", "--token-file"];
+    let needed = ["access token is required", "GATEWAY_EVENTS_TOKEN", "--token-file"];
     run(&mut with("GATEWAY_EVENTS_TOKEN", "")).await.failed(1, &needed);
     run(service.command("gateway list").env_remove("GATEWAY_EVENTS_TOKEN"))
         .await
@@ -71,7 +71,10 @@ async fn what_keeps_a_command_from_the_service_is_said() {
     let mut from_input = service.command("gateway list --token-file -");
     from_input.stdin(std::fs::File::open(file.path()).expect("a file"));
     run(&mut from_input).await.well();
-    service.run("gateway list --token-file nowhere").await.failed(1, &["nowhere", "can't be read"]);
+    service
+        .run("gateway list --token-file nowhere")
+        .await
+        .failed(1, &["nowhere", "failed to read"]);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub(super) fn give(
         ))?;
     }
     say(format_args!(
-        "\nFAILED ATTEMPTS, as the service has them on record (delivery failed)\n{}",
+        "\nFAILED ATTEMPTS, as recorded by the service (delivery failed)\n{}",
         delivery::shown(failed)
     ))?;
     let recovered = failed.list.iter().filter(|delivery| delivery.delivered_since).count();

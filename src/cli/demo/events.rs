@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::fleet::Fleet;
 
-/// Whom an event is for.
+/// The gateways that an event is for.
 #[derive(Clone, Copy)]
 pub(super) enum For {
     All,
@@ -18,11 +18,11 @@ pub(super) enum For {
     One(&'static str),
 }
 
-/// Per event: its type, whom it is for, and its payload as JSON, in which
-/// `TIME` becomes the time.
+/// For each event: its type, its target, and its payload as JSON, in which `TIME` is replaced by
+/// the time.
 type Script = [(&'static str, For, &'static str)];
 
-/// Those before the crash.
+/// The events before the crash.
 pub(super) const BEFORE: &Script = &[
     (
         "api.deployed",
@@ -52,7 +52,7 @@ pub(super) const BEFORE: &Script = &[
     ("gateway.config.updated", For::One("cairo"), r#"{"configType":"logging","action":"updated"}"#),
 ];
 
-/// Those after it.
+/// The events after the crash.
 pub(super) const AFTER: &Script = &[
     (
         "api.undeployed",
@@ -84,11 +84,11 @@ pub(super) struct Publication {
     pub(super) event_type: &'static str,
     /// When the request was sent.
     pub(super) at: Timestamp,
-    /// Its number in each gateway's log, by the gateway's id.
+    /// The event's sequence in each gateway's log, by the gateway's id.
     pub(super) sequences: BTreeMap<GatewayId, i64>,
 }
 
-/// Publishes one after the other.
+/// Publishes events, one after another.
 pub(super) async fn publish(
     api: &Api,
     fleet: &Fleet,

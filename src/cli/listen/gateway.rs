@@ -1,5 +1,5 @@
-//! In a gateway's place: with its key, behaving as the ones in the field do, so
-//! that what is seen here is what they see. What it confirms is delivered.
+//! Connects in place of a gateway, with its key, and behaves like deployed gateways. Confirmed
+//! events count as delivered.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
-    /// Connect as a gateway, with its key, and confirm each event: a gateway that is away does not
+    /// Connect as a gateway, with its key, and confirm each event: the real gateway will not
     /// receive these events any more
     #[arg(long)]
     pub(super) as_gateway: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Place {
     /// Report deployments as failed with this code, such as GATEWAY_PROCESSING_ERROR
     #[arg(long, value_name = "CODE", requires = "as_gateway", conflicts_with = "gateway")]
     fail: Option<String>,
-    /// Take so long over each event
+    /// Take this long to handle each event
     #[arg(
         long,
         value_name = "DURATION",
@@ -61,7 +61,7 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
         "Connect as the gateway?",
     )?;
     let key = secret(place.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
-        format!("a gateway's key is needed: set {KEY_VARIABLE}, or name a file by --key-file")
+        format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
     })?;
     let trust = client.trust();
     let url = Api::new(&client.address()?, None, &trust)?.base().clone();
@@ -76,22 +76,24 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
     match Gateway::new(options).run(stop).await {
         Exit::Cancelled => Ok(ExitCode::SUCCESS),
         Exit::Refused(401) => anyhow::bail!(
-            "the key is not valid: it is unknown, expired or revoked; make a new one: gateway-events token create --gateway GATEWAY"
+            "the key is not valid: it is unknown, expired or revoked; create a new one: gateway-events token create --gateway GATEWAY"
         ),
         Exit::Refused(403) => anyhow::bail!(
             "the gateway is disabled; enable it: gateway-events gateway enable GATEWAY"
         ),
         Exit::Refused(status) => {
-            anyhow::bail!("the service refused with status {status}, at which gateways give up")
+            anyhow::bail!(
+                "the service refused the connection with status {status}, after which gateways do not reconnect"
+            )
         }
     }
 }
 
-/// Prints what comes.
+/// Prints what the gateway receives.
 struct Printer {
     as_json: bool,
     slow: Option<Duration>,
-    /// Cancelled when the reader has gone.
+    /// Cancelled when standard output is closed.
     stop: CancellationToken,
 }
 
@@ -116,12 +118,12 @@ impl Handler for Printer {
                 clean(&connection_id)
             )),
             Notice::Disconnected { why } => {
-                remark(format_args!("disconnected ({}), coming back at once", clean(&why)));
+                remark(format_args!("disconnected ({}), reconnecting at once", clean(&why)));
             }
             Notice::Failed { why, wait } => {
                 let advice = tls::advice(&why).map(|advice| format!("; {advice}"));
                 remark(format_args!(
-                    "not connected: {}{}; next try in {:.1} s",
+                    "not connected: {}{}; retrying in {:.1} s",
                     clean(&why),
                     advice.unwrap_or_default(),
                     wait.as_secs_f64()
@@ -129,7 +131,7 @@ impl Handler for Printer {
             }
             Notice::Refused { status } => remark(format_args!("refused with status {status}")),
             Notice::Unreadable { why } => {
-                remark(format_args!("a frame was no event: {}", clean(&why)));
+                remark(format_args!("a frame was not a valid event: {}", clean(&why)));
             }
         }
     }

@@ -1,5 +1,4 @@
-//! Watching a gateway's log by the API, with an access token. Any number of
-//! watchers leave the gateway's deliveries as they are.
+//! Watches a gateway's log over the API, with an access token. Watching does not affect deliveries.
 
 use std::process::ExitCode;
 
@@ -40,10 +39,10 @@ pub(super) async fn run(
                 remark(format_args!("#{first} to #{last} were removed by retention"));
             }
             Followed::Restarted => {
-                remark("the log was reset or restored: it is shown from its beginning");
+                remark("the log was reset or restored; showing it from its beginning");
             }
             Followed::Unreachable { error, wait } => remark(format_args!(
-                "{}; trying again in {:.1} s",
+                "{}; retrying in {:.1} s",
                 clean(&error.to_string().replace('\n', ";")),
                 wait.as_secs_f64()
             )),

@@ -1,5 +1,5 @@
-//! The HTTP calls that a gateway makes at each connect: it looks for a
-//! well-known page that isn't there, and sends its manifest.
+//! The HTTP requests that a gateway sends at each connect: one for a well-known page that does not
+//! exist, and one with its manifest.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::client::BASE_PATH;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes both calls. Failures change nothing, except a status at which
-/// these gateways end: that is the error.
+/// Sends both requests. Failures are ignored, except a status after which gateways stop: that is
+/// the error.
 pub(super) async fn announce(options: &GatewayOptions, gateway_id: &str) -> Result<(), u16> {
     let Ok(client) = reqwest::Client::builder()
         .tls_backend_preconfigured(options.tls.as_ref().clone())
@@ -25,7 +25,7 @@ pub(super) async fn announce(options: &GatewayOptions, gateway_id: &str) -> Resu
     };
     let mut url = options.url.clone();
     url.set_path("/internal/gateway/.well-known");
-    // Its answer is a 404 and leads to nothing.
+    // The response is a 404, which is ignored.
     let _ = client.get(url.clone()).send().await;
 
     let Ok(mut key) = HeaderValue::from_str(options.key.expose_secret()) else {

@@ -1,4 +1,4 @@
-//! What a gateway is told at the start, and what it tells while it runs.
+//! Options of a gateway, and its notifications.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,34 +10,33 @@ use secrecy::SecretString;
 
 use super::{AckPolicy, Backoff, ReceivedEvent};
 
-/// What a gateway needs to know. The times are those of gateways in the
-/// field, unless a test shortens them.
+/// Options of a gateway. The default times are those of deployed gateways.
 #[derive(Clone)]
 pub struct GatewayOptions {
     /// The service's address, `https://host:port`.
     pub url: Url,
     /// The gateway's key.
     pub key: SecretString,
-    /// Whom to trust.
+    /// The certificates to trust.
     pub tls: Arc<ClientConfig>,
     /// What to report about deployments.
     pub ack: AckPolicy,
-    /// Who handles the events.
+    /// Handles the events.
     pub handler: Arc<dyn Handler>,
-    /// Whether to send the manifest and ask for the well-known page at each connect.
+    /// Whether to request the well-known page and send the manifest at each connect.
     pub announces: bool,
-    /// The waits after connects that failed.
+    /// The pauses after failed connects.
     pub backoff: Backoff,
-    /// How long to wait for the first frame.
+    /// Timeout of the first frame.
     pub ack_timeout: Duration,
-    /// After how long without a ping to hang up.
+    /// Time without a ping after which the connection is closed.
     pub ping_timeout: Duration,
-    /// How many applied events are remembered.
+    /// How many applied events the gateway keeps to recognise repeats.
     pub remembered: usize,
 }
 
 impl GatewayOptions {
-    /// The usual ones.
+    /// The defaults of deployed gateways.
     pub fn new(
         url: Url,
         key: SecretString,
@@ -59,44 +58,45 @@ impl GatewayOptions {
     }
 }
 
-/// Is given what a gateway receives, one after the other.
+/// Receives what a gateway reads, one event at a time.
 #[async_trait]
 pub trait Handler: Send + Sync {
-    /// Handles an event. Nothing else is read before this returns.
+    /// Handles an event. The gateway reads nothing until this returns.
     async fn handle(&self, event: ReceivedEvent);
 
-    /// Learns of a change. Must not take long either.
+    /// Called when the state of the connection changes. Must return soon, because the gateway reads
+    /// nothing meanwhile.
     async fn notice(&self, _notice: Notice) {}
 }
 
-/// What happened to a gateway's connection.
+/// A change of a gateway's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// It is acknowledged.
+    /// The connection was acknowledged.
     Connected {
-        /// The connection's identity.
+        /// The connection's id.
         connection_id: String,
-        /// The gateway's identity, as the service knows it.
+        /// The gateway's id.
         gateway_id: String,
     },
-    /// An acknowledged connection ended; the next try follows at once.
+    /// An acknowledged connection ended. The gateway reconnects at once.
     Disconnected {
-        /// How it ended, in words.
+        /// How it ended.
         why: String,
     },
-    /// A connect failed; the next try follows after the wait.
+    /// A connect failed. The gateway retries after a pause.
     Failed {
-        /// What went wrong.
+        /// Why it failed.
         why: String,
-        /// How long it waits.
+        /// The pause.
         wait: Duration,
     },
-    /// It was refused.
+    /// The service refused the connection permanently.
     Refused {
         /// The HTTP status.
         status: u16,
     },
-    /// A frame was no event, and passed over.
+    /// A frame was not a valid event, and was ignored.
     Unreadable {
         /// What is wrong with it.
         why: String,
@@ -106,8 +106,8 @@ pub enum Notice {
 /// Why a gateway stopped for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It was told to.
+    /// It was cancelled.
     Cancelled,
-    /// The service answered with a status that ends these gateways.
+    /// The service answered with a status after which gateways stop.
     Refused(u16),
 }

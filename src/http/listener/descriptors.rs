@@ -1,12 +1,12 @@
-//! File descriptors: each connection takes one. The process raises its own
-//! limit as far as it may, and sheds connections when it is reached all the same.
+//! File descriptors: each connection needs one. The process raises its own limit as far as
+//! permitted, and closes idle connections if the limit is reached nevertheless.
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one. Returns the limit; `None` is none.
+/// Raises the soft limit to the hard limit. Returns the limit; `None` if it is unlimited.
 pub(super) fn raise_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let soft = limit.current;
@@ -14,14 +14,13 @@ pub(super) fn raise_limit() -> Option<u64> {
     match setrlimit(Resource::Nofile, limit) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "the limit of open files could not be raised");
+            tracing::warn!(%error, "failed to raise the limit of open files");
             soft
         }
     }
 }
 
-/// Whether an accept failed because the process or the machine has no
-/// descriptor or memory left.
+/// Whether an accept failed because the process or the system has no descriptor or memory left.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
     let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno))

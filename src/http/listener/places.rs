@@ -1,5 +1,5 @@
-//! The places that connections hold: the [table](super::table) behind a lock,
-//! and the way in which a connection learns that it was evicted.
+//! The places of connections: the [table](super::table) behind a lock, and the notification of
+//! connections that were evicted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ struct Inner {
     evictions: HashMap<Id, CancellationToken>,
 }
 
-/// One connection's place; given back when it is dropped.
+/// The place of one connection, released when it is dropped.
 #[derive(Debug)]
 pub(in super::super) struct Place {
     places: Arc<Places>,
@@ -39,7 +39,7 @@ pub(in super::super) struct Place {
 
 /// The connection was evicted before its request began.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection was closed to make place for others")]
+#[error("the connection was closed to free its place")]
 pub(super) struct Evicted;
 
 impl Places {
@@ -47,12 +47,12 @@ impl Places {
         Arc::new(Self(Mutex::new(Inner { table: Table::new(limits), evictions: HashMap::new() })))
     }
 
-    /// Held for a few steps of the table, and never across an await.
+    /// Locked for a few operations on the table, never across an await.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a newcomer, and how many others had to give theirs up.
+    /// A place for a new connection, and how many others were evicted for it.
     pub(super) fn admit(
         self: &Arc<Self>,
         source: Source,
@@ -75,7 +75,7 @@ impl Places {
         (place, evicted.len())
     }
 
-    /// Closes up to so many connections that could be evicted.
+    /// Evicts up to `count` connections.
     pub(super) fn shed(&self, count: usize) -> usize {
         let mut inner = self.lock();
         let evicted = inner.table.shed(count);
@@ -95,14 +95,13 @@ impl Inner {
 }
 
 impl Place {
-    /// Runs a connection until it ends or is evicted. An evicted one is dropped
-    /// between two polls: an answer that was begun is with the kernel by then.
+    /// Runs a connection until it ends or is evicted. An evicted connection is dropped between two
+    /// polls; a response that has begun is in the kernel's buffer by then.
     pub(super) async fn run(&self, connection: impl Future<Output = ()>) {
         self.evicted.run_until_cancelled(connection).await;
     }
 
-    /// A balancer has named the client. Returns how many other connections had
-    /// to give up their places.
+    /// Sets the client that a balancer has named. Returns how many other connections were evicted.
     pub(super) fn name_client(&self, source: Source) -> usize {
         let mut inner = self.places.lock();
         let evicted = inner.table.name_client(self.id, source);
@@ -110,34 +109,34 @@ impl Place {
         evicted.len()
     }
 
-    /// The handshake is done.
+    /// The handshake is complete.
     pub(super) fn ready(&self) {
         self.places.lock().table.enter(self.id, Phase::Idle);
     }
 
-    /// A request begins. From here to its end the connection is not evicted.
+    /// Begins a request. The connection is not evicted until the request ends.
     pub(super) fn begin(self: &Arc<Self>) -> Result<Busy, Evicted> {
         self.is_kept.store(false, Ordering::Relaxed);
         let entered = self.places.lock().table.enter(self.id, Phase::Busy);
         if entered { Ok(Busy(Some(Arc::clone(self)))) } else { Err(Evicted) }
     }
 
-    /// The request's credential is good.
+    /// The request's credential is valid.
     pub(in super::super) fn authenticated(&self) {
         self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
-    /// The connection may stay open after this request.
+    /// Lets the connection stay open after this request.
     pub(in super::super) fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was said so of this request.
+    /// Whether the connection may stay open after this request.
     pub(in super::super) fn is_kept(&self) -> bool {
         self.is_kept.load(Ordering::Relaxed)
     }
 
-    /// Whether only probes and admins may use this place now.
+    /// Whether this place is of the reserve for probes and admins.
     pub(in super::super) fn is_reserve(&self) -> bool {
         self.places.lock().table.is_reserve(self.id)
     }
@@ -151,13 +150,13 @@ impl Drop for Place {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(super) struct Busy(Option<Arc<Place>>);
 
 impl Busy {
-    /// Goes on until the answer's body was taken. After an upgrade it never
-    /// ends: the connection is a socket's, and leaves its place by itself.
+    /// Continues until the body of the response has been read. After an upgrade it never ends: the
+    /// connection is a gateway's socket, and releases its place itself.
     pub(super) fn until_sent(mut self, response: Response<Body>) -> Response<Answering> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.0 = None;
@@ -176,7 +175,7 @@ impl Drop for Busy {
     }
 }
 
-/// An answer's body that keeps its request under way.
+/// The body of a response, which keeps its request in progress.
 #[derive(Debug)]
 pub(super) struct Answering {
     body: Body,
@@ -203,8 +202,8 @@ impl HttpBody for Answering {
     }
 }
 
-/// The peer's address, or what a trusted balancer says is its client's, and the
-/// connection's place; kept with each request.
+/// The peer's address, or the client's address from a trusted balancer, and the place of the
+/// connection. Attached to each request.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Peer {
     pub(in super::super) address: SocketAddr,

@@ -1,53 +1,50 @@
-//! Decides which connections are admitted and which are closed to make place
-//! for others. It knows no clock and no sockets; the caller closes what the
-//! table evicts.
+//! Decides which connections are admitted, and which are evicted for them. The table has no clock
+//! and no sockets; the caller closes evicted connections.
 //!
-//! Two bounds: handshakes under way, and connections that are not (yet) a
-//! gateway's socket. At a bound the newcomer is admitted and another connection
-//! is evicted: the one that has been waiting longest, of the source that holds
-//! most. So each source keeps at least an equal share, and a peer that opens
-//! connections without using them only replaces its own. A connection with a
-//! request under way is never evicted; one whose peer has authenticated only if
-//! there is no other.
+//! There are two limits: on handshakes in progress, and on connections that are not (yet) a
+//! gateway's socket. At a limit, a new connection is admitted and another one is evicted: the one
+//! that has waited longest, of the source that holds most connections. So each source keeps at
+//! least an equal share, and a peer that opens connections without using them only replaces its
+//! own. A connection with a request in progress is never evicted. One whose peer has authenticated
+//! is evicted only if there is no other.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::admission::rates::Source;
 
-/// The bounds.
+/// The limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Handshakes under way.
+    /// Handshakes in progress.
     pub(super) handshakes: usize,
-    /// Connections, handshakes included.
+    /// Connections, including handshakes.
     pub(super) connections: usize,
-    /// Further connections, for probes and admins, while none of the others can
-    /// be evicted.
+    /// Further connections, for probes and admins, while no other connection can be evicted.
     pub(super) reserved: usize,
 }
 
-/// A connection's identity in the table; never used twice.
+/// The id of a connection in the table. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id(u64);
 
-/// What a connection is at.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The TLS handshake is not done.
+    /// The TLS handshake is in progress.
     Handshake,
-    /// No request is under way, and none was authenticated so far.
+    /// No request is in progress, and none has authenticated yet.
     Idle,
-    /// No request is under way; an earlier one was authenticated.
+    /// No request is in progress; an earlier one has authenticated.
     Authenticated,
-    /// A request is under way, or a balancer has yet to name its client.
+    /// A request is in progress, or a balancer has not named its client yet.
     Busy,
 }
 
-/// The answer to a newcomer.
+/// The result of admitting a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Admission {
-    /// The newcomer; `None` if it is refused.
+    /// The new connection; `None` if it is refused.
     pub(super) id: Option<Id>,
     /// Connections to close.
     pub(super) evicted: Vec<Id>,
@@ -62,13 +59,13 @@ struct Entry {
     is_reserve: bool,
 }
 
-/// All connections that are not sockets.
+/// All connections that are not gateways' sockets.
 #[derive(Debug)]
 pub(super) struct Table {
     limits: Limits,
     entries: HashMap<Id, Entry>,
     handshakes: Ranking,
-    /// Handshakes and idle connections on which nothing was authenticated.
+    /// Handshakes, and idle connections that have not authenticated.
     unauthenticated: Ranking,
     authenticated: Ranking,
     changes: u64,
@@ -86,9 +83,8 @@ impl Table {
         }
     }
 
-    /// Takes a newcomer, and evicts others as needed. A balancer's connection is
-    /// busy until its [client is known](Self::name_client): it belongs to no
-    /// peer that could be judged by what it holds.
+    /// Admits a connection, and evicts others as needed. A balancer's connection is busy until its
+    /// [client is known](Self::name_client), because until then it can't be counted for any source.
     pub(super) fn admit(&mut self, source: Source, is_balancer: bool) -> Admission {
         let mut evicted = if is_balancer { Vec::new() } else { self.free_handshake() };
         while self.entries.len() >= self.limits.connections
@@ -107,7 +103,7 @@ impl Table {
         Admission { id: Some(id), evicted }
     }
 
-    /// Evicts handshakes until there is place for one more.
+    /// Evicts handshakes until there is room for another one.
     fn free_handshake(&mut self) -> Vec<Id> {
         let mut evicted = Vec::new();
         while self.handshakes.len >= self.limits.handshakes
@@ -119,7 +115,7 @@ impl Table {
         evicted
     }
 
-    /// Evicts up to so many, because the process has run out of something.
+    /// Evicts up to `count` connections, because the process has run out of a resource.
     pub(super) fn shed(&mut self, count: usize) -> Vec<Id> {
         let mut evicted = Vec::new();
         while evicted.len() < count
@@ -137,7 +133,7 @@ impl Table {
             .or_else(|| self.authenticated.longest_of_largest())
     }
 
-    /// Changes what a connection is at; false if it was evicted before.
+    /// Changes the phase of a connection; false if it was evicted.
     pub(super) fn enter(&mut self, id: Id, phase: Phase) -> bool {
         let Some(entry) = self.entries.remove(&id) else {
             return false;
@@ -147,8 +143,8 @@ impl Table {
         true
     }
 
-    /// A balancer has named its client, whose handshake begins. Returns
-    /// connections to close.
+    /// Sets the client that a balancer has named; its handshake begins. Returns connections to
+    /// close.
     pub(super) fn name_client(&mut self, id: Id, source: Source) -> Vec<Id> {
         let Some(entry) = self.entries.remove(&id) else {
             return Vec::new();
@@ -166,15 +162,15 @@ impl Table {
         self.entries.insert(id, entry);
     }
 
-    /// Removes a connection that has ended or has become a socket.
+    /// Removes a connection that has ended or has become a gateway's socket.
     pub(super) fn leave(&mut self, id: Id) {
         if let Some(entry) = self.entries.remove(&id) {
             self.rank(id, &entry, Ranking::remove);
         }
     }
 
-    /// Whether a connection stands outside the ordinary places, and may be used
-    /// by probes and admins only.
+    /// Whether a connection is in excess of the ordinary limit, so that only probes and admins may
+    /// use it.
     pub(super) fn is_reserve(&self, id: Id) -> bool {
         self.entries.len() > self.limits.connections
             && self.entries.get(&id).is_some_and(|entry| entry.is_reserve)
@@ -194,15 +190,15 @@ impl Table {
     }
 }
 
-/// Since when a connection waits, and which it is.
+/// Since when a connection waits, and its id.
 type Rank = (u64, Id);
 
-/// Waiting connections by source. Each operation takes logarithmic time, for an
-/// attacker decides how often they are needed.
+/// Waiting connections by source. Each operation takes logarithmic time, because attackers decide
+/// how often it runs.
 #[derive(Debug, Default)]
 struct Ranking {
     by_source: HashMap<Source, BTreeSet<Rank>>,
-    /// The largest source last; among equals the one that has waited longest.
+    /// The source with most connections is last; among equals, the one that has waited longest.
     order: BTreeSet<(usize, Reverse<Rank>, Source)>,
     len: usize,
 }

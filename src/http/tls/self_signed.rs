@@ -1,13 +1,13 @@
-//! A certificate for development, made once in the data directory. Neither file
-//! is ever replaced.
+//! A certificate for development, generated once in the data directory. Neither file is ever
+//! replaced.
 
 use std::path::{Path, PathBuf};
 
 use super::TlsError;
 use crate::files;
 
-/// The pair in the data directory; made if it is not there. An existing key is
-/// kept, and gets a new certificate if it has none.
+/// The certificate and key in the data directory, generated if they are missing. An existing key is
+/// kept, and gets a new certificate if that is missing.
 pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
     let certificate = data_dir.join("certificate.pem");
     let private_key = data_dir.join("private-key.pem");
@@ -21,14 +21,14 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
         (true, false) => {
             return Err(TlsError::file(
                 &private_key,
-                "it is missing, and certificate.pem beside it is there; put the key back, or remove certificate.pem to have a new pair made",
+                "the file is missing, but certificate.pem exists; restore the key, or remove certificate.pem to generate a new pair",
             ));
         }
         (false, has_key) => make(&certificate, &private_key, has_key)?,
     }
     tracing::warn!(
         certificate = %certificate.display(),
-        "NO CERTIFICATE IS CONFIGURED: a self-signed one is in use, which clients must be told to trust; set server.certificate and server.private_key"
+        "NO CERTIFICATE IS CONFIGURED: using a self-signed one, which clients must be configured to trust; set server.certificate and server.private_key"
     );
     Ok((certificate, private_key))
 }
@@ -36,26 +36,26 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
 fn make(certificate: &Path, private_key: &Path, has_key: bool) -> Result<(), TlsError> {
     let failed = |error: rcgen::Error| TlsError::SelfSigned(error.to_string());
     let key = if has_key {
-        // It may be another program's, or ours from a start that was cut short.
+        // It may be another program's file, or ours from an interrupted start.
         let text = std::fs::read_to_string(private_key)
             .map_err(|error| TlsError::file(private_key, error.to_string()))?;
         let unusable = |error: rcgen::Error| {
             TlsError::file(
                 private_key,
                 format!(
-                    "{error}; certificate.pem is missing. Put the pair back, or remove this file to have a new pair made"
+                    "{error}; certificate.pem is missing; restore both files, or remove this one to generate a new pair"
                 ),
             )
         };
         let key = rcgen::KeyPair::from_pem(&text).map_err(unusable)?;
         tracing::warn!(
             private_key = %private_key.display(),
-            "certificate.pem is missing; a new self-signed one is made for the key that is there"
+            "certificate.pem is missing; generating a self-signed one for the existing key"
         );
         key
     } else {
         let key = rcgen::KeyPair::generate().map_err(failed)?;
-        // First, so that a start that is cut short here can be made good.
+        // The key first, so that an interrupted start can be continued from here.
         write(private_key, &key.serialize_pem(), files::PRIVATE)?;
         key
     };
@@ -70,7 +70,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
     files::write_new(path, text, mode).map_err(|error| TlsError::file(path, error.to_string()))
 }
 
-/// This machine's name, if it is one.
+/// This host's name, if it is a valid one.
 pub fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();

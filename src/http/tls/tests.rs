@@ -1,4 +1,4 @@
-//! Files that are rotated while the service runs.
+//! Certificate files that are rotated while the service runs.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn write(directory: &Path, certificate: &str, key: &str) {
     for (file, text) in [("certificate.pem", certificate), ("private-key.pem", key)] {
         let path = directory.join(file);
         std::fs::write(&path, text).unwrap();
-        // As some tools leave it: the time says nothing.
+        // Some tools restore the modification time.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
     }
@@ -22,7 +22,7 @@ fn rotated_files_are_noticed_by_their_contents() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let in_use = |certificates: &Certificates| certificates.current.0.load().cert[0].to_vec();
-    // Names of one length, for files of about one size.
+    // Names of the same length, so that the files have about the same size.
     let (first, first_key, first_der) = pair("one.example");
     let (second, second_key, second_der) = pair("two.example");
     write(directory.path(), &first, &first_key);
@@ -36,7 +36,7 @@ fn rotated_files_are_noticed_by_their_contents() {
     write(directory.path(), &second, &second_key);
     certificates.reload_if_changed();
     assert_eq!(in_use(&certificates), second_der);
-    // Files that can't be read change nothing.
+    // Missing files change nothing.
     std::fs::remove_file(at("private-key.pem")).unwrap();
     certificates.reload_if_changed();
     certificates.reload();

@@ -1,6 +1,5 @@
-//! When a certificate is valid. One that has expired, or is about to, is served
-//! all the same, since a client may have been told to trust it; but the log and
-//! a metric say so.
+//! The validity of a certificate. One that has expired, or soon will, is still served, because a
+//! client may be configured to trust it; but there is a warning and a metric.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,22 +10,22 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::clock::Timestamp;
 
-/// Warned of so long before it expires.
+/// How long before the expiry the warnings begin.
 const SOON: Duration = Duration::from_hours(14 * 24);
-/// Between two warnings.
+/// The interval between warnings.
 const REPEATED: Duration = Duration::from_hours(24);
 
 /// The period in which a certificate is valid.
 #[derive(Debug)]
 pub(super) struct Validity {
-    /// `None` if it can't be read; the client will say more.
+    /// `None` if it can't be parsed; clients will report why.
     period: Option<(Timestamp, Timestamp)>,
     warned_at: Option<Instant>,
 }
 
 impl Validity {
-    /// The period of the certificate, or of the one that signed it, whichever
-    /// ends first. A root that comes with them does not count: clients have it.
+    /// The period of the certificate or of its issuer, whichever ends first. A root certificate in
+    /// the file does not count, because clients use their own copy.
     pub(super) fn of(key: &CertifiedKey) -> Self {
         let periods = key.cert.iter().enumerate().filter_map(|(number, certificate)| {
             let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
@@ -40,7 +39,7 @@ impl Validity {
         Self { period: periods.min_by_key(|(_, end)| *end), warned_at: None }
     }
 
-    /// Sets the metric, and warns once a day when there is something to warn of.
+    /// Sets the metric, and warns once a day if necessary.
     pub(super) fn check(&mut self, certificate: &Path) {
         let Some((begin, end)) = self.period else {
             return;

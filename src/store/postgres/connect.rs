@@ -1,8 +1,8 @@
-//! Reaching the server so that the promises hold: every commit synced, one
-//! isolation level, no call without an end, and no lock that outlives its node.
-//! Directly, a session is told so once. Behind a pooler (PgBouncer in transaction
-//! mode) each transaction may be in another session and is told again, and no
-//! statement is left prepared; nothing here needs a session to itself but LISTEN.
+//! Connects to Postgres so that the guarantees hold: every commit is synced, all transactions have
+//! the same isolation level, every call has a timeout, and no lock outlives its node. On a direct
+//! connection these settings are made once per session. Behind a pooler (PgBouncer in transaction
+//! mode) each transaction may be in another session, so they are made in each transaction, and no
+//! statement stays prepared. Only LISTEN needs a session of its own.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -19,29 +19,29 @@ use super::{Options, hosts};
 use crate::clock::{self, Timestamp};
 use crate::store::{Result, StoreError};
 
-/// How long connecting, or waiting for a free connection, may take.
+/// Timeout of connecting, and of waiting for a free connection.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
-/// How long a transaction may take, seen from here. Longer than what the server
-/// allows a statement, so that the server is the one who says so.
+/// Timeout of a call. Longer than the server's statement timeout, so that normally the server ends
+/// the statement and reports it.
 const CALL: Duration = Duration::from_secs(20);
-/// How long beginning one may take, which waits for no lock.
+/// Timeout of beginning a transaction, which waits for no lock.
 const BEGIN: Duration = Duration::from_secs(3);
 
-/// The oldest server, as `server_version_num` has it.
+/// The oldest supported server, as `server_version_num`.
 const OLDEST_SERVER: i32 = 130_000;
 
-/// Said in every session, or else in every transaction. With
-/// `synchronous_commit = off` a crash of the server would lose what was answered.
+/// Settings of every session, or behind a pooler of every transaction. With `synchronous_commit =
+/// off`, a crash of the server would lose acknowledged events.
 const LIMITS: [(&str, &str); 4] = [
     ("synchronous_commit", "on"),
     ("statement_timeout", "10s"),
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "15s"),
 ];
-/// Said in every session besides. The keepalives are the server's, and free the
-/// locks of a node whose machine is gone. Whatever may find many rows is read along
-/// an index and stops early; a bitmap finds all of them first, which looks cheap
-/// while nobody has counted the rows. (A pooler's sessions are its own affair.)
+/// Further settings of every session; a pooler's sessions keep its own. The keepalives are the
+/// server's, and release the locks of a node whose machine has vanished. Bitmap scans are disabled:
+/// queries that may match many rows must read along an index and stop early, while a bitmap scan
+/// finds all rows first, which looks cheap to the planner while there are no statistics.
 const SESSION: [(&str, &str); 6] = [
     ("default_transaction_isolation", "read committed"),
     ("tcp_keepalives_idle", "10"),
@@ -51,43 +51,41 @@ const SESSION: [(&str, &str); 6] = [
     ("enable_bitmapscan", "off"),
 ];
 
-/// A migration may take its time.
+/// Begins a migration. It has no statement timeout.
 pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed;
     deallocate all;
     set local statement_timeout = 0;
     set local lock_timeout = 0;
     set local idle_in_transaction_session_timeout = 0";
 
-/// In a URL: how many prepared statements a connection keeps.
+/// The URL parameter for the number of prepared statements that a connection keeps.
 const KEPT_STATEMENTS: &str = "statement-cache-capacity";
 
-/// Why a database was not opened.
+/// Why a Postgres database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL can't be used. It is not repeated here, for it holds a password.
+    /// The URL is invalid. The message does not repeat it, because it contains a password.
     #[error(
-        "{0} can't be used ({1}); it looks like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
+        "{0} can't be used ({1}); expected a URL like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
     )]
     Url(&'static str, sqlx::Error),
-    /// No server answers, access is refused, or none takes writes.
+    /// No server could be connected to, or none accepts writes.
     #[error("{0}")]
     Unreachable(String),
-    /// The server is too old.
+    /// The server's version is not supported.
     #[error("the server is Postgres {0}; at least 13 is needed")]
     OldServer(String),
-    /// The database does not hold UTF-8.
+    /// The database's encoding is not UTF-8.
     #[error("the database's encoding is {0}; create one with `encoding 'UTF8'`")]
     Encoding(String),
-    /// It lacks migrations.
-    #[error(
-        "the database is none of this version; run `gateway-events migrate`, or start the service once"
-    )]
+    /// Migrations have not been applied.
+    #[error("schema version mismatch; run `gateway-events migrate`, or start the service once")]
     Behind,
-    /// The schema is not ours.
+    /// The schema can't be used by this version.
     #[error(transparent)]
     Schema(#[from] crate::store::SchemaError),
-    /// The server refuses.
-    #[error("the database refuses: {0}")]
+    /// The server returned an error.
+    #[error("the database returned an error: {0}")]
     Refused(#[from] StoreError),
 }
 
@@ -97,11 +95,11 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
-/// How the server is reached, and how a transaction begins there.
+/// How to connect to the server, and how to begin a transaction there.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) servers: Arc<Servers>,
-    /// Somebody stands between who gives each transaction another session.
+    /// Whether a pooler may run each transaction in another session.
     pub(super) is_pooled: bool,
     writing: Arc<str>,
     reading: Arc<str>,
@@ -113,9 +111,9 @@ impl Link {
         Self { servers: Arc::new(servers), is_pooled: false, writing: "begin".into(), reading }
     }
 
-    /// A statement that is prepared in one transaction may not be there in the
-    /// next one, or be another client's of the same name: none is kept, unless
-    /// the URL says that the pooler looks after them.
+    /// A statement that was prepared in one transaction may be missing in the next one, or may be
+    /// another client's statement of the same name. So none is kept, unless the URL says that the
+    /// pooler tracks them.
     fn pooled(servers: Servers, url: &SecretString) -> Self {
         let (_, query) = url.expose_secret().split_once('?').unwrap_or_default();
         let keeps_statements = query.split('&').any(
@@ -139,28 +137,28 @@ impl Link {
         Self { servers: Arc::new(servers), is_pooled: true, writing, reading }
     }
 
-    /// What begins a transaction that writes.
+    /// The statements that begin a transaction that writes.
     pub(super) fn begin(&self) -> AssertSqlSafe<Arc<str>> {
         AssertSqlSafe(Arc::clone(&self.writing))
     }
 
-    /// What begins a moment in which nothing changes.
+    /// The statements that begin a snapshot.
     pub(super) fn begin_reading(&self) -> AssertSqlSafe<Arc<str>> {
         AssertSqlSafe(Arc::clone(&self.reading))
     }
 
-    /// A connection to a server that takes writes, or an error in bounded time.
+    /// Connects to a server that accepts writes. Fails after a timeout.
     pub(super) async fn connect(&self) -> Result<PgConnection> {
         Ok(self.servers.connect(Access::Write).await?.0)
     }
 
-    /// Connections for reading and for transactions of their own; made as needed.
+    /// A pool for reads and for transactions beside the writer's.
     pub(super) fn pool(&self, connections: u32) -> Pool {
         pool::new(&self.servers, connections)
     }
 }
 
-/// The servers to listen at; `None` if nothing is to be heard, or can be.
+/// The servers to listen on; `None` if `notify` is off or LISTEN is unavailable.
 pub(super) fn listener(options: &Options, link: &Link) -> Result<Option<Arc<Servers>>, OpenError> {
     if !options.notify {
         return Ok(None);
@@ -171,21 +169,20 @@ pub(super) fn listener(options: &Options, link: &Link) -> Result<Option<Arc<Serv
     }
     if link.is_pooled {
         tracing::warn!(
-            "database.url leads to a connection pooler, through which nothing can be heard: what other nodes append is looked for instead; set database.listener_url to the server itself, or database.notify to false"
+            "LISTEN unavailable because database.url leads to a connection pooler; polling for events of other nodes instead; set database.listener_url to the server itself, or database.notify to false"
         );
         return Ok(None);
     }
     Ok(Some(Arc::clone(&link.servers)))
 }
 
-/// Opens a connection, with the settings of the service, to the server of the URL that takes
-/// writes.
+/// Connects, with the settings of the service, to the server of the URL that accepts writes.
 pub async fn connect(options: &Options) -> Result<PgConnection, OpenError> {
     let (conn, _) = first(options, Access::Write).await?;
     Ok(conn)
 }
 
-/// The first connection, made sure of, and how to make more like it.
+/// Opens the first connection and checks the server. Returns it with the means to open more.
 pub(super) async fn first(
     options: &Options,
     access: Access,
@@ -193,13 +190,13 @@ pub(super) async fn first(
     let plain = Servers::new(hosts::parse("database.url", &options.url)?);
     let told = plain.map(|settings| settings.options(LIMITS.into_iter().chain(SESSION)));
     let reached = match told.connect(access).await {
-        // A pooler takes no such orders, and says so ...
+        // A pooler refuses session settings ...
         Err(refusals) if refusals.are_of_settings() => None,
         Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
         Ok((mut conn, _)) => {
             let server = about(&mut conn).await?;
             server.check()?;
-            // ... or passes over them.
+            // ... or ignores them.
             server.limits_are_in_force.then_some(conn)
         }
     };
@@ -212,12 +209,12 @@ pub(super) async fn first(
         Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
     };
     about(&mut conn).await?.check()?;
-    tracing::info!("the database is reached through a connection pooler");
+    tracing::info!("connected to the database through a connection pooler");
     Ok((conn, link))
 }
 
 impl Refusals {
-    /// Whether one of them takes no settings of a session.
+    /// Whether a server refused the session settings.
     fn are_of_settings(&self) -> bool {
         self.0.iter().any(|(_, refusal)| {
             matches!(refusal, Refusal::Driver(sqlx::Error::Database(said)) if is_of_settings(&**said))
@@ -229,19 +226,19 @@ fn is_of_settings(said: &dyn sqlx::error::DatabaseError) -> bool {
     said.message().contains("startup parameter")
 }
 
-/// Which servers can't be reached, why, and what to do about it.
+/// Names each server with the reason for its refusal and advice.
 pub(super) fn explained(Refusals(refusals): &Refusals) -> String {
     let said = refusals.iter().map(|(server, refusal)| {
         let why = match refusal {
             Refusal::Driver(error) => advice(error),
             Refusal::ReadOnly | Refusal::NoAnswer => refusal.to_string(),
         };
-        format!("{server} can't be reached: {why}")
+        format!("failed to connect to {server}: {why}")
     });
     said.collect::<Vec<_>>().join("\n")
 }
 
-/// What a server says of itself.
+/// A server's properties.
 struct Server {
     number: i32,
     version: String,
@@ -261,7 +258,7 @@ impl Server {
     }
 }
 
-/// Asked without preparing anything, which is safe wherever it leads.
+/// Uses the simple protocol, because prepared statements may not work through a pooler.
 async fn about(conn: &mut PgConnection) -> Result<Server, OpenError> {
     let mut names = vec!["server_version_num", "server_version", "server_encoding"];
     names.extend(LIMITS.map(|(name, _)| name));
@@ -280,8 +277,8 @@ async fn about(conn: &mut PgConnection) -> Result<Server, OpenError> {
     })
 }
 
-/// Makes the database's clock the one of this process. Asked without preparing
-/// anything, which is safe wherever it leads.
+/// Makes this process use the database's clock. Uses the simple protocol, because prepared
+/// statements may not work through a pooler.
 pub(super) async fn follow_clock(conn: &mut PgConnection) -> Result<()> {
     let asked_at = std::time::Instant::now();
     let micros = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
@@ -290,7 +287,7 @@ pub(super) async fn follow_clock(conn: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Waits for an answer, but not for ever.
+/// Runs a call with a timeout.
 pub(super) async fn limited<T, E>(call: impl Future<Output = Result<T, E>>) -> Result<T>
 where
     StoreError: From<E>,
@@ -301,13 +298,12 @@ where
     }
 }
 
-/// The server ends a statement sooner, so that it is gone.
+/// The server's statement timeout is shorter, so the statement has ended.
 pub(super) fn no_answer() -> StoreError {
     StoreError::ConnectionLost("the database did not answer in time".to_owned())
 }
 
-/// Begins a transaction, or says soon that the connection is dead: beginning
-/// waits for nobody's lock.
+/// Begins a transaction. It waits for no lock, so a timeout means that the connection is dead.
 pub(super) async fn begun(
     conn: &mut PgConnection,
     by: AssertSqlSafe<Arc<str>>,
@@ -318,14 +314,14 @@ pub(super) async fn begun(
     }
 }
 
-/// Why there is no connection, and what to do about it. The server's own words
-/// name users and databases, and no passwords.
+/// Why connecting failed, and what to do about it. The server's messages contain names of users and
+/// databases, but no passwords.
 fn advice(error: &sqlx::Error) -> String {
     const CHECK_TLS: &str = "check sslmode and sslrootcert in database.url, and the host's name";
     let (said, advice) = match error {
         sqlx::Error::Database(said) if is_of_settings(&**said) => (
             said.message().to_owned(),
-            "it is refused what the URL says of the session (`options`, or the like)",
+            "remove session settings (`options` and the like) from database.url",
         ),
         sqlx::Error::Database(said) => {
             let advice = match said.code().as_deref() {
@@ -340,17 +336,18 @@ fn advice(error: &sqlx::Error) -> String {
             (said.message().to_owned(), advice)
         }
         sqlx::Error::Tls(_) => (error.to_string(), CHECK_TLS),
-        // So the handshake's end is told: a certificate that is not trusted, say.
+        // The error of a TLS handshake, for example an untrusted certificate.
         sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
             (error.to_string(), CHECK_TLS)
         }
         sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => (
             error.to_string(),
-            "a file that database.url names is missing: that of sslrootcert, or the server's socket",
+            "a file that database.url refers to is missing: the one of sslrootcert, or the server's socket",
         ),
-        sqlx::Error::Io(_) => {
-            (error.to_string(), "check the host and the port in database.url, and that it runs")
-        }
+        sqlx::Error::Io(_) => (
+            error.to_string(),
+            "check the host and port in database.url, and whether the server is running",
+        ),
         _ => (error.to_string(), ""),
     };
     if advice.is_empty() { said } else { format!("{said}; {advice}") }

@@ -1,6 +1,6 @@
-//! Connection URLs as libpq reads them: one or several hosts, IPv6 addresses in
-//! brackets, and `target_session_attrs`. The driver parses one host and no
-//! brackets, and it logs the values of parameters that it does not know.
+//! Parses connection URLs as libpq does: one or several hosts, IPv6 addresses in brackets, and
+//! `target_session_attrs`. sqlx supports one host and no brackets, and logs the values of
+//! parameters that it does not know.
 
 use std::str::FromStr as _;
 
@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::connect::OpenError;
 
-/// Parameters that the driver understands.
+/// Parameters that sqlx supports.
 const KNOWN: [&str; 17] = [
     "sslmode",
     "ssl-mode",
@@ -30,28 +30,28 @@ const KNOWN: [&str; 17] = [
     "target_session_attrs",
 ];
 
-/// What a URL says.
+/// A parsed URL.
 pub(super) struct Target {
     /// One entry per host, in the URL's order.
     pub(super) hosts: Vec<PgConnectOptions>,
-    /// `target_session_attrs` asks for a server that takes writes.
+    /// Whether `target_session_attrs` requires a server that accepts writes.
     pub(super) is_read_write: bool,
 }
 
-/// The parts of a URL. None of them is decoded.
+/// The parts of a URL, not decoded.
 struct Parts<'a> {
     scheme: &'a str,
-    /// With its `@`, or empty.
+    /// User and password with the `@`, or empty.
     user: &'a str,
-    /// Host and port.
+    /// Hosts with their ports.
     hosts: Vec<(&'a str, Option<&'a str>)>,
-    /// With its slash, or empty.
+    /// The path with its slash, or empty.
     path: &'a str,
-    /// Everything but `host` and `port`.
+    /// All parameters except `host` and `port`.
     query: Vec<&'a str>,
 }
 
-/// Reads a URL; `key` is the setting that it stands in.
+/// Parses a URL. `key` is the name of its setting, for error messages.
 pub(super) fn parse(key: &'static str, url: &SecretString) -> Result<Target, OpenError> {
     let invalid = |why: String| OpenError::Url(key, sqlx::Error::Configuration(why.into()));
     let mut parts = split(url.expose_secret()).map_err(|why| invalid(why.to_owned()))?;
@@ -78,14 +78,14 @@ pub(super) fn parse(key: &'static str, url: &SecretString) -> Result<Target, Ope
             tracing::warn!(
                 setting = key,
                 parameter = name,
-                "unknown parameter of the URL is ignored"
+                "ignoring an unknown parameter of the URL"
             );
         }
         is_known && name != "target_session_attrs"
     });
     let hosts = parts.hosts.iter().map(|(host, port)| {
         let options = PgConnectOptions::from_str(&parts.of_host(host, *port));
-        // No floats are read, and PgBouncer refuses the parameter.
+        // The setting only concerns floats, which are never read, and PgBouncer refuses it.
         let options =
             options.map(|it| it.application_name("gateway-events").extra_float_digits(None));
         options.map_err(|error| OpenError::Url(key, error))
@@ -94,12 +94,11 @@ pub(super) fn parse(key: &'static str, url: &SecretString) -> Result<Target, Ope
 }
 
 impl Parts<'_> {
-    /// A URL of one host, in the form that the driver parses.
+    /// The URL for one host, in the form that sqlx parses.
     fn of_host(&self, host: &str, port: Option<&str>) -> String {
         let Self { scheme, user, path, query, .. } = self;
         let mut query = query.join("&");
-        // As a parameter an IPv6 address needs no brackets, and a socket's
-        // directory no escapes.
+        // As a parameter, an IPv6 address needs no brackets and a socket directory no escapes.
         let in_query = host.starts_with('[') || host.starts_with('/');
         let authority = if in_query { "localhost" } else { host };
         if in_query {
@@ -112,7 +111,7 @@ impl Parts<'_> {
     }
 }
 
-/// The URL with the name of the database replaced. The name is not escaped.
+/// Replaces the name of the database in a URL. The name is not escaped.
 pub fn with_database(url: &SecretString, name: &str) -> SecretString {
     let url = url.expose_secret();
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
@@ -123,14 +122,14 @@ pub fn with_database(url: &SecretString, name: &str) -> SecretString {
     format!("{}/{name}?{query}", &place[..end]).into()
 }
 
-/// The value of a parameter; the last one counts.
+/// The value of a parameter. If it is repeated, the last one.
 fn parameter<'a>(query: &[&'a str], name: &str) -> Option<&'a str> {
     let pairs = query.iter().filter_map(|pair| pair.split_once('='));
     pairs.rev().find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 fn split(url: &str) -> Result<Parts<'_>, &'static str> {
-    let (scheme, rest) = url.split_once("://").ok_or("it has no scheme")?;
+    let (scheme, rest) = url.split_once("://").ok_or("the scheme is missing")?;
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -144,7 +143,7 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
         .collect();
     if !ports.is_empty() {
         if ports.len() != 1 && ports.len() != hosts.len() {
-            return Err("it has not as many ports as hosts");
+            return Err("the number of ports differs from the number of hosts");
         }
         for (number, (_, port)) in hosts.iter_mut().enumerate() {
             *port = ports.get(number).or(ports.first()).copied();
@@ -162,7 +161,7 @@ fn list(text: &str) -> Vec<&str> {
     text.split(',').flat_map(|part| part.split("%2C")).collect()
 }
 
-/// `host:port`, `[address]:port`, or without a port.
+/// Splits `host:port` or `[address]:port`. The port is optional.
 fn with_port(host: &str) -> (&str, Option<&str>) {
     let bracket = host.rfind(']').unwrap_or(0);
     match host[bracket..].rfind(':') {
@@ -171,7 +170,7 @@ fn with_port(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A server's name for messages: a socket's directory, or host and port.
+/// The name of a server in messages: a socket directory, or host and port.
 pub(super) fn name(settings: &PgConnectOptions) -> String {
     let (host, port) = (settings.get_host(), settings.get_port());
     match settings.get_socket() {
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_host_gets_the_rest_of_the_url() {
+    fn the_rest_of_the_url_applies_to_every_host() {
         let url = "postgres://me:secret@h1,[::1]:7/events?sslmode=require&options=-c%20geqo%3Doff";
         let target = parse("database.url", &SecretString::from(url.to_owned())).unwrap();
         for host in &target.hosts {
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_meant_is_refused_without_the_password() {
+    fn an_invalid_url_is_refused_without_repeating_the_password() {
         for url in [
             "postgres//me:hunter2@h1/db",
             "postgres://me:hunter2@h1:1,h2:2/db?target_session_attrs=standby",

@@ -1,5 +1,5 @@
-//! The schema's history, compiled in and shared with sqlx-cli. It only goes
-//! forward, and a database whose history is not a prefix of ours is refused.
+//! Migrations of Postgres, compiled in and compatible with sqlx-cli. They only go forward. A
+//! database whose history is not a prefix of ours is refused.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -17,7 +17,7 @@ use super::statements::LOCK_SPACE;
 use crate::backoff::Backoff;
 use crate::store::schema::{self, Applied};
 
-/// Among our advisory locks: whoever migrates.
+/// The advisory lock of migrations.
 const MIGRATING: i32 = 4;
 
 /// How long the first attempt waits for each table. Below the server's default
@@ -29,15 +29,15 @@ const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// For how long the locks are tried: a backup or another program may hold one for longer.
 const LOCKING: Duration = Duration::from_mins(2);
 
-/// Its own lock is a session's, which a pooler has none of.
+/// sqlx's own lock belongs to a session, which does not work behind a pooler.
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("migrations/postgres");
     migrator.set_locking(false);
     migrator
 });
 
-/// Brings the database up to date. Nodes may be running: it is one transaction,
-/// and what the nodes do waits for it.
+/// Applies pending migrations in one transaction. Nodes may be running; their transactions wait for
+/// it.
 pub async fn migrate(options: &Options) -> Result<(), OpenError> {
     let (mut conn, _) = connect::first(options, Access::Write).await?;
     run(&mut conn).await?;
@@ -58,9 +58,9 @@ pub async fn refuse_another_version(options: &Options) -> Result<(), OpenError> 
     if pending_migrations(options).await?.is_empty() { Ok(()) } else { Err(OpenError::Behind) }
 }
 
-/// Applies what is missing, one node at a time. Nodes that run lock the same tables in
-/// other orders, so all locks are taken before anything is changed, and released soon if
-/// one of them is not free.
+/// Applies pending migrations, on one node at a time. Running nodes lock the same tables in other
+/// orders, so all locks are taken before anything is changed, and released soon if one of them is
+/// not free.
 pub(super) async fn run(conn: &mut PgConnection) -> Result<(), OpenError> {
     let until = Instant::now() + LOCKING;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -76,7 +76,7 @@ pub(super) async fn run(conn: &mut PgConnection) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Applies what is missing, or returns why a table could not be locked.
+/// Applies pending migrations, or returns why a table could not be locked.
 async fn attempt(
     conn: &mut PgConnection,
     wait: Duration,
@@ -141,7 +141,8 @@ fn is_lock_conflict(error: &sqlx::Error) -> bool {
         if matches!(error.code().as_deref(), Some("40P01" | "55P03")))
 }
 
-/// What was applied, asked without preparing anything.
+/// The migration history. Uses the simple protocol, because prepared statements may not work
+/// through a pooler.
 async fn applied(conn: &mut PgConnection) -> Result<Vec<Applied>, OpenError> {
     let table = "select to_regclass('_sqlx_migrations') is not null";
     if !sqlx::raw_sql(table).fetch_one(&mut *conn).await?.try_get::<bool, _>(0)? {

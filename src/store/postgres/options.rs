@@ -1,4 +1,4 @@
-//! What the shared database may be told, and nothing else.
+//! Settings of the Postgres database.
 
 use std::time::Duration;
 
@@ -9,20 +9,21 @@ use crate::store::Queue;
 /// Settings of a database that nodes share (`[database]`).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `postgres://user:password@host:port/name`, with what sslmode it wants.
+    /// `postgres://user:password@host:port/name`, with an sslmode.
     pub url: SecretString,
-    /// Whether nodes tell each other, and are told of the inbox, what to look
-    /// for; without it they look for themselves.
+    /// Whether nodes notify each other, and listen to notifications from the inbox. Otherwise they
+    /// poll.
     pub notify: bool,
-    /// The server itself, to listen there, where `url` leads to a pooler; or empty.
+    /// URL of the server itself, for LISTEN, if `url` leads to a pooler; or empty.
     pub listener_url: SecretString,
-    /// Connections besides the one that appends and records.
+    /// Connections in the pool. The writer, the heartbeat and the listener have connections of
+    /// their own.
     pub connections: u32,
-    /// Connections that answer people's questions, apart from those.
-    pub askers: u32,
-    /// An answer that would take longer is ended.
-    pub answer_timeout: Duration,
-    /// A node that is silent for longer is dead.
+    /// Connections of the query pool.
+    pub query_connections: u32,
+    /// A query that takes longer is cancelled.
+    pub query_timeout: Duration,
+    /// A node whose last heartbeat is older is declared dead.
     pub node_timeout: Duration,
     /// How much may wait to be appended.
     pub queue: Queue,

@@ -1,6 +1,5 @@
-//! Connections that are made as needed and kept for the next caller. One that was
-//! kept is asked first whether its server still takes writes, so that nothing is
-//! read from a standby.
+//! A pool of connections, opened as needed. Before a connection is reused, the pool checks that its
+//! server still accepts writes, so that nothing is read from a standby.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +13,14 @@ use super::connect::CONNECT;
 use super::servers::{Access, CHECK, Servers, takes_writes};
 use crate::store::{Result, StoreError};
 
-/// A session is given back after this, with what the server keeps for it.
+/// The maximum age of a connection. Closing it frees the memory of its session on the server.
 const LIFETIME: Duration = Duration::from_mins(30);
 
 pub(super) type Pool = managed::Pool<Connector>;
-/// Goes back to its pool when it is dropped.
+/// A connection that returns to its pool when it is dropped.
 pub(super) type Pooled = managed::Object<Connector>;
 
-/// Makes a pool's connections and checks them.
+/// Opens and checks a pool's connections.
 #[derive(Debug)]
 pub(super) struct Connector(Arc<Servers>);
 
@@ -49,19 +48,19 @@ impl managed::Manager for Connector {
     }
 }
 
-/// A pool of at most so many connections.
+/// Creates a pool of at most this many connections.
 pub(super) fn new(servers: &Arc<Servers>, connections: u32) -> Pool {
     let pool = managed::Pool::builder(Connector(Arc::clone(servers)))
         .max_size(usize::try_from(connections.max(1)).unwrap_or(usize::MAX))
         .wait_timeout(Some(CONNECT))
         .runtime(Runtime::Tokio1)
         .build();
-    // Refused only without a runtime.
+    // Fails only without a runtime.
     pool.unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-/// Closes a connection on which a call ended so. If the connection was lost, the
-/// others that were made before are not used again either.
+/// Closes a connection on which a call failed. If the connection was lost, all older ones are not
+/// reused either.
 pub(super) fn discard(conn: Pooled, why: &StoreError) {
     if matches!(why, StoreError::ConnectionLost(_))
         && let Some(pool) = Pooled::pool(&conn)

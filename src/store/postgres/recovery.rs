@@ -1,6 +1,5 @@
-//! A way in for whoever owns the database but has no token: made straight in
-//! it, beside running nodes or without any. Refuses a database that this
-//! version has not migrated.
+//! Creates an access token directly in the database, for an operator who has none. Nodes may be
+//! running. Refuses a database whose schema is another version's.
 
 use sqlx::Connection as _;
 
@@ -10,8 +9,8 @@ use super::sql::dialect::NodeStatements as _;
 use super::{Options, migrations, sql};
 use crate::store::NewToken;
 
-/// Makes an access token with all scopes in the organisation `default`.
-/// Running nodes know it at once, since they look tokens up in the database.
+/// Creates an access token with all scopes in the organisation `default`. Running nodes accept it
+/// at once, because they look tokens up in the database.
 pub async fn add_admin_token(
     options: &Options,
     name: &str,

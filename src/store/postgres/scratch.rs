@@ -1,4 +1,4 @@
-//! A database of a test's own, on a server that the tests start.
+//! A database for one test, on a server that the tests start.
 
 use sqlx::{ConnectOptions as _, PgConnection};
 
@@ -11,10 +11,10 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Lets a test do damage that a foreign key would refuse.
+    /// Disables foreign keys, so that a test can create inconsistent rows.
     pub(super) const WITHOUT_FOREIGN_KEYS: &str = "set session_replication_role = replica";
 
-    /// A migrated database, and the connection to it.
+    /// Creates a migrated database; returns it with a connection.
     pub(super) async fn new() -> (Self, PgConnection) {
         let database = server::Database::new();
         let settings: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();

@@ -1,6 +1,5 @@
-//! The servers that a URL names. A connection is one to a server that takes
-//! writes: a standby, or one that an operator made read-only, is passed over, and
-//! the next one is tried.
+//! The servers that a URL lists. Connections are made to a server that accepts writes: standbys and
+//! servers that an operator made read-only are skipped.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -18,43 +17,43 @@ use super::hosts::{self, Target};
 use super::sockets;
 use crate::store::{Result, StoreError};
 
-/// A server that has not answered after this time is not waited for alone.
+/// After this time without an answer, the next server is tried in parallel.
 const STAGGER: Duration = Duration::from_millis(300);
-/// How long a server has to say whether it takes writes.
+/// Timeout of the check whether a server accepts writes.
 pub(super) const CHECK: Duration = Duration::from_secs(2);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Any server will do, unless `target_session_attrs` says otherwise.
+    /// Any server, unless `target_session_attrs` requires one that accepts writes.
     Read,
-    /// The server must take writes.
+    /// A server that accepts writes.
     Write,
 }
 
-/// Why one server was not connected to.
+/// Why connecting to one server failed.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// What the driver says.
+    /// The error of sqlx.
     Driver(sqlx::Error),
-    /// It takes no writes.
+    /// The server is read-only.
     ReadOnly,
-    /// There was no answer in time.
+    /// The server did not answer in time.
     NoAnswer,
 }
 
-/// Why there is no connection: what each server answered.
+/// Why connecting failed, for each server.
 #[derive(Debug)]
 pub(super) struct Refusals(pub(super) Vec<(String, Refusal)>);
 
-/// One or several servers of which one takes writes.
+/// One or several servers, one of which accepts writes.
 #[derive(Debug)]
 pub(super) struct Servers {
     hosts: Vec<PgConnectOptions>,
     is_read_write: bool,
-    /// The one that was connected to last.
+    /// Index of the server that was connected to last.
     preferred: AtomicUsize,
-    /// Connections made before this are not to be used any more.
+    /// Connections opened before this must not be used any more.
     distrusted_at: Mutex<Option<Instant>>,
 }
 
@@ -68,7 +67,7 @@ impl Servers {
         }
     }
 
-    /// The same servers with changed settings.
+    /// The same servers with changed connection settings.
     pub(super) fn map(&self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
         Self::new(Target {
             hosts: self.hosts.iter().cloned().map(change).collect(),
@@ -76,7 +75,7 @@ impl Servers {
         })
     }
 
-    /// Connects to the first server that is fit for that, in bounded time.
+    /// Connects to the first server that permits the access. Fails after a timeout.
     pub(super) async fn connect(
         &self,
         access: Access,
@@ -99,8 +98,8 @@ impl Servers {
         ))
     }
 
-    /// Begins with the preferred server. The next one is tried when one refuses,
-    /// or does not answer soon; the first that succeeds counts.
+    /// Tries the preferred server first, and the next one when a server fails or does not answer
+    /// soon. The first connection wins.
     async fn race(
         &self,
         access: Access,
@@ -144,23 +143,23 @@ impl Servers {
         Ok(conn)
     }
 
-    /// Every connection made so far is suspect: a server went away, or became
-    /// read-only, which others of its connections may not have noticed.
+    /// Marks all existing connections as unusable: a server failed or became read-only, which its
+    /// other connections may not have noticed.
     pub(super) fn distrust(&self) {
         *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a connection that was made then may be used.
+    /// Whether a connection opened at this time may be used.
     pub(super) fn trusts(&self, made_at: Instant) -> bool {
         let distrusted_at = *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner);
         distrusted_at.is_none_or(|at| made_at > at)
     }
 }
 
-/// Whether the server takes writes in this session: it is neither a standby nor
-/// read-only by `default_transaction_read_only`.
+/// Whether the server accepts writes in this session: it is not a standby, and
+/// `default_transaction_read_only` is off.
 pub(super) async fn takes_writes(conn: &mut PgConnection) -> sqlx::Result<bool> {
-    // Not prepared: a pooler may stand between.
+    // Not prepared, because a pooler may be in between.
     let row = sqlx::raw_sql("show transaction_read_only").fetch_one(conn).await?;
     Ok(row.try_get::<String, _>(0)? == "off")
 }
@@ -169,8 +168,10 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Driver(error) => error.fmt(f),
-            Self::ReadOnly => f.write_str("it is read-only: a standby, or made so"),
-            Self::NoAnswer => f.write_str("there was no answer in time"),
+            Self::ReadOnly => f.write_str(
+                "the server is read-only: it is a standby, or default_transaction_read_only is on",
+            ),
+            Self::NoAnswer => f.write_str("the server did not answer in time"),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::event::NodeId;
 use crate::store::{Result, StoreError};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// Short, so that a server that takes over is found soon.
+/// Short, so that a promoted standby is found soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The writer's connection to the database.

@@ -1,4 +1,4 @@
-//! Verification of a shared database. Writes nothing, and may run beside nodes.
+//! Verifies a Postgres database. Writes nothing, and may run while nodes are running.
 
 use sqlx::Connection as _;
 
@@ -7,10 +7,10 @@ use super::servers::Access;
 use super::{Options, sql};
 use crate::store::VerifyReport;
 
-/// Verifies the database; a standby will do.
+/// Verifies the database, on any server, including a standby.
 pub async fn verify(options: &Options) -> Result<VerifyReport, OpenError> {
     let (mut conn, link) = connect::first(options, Access::Read).await?;
-    // One transaction, so that all checks see one moment although nodes may be writing.
+    // One transaction, so that all checks read the same snapshot while nodes write.
     let mut snapshot = conn.begin_with(link.begin_reading()).await?;
     let report = sql::verify::check(&mut snapshot).await?;
     snapshot.rollback().await?;

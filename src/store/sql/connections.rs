@@ -1,4 +1,4 @@
-//! Connections: where one starts, and which ones there are.
+//! Connections: opening them and listing them.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ impl Connections for Backend {
     }
 }
 
-/// Opens a connection. `NotFound` before anything is written if the gateway
-/// was deleted or disabled meanwhile.
+/// Opens a connection. Returns `NotFound` before it writes anything if the gateway was deleted or
+/// disabled.
 pub(super) async fn open_connection(
     conn: &mut Connection,
     now: Timestamp,
@@ -122,7 +122,7 @@ pub(super) async fn open_connection(
     Ok(Opened { epoch: stream.epoch, position, head: stream.head, sent, suspect, is_unsure })
 }
 
-/// A replica's own position; a new one starts at the gateway's.
+/// The position of a named replica. A new one starts at the gateway's position.
 async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) -> Result<Sequence> {
     let start = query_scalar!(
         r#"
@@ -140,9 +140,9 @@ async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) ->
     Ok(Sequence(start))
 }
 
-/// What was sent before without being confirmed, and up to where earlier attempts
-/// failed for a reason that may lie with an event. No window is longer than the
-/// stretch that is looked at.
+/// The last sequence after `position` that an earlier connection was sent, and the last one whose
+/// attempt failed for a reason that the event may have caused. Looks no further than a window
+/// reaches.
 async fn sent_behind(
     conn: &mut Connection,
     gateway: GatewayKey,

@@ -1,5 +1,5 @@
-//! Organisations, access tokens and gateway tokens: digests only. Nothing here
-//! compares a secret; that is the edge's to do, in constant time.
+//! Organisations, access tokens and gateway tokens. Only digests are stored, and callers compare
+//! them, in constant time.
 
 use super::Backend;
 use super::access::{Access as _, run};
@@ -120,7 +120,7 @@ pub(crate) async fn organisation(conn: &mut Connection, name: &str) -> Result<Or
     .ok_or(StoreError::NotFound("organisation"))
 }
 
-/// Makes an access token that may do everything in the organisation `default`.
+/// Creates an access token with all scopes in the organisation `default`.
 pub(crate) async fn create_admin_token(
     conn: &mut Connection,
     now: Timestamp,
@@ -132,7 +132,7 @@ pub(crate) async fn create_admin_token(
     create_access_token(conn, now, organisation, name, &scopes, token).await.map(drop)
 }
 
-/// Notes that a token was used, at most once a minute.
+/// Records the use of a token, at most once a minute.
 pub(crate) async fn note_token_use(
     conn: &mut Connection,
     now: Timestamp,

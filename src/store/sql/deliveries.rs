@@ -1,7 +1,7 @@
-//! Failed deliveries, newest first. The ledger holds ranges; this room walks
-//! them in pages, expands them in memory and shows each delivery once, at its
-//! newest failure that matches. It refuses to work without a bound: a call that
-//! has looked at enough hands back what it has, and where to go on.
+//! Failed deliveries, newest first. The ledger stores ranges. This module reads them in pages,
+//! expands them in memory, and returns each delivery once, at its newest failure that matches. The
+//! work per call is bounded: a call that reaches the bound returns what it has found, and where to
+//! continue.
 
 use super::dialect::{Connection, query_scalar};
 
@@ -17,16 +17,16 @@ pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 
-/// Rows read per call at the most, in the ledger, the log and the catalogue of
-/// events; what a last round reads comes on top.
+/// Rows read per call, at most, in the ledger, the logs and the events. The last round may exceed
+/// it.
 pub(super) const WORK: usize = 6_000;
 
 pub(super) use crate::store::limits::LONGEST_RANGE;
 
-/// One delivery: gateway (inside key) and sequence.
+/// A delivery: the gateway's key and the sequence.
 pub(crate) type Key = (i64, i64);
 
-/// A filter in the shape that statements bind.
+/// A filter as statements bind it.
 pub(crate) struct Matching {
     pub(crate) organisation: i64,
     pub(crate) from: Timestamp,
@@ -39,7 +39,7 @@ pub(crate) struct Matching {
 }
 
 impl Matching {
-    /// Resolves the gateway; deleted ones are found too, for their history stays.
+    /// Resolves the gateway. Includes deleted gateways, whose history is kept.
     pub(super) async fn new(
         conn: &mut Connection,
         organisation: OrganisationKey,
@@ -61,13 +61,13 @@ impl Matching {
         })
     }
 
-    /// Whether it names events, which are then the shortest way in.
+    /// Whether it names events. Searching from these is the fastest.
     pub(super) fn names_events(&self) -> bool {
         self.event_id.is_some() || self.correlation_id.is_some()
     }
 }
 
-/// A place in the order of the answer. What lies behind it is older.
+/// A position in the order of the result. What follows it is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) finished_at: Timestamp,
@@ -76,14 +76,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Before the newest row of all.
+    /// Before the newest row.
     pub(super) const START: Self = Self {
         finished_at: Timestamp::from_micros(i64::MAX),
         attempt: i64::MAX,
         sequence: i64::MAX,
     };
 
-    /// As the beginning of the next page of a picture.
+    /// The cursor of the page that starts here, in the snapshot `as_of`.
     pub(super) const fn cursor(self, as_of: i64) -> DeliveryCursor {
         DeliveryCursor {
             as_of,
@@ -100,7 +100,7 @@ pub(super) struct Candidate {
     pub(super) place: Place,
 }
 
-/// A page of keys, and how far the ledger was looked at when there is more.
+/// A page of keys, and how far the ledger was examined if there is more.
 pub(super) struct Keys {
     pub(super) keys: Vec<Key>,
     pub(super) next: Option<Place>,
@@ -122,7 +122,7 @@ pub(super) async fn failed_deliveries(
     })
 }
 
-/// Where a page begins, and the last attempt that belongs to the picture.
+/// Where a page begins, and the last attempt that belongs to the snapshot.
 pub(super) async fn begin(
     conn: &mut Connection,
     cursor: Option<DeliveryCursor>,
@@ -136,7 +136,7 @@ pub(super) async fn begin(
     })
 }
 
-/// The keys of failed deliveries behind `start`, newest failure first.
+/// The keys of failed deliveries after `start`, newest failure first.
 pub(super) async fn failed_keys(
     conn: &mut Connection,
     matching: &Matching,
@@ -152,7 +152,7 @@ pub(super) async fn failed_keys(
     }
 }
 
-/// The newest attempt on record: what comes later is not part of the picture.
+/// The newest attempt on record. Later ones do not belong to the snapshot.
 async fn newest_attempt(conn: &mut Connection) -> Result<i64> {
     Ok(query_scalar!(r#"select coalesce(max(attempt), 0) as "newest!: i64" from attempts"#)
         .fetch_one(conn)

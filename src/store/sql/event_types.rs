@@ -1,5 +1,5 @@
-//! Registered event types. The built-in ones need no row: they are merged in
-//! when types are read, and a row of the same name stands in for them.
+//! Registered event types. The built-in types are not stored: they are merged in when types are
+//! read, and a stored type of the same name replaces them.
 
 use super::Backend;
 use super::access::{Access as _, run};

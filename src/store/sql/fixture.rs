@@ -1,4 +1,4 @@
-//! A real database, filled by hand.
+//! A real database for unit tests, filled row by row.
 
 use super::dialect::Connection;
 use super::gateways::create_gateway;
@@ -16,7 +16,7 @@ pub(super) struct Database {
     _scratch: Scratch,
 }
 
-/// An attempt to be put on record.
+/// An attempt to insert.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
     pub(super) gateway: i64,

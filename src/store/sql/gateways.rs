@@ -1,5 +1,5 @@
-//! Gateways: registered, listed, changed and deleted. Every statement names the
-//! organisation; a deleted gateway is invisible here, and only the ledger
+//! Gateways: registering, listing, changing and deleting them. Every statement filters by the
+//! organisation. Deleted gateways are not found here; only the ledger refers to them.
 //! remembers it.
 
 use super::Backend;
@@ -135,7 +135,7 @@ pub(super) async fn gateways(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Gateway>> {
-    // The empty text sorts before every name.
+    // The empty string sorts before every name.
     let after = after.unwrap_or_default();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let keys = query_scalar!(
@@ -178,12 +178,12 @@ pub(super) async fn update_gateway(
     }
     let mut labels = None;
     if let Some(change) = change.labels {
-        // Two changes at once must not undo each other.
+        // Locks the stream, so that concurrent changes can't overwrite each other.
         conn.lock_streams(&BTreeSet::from([key])).await?;
         let current = the_one(conn, key).await?.labels;
         labels = Some(labels_text(&change.apply(current)?)?);
     }
-    // Disabling again keeps the first instant: "since when" is what admins ask.
+    // Disabling again keeps the time at which it was disabled first.
     query!(
         r#"
         update gateways
@@ -209,9 +209,9 @@ pub(super) async fn update_gateway(
     the_one(conn, key).await
 }
 
-/// What was not delivered is given up. The stream and the gateway's own position
-/// stay, because the ledger's rows lead to them and answers about its deliveries
-/// follow from them. Its log goes with retention, like any other.
+/// Records undelivered events as failed. The stream and the gateway's position stay, because rows
+/// of the ledger refer to them and the states of deliveries are derived from them. Retention
+/// removes the log, as it does with any other.
 pub(super) async fn delete_gateway(
     conn: &mut Connection,
     now: Timestamp,
@@ -251,8 +251,8 @@ pub(super) async fn delete_gateway(
     Ok(Deleted { key, undelivered })
 }
 
-/// Records what a gateway that is being deleted has not confirmed as failed: a
-/// row for each stretch of the log, not for each delivery.
+/// Records deliveries that the gateway being deleted has not confirmed as failed, one row per range
+/// of the log.
 async fn give_up_undelivered(
     conn: &mut Connection,
     now: Timestamp,
@@ -268,7 +268,7 @@ async fn give_up_undelivered(
     )
     .fetch_one(&mut *conn)
     .await?;
-    // A gateway of named replicas has no position of its own yet.
+    // A gateway that has only named replicas has no position of its own yet.
     query!(
         r#"
         insert into cursors (gateway, instance, received, updated_at)
@@ -311,7 +311,7 @@ pub(super) async fn set_manifest(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway")) } else { Ok(()) }
 }
 
-/// Notes the last refused attempt to connect; an older one is replaced.
+/// Records the last refused connection attempt, replacing an older one.
 pub(super) async fn note_refusal(
     conn: &mut Connection,
     now: Timestamp,
@@ -335,7 +335,7 @@ pub(super) async fn note_refusal(
     Ok(())
 }
 
-/// The inside key of a gateway that is not deleted.
+/// The key of a gateway that is not deleted.
 pub(super) async fn live_key(
     conn: &mut Connection,
     organisation: OrganisationKey,

@@ -1,4 +1,4 @@
-//! Whether the store works, and its end.
+//! The store's health, and its shutdown.
 
 use super::Backend;
 use super::access::{Access as _, run};
@@ -29,7 +29,7 @@ impl Health for Backend {
         let node = self.node;
         let stopped: Result<()> = run!(self.write_tx, |conn, now| nodes::stopped(conn, now, node));
         if let Err(error) = stopped {
-            tracing::warn!(%error, "this node's end could not be put on record");
+            tracing::warn!(%error, "failed to record that this node stopped");
         }
         self.shut_down().await;
     }

@@ -1,6 +1,5 @@
-//! The inbox. Other programs commit to it; a reader looks, and the writer
-//! moves, so that an event has its numbers from the same hand whichever way it
-//! came.
+//! The inbox. Other programs insert into it. A reader selects rows, and the writer moves them, so
+//! that sequences are assigned in one place however an event is published.
 
 use async_trait::async_trait;
 
@@ -17,14 +16,14 @@ mod drain;
 mod page;
 pub(crate) mod rejected;
 
-/// A row whose size is known, and nothing else of it.
+/// The size of a row, without its content.
 pub(crate) struct RowSize {
     pub(crate) id: i64,
     pub(crate) inserted_at: crate::clock::Timestamp,
     pub(crate) bytes: i64,
 }
 
-/// A row that is where it can't be.
+/// A row that should have been removed from the inbox.
 pub(crate) struct UndrainedRow {
     pub(crate) id: i64,
     pub(crate) event_type: Vec<u8>,

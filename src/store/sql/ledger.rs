@@ -1,5 +1,5 @@
-//! Rows of the ledger: attempts and dead letters, as ranges that are cut at a
-//! fixed length so that "which rows cover this sequence?" stays a bounded search.
+//! Rows of the ledger: attempts and dead letters. They are ranges of limited length, which bounds
+//! the search for the rows that cover a sequence.
 
 use std::time::Duration;
 
@@ -87,10 +87,10 @@ impl Ledger for Backend {
     }
 }
 
-/// Attempts that ended in the same way.
+/// Attempts with the same outcome.
 pub(super) struct Ended<'a> {
     pub(super) gateway: GatewayKey,
-    /// The connection and its replica's name; `None` if nobody was there.
+    /// The connection that attempted them; `None` if no gateway was connected.
     pub(super) connection: Option<ConnectionId>,
     pub(super) range: Range,
     pub(super) how: How<'a>,
@@ -98,18 +98,18 @@ pub(super) struct Ended<'a> {
     pub(super) finished_at: Timestamp,
 }
 
-/// How attempts ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy)]
 pub(super) enum How<'a> {
     /// The gateway applied it.
     Applied,
-    /// It failed.
+    /// It failed, for this reason, with details.
     Failed(Reason, &'a str),
-    /// Nobody can say.
+    /// Unknown, with details.
     Unknown(&'a str),
 }
 
-/// Writes attempts, and counts the failed ones.
+/// Inserts attempts, and adds failed ones to the stream's totals.
 pub(super) async fn insert_attempts(
     conn: &mut Connection,
     node: NodeId,
@@ -163,7 +163,7 @@ pub(super) async fn insert_attempts(
     Ok(())
 }
 
-/// The parts of a range that are no dead letters yet.
+/// The parts of a range that are not dead letters.
 pub(super) async fn not_dead(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -197,7 +197,7 @@ pub(super) async fn not_dead(
     Ok(parts)
 }
 
-/// Adds to the number of dead letters that can still be redriven.
+/// Adds to the number of dead letters that can be redriven.
 pub(super) async fn count_dead(conn: &mut Connection, gateway: GatewayKey, by: i64) -> Result<()> {
     query!("update streams set dead_total = dead_total + $2 where gateway = $1", gateway.0, by)
         .execute(conn)
@@ -205,7 +205,7 @@ pub(super) async fn count_dead(conn: &mut Connection, gateway: GatewayKey, by: i
     Ok(())
 }
 
-/// Gives up deliveries; parts that were given up before stay as they are.
+/// Inserts dead letters. Parts that are dead letters already stay unchanged.
 pub(super) async fn dead_letter(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -235,8 +235,8 @@ pub(super) async fn dead_letter(
     if count > 0 { count_dead(conn, gateway, count).await } else { Ok(()) }
 }
 
-/// Takes a delivery out of the dead letters, because the gateway has applied it;
-/// answers whether it was one. A letter that was redriven stays, for its record.
+/// Removes a delivery from the dead letters, because the gateway has applied it. Returns whether it
+/// was one. A redriven dead letter is kept as a record.
 pub(super) async fn remove_dead_letter(
     conn: &mut Connection,
     gateway: GatewayKey,

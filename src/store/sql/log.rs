@@ -1,4 +1,4 @@
-//! The log: appending to it, and reading it for gateways and admins.
+//! The log: appends, and reads for gateways and admins.
 
 use super::Backend;
 use super::access::{Access as _, run};

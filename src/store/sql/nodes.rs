@@ -1,5 +1,4 @@
-//! Nodes: that they live, which there are, and what becomes of the connections
-//! of those that died.
+//! Nodes: their heartbeats, the list of nodes, and closing the connections of dead ones.
 
 use super::Backend;
 use super::access::{Access as _, run};
@@ -56,31 +55,31 @@ impl Nodes for Backend {
     }
 }
 
-/// Work that one node at a time does for all of them.
+/// Tasks that one node at a time does for all nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ExclusiveTask {
-    /// Deleting what retention does not keep.
+    /// Deleting what exceeds the retention limits.
     Retention,
     /// Closing the connections of dead nodes.
     Reaping,
-    /// Giving up deliveries of expired events.
+    /// Recording expired deliveries as failed.
     Expiry,
 }
 
-/// The shortest time.
+/// The smallest difference between two timestamps.
 const INSTANT: Duration = Duration::from_micros(1);
-/// How long a node that has ended is listed. Each start makes another one.
+/// How long a stopped node stays in the list. Each start of a process adds a node.
 const REMEMBERED: Duration = Duration::from_hours(7 * 24);
 
 impl Backend {
-    /// What is due right after opening.
+    /// What must be done right after the database is opened.
     pub(crate) async fn begin(&self) -> Result<()> {
         let node = self.node;
         run!(self.write_tx, |conn, now| register(conn, now, node))
     }
 }
 
-/// Puts this node on record, and forgets those that are long gone.
+/// Registers this node, and deletes nodes that stopped long ago.
 pub(super) async fn register(conn: &mut Connection, now: Timestamp, node: NodeId) -> Result<()> {
     let before = now.minus(REMEMBERED);
     query!(
@@ -103,7 +102,7 @@ pub(super) async fn register(conn: &mut Connection, now: Timestamp, node: NodeId
     Ok(())
 }
 
-/// Says that this node lives; answers when another one last took it for dead.
+/// Stores a heartbeat; returns when another node last declared this one dead.
 pub(super) async fn heartbeat(
     conn: &mut Connection,
     now: Timestamp,
@@ -122,7 +121,7 @@ pub(super) async fn heartbeat(
     if let Some(lost_at) = known {
         return Ok(lost_at);
     }
-    // It was away for so long that it was forgotten.
+    // The node was unavailable for so long that its row was deleted.
     query!(
         "insert into nodes (id, started_at, heartbeat_at, lost_at) values ($1, $2, $2, $2)",
         node as _,
@@ -133,10 +132,10 @@ pub(super) async fn heartbeat(
     Ok(Some(now))
 }
 
-/// A later migration than this version knows, if a newer version has migrated the
-/// database; an error if this one can't use it any more.
+/// The newest migration, if a newer version has migrated the database; an error if this version
+/// can't use the schema any more.
 pub(super) async fn newer_schema(conn: &mut Connection) -> Result<Option<i64>> {
-    // Not checked when it is compiled: the first table is the migrator's own.
+    // Not checked at compile time: the first table belongs to the migrator.
     let row = sqlx::query_as::<_, (Option<i64>, i64)>(
         "select (select max(version) from _sqlx_migrations where success),
             (select coalesce(max(oldest), 0) from schema_compatibility)",
@@ -145,7 +144,7 @@ pub(super) async fn newer_schema(conn: &mut Connection) -> Result<Option<i64>> {
     schema::check(migrations::newest(), newest, oldest)
 }
 
-/// Keeps what this node says of itself.
+/// Stores this node's description of itself.
 pub(super) async fn introduce(
     conn: &mut Connection,
     node: NodeId,
@@ -164,7 +163,7 @@ pub(super) async fn introduce(
     Ok(())
 }
 
-/// Says that this node stops in good order.
+/// Records that this node shut down cleanly.
 pub(super) async fn stopped(conn: &mut Connection, now: Timestamp, node: NodeId) -> Result<()> {
     query!("update nodes set stopped_at = $2 where id = $1", node as _, now as _)
         .execute(conn)
@@ -172,7 +171,7 @@ pub(super) async fn stopped(conn: &mut Connection, now: Timestamp, node: NodeId)
     Ok(())
 }
 
-/// The living nodes, then those that ended, each the newest first.
+/// Live nodes, then others, newest first.
 pub(super) async fn list(
     conn: &mut Connection,
     node: NodeId,
@@ -228,7 +227,7 @@ pub(super) async fn list(
         .collect())
 }
 
-/// Connections that one transaction closes: their gateways' streams are locked
+/// Connections that one transaction closes, at most. The streams of their gateways stay locked
 /// until its end.
 pub(crate) const ORPHANS_PER_BATCH: i64 = 500;
 
@@ -239,8 +238,8 @@ pub(crate) struct OrphanedConnection {
     pub(crate) gateway_id: GatewayId,
 }
 
-/// Closes some of what dead nodes left open. Returns it, and whose gateways they
-/// are; after nothing there is nothing left.
+/// Closes some of the connections that dead nodes left open. Returns them with the keys of their
+/// gateways. An empty result means that none are left.
 pub(super) async fn reap(
     conn: &mut Connection,
     now: Timestamp,
@@ -251,17 +250,17 @@ pub(super) async fn reap(
         return Ok((Reaping::default(), Vec::new()));
     }
     let before = Connection::dead_before(now, timeout);
-    // A heartbeat that lies ahead was stored before the clock was set back, by a
-    // node that did not live to store another one.
+    // A heartbeat in the future was stored before the clock was set back, by a node that died
+    // before it could store another one.
     let after = now.plus(timeout);
     let left = conn.connections_of_dead_nodes((before, after), node).await?;
     let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
     conn.lock_streams(&gateways).await?;
-    // Whoever has said meanwhile that it lives is not marked; whoever is marked
-    // is heard only after this, and finds the mark.
+    // A node that has stored a heartbeat meanwhile is not marked. A node that is marked stores its
+    // next heartbeat after this transaction, and then finds the mark.
     let nodes = mark(conn, now, (before, after), timeout, node).await?;
     let mut left = conn.connections_of_dead_nodes((before, after), node).await?;
-    // What came in meanwhile waits for the next time.
+    // Connections of streams that are not locked wait for the next call.
     left.retain(|row| gateways.contains(&row.gateway));
     for row in &left {
         let end = End {
@@ -283,8 +282,8 @@ pub(super) async fn reap(
     Ok((Reaping { nodes, connections }, gateways.into_iter().collect()))
 }
 
-/// Marks the nodes that have been silent for too long, once, and again when
-/// they have opened connections since; returns them.
+/// Marks nodes without a recent heartbeat as lost, once, and again if they have opened connections
+/// since. Returns them.
 async fn mark(
     conn: &mut Connection,
     now: Timestamp,

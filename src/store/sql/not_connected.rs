@@ -1,5 +1,5 @@
-//! The sweep: what was appended for a gateway without a live connection is a
-//! failed attempt, and is still delivered when the gateway comes back.
+//! The sweep: an event that was appended for a gateway without a live connection is recorded as a
+//! failed attempt. It is still delivered when the gateway connects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,9 +12,8 @@ use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::ranges::cut;
 use crate::store::{Range, Result, Swept};
 
-/// Records `not_connected` for gateways without a live connection; `None`
-/// looks at all of them. A gateway whose last connection ended less than `grace`
-/// ago is postponed.
+/// Records `not_connected` for these gateways, or all of them with `None`, if they have no live
+/// connection. Postpones those whose last connection ended less than `grace` ago.
 pub(crate) async fn sweep_not_connected(
     conn: &mut Connection,
     now: Timestamp,
@@ -30,7 +29,7 @@ pub(crate) async fn sweep_not_connected(
         found = conn.streams_not_connected(Some(&keys)).await?;
         postponed.extend(postpone(&mut found, now, grace));
     }
-    // The same order in every database: attempts of one instant are shown by it.
+    // Sorted, so that both databases list attempts of the same instant in the same order.
     found.sort_unstable_by_key(|row| row.gateway);
     let (mut missed, mut missing, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
     for row in found {
@@ -54,7 +53,7 @@ pub(crate) async fn sweep_not_connected(
     Ok(Swept { missed: named(conn, missed).await?, postponed })
 }
 
-/// Takes out the gateways that have only just gone, and says when each is due.
+/// Removes gateways within their grace period, and returns when to sweep them.
 fn postpone(
     found: &mut Vec<NotConnected>,
     now: Timestamp,
@@ -71,7 +70,7 @@ fn postpone(
     postponed
 }
 
-/// A stream whose rows from `answered` to `head` no connection could take.
+/// A stream whose rows from `answered` to `head` were not sent on any connection.
 pub(crate) struct NotConnected {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
@@ -80,11 +79,11 @@ pub(crate) struct NotConnected {
     pub(crate) answered: Sequence,
     /// When the gateway's last connection ended.
     pub(crate) left_at: Option<Timestamp>,
-    /// Some of these rows are dead letters.
+    /// Whether some of these rows are dead letters.
     pub(crate) has_dead: bool,
 }
 
-/// How many rows of a stream, up to its head, are recorded as missed.
+/// The number of rows of a stream, up to its head, that are recorded as `not_connected`.
 pub(crate) struct NotConnectedCount {
     pub(crate) gateway: GatewayKey,
     pub(crate) head: Sequence,

@@ -1,7 +1,6 @@
-//! Retention: one bounded batch of what is too old or too much. What is not
-//! confirmed is kept until the hard limits, and then recorded as lost. Each
-//! batch looks at one kind of row along an index, and no row twice: a mark says
-//! where the next batch goes on.
+//! Retention: removes one bounded batch of what exceeds the limits. Unconfirmed events are kept
+//! until the hard limits, and then recorded as failed. Each batch reads one kind of row along an
+//! index, and a mark says where the next batch continues, so that no row is read twice.
 
 use std::collections::BTreeSet;
 
@@ -24,17 +23,17 @@ struct Stream {
     gateway: GatewayKey,
     head: i64,
     floor: i64,
-    /// The lowest position that anybody may come back to.
+    /// The lowest position that a connection may resume from.
     lowest: i64,
     confirmed: Sequence,
-    /// Nobody will come back.
+    /// The gateway is deleted, so no connection will resume.
     deleted: bool,
     oldest: Option<Timestamp>,
-    /// The first delivery that was trimmed and whose event is kept.
+    /// The first trimmed delivery whose event is kept.
     trimmed: Option<i64>,
 }
 
-/// Beyond which rows go: appended before this, or up to this number.
+/// Removes rows that were appended before this instant, or up to this sequence.
 #[derive(Clone, Copy)]
 struct Beyond(Timestamp, i64);
 
@@ -45,17 +44,17 @@ impl Beyond {
 }
 
 impl Stream {
-    /// Settled rows go beyond this …
+    /// The limits for settled rows.
     fn soft(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
         Beyond(now.minus(limits.max_age), self.head - limits.max_events)
     }
 
-    /// … and all rows beyond this.
+    /// The limits for all rows.
     fn hard(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
         Beyond(now.minus(limits.hard_max_age), self.head - limits.hard_max_events)
     }
 
-    /// Whether a row goes.
+    /// Whether a row exceeds the limits.
     fn gives(
         &self,
         now: Timestamp,
@@ -69,18 +68,18 @@ impl Stream {
             || is_settled && self.soft(now, limits).has(appended_at, sequence)
     }
 
-    /// Whether deliveries that were trimmed are kept beyond the hard limit.
+    /// Whether more trimmed deliveries are kept than the hard limit allows.
     fn keeps_too_much(&self, limits: &RetentionLimits) -> bool {
         self.trimmed.is_some_and(|first| first <= self.head - limits.hard_max_events)
     }
 
-    /// Whether at least its oldest row goes: the others are not looked at otherwise.
+    /// Whether its oldest row exceeds the limits. If not, no other row does.
     fn is_overfull(&self, now: Timestamp, limits: &RetentionLimits) -> bool {
         self.oldest.is_some_and(|oldest| self.gives(now, limits, oldest, self.floor + 1))
     }
 }
 
-/// Removes one batch of one kind, and moves the mark past what was looked at.
+/// Removes one batch of one kind, and moves the mark past the rows it examined.
 pub(super) async fn trim(
     conn: &mut Connection,
     now: Timestamp,
@@ -101,7 +100,7 @@ pub(super) async fn trim(
             if is_over { 0 } else { u64::MAX }
         }
         TrimStep::Positions => {
-            conn.delete_orphaned_cursors(now.minus(limits.left_behind), batch).await?
+            conn.delete_orphaned_cursors(now.minus(limits.orphaned_cursor_max_age), batch).await?
         }
         TrimStep::Events => {
             let spent = SpentEvents { before: oldest, most_events: limits.hard_max_events };
@@ -126,7 +125,7 @@ pub(super) async fn trim(
         }
         TrimStep::Keys => rows::forget_keys(conn, now.minus(REPEATS), batch).await?,
         TrimStep::Connections => rows::forget_connections(conn, oldest, batch).await?,
-        // Like unconfirmed events: what was not delivered is kept longer than what was.
+        // As unconfirmed events, rejected rows are kept longer than confirmed events.
         TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
@@ -139,8 +138,7 @@ pub(super) async fn trim(
     Ok((trimmed, mark))
 }
 
-/// Trims the next logs, as many rows of them as a batch has. Answers whether
-/// these were the last.
+/// Trims the next logs, by at most `batch` rows in all. Returns whether these were the last logs.
 async fn logs(
     conn: &mut Connection,
     now: Timestamp,
@@ -153,7 +151,8 @@ async fn logs(
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
     found.retain(|stream| stream.keeps_too_much(limits) || stream.is_overfull(now, limits));
-    // Streams are locked before any row of `events`, as by everything else that locks both.
+    // Streams must be locked before any row of `events`, in the order of all transactions that lock
+    // both.
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
     if conn.lock_streams(&keys).await? {
         found = streams(conn, mark.gateway).await?;
@@ -169,7 +168,7 @@ async fn logs(
         mark.letters_wait |= cut.beyond_positions;
         budget -= cut.rows;
         if budget <= 0 {
-            // There may be more of this one.
+            // This log may have more rows to remove.
             mark.gateway = stream.gateway.0 - 1;
             return Ok(false);
         }
@@ -178,7 +177,7 @@ async fn logs(
     Ok(is_over)
 }
 
-/// The next streams after a gateway's.
+/// The next streams after a gateway's key.
 async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
     Ok(query_as!(
         Stream,
@@ -211,17 +210,16 @@ async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
     .await?)
 }
 
-/// What cutting off a stream's oldest rows came to.
+/// The result of removing a stream's oldest rows.
 #[derive(Default)]
 struct Cut {
-    /// So many were looked at.
+    /// Rows examined.
     rows: i64,
-    /// Some went although a position has yet to pass them.
+    /// Whether rows were removed that a cursor has not passed.
     beyond_positions: bool,
 }
 
-/// Removes a stream's oldest rows, as many as the limits say and the budget
-/// allows.
+/// Removes a stream's oldest rows that exceed the limits, within the budget of rows.
 async fn cut_off(
     conn: &mut Connection,
     now: Timestamp,
@@ -258,11 +256,11 @@ async fn cut_off(
         return Ok(Cut::default());
     };
     let range = Range { first: Sequence(first.sequence), last: Sequence(last.sequence) };
-    // What is left of a deleted gateway's log is nobody's loss.
+    // The rest of a deleted gateway's log is not recorded as failed by retention.
     if let Some(open) = cursors::above(range, stream.confirmed).filter(|_| !stream.deleted) {
         trimmed.lost += lose(conn, now, node, stream.gateway, open).await?;
     }
-    // Every row up to the new floor is answered for, so the sweep passes it.
+    // The outcome of every row up to the new floor is recorded, so the sweep skips them.
     query!(
         "update streams set floor = $2, missed = case when missed < $2 then $2 else missed end where gateway = $1",
         stream.gateway.0,
@@ -299,8 +297,8 @@ async fn cut_off(
     Ok(Cut { rows, beyond_positions: range.last.0 > passed })
 }
 
-/// Which events go that no log names any more: those that were appended before
-/// an instant and have no open dead letter among a gateway's last events.
+/// Events to delete when no log refers to them any more: those appended before an instant, without
+/// an open dead letter among the last events of a gateway.
 #[derive(Clone, Copy)]
 pub(crate) struct SpentEvents {
     pub(crate) before: Timestamp,
@@ -308,16 +306,15 @@ pub(crate) struct SpentEvents {
 }
 
 impl SpentEvents {
-    /// Those that go with their last delivery. Younger ones stay until they are
-    /// old enough, so that a repeat is recognised; this is not later than when
-    /// they are looked at by their age.
+    /// Events that are deleted with their last delivery. Younger ones stay until repeats of them
+    /// need not be recognised any more, which is no later than when they are examined by age.
     fn of(now: Timestamp, limits: &RetentionLimits) -> Self {
         let before = now.minus(REPEATS.min(limits.max_age));
         Self { before, most_events: limits.hard_max_events }
     }
 }
 
-/// Records what is removed unconfirmed; what is dead already is on record.
+/// Records the removal of unconfirmed deliveries. Dead letters are already recorded.
 async fn lose(
     conn: &mut Connection,
     now: Timestamp,

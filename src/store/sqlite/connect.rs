@@ -1,6 +1,5 @@
-//! Opening the file so that the promises hold: one server, a local disk, a
-//! SQLite without known damage, and every commit synced. What can't be made
-//! sure of is refused here and not met later.
+//! Opens the file so that the guarantees hold: one server, a local disk, a SQLite version without
+//! known corruption bugs, and every commit synced. If one of them can't be ensured, opening fails.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,66 +13,66 @@ use super::Options;
 use crate::store::{SchemaError, StoreError};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rows that a statement makes without waiting for who reads them: so many that it
-/// costs few hand-overs between threads, and so few that large ones, which are more
-/// than was wanted, are not all in memory.
+/// Rows that a statement may produce before the caller has read them: enough that there are few
+/// hand-overs between threads, and few enough that large rows that are not needed do not fill the
+/// memory.
 const ROWS_AHEAD: usize = 64;
-/// Older ones can damage the write-ahead log when one process makes a
-/// checkpoint while another writes.
+/// Older versions can corrupt the write-ahead log when one process makes a checkpoint while another
+/// writes.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 
-/// Why a database was not opened.
+/// Why a SQLite database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another server has it.
+    /// Another server has opened the database.
     #[error(
         "{0} is in use by another gateway-events server; stop that one first, or give this one a data directory of its own"
     )]
     InUse(PathBuf),
-    /// Locks and shared memory don't work there.
+    /// File locks and shared memory don't work on a network file system.
     #[error(
-        "{0} lies on a network file system, where SQLite can lose data; choose a data directory on a local disk"
+        "{0} is on a network file system, where SQLite can lose data; choose a data directory on a local disk"
     )]
     NetworkFileSystem(PathBuf),
-    /// The file, its directory or its lock can't be made.
-    #[error("{path} can't be used: {error}")]
+    /// The file, its directory or its lock file can't be created or opened.
+    #[error("failed to open {path}: {error}")]
     Io {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
-    /// The SQLite linked in is too old.
-    #[error("SQLite {0} can damage its write-ahead log; build with 3.51.3 or newer")]
+    /// The linked SQLite is too old.
+    #[error("SQLite {0} can corrupt its write-ahead log; build with 3.51.3 or newer")]
     OldSqlite(String),
-    /// A setting did not take.
+    /// A setting is not in effect.
     #[error("`pragma {name}` is {found} instead of {wanted}; the database can't be used safely")]
     Pragma {
-        /// Which.
+        /// The pragma.
         name: &'static str,
-        /// What it must be.
+        /// The required value.
         wanted: &'static str,
-        /// What it is.
+        /// The actual value.
         found: String,
     },
-    /// It lacks migrations, or is not there at all.
+    /// Migrations have not been applied, or the file does not exist.
     #[error(
-        "{0} is no database of this version; run `gateway-events migrate`, or start the service once"
+        "{0} does not exist or has another schema version; run `gateway-events migrate`, or start the service once"
     )]
     Behind(PathBuf),
-    /// The schema is not ours.
+    /// The schema can't be used by this version.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// SQLite refuses.
-    #[error("SQLite refuses: {0}")]
+    /// SQLite returned an error.
+    #[error("SQLite returned an error: {0}")]
     Database(#[from] sqlx::Error),
-    /// What is due right after opening can't be done.
+    /// The database was opened, but the first operation failed.
     #[error(transparent)]
     Begin(#[from] StoreError),
 }
 
-/// Takes the lock file beside the database; it is free again when the file is
-/// dropped, also by a crash.
+/// Locks the lock file beside the database. The lock is released when the file is closed, also by a
+/// crash.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_directory(directory).map_err(|error| io_error(directory, error))?;
@@ -90,8 +89,8 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Makes the database's file, readable by us alone; SQLite gives the files
-/// beside it the same mode.
+/// Creates the database file, readable by its owner only. SQLite gives its other files the same
+/// mode.
 pub(super) fn create(path: &Path) -> Result<(), OpenError> {
     private(path).map(drop).map_err(|error| io_error(path, error))
 }
@@ -104,25 +103,25 @@ pub async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     Ok(conn)
 }
 
-/// A connection that leaves the file as it is.
+/// Opens a connection that can't change the file.
 pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, OpenError> {
     let settings = SqliteConnectOptions::new().filename(path).read_only(true);
     Ok(settings.busy_timeout(BUSY_TIMEOUT).connect().await?)
 }
 
-/// Connections that read, at most so many.
+/// A pool of at most this many reading connections.
 pub(super) async fn readers(options: &Options, most: u32) -> Result<SqlitePool, OpenError> {
     let pool = SqlitePoolOptions::new()
         .max_connections(most.max(1))
         .acquire_timeout(BUSY_TIMEOUT)
-        // A file does not go away as a server does.
+        // A file does not become unreachable like a server.
         .test_before_acquire(false)
         .connect_with(settings(&options.path).pragma("query_only", "on"))
         .await?;
     Ok(pool)
 }
 
-/// Free bytes on the database's disk, as far as the system tells.
+/// Free bytes on the database's disk; `None` if unknown.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     #[cfg(unix)]
     {

@@ -1,6 +1,6 @@
-//! The disk that the database lies on. Below a watermark nothing more is
-//! published; and should the disk fill up all the same, a ballast file goes, so
-//! that receipts and retention, which write too, can go on.
+//! Monitors the disk of the database. Below a watermark of free space, publishing is refused. If
+//! the disk fills up nevertheless, a ballast file is deleted, so that receipts and retention, which
+//! also write, can continue.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -15,24 +15,25 @@ use super::{Options, connect};
 use crate::files;
 use crate::store::StoreError;
 
-/// With less than this free, nothing can be written any more.
+/// Below this much free space, writes are assumed to fail.
 const NOTHING: u64 = 1024 * 1024;
 
-/// How a ballast file begins, so that no other file is taken for one.
+/// The beginning of a ballast file, by which it is recognised.
 const MARK: &[u8] = b"gateway-events ballast\n";
 
-/// Free space, and what is held back of it.
+/// Free space on the disk, and the ballast file.
 pub(super) struct Disk {
     path: PathBuf,
     min_free_bytes: u64,
     ballast: PathBuf,
     ballast_bytes: u64,
-    /// That there is no room for the ballast is said once.
+    /// Whether the warning that there is no room for the ballast was logged.
     is_told: bool,
 }
 
 impl Disk {
-    /// Of the database's file. Before the database is opened: that needs room.
+    /// The disk of the database file. Must be called before the database is opened, because that
+    /// needs free space.
     pub(super) fn of(options: &Options) -> Self {
         let mut ballast = options.path.clone().into_os_string();
         ballast.push(".ballast");
@@ -50,12 +51,12 @@ impl Disk {
         disk
     }
 
-    /// Whether nothing more is to be published.
+    /// Whether publishing must be refused.
     pub(super) fn is_nearly_full(&self) -> bool {
         connect::free_bytes(&self.path).is_some_and(|free| free < self.min_free_bytes)
     }
 
-    /// Makes room, if there is any to be made.
+    /// Deletes the ballast file, if there is one.
     pub(super) fn release_ballast(&mut self) {
         if !self.is_ours() {
             return;
@@ -63,14 +64,14 @@ impl Disk {
         match std::fs::remove_file(&self.ballast) {
             Ok(()) => tracing::error!(
                 bytes = self.ballast_bytes,
-                "the disk is full: the ballast was given up so that receipts can be stored; free some space"
+                "the disk is full; deleted the ballast file so that receipts can be stored; free some space"
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::error!(%error, "the ballast can't be given up"),
+            Err(error) => tracing::error!(%error, "failed to delete the ballast file"),
         }
     }
 
-    /// Makes the ballast (again) when there is room for it and to spare.
+    /// Creates the ballast file if it is missing and there is enough room.
     pub(super) fn keep_ballast(&mut self) {
         if let Some(free) = connect::free_bytes(&self.path) {
             metrics::gauge!("gateway_events_disk_free_bytes").set(approximate(free));
@@ -79,7 +80,7 @@ impl Disk {
             return;
         }
         if self.is_ours() {
-            // One of another size, or one that is not wanted any more.
+            // A ballast file of another size, or one that is not configured any more.
             let _ = std::fs::remove_file(&self.ballast);
         }
         if self.ballast_bytes == 0 {
@@ -92,7 +93,7 @@ impl Disk {
             Ok(()) => self.is_told = false,
             Err(error) if !self.is_told => {
                 self.is_told = true;
-                tracing::warn!(%error, bytes = self.ballast_bytes, "the ballast can't be made now; trying again");
+                tracing::warn!(%error, bytes = self.ballast_bytes, "failed to create the ballast file; retrying");
             }
             Err(_) => {}
         }
@@ -102,14 +103,14 @@ impl Disk {
         self.ballast_bytes > 0 && self.size() == Some(self.ballast_bytes)
     }
 
-    /// The size of the ballast, if there is a file, and not a link to one.
+    /// The size of the ballast file; `None` if it is missing or not a regular file.
     fn size(&self) -> Option<u64> {
         let found = files::found(&self.ballast).ok()??;
         found.is_file().then_some(found.len())
     }
 
-    /// Whether what lies there is a ballast, and may be removed. Earlier versions
-    /// did not mark theirs; those are known by their size.
+    /// Whether the existing file is a ballast file, which may be deleted. Earlier versions did not
+    /// mark it, so it is also recognised by its size.
     fn is_ours(&self) -> bool {
         let is_marked = || {
             let mut begin = Vec::new();
@@ -123,13 +124,13 @@ impl Disk {
     fn make(&self) -> io::Result<()> {
         let file = files::create_new(&self.ballast, files::PRIVATE)?;
         allocate(&file, self.ballast_bytes).inspect_err(|_| {
-            // A part of it would only be in the way.
+            // An incomplete ballast file would only take up space.
             let _ = std::fs::remove_file(&self.ballast);
         })
     }
 }
 
-/// Takes the room without writing it, where the system can do that.
+/// Allocates the space, without writing it where the system supports that.
 fn allocate(mut file: &File, bytes: u64) -> io::Result<()> {
     file.write_all(&MARK[..MARK.len().min(usize::try_from(bytes).unwrap_or(usize::MAX))])?;
     #[cfg(target_os = "linux")]
@@ -137,7 +138,7 @@ fn allocate(mut file: &File, bytes: u64) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP) => {}
         done => return Ok(done?),
     }
-    // Not zeros: some file systems store these as nothing.
+    // Random bytes, because some file systems do not allocate space for zeros.
     let mut block = vec![0; 64 * 1024];
     fastrand::fill(&mut block);
     let mut left = bytes.saturating_sub(MARK.len() as u64);
@@ -149,21 +150,20 @@ fn allocate(mut file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// When the files were read, and why that failed, if it did.
+/// When the files were read, and the error, if any.
 type Finding = (Instant, Option<String>);
 
-/// Tells a disk that fails from a damaged file. SQLite calls a read that failed
-/// with EIO a malformed file, so the files are read to their ends.
+/// Distinguishes a failing disk from a corrupt file. SQLite reports a read that failed with EIO as
+/// a malformed file, so the files are read to their ends.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     files: Arc<[PathBuf; 2]>,
-    /// When the files were last read, and why that failed. Held while they are,
-    /// so that callers at the same time share one reading.
+    /// The last result. Locked during a read, so that concurrent callers share it.
     last: Arc<Mutex<Option<Finding>>>,
 }
 
 impl Probe {
-    /// How long an answer serves: reading a large file takes a while.
+    /// How long a result is reused, because reading a large file takes a while.
     const SERVES: Duration = Duration::from_secs(10);
 
     pub(super) fn of(options: &Options) -> Self {
@@ -173,7 +173,7 @@ impl Probe {
         Self { files, last: Arc::default() }
     }
 
-    /// The error as it is when the disk is taken into account.
+    /// Replaces a corruption error by a disk error if the files can't be read.
     pub(super) async fn explain(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Corrupt(text) if text.contains("malformed") => {
@@ -201,12 +201,12 @@ impl Probe {
     }
 }
 
-/// Reads a file to its end; returns why that failed, if it did.
+/// Reads a file to its end; returns the error, if any.
 fn read(path: &Path) -> Option<String> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => return Some(format!("{} can't be opened: {error}", path.display())),
+        Err(error) => return Some(format!("failed to open {}: {error}", path.display())),
     };
     let mut block = vec![0; 1024 * 1024];
     let mut position = 0;
@@ -217,7 +217,7 @@ fn read(path: &Path) -> Option<String> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 return Some(format!(
-                    "{} can't be read at byte {position}: {error}",
+                    "failed to read {} at byte {position}: {error}",
                     path.display()
                 ));
             }
@@ -225,8 +225,7 @@ fn read(path: &Path) -> Option<String> {
     }
 }
 
-/// Watches the write-ahead log, which grows for as long as somebody reads an
-/// old moment of the database.
+/// Watches the size of the write-ahead log, which grows while a connection reads an old snapshot.
 pub(super) struct WalWatch {
     path: PathBuf,
     max_bytes: u64,
@@ -239,7 +238,7 @@ impl WalWatch {
         Self { path: path.into(), max_bytes: options.max_wal_bytes }
     }
 
-    /// Its size, if it is too large.
+    /// The size of the log, if it is too large.
     pub(super) fn too_large(&self) -> Option<u64> {
         let bytes = size(&self.path);
         metrics::gauge!("gateway_events_wal_bytes").set(approximate(bytes));

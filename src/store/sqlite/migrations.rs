@@ -1,5 +1,5 @@
-//! The schema's history, compiled in. It only goes forward, and a database
-//! whose history is not a prefix of ours is refused.
+//! Migrations of SQLite, compiled in. They only go forward. A database whose history is not a
+//! prefix of ours is refused.
 
 use std::path::Path;
 
@@ -11,8 +11,7 @@ use crate::store::schema::{self, Applied};
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// Brings the database at `path` up to date, creating it if it is missing.
-/// Refused while a server has it open.
+/// Migrates the database at `path`, creating it if it is missing. Fails while a server has it open.
 pub async fn migrate(path: &Path) -> Result<(), OpenError> {
     let _lock = connect::lock(path)?;
     connect::create(path)?;
@@ -63,7 +62,7 @@ pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Applies what is missing.
+/// Applies pending migrations.
 pub(super) async fn run(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     schema::pending(&MIGRATOR, &applied(conn).await?)?;
     Ok(MIGRATOR.run(conn).await.map_err(schema::refused)?)

@@ -1,4 +1,4 @@
-//! What the embedded database may be told, and nothing else.
+//! Settings of the embedded database.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,25 +8,23 @@ use crate::store::Queue;
 /// Settings of the embedded database (`[database]`).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The database's file; filled in by whoever knows the data directory.
+    /// The database's file.
     pub path: PathBuf,
-    /// Connections that read for gateways and publishers. Writing always has
-    /// exactly one.
+    /// Connections that read for gateways and publishers. There is always exactly one that writes.
     pub readers: u32,
-    /// Connections that answer people's questions: what is slow there keeps
-    /// neither gateways nor publishers waiting.
-    pub askers: u32,
-    /// An answer that would take longer is ended.
-    pub answer_timeout: Duration,
+    /// Connections of the query pool, so that slow queries delay neither gateways nor publishers.
+    pub query_connections: u32,
+    /// A query that takes longer is cancelled.
+    pub query_timeout: Duration,
     /// How much may wait to be appended.
     pub queue: Queue,
-    /// Below this much free space nothing more is published. Receipts and
-    /// retention go on, so that space can become free again.
+    /// With less free space, publishing is refused. Receipts and retention continue, so that space
+    /// can be freed.
     pub min_free_bytes: u64,
-    /// Held back on the disk, and given up when it is full; 0 for none.
+    /// Size of the ballast file, which is deleted when the disk is full; 0 for none.
     pub ballast_bytes: u64,
-    /// Past this size the write-ahead log is emptied, or a warning says what
-    /// keeps it from that.
+    /// Beyond this size, the write-ahead log is checkpointed and truncated, or a warning says why
+    /// that is impossible.
     pub max_wal_bytes: u64,
 }
 

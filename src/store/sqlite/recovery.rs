@@ -1,6 +1,5 @@
-//! A way in for whoever owns the file but has no token: made straight in the
-//! database, beside a running server or without one. Refuses a file that this
-//! version has not migrated.
+//! Creates an access token directly in the file, for an operator who has none. A server may be
+//! running. Refuses a file whose schema is another version's.
 
 use std::path::Path;
 
@@ -10,8 +9,8 @@ use super::{OpenError, connect, migrations, sql};
 use crate::clock::Timestamp;
 use crate::store::NewToken;
 
-/// Makes an access token with all scopes in the organisation `default`. A
-/// running server knows it at once, since it looks tokens up in the file.
+/// Creates an access token with all scopes in the organisation `default`. A running server accepts
+/// it at once, because it looks tokens up in the file.
 pub async fn add_admin_token(path: &Path, name: &str, token: NewToken) -> Result<(), OpenError> {
     migrations::refuse_another_version(path).await?;
     let mut conn = connect::connect(path).await?;

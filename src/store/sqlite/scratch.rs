@@ -1,4 +1,4 @@
-//! A database of a test's own, in a temporary file.
+//! A database for one test, in a temporary file.
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, SqliteConnection};
@@ -9,17 +9,17 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Lets a test do damage that a foreign key would refuse.
+    /// Disables foreign keys, so that a test can create inconsistent rows.
     pub(super) const WITHOUT_FOREIGN_KEYS: &str = "pragma foreign_keys = off";
 
-    /// A migrated database, and the connection to it.
+    /// Creates a migrated database; returns it with a connection.
     pub(super) async fn new() -> (Self, SqliteConnection) {
         let directory = tempfile::tempdir().unwrap();
         let mut conn = SqliteConnectOptions::new()
             .filename(directory.path().join("test.db"))
             .create_if_missing(true)
             .foreign_keys(true)
-            // A test's file need not survive a power cut.
+            // A test's file need not survive a power failure.
             .pragma("synchronous", "off")
             .pragma("journal_mode", "memory")
             .connect()

@@ -41,7 +41,7 @@ pub(crate) use {query, query_as, query_scalar};
 /// Rows as one JSON parameter.
 fn json<T: Serialize + ?Sized>(rows: &T) -> Result<String> {
     serde_json::to_string(rows)
-        .map_err(|error| StoreError::Unavailable(format!("rows can't be passed on: {error}")))
+        .map_err(|error| StoreError::Unavailable(format!("failed to encode rows as JSON: {error}")))
 }
 
 /// A digest in the form that `unhex` reads.

@@ -1,4 +1,4 @@
-//! Verification of a file. Writes nothing, and may run beside a server.
+//! Verifies a SQLite file. Writes nothing, and may run while a server is running.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::sql;
 use crate::store::Result;
 pub use crate::store::VerifyReport;
 
-/// Problems reported per check; a thoroughly damaged file need not fill the screen.
+/// Problems reported per check, so that a corrupt file does not flood the output.
 const MOST: usize = 100;
 
 /// Verifies the database in a file.
@@ -20,7 +20,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport> {
         .create_if_missing(false)
         .connect()
         .await?;
-    // One transaction, so that all checks see one moment although a server may be writing.
+    // One transaction, so that all checks read the same snapshot while a server writes.
     let mut snapshot = conn.begin().await?;
     let mut problems = Vec::new();
     file(&mut snapshot, &mut problems).await?;
@@ -31,8 +31,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport> {
     Ok(VerifyReport { problems, ..report })
 }
 
-/// What SQLite itself can say. Pragmas are no statements that can be checked
-/// against a schema, so that they are run unchecked.
+/// SQLite's own checks. Pragmas can't be checked at compile time.
 async fn file(conn: &mut SqliteConnection, problems: &mut Vec<String>) -> Result<()> {
     let findings: Vec<String> =
         sqlx::query_scalar("pragma integrity_check").fetch_all(&mut *conn).await?;

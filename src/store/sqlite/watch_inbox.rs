@@ -1,7 +1,7 @@
-//! Noticing that somebody else has committed. SQLite tells nobody, but a commit
-//! writes to the write-ahead log, which its file's length and time show; and
-//! another connection's commit changes a number, which tells commits from other
-//! writes. Our own commits change it too, which costs a look into an empty inbox.
+//! Notices that another program has committed. SQLite sends no notifications, but every commit
+//! writes to the write-ahead log, which changes the file's length or modification time. `pragma
+//! data_version` then distinguishes commits of other connections from other writes. The server's
+//! own writer is another connection too, which costs a needless read of the inbox.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -15,27 +15,26 @@ use super::connect;
 use crate::clock::Timestamp;
 use crate::store::{Result, StoreError};
 
-/// How long a commit stays unnoticed at the most.
+/// How long a commit may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
-/// A file's time moves in steps: two writes may have the same. Of what was
-/// written longer ago than this, there is no second one.
+/// Modification times have a limited resolution, so two writes may leave the same one. A later
+/// write differs from one that is older than this.
 const SETTLED: Duration = Duration::from_secs(1);
-/// The number is asked for this often whatever the file shows: a commit writes
-/// to the log first, and moves the number when that is on disk, perhaps much
-/// later.
+/// `data_version` is read this often even if the file has not changed: a commit writes to the log
+/// first, and changes the version when the log is on disk, perhaps much later.
 const ANYWAY: Duration = Duration::from_millis(80);
 
 #[derive(Debug)]
 pub(super) struct Watch {
     path: PathBuf,
-    /// The write-ahead log's file.
+    /// The file of the write-ahead log.
     log: PathBuf,
     closed: CancellationToken,
-    /// Held by the one caller that waits, for as long as it waits.
+    /// Locked while a caller waits; there is only one at a time.
     seen: Mutex<Option<Seen>>,
 }
 
-/// A connection, and what it saw last.
+/// A connection, and the state that it saw last.
 #[derive(Debug)]
 struct Seen {
     conn: SqliteConnection,
@@ -44,7 +43,7 @@ struct Seen {
     asked_at: Instant,
 }
 
-/// What a write to the log leaves behind.
+/// The length and modification time of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Trace {
     bytes: u64,
@@ -52,7 +51,7 @@ struct Trace {
 }
 
 impl Trace {
-    /// Of the log as it is now; `None` if the next write might leave the same.
+    /// The current ones; `None` if the next write might leave the same.
     fn of(log: &Path) -> Option<Self> {
         let file = std::fs::metadata(log).ok()?;
         let written_at = file.modified().ok()?;
@@ -69,8 +68,8 @@ impl Watch {
         Self { path, log: log.into(), closed: CancellationToken::new(), seen: Mutex::new(None) }
     }
 
-    /// Waits for a change since the last call returned; returns at once when
-    /// there was none, or when that is not known.
+    /// Waits for a change since the previous call returned. Returns at once if there was no
+    /// previous call, or if changes may have been missed.
     pub(super) async fn changed(&self) -> Result<()> {
         let waited = self.closed.run_until_cancelled(self.wait()).await;
         waited.unwrap_or_else(|| Err(StoreError::Unavailable("the database is closed".to_owned())))
@@ -81,7 +80,7 @@ impl Watch {
         if let Some(seen) = self.seen.lock().await.take()
             && let Err(error) = seen.conn.close().await
         {
-            tracing::debug!(%error, "the inbox's watch did not close in good order");
+            tracing::debug!(%error, "failed to close the connection that watches the inbox");
         }
     }
 
@@ -96,7 +95,7 @@ impl Watch {
         };
         let moved = known.change(&self.log).await;
         if moved.is_err() {
-            // A connection that failed is not asked again.
+            // A connection that failed is not reused.
             *seen = None;
         }
         moved
@@ -106,7 +105,7 @@ impl Watch {
 impl Seen {
     async fn change(&mut self, log: &Path) -> Result<()> {
         loop {
-            // Before the number is asked for: what is written in between shows.
+            // Before `data_version`, so that a write in between is noticed next time.
             let trace = Trace::of(log);
             let is_quiet = trace.is_some() && trace == self.trace;
             if !is_quiet || self.asked_at.elapsed() >= ANYWAY {
@@ -122,11 +121,11 @@ impl Seen {
     }
 }
 
-/// A pragma is no statement that can be checked against a schema.
+/// Pragmas can't be checked at compile time.
 async fn version(conn: &mut SqliteConnection) -> Result<i64> {
     Ok(sqlx::query_scalar("pragma data_version").fetch_one(conn).await?)
 }
 
 fn unwatched(error: &connect::OpenError) -> StoreError {
-    StoreError::Unavailable(format!("the inbox can't be watched: {error}"))
+    StoreError::Unavailable(format!("failed to watch the inbox: {error}"))
 }

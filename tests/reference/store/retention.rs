@@ -28,7 +28,7 @@ impl Tables {
                 if is_over { 0 } else { usize::MAX }
             }
             TrimStep::Positions => {
-                let before = now.minus(limits.left_behind);
+                let before = now.minus(limits.orphaned_cursor_max_age);
                 let left = |(key, row): (&(GatewayKey, String), &super::tables::Cursor)| {
                     Some((row.left_at.filter(|at| *at < before)?, key.clone()))
                 };

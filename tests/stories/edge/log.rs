@@ -118,13 +118,13 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
     // The one at the upgrade has a line of its own.
     let refused = |line: &Value| {
-        line["message"] == "a credential was refused" || line["message"] == "an upgrade was refused"
+        line["message"] == "refused a credential" || line["message"] == "refused an upgrade"
     };
     let found = lines(&service, 7, refused).await;
     assert!(found.iter().all(|line| line["address"] == "127.0.0.1"), "{found:#?}");
     let of = |kind: &str, token: Option<&str>| {
         let is_kind = |line: &&Value| match line["message"].as_str() {
-            Some("an upgrade was refused") => kind == "gateway_key",
+            Some("refused an upgrade") => kind == "gateway_key",
             _ => line["kind"] == kind,
         };
         found.iter().filter(is_kind).filter(|line| line["token"].as_str() == token).count()

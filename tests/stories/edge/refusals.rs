@@ -12,7 +12,7 @@ use crate::support::{Service, deployed, failed_report};
 
 /// What the log and the metrics of a service say of a refused upgrade.
 async fn refused(service: &Service, code: &str) -> Value {
-    let of = |line: &Value| line["message"] == "an upgrade was refused" && line["code"] == code;
+    let of = |line: &Value| line["message"] == "refused an upgrade" && line["code"] == code;
     let line = lines(service, 1, of).await.remove(0);
     assert_eq!(line["address"], "127.0.0.1", "{line:#}");
     let series = format!("gateway_events_upgrades_refused_total{{code=\"{code}\"}} ");
@@ -103,7 +103,7 @@ async fn a_flood_of_refusals_is_counted_and_logged_in_few_lines() {
     let series =
         format!("gateway_events_authentication_failures_total{{kind=\"access_token\"}} {FLOOD}");
     assert!(service.metrics().await.contains(&series));
-    let written = service.log().matches("a credential was refused").count();
+    let written = service.log().matches("refused a credential").count();
     // Ten a minute; the flood may touch several.
     assert!((1..=FLOOD / 3).contains(&written), "{written} lines");
     // Another kind of failure of the same peer has lines of its own.

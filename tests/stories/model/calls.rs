@@ -371,7 +371,7 @@ fn retention(limits: Limits) -> RetentionLimits {
         Limits::Few => RetentionLimits { max_events: few, batch: 3, ..keep_all() },
         Limits::HardFew => RetentionLimits { hard_max_events: few, ..keep_all() },
         Limits::Young => {
-            RetentionLimits { max_age: zero, left_behind: zero, batch: 4, ..keep_all() }
+            RetentionLimits { max_age: zero, orphaned_cursor_max_age: zero, batch: 4, ..keep_all() }
         }
         Limits::HardYoung => RetentionLimits {
             max_age: zero,

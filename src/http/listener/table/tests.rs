@@ -1,4 +1,4 @@
-//! The table against a model that looks at every connection each time.
+//! Compares the table with a model that examines every connection each time.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +12,7 @@ fn table(handshakes: usize, connections: usize, reserved: usize) -> Table {
     Table::new(Limits { handshakes, connections, reserved })
 }
 
-/// A list in the order in which connections began to wait.
+/// Connections in the order in which they began to wait.
 #[derive(Default)]
 struct Model {
     waiting: Vec<(Id, Source, Phase)>,
@@ -54,7 +54,7 @@ impl Model {
         evicted
     }
 
-    /// Frees a place; whether there is one then.
+    /// Frees a place. Also returns whether there is one now.
     fn freed(&mut self, limits: Limits) -> (Vec<Id>, bool) {
         let mut evicted = Vec::new();
         while self.len() >= limits.connections
@@ -75,7 +75,7 @@ impl Model {
 }
 
 #[test]
-fn the_table_decides_as_a_model_that_looks_at_every_connection() {
+fn the_table_decides_like_a_model_that_examines_every_connection() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..60 {
@@ -87,7 +87,7 @@ fn the_table_decides_as_a_model_that_looks_at_every_connection() {
         let (mut table, mut model) = (Table::new(limits), Model::default());
         let mut known: Vec<Id> = Vec::new();
         for _ in 0..400 {
-            // One source is as busy as all others together.
+            // One source opens as many connections as all others together.
             let from = source(random.u8(..5).saturating_sub(2));
             match random.u8(..11) {
                 0..4 => {

@@ -32,7 +32,7 @@ impl GatewayStatements for Connection {
         wanted: &Labels,
     ) -> Result<Vec<GatewayByLabels>> {
         let wanted = serde_json::to_string(wanted).map_err(|error| {
-            StoreError::Unavailable(format!("labels can't be passed on: {error}"))
+            StoreError::Unavailable(format!("failed to encode labels as JSON: {error}"))
         })?;
         Ok(query_as!(
             GatewayByLabels,

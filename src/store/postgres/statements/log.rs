@@ -219,7 +219,7 @@ impl LogStatements for Connection {
         max_bytes: usize,
     ) -> BoxStream<'_, sqlx::Result<LogEntry>> {
         let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-        // Far more than anybody asks for, and not too much for a sum.
+        // Far more than any caller needs, and small enough not to overflow a sum.
         let limit = limit.min(i32::MAX.into());
         query_as!(
             LogEntry,

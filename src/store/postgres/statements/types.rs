@@ -1,5 +1,5 @@
-//! How Postgres holds the vocabulary: instants as `timestamptz`, identities as
-//! `uuid`, words as text, keys and numbers as `bigint`.
+//! How Postgres stores domain types: timestamps as `timestamptz`, ids as `uuid`, enums as text,
+//! keys and sequences as `bigint`.
 
 use std::error::Error;
 
@@ -70,14 +70,14 @@ held_as! { String:
     TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }
 
-/// Built-in types' numbers (pg_type.dat).
+/// Object ids of built-in types (pg_type.dat).
 const TIMESTAMPTZ: Oid = Oid(1184);
 const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 
-/// Postgres counts microseconds from 2000-01-01, and takes the two ends of
-/// `i64` for the infinities.
+/// Postgres counts microseconds from 2000-01-01, and represents the infinities by the two ends of
+/// `i64`.
 const EPOCH: i64 = 946_684_800_000_000;
-/// 4713-11-24 BC, the earliest instant that it can hold.
+/// 4713-11-24 BC, the earliest timestamp that it can represent.
 const EARLIEST: i64 = -211_813_488_000_000_000;
 
 impl Type<Postgres> for Timestamp {
@@ -105,7 +105,7 @@ impl Decode<'_, Postgres> for Timestamp {
                 let held = <i64 as Decode<'_, Postgres>>::decode(value)?;
                 Ok(Self::from_micros(from_postgres(held)))
             }
-            // Only the simple protocol sends texts, and nothing here uses it.
+            // Only the simple protocol sends text, and no query here uses it.
             PgValueFormat::Text => Err("an instant came as text".into()),
         }
     }

@@ -1,5 +1,5 @@
-//! The end of a connection: what it had not confirmed failed with it, and its
-//! position is left behind for the next one.
+//! Closes a connection: its unconfirmed deliveries fail, and its position is kept for the next
+//! connection.
 
 use super::super::dialect::{Connection, NodeStatements, query, query_scalar};
 
@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::{Range, Result};
 
-/// How a connection ended.
+/// The end of a connection.
 pub(crate) struct End<'a> {
     pub(crate) gateway: GatewayKey,
     pub(crate) connection: ConnectionId,
@@ -21,9 +21,9 @@ pub(crate) struct End<'a> {
     pub(crate) at: Timestamp,
 }
 
-/// Closes it; a connection that is closed already stays as it is. One that was
-/// closed because its node was taken for dead still tells what became of the
-/// deliveries that were on their way: whoever closed it could not know.
+/// Closes a connection. One that is closed already stays unchanged. If it was closed because its
+/// node was declared dead, the outcome of its deliveries is recorded now: the node that closed it
+/// did not know what had been sent.
 pub(crate) async fn close(
     conn: &mut Connection,
     now: Timestamp,
@@ -63,8 +63,8 @@ pub(crate) async fn close(
     }
 }
 
-/// Records what was on its way. What the gateway has confirmed on another
-/// connection has not failed; only this attempt's outcome is unknown.
+/// Records unconfirmed deliveries. Those that the gateway has confirmed on another connection have
+/// not failed; only the outcome of this attempt is unknown.
 async fn unconfirmed(
     conn: &mut Connection,
     node: NodeId,
@@ -107,8 +107,8 @@ async fn unconfirmed(
     Ok(())
 }
 
-/// Keeps the connection's position for its replica, and the last sign of life
-/// on both rows. A named replica keeps its position under its own name.
+/// Keeps the position of the connection, and its last activity on both rows. A named replica's
+/// position is kept under the replica's name.
 async fn leave(
     conn: &mut Connection,
     now: Timestamp,
@@ -153,10 +153,10 @@ async fn leave(
     Ok(())
 }
 
-/// Attempts at an event that ended for a reason that may lie with it, on whichever
-/// connection.
+/// Counts the attempts at an event, on any connection, that ended for a reason that the event may
+/// have caused.
 async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) -> Result<u32> {
-    // An unknown outcome has its reason as its detail.
+    // Attempts with an unknown outcome have the reason as their detail.
     let reasons = query!(
         r#"
         select coalesce(reason, detail, '') as "reason!: String", count(*) as "count!: i64"
@@ -174,8 +174,7 @@ async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) 
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Whether a connection that is closed already has deliveries of which nobody
-/// has said what became of them.
+/// Whether a connection that is closed already has deliveries without a recorded outcome.
 async fn is_owed(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
     let Some((range, _)) = end.unconfirmed else {
         return Ok(false);
@@ -199,8 +198,8 @@ async fn is_owed(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
     .await?)
 }
 
-/// Buries the event that failed once too often, unless another connection has
-/// confirmed it, and passes it where it was the next one.
+/// Records an event that failed too often as a dead letter, unless another connection has confirmed
+/// it, and moves the position past it if it is the next one.
 async fn give_up(conn: &mut Connection, end: &End<'_>, sequence: Sequence) -> Result<()> {
     if cursors::confirmed(conn, end.gateway).await? < sequence {
         let range = Range { first: sequence, last: sequence };

@@ -1,5 +1,4 @@
-//! The own positions of a gateway's unnamed connections, of which
-//! [`positions`] says which ones are kept.
+//! The positions of a gateway's unnamed connections. [`positions`] decides which ones are kept.
 
 use super::super::dialect::{Connection, query, query_as};
 use crate::clock::Timestamp;
@@ -9,8 +8,8 @@ use crate::store::positions::{
     self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 
-/// Where a new unnamed connection starts, and whether an earlier one may have been
-/// sent more than is on record. Drops the positions that are too many.
+/// The start of a new unnamed connection, and whether an earlier one may have been sent more than
+/// is recorded. Deletes positions in excess of the number of replicas.
 pub(crate) async fn open(
     conn: &mut Connection,
     now: Timestamp,
@@ -55,7 +54,7 @@ struct Row {
     superseded_at: Option<Timestamp>,
 }
 
-/// The positions of connections that ended, and of those that are open on record.
+/// The positions of ended connections, and of those that are recorded as open.
 async fn kept(conn: &mut Connection, gateway: GatewayKey) -> Result<Vec<Position>> {
     let rows = query_as!(
         Row,
@@ -88,8 +87,8 @@ async fn kept(conn: &mut Connection, gateway: GatewayKey) -> Result<Vec<Position
     Ok(rows.into_iter().map(position).collect())
 }
 
-/// The lives of the newest unnamed connections that ended, as far as they reach
-/// beyond `since`, and whether one of them was lost with its node.
+/// When the newest unnamed connections that ended after `since` began and ended, and whether one of
+/// them was lost with its node.
 async fn ended(
     conn: &mut Connection,
     gateway: GatewayKey,

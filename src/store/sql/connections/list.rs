@@ -1,18 +1,18 @@
-//! Which connections there are and were, newest first, in pages: one statement
-//! per question, each along an index of its own, and one for what is shown.
+//! Lists live and past connections, newest first, in pages. There is one statement per combination
+//! of filters, each with an index of its own, and one for the details.
 
 use super::super::dialect::{Connection, ConnectionStatements, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result};
 
-/// Where a connection stands in the order of the answer.
+/// A position in the order of the result.
 struct Place {
     id: ConnectionId,
     connected_at: Timestamp,
 }
 
-/// A connection as it is shown.
+/// A connection with its details.
 pub(crate) struct ConnectionRow {
     pub(crate) id: ConnectionId,
     pub(crate) gateway_id: GatewayId,
@@ -27,8 +27,8 @@ pub(crate) struct ConnectionRow {
     pub(crate) confirmed: Sequence,
 }
 
-/// Lists connections behind a place. Those of other organisations are met on
-/// the way and left out, so that a page may be short.
+/// Lists connections after a position. The scan skips connections of other organisations, so a page
+/// may be short.
 pub(crate) async fn list(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -39,7 +39,7 @@ pub(crate) async fn list(
 ) -> Result<ConnectionPage> {
     let after = match after {
         Some(at) => Place { id: at.id, connected_at: Timestamp::from_micros(at.connected_at) },
-        // Nothing is as young as that.
+        // Later than any connection.
         None => Place { id: ConnectionId::new(), connected_at: Timestamp::from_micros(i64::MAX) },
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -58,7 +58,7 @@ pub(crate) async fn list(
     Ok(ConnectionPage { rows: rows.into_iter().map(shown).collect(), next })
 }
 
-/// Deleted gateways are found too, for their history stays.
+/// Includes deleted gateways, whose history is kept.
 async fn key(
     conn: &mut Connection,
     organisation: OrganisationKey,

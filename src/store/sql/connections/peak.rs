@@ -1,4 +1,4 @@
-//! How many connections a gateway held at once.
+//! The peak number of connections of a gateway.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use crate::event::GatewayKey;
 use crate::store::Result;
 use crate::store::limits::PEAK_CONNECTIONS;
 
-/// The most at once within this time until now. Of a gateway with more
-/// connections than are looked at, the older ones are left out.
+/// The largest number of simultaneous connections since this instant. Older connections beyond the
+/// limit of rows are ignored.
 pub(crate) async fn peak(
     conn: &mut Connection,
     gateway: GatewayKey,
     within: Duration,
 ) -> Result<usize> {
     let since = conn.now().await?.minus(within);
-    // A running sum over openings and ends. At the same instant the end comes
-    // first: one connection replaced the other.
+    // A running sum over openings and ends. At the same instant the end counts first, because one
+    // connection replaced the other.
     let peak = query_scalar!(
         r#"
         with newest as (

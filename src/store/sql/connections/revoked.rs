@@ -1,11 +1,11 @@
-//! Live connections that may not be: their token was revoked, or their gateway
-//! disabled or deleted, by way of another node.
+//! Live connections whose access was revoked: their token was revoked, or their gateway was
+//! disabled or deleted, on any node.
 
 use super::super::dialect::{Connection, query};
 use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::{Result, ShutOut};
 
-/// Those of one node.
+/// The revoked connections of one node.
 pub(crate) async fn revoked(conn: &mut Connection, node: NodeId) -> Result<Vec<ShutOut>> {
     let rows = query!(
         r#"

@@ -1,4 +1,4 @@
-//! Access tokens: who may publish, read or administer an organisation.
+//! Access tokens, which authenticate publishers and admins.
 
 use super::super::dialect::{Connection, query, query_scalar};
 
@@ -74,7 +74,7 @@ pub(crate) async fn access_tokens(
         .collect()
 }
 
-/// Revoking again changes nothing: the first instant stays.
+/// Revoking again keeps the time of the first revocation.
 pub(crate) async fn revoke_access_token(
     conn: &mut Connection,
     now: Timestamp,
@@ -95,7 +95,7 @@ pub(crate) async fn revoke_access_token(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("access token")) } else { Ok(()) }
 }
 
-/// What a token's public part leads to.
+/// The digest and scopes of a token, by its public part.
 pub(crate) async fn access_credential(
     conn: &mut Connection,
     id: &str,

@@ -1,4 +1,4 @@
-//! Gateway tokens: two at a time, so that one can replace the other.
+//! Gateway tokens. A gateway may have two live ones, so that one can replace the other.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub(crate) async fn create_gateway_token(
     token: NewToken,
 ) -> Result<TokenInfo> {
     let gateway = live_key(conn, organisation, id).await?;
-    // Two at the same time must not both count to one.
+    // Locks the stream, so that concurrent calls can't both find room for a token.
     conn.lock_streams(&BTreeSet::from([gateway])).await?;
     let live = query_scalar!(
         r#"
@@ -82,7 +82,7 @@ pub(crate) async fn gateway_tokens(
         .collect())
 }
 
-/// Revoking again changes nothing: the first instant stays.
+/// Revoking again keeps the time of the first revocation.
 pub(crate) async fn revoke_gateway_token(
     conn: &mut Connection,
     now: Timestamp,
@@ -105,7 +105,7 @@ pub(crate) async fn revoke_gateway_token(
     if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
 }
 
-/// A deleted gateway's tokens count as revoked.
+/// Tokens of a deleted gateway count as revoked.
 pub(crate) async fn gateway_credential(
     conn: &mut Connection,
     token: &str,

@@ -1,4 +1,4 @@
-//! Deliveries in full: where they stand and every attempt, for keys that are known.
+//! Deliveries with their states and attempts, for known keys.
 
 use std::collections::HashMap;
 
@@ -24,11 +24,11 @@ impl Standing {
     }
 }
 
-/// Redrives of redrives that are followed: a later one is shown as the state of
-/// the last that was reached.
+/// How many redrives of redrives are followed. Beyond that, the state of the last one reached is
+/// returned.
 const HOPS: usize = 100;
 
-/// The deliveries of these keys, in their order.
+/// The deliveries with these keys, in the same order.
 pub(crate) async fn deliveries(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Delivery>> {
     let standings = standings(conn, keys).await?;
     let mut attempts = attempts(conn, keys).await?;
@@ -42,8 +42,8 @@ pub(crate) async fn deliveries(conn: &mut Connection, keys: &[Key]) -> Result<Ve
         .collect())
 }
 
-/// The newest redrive of each of these, as far as they were redriven. One
-/// statement follows all of them by one redrive.
+/// The newest redrive of each delivery that was redriven. Each statement follows all of them by one
+/// redrive.
 async fn redrives(conn: &mut Connection, of: &[Standing]) -> Result<HashMap<Key, RedrivenAs>> {
     let mut newest = HashMap::new();
     let mut open: Vec<(Key, Key)> =
@@ -68,7 +68,7 @@ async fn redrives(conn: &mut Connection, of: &[Standing]) -> Result<HashMap<Key,
     Ok(newest)
 }
 
-/// Where the deliveries of these keys stand, in the order of the keys.
+/// The states of the deliveries with these keys, in the same order.
 pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Standing>> {
     let rows = conn.standings(keys).await?;
     Ok(rows
@@ -101,7 +101,7 @@ pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec
         .collect())
 }
 
-/// What a delivery's standing follows from.
+/// The columns that a delivery's state is derived from.
 pub(crate) struct StandingRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,
@@ -118,7 +118,7 @@ pub(crate) struct StandingRow {
     pub(crate) redriven_as: Option<i64>,
 }
 
-/// The newest hundred attempts at each, oldest first, and what all come to.
+/// The newest hundred attempts at each delivery, oldest first, with aggregates over all attempts.
 async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
     let mut attempts: HashMap<Key, Attempts> = HashMap::new();
     for row in conn.attempts_at(keys).await? {
@@ -142,7 +142,7 @@ async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, At
     Ok(attempts)
 }
 
-/// An attempt at a delivery, and what all attempts at it come to.
+/// An attempt at a delivery, with aggregates over all attempts at it.
 pub(crate) struct AttemptRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,

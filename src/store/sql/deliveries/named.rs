@@ -1,5 +1,5 @@
-//! Failed deliveries of a named event or correlation id: from the event to its
-//! outbox rows to the attempts that cover them, however old they are.
+//! Failed deliveries of an event id or correlation id. Finds the events, then their log rows, then
+//! the attempts that cover these, however old they are.
 
 use super::super::dialect::{Connection, DeliveryStatements};
 
@@ -20,7 +20,7 @@ pub(super) async fn keys(
     Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
 }
 
-/// A delivery at the newest of its failures that match.
+/// A delivery at its newest failure that matches.
 pub(crate) struct Failure {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,

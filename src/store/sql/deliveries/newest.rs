@@ -1,6 +1,5 @@
-//! The failures of deliveries that are known: those on record for the one
-//! sequence, and the ranges that reach it. Each delivery counts once, at the
-//! newest of its failures that match.
+//! The failures of known deliveries: attempts at the single sequence, and ranges that cover it.
+//! Each delivery counts once, at its newest failure that matches.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +9,8 @@ use super::{Candidate, Key, LONGEST_RANGE, Matching};
 use crate::clock::Timestamp;
 use crate::store::Result;
 
-/// Sequences `first..=last` of a gateway, and the lowest first sequence of an
-/// attempt that may reach into them.
+/// Sequences `first..=last` of a gateway, and the lowest first sequence of an attempt that may
+/// cover any of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Within {
     pub(crate) gateway: i64,
@@ -20,7 +19,7 @@ pub(crate) struct Within {
     pub(crate) last: i64,
 }
 
-/// A failed attempt that matches.
+/// A failed attempt that matches the filter.
 pub(crate) struct Covering {
     pub(crate) attempt: i64,
     pub(crate) gateway: i64,
@@ -32,11 +31,11 @@ pub(crate) struct Covering {
 /// The newest matching failure of each delivery that has one.
 pub(crate) struct Failures {
     pub(crate) newest: BTreeMap<Key, (Timestamp, i64)>,
-    /// Rows read for it.
+    /// Rows read to find them.
     pub(crate) read: usize,
 }
 
-/// Looks up the failures of these deliveries, which are sorted and differ.
+/// Looks up the failures of these deliveries, which must be sorted and distinct.
 pub(crate) async fn failures(
     conn: &mut Connection,
     matching: &Matching,
@@ -61,8 +60,7 @@ pub(crate) async fn failures(
     Ok(found)
 }
 
-/// Leaves out deliveries that a newer matching failure shows already; also
-/// answers how many rows were read for it.
+/// Removes deliveries for which a newer failure matches. Also returns how many rows were read.
 pub(super) async fn newest_only(
     conn: &mut Connection,
     matching: &Matching,
@@ -80,8 +78,8 @@ pub(super) async fn newest_only(
     Ok((candidates.into_iter().filter(is_newest).collect(), found.read))
 }
 
-/// Sorted sequences as few intervals, so that neighbours share one search for
-/// the ranges that reach them: it begins a whole range's length below anyway.
+/// Groups sorted sequences into few intervals. Neighbours share one search for the ranges that
+/// cover them, which starts a whole range's length below them anyway.
 fn neighbourhoods(keys: &[Key]) -> Vec<Within> {
     let mut around: Vec<Within> = Vec::new();
     for (gateway, sequence) in keys {

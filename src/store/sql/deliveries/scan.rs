@@ -1,4 +1,4 @@
-//! The walk along the index of failed attempts, newest first, in bounded rounds.
+//! Scans the index of failed attempts, newest first, in bounded rounds.
 
 use std::collections::HashSet;
 
@@ -9,16 +9,16 @@ use super::{Candidate, Key, Keys, Matching, Place};
 use crate::clock::Timestamp;
 use crate::store::Result;
 
-/// Ledger rows per round. Most do not match when a filter is narrow, so that
-/// rounds are not small; most do when it is wide, so that they are not large.
+/// Ledger rows per round. With a narrow filter most do not match, so rounds must not be small; with
+/// a wide one most do, so they must not be large.
 const ROUND: usize = 256;
 
-/// Deliveries expanded in the first round, beyond what is asked for, and in
-/// any round at the most: a wide filter needs one round, a narrow one many.
+/// Deliveries expanded in excess of the limit in the first round. Later rounds expand more, up to
+/// `EXPANDED`: a wide filter needs one round, a narrow one many.
 const SPARE: usize = 32;
 const EXPANDED: usize = 1_000;
 
-/// A failed attempt on the way.
+/// A failed attempt read by the scan.
 pub(crate) struct Failed {
     pub(crate) attempt: i64,
     pub(crate) gateway: i64,
@@ -54,7 +54,7 @@ pub(super) async fn keys(
             keys.push(candidate.key);
             at = candidate.place;
             if keys.len() == limit {
-                // Whether anything follows is the next call's to find out.
+                // The next call finds out whether anything follows.
                 return Ok(Keys { keys, next: Some(at) });
             }
         }
@@ -66,14 +66,14 @@ pub(super) async fn keys(
     Ok(Keys { keys, next: Some(at) })
 }
 
-/// How far a round came and what it cost.
+/// How far a round came, and what it cost.
 struct Examined {
     up_to: Place,
     cost: usize,
 }
 
-/// The next failed attempts of the window, those of others included and marked:
-/// passing them over here keeps the work of a call bounded.
+/// The next failed attempts in the time window. Rows that do not match are included and marked as
+/// such, which bounds the work of a call.
 async fn round(
     conn: &mut Connection,
     matching: &Matching,
@@ -87,8 +87,8 @@ async fn round(
     conn.failed_attempts(matching, as_of, before, limit).await
 }
 
-/// Expands ranges from their ends, behind `at`, until `most` is reached; says
-/// how far that was, and whether it was all.
+/// Expands ranges from their ends, after `at`, until there are `most` candidates. Also returns how
+/// far that was, and whether it was everything.
 fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Examined, bool) {
     let mut candidates = Vec::new();
     let mut examined = Examined { up_to: at, cost: 0 };
@@ -115,8 +115,8 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
     (candidates, examined, true)
 }
 
-/// Leaves out deliveries of other event types, and those whose event is gone;
-/// also answers how many rows were read for it.
+/// Removes deliveries of other event types, and those whose event was removed. Also returns how
+/// many rows were read.
 async fn of_type(
     conn: &mut Connection,
     matching: &Matching,

@@ -1,5 +1,5 @@
-//! Failed attempts counted, in deliveries, per bucket of time. Ranges are
-//! counted by their length; only counting by type looks at single deliveries.
+//! Counts failed attempts per bucket of time. An attempt counts once for each delivery in its
+//! range. Only the count by type reads single deliveries.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,9 +11,8 @@ use crate::event::OrganisationKey;
 use crate::store::ledger::{bucket_start, bucket_width as width};
 use crate::store::{Result, SummaryBy, SummaryRow};
 
-/// Buckets are aligned to the clock: each begins at a multiple of its width since
-/// the epoch, in UTC, and the first one may begin before `from`. Empty ones are
-/// left out.
+/// Buckets are aligned to multiples of their width since the Unix epoch, so the first one may begin
+/// before `from`. Empty buckets are omitted.
 pub(crate) async fn failure_summary(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -41,7 +40,7 @@ pub(crate) async fn failure_summary(
         .collect())
 }
 
-/// Counts by the bucket's number, counted from the window's start.
+/// Counts by the number of the bucket, from the window's start.
 async fn in_window(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -51,7 +50,7 @@ async fn in_window(
     let rows = conn.failures_by_range(organisation, window, by).await?;
     let mut counts = counted(rows);
     if by == SummaryBy::Type {
-        // What no type accounts for belongs to events that retention has removed.
+        // The rest belongs to events that retention has removed.
         let rows = conn.failures_by_type(organisation, window).await?;
         let mut typed = counted(rows);
         for ((nth, _, _), count) in &typed {
@@ -68,16 +67,16 @@ async fn in_window(
 /// By bucket, key and gateway's name.
 type Counts = BTreeMap<(i64, String, String), i64>;
 
-/// Deliveries in one bucket under one key.
+/// Number of deliveries in one bucket with one key.
 pub(crate) struct Tally {
     pub(crate) nth: i64,
     pub(crate) key: String,
-    /// The gateway's name, if gateways are counted; otherwise empty.
+    /// The gateway's name, if the count is by gateway; otherwise empty.
     pub(crate) name: String,
     pub(crate) count: i64,
 }
 
-/// The time that is looked at, in microseconds, and the width of a bucket.
+/// The time window, in microseconds, and the width of a bucket.
 #[derive(Clone, Copy)]
 pub(crate) struct Buckets {
     pub(crate) from: Timestamp,
@@ -89,9 +88,9 @@ fn counted(rows: Vec<Tally>) -> Counts {
     rows.into_iter().map(|row| ((row.nth, row.key, row.name), row.count)).collect()
 }
 
-/// The parts of a window whose buckets begin at its start: the rest of the
-/// bucket that `from` lies in, and what follows it. Each with that bucket's
-/// aligned beginning, in microseconds.
+/// Splits a window into parts whose buckets begin at the part's start: the rest of the bucket that
+/// contains `from`, and what follows. Each comes with the aligned start of its first bucket, in
+/// microseconds.
 fn windows(from: Timestamp, to: Timestamp, width: i64) -> impl Iterator<Item = (i64, Buckets)> {
     let begin = bucket_start(from, width);
     let next = Timestamp::from_micros(begin.saturating_add(width));

@@ -1,4 +1,4 @@
-//! The walk against a plain reference, over histories made by chance.
+//! Compares the scan with a plain reference over random histories.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const REASONS: [Reason; 3] = [Reason::NotConnected, Reason::ConnectionLost, Reas
 const TYPES: [&str; 2] = ["api.deployed", "api.deleted"];
 const END: i64 = 60;
 
-/// What a history is made of, kept beside the database.
+/// A history, kept in memory beside the database.
 struct History {
     gateways: Vec<(i64, GatewayId)>,
     foreign: i64,
@@ -54,7 +54,7 @@ impl History {
         history
     }
 
-    /// One more attempt, anywhere in the log, at any time.
+    /// Adds an attempt anywhere in the log, at any time.
     async fn attempt(&mut self, database: &mut Database, random: &mut fastrand::Rng) {
         let gateway = if random.u8(0..10) == 0 {
             self.foreign
@@ -75,7 +75,7 @@ impl History {
         self.attempts.push((attempt, made));
     }
 
-    /// The answer, computed as its definition reads.
+    /// The expected result, computed directly from the definition.
     fn failed(&self, filter: &DeliveryFilter) -> Vec<Key> {
         let mut newest: BTreeMap<Key, Place> = BTreeMap::new();
         for (attempt, made) in &self.attempts {
@@ -134,7 +134,7 @@ impl History {
 }
 
 #[tokio::test]
-async fn every_filter_answers_as_its_definition_reads_while_rows_arrive() {
+async fn every_filter_returns_what_its_definition_says_while_rows_arrive() {
     for seed in (0..12).chain([fastrand::u64(..)]) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut database = Database::new().await;
@@ -167,7 +167,7 @@ async fn every_filter_answers_as_its_definition_reads_while_rows_arrive() {
 }
 
 #[tokio::test]
-async fn a_walk_that_may_do_little_at_a_time_comes_to_the_same_end() {
+async fn a_scan_with_a_small_bound_per_call_returns_the_same_deliveries() {
     for seed in 100..106 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut database = Database::new().await;
@@ -234,7 +234,7 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
 }
 
 #[tokio::test]
-async fn only_the_newest_hundred_attempts_are_told() {
+async fn only_the_newest_hundred_attempts_are_returned() {
     let mut database = Database::new().await;
     let (gateway, _) = database.gateway(ORGANISATION, "a").await;
     database.append(ORGANISATION, &[gateway.0], "e", TYPES[0], "c").await;

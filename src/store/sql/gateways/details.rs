@@ -1,4 +1,4 @@
-//! A gateway with what its stream, cursors and connections say.
+//! Gateways with the state of their streams, cursors and connections.
 
 use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
 
-/// A gateway's row, before anybody has looked at its JSON.
+/// A gateway's row, before its JSON is parsed.
 pub(crate) struct GatewayRow {
     pub(crate) gateway: GatewayKey,
     pub(crate) id: GatewayId,
@@ -39,14 +39,13 @@ pub(crate) struct GatewayRow {
     pub(crate) refused_address: Option<String>,
 }
 
-/// One gateway that is known to be there.
+/// One gateway that is known to exist.
 pub(super) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
     details(conn, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
-/// Everything about these gateways, by name, with one statement. Its subqueries
-/// look up single rows, and the dead letters ahead of each position, so that the
-/// cost does not depend on how long a log is.
+/// These gateways with all details, by name, in one statement. Its subqueries look up single rows,
+/// and the dead letters after each position, so the cost does not depend on the length of a log.
 pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Result<Vec<Gateway>> {
     let as_of = conn.now().await?;
     let rows = conn.gateway_details(keys).await?;

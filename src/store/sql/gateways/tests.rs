@@ -1,4 +1,4 @@
-//! Gateways, their tokens and event types, against a real database.
+//! Gateways, their tokens and event types, on a real database.
 
 use super::super::credentials::{
     access_credential, access_tokens, create_access_token, create_gateway_token,
@@ -13,7 +13,7 @@ use crate::event::{EventType, Sequence};
 use crate::store::{EventTypeInfo, Scope, TokenKind};
 
 #[tokio::test]
-async fn a_gateway_tells_how_far_behind_it_is() {
+async fn a_gateways_lag_in_events_and_time_is_reported() {
     let mut database = Database::new().await;
     let (key, id) = database.gateway(ORGANISATION, "a").await;
     for nth in 0..3 {
@@ -151,7 +151,7 @@ async fn a_third_live_token_is_refused_until_one_has_ended() {
 }
 
 #[tokio::test]
-async fn a_tokens_use_is_noted_once_a_minute() {
+async fn the_use_of_a_token_is_recorded_once_a_minute() {
     let mut database = Database::new().await;
     let conn = &mut database.conn;
     assert!(!has_access_tokens(conn).await.unwrap());

@@ -1,6 +1,5 @@
-//! Moving rows out of the inbox: each leaves it in the very transaction that
-//! puts it into the log or among the rejected, so that a crash finds it in one
-//! place and never in two or none.
+//! Moves rows out of the inbox. The transaction that deletes a row from the inbox also appends its
+//! event or stores it as rejected, so after a crash a row is in exactly one place.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -11,18 +10,18 @@ use crate::event::GatewayKey;
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{Drained, Publish, Published, Rejection, Result, ValidatedRow};
 
-/// A row that is there, as the request that it comes to.
+/// A row that still exists, as the request that publishes it.
 type Taken = (i64, std::result::Result<Publish, Rejection>);
 
-/// Moves rows, in this order. Also answers what grew by it. What would be too
-/// much for one transaction stays for the next call.
+/// Moves rows, in this order, and also returns the streams that grew. Rows that would exceed the
+/// limits of one transaction stay for the next call.
 pub(super) async fn drain(
     conn: &mut Connection,
     rows: Vec<ValidatedRow>,
 ) -> Result<(Drained, Vec<Grown>)> {
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     conn.lock_inbox().await?;
-    // Those that nobody has taken since they were read.
+    // Other drains may have taken some since they were read.
     let there: HashSet<i64> = conn.lock_inbox_rows(&ids).await?.into_iter().collect();
     let mut taken: Vec<Taken> =
         rows.into_iter().filter(|row| there.contains(&row.id)).map(request).collect();
@@ -46,7 +45,7 @@ pub(super) async fn drain(
     for ((id, _), answer) in good.iter().zip(outcome.answers) {
         let result = match answer {
             Published::Done(mut results) => results.pop(),
-            // A row has no key, and is a single event.
+            // Impossible: a row has no idempotency key and is a single event.
             Published::KeyReused | Published::TooMany { .. } => None,
         };
         if let Some(Err(refusal)) = result {
@@ -75,8 +74,8 @@ fn request(row: ValidatedRow) -> Taken {
     (row.id, row.result.map(publish))
 }
 
-/// How many of the first rows come to no more deliveries than one transaction
-/// may have; at least one, because an event is given its numbers as a whole.
+/// How many of the first rows result in no more deliveries than one transaction may write. At least
+/// one, because the sequences of an event are assigned in one transaction.
 fn bearable(rows: &[Taken], targets: &Targets) -> usize {
     let mut deliveries = 0;
     let fitting = rows.iter().take_while(|(_, row)| {

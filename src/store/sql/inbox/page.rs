@@ -1,5 +1,5 @@
-//! Looking into the inbox. What stands there was written by others: sizes are
-//! looked at before anything is read, and text may be no text.
+//! Reads rows of the inbox. Other programs wrote them, so sizes are checked before any text is
+//! read, and text may be invalid UTF-8.
 
 use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
@@ -30,7 +30,7 @@ pub(super) async fn page(
     if readable.is_empty() {
         return Ok(rows);
     }
-    // In the same order.
+    // Both lists are in the same order.
     let mut contents = conn.inbox_contents(&readable).await?.into_iter().peekable();
     for row in &mut rows {
         if let Some((_, content)) = contents.next_if(|(id, _)| *id == row.id) {
@@ -40,7 +40,7 @@ pub(super) async fn page(
     Ok(rows)
 }
 
-/// How much waits.
+/// The number of rows, and when the oldest was inserted.
 pub(super) async fn depth(conn: &mut Connection) -> Result<InboxDepth> {
     let row = query!(
         r#"

@@ -1,5 +1,5 @@
-//! Rows that could not be published: shown to those who can put things right,
-//! put back when they have, and forgotten when nobody did.
+//! Rejected rows: listed for operators, put back into the inbox on request, and removed by
+//! retention.
 
 use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
@@ -9,7 +9,7 @@ use crate::store::{RejectedFilter, RejectedRow, Result, Retried, RetrySelection,
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");
 
-/// A page, newest first.
+/// A page of rejected rows, newest first.
 pub(super) async fn list(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -21,7 +21,7 @@ pub(super) async fn list(
     conn.rejected_rows(organisation, None, filter, before, limit).await
 }
 
-/// One, with the beginning of its payload.
+/// One row, with the beginning of its payload.
 pub(super) async fn show(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -37,7 +37,7 @@ pub(super) async fn show(
     Ok(Some((row, conn.rejected_payload(id, max_chars).await?)))
 }
 
-/// Puts rows back at the end of the inbox, in the order of their rejection.
+/// Puts rows back at the end of the inbox, oldest first.
 pub(super) async fn retry(
     conn: &mut Connection,
     now: Timestamp,
@@ -63,7 +63,7 @@ pub(super) async fn retry(
     Ok(Retried { retried, more })
 }
 
-/// Removes one for good.
+/// Deletes one row.
 pub(super) async fn delete(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -82,7 +82,7 @@ pub(super) async fn delete(
     if done.rows_affected() == 0 { Err(MISSING) } else { Ok(()) }
 }
 
-/// Removes a batch of those that were rejected long ago; returns how many.
+/// Deletes a batch of rows that were rejected before this; returns how many.
 pub(crate) async fn forget_rejected(
     conn: &mut Connection,
     before: Timestamp,

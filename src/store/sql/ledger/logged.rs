@@ -1,4 +1,4 @@
-//! Names failed deliveries that no connection attempted, for the log.
+//! Adds the events of failed deliveries without an attempt, for log lines.
 
 use super::super::dialect::{Connection, LedgerStatements};
 use crate::event::{GatewayId, GatewayKey, Sequence};
@@ -13,7 +13,7 @@ pub(crate) struct Failed {
     pub(crate) range: Range,
 }
 
-/// Adds the first events of each range, a bounded number in all, with one statement.
+/// Adds the first events of each range with one statement. The number of events is bounded.
 pub(crate) async fn named(conn: &mut Connection, failed: Vec<Failed>) -> Result<Vec<Missed>> {
     if failed.is_empty() {
         return Ok(Vec::new());

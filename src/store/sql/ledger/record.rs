@@ -1,5 +1,5 @@
-//! Putting outcomes on record. Receipts, which are many, are merged and
-//! written with one statement per table; the rest, which is rare, row by row.
+//! Records outcomes. Receipts are frequent, so they are merged and written with one statement per
+//! table. Other records are rare, and are written row by row.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::store::{Range, Record, Result};
 
 pub(crate) use crate::store::receipts::Receipts;
 
-/// Puts records on record, in order.
+/// Writes records, in order.
 pub(crate) async fn record<'a>(
     conn: &mut Connection,
     now: Timestamp,
@@ -48,7 +48,7 @@ pub(crate) async fn record<'a>(
                 *sign = (*sign).max(at);
             }
             other => {
-                // What follows may ask where the positions are now.
+                // Other records may read positions, so receipts must be written first.
                 confirm(conn, now, node, std::mem::take(&mut waiting)).await?;
                 one(conn, now, node, other).await?;
             }
@@ -84,7 +84,7 @@ async fn confirm(
     cursors::raise(conn, &moves).await
 }
 
-/// One that is no receipt and no sign of life.
+/// Writes a record that is neither a receipt nor a heartbeat.
 async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Record) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
@@ -165,16 +165,16 @@ async fn reported(
         return Ok(());
     }
     reports::failed(conn, gateway, sequence, reason, at).await?;
-    // Counted as confirmed when its receipt came before its report.
+    // It was counted as confirmed if its receipt arrived before its report.
     if is_confirmed && !ledger::not_dead(conn, gateway, range).await?.is_empty() {
         count_confirmed(conn, gateway, -1).await?;
     }
     ledger::dead_letter(conn, gateway, range, reason, at).await
 }
 
-/// What was reported on a delivery before.
+/// What earlier reports on a delivery said.
 struct Said {
-    /// The same, on the same connection.
+    /// The same as this one, on the same connection.
     the_same: bool,
     /// That it was applied, on any connection.
     applied: bool,
@@ -220,8 +220,8 @@ async fn count_confirmed(conn: &mut Connection, gateway: GatewayKey, by: i64) ->
     Ok(())
 }
 
-/// What the gateway has confirmed is delivered, however late this connection is;
-/// and what is dead already is on record.
+/// Sequences at or below the gateway's confirmed position are delivered, however late this
+/// connection is, and dead letters are already recorded.
 async fn skipped(
     conn: &mut Connection,
     node: NodeId,

@@ -1,5 +1,5 @@
-//! Appending: every stream's numbers are given here, in one transaction for
-//! all requests that were waiting, with one statement per table or one for all.
+//! Appends events. Sequences are assigned here, in one transaction for all waiting requests, with
+//! one statement per table or one for all tables.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,40 +16,40 @@ use crate::store::{
     Validated,
 };
 
-/// What a batch appended.
+/// The result of a batch.
 pub(crate) struct Outcome {
-    /// One answer per request.
+    /// One result per request.
     pub(crate) answers: Vec<Published>,
-    /// What to wake with.
+    /// The streams to wake lanes for.
     pub(crate) grown: Vec<Grown>,
 }
 
-/// One stream's fresh rows.
+/// The new rows of a stream.
 pub(crate) struct Grown {
     pub(crate) gateway: GatewayKey,
     pub(crate) head: Sequence,
     pub(crate) rows: Vec<(Sequence, Arc<Event>)>,
 }
 
-/// What one event of a request comes to, before numbers are given.
+/// What becomes of one event of a request, before sequences are assigned.
 enum Plan {
-    /// A new event: its place in `Plans::fresh`.
+    /// It is new. The value is its index in `Planner::fresh`.
     Fresh(usize),
-    /// Known already, or refused.
+    /// It exists already, or is refused.
     Settled(std::result::Result<Appended, Refusal>),
 }
 
-/// What one request comes to.
+/// The answer to one request.
 enum Answer {
-    /// By its key, from before this batch.
+    /// Its idempotency key was used before this batch.
     Ready(Published),
-    /// By its key, as an earlier request of this batch.
+    /// Its idempotency key was used by an earlier request of this batch.
     SameAs(usize),
-    /// Event by event.
+    /// The answer, event by event.
     Planned(Vec<Plan>),
 }
 
-/// A stream's new head.
+/// The new head of a stream.
 pub(crate) struct Head {
     pub(crate) gateway: GatewayKey,
     pub(crate) head: Sequence,
@@ -61,7 +61,7 @@ struct Fresh<'a> {
     targets: Vec<(GatewayKey, GatewayId)>,
 }
 
-/// Appends what the requests hold.
+/// Appends the events of these requests.
 pub(crate) async fn append(
     conn: &mut Connection,
     now: Timestamp,
@@ -101,16 +101,16 @@ pub(crate) async fn append(
     Ok(Outcome { answers, grown })
 }
 
-/// What is known while a batch is planned.
+/// The state while a batch is planned.
 struct Planner<'a> {
     known: HashMap<Identity, (Vec<u8>, Appended)>,
     targets: &'a Targets,
-    /// The batch's own new events, by id.
+    /// New events of this batch, by id.
     met: HashMap<Identity, usize>,
     fresh: Vec<Fresh<'a>>,
 }
 
-/// Decides, request by request and event by event, what is new.
+/// Decides which events are new, in the order of the requests.
 async fn plan<'a>(
     conn: &mut Connection,
     publishes: &[&'a Publish],
@@ -169,7 +169,7 @@ impl<'a> Planner<'a> {
     fn plan(&mut self, organisation: OrganisationKey, item: &'a Validated) -> Plan {
         let named = idempotency::named(item)
             .map(|(id, digest)| ((organisation, id.as_str().to_owned()), digest));
-        // A repeat comes first: what it says now was judged when it was new.
+        // Repeats are checked before validity: the event was valid when it was first published.
         let repeated =
             named.as_ref().and_then(|(identity, digest)| self.repeated(identity, digest));
         match (repeated, item) {
@@ -190,7 +190,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What an id has come to already, here or in an earlier batch.
+    /// What became of an event with this id, in this batch or an earlier one.
     fn repeated(
         &self,
         identity: &Identity,
@@ -205,17 +205,17 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// The id belongs to another content.
+/// The id belongs to an event with different content.
 struct Clash;
 
-/// What a batch writes, before its streams' numbers are known.
+/// What a batch writes, before its sequences are known.
 pub(crate) struct BatchRows<'a> {
     pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
-    /// By how much each stream grows.
+    /// By how much the head of each stream rises.
     pub(crate) counts: BTreeMap<GatewayKey, i64>,
-    /// For each delivery its stream, which one of that stream's new rows it is,
-    /// counted from 1, and its event's place in `events`. In the outbox's own
-    /// order, which is the cheapest for it.
+    /// For each delivery: its stream, its number among the stream's new rows (from 1), and the
+    /// index of its event in `events`. In the order of the outbox's key, which is the cheapest to
+    /// insert.
     pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
 }
 
@@ -236,7 +236,7 @@ impl<'a> BatchRows<'a> {
     }
 }
 
-/// Gives the numbers up to the streams' new heads, in order.
+/// Assigns sequences up to the streams' new heads, in order.
 fn number(
     fresh: &[Fresh<'_>],
     counts: &BTreeMap<GatewayKey, i64>,
@@ -253,7 +253,9 @@ fn number(
         let mut numbers = Vec::with_capacity(fresh.targets.len());
         for (gateway, _) in &fresh.targets {
             let (Some(last), Some(grown)) = (last.get_mut(gateway), grown.get_mut(gateway)) else {
-                return Err(StoreError::Corrupt("a stream was raised by another key".to_owned()));
+                return Err(StoreError::Corrupt(
+                    "the head of an unexpected stream was raised".to_owned(),
+                ));
             };
             *last = last.next();
             numbers.push(*last);
@@ -264,7 +266,7 @@ fn number(
     Ok((numbered, grown.into_values().collect()))
 }
 
-/// Raises heads by these counts; answers each one's new head.
+/// Raises heads by these counts; returns the new heads.
 pub(crate) async fn raise_heads(
     conn: &mut Connection,
     counts: &BTreeMap<GatewayKey, i64>,
@@ -275,7 +277,7 @@ pub(crate) async fn raise_heads(
     checked(conn.raise_heads(counts).await?, counts)
 }
 
-/// The new heads, if all that were to be raised are there and not at their end.
+/// Checks that all streams to be raised exist and are not full.
 fn checked(
     heads: Vec<Head>,
     counts: &BTreeMap<GatewayKey, i64>,

@@ -1,4 +1,4 @@
-//! A gateway's log with states, put together from what other modules read.
+//! A gateway's log with delivery states.
 
 use std::collections::HashMap;
 
@@ -35,7 +35,7 @@ pub(crate) async fn gateway_log(
         .into_iter()
         .map(|standing| (standing.key, standing.delivery))
         .collect();
-    // In a moment of the database each row has its standing.
+    // Both reads are in one snapshot, so each row has a state.
     let rows = rows.into_iter().filter_map(|OutboxRow { sequence, event }| {
         let delivery = standings.remove(&(gateway.key.0, sequence.0))?;
         let appended_at = delivery.appended_at?;

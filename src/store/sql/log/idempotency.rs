@@ -1,5 +1,5 @@
-//! Repeats: a request whose key was used before, and an event whose id is
-//! known. Both are answered with what was answered first.
+//! Idempotency: a request whose key was used before, or an event whose id exists, gets the first
+//! answer again.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,10 +11,10 @@ use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Resu
 
 pub(crate) use crate::store::repeats::{in_place, named};
 
-/// What an event or a key is called across organisations.
+/// An event id or idempotency key, unique across organisations.
 pub(crate) type Identity = (OrganisationKey, String);
 
-/// An answer as it is kept: JSON under its key, with the request's digest.
+/// A stored answer: JSON under its key, with the SHA-256 of the request.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct StoredAnswer {
     pub(crate) organisation: OrganisationKey,
@@ -23,7 +23,7 @@ pub(crate) struct StoredAnswer {
     pub(crate) answer: String,
 }
 
-/// One delivery of an event that exists, or the event alone if it has none.
+/// One delivery of an existing event; without gateway and sequence if it has none.
 pub(crate) struct KnownEvent {
     pub(crate) organisation: OrganisationKey,
     pub(crate) id: EventId,
@@ -32,10 +32,10 @@ pub(crate) struct KnownEvent {
     pub(crate) sequence: Option<Sequence>,
 }
 
-/// Answers by key, each with the digest of the request it belongs to.
+/// Stored answers by key, each with the SHA-256 of its request.
 pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
 
-/// Answers that were given before for the requests' keys.
+/// The stored answers for the keys of these requests.
 pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) -> Result<Kept> {
     let keys: Vec<_> = publishes
         .iter()
@@ -50,18 +50,18 @@ pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) 
     rows.into_iter()
         .map(|row| {
             let answer = serde_json::from_str(&row.answer)
-                .map_err(|error| StoreError::Corrupt(format!("a kept answer: {error}")))?;
+                .map_err(|error| StoreError::Corrupt(format!("a stored answer: {error}")))?;
             Ok(((row.organisation, row.key), (row.digest, answer)))
         })
         .collect()
 }
 
-/// Events of the requests that exist already, with the numbers first given.
+/// The events of these requests that exist already, with their sequences.
 pub(crate) async fn known_events(
     conn: &mut Connection,
     publishes: &[&Publish],
 ) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
-    // Each once, however often it is named: the answer is the same.
+    // Distinct ids: a repeated id gets the same answer.
     let ids: BTreeSet<_> = publishes
         .iter()
         .flat_map(|publish| {
@@ -85,7 +85,7 @@ pub(crate) async fn known_events(
     Ok(known)
 }
 
-/// Keeps the answers under their keys.
+/// Stores the answers under their keys.
 pub(crate) async fn keep_answers(
     conn: &mut Connection,
     now: Timestamp,
@@ -94,7 +94,7 @@ pub(crate) async fn keep_answers(
 ) -> Result<()> {
     let mut rows = Vec::new();
     for (publish, answer) in publishes.iter().zip(answers) {
-        // What came to nothing needs no memory: a repeat may do better.
+        // An answer without any appended event is not stored: a repeat may succeed.
         if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer)
             && results.iter().any(std::result::Result::is_ok)
         {

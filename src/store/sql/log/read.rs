@@ -1,4 +1,4 @@
-//! Reading a gateway's log, in pages that are bounded in rows and bytes.
+//! Reads a gateway's log, in pages that are bounded in rows and bytes.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::store::{
 };
 use crate::trace_context::TraceParent;
 
-/// A row of a log, before anybody has looked at its payload, and what the log is
-/// like at that moment. Without rows there is one of which only that is known.
+/// A row of a log, before its payload is parsed, with the log's head and floor in the same
+/// snapshot. A log without rows yields one entry with only these.
 pub(crate) struct LogEntry {
     pub(crate) head: Sequence,
     pub(crate) floor: Sequence,
@@ -58,11 +58,11 @@ impl LogEntry {
 }
 
 fn incomplete(sequence: Sequence) -> StoreError {
-    StoreError::Corrupt(format!("the event of delivery {sequence} is not there"))
+    StoreError::Corrupt(format!("the event of delivery {sequence} is missing"))
 }
 
-/// Reads what follows `after`: at least one row if there is any, then more
-/// until one of the bounds is met.
+/// Reads what follows `after`: at least one row if there is any, then more until one of the bounds
+/// is reached.
 pub(crate) async fn read(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -86,8 +86,8 @@ pub(crate) async fn read(
     page.ok_or(StoreError::NotFound("gateway"))
 }
 
-/// The event that a `deployment.ack` answers. Postgres finds it by the id's
-/// beginning, because its indexes hold no long value.
+/// The event that a `deployment.ack` reports on. Postgres searches by the id's beginning, because
+/// its index entries have a limited size.
 pub(crate) async fn find_deployment(
     conn: &mut Connection,
     gateway: GatewayKey,

@@ -1,6 +1,6 @@
-//! Whom events are for, looked up inside the appending transaction, so that a
-//! gateway registered before a publish is never missed by it. A disabled
-//! gateway gets its events like any other and finds them when it is enabled.
+//! Resolves the gateways that events are for, inside the appending transaction: every gateway
+//! registered before a publish gets its event. A disabled gateway does, too, and reads it when it
+//! is enabled.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,22 +10,21 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{Labels, Publish, Result, Target};
 
-/// The gateways that a batch's requests mean.
+/// The gateways that the requests of a batch target.
 pub(crate) struct Targets {
     named: HashMap<(OrganisationKey, GatewayId), GatewayKey>,
     labelled: HashMap<(OrganisationKey, Labels), Vec<(GatewayKey, GatewayId)>>,
 }
 
 impl Targets {
-    /// Every gateway that is meant by anything.
+    /// All gateways targeted by any request. May contain duplicates.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = GatewayKey> {
         let labelled = self.labelled.values().flatten().map(|(gateway, _)| *gateway);
         self.named.values().copied().chain(labelled)
     }
 
-    /// Locks these streams, which are all that the transaction will touch, and
-    /// forgets targets that were deleted before. Answers the instant, asked when
-    /// the locks are held.
+    /// Locks these streams, the only ones that the transaction will change, and removes targets
+    /// that were deleted before. Returns the time, read while the locks are held.
     pub(crate) async fn lock(
         &mut self,
         conn: &mut Connection,
@@ -42,12 +41,12 @@ impl Targets {
         Ok(now)
     }
 
-    /// How many deliveries a request comes to at the most.
+    /// The largest number of deliveries that a request may result in.
     pub(crate) fn weight(&self, publish: &Publish) -> usize {
         publish.valid().map(|new| self.count(publish.organisation, &new.target)).sum()
     }
 
-    /// How many gateways a target names or finds.
+    /// The number of gateways that a target names or matches.
     pub(crate) fn count(&self, organisation: OrganisationKey, target: &Target) -> usize {
         let none = Labels::new();
         let labels = match target {
@@ -55,14 +54,14 @@ impl Targets {
             Target::All => &none,
             Target::Labels(labels) => labels,
         };
-        // Borrowed parts of a key can't be looked up; there are few labels.
+        // The map can't be searched by a key of borrowed parts. It has few entries.
         let found = |(key, found): (&(OrganisationKey, Labels), &Vec<_>)| {
             (key.0 == organisation && key.1 == *labels).then_some(found.len())
         };
         self.labelled.iter().find_map(found).unwrap_or_default()
     }
 
-    /// The gateways of one target, or those that don't exist.
+    /// The gateways of one target, or those it names that don't exist.
     pub(crate) fn of(
         &self,
         organisation: OrganisationKey,
@@ -91,13 +90,13 @@ impl Targets {
                 None => unknown.push(*id),
             }
         }
-        // As a repeat finds them in the log, so that it is answered the same.
+        // The order in which a repeat reads them from the log, so that both answers are the same.
         found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(unknown) }
     }
 }
 
-/// Looks up all targets of a batch.
+/// Resolves all targets of a batch.
 pub(crate) async fn resolve(conn: &mut Connection, publishes: &[&Publish]) -> Result<Targets> {
     let mut ids = BTreeSet::new();
     let mut labels = HashSet::new();
@@ -127,14 +126,14 @@ pub(crate) async fn resolve(conn: &mut Connection, publishes: &[&Publish]) -> Re
     Ok(Targets { named, labelled })
 }
 
-/// A gateway that was asked for by its outside id.
+/// A gateway selected by its id.
 pub(crate) struct GatewayById {
     pub(crate) organisation: OrganisationKey,
     pub(crate) id: GatewayId,
     pub(crate) gateway: GatewayKey,
 }
 
-/// A gateway that was asked for by what it is.
+/// A gateway selected by labels.
 pub(crate) struct GatewayByLabels {
     pub(crate) gateway: GatewayKey,
     pub(crate) id: GatewayId,

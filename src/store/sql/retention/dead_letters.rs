@@ -1,7 +1,6 @@
-//! Dead letters that are old, and whose deliveries are gone from the log: as
-//! long as these are there, their dead letters say that they were not delivered.
-//! And until every position has passed them they keep a connection that comes
-//! late from recording them as lost again.
+//! Old dead letters whose deliveries were trimmed from the log. While a delivery is in the log, its
+//! dead letter marks it as not delivered. Until every cursor has passed it, its dead letter keeps a
+//! late connection from recording it as failed again.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +13,9 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
 use crate::store::{Range, Result, TrimMark, Trimmed};
 
-/// Looks at the next ones that are older than the ledger. Those whose deliveries
-/// are still there are passed for good: they go when the log is trimmed. So are
-/// those that are kept to be redriven. Answers how many were looked at.
+/// Examines the next dead letters that are older than the ledger. Those whose deliveries are still
+/// in the log are not examined again: they are removed when the log is trimmed. The same holds for
+/// those that are kept for redrives. Returns how many were examined.
 pub(crate) async fn forget_spent(
     conn: &mut Connection,
     before: Timestamp,
@@ -40,8 +39,8 @@ pub(crate) async fn forget_spent(
     Ok(rows.len() as u64)
 }
 
-/// Looks at the next ones that are too old to be kept in any case, and removes
-/// the events that were kept for them. A batch has as many deliveries as rows.
+/// Examines the next dead letters that are too old to be kept in any case, and deletes the events
+/// that were kept for them. A batch has at most `batch` rows and about as many deliveries.
 pub(crate) async fn forget_old(
     conn: &mut Connection,
     before: Timestamp,
@@ -84,7 +83,7 @@ pub(crate) async fn forget_old(
 
 type Place = (Timestamp, i64, i64);
 
-/// A range of dead letters in the order of their age.
+/// A range of dead letters, ordered by age.
 struct Row {
     dead_at: Timestamp,
     gateway: i64,
@@ -127,18 +126,18 @@ async fn next(
     .await?)
 }
 
-/// A range that was removed.
+/// A deleted range.
 struct Gone {
     gateway: GatewayKey,
     first: i64,
     last: i64,
-    /// How many of its deliveries could have been redriven.
+    /// How many of its deliveries could still be redriven.
     open: i64,
 }
 
-/// Removes those between two places that every position has passed and that are
-/// gone from the log; with a number of events, all but those that are kept among
-/// a gateway's last ones.
+/// Deletes dead letters in a span of the index if every cursor has passed them and they were
+/// trimmed from the log. With `kept_among`, keeps the open ones among that many last events of a
+/// gateway.
 async fn forget(
     conn: &mut Connection,
     from: Place,
@@ -187,7 +186,7 @@ async fn forget(
     Ok(gone)
 }
 
-/// Whether some between two places wait for a position to pass them.
+/// Whether some in a span of the index wait for a cursor to pass them.
 async fn waits(
     conn: &mut Connection,
     from: Place,
@@ -218,14 +217,14 @@ async fn waits(
     .await?)
 }
 
-/// Before when dead letters died that are not kept, and those that were kept.
+/// Dead letters that died before `spent` are deleted unless they are kept for redrives; those that
+/// died before `dead` are deleted in any case.
 pub(crate) struct Old {
     pub(crate) spent: Timestamp,
     pub(crate) dead: Timestamp,
 }
 
-/// Removes those that are old among what was just trimmed from a log, up to
-/// where every position has passed.
+/// Deletes old dead letters in a range that was just trimmed from a log, up to the lowest cursor.
 pub(crate) async fn forget_trimmed(
     conn: &mut Connection,
     Old { spent, dead }: Old,

@@ -1,4 +1,4 @@
-//! Rows that retention removes by their age: events, attempts, keys and connections.
+//! Rows that retention removes by age: events, attempts, idempotency keys and connections.
 
 use super::super::dialect::{Connection, RetentionStatements, query};
 
@@ -6,9 +6,8 @@ use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::store::{Result, TrimMark, Trimmed};
 
-/// Old events that no outbox row names (any more). Those that are still named
-/// are passed for good: they go with their last outbox row, or with the dead
-/// letter that they are kept for.
+/// Deletes old events that no log refers to. Those that a log still refers to are not examined
+/// again: they are deleted with their last log row, or with the dead letter that they are kept for.
 pub(super) async fn events(
     conn: &mut Connection,
     spent: SpentEvents,
@@ -36,8 +35,8 @@ pub(super) async fn events(
     Ok(rows.len() as u64)
 }
 
-/// Old attempts, but for the failed ones at dead letters that are kept. Those
-/// are passed for good: they go when they are too old in any case.
+/// Deletes old attempts, except failed ones of dead letters that are kept. Those are not examined
+/// again: they are deleted when they are too old in any case.
 pub(super) async fn attempts(
     conn: &mut Connection,
     before: Timestamp,

@@ -1,4 +1,4 @@
-//! Deliveries that were trimmed from a log and are kept with their events.
+//! Deliveries that were trimmed from a log and whose record is kept with their events.
 
 use super::super::dialect::{Connection, RetentionStatements, query};
 
@@ -6,8 +6,8 @@ use super::{SpentEvents, Stream};
 use crate::clock::Timestamp;
 use crate::store::{Result, RetentionLimits, Trimmed};
 
-/// Removes what is kept of a stream's trimmed deliveries beyond the hard limit,
-/// oldest first and as much as a batch has, and their events.
+/// Deletes the record of a stream's trimmed deliveries beyond the hard limit, oldest first and one
+/// batch at a time, with their events.
 pub(crate) async fn forget(
     conn: &mut Connection,
     now: Timestamp,

@@ -40,7 +40,7 @@ impl LogStatements for Connection {
         let before: HashMap<GatewayKey, i64> =
             heads.iter().map(|it| (it.gateway, it.head.0 - rows.counts[&it.gateway])).collect();
         let events = insert_events(self, now, &rows.events).await?;
-        // A stream that is not there has no head, which whoever asked finds out.
+        // A stream that does not exist has no head. The caller notices that.
         let numbered = rows.deliveries.iter().filter_map(|(gateway, nth, event)| {
             Some((*gateway, Sequence(before.get(gateway)? + nth), events[*event]))
         });

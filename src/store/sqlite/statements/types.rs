@@ -1,5 +1,5 @@
-//! How SQLite holds the vocabulary: instants as microseconds, identities and
-//! words as text, keys and numbers as integers.
+//! How SQLite stores domain types: timestamps as microseconds, ids and enums as text, keys and
+//! sequences as integers.
 
 use std::error::Error;
 
