@@ -1,9 +1,9 @@
-//! A transport of text lines over any byte stream. It exists to show that a
-//! transport needs nothing but the public contract.
+//! A transport of text lines over any byte stream. It shows that a transport needs only the public
+//! contract.
 //!
-//! To the gateway: `HELLO gateway connection`, `EVENT sequence payload`, `PROBE`,
-//! `CLOSE reason`. From the gateway: `ACK sequence`, `ALIVE`. Each event is
-//! acknowledged by itself, so events never share a receipt.
+//! To the gateway: `HELLO gateway connection`, `EVENT sequence payload`, `PROBE`, `CLOSE reason`.
+//! From the gateway: `ACK sequence`, `ALIVE`. Each event is acknowledged separately, so events
+//! never share a receipt.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ pub(crate) async fn run(
     let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
 }
 
-/// Waits for a close. Probes are not needed while something is written.
+/// Waits for a close. Probes are not needed while something is being written.
 async fn closed(control: &mut tokio::sync::mpsc::Receiver<Control>) -> Reason {
     loop {
         match control.recv().await {

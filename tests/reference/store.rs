@@ -1,11 +1,10 @@
-//! Everything in memory, behind one lock: the reference that simulations and
-//! model-based tests compare against. Nothing here is durable, and no
-//! `database.url` leads here. It answers what the databases answer, errors
-//! included, from plain collections that are walked from end to end; what is
-//! kept as ranges there is kept as ranges here, because answers show it.
+//! A store in memory, behind one lock: the reference that simulations and model-based tests compare
+//! with. It is not durable and no `database.url` selects it. It returns what the databases return,
+//! including errors, from plain collections that it scans completely. Ranges are stored as ranges,
+//! because results show them.
 //!
-//! The same calls give the same answers: identities are handed in, and time
-//! comes from the [`Clock`] that the [`MemoryDatabase`] was made with.
+//! The same calls return the same results: ids are arguments, and the time comes from the [`Clock`]
+//! of the [`MemoryDatabase`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,25 +42,25 @@ mod verbs;
 use append::Grown;
 use tables::Tables;
 
-/// Tells a database the time.
+/// Returns the current time.
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// What a database holds, without a server. It outlives the [`MemoryStore`]s
-/// that are opened on it, as a file outlives processes that crash. Cheap to clone.
+/// The contents of a database, without a server. It outlives the [`MemoryStore`]s that are opened
+/// on it, as a file outlives crashed processes. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct MemoryDatabase(Arc<Shared>);
 
 struct Shared {
     clock: Clock,
     tables: Mutex<Tables>,
-    /// Raised when rows come into the inbox.
+    /// Incremented when rows are inserted into the inbox.
     inbox: watch::Sender<u64>,
-    /// Who is told that logs have grown.
+    /// The nodes to notify when logs grow.
     nodes: Mutex<BTreeMap<NodeId, Wake>>,
 }
 
 impl MemoryDatabase {
-    /// An empty one with the organisation `default`.
+    /// An empty database with the organisation `default`.
     pub(crate) fn new(clock: Clock) -> Self {
         let database = Self(Arc::new(Shared {
             clock,
@@ -73,13 +72,12 @@ impl MemoryDatabase {
         database
     }
 
-    /// Makes an organisation, or finds it.
+    /// Creates an organisation, or returns the existing one.
     pub(crate) fn add_organisation(&self, name: &str) -> OrganisationKey {
         self.tables().add_organisation(name)
     }
 
-    /// Inserts rows into the inbox, as another program does in a transaction
-    /// of its own.
+    /// Inserts rows into the inbox, as another program does in its own transaction.
     pub(crate) fn insert_into_inbox(&self, rows: Vec<InboxContent>) {
         let now = (self.0.clock)();
         let mut tables = self.tables();
@@ -105,30 +103,29 @@ impl fmt::Debug for MemoryDatabase {
     }
 }
 
-/// What goes wrong with a verb.
+/// A fault to inject into an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is not done, and its caller knows.
+    /// It is not done, and fails.
     Unavailable,
-    /// Its commit fails: it is not done, and its caller does not know.
+    /// Its commit fails with unknown outcome, and it is not done.
     UnknownUndone,
-    /// Its commit fails: it is done, and its caller does not know. Nobody is woken for it.
+    /// Its commit fails with unknown outcome, but it is done. No lane is woken for it.
     UnknownDone,
-    /// It panics: it is not done.
+    /// It panics and is not done.
     #[allow(dead_code, reason = "constructed by tests of the dispatcher only")]
     Panic,
 }
 
-/// Verbs so far, and what goes wrong with later ones.
+/// The number of operations so far, and the faults of later ones.
 #[derive(Debug, Default)]
 struct Script {
     verbs: u64,
     faults: BTreeMap<u64, Fault>,
 }
 
-/// One node's server on a [`MemoryDatabase`]. A verb is done when it is first
-/// polled and answered when it is polled again, so that whoever stops waiting
-/// in between has taken nothing back.
+/// A node's store on a [`MemoryDatabase`]. An operation is done when it is first polled, and
+/// returns when it is polled again, so a caller that stops waiting in between has not undone it.
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     database: MemoryDatabase,
@@ -137,7 +134,7 @@ pub(crate) struct MemoryStore {
     script: Mutex<Script>,
     is_full: AtomicBool,
     closed: CancellationToken,
-    /// The inbox as the last call that waited for it left it.
+    /// The version of the inbox that the last waiting call has seen.
     inbox: tokio::sync::Mutex<Option<watch::Receiver<u64>>>,
 }
 
@@ -157,16 +154,16 @@ impl MemoryStore {
         })
     }
 
-    /// Lets the `nth` verb from now on go wrong; 1 is the next one. A verb
-    /// that only reads has no commit: whatever goes wrong, it is unavailable.
-    /// What makes nobody wait (`note_use`, `has_room`) and `close` are not counted.
+    /// Injects a fault into the `nth` operation from now on; 1 is the next one. An operation that
+    /// only reads has no commit, so with any fault it is unavailable. Operations that don't wait
+    /// (`note_use`, `has_room`) and `close` are not counted.
     pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
         let nth = script.verbs + nth;
         script.faults.insert(nth, fault);
     }
 
-    /// Lets the disk be full, or not: publishing is refused while it is.
+    /// Sets whether the disk is full, so that publishing is refused.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.is_full.store(is_full, Ordering::Relaxed);
     }
@@ -182,7 +179,7 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Counts a verb; answers what is to go wrong with it.
+    /// Counts an operation; returns the fault to inject.
     fn next_fault(&self) -> Result<Option<Fault>> {
         self.check_open()?;
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +188,7 @@ impl MemoryStore {
         Ok(script.faults.remove(&nth))
     }
 
-    /// Runs a verb that only looks.
+    /// Runs an operation that only reads.
     async fn read<T>(&self, look: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
         let answer = self.next_fault().and_then(|fault| match fault {
             None => look(&self.database.tables()),
@@ -201,12 +198,12 @@ impl MemoryStore {
         answer
     }
 
-    /// Runs a verb that writes. One that answers an error has changed nothing.
+    /// Runs an operation that writes. If it returns an error, it has changed nothing.
     async fn write<T>(&self, work: impl FnOnce(&mut Tables, Timestamp) -> Result<T>) -> Result<T> {
         self.write_then(work, |_| ()).await
     }
 
-    /// The same, and calls `then` right after the commit.
+    /// Likewise, and calls `then` right after the commit.
     async fn write_then<T>(
         &self,
         work: impl FnOnce(&mut Tables, Timestamp) -> Result<T>,
@@ -238,7 +235,7 @@ impl MemoryStore {
         Ok(done)
     }
 
-    /// Says that logs have grown: with what grew here, and that it grew elsewhere.
+    /// Wakes the lanes of this node with the new rows, and those of other nodes without.
     fn appended(&self, grown: Vec<Grown>) {
         for Grown { gateway, head, rows } in grown {
             for (node, wake) in self.database.nodes().iter() {
@@ -255,8 +252,8 @@ impl MemoryStore {
     }
 }
 
-/// An opening that is done and not yet answered: if nobody waits for the
-/// answer, nobody will record its end either.
+/// An opening that is done but has not returned yet. If its caller stops waiting, the end is
+/// recorded here.
 struct Unheard<'a> {
     store: &'a MemoryStore,
     opened: Option<NewConnection>,
@@ -267,7 +264,7 @@ impl Drop for Unheard<'_> {
         let Some(new) = self.opened.take() else { return };
         let now = (self.store.database.0.clock)();
         let end = new.unused(now);
-        // An end without anything unconfirmed is never refused.
+        // An end without unconfirmed deliveries is never refused.
         let _ = self.store.database.tables().record(now, &[end]);
         self.store.unserved([new.gateway]);
     }

@@ -14,7 +14,7 @@ pub(crate) struct Peer {
 pub(crate) enum Seen {
     /// It sent an event.
     Event(Box<Outgoing>),
-    /// It asked for a sign of life.
+    /// It sent a probe.
     Probe,
     /// It closed the connection, or was dropped.
     Close(Reason),
@@ -25,7 +25,7 @@ impl Peer {
         Self { end }
     }
 
-    /// Waits for the lane to do something. Control messages overtake events.
+    /// Waits for the next action of the lane. Control messages overtake events.
     pub(crate) async fn next(&mut self) -> Seen {
         tokio::select! {
             biased;
@@ -38,7 +38,7 @@ impl Peer {
         }
     }
 
-    /// Waits for an event, and answers probes meanwhile. `None` once the lane closes.
+    /// Waits for an event, answering probes meanwhile. `None` if the lane closes the connection.
     pub(crate) async fn event(&mut self) -> Option<Box<Outgoing>> {
         loop {
             match self.next().await {
@@ -68,14 +68,14 @@ impl Peer {
         self.end_sharing(reason, Vec::new()).await;
     }
 
-    /// Ends the connection; these events were to share a receipt with the next one.
+    /// Ends the connection. These events were to share a receipt with the next one.
     pub(crate) async fn end_sharing(self, reason: Reason, shared: Vec<Sequence>) {
         let detail = "ended by the test".to_owned();
         let ended = Ended { reason, detail, by_peer: true, shared };
         self.send(Incoming::Ended(Box::new(ended))).await;
     }
 
-    /// Sends anything. A lane that is gone does not get it.
+    /// Sends a message. It is lost if the lane has ended.
     pub(crate) async fn send(&self, incoming: Incoming) {
         let _ = self.end.incoming.send(incoming).await;
     }

@@ -1,4 +1,5 @@
-//! Nobody is locked out for good, and nobody gets in by a file that is not ours.
+//! The first admin token and its recovery: operators are never locked out, and a file of someone
+//! else grants no access.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,14 +10,14 @@ use crate::both::{On, on_both};
 use crate::support::{PATIENCE, Service};
 
 on_both! {
-    an_admin_token_is_recovered_beside_the_service_and_without_it
+    an_admin_token_is_recovered_with_and_without_a_running_service
     nothing_is_recovered_where_there_is_no_database
 }
 
 #[tokio::test]
 async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    // The first start can't say anything: its standard output is full.
+    // The first start can't print the token: its standard output is full.
     let full = std::fs::File::options().write(true).open("/dev/full").expect("a full device");
     let mut first = Command::new(env!("CARGO_BIN_EXE_gateway-events"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -28,12 +29,12 @@ async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
         .expect("the binary starts");
     let ended = tokio::time::timeout(PATIENCE, first.wait()).await.expect("it ends in time");
     assert_eq!(ended.expect("it ends").code(), Some(1));
-    // The next one shows a token that works.
+    // The next start prints a valid token.
     let service = Service::start_in(directory, &[]).await;
     service.api().get("/gateways").await.expect("admitted");
 }
 
-async fn an_admin_token_is_recovered_beside_the_service_and_without_it(on: On) {
+async fn an_admin_token_is_recovered_with_and_without_a_running_service(on: On) {
     let mut service = on.start().await;
     let beside = recover(&on, service.directory()).await.expect("a token");
     service.api_with(&beside).get("/access-tokens").await.expect("admitted at once");

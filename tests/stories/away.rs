@@ -1,4 +1,4 @@
-//! Gateways that are away: for a moment, until an event expires, or for good.
+//! Gateways that are not connected: for a moment, until an event expires, or permanently.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::both::{On, on_both};
 use crate::support::{Service, deployed, get, pause};
 
 on_both! {
-    an_event_expires_on_time_while_its_gateway_is_away
-    a_gateway_that_comes_back_at_once_has_missed_nothing
+    an_event_expires_on_time_while_its_gateway_is_not_connected
+    a_gateway_that_reconnects_within_the_grace_period_has_no_failures
     a_deleted_gateways_undelivered_events_are_failed_and_stay_visible
 }
 
-/// Publishes an event with this id, and with further members.
+/// Publishes an event with this id and these additional members.
 async fn publish(service: &Service, gateways: &[&str], id: &str, more: Value) {
     let mut event = deployed(gateways, id);
     event["id"] = json!(id);
@@ -24,14 +24,14 @@ async fn publish(service: &Service, gateways: &[&str], id: &str, more: Value) {
     service.api().post("/events", &event).await.expect("accepted");
 }
 
-/// How many deliveries to a gateway failed for a reason.
+/// The number of failed deliveries to a gateway with this reason.
 async fn failures(service: &Service, gateway: &str, reason: &str) -> usize {
     let path = format!("/deliveries?gatewayId={gateway}&reason={reason}");
     let page = get(&service.api(), &path).await.expect("a page");
     page["list"].as_array().expect("a list").len()
 }
 
-async fn an_event_expires_on_time_while_its_gateway_is_away(on: On) {
+async fn an_event_expires_on_time_while_its_gateway_is_not_connected(on: On) {
     let service = on.start().await;
     let ((away, away_key), (there, key)) =
         (service.gateway("away").await, service.gateway("there").await);
@@ -41,7 +41,7 @@ async fn an_event_expires_on_time_while_its_gateway_is_away(on: On) {
     socket.expect(1..=2).await;
     let socket = socket.serve();
     service.eventually(&format!("/gateways/{there}"), |shown| shown["confirmed"] == 2).await;
-    // It leaves before the event expires, having confirmed it.
+    // It disconnects before the event expires, having confirmed it.
     socket.abort();
     let path = format!("/deliveries?gatewayId={away}&reason=expired");
     let page = service.eventually(&path, |page| page["count"] == 1).await;
@@ -53,7 +53,7 @@ async fn an_event_expires_on_time_while_its_gateway_is_away(on: On) {
     assert!(late < Duration::from_secs(10), "expired {late:?} late");
     assert!(at(&row["lastFailureAt"]) >= at(&event["expiresAt"]), "{row:#}");
     assert_eq!(failures(&service, &there, "expired").await, 0, "it was confirmed");
-    // It does not expire again when its gateway comes back.
+    // It does not expire again when its gateway reconnects.
     let mut socket = service.connected(&away_key).await;
     socket.expect(2..=2).await;
     let _socket = socket.serve();
@@ -66,7 +66,7 @@ async fn an_event_expires_on_time_while_its_gateway_is_away(on: On) {
     assert_eq!(expired, 1, "{event:#}");
 }
 
-async fn a_gateway_that_comes_back_at_once_has_missed_nothing(on: On) {
+async fn a_gateway_that_reconnects_within_the_grace_period_has_no_failures(on: On) {
     let grace = [("DELIVERY__NOT_CONNECTED_GRACE", "4s")];
     let mut service = on.start_with(&grace).await;
     let ((back, key), (gone, gone_key)) =
@@ -87,7 +87,7 @@ async fn a_gateway_that_comes_back_at_once_has_missed_nothing(on: On) {
             service.eventually("/connections", |live| live["count"] == 0).await;
         }
         publish(&service, &[&back, &gone], &format!("restarts-{restarts}"), json!({})).await;
-        // Longer than a sweep takes that gives no grace.
+        // Longer than a sweep without a grace period takes.
         pause(Duration::from_secs(1)).await;
         last += 1;
         let mut socket = service.connected(&key).await;

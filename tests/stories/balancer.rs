@@ -1,5 +1,5 @@
-//! Two nodes on one Postgres behind a real HAProxy, which runs
-//! `config/haproxy.cfg` with other addresses.
+//! Two nodes on one Postgres behind a real HAProxy, with the configuration of `config/haproxy.cfg`
+//! and other addresses.
 
 #![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
 
@@ -21,7 +21,7 @@ use crate::both::On;
 use crate::proxied::dial;
 use crate::support::{PATIENCE, Service, Socket, deployed};
 
-/// From where the nodes see the balancer; nothing else comes from there.
+/// The balancer's address, from which nothing else connects.
 const ADDRESS: &str = "127.0.0.5";
 
 struct Balancer {
@@ -31,12 +31,12 @@ struct Balancer {
 }
 
 impl Balancer {
-    /// In front of two nodes, whose certificate it verifies.
+    /// Starts a balancer in front of two nodes. It verifies their certificate.
     async fn start(one: &Service, two: &Service) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
         std::fs::copy(one.certificate(), path("nodes.pem")).expect("copied");
-        // Free a moment ago, and bound again at once.
+        // The port was free a moment ago, and is bound at once.
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
@@ -105,7 +105,7 @@ impl Balancer {
         format!("https://localhost:{}", self.port)
     }
 
-    /// Connects from an address as a gateway of a service; a refusal is its status.
+    /// Connects from an address as a gateway of a service. A refusal is an error with its status.
     async fn connect(&self, service: &Service, from: &str, key: &str) -> Result<Socket, u16> {
         let tcp = dial(from, self.port).await;
         let config = Trust::CaFile(self.trusted()).client_config().expect("a TLS client");
@@ -116,7 +116,7 @@ impl Balancer {
     }
 }
 
-/// Debian's package has it where only root looks.
+/// Debian's package installs it in a directory that is only in root's path.
 fn haproxy() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -126,8 +126,8 @@ fn haproxy() -> PathBuf {
         .expect("this story needs HAProxy; install it: apt-get install -y haproxy")
 }
 
-/// Two nodes with one certificate, as an operator would give them. Self-signed
-/// ones of their own would bear the same name, by which OpenSSL confuses them.
+/// Two nodes with the same certificate, as operators deploy them. Two self-signed certificates
+/// would have the same name, by which OpenSSL confuses them.
 async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service, TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
@@ -180,7 +180,8 @@ async fn gateways_come_through_the_balancer_under_their_own_addresses() {
     socket.expect(1..=1).await;
     let socket = socket.serve();
     two.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
-    // Each node counts what it sees, and the balancer takes turns: at most four each.
+    // Each node counts attempts itself, and the balancer alternates between them: at most four
+    // each.
     let attempt = async |from: &str| balancer.connect(&one, from, "gwk_nonsense").await.err();
     let mut refusals = Vec::new();
     for _ in 0..10 {
@@ -201,10 +202,10 @@ async fn a_draining_node_gets_no_new_connection() {
     let (one, mut two, _certificate) = nodes(&on, &[("SHUTDOWN__DRAIN", "2m")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (_, key) = one.gateway("one").await;
-    // Past the balancer, so that the node has something to drain.
+    // Bypassing the balancer, so that the node has connections to drain.
     let (_first, _second) = (two.connected(&key).await, two.connected(&key).await);
     two.ask_to_end();
-    // By its own word, and not because it can't be asked.
+    // Because the node says so, and not because it is unreachable.
     balancer.logged("Server nodes/two is DOWN, reason: Layer7 wrong status, code: 503").await;
     let (_, key) = one.gateway("other").await;
     let mut sockets = Vec::new();
@@ -217,7 +218,7 @@ async fn a_draining_node_gets_no_new_connection() {
     balancer.connect(&one, "127.0.0.1", &key).await.expect("nothing changes for those who come");
 }
 
-/// Keeps the numbers that its gateway receives.
+/// Records the sequences that its gateway receives.
 #[derive(Default)]
 struct Received(Mutex<Vec<i64>>);
 
@@ -228,7 +229,7 @@ impl Handler for Received {
     }
 
     async fn notice(&self, notice: Notice) {
-        // Shown if the story fails.
+        // Printed if the test fails.
         println!("{notice:?}");
     }
 }
@@ -267,7 +268,7 @@ async fn fleet(balancer: &Balancer, node: &Service, count: usize) -> Vec<Member>
 }
 
 #[tokio::test]
-async fn a_killed_nodes_gateways_come_back_on_the_other_and_miss_nothing() {
+async fn gateways_of_a_killed_node_reconnect_to_the_other_and_miss_nothing() {
     const GATEWAYS: usize = 20;
     let on = On::shared();
     let (mut one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;

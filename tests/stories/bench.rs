@@ -61,7 +61,7 @@ fn assert_figures(report: &Value, names: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_baselines_are_measured_by_themselves() {
+async fn baselines_are_measured_without_a_service() {
     let report = bench("baseline").await;
     assert_figures(
         &report,

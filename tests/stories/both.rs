@@ -1,4 +1,4 @@
-//! Black-box stories told twice: on the embedded database, and on a shared one.
+//! Runs black-box tests on both databases: the embedded one and Postgres.
 
 use gateway_events::store::{VerifyReport, postgres, sqlite};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -8,11 +8,11 @@ use crate::server::Database;
 use crate::store_postgres;
 use crate::support::Service;
 
-/// The database that a story is told on.
+/// The database of a test.
 pub(crate) enum On {
-    /// A file beside the service.
+    /// SQLite, in a file in the service's directory.
     Embedded,
-    /// A Postgres.
+    /// Postgres.
     Shared(Database),
 }
 
@@ -21,7 +21,7 @@ impl On {
         Self::Shared(Database::new())
     }
 
-    /// Another empty one of the same kind.
+    /// Another empty database of the same kind.
     pub(crate) fn fresh(&self) -> Self {
         match self {
             Self::Embedded => Self::Embedded,
@@ -29,7 +29,7 @@ impl On {
         }
     }
 
-    /// Starts the service on it.
+    /// Starts the service with this database.
     pub(crate) async fn start(&self) -> Service {
         match self {
             Self::Embedded => Service::start().await,
@@ -37,7 +37,7 @@ impl On {
         }
     }
 
-    /// The same with further settings.
+    /// Starts the service with this database and further settings.
     pub(crate) async fn start_with(&self, settings: &[(&str, &str)]) -> Service {
         match self {
             Self::Embedded => Service::start_with(settings).await,
@@ -50,7 +50,7 @@ impl On {
         }
     }
 
-    /// Runs statements in it beside the service.
+    /// Runs statements in the database beside the service.
     pub(crate) async fn change(&self, service: &Service, statements: &str) {
         match self {
             Self::Embedded => {
@@ -64,7 +64,7 @@ impl On {
         }
     }
 
-    /// What the service left in it.
+    /// Verifies the database.
     pub(crate) async fn verify(&self, service: &Service) -> VerifyReport {
         match self {
             Self::Embedded => sqlite::verify::verify(&service.database()).await.expect("readable"),
@@ -75,7 +75,7 @@ impl On {
     }
 }
 
-/// Makes two tests of each story.
+/// Makes two tests of each function, one per database.
 macro_rules! on_both {
     ($($story:ident)*) => {
         mod embedded {

@@ -1,5 +1,5 @@
-//! The types that unmodified gateways know: what each takes, and what it
-//! refuses because a gateway could not read it.
+//! The built-in event types: which payloads they accept, and which they refuse because a gateway
+//! could not parse them.
 
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn types() -> Vec<(String, Value, Vec<&'static str>)> {
     types
 }
 
-/// Members that may be left out.
+/// Optional members.
 const OPTIONAL: [&str; 11] = [
     "revisionId",
     "vhost",
@@ -76,7 +76,7 @@ const OPTIONAL: [&str; 11] = [
     "maskedApiKey",
 ];
 
-/// What to do to a good payload, and the field that must then be named.
+/// Invalid variants of a valid payload, with the field that the error must name.
 fn spoilt(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value)> {
     let mut spoilt = Vec::new();
     let members = payload.as_object().expect("an object");
@@ -130,7 +130,7 @@ fn spoilt(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value
 }
 
 #[tokio::test]
-async fn each_known_type_takes_what_the_platform_sends_and_refuses_what_no_gateway_reads() {
+async fn each_type_accepts_the_platforms_payloads_and_refuses_what_gateways_can_not_parse() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
@@ -172,7 +172,7 @@ async fn each_known_type_takes_what_the_platform_sends_and_refuses_what_no_gatew
 }
 
 #[tokio::test]
-async fn rows_of_the_inbox_are_held_to_the_same() {
+async fn rows_of_the_inbox_are_validated_likewise() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -203,7 +203,7 @@ async fn rows_of_the_inbox_are_held_to_the_same() {
     }
 }
 
-/// The platform's events as it writes them: with one gateway and a timestamp.
+/// Events as the platform publishes them: with one gateway and a timestamp.
 #[tokio::test]
 async fn the_platforms_own_envelope_is_accepted() {
     let service = Service::start().await;
@@ -235,7 +235,7 @@ async fn the_platforms_own_envelope_is_accepted() {
     let mut both = envelope.clone();
     both["gatewayIds"] = json!([id]);
     admin.post("/events", &both).await.invalid("gatewayId", &["not both"]);
-    // A repeat may say another time: it is the same event.
+    // A repeat may have another timestamp; it is the same event.
     let mut named = deployed(&[&id], "d-1");
     named["id"] = json!("mine");
     let first = admin.post("/events", &named).await.success();

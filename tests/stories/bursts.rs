@@ -1,5 +1,4 @@
-//! What has piled up goes out in few writes: each one is a record of TLS and a
-//! call of the system.
+//! A backlog is sent in few writes, because each write costs a TLS record and a system call.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +16,7 @@ use crate::support::{PATIENCE, Service, deployed};
 
 const EVENTS: usize = 60;
 
-/// Counts the records of TLS that come in.
+/// Counts incoming TLS records.
 struct Counting {
     tcp: TcpStream,
     records: Arc<AtomicUsize>,
@@ -36,7 +35,7 @@ impl Counting {
             }
             self.header.push(bytes[0]);
             bytes = &bytes[1..];
-            // A type, a version and a length.
+            // A record header: type, version and length.
             if let [_, _, _, high, low] = self.header[..] {
                 self.rest_of_record = usize::from(u16::from_be_bytes([high, low]));
                 self.header.clear();
@@ -78,7 +77,7 @@ impl AsyncWrite for Counting {
 }
 
 #[tokio::test]
-async fn a_burst_goes_out_in_few_writes() {
+async fn a_burst_is_sent_in_few_writes() {
     let service = Service::start().await;
     let (id, key) = service.gateway("away").await;
     let batch: Vec<Value> =
@@ -98,7 +97,7 @@ async fn a_burst_goes_out_in_few_writes() {
     let before = records.load(Ordering::Relaxed);
     let mut texts = 0;
     let receiving = async {
-        // The acknowledgement too.
+        // Including the acknowledgement.
         while texts < EVENTS + 1 {
             match socket.next().await.expect("a frame").expect("a frame") {
                 Message::Text(_) => texts += 1,

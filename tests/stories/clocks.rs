@@ -1,6 +1,5 @@
-//! Clocks that are wrong, or set while the service runs. A library between the
-//! program and the kernel adds a test's offset to the wall clock, and leaves the
-//! monotonic one alone.
+//! Clocks that are wrong, or set while the service runs. A preloaded library adds a test's offset
+//! to the wall clock and leaves the monotonic clock unchanged.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -48,17 +47,17 @@ int gettimeofday(struct timeval *restrict time, void *restrict zone) {
 }
 "#;
 
-/// A wall clock that a test sets.
+/// A wall clock that a test can set.
 struct WallClock {
     directory: TempDir,
 }
 
 impl WallClock {
-    /// One that is ahead by so many seconds.
+    /// A clock that is this many seconds ahead.
     fn ahead(seconds: i64) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
-        // Another user runs the database server.
+        // The database server runs as another user.
         let readable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(directory.path(), readable).expect("readable");
         std::fs::write(at("clock.c"), SOURCE).expect("written");
@@ -71,7 +70,7 @@ impl WallClock {
         Self { directory }
     }
 
-    /// Sets it, in programs that run.
+    /// Sets the clock in running programs.
     fn set(&self, seconds: i64) {
         let file = std::fs::File::options().write(true).open(self.directory.path().join("offset"));
         file.and_then(|mut file| file.write_all(&seconds.to_ne_bytes())).expect("written");
@@ -82,7 +81,7 @@ impl WallClock {
         [("LD_PRELOAD", at("clock.so")), ("CLOCK_OFFSET", at("offset"))]
     }
 
-    /// What a shell does before it becomes a program with this clock.
+    /// Shell commands that make the next program use this clock.
     fn prelude(&self) -> String {
         let set = self.variables().map(|(name, value)| format!("{name}={value}"));
         format!("export {}", set.join(" "))
@@ -98,14 +97,14 @@ async fn publish(service: &Service, gateway: &str, deployment: &str) {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_hides_no_failure_and_turns_no_attempt_round() {
+async fn setting_the_clock_back_hides_no_failure_and_keeps_attempts_in_order() {
     let clock = WallClock::ahead(0);
     let service = Service::start_after(&clock.prelude(), &[]).await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     publish(&service, &id, "d-1").await;
     socket.expect(1..=1).await;
-    // The receipt comes at an earlier time than that at which the event was sent.
+    // The receipt arrives at an earlier time than that at which the event was sent.
     clock.set(-5);
     let serving = socket.serve();
     let path = format!("/gateways/{id}");
@@ -125,7 +124,7 @@ async fn a_clock_that_is_set_back_hides_no_failure_and_turns_no_attempt_round() 
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_for_a_moment_makes_retention_remove_nothing() {
+async fn a_clock_that_is_briefly_ahead_makes_retention_remove_nothing() {
     let clock = WallClock::ahead(0);
     let settings = [("RETENTION__INTERVAL", "1s"), ("LOG__FILTER", "info,gateway_events=debug")];
     let service = Service::start_after(&clock.prelude(), &settings).await;
@@ -144,7 +143,7 @@ async fn a_clock_that_is_ahead_for_a_moment_makes_retention_remove_nothing() {
     socket.expect(1..=1).await;
 }
 
-/// Failures of a gateway that the default window holds.
+/// Failed deliveries to a gateway within the default window.
 async fn failures(service: &Service) -> Value {
     service
         .eventually("/deliveries", |page| {
@@ -155,7 +154,7 @@ async fn failures(service: &Service) -> Value {
 }
 
 #[tokio::test]
-async fn a_node_whose_clock_is_wrong_uses_the_databases() {
+async fn a_node_with_a_wrong_clock_uses_the_databases_clock() {
     for seconds in [HOUR, -2 * DAY] {
         let clock = WallClock::ahead(seconds);
         let database = Database::new();
@@ -206,6 +205,6 @@ async fn a_node_that_dies_after_the_databases_clock_was_set_back_is_noticed() {
     dies.kill().await;
     let patience = Duration::from_mins(1);
     lives.eventually_within(patience, &path, |gateway| gateway["connected"] == false).await;
-    // The living one was never taken for dead.
+    // The live node was never declared dead.
     assert!(!lives.log().contains("declared dead by another node"), "{}", lives.log());
 }

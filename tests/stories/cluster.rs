@@ -1,5 +1,5 @@
-//! Several nodes on one database, as their gateways and publishers see them:
-//! with notifications, without any, and through a pooler that passes on none.
+//! Several nodes on one database, as their gateways and publishers see them: with notifications,
+//! without them, and through a pooler that forwards none.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 #![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
@@ -20,18 +20,18 @@ use crate::store_postgres::options;
 use crate::support::command::{command, run};
 use crate::support::{PATIENCE, Service, deployed, get};
 
-/// How nodes learn what another one did.
+/// How nodes learn of what another node did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// They are told.
+    /// By notifications.
     Notified,
-    /// They look.
+    /// By polling.
     Unnotified,
-    /// They are told by the server itself, and reach it through a pooler otherwise.
+    /// By notifications of the server itself, while everything else goes through a pooler.
     Pooled,
 }
 
-/// Two nodes; what they need goes after them.
+/// Two nodes. Field order: they are dropped before what they need.
 struct Nodes {
     one: Service,
     other: Service,
@@ -61,7 +61,7 @@ impl Nodes {
         Self { one, other, pooler, database }
     }
 
-    /// Both end in good order, and what they leave is sound.
+    /// Shuts both nodes down and verifies the database.
     async fn end(mut self) {
         for node in [&mut self.one, &mut self.other] {
             assert_eq!(node.terminate().await, Some(0), "{}", node.log());
@@ -71,7 +71,7 @@ impl Nodes {
     }
 }
 
-/// Makes a test of each story for each way.
+/// Makes a test of each function for each way.
 macro_rules! in_each_way {
     ($($story:ident)*) => {
         in_each_way!(@ notified, Notified, $($story)*);
@@ -92,9 +92,9 @@ macro_rules! in_each_way {
 
 in_each_way! {
     an_event_published_at_one_node_reaches_a_socket_of_another
-    what_another_program_inserts_reaches_a_socket_of_any_node
-    who_is_shut_out_at_one_node_loses_the_sockets_of_another
-    who_listens_is_who_was_told_to
+    an_event_inserted_by_another_program_reaches_a_socket_of_any_node
+    revocation_on_one_node_closes_sockets_on_another
+    only_nodes_with_notifications_listen
 }
 
 async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
@@ -117,7 +117,7 @@ async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
     nodes.end().await;
 }
 
-async fn what_another_program_inserts_reaches_a_socket_of_any_node(way: Way) {
+async fn an_event_inserted_by_another_program_reaches_a_socket_of_any_node(way: Way) {
     let nodes = Nodes::start(way).await;
     let program = Program::start(&nodes.database).await;
     for (name, node) in [("here", &nodes.one), ("there", &nodes.other)] {
@@ -132,8 +132,8 @@ async fn what_another_program_inserts_reaches_a_socket_of_any_node(way: Way) {
     nodes.end().await;
 }
 
-/// Notifications have no part in this: each node looks, twice a second.
-async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another(way: Way) {
+/// Independent of notifications: each node polls twice a second.
+async fn revocation_on_one_node_closes_sockets_on_another(way: Way) {
     const ROUNDS: usize = 4;
     let nodes = Nodes::start(way).await;
     let Nodes { one, other, .. } = &nodes;
@@ -168,12 +168,12 @@ async fn who_is_shut_out_at_one_node_loses_the_sockets_of_another(way: Way) {
         }
     }
     let longest = told(&format!("{way:?}: shut out at one node, closed at another"), took);
-    // By a look every half second; this is generous, as the machine may be busy.
+    // Polled every half second. The bound is generous, because the machine may be busy.
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     nodes.end().await;
 }
 
-/// Prints the median and the longest; returns the latter.
+/// Prints the median and the longest duration; returns the latter.
 fn told(what: &str, mut took: Vec<Duration>) -> Duration {
     took.sort();
     let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
@@ -181,7 +181,7 @@ fn told(what: &str, mut took: Vec<Duration>) -> Duration {
     longest
 }
 
-/// Nothing waits until the dead node is known to be dead.
+/// Nothing waits until the dead node is declared dead.
 #[tokio::test]
 async fn gateways_of_a_killed_node_catch_up_on_another_at_once() {
     const ROUNDS: usize = 10;
@@ -211,9 +211,9 @@ async fn gateways_of_a_killed_node_catch_up_on_another_at_once() {
     nodes.end().await;
 }
 
-async fn who_listens_is_who_was_told_to(way: Way) {
+async fn only_nodes_with_notifications_listen(way: Way) {
     let nodes = Nodes::start(way).await;
-    // Each node listens to the others and to the inbox.
+    // Each node listens to the other nodes and to the inbox.
     let expected = if way == Way::Unnotified { 0 } else { 4 };
     let program = Program::start(&nodes.database).await;
     let mut polls = tokio::time::interval(Duration::from_millis(20));
@@ -242,7 +242,7 @@ async fn who_listens_is_who_was_told_to(way: Way) {
 }
 
 #[tokio::test]
-async fn everything_that_a_node_does_goes_through_a_pooler() {
+async fn every_operation_works_through_a_pooler() {
     let nodes = Nodes::start(Way::Pooled).await;
     let Nodes { one, other, .. } = &nodes;
     let mut gateways = Vec::new();
@@ -251,7 +251,7 @@ async fn everything_that_a_node_does_goes_through_a_pooler() {
         let home = if nth % 2 == 0 { one } else { other };
         gateways.push((id, home.connected(&key).await.serve()));
     }
-    // More transactions at once, from both nodes, than the pooler has sessions.
+    // More simultaneous transactions, from both nodes, than the pooler has sessions.
     let publishing = (0..120).map(|nth| {
         let node = if nth % 2 == 0 { one } else { other };
         let (id, _) = &gateways[nth % gateways.len()];
@@ -268,7 +268,7 @@ async fn everything_that_a_node_does_goes_through_a_pooler() {
     for (_, socket) in gateways {
         socket.abort();
     }
-    // So do the commands that need no service.
+    // Likewise the commands that need no service.
     let url = nodes.pooler.as_ref().unwrap().url(&nodes.database);
     let through = async |arguments: &str| {
         let mut command = command(arguments);
@@ -282,7 +282,7 @@ async fn everything_that_a_node_does_goes_through_a_pooler() {
 }
 
 #[tokio::test]
-async fn migrating_through_a_pooler_is_done_once_however_many_do_it() {
+async fn concurrent_migrations_through_a_pooler_are_applied_once() {
     let database = Database::new();
     let pooler = Pooler::before(&database);
     let url = pooler.url(&database);
@@ -297,7 +297,7 @@ async fn migrating_through_a_pooler_is_done_once_however_many_do_it() {
 }
 
 #[tokio::test]
-async fn a_pooler_without_another_way_to_listen_is_told_and_costs_latency_only() {
+async fn a_pooler_without_a_listener_url_is_logged_and_only_costs_latency() {
     let database = Database::new();
     let pooler = Pooler::before(&database);
     let one = Service::start_with(&[("DATABASE__URL", &pooler.url(&database))]).await;
@@ -311,10 +311,10 @@ async fn a_pooler_without_another_way_to_listen_is_told_and_costs_latency_only()
 }
 
 #[tokio::test]
-async fn a_listener_that_can_not_be_made_makes_nobody_wait_for_it() {
+async fn an_unreachable_listener_url_delays_nothing() {
     let on = On::shared();
     let one = on.start().await;
-    // A pooler that is there, and behind it a server that is not.
+    // A pooler that runs in front of a server that does not.
     let nobody = [("DATABASE__LISTENER_URL", "postgres://nobody:hunter2@127.0.0.1:1/nothing")];
     let deaf = one.another_with(&nobody).await;
     let (id, key) = one.gateway("far").await;
@@ -327,7 +327,7 @@ async fn a_listener_that_can_not_be_made_makes_nobody_wait_for_it() {
         socket.expect(number..=number).await;
         quickest = quickest.min(published.elapsed());
     }
-    // It looks ten times a second; a connection would be tried for five.
+    // It polls ten times a second, while a connection attempt would take five seconds.
     assert!(quickest < Duration::from_millis(2500), "{quickest:?}");
     assert!(!deaf.log().contains("hunter2"), "{}", deaf.log());
 }

@@ -1,13 +1,12 @@
-//! Every noun and verb of the command line: tables for people, JSON for
-//! programs, exit codes for scripts.
+//! Every command: tables for people, JSON for programs, exit codes for scripts.
 
 use serde_json::{Value, json};
 
 use crate::support::command::{command, run};
 use crate::support::{Service, deployed};
 
-/// A table's cells, header included; columns are two blanks apart or more. A
-/// folded row goes on in indented lines. No line is wider than a terminal.
+/// The cells of a table, including its header. Columns are separated by two spaces or more, a
+/// folded row continues in indented lines, and no line is wider than a terminal.
 fn cells(table: &str) -> Vec<Vec<&str>> {
     let mut rows: Vec<Vec<&str>> = Vec::new();
     for line in table.lines().take_while(|line| !line.is_empty()) {
@@ -26,7 +25,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn gateways_are_registered_labelled_switched_off_and_deleted() {
+async fn gateways_are_registered_labelled_disabled_and_deleted() {
     let service = Service::start().await;
     let nothing = service.run("gateway list").await;
     assert!(nothing.well().contains("gateway-events gateway register NAME"));
@@ -47,7 +46,7 @@ async fn gateways_are_registered_labelled_switched_off_and_deleted() {
     assert_eq!((&table[2][..2], table[2].last()), (&["tokyo", "away"][..], Some(&chosen)));
     assert_eq!(service.run("gateway list --json").await.json()["count"], 2);
 
-    // One change keeps what another one has made meanwhile.
+    // A change keeps what a concurrent change has set.
     service.run("gateway update berlin --label tier=gold").await.well();
     service
         .run(&format!("gateway update {id} --label env=prod --remove-label region"))
@@ -91,7 +90,7 @@ async fn tokens_are_shown_once_listed_and_revoked() {
         let (public, secret) = one[4..].split_once('_').expect("two parts");
         assert!(list.out.contains(public) && !list.out.contains(secret));
     }
-    // The whole key says which one it is, too; its secret goes nowhere.
+    // A whole key also identifies itself; its secret is not sent.
     for name in [key[4..16].to_owned(), second] {
         let revoked = service.run(&format!("token revoke --gateway {id} {name}")).await;
         assert!(revoked.well().contains("is revoked"), "{revoked:?}");
@@ -181,7 +180,7 @@ async fn events_are_published_shown_and_appended_again() {
     service.run("event publish no.such @nowhere.json --all").await.failed(1, &["nowhere.json"]);
     service.run("event publish connection.ack {} --all").await.failed(2, &["reserved"]);
 
-    // From a file and from standard input the payload's bytes are kept, too.
+    // Payloads from a file and from standard input keep their bytes, too.
     let mut socket = service.connected(&key).await;
     socket.expect(1..=2).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -220,7 +219,7 @@ async fn a_dead_letter_is_redriven_by_hand() {
 }
 
 #[tokio::test]
-async fn help_version_and_completions_are_there_without_a_service() {
+async fn help_version_and_completions_work_without_a_service() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&mut command(&format!("completions {shell}"))).await;
         for word in ["gateway-events", "redrive", "ca-file"] {

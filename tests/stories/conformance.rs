@@ -1,5 +1,5 @@
-//! What every store must do, whatever it keeps its rows in. Each story makes
-//! gateways of its own and asks only through [`Store`].
+//! What every implementation of the store must do. Each test creates gateways of its own and only
+//! uses [`Store`].
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -33,67 +33,67 @@ pub(crate) use inbox::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 
-/// Tells every story to a store of its own, which `$fresh` opens; what it hands
-/// out beside the store is kept until the story has ended.
+/// Runs every test on a store of its own, which `$fresh` opens. What it returns beside the store is
+/// kept until the test has ended.
 macro_rules! conforms {
     ($fresh:path) => {
         $crate::conformance::conforms! { $fresh:
-            numbers_of_concurrent_publishers_have_no_gap_and_no_repeat
-            a_repeated_id_gets_the_first_answer_and_another_content_is_refused
-            an_event_that_was_given_its_id_can_be_repeated_by_it
+            sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate
+            a_repeated_id_gets_the_first_answer_and_different_content_is_refused
+            an_event_can_be_repeated_with_the_id_that_the_service_generated
             a_repeat_names_the_gateways_in_the_order_of_the_first_answer
             a_repeated_key_gets_the_first_answer_though_part_of_it_was_refused
             a_repeated_key_gets_every_item_of_the_first_answer
             a_repeat_gets_the_first_answer_though_it_is_invalid_by_now
-            what_came_to_nothing_may_do_better_under_the_same_key
-            an_unknown_gateway_refuses_its_event_alone
-            labels_choose_gateways_and_a_deleted_one_gets_nothing
+            a_request_that_failed_may_succeed_with_the_same_key
+            an_unknown_gateway_only_refuses_its_own_event
+            labels_select_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
-            an_event_of_a_deployment_with_a_long_id_harms_nobody
-            a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
-            what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
-            what_the_gateway_has_confirmed_is_not_recorded_as_failed
-            a_new_connection_starts_at_what_the_last_one_confirmed
-            replicas_that_come_back_in_any_order_find_every_position
-            what_was_sent_is_known_and_what_was_only_missed_is_not
-            a_late_receipt_brings_no_taken_over_position_back
-            a_replica_moves_its_own_position_and_not_its_gateways
-            a_receipt_on_a_forgotten_connection_moves_its_gateway
-            an_opening_that_nobody_waits_for_leaves_nothing_live
-            the_most_connections_at_once_are_known
-            a_refusal_is_noted_at_its_gateway
-            dead_letters_are_passed_and_not_counted_as_confirmed
+            an_event_with_a_long_deployment_id_is_stored_and_found
+            a_report_belongs_to_the_sent_event_of_its_instant_or_else_the_newest
+            an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter
+            confirmed_deliveries_are_not_recorded_as_failed
+            a_new_connection_starts_at_the_position_of_the_last_one
+            replicas_that_reconnect_in_any_order_find_every_position
+            sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
+            a_late_receipt_does_not_recreate_a_position_that_was_taken_over
+            a_named_replica_moves_its_own_position_and_not_its_gateways
+            a_receipt_on_a_deleted_connection_moves_its_gateway
+            an_abandoned_opening_leaves_no_live_connection
+            the_peak_of_simultaneous_connections_is_known
+            a_refusal_is_recorded_for_its_gateway
+            dead_letters_are_skipped_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
-            an_end_or_a_report_that_comes_twice_is_on_record_once
-            what_a_lost_node_had_sent_is_neither_failed_nor_delivered
+            a_repeated_end_or_report_is_recorded_once
+            deliveries_sent_by_a_lost_node_have_an_unknown_outcome
             an_event_that_another_replica_confirmed_is_not_given_up
             totals_count_each_outcome_once_through_repeats_redrive_and_retention
-            what_nobody_was_there_for_is_recorded_once
-            retention_keeps_what_is_not_confirmed
-            retention_trims_what_is_confirmed_in_bounded_batches
-            what_the_hard_limit_takes_is_recorded_as_lost
-            what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
-            what_a_deleted_gateway_missed_is_failed_and_shown_until_retention
-            an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed
-            many_expired_events_are_given_up_in_bounded_batches
-            a_gateway_that_has_just_gone_has_a_grace_and_no_other
-            old_dead_letters_go_with_their_deliveries_and_not_before
+            events_for_gateways_that_are_not_connected_are_recorded_once
+            retention_keeps_unconfirmed_events
+            retention_trims_confirmed_events_in_bounded_batches
+            removal_by_the_hard_limit_is_recorded_as_a_failure
+            rows_that_retention_kept_are_removed_when_they_are_no_longer_needed
+            undelivered_events_of_a_deleted_gateway_are_failed_and_kept_until_retention
+            an_unconfirmed_event_expires_while_its_gateway_is_not_connected
+            many_expired_events_are_recorded_in_bounded_batches
+            a_gateway_that_just_disconnected_has_a_grace_period_and_no_other
+            old_dead_letters_are_removed_with_their_deliveries
             an_open_dead_letter_outlives_its_log_and_can_be_redriven
-            a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit
+            a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limit
             a_repeat_gets_the_first_answer_though_the_log_is_trimmed
-            a_redrive_goes_on_where_it_stopped_oldest_first
-            a_redrive_counts_everything_that_it_leaves_alone
+            a_redrive_continues_where_it_stopped_oldest_first
+            a_redrive_counts_everything_that_it_skips
             a_redriven_delivery_shows_its_newest_redrive_and_its_state
             a_closed_connection_keeps_the_position_that_it_had
             a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive
-            what_has_expired_is_not_redriven_but_counted
-            redrives_at_the_same_time_append_each_delivery_once
+            expired_events_are_counted_and_not_redriven
+            concurrent_redrives_append_each_delivery_once
             a_log_is_read_in_pages_with_states
             connections_are_paged_newest_first
-            a_tokens_use_is_noted_when_it_is_told_and_not_before
-            a_request_may_come_to_a_bounded_number_of_deliveries
-            heavy_requests_at_the_same_time_are_each_taken_whole
-            what_retention_took_fails_once_whoever_comes_back_for_it
+            a_tokens_use_is_recorded_at_most_once_a_minute
+            the_deliveries_of_a_request_are_limited
+            concurrent_large_requests_are_each_appended_as_a_whole
+            events_that_retention_removed_fail_once_whichever_connection_resumes
         }
     };
     ($fresh:path: $($story:ident)*) => {
@@ -109,20 +109,20 @@ macro_rules! conforms {
 }
 pub(crate) use conforms;
 
-/// The same for the stories of the inbox, which another program fills.
-/// `$beside` starts it, given what `$fresh` handed out beside the store.
+/// Likewise for the tests of the inbox, into which another program inserts. `$beside` creates that
+/// program from what `$fresh` returned beside the store.
 macro_rules! conforms_beside_another_program {
     ($fresh:path, $beside:path) => {
         $crate::conformance::conforms_beside_another_program! { $fresh, $beside:
             rows_are_moved_in_the_order_of_their_insertion
-            a_row_that_was_moved_already_is_not_moved_again
-            a_rejected_row_holds_up_nobody
-            a_repeat_is_dropped_and_becomes_no_second_event
+            a_row_is_moved_once
+            a_rejected_row_delays_no_other_row
+            a_repeated_row_creates_no_second_event
             a_rejected_row_can_be_put_back_once
             pages_of_the_inbox_are_bounded
-            what_is_too_much_for_one_transaction_is_moved_by_the_next
+            rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next
             a_commit_of_another_program_is_noticed
-            what_was_rejected_long_ago_is_forgotten
+            rows_rejected_long_ago_are_deleted
         }
     };
     ($fresh:path, $beside:path: $($story:ident)*) => {
@@ -140,7 +140,7 @@ macro_rules! conforms_beside_another_program {
 }
 pub(crate) use conforms_beside_another_program;
 
-/// A story's own corner of a store.
+/// A test's own gateways in a store.
 #[derive(Clone, Copy)]
 pub(crate) struct Corner<'a> {
     pub(crate) store: &'a dyn Store,
@@ -238,7 +238,7 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
     }
 }
 
-/// An event that failed validation, for the reason given.
+/// An event that failed validation for this reason.
 fn invalid(id: Option<&EventId>, why: &str) -> Validated {
     Err(InvalidEvent {
         identity: id.map(|id| (id.clone(), [1; 32])),
@@ -296,7 +296,7 @@ pub(crate) fn closed(
     }
 }
 
-/// Keeps everything, until a story says otherwise.
+/// Limits that keep everything.
 pub(crate) fn keep_all() -> RetentionLimits {
     const LONG: Duration = Duration::from_hours(1000);
     RetentionLimits {

@@ -1,4 +1,4 @@
-//! SIGKILL under load: whatever was accepted arrives, in order, and nothing else does.
+//! SIGKILL under load: every accepted event arrives, in order, and nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use crate::both::{On, on_both};
 use crate::support::{Service, deployed};
 
 on_both! {
-    whatever_was_accepted_arrives_in_order_after_a_kill
+    every_accepted_event_arrives_in_order_after_a_kill
 }
 
 const ROUNDS: u64 = 20;
 const PUBLISHERS: u64 = 4;
 const LARGE: usize = 100_000;
 
-/// What one gateway got, and what it was promised: event ids by sequence.
+/// What one gateway received, and what it should receive: event ids by sequence.
 #[derive(Default)]
 struct Log {
     accepted: BTreeMap<i64, String>,
@@ -29,19 +29,19 @@ struct Gateway {
     log: Log,
 }
 
-/// What a publisher learnt before the kill.
+/// What a publisher knows at the kill.
 #[derive(Default)]
 struct Published {
-    /// Ids that it sent, answered or not.
+    /// Ids of published events, answered or not.
     tried: BTreeSet<String>,
-    /// Gateway, sequence and id of what was accepted.
+    /// Gateway, sequence and id of accepted events.
     accepted: Vec<(String, i64, String)>,
 }
 
 #[expect(clippy::print_stdout, reason = "the seeds are shown when the test fails")]
-async fn whatever_was_accepted_arrives_in_order_after_a_kill(on: On) {
+async fn every_accepted_event_arrives_in_order_after_a_kill(on: On) {
     let first = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
-    // Gateways that come back in every round are no storm.
+    // Gateways reconnect in every round, which must not be rate-limited.
     let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
     let mut fleet = Vec::new();
     for name in ["one", "cluster", "rare"] {
@@ -51,7 +51,7 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill(on: On) {
     let mut tried = BTreeSet::new();
     for round in 0..ROUNDS {
         let seed = first.unwrap_or_else(|| fastrand::u64(..));
-        // Shown by the test runner when this test fails.
+        // Printed if the test fails.
         println!("round {round}: STORY_SEED={seed}");
         one_round(&mut service, &mut fleet, &mut tried, round, seed).await;
         service.restart().await;
@@ -75,7 +75,7 @@ async fn whatever_was_accepted_arrives_in_order_after_a_kill(on: On) {
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 
-/// Publishes to whoever is connected, and kills in the middle of it.
+/// Publishes to connected gateways, and kills the service meanwhile.
 async fn one_round(
     service: &mut Service,
     fleet: &mut [Gateway],
@@ -100,7 +100,7 @@ async fn one_round(
             tokio::spawn(publish(service.api(), name, ids, random, answers.clone()))
         })
         .collect();
-    // The moment of the kill is the chance that is tested.
+    // The moment of the kill is random.
     for _ in 0..random.u64(1..100) {
         answered.recv().await.expect("publishers publish");
     }
@@ -118,7 +118,7 @@ async fn one_round(
     }
 }
 
-/// One event or a batch at a time, some of them large, until the kill.
+/// Publishes one event or a batch at a time, some of them large, until the kill.
 async fn publish(
     api: crate::support::JsonApi,
     name: String,
@@ -155,15 +155,15 @@ async fn publish(
                 published.accepted.push((gateway, sequence, id.to_owned()));
             }
         }
-        // Nobody counts any more once the kill has been decided.
+        // After the kill the receiver is gone.
         let _ = answers.send(());
     }
     published
 }
 
 impl Log {
-    /// Enters what one connection received: in order, without a gap, and the same
-    /// event under the same number as ever.
+    /// Adds what one connection received: in order, without a gap, and each sequence with the same
+    /// event as before.
     fn keep(&mut self, events: &[Value]) {
         let numbers: Vec<i64> =
             events.iter().map(|event| event["sequence"].as_i64().expect("a number")).collect();
@@ -175,8 +175,8 @@ impl Log {
         }
     }
 
-    /// All of the log has arrived: what was accepted, and what was committed
-    /// although the kill came before the answer; nothing that nobody published.
+    /// Checks that the whole log has arrived: what was accepted, what was committed although the kill
+    /// came before the answer, and nothing that was not published.
     fn check(&self, head: i64, tried: &BTreeSet<String>) {
         let numbers: Vec<i64> = self.received.keys().copied().collect();
         assert_eq!(numbers, (1..=head).collect::<Vec<_>>());

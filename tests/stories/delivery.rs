@@ -1,4 +1,4 @@
-//! The dispatcher with a real store and a transport in memory, or of text lines.
+//! The dispatcher with a real store, and a transport in memory or of text lines.
 
 #![expect(clippy::unwrap_used, reason = "a failed call fails the test")]
 
@@ -103,7 +103,7 @@ impl Node {
         Peer::new(transport)
     }
 
-    /// Waits until all connections have ended, and their outcomes are on record.
+    /// Waits until all connections have ended and their outcomes are recorded.
     async fn settled(&self) {
         within(async {
             while self.gateway().await.live_connections > 0 || self.dispatcher.live() > 0 {
@@ -149,7 +149,7 @@ async fn receive(peer: &mut Peer, numbers: impl IntoIterator<Item = i64>) {
 }
 
 #[tokio::test]
-async fn missed_and_new_events_come_in_one_order() {
+async fn a_backlog_and_new_events_arrive_in_one_order() {
     let node = node(Options { window_events: 2, ..Options::default() }).await;
     node.publish_all(1..=5).await;
     let mut peer = node.connect().await;
@@ -211,7 +211,7 @@ async fn a_connection_outlives_an_unreadable_log() {
     node.publish_all(1..=3).await;
     let mut peer = node.connect().await;
     receive(&mut peer, [1]).await;
-    // From now on the log can be neither read nor written.
+    // From now on, the log can be neither read nor written.
     node.store.close().await;
     peer.confirm(Sequence(1)).await;
     let mut probes = 0;
@@ -227,7 +227,7 @@ async fn a_connection_outlives_an_unreadable_log() {
 }
 
 #[tokio::test]
-async fn silence_ends_a_connection() {
+async fn a_connection_without_activity_is_closed() {
     let options = Options { heartbeat_timeout: Duration::from_millis(50), ..Options::default() };
     let node = node(options).await;
     let mut peer = node.connect().await;
@@ -257,7 +257,7 @@ async fn a_busy_handler_has_until_the_confirmation_timeout() {
 }
 
 #[tokio::test]
-async fn poison_becomes_a_dead_letter_and_the_stream_goes_on() {
+async fn a_poison_event_becomes_a_dead_letter_and_the_stream_continues() {
     let node = node(Options { max_attempts: 2, ..Options::default() }).await;
     node.publish_all(1..=2).await;
     for _ in 0..2 {
@@ -291,7 +291,7 @@ async fn an_expired_event_is_skipped_and_recorded() {
 }
 
 #[tokio::test]
-async fn a_reported_failure_counts_although_the_event_was_received() {
+async fn a_reported_failure_counts_after_the_event_was_received() {
     let node = node(Options::default()).await;
     node.publish_all(1..=1).await;
     let mut peer = node.connect().await;
@@ -331,7 +331,7 @@ async fn a_revoked_token_ends_its_connections_at_once() {
 
 #[tokio::test]
 async fn a_connection_whose_task_panics_is_closed_on_record() {
-    // Settings refuse this period, and so does the clock.
+    // A period that the settings and the clock would refuse.
     let options =
         Options { heartbeat_interval: Duration::ZERO, max_connections: 1, ..Options::default() };
     let node = node(options).await;
@@ -351,7 +351,7 @@ async fn a_drain_waits_for_receipts_and_admits_no_connection() {
     let mut peer = node.connect().await;
     receive(&mut peer, [1]).await;
     let gateway = async {
-        // It handles the event while the node goes down.
+        // It confirms the event while the node shuts down.
         peer.confirm(Sequence(1)).await;
         assert_eq!(within(peer.closed()).await, Reason::Shutdown);
         peer.end(Reason::Shutdown).await;
@@ -362,7 +362,7 @@ async fn a_drain_waits_for_receipts_and_admits_no_connection() {
 }
 
 #[tokio::test]
-async fn an_event_for_an_absent_gateway_is_a_failure_and_is_delivered_later() {
+async fn an_event_for_a_gateway_that_is_not_connected_fails_and_is_delivered_later() {
     let options = Options { not_connected_grace: Duration::ZERO, ..Options::default() };
     let node = node(options).await;
     let jobs = Supervisor::default();

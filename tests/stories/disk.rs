@@ -1,5 +1,5 @@
-//! Disks fill up and fail. What was answered with 202 is there all the same,
-//! and what was not is not claimed.
+//! Full and failing disks: every event answered with 202 is stored, and no event is claimed to be
+//! stored that is not.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -12,12 +12,12 @@ use tokio::process::Command;
 
 use crate::support::{PATIENCE, Service, deployed};
 
-/// Where the small disk is, for the story that is told on it.
+/// The environment variable with the small disk's directory, for tests that run on it.
 const SMALL_DISK: &str = "STORY_SMALL_DISK";
 
 #[tokio::test]
-async fn a_write_that_fails_ends_the_process_and_nothing_accepted_is_lost() {
-    // Past a mebibyte, writing a file fails as it does on a broken disk.
+async fn a_failed_write_ends_the_process_and_nothing_accepted_is_lost() {
+    // Beyond a mebibyte, writing to a file fails, as on a broken disk.
     let mut service = Service::start_after("trap '' XFSZ; ulimit -f 2048", &[]).await;
     let (id, key) = service.gateway("one").await;
     let publishers: Vec<_> = (0..4)
@@ -32,7 +32,7 @@ async fn a_write_that_fails_ends_the_process_and_nothing_accepted_is_lost() {
                             let sequence = answer["deliveries"][0]["sequence"].as_i64();
                             accepted.push((sequence.expect("a number"), answer["id"].clone()));
                         }
-                        // Never a refusal that says that nothing was stored: 503, or no answer.
+                        // Never an answer that says that nothing was stored: 503, or none.
                         Err(error) => {
                             assert!(matches!(error.status(), Some(503) | None), "{error}");
                             break;
@@ -62,12 +62,12 @@ async fn a_write_that_fails_ends_the_process_and_nothing_accepted_is_lost() {
 }
 
 #[tokio::test]
-async fn below_the_watermark_publishing_is_refused_and_receipts_are_taken() {
+async fn below_the_watermark_publishing_is_refused_and_receipts_are_stored() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     service.kill().await;
-    // No disk has as much free.
+    // No disk has this much free space.
     service.set("DATABASE__MIN_FREE_BYTES", &i64::MAX.to_string());
     service.restart().await;
     let refused = service.api().post("/events", &deployed(&[&id], "d-2")).await;
@@ -79,10 +79,10 @@ async fn below_the_watermark_publishing_is_refused_and_receipts_are_taken() {
 
 #[tokio::test]
 async fn a_full_disk_is_survived() {
-    on_small_disk("disk::a_full_disk_refuses_to_publish_and_takes_receipts").await;
+    on_small_disk("disk::a_full_disk_refuses_publishing_and_stores_receipts").await;
 }
 
-/// Runs an ignored test on a small disk of its own, in a process of its own.
+/// Runs an ignored test on a small disk, in its own process.
 #[expect(
     clippy::print_stdout,
     reason = "whoever reads the tests' output must know what was left out"
@@ -111,14 +111,14 @@ pub(crate) async fn on_small_disk(test: &str) {
     }
 }
 
-/// The small disk that such a test runs on.
+/// The small disk of such a test.
 pub(crate) fn small_disk() -> PathBuf {
     PathBuf::from(std::env::var_os(SMALL_DISK).expect("a small disk"))
 }
 
 #[tokio::test]
 #[ignore = "told by `a_full_disk_is_survived`, on a disk of its own"]
-async fn a_full_disk_refuses_to_publish_and_takes_receipts() {
+async fn a_full_disk_refuses_publishing_and_stores_receipts() {
     let disk = small_disk();
     let service = Service::start_in(
         tempfile::tempdir_in(&disk).expect("a temporary directory"),
@@ -139,7 +139,7 @@ async fn a_full_disk_refuses_to_publish_and_takes_receipts() {
     fill(&filler);
     let refused = api.post("/events", &deployed(&[&id], "d-4")).await;
     assert_eq!(refused.expect_err("the disk is full").status(), Some(507));
-    // The last echo is sent only now; there is no room for what it confirms.
+    // The last pong is sent only now, when there is no room to record it.
     let socket = socket.serve();
     let path = format!("/gateways/{id}");
     service.eventually(&path, |gateway| gateway["confirmed"] == 3).await;
@@ -155,7 +155,7 @@ async fn a_full_disk_refuses_to_publish_and_takes_receipts() {
     socket.abort();
 }
 
-/// A library that makes calls to the disk fail, and the switch for it.
+/// A preloaded library that makes disk operations fail, and its switch.
 struct Broken {
     directory: tempfile::TempDir,
 }
@@ -173,13 +173,13 @@ impl Broken {
         Self { directory }
     }
 
-    /// What a shell does so that the service it starts can be made to fail.
+    /// Shell commands that make the next program use the library.
     fn prelude(&self) -> String {
         let directory = self.directory.path().display();
         format!("export BROKEN_DISK={directory} LD_PRELOAD={directory}/broken.so")
     }
 
-    /// From now on these calls ("sync", "read") fail with this number.
+    /// From now on these calls ("sync", "read") fail with this error.
     fn fail(&self, calls: &str, errno: rustix::io::Errno) {
         let number = errno.raw_os_error().to_string();
         std::fs::write(self.directory.path().join("new"), number).expect("written");
@@ -188,13 +188,13 @@ impl Broken {
     }
 }
 
-/// A restart is all that helps, and the sooner the better: gateways and
-/// publishers are to go elsewhere meanwhile.
+/// Only a restart helps, and the sooner the better, so that gateways and publishers use other
+/// nodes.
 #[tokio::test]
-async fn a_sync_that_fails_ends_the_process_soon_and_makes_it_unready_at_once() {
+async fn a_failed_sync_makes_the_process_unready_at_once_and_ends_it_soon() {
     for errno in [rustix::io::Errno::IO, rustix::io::Errno::NOSPC] {
         let broken = Broken::new();
-        // With the usual drain of 10 s.
+        // With the default drain of 10 s.
         let mut service = Service::start_after(&broken.prelude(), &[]).await;
         let (id, key) = service.gateway("one").await;
         let (_, silent) = service.gateway("silent").await;
@@ -207,12 +207,12 @@ async fn a_sync_that_fails_ends_the_process_soon_and_makes_it_unready_at_once() 
         let refused = api.post("/events", &deployed(&[&id], "d-2")).await;
         let status = refused.expect_err("its outcome is unknown").status();
         assert!(matches!(status, Some(503) | None), "{status:?}");
-        // No answer, or one that says no.
+        // No answer, or one that says that it is not ready.
         assert!(api.root("/readyz").await.is_err(), "{}", service.log());
         assert_eq!(service.ended().await, Some(1), "{}", service.log());
         let took = failed_at.elapsed();
-        // It took 18 s and more with the drain and the closing of the store. What
-        // is wanted is 2 s, and a machine that is busy may take longer.
+        // With the drain and closing the store it took 18 s and more. The goal is 2 s; a busy
+        // machine may take longer.
         assert!(took < Duration::from_secs(8), "it took {took:?}\n{}", service.log());
         for socket in sockets {
             socket.await.expect("closed");
@@ -224,7 +224,7 @@ async fn a_sync_that_fails_ends_the_process_soon_and_makes_it_unready_at_once() 
 }
 
 #[tokio::test]
-async fn a_read_that_fails_is_called_a_failing_disk_and_no_damage() {
+async fn a_failed_read_is_reported_as_a_failing_disk_and_not_as_corruption() {
     let broken = Broken::new();
     let mut service = Service::start_after(&broken.prelude(), &[]).await;
     let (id, _) = service.gateway("one").await;
@@ -234,7 +234,7 @@ async fn a_read_that_fails_is_called_a_failing_disk_and_no_damage() {
         answer["id"].as_str().expect("an id").clone_into(&mut last);
     }
     service.kill().await;
-    // Nothing of it is in SQLite's memory any more.
+    // Empties SQLite's cache.
     service.restart().await;
     broken.fail("read", rustix::io::Errno::IO);
     let api = service.api();
@@ -244,7 +244,7 @@ async fn a_read_that_fails_is_called_a_failing_disk_and_no_damage() {
     assert!(!service.log().contains("damaged"), "{}", service.log());
 }
 
-/// An event of some size.
+/// A large event.
 fn large(gateway: &str, number: usize) -> serde_json::Value {
     json!({"type": "gateway.config.updated", "gatewayIds": [gateway],
            "payload": {"configType": format!("{number}-{}", "x".repeat(20_000)), "action": "update"}})
@@ -263,13 +263,13 @@ async fn a_file_in_the_ballasts_place_is_left_alone() {
     let precious = service.directory().join("precious");
     assert_eq!(std::fs::read_to_string(&precious).expect("there"), "precious");
     assert!(path.is_symlink());
-    // A file of another's, of another size: neither changed nor removed.
+    // A file of another program, with another size: neither changed nor removed.
     std::fs::remove_file(&path).expect("removed");
     std::fs::write(&path, "somebody's").expect("written");
     service.kill().await;
     service.restart().await;
     assert_eq!(std::fs::read_to_string(&path).expect("there"), "somebody's");
-    // Without it there is a ballast, and one of another size takes its place.
+    // Without it, a ballast file is created. One with another size replaces it.
     std::fs::remove_file(&path).expect("removed");
     for bytes in ["8192", "4096"] {
         service.set("DATABASE__BALLAST_BYTES", bytes);
@@ -284,7 +284,7 @@ async fn a_file_in_the_ballasts_place_is_left_alone() {
     }
 }
 
-/// Writes until nothing more fits.
+/// Writes until the disk is full.
 pub(crate) fn fill(filler: &Path) {
     let mut file = std::fs::File::create(filler).expect("a file");
     for length in [65_536, 4096, 1] {

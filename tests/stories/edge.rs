@@ -1,5 +1,4 @@
-//! The edge: what strangers, clients and operators meet there, and what the
-//! log says of it.
+//! The HTTP edge, for unauthenticated peers, clients and operators, and what is logged about it.
 
 mod connection_limits;
 mod connections;

@@ -1,6 +1,5 @@
-//! The examples of a deployment in `config/` fit this version: every variable
-//! is a setting, every file is there, and the addresses agree. No container is
-//! started.
+//! The deployment examples in `config/` are valid for this version: every variable is a setting,
+//! every file exists, and the addresses match. No container is started.
 
 use std::path::Path;
 
@@ -21,7 +20,7 @@ fn compose() -> Value {
 }
 
 #[tokio::test]
-async fn the_settings_in_compose_are_settings_and_are_accepted() {
+async fn the_settings_in_compose_are_valid() {
     let compose = compose();
     for node in ["node-1", "node-2"] {
         let settings = compose["services"][node]["environment"].as_mapping().expect("settings");
@@ -32,7 +31,7 @@ async fn the_settings_in_compose_are_settings_and_are_accepted() {
             assert!(name.starts_with("GATEWAY_EVENTS__"), "{name}");
             show.env(name, value.replace("${POSTGRES_PASSWORD:?set it, see above}", "p"));
         }
-        // An unknown one, or a value that can't be used, would be refused.
+        // An unknown setting or an invalid value would be refused.
         let shown = run(&mut show).await;
         assert!(shown.well().contains("172.30.0.10"), "{shown:?}");
         show.env("GATEWAY_EVENTS__SERVER__NO_SUCH_THING", "x");
@@ -41,7 +40,7 @@ async fn the_settings_in_compose_are_settings_and_are_accepted() {
 }
 
 #[test]
-fn what_compose_mounts_is_there_or_is_made_as_it_says() {
+fn files_that_compose_mounts_exist_or_are_created_as_documented() {
     let (compose, written) = (compose(), text("config/compose.yaml"));
     let mut mounted = 0;
     for (name, service) in compose["services"].as_mapping().expect("services") {
@@ -77,7 +76,7 @@ fn the_balancers_address_and_the_nodes_names_agree() {
 }
 
 #[test]
-fn the_image_copies_what_is_there() {
+fn files_that_the_image_copies_exist() {
     let mut copied = 0;
     for line in text("config/Dockerfile").lines() {
         let Some(files) = line.strip_prefix("COPY ").filter(|it| !it.starts_with("--from")) else {
@@ -94,7 +93,7 @@ fn the_image_copies_what_is_there() {
 }
 
 #[test]
-fn the_builder_gets_what_the_image_copies_and_nothing_else() {
+fn the_build_context_contains_only_what_the_image_copies() {
     let ignored = text(".dockerignore");
     let admitted: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
     assert!(ignored.lines().any(|line| line == "*"), "everything else is ignored");
@@ -113,7 +112,7 @@ fn the_builder_gets_what_the_image_copies_and_nothing_else() {
 }
 
 #[test]
-fn the_image_runs_as_a_user_that_has_a_number() {
+fn the_image_runs_as_a_numeric_user() {
     let dockerfile = text("config/Dockerfile");
     let user = dockerfile.lines().find_map(|line| line.strip_prefix("USER ")).expect("a user");
     for part in user.split(':') {

@@ -1,5 +1,5 @@
-//! A service that misbehaves as the real one can't be made to: TLS and the
-//! upgrade are real, and what comes then is the test's.
+//! A fake service that misbehaves as the real one can't: TLS and the upgrade are real, and the test
+//! sends the rest.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::support::PATIENCE;
 pub(crate) struct Fake {
     listener: TcpListener,
     tls: TlsAcceptor,
-    /// Where its certificate is.
+    /// Contains its certificate.
     directory: TempDir,
 }
 
@@ -75,7 +75,7 @@ impl Fake {
         stream.shutdown().await.expect("it listens");
     }
 
-    /// The next socket, of which nothing has been said yet.
+    /// The next socket, without an acknowledgement.
     pub(crate) async fn upgrade(&self) -> Peer {
         let stream = self.accept().await;
         Peer { stream: tokio_tungstenite::accept_async(stream).await.expect("an upgrade") }
@@ -91,7 +91,7 @@ impl Fake {
     }
 }
 
-/// A gateway's socket, seen from the service.
+/// A gateway's socket, on the side of the service.
 pub(crate) struct Peer {
     stream: WebSocketStream<TlsStream<TcpStream>>,
 }
@@ -101,12 +101,12 @@ impl Peer {
         self.stream.send(message).await.expect("it is open");
     }
 
-    /// An event; the gateway must be there.
+    /// Sends an event; the gateway must be connected.
     pub(crate) async fn event(&mut self, sequence: i64) {
         assert!(self.still_sends(sequence).await, "the gateway has gone");
     }
 
-    /// An event; says whether the gateway is there to get it.
+    /// Sends an event; returns whether the gateway is still connected.
     pub(crate) async fn still_sends(&mut self, sequence: i64) -> bool {
         let event = json!({"type": "api.deployed", "sequence": sequence,
             "payload": {"apiId": "a-1", "deploymentId": "d-1", "performedAt": "2026-01-01T00:00:00Z"},
@@ -114,13 +114,13 @@ impl Peer {
         self.stream.send(Message::text(event.to_string())).await.is_ok()
     }
 
-    /// What the gateway says next; `None` when it has gone.
+    /// The gateway's next message; `None` when it has disconnected.
     pub(crate) async fn next(&mut self) -> Option<Message> {
         let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
         next.expect("a frame in time")?.ok()
     }
 
-    /// Waits until the gateway has gone.
+    /// Waits until the gateway has disconnected.
     pub(crate) async fn until_gone(mut self) {
         while self.next().await.is_some() {}
     }

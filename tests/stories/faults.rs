@@ -1,4 +1,4 @@
-//! What goes wrong at a gateway's socket, and what the service makes of it.
+//! Failures on a gateway's socket, and how the service handles them.
 
 mod farewell;
 mod nonsense;

@@ -1,6 +1,5 @@
-//! Several real nodes on one Postgres, a fleet of gateways that goes from node
-//! to node, publishers that do not give up, and what must be true whatever
-//! happened in between.
+//! Several real nodes on one Postgres, gateways that reconnect to any node, publishers that retry
+//! until they succeed, and invariants that must hold whatever happened meanwhile.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -33,18 +32,18 @@ mod takeover;
 use fleet::Fleet;
 use publishers::Published;
 
-/// How long the nodes may take to be at rest. A dead node's connections are
-/// closed half a minute after its last sign of life.
+/// How long the nodes may take to come to rest. A dead node's connections are closed half a minute
+/// after its last heartbeat.
 const REST: Duration = Duration::from_secs(90);
 
-/// Where a node is, which stays the same when it is started again.
+/// A node's address and directory, which a restart keeps.
 #[derive(Clone)]
 struct Address {
     api: JsonApi,
     tls: Arc<ClientConfig>,
 }
 
-/// Real nodes, started one after another. They end before their database does.
+/// Real nodes, started one after another. Field order: they end before their database.
 struct Cluster {
     nodes: Vec<Service>,
     addresses: Arc<[Address]>,
@@ -54,7 +53,7 @@ struct Cluster {
 impl Cluster {
     async fn start(database: Database, size: usize, settings: &[(&str, &str)]) -> Self {
         let on = On::Shared(database);
-        // Gateways that come back again and again are no storm here.
+        // Gateways reconnect again and again, which must not be rate-limited.
         let settings = [settings, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]].concat();
         let mut nodes = vec![on.start_with(&settings).await];
         while nodes.len() < size {
@@ -79,9 +78,8 @@ impl Cluster {
         connect(&self.database().url()).await.expect("the server answers")
     }
 
-    /// Waits until all that was accepted has been confirmed, and each node says
-    /// of the connections what is true: these are the fleet's, and so many
-    /// others. Returns the ids of the fleet's.
+    /// Waits until everything accepted is confirmed and all nodes list the same live connections:
+    /// the fleet's, and this many others. Returns the ids of the fleet's.
     async fn rests(&self, fleet: &Fleet, others: usize) -> Vec<String> {
         let mut last = String::new();
         let mut polls = tokio::time::interval(Duration::from_millis(200));
@@ -97,7 +95,7 @@ impl Cluster {
         resting.await.unwrap_or_else(|_| panic!("{last}\n{}", self.logs()))
     }
 
-    /// The fleet's connections, or what is still under way.
+    /// The fleet's connections, or what is still in progress.
     async fn live(&self, fleet: &Fleet, others: usize) -> Result<Vec<String>, String> {
         let mut connection = self.connection().await;
         let inbox: i64 = sqlx::query_scalar("select count(*) from inbox")
@@ -132,8 +130,8 @@ impl Cluster {
         Ok(live)
     }
 
-    /// What must be true at the end: all that was accepted has arrived, in
-    /// order, where it was meant to, and nothing else has.
+    /// Checks the invariants at the end: everything accepted has arrived in order at its targets,
+    /// and nothing else has.
     async fn settles(mut self, fleet: Fleet, published: &[Published]) {
         self.rests(&fleet, 0).await;
         let (members, mut connection) = (fleet.stop().await, self.connection().await);
@@ -160,7 +158,7 @@ impl Cluster {
         assert_eq!(report.dead_letters, 0, "no gateway ever refused an event");
     }
 
-    /// What the nodes said last.
+    /// The end of each node's log.
     fn logs(&self) -> String {
         let log = |node: &Service| {
             let log = node.log();
@@ -180,7 +178,7 @@ fn text(value: &Value, member: &str) -> String {
     value[member].as_str().unwrap_or_else(|| panic!("no {member}: {value}")).to_owned()
 }
 
-/// The seed of a story: a new one, unless `STORY_SEED` asks for one again.
+/// The seed of a test: random, unless `STORY_SEED` is set.
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 fn seed() -> fastrand::Rng {
     let given = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -189,7 +187,7 @@ fn seed() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// What a story measured, for whoever asks with `--nocapture`.
+/// Prints what a test measured, for `--nocapture`.
 #[expect(clippy::print_stdout, reason = "figures are for people")]
 fn say(figures: std::fmt::Arguments<'_>) {
     println!("{figures}");

@@ -1,17 +1,17 @@
-//! `health` is for the service on this machine: it finds it by the service's own
-//! settings, and the environment of clients does not lead it elsewhere.
+//! `health` checks the service on this machine: it takes the address from the service's settings,
+//! and ignores environment variables of client commands.
 
 use crate::support::Service;
 use crate::support::command::{command, run};
 
 #[tokio::test]
-async fn health_asks_the_service_that_the_settings_describe() {
+async fn health_checks_the_service_that_the_settings_describe() {
     let service = Service::start().await;
     let health = |arguments: &str| {
         let mut command = command(&format!("health {arguments}"));
         command
             .env("GATEWAY_EVENTS__SERVER__LISTEN", format!("0.0.0.0:{}", service.port))
-            // Exported for a client of another service, which does not exist.
+            // Set for a client of another service, which does not exist.
             .env("GATEWAY_EVENTS_URL", "https://127.0.0.1:1")
             .env("GATEWAY_EVENTS_TOKEN", "two words")
             .env("GATEWAY_EVENTS_CA_FILE", "nowhere.pem");
@@ -30,18 +30,18 @@ async fn health_asks_the_service_that_the_settings_describe() {
     run(&mut wrong).await.failed(1, &["127.0.0.1:1", "failed to connect"]);
     wrong.env("GATEWAY_EVENTS__SERVER__LISTEN", "127.0.0.1:0");
     run(&mut wrong).await.failed(1, &["port 0", "--url"]);
-    // A file of settings leads there, too.
+    // The address can also come from a configuration file.
     let file = service.directory().join("settings.toml");
     let text = format!("[server]\nlisten = \"[::]:{}\"\n", service.port);
     std::fs::write(&file, &text).expect("written");
     let by_file = format!("health --config {}", file.display());
     let said = run(&mut command(&by_file)).await;
-    // The service listens by IPv4 only; what matters is where it was asked.
+    // The service only listens on IPv4; what matters is the address in the error.
     said.failed(1, &[&format!("[::1]:{}", service.port)]);
 }
 
 #[tokio::test]
-async fn health_speaks_plaintext_where_the_service_does() {
+async fn health_uses_plaintext_if_the_service_does() {
     let service = tempfile::tempdir().expect("a directory");
     let mut serve = command("serve --plaintext --listen 127.0.0.1:0 --data-dir");
     let mut running = serve.arg(service.path()).spawn().expect("it starts");

@@ -1,5 +1,5 @@
-//! JSON Schemas and payloads that would take exponential time or gigabytes: each
-//! is answered, by the library and by the real service, and nothing else waits.
+//! JSON Schemas and payloads that would take exponential time or gigabytes: each is answered, by
+//! the library and by the service, and delays nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,7 @@ fn judged(reply: &Reply) -> bool {
     true
 }
 
-/// Asks for readiness until told to stop; returns the longest answer.
+/// Polls readiness until it is cancelled; returns the longest time to an answer.
 async fn watched(caller: Caller, stop: tokio_util::sync::CancellationToken) -> Duration {
     let mut longest = Duration::ZERO;
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
@@ -113,7 +113,7 @@ async fn watched(caller: Caller, stop: tokio_util::sync::CancellationToken) -> D
 
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "the figures are shown with --nocapture")]
-async fn a_schema_that_would_freeze_a_node_is_refused_or_its_payload_is() {
+async fn a_schema_that_would_block_a_node_or_its_payload_is_refused() {
     let mut service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let admin = service.admin();
@@ -142,7 +142,7 @@ async fn a_schema_that_would_freeze_a_node_is_refused_or_its_payload_is() {
     assert_eq!(service.terminate().await, Some(0));
 }
 
-/// A batch of events that each use up their budget: others are served between them.
+/// Events of a batch that each use up their budget: other requests are served between them.
 #[tokio::test]
 async fn a_shutdown_does_not_wait_for_a_batch_of_costly_events() {
     let mut service = Service::start_with(&[("SHUTDOWN__GRACE", "1s")]).await;
@@ -156,7 +156,7 @@ async fn a_shutdown_does_not_wait_for_a_batch_of_costly_events() {
         let request = admin.request(reqwest::Method::POST, "/events").json(&batch);
         request.send().await.map(|answer| answer.status().as_u16())
     });
-    // Another token's event of the same type has its turn before the batch is done.
+    // An event of another token has its turn before the batch is complete.
     let answer = other.post("/events", &event(&id, name, &payload)).await;
     answer.invalid("payload", &["takes too long"]);
     assert!(!publishing.is_finished(), "the batch was done before the other event's turn");
@@ -164,9 +164,9 @@ async fn a_shutdown_does_not_wait_for_a_batch_of_costly_events() {
     publishing.abort();
 }
 
-/// Schemas of an earlier release, which had no limits, stand in the database.
+/// Schemas of an earlier release, which had no limits, are in the database.
 #[tokio::test]
-async fn the_inbox_goes_on_after_rows_that_would_freeze_it_also_across_a_restart() {
+async fn the_inbox_continues_after_rows_that_would_block_it_also_across_a_restart() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -194,7 +194,7 @@ async fn the_inbox_goes_on_after_rows_that_would_freeze_it_also_across_a_restart
     };
     program.insert(&rows()).await;
     socket.expect(1..=1).await;
-    // The same by HTTP.
+    // Likewise over HTTP.
     let over = json!({"payload": one_of_two_objects().payload})["payload"].clone();
     let answer = service.admin().post("/events", &event(&id, "one_of.two_objects", &over)).await;
     answer.invalid("payload", &["takes too long"]);
@@ -226,7 +226,7 @@ fn seed() -> u64 {
 #[test]
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 fn a_thousand_hostile_schemas_and_payloads_are_each_answered() {
-    // As large a stack as the threads have that run this in the service.
+    // The same stack size as the compute threads of the service.
     let checking = || {
         let seed = seed();
         println!("STORY_SEED={seed}");

@@ -12,7 +12,7 @@ use crate::support::{Service, deployed as posted, get};
 mod faults;
 
 #[tokio::test]
-async fn what_is_committed_arrives_in_order_and_what_is_rolled_back_never_was() {
+async fn committed_rows_arrive_in_order_and_rolled_back_ones_never_do() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -32,12 +32,12 @@ async fn what_is_committed_arrives_in_order_and_what_is_rolled_back_never_was() 
         assert_eq!(event["correlationId"], ids[nth]);
         assert_eq!(event["payload"]["deploymentId"], format!("d-{}", nth + 1));
     }
-    // Published after it, by another way: it has a larger number.
+    // Published after it over HTTP: it has a higher sequence.
     let answer = service.api().post("/events", &posted(&[&id], "d-4")).await.expect("accepted");
     assert_eq!(answer["deliveries"][0]["sequence"], 4);
     let shown = service.api().get(&format!("/events/{}", ids[0])).await.expect("the event");
     assert_eq!(shown["deliveries"][0]["sequence"], 1);
-    // The same id and content by HTTP is a repeat, and another content a clash.
+    // The same id and content over HTTP is a repeat; other content is a conflict.
     let mut repeat = posted(&[&id], "d-1");
     repeat["id"] = json!(ids[0]);
     let answer = service.api().post("/events", &repeat).await.expect("a repeat");
@@ -49,7 +49,7 @@ async fn what_is_committed_arrives_in_order_and_what_is_rolled_back_never_was() 
 
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "the figure is shown with --nocapture")]
-async fn a_committed_row_is_on_the_socket_soon_after() {
+async fn a_committed_row_is_delivered_soon() {
     const ROUNDS: usize = 40;
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
@@ -65,12 +65,12 @@ async fn a_committed_row_is_on_the_socket_soon_after() {
     delays.sort_unstable();
     let (median, longest) = (delays[ROUNDS / 2], delays[ROUNDS - 1]);
     println!("from commit to frame: median {median:?}, longest {longest:?} of {ROUNDS}");
-    // Within 100 ms where nothing else runs; here other tests do.
+    // Within 100 ms on an idle machine; here other tests run.
     assert!(median < Duration::from_secs(2), "{delays:?}");
 }
 
 #[tokio::test]
-async fn one_row_is_for_one_gateway_for_some_or_for_all() {
+async fn a_row_targets_one_gateway_several_or_all() {
     let service = Service::start().await;
     let (one, _) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
@@ -95,7 +95,7 @@ async fn one_row_is_for_one_gateway_for_some_or_for_all() {
 }
 
 #[tokio::test]
-async fn an_expiry_is_written_as_sqlite_writes_it_and_one_that_has_passed_is_told() {
+async fn an_expiry_is_read_in_sqlites_format_and_a_past_one_is_rejected() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let program = Program::start(&service.database()).await;
@@ -119,7 +119,7 @@ async fn an_expiry_is_written_as_sqlite_writes_it_and_one_that_has_passed_is_tol
 }
 
 #[tokio::test]
-async fn each_bad_row_is_put_aside_with_its_reason_and_the_others_are_delivered() {
+async fn each_invalid_row_is_rejected_with_its_reason_and_the_others_are_delivered() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -169,9 +169,9 @@ async fn each_bad_row_is_put_aside_with_its_reason_and_the_others_are_delivered(
     assert!(metrics.contains("gateway_events_inbox_depth "), "{metrics}");
 }
 
-/// A text that SQLite takes and Rust does not.
+/// A text that SQLite accepts and Rust does not.
 #[tokio::test]
-async fn a_text_that_is_none_and_an_organisation_that_is_none_hold_up_nobody() {
+async fn invalid_utf8_and_an_unknown_organisation_delay_no_other_row() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -232,7 +232,7 @@ async fn a_rejected_row_is_put_back_once_its_type_is_registered() {
     assert_eq!(refused.expect_err("it may not retry").status(), Some(403));
 }
 
-/// A payload with so many bytes more.
+/// A payload that is this many bytes larger.
 fn sized(payload: &str, more: usize) -> String {
     payload.replacen("a-1", &"a".repeat(more), 1)
 }

@@ -1,4 +1,4 @@
-//! Other programs publish by inserting into the shared Postgres, many at a time.
+//! The inbox on Postgres, where many programs insert at the same time.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -26,7 +26,7 @@ async fn sound(database: &Database) {
 }
 
 #[tokio::test]
-async fn what_another_program_has_not_committed_yet_holds_up_nobody() {
+async fn uncommitted_rows_of_another_program_delay_no_other_row() {
     let database = Database::new();
     let service = service(&database).await;
     let (id, key) = service.gateway("one").await;
@@ -37,7 +37,7 @@ async fn what_another_program_has_not_committed_yet_holds_up_nobody() {
     let first = insert(&mut open, &deployed(&id, "d-1")).await;
     let second = quick.insert(&[deployed(&id, "d-2")]).await;
     assert_eq!(socket.expect(1..=1).await[0]["eventId"], second[0]);
-    // Its row was there first, and becomes visible last.
+    // Its row was inserted first, and becomes visible last.
     open.commit().await.unwrap();
     assert_eq!(socket.expect(2..=2).await[0]["eventId"], first);
     let mut open = connection.begin().await.unwrap();
@@ -51,7 +51,7 @@ async fn what_another_program_has_not_committed_yet_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn rows_are_found_although_nobody_is_told_of_them() {
+async fn rows_are_found_without_notifications() {
     let database = Database::new();
     let service = service(&database).await;
     let (id, key) = service.gateway("one").await;
@@ -60,7 +60,7 @@ async fn rows_are_found_although_nobody_is_told_of_them() {
     let program = Program::start(&database).await;
     let ids = program.insert(&[deployed(&id, "d-1")]).await;
     assert_eq!(socket.expect(1..=1).await[0]["eventId"], ids[0]);
-    // So they are when the listener has lost its connection.
+    // The same holds when the listener has lost its connection.
     database.run("alter table inbox enable trigger inbox_says_so");
     database.run(
         "select pg_terminate_backend(pid) from pg_stat_activity
@@ -71,7 +71,7 @@ async fn rows_are_found_although_nobody_is_told_of_them() {
 }
 
 #[tokio::test]
-async fn a_value_that_no_index_can_hold_holds_up_nobody() {
+async fn a_value_too_long_for_an_index_delays_no_other_row() {
     let database = Database::new();
     let service = service(&database).await;
     let (id, key) = service.gateway("one").await;
@@ -94,7 +94,7 @@ async fn a_value_that_no_index_can_hold_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_program_needs_no_more_than_the_rights_that_the_migration_names() {
+async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
     let database = Database::new();
     open(&database).await.unwrap().close().await;
     let granted = include_str!("../../migrations/postgres/0002_inbox.sql")
@@ -125,7 +125,7 @@ async fn a_program_needs_no_more_than_the_rights_that_the_migration_names() {
     }
 }
 
-/// Moves what is visible, as a node does; returns how many rows went.
+/// Moves all visible rows, as a node does; returns how many were moved.
 async fn move_all(store: &PostgresStore, gateway: &Gateway) -> usize {
     let corner = Corner::of(store).await;
     let rows = store.inbox_page(7, 1 << 20).await.unwrap();
@@ -143,7 +143,7 @@ fn row() -> Row {
 }
 
 #[tokio::test]
-async fn a_row_that_another_program_is_about_to_delete_is_passed_over() {
+async fn a_row_that_another_program_is_deleting_is_skipped() {
     let database = Database::new();
     let store = open(&database).await.unwrap();
     let gateway = Corner::of(store.as_ref()).await.gateway(&[]).await;
@@ -162,12 +162,12 @@ async fn a_row_that_another_program_is_about_to_delete_is_passed_over() {
 }
 
 #[tokio::test]
-async fn rows_that_another_program_is_about_to_delete_hide_nothing_behind_them() {
+async fn rows_that_another_program_is_deleting_hide_no_later_rows() {
     let database = Database::new();
     let store = open(&database).await.unwrap();
     let gateway = Corner::of(store.as_ref()).await.gateway(&[]).await;
     let program = Program::start(&database).await;
-    // More than a page of them, in a transaction and in one within it.
+    // More than a page of them, in a transaction and in a nested one.
     program.insert(&vec![row(); 11]).await;
     let mut connection = program.connection().await;
     let mut open = connection.begin().await.unwrap();
@@ -185,7 +185,7 @@ async fn rows_that_another_program_is_about_to_delete_hide_nothing_behind_them()
 }
 
 #[tokio::test]
-async fn nodes_that_empty_the_inbox_together_move_each_row_once() {
+async fn nodes_that_drain_the_inbox_concurrently_move_each_row_once() {
     const PROGRAMS: usize = 4;
     const ROUNDS: usize = 10;
     let database = Database::new();

@@ -1,5 +1,4 @@
-//! Background jobs: one that can't do its work makes the node unready, and says
-//! which it is.
+//! Background jobs: a job that can't complete a run makes the node unready, and the probe names it.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::server::Database;
 use crate::support::{Service, deployed};
 
-/// Three intervals of the job, and some patience.
+/// Three intervals of the job, with a margin.
 const OVERDUE: Duration = Duration::from_mins(1);
 
 async fn ready(service: &Service) -> Result<String, String> {
@@ -27,7 +26,7 @@ async fn eventually(service: &Service, satisfies: impl Fn(&Result<String, String
 }
 
 #[tokio::test]
-async fn a_job_that_completes_no_run_makes_the_node_unready_by_its_name() {
+async fn a_job_that_completes_no_run_is_named_by_readiness() {
     let database = Database::new();
     let service = Service::start_with(&[("DATABASE__URL", &database.url())]).await;
     let (id, _) = service.gateway("one").await;
@@ -36,7 +35,7 @@ async fn a_job_that_completes_no_run_makes_the_node_unready_by_its_name() {
     let mut lock = other.begin().await.expect("a transaction");
     let statement = "lock table inbox in access exclusive mode";
     sqlx::query(statement).execute(&mut *lock).await.expect("the lock");
-    // Of what the service needs, only the inbox is out of its reach.
+    // Only the inbox is unavailable to the service.
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     eventually(&service, |ready| {
         ready.as_ref().is_err_and(|refused| refused.contains("background job inbox_d"))

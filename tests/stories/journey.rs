@@ -1,4 +1,4 @@
-//! Connecting, publishing, receiving.
+//! Connecting, publishing and receiving.
 
 use gateway_events::api::ConnectionsQuery;
 use serde_json::json;
@@ -9,13 +9,13 @@ use crate::support::{deployed, get};
 
 on_both! {
     only_a_registered_key_is_admitted_and_the_first_frame_says_so
-    an_event_reaches_every_connection_of_its_gateway_and_nobody_else
-    an_admin_sees_who_is_connected_and_who_was
-    a_wrong_secret_is_no_use_of_a_token
+    an_event_reaches_every_connection_of_its_gateway_and_no_other
+    live_and_past_connections_are_listed
+    a_wrong_secret_is_not_recorded_as_a_use_of_the_token
     a_type_is_registered_while_running
     connections_and_attempts_are_limited
     an_event_too_large_is_refused_and_one_that_fits_is_not
-    garbage_from_a_gateway_harms_nobody
+    garbage_from_a_gateway_affects_no_other
     a_shutdown_is_graceful
 }
 
@@ -35,7 +35,7 @@ async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(on: On) {
     assert!(!service.log().contains(&key), "a key stands in the log");
 }
 
-async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else(on: On) {
+async fn an_event_reaches_every_connection_of_its_gateway_and_no_other(on: On) {
     let service = on.start().await;
     let (one, key) = service.gateway("one").await;
     let (_, other_key) = service.gateway("other").await;
@@ -56,7 +56,7 @@ async fn an_event_reaches_every_connection_of_its_gateway_and_nobody_else(on: On
     other.abort();
 }
 
-async fn an_admin_sees_who_is_connected_and_who_was(on: On) {
+async fn live_and_past_connections_are_listed(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
@@ -85,8 +85,8 @@ async fn an_admin_sees_who_is_connected_and_who_was(on: On) {
 /// Bytes of a key's secret; its checksum follows.
 const SECRET: usize = 32;
 
-/// A key with another secret behind the same public part, and a checksum that
-/// is right: anybody can make one.
+/// A key with the same public part, another secret, and a correct checksum, which anyone can
+/// compute.
 fn forged(key: &str) -> String {
     use sha2::{Digest as _, Sha256};
     let parts: Vec<&str> = key.split('_').collect();
@@ -100,14 +100,14 @@ fn forged(key: &str) -> String {
     format!("{prefix}_{id}_{}", base32.encode(&secret).to_ascii_lowercase())
 }
 
-async fn a_wrong_secret_is_no_use_of_a_token(on: On) {
+async fn a_wrong_secret_is_not_recorded_as_a_use_of_the_token(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
-    // Another secret behind the same public part, with a checksum that is right.
+    // Another secret with the same public part and a correct checksum.
     let forged = forged(&key);
     assert_eq!(service.connect(&forged).await.err().expect("refused").0, 401);
     let path = format!("/gateways/{id}/tokens");
-    // A write behind any note that the refusal could have left.
+    // A write after any that the refused request could have queued.
     service.api().patch(&format!("/gateways/{id}"), &json!({})).await.expect("changed");
     let tokens = service.api().get(&path).await.expect("tokens");
     assert_eq!(tokens["list"][0]["lastUsedAt"], json!(null), "{tokens:#}");
@@ -144,7 +144,7 @@ async fn connections_and_attempts_are_limited(on: On) {
     }
     assert_eq!(statuses[..10], [401; 10]);
     assert_eq!(statuses[10], 429);
-    // Behind the same address, a good key is still admitted.
+    // From the same address, a valid key is still admitted.
     service.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == 0).await;
     service.connected(&key).await;
 }
@@ -157,7 +157,7 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
         json!({"id": "e", "correlationId": "c", "type": "gateway.config.updated", "gatewayIds": [id],
                "payload": {"configType": "x".repeat(length), "action": "update"}})
     };
-    // What a frame holds besides `configType`, at the largest sequence.
+    // The size of the frame without `configType`, at the largest sequence.
     let api = service.api();
     let (mut fits, mut too_large) = (1 << 19, 1 << 20);
     while too_large - fits > 1 {
@@ -177,11 +177,11 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
     api.post("/events", &sized(fits)).await.expect("it fits");
     let event = socket.next().await.expect("the event");
     let frame = event.to_string().len();
-    // The sequence takes one digit here, and sixteen at its largest.
+    // The sequence has one digit here, and sixteen at its largest.
     assert_eq!(frame + 15, 1 << 20);
 }
 
-async fn garbage_from_a_gateway_harms_nobody(on: On) {
+async fn garbage_from_a_gateway_affects_no_other(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;

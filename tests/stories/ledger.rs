@@ -1,4 +1,4 @@
-//! What failed, why, and how it is put right.
+//! Failed deliveries: their reasons, and redrives.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -7,13 +7,13 @@ use crate::both::{On, on_both};
 use crate::support::{deployed, get};
 
 on_both! {
-    a_character_that_a_database_lacks_is_refused_or_replaced
-    a_missed_event_is_a_failure_on_record_and_still_arrives
+    a_character_that_a_database_can_not_store_is_refused_or_replaced
+    an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives
     a_failed_deployment_is_a_dead_letter_and_can_be_redriven
-    a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing
+    a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_nothing
 }
 
-async fn a_missed_event_is_a_failure_on_record_and_still_arrives(on: On) {
+async fn an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("away").await;
     let api = service.api();
@@ -57,7 +57,7 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
         "status": "failed", "performedAt": "2026-01-31T10:30:00.001+01:00",
         "errorCode": "GATEWAY_PROCESSING_ERROR"}});
     socket.send(Message::text(ack.to_string())).await;
-    // The acknowledgement comes before the echo of the ping behind the event.
+    // The report arrives before the pong for the ping after the event.
     let mut background = Box::pin(socket.next());
     let path = format!("/deliveries?status=failed&gatewayId={id}");
     let failed = tokio::select! {
@@ -77,7 +77,7 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
     assert_eq!(twice["alreadyRedriven"], 1, "{twice:#}");
 }
 
-async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing(on: On) {
+async fn a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_nothing(on: On) {
     let service = on.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-1");
@@ -93,14 +93,14 @@ async fn a_repeated_publish_gets_the_first_answer_and_a_bad_one_stores_nothing(o
     assert_eq!(gateway["head"], 1);
 }
 
-async fn a_character_that_a_database_lacks_is_refused_or_replaced(on: On) {
+async fn a_character_that_a_database_can_not_store_is_refused_or_replaced(on: On) {
     let service = on.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-\u{0}");
     event["userId"] = json!("a\u{0}b");
     let refused = service.api().post("/events", &event).await;
     assert_eq!(refused.expect_err("no user has such a name").status(), Some(422));
-    // In a payload it stands escaped, and is kept.
+    // In a payload it is escaped, and is kept.
     event["userId"] = json!("ab");
     service.api().post("/events", &event).await.expect("accepted");
     let described = json!({"description": "a\u{0}b", "schema": {"type": "object"}});

@@ -1,5 +1,5 @@
-//! A line that can fail: a TCP proxy between gateways and the service. It
-//! knows nothing of TLS or WebSocket, and fails all its connections alike.
+//! A TCP proxy between gateways and the service that can inject faults. It does not interpret TLS
+//! or WebSocket, and applies a fault to all its connections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,22 +11,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What is wrong with the line.
+/// The current fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// Everything is taken and acknowledged, and nothing passed on: the peer's
-    /// host lives, and its process does not.
+    /// Everything is received and acknowledged, but nothing is forwarded: the peer's host is alive,
+    /// but its process is not.
     Swallows,
-    /// No segment arrives any more, in either direction, and none is
-    /// acknowledged: the cable is cut.
+    /// No segment arrives in either direction, and none is acknowledged: the line is cut.
     BlackHole,
     /// Both ends are reset.
     Reset,
 }
 
-/// Carries connections to a port of this machine, as long as it lives.
+/// Forwards connections to a local port until it is dropped.
 pub(crate) struct Line {
     pub(crate) port: u16,
     fault: watch::Sender<Fault>,
@@ -43,7 +42,7 @@ impl Line {
         Self { port: own_port, fault, accepting }
     }
 
-    /// From now on, for all that it carries.
+    /// Sets the fault for all connections.
     pub(crate) fn fails(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
@@ -52,7 +51,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.accepting.abort();
-        // Whatever it still carries ends with the last sender.
+        // Connections that are still open end with the last sender.
         self.fault.send_replace(Fault::Reset);
     }
 }
@@ -71,7 +70,7 @@ async fn accept(listener: TcpListener, to: SocketAddr, fault: watch::Sender<Faul
     }
 }
 
-/// One direction.
+/// Forwards one direction.
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch::Receiver<Fault>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -82,7 +81,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch
             Fault::Reset => {
                 let reset = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO));
                 reset.expect("a socket that can be reset");
-                // Dropped otherwise, it would say goodbye first.
+                // If it were dropped, it would send a FIN first.
                 to.forget();
                 return;
             }
@@ -105,8 +104,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch
     }
 }
 
-/// The kernel drops every segment before TCP has seen it, so that it is not
-/// even acknowledged.
+/// The kernel drops every segment before TCP receives it, so it is not acknowledged either.
 fn deafen(stream: &TcpStream) {
     const RETURN: u16 = 0x06;
     let nothing_passes = [SockFilter::new(RETURN, 0, 0, 0)];

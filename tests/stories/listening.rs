@@ -1,5 +1,4 @@
-//! `listen`: watching leaves the gateway's events to the gateway; taking its place
-//! has to be confirmed.
+//! `listen`: watching does not affect deliveries; connecting as a gateway requires confirmation.
 
 use std::process::Stdio;
 
@@ -42,7 +41,7 @@ async fn publish(service: &Service, id: &str, deployment: &str) {
 }
 
 #[tokio::test]
-async fn watchers_see_each_event_and_the_gateway_still_receives_all_of_them() {
+async fn watching_shows_each_event_and_the_gateway_still_receives_all() {
     let service = Service::start().await;
     let (id, key) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;
@@ -67,7 +66,7 @@ async fn watchers_see_each_event_and_the_gateway_still_receives_all_of_them() {
     assert_eq!(entry["payload"]["deploymentId"], "d-2");
     assert_eq!(entry["state"], "pending");
 
-    // Nothing has been taken from the gateway, and there was no connection.
+    // The gateway has lost nothing, and there was no connection.
     let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("an answer");
     assert_eq!((&gateway["confirmed"], &gateway["head"]), (&json!(0), &json!(2)));
     let path = format!("/gateways/{id}/connections");
@@ -80,7 +79,7 @@ async fn watchers_see_each_event_and_the_gateway_still_receives_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_watcher_goes_on_after_a_restart_of_the_service_without_a_gap() {
+async fn watching_continues_after_a_restart_of_the_service_without_a_gap() {
     let mut service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;
@@ -98,14 +97,14 @@ async fn a_watcher_goes_on_after_a_restart_of_the_service_without_a_gap() {
         let entry: Value = serde_json::from_str(&watching.line().await).expect("JSON");
         assert_eq!(entry["sequence"], sequence);
     }
-    // An end of its gateway is an end for it, too.
+    // When its gateway is deleted, the watcher ends.
     service.api().delete(&format!("/gateways/{id}")).await.expect("deleted");
     let ended = tokio::time::timeout(2 * PATIENCE, watching.process.wait()).await;
     assert_eq!(ended.expect("it ends in time").expect("it ends").code(), Some(1));
 }
 
 #[tokio::test]
-async fn taking_a_gateways_place_has_to_be_confirmed() {
+async fn connecting_as_a_gateway_requires_confirmation() {
     let service = Service::start().await;
     let (id, key) = service.gateway("berlin").await;
     let as_gateway = |arguments: &str| {
@@ -127,7 +126,7 @@ async fn taking_a_gateways_place_has_to_be_confirmed() {
     assert!(listening.line().await.contains("d-1"));
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
 
-    // Options of one way of listening are refused with the other.
+    // Options of one mode are refused in the other.
     run(&mut service.command("listen")).await.failed(2, &["GATEWAY"]);
     run(&mut service.command("listen berlin --ack")).await.failed(2, &["--ack", "cannot be used"]);
     run(&mut service.command("listen berlin --as-gateway")).await.failed(2, &["cannot be used"]);

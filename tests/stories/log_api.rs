@@ -1,5 +1,5 @@
-//! `GET /gateways/{id}/log`: a gateway's sequences with their states, in pages,
-//! and followed as they come. Reading confirms nothing.
+//! `GET /gateways/{id}/log`: a gateway's sequences with their states, in pages, and followed as
+//! they are appended. Reading confirms nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::support::{Service, deployed, failed_report};
 
 on_both! {
     a_log_is_paged_by_sequence_with_states
-    a_page_is_held_back_until_there_is_something
+    a_long_poll_waits_until_there_is_an_entry
 }
 
 fn sequences(page: &Value) -> Vec<i64> {
@@ -30,7 +30,7 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     for number in 1..=5 {
         admin.post("/events", &deployed(&[&id], &format!("d-{number}"))).await.success();
     }
-    // One of three is given up, the others are confirmed.
+    // One of three is dead-lettered, the others are confirmed.
     let mut socket = service.connected(&key).await;
     socket.expect(1..=5).await;
     socket.send(failed_report("d-2").into()).await;
@@ -61,7 +61,7 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     let text = admin.get(&path).await.body;
     assert!(text.contains(raw), "the payload keeps its bytes: {text}");
 
-    // Page by page each sequence comes once.
+    // Each sequence is on one page.
     let (mut seen, mut after) = (Vec::new(), 0);
     loop {
         let page = log(&format!("?after={after}&limit=4")).await;
@@ -91,9 +91,9 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     service.scoped(&["read"]).await.get(&path).await.success();
 }
 
-async fn a_page_is_held_back_until_there_is_something(on: On) {
+async fn a_long_poll_waits_until_there_is_an_entry(on: On) {
     let one = on.start().await;
-    // On Postgres it is appended at another node.
+    // On Postgres it is appended on another node.
     let other = match &on {
         On::Shared(_) => Some(one.another().await),
         On::Embedded => None,
@@ -111,14 +111,14 @@ async fn a_page_is_held_back_until_there_is_something(on: On) {
     assert_eq!(sequences(&page), [1]);
     let (page, _) = tokio::join!(waiting(1), publishing("d-2"));
     assert_eq!(sequences(&page), [2]);
-    // What is there already is answered at once, and an empty page in the end.
+    // Existing entries are returned at once, and an empty page after the timeout.
     assert_eq!(sequences(&waiting(0).await), [1, 2]);
     let path = format!("/gateways/{id}/log?after=2&wait=50ms");
     assert!(sequences(&one.admin().get(&path).await.success()).is_empty());
 }
 
 #[tokio::test]
-async fn only_so_many_requests_wait_and_the_others_are_answered_at_once() {
+async fn long_polls_beyond_the_limit_are_answered_at_once() {
     const PLACES: usize = 256;
     let service = Service::start_with(&[("SERVER__MAX_HTTP_CONNECTIONS", "1000")]).await;
     let (id, _) = service.gateway("berlin").await;
@@ -130,7 +130,7 @@ async fn only_so_many_requests_wait_and_the_others_are_answered_at_once() {
             async move { (number, admin.get(&path).await.success()) }
         })
         .collect();
-    // Those that find no place are answered although nothing has happened.
+    // Requests in excess are answered although nothing has happened.
     let mut answered = BTreeSet::new();
     for _ in 0..5 {
         let (number, page) = waiting.next().await.expect("an answer");
@@ -146,7 +146,7 @@ async fn only_so_many_requests_wait_and_the_others_are_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_that_waits_does_not_delay_the_end() {
+async fn a_long_poll_does_not_delay_the_shutdown() {
     let mut service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     let (admin, path) = (service.admin(), format!("/gateways/{id}/log?wait=25s"));

@@ -1,4 +1,4 @@
-//! Logging never stops the service, whatever becomes of the log's reader.
+//! Logging never stops the service, whatever happens to the reader of the log.
 
 use std::fs::File;
 use std::io::{PipeReader, Read as _};
@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::disk::{on_small_disk, small_disk};
 use crate::support::{PATIENCE, Service, deployed};
 
-/// Requests of one round, each of which leaves many lines in the log.
+/// Requests of one round, each of which causes many log lines.
 const REQUESTS: usize = 200;
 const ALL: (&str, &str) = ("LOG__FILTER", "trace");
 
@@ -24,7 +24,7 @@ async fn dropped(service: &Service) -> u64 {
     value.parse().expect("a count")
 }
 
-/// A service whose standard error is this pipe's other end.
+/// A service whose standard error is the other end of this pipe.
 async fn with_pipe() -> (Service, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let log = File::from(writer.as_fd().try_clone_to_owned().expect("a descriptor"));
@@ -32,8 +32,8 @@ async fn with_pipe() -> (Service, PipeReader) {
     (Service::start_logging_to(log, &settings).await, reader)
 }
 
-/// Requests over one connection. At the level of these tests each is logged; lines
-/// about refused ones are too few, because their rate is limited.
+/// Sends requests over one connection. At the log level of these tests each request is logged.
+/// Refused requests would not cause enough lines, because these are rate-limited.
 async fn knock(service: &Service) {
     let api = service.api();
     for _ in 0..REQUESTS {
@@ -42,7 +42,7 @@ async fn knock(service: &Service) {
     }
 }
 
-/// Everything still works: publishing, the sweep, the inbox's drain, a socket.
+/// Checks that everything works: publishing, the sweep, the inbox's drain, a socket.
 async fn works(service: &Service, name: &str) {
     let (id, key) = service.gateway(name).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
@@ -56,7 +56,7 @@ async fn works(service: &Service, name: &str) {
 }
 
 #[tokio::test]
-async fn a_reader_that_stalls_holds_up_nothing_not_even_the_end() {
+async fn a_log_reader_that_stalls_delays_nothing_not_even_the_shutdown() {
     let (mut service, _reader) = with_pipe().await;
     while dropped(&service).await == 0 {
         knock(&service).await;
@@ -66,7 +66,7 @@ async fn a_reader_that_stalls_holds_up_nothing_not_even_the_end() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_harms_nothing() {
+async fn a_log_reader_that_goes_away_affects_nothing() {
     let (mut service, reader) = with_pipe().await;
     drop(reader);
     knock(&service).await;
@@ -76,7 +76,7 @@ async fn a_reader_that_goes_away_harms_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_stalled_reader_missed_is_counted_in_the_log_afterwards() {
+async fn lines_that_a_stalled_reader_missed_are_counted_in_the_log() {
     let (mut service, mut reader) = with_pipe().await;
     while dropped(&service).await == 0 {
         knock(&service).await;
@@ -98,12 +98,12 @@ async fn what_a_stalled_reader_missed_is_counted_in_the_log_afterwards() {
 
 #[tokio::test]
 async fn a_full_disk_stops_the_log_and_nothing_else() {
-    on_small_disk("logging::on_a_small_disk_the_log_goes_on_when_there_is_space_again").await;
+    on_small_disk("logging::on_a_small_disk_the_log_continues_when_there_is_space_again").await;
 }
 
 #[tokio::test]
 #[ignore = "run by `a_full_disk_stops_the_log_and_nothing_else`, on a disk of its own"]
-async fn on_a_small_disk_the_log_goes_on_when_there_is_space_again() {
+async fn on_a_small_disk_the_log_continues_when_there_is_space_again() {
     let path = small_disk().join("service.log");
     let log = File::options().create(true).append(true).open(&path).expect("a log");
     let mut service = Service::start_logging_to(log, &[ALL]).await;
@@ -131,9 +131,9 @@ fn lines(log: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Not even /dev/full, which takes no byte at all, nor a closed descriptor.
+/// Not even with /dev/full, which accepts no byte, or a closed descriptor.
 #[tokio::test]
-async fn a_log_that_never_takes_a_line_harms_nothing() {
+async fn a_log_that_never_accepts_a_line_affects_nothing() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut service = Service::start_logging_to(full, &[ALL]).await;
     knock(&service).await;
@@ -142,9 +142,9 @@ async fn a_log_that_never_takes_a_line_harms_nothing() {
     assert_eq!(service.terminate().await, Some(0));
 }
 
-/// A command's own remarks can't be written: it ends with its exit code.
+/// A command that can't write its remarks still ends with its exit code.
 #[tokio::test]
-async fn a_command_whose_remarks_can_not_be_written_ends_in_good_order() {
+async fn a_command_that_can_not_write_its_remarks_ends_normally() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
     command.args(["serve", "--config", "nowhere.toml"]).env_clear().stderr(full);

@@ -1,5 +1,5 @@
-//! A node that loses its database for so long that the others take it for dead,
-//! and finds its way back.
+//! A node that is cut off from its database for so long that the others declare it dead, and
+//! recovers.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 #![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
@@ -16,11 +16,11 @@ use crate::server::Database;
 use crate::store_postgres::options;
 use crate::support::{PATIENCE, Service, deployed, get};
 
-/// The shortest that is allowed, and time for the heartbeats and looks around it.
+/// The minimum, and time for the heartbeats and searches around it.
 const NODE_TIMEOUT: &str = "10s";
 const UNTIL_TAKEN_FOR_DEAD: Duration = Duration::from_mins(1);
 
-/// The tests' server by TCP: it listens on a socket of the file system only.
+/// Makes the tests' server reachable by TCP: it only listens on a Unix socket.
 struct Bridge {
     port: u16,
     accepting: JoinHandle<()>,
@@ -42,7 +42,7 @@ impl Bridge {
 
 async fn carry(mut near: TcpStream, socket: PathBuf) {
     let mut far = UnixStream::connect(socket).await.expect("the server listens");
-    // However it ends, it ends both.
+    // When one direction ends, both end.
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
 }
 
@@ -69,7 +69,7 @@ async fn failures(node: &Service, gateway: &str) -> Vec<(i64, String)> {
     all
 }
 
-async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
+async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     let database = Database::new();
     let bridge = Bridge::to(database.socket_directory().join(".s.PGSQL.5432")).await;
     let line = Line::to(bridge.port).await;
@@ -86,7 +86,7 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     let api = other.api();
     let address = format!(":{}", cut.port);
 
-    // One gateway confirms what it gets; the other one is at work on it.
+    // One gateway confirms what it receives; the other one is still handling it.
     let mut socket = cut.connected(&key).await;
     let mut at_work = cut.connected(&busy_key).await;
     api.post("/events", &deployed(&[&id], "d-1")).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     for deployment in ["d-2", "d-3"] {
         api.post("/events", &deployed(&[&id], deployment)).await.unwrap();
     }
-    // A database that is away is no reason to part with a gateway.
+    // An unreachable database does not end a gateway's connection.
     assert!(!socket.is_finished());
 
     line.fails(Fault::None);
@@ -122,7 +122,7 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     let already = i64::try_from(seen.len()).unwrap();
     cut.logged(|log| log.contains("declared dead by another node")).await;
 
-    // The gateway comes back to the same node, and misses nothing.
+    // The gateway reconnects to the same node, and misses nothing.
     let mut socket = cut.connected(&key).await;
     socket.expect(2 + already..=3).await;
     let socket = socket.serve();
@@ -132,10 +132,10 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
     let nodes = other.eventually("/nodes", |nodes| status_of(nodes, &address) == "live").await;
     assert_eq!(nodes["count"], 2, "{nodes:#}");
 
-    // Nobody was there on record for the later ones, and that is all that failed.
+    // For the later events no live connection was recorded, and only these failed.
     let missed = || "not_connected".to_owned();
     assert_eq!(failures(&other, &id).await, [(2, missed()), (3, missed())]);
-    // What was on its way is on record as what it is.
+    // The outcome of the event that was in flight is recorded correctly.
     let event = format!("/events/{}", on_its_way["id"].as_str().unwrap());
     let is_unknown = |event: &serde_json::Value| {
         let attempts = event["deliveries"][0]["attempts"].as_array().unwrap().iter();
@@ -155,11 +155,11 @@ async fn a_node_that_was_cut_off_finds_out(fault: Fault) {
 }
 
 #[tokio::test]
-async fn a_node_whose_cable_was_cut_finds_out_that_it_was_taken_for_dead() {
-    Box::pin(a_node_that_was_cut_off_finds_out(Fault::BlackHole)).await;
+async fn a_node_behind_a_cut_line_notices_that_it_was_declared_dead() {
+    Box::pin(a_node_that_was_cut_off_recovers(Fault::BlackHole)).await;
 }
 
 #[tokio::test]
-async fn a_node_whose_database_swallowed_all_finds_out_that_it_was_taken_for_dead() {
-    Box::pin(a_node_that_was_cut_off_finds_out(Fault::Swallows)).await;
+async fn a_node_with_a_hanging_database_notices_that_it_was_declared_dead() {
+    Box::pin(a_node_that_was_cut_off_recovers(Fault::Swallows)).await;
 }

@@ -1,5 +1,5 @@
-//! Errors of a real server after which a session must not be used any more, and
-//! a service that meets them.
+//! Errors of a real server after which a session must not be used any more, and a service that
+//! receives them.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ async fn session(database: &Database) -> PgConnection {
     PgConnection::connect(&database.url()).await.expect("a session")
 }
 
-/// What a session answers to the last of these statements.
+/// The error of the last of these statements.
 async fn answer(database: &Database, statements: &[&str]) -> StoreError {
     let mut session = session(database).await;
     let mut last = Ok(());
@@ -25,7 +25,7 @@ async fn answer(database: &Database, statements: &[&str]) -> StoreError {
     last.expect_err("refused").into()
 }
 
-/// What it answers to a query after it was left alone for a moment.
+/// The error of a query after the session was idle for a moment.
 async fn answer_after_a_pause(database: &Database, statements: &str) -> StoreError {
     let mut session = session(database).await;
     let begun = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()));
@@ -40,7 +40,7 @@ async fn answer_after_a_pause(database: &Database, statements: &str) -> StoreErr
 }
 
 #[tokio::test]
-async fn errors_that_end_a_session_are_told_from_those_that_do_not() {
+async fn errors_that_end_a_session_are_distinguished_from_others() {
     let database = Database::new();
     database.run("create table t (n integer); insert into t values (1)");
     for statements in [
@@ -86,7 +86,7 @@ async fn errors_that_end_a_session_are_told_from_those_that_do_not() {
     }
 }
 
-/// Publishes until it is accepted; returns how long that took.
+/// Publishes until it succeeds; returns how long that took.
 pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str) -> Duration {
     let (api, began) = (service.api(), Instant::now());
     let mut polls = tokio::time::interval(Duration::from_millis(50));
@@ -98,7 +98,7 @@ pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str)
         let took = began.elapsed();
         loop {
             let ready = api.root("/readyz").await;
-            // Its answer is a text.
+            // The body is text.
             let ready = !matches!(ready, Err(error) if error.status().is_some());
             if ready && get(&api, "/nodes").await.is_ok() && get(&api, "/stats").await.is_ok() {
                 return took;
@@ -110,7 +110,7 @@ pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str)
 }
 
 #[tokio::test]
-async fn a_service_goes_on_after_each_of_them() {
+async fn a_service_recovers_from_each_of_them() {
     let on = On::Shared(Database::alone());
     let On::Shared(database) = &on else { unreachable!() };
     let service = on.start().await;

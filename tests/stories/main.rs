@@ -5,23 +5,23 @@
 //! | requirement | story |
 //! |---|---|
 //! | FR-001, 002, 015, 022, 024 | `journey::only_a_registered_key_is_admitted_and_the_first_frame_says_so` |
-//! | FR-002 | `scopes::whoever_has_no_valid_token_is_told_the_same_everywhere` |
-//! | FR-003, 004, 007 | `journey::an_event_reaches_every_connection_of_its_gateway_and_nobody_else` |
-//! | FR-005, 017, 018 | `journey::an_admin_sees_who_is_connected_and_who_was` |
-//! | FR-006 | `faults::silence::a_dead_peer_is_gone_within_thirty_seconds_of_its_last_sign_of_life` |
-//! | FR-007 | `publish::an_event_is_for_those_who_are_named_or_labelled_or_for_all` |
+//! | FR-002 | `scopes::requests_without_a_valid_token_get_the_same_answer_everywhere` |
+//! | FR-003, 004, 007 | `journey::an_event_reaches_every_connection_of_its_gateway_and_no_other` |
+//! | FR-005, 017, 018 | `journey::live_and_past_connections_are_listed` |
+//! | FR-006 | `faults::silence::a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity` |
+//! | FR-007 | `publish::an_event_targets_named_or_labelled_gateways_or_all` |
 //! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
-//! | FR-009, 016, 019 | `ledger::a_missed_event_is_a_failure_on_record_and_still_arrives` |
-//! | FR-009 | `operations::a_failure_is_on_record_within_a_second`, `away` |
+//! | FR-009, 016, 019 | `ledger::an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives` |
+//! | FR-009 | `operations::a_failure_is_recorded_within_a_second`, `away` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | `delivery`, with a transport in memory and one of text lines |
-//! | FR-014 | `crash::whatever_was_accepted_arrives_in_order_after_a_kill`, `faults::replicas` |
-//! | FR-016 | `operations::an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event` |
+//! | FR-014 | `crash::every_accepted_event_arrives_in_order_after_a_kill`, `faults::replicas` |
+//! | FR-016 | `operations::the_state_of_a_gateway_and_of_an_event_is_shown` |
 //! | FR-017, 018 | `operations::totals_are_from_the_database_and_survive_a_kill` |
-//! | FR-019 | `questions::every_combination_of_filters_finds_exactly_what_it_names` |
-//! | FR-019 | `questions::a_window_holds_its_start_and_not_its_end` |
-//! | FR-019 | `paging::pages_of_failures_are_one_picture_while_more_arrive` |
+//! | FR-019 | `questions::every_combination_of_filters_returns_exactly_the_matches` |
+//! | FR-019 | `questions::a_window_includes_its_start_and_excludes_its_end` |
+//! | FR-019 | `paging::pages_of_failures_are_one_snapshot_while_more_arrive` |
 //! | events by the shared database | `inbox`, `inbox_postgres` |
 //! | several nodes | `nodes`, `cluster`, `lost`, `members`; under fire: `fire` |
 //! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
@@ -32,10 +32,10 @@
 //! | FR-015, refusals and failed deliveries | `edge::refusals` |
 //! | idle and silent peers | `edge::connection_limits`; which connection is closed: `http::listener::table`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |
-//! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number` |
-//! | FR-022 | `trust::a_certificate_is_verified_unless_told_otherwise` |
-//! | FR-022 | `settings::a_bad_value_is_named_with_who_gave_it_and_what_is_allowed` |
-//! | corrective action | `redrive::dead_letters_are_appended_again_once_and_nothing_else_is` |
+//! | FR-021 | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_with_the_largest_sequence` |
+//! | FR-022 | `trust::a_certificate_is_verified_unless_that_is_disabled` |
+//! | FR-022 | `settings::an_invalid_value_is_reported_with_its_source_and_what_is_allowed` |
+//! | corrective action | `redrive::only_dead_letters_are_redriven_and_only_once` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 

@@ -1,12 +1,11 @@
-//! What an operator sees of the nodes: which there are, where they stand, and
-//! how much each can take.
+//! What operators see of the nodes: their list, their status, and their capacity.
 
 use serde_json::{Value, json};
 
 use crate::both::{On, on_both};
 
 on_both! {
-    an_operator_sees_each_node_and_what_it_takes
+    each_node_is_listed_with_its_status_and_capacity
 }
 
 fn statuses(nodes: &Value) -> Vec<&str> {
@@ -14,7 +13,7 @@ fn statuses(nodes: &Value) -> Vec<&str> {
     all.map(|node| node["status"].as_str().expect("a status")).collect()
 }
 
-async fn an_operator_sees_each_node_and_what_it_takes(on: On) {
+async fn each_node_is_listed_with_its_status_and_capacity(on: On) {
     let mut service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "7")]).await;
     let (_, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
@@ -39,7 +38,7 @@ async fn an_operator_sees_each_node_and_what_it_takes(on: On) {
     let nodes = service.api().get("/nodes").await.expect("an answer");
     assert_eq!(statuses(&nodes), ["live", "stopped"], "{nodes:#}");
     if matches!(on, On::Embedded) {
-        // Nobody else can have the file, so that it is known at once.
+        // No other node can have opened the file, so this is known at once.
         service.kill().await;
         service.restart().await;
         let nodes = service.api().get("/nodes").await.expect("an answer");

@@ -9,11 +9,11 @@ use crate::support::Service;
 use crate::support::http::reply;
 
 on_both! {
-    labels_are_merged_as_the_rfc_says
-    changes_at_the_same_time_keep_each_other
+    labels_are_merged_as_rfc_7396_specifies
+    concurrent_changes_keep_each_other
 }
 
-/// RFC 7396, section 2, for an object of texts.
+/// RFC 7396, section 2, for an object of strings.
 fn merged(target: &mut Map<String, Value>, patch: &Value) {
     match patch {
         Value::Object(patch) => {
@@ -29,7 +29,7 @@ fn merged(target: &mut Map<String, Value>, patch: &Value) {
     }
 }
 
-async fn labels_are_merged_as_the_rfc_says(on: On) {
+async fn labels_are_merged_as_rfc_7396_specifies(on: On) {
     let service = on.start().await;
     let (id, _) = service.gateway("berlin").await;
     let path = format!("/gateways/{id}");
@@ -57,7 +57,7 @@ async fn labels_are_merged_as_the_rfc_says(on: On) {
     }
 }
 
-async fn changes_at_the_same_time_keep_each_other(on: On) {
+async fn concurrent_changes_keep_each_other(on: On) {
     let service = on.start().await;
     let (id, _) = service.gateway("berlin").await;
     let path = format!("/gateways/{id}");
@@ -73,7 +73,7 @@ async fn changes_at_the_same_time_keep_each_other(on: On) {
 }
 
 #[tokio::test]
-async fn what_is_no_patch_of_a_gateway_is_refused() {
+async fn an_invalid_patch_is_refused() {
     let service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     let (admin, path) = (service.admin(), format!("/gateways/{id}"));

@@ -1,5 +1,5 @@
-//! Operators migrate with sqlx-cli or with our own command: each accepts what
-//! the other has done, and nothing starts on what is not this version's.
+//! Operators migrate with sqlx-cli or with our own command: each accepts what the other has done,
+//! and nothing starts with another version's schema.
 
 use crate::both::{On, on_both};
 use crate::place::Place;
@@ -7,14 +7,14 @@ use crate::place::Place;
 on_both! {
     sqlx_cli_accepts_what_our_command_did
     our_command_accepts_what_sqlx_cli_did
-    one_goes_on_where_the_other_stopped
+    one_tool_continues_where_the_other_stopped
     a_newer_schema_is_refused_by_everything
     an_edited_schema_is_refused_by_everything
-    another_programs_database_is_left_alone
-    a_schema_that_changes_under_a_node_is_noticed
+    another_programs_database_is_left_unchanged
+    a_schema_change_under_a_running_node_is_noticed
 }
 
-/// Both histories say that everything is applied, and nothing is wrong.
+/// Both tools report that everything is applied.
 async fn is_up_to_date(place: &Place) {
     assert!(place.ours("migrate --check").await.well().contains("is up to date"));
     let info = place.theirs("info").await;
@@ -42,7 +42,7 @@ async fn our_command_accepts_what_sqlx_cli_did(on: On) {
     is_up_to_date(&place).await;
 }
 
-async fn one_goes_on_where_the_other_stopped(on: On) {
+async fn one_tool_continues_where_the_other_stopped(on: On) {
     let place = Place::new(on);
     place.theirs("run --target-version 1").await.well();
     let pending = place.ours("migrate --check").await;
@@ -56,7 +56,7 @@ async fn one_goes_on_where_the_other_stopped(on: On) {
     is_up_to_date(&place).await;
 }
 
-/// Whatever opens the database says so, and leaves it as it is.
+/// Every command that opens the database refuses it, and leaves it unchanged.
 async fn is_refused(place: &Place, says: &[&str]) {
     let commands =
         ["serve --listen 127.0.0.1:0", "migrate", "migrate --check", "verify", "token recover"];
@@ -89,8 +89,8 @@ async fn an_edited_schema_is_refused_by_everything(on: On) {
     is_refused(&place, &["migration 1 was applied with another text"]).await;
 }
 
-/// A history of the same tool, and a table, that are not ours.
-async fn another_programs_database_is_left_alone(on: On) {
+/// A history and a table of another program that uses the same tool.
+async fn another_programs_database_is_left_unchanged(on: On) {
     let place = Place::new(on);
     place.ours("migrate").await.well();
     let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
@@ -105,13 +105,13 @@ async fn another_programs_database_is_left_alone(on: On) {
         let version = format!("migration {version} (\"{description}\")");
         is_refused(&place, &["another program", &version, "nothing was changed"]).await;
     }
-    // Half of a migration of theirs is no more ours.
+    // Likewise with an interrupted migration of theirs.
     place.change("update _sqlx_migrations set success = false").await;
     is_refused(&place, &["another program"]).await;
 }
 
-/// A newer version migrates the database of a node that runs.
-async fn a_schema_that_changes_under_a_node_is_noticed(on: On) {
+/// A newer version migrates the database of a running node.
+async fn a_schema_change_under_a_running_node_is_noticed(on: On) {
     let mut service = on.start().await;
     let (id, _) = service.gateway("one").await;
     let bytes = if matches!(on, On::Shared(_)) { "'\\x00'" } else { "x'00'" };

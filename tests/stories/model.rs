@@ -1,6 +1,5 @@
-//! Whatever happens, in whatever order, the databases answer what the store in
-//! memory answers. A failure prints the shortest steps that lead to it;
-//! `MODEL_CASES` makes more cases than a usual run has.
+//! After any sequence of operations, the databases return the same as the store in memory. A
+//! failure prints the shortest steps that lead to it. `MODEL_CASES` sets the number of cases.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -29,7 +28,7 @@ use calls::World;
 use picture::picture;
 use steps::Step;
 
-/// Where a store keeps what it holds.
+/// Where a store keeps its data.
 enum Place {
     Memory(MemoryDatabase),
     Embedded(TempDir),
@@ -41,8 +40,8 @@ impl Place {
         match self {
             Self::Memory(database) => MemoryStore::open(database, node, Wake::default()),
             Self::Embedded(directory) => {
-                // A process that another test starts has the file's lock, too,
-                // until it runs a program of its own.
+                // A process that another test starts inherits the lock of the file until it
+                // executes its program.
                 let mut tries = tokio::time::interval(Duration::from_millis(5));
                 let opening = async {
                     loop {
@@ -69,7 +68,7 @@ impl Place {
         }
     }
 
-    /// What a database says of itself.
+    /// The inconsistencies that a database's verification reports.
     async fn problems(&self) -> Vec<String> {
         match self {
             Self::Memory(_) => Vec::new(),
@@ -102,14 +101,14 @@ impl Side {
 
     async fn restart(&mut self, node: NodeId) {
         self.store.close().await;
-        // The file is free when nothing holds the store any more.
+        // The file is free when nothing uses the store any more.
         let idle = MemoryDatabase::new(Arc::new(Timestamp::now));
         self.store = MemoryStore::open(&idle, node, Wake::default());
         self.store = self.place.open(node).await;
     }
 }
 
-/// A clock that never shows the same instant twice.
+/// A clock that never returns the same instant twice.
 fn clock() -> Clock {
     let last = AtomicI64::new(0);
     Arc::new(move || {
@@ -120,8 +119,8 @@ fn clock() -> Clock {
     })
 }
 
-/// Tells both stores the same, and compares every answer and, at the end and
-/// now and then, everything that can be asked.
+/// Runs the steps on both stores, and compares every result and, at the end and now and then,
+/// everything that can be queried.
 async fn compare(place: Place, steps: Vec<Step>) -> Result<(), TestCaseError> {
     const EVERY: usize = 5;
     let node = NodeId::new();
@@ -167,11 +166,11 @@ fn run(cases: u32, place: impl Fn() -> Place) {
 }
 
 #[test]
-fn the_embedded_store_answers_what_the_model_answers() {
+fn the_embedded_store_behaves_like_the_model() {
     run(24, || Place::Embedded(tempfile::tempdir().expect("a temporary directory")));
 }
 
 #[test]
-fn the_shared_store_answers_what_the_model_answers() {
+fn the_postgres_store_behaves_like_the_model() {
     run(6, || Place::Shared(Database::new()));
 }

@@ -1,4 +1,4 @@
-//! Several nodes on one database, by what each is asked to store.
+//! Several nodes on one database, by their stores.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -20,7 +20,7 @@ use crate::server::Database;
 use crate::store_postgres::{open, options};
 use crate::support::PATIENCE;
 
-/// Longer than a story.
+/// Longer than a test.
 const GRACE: Duration = Duration::from_hours(1);
 
 async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
@@ -29,7 +29,7 @@ async fn two() -> (Arc<PostgresStore>, Arc<PostgresStore>, Database) {
     (first.unwrap(), second.unwrap(), database)
 }
 
-/// All nodes stop, and what they leave is sound.
+/// Stops all nodes and verifies the database.
 async fn end(nodes: &[&PostgresStore], database: &Database) {
     for node in nodes {
         node.close().await;
@@ -39,7 +39,7 @@ async fn end(nodes: &[&PostgresStore], database: &Database) {
 }
 
 #[tokio::test]
-async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_block_each_other_never() {
+async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_never_deadlock() {
     const ROUNDS: usize = 40;
     let (first, second, database) = two().await;
     let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
@@ -50,7 +50,7 @@ async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_block_each_othe
         forward.push(gateway.id);
         keys.push(gateway.key);
     }
-    // The other node names the same gateways the other way round.
+    // The other node targets the same gateways in the opposite order.
     let backward: Vec<_> = forward.iter().rev().copied().collect();
     let requests = (0..ROUNDS).flat_map(|_| [(here, &forward), (there, &backward)]);
     join_all(requests.map(|(corner, ids)| async move {
@@ -77,7 +77,7 @@ async fn a_request_that_reaches_two_nodes_at_once_is_appended_once() {
         let mut events: Vec<_> =
             (0..4).map(|_| event(Target::Gateways(vec![gateway.id]))).collect();
         let same = events.clone();
-        // Without a gateway there is no stream whose lock would put them in a row.
+        // Without a gateway, there is no stream whose lock would serialise them.
         events.reverse();
         let key = format!("key-{round}");
         let (one, other) = tokio::join!(here.publish(same), there.publish(events));
@@ -96,10 +96,10 @@ async fn a_request_that_reaches_two_nodes_at_once_is_appended_once() {
 }
 
 #[tokio::test]
-async fn an_event_for_nobody_that_reaches_two_nodes_at_once_is_kept_once() {
+async fn an_event_without_gateways_that_reaches_two_nodes_at_once_is_stored_once() {
     let (first, second, database) = two().await;
     let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
-    // No stream whose lock would put them in a row: only their ids do.
+    // There is no stream whose lock would serialise them; only their ids conflict.
     let nobody = || Target::Labels([("story".to_owned(), "nobody".to_owned())].into());
     for _ in 0..20 {
         let events: Vec<_> = (0..8).map(|_| event(nobody())).collect();
@@ -112,7 +112,7 @@ async fn an_event_for_nobody_that_reaches_two_nodes_at_once_is_kept_once() {
 }
 
 #[tokio::test]
-async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_are_not() {
+async fn connections_of_a_dead_node_are_closed_and_those_of_a_live_one_are_not() {
     let (first, second, database) = two().await;
     let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
     let gateway = here.gateway(&[]).await;
@@ -124,7 +124,7 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
     here.fill(&alone, 2).await;
     let (lost_too, _, _) = here.open(&alone).await;
     assert_eq!(second.reap_dead_nodes().await.unwrap(), Reaping::default(), "both live");
-    // By the database's clock it has been silent for a minute.
+    // By the database's clock, its last heartbeat was a minute ago.
     let silent = format!(
         "update nodes set heartbeat_at = heartbeat_at - interval '1 minute' where id = '{}'",
         first.node()
@@ -142,10 +142,10 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
         .rows;
     let reasons: BTreeSet<_> = all.iter().map(|it| (it.connection_id, it.close_reason)).collect();
     assert_eq!(reasons, BTreeSet::from([(lost, Some(Reason::NodeLost)), (alive, None)]));
-    // A gateway whose only connection was the dead node's has time to come back.
+    // A gateway whose only connection was the dead node's has time to reconnect.
     let missed = second.sweep_not_connected(None, GRACE).await.unwrap();
     assert_eq!((missed.missed.len(), missed.postponed.len()), (0, 1), "{missed:?}");
-    // It was only slow: a late receipt still counts, and its end is no news.
+    // It was only slow: a late receipt still counts, and its end changes nothing.
     here.record(vec![
         confirmed(&gateway, lost, 4, 4),
         closed(&gateway, lost, Reason::ConnectionLost, Some(range(5, 5)), false),
@@ -158,7 +158,7 @@ async fn connections_of_a_node_that_died_are_closed_and_those_of_a_living_one_ar
 }
 
 #[tokio::test]
-async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
+async fn an_orphaned_cursor_is_taken_over_by_one_connection_on_any_node() {
     let (first, second, database) = two().await;
     let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
     for _ in 0..10 {
@@ -177,13 +177,13 @@ async fn a_position_left_behind_is_taken_over_by_one_connection_of_all_nodes() {
         assert_eq!((at, too), (Sequence(2), Sequence(2)), "the lowest of those left and live");
         here.record(vec![confirmed(&gateway, one, 3, 9)]).await;
         there.record(vec![confirmed(&gateway, other, 3, 9)]).await;
-        // Had both taken over the same one, the other would still be there.
+        // If both had taken over the same one, the other would still exist.
         assert_eq!(here.open(&gateway).await.1, Sequence(9));
     }
     end(&[&first, &second], &database).await;
 }
 
-/// Sweeps, and returns how many deliveries were missed.
+/// Sweeps; returns how many deliveries were recorded as failed.
 async fn missed(store: &dyn Store, gateway: &Gateway) -> i64 {
     let missed =
         store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
@@ -224,14 +224,14 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
         }
     }
     assert_eq!(trimmed, 180);
-    // What retention took first was not swept any more, and was recorded as lost.
+    // What retention removed first was recorded as lost, and is not swept any more.
     assert!(swept <= 200, "{swept} deliveries were missed more than once");
     assert_eq!(here.again(&gateway).await.floor, Sequence(180));
     end(&[&first, &second], &database).await;
 }
 
 #[tokio::test]
-async fn what_one_node_appends_wakes_those_who_listen_at_another() {
+async fn an_append_on_one_node_wakes_lanes_on_another() {
     let database = Database::new();
     let wake = Wake::default();
     let first = open(&database).await.unwrap();
@@ -242,7 +242,7 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
     let mut listening = wake.subscribe(gateway.key);
     for round in 1..=20 {
         if round == 10 {
-            // Nothing can be heard for a moment; the looks go on.
+            // LISTEN is unavailable for a moment; polling continues.
             database.run(
                 "select pg_terminate_backend(pid) from pg_stat_activity
                  where datname = current_database() and query ilike 'listen %'",
@@ -256,14 +256,14 @@ async fn what_one_node_appends_wakes_those_who_listen_at_another() {
 }
 
 #[tokio::test]
-async fn a_lost_database_costs_answers_and_not_the_node() {
+async fn a_lost_database_fails_requests_and_not_the_node() {
     let database = Database::new();
     let node = open(&database).await.unwrap();
     let corner = Corner::of(node.as_ref()).await;
     let gateway = corner.gateway(&[]).await;
     let mut accepted = 0;
     for _ in 0..10 {
-        // Every session of the node is gone at once.
+        // All sessions of the node end at once.
         database.run(
             "select pg_terminate_backend(pid) from pg_stat_activity
              where datname = current_database() and pid <> pg_backend_pid()",
@@ -290,12 +290,12 @@ async fn a_lost_database_costs_answers_and_not_the_node() {
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_is_unknown_to_its_caller_and_ends_nothing_else() {
+async fn a_failed_commit_has_an_unknown_outcome_and_ends_nothing_else() {
     let database = Database::new();
     let node = open(&database).await.unwrap();
     let corner = Corner::of(node.as_ref()).await;
     let gateway = corner.gateway(&[]).await;
-    // The session dies between the last statement and the end of the commit.
+    // The session ends between the last statement and the end of the commit.
     database.run(
         "create function die() returns trigger language plpgsql as $$
          begin perform pg_terminate_backend(pg_backend_pid()), pg_sleep(10); return null; end $$;
@@ -315,7 +315,7 @@ async fn a_commit_that_fails_is_unknown_to_its_caller_and_ends_nothing_else() {
     node.check().await.unwrap();
     corner.fill(&gateway, 1).await;
     database.run("drop trigger die on events");
-    // What the error tells the publisher to do.
+    // The retry that the error tells the publisher to make.
     let answers = corner.publish(vec![doomed.clone()]).await;
     assert_eq!(answers[0].as_ref().unwrap().deliveries[0].sequence, Sequence(2));
     end(&[&node], &database).await;

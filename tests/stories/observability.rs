@@ -1,5 +1,5 @@
-//! Requests, connections and events can be followed: by request id, by trace
-//! context, in metrics, in the log.
+//! Requests, connections and events can be traced: by request id, by trace context, in metrics, and
+//! in the log.
 
 mod otlp;
 mod requests;

@@ -1,4 +1,4 @@
-//! The OpenAPI document and its reference page, as anyone may read them.
+//! The OpenAPI document and the reference page, which need no token.
 
 use gateway_events::http::openapi;
 use serde_json::Value;

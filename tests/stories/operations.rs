@@ -1,4 +1,4 @@
-//! For those who run it: health, metrics, totals, and how soon a failure shows.
+//! What operators use: health, metrics, totals, and how soon a failure is visible.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Service, deployed};
 
-/// Every series of an exposition in Prometheus's text format, which must be one.
+/// Parses the text format of Prometheus into series.
 fn series(text: &str) -> BTreeMap<String, String> {
     let mut types: BTreeMap<&str, &str> = BTreeMap::new();
     let mut all = BTreeMap::new();
@@ -51,7 +51,7 @@ async fn metrics_move_when_events_are_delivered_and_when_they_fail() {
         assert!(!answer.body.contains(&one), "a gateway's name makes series without end");
         series(&answer.body)
     };
-    // Series whose names begin so, added up; those that are looked at here count whole things.
+    // The sum of all series whose names begin like this. The ones used here are integers.
     let value = |all: &BTreeMap<String, String>, name: &str| -> i64 {
         let ours = all.iter().filter(|(series, _)| series.starts_with(name));
         ours.map(|(_, value)| value.parse::<i64>().expect("a whole number")).sum()
@@ -111,7 +111,7 @@ async fn a_draining_node_is_alive_and_not_ready() {
 }
 
 #[tokio::test]
-async fn a_failure_is_on_record_within_a_second() {
+async fn a_failure_is_recorded_within_a_second() {
     let service = Service::start().await;
     let admin = service.admin();
     let (away, _) = service.gateway("away").await;
@@ -180,7 +180,7 @@ async fn totals_are_from_the_database_and_survive_a_kill() {
 }
 
 #[tokio::test]
-async fn an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event() {
+async fn the_state_of_a_gateway_and_of_an_event_is_shown() {
     let service = Service::start().await;
     let admin = service.admin();
     let (one, key) = service.gateway("one").await;
@@ -217,7 +217,7 @@ async fn an_admin_sees_where_a_gateway_stands_and_what_became_of_an_event() {
     assert_eq!(received["connectionId"], live["list"][0]["connectionId"]);
     admin.get("/events/unknown").await.refusal(404, "not_found");
 
-    // What a gateway says of itself is kept, and shown to admins.
+    // What a gateway says about itself is stored and shown to admins.
     let announce =
         service.caller(None).request(reqwest::Method::POST, &format!("/gateways/{one}/manifest"));
     let manifest = json!({"version": "1.2", "functionalityType": "regular", "policies": []});

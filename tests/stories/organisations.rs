@@ -1,5 +1,5 @@
-//! What one organisation has, another neither sees nor touches. The first one
-//! is made by the schema; a second one is a row that operators write.
+//! Organisations are isolated from each other. The first one is created by the schema; a second one
+//! is a row that operators insert.
 
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -119,7 +119,7 @@ async fn another_organisation_publishes_and_redrives_its_own_only() {
         assert_eq!(accepted["deliveries"], json!([]));
         assert_eq!(accepted["warnings"][0]["code"], "no_gateways_matched");
     }
-    // Ids, keys and names are an organisation's own.
+    // Ids, keys and names are scoped by organisation.
     let own = theirs.post("/gateways", &json!({"name": "one"})).await.success();
     let own = own["id"].as_str().expect("an id").to_owned();
     let mut same_id = deployed(&[&own], "d-9");
@@ -128,11 +128,12 @@ async fn another_organisation_publishes_and_redrives_its_own_only() {
     assert_eq!(accepted["deliveries"], json!([{"gatewayId": own, "sequence": 1}]));
     let again = ours.publish_once("shared-key", &deployed(&[&id], "d-4")).await.success();
     assert_eq!(again["deliveries"][0]["sequence"], 2);
-    // A gateway's id is unique everywhere; who else has it is not said.
+    // A gateway's id is unique everywhere; the error does not say who has it.
     let taken = theirs.post("/gateways", &json!({"name": "two", "id": id})).await;
     taken.refusal(409, "conflict");
 
-    // The first event is lost to the hard limit: a dead letter, which is theirs to see only if it is theirs.
+    // The first event is lost to the hard limit, which makes it a dead letter of the first
+    // organisation.
     service.eventually("/stats", |stats| stats["eventDelivery"]["deadLetters"] == 1).await;
     let one = theirs.post("/deliveries/redrive", &json!({"gatewayId": id, "sequence": 1})).await;
     one.refusal(404, "not_found");

@@ -1,5 +1,5 @@
-//! The database is away for a while: nobody is sent away for good, nothing is
-//! lost, and all goes on by itself.
+//! The database is unavailable for a while: no gateway is disconnected permanently, nothing is
+//! lost, and everything recovers by itself.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ fn assert_unavailable(error: &ApiError) {
 }
 
 #[tokio::test]
-async fn sockets_outlive_a_database_that_is_locked_and_receipts_wait_for_it() {
-    // Only its pongs keep a peer alive here, so it must go on being pinged.
+async fn sockets_survive_a_locked_database_and_receipts_wait_for_it() {
+    // Only pongs keep a peer's connection open here, so it must still be pinged.
     let service = Service::start_with(&[
         ("DELIVERY__HEARTBEAT_INTERVAL", "500ms"),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "4s"),
@@ -44,7 +44,7 @@ async fn sockets_outlive_a_database_that_is_locked_and_receipts_wait_for_it() {
     socket.expect(1..=1).await;
     let mut other = another(&service).await;
     let locked = lock(&mut other).await;
-    // The echo that confirms the event is sent only now.
+    // The pong that confirms the event is sent only now.
     let socket = socket.serve();
     let event = deployed(&[&id], "d-2");
     let publishing = (0..8).map(|_| api.post("/events", &event));
@@ -53,7 +53,7 @@ async fn sockets_outlive_a_database_that_is_locked_and_receipts_wait_for_it() {
     for answer in &refused {
         assert_unavailable(answer.as_ref().expect_err("nothing can be stored"));
     }
-    // Anything but 503 would end a gateway for good.
+    // With any other status than 503, a gateway would not reconnect.
     assert_eq!(admitted.err().expect("nobody can be put on record").0, 503);
     assert_unavailable(&api.root("/readyz").await.expect_err("not ready"));
     locked.rollback().await.expect("unlocked");
@@ -81,18 +81,19 @@ async fn many_publishers_wait_for_a_locked_database_together_and_not_one_after_a
     for answer in futures_util::future::join_all(publishing).await {
         assert_unavailable(&answer.expect_err("nothing can be stored"));
     }
-    // One wait for the batch that was under way, and one for all the others; not 20.
+    // One wait for the batch in progress, and one for all the others; not 20.
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     locked.rollback().await.expect("unlocked");
     api.post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_keeps_what_it_took() {
+async fn a_full_queue_refuses_at_once_and_keeps_accepted_events() {
     let service = Service::start_with(&[("DATABASE__QUEUE_EVENTS", "4")]).await;
     let (id, _) = service.gateway("one").await;
     let api = service.api();
-    // Connected already, so that all ask within the five seconds that the first one waits.
+    // Connected already, so that all requests arrive within the five seconds that the first one
+    // waits.
     let first = (0..12).map(|_| api.get("/gateways"));
     assert!(futures_util::future::join_all(first).await.iter().all(Result::is_ok));
     let mut other = another(&service).await;

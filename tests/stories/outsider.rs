@@ -1,5 +1,5 @@
-//! Another program that publishes through the shared database file: a
-//! connection of its own, with the settings that the README asks for.
+//! Another program that publishes through the database file, over its own connection with the
+//! settings that the documentation requires.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,18 +24,18 @@ impl Program {
         Self(Mutex::new(options.connect().await.expect("the file opens")))
     }
 
-    /// The bare connection, for what only one story does.
+    /// The connection itself, for what only one test does.
     pub(crate) async fn connection(&self) -> MutexGuard<'_, SqliteConnection> {
         self.0.lock().await
     }
 
-    /// Waits until a gateway's log has grown to `enough`; returns its head.
+    /// Waits until a gateway's log has reached `enough`; returns its head.
     pub(crate) async fn wait_for_head(&self, gateway: &str, enough: i64) -> i64 {
         let head = "select head from streams join gateways using (gateway) where id = $1";
         self.wait_for(head, gateway, |head| head >= enough).await
     }
 
-    /// Waits until fewer rows than that wait in the inbox.
+    /// Waits until there are fewer rows than this in the inbox.
     pub(crate) async fn wait_for_room(&self, most: i64) {
         self.wait_for("select count(*) from inbox where $1 = ''", "", |rows| rows < most).await;
     }
@@ -61,7 +61,7 @@ impl Program {
         tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that")
     }
 
-    /// The ids of a gateway's log, in its order.
+    /// The event ids of a gateway's log, in order.
     pub(crate) async fn log(&self, gateway: &str) -> Vec<String> {
         sqlx::query_scalar(
             "select e.id from outbox o join gateways g using (gateway) join events e using (event)
@@ -88,7 +88,7 @@ impl Outsider for Program {
     }
 }
 
-/// Inserts a row into a transaction; returns its event's id.
+/// Inserts a row in a transaction; returns its event id.
 pub(crate) async fn insert(connection: &mut SqliteConnection, row: &Row) -> String {
     let mut columns = vec!["type", "payload"];
     let mut values = vec![&row.event_type, &row.payload];
@@ -116,7 +116,7 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, row: &Row) -> Stri
     query.fetch_one(connection).await.expect("inserted")
 }
 
-/// A row that can be published.
+/// A valid row.
 pub(crate) fn deployed(gateway: &str, deployment: &str) -> Row {
     let payload = json!({
         "apiId": "a-1", "deploymentId": deployment, "performedAt": "2026-01-31T09:30:00.001Z",

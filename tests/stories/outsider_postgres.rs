@@ -1,5 +1,5 @@
-//! Another program that publishes through the shared Postgres: a connection and
-//! transactions of its own.
+//! Another program that publishes through Postgres, over its own connection and in its own
+//! transactions.
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnectOptions;
@@ -17,7 +17,7 @@ impl Program {
         Self(Mutex::new(options.connect().await.expect("the server answers")))
     }
 
-    /// The bare connection, for what only one story does.
+    /// The connection itself, for what only one test does.
     pub(crate) async fn connection(&self) -> MutexGuard<'_, PgConnection> {
         self.0.lock().await
     }
@@ -37,7 +37,7 @@ impl Outsider for Program {
     }
 }
 
-/// Inserts a row into a transaction; returns its event's id.
+/// Inserts a row in a transaction; returns its event id.
 pub(crate) async fn insert(connection: &mut PgConnection, row: &Row) -> String {
     sqlx::query_scalar(
         "select publish_event($1, $2, gateway_id => $3::uuid, target => $4, organisation => $5, event_id => $6)",

@@ -1,4 +1,4 @@
-//! Pages, while what they show goes on growing.
+//! Pages of lists that grow meanwhile.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn column<'a>(page: &'a Value, name: &str) -> Vec<&'a str> {
     rows.iter().map(|row| row[name].as_str().expect("a text")).collect()
 }
 
-/// Publishes so many events in one batch; returns their ids.
+/// Publishes this many events in one batch; returns their ids.
 async fn publish(admin: &Caller, gateway: &str, count: usize) -> BTreeSet<String> {
     let batch: Vec<Value> =
         (0..count).map(|number| deployed(&[gateway], &format!("d-{number}"))).collect();
@@ -23,7 +23,7 @@ async fn publish(admin: &Caller, gateway: &str, count: usize) -> BTreeSet<String
 }
 
 #[tokio::test]
-async fn pages_of_failures_are_one_picture_while_more_arrive() {
+async fn pages_of_failures_are_one_snapshot_while_more_arrive() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("away").await;
@@ -42,7 +42,7 @@ async fn pages_of_failures_are_one_picture_while_more_arrive() {
             break;
         };
         cursor = format!("&cursor={next}");
-        // More arrive between the pages, and an older one fails once more elsewhere.
+        // More fail between the pages, and an older one fails again.
         publish(&admin, &id, 3).await;
         service.eventually("/deliveries?limit=1000", |page| page["count"] == 50 + 3 * turn).await;
         for other in ["", "reason=not_connected", "gatewayId=&"] {
@@ -73,7 +73,7 @@ async fn gateways_are_listed_by_name_page_after_page() {
             break;
         };
         cursor = format!("&cursor={next}");
-        // What sorts before the cursor comes too late for this walk.
+        // It sorts before the cursor, so it is not listed.
         service.gateway(&format!("a-{}", seen.len())).await;
         admin.get(&format!("/deliveries?{}", &cursor[1..])).await.invalid("cursor", &["cursor"]);
     }

@@ -1,10 +1,10 @@
-//! A payload's bytes are the publisher's: what arrives is what was sent.
+//! Payloads are delivered byte for byte.
 
 use serde_json::json;
 
 use crate::support::{Service, deployed};
 
-/// Texts that a reader who understands them would write differently.
+/// Texts that would change if they were parsed and serialized again.
 const STUBBORN: [&str; 12] = [
     r#"{"apiId":"a","deploymentId":"d","n":1.0}"#,
     r#"{"n":[1.10,1E5,1e-7,-0,-0.0,100000000000000000000000000001,0.1000000000000000055511151231257827]}"#,
@@ -20,7 +20,7 @@ const STUBBORN: [&str; 12] = [
     r#"{"html":"</script><!--","quote":"\"'\\"}"#,
 ];
 
-/// The payload's text within a frame: it stands between these two members.
+/// The payload's text within a frame, between these two members.
 fn payload(frame: &str) -> &str {
     let (_, rest) = frame.split_once("\"payload\":").expect("a payload");
     rest.rsplit_once(",\"timestamp\":").expect("a timestamp").0
@@ -55,7 +55,7 @@ async fn a_payload_arrives_byte_for_byte_live_and_from_the_log() {
 }
 
 #[tokio::test]
-async fn what_no_gateway_could_read_is_refused() {
+async fn payloads_that_gateways_can_not_parse_are_refused() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
@@ -76,7 +76,7 @@ async fn what_no_gateway_could_read_is_refused() {
 }
 
 #[tokio::test]
-async fn the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number() {
+async fn the_largest_event_is_a_frame_of_one_mebibyte_with_the_largest_sequence() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("one").await;
@@ -88,7 +88,7 @@ async fn the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number() {
     let mut socket = service.connected(&key).await;
     admin.post("/events", &sized(1)).await.success();
     let frame = socket.next_text().await.expect("an event");
-    // The number's one digit here, sixteen at its largest.
+    // The sequence has one digit here, sixteen at its largest.
     let room = (1 << 20) - (frame.len() - 1) - 15;
     admin.post("/events", &sized(room)).await.success();
     let refused = admin.post("/events", &sized(room + 1)).await;
@@ -96,7 +96,7 @@ async fn the_largest_event_is_a_frame_of_one_mebibyte_at_its_largest_number() {
     let detail = problem["detail"].as_str().expect("a text");
     assert!(detail.contains("1048577") && detail.contains("1048576"), "{detail}");
     assert_eq!(socket.next_text().await.expect("the largest").len(), (1 << 20) - 15);
-    // Within a batch it is that event alone that is too large.
+    // In a batch, only the event that is too large is refused.
     let batch = admin.post("/events", &json!([sized(room + 1), sized(2)])).await;
     let results = &batch.json()["results"];
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A database that commands are run on, before there is a service or without one.
+//! A database for commands that run before there is a service, or without one.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +20,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// An empty database, or none yet.
+    /// An empty database, or the path of one that does not exist yet.
     pub(crate) fn new(on: On) -> Self {
         Self { on, data: tempdir().expect("a directory") }
     }
@@ -29,7 +29,7 @@ impl Place {
         self.data.path().join("gateway-events.db")
     }
 
-    /// The folder of its migrations, from the top of the sources.
+    /// The directory of its migrations, relative to the repository's root.
     pub(crate) fn migrations(&self) -> &'static str {
         match self.on {
             On::Embedded => "migrations/sqlite",
@@ -37,7 +37,7 @@ impl Place {
         }
     }
 
-    /// The versions of the migrations. Some numbers are left out.
+    /// The versions of the migrations. There are gaps between the numbers.
     pub(crate) fn versions(&self) -> Vec<usize> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.migrations());
         let files = std::fs::read_dir(folder).expect("the migrations");
@@ -50,7 +50,7 @@ impl Place {
         files.map(version).collect()
     }
 
-    /// One of our commands that works on the database.
+    /// Runs one of our commands on the database.
     pub(crate) async fn ours(&self, arguments: &str) -> Said {
         let mut ours = command(arguments);
         ours.arg("--data-dir").arg(self.data.path());
@@ -60,7 +60,7 @@ impl Place {
         run(&mut ours).await
     }
 
-    /// `sqlx migrate …` on it.
+    /// Runs `sqlx migrate …` on the database.
     pub(crate) async fn theirs(&self, arguments: &str) -> Said {
         let url = match &self.on {
             On::Embedded => format!("sqlite://{}?mode=rwc", self.file().display()),
@@ -78,7 +78,7 @@ impl Place {
         run(&mut sqlx).await
     }
 
-    /// Runs statements behind everybody's back.
+    /// Runs statements in the database directly.
     pub(crate) async fn change(&self, statements: &str) {
         match &self.on {
             On::Embedded => {
@@ -96,7 +96,7 @@ impl Place {
         matches!(self.on, On::Shared(_))
     }
 
-    /// Starts the service on it, with an access token that is in it.
+    /// Starts the service with the database and an access token that it contains.
     pub(crate) async fn start(self, token: &str) -> (Service, On) {
         let url = match &self.on {
             On::Embedded => None,
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-/// The `sqlx` of the path, or of cargo's own directory.
+/// The `sqlx` in the path or in cargo's directory.
 fn sqlx() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CARGO_HOME")

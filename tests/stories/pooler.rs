@@ -1,5 +1,5 @@
-//! A real PgBouncer before the tests' Postgres, in transaction mode: each
-//! transaction gets whichever session is free, and never twice the same in a row.
+//! A real PgBouncer in front of the tests' Postgres, in transaction mode: each transaction gets any
+//! free session, and never the same one twice in a row.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::server::Database;
 
-/// Runs beside the tests, and ends with its input, like the server's guard.
-/// `pgbouncer` refuses to be run by root.
+/// Runs beside the tests and ends with its input, like the server's guard. `pgbouncer` refuses to
+/// be run by root.
 const GUARD: &str = r#"
 set -eu
 pgbouncer=$1
@@ -50,14 +50,14 @@ echo "ready $home"
 cat >/dev/null
 "#;
 
-/// Gone when it is dropped, or when the tests are.
+/// Stops when it is dropped, or when the tests end.
 pub(crate) struct Pooler {
     home: PathBuf,
     guard: Child,
 }
 
 impl Pooler {
-    /// Before the server of a database.
+    /// Starts one in front of the server of a database.
     pub(crate) fn before(database: &Database) -> Self {
         let program =
             program().expect("PgBouncer is needed for this test: apt-get install -y pgbouncer");
@@ -66,7 +66,7 @@ impl Pooler {
             .args([&program, database.socket_directory()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Not among those that a Ctrl-C ends, for it has still to tidy up.
+            // In its own process group, so that Ctrl-C does not end it before it has cleaned up.
             .process_group(0)
             .spawn()
             .expect("a shell");
@@ -83,7 +83,7 @@ impl Pooler {
         panic!("PgBouncer did not start:\n{said}");
     }
 
-    /// How a database is reached through it.
+    /// The URL of a database through it.
     pub(crate) fn url(&self, database: &Database) -> String {
         let home = self.home.to_string_lossy().replace('/', "%2F");
         format!("postgres://postgres@{home}:6432/{}", database.name())
@@ -97,7 +97,7 @@ impl Drop for Pooler {
     }
 }
 
-/// Debian keeps it where only root looks.
+/// Debian installs it in a directory that is only in root's path.
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);

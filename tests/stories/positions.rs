@@ -1,6 +1,6 @@
-//! Whatever a gateway's replicas do, each of them gets every event, and repeats
-//! stay bounded. A failure prints the shortest steps that lead to it;
-//! `MODEL_CASES` makes more cases than a usual run has.
+//! Whatever a gateway's replicas do, each of them receives every event, and the number of repeats
+//! stays bounded. A failure prints the shortest steps that lead to it. `MODEL_CASES` sets the
+//! number of cases.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -21,25 +21,25 @@ use crate::reference::store::{MemoryDatabase, MemoryStore};
 use crate::server::Database;
 use crate::{store_postgres, store_sqlite};
 
-/// For so long a replica may be away.
+/// How long a replica may be disconnected.
 const KEPT: Duration = Duration::from_hours(1);
 
 #[derive(Clone, Debug)]
 enum Step {
     Publish,
     Connect(usize),
-    /// The connection dies without FIN: it stays open on record.
+    /// The connection dies without FIN: it is still recorded as open.
     Dies(usize),
-    /// Some of what it was sent is confirmed, or all of it.
+    /// Some of what it was sent is confirmed, or everything.
     Confirms(usize, i64),
     /// A pong that confirms nothing.
     Signs(usize),
-    /// It ends, which its replica says, and comes back at once, or not.
+    /// It ends, which its replica notices, and reconnects at once or not.
     Ends(usize, bool),
-    /// A connection that died is noticed to be dead, or lost with its node.
+    /// A dead connection is detected, or lost with its node.
     IsNoticed(Reason),
     Waits(Duration),
-    /// Positions left behind for too long are forgotten.
+    /// Old orphaned cursors are deleted.
     Trims,
 }
 
@@ -70,39 +70,39 @@ struct Live {
 #[derive(Default)]
 struct Replica {
     live: Option<Live>,
-    /// What it has confirmed, on whichever connections.
+    /// What it has confirmed, on any connection.
     confirmed: i64,
-    /// When it was last there.
+    /// When it was last connected.
     left_at: Option<Timestamp>,
 }
 
-/// What really happens, which the store can only guess.
+/// What really happened, which the store can only infer.
 struct World<'a> {
     corner: Corner<'a>,
     gateway: Gateway,
     now: &'a (dyn Fn() -> Timestamp + Sync),
     declared: bool,
     replicas: Vec<Replica>,
-    /// Connections that died and are open on record, with their positions.
+    /// Dead connections that are recorded as open, with their positions.
     dead: Vec<(ConnectionId, i64)>,
     head: i64,
     /// When the gateway was registered.
     began_at: Timestamp,
     /// When the last connection was opened.
     opened_at: Timestamp,
-    /// Until when it is on record that all replicas were alive at the same time.
+    /// Until when it is recorded that all replicas were alive at the same time.
     proven_until: Option<Timestamp>,
 }
 
 impl World<'_> {
-    /// Whether the store can know how many replicas there are.
+    /// Whether the store can infer the number of replicas.
     fn number_holds(&self, now: Timestamp) -> bool {
         self.declared
             || self.replicas.len() == 1
             || self.proven_until.is_some_and(|until| now < until)
     }
 
-    /// All are there, and each but the last has given a sign of life since.
+    /// All are connected, and each but the last has shown activity since.
     fn all_alive(&self) -> Option<Timestamp> {
         let seen = self.replicas.iter().map(|replica| replica.live.map(|live| live.seen_at));
         let seen: Option<Vec<Timestamp>> = seen.collect();
@@ -132,7 +132,7 @@ impl World<'_> {
             Step::Dies(nth) => {
                 if let Some(live) = self.replicas[nth].live.take() {
                     self.dead.push((live.id, live.position));
-                    // The position is kept for an hour after the last sign of life.
+                    // The position is kept for an hour after the last activity.
                     self.replicas[nth].left_at = Some(live.seen_at);
                 }
             }
@@ -152,7 +152,7 @@ impl World<'_> {
                 let live = self.replicas[nth].live.take().unwrap();
                 self.close(live.id, live.position, Reason::ClosedByGateway, true).await?;
                 let now = (self.now)();
-                // Without a sign of life for an hour, the position may be gone already.
+                // Without activity for an hour, the position may have been deleted.
                 let is_kept = now.since(live.seen_at) < KEPT;
                 self.replicas[nth].left_at = Some(if is_kept { now } else { live.seen_at });
                 if comes_back {
@@ -167,9 +167,9 @@ impl World<'_> {
                 let limits = RetentionLimits { orphaned_cursor_max_age: KEPT, ..keep_all() };
                 let mut mark = TrimMark::default();
                 while self.corner.store.trim(&limits, &mut mark).await.unwrap().more {}
-                // A replica that is away may be covered by a position that another one
-                // left earlier, and that is trimmed an hour after it was left. So nothing
-                // is claimed of replicas that are away at a trim that late.
+                // A disconnected replica may be covered by an earlier position of another one,
+                // which is deleted an hour after that one disconnected. So nothing is claimed about
+                // disconnected replicas at such a late trim.
                 if (self.now)().since(self.began_at) >= KEPT {
                     for replica in self.replicas.iter_mut().filter(|it| it.live.is_none()) {
                         replica.left_at = None;
@@ -181,12 +181,12 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Nothing that the replica has not confirmed is skipped.
+    /// Checks that nothing is skipped that the replica has not confirmed.
     async fn connect(&mut self, nth: usize, is_settled: bool) -> Result<(), TestCaseError> {
         let (id, start, _) = self.corner.open(&self.gateway).await;
         let now = (self.now)();
         let (start, replica) = (start.0, &self.replicas[nth]);
-        // One that was never there has missed nothing.
+        // A replica that was never connected has missed nothing.
         let returns = replica.left_at.is_some_and(|left_at| now.since(left_at) < KEPT);
         let holds = self.number_holds(now) && returns;
         if holds {
@@ -216,7 +216,7 @@ impl World<'_> {
         self.sign(nth);
     }
 
-    /// What is above the gateway's position fails, and nothing else.
+    /// Checks that what is above the gateway's position fails, and nothing else.
     async fn close(
         &mut self,
         id: ConnectionId,

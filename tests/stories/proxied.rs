@@ -1,5 +1,5 @@
-//! Behind a balancer that passes TCP on, a client is whom the PROXY protocol
-//! says (HAProxy's specification, versions 1 and 2), if the balancer is listed.
+//! Behind a balancer that forwards TCP, a client's address is the one in the PROXY protocol header
+//! (HAProxy's specification, versions 1 and 2), if the balancer is listed in the settings.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::support::{PATIENCE, Service};
 
-/// Listed; nothing else of a story comes from there.
+/// A listed balancer, from which nothing else in a test connects.
 const BALANCER: &str = "127.0.0.2";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -19,7 +19,7 @@ async fn behind(settings: &[(&str, &str)]) -> Service {
     Service::start_with(&[&listed, settings].concat()).await
 }
 
-/// A connection from an address of this machine.
+/// Connects from a local address.
 pub(crate) async fn dial(from: &str, port: u16) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("bound");
@@ -28,7 +28,7 @@ pub(crate) async fn dial(from: &str, port: u16) -> TcpStream {
     tcp
 }
 
-/// A header of version 2: command, family and protocol, then what they say.
+/// A header of version 2: command, family and protocol, then the addresses.
 fn binary(command: u8, family: u8, body: &[&[u8]]) -> Vec<u8> {
     let body = body.concat();
     let length = u16::try_from(body.len()).expect("short").to_be_bytes();
@@ -39,7 +39,7 @@ fn text(header: &str) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-/// The balancer's connection on behalf of a client of version 1.
+/// The balancer's connection for a client, with a header of version 1.
 async fn on_behalf(service: &Service, client: &str) -> TcpStream {
     let mut tcp = dial(BALANCER, service.port).await;
     let header = format!("PROXY TCP4 {client} 192.0.2.1 40000 8443\r\n");
@@ -48,12 +48,12 @@ async fn on_behalf(service: &Service, client: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn the_client_is_whom_the_balancer_names() {
+async fn the_client_is_the_one_that_the_balancer_names() {
     let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().expect("an address").octets();
     let ports = [40000_u16.to_be_bytes(), 8443_u16.to_be_bytes()].concat();
     let four = [203, 0, 113, 9, 192, 0, 2, 1];
     let six = [v6("2001:db8::9"), v6("2001:db8::1")].concat();
-    // A TLV: the name that the client asked for (PP2_TYPE_AUTHORITY).
+    // A TLV: the host name that the client requested (PP2_TYPE_AUTHORITY).
     let tlv = [&[2, 0, 9][..], b"localhost"].concat();
     let padding = [&[4, 4, 176][..], &[0; 1200]].concat();
     let named = [
@@ -63,7 +63,7 @@ async fn the_client_is_whom_the_balancer_names() {
         (binary(1, 0x11, &[&four, &ports]), "203.0.113.9"),
         (binary(1, 0x21, &[&six, &ports, &tlv]), "2001:db8::9"),
         (binary(1, 0x11, &[&four, &ports, &padding]), "203.0.113.9"),
-        // A health check speaks for the balancer itself.
+        // A health check of the balancer itself.
         (binary(0, 0x00, &[]), BALANCER),
         (binary(0, 0x00, &[&tlv]), BALANCER),
     ];
@@ -105,7 +105,7 @@ async fn attempts_are_limited_per_client_and_not_per_balancer() {
     assert!(service.log().contains("203.0.113.8"), "the log names clients: {}", service.log());
 }
 
-/// What the service says until it ends the connection.
+/// What the service sends until it ends the connection.
 async fn told(mut tcp: TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset is an end, too.
@@ -114,7 +114,7 @@ async fn told(mut tcp: TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_balancer_without_a_good_header_is_cut_off_and_told_of_in_the_log() {
+async fn a_balancer_without_a_valid_header_is_disconnected_and_logged() {
     let service = behind(&[("SERVER__HANDSHAKE_TIMEOUT", "2s")]).await;
     let hello = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
     let bad: [(&str, Vec<u8>); 7] = [
@@ -129,19 +129,19 @@ async fn a_balancer_without_a_good_header_is_cut_off_and_told_of_in_the_log() {
     let warnings = |log: &str| log.matches("let it send one").count();
     for (nth, (name, bytes)) in bad.into_iter().enumerate() {
         let mut tcp = dial(BALANCER, service.port).await;
-        // It may be cut off before all is written.
+        // The connection may end before everything is written.
         drop(tcp.write_all(&bytes).await);
         assert_eq!(told(tcp).await, b"", "{name}");
         service.logged(|log| warnings(log) == nth + 1).await;
     }
-    // Half a header, and then silence.
+    // Half a header, and then nothing.
     let mut slow = dial(BALANCER, service.port).await;
     slow.write_all(b"PROXY TCP4 203.0").await.expect("open");
     assert_eq!(told(slow).await, b"");
     service.logged(|log| log.contains("the header did not arrive in time")).await;
-    // A header, and then silence where TLS should begin: one deadline for both.
+    // A header, and then no TLS handshake: one deadline for both.
     assert_eq!(told(on_behalf(&service, "203.0.113.7").await).await, b"");
-    // Whoever only looks whether the port is open is no reason for a warning.
+    // A check of the open port causes no warning.
     let before = warnings(&service.log());
     drop(dial(BALANCER, service.port).await);
     let tls = service.tls_over(on_behalf(&service, "203.0.113.7").await).await.expect("TLS");
@@ -151,7 +151,7 @@ async fn a_balancer_without_a_good_header_is_cut_off_and_told_of_in_the_log() {
 }
 
 #[tokio::test]
-async fn from_anybody_else_a_header_is_not_believed() {
+async fn a_header_from_another_peer_is_not_trusted() {
     let service = behind(&[]).await;
     let (id, key) = service.gateway("one").await;
     let mut stranger = dial("127.0.0.3", service.port).await;

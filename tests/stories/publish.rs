@@ -1,4 +1,4 @@
-//! What can be published, to whom, and what a refusal says.
+//! Publishing: valid events, their targets, and the errors of invalid ones.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use crate::support::{Service, deployed};
 
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The gateways of an answer.
+/// The gateways in a response.
 fn reached(answer: &Value) -> BTreeSet<&str> {
     let list = answer["deliveries"].as_array().expect("deliveries");
     list.iter().filter_map(|delivery| delivery["gatewayId"].as_str()).collect()
 }
 
 #[tokio::test]
-async fn an_event_is_for_those_who_are_named_or_labelled_or_for_all() {
+async fn an_event_targets_named_or_labelled_gateways_or_all() {
     let service = Service::start().await;
     let admin = service.admin();
     let mut ids = Vec::new();
@@ -72,7 +72,7 @@ async fn an_event_is_for_those_who_are_named_or_labelled_or_for_all() {
 }
 
 #[tokio::test]
-async fn a_batch_is_judged_event_by_event() {
+async fn a_batch_is_validated_event_by_event() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
@@ -93,7 +93,7 @@ async fn a_batch_is_judged_event_by_event() {
     assert_eq!(results[1]["code"], "unknown_gateways");
     assert_eq!(results[1]["gatewayIds"], json!([NOBODY]));
     assert_eq!(results[2]["errors"][0]["field"], "payload");
-    // Nothing of the refused ones has taken a number.
+    // Refused events get no sequence.
     assert_eq!(results[3]["deliveries"][0]["sequence"], 6);
     assert_eq!(results[4]["status"], 422);
     let gateway = admin.get(&format!("/gateways/{id}")).await.success();
@@ -109,7 +109,7 @@ async fn a_batch_is_judged_event_by_event() {
 }
 
 #[tokio::test]
-async fn what_was_published_before_gets_the_first_answer() {
+async fn a_repeated_event_gets_the_first_answer() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
@@ -193,7 +193,7 @@ async fn a_refusal_names_the_field_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_body_that_cannot_be_read_is_refused_and_harms_nobody() {
+async fn a_malformed_body_is_refused_and_affects_nothing() {
     let service = Service::start_with(&[("SERVER__BODY_LIMIT", "2MiB")]).await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
@@ -203,7 +203,7 @@ async fn a_body_that_cannot_be_read_is_refused_and_harms_nobody() {
     {
         admin.publish(broken.to_vec()).await.refusal(400, "malformed_json");
     }
-    // Thousands of levels, in every place where a level can be.
+    // Thousands of levels, wherever nesting is possible.
     let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
     for deep in [
         format!("{open}{close}"),
@@ -227,7 +227,7 @@ async fn a_body_that_cannot_be_read_is_refused_and_harms_nobody() {
     };
     admin.publish(nested(127)).await.success();
     admin.publish(nested(128)).await.invalid("payload", &["127 levels"]);
-    // A member that stands there twice means one thing to one reader and another to the next.
+    // Parsers disagree on the meaning of a repeated member.
     let twice = whole.replacen('{', "{\"type\":\"api.undeployed\",", 1);
     admin.publish(twice).await.invalid("type", &["duplicate field"]);
     let escaped = whole.replacen('{', "{\"\\u0069d\":\"x\",\"id\":\"y\",", 1);
@@ -250,7 +250,7 @@ async fn a_body_that_cannot_be_read_is_refused_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn an_event_that_expired_is_passed_over_and_stands_among_the_failures() {
+async fn an_expired_event_is_skipped_and_listed_as_failed() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("one").await;
@@ -266,7 +266,7 @@ async fn an_event_that_expired_is_passed_over_and_stands_among_the_failures() {
     let expires = expires.expect("a time");
     let occurred = event["occurredAt"].as_str().expect("a time").to_owned();
     assert_eq!(expires.minus(std::time::Duration::from_secs(1)).to_string(), occurred);
-    // The service's clock is this machine's: the instant itself is waited for.
+    // The service uses this machine's clock, so the test waits for the instant itself.
     let left = expires.since(gateway_events::clock::Timestamp::now());
     tokio::time::timeout(left, std::future::pending::<()>()).await.expect_err("it passes");
     let mut socket = service.connected(&key).await;

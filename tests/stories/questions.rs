@@ -1,4 +1,4 @@
-//! What the ledger is asked, and whether the answer is what was made.
+//! Queries of failed deliveries, compared with the failures that a test caused.
 
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::http::Caller;
 use crate::support::{Service, deployed, failed_report};
 
-/// A failed delivery that a story made.
+/// A failed delivery that a test caused.
 #[derive(Debug)]
 struct Made {
     gateway: String,
@@ -17,7 +17,7 @@ struct Made {
     correlation: String,
 }
 
-/// Three events that found nobody at one gateway, and one that another could not apply.
+/// Three events for a gateway that is not connected, and one that another gateway could not apply.
 async fn failures(service: &Service) -> Vec<Made> {
     let admin = service.admin();
     let (away, _) = service.gateway("away").await;
@@ -49,7 +49,7 @@ async fn failures(service: &Service) -> Vec<Made> {
     made
 }
 
-/// The events of a page, in order of their ids.
+/// The events of a page, sorted by id.
 fn events(page: &Value) -> Vec<String> {
     let rows = page["list"].as_array().expect("a list");
     let mut ids: Vec<String> =
@@ -59,7 +59,7 @@ fn events(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_combination_of_filters_finds_exactly_what_it_names() {
+async fn every_combination_of_filters_returns_exactly_the_matches() {
     let service = Service::start().await;
     let made = failures(&service).await;
     let admin = service.admin();
@@ -107,7 +107,7 @@ async fn every_combination_of_filters_finds_exactly_what_it_names() {
 }
 
 #[tokio::test]
-async fn a_window_holds_its_start_and_not_its_end() {
+async fn a_window_includes_its_start_and_excludes_its_end() {
     let service = Service::start().await;
     failures(&service).await;
     let admin = service.admin();
@@ -132,7 +132,7 @@ async fn a_window_holds_its_start_and_not_its_end() {
         assert_eq!(found(format!("from={at}")).await, same + later);
         assert_eq!(found(format!("to={at}")).await, 4 - same - later);
     }
-    // The same instant, told by another clock.
+    // The same instant in another time zone.
     let to = "2026-01-31T10:30:00%2B01:00";
     assert_eq!(found(format!("from=2026-01-30T00:00:00-11:30&to={to}")).await, 0);
     assert_eq!(
@@ -142,7 +142,7 @@ async fn a_window_holds_its_start_and_not_its_end() {
 }
 
 #[tokio::test]
-async fn a_question_that_cannot_be_answered_says_why() {
+async fn an_invalid_query_says_why() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let admin = service.admin();
@@ -214,7 +214,7 @@ async fn a_summary_counts_by_reason_gateway_and_type_in_buckets() {
     let mut gateways = [(made[0].gateway.clone(), 3), (made[3].gateway.clone(), 1)];
     gateways.sort_unstable();
     assert_eq!(counted("?by=gateway&bucket=3600s").await, gateways);
-    // A bucket begins on a multiple of its width, and holds what the list holds for it.
+    // A bucket begins at a multiple of its width, and counts what the list contains.
     let from = Timestamp::now().minus(std::time::Duration::from_mins(1));
     let page = admin.get(&format!("/deliveries/summary?from={from}&bucket=1s")).await.success();
     assert_eq!((&page["bucketSeconds"], &page["by"]), (&json!(1), &json!("reason")));
@@ -234,7 +234,7 @@ async fn a_summary_counts_by_reason_gateway_and_type_in_buckets() {
     assert_eq!(counted(long_ago).await, []);
 }
 
-/// Counts by key over all buckets, in order of the keys.
+/// Counts by key over all buckets, sorted by key.
 async fn summary(admin: &Caller, query: &str) -> Vec<(String, i64)> {
     let page = admin.get(&format!("/deliveries/summary{query}")).await.success();
     let mut counts = std::collections::BTreeMap::new();
@@ -246,7 +246,7 @@ async fn summary(admin: &Caller, query: &str) -> Vec<(String, i64)> {
 }
 
 #[tokio::test]
-async fn what_failed_at_a_gateway_stays_on_record_when_it_is_deleted() {
+async fn failures_of_a_gateway_are_kept_when_it_is_deleted() {
     let service = Service::start().await;
     let made = failures(&service).await;
     let admin = service.admin();
@@ -263,7 +263,7 @@ async fn what_failed_at_a_gateway_stays_on_record_when_it_is_deleted() {
         );
     }
     assert_eq!(summary(&admin, "?by=gateway").await.len(), 2);
-    // It is gone: nothing is pending there any more, and nothing can be appended to it.
+    // It is deleted: nothing is pending for it, and nothing can be appended.
     assert_eq!(admin.get("/stats").await.success()["eventDelivery"]["pending"], 0);
     let redrive = json!({"gatewayId": away, "sequence": 1});
     admin.post("/deliveries/redrive", &redrive).await.refusal(404, "not_found");

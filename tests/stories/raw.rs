@@ -1,5 +1,5 @@
-//! A gateway that says exactly what the test says, frame by frame (RFC 6455),
-//! and answers nothing by itself.
+//! A gateway that sends exactly what the test says, frame by frame (RFC 6455), and answers nothing
+//! by itself.
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,7 +15,7 @@ pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
-/// What the service sent.
+/// A frame that the service sent.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) opcode: u8,
@@ -27,7 +27,7 @@ impl Frame {
         serde_json::from_slice(&self.payload).expect("JSON")
     }
 
-    /// A close frame's code.
+    /// The code of a close frame.
     pub(crate) fn code(&self) -> u16 {
         assert_eq!(self.opcode, CLOSE);
         u16::from_be_bytes([self.payload[0], self.payload[1]])
@@ -40,7 +40,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Connects to the service at a port, which may be a line's, and takes the
+    /// Connects to the service through a port, which may be a fault proxy's, and reads the
     /// acknowledgement.
     pub(crate) async fn connect(service: &Service, port: u16, key: &str) -> Self {
         let mut stream = service.tls(port).await;
@@ -62,7 +62,7 @@ impl Raw {
         raw
     }
 
-    /// The next frame; `None` when the connection has ended.
+    /// The next frame; `None` if the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         tokio::time::timeout(PATIENCE, self.read()).await.expect("a frame in time")
     }
@@ -80,7 +80,7 @@ impl Raw {
         Some(Frame { opcode: head[0] & 0x0f, payload })
     }
 
-    /// The next frame of this kind.
+    /// The next frame with this opcode.
     pub(crate) async fn next_of(&mut self, opcode: u8) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
@@ -90,12 +90,12 @@ impl Raw {
         }
     }
 
-    /// The next event; pings on the way are left without an answer.
+    /// The next event. Pings before it are not answered.
     pub(crate) async fn event(&mut self) -> Value {
         self.next_of(TEXT).await.expect("an event").json()
     }
 
-    /// The ping behind an event, which carries its sequence; not answered.
+    /// The ping after an event, which contains its sequence. Not answered.
     pub(crate) async fn receipt_asked(&mut self, sequence: i64) {
         let wanted = sequence.to_string();
         while self.next_of(PING).await.expect("a ping").payload != wanted.as_bytes() {}
@@ -109,7 +109,7 @@ impl Raw {
         self.send(true, TEXT, text.as_bytes()).await;
     }
 
-    /// One frame; masked with zeros, which leaves the payload as it is.
+    /// Sends a frame, masked with zeros, which leaves the payload unchanged.
     pub(crate) async fn send(&mut self, is_final: bool, opcode: u8, payload: &[u8]) {
         const MASKED: u8 = 0x80;
         let mut frame = vec![opcode | (u8::from(is_final) << 7)];
@@ -126,13 +126,13 @@ impl Raw {
         self.write(&frame).await;
     }
 
-    /// Bytes that need not be a frame.
+    /// Sends bytes that need not be a frame.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("it is open");
         self.stream.flush().await.expect("it is open");
     }
 
-    /// Echoes pings until the connection ends or it is `enough`.
+    /// Answers pings until the connection ends or `enough` returns true.
     pub(crate) async fn handle_until(&mut self, mut enough: impl FnMut(&Frame) -> bool) {
         while let Some(frame) = self.next().await {
             if frame.opcode == PING {

@@ -1,4 +1,4 @@
-//! Corrective action: what failed is appended again, once.
+//! Redrives: a dead letter is appended again, once.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{Service, deployed, failed_report};
 
 #[tokio::test]
-async fn dead_letters_are_appended_again_once_and_nothing_else_is() {
+async fn only_dead_letters_are_redriven_and_only_once() {
     let service = Service::start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("one").await;

@@ -1,6 +1,6 @@
-//! Databases that earlier releases left behind, with everything in them, are
-//! migrated, and it goes on where it stopped. `releases/000k.sql` is what the
-//! release with migration k leaves besides what the one before it did.
+//! Databases of earlier releases with all kinds of data are migrated and used further.
+//! `releases/000k.sql` is the data of the release with migration k in addition to that of the
+//! previous release.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::support::Service;
 use crate::support::http::reply;
 
 on_both! {
-    the_first_release_is_followed
-    every_later_release_is_followed
+    the_first_release_is_migrated
+    every_later_release_is_migrated
 }
 
-/// What that release issued; they are in no other database.
+/// Keys that were issued by that release, and exist only in these databases.
 const ADMIN: &str = "gwa_nlxqvsnbacbh_vxqpik3w2lrha5phthzt4r57z4fybnudojlmqqzf2j26hj4ueyym6rzkpm";
 const BERLIN_KEY: &str =
     "gwk_6mge4ne2iadl_c7wuyomox6umjqbiegwagufiu63ac3uwcbxdthjjvq5qcbl4izvlfstwz4";
@@ -30,20 +30,20 @@ const TOKYO: &str = "0198c0de-0000-7000-8000-000000000002";
 const LIMA: &str = "0198c0de-0000-7000-8000-000000000004";
 const MINUTE: Duration = Duration::from_mins(1);
 
-async fn the_first_release_is_followed(on: On) {
+async fn the_first_release_is_migrated(on: On) {
     let place = Place::new(on);
     follow(place, 1).await;
 }
 
-/// The newest one, too: its own data must survive a restart.
-async fn every_later_release_is_followed(on: On) {
+/// Including the newest release, whose own data must survive a restart.
+async fn every_later_release_is_migrated(on: On) {
     let versions = Place::new(on.fresh()).versions();
     let later = versions.into_iter().filter(|version| *version > 1);
     let releases = later.map(|release| follow(Place::new(on.fresh()), release));
     futures_util::future::join_all(releases).await;
 }
 
-/// Makes the database of a release, migrates it, and goes on with it.
+/// Creates the database of a release, migrates it, and uses it.
 async fn follow(place: Place, release: usize) {
     let (from, to) = leave(&place, release).await;
     place.ours("migrate").await.well();
@@ -62,8 +62,8 @@ async fn follow(place: Place, release: usize) {
     assert_eq!(report.problems, [""; 0], "release {release}");
 }
 
-/// Migrates as far as that release did, and fills in its data; returns a
-/// window of time that holds them.
+/// Migrates as far as that release did, and inserts its data; returns a window of time that
+/// contains it.
 async fn leave(place: &Place, release: usize) -> (Timestamp, Timestamp) {
     place.theirs(&format!("run --target-version {release}")).await.well();
     let now = Timestamp::now();
@@ -71,16 +71,16 @@ async fn leave(place: &Place, release: usize) -> (Timestamp, Timestamp) {
         let file = format!("tests/stories/releases/{step:04}.sql");
         match std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)) {
             Ok(script) => place.change(&translated(&script, now, place.is_shared())).await,
-            // Nothing but indexes, say.
+            // The release has no data of its own, for example only indexes.
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
         }
     }
     (now.minus(7000 * MINUTE), now.minus(MINUTE))
 }
 
-/// The script in a database's own words for instants and bytes.
+/// The script with the database's literals for timestamps and bytes.
 fn translated(script: &str, now: Timestamp, for_postgres: bool) -> String {
-    // Comments explain the markers, and are no place to put values in.
+    // Comments explain the markers, so nothing is replaced in them.
     let script: Vec<_> = script.lines().filter(|line| !line.starts_with("--")).collect();
     let script = script.join("\n");
     let mut parts = script.split('@');
@@ -97,13 +97,13 @@ fn translated(script: &str, now: Timestamp, for_postgres: bool) -> String {
     if for_postgres { text.replace(" x'", " '\\x") } else { text }
 }
 
-/// The texts at a member of every row.
+/// The values of a member in all rows.
 fn texts<'a>(page: &'a Value, member: &str) -> Vec<&'a str> {
     let list = page["list"].as_array().expect("a list");
     list.iter().map(|row| row[member].as_str().unwrap_or_default()).collect()
 }
 
-/// Everything that could be asked before can be asked, with the same answer.
+/// Every query that was possible before has the same result.
 async fn queries_answer(service: &Service, from: Timestamp, to: Timestamp) {
     let admin = service.admin();
     let gateways = admin.get("/gateways").await.success();
@@ -151,7 +151,7 @@ async fn queries_answer(service: &Service, from: Timestamp, to: Timestamp) {
     assert_eq!(texts(&sockets, "closeReason"), reasons, "{sockets:#}");
 }
 
-/// A repeat is still a repeat, and a type that was registered still one.
+/// Repeats are still recognised, and registered types are still known.
 async fn publishers_are_known(service: &Service) {
     let first = json!([{"gatewayId": BERLIN, "sequence": 8}, {"gatewayId": TOKYO, "sequence": 2}]);
     let repeat = service.admin().publish(KEYED).await.success();
@@ -164,11 +164,11 @@ async fn publishers_are_known(service: &Service) {
     service.admin().post("/events", &wrong).await.invalid("payload", &["cache"]);
 }
 
-/// The body of the request whose key is kept.
+/// The body of the request with the stored key.
 const KEYED: &str = r#"{"type":"gateway.config.updated","id":"e-keyed","correlationId":"c-keyed","gatewayIds":["0198c0de-0000-7000-8000-000000000001","0198c0de-0000-7000-8000-000000000002"],"payload":{"configType":"cache","action":"update","ratio":1.10}}"#;
 
-/// A gateway with its old key gets what was pending, in order and byte for
-/// byte; one with a revoked key doesn't. Returns the gateway's head.
+/// A gateway with its old key receives what was pending, in order and byte for byte; one with a
+/// revoked key does not. Returns the gateway's head.
 async fn gateways_go_on(service: &Service, release: usize) -> i64 {
     assert_eq!(service.connect(TOKYO_KEY).await.err().expect("revoked").0, 401);
     let mut pending = vec!["e-3", "e-keyed", "e-9", "e-10"];
@@ -202,7 +202,7 @@ async fn gateways_go_on(service: &Service, release: usize) -> i64 {
     sequence + 1
 }
 
-/// What was given up can still be appended again, and nothing else that failed.
+/// Dead letters can still be redriven, and no other failed deliveries.
 async fn operators_act(service: &Service, from: Timestamp, head: i64) {
     let all = json!({"filter": {"gatewayId": BERLIN, "from": from.to_string()}});
     let done = service.admin().post("/deliveries/redrive", &all).await.success();

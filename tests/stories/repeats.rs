@@ -1,4 +1,4 @@
-//! A publisher that does not know whether it was heard says the same again.
+//! Repeated requests of a publisher that does not know whether the first one succeeded.
 
 use gateway_events::client::api::ApiError;
 use gateway_events::clock::Timestamp;
@@ -14,7 +14,7 @@ async fn publish(api: &JsonApi, key: &str, body: &Value) -> Result<Value, ApiErr
 }
 
 #[tokio::test]
-async fn a_repeated_batch_gets_each_answer_in_its_place_though_more_of_it_is_valid_now() {
+async fn a_repeated_batch_gets_the_first_answers_though_more_of_it_is_valid_now() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let api = service.api();
@@ -29,7 +29,7 @@ async fn a_repeated_batch_gets_each_answer_in_its_place_though_more_of_it_is_val
     assert_eq!(publish(&api, "k-1", &batch).await.expect("a repeat"), first);
     let gateway = api.get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 1);
-    // Under a new key it is a new request.
+    // With a new key it is a new request.
     let again = publish(&api, "k-2", &batch).await.expect("judged event by event");
     assert_eq!(again["results"][0]["deliveries"][0]["sequence"], 2, "{again:#}");
 }
@@ -47,7 +47,7 @@ async fn a_repeat_gets_the_first_answer_though_the_event_has_expired_meanwhile()
     by_id["id"] = json!("mine-1");
     let first_by_key = publish(&api, "k-1", &by_key).await.expect("accepted");
     let first_by_id = api.post("/events", &by_id).await.expect("accepted");
-    // Refused once the instant has passed: the service's own clock is the event waited for.
+    // It is refused once the instant has passed: the test waits for the service's clock.
     let mut probe = deployed(&["00000000-0000-0000-0000-000000000000"], "d-3");
     probe["expiresAt"] = json!(soon);
     let expired = async {
@@ -78,13 +78,13 @@ async fn concurrent_repeats_of_a_batch_get_one_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_that_an_earlier_version_kept_is_still_given() {
+async fn an_answer_stored_by_an_earlier_version_is_still_returned() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let api = service.api();
     let batch = json!([{"type": "no.such"}, deployed(&[&id], "d-1")]);
     let first = publish(&api, "k-1", &batch).await.expect("judged event by event");
-    // It kept answers for the valid events alone.
+    // It stored results of the valid events only.
     let mut database = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(service.database())
         .connect()

@@ -1,12 +1,12 @@
-//! What is kept and what goes: confirmed events by the limits, unconfirmed
-//! ones only by the hard limits, and then with a record of their loss.
+//! Retention: confirmed events are removed by the limits, unconfirmed ones only by the hard limits,
+//! which is recorded.
 
 use serde_json::{Value, json};
 
 use crate::support::command::{command, run};
 use crate::support::{Service, deployed};
 
-/// Publishes events `first..=last`, named `e-N`.
+/// Publishes events `first..=last` with the ids `e-N`.
 async fn publish(service: &Service, gateways: &[&str], first: u32, last: u32) {
     for number in first..=last {
         let mut event = deployed(gateways, &format!("d-{number}"));
@@ -15,7 +15,7 @@ async fn publish(service: &Service, gateways: &[&str], first: u32, last: u32) {
     }
 }
 
-/// Ends the service, and lets its own command look at what it left.
+/// Stops the service and runs `verify` on its database.
 async fn is_sound(mut service: Service) {
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());
     let verify = format!("verify {}", service.database().display());
@@ -24,7 +24,7 @@ async fn is_sound(mut service: Service) {
 }
 
 #[tokio::test]
-async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost() {
+async fn unconfirmed_events_are_only_removed_by_the_hard_limit_which_is_recorded() {
     let service = Service::start_with(&[
         ("RETENTION__MAX_EVENTS", "2"),
         ("RETENTION__HARD_MAX_EVENTS", "4"),
@@ -39,7 +39,7 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
     let stands = |confirmed: i64, floor: i64| {
         move |gateway: &Value| gateway["confirmed"] == confirmed && gateway["floor"] == floor
     };
-    // Two of what is confirmed are kept, and all of what is not.
+    // Two confirmed events are kept, and all unconfirmed ones.
     service.eventually(&format!("/gateways/{here}"), stands(4, 2)).await;
     let waiting = service.admin().get(&format!("/gateways/{away}")).await.success();
     assert_eq!((&waiting["head"], &waiting["floor"]), (&json!(4), &json!(0)));
@@ -55,8 +55,7 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
     let stats = service.admin().get("/stats").await.success();
     assert_eq!(stats["eventDelivery"]["deadLetters"], 2, "{stats:#}");
     assert_eq!(stats["eventDelivery"]["lastFailureReason"], "retention");
-    // The event is kept for as long as a repeat of its id is recognised, and shows
-    // what became of it.
+    // The event is kept as long as a repeat of its id is recognised, and shows its deliveries.
     let shown = service.admin().get("/events/e-1").await.success();
     for delivery in shown["deliveries"].as_array().expect("a list") {
         let expected = if delivery["gatewayId"] == away.as_str() { "failed" } else { "delivered" };
@@ -69,7 +68,7 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
     let redrive = json!({"gatewayId": away, "sequence": 1, "dryRun": true});
     let would = service.admin().post("/deliveries/redrive", &redrive).await.success();
     assert_eq!(would["redriven"].as_array().map(Vec::len), Some(1), "{would:#}");
-    // Whoever comes back gets what is left, in order.
+    // A gateway that reconnects receives what is left, in order.
     let mut late = service.connected(&away_key).await;
     late.expect(3..=6).await;
     let late = late.serve();
@@ -80,7 +79,7 @@ async fn unconfirmed_events_go_by_the_hard_limit_only_and_are_recorded_as_lost()
 }
 
 #[tokio::test]
-async fn confirmed_events_and_their_ledger_go_by_age_and_unconfirmed_ones_stay() {
+async fn confirmed_events_and_their_ledger_are_removed_by_age_and_unconfirmed_ones_stay() {
     let service = Service::start_with(&[
         ("RETENTION__MAX_AGE", "1s"),
         ("RETENTION__INTERVAL", "1s"),
@@ -98,7 +97,7 @@ async fn confirmed_events_and_their_ledger_go_by_age_and_unconfirmed_ones_stay()
     service.eventually("/deliveries", |page| page["count"] == 0).await;
     let kept = service.admin().get("/events/e-3").await.success();
     assert_eq!(kept["deliveries"][0]["state"], "pending");
-    // Its id is free again, as everything about it is forgotten.
+    // Its id can be reused, because nothing of it is kept.
     publish(&service, &[&here], 1, 1).await;
     service.eventually(&format!("/gateways/{here}"), |here| here["confirmed"] == 3).await;
     let mut late = service.connected(&away_key).await;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::Service;
 use crate::support::http::{Caller, Reply, reply};
 
-/// What a route asks for.
+/// The credential that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     Publish,
@@ -26,8 +26,8 @@ enum Needs {
 
 use Needs::{Admin, Key, Nothing, Publish, Read};
 
-/// Method, path, required credential, body, and the status for a caller with that
-/// credential: nothing that the paths name exists.
+/// Method, path, required credential, body, and the status for a caller with that credential.
+/// Nothing that the paths name exists.
 const ROUTES: [(&str, &str, Needs, &str, u16); 37] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events/{id}", Read, "", 404),
@@ -89,7 +89,7 @@ async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) ->
     reply(request.header("content-type", "application/json")).await
 }
 
-/// Every route is in the OpenAPI document: the router takes no others.
+/// Every route is in the OpenAPI document: the router accepts no others.
 #[test]
 fn the_table_and_the_document_have_the_same_routes_and_scopes() {
     let document: Value = serde_json::from_str(&openapi::json()).expect("JSON");
@@ -145,7 +145,7 @@ async fn a_route_is_open_to_its_scope_and_to_no_other() {
                 let refusal = answer.refusal(403, "insufficient_scope");
                 let lacks = format!("`{needs:?}`").to_lowercase();
                 assert!(refusal["detail"].as_str().is_some_and(|text| text.contains(&lacks)));
-                // A browser would ask its user for a password.
+                // A browser would prompt for a password.
                 assert!(!answer.headers.contains_key("www-authenticate"), "{answer:?}");
             }
         }
@@ -153,7 +153,7 @@ async fn a_route_is_open_to_its_scope_and_to_no_other() {
 }
 
 #[tokio::test]
-async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
+async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
     let (id, key) = service.gateway("one").await;
     let all = json!(["publish", "read", "admin"]);
@@ -167,7 +167,7 @@ async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
     assert_eq!(service.admin().delete(&path).await.status, 204);
     let forged = token::issue(token::Kind::Access).expect("a well-formed one");
     let expired = service.caller(expiring["token"].as_str());
-    // Its end is the event waited for.
+    // The test waits until it has expired.
     let ended = async { while expired.get("/stats").await.status != 401 {} };
     tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("it expires");
     let mut told = BTreeSet::new();
@@ -188,7 +188,7 @@ async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
         }
     }
     assert_eq!(told.len(), 1, "{told:#?}");
-    // A key opens its own gateway's routes, and an access token opens none of them.
+    // A key gives access to its own gateway's routes; an access token to none of them.
     let with_key = |key: &str, path: &str| {
         let request = service.caller(None).request(Method::POST, path).header("api-key", key);
         reply(request.body("{}"))
@@ -205,7 +205,7 @@ async fn whoever_has_no_valid_token_is_told_the_same_everywhere() {
 }
 
 #[tokio::test]
-async fn a_path_or_method_that_does_not_exist_says_so_in_the_same_form() {
+async fn an_unknown_path_or_method_is_a_problem_document() {
     let service = Service::start().await;
     let admin = service.admin();
     for path in ["/nothing", "/secrets", "/deployments", "/apis/1", "/subscription-plans", "/"] {

@@ -1,4 +1,4 @@
-//! Keys and tokens: never overwritten, never printed or logged unless asked for.
+//! Keys and tokens are never overwritten, and never printed or logged unless requested.
 
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -30,7 +30,7 @@ async fn started(mut command: Command) -> (String, u16, Child) {
     listening(process, output).await
 }
 
-/// The same, if standard output is what systemd says that its journal is.
+/// The same, with standard output that systemd declares to be its journal.
 async fn into_journal(mut command: Command) -> (String, u16, Child) {
     let (output, input) = std::io::pipe().expect("a pipe");
     let of = std::fs::metadata(format!("/proc/self/fd/{}", input.as_raw_fd())).expect("its inode");
@@ -58,7 +58,7 @@ async fn listening(process: Child, output: impl AsyncRead + Unpin) -> (String, u
     (said, port.expect("it listens"), process)
 }
 
-/// Whether this token opens the API of the service at this port.
+/// Whether this token is accepted by the service at this port.
 async fn opens(token: &str, port: u16, data: &Path) -> bool {
     let api = gateway_events::client::api::Api::new(
         &format!("https://localhost:{port}"),
@@ -75,16 +75,16 @@ async fn an_existing_key_is_never_overwritten() {
     let before = std::fs::read_to_string(&key).expect("a key");
     service.kill().await;
     std::fs::remove_file(&certificate).expect("removed");
-    // The new certificate is for the key that is there.
+    // The new certificate is for the existing key.
     service.restart().await;
     service.gateway("one").await;
     assert_eq!(std::fs::read_to_string(&key).expect("a key"), before);
     service.kill().await;
-    // A key that is missing can't be made for the certificate that is there.
+    // A missing key can't be generated for an existing certificate.
     std::fs::rename(&key, service.directory().join("kept.pem")).expect("moved");
     let says = ["private-key.pem", "certificate.pem"];
     run(&mut serve(service.directory(), "")).await.failed(1, &says);
-    // A link, to nothing or to something that is no key, is not followed to write.
+    // A dangling link, or a link to a file that is not a key, is not followed for writing.
     std::fs::remove_file(&certificate).expect("removed");
     let elsewhere = service.directory().join("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, &key).expect("linked");
@@ -97,7 +97,7 @@ async fn an_existing_key_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn a_key_that_others_can_read_is_warned_of() {
+async fn a_key_that_others_can_read_causes_a_warning() {
     let mut service = Service::start().await;
     assert!(!service.log().contains("chmod"));
     let key = service.directory().join("private-key.pem");
@@ -109,7 +109,7 @@ async fn a_key_that_others_can_read_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_or_soon_will_is_warned_of() {
+async fn a_certificate_that_has_expired_or_soon_will_causes_a_warning() {
     let directory = tempdir().expect("a directory");
     let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
     let pair = KeyPair::generate().expect("a key");
@@ -128,7 +128,7 @@ async fn a_certificate_that_has_expired_or_soon_will_is_warned_of() {
 }
 
 #[tokio::test]
-async fn the_first_token_is_not_printed_into_the_journal_unless_asked_for() {
+async fn the_first_token_is_not_printed_into_the_journal_unless_requested() {
     let directory = tempdir().expect("a directory");
     let data = directory.path().join("data");
     let (said, port, mut process) = into_journal(serve(&data, "")).await;
@@ -186,7 +186,7 @@ async fn a_password_in_the_query_of_the_databases_url_is_not_shown() {
     let shown = run(show.env("GATEWAY_EVENTS__DATABASE__URL", &url)).await;
     assert!(!shown.well().contains("hunter2"), "{shown:?}");
     assert!(shown.out.contains("sslmode=disable"), "{shown:?}");
-    // The driver would log what it does not know.
+    // sqlx would log parameters that it does not know.
     let mistyped = url.replace("password=", "passwd=");
     let mut check = command("config check");
     let refused = run(check.env("GATEWAY_EVENTS__DATABASE__URL", &mistyped)).await;

@@ -1,5 +1,5 @@
-//! A Postgres that takes only TLS and passwords: reached when everything is
-//! right, and otherwise refused with what to do, and without the password.
+//! A Postgres that requires TLS and passwords. Wrong settings are refused with advice, and without
+//! showing the password.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::server::Server;
 use crate::support::Service;
 use crate::support::command::{command, run};
 
-/// By a socket for the story itself, and by TLS with a password for everybody else.
+/// Access by a socket for the test itself, and by TLS with a password for all others.
 const ACCESS: &str = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
 const PASSWORD: &str = "hunter2";
 
-/// An authority in a file; what it signs is trusted by whoever trusts the file.
+/// A certificate authority in a file.
 fn authority(file: &Path) -> Issuer<'static, KeyPair> {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new([]).expect("no names");

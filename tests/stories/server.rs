@@ -1,7 +1,6 @@
-//! A Postgres server for this test process: real, empty, reached by a socket in
-//! a directory of its own, and gone with the process however that ends. Each
-//! test gets a database of its own; one that is to break the server, or to know
-//! what syncing costs, gets a server of its own, too, reached by TCP.
+//! A Postgres server for this test process: real, empty, reached by a socket in its own directory,
+//! and stopped when the process ends in any way. Each test gets its own database. A test that stops
+//! the server, or measures synced commits, gets its own server, which is reached by TCP.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -10,10 +9,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-/// Runs beside the tests and outlives them by a moment: its input is a pipe
-/// that only this process holds, so that the end of the input is the end of
-/// this process, also when it was killed. What is said there before that is
-/// said to `pg_ctl`. `initdb` refuses to be run by root.
+/// Runs beside the tests and ends shortly after them: its input is a pipe that only this process
+/// holds, so the end of the input is the end of this process, even if it was killed. Input lines
+/// are arguments of `pg_ctl`. `initdb` refuses to be run by root.
 const GUARD: &str = r#"
 set -eu
 bin=$1
@@ -70,7 +68,7 @@ done
 
 pub(crate) struct Server {
     bin: PathBuf,
-    /// Where its socket is.
+    /// The directory of its socket.
     home: PathBuf,
     port: u16,
     /// It waits for the end of its input, which is held here.
@@ -82,27 +80,27 @@ struct Guard {
     said: BufReader<ChildStdout>,
 }
 
-/// Where a server of its own listens.
+/// The addresses that a server of a single test listens on.
 const LOOPBACK: &str = "127.0.0.1,::1";
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start("off", "", None, None, &[]));
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 impl Server {
-    /// Another one, which takes only TLS and passwords by TCP. The folder holds
-    /// its `server.key`, `server.crt` and `pg_hba.conf`.
+    /// Starts another server, which requires TLS and passwords for TCP. The directory contains its
+    /// `server.key`, `server.crt` and `pg_hba.conf`.
     #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
     pub(crate) fn with_tls(files: &Path) -> Self {
         Self::start("off", "127.0.0.1", Some(files), None, &[])
     }
 
-    /// Another one, which streams what this one commits and takes no writes.
+    /// Starts a standby of this server, which is read-only.
     #[allow(dead_code, reason = "not every test binary that includes this file has a standby")]
     pub(crate) fn standby(&self) -> Self {
         Self::start("on", LOOPBACK, None, Some(self), &[])
     }
 
-    /// Where it listens, if it does so by TCP.
+    /// Its port, if it listens on TCP.
     #[allow(dead_code, reason = "not every test binary that includes this file needs TLS")]
     pub(crate) const fn port(&self) -> u16 {
         self.port
@@ -127,7 +125,7 @@ impl Server {
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Not among those that a Ctrl-C ends, for it has still to tidy up.
+            // In its own process group, so that Ctrl-C does not end it before it has cleaned up.
             .process_group(0)
             .spawn()
             .expect("a shell");
@@ -147,7 +145,7 @@ impl Server {
         panic!("the server did not start:\n{all}");
     }
 
-    /// Has `pg_ctl` do something to it, and waits for that.
+    /// Runs `pg_ctl` with these arguments, and waits for it.
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn control(&self, command: &str) {
         let mut guard = self.guard.lock().expect("nobody panicked");
@@ -158,7 +156,7 @@ impl Server {
         assert_eq!(line.trim_end(), "done", "{command}");
     }
 
-    /// Makes it a standby of another one when it starts again.
+    /// Makes it a standby of another server at its next start.
     #[allow(dead_code, reason = "not every test binary that includes this file has a standby")]
     pub(crate) fn follow(&self, primary: &Self) {
         let data = self.home.join("data");
@@ -172,14 +170,14 @@ impl Server {
         std::fs::write(data.join("standby.signal"), "").expect("written");
     }
 
-    /// Runs a statement in a database, and says nothing if it is refused.
+    /// Runs a statement in a database, and ignores errors.
     #[allow(dead_code, reason = "not every test binary that includes this file asks")]
     pub(crate) fn run_quietly(&self, database: &str, statement: &str) -> bool {
         let mut psql = self.psql(database, statement);
         psql.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
-    /// Runs a statement in a database.
+    /// Runs a statement in a database; returns whether it succeeded.
     pub(crate) fn run(&self, database: &str, statement: &str) -> bool {
         self.psql(database, statement).status().is_ok_and(|status| status.success())
     }
@@ -194,8 +192,8 @@ impl Server {
     }
 }
 
-/// The folder of the server's programs: on the path, through links if there are
-/// any, or where Debian keeps them.
+/// The directory of the server's programs: in the path, with links resolved, or where Debian
+/// installs them.
 fn programs() -> Option<PathBuf> {
     let has_them =
         |folder: &PathBuf| ["initdb", "pg_ctl", "psql"].iter().all(|it| folder.join(it).exists());
@@ -219,7 +217,7 @@ fn programs() -> Option<PathBuf> {
     installed.pop().map(|(_, folder)| folder)
 }
 
-/// The end of its input is the guard's end; it has tidied up when it is gone.
+/// The end of its input ends the guard. It has cleaned up when it has exited.
 impl Drop for Server {
     fn drop(&mut self) {
         let guard = self.guard.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -228,28 +226,28 @@ impl Drop for Server {
     }
 }
 
-/// A database of a test's own; it is dropped with this.
+/// A database of one test, which is dropped with this value.
 pub(crate) struct Database {
     name: String,
-    /// Its server, if it is not the one that most tests share.
+    /// Its server, if it is not the shared one.
     own: Option<Server>,
 }
 
 impl Database {
-    /// An empty one.
+    /// An empty database.
     pub(crate) fn new() -> Self {
         let number = DATABASES.fetch_add(1, Ordering::Relaxed);
         Self::on(None, format!("test_{number}"))
     }
 
-    /// An empty one on a server of its own, which syncs what it commits and can
-    /// be [controlled](Self::control).
+    /// An empty database on its own server, which syncs commits and can be
+    /// [controlled](Self::control).
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn alone() -> Self {
         Self::alone_with(&[])
     }
 
-    /// The same with environment variables for the server.
+    /// Likewise, with environment variables for the server.
     #[allow(dead_code, reason = "not every test binary that includes this file needs them")]
     pub(crate) fn alone_with(variables: &[(&str, String)]) -> Self {
         let server = Server::start("on", LOOPBACK, None, None, variables);
@@ -273,32 +271,32 @@ impl Database {
         self.own.as_ref().expect("a server of its own")
     }
 
-    /// Does to its own server what these words tell `pg_ctl`.
+    /// Runs `pg_ctl` with these arguments on its own server.
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn control(&self, command: &str) {
         self.own.as_ref().expect("a server of its own").control(command);
     }
 
-    /// Does what a story can't do through a store: damage, or another clock.
+    /// Does what a test can't do through a store: damage, or another clock.
     #[allow(dead_code, reason = "not every test binary that includes this file does damage")]
     pub(crate) fn run(&self, statement: &str) {
         assert!(self.server().run(&self.name, statement), "{statement}");
     }
 
-    /// What it is called.
+    /// The name of the database.
     #[allow(dead_code, reason = "not every test binary that includes this file asks")]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where the server's socket is.
+    /// The directory of the server's socket.
     #[allow(dead_code, reason = "not every test binary that includes this file asks")]
     #[expect(clippy::unused_self, reason = "there is no socket before there is a database")]
     pub(crate) fn socket_directory(&self) -> &'static Path {
         &SERVER.home
     }
 
-    /// How it is reached.
+    /// The URL of the database.
     pub(crate) fn url(&self) -> String {
         if let Some(server) = &self.own {
             return format!("postgres://postgres@127.0.0.1:{}/{}", server.port, self.name);
@@ -311,7 +309,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         if self.own.is_none() {
-            // Whoever is still connected is a server of this very test.
+            // Sessions that are still connected belong to this test.
             SERVER.run("postgres", &format!("drop database {} with (force)", self.name));
         }
     }

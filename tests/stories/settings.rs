@@ -1,5 +1,5 @@
-//! Settings that can't be used are refused with their key, their value, who
-//! gave it and what is allowed; a service that can't start says why.
+//! Invalid settings are refused with their key, value, source, and what is allowed. A service that
+//! can't start says why.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn serve(data_dir: &Path) -> Command {
 }
 
 #[tokio::test]
-async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
+async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
     for (key, value, name, allowed) in [
         ("SERVER__LISTEN", "nowhere", "server.listen", "0.0.0.0:8443"),
         ("SERVER__PLAINTEXT", "maybe", "server.plaintext", "boolean"),
@@ -83,7 +83,7 @@ async fn a_bad_value_is_named_with_who_gave_it_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_check_opens_the_files_that_the_settings_name() {
+async fn a_check_opens_the_files_in_the_settings() {
     let service = Service::start().await;
     let directory = tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).display().to_string();
@@ -133,7 +133,7 @@ async fn a_check_opens_the_files_that_the_settings_name() {
 }
 
 #[tokio::test]
-async fn a_variable_that_is_none_is_refused_or_warned_of() {
+async fn an_unknown_variable_is_refused_or_causes_a_warning() {
     let check = |name: &str| {
         let mut check = command("config check");
         check.env(name, "127.0.0.1:8443");
@@ -151,12 +151,12 @@ async fn a_variable_that_is_none_is_refused_or_warned_of() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_data_directory_that_is_no_text_is_that_very_directory_or_refused() {
+async fn a_data_directory_that_is_not_utf8_is_used_as_it_is_or_refused() {
     use std::os::unix::ffi::OsStrExt as _;
     let directory = tempdir().expect("a directory");
     let data = directory.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
     let mut serve = command("serve --listen 127.0.0.1:0 --plaintext --data-dir");
-    // The embedded database's driver takes no such path.
+    // The driver of the embedded database does not accept such a path.
     run(serve.arg(&data)).await.failed(1, &["data_dir", "\\xff", "UTF-8"]);
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 
@@ -176,7 +176,7 @@ async fn a_data_directory_that_is_no_text_is_that_very_directory_or_refused() {
 }
 
 #[tokio::test]
-async fn flags_win_over_the_environment_and_that_over_the_file() {
+async fn flags_override_the_environment_which_overrides_the_file() {
     let directory = tempdir().expect("a directory");
     let file = directory.path().join("settings.toml");
     let text = "data_dir = \"from-file\"\n[delivery]\nmax_attempts = 7\nwindow_events = 8\n";
@@ -204,7 +204,7 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
     let as_json = run(set(&mut command(&format!("{flags} --json")), &environment)).await.json();
     assert_eq!(as_json["data_dir"], "from-flag");
     assert_eq!(as_json["delivery"]["max_attempts"], 9);
-    // What is shown is a file that can be used.
+    // The output of `config show` is a valid configuration file.
     std::fs::write(&file, &shown.out).expect("written");
     assert_eq!(run(&mut command(&show)).await.well().lines().count(), shown.out.lines().count());
 }
@@ -243,20 +243,20 @@ async fn a_service_that_cannot_start_says_why() {
     run(&mut with(&directory.path().join("none.pem"), &key)).await.failed(1, &["none.pem"]);
     run(&mut with(&file, &key)).await.failed(1, &["file", "no certificate"]);
     run(&mut with(&certificate, &file)).await.failed(1, &["file", "failed to read"]);
-    // Each is good, but they are not a pair.
+    // Each is valid, but they do not match.
     run(&mut with(&certificate, &key)).await.failed(1, &["certificate and its key"]);
     drop(service);
 }
 
 #[tokio::test]
-async fn a_data_directory_is_made_private_and_one_that_is_there_is_left_alone() {
+async fn a_new_data_directory_is_private_and_an_existing_one_is_unchanged() {
     let directory = tempdir().expect("a directory");
     let mode =
         |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     let (new, old) = (directory.path().join("a/new"), directory.path().join("old"));
     std::fs::create_dir(&old).expect("made");
     std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).expect("set");
-    // Neither gets as far as serving: the port belongs to somebody else.
+    // Neither gets as far as serving, because the port is in use.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
     for data in [&new, &old] {

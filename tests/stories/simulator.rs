@@ -1,5 +1,5 @@
-//! The simulated gateway behaves as those in the field do: when it gives up,
-//! when it hangs up, and how soon it comes back.
+//! The simulated gateway behaves like deployed ones: when it stops, when it disconnects, and how
+//! soon it reconnects.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::fake::Fake;
 use crate::support::{PATIENCE, Service, deployed};
 
-/// No wait that a test sees is longer, unless it is the one it is about.
+/// Timeouts that are not under test are set to this.
 const LONG: Duration = Duration::from_hours(1);
 
-/// Passes on what a gateway tells.
+/// Forwards a gateway's notices.
 struct Told(mpsc::UnboundedSender<Notice>);
 
 #[async_trait]
@@ -30,12 +30,12 @@ impl Handler for Told {
     async fn handle(&self, _: ReceivedEvent) {}
 
     async fn notice(&self, notice: Notice) {
-        // The test may have seen enough.
+        // The test may have ended.
         let _ = self.0.send(notice);
     }
 }
 
-/// A running gateway of a service that misbehaves.
+/// A running gateway of a fake service.
 struct Simulated {
     notices: mpsc::UnboundedReceiver<Notice>,
     running: JoinHandle<Exit>,
@@ -43,7 +43,7 @@ struct Simulated {
 }
 
 impl Simulated {
-    /// With the waits of the field out of the way, but for those that are set.
+    /// Starts a gateway whose timeouts are long, except those that are set.
     fn start(fake: &Fake, set: impl FnOnce(&mut GatewayOptions)) -> Self {
         let (told, notices) = mpsc::unbounded_channel();
         let mut options = options(fake, Arc::new(Told(told)));
@@ -75,7 +75,7 @@ fn options(fake: &Fake, handler: Arc<dyn Handler>) -> GatewayOptions {
 }
 
 #[tokio::test]
-async fn its_times_are_those_of_the_field() {
+async fn its_defaults_are_those_of_deployed_gateways() {
     let fake = Fake::start().await;
     let (told, _) = mpsc::unbounded_channel();
     let options = options(&fake, Arc::new(Told(told)));
@@ -88,12 +88,12 @@ async fn its_times_are_those_of_the_field() {
 }
 
 #[tokio::test]
-async fn without_a_ping_it_hangs_up_whatever_else_it_is_sent() {
+async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
     const WATCHDOG: Duration = Duration::from_secs(1);
     let fake = Fake::start().await;
     let gateway = Simulated::start(&fake, |options| options.ping_timeout = WATCHDOG);
     let mut peer = fake.welcome().await;
-    // Pings keep it; each is echoed behind what was sent before it.
+    // Pings keep the connection; each is answered after what was sent before it.
     let kept = Instant::now();
     let mut last_ping = kept;
     let mut ticks = tokio::time::interval(WATCHDOG / 4);
@@ -111,20 +111,20 @@ async fn without_a_ping_it_hangs_up_whatever_else_it_is_sent() {
                 Some(Message::Close(_)) | None => break,
                 Some(_) => {}
             },
-            // Events alone are no sign that the service lives.
+            // Events alone do not count as activity.
             _ = ticks.tick() => if !peer.still_sends(2).await { break },
         }
     }
     assert!(last_ping.elapsed() >= WATCHDOG, "hung up after {:?}", last_ping.elapsed());
     drop(peer);
-    // It was acknowledged, so it is back at once.
+    // It was acknowledged, so it reconnects at once.
     let _back = fake.welcome().await;
     gateway.stop.cancel();
     assert_eq!(gateway.exit().await, Exit::Cancelled);
 }
 
 #[tokio::test]
-async fn without_an_acknowledgement_in_time_it_leaves_and_comes_back_later() {
+async fn without_an_acknowledgement_in_time_it_disconnects_and_reconnects_later() {
     const ENOUGH: Duration = Duration::from_millis(500);
     let fake = Fake::start().await;
     let began = Instant::now();
@@ -141,7 +141,7 @@ async fn without_an_acknowledgement_in_time_it_leaves_and_comes_back_later() {
 }
 
 #[tokio::test]
-async fn a_first_frame_that_is_no_acknowledgement_is_a_connect_that_failed() {
+async fn a_first_frame_that_is_not_an_acknowledgement_is_a_failed_connect() {
     let fake = Fake::start().await;
     let mut gateway = Simulated::start(&fake, |options| {
         options.backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
@@ -162,7 +162,7 @@ async fn a_first_frame_that_is_no_acknowledgement_is_a_connect_that_failed() {
 }
 
 #[tokio::test]
-async fn some_statuses_end_it_and_the_others_only_delay_it() {
+async fn some_statuses_stop_it_and_the_others_only_delay_it() {
     let fake = Fake::start().await;
     for status in [401, 403, 404, 409, 422] {
         let gateway = Simulated::start(&fake, |_| {});
@@ -181,7 +181,7 @@ async fn some_statuses_end_it_and_the_others_only_delay_it() {
         let expected = Duration::from_millis(doubled);
         assert!(wait >= expected.mul_f64(0.75) && wait <= expected.mul_f64(1.25), "{wait:?}");
     }
-    // An acknowledged connection makes the next failure a first one.
+    // After an acknowledged connection, the next failure counts as the first.
     fake.welcome().await.close(1000).await;
     fake.refuse(503).await;
     loop {
@@ -195,20 +195,20 @@ async fn some_statuses_end_it_and_the_others_only_delay_it() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_refused_for_good_ends_it_too() {
+async fn a_permanently_refused_manifest_stops_it_too() {
     let fake = Fake::start().await;
     let gateway = Simulated::start(&fake, |options| options.announces = true);
     let _peer = fake.welcome().await;
-    // The well-known page, which nobody has, and then the manifest.
+    // The well-known page, which does not exist, and then the manifest.
     fake.refuse(404).await;
     fake.refuse(401).await;
     assert_eq!(gateway.exit().await, Exit::Refused(401));
 }
 
 #[tokio::test]
-async fn after_an_acknowledged_connection_it_is_back_at_once_however_that_ended() {
+async fn after_an_acknowledged_connection_it_reconnects_at_once_however_that_ended() {
     let fake = Fake::start().await;
-    // Any wait at all would be an hour.
+    // Any pause would be an hour.
     let mut gateway = Simulated::start(&fake, |_| {});
     for code in [1000, 1001, 1008, 1011, 1013, 4500] {
         fake.welcome().await.close(code).await;
@@ -224,7 +224,7 @@ async fn after_an_acknowledged_connection_it_is_back_at_once_however_that_ended(
 }
 
 #[tokio::test]
-async fn a_deployment_is_reported_once_however_often_it_comes() {
+async fn a_deployment_is_reported_once_however_often_it_is_sent() {
     let fake = Fake::start().await;
     let gateway = Simulated::start(&fake, |options| options.ack = AckPolicy::Success);
     let mut peer = fake.welcome().await;
@@ -243,10 +243,9 @@ async fn a_deployment_is_reported_once_however_often_it_comes() {
     gateway.stop.cancel();
 }
 
-/// The command for people: it prints what comes, and ends with an error that
-/// tells what to do when it is refused for good.
+/// The command prints events, and ends with an error with advice when it is refused permanently.
 #[tokio::test]
-async fn listen_prints_events_and_gives_up_when_it_is_told_to() {
+async fn listen_prints_events_and_stops_when_it_is_refused() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let listen = |key: &str| {

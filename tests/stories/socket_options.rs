@@ -1,5 +1,4 @@
-//! The options of the sockets that a running service has open, as the kernel
-//! reports them.
+//! The options of a running service's sockets, as reported by the kernel.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -77,7 +76,7 @@ async fn database_sockets_send_at_once_and_notice_a_dead_server() {
         assert!(connection.keepalive.is_some(), "{connection:?}");
         assert!(connection.user_timeout.is_some(), "{connection:?}");
     }
-    // Gateways are pinged, so that these need no keepalive.
+    // Gateways are pinged, so their connections need no keepalive.
     let accepted: Vec<_> = all.iter().filter(|it| it.local.port() == service.port).collect();
     assert!(!accepted.is_empty(), "{all:#?}");
     for connection in accepted {

@@ -1,5 +1,4 @@
-//! The store of the simulations answers what the databases answer, and what
-//! goes wrong with it goes wrong when it is told to.
+//! The store of the simulations behaves like the databases, and fails where a test injects a fault.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +33,7 @@ async fn fresh() -> (Arc<MemoryStore>, MemoryDatabase) {
 conformance::conforms!(fresh);
 conformance::conforms_beside_another_program!(fresh, beside);
 
-/// What another program's rows come by.
+/// Another program that inserts into the inbox.
 pub(crate) struct Program(pub(crate) MemoryDatabase);
 
 #[expect(clippy::unused_async, reason = "the databases are waited for")]
@@ -52,7 +51,7 @@ impl Outsider for Program {
     }
 }
 
-/// As the databases fill in what a program leaves out.
+/// Fills in omitted columns as the databases do.
 fn content(row: &Row) -> InboxContent {
     let id = row.event_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     InboxContent {
@@ -70,7 +69,7 @@ fn content(row: &Row) -> InboxContent {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_done_or_undone_as_it_was_told_and_a_repeat_finds_out() {
+async fn injected_faults_take_effect_and_a_repeat_succeeds() {
     let store = open(&database());
     let corner = Corner::of(store.as_ref()).await;
     let gateway = corner.gateway(&[]).await;
@@ -86,7 +85,7 @@ async fn what_goes_wrong_is_done_or_undone_as_it_was_told_and_a_repeat_finds_out
         assert_eq!(is_unknown, fault != Fault::Unavailable, "{refused:?}");
         let after = corner.again(&gateway).await.head;
         assert_eq!(after, if done { head.next() } else { head }, "{fault:?}");
-        // With the same id, as the error says.
+        // With the same id, as the error suggests.
         let Ok(Published::Done(answers)) = store.append(publish).await else {
             panic!("it is well")
         };
@@ -102,7 +101,7 @@ async fn what_goes_wrong_is_done_or_undone_as_it_was_told_and_a_repeat_finds_out
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_is_published_and_takes_what_is_recorded() {
+async fn a_full_disk_refuses_appends_and_stores_records() {
     let database = database();
     let store = open(&database);
     let corner = Corner::of(store.as_ref()).await;
@@ -118,7 +117,7 @@ async fn a_full_disk_refuses_what_is_published_and_takes_what_is_recorded() {
 }
 
 #[tokio::test]
-async fn another_node_closes_what_a_dead_one_left_open_when_its_time_has_come() {
+async fn another_node_closes_the_connections_of_a_dead_one_after_the_timeout() {
     let now = Arc::new(std::sync::Mutex::new(Timestamp::from_micros(0)));
     let clock: Clock = {
         let now = Arc::clone(&now);
@@ -130,7 +129,7 @@ async fn another_node_closes_what_a_dead_one_left_open_when_its_time_has_come() 
     let gateway = corner.gateway(&[]).await;
     assert_eq!(gateway.created_at, Timestamp::from_micros(0), "the clock that was handed in");
     let (id, _, _) = corner.open(&gateway).await;
-    // Dropped, as by a crash: nobody said that it stops.
+    // Dropped, as by a crash: its end is not recorded.
     drop(dead);
     let later = |duration| *now.lock().unwrap() = Timestamp::from_micros(0).plus(duration);
     later(Duration::from_secs(30));
@@ -144,7 +143,7 @@ async fn another_node_closes_what_a_dead_one_left_open_when_its_time_has_come() 
 }
 
 #[tokio::test]
-async fn nodes_on_one_database_hear_of_each_others_events() {
+async fn nodes_on_one_database_are_woken_by_each_others_appends() {
     let database = database();
     let (store, wake) = (open(&database), Wake::default());
     let other = MemoryStore::open(&database, NodeId::new(), wake.clone());

@@ -1,4 +1,4 @@
-//! The shared store keeps the promises of every store, and some of its own.
+//! The Postgres store conforms to the store's contract, and some properties of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) fn options(database: &Database) -> Options {
     Options { url: database.url().into(), ..Options::default() }
 }
 
-/// A node on a database.
+/// Opens the store of a node on a database.
 pub(crate) async fn open(database: &Database) -> Result<Arc<PostgresStore>, OpenError> {
     open_as(database, NodeId::new()).await
 }
@@ -45,7 +45,7 @@ conformance::conforms!(fresh);
 conformance::conforms_beside_another_program!(fresh, Program::start);
 
 #[tokio::test]
-async fn opening_brings_the_schema_up_to_date() {
+async fn opening_migrates_the_schema() {
     let database = Database::new();
     assert!(!pending_migrations(&options(&database)).await.unwrap().is_empty());
     migrate(&options(&database)).await.unwrap();
@@ -112,7 +112,7 @@ async fn retention_and_expiry_lock_streams_before_events() {
     corner.fill(&gateway, 4).await;
     let (id, _, _) = corner.open(&gateway).await;
     corner.record(vec![conformance::confirmed(&gateway, id, 1, 4)]).await;
-    // One that was trimmed, and lies beyond the hard limit.
+    // One that was trimmed, beyond the hard limit.
     database.run(
         "insert into trimmed select gateway, sequence, event from outbox where sequence = 1;
          delete from outbox where sequence = 1;
@@ -155,7 +155,7 @@ async fn a_newer_or_an_edited_schema_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named_without_its_password() {
+async fn an_unreachable_server_is_reported_without_the_password() {
     let url = "postgres://me:hunter2@127.0.0.1:1/events?sslmode=disable".to_owned();
     let options = Options { url: url.into(), ..options(&Database::new()) };
     let refused = PostgresStore::open(&options, NodeId::new(), Wake::default()).await;
@@ -163,10 +163,10 @@ async fn a_server_that_is_not_there_is_named_without_its_password() {
     assert!(refused.contains("127.0.0.1:1") && !refused.contains("hunter2"), "{refused}");
 }
 
-/// The server plans a statement while its table is new and empty, and keeps
-/// that plan: it must be the one for a table that has grown.
+/// The server plans a statement while its table is new and empty, and keeps that plan, which must
+/// still be good when the table has grown.
 #[tokio::test]
-async fn a_log_that_grows_from_nothing_is_never_read_as_a_whole() {
+async fn a_log_that_grows_from_empty_is_never_read_completely() {
     const EVENTS: i64 = 2000;
     let database = Database::new();
     let store = open(&database).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_log_that_grows_from_nothing_is_never_read_as_a_whole() {
     for _ in 0..EVENTS / 20 {
         corner.fill(&gateway, 20).await;
     }
-    // The sessions tell what they did when they end, if not before.
+    // The statistics of a session are complete when it has ended.
     store.close().await;
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
     let counted = tokio::time::timeout(Duration::from_secs(30), async {
@@ -195,13 +195,13 @@ async fn a_log_that_grows_from_nothing_is_never_read_as_a_whole() {
         }
     });
     let read = counted.await.expect("the server counts what was inserted");
-    // Each is looked at once, by the key that points to it.
+    // Each row is read once, by the key that refers to it.
     assert!(read < 3 * EVENTS, "{read} rows were read in passing");
 }
 
-/// The same for the ledger, which is asked while nobody has counted its rows.
+/// Likewise for the ledger, which is queried before there are statistics.
 #[tokio::test]
-async fn a_ledger_that_grows_from_nothing_is_never_read_as_a_whole() {
+async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     const FAILURES: i64 = 20_000;
     const QUESTIONS: i64 = 10;
     const PAGE: i64 = 100;
@@ -234,7 +234,7 @@ async fn a_ledger_that_grows_from_nothing_is_never_read_as_a_whole() {
             assert_eq!(page.unwrap().rows.len(), 100);
         }
     }
-    // The sessions tell what they did when they end.
+    // The statistics of a session are complete when it has ended.
     store.close().await;
     let counted = tokio::time::timeout(Duration::from_secs(30), async {
         let mut polls = tokio::time::interval(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! The embedded store keeps the promises of every store, and some of its own.
+//! The embedded store conforms to the store's contract, and some properties of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ async fn rows_wait_in_the_inbox_while_the_disk_is_full() {
 }
 
 #[tokio::test]
-async fn opening_brings_the_schema_up_to_date() {
+async fn opening_migrates_the_schema() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gateway-events.db");
     assert!(!pending_migrations(&path).await.unwrap().is_empty());
@@ -73,7 +73,7 @@ async fn opening_brings_the_schema_up_to_date() {
 }
 
 #[tokio::test]
-async fn the_log_that_a_reader_held_back_shrinks_when_it_is_gone() {
+async fn the_wal_shrinks_after_a_long_read_has_ended() {
     use sqlx::{ConnectOptions as _, Connection as _};
     let directory = tempfile::tempdir().unwrap();
     let options = Options { max_wal_bytes: 200_000, ..options(directory.path()) };
@@ -84,8 +84,10 @@ async fn the_log_that_a_reader_held_back_shrinks_when_it_is_gone() {
     sqlx::query("select count(*) from events").execute(&mut *moment).await.unwrap();
     let size = || directory.path().join("gateway-events.db-wal").metadata().unwrap().len();
     while size() <= 400_000 {
-        conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref())
-            .await;
+        conformance::sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate(
+            store.as_ref(),
+        )
+        .await;
     }
     moment.rollback().await.unwrap();
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
@@ -95,8 +97,9 @@ async fn the_log_that_a_reader_held_back_shrinks_when_it_is_gone() {
         }
     };
     tokio::time::timeout(crate::support::PATIENCE, shrunk).await.expect("it shrinks in time");
-    // And nothing of it is lost.
-    conformance::numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store.as_ref()).await;
+    // Nothing of it is lost.
+    conformance::sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate(store.as_ref())
+        .await;
     reader.close().await.unwrap();
     store.close().await;
 }
@@ -126,12 +129,12 @@ async fn a_transaction_that_does_not_end_is_noticed_and_the_queue_is_bounded_in_
     };
     let store = SqliteStore::open(&options, NodeId::new(), Wake::default()).await.unwrap();
     store.check().await.unwrap();
-    // Somebody else holds the file, as no second server could.
+    // Another connection holds the file's lock, which no second server could.
     let mut other = SqliteConnectOptions::new().filename(&options.path).connect().await.unwrap();
     sqlx::query("begin immediate").execute(&mut other).await.unwrap();
     let publish = || conformance::publish_sized(store.as_ref(), 600);
     let until_noticed = async {
-        // Readers still answer, so that only the writer can be what is wrong.
+        // Readers still work, so only the writer can be the cause.
         let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
         let noticed = async {
             while store.check().await.is_ok() {
@@ -141,7 +144,7 @@ async fn a_transaction_that_does_not_end_is_noticed_and_the_queue_is_bounded_in_
         tokio::time::timeout(crate::support::PATIENCE, noticed).await.expect("noticed");
         sqlx::query("rollback").execute(&mut other).await.unwrap();
     };
-    // There is room for one of the two, whichever comes first.
+    // There is room for one of the two, in any order.
     let (one, two, ()) = tokio::join!(publish(), publish(), until_noticed);
     let (taken, refused) = if one.is_ok() { (one, two) } else { (two, one) };
     taken.unwrap();

@@ -1,5 +1,5 @@
-//! `GET /deliveries/summary`: buckets are aligned to the clock, whatever window is
-//! asked for, and gateways are named.
+//! `GET /deliveries/summary`: buckets are aligned to the clock for any window, and gateways are
+//! named.
 
 use gateway_events::clock::Timestamp;
 use serde_json::Value;
@@ -42,7 +42,7 @@ async fn buckets_are_aligned_to_the_clock_and_gateways_are_named(on: On) {
             _ => 24 * 3600,
         };
         let width = number.parse::<i64>().expect("a number") * secs * 1_000_000;
-        // A start that is nowhere near a bucket's.
+        // A start that is not aligned to a bucket.
         let from = Timestamp::from_micros(earliest - random.i64(1..1000 * 1_000_000));
         let query = format!("from={from}&to={to}&bucket={bucket}");
         let by_gateway =

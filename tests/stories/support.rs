@@ -1,4 +1,4 @@
-//! The real binary, over real TLS, in a directory that goes with the test.
+//! The real binary, over real TLS, in a temporary directory.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,14 +26,14 @@ pub(crate) mod terminal;
 
 pub(crate) use socket::Socket;
 
-/// How long anything may take before a test gives up on it.
+/// The timeout of every wait in a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Service {
     process: Child,
     directory: TempDir,
     environment: Vec<(String, String)>,
-    /// What a shell does before it becomes the service.
+    /// Shell commands to run before the service.
     prelude: String,
     pub(crate) port: u16,
     pub(crate) token: String,
@@ -49,18 +49,18 @@ impl Service {
         Self::start_in(tempfile::tempdir().expect("a temporary directory"), settings).await
     }
 
-    /// Starts from a shell that has done something first, such as `ulimit -f 2048`.
+    /// Starts from a shell that runs commands first, such as `ulimit -f 2048`.
     pub(crate) async fn start_after(prelude: &str, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self::start_there(directory, prelude.to_owned(), settings).await
     }
 
-    /// Starts in a directory where no admin token has been made yet.
+    /// Starts in a directory without an admin token.
     pub(crate) async fn start_in(directory: TempDir, settings: &[(&str, &str)]) -> Self {
         Self::start_there(directory, ":".to_owned(), settings).await
     }
 
-    /// Starts with this as its standard error.
+    /// Starts with this file as standard error.
     pub(crate) async fn start_logging_to(log: File, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (environment, prelude) = (environment(settings), ":".to_owned());
@@ -77,7 +77,7 @@ impl Service {
         Self { process, directory, environment, prelude, port, token }
     }
 
-    /// Starts on data that is there, with an access token that is in it.
+    /// Starts with existing data, which contains this access token.
     pub(crate) async fn start_again_in(
         directory: TempDir,
         settings: &[(&str, &str)],
@@ -100,7 +100,7 @@ impl Service {
         self.another_with(&[]).await
     }
 
-    /// The same but for some settings.
+    /// Likewise, with some different settings.
     pub(crate) async fn another_with(&self, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut environment = self.environment.clone();
@@ -113,7 +113,7 @@ impl Service {
         Self { process, directory, environment, prelude, port, token: self.token.clone() }
     }
 
-    /// SIGKILL, and nothing else: what is not on disk is gone.
+    /// Kills it with SIGKILL, so that only what is on disk survives.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.expect("it ran");
     }
@@ -126,25 +126,25 @@ impl Service {
         self.process = process;
     }
 
-    /// The same without what the shell did at the first start.
+    /// Restarts without the shell commands of the first start.
     pub(crate) async fn restart_free(&mut self) {
         ":".clone_into(&mut self.prelude);
         self.restart().await;
     }
 
-    /// Waits for the process to end by itself; returns the exit code.
+    /// Waits until the process ends by itself; returns the exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
     }
 
-    /// SIGTERM; returns the exit code.
+    /// Sends SIGTERM and waits; returns the exit code.
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
         self.ask_to_end();
         self.ended().await
     }
 
-    /// SIGTERM, and no waiting.
+    /// Sends SIGTERM and does not wait.
     pub(crate) fn ask_to_end(&self) {
         self.signal(rustix::process::Signal::TERM);
     }
@@ -171,7 +171,7 @@ impl Service {
         std::fs::read_to_string(self.directory.path().join("service.log")).unwrap_or_default()
     }
 
-    /// Waits until the log says so.
+    /// Waits until the log satisfies a condition.
     pub(crate) async fn logged(&self, satisfies: impl Fn(&str) -> bool) {
         let mut polls = tokio::time::interval(Duration::from_millis(20));
         let said = tokio::time::timeout(PATIENCE, async {
@@ -182,14 +182,14 @@ impl Service {
         assert!(said.await.is_ok(), "the log never said so:\n{}", self.log());
     }
 
-    /// What Prometheus would read.
+    /// The text of `/metrics`.
     pub(crate) async fn metrics(&self) -> String {
         let request = self.api().at_root(reqwest::Method::GET, "/metrics");
         let answer = request.send().await.expect("an answer");
         answer.text().await.expect("text")
     }
 
-    /// The self-signed certificate, which is its own authority.
+    /// The self-signed certificate, which clients must trust.
     pub(crate) fn certificate(&self) -> std::path::PathBuf {
         self.directory.path().join("certificate.pem")
     }
@@ -208,7 +208,7 @@ impl Service {
         JsonApi(Api::new(&address, Some(token), &self.trust()).expect("a client"))
     }
 
-    /// Registers a gateway and makes a key for it.
+    /// Registers a gateway and creates a key for it.
     pub(crate) async fn gateway(&self, name: &str) -> (String, String) {
         let api = self.api();
         let gateway = api.post("/gateways", &json!({"name": name})).await.expect("registered");
@@ -217,25 +217,25 @@ impl Service {
         (id, token["token"].as_str().expect("a key").to_owned())
     }
 
-    /// TLS to the service at a port, which may be a [line](crate::line)'s.
+    /// TLS to the service through a port, which may be a [fault proxy](crate::line)'s.
     pub(crate) async fn tls(&self, port: u16) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
         self.tls_over(tcp).await.expect("TLS")
     }
 
-    /// TLS over a connection that may have carried something else before.
+    /// TLS over a connection that may have transferred other data before.
     pub(crate) async fn tls_over(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let config = self.trust().client_config().expect("a TLS client");
         let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
         tokio_rustls::TlsConnector::from(config).connect(name, tcp).await
     }
 
-    /// Connects as a gateway; a refusal is its status and body.
+    /// Connects as a gateway. A refusal is an error with its status and body.
     pub(crate) async fn connect(&self, key: &str) -> Result<Socket, (u16, String)> {
         self.connect_over(self.tls(self.port).await, key).await
     }
 
-    /// The same over a connection that is there already.
+    /// Connects as a gateway over an existing connection.
     pub(crate) async fn connect_over(
         &self,
         tls: TlsStream<TcpStream>,
@@ -254,7 +254,7 @@ impl Service {
         }
     }
 
-    /// Connects, and takes the acknowledgement.
+    /// Connects, and reads the acknowledgement.
     pub(crate) async fn connected(&self, key: &str) -> Socket {
         let mut socket = self.connect(key).await.expect("admitted");
         let first = socket.next().await.expect("a first frame");
@@ -262,7 +262,7 @@ impl Service {
         socket
     }
 
-    /// How many messages meant nothing to the service, by its own count.
+    /// The number of invalid messages, by the service's metric.
     pub(crate) async fn invalid_messages(&self, what: &str) -> u64 {
         let request = self.api().at_root(reqwest::Method::GET, "/metrics");
         let text = request.send().await.expect("an answer").text().await.expect("text");
@@ -271,12 +271,12 @@ impl Service {
         value.parse().expect("a count")
     }
 
-    /// Polls an answer until it satisfies; the service's state is the event waited for.
+    /// Polls a resource until it satisfies a condition.
     pub(crate) async fn eventually(&self, path: &str, satisfies: impl Fn(&Value) -> bool) -> Value {
         self.eventually_within(PATIENCE, path, satisfies).await
     }
 
-    /// The same with another patience.
+    /// Likewise, with another timeout.
     pub(crate) async fn eventually_within(
         &self,
         patience: Duration,
@@ -301,7 +301,7 @@ impl Service {
     }
 }
 
-/// The client with JSON in and out, for stories about what is on the wire.
+/// The client with JSON values, for tests of the wire format.
 #[derive(Clone, Debug)]
 pub(crate) struct JsonApi(pub(crate) Api);
 
@@ -362,7 +362,7 @@ pub(crate) async fn get(api: &JsonApi, path: &str) -> Result<Value, ApiError> {
 fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable =
         |(key, value): &(&str, &str)| (format!("GATEWAY_EVENTS__{key}"), (*value).to_owned());
-    // Most stories want failures at once; those about the grace set it.
+    // Most tests need failures at once; those about the grace period set it.
     let defaults = [("DELIVERY__NOT_CONNECTED_GRACE", "0s")];
     defaults.iter().chain(settings).map(variable).collect()
 }
@@ -417,12 +417,12 @@ async fn spawn_logging_to(
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
 }
 
-/// Lets time pass, for the stories in which that is the event.
+/// Lets time pass, for tests in which that is the event.
 pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
 }
 
-/// A publishable deployment.
+/// A valid deployment event.
 pub(crate) fn deployed(gateways: &[&str], deployment: &str) -> Value {
     json!({
         "type": "api.deployed",

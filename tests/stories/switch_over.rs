@@ -1,5 +1,5 @@
-//! The database's primary changes while the service runs: two servers with
-//! streaming replication, and a URL that names both.
+//! Failover of the database while the service runs: two servers with streaming replication, and a
+//! URL that lists both.
 
 #![expect(clippy::print_stdout, reason = "how long it took, with --nocapture")]
 
@@ -14,7 +14,7 @@ fn ports(database: &Database, standby: &Server) -> String {
     format!("127.0.0.1:{},localhost:{}", database.own_server().port(), standby.port())
 }
 
-/// How a database of either server is reached.
+/// The URL of a database on either server.
 fn url(database: &Database, standby: &Server) -> String {
     let hosts = ports(database, standby);
     format!("postgres://postgres@{hosts}/{}?target_session_attrs=read-write", database.name())
@@ -29,7 +29,7 @@ async fn service(database: &Database, standby: &Server) -> (Service, String) {
     (service, id)
 }
 
-/// Waits until a statement finds a row there.
+/// Waits until a condition is true on a server.
 async fn until(server: &Server, database: &str, condition: &str) {
     let asked = format!("do $$ begin if not ({condition}) then raise 'not yet'; end if; end $$");
     let mut polls = tokio::time::interval(Duration::from_millis(100));
@@ -44,12 +44,12 @@ async fn until(server: &Server, database: &str, condition: &str) {
 const OURS: &str = "select from pg_stat_activity where application_name = 'gateway-events'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_primary_is_replaced_by_its_standby_and_may_come_back_as_one() {
+async fn a_stopped_primary_is_replaced_by_its_standby_and_may_return_as_a_standby() {
     let database = Database::alone();
     let primary = database.own_server();
     let standby = primary.standby();
     let (service, id) = service(&database, &standby).await;
-    // A clean stop waits until the standby has everything.
+    // A clean stop waits until the standby has received everything.
     primary.control("stop -m fast");
     let refused = service.api().post("/events", &deployed(&[&id], "d-1")).await;
     assert_eq!(refused.expect_err("nothing takes writes").status(), Some(503));
@@ -66,12 +66,12 @@ async fn a_stopped_primary_is_replaced_by_its_standby_and_may_come_back_as_one()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_lives_on_and_takes_no_writes_is_left() {
+async fn a_primary_that_becomes_read_only_is_not_used_any_more() {
     let database = Database::alone();
     let primary = database.own_server();
     let standby = primary.standby();
     let (service, id) = service(&database, &standby).await;
-    // Nothing is closed: connections just stop being of use.
+    // Nothing is closed: the connections become read-only.
     for statement in
         ["alter system set default_transaction_read_only = on", "select pg_reload_conf()"]
     {
@@ -96,7 +96,7 @@ async fn a_primary_that_lives_on_and_takes_no_writes_is_left() {
     let took = recovers(&service, &id, "d-1").await;
     println!("primary read-only, standby promoted → accepted again: {took:?}");
     until(primary, "postgres", &format!("not exists ({OURS})")).await;
-    // Whatever may run beside it finds the same server.
+    // Commands that run meanwhile find the same server.
     let mut verify = command("verify");
     verify.env("GATEWAY_EVENTS__DATABASE__URL", url(&database, &standby));
     run(&mut verify).await.well();

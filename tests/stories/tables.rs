@@ -1,5 +1,5 @@
-//! What people see on a terminal of 80 columns: nothing is wider, no id and no time
-//! is broken, and what is shown can be typed again.
+//! Output on a terminal of 80 columns: nothing is wider, no id and no time is broken, and what is
+//! shown can be used as an argument.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::support::terminal::run_on_terminal;
 use crate::support::{Service, deployed};
 
 #[tokio::test]
-async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
+async fn tables_fit_the_width_and_break_no_word() {
     let service = Service::start().await;
     let (id, key) = service.gateway("amsterdam-production-1").await;
     let patch = serde_json::json!({"labels": {"environment": "production", "region": "europe-west",
@@ -51,7 +51,7 @@ async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
         }
     }
     drop(socket);
-    // Sentences are broken between words, too, and errors.
+    // Long sentences and errors are wrapped between words.
     let verify = format!("verify {}", service.database().display());
     for (arguments, expected) in
         [(verify.as_str(), "rejected"), ("gateway show amsterdam-productoin-1", "mean")]
@@ -63,7 +63,7 @@ async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
         }
     }
 
-    // A time that was shown can be given back, and how long ago, with a gateway's name.
+    // A displayed time is a valid argument, as is how long ago, with a gateway's name.
     for window in [format!("--from {at}"), "--since 2h".to_owned(), "--from 2h".to_owned()] {
         let asked = format!("delivery failed {window} --gateway amsterdam-production-1 --json");
         assert_eq!(service.run(&asked).await.json()["count"], 1, "{window}");
@@ -73,7 +73,7 @@ async fn tables_fit_a_terminal_and_a_pipe_and_break_no_word() {
 }
 
 #[tokio::test]
-async fn a_gateways_name_stands_for_its_id_everywhere() {
+async fn a_gateways_name_can_be_used_instead_of_its_id() {
     let service = Service::start().await;
     service.run("gateway register berlin").await.well();
     let key = service.run("token create --gateway berlin").await;

@@ -1,5 +1,5 @@
-//! How commands reach the service: whom they trust, and what they say when
-//! they can't, or when nobody reads what they say.
+//! How commands connect to the service: the certificates they trust, and their errors when they
+//! can't connect, or when their output is not read.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use crate::support::command::{Said, command, run};
 use crate::support::{PATIENCE, Service, deployed};
 
 #[tokio::test]
-async fn a_certificate_is_verified_unless_told_otherwise() {
+async fn a_certificate_is_verified_unless_that_is_disabled() {
     let service = Service::start().await;
     let bare = |arguments: &str| {
         let mut command = service.command(arguments);
@@ -25,14 +25,14 @@ async fn a_certificate_is_verified_unless_told_otherwise() {
     run(&mut bare("gateway list --ca-file nowhere.pem")).await.failed(1, &["nowhere.pem", "PEM"]);
     let log = format!("gateway list --ca-file {}", service.database().display());
     run(&mut bare(&log)).await.failed(1, &["gateway-events.db", "PEM"]);
-    // The right certificate for another name is not the right one.
+    // A valid certificate for another name is refused.
     let mut elsewhere = service.command("gateway list");
     elsewhere.env("GATEWAY_EVENTS_URL", format!("https://127.0.0.2:{}", service.port));
     run(&mut elsewhere).await.failed(1, &["127.0.0.2"]);
 }
 
 #[tokio::test]
-async fn what_keeps_a_command_from_the_service_is_said() {
+async fn a_command_that_can_not_connect_says_why() {
     let service = Service::start().await;
     let with = |name: &str, value: &str| {
         let mut command = service.command("gateway list");
@@ -109,12 +109,12 @@ async fn listening(service: &Service, key: &str, arguments: &str) -> Child {
     let connected = async { remarks.next_line().await.expect("text").expect("a line") };
     let line = tokio::time::timeout(PATIENCE, connected).await.expect("it connects");
     assert!(line.starts_with("connected as gateway "), "{line}");
-    // It must be able to go on remarking.
+    // It must be able to write further remarks.
     tokio::spawn(async move { while let Ok(Some(_)) = remarks.next_line().await {} });
     running
 }
 
-/// SIGTERM, and what it said until then.
+/// Sends SIGTERM; returns what it printed.
 async fn ended(running: Child) -> (Option<i32>, String) {
     let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
@@ -125,7 +125,7 @@ async fn ended(running: Child) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn listen_takes_a_gateways_place_when_it_is_told_to() {
+async fn listen_connects_as_a_gateway_if_requested() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let publish = async |deployment: &str| {
@@ -182,7 +182,7 @@ async fn listen_takes_a_gateways_place_when_it_is_told_to() {
     service.run(&format!("gateway disable {id}")).await.well();
     let mut disabled = service.command("listen --as-gateway --yes");
     run(disabled.env("GATEWAY_EVENTS_KEY", &key)).await.failed(1, &["disabled", "gateway enable"]);
-    // An untrusted certificate is no passing trouble, but it may be replaced: it says what to do.
+    // An untrusted certificate may be replaced, so the command retries, and prints advice.
     let mut untrusting = service.command("listen --as-gateway --yes");
     untrusting.env("GATEWAY_EVENTS_KEY", &key).env_remove("GATEWAY_EVENTS_CA_FILE");
     let mut running = untrusting.stdout(Stdio::null()).spawn().expect("it starts");

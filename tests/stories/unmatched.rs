@@ -37,7 +37,7 @@ async fn the_answer_warns_and_so_does_its_repeat(on: On) {
     }
     let by_id = admin.post("/events", &typo).await.success();
     assert!(warned(&by_id), "{by_id:#}");
-    // A gateway that comes later gets nothing of it, and the answer stays.
+    // A gateway that is registered later does not receive it, and the stored answer stays.
     let late = json!({"name": "ue", "labels": {"region": "ue"}});
     admin.post("/gateways", &late).await.success();
     assert_eq!(admin.post("/events", &typo).await.success(), by_id);

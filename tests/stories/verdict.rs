@@ -1,4 +1,4 @@
-//! A gateway's verdict: how it does, since when and why.
+//! A gateway's verdict: its state, since when, and why.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -44,7 +44,7 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(on: On) {
     let says = "failing: gateway_processing_error, 2 times in a row, since ";
     assert!(shown.well().contains(says), "{shown:?}");
 
-    // It is in the database, with its since.
+    // It is in the database, with its beginning.
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());
     socket.await.expect("closed");
     service.restart().await;

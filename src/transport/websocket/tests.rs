@@ -195,7 +195,7 @@ async fn a_ping_before_any_event_and_other_pongs_confirm_nothing() {
 }
 
 #[tokio::test]
-async fn a_message_too_large_is_told_so() {
+async fn a_message_that_is_too_large_has_a_close_code() {
     let (mut lane, transport) = link();
     let mut client = served(transport, SETTINGS).await;
     client.send(Frame::binary(vec![0; 10])).await.unwrap();

@@ -1,4 +1,4 @@
-//! Appending, and reading a log.
+//! Appending, and reading logs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use gateway_events::store::{
     OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, Validated, storable,
 };
 
-/// One log's fresh rows.
+/// The new rows of a log.
 pub(super) struct Grown {
     pub(super) gateway: GatewayKey,
     pub(super) head: Sequence,
     pub(super) rows: Vec<(Sequence, Arc<Event>)>,
 }
 
-/// The same for all logs, on the way.
+/// The new rows of all logs, while a request is appended.
 pub(super) type Growth = BTreeMap<GatewayKey, Vec<(Sequence, Arc<Event>)>>;
 
 pub(super) fn grown(growth: Growth) -> Vec<Grown> {
@@ -74,7 +74,7 @@ impl Tables {
             Some((first == digest, appended))
         });
         match (first, item) {
-            // A repeat comes first: what it says now was judged when it was new.
+            // Repeats are checked before validity: the event was valid when it was first published.
             (Some((true, appended)), _) => Ok(appended),
             (_, Err(invalid)) => Err(Refusal::Invalid(invalid.error.clone())),
             (Some((false, _)), Ok(new)) => Err(Refusal::IdTaken(new.event.id.clone())),
@@ -93,7 +93,7 @@ impl Tables {
         }
     }
 
-    /// What an id came to first, and the digest of its content.
+    /// The first result for an id, and the digest of its content.
     fn first(&self, organisation: OrganisationKey, id: &EventId) -> Option<(&[u8; 32], Appended)> {
         let key = self.event_keys.get(&(organisation, id.clone()))?;
         let mut numbers: BTreeMap<GatewayKey, i64> = BTreeMap::new();
@@ -111,7 +111,7 @@ impl Tables {
         Some((&self.events.get(key)?.digest, Appended { id: id.clone(), deliveries }))
     }
 
-    /// How many gateways a target names or finds.
+    /// The number of gateways that a target names or matches.
     pub(super) fn count(&self, organisation: OrganisationKey, target: &Target) -> usize {
         match target {
             Target::Gateways(ids) => ids.len(),
@@ -138,7 +138,7 @@ impl Tables {
                 Err(_) => unknown.push(*id),
             }
         }
-        // As a repeat finds them in the log, so that it is answered the same.
+        // The order in which a repeat reads them from the log, so that both answers are the same.
         found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(Refusal::UnknownGateways(unknown)) }
     }
@@ -177,7 +177,7 @@ impl Tables {
         key
     }
 
-    /// Gives an event a log's next number.
+    /// Assigns a log's next sequence to an event.
     pub(super) fn number(
         &mut self,
         gateway: GatewayKey,
@@ -240,7 +240,7 @@ impl Tables {
         choose(&candidates, key.performed_at)
     }
 
-    /// Whether it expired, or was trimmed, before it was sent to anybody.
+    /// Whether it expired or was trimmed before it was sent.
     fn was_never_sent(&self, (gateway, sequence): (GatewayKey, i64)) -> bool {
         let attempts: Vec<_> = self
             .attempts
@@ -259,7 +259,7 @@ impl Tables {
     }
 }
 
-/// When a payload says that it was performed.
+/// The `performedAt` of a payload.
 fn performed_at(payload: &str) -> Option<Timestamp> {
     let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
     Timestamp::parse(payload.get("performedAt")?.as_str()?).ok()

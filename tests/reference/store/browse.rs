@@ -1,4 +1,4 @@
-//! A gateway's log with states.
+//! A gateway's log with delivery states.
 
 use super::tables::Tables;
 use gateway_events::clock::Timestamp;

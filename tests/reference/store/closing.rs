@@ -1,4 +1,4 @@
-//! The end of a connection.
+//! Closing connections.
 
 use super::ledger::{Ended, How};
 use super::positions::Move;
@@ -8,7 +8,7 @@ use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::{above, up_to};
 use gateway_events::store::{Range, Result};
 
-/// How a connection ended.
+/// The end of a connection.
 pub(super) struct End<'a> {
     pub(super) gateway: GatewayKey,
     pub(super) connection: ConnectionId,
@@ -21,8 +21,8 @@ pub(super) struct End<'a> {
 }
 
 impl Tables {
-    /// Closes it; a connection that is closed already stays as it is, but one
-    /// whose node was taken for dead still tells what became of what was on its way.
+    /// Closes a connection. One that is closed already stays unchanged, but if its node was
+    /// declared dead, the outcome of its deliveries is recorded now.
     pub(super) fn close(&mut self, now: Timestamp, end: &End<'_>) -> Result<()> {
         let is_owed = self.is_owed(end);
         let own = self.own(end.connection).map(|(position, _)| position);
@@ -49,7 +49,7 @@ impl Tables {
         Ok(())
     }
 
-    /// What the gateway has confirmed on another connection has not failed.
+    /// Deliveries that the gateway has confirmed on another connection have not failed.
     fn unconfirmed(&mut self, end: &End<'_>, range: Range, started_at: Timestamp) -> Result<()> {
         let unknown = How::Unknown(end.reason.as_str());
         let parts = if end.reason == Reason::NodeLost {
@@ -77,7 +77,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Keeps its position for its replica, and the last sign of life on both rows.
+    /// Keeps its position for its replica, and its last activity on both rows.
     fn leave(&mut self, now: Timestamp, end: &End<'_>) {
         let Some(row) = self.connections.get_mut(&end.connection) else { return };
         let alive_at = end.alive_at.map(|at| at.min(now));
@@ -90,7 +90,7 @@ impl Tables {
         row.last_heartbeat_at = seen_at;
     }
 
-    /// Attempts at an event that ended for a reason that may lie with it.
+    /// Counts the attempts at an event that ended for a reason that the event may have caused.
     fn blamed(&self, gateway: GatewayKey, sequence: i64) -> u32 {
         let blames = |attempt: &&AttemptRow| {
             let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == "unknown");
@@ -102,8 +102,7 @@ impl Tables {
         u32::try_from(self.attempts.values().filter(blames).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether a connection that was lost with its node has deliveries of which
-    /// nobody has said what became of them.
+    /// Whether a connection that was lost with its node has deliveries without a recorded outcome.
     fn is_owed(&self, end: &End<'_>) -> bool {
         let Some((range, _)) = end.unconfirmed else { return false };
         let closed = self.connections.get(&end.connection).and_then(|row| row.closed);
@@ -116,8 +115,8 @@ impl Tables {
             })
     }
 
-    /// Buries the event that failed once too often, unless another connection
-    /// has confirmed it, and passes it where it was the next one.
+    /// Records an event that failed too often as a dead letter, unless another connection has
+    /// confirmed it, and moves the position past it if it is the next one.
     fn give_up(&mut self, end: &End<'_>, sequence: Sequence) -> Result<()> {
         if self.confirmed(end.gateway) < sequence.0 {
             let range = Range { first: sequence, last: sequence };

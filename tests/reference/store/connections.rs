@@ -13,7 +13,7 @@ use gateway_events::store::{
     StoreError,
 };
 
-/// How far behind a position is looked for what was sent.
+/// How many sequences after a position are searched for what was sent.
 const STRETCH: i64 = 1000;
 
 impl Tables {
@@ -59,8 +59,8 @@ impl Tables {
         Ok(Opened { epoch, position: Sequence(position), head, sent, suspect, is_unsure })
     }
 
-    /// Where a new unnamed connection starts, and whether an earlier one may have
-    /// been sent more than is on record. Drops the positions that are too many.
+    /// The start of a new unnamed connection, and whether an earlier one may have been sent more
+    /// than is recorded. Deletes positions in excess of the number of replicas.
     fn open_unnamed(&mut self, now: Timestamp, gateway: GatewayKey) -> Result<(i64, bool)> {
         let positions = self.own_positions(gateway);
         let since = now.minus(REPLICAS_WINDOW);
@@ -81,8 +81,8 @@ impl Tables {
         Ok((start.map_or_else(|| self.confirmed(gateway), |start| start.0), is_unsure))
     }
 
-    /// The most connections of a gateway at once since then: looked at when each
-    /// of those opened that are live or ended since.
+    /// The largest number of simultaneous connections of a gateway since this instant, counted at
+    /// each opening of those that are live or ended since.
     pub(super) fn peak_connections(&self, gateway: GatewayKey, since: Timestamp) -> usize {
         let is_lately = |row: &&ConnectionRow| row.closed.is_none_or(|(at, _)| at >= since);
         let of = self.connections.values().filter(|row| row.gateway == gateway);
@@ -96,7 +96,7 @@ impl Tables {
         lately.iter().map(|row| held_at(row.connected_at)).max().unwrap_or(0)
     }
 
-    /// The positions of unnamed connections that ended or are open on record.
+    /// The positions of unnamed connections that ended or are recorded as open.
     fn own_positions(&self, gateway: GatewayKey) -> Vec<Position> {
         let own = self.cursors.iter().filter(|((of, name), _)| *of == gateway && !name.is_empty());
         own.filter_map(|((_, instance), cursor)| {
@@ -124,8 +124,8 @@ impl Tables {
         .collect()
     }
 
-    /// The lives of the newest unnamed connections that ended, and whether one of
-    /// them was lost with its node.
+    /// When the newest unnamed connections that ended began and ended, and whether one of them was
+    /// lost with its node.
     fn ended(&self, gateway: GatewayKey, since: Timestamp) -> (Vec<Life>, bool) {
         let of = self.connections.iter().filter(|(_, row)| row.gateway == gateway);
         let mut newest: Vec<_> = of.collect();
@@ -144,7 +144,7 @@ impl Tables {
         (ended.iter().map(life).collect(), ended.iter().any(was_lost))
     }
 
-    /// What was sent behind a position, and up to where an event is suspect.
+    /// The last sequence sent after a position, and the last one that is suspect.
     fn sent_behind(&self, gateway: GatewayKey, position: i64) -> (i64, i64) {
         let near = position + 1..=position + STRETCH;
         let attempts = self.attempts.values().filter(|attempt| {
@@ -240,7 +240,7 @@ impl Tables {
     }
 }
 
-/// Under which name a connection's position is kept.
+/// The name under which a connection's position is kept.
 pub(super) fn kept_under(id: ConnectionId, instance: &str) -> String {
     if instance.is_empty() { id.to_string() } else { instance.to_owned() }
 }

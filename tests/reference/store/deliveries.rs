@@ -1,4 +1,4 @@
-//! Failed deliveries, and where deliveries stand.
+//! Failed deliveries, and the states of deliveries.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use gateway_events::store::{
 };
 use gateway_events::store::{Attempts, bucket_start};
 
-/// Attempts that are shown of one delivery.
+/// The number of attempts returned per delivery.
 const SHOWN: usize = 100;
 
 /// A filter whose gateway is known.
@@ -21,10 +21,10 @@ pub(super) struct Matching<'a> {
     pub(super) filter: &'a DeliveryFilter,
 }
 
-/// A delivery's newest failure that matches: when, and which attempt.
+/// When a delivery's newest matching failure finished, and its attempt.
 pub(super) type Newest = (Timestamp, i64);
 
-/// A place in the order of the answer, and the delivery that stands there.
+/// A position in the order of the result, and its delivery.
 pub(super) type Place = (Timestamp, i64, i64, GatewayKey);
 
 impl Matching<'_> {
@@ -42,7 +42,7 @@ impl Matching<'_> {
 }
 
 impl Tables {
-    /// Resolves the gateway; deleted ones are found too, for their history stays.
+    /// Resolves the gateway. Includes deleted gateways, whose history is kept.
     pub(super) fn matching<'a>(
         &self,
         organisation: OrganisationKey,
@@ -100,7 +100,7 @@ impl Tables {
         places
     }
 
-    /// Every delivery that failed in a way that matches, whatever its event.
+    /// Every delivery with a matching failure, whatever its event.
     pub(super) fn newest_failures(
         &self,
         matching: &Matching<'_>,
@@ -124,7 +124,7 @@ impl Tables {
         newest
     }
 
-    /// Whether a delivery's event is the one that is asked for, if any is.
+    /// Whether a delivery's event matches the filter.
     fn event_matches(&self, matching: &Matching<'_>, key: Key) -> bool {
         let filter = matching.filter;
         if !matching.names_events() && filter.event_type.is_none() {
@@ -167,7 +167,7 @@ impl Tables {
         Ok(self.standing(key)?.with(attempts, self.newest_redrive(key)?))
     }
 
-    /// The last of a delivery's redrives, each of which may itself be redriven.
+    /// The last redrive of a delivery, following redrives of redrives.
     fn newest_redrive(&self, key: Key) -> Result<Option<RedrivenAs>> {
         let (mut at, mut newest) = (key, None);
         while let Some((first, letter)) = self.letter_at(at)
@@ -180,7 +180,7 @@ impl Tables {
         Ok(newest)
     }
 
-    /// Where a delivery stands, without its attempts.
+    /// The state of a delivery, without its attempts.
     pub(super) fn standing(&self, key: Key) -> Result<Delivery> {
         let (gateway, sequence) = key;
         let row = self.gateway_row(gateway)?;
@@ -209,8 +209,8 @@ impl Tables {
         })
     }
 
-    /// Counts failed attempts delivery by delivery, in buckets that are aligned
-    /// to the clock. Empty ones are left out.
+    /// Counts failed attempts per delivery, in buckets that are aligned to the clock. Omits empty
+    /// buckets.
     pub(super) fn failure_summary(
         &self,
         organisation: OrganisationKey,

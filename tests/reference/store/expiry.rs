@@ -1,4 +1,4 @@
-//! Expiry on time, for gateways without a live connection.
+//! Expiry of events whose gateway has no live connection.
 
 use super::ledger::{Ended, How, runs};
 use super::tables::{Key, Tables};
@@ -8,7 +8,7 @@ use gateway_events::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
 use gateway_events::store::{Expiries, ExpiryMark, Result};
 
 impl Tables {
-    /// Gives up a bounded number of deliveries whose event has expired.
+    /// Records a bounded number of deliveries of expired events as failed.
     pub(super) fn expire(&mut self, now: Timestamp, mark: &mut ExpiryMark) -> Result<Expiries> {
         let (most, most_open) = (count(EXPIRED_EVENTS), count(EXPIRED_DELIVERIES));
         let mut due = self.due_events(now);
@@ -50,7 +50,7 @@ impl Tables {
         Ok(Expiries { expired, more: is_full || !is_last })
     }
 
-    /// Expired events with an open delivery, in the order in which they expired.
+    /// Expired events with an open delivery, by expiry.
     fn due_events(&self, now: Timestamp) -> Vec<(Timestamp, i64)> {
         let mut due: Vec<(Timestamp, i64)> = self
             .events
@@ -65,7 +65,7 @@ impl Tables {
         due
     }
 
-    /// Whether a delivery is neither confirmed nor given up.
+    /// Whether a delivery is neither confirmed nor dead.
     fn can_expire(&self, key: Key) -> bool {
         let (gateway, sequence) = key;
         let is_live = self.gateways.get(&gateway).is_some_and(|row| row.deleted_at.is_none());

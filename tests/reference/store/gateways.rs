@@ -32,7 +32,7 @@ impl Tables {
         }
         let key = GatewayKey(next(&mut self.last.gateway));
         let stream = Stream {
-            // No other log has it: an id is never used again.
+            // Unique, because an id is never reused.
             epoch: Epoch(id.0),
             head: 0,
             floor: 0,
@@ -177,7 +177,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The inside key of a gateway that is not deleted.
+    /// The key of a gateway that is not deleted.
     pub(super) fn live_key(
         &self,
         organisation: OrganisationKey,
@@ -187,7 +187,7 @@ impl Tables {
         if self.gateway_row(key)?.deleted_at.is_some() { Err(MISSING) } else { Ok(key) }
     }
 
-    /// The same, deleted ones included.
+    /// The key of a gateway, including deleted ones.
     pub(super) fn any_key(
         &self,
         organisation: OrganisationKey,
@@ -259,7 +259,7 @@ impl Tables {
         Ok(ahead.filter(|sequence| !self.is_dead((gateway, *sequence))).collect())
     }
 
-    /// When a delivery was appended by a redrive, if it was.
+    /// When a delivery was appended by a redrive; `None` if it was not.
     pub(super) fn redriven_at(&self, (gateway, sequence): Key) -> Option<Timestamp> {
         self.dead_letters
             .range((gateway, 0)..=(gateway, i64::MAX))

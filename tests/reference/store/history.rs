@@ -1,4 +1,4 @@
-//! One event everywhere, and an organisation's totals.
+//! The history of one event, and the totals of an organisation.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ impl Tables {
         }))
     }
 
-    /// What was confirmed or failed counts for deleted gateways too; what is
-    /// still to come, or could still be redriven, does not.
+    /// Confirmed and failed deliveries of deleted gateways are included; pending ones and dead
+    /// letters are not.
     pub(super) fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
         let mut totals = Totals {
             confirmed: 0,

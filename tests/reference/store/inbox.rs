@@ -10,7 +10,7 @@ use gateway_events::store::{
     Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
 };
 
-/// Characters of a column that are shown.
+/// The number of characters returned of a column.
 const SHOWN: usize = 4096;
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");
@@ -47,8 +47,8 @@ impl Tables {
         }
     }
 
-    /// Moves rows, in this order; those that are not there any more are passed
-    /// over, and what would be too much for one transaction stays.
+    /// Moves rows, in this order. Skips rows that no longer exist; rows that would exceed the
+    /// limits of one transaction stay.
     pub(super) fn drain_inbox(
         &mut self,
         now: Timestamp,
@@ -74,7 +74,7 @@ impl Tables {
             let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
             let result = match self.append(now, &publish, &mut growth) {
                 Published::Done(mut results) => results.pop(),
-                // A row has no key, and is a single event.
+                // Impossible: a row has no idempotency key and is a single event.
                 Published::KeyReused | Published::TooMany { .. } => None,
             };
             if let Some(Err(refusal)) = result {
@@ -146,7 +146,7 @@ impl Tables {
         Some((shown(id, row), row.row.content.payload.chars().take(max_chars).collect()))
     }
 
-    /// Puts rows back at the end of the inbox, in the order of their rejection.
+    /// Puts rows back at the end of the inbox, oldest first.
     pub(super) fn retry_rejected(
         &mut self,
         now: Timestamp,

@@ -1,4 +1,4 @@
-//! The verbs of the inbox.
+//! The operations on the inbox.
 
 use async_trait::async_trait;
 
@@ -16,7 +16,7 @@ impl Inbox for MemoryStore {
         let waited = self.closed.run_until_cancelled(async {
             let mut seen = self.inbox.lock().await;
             match seen.as_mut() {
-                // Its sender lives as long as the database.
+                // The sender lives as long as the database.
                 Some(versions) => drop(versions.changed().await),
                 None => *seen = Some(self.database.0.inbox.subscribe()),
             }

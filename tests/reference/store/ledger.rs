@@ -9,10 +9,10 @@ use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
 use gateway_events::store::{LoggedEvent, Missed, Range, Result, Swept, storable};
 
-/// Attempts that ended in the same way.
+/// Attempts with the same outcome.
 pub(super) struct Ended<'a> {
     pub(super) gateway: GatewayKey,
-    /// `None` if nobody was there.
+    /// `None` if no gateway was connected.
     pub(super) connection: Option<ConnectionId>,
     pub(super) range: Range,
     pub(super) how: How<'a>,
@@ -20,7 +20,7 @@ pub(super) struct Ended<'a> {
     pub(super) finished_at: Timestamp,
 }
 
-/// How attempts ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy)]
 pub(super) enum How<'a> {
     Received,
@@ -30,7 +30,7 @@ pub(super) enum How<'a> {
 }
 
 impl Tables {
-    /// Writes attempts, and counts the failed ones.
+    /// Inserts attempts, and adds failed ones to the totals.
     pub(super) fn write_attempts(&mut self, ended: &Ended<'_>) -> Result<()> {
         let (outcome, reason, detail) = match ended.how {
             How::Received => ("received", None, ""),
@@ -63,7 +63,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The range of dead letters that a delivery lies in, by its first number.
+    /// The range of dead letters that contains a delivery, with its first sequence.
     pub(super) fn letter_at(&self, (gateway, sequence): Key) -> Option<(i64, &Letter)> {
         let below = self.dead_letters.range((gateway, i64::MIN)..=(gateway, sequence));
         let ((_, first), letter) = below.last()?;
@@ -74,13 +74,13 @@ impl Tables {
         self.letter_at(key).is_some()
     }
 
-    /// The parts of a range that are no dead letters yet.
+    /// The parts of a range that are not dead letters.
     pub(super) fn not_dead(&self, gateway: GatewayKey, range: Range) -> Vec<Range> {
         let alive = (range.first.0..=range.last.0).filter(|it| !self.is_dead((gateway, *it)));
         runs(alive)
     }
 
-    /// Gives up deliveries; parts that were given up before stay as they are.
+    /// Inserts dead letters. Parts that are dead letters already stay unchanged.
     pub(super) fn bury(
         &mut self,
         gateway: GatewayKey,
@@ -104,8 +104,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes a delivery out of the dead letters, unless it was redriven; answers
-    /// whether it was one.
+    /// Removes a delivery from the dead letters, unless it was redriven. Returns whether it was
+    /// one.
     pub(super) fn revive(&mut self, (gateway, sequence): Key) -> Result<bool> {
         let letter = self.letter_at((gateway, sequence));
         let letter = letter.filter(|(_, letter)| letter.redriven_at.is_none());
@@ -124,8 +124,8 @@ impl Tables {
         Ok(true)
     }
 
-    /// Records `not_connected` for gateways without a live connection, unless
-    /// the last one ended only just now.
+    /// Records `not_connected` for gateways without a live connection, except within their grace
+    /// period.
     pub(super) fn sweep(
         &mut self,
         now: Timestamp,
@@ -165,7 +165,7 @@ impl Tables {
         Ok(swept)
     }
 
-    /// Failed ranges as the log names them.
+    /// Failed ranges with their first events, for the log.
     pub(super) fn named(&self, failed: &[(GatewayKey, Range)]) -> Result<Vec<Missed>> {
         let mut looked_at = 0;
         let named = failed.iter().map(|&(gateway, range)| {
@@ -192,12 +192,12 @@ impl Tables {
     }
 }
 
-/// How many deliveries a range holds.
+/// The number of deliveries in a range.
 pub(super) fn length(range: Range) -> i64 {
     (range.last.0 - range.first.0 + 1).max(0)
 }
 
-/// Rising numbers as few ranges.
+/// Groups ascending numbers into ranges.
 pub(super) fn runs(numbers: impl Iterator<Item = i64>) -> Vec<Range> {
     let mut runs: Vec<Range> = Vec::new();
     for number in numbers.map(Sequence) {

@@ -1,5 +1,4 @@
-//! Nodes: that they live, which there are, and what becomes of the connections
-//! of those that died.
+//! Nodes: their heartbeats, the list of nodes, and closing the connections of dead ones.
 
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, NodeId, Reason};
 use gateway_events::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
 
-/// A node that has not been heard of for this long is dead.
+/// A node whose last heartbeat is older than this is dead.
 const SILENCE: Duration = Duration::from_secs(30);
-/// The shortest time.
+/// The smallest difference between two timestamps.
 const INSTANT: Duration = Duration::from_micros(1);
 
 impl Tables {
@@ -26,7 +25,7 @@ impl Tables {
         self.nodes.insert(node, row);
     }
 
-    /// Says that a node lives; answers when another one last took it for dead.
+    /// Stores a heartbeat; returns when another node last declared this one dead.
     pub(super) fn node_heartbeat(&mut self, now: Timestamp, node: NodeId) -> Option<Timestamp> {
         let row = self.nodes.get_mut(&node)?;
         row.stopped_at = None;
@@ -46,7 +45,7 @@ impl Tables {
         }
     }
 
-    /// The living nodes, then those that ended, each the newest first.
+    /// Live nodes, then others, newest first.
     pub(super) fn list_nodes(&self, now: Timestamp, own: NodeId, limit: usize) -> Vec<NodeInfo> {
         let info = |(id, row): (&NodeId, &NodeRow)| {
             let live = self.connections.values().filter(|it| it.node == *id && it.closed.is_none());
@@ -77,8 +76,8 @@ impl Tables {
         nodes
     }
 
-    /// Closes what other nodes left open that have stopped, have been silent
-    /// for too long, or are unknown. Returns it, and whose it is.
+    /// Closes the connections of other nodes that have stopped, are dead, or are unknown. Returns
+    /// them with their gateways.
     pub(super) fn reap_dead_nodes(
         &mut self,
         now: Timestamp,
@@ -126,7 +125,7 @@ impl Tables {
         Ok((reaping, gateways))
     }
 
-    /// Of these connections, those that are not live on record.
+    /// Those of these connections that are not recorded as live.
     pub(super) fn not_on_record(&self, asked: &[ConnectionId]) -> Vec<ConnectionId> {
         let is_live = |id| self.connections.get(id).is_some_and(|row| row.closed.is_none());
         asked.iter().filter(|id| !is_live(id)).copied().collect()
@@ -135,7 +134,7 @@ impl Tables {
 
 impl NodeRow {
     fn is_heard(&self, now: Timestamp) -> bool {
-        // One that lies ahead was stored before the clock was set back.
+        // A heartbeat in the future was stored before the clock was set back.
         (now.minus(SILENCE)..=now.plus(SILENCE)).contains(&self.heartbeat_at)
     }
 }

@@ -1,4 +1,4 @@
-//! Positions: how far gateways and their connections have confirmed.
+//! Positions: what gateways and their connections have confirmed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey};
 use gateway_events::store::Result;
 
-/// Everything up to `to` is done with on `connection`.
+/// Confirms everything up to `to` on `connection`.
 pub(super) struct Move {
     pub(super) gateway: GatewayKey,
     pub(super) connection: ConnectionId,
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
     pub(super) at: Timestamp,
-    /// The sign of life that moved it; none if it was moved without the gateway.
+    /// The activity that moved it; `None` if it was moved without the gateway.
     pub(super) seen_at: Option<Timestamp>,
 }
 
@@ -26,30 +26,29 @@ impl Tables {
         self.cursors.get(&(gateway, String::new())).map_or(0, |cursor| cursor.received)
     }
 
-    /// The same, as people are shown it: a gateway with named replicas alone
-    /// stands where the farthest of them does.
+    /// The position to display. A gateway that has only named replicas has that of the farthest
+    /// one.
     pub(super) fn shown_position(&self, gateway: GatewayKey) -> i64 {
         let own = self.cursors.get(&(gateway, String::new())).map(|cursor| cursor.received);
         own.or_else(|| self.positions(gateway).max()).unwrap_or(0)
     }
 
-    /// Every position that a gateway's connections may come back to.
+    /// All positions from which a gateway's connections may resume.
     pub(super) fn positions(&self, gateway: GatewayKey) -> impl Iterator<Item = i64> {
         let own = self.cursors.iter().filter(move |((of, _), _)| *of == gateway);
         own.map(|(_, cursor)| cursor.received)
     }
 
-    /// A connection's position, and the replica's name that it was opened with;
-    /// none if somebody took the position over.
+    /// A connection's position, and the instance name that it was opened with; `None` if another
+    /// connection took the position over.
     pub(super) fn own(&self, connection: ConnectionId) -> Option<(i64, Arc<str>)> {
         let row = self.connections.get(&connection)?;
         let cursor = self.cursors.get(&(row.gateway, kept_under(connection, &row.instance)))?;
         Some((cursor.received, row.instance.as_str().into()))
     }
 
-    /// Raises the connections' own positions and their gateways'. A position
-    /// that somebody took over is gone, and stays so; nothing lies beyond a
-    /// log's head.
+    /// Raises the positions of connections and of their gateways, up to the heads of their logs.
+    /// Does not recreate a position that another connection took over.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
         let mut farthest: BTreeMap<GatewayKey, (i64, Timestamp)> = BTreeMap::new();
         for Move { gateway, connection, instance, to, at, seen_at } in moves {

@@ -1,4 +1,4 @@
-//! Putting outcomes on record.
+//! Recording outcomes.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use gateway_events::store::receipts::{Receipts, Waiting};
 use gateway_events::store::{Failing, Range, Record, Result, StoreError};
 
 impl Tables {
-    /// Puts records on record, in order.
+    /// Writes records, in order.
     pub(super) fn record(&mut self, now: Timestamp, records: &[Record]) -> Result<()> {
         for record in records {
             self.check(record)?;
@@ -51,7 +51,7 @@ impl Tables {
         self.confirm(now, waiting)
     }
 
-    /// What a database refuses by its own checks, if it has them, before anything is written.
+    /// Refuses what a database's constraints refuse, before anything is written.
     fn check(&self, record: &Record) -> Result<()> {
         let (gateway, range) = match record {
             Record::Confirmed { gateway, range, .. } | Record::Skipped { gateway, range, .. } => {
@@ -103,7 +103,7 @@ impl Tables {
         self.raise(&moves)
     }
 
-    /// One that is no receipt and no sign of life.
+    /// Writes a record that is neither a receipt nor a heartbeat.
     fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
         match record {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
@@ -208,7 +208,7 @@ impl Tables {
             return Ok(());
         }
         self.count_failing(gateway, sequence, reason, at)?;
-        // Counted as confirmed when its receipt came before its report.
+        // It was counted as confirmed if its receipt arrived before its report.
         if is_confirmed && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
@@ -216,7 +216,7 @@ impl Tables {
         self.bury(gateway, range, reason, at)
     }
 
-    /// A failed report, as the gateway's verdict counts it.
+    /// Counts a failed report for the gateway's verdict.
     fn count_failing(
         &mut self,
         gateway: GatewayKey,
@@ -236,8 +236,8 @@ impl Tables {
         Ok(())
     }
 
-    /// What the gateway has confirmed is delivered, however late this connection
-    /// is; and what is dead already is on record.
+    /// Sequences at or below the gateway's confirmed position are delivered, however late this
+    /// connection is, and dead letters are already recorded.
     fn skipped(
         &mut self,
         (gateway, connection): (GatewayKey, ConnectionId),

@@ -1,4 +1,4 @@
-//! Redrive: dead letters' events are appended again.
+//! Redrives: events of dead letters are appended again.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +86,7 @@ impl Tables {
             Some(RedriveCursor::DeadLetters(place)) => Some(place),
             _ => None,
         };
-        // All at once: a cursor into the counting is never handed out.
+        // All in one call: a cursor into the counting is never returned.
         if looked_at.is_none() {
             for (_, _, sequence, gateway) in self.failed_places(matching, i64::MAX) {
                 count(&mut answer, &self.standing((gateway, sequence))?);
@@ -111,7 +111,7 @@ impl Tables {
                 Some(row) if has_expired(row, now) => answer.expired += 1,
                 Some(_) if chosen.len() < REDRIVEN => chosen.push(key),
                 Some(_) => {
-                    // This one and what follows are the next call's.
+                    // The next call starts with this one.
                     answer.next = chosen.last().copied().map(cursor);
                     break;
                 }
@@ -126,7 +126,7 @@ impl Tables {
         is_live && self.letter_at(key).is_some_and(|(_, letter)| letter.redriven_at.is_none())
     }
 
-    /// What one call looks at behind a place, and where the next one goes on.
+    /// The deliveries that one call examines after a position, and where the next call continues.
     fn stretch(&self, matching: &Matching<'_>, after: Key) -> (Vec<Key>, Option<Key>) {
         let mut keys = Vec::new();
         if matching.names_events() {
@@ -174,7 +174,7 @@ impl Tables {
         (keys, (letters == most).then_some(reached))
     }
 
-    /// A range of which only a part was redriven falls into pieces.
+    /// Splits a range of which only a part was redriven.
     fn mark_redriven(&mut self, now: Timestamp, numbered: &BTreeMap<Key, i64>) -> Result<()> {
         let mut ranges: BTreeMap<Key, BTreeMap<i64, i64>> = BTreeMap::new();
         for (key, new) in numbered {
@@ -208,7 +208,7 @@ fn has_expired(row: &EventRow, now: Timestamp) -> bool {
     row.event.expires_at.is_some_and(|at| at <= now)
 }
 
-/// Counts a delivery that can be left alone; says whether it is one.
+/// Counts a delivery that needs no redrive; returns whether it is one.
 fn count(answer: &mut Redriven, delivery: &Delivery) -> bool {
     match delivery.state {
         DeliveryState::Pending => answer.pending += 1,

@@ -1,5 +1,5 @@
-//! Retention: one bounded batch of one kind of row, and a mark that says where
-//! the next one goes on.
+//! Retention: one bounded batch of one kind of row, and a mark that says where the next batch
+//! continues.
 
 use super::ledger::{Ended, How, length};
 use super::tables::{Key, Tables};
@@ -78,8 +78,8 @@ impl Tables {
         Ok(trimmed)
     }
 
-    /// Trims the next logs, as many rows of them as a batch has. Answers
-    /// whether these were the last.
+    /// Trims the next logs, by at most `batch` rows in all. Returns whether these were the last
+    /// logs.
     fn trim_logs(
         &mut self,
         now: Timestamp,
@@ -99,7 +99,7 @@ impl Tables {
             let rows = self.trim_log(now, limits, *gateway, budget, mark, trimmed)?;
             budget -= rows;
             if budget <= 0 {
-                // There may be more of this one.
+                // This log may have more rows to remove.
                 mark.gateway = gateway.0 - 1;
                 return Ok(false);
             }
@@ -108,7 +108,7 @@ impl Tables {
         Ok(found.len() < most)
     }
 
-    /// Removes a log's oldest rows; answers how many were looked at.
+    /// Removes a log's oldest rows; returns how many were examined.
     fn trim_log(
         &mut self,
         now: Timestamp,
@@ -134,7 +134,7 @@ impl Tables {
         let log = self.outbox.range((gateway, 0)..=(gateway, i64::MAX)).take(budget);
         let looked_at: Vec<_> = log
             .filter_map(|((_, sequence), event)| {
-                // A redrive is as old as it is, and not as its event.
+                // The age of a redrive counts from the redrive, not from its event.
                 let appended_at = self.events.get(event)?.appended_at;
                 let appended_at = self.redriven_at((gateway, *sequence)).unwrap_or(appended_at);
                 Some((*sequence, *event, appended_at))
@@ -149,7 +149,7 @@ impl Tables {
             return Ok(0);
         };
         let range = Range { first: Sequence(*first), last: Sequence(*last) };
-        // What is left of a deleted gateway's log is nobody's loss.
+        // The rest of a deleted gateway's log is not recorded as failed by retention.
         if let Some(open) = above(range, confirmed).filter(|_| !is_deleted) {
             trimmed.lost += self.lose(now, gateway, open)?;
         }
@@ -177,7 +177,7 @@ impl Tables {
         Ok(i64::try_from(looked_at.len()).unwrap_or(i64::MAX))
     }
 
-    /// Records what is removed unconfirmed; what is dead already is on record.
+    /// Records the removal of unconfirmed deliveries. Dead letters are already recorded.
     fn lose(&mut self, now: Timestamp, gateway: GatewayKey, range: Range) -> Result<u64> {
         let mut lost = 0;
         for part in self.not_dead(gateway, range) {
@@ -195,7 +195,7 @@ impl Tables {
         Ok(lost)
     }
 
-    /// Removes what is kept of a log's trimmed deliveries beyond the hard limit.
+    /// Deletes the record of a log's trimmed deliveries beyond the hard limit.
     fn forget_kept(
         &mut self,
         now: Timestamp,
@@ -223,8 +223,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Removes those of these events that are old, that no log names any more and
-    /// that are not kept for a dead letter.
+    /// Deletes those of these events that are old, that no log refers to, and that are not kept for
+    /// a dead letter.
     pub(super) fn forget_events(
         &mut self,
         events: &[i64],
@@ -254,8 +254,8 @@ impl Tables {
         forgotten
     }
 
-    /// Looks at the next old events. Those that are still named are passed for
-    /// good: they go with their last outbox row.
+    /// Examines the next old events. Those that a log still refers to are not examined again: they
+    /// are deleted with their last log row.
     fn trim_events(
         &mut self,
         before: Timestamp,
@@ -278,7 +278,7 @@ impl Tables {
         rows.len()
     }
 
-    /// Old attempts, but for the failed ones at dead letters that are kept.
+    /// Deletes old attempts, except failed ones of dead letters that are kept.
     fn trim_attempts(
         &mut self,
         before: Timestamp,
@@ -310,12 +310,12 @@ impl Tables {
     }
 }
 
-/// Events that were appended before this go with their last delivery.
+/// Events that were appended before this are deleted with their last delivery.
 fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
     now.minus(REPEATS.min(limits.max_age))
 }
 
-/// The oldest few rows' keys.
+/// The keys of the oldest rows, at most `batch`.
 fn oldest<K: Ord>(rows: impl Iterator<Item = (Timestamp, K)>, batch: usize) -> Vec<K> {
     let mut rows: Vec<_> = rows.collect();
     rows.sort_unstable();

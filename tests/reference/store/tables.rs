@@ -1,5 +1,4 @@
-//! What a database's tables hold, as collections. Sequences are plain numbers
-//! here, as they are in a database.
+//! The tables of a database, as collections. Sequences are plain numbers, as in a database.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use gateway_events::store::{
     Rejection, StoreError, TokenInfo,
 };
 
-/// One delivery.
+/// A delivery.
 pub(super) type Key = (GatewayKey, i64);
 
 #[derive(Debug, Default)]
@@ -29,18 +28,18 @@ pub(super) struct Tables {
     pub(super) events: BTreeMap<i64, EventRow>,
     pub(super) event_keys: BTreeMap<(OrganisationKey, EventId), i64>,
     pub(super) outbox: BTreeMap<Key, i64>,
-    /// Deliveries that were trimmed from their log, as long as their event is kept.
+    /// Deliveries that were trimmed from their log, while their event is kept.
     pub(super) trimmed: BTreeMap<Key, i64>,
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
-    /// By their first sequence; they don't overlap.
+    /// By their first sequence. They don't overlap.
     pub(super) dead_letters: BTreeMap<Key, Letter>,
     pub(super) inbox: BTreeMap<i64, Inserted>,
     pub(super) rejected: BTreeMap<i64, RejectedRow>,
     pub(super) last: Last,
 }
 
-/// The last keys given; none is given twice.
+/// The last assigned keys. Keys are never reused.
 #[derive(Debug, Default)]
 pub(super) struct Last {
     pub(super) gateway: i64,
@@ -96,13 +95,13 @@ pub(super) struct Stream {
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     pub(super) received: i64,
-    /// When it moved, or the last sign of life on a connection.
+    /// When it moved, or the last activity of a connection.
     pub(super) updated_at: Timestamp,
-    /// Of a connection's own position: when it was opened, …
+    /// Of a connection's position: when the connection was opened.
     pub(super) connected_at: Option<Timestamp>,
-    /// … when a later connection took its place, …
+    /// When a later connection superseded it.
     pub(super) superseded_at: Option<Timestamp>,
-    /// … and when it ended.
+    /// When the connection ended.
     pub(super) left_at: Option<Timestamp>,
 }
 
@@ -117,7 +116,7 @@ pub(super) struct ConnectionRow {
     pub(super) connected_at: Timestamp,
     pub(super) last_heartbeat_at: Timestamp,
     pub(super) closed: Option<(Timestamp, Reason)>,
-    /// How far it had confirmed when it was closed.
+    /// Its confirmed position when it was closed.
     pub(super) confirmed: Option<i64>,
 }
 
@@ -195,27 +194,27 @@ impl Tables {
         self.organisations.get(name).copied().ok_or(StoreError::NotFound("organisation"))
     }
 
-    /// A row that another one leads to.
+    /// A row that another row refers to.
     pub(super) fn gateway_row(&self, key: GatewayKey) -> Result<&GatewayRow, StoreError> {
         self.gateways.get(&key).ok_or_else(|| no_row(key))
     }
 
-    /// The same, and its log's numbers.
+    /// The stream of a gateway that must exist.
     pub(super) fn stream(&mut self, key: GatewayKey) -> Result<&mut Stream, StoreError> {
         self.gateways.get_mut(&key).map(|row| &mut row.stream).ok_or_else(|| no_row(key))
     }
 
-    /// The event of a delivery, in its log or trimmed from it.
+    /// The key of a delivery's event, in its log or trimmed from it.
     pub(super) fn event_of(&self, key: Key) -> Option<i64> {
         self.outbox.get(&key).or_else(|| self.trimmed.get(&key)).copied()
     }
 
-    /// The same, if it is there.
+    /// The event of a delivery, if it is kept.
     pub(super) fn event_at(&self, key: Key) -> Option<&EventRow> {
         self.events.get(&self.event_of(key)?)
     }
 
-    /// Deliveries in their logs or trimmed from them, each with its event.
+    /// Deliveries in their logs or trimmed from them, with the keys of their events.
     pub(super) fn deliveries(&self) -> impl Iterator<Item = (Key, i64)> {
         self.trimmed.iter().chain(&self.outbox).map(|(key, event)| (*key, *event))
     }
@@ -226,7 +225,7 @@ impl Tables {
     }
 }
 
-/// What a database's own checks say.
+/// The error of a violated foreign key.
 fn no_row(key: GatewayKey) -> StoreError {
     StoreError::Corrupt(format!("there is no gateway {}", key.0))
 }

@@ -122,7 +122,7 @@ impl Tables {
         })
     }
 
-    /// Notes that a token was used, at most once a minute.
+    /// Records the use of a token, at most once a minute.
     pub(super) fn note_use(&mut self, now: Timestamp, kind: TokenKind, id: &str) {
         let info = match kind {
             TokenKind::Gateway => self.gateway_tokens.get_mut(id).map(|token| &mut token.info),

@@ -1,5 +1,4 @@
-//! The verbs: each runs one function of [`Tables`](super::tables::Tables),
-//! under the lock.
+//! The operations: each runs one function of [`Tables`](super::tables::Tables), under the lock.
 
 use std::time::Duration;
 

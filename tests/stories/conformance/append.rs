@@ -1,4 +1,4 @@
-//! What is appended, to whom, and under which numbers.
+//! Appending: events, targets and sequences.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use gateway_events::store::{
 
 use super::{Corner, event, event_with, invalid};
 
-pub(crate) async fn numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(store: &dyn Store) {
+pub(crate) async fn sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate(
+    store: &dyn Store,
+) {
     let corner = &Corner::of(store).await;
     let gateway = &corner.gateway(&[]).await;
     let publishers = (0..40).map(|_| corner.fill(gateway, 3));
@@ -21,7 +23,7 @@ pub(crate) async fn numbers_of_concurrent_publishers_have_no_gap_and_no_repeat(s
     assert_eq!(page.head, Sequence(120));
 }
 
-pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_refused(
+pub(crate) async fn a_repeated_id_gets_the_first_answer_and_different_content_is_refused(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
@@ -38,8 +40,10 @@ pub(crate) async fn a_repeated_id_gets_the_first_answer_and_another_content_is_r
     assert_eq!(corner.again(&gateway).await.head, Sequence(1));
 }
 
-/// Its publisher had none for it, and has read the answer.
-pub(crate) async fn an_event_that_was_given_its_id_can_be_repeated_by_it(store: &dyn Store) {
+/// Its publisher had chosen no id, and uses the one in the response.
+pub(crate) async fn an_event_can_be_repeated_with_the_id_that_the_service_generated(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let named = event(Target::Gateways(vec![gateway.id]));
@@ -105,7 +109,7 @@ pub(crate) async fn a_repeat_gets_the_first_answer_though_it_is_invalid_by_now(s
     let gateway = corner.gateway(&[]).await;
     let first = event(Target::Gateways(vec![gateway.id]));
     let id = Some(&first.event.id);
-    // Two at the same time, the moment of expiry between them; and one later.
+    // Two at the same time, just before and after the expiry, and one later.
     let request = vec![Ok(first.clone()), invalid(id, "expired")];
     let answers = corner.publish_validated(request, None).await.unwrap();
     assert!(answers[0].is_ok());
@@ -119,7 +123,7 @@ pub(crate) async fn a_repeat_gets_the_first_answer_though_it_is_invalid_by_now(s
     assert_eq!(refused, [Err(Refusal::Invalid(expired))]);
 }
 
-pub(crate) async fn what_came_to_nothing_may_do_better_under_the_same_key(store: &dyn Store) {
+pub(crate) async fn a_request_that_failed_may_succeed_with_the_same_key(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let key = Some((gateway.name.as_str(), [1; 32]));
@@ -132,7 +136,7 @@ pub(crate) async fn what_came_to_nothing_may_do_better_under_the_same_key(store:
     assert!(corner.publish_with(vec![mended], key).await.unwrap()[0].is_ok());
 }
 
-pub(crate) async fn an_unknown_gateway_refuses_its_event_alone(store: &dyn Store) {
+pub(crate) async fn an_unknown_gateway_only_refuses_its_own_event(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let (gateway, unknown) = (corner.gateway(&[]).await, GatewayId::new());
     let answers = corner
@@ -145,7 +149,7 @@ pub(crate) async fn an_unknown_gateway_refuses_its_event_alone(store: &dyn Store
     assert_eq!(answers[1].as_ref().unwrap().deliveries[0].sequence, Sequence(1));
 }
 
-pub(crate) async fn labels_choose_gateways_and_a_deleted_one_gets_nothing(store: &dyn Store) {
+pub(crate) async fn labels_select_gateways_and_a_deleted_one_gets_nothing(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let mark = uuid::Uuid::now_v7().to_string();
     let both = corner.gateway(&[("story", &mark), ("env", "prod")]).await;
@@ -180,7 +184,7 @@ pub(crate) async fn payloads_keep_every_byte_and_pages_are_bounded(store: &dyn S
     assert!(page.rows.is_empty());
 }
 
-pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: &dyn Store) {
+pub(crate) async fn an_event_with_a_long_deployment_id_is_stored_and_found(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let mut long = event(Target::Gateways(vec![gateway.id]));
@@ -189,7 +193,7 @@ pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: 
     let answers = corner.publish(vec![long, event(Target::Gateways(vec![gateway.id]))]).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(corner.again(&gateway).await.head, Sequence(2));
-    // It is found by all of its id, and not by the beginning alone.
+    // It is found by its whole id, not only by the beginning.
     let found = async |deployment_id: String| {
         let artifact_id = "a".to_owned();
         let key = DeploymentKey {
@@ -205,7 +209,7 @@ pub(crate) async fn an_event_of_a_deployment_with_a_long_id_harms_nobody(store: 
     assert_eq!(found(format!("{id}-")).await, None);
 }
 
-/// An event of a deployment, performed at a second of its own or of others.
+/// An event of a deployment, performed in this second.
 fn performed(
     gateway: &Gateway,
     deployment: usize,
@@ -226,7 +230,7 @@ fn performed(
 }
 
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
-pub(crate) async fn a_report_answers_the_sent_event_of_its_instant_or_else_the_newest(
+pub(crate) async fn a_report_belongs_to_the_sent_event_of_its_instant_or_else_the_newest(
     store: &dyn Store,
 ) {
     const SUFFIXES: [&str; 2] = ["deployed", "undeployed"];
@@ -257,7 +261,7 @@ pub(crate) async fn a_report_answers_the_sent_event_of_its_instant_or_else_the_n
             artifact_id: "a".to_owned(),
             deployment_id: format!("d{deployment}"),
             suffix,
-            // The same millisecond, written in another way.
+            // The same millisecond in another notation.
             performed_at: second.map(|second| {
                 Timestamp::parse(&format!("2026-01-31T10:30:0{second}.000+01:00")).unwrap()
             }),

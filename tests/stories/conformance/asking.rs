@@ -1,4 +1,4 @@
-//! Asking, redriving, and what a request may come to.
+//! Queries, redrives, and the limits of requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::support::PATIENCE;
 use super::{Corner, Gateway, closed, confirmed, event, event_with, range};
 
 impl Corner<'_> {
-    /// Gives up a whole range.
+    /// Dead-letters a whole range.
     async fn give_up(&self, gateway: &Gateway, first: i64, last: i64) {
         let (connection, _, _) = self.open(gateway).await;
         self.record(vec![
@@ -34,7 +34,7 @@ impl Corner<'_> {
         .await;
     }
 
-    /// Redrives a gateway's dead letters, call by call.
+    /// Redrives a gateway's dead letters with as many calls as needed.
     async fn redrive_all(&self, gateway: &Gateway, dry_run: bool) -> Vec<Redriven> {
         let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
         let (mut calls, mut next) = (Vec::new(), None);
@@ -51,7 +51,7 @@ impl Corner<'_> {
     }
 }
 
-pub(crate) async fn a_redrive_goes_on_where_it_stopped_oldest_first(store: &dyn Store) {
+pub(crate) async fn a_redrive_continues_where_it_stopped_oldest_first(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 2300).await;
@@ -75,7 +75,7 @@ pub(crate) async fn a_redrive_goes_on_where_it_stopped_oldest_first(store: &dyn 
     assert!(old(&again).is_empty());
 }
 
-pub(crate) async fn what_has_expired_is_not_redriven_but_counted(store: &dyn Store) {
+pub(crate) async fn expired_events_are_counted_and_not_redriven(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let mut expired = event(Target::Gateways(vec![gateway.id]));
@@ -93,7 +93,7 @@ pub(crate) async fn what_has_expired_is_not_redriven_but_counted(store: &dyn Sto
     assert_eq!(corner.again(&gateway).await.head, Sequence(3));
 }
 
-pub(crate) async fn redrives_at_the_same_time_append_each_delivery_once(store: &dyn Store) {
+pub(crate) async fn concurrent_redrives_append_each_delivery_once(store: &dyn Store) {
     let corner = &Corner::of(store).await;
     let gateway = &corner.gateway(&[]).await;
     corner.fill(gateway, 50).await;
@@ -135,20 +135,20 @@ pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
     }
 }
 
-pub(crate) async fn a_tokens_use_is_noted_when_it_is_told_and_not_before(store: &dyn Store) {
+pub(crate) async fn a_tokens_use_is_recorded_at_most_once_a_minute(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let id = uuid::Uuid::now_v7().simple().to_string();
     let token = NewToken { id: id.clone(), digest: [3; 32], expires_at: None };
     store.create_access_token(corner.organisation, "t", &[Scope::Read], token).await.unwrap();
     let last_used = async || {
-        // A write behind the note's: where one connection writes, it comes after it.
+        // A write after the one under test: with a single writing connection, it runs after it.
         store.node_heartbeat().await.unwrap();
         store.access_credential(&id).await.unwrap().unwrap().last_used_at
     };
     assert_eq!(last_used().await, None);
     assert_eq!(last_used().await, None, "looking it up is no use");
     store.note_use(TokenKind::Access, &id, None);
-    // Nobody is told when the note is written; it is soon.
+    // There is no notification of the write, so the test polls.
     let mut looks = tokio::time::interval(Duration::from_millis(10));
     let noted = async {
         loop {
@@ -163,7 +163,7 @@ pub(crate) async fn a_tokens_use_is_noted_when_it_is_told_and_not_before(store: 
     assert_eq!(last_used().await, noted, "once a minute");
 }
 
-pub(crate) async fn a_request_may_come_to_a_bounded_number_of_deliveries(store: &dyn Store) {
+pub(crate) async fn the_deliveries_of_a_request_are_limited(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let mut gateways = Vec::new();
     for _ in 0..21 {
@@ -178,7 +178,7 @@ pub(crate) async fn a_request_may_come_to_a_bounded_number_of_deliveries(store: 
     let refused = store.append(publish(21)).await.unwrap();
     assert!(matches!(refused, Published::TooMany { deliveries: 21_000, .. }), "{refused:?}");
     assert_eq!(corner.again(&gateways[0]).await.head, Sequence::ZERO, "nothing was stored");
-    // The refusal is not kept under the key, and what fits is taken whole.
+    // The refusal is not stored under the key. A request within the limit is accepted as a whole.
     let Published::Done(answers) = store.append(publish(20)).await.unwrap() else {
         panic!("it fits");
     };
@@ -187,7 +187,7 @@ pub(crate) async fn a_request_may_come_to_a_bounded_number_of_deliveries(store: 
     assert_eq!(corner.again(&gateways[20]).await.head, Sequence::ZERO);
 }
 
-pub(crate) async fn heavy_requests_at_the_same_time_are_each_taken_whole(store: &dyn Store) {
+pub(crate) async fn concurrent_large_requests_are_each_appended_as_a_whole(store: &dyn Store) {
     let corner = &Corner::of(store).await;
     let mut gateways = Vec::new();
     for _ in 0..12 {
@@ -211,7 +211,7 @@ pub(crate) async fn heavy_requests_at_the_same_time_are_each_taken_whole(store: 
     }
 }
 
-/// Publishes an event with a payload of more than so many bytes, to nobody.
+/// Publishes an event with a payload of more than this many bytes, to no gateway.
 pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(), StoreError> {
     let organisation = store.organisation("default").await?;
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
@@ -220,7 +220,7 @@ pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(),
     store.append(Publish { organisation, events, idempotency: None }).await.map(drop)
 }
 
-pub(crate) async fn a_redrive_counts_everything_that_it_leaves_alone(store: &dyn Store) {
+pub(crate) async fn a_redrive_counts_everything_that_it_skips(store: &dyn Store) {
     const EVENTS: i64 = 7_000;
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
@@ -267,7 +267,7 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
         rows.sort_by_key(|row| row.0);
         rows
     };
-    // Two neighbours and one apart become 5, 6 and 7.
+    // Two adjacent ones and a separate one become 5, 6 and 7.
     corner.record(vec![failed(1), failed(2), failed(4)]).await;
     corner.redrive_all(&gateway, false).await;
     let expected = [(1, 5, Pending), (2, 6, Pending), (4, 7, Pending)];
@@ -280,7 +280,7 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
         (6, None, false),
     ];
     assert_eq!(stands().await, expected);
-    // A redrive of the redrive, 8, stands for both.
+    // A redrive of the redrive, 8, determines the state of both.
     corner.redrive_all(&gateway, false).await;
     corner.record(vec![confirmed(&gateway, connection, 6, 8)]).await;
     let expected = [(1, 5), (2, 8), (4, 7), (6, 8)];
@@ -294,7 +294,7 @@ pub(crate) async fn a_closed_connection_keeps_the_position_that_it_had(store: &d
     let (first, _, _) = corner.open(&gateway).await;
     let end = closed(&gateway, first, Reason::ClosedByGateway, None, false);
     corner.record(vec![confirmed(&gateway, first, 1, 2), end]).await;
-    // It takes over the first one's position, and is closed on the poison event 5.
+    // It takes over the first one's position, and is closed because of the poison event 5.
     let (second, _, _) = corner.open(&gateway).await;
     let end = closed(&gateway, second, Reason::ConnectionLost, Some(range(5, 5)), true);
     corner.record(vec![confirmed(&gateway, second, 3, 4), end]).await;
@@ -375,8 +375,8 @@ pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
         let wanted: Vec<i64> = (after + 1..=100).take(limit).collect();
         assert_eq!(numbers, wanted, "after {after}, at most {limit}");
     }
-    // However few bytes are asked for, a page has a row; whatever the number of
-    // rows, it has about as many bytes as were asked for.
+    // However few bytes are requested, a page has a row; whatever the number of rows, it has about
+    // as many bytes as were requested.
     assert_eq!(read(0, 50, 0).await.rows.len(), 1);
     let size = page.rows[0].event.payload.get().len();
     let few = read(0, 100, 20 * size).await.rows.len();

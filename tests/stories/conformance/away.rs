@@ -1,5 +1,5 @@
-//! Events for gateways that are not connected: when they count as missed, and
-//! when they expire.
+//! Events for gateways that are not connected: when they are recorded as failed, and when they
+//! expire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use gateway_events::store::{
 
 use super::{Corner, closed, confirmed, event, event_with, range, ranges};
 
-/// An event that expired long ago, or will.
+/// An event that expired long ago, or will expire.
 fn expiring(target: Target, has_expired: bool) -> NewEvent {
     let mut new = event(target.clone());
     let (now, long) = (Timestamp::now(), Duration::from_hours(1));
@@ -23,7 +23,7 @@ fn expiring(target: Target, has_expired: bool) -> NewEvent {
     new
 }
 
-/// One whole search for expired events, as it goes on in batches.
+/// A complete search for expired events, batch by batch.
 async fn expire(store: &dyn Store) -> Vec<Missed> {
     let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
     loop {
@@ -36,7 +36,7 @@ async fn expire(store: &dyn Store) -> Vec<Missed> {
     }
 }
 
-pub(crate) async fn an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed(
+pub(crate) async fn an_unconfirmed_event_expires_while_its_gateway_is_not_connected(
     store: &dyn Store,
 ) {
     use DeliveryState::{Delivered, Failed, Pending};
@@ -68,14 +68,14 @@ pub(crate) async fn an_event_expires_while_its_gateway_is_away_unless_it_is_conf
     let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
     let reasons: Vec<_> = page.rows.iter().map(|row| (row.sequence.0, row.reason)).collect();
     assert_eq!(reasons, [(3, Some(Reason::Expired))]);
-    // What has been given up is not missed as well.
+    // An expired delivery is not recorded as `not_connected` as well.
     let swept = store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     assert_eq!(ranges(&swept.missed), [missed(2, 2), missed(4, 4)]);
     let (_, position, _) = corner.open(&gateway).await;
     assert_eq!(position.0, 1, "the others are delivered all the same");
 }
 
-pub(crate) async fn many_expired_events_are_given_up_in_bounded_batches(store: &dyn Store) {
+pub(crate) async fn many_expired_events_are_recorded_in_bounded_batches(store: &dyn Store) {
     const GATEWAYS: usize = 70;
     const EVENTS: usize = 40;
     let corner = Corner::of(store).await;
@@ -101,7 +101,9 @@ pub(crate) async fn many_expired_events_are_given_up_in_bounded_batches(store: &
     assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, 2_800);
 }
 
-pub(crate) async fn a_gateway_that_has_just_gone_has_a_grace_and_no_other(store: &dyn Store) {
+pub(crate) async fn a_gateway_that_just_disconnected_has_a_grace_period_and_no_other(
+    store: &dyn Store,
+) {
     const GRACE: Duration = Duration::from_hours(1);
     let corner = Corner::of(store).await;
     let (gone, never) = (corner.gateway(&[]).await, corner.gateway(&[]).await);

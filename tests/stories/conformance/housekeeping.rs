@@ -11,7 +11,7 @@ use gateway_events::store::{
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
 
-/// One whole pass of retention.
+/// One complete pass of retention.
 pub(crate) async fn pass(
     store: &dyn Store,
     limits: &RetentionLimits,
@@ -30,7 +30,9 @@ pub(crate) async fn pass(
     }
 }
 
-pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store) {
+pub(crate) async fn events_for_gateways_that_are_not_connected_are_recorded_once(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1500).await;
@@ -39,7 +41,7 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
         async || store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed;
     let missed = sweep().await;
     assert_eq!(ranges(&missed), [(gateway.id, range(1, 1500))]);
-    // So many are named for the log, and no more.
+    // The number of events listed for the log is limited.
     let named: Vec<i64> = missed[0].events.iter().map(|event| event.sequence.0).collect();
     assert_eq!(
         (missed[0].gateway_name.as_str(), named),
@@ -58,12 +60,12 @@ pub(crate) async fn what_nobody_was_there_for_is_recorded_once(store: &dyn Store
     assert_eq!(missed[0].events.len(), 1);
 }
 
-/// What was missed, without names.
+/// The recorded ranges without names.
 pub(crate) fn ranges(missed: &[Missed]) -> Vec<(GatewayId, Range)> {
     missed.iter().map(|it| (it.gateway_id, it.range)).collect()
 }
 
-pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
+pub(crate) async fn retention_keeps_unconfirmed_events(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
@@ -75,7 +77,7 @@ pub(crate) async fn retention_keeps_what_is_not_confirmed(store: &dyn Store) {
     assert_eq!(corner.again(&gateway).await.floor, Sequence::ZERO, "the slow one needs them all");
 }
 
-pub(crate) async fn retention_trims_what_is_confirmed_in_bounded_batches(store: &dyn Store) {
+pub(crate) async fn retention_trims_confirmed_events_in_bounded_batches(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
@@ -93,11 +95,11 @@ pub(crate) async fn retention_trims_what_is_confirmed_in_bounded_batches(store: 
     assert_eq!(page.rows.first().map(|row| row.sequence), Some(Sequence(9)));
 }
 
-pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn Store) {
+pub(crate) async fn removal_by_the_hard_limit_is_recorded_as_a_failure(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 1300).await;
-    // The very first is a dead letter already, and is not lost a second time.
+    // The first one is a dead letter already, and is not recorded again.
     let (id, _, _) = corner.open(&gateway).await;
     corner
         .record(vec![
@@ -125,7 +127,7 @@ pub(crate) async fn what_the_hard_limit_takes_is_recorded_as_lost(store: &dyn St
     assert_eq!(next.rows[0].sequence, Sequence(1201));
 }
 
-pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it(
+pub(crate) async fn rows_that_retention_kept_are_removed_when_they_are_no_longer_needed(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
@@ -147,7 +149,7 @@ pub(crate) async fn what_retention_has_looked_at_and_kept_goes_when_nobody_needs
     assert!(store.event_history(corner.organisation, &id).await.unwrap().is_none());
 }
 
-pub(crate) async fn what_a_deleted_gateway_missed_is_failed_and_shown_until_retention(
+pub(crate) async fn undelivered_events_of_a_deleted_gateway_are_failed_and_kept_until_retention(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
@@ -193,7 +195,7 @@ pub(crate) async fn what_a_deleted_gateway_missed_is_failed_and_shown_until_rete
     assert_eq!(last.dead_letters, before.dead_letters);
 }
 
-pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(store: &dyn Store) {
+pub(crate) async fn old_dead_letters_are_removed_with_their_deliveries(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 3).await;
@@ -228,7 +230,9 @@ pub(crate) async fn old_dead_letters_go_with_their_deliveries_and_not_before(sto
     assert_eq!(dead().await, 0);
 }
 
-pub(crate) async fn what_retention_took_fails_once_whoever_comes_back_for_it(store: &dyn Store) {
+pub(crate) async fn events_that_retention_removed_fail_once_whichever_connection_resumes(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
@@ -240,7 +244,7 @@ pub(crate) async fn what_retention_took_fails_once_whoever_comes_back_for_it(sto
     assert_eq!(pass(store, &limits, &mut mark).await.lost, 6);
     let forget = RetentionLimits { max_age: Duration::ZERO, ..keep_all() };
     for id in [late, later] {
-        // However old the dead letters are: whoever has yet to pass them must know them.
+        // However old the dead letters are: a connection that has not passed them must see them.
         pass(store, &forget, &mut mark).await;
         corner.record(vec![lost(&gateway, id, 1, 6)]).await;
         let after = store.totals(corner.organisation).await.unwrap();
@@ -296,7 +300,7 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
     let delivery = &kept.deliveries[0];
     assert_eq!((delivery.state, delivery.trimmed), (DeliveryState::Failed, true));
     assert_eq!((delivery.failures, delivery.reason), (1, Some(Reason::ApplyFailed)));
-    // By its type, which only the event knows.
+    // By its type, which is only stored with the event.
     let filter = DeliveryFilter {
         gateway_id: Some(gateway.id),
         event_type: kept.event.event_type.clone().into(),
@@ -307,7 +311,7 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
     let selection = RedriveSelection::Filter(filter, None);
     let done = store.redrive(corner.organisation, selection, false).await.unwrap();
     assert_eq!(done.redriven[0].new_sequence, Some(Sequence(3)), "{done:?}");
-    // The redrive is as young as it is, however old its event is by now.
+    // The age of a redrive counts from the redrive, however old its event is.
     let hard = RetentionLimits { hard_max_age: Duration::from_hours(1), ..old };
     pass(store, &hard, &mut mark).await;
     assert_eq!(corner.again(&gateway).await.pending, 1);
@@ -318,7 +322,9 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
     assert!(store.event_history(corner.organisation, &bad_id).await.unwrap().is_none());
 }
 
-pub(crate) async fn a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit(store: &dyn Store) {
+pub(crate) async fn a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limit(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let soft = RetentionLimits { max_age: Duration::ZERO, batch: 2, ..keep_all() };
     let by_age = RetentionLimits { dead_letter_max_age: Duration::ZERO, ..soft };
@@ -343,7 +349,7 @@ pub(crate) async fn a_dead_letter_goes_by_its_own_age_and_by_the_hard_limit(stor
         let selection = RedriveSelection::Filter(filter, None);
         let would = store.redrive(corner.organisation, selection.clone(), true).await.unwrap();
         assert_eq!(would.redriven.len(), 3, "kept beyond the age of the ledger");
-        // A pass that goes on behind what was kept, and one from the beginning.
+        // A pass that continues after what was kept, and one from the beginning.
         for mark in [&mut mark, &mut TrimMark::default()] {
             pass(store, &limits, mark).await;
         }

@@ -1,4 +1,4 @@
-//! What other programs insert, and what becomes of it.
+//! The inbox: what other programs insert, and what becomes of it.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use gateway_events::store::{
 
 use super::{Corner, event_with, keep_all, pass};
 
-/// Another program, with a connection of its own.
+/// Another program, with its own connection to the database.
 #[async_trait]
 pub(crate) trait Outsider: Sync {
-    /// Inserts rows in one transaction; returns their events' ids.
+    /// Inserts rows in one transaction; returns the ids of their events.
     async fn insert(&self, rows: &[Row]) -> Vec<String>;
 }
 
-/// A row of the inbox; what is left out is left to the database.
+/// A row to insert. The database fills in omitted columns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
     pub(crate) organisation: Option<String>,
@@ -37,7 +37,7 @@ async fn page(store: &dyn Store) -> Vec<InboxRow> {
     store.inbox_page(1000, 1 << 20).await.unwrap()
 }
 
-/// Validated to be good, for these gateways.
+/// The validated row, for these gateways.
 fn good(corner: &Corner<'_>, row: &InboxRow, gateways: &[GatewayId]) -> ValidatedRow {
     ValidatedRow { id: row.id, result: Ok((corner.organisation, event_of(row, gateways))) }
 }
@@ -76,15 +76,12 @@ pub(crate) async fn rows_are_moved_in_the_order_of_their_insertion(
     assert_eq!((depth.rows, depth.oldest), (0, None));
 }
 
-pub(crate) async fn a_row_that_was_moved_already_is_not_moved_again(
-    store: &dyn Store,
-    outsider: &dyn Outsider,
-) {
+pub(crate) async fn a_row_is_moved_once(store: &dyn Store, outsider: &dyn Outsider) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     outsider.insert(&[row("{}"), row("{}")]).await;
     let rows = page(store).await;
-    // The second one stays: its judgement comes later.
+    // The second one stays: it is validated later.
     store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await.unwrap();
     let both = vec![bad(&rows[0]), good(&corner, &rows[1], &[gateway.id])];
     let drained = store.drain_inbox(both).await.unwrap();
@@ -92,7 +89,7 @@ pub(crate) async fn a_row_that_was_moved_already_is_not_moved_again(
     assert_eq!(corner.again(&gateway).await.head, Sequence(2));
 }
 
-pub(crate) async fn a_rejected_row_holds_up_nobody(store: &dyn Store, outsider: &dyn Outsider) {
+pub(crate) async fn a_rejected_row_delays_no_other_row(store: &dyn Store, outsider: &dyn Outsider) {
     let corner = Corner::of(store).await;
     let (gateway, unknown) = (corner.gateway(&[]).await, GatewayId::new());
     let taken = corner.publish(vec![super::event(Target::Gateways(vec![gateway.id]))]).await;
@@ -131,7 +128,7 @@ pub(crate) async fn a_rejected_row_holds_up_nobody(store: &dyn Store, outsider: 
     assert_eq!(listed, reasons);
 }
 
-pub(crate) async fn a_repeat_is_dropped_and_becomes_no_second_event(
+pub(crate) async fn a_repeated_row_creates_no_second_event(
     store: &dyn Store,
     outsider: &dyn Outsider,
 ) {
@@ -200,14 +197,14 @@ pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: 
     assert_eq!(store.inbox_page(2, 1 << 20).await.unwrap().len(), 2);
 }
 
-pub(crate) async fn what_is_too_much_for_one_transaction_is_moved_by_the_next(
+pub(crate) async fn rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next(
     store: &dyn Store,
     outsider: &dyn Outsider,
 ) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let ids = outsider.insert(&[row("{}"), row("{}"), row("{}"), row("{}"), row("{}")]).await;
-    // A gateway that is named twice weighs as much as two.
+    // A gateway that is named twice counts as two deliveries.
     let weights = [15_000, 5_000, 1, 20_001, 1];
     for moved in [2, 1, 1, 1] {
         let rows = page(store).await;
@@ -233,15 +230,12 @@ pub(crate) async fn a_commit_of_another_program_is_noticed(
         );
         changed.expect("it is noticed").unwrap();
     }
-    // Between two calls, too.
+    // Also between two calls.
     outsider.insert(&one).await;
     tokio::time::timeout(PATIENCE, store.inbox_changed()).await.expect("it is noticed").unwrap();
 }
 
-pub(crate) async fn what_was_rejected_long_ago_is_forgotten(
-    store: &dyn Store,
-    outsider: &dyn Outsider,
-) {
+pub(crate) async fn rows_rejected_long_ago_are_deleted(store: &dyn Store, outsider: &dyn Outsider) {
     let corner = Corner::of(store).await;
     outsider.insert(&[row("{}"), row("{}"), row("{}")]).await;
     store.drain_inbox(page(store).await.iter().map(bad).collect()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is on record of each outcome, once.
+//! Each outcome is recorded once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use gateway_events::store::{
 
 use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
 
-pub(crate) async fn dead_letters_are_passed_and_not_counted_as_confirmed(store: &dyn Store) {
+pub(crate) async fn dead_letters_are_skipped_and_not_counted_as_confirmed(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 4).await;
@@ -43,7 +43,8 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 3).await;
-    // The third one that blames the event gives it up; our own doing does not count.
+    // The third attempt that blames the event gives it up. Ends that the service caused do not
+    // count.
     let end = |id, reason| {
         let mut end = closed(&gateway, id, reason, Some(range(1, 2)), false);
         if let Record::Closed { give_up_after, .. } = &mut end {
@@ -70,7 +71,7 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
     assert_eq!((position, suspect), (Sequence(1), Sequence(1)));
 }
 
-pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store: &dyn Store) {
+pub(crate) async fn a_repeated_end_or_report_is_recorded_once(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
@@ -96,7 +97,7 @@ pub(crate) async fn an_end_or_a_report_that_comes_twice_is_on_record_once(store:
     assert_eq!(reasons, [Reason::GatewayProcessingError, Reason::ConnectionLost]);
 }
 
-pub(crate) async fn what_a_lost_node_had_sent_is_neither_failed_nor_delivered(store: &dyn Store) {
+pub(crate) async fn deliveries_sent_by_a_lost_node_have_an_unknown_outcome(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
@@ -191,7 +192,7 @@ fn reported(
     }
 }
 
-pub(crate) async fn what_was_applied_does_not_fail_and_is_no_dead_letter_any_more(
+pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter(
     store: &dyn Store,
 ) {
     let corner = Corner::of(store).await;
@@ -216,7 +217,7 @@ pub(crate) async fn what_was_applied_does_not_fail_and_is_no_dead_letter_any_mor
     counted("a report that it was applied after all", (3, 1, 0)).await;
     corner.record(vec![reported(&gateway, id, 3, failed())]).await;
     counted("a late report that it failed", (3, 1, 0)).await;
-    // The middle of a range of dead letters.
+    // In the middle of a range of dead letters.
     let skipped = Record::Skipped {
         gateway: gateway.key,
         connection: id,
@@ -233,7 +234,7 @@ pub(crate) async fn what_was_applied_does_not_fail_and_is_no_dead_letter_any_mor
     assert_eq!(corner.again(&gateway).await.confirmed, Sequence(5));
 }
 
-pub(crate) async fn what_the_gateway_has_confirmed_is_not_recorded_as_failed(store: &dyn Store) {
+pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 6).await;

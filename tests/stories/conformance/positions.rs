@@ -1,4 +1,4 @@
-//! Where a connection starts, and what is known of a gateway's connections.
+//! Where a connection starts, and what is recorded about a gateway's connections.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use gateway_events::store::{NewConnection, Record, Store};
 use super::{Corner, closed, confirmed, connection, range, ranges};
 use crate::support::PATIENCE;
 
-pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store: &dyn Store) {
+pub(crate) async fn a_new_connection_starts_at_the_position_of_the_last_one(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 5).await;
@@ -23,7 +23,7 @@ pub(crate) async fn a_new_connection_starts_at_what_the_last_one_confirmed(store
     assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3));
 }
 
-pub(crate) async fn replicas_that_come_back_in_any_order_find_every_position(store: &dyn Store) {
+pub(crate) async fn replicas_that_reconnect_in_any_order_find_every_position(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 9).await;
@@ -40,7 +40,7 @@ pub(crate) async fn replicas_that_come_back_in_any_order_find_every_position(sto
     assert_eq!(position, Sequence(2), "the first one may have been the fast one");
 }
 
-pub(crate) async fn a_replica_moves_its_own_position_and_not_its_gateways(store: &dyn Store) {
+pub(crate) async fn a_named_replica_moves_its_own_position_and_not_its_gateways(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 5).await;
@@ -60,8 +60,8 @@ pub(crate) async fn a_replica_moves_its_own_position_and_not_its_gateways(store:
     assert_eq!(store.open_connection(again).await.unwrap().position, Sequence(4));
 }
 
-/// A node that was away for so long that nobody remembers its connections.
-pub(crate) async fn a_receipt_on_a_forgotten_connection_moves_its_gateway(store: &dyn Store) {
+/// As after a node was unreachable for so long that its connections were deleted.
+pub(crate) async fn a_receipt_on_a_deleted_connection_moves_its_gateway(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 5).await;
@@ -71,7 +71,9 @@ pub(crate) async fn a_receipt_on_a_forgotten_connection_moves_its_gateway(store:
     assert_eq!(position, Sequence(3));
 }
 
-pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store: &dyn Store) {
+pub(crate) async fn sequences_that_were_sent_are_known_and_those_not_connected_are_excluded(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 10).await;
@@ -85,7 +87,9 @@ pub(crate) async fn what_was_sent_is_known_and_what_was_only_missed_is_not(store
     assert_eq!((opened.position, opened.sent), (Sequence(1), Sequence(4)));
 }
 
-pub(crate) async fn a_late_receipt_brings_no_taken_over_position_back(store: &dyn Store) {
+pub(crate) async fn a_late_receipt_does_not_recreate_a_position_that_was_taken_over(
+    store: &dyn Store,
+) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 5).await;
@@ -98,14 +102,14 @@ pub(crate) async fn a_late_receipt_brings_no_taken_over_position_back(store: &dy
     assert_eq!(corner.open(&gateway).await.1, Sequence(5));
 }
 
-pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: &dyn Store) {
+pub(crate) async fn an_abandoned_opening_leaves_no_live_connection(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     corner.fill(&gateway, 2).await;
-    // Polled once, so that it is queued, and then forgotten.
+    // Polled once, so that it is queued, and then dropped.
     assert!(store.open_connection(connection(&gateway)).now_or_never().is_none());
-    // What is put on record comes after it: the first may share its transaction,
-    // the second has one that begins when all is said about that one.
+    // Records are written after it: the first may share its transaction; the second has its own,
+    // which begins when the first is complete.
     for _ in 0..2 {
         let sign = Record::Heartbeat { connection: ConnectionId::new(), at: Timestamp::now() };
         corner.record(vec![sign]).await;
@@ -118,13 +122,13 @@ pub(crate) async fn an_opening_that_nobody_waits_for_leaves_nothing_live(store: 
     assert_eq!(ranges(&missed), [(gateway.id, range(1, 2))]);
 }
 
-pub(crate) async fn the_most_connections_at_once_are_known(store: &dyn Store) {
+pub(crate) async fn the_peak_of_simultaneous_connections_is_known(store: &dyn Store) {
     const HOUR: Duration = Duration::from_hours(1);
     let corner = Corner::of(store).await;
     let gateway = corner.gateway(&[]).await;
     let peak = async |within| store.peak_connections(gateway.key, within).await.unwrap();
     assert_eq!(peak(HOUR).await, 0);
-    // Never more than two at once, although five in all.
+    // Never more than two at once, although five in total.
     let mut open = Vec::new();
     for _ in 0..5 {
         if open.len() == 2 {
@@ -144,12 +148,12 @@ pub(crate) async fn the_most_connections_at_once_are_known(store: &dyn Store) {
     assert_eq!(peak(HOUR).await, 2);
 }
 
-pub(crate) async fn a_refusal_is_noted_at_its_gateway(store: &dyn Store) {
+pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
     let corner = Corner::of(store).await;
     let (gateway, other) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
     assert_eq!(gateway.last_refusal, None);
     store.note_refusal(gateway.key, "too_many_attempts", "192.0.2.7");
-    // A note is left out while the writer is busy, so it is repeated.
+    // A record is skipped while the writer is busy, so it is repeated.
     let mut looks = tokio::time::interval(Duration::from_millis(100));
     let noted = async {
         loop {

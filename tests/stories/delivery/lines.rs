@@ -1,4 +1,4 @@
-//! A transport that was written against the public contract only.
+//! A transport that uses only the public contract.
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
 
@@ -16,7 +16,7 @@ impl Client {
         within(self.lines.next_line()).await.unwrap()
     }
 
-    /// The sequence of the next event. Answers probes.
+    /// The sequence of the next event. Answers pings meanwhile.
     async fn event(&mut self) -> i64 {
         loop {
             let line = self.line().await.expect("connected");
@@ -33,7 +33,7 @@ impl Client {
     }
 }
 
-/// Connects with a stream that buffers so many bytes.
+/// Connects with a stream that buffers this many bytes.
 async fn connect(node: &Node, buffer: usize) -> Client {
     let (server, client) = tokio::io::duplex(buffer);
     let (lane, end) = transport::link();

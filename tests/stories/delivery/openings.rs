@@ -1,4 +1,4 @@
-//! Every admitted connection is on record, and no other is.
+//! Every admitted connection is recorded, and no other is.
 
 use gateway_events::store::StoreError;
 
@@ -63,7 +63,7 @@ async fn two_thousand_racing_gateways_get_a_thousand_permits() {
 }
 
 #[tokio::test]
-async fn a_store_that_panics_costs_no_outcome() {
+async fn a_panic_in_the_store_loses_no_outcome() {
     let (database, wake) = (MemoryDatabase::new(Arc::new(Timestamp::now)), Wake::default());
     let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
     let organisation = store.organisation("default").await.unwrap();
@@ -74,10 +74,10 @@ async fn a_store_that_panics_costs_no_outcome() {
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
     let permit = dispatcher.try_admit().unwrap();
     let session = dispatcher.open(permit, admission(gateway.key, id, organisation)).await.unwrap();
-    // The end of a session that was never started is the next thing on record.
+    // The next record is the end of a session that was never started.
     store.fail(1, Fault::Panic);
     drop(session);
-    // It waits until all outcomes are on record.
+    // It waits until all outcomes are recorded.
     within(dispatcher.drain(Duration::ZERO)).await;
     let found = store.gateway(organisation, id).await.unwrap().unwrap();
     assert_eq!(found.live_connections, 0);
@@ -85,7 +85,7 @@ async fn a_store_that_panics_costs_no_outcome() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_opened_when_a_drain_began_is_told() {
+async fn a_session_that_opens_during_a_drain_is_refused() {
     let node = node(Options::default()).await;
     let session = node.session().await;
     let permit = node.dispatcher.try_admit().unwrap();

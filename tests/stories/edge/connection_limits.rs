@@ -1,7 +1,6 @@
-//! Peers that hold connections without using them keep no gateway, probe or
-//! admin out, and what a gateway calls besides its socket leaves none behind.
-//! Every deadline that would free a place is set to ten minutes, so that a test
-//! passes only if a connection was evicted.
+//! Peers that hold connections without using them exclude no gateway, probe or admin, and a
+//! gateway's HTTP requests leave no connections open. Every timeout that would free a place is set
+//! to ten minutes, so that a test passes only if a connection was evicted.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ const NO_DEADLINES: [(&str, &str); 4] = [
 const OTHER_ADDRESS: &str = "127.0.0.2";
 
 async fn start(settings: &[(&str, &str)]) -> Service {
-    // Each side of a connection takes a descriptor.
+    // Each side of a connection needs a descriptor.
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("raised");
@@ -37,7 +36,7 @@ async fn counted(service: &Service, name: &str) -> u64 {
     series.unwrap_or(0)
 }
 
-/// Peers that send nothing, and connect again whenever they are cut off.
+/// Peers that send nothing, and reconnect whenever they are disconnected.
 async fn silent_peers(port: u16, count: usize) -> JoinSet<()> {
     let mut peers = JoinSet::new();
     let (connected, mut connections) = tokio::sync::mpsc::channel(count);
@@ -61,7 +60,7 @@ async fn silent_peers(port: u16, count: usize) -> JoinSet<()> {
 }
 
 #[tokio::test]
-async fn two_thousand_silent_peers_that_reconnect_keep_no_gateway_out() {
+async fn two_thousand_silent_peers_that_reconnect_exclude_no_gateway() {
     let service = start(&[]).await;
     let (_, key) = service.gateway("one").await;
     let peers = silent_peers(service.port, 2000).await;
@@ -73,7 +72,7 @@ async fn two_thousand_silent_peers_that_reconnect_keep_no_gateway_out() {
 }
 
 #[tokio::test]
-async fn silent_peers_behind_a_balancer_push_out_only_their_own_connections() {
+async fn silent_peers_behind_a_balancer_only_evict_their_own_connections() {
     let settings =
         [("SERVER__PROXY_PROTOCOL_FROM", "127.0.0.3/32"), ("SERVER__MAX_PENDING_HANDSHAKES", "10")];
     let service = start(&settings).await;
@@ -89,14 +88,14 @@ async fn silent_peers_behind_a_balancer_push_out_only_their_own_connections() {
     for _ in 0..50 {
         silent.push(on_behalf("203.0.113.7").await);
     }
-    // The first of them was closed, which tells that the bound was reached.
+    // The first of them was closed, which shows that the limit was reached.
     drop(timeout(PATIENCE, silent[0].read_u8()).await.expect("it ends"));
     let tls = service.tls_over(gateway).await.expect("the older connection is still there");
     service.connect_over(tls, &key).await.expect("admitted");
 }
 
 #[tokio::test]
-async fn an_idle_connection_makes_place_for_a_new_one_and_sockets_hold_none() {
+async fn an_idle_connection_is_evicted_for_a_new_one_and_sockets_take_no_place() {
     let service = start(&[("SERVER__MAX_HTTP_CONNECTIONS", "20")]).await;
     let (_, key) = service.gateway("one").await;
     let mut sockets = Vec::new();
@@ -119,7 +118,7 @@ async fn an_idle_connection_makes_place_for_a_new_one_and_sockets_hold_none() {
     drop((socket, sockets));
 }
 
-/// A request for which the service waits for the body.
+/// A request whose body the service waits for.
 async fn busy(service: &Service) -> Stream {
     let mut tls = service.tls(service.port).await;
     let request = format!(
@@ -128,7 +127,7 @@ async fn busy(service: &Service) -> Stream {
         service.token
     );
     tls.write_all(request.as_bytes()).await.expect("open");
-    // The body is asked for when the handler has begun.
+    // The handler asks for the body.
     let mut asked = [0; 25];
     timeout(PATIENCE, tls.read_exact(&mut asked)).await.expect("in time").expect("100");
     assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -159,7 +158,7 @@ async fn a_reserve_is_kept_for_probes_and_admins_while_all_connections_are_in_us
     service.connected(&key).await;
 }
 
-/// Sends a request and reads to the connection's end; `None` if it stays open.
+/// Sends a request and reads until the connection ends; `None` if it stays open.
 async fn to_the_end(service: &Service, request: &str) -> Option<String> {
     let mut tls: tokio_rustls::client::TlsStream<TcpStream> = service.tls(service.port).await;
     tls.write_all(request.as_bytes()).await.expect("open");
@@ -179,7 +178,7 @@ async fn to_the_end(service: &Service, request: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn what_a_gateway_calls_besides_its_socket_leaves_no_connection_behind() {
+async fn a_gateways_http_requests_leave_no_connection_open() {
     let service = start(&[]).await;
     let (id, key) = service.gateway("one").await;
     let get = |path: &str, headers: &str| {
@@ -207,7 +206,7 @@ async fn what_a_gateway_calls_besides_its_socket_leaves_no_connection_behind() {
 }
 
 #[tokio::test]
-async fn a_request_behind_a_refused_upgrade_is_not_served() {
+async fn a_request_pipelined_after_a_refused_upgrade_is_not_served() {
     let service = start(&[]).await;
     let upgrade = "GET /api/internal/v1/ws/gateways/connect HTTP/1.1\r\nHost: localhost\r\n\
          Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\

@@ -1,4 +1,4 @@
-//! How long a connection that is not a socket may take.
+//! Timeouts of connections that are not gateways' sockets.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) type Stream = TlsStream<TcpStream>;
 
 const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Asks whether the service lives, and takes the whole answer.
+/// Requests `/livez` and reads the whole response.
 pub(super) async fn ask(stream: &mut Stream) {
     stream.write_all(REQUEST).await.expect("it is open");
     let mut answer = Vec::new();
@@ -23,17 +23,17 @@ pub(super) async fn ask(stream: &mut Stream) {
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// Waits until the service ends the connection; returns how long that took.
+/// Waits until the service closes the connection; returns how long that took.
 pub(super) async fn cut(stream: &mut Stream) -> Duration {
     let since = Instant::now();
     let mut rest = Vec::new();
-    // Cut off is as good as closed.
+    // A reset is as good as a close.
     drop(timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it ends"));
     since.elapsed()
 }
 
 #[tokio::test]
-async fn a_kept_connection_may_be_silent_for_longer_than_a_head_may_take() {
+async fn an_idle_connection_has_more_time_than_a_head() {
     const HEAD: Duration = Duration::from_millis(500);
     const IDLE: Duration = Duration::from_secs(3);
     let service =
@@ -41,12 +41,12 @@ async fn a_kept_connection_may_be_silent_for_longer_than_a_head_may_take() {
             .await;
     let mut kept = service.tls(service.port).await;
     ask(&mut kept).await;
-    // The first request is due at once. Its end also tells that so much time has passed.
+    // The first request is due at once. Its end also shows that this much time has passed.
     let mut silent = service.tls(service.port).await;
     let took = cut(&mut silent).await;
     assert!(took < IDLE, "{took:?}");
     ask(&mut kept).await;
-    // A head that has begun is due soon, even if bytes of it keep coming.
+    // A head that has begun is due soon, even if bytes of it keep arriving.
     let since = Instant::now();
     kept.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("it is open");
     let (mut reading, mut writing) = tokio::io::split(kept);
@@ -69,7 +69,7 @@ async fn a_kept_connection_may_be_silent_for_longer_than_a_head_may_take() {
     ended.await.expect("it ends");
     let took = since.elapsed();
     assert!(took >= HEAD && took < IDLE, "{took:?}");
-    // And without anything, at the longer time.
+    // Without a byte, after the longer timeout.
     let mut idle = service.tls(service.port).await;
     let since = Instant::now();
     ask(&mut idle).await;

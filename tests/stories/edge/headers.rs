@@ -1,4 +1,4 @@
-//! Headers and queries in the forms in which clients and proxies send them.
+//! Headers and queries in the forms that clients and proxies send.
 
 use reqwest::Method;
 use serde_json::json;
@@ -76,7 +76,7 @@ async fn an_offset_in_a_query_may_come_with_a_plus() {
 }
 
 #[tokio::test]
-async fn a_forwarded_address_is_on_record_without_its_port() {
+async fn a_forwarded_address_is_recorded_without_its_port() {
     let service = Service::start_with(&[("SERVER__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
     for (value, address) in [
         ("198.51.100.7:5555", "198.51.100.7"),

@@ -1,5 +1,5 @@
-//! What an operator finds in the log: who missed what, whose connection a crash
-//! cut, and who was refused.
+//! What the log tells operators: which events failed, whose connections a crash ended, and who was
+//! refused.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::strangers::manifest;
 use crate::support::{PATIENCE, Service, deployed};
 
-/// Waits for so many lines of the log, which is JSON, that satisfy.
+/// Waits for this many lines of the JSON log that satisfy a condition.
 pub(crate) async fn lines(
     service: &Service,
     count: usize,
@@ -29,7 +29,7 @@ pub(crate) async fn lines(
     found
 }
 
-/// A member that reads like a number is one: programs compare and add them up.
+/// Members that look like numbers must be numbers, so that programs can compare and add them.
 fn numbers_are_numbers(line: &Value) {
     for (name, value) in line.as_object().into_iter().flatten() {
         let is_quoted = value.as_str().is_some_and(|text| text.parse::<f64>().is_ok());
@@ -57,7 +57,7 @@ async fn numbers_are_logged_as_numbers_through_a_gateways_life() {
 }
 
 #[tokio::test]
-async fn what_a_gateway_missed_is_logged_with_its_name_and_numbers() {
+async fn failures_of_a_disconnected_gateway_are_logged_with_name_and_sequences() {
     let service = Service::start().await;
     let (one, _) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
@@ -74,7 +74,7 @@ async fn what_a_gateway_missed_is_logged_with_its_name_and_numbers() {
 }
 
 #[tokio::test]
-async fn each_connection_that_a_crash_cut_is_logged_once() {
+async fn each_connection_that_a_crash_ended_is_logged_once() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (_first, _second) = (service.connected(&key).await, service.connected(&key).await);
@@ -98,7 +98,7 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
     let (id, key) = service.gateway("one").await;
     let gateway_token = public_id(&key).to_owned();
     let admin_token = public_id(&service.token).to_owned();
-    // Another key's secret under a known id: well formed but for its checksum.
+    // The secret of another key with a known id: well formed except for its checksum.
     let unknown = "gwa_aaaaaaaaaaaa_notakeyatall";
     for token in [unknown, "nonsense", &key] {
         assert_eq!(
@@ -116,7 +116,7 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
     service.api().delete(&format!("/gateways/{id}/tokens/{gateway_token}")).await.expect("revoked");
     assert_eq!(manifest(&service, &id, Some(&key)).await, 401);
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
-    // The one at the upgrade has a line of its own.
+    // The one at the upgrade has its own line.
     let refused = |line: &Value| {
         line["message"] == "refused a credential" || line["message"] == "refused an upgrade"
     };

@@ -1,4 +1,4 @@
-//! JSON that could be read in two ways is refused.
+//! JSON that can be read in two ways is refused.
 
 use reqwest::Method;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::Service;
 
 #[tokio::test]
-async fn lists_are_no_objects_and_a_member_stands_there_once() {
+async fn arrays_are_not_objects_and_duplicate_members_are_refused() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     let payload = r#"{"configType":"a","action":"b"}"#;
@@ -37,7 +37,7 @@ async fn lists_are_no_objects_and_a_member_stands_there_once() {
         let answer = request.body(body.clone()).send().await.expect("an answer");
         assert_eq!(answer.status(), 422, "{path} {body}");
     }
-    // What is passed on is the gateways' to read.
+    // Payloads are passed on unchanged.
     let twice = r#"{"configType":"a","action":"b","action":"c"}"#;
     let body = event(&to_one).replace(payload, twice);
     let request = service.api().at_root(Method::POST, "/api/internal/v1/events");

@@ -1,12 +1,12 @@
-//! How often an authenticated gateway may connect: a fleet that comes back waits
-//! for nothing, and one that connects in a loop is slowed down.
+//! Rate limits of authenticated gateways: a fleet that reconnects does not wait, and a gateway that
+//! connects in a loop is slowed down.
 
 use futures_util::future::join_all;
 
 use crate::both::On;
 use crate::support::{Service, Socket};
 
-/// Connects so many at once, each at its first attempt.
+/// Opens this many connections at once, each at the first attempt.
 async fn fleet(service: &Service, key: &str, count: usize) -> Vec<Socket> {
     join_all((0..count).map(|_| service.connected(key))).await
 }
@@ -40,12 +40,12 @@ async fn a_hundred_replicas_of_one_gateway_are_admitted_at_once_before_and_after
 }
 
 #[tokio::test]
-async fn a_controller_restarts_twelve_times_in_a_minute_and_then_has_to_wait() {
+async fn a_gateway_can_restart_twelve_times_in_a_minute_and_then_must_wait() {
     let service = Service::start().await;
     let (_, key) = service.gateway("controller").await;
-    // The service may notice the end of a connection later than the next begins.
+    // The service may notice the end of a connection after the next one begins.
     assert!(until_refused(&service, &key, 200).await >= 13);
-    // Nobody else is concerned, and the gateway is told how long to wait.
+    // No other gateway is affected, and this one is told how long to wait.
     let (_, other) = service.gateway("other").await;
     service.connected(&other).await;
     let request = service.caller(None).request(reqwest::Method::GET, "/ws/gateways/connect");
@@ -55,9 +55,9 @@ async fn a_controller_restarts_twelve_times_in_a_minute_and_then_has_to_wait() {
     assert!((1..=60).contains(&wait), "{wait}");
 }
 
-/// The database knows what the gateway held, on this node before a restart or
-/// on another one: with 20 connections held, 2 × 20 + 10 more are admitted.
-async fn what_was_held_before_counts(first: Service, second: Option<Service>) {
+/// The database records what the gateway held, on this node before a restart or on another node:
+/// after 20 connections, 2 × 20 + 10 more are admitted.
+async fn earlier_connections_count(first: Service, second: Option<Service>) {
     let mut first = first;
     let (id, key) = first.gateway("cluster").await;
     let held = fleet(&first, &key, 20).await;
@@ -75,16 +75,16 @@ async fn what_was_held_before_counts(first: Service, second: Option<Service>) {
 }
 
 #[tokio::test]
-async fn what_was_held_before_a_restart_counts() {
-    what_was_held_before_counts(Service::start().await, None).await;
+async fn connections_before_a_restart_count() {
+    earlier_connections_count(Service::start().await, None).await;
 }
 
 #[tokio::test]
-async fn what_was_held_on_another_node_counts() {
+async fn connections_on_another_node_count() {
     let on = On::shared();
     let first = on.start().await;
     let second = first.another().await;
-    what_was_held_before_counts(first, Some(second)).await;
+    earlier_connections_count(first, Some(second)).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! What an operator learns of refused connections and failed deliveries: from
-//! the log, the metrics and the gateway itself, and how much of it there can be.
+//! What operators learn about refused connections and failed deliveries from the log, the metrics
+//! and the gateway itself, and its limits.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::raw::Raw;
 use crate::support::http::reply;
 use crate::support::{Service, deployed, failed_report};
 
-/// What the log and the metrics of a service say of a refused upgrade.
+/// The log line of a refused upgrade. Also checks the metrics.
 async fn refused(service: &Service, code: &str) -> Value {
     let of = |line: &Value| line["message"] == "refused an upgrade" && line["code"] == code;
     let line = lines(service, 1, of).await.remove(0);
@@ -20,7 +20,7 @@ async fn refused(service: &Service, code: &str) -> Value {
     line
 }
 
-/// What is shown at a gateway, once it is.
+/// The last refusal shown at a gateway; waits for it.
 async fn last_refusal(service: &Service, id: &str) -> Value {
     let path = format!("/gateways/{id}");
     let gateway = service.eventually(&path, |gateway| gateway["lastRefusal"].is_object()).await;
@@ -30,7 +30,7 @@ async fn last_refusal(service: &Service, id: &str) -> Value {
     refusal
 }
 
-async fn every_refused_upgrade_is_logged_counted_and_noted(on: On) {
+async fn every_refused_upgrade_is_logged_counted_and_recorded(on: On) {
     let mut service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let named = |line: &Value, id: &str, name: &str| {
         assert_eq!((&line["gateway"], &line["gateway_name"]), (&json!(id), &json!(name)));
@@ -83,13 +83,13 @@ async fn every_refused_upgrade_is_logged_counted_and_noted(on: On) {
 }
 
 #[tokio::test]
-async fn every_refused_upgrade_is_logged_counted_and_noted_embedded() {
-    every_refused_upgrade_is_logged_counted_and_noted(On::Embedded).await;
+async fn every_refused_upgrade_is_logged_counted_and_recorded_embedded() {
+    every_refused_upgrade_is_logged_counted_and_recorded(On::Embedded).await;
 }
 
 #[tokio::test]
-async fn every_refused_upgrade_is_logged_counted_and_noted_shared() {
-    every_refused_upgrade_is_logged_counted_and_noted(On::shared()).await;
+async fn every_refused_upgrade_is_logged_counted_and_recorded_shared() {
+    every_refused_upgrade_is_logged_counted_and_recorded(On::shared()).await;
 }
 
 #[tokio::test]
@@ -104,9 +104,9 @@ async fn a_flood_of_refusals_is_counted_and_logged_in_few_lines() {
         format!("gateway_events_authentication_failures_total{{kind=\"access_token\"}} {FLOOD}");
     assert!(service.metrics().await.contains(&series));
     let written = service.log().matches("refused a credential").count();
-    // Ten a minute; the flood may touch several.
+    // Ten a minute; the flood may span several minutes.
     assert!((1..=FLOOD / 3).contains(&written), "{written} lines");
-    // Another kind of failure of the same peer has lines of its own.
+    // Another kind of failure of the same peer has its own lines.
     assert_eq!(service.connect("gwk_nonsense").await.err().expect("refused").0, 401);
     refused(&service, "unauthorized").await;
 }

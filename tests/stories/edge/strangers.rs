@@ -1,5 +1,5 @@
-//! Whoever comes without a good key, or with one that opens something else:
-//! nothing of theirs is read or kept, and the status says what helps.
+//! Requests without a valid key, or with one for another purpose: nothing of them is read or
+//! stored, and the status shows what helps.
 
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,7 +16,7 @@ pub(crate) async fn manifest(service: &Service, gateway: &str, key: Option<&str>
     request.send().await.expect("an answer").status().as_u16()
 }
 
-/// The head of an answer to a request of which the body does not come.
+/// The head of the response to a request whose body does not arrive.
 async fn head_of_answer(service: &Service, path: &str, headers: &str) -> String {
     let mut stream = service.tls(service.port).await;
     let request = format!(
@@ -35,7 +35,7 @@ async fn head_of_answer(service: &Service, path: &str, headers: &str) -> String 
 }
 
 #[tokio::test]
-async fn a_strangers_body_is_not_waited_for() {
+async fn the_body_of_an_unauthenticated_request_is_not_awaited() {
     let service = Service::start_with(&[("SERVER__REQUEST_TIMEOUT", "10m")]).await;
     let (id, key) = service.gateway("one").await;
     let path = format!("/gateways/{id}/manifest");
@@ -45,7 +45,7 @@ async fn a_strangers_body_is_not_waited_for() {
     }
     let answer = head_of_answer(&service, "/events", "").await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-    // Of those with a good key, so much is read as a manifest may have.
+    // With a valid key, a body is read up to the maximum size of a manifest.
     let request = service.api().at_root(Method::POST, &format!("/api/internal/v1{path}"));
     let large = vec![b' '; 1024 * 1024 + 1];
     let answer = request.header("api-key", &key).body(large).send().await.expect("an answer");
@@ -56,7 +56,7 @@ async fn a_strangers_body_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_status_that_ends_gateways_is_for_those_alone_whom_nothing_else_helps() {
+async fn only_permanent_errors_have_a_status_after_which_gateways_stop() {
     let service = Service::start().await;
     let (one, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;

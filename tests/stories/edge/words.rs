@@ -1,4 +1,4 @@
-//! What the command line and the probes say, when something is not as it should be.
+//! Error messages of the command line and the probes.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ async fn a_database_is_verified_by_its_name_or_by_the_settings() {
 }
 
 #[tokio::test]
-async fn a_second_server_is_told_once_that_the_database_is_in_use() {
+async fn a_second_server_reports_once_that_the_database_is_in_use() {
     let service = Service::start().await;
     let database = service.database();
     let directory = database.parent().expect("a directory").to_str().expect("text");
@@ -65,7 +65,7 @@ async fn failed_deliveries_are_found_by_their_correlation_id() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_by_readiness_and_takes_no_gateway_away() {
+async fn readiness_reports_a_full_disk_without_becoming_unready() {
     let more_than_there_is = i64::MAX.to_string();
     let settings = [("DATABASE__MIN_FREE_BYTES", more_than_there_is.as_str())];
     let service = Service::start_with(&settings).await;

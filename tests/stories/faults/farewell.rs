@@ -1,5 +1,5 @@
-//! How the service ends: in good order at the first signal, at once at the
-//! second, and never forgetting what was confirmed.
+//! Shutdown: graceful at the first signal, immediate at the second. What was confirmed is never
+//! forgotten.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ async fn status(service: &Service, path: &str) -> u16 {
     answer.status().as_u16()
 }
 
-/// What an upgrade is answered: its status, and after how many seconds to come back.
+/// The response to an upgrade: its status, and its `Retry-After` in seconds.
 async fn upgrade(service: &Service, key: &str) -> (u16, Option<u64>) {
     let request = service
         .api()
@@ -32,7 +32,7 @@ async fn upgrade(service: &Service, key: &str) -> (u16, Option<u64>) {
 }
 
 #[tokio::test]
-async fn sockets_are_closed_one_after_another_while_nobody_new_is_let_in() {
+async fn sockets_are_closed_one_after_another_while_no_connection_is_admitted() {
     const DRAIN: Duration = Duration::from_secs(3);
     const GATEWAYS: u32 = 6;
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "3s")]).await;
@@ -50,7 +50,7 @@ async fn sockets_are_closed_one_after_another_while_nobody_new_is_let_in() {
     service.ask_to_end();
     let asked = Instant::now();
     let mut times = vec![closings.recv().await.expect("a close")];
-    // Whoever balances loads was told before the first gateway was.
+    // Readiness was off before the first gateway was disconnected.
     assert_eq!(status(&service, "/readyz").await, 503);
     assert_eq!(status(&service, "/livez").await, 200);
     let (refused, retry_after) = upgrade(&service, &key).await;
@@ -69,7 +69,7 @@ async fn sockets_are_closed_one_after_another_while_nobody_new_is_let_in() {
 }
 
 #[tokio::test]
-async fn once_the_last_socket_is_closed_there_is_nothing_to_wait_for() {
+async fn the_shutdown_ends_when_the_last_socket_is_closed() {
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10m")]).await;
     let (_, key) = service.gateway("only").await;
     let socket = service.connected(&key).await.serve();
@@ -93,9 +93,9 @@ async fn a_second_signal_ends_it_at_once_and_says_so() {
     assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
 }
 
-/// A receipt that comes after the signal still counts.
+/// A receipt that arrives after the signal still counts.
 #[tokio::test]
-async fn what_was_confirmed_before_the_end_is_not_sent_again() {
+async fn events_confirmed_before_the_end_are_not_sent_again() {
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10ms")]).await;
     let (id, key) = service.gateway("one").await;
     let (slow, slow_key) = service.gateway("slow").await;
@@ -110,7 +110,8 @@ async fn what_was_confirmed_before_the_end_is_not_sent_again() {
     at_work.pong("1").await;
     service.ask_to_end();
     gateway.pong("3").await;
-    // It closes as soon as nothing is owed, and the other one soon all the same.
+    // Its connection closes as soon as everything is confirmed, and the other one soon
+    // nevertheless.
     assert_eq!(gateway.next_of(CLOSE).await.expect("a close frame").code(), 1001);
     assert_eq!(at_work.next_of(CLOSE).await.expect("a close frame").code(), 1001);
     drop((gateway, at_work));
@@ -124,21 +125,21 @@ async fn what_was_confirmed_before_the_end_is_not_sent_again() {
     let past = service.api().get(&path).await.expect("connections");
     let ended = |one: &serde_json::Value| one["closeReason"] == "shutdown";
     assert!(past["list"].as_array().expect("a list").iter().any(ended), "{past:#}");
-    // The attempt that was cut short is on record.
+    // The interrupted attempt is recorded.
     let path = format!("/deliveries?gatewayId={slow}&reason=shutdown");
     let page = crate::support::get(&service.api(), &path).await.expect("a page");
     assert_eq!(page["count"], 2, "{page:#}");
 }
 
-/// A gateway whose connection was being opened when the drain began is refused
-/// before the upgrade. Admitted and closed at once, it would come back at once.
+/// A gateway whose connection was being opened when the drain began is refused before the upgrade.
+/// If it were admitted and closed at once, it would reconnect at once.
 #[tokio::test]
 async fn a_gateway_that_connects_while_the_drain_begins_gets_no_101() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(service.database());
     let mut other = options.connect().await.expect("the database");
-    // Putting the connection on record waits for this lock.
+    // Recording the connection waits for this lock.
     let lock = other.begin_with("begin immediate").await.expect("the lock");
     let api = service.api();
     let connecting = service.connect(&key);

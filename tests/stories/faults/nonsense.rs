@@ -1,12 +1,11 @@
-//! What no gateway should send: it confirms nothing, ends at most its own
-//! connection, and harms nobody else.
+//! Invalid messages: they confirm nothing, end at most their own connection, and harm no other.
 
 use serde_json::{Value, json};
 
 use crate::raw::{BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, TEXT};
 use crate::support::{Service, deployed};
 
-/// A service, and a gateway that has taken three events and confirmed none.
+/// A service, and a gateway that has received three events and confirmed none.
 async fn owing(service: &Service) -> (Raw, String) {
     let (id, key) = service.gateway("one").await;
     let mut gateway = Raw::connect(service, service.port, &key).await;
@@ -17,7 +16,7 @@ async fn owing(service: &Service) -> (Raw, String) {
     (gateway, id)
 }
 
-/// Everything that was sent before has been heard when this is answered.
+/// Waits for an answer, which shows that everything sent before was processed.
 async fn heard(gateway: &mut Raw) {
     gateway.send(true, PING, b"there?").await;
     while gateway.next_of(PONG).await.expect("an answer").payload != b"there?" {}
@@ -58,7 +57,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     assert_eq!(confirmed(&service, &id).await, 0);
     gateway.pong("2").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 2).await;
-    // What is heard is heard in order: so much for what came before the 2.
+    // Messages are processed in order, so this covers what was sent before the 2.
     assert_eq!(service.invalid_messages(BEYOND).await, 2, "4 and the largest number there is");
     for payload in ["1", "2", "4"] {
         gateway.pong(payload).await;
@@ -68,14 +67,14 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     gateway.pong("3").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
     assert_eq!(service.invalid_messages(BEYOND).await, 3);
-    // It is the same connection all the while.
+    // It is still the same connection.
     let path = format!("/gateways/{id}/connections");
     let past = service.api().get(&path).await.expect("connections");
     assert_eq!((&past["count"], &past["list"][0]["status"]), (&json!(1), &json!("connected")));
 }
 
 #[tokio::test]
-async fn messages_that_mean_nothing_are_no_reason_to_part() {
+async fn invalid_messages_do_not_end_the_connection() {
     let service = Service::start().await;
     let (mut gateway, id) = owing(&service).await;
     gateway.send(true, BINARY, &[0, 159, 146, 150]).await;
@@ -93,9 +92,9 @@ async fn messages_that_mean_nothing_are_no_reason_to_part() {
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
 }
 
-/// RFC 6455, 5.4: a message may come in pieces, with control frames between.
+/// RFC 6455, 5.4: a message may be fragmented, with control frames between the fragments.
 #[tokio::test]
-async fn a_message_in_pieces_is_one_message() {
+async fn a_fragmented_message_is_one_message() {
     let service = Service::start().await;
     let (mut gateway, id) = owing(&service).await;
     let report = json!({"type": "deployment.ack", "payload": {
@@ -114,12 +113,12 @@ async fn a_message_in_pieces_is_one_message() {
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
 }
 
-/// Whether it is the last of its message, its opcode, its payload.
+/// Whether a frame is final, its opcode, and its payload.
 type Frames<'a> = Vec<(bool, u8, &'a [u8])>;
 
 /// Frames that end their connection, each with its close code.
 #[tokio::test]
-async fn whoever_breaks_the_protocol_is_told_so_and_nobody_else_is_harmed() {
+async fn a_protocol_violation_ends_its_own_connection_with_a_close_code() {
     const TOO_LARGE: usize = 16 * 1024 + 1;
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (other, other_key) = service.gateway("other").await;
@@ -159,9 +158,9 @@ async fn whoever_breaks_the_protocol_is_told_so_and_nobody_else_is_harmed() {
     assert!(!service.log().contains("panicked"), "{}", service.log());
 }
 
-/// Frames that are not masked, and bits that nobody agreed upon.
+/// Frames that are not masked, and reserved bits.
 #[tokio::test]
-async fn bytes_that_are_no_frames_end_their_own_connection_only() {
+async fn invalid_frames_only_end_their_own_connection() {
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("hostile").await;
     let mut random = fastrand::Rng::with_seed(1);

@@ -1,4 +1,4 @@
-//! Events that a gateway dies on, or never confirms.
+//! Poison events: a gateway crashes on them, or never confirms them.
 
 use serde_json::{Value, json};
 
@@ -7,14 +7,14 @@ use crate::support::{Service, deployed, get};
 
 const ATTEMPTS: usize = 3;
 
-/// Publishes three events, the first of which is poison.
+/// Publishes three events, the first of which is a poison event.
 async fn three(service: &Service, id: &str) {
     let batch: Vec<Value> =
         ["d-1", "d-2", "d-3"].iter().map(|deployment| deployed(&[id], deployment)).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
 }
 
-/// The gateway takes the first event, and dies on it; `times` over.
+/// The gateway receives the first event and disconnects, this many times.
 async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value> {
     let mut seen = Vec::new();
     for _ in 0..times {
@@ -31,7 +31,7 @@ async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value
     seen
 }
 
-/// Handles events as they come, up to this one.
+/// Confirms events in order, up to this one.
 async fn works(
     service: &Service,
     id: &str,
@@ -48,7 +48,7 @@ async fn works(
 }
 
 #[tokio::test]
-async fn poison_becomes_a_dead_letter_the_stream_goes_on_and_a_redrive_brings_it_back() {
+async fn a_poison_event_becomes_a_dead_letter_and_can_be_redriven() {
     let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", &ATTEMPTS.to_string())]).await;
     let (id, key) = service.gateway("one").await;
     three(&service, &id).await;
@@ -68,7 +68,7 @@ async fn poison_becomes_a_dead_letter_the_stream_goes_on_and_a_redrive_brings_it
     let blamed = attempts.iter().filter(|attempt| attempt["reason"] == "connection_lost").count();
     assert_eq!(blamed, ATTEMPTS, "{page:#}");
     assert_eq!(dead["reason"], "connection_lost");
-    // What was sent behind it failed with it, and is delivered since.
+    // The events sent after it failed with it, and were delivered since.
     let path = format!("/deliveries?gatewayId={id}&reason=connection_lost");
     let page = get(&service.api(), &path).await.expect("a page");
     let of = |sequence: i64| {
@@ -95,7 +95,7 @@ async fn poison_becomes_a_dead_letter_the_stream_goes_on_and_a_redrive_brings_it
 }
 
 #[tokio::test]
-async fn poison_that_blocks_holds_back_what_follows_until_it_is_handled() {
+async fn a_blocking_poison_event_holds_back_later_events_until_it_is_handled() {
     let service =
         Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "2"), ("DELIVERY__POISON", "block")])
             .await;
@@ -110,13 +110,13 @@ async fn poison_that_blocks_holds_back_what_follows_until_it_is_handled() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_unchanged() {
+async fn an_unconfirmed_event_ends_the_connection_and_is_sent_again_unchanged() {
     let service = Service::start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "1s")]).await;
     let (id, key) = service.gateway("one").await;
     let mut gateway = Raw::connect(&service, service.port, &key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let first = gateway.event().await;
-    // It lives, and says so, but never about this event.
+    // It is alive and shows it, but never confirms this event.
     gateway.pong("").await;
     let close = gateway.next_of(CLOSE).await.expect("a close frame");
     assert_eq!(close.code(), 1011);
@@ -133,10 +133,10 @@ async fn an_event_that_is_never_confirmed_ends_the_connection_and_comes_again_un
     }
 }
 
-/// A replica that is away holds the start of every connection back: what it dies on
-/// comes behind events that it has confirmed before.
+/// A disconnected replica makes every connection start earlier, so the poison event comes after
+/// events that were confirmed before.
 #[tokio::test]
-async fn poison_is_given_up_after_as_many_deaths_wherever_connections_start() {
+async fn a_poison_event_is_given_up_after_max_attempts_wherever_connections_start() {
     const BEFORE: i64 = 12;
     let attempts = ATTEMPTS.to_string();
     let settings = [("DELIVERY__MAX_ATTEMPTS", &*attempts), ("DELIVERY__WINDOW_EVENTS", "1")];
@@ -152,7 +152,8 @@ async fn poison_is_given_up_after_as_many_deaths_wherever_connections_start() {
     let batch: Vec<Value> =
         (1..=BEFORE + 2).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
-    // The first is there again each time: the replica that is away may be back.
+    // The first event is sent each time, because the connection may be that of the disconnected
+    // replica.
     let up_to_poison = async || {
         let mut gateway = Raw::connect(&service, service.port, &key).await;
         for sequence in 1..=BEFORE {

@@ -1,5 +1,5 @@
-//! Several unnamed connections of one gateway: a cluster whose replicas can't
-//! be told apart, each of which must get everything.
+//! Several unnamed connections of one gateway: replicas that can't be told apart, each of which
+//! must receive every event.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::line::{Fault, Line};
 use crate::raw::{CLOSE, PING, Raw, TEXT};
 use crate::support::{Service, deployed, get};
 
-/// The numbers of the events that a replica takes, and confirms with one receipt.
+/// The sequences that a replica receives and confirms with one receipt.
 async fn handles(replica: &mut Raw, sequences: std::ops::RangeInclusive<i64>) {
     let last = *sequences.end();
     for sequence in sequences {
@@ -23,7 +23,8 @@ async fn publish(service: &Service, id: &str, numbers: std::ops::RangeInclusive<
     service.api().post("/events", &json!(batch)).await.expect("accepted");
 }
 
-/// Waits until the gateway's connections stand so on record, lowest first.
+/// Waits until the gateway's connections have this status and these confirmed positions, in
+/// ascending order.
 async fn stand(service: &Service, id: &str, status: &str, confirmed: &[i64]) {
     let standing = |page: &Value| {
         let list = page["list"].as_array().cloned().unwrap_or_default();
@@ -39,7 +40,7 @@ async fn stand(service: &Service, id: &str, status: &str, confirmed: &[i64]) {
 }
 
 #[tokio::test]
-async fn each_replica_gets_every_event_and_one_that_was_away_gets_what_it_missed() {
+async fn each_replica_gets_every_event_also_after_a_disconnection() {
     let service = Service::start().await;
     let line = Line::to(service.port).await;
     let (id, key) = service.gateway("cluster").await;
@@ -71,7 +72,7 @@ async fn each_replica_gets_every_event_and_one_that_was_away_gets_what_it_missed
 }
 
 #[tokio::test]
-async fn a_replica_that_was_behind_is_not_forgotten_by_a_kill() {
+async fn the_position_of_a_replica_that_is_behind_survives_a_kill() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("cluster").await;
     let mut ahead = Raw::connect(&service, service.port, &key).await;
@@ -82,7 +83,7 @@ async fn a_replica_that_was_behind_is_not_forgotten_by_a_kill() {
     stand(&service, &id, "connected", &[3, 6]).await;
     service.kill().await;
     service.restart().await;
-    // Nobody knows which one comes first, so each starts where the last one was.
+    // It is unknown which replica reconnects first, so each starts at the lower position.
     let mut one = Raw::connect(&service, service.port, &key).await;
     let mut other = Raw::connect(&service, service.port, &key).await;
     publish(&service, &id, 7..=7).await;
@@ -94,7 +95,7 @@ async fn a_replica_that_was_behind_is_not_forgotten_by_a_kill() {
     assert_eq!(past["list"].as_array().expect("a list").iter().filter(lost).count(), 2);
 }
 
-/// Reads and confirms up to an event; returns how many event frames came.
+/// Reads and confirms up to an event; returns how many event frames arrived.
 async fn counts(gateway: &mut Raw, last: i64) -> usize {
     let (mut frames, last) = (0, last.to_string());
     loop {
@@ -110,8 +111,8 @@ async fn counts(gateway: &mut Raw, last: i64) -> usize {
     }
 }
 
-/// Event frames per event over four clean reconnects of a gateway with a single
-/// connection at a time, after so many connections that died without FIN.
+/// Event frames per event over four clean reconnects of a gateway with a single connection at a
+/// time, after this many connections that died without FIN.
 async fn frames_per_event(dead: usize) -> f64 {
     const EVENTS: i64 = 5;
     const RECONNECTS: usize = 4;
@@ -134,7 +135,7 @@ async fn frames_per_event(dead: usize) -> f64 {
     let mut frames = 0;
     for nth in 0..RECONNECTS {
         if nth == 2 {
-            // From here on their positions are those of connections that ended.
+            // From here on, their positions are those of ended connections.
             let ended = |page: &Value| page["count"] == 0;
             service.eventually(&format!("{connections}?status=connected"), ended).await;
         }
@@ -161,13 +162,13 @@ async fn frames_per_event(dead: usize) -> f64 {
 }
 
 #[tokio::test]
-async fn connections_that_died_without_fin_multiply_no_delivery() {
+async fn connections_that_died_without_fin_cause_no_repeated_deliveries() {
     let (none, one, three) =
         tokio::join!(frames_per_event(0), frames_per_event(1), frames_per_event(3));
     assert_eq!((none, one, three), (1.0, 1.0, 1.0), "frames per event after 0, 1, 3");
 }
 
-/// A replica that has yet to give a sign of life after the other one came.
+/// A replica that has shown no activity since the other one connected.
 #[tokio::test]
 async fn as_many_positions_are_kept_as_replicas_were_declared() {
     let service = Service::start().await;
@@ -188,7 +189,8 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     stand(&service, &id, "closed", &[0]).await;
     publish(&service, &id, 1..=3).await;
     for _ in 0..2 {
-        // The other one comes, and comes again, which may be the one that was away.
+        // The other replica connects, and connects again, which may be the one that was
+        // disconnected.
         let mut other = Raw::connect(&service, service.port, &key).await;
         handles(&mut other, 1..=3).await;
         service.eventually(&path, |shown| shown["confirmed"] == 3).await;
@@ -199,8 +201,8 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     handles(&mut back, 1..=3).await;
 }
 
-/// A process that dies without a FIN, and whose host resets the connection after
-/// the gateway has connected again.
+/// A process that dies without FIN, and whose host resets the connection after the gateway has
+/// reconnected.
 #[tokio::test]
 async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
     let service = Service::start().await;

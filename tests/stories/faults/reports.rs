@@ -1,4 +1,4 @@
-//! What a gateway reports about deployments (`deployment.ack`).
+//! Reports on deployments (`deployment.ack`).
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn report(deployment: &str, status: &str, more: &Value) -> String {
     json!({"type": "deployment.ack", "payload": payload}).to_string()
 }
 
-/// Publishes a deployment, which the gateway takes; returns its event id.
+/// Publishes a deployment, which the gateway receives; returns its event id.
 async fn taken(service: &Service, gateway: &mut Raw, id: &str, deployment: &str) -> String {
     service.api().post("/events", &deployed(&[id], deployment)).await.expect("accepted");
     let event = gateway.event().await;
@@ -25,7 +25,7 @@ async fn taken(service: &Service, gateway: &mut Raw, id: &str, deployment: &str)
     event["eventId"].as_str().expect("an id").to_owned()
 }
 
-/// The outcomes on record of an event's only delivery.
+/// The recorded outcomes of an event's only delivery.
 fn outcomes(event: &Value) -> Vec<&str> {
     event["deliveries"][0]["attempts"]
         .as_array()
@@ -69,7 +69,7 @@ async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
         let deployment = format!("d-{sequence}");
         let event = taken(&service, &mut gateway, &id, &deployment).await;
         gateway.text(&report(&deployment, "failed", &json!({"errorCode": code}))).await;
-        // It was handled all the same: the stream goes on.
+        // It was handled nevertheless: the stream continues.
         gateway.receipt_asked(sequence).await;
         gateway.pong(&sequence.to_string()).await;
         let path = format!("/deliveries?gatewayId={id}&eventId={event}");
@@ -81,14 +81,14 @@ async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
 }
 
 #[tokio::test]
-async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
+async fn a_report_without_a_matching_event_is_ignored_and_counted() {
     const WHAT: &str = "report on an unknown deployment";
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
     let mut gateway = Raw::connect(&service, service.port, &key).await;
     let event = taken(&service, &mut gateway, &id, "d-1").await;
-    // Another gateway's deployment is none of this one's.
+    // Another gateway's deployment does not count.
     service.api().post("/events", &deployed(&[&other], "d-other")).await.expect("accepted");
     let unknown = [
         report("d-other", "failed", &json!({})),
@@ -101,17 +101,16 @@ async fn a_report_that_names_nothing_known_is_ignored_and_counted() {
     }
     gateway.text(&report("d-1", "success", &json!({}))).await;
     let path = format!("/events/{event}");
-    // Reports are matched in order, so the others have been looked at.
+    // Reports are matched in order, so the others have been processed.
     service.eventually(&path, |event| outcomes(event).contains(&"applied")).await;
     assert_eq!(service.invalid_messages(WHAT).await, unknown.len() as u64);
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["count"], 0, "{page:#}");
 }
 
-/// A backlog of which a window's worth was sent: what lies behind it can't have
-/// been handled yet.
+/// A backlog of which one window was sent: what follows can't have been handled yet.
 #[tokio::test]
-async fn a_report_on_what_was_never_sent_is_nonsense() {
+async fn a_report_on_an_event_that_was_not_sent_is_invalid() {
     let service = Service::start_with(&[("DELIVERY__WINDOW_EVENTS", "4")]).await;
     let (id, key) = service.gateway("one").await;
     let batch: Vec<Value> =
@@ -123,7 +122,7 @@ async fn a_report_on_what_was_never_sent_is_nonsense() {
     gateway.receipt_asked(4).await;
     gateway.text(&report("d-20", "success", &json!({}))).await;
     gateway.text(&report("d-19", "failed", &json!({}))).await;
-    // Its connection ends before the last two are matched, which changes nothing.
+    // The connection ends before the last two are matched, which makes no difference.
     gateway.text(&report("d-4", "failed", &json!({}))).await;
     gateway.text(&report("d-18", "failed", &json!({}))).await;
     gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
@@ -142,10 +141,10 @@ async fn a_report_on_what_was_never_sent_is_nonsense() {
     assert_eq!(page["count"], 1, "{page:#}");
 }
 
-/// Two events may be the same deployment, performed at the same instant. The report
-/// may answer either, so it confirms only what precedes both, and the older one.
+/// Two events may be the same deployment, performed at the same instant. The report may answer
+/// either, so it confirms only the older one and what precedes both.
 #[tokio::test]
-async fn a_report_belongs_to_the_newest_event_that_it_fits() {
+async fn a_report_belongs_to_the_newest_event_that_it_matches() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut gateway = Raw::connect(&service, service.port, &key).await;
@@ -201,7 +200,7 @@ async fn each_of_several_reports_on_a_deployment_belongs_to_its_own_event() {
         let shown = service.api().get(&format!("/events/{event}")).await.expect("the event");
         assert_eq!(shown["deliveries"][0]["state"], "failed", "{shown:#}");
     }
-    // A time that fits none of them: the newest one is meant, and it failed already.
+    // A time that matches none of them: it refers to the newest one, which has failed already.
     let more = json!({"performedAt": "2026-01-31T09:40:00Z"});
     gateway.text(&report("d-1", "success", &more)).await;
     let newest = format!("/events/{}", events[2]);
@@ -210,7 +209,7 @@ async fn each_of_several_reports_on_a_deployment_belongs_to_its_own_event() {
 }
 
 #[tokio::test]
-async fn a_report_confirms_its_event_and_what_came_before_though_no_pong_follows() {
+async fn a_report_confirms_its_event_and_earlier_ones_without_a_pong() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let batch: Vec<Value> =
@@ -245,7 +244,7 @@ async fn a_repeated_report_is_logged_once() {
     let mut gateway = Raw::connect(&service, service.port, &key).await;
     let event = taken(&service, &mut gateway, &id, "d-1").await;
     for number in 0..500 {
-        // As it was, and with another time, which makes it another message.
+        // Unchanged, and with another time, which makes it another message.
         let more = json!({"performedAt": format!("2026-01-31T09:30:01.{:03}Z", number / 2)});
         gateway.text(&report("d-1", "failed", &more)).await;
     }
@@ -260,7 +259,7 @@ async fn a_repeated_report_is_logged_once() {
     assert!(metrics.lines().any(|line| line == counted), "{metrics}");
 }
 
-/// What a gateway makes of an event.
+/// What a gateway reports about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Applied,
@@ -268,8 +267,8 @@ enum Fate {
     Unreported,
 }
 
-/// Reports that come late, doubled, out of order, from several replicas and after
-/// the service was killed.
+/// Reports that arrive late, twice, out of order, from several replicas, and after the service was
+/// killed.
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
 async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
@@ -292,7 +291,7 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
         let status = if fate == Fate::Applied { "success" } else { "failed" };
         let more = json!({"action": action, "performedAt": performed_at});
         let text = report("d-1", status, &more);
-        // Each replica may report it, and repeat itself.
+        // Each replica may report it, repeatedly.
         let copies = if fate == Fate::Unreported { 0 } else { chance.usize(1..4) };
         reports.extend(std::iter::repeat_n((nth, fate, text), copies));
     }
@@ -323,7 +322,7 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     for _ in 0..2 {
         replicas.push(Raw::connect(&service, service.port, &key).await);
     }
-    // The rest, among which some come again that came before.
+    // The rest, and repeats of some that arrived before.
     let again: Vec<_> = reports[..early].iter().filter(|_| chance.bool()).cloned().collect();
     reports.extend(again);
     for (_, _, text) in &reports[early..] {

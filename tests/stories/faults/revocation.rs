@@ -1,4 +1,4 @@
-//! Keys that end: revoked, expired, or of a gateway that is disabled.
+//! Revoked and expired keys, and keys of disabled gateways.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::raw::{CLOSE, Raw};
 use crate::support::{Service, deployed};
 
-/// Makes another key; returns its id and the key.
+/// Creates another key; returns its id and the key.
 async fn another_key(
     service: &Service,
     gateway: &str,
@@ -64,7 +64,7 @@ async fn a_disabled_gateway_loses_its_sockets_and_is_refused_until_it_is_enabled
     drop(sockets);
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 403);
     assert_eq!(service.connect(&other_key).await.err().expect("refused").0, 403);
-    // A key that is wrong learns nothing about the gateway.
+    // A wrong key reveals nothing about the gateway.
     let mut forged = key.clone();
     forged.pop();
     assert_eq!(service.connect(&forged).await.err().expect("refused").0, 401);

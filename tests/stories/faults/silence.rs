@@ -1,4 +1,4 @@
-//! Peers that fall silent, stop reading, or take their time.
+//! Peers that are silent, stop reading, or are slow.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::line::{Fault, Line};
 use crate::raw::{PING, Raw};
 use crate::support::{Service, deployed};
 
-/// The promise: whoever is gone is noticed so long after its last sign of life.
+/// A dead peer is detected within this time after its last activity.
 const NOTICED: Duration = Duration::from_secs(30);
 
-/// A connection whose event has been confirmed just now.
+/// A connection that has just confirmed an event.
 async fn confirmed(service: &Service, line: &Line, name: &str) -> (Raw, String, Instant) {
     let (id, key) = service.gateway(name).await;
     let mut gateway = Raw::connect(service, line.port, &key).await;
@@ -23,7 +23,7 @@ async fn confirmed(service: &Service, line: &Line, name: &str) -> (Raw, String, 
     (gateway, id, last_sign)
 }
 
-/// Waits until the service has parted with a connection; asserts that it did so in time.
+/// Waits until the service has closed a connection; asserts that it did so in time.
 async fn gone(service: &Service, gateway: &str, last_sign: Instant) -> Value {
     let left = NOTICED.saturating_sub(last_sign.elapsed()) + Duration::from_secs(1);
     let path = format!("/gateways/{gateway}/connections");
@@ -37,11 +37,11 @@ async fn gone(service: &Service, gateway: &str, last_sign: Instant) -> Value {
     page["list"][0].clone()
 }
 
-/// At the defaults. Peers that hang while their host lives on, peers behind
-/// a cut cable that owe nothing, peers behind it with an event that
-/// never reached them, and peers behind it that were at work on one.
+/// With the default settings: peers that hang while their host is alive, peers behind a cut line
+/// with nothing unconfirmed, with an event that never arrived, and with one that they were
+/// handling.
 #[tokio::test]
-async fn a_dead_peer_is_gone_within_thirty_seconds_of_its_last_sign_of_life() {
+async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity() {
     const PEERS: usize = 20;
     const FEW: usize = 3;
     let service = Service::start().await;
@@ -57,7 +57,7 @@ async fn a_dead_peer_is_gone_within_thirty_seconds_of_its_last_sign_of_life() {
         let (mut gateway, id, _) = confirmed(&service, &cut, &format!("at-work-{number}")).await;
         service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
         gateway.receipt_asked(2).await;
-        // The segment's acknowledgement was its host's last sign of life.
+        // The acknowledgement of the segment was the host's last activity.
         at_work.push((gateway, id, Instant::now()));
     }
     hung.fails(Fault::Swallows);
@@ -101,10 +101,10 @@ fn resident(service: &Service) -> u64 {
 }
 
 #[tokio::test]
-async fn a_peer_that_stops_reading_is_parted_with_and_harms_nobody() {
+async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
     const EVENTS: i64 = 100;
     const BYTES: usize = 300_000;
-    /// Half of what waits for it.
+    /// Half of its backlog.
     const BOUND: u64 = 15_000_000;
     let service = Service::start_with(&[("DELIVERY__WRITE_TIMEOUT", "4s")]).await;
     let (slow, slow_key) = service.gateway("slow").await;
@@ -116,7 +116,7 @@ async fn a_peer_that_stops_reading_is_parted_with_and_harms_nobody() {
         api.post("/events", &json!(few)).await.expect("accepted");
     }
     let before = resident(&service);
-    // Nothing is read from it any more, until its buffers and ours are full.
+    // Nothing is read from it, until its buffers and ours are full.
     let stuck = Raw::connect(&service, service.port, &slow_key).await;
     for sequence in 1..=5 {
         let published = Instant::now();
@@ -145,7 +145,7 @@ async fn a_peer_that_stops_reading_is_parted_with_and_harms_nobody() {
     }
 }
 
-/// Passes time that both sides see: so many pings of an idle connection.
+/// Waits for this many pings of an idle connection.
 async fn pings(clock: &mut Raw, count: usize) {
     let mut seen = 0;
     let counted = |frame: &crate::raw::Frame| {
@@ -157,7 +157,7 @@ async fn pings(clock: &mut Raw, count: usize) {
 }
 
 #[tokio::test]
-async fn a_handler_that_outlasts_the_heartbeat_is_pinged_on_and_confirms_afterwards() {
+async fn a_handler_that_outlasts_the_heartbeat_timeout_is_still_pinged_and_confirms() {
     let service = Service::start_with(&[
         ("DELIVERY__HEARTBEAT_INTERVAL", "500ms"),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "2s"),
@@ -168,7 +168,7 @@ async fn a_handler_that_outlasts_the_heartbeat_is_pinged_on_and_confirms_afterwa
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let began = Instant::now();
     gateway.receipt_asked(1).await;
-    // Nine intervals: 4.5 s. None is answered, as the handler is still at it.
+    // Nine intervals: 4.5 s. None is answered, because the handler is still running.
     for _ in 0..9 {
         let ping = gateway.next_of(PING).await.expect("pings go on");
         assert_eq!(ping.payload, b"1");
@@ -183,10 +183,10 @@ async fn a_handler_that_outlasts_the_heartbeat_is_pinged_on_and_confirms_afterwa
     assert_eq!(gateway.event().await["sequence"], 2);
 }
 
-/// Whoever is at work reads nothing meanwhile. What waits behind it must not
-/// look like a peer that stopped reading, neither to us nor to the kernel.
+/// A gateway that handles an event reads nothing meanwhile. Neither the service nor the kernel must
+/// mistake it for a peer that has stopped reading.
 #[tokio::test]
-async fn a_slow_handler_with_a_backlog_behind_it_is_not_taken_for_dead() {
+async fn a_slow_handler_with_a_backlog_is_not_disconnected() {
     const EVENTS: i64 = 200;
     let service = Service::start_with(&[
         ("DELIVERY__HEARTBEAT_INTERVAL", "250ms"),
@@ -200,7 +200,7 @@ async fn a_slow_handler_with_a_backlog_behind_it_is_not_taken_for_dead() {
     service.api().post("/events", &json!(batch)).await.expect("accepted");
     let mut gateway = Raw::connect(&service, service.port, &key).await;
     assert_eq!(gateway.event().await["sequence"], 1);
-    // Not before: nobody answers its pings until now.
+    // Not earlier, because its pings are unanswered until now.
     let mut clock = Raw::connect(&service, service.port, &clock_key).await;
     pings(&mut clock, 9).await;
     let mut expected = 2;

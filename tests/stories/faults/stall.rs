@@ -1,5 +1,5 @@
-//! The service itself does not run for a while: a virtual machine that is
-//! migrated, a container that is frozen, a host that swaps.
+//! The service does not run for a while: a virtual machine is migrated, a container is frozen, or
+//! the host swaps.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::raw::Raw;
 use crate::support::{Service, deployed};
 
-/// Longer than all deadlines of the settings below.
+/// Longer than all timeouts in the settings below.
 const STALL: Duration = Duration::from_secs(4);
 const GATEWAYS: usize = 20;
 
@@ -24,8 +24,8 @@ async fn start() -> Service {
     .await
 }
 
-/// Gateways that live, and some that answer while the service is stopped, are
-/// still connected after the stall. Then each one is told something, and confirms.
+/// Live gateways, and some that answer while the service is stopped, are still connected after the
+/// stall. Then each one receives and confirms an event.
 #[tokio::test]
 async fn a_stall_of_the_service_closes_no_living_gateway() {
     let service = start().await;
@@ -67,7 +67,7 @@ async fn a_stall_of_the_service_closes_no_living_gateway() {
     }
 }
 
-/// A gateway that is gone is noticed after the stall all the same.
+/// A gateway that has disconnected is noticed after the stall.
 #[tokio::test]
 async fn a_gateway_that_ended_during_the_stall_is_noticed_after_it() {
     let service = start().await;

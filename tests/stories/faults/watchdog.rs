@@ -1,5 +1,5 @@
-//! A gateway's own watchdog: it hangs up when it has read no ping for a while,
-//! and it reads nothing while a handler runs.
+//! A gateway's own watchdog: it disconnects when it has read no ping for a while, and it reads
+//! nothing while a handler runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::support::{Service, deployed, get, pause};
 
-/// Takes its time for the deployments that it is told to be slow at.
+/// A handler that is slow for some deployments.
 struct Slow {
     for_slow: Duration,
 }
@@ -30,7 +30,7 @@ impl Handler for Slow {
     }
 }
 
-/// A gateway that reports what it has deployed; it stops with the guard.
+/// A gateway that reports what it has deployed. It stops when the guard is dropped.
 async fn gateway(
     service: &Service,
     name: &str,
@@ -51,7 +51,7 @@ async fn gateway(
     (id, stop.drop_guard())
 }
 
-/// Publishes so many deployments in one request.
+/// Publishes this many deployments in one request.
 async fn burst(service: &Service, id: &str, name: &str, count: usize) {
     let event = |number| {
         let mut event = deployed(&[id], &format!("{name}-{number}"));
@@ -62,7 +62,7 @@ async fn burst(service: &Service, id: &str, name: &str, count: usize) {
     service.api().post("/events", &json!(batch)).await.expect("accepted");
 }
 
-/// Waits until the gateway has confirmed so many; asserts that it did so on one
+/// Waits until the gateway has confirmed this many events; asserts that it did so on one
 /// connection, without a failure.
 async fn confirms_undisturbed(service: &Service, id: &str, count: usize, patience: Duration) {
     let path = format!("/gateways/{id}");
@@ -74,21 +74,21 @@ async fn confirms_undisturbed(service: &Service, id: &str, count: usize, patienc
     assert_eq!(failed["count"], 0, "{failed:#}");
 }
 
-/// At the figures of the field: 35 s for the watchdog, 30 s and 6 s for handlers,
-/// and pings every 10 s.
+/// With the values of deployed gateways: 35 s for the watchdog, 30 s and 6 s for handlers, and
+/// pings every 10 s.
 #[tokio::test]
 async fn slow_handlers_do_not_trip_the_watchdog_and_their_reports_arrive() {
     const WATCHDOG: Duration = Duration::from_secs(35);
     const PATIENCE: Duration = Duration::from_secs(90);
     let service = Service::start().await;
     let mut gateways = Vec::new();
-    // Gateways that handle 30 s after pauses of different lengths ...
+    // Gateways with a handler of 30 s, after pauses of different lengths ...
     for pause in [2, 5, 7, 9] {
         let name = format!("idle-{pause}");
         let (id, guard) = gateway(&service, &name, Duration::from_secs(30), WATCHDOG).await;
         gateways.push((Duration::from_secs(pause), id, 1, guard));
     }
-    // ... and one that was quick before eight events of 6 s come at once.
+    // ... and one that was quick before eight events of 6 s arrive at once.
     let (id, guard) = gateway(&service, "busy", Duration::from_secs(6), WATCHDOG).await;
     burst(&service, &id, "quick", 20).await;
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 20).await;
@@ -114,8 +114,8 @@ async fn slow_handlers_do_not_trip_the_watchdog_and_their_reports_arrive() {
     }
 }
 
-/// At an eighth of these figures: a gateway that was quick long enough to be sent
-/// groups, then paused, then turned slow.
+/// At an eighth of these values: a gateway that was quick long enough to receive groups, then
+/// paused, then became slow.
 #[tokio::test]
 async fn a_quick_gateway_that_turns_slow_after_a_pause_keeps_its_connection() {
     let service = Service::start_with(&[
@@ -135,7 +135,7 @@ async fn a_quick_gateway_that_turns_slow_after_a_pause_keeps_its_connection() {
     confirms_undisturbed(&service, &id, 308, crate::support::PATIENCE).await;
 }
 
-/// A gateway that was sent groups and then hangs has no more time than another.
+/// A gateway that received groups and then hangs has no more time than another.
 #[tokio::test]
 async fn a_quick_gateway_that_hangs_is_noticed_within_the_time_of_one_event() {
     const CONFIRMATION: Duration = Duration::from_secs(4);

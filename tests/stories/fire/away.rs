@@ -1,5 +1,5 @@
-//! The server stops under nodes with live sockets, and comes back: nobody was
-//! lost meanwhile, and no node takes another one for dead.
+//! The database server stops under nodes with live sockets, and starts again: no connection is lost
+//! meanwhile, and no node declares another one dead.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::server::Database;
 use crate::support::{PATIENCE, deployed};
 
 const HEARTBEAT: (&str, &str) = ("DELIVERY__HEARTBEAT_INTERVAL", "500ms");
-/// Longer than the half minute after which a node that is not heard of is dead.
+/// Longer than the half minute after which a node without heartbeats is dead.
 const PINGS_MEANWHILE: usize = 70;
-/// The pace at which each publisher tries again.
+/// The interval at which each publisher retries.
 const TRIES_EVERY: Duration = Duration::from_millis(100);
 const GATEWAYS: usize = 20;
 const PUBLISHERS: usize = 8;
-/// What any API request may take, by default.
+/// The default timeout of API requests.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
+async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() {
     let cluster = Cluster::start(Database::alone(), 2, &[HEARTBEAT]).await;
     let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
     let (node, api) = (&cluster.nodes[0], cluster.nodes[0].api());
@@ -72,7 +72,7 @@ async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
     ));
     assert_eq!(told.unanswered, 0, "{told:?}");
     assert!(told.refused >= PUBLISHERS && told.slowest < REQUEST_TIMEOUT, "{told:?}");
-    // Five seconds are what is wanted; a busy machine may take longer.
+    // The goal is five seconds; a busy machine may take longer.
     assert!(
         ready.max(accepted).max(delivered) < Duration::from_secs(15),
         "{ready:?}, {accepted:?}"
@@ -81,7 +81,7 @@ async fn a_server_that_is_away_costs_publishers_a_wait_and_gateways_nothing() {
     cluster.settles(fleet, &published).await;
 }
 
-/// Tries until it is accepted.
+/// Retries until the event is accepted.
 fn publish(
     cluster: &Cluster,
     fleet: &Fleet,
@@ -99,8 +99,7 @@ fn publish(
     }
 }
 
-/// Waits until each node has said twice that it lives: in between it has looked
-/// for others that don't.
+/// Waits until each node has stored two heartbeats: in between it has looked for dead nodes.
 async fn all_have_looked_round(cluster: &Cluster) {
     let mut connection = cluster.connection().await;
     let mut polls = tokio::time::interval(Duration::from_millis(100));
@@ -122,7 +121,7 @@ async fn all_have_looked_round(cluster: &Cluster) {
     }
 }
 
-/// The status that says whether it is ready, and when to ask again if not.
+/// The status of the readiness probe, and whether it has a `Retry-After`.
 async fn readiness(api: &Api) -> (u16, bool) {
     let answer = api.at_root(Method::GET, "/readyz").send().await.expect("an answer");
     (answer.status().as_u16(), answer.headers().contains_key("retry-after"))

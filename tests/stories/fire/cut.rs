@@ -1,5 +1,5 @@
-//! The cable between one node and the database is cut, for so long that the
-//! other node takes it for dead: its sockets are all that it has left.
+//! The network between one node and the database is cut for so long that the other node declares it
+//! dead. It only has its sockets left.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::support::deployed;
 
 const GATEWAYS: usize = 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pace of whoever asks and publishes meanwhile.
+/// The interval of requests meanwhile.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_taken_for_dead_lets_its_gateways_go_and_is_one_of_the_nodes_again() {
+async fn a_node_that_was_declared_dead_disconnects_its_gateways_and_recovers() {
     let database = Database::alone();
     let mut through = Url::parse(&database.url()).unwrap();
     let line = Line::to(through.port().unwrap()).await;
@@ -64,13 +64,13 @@ async fn a_node_that_was_taken_for_dead_lets_its_gateways_go_and_is_one_of_the_n
     cluster.settles(fleet, &[published]).await;
 }
 
-/// How many live connections a node shows.
+/// The number of live connections that a node lists.
 async fn listed(node: &Address) -> usize {
     let query = ConnectionsQuery::default();
     node.api.connections(None, &query, usize::MAX).await.unwrap().list.len()
 }
 
-/// Publishes where it can't be done; returns how long it took to hear that.
+/// Publishes where it can't succeed; returns how long the refusal took.
 async fn refused(node: &Address, fleet: &Fleet) -> Duration {
     let asked = Instant::now();
     let event = deployed(&[&fleet.members[0].id], "never");

@@ -1,5 +1,5 @@
-//! Gateways as in the field that go on to the next node when theirs is gone, and
-//! what each has received.
+//! Gateways like deployed ones that switch to the next node when theirs is gone, and what each has
+//! received.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::publishers::Published;
 use super::{Address, Cluster};
 
-/// The pace at which one gateway tries one node after the other.
+/// The interval at which a gateway tries one node after another.
 const TRIES_EVERY: Duration = Duration::from_millis(150);
 
 /// Gateways and their connections.
@@ -34,22 +34,22 @@ pub(super) struct Member {
     seen: Mutex<Seen>,
 }
 
-/// What its connections brought.
+/// What its connections received.
 #[derive(Default)]
 pub(super) struct Seen {
     /// Event ids by sequence.
     pub(super) events: BTreeMap<i64, String>,
-    /// The last sequence on each connection that ever was.
+    /// The last sequence on each connection.
     pub(super) last: HashMap<String, Option<i64>>,
     pub(super) live: BTreeSet<String>,
-    /// Frames, repeats included.
+    /// Frames, including repeats.
     pub(super) frames: usize,
     problems: Vec<String>,
 }
 
 impl Fleet {
-    /// Registers so many gateways and connects them, spread over the nodes; the
-    /// first of them are connected twice.
+    /// Registers this many gateways and connects them, spread over the nodes. The first `twice` of
+    /// them are connected twice.
     pub(super) async fn start(cluster: &Cluster, size: usize, twice: usize) -> Self {
         let (stop, mut running, mut members) =
             (CancellationToken::new(), JoinSet::new(), Vec::new());
@@ -101,7 +101,7 @@ impl Fleet {
         self.members.iter().map(|member| member.seen().frames).sum()
     }
 
-    /// Ends all connections; returns what they brought.
+    /// Ends all connections; returns what they received.
     pub(super) async fn stop(mut self) -> Vec<Arc<Member>> {
         self.stop.cancel();
         while let Some(ended) = self.running.join_next().await {
@@ -111,7 +111,7 @@ impl Fleet {
     }
 }
 
-/// One connection of a gateway, and the next one when that is gone.
+/// Keeps one connection of a gateway, which switches to the next node when it ends.
 async fn roam(
     member: Arc<Member>,
     key: String,
@@ -148,7 +148,7 @@ async fn roam(
     }
 }
 
-/// Enters what comes on one connection after the other to one node.
+/// Records what one connection after another to one node receives.
 struct Ear {
     member: Arc<Member>,
     leave: CancellationToken,
@@ -178,7 +178,7 @@ impl Handler for Ear {
                 *self.connection.lock().expect("nobody panicked") = Some(connection_id);
             }
             Notice::Disconnected { .. } => self.parted(),
-            // This node is gone or does not want us: to the next one.
+            // This node is gone or refuses connections: switch to the next one.
             Notice::Failed { .. } => self.leave.cancel(),
             Notice::Refused { .. } => {}
             Notice::Unreadable { why } => {
@@ -206,7 +206,7 @@ impl Seen {
         }
     }
 
-    /// The last number that came on any connection.
+    /// The last sequence received on any connection.
     pub(super) fn farthest(&self) -> i64 {
         self.events.last_key_value().map_or(0, |(number, _)| *number)
     }
@@ -217,7 +217,7 @@ impl Member {
         self.seen.lock().expect("nobody panicked")
     }
 
-    /// Compares what came with what was published.
+    /// Compares what was received with what was published.
     pub(super) fn check(&self, head: i64, published: &[Published]) {
         let (seen, name) = (self.seen(), &self.name);
         assert_eq!(seen.problems, Vec::<String>::new(), "{name}");

@@ -1,5 +1,4 @@
-//! Two nodes append to one gateway's log and empty the inbox into it, as fast as
-//! they can.
+//! Two nodes append to one gateway's log and drain the inbox into it at full speed.
 
 use std::time::Duration;
 
@@ -16,17 +15,17 @@ use crate::support::deployed;
 
 const PUBLISHERS: usize = 4;
 const PROGRAMS: usize = 4;
-/// Requests of a publisher, and transactions of a program.
+/// Requests of a publisher, and transactions of an inbox program.
 const ROUNDS: usize = 20;
-/// Events in each.
+/// Events in each request or transaction.
 const EVENTS: usize = 50;
-/// Between two tries of what failed.
+/// The interval of retries.
 const TRIES_EVERY: Duration = Duration::from_millis(50);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_fill_one_log_at_full_speed_without_a_gap_or_a_deadlock() {
     let cluster = Cluster::start(Database::alone(), 2, &[]).await;
-    // Connected to both.
+    // Connected to both nodes.
     let fleet = Fleet::start(&cluster, 1, 1).await;
     let began = Instant::now();
     let mut running = JoinSet::new();

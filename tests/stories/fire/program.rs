@@ -1,4 +1,4 @@
-//! Another program, which publishes by transactions of its own.
+//! An inbox program, which publishes in its own transactions.
 
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
@@ -7,10 +7,10 @@ use tokio::time::Interval;
 use super::{Cluster, connect};
 use crate::support::deployed;
 
-/// An event's id and whom it is for.
+/// An event's id and its gateways.
 pub(super) type Row = (String, Vec<String>);
 
-/// Another program, with a connection that may be lost at any time.
+/// An inbox program, whose connection may be lost at any time.
 pub(super) struct Program {
     url: String,
     connection: Option<PgConnection>,
@@ -21,13 +21,13 @@ impl Program {
         Self { url: cluster.database().url(), connection: None }
     }
 
-    /// The same program once more, with a connection of its own.
+    /// Another instance of the program, with its own connection.
     pub(super) fn another(&self) -> Self {
         Self { url: self.url.clone(), connection: None }
     }
 
-    /// Inserts and commits, after holding the transaction open for so long. A
-    /// commit that failed may have happened: it is done again with the same ids.
+    /// Inserts and commits, after holding the transaction open for this many ticks. A commit that
+    /// failed may have succeeded, so it is retried with the same ids.
     pub(super) async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
         while self.try_commit(rows, held_ticks, pace).await.is_err() {
             self.connection = None;
@@ -49,7 +49,7 @@ impl Program {
         transaction.commit().await
     }
 
-    /// Inserts, and thinks better of it; if the connection is lost, so is this.
+    /// Inserts and rolls back. Losing the connection has the same effect.
     pub(super) async fn roll_back(&mut self, rows: &[Row]) {
         let undone = async {
             let mut transaction = self.connected().await?.begin().await?;

@@ -1,5 +1,5 @@
-//! Publishers that go on until they know what became of what they published:
-//! by HTTP at any node that answers, and by transactions of another program.
+//! Publishers that retry until they know the outcome: by HTTP at any node, and by transactions of
+//! another program.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::program::{Program, Row};
 use super::{Address, Cluster, Numbers, text};
 use crate::support::{JsonApi, deployed};
 
-/// What one publisher published, in its order.
+/// What one publisher published, in order.
 #[derive(Default)]
 pub(super) struct Published {
     pub(super) accepted: Vec<Accepted>,
@@ -24,12 +24,12 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// How many events all of them published.
+    /// The number of events that all of them published.
     pub(super) fn count(all: &[Self]) -> usize {
         all.iter().map(|one| one.accepted.len()).sum()
     }
 
-    /// What all of them were told.
+    /// The answers that all of them received.
     pub(super) fn told(all: &[Self]) -> Told {
         let mut told = Told::default();
         for one in all {
@@ -38,13 +38,13 @@ impl Published {
         told
     }
 
-    /// What a program committed.
+    /// What an inbox program committed.
     pub(super) fn committed(rows: Vec<Row>) -> Self {
         let accepted = rows.into_iter().map(committed).collect();
         Self { accepted, told: Told::default() }
     }
 
-    /// Enters what a 202 says.
+    /// Adds the results in a 202.
     pub(super) fn add(&mut self, results: &[Value]) {
         self.accepted.extend(results.iter().map(told));
     }
@@ -54,7 +54,7 @@ impl Published {
 pub(super) struct Accepted {
     pub(super) id: String,
     gateways: BTreeSet<String>,
-    /// Its numbers, if the publisher was told.
+    /// Its sequences, if the publisher knows them.
     pub(super) numbers: Option<Numbers>,
 }
 
@@ -64,18 +64,18 @@ impl Accepted {
     }
 }
 
-/// All publishers of a story.
+/// All publishers of a test.
 pub(super) struct Publishers {
     until: CancellationToken,
     running: JoinSet<Vec<Published>>,
 }
 
-/// What each publisher knows.
+/// The state of a publisher.
 struct Publisher {
     name: String,
     gateways: Arc<[String]>,
     random: fastrand::Rng,
-    /// Load has a pace; nothing is waited for by it.
+    /// The interval of its load. No test waits by it.
     pace: Interval,
     until: CancellationToken,
 }
@@ -129,7 +129,7 @@ impl Publishers {
         }
     }
 
-    /// Lets each finish what it is at.
+    /// Lets each publisher finish its current event.
     pub(super) async fn finish(mut self) -> Vec<Published> {
         self.until.cancel();
         let mut all = Vec::new();
@@ -140,23 +140,23 @@ impl Publishers {
     }
 }
 
-/// Asks one node after the other until one has answered with a 202.
+/// Tries one node after another until one answers with 202.
 pub(super) struct Caller {
     addresses: Arc<[Address]>,
     place: usize,
     pub(super) told: Told,
 }
 
-/// What a publisher was told besides 202, and what it had to find out.
+/// Answers other than 202, and what became of these requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    /// 503, with when to come again.
+    /// Answered with 503 and a Retry-After.
     pub(super) refused: usize,
-    /// Nobody there, or the connection ended before an answer.
+    /// Unreachable, or disconnected before an answer.
     pub(super) unanswered: usize,
-    /// Of those, the ones that had been stored all the same.
+    /// Unanswered requests that had been stored.
     pub(super) stored: usize,
-    /// The longest wait for an answer.
+    /// The longest time to an answer.
     pub(super) slowest: Duration,
 }
 
@@ -178,8 +178,8 @@ impl Caller {
         &self.addresses[self.place % self.addresses.len()].api
     }
 
-    /// Publishes what can be published twice without harm: its events have
-    /// ids, or it has a key.
+    /// Publishes a request that can safely be repeated: its events have ids, or it has an
+    /// idempotency key.
     pub(super) async fn publish(
         &mut self,
         body: &Value,
@@ -216,7 +216,7 @@ impl Caller {
         }
     }
 
-    /// Whether another node knows the event that nobody has answered for.
+    /// Whether another node has stored the event of an unanswered request.
     async fn is_stored(&self, id: &Value) -> bool {
         match id.as_str() {
             Some(id) => self.api().get(&format!("/events/{id}")).await.is_ok(),
@@ -226,7 +226,7 @@ impl Caller {
 }
 
 impl Publisher {
-    /// Some gateways; now and then all.
+    /// Some gateways; sometimes all.
     fn some(&mut self) -> Vec<String> {
         let count = match self.random.u8(0..60) {
             0 => self.gateways.len(),
@@ -264,7 +264,7 @@ impl Publisher {
         vec![published]
     }
 
-    /// An event with an id of its own, or in a batch that has a key, or with both.
+    /// An event with an id, or in a batch that has an idempotency key, or with both.
     fn event(&mut self, number: usize, part: usize, is_batch: bool) -> Value {
         let to = self.some();
         let to: Vec<_> = to.iter().map(String::as_str).collect();
@@ -293,7 +293,7 @@ impl Publisher {
             match self.random.u8(0..10) {
                 0 => program.roll_back(&rows).await,
                 1 => {
-                    // Beside the others, for some seconds.
+                    // In parallel with the others, for some seconds.
                     let mut other = program.another();
                     let ticks = self.random.u32(5..25);
                     let mut pace = tokio::time::interval(self.pace.period());
@@ -314,7 +314,7 @@ impl Publisher {
     }
 }
 
-/// What a 202 says of one event.
+/// What a 202 says about one event.
 fn told(result: &Value) -> Accepted {
     let deliveries = result["deliveries"].as_array().expect("deliveries");
     let numbers: Numbers = deliveries

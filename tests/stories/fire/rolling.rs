@@ -1,6 +1,5 @@
-//! Every node is replaced, one after the other, under load: nobody who asks is
-//! left without an answer, and nothing is lost. A program that keeps its
-//! transaction open all the while holds up nobody.
+//! Every node is replaced, one after another, under load: every request is answered, and nothing is
+//! lost. A program that keeps its transaction open meanwhile delays no one.
 
 use std::time::Duration;
 
@@ -14,12 +13,12 @@ use crate::server::Database;
 
 const GATEWAYS: usize = 40;
 const TWICE: usize = 8;
-/// The pace of one publisher.
+/// The interval of one publisher.
 const HTTP_EVERY: Duration = Duration::from_millis(60);
 const INBOX_EVERY: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_are_replaced_under_load_and_no_request_is_left_without_an_answer() {
+async fn nodes_are_replaced_under_load_and_every_request_is_answered() {
     let mut random = seed();
     let settings = [("SHUTDOWN__DRAIN", "2s")];
     let mut cluster = Cluster::start(Database::new(), 3, &settings).await;

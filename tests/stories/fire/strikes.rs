@@ -1,5 +1,5 @@
-//! Nodes killed, sessions terminated and the server broken off, over and over,
-//! under load: then all is as if nothing had happened, but for repeats.
+//! Nodes are killed, sessions terminated and the server crashed, repeatedly, under load. Afterwards
+//! everything is as without failures, except for repeats.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::publishers::{Published, Publishers};
 use super::{Cluster, connect, say, seed};
 use crate::server::Database;
 
-/// How long the fire burns; a minute is what CI has for it.
+/// How long it lasts; CI has a minute for it.
 const FIRE: Duration = Duration::from_mins(1);
-/// No node is killed in the last part, because it takes half a minute to be
-/// sure of its death; all else goes on.
+/// No node is killed in the last part, because declaring it dead takes half a minute. Other faults
+/// continue.
 const LAST_KILL: Duration = Duration::from_secs(40);
-/// The pace of the strikes.
+/// The interval of the faults.
 const STRIKES_EVERY: Duration = Duration::from_millis(500);
-/// The pace of one publisher.
+/// The interval of one publisher.
 const HTTP_EVERY: Duration = Duration::from_millis(120);
 const INBOX_EVERY: Duration = Duration::from_millis(200);
 
@@ -26,12 +26,12 @@ const GATEWAYS: usize = 60;
 const TWICE: usize = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_breaks_all_that_was_accepted_arrives_in_order() {
+async fn every_accepted_event_arrives_in_order_despite_faults() {
     survives(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_notifications_all_arrives_in_order_too() {
+async fn every_accepted_event_arrives_in_order_without_notifications() {
     survives(&[("DATABASE__NOTIFY", "false")]).await;
 }
 
@@ -55,7 +55,7 @@ async fn survives(settings: &[(&str, &str)]) {
     cluster.settles(fleet, &published).await;
 }
 
-/// What was done to the cluster.
+/// The faults that were injected.
 #[derive(Debug, Default)]
 struct Strikes {
     kills: usize,
@@ -73,13 +73,13 @@ async fn burn(cluster: &mut Cluster, fleet: &Fleet, random: &mut fastrand::Rng) 
         never_ahead(cluster, fleet).await;
         let is_due = strikes.restarts == 0 && began.elapsed() > restart_at;
         if is_due || random.u8(0..25) == 0 {
-            // Whoever publishes goes on meanwhile, on the other threads.
+            // Publishers continue meanwhile on the other threads.
             tokio::task::block_in_place(|| cluster.database().control("restart -m immediate"));
             strikes.restarts += 1;
         } else if began.elapsed() < LAST_KILL && random.u8(0..4) == 0 {
             let down = random.choice(0..cluster.nodes.len()).expect("a node");
             cluster.nodes[down].kill().await;
-            // For a moment the others have all of it.
+            // For a moment the other nodes have all the load.
             for _ in 0..random.u8(0..3) {
                 pace.tick().await;
             }
@@ -92,7 +92,7 @@ async fn burn(cluster: &mut Cluster, fleet: &Fleet, random: &mut fastrand::Rng) 
     strikes
 }
 
-/// Ends about a third of all sessions, those of the other programs included.
+/// Terminates about a third of all sessions, including those of other programs.
 async fn terminate(connection: &mut PgConnection, random: &mut fastrand::Rng) -> i64 {
     let pids: Vec<i32> = sqlx::query_scalar(
         "select pid from pg_stat_activity where datname = current_database()
@@ -111,8 +111,8 @@ async fn terminate(connection: &mut PgConnection, random: &mut fastrand::Rng) ->
     .unwrap()
 }
 
-/// No position lies beyond what its connection, or for a gateway's own any of
-/// its connections, was really sent.
+/// No position is beyond what its connection was sent or, for a gateway's own position, what any of
+/// its connections was sent.
 async fn never_ahead(cluster: &Cluster, fleet: &Fleet) {
     let Ok(mut connection) = connect(&cluster.database().url()).await else {
         return;
@@ -125,7 +125,7 @@ async fn never_ahead(cluster: &Cluster, fleet: &Fleet) {
     .unwrap();
     for (gateway, instance, received) in cursors {
         let member = fleet.members.iter().find(|member| member.id == gateway).unwrap();
-        // Looked at after the database: what was confirmed had been received.
+        // Read after the database: what was confirmed had been received.
         let seen = member.seen();
         let sent = seen.last.get(&instance).copied().flatten().unwrap_or_else(|| seen.farthest());
         assert!(

@@ -1,4 +1,4 @@
-//! A node dies, and its gateways go on at another one.
+//! A node dies, and its gateways reconnect to another one.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::server::Database;
 use crate::support::deployed;
 
 const GATEWAYS: usize = 60;
-/// Events for each gateway, published while half of them have nowhere to be.
+/// Events for each gateway, published while half of them are disconnected.
 const MEANWHILE: usize = 10;
-/// The pace of the publisher.
+/// The interval of the publisher.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
 #[tokio::test]
-async fn the_gateways_of_a_node_that_died_catch_up_at_another() {
+async fn gateways_of_a_dead_node_catch_up_on_another() {
     let mut cluster = Cluster::start(Database::new(), 2, &[]).await;
     let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
     let ids = fleet.ids();

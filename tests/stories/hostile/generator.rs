@@ -1,5 +1,5 @@
-//! Schemas and payloads chosen to be costly: references that multiply, nested
-//! applicators, long lists of values, patterns, deep and wide payloads.
+//! Schemas and payloads chosen to be costly: multiplying references, nested applicators, long
+//! arrays, patterns, deep and wide payloads.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ impl Generator {
         Self(Rng::with_seed(seed))
     }
 
-    /// A schema with a payload of the kind that it is made for.
+    /// A schema, and a payload that is costly for it.
     pub(super) fn case(&mut self) -> (Value, Value) {
         if self.0.u8(0..8) == 0 {
             return self.doubling();
@@ -45,7 +45,7 @@ impl Generator {
         (schema, self.payload())
     }
 
-    /// A schema of which each level of the payload doubles the work, or more.
+    /// A schema for which each level of the payload at least doubles the work.
     fn doubling(&mut self) -> (Value, Value) {
         let applicator = *self.pick(&["anyOf", "oneOf", "allOf"]);
         let inner = json!({"$ref": "#/$defs/n"});

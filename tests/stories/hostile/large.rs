@@ -1,4 +1,4 @@
-//! Large bodies: what they may take of the memory and of everyone's time.
+//! Large bodies: limits on memory, and fairness between publishers.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::http::Caller;
 use crate::support::{Service, deployed};
 
-/// An event whose payload is larger by so many bytes.
+/// An event whose payload is larger by this many bytes.
 fn sized(gateway: &str, bytes: usize) -> Value {
     let mut event = deployed(&[gateway], "d-1");
     event["payload"]["filler"] = json!("x".repeat(bytes));
@@ -29,8 +29,8 @@ async fn one_tokens_large_bodies_leave_memory_for_anothers() {
     let mut polls = tokio::time::interval(Duration::from_millis(20));
     let mut attempts = 0;
     let (slow, refused) = loop {
-        // A body of which most has arrived, and the rest never does. It is counted as it
-        // arrives; if the other body is there first, this is the one that is refused.
+        // A body that arrives only in part. It is counted as it arrives; if the other body arrives
+        // first, this is the one that is refused.
         let mut slow = service.tls(service.port).await;
         slow.write_all(head.as_bytes()).await.expect("sent");
         slow.write_all(&vec![b' '; 900_000]).await.expect("sent");
@@ -61,14 +61,14 @@ async fn one_tokens_large_bodies_leave_memory_for_anothers() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_its_limit_is_refused_in_good_order() {
+async fn a_body_beyond_its_limit_is_refused_cleanly() {
     let service = Service::start_with(&[("SERVER__BODY_LIMIT", "1MiB")]).await;
     let admin = service.admin();
     let blanks = |length: usize| " ".repeat(length);
     for length in [(1 << 20) + 1, (2 << 20) - 1] {
         admin.publish(blanks(length)).await.refusal(413, "body_too_large");
     }
-    // Without a length that is known beforehand.
+    // Without a declared length.
     let mut stream = service.tls(service.port).await;
     let head = format!(
         "POST /api/internal/v1/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",

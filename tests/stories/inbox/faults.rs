@@ -1,4 +1,4 @@
-//! Crashes, long transactions and a damaged log.
+//! The inbox with crashes, long transactions and a damaged log.
 
 use gateway_events::client::api::ApiError;
 use gateway_events::store::sqlite::verify::verify;
@@ -10,10 +10,10 @@ use crate::support::{Service, deployed as posted};
 
 const ROUNDS: u64 = 20;
 
-/// SQLite has one writer, whoever it is: while another program's transaction
-/// is open nothing can be stored, and everybody is told to come back.
+/// SQLite has one writer at a time: while another program's transaction is open, nothing can be
+/// stored, and publishers must retry.
 #[tokio::test]
-async fn a_long_transaction_of_another_program_makes_publishers_wait_and_loses_nothing() {
+async fn a_long_transaction_of_another_program_delays_publishers_and_loses_nothing() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
@@ -36,7 +36,7 @@ async fn a_long_transaction_of_another_program_makes_publishers_wait_and_loses_n
             assert_eq!((problem.status, &*problem.code), (503, "unavailable"), "{problem:?}");
             assert!(problem.retry_after_secs.is_some(), "{problem:?}");
         }
-        // Reading goes on.
+        // Reads continue.
         let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("readable");
         assert_eq!((&gateway["head"], &gateway["connected"]), (&0.into(), &true.into()));
         transaction.commit().await.expect("committed");
@@ -59,7 +59,7 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
         .ok()
         .and_then(|seed| seed.parse().ok())
         .unwrap_or_else(|| fastrand::u64(..));
-    // Shown by the test runner when this test fails.
+    // Printed if the test fails.
     println!("STORY_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
@@ -75,13 +75,13 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
                 let mut rows: Vec<_> = (0..random.usize(1..60))
                     .map(|nth| deployed(&id, &format!("d-{}", good.len() + nth)))
                     .collect();
-                // Among the good ones, in a place of its own.
+                // At a random position among the valid ones.
                 let place = random.usize(0..rows.len());
                 rows.insert(
                     place,
                     Row { event_type: "not.registered".to_owned(), ..rows[0].clone() },
                 );
-                // A backlog that is worth a crash, and no larger one.
+                // A backlog that is large enough for the test.
                 program.wait_for_room(1500).await;
                 let mut ids = program.insert(&rows).await;
                 ids.remove(place);
@@ -94,7 +94,7 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
     let watching = Program::start(&service.database()).await;
     let mut head = 0;
     for _ in 0..ROUNDS {
-        // The moment of the kill is the chance that is tested.
+        // The moment of the kill is random.
         let enough = head + random.i64(1..400);
         head = watching.wait_for_head(&id, enough).await;
         service.kill().await;
@@ -116,9 +116,9 @@ async fn every_committed_row_is_in_the_log_once_and_in_order_after_kills() {
     assert_eq!((report.events, report.inbox, report.rejected), (total, 0, bad));
 }
 
-/// Rows that pass every rule, and that the log itself refuses.
+/// Rows that are valid but that the log refuses.
 #[tokio::test]
-async fn a_row_that_the_log_refuses_is_put_aside_and_the_others_are_delivered() {
+async fn a_row_that_the_log_refuses_is_rejected_and_the_others_are_delivered() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (headless, _) = service.gateway("headless").await;

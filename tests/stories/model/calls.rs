@@ -1,5 +1,4 @@
-//! Steps as calls: the same for both stores, with identities and instants that
-//! are made up once.
+//! Steps as calls, which are the same for both stores: ids and instants are generated once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +20,10 @@ use super::picture::{gateway as alike, shown};
 use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
 use crate::conformance::{Row, keep_all};
 
-/// What both stores have been told.
+/// What both stores were told.
 pub(crate) struct World {
     pub(crate) organisation: OrganisationKey,
-    /// The first instant that a step gives.
+    /// The first instant of any step.
     pub(crate) begun: Timestamp,
     since: Timestamp,
     ticks: u64,
@@ -33,10 +32,10 @@ pub(crate) struct World {
     connections: Vec<(ConnectionId, usize, Arc<str>)>,
 }
 
-/// Both answers, as text.
+/// The results of both stores, as text.
 type Answers = [String; 2];
 
-/// Asks both sides the same.
+/// Makes the same call on both stores.
 macro_rules! both {
     ($world:expr, $sides:expr, $side:ident => $call:expr) => {{
         let mut answers = Vec::new();
@@ -60,7 +59,7 @@ impl World {
         }
     }
 
-    /// Registers the gateways, of which the first two have a label.
+    /// Registers the gateways. The first two have a label.
     pub(crate) async fn begin(&mut self, sides: &mut [Side; 2]) {
         self.organisation = sides[0].store.organisation("default").await.unwrap();
         for nth in 0..GATEWAYS {
@@ -83,7 +82,7 @@ impl World {
         }
     }
 
-    /// An instant of its own.
+    /// A new instant.
     fn tick(&mut self) -> Timestamp {
         self.ticks += 1;
         self.begun.plus(Duration::from_micros(self.ticks))
@@ -138,7 +137,7 @@ impl World {
             Step::Trim(limits) => {
                 let limits = retention(*limits);
                 if limits.max_age.is_zero() {
-                    // Nor of one that ended so long ago that it is forgotten.
+                    // Nor of one whose ended connection was deleted.
                     let page = sides[0].store.connections(of, None, true, None, 100).await.unwrap();
                     let is_live = |id| page.rows.iter().any(|row| row.connection_id == id);
                     self.connections.retain(|(id, ..)| is_live(*id));
@@ -199,10 +198,10 @@ impl World {
         };
         let answers = both!(self, sides, side => {
             let opened = side.store.open_connection(new.clone()).await;
-            // All but the epoch, which each store makes by itself.
+            // Everything except the epoch, which each store generates.
             opened.map(|it| (it.position, it.head, it.sent, it.suspect, it.is_unsure))
         });
-        // Nothing is heard of a connection that was refused.
+        // A refused connection is never used.
         if !answers[0].starts_with("error") {
             self.connections.push((new.id, gateway, new.instance.into()));
         }
@@ -268,9 +267,9 @@ impl World {
         Ok(event(id, event_type, item.content, target, at, expires_at))
     }
 
-    /// None if nothing has been opened, or nothing is in the log.
+    /// `None` if nothing was opened, or the log is empty.
     fn record(&mut self, said: &Said) -> Option<Record> {
-        // The newest first: they are the ones that live.
+        // The newest first, because these are alive.
         let on = self.connections.len().checked_sub(1 + said.on)?;
         let (connection, nth, instance) = self.connections[on].clone();
         let (gateway, head) = (self.gateways[nth].1, self.heads[nth]);
@@ -294,7 +293,7 @@ impl World {
         };
         Some(match &said.what {
             What::Confirmed => {
-                // Cumulatively: everything up to its end.
+                // Cumulative: everything up to its end.
                 let range = Range { first: Sequence(1), ..range };
                 Record::Confirmed {
                     gateway,
@@ -305,7 +304,7 @@ impl World {
                     finished_at: at,
                 }
             }
-            // By the clock of the store, so that connections live side by side.
+            // By the clock of the store, so that connections are alive at the same time.
             What::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
             What::Applied => reported(Ok(())),
             What::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),

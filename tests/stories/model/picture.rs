@@ -1,6 +1,5 @@
-//! Everything that can be asked of a store, as text: what two stores are
-//! compared by. What differs by nature is left out: identities that a store
-//! makes by itself, and instants that its own clock gave.
+//! Everything that can be queried from a store, as text, to compare two stores. Leaves out what
+//! differs by nature: ids that a store generates, and instants of its own clock.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
@@ -16,7 +15,7 @@ use gateway_events::store::{
 
 use super::steps::IDS;
 
-/// An answer as text; of an error only what does not depend on the database.
+/// A result as text. Of an error, only what does not depend on the database.
 pub(crate) fn shown<T: Debug>(answer: Result<T, StoreError>, since: Timestamp) -> String {
     match answer {
         Ok(answer) => without_now(&format!("{answer:?}"), since),
@@ -25,7 +24,7 @@ pub(crate) fn shown<T: Debug>(answer: Result<T, StoreError>, since: Timestamp) -
     }
 }
 
-/// Replaces instants that a clock gave after the beginning.
+/// Replaces instants that a clock has returned since the beginning.
 fn without_now(text: &str, since: Timestamp) -> String {
     const BEFORE: &str = "Timestamp(";
     let mut parts = text.split(BEFORE);
@@ -44,7 +43,7 @@ pub(crate) fn gateway(mut gateway: Gateway) -> Gateway {
     gateway
 }
 
-/// All of it. `begun` is the first instant that a step gives.
+/// Everything. `begun` is the first instant of any step.
 pub(crate) async fn picture(
     store: &dyn Store,
     organisation: OrganisationKey,
@@ -108,8 +107,8 @@ pub(crate) async fn picture(
     text
 }
 
-/// Each number means the same wherever it is shown, as `store::ledger` defines
-/// it: the totals, the gateways, the events and the failed deliveries agree.
+/// Checks that each number means the same wherever it is returned, as `store::ledger` defines it:
+/// the totals, the gateways, the events and the failed deliveries agree.
 async fn agree(
     store: &dyn Store,
     organisation: OrganisationKey,

@@ -1,10 +1,10 @@
-//! What can happen to a store: steps made up at random, in small numbers that
-//! meet again and again.
+//! Random operations on a store, with few different arguments, so that operations often affect each
+//! other.
 
 use gateway_events::event::Reason;
 use proptest::prelude::*;
 
-/// Gateways, event ids and replicas' names there are.
+/// The number of gateways, event ids and replicas' names.
 pub(crate) const GATEWAYS: usize = 3;
 pub(crate) const IDS: u8 = 8;
 
@@ -14,8 +14,7 @@ pub(crate) enum Step {
         items: Vec<Item>,
         key: Option<u8>,
     },
-    /// Another program inserts these, and they are drained; those that are so
-    /// marked are judged to be bad.
+    /// Another program inserts these rows, and they are drained. Marked rows are rejected.
     Inbox(Vec<(Item, bool)>),
     /// Named by a number, or unnamed if it is 0.
     Open {
@@ -50,7 +49,7 @@ pub(crate) enum Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) id: u8,
-    /// Another content under the same id, now and then.
+    /// Sometimes different content under the same id.
     pub(crate) content: u8,
     pub(crate) target: To,
     pub(crate) kind: u8,
@@ -65,7 +64,7 @@ pub(crate) enum To {
     Nobody,
 }
 
-/// What is retained: everything, few, or nothing that is old.
+/// Retention limits: keep everything, few events, or nothing old.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limits {
     All,
@@ -75,8 +74,7 @@ pub(crate) enum Limits {
     HardYoung,
 }
 
-/// A record about the `on`th connection; sequences are taken modulo the log's
-/// length.
+/// A record about the `on`th connection. Sequences are taken modulo the log's length.
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
     pub(crate) on: usize,

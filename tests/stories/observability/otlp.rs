@@ -1,5 +1,5 @@
-//! Requests' spans reach an OpenTelemetry collector, and one that is away or slow
-//! harms nothing.
+//! Spans of requests reach an OpenTelemetry collector, and a collector that is unreachable or slow
+//! affects nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::edge::log::lines;
 use crate::support::http::reply;
 use crate::support::{PATIENCE, Service, deployed};
 
-/// A batch waits for 5 s, and its sending may take 10 s.
+/// A batch waits for 5 s, and sending it may take 10 s.
 const LONG: Duration = Duration::from_secs(90);
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -80,7 +80,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_publish_arrives_as_a_child_of_its_callers_span() {
+async fn a_publish_is_exported_as_a_child_of_its_callers_span() {
     let collector = Collector::start().await;
     let service = Service::start_with(&[("OTLP__ENDPOINT", &collector.endpoint)]).await;
     let (id, _) = service.gateway("one").await;
@@ -89,7 +89,7 @@ async fn a_publish_arrives_as_a_child_of_its_callers_span() {
         let request = request.header("traceparent", traceparent);
         reply(request.header("x-request-id", request_id).json(&deployed(&[&id], "d-1")))
     };
-    // The caller decides what is recorded.
+    // The caller decides whether it is recorded.
     publish(format!("00-{TRACE}-{PARENT}-00"), "unsampled").await.success();
     publish(format!("00-{TRACE}-{PARENT}-01"), "mine").await.success();
     let of_trace = |span: &Span| hex(&span.trace_id) == TRACE;
@@ -138,12 +138,12 @@ async fn the_last_spans_are_sent_before_the_end_and_the_log_names_their_traces()
     let (span, _) = collector.span(|span| hex(&span.trace_id) == trace).await;
     assert!(span.parent_span_id.is_empty(), "{span:#?}");
     assert_eq!(attribute(&span.attributes, "http.response.status_code"), 401);
-    // A refusal is no failure of the server.
+    // A refusal is not a failure of the server.
     assert!(span.status.is_none_or(|status| status.code() == Code::Unset));
 }
 
 #[tokio::test]
-async fn a_ratio_of_zero_records_what_callers_ask_for_only() {
+async fn a_ratio_of_zero_only_records_what_callers_sample() {
     let collector = Collector::start().await;
     let settings = [("OTLP__ENDPOINT", collector.endpoint.as_str()), ("OTLP__SAMPLING_RATIO", "0")];
     let mut service = Service::start_with(&settings).await;
@@ -152,12 +152,13 @@ async fn a_ratio_of_zero_records_what_callers_ask_for_only() {
     let request = request.header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
     reply(request.json(&deployed(&[&id], "d-1"))).await.success();
     assert_eq!(service.terminate().await, Some(0));
-    // Of all requests, the first span that arrives is that one's.
+    // Of all requests, only this one is recorded.
     let (span, _) = collector.span(|_| true).await;
     assert_eq!(hex(&span.trace_id), TRACE);
 }
 
-/// Publishing works, the failure is counted and logged once, and the end is in time.
+/// Checks that publishing works, that the failure is counted and logged once, and that the shutdown
+/// is not delayed.
 async fn is_harmless(endpoint: &str) {
     let mut service = Service::start_with(&[("OTLP__ENDPOINT", endpoint)]).await;
     let (id, key) = service.gateway("one").await;
@@ -187,8 +188,8 @@ async fn is_harmless(endpoint: &str) {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_harms_nothing() {
-    // Bound and closed again: nothing listens there.
+async fn an_unreachable_collector_affects_nothing() {
+    // Bound and closed again, so nothing listens there.
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
@@ -196,7 +197,7 @@ async fn a_collector_that_is_away_harms_nothing() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_harms_nothing() {
+async fn a_collector_that_never_answers_affects_nothing() {
     let listener = Arc::new(TcpListener::bind(("127.0.0.1", 0)).await.expect("a port"));
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Each request has an id, a span that its log lines name, and a place in the metrics.
+//! Each request has an id, a span that its log lines name, and metrics.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::http::{Caller, Reply, reply};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// The id that an answer names, once.
+/// The request id in a response, which must be there once.
 #[track_caller]
 fn request_id(reply: &Reply) -> String {
     let ids: Vec<_> = reply.headers.get_all("x-request-id").iter().collect();
@@ -23,7 +23,7 @@ async fn get_with_ids(caller: &Caller, path: &str, ids: &[&str]) -> Reply {
 }
 
 #[tokio::test]
-async fn a_request_id_is_taken_over_if_it_can_be_and_made_otherwise() {
+async fn a_valid_request_id_is_kept_and_otherwise_one_is_generated() {
     let service = Service::start().await;
     let admin = service.admin();
     let longest = "a".repeat(128);
@@ -41,7 +41,7 @@ async fn a_request_id_is_taken_over_if_it_can_be_and_made_otherwise() {
 }
 
 #[tokio::test]
-async fn every_answer_names_its_request_and_a_problem_does_too() {
+async fn every_response_and_problem_contains_its_request_id() {
     let service = Service::start().await;
     let admin = service.admin();
     for (path, status) in [
@@ -61,7 +61,7 @@ async fn every_answer_names_its_request_and_a_problem_does_too() {
     let problem = answer.refusal(405, "method_not_allowed");
     assert_eq!(problem["requestId"], request_id(&answer));
     assert!(!request_id(&admin.root("/livez").await).is_empty());
-    // The same for every reason, so that it tells nothing about a key.
+    // The same for every reason, so that it reveals nothing about a key.
     let refused = service.caller(None).get("/stats").await;
     let problem = refused.refusal(401, "unauthorized");
     assert!(problem.get("requestId").is_none() && !request_id(&refused).is_empty());
@@ -92,7 +92,7 @@ async fn latencies_are_counted_by_method_route_template_and_status() {
     has(&format!("{count}{{method=\"_OTHER\",{stats},status=\"405\"}} 3"));
     let bucket = "gateway_events_http_request_duration_seconds_bucket";
     has(&format!("{bucket}{{method=\"GET\",{gateway},status=\"404\",le=\"30\"}} 3"));
-    // The scrape is under way itself.
+    // The scrape itself is in progress.
     has("gateway_events_http_requests_in_flight 1");
     has("# TYPE gateway_events_http_request_duration_seconds histogram");
     let sent = "gateway_events_http_request_body_bytes_total{route=\"/api/internal/v1/gateways\"} ";
@@ -100,7 +100,7 @@ async fn latencies_are_counted_by_method_route_template_and_status() {
 }
 
 #[tokio::test]
-async fn the_access_log_names_a_requests_span_and_no_secret() {
+async fn the_access_log_contains_the_requests_span_and_no_secret() {
     let filter = ("LOG__FILTER", "info,gateway_events::access=debug");
     let service = Service::start_with(&[filter]).await;
     let admin = service.admin();
@@ -126,7 +126,7 @@ async fn the_access_log_names_a_requests_span_and_no_secret() {
 }
 
 #[tokio::test]
-async fn what_is_logged_of_a_connection_names_it() {
+async fn log_lines_of_a_connection_identify_it() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     drop(service.connected(&key).await);
@@ -147,7 +147,7 @@ async fn what_is_logged_of_a_connection_names_it() {
 }
 
 #[tokio::test]
-async fn what_is_logged_in_a_request_names_it_whatever_the_filter() {
+async fn log_lines_of_a_request_identify_it_with_any_filter() {
     let service = Service::start_with(&[("LOG__FILTER", "warn")]).await;
     let stranger = service.caller(None);
     get_with_ids(&stranger, "/ws/gateways/connect", &["refused"])

@@ -1,4 +1,4 @@
-//! A publisher's W3C trace context travels with its event.
+//! A publisher's W3C trace context is passed on with its event.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,9 +10,9 @@ use crate::support::{Service, deployed};
 
 on_both! {
     a_header_at_publish_reaches_the_gateway_and_is_shown
-    a_member_of_the_body_wins_over_the_header
+    a_member_of_the_body_overrides_the_header
     an_invalid_header_is_ignored_and_an_invalid_member_refused
-    a_row_of_the_inbox_carries_its_own
+    a_row_of_the_inbox_has_its_own
 }
 
 const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -34,7 +34,7 @@ async fn a_header_at_publish_reaches_the_gateway_and_is_shown(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let admin = service.admin();
-    // One is read from the log, the other one is sent while it is in memory.
+    // One is read from the log, the other is sent from memory.
     let first = publish(&admin, &[HEADER], &deployed(&[&id], "d-1")).await.success();
     let mut socket = service.connected(&key).await;
     assert_eq!(socket.expect(1..=1).await[0]["traceparent"], HEADER);
@@ -50,7 +50,7 @@ async fn a_header_at_publish_reaches_the_gateway_and_is_shown(on: On) {
     assert_eq!(listed, [json!(HEADER), json!(OTHER), Value::Null]);
 }
 
-async fn a_member_of_the_body_wins_over_the_header(on: On) {
+async fn a_member_of_the_body_overrides_the_header(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -94,7 +94,7 @@ async fn an_invalid_header_is_ignored_and_an_invalid_member_refused(on: On) {
     assert_eq!(shown(&service, &answer["id"]).await, HEADER);
 }
 
-async fn a_row_of_the_inbox_carries_its_own(on: On) {
+async fn a_row_of_the_inbox_has_its_own(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
@@ -113,7 +113,7 @@ async fn a_row_of_the_inbox_carries_its_own(on: On) {
     let row = &page["list"][0];
     assert_eq!((&row["reason"], &row["traceparent"]), (&json!("invalid"), &json!("nonsense")));
     assert!(row["detail"].as_str().is_some_and(|it| it.starts_with("traceparent: ")), "{row}");
-    // Put back, it is what it was.
+    // It is kept when the row is put back into the inbox.
     service.admin().post("/inbox/rejected/retry", &json!({})).await.success();
     let page = service.eventually("/inbox/rejected", |page| page["list"][0]["id"] == 2).await;
     assert_eq!(page["list"][0]["traceparent"], "nonsense");
@@ -166,7 +166,7 @@ async fn the_postgres_function_keeps_its_grants() {
     place.change(&call("gateway_events_caller", "")).await;
     place.change(&call("gateway_events_caller", ", null, '{\"all\": true}'")).await;
     place.change(&refused("gateway_events_stranger", "", "publish_event")).await;
-    // The new column needs a right of its own, as any other.
+    // The new column needs its own grant, like every column.
     place.change(&refused("gateway_events_caller", &traced, "inbox")).await;
     place.change("grant insert (traceparent) on inbox to gateway_events_caller").await;
     place.change(&call("gateway_events_caller", &traced)).await;

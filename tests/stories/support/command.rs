@@ -1,4 +1,4 @@
-//! The command line, run as a person or a script would run it.
+//! Runs the command line as a person or a script would.
 
 use std::process::{Output, Stdio};
 
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use super::{PATIENCE, Service};
 
-/// What a command said, and how it ended.
+/// The output and exit code of a command.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
@@ -32,7 +32,7 @@ fn program(path: &str, arguments: &str) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub(crate) async fn run(command: &mut Command) -> Said {
     let running = command.spawn().expect("the binary starts");
     let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
@@ -50,7 +50,7 @@ impl From<Output> for Said {
 }
 
 impl Said {
-    /// It went well and had nothing to complain of.
+    /// Asserts that it succeeded without remarks, and returns its output.
     #[track_caller]
     pub(crate) fn well(&self) -> &str {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -58,13 +58,14 @@ impl Said {
         &self.out
     }
 
-    /// It went well and printed JSON, and nothing else.
+    /// Asserts that it succeeded and printed JSON only, and returns that.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(self.well()).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// It failed so, and standard error says each of these and standard output nothing.
+    /// Asserts that it failed with this exit code, printed nothing on standard output, and each of
+    /// these on standard error.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -77,7 +78,7 @@ impl Said {
 }
 
 impl Service {
-    /// A command that is a client of this service, with the first admin token.
+    /// A client command for this service, with the first admin token.
     pub(crate) fn command(&self, arguments: &str) -> Command {
         self.client(command(arguments))
     }
@@ -95,7 +96,7 @@ impl Service {
         command
     }
 
-    /// Runs such a command.
+    /// Runs a client command.
     pub(crate) async fn run(&self, arguments: &str) -> Said {
         run(&mut self.command(arguments)).await
     }

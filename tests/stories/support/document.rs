@@ -1,6 +1,5 @@
-//! Every response that a story sees is compared with the OpenAPI document: its status
-//! and, of a problem, its code must be documented, and a JSON body must satisfy its
-//! schema.
+//! Compares every response in the tests with the OpenAPI document: its status and the code of a
+//! problem must be documented, and a JSON body must match its schema.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -13,11 +12,10 @@ use serde_json::{Value, json};
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(&openapi::json()).expect("JSON"));
 
-/// Validators by the pointer of their schema.
+/// Validators by the JSON pointer of their schema.
 static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(<_>::default);
 
-/// Checks a response. Paths and methods that are not documented are those that are
-/// answered 404 and 405.
+/// Checks a response. Undocumented paths and methods must be answered with 404 and 405.
 pub(crate) fn check(method: &Method, path: &str, status: u16, content_type: &str, body: &str) {
     let method = method.as_str().to_lowercase();
     let Some(template) = template(path, &method) else {
@@ -46,7 +44,7 @@ pub(crate) fn check(method: &Method, path: &str, status: u16, content_type: &str
     }
 }
 
-/// The documented path with the fewest parameters that fits.
+/// The documented path with the fewest parameters that matches.
 fn template(path: &str, method: &str) -> Option<&'static str> {
     let fits = |template: &str| {
         let (mut parts, mut of) = (path.split('/'), template.split('/'));
@@ -80,7 +78,7 @@ fn validator(pointer: &str) -> Arc<Validator> {
     Arc::clone(validators.entry(pointer.to_owned()).or_insert_with(compile))
 }
 
-/// As a part of a JSON pointer.
+/// Escapes a part of a JSON pointer.
 fn escaped(part: &str) -> String {
     part.replace('~', "~0").replace('/', "~1")
 }

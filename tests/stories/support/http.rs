@@ -1,5 +1,4 @@
-//! Requests as they stand on the wire, and answers with everything in them:
-//! for stories about statuses, headers and exact bytes.
+//! Raw requests and complete responses, for tests of statuses, headers and exact bytes.
 
 use gateway_events::client::BASE_PATH;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -8,7 +7,7 @@ use serde_json::Value;
 
 use super::{Service, document};
 
-/// A client with a token, or with none.
+/// A client with or without a token.
 #[derive(Clone)]
 pub(crate) struct Caller {
     client: Client,
@@ -16,7 +15,7 @@ pub(crate) struct Caller {
     token: Option<String>,
 }
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -50,7 +49,7 @@ impl Service {
 }
 
 impl Caller {
-    /// A request below the API's base path; a query stands in the path as it is.
+    /// A request below the API's base path. A query is part of the path.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{BASE_PATH}{path}", self.origin));
         match &self.token {
@@ -59,7 +58,7 @@ impl Caller {
         }
     }
 
-    /// `GET` at the root of something that is not text.
+    /// `GET` of a non-text resource at the root.
     pub(crate) async fn root_bytes(&self, path: &str) -> Reply {
         let response = self.client.get(format!("{}{path}", self.origin)).send().await;
         let response = response.expect("an answer");
@@ -99,14 +98,14 @@ impl Caller {
         reply(request.header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
-    /// The same with an `Idempotency-Key`.
+    /// Likewise, with an `Idempotency-Key`.
     pub(crate) async fn publish_once(&self, key: &str, body: &Value) -> Reply {
         let request = self.request(Method::POST, "/events").header("idempotency-key", key);
         reply(request.json(body)).await
     }
 }
 
-/// Sends it, and compares the response with the OpenAPI document.
+/// Sends a request, and compares the response with the OpenAPI document.
 pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     let (client, request) = request.build_split();
     let request = request.expect("a request");
@@ -124,7 +123,7 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// What was asked for.
+    /// Asserts that it succeeded, and returns its body.
     pub(crate) fn success(&self) -> Value {
         assert!((200..300).contains(&self.status), "{self:?}");
         if self.body.is_empty() { Value::Null } else { self.json() }
@@ -134,7 +133,7 @@ impl Reply {
         self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// A refusal with this status and code, in the form that all refusals have.
+    /// Asserts that it is a problem with this status and code.
     #[track_caller]
     pub(crate) fn refusal(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -151,7 +150,7 @@ impl Reply {
         problem
     }
 
-    /// A 422 that names the field, and says each of these.
+    /// Asserts that it is a 422 for this field whose message contains each of these.
     #[track_caller]
     pub(crate) fn invalid(&self, field: &str, says: &[&str]) {
         let problem = self.refusal(422, "invalid");

@@ -9,26 +9,26 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::PATIENCE;
 
-/// A gateway's socket, with the test in control of every frame.
+/// A gateway's socket. The test controls every frame.
 pub(crate) struct Socket {
     pub(super) stream: WebSocketStream<TlsStream<TcpStream>>,
 }
 
 impl Socket {
-    /// The next JSON frame; pings are echoed on the way, as gateways do. `None`
-    /// when the connection has ended.
+    /// The next JSON frame; pings before it are answered, as gateways do. `None` when the
+    /// connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
     }
 
-    /// The same, byte for byte.
+    /// The text of the next JSON frame.
     pub(crate) async fn next_text(&mut self) -> Option<String> {
         loop {
             let next =
                 tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
             match next {
                 Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
-                // Reading has queued the echo; flushing sends it.
+                // Reading has queued the pong; flushing sends it.
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}
@@ -36,7 +36,7 @@ impl Socket {
         }
     }
 
-    /// Waits for the next ping, whatever comes before it.
+    /// Waits for the next ping, ignoring other frames.
     pub(crate) async fn pinged(&mut self) {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
@@ -48,7 +48,7 @@ impl Socket {
         }
     }
 
-    /// Takes events of these sequences, in order.
+    /// Reads events with these sequences, in order.
     pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
         let mut events = Vec::new();
         for sequence in sequences {
@@ -59,7 +59,7 @@ impl Socket {
         events
     }
 
-    /// Goes on echoing pings until the connection ends.
+    /// Answers pings until the connection ends.
     pub(crate) async fn until_closed(&mut self) {
         while self.next().await.is_some() {}
     }
@@ -68,7 +68,7 @@ impl Socket {
         self.stream.send(message).await.expect("it is open");
     }
 
-    /// Serves the socket in the background, so that pings are echoed.
+    /// Serves the socket in the background, so that pings are answered.
     pub(crate) fn serve(mut self) -> tokio::task::JoinHandle<Vec<Value>> {
         tokio::spawn(async move {
             let mut seen = Vec::new();

@@ -1,4 +1,4 @@
-//! A terminal of 80 columns: commands that ask, and tables as people see them.
+//! A terminal of 80 columns, for commands with prompts and for tables.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -10,8 +10,8 @@ use tokio::process::Command;
 
 use super::PATIENCE;
 
-/// Runs a command on a pseudo-terminal, with these lines typed in. Returns its
-/// exit code and everything that the terminal shows.
+/// Runs a command on a pseudo-terminal with this input. Returns its exit code and the terminal's
+/// output.
 pub(crate) async fn run_on_terminal(mut command: Command, typed: &str) -> (Option<i32>, String) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
     grantpt(&controller).expect("granted");
@@ -26,11 +26,11 @@ pub(crate) async fn run_on_terminal(mut command: Command, typed: &str) -> (Optio
     let end = || terminal.try_clone().expect("another descriptor");
     let mut process =
         command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("the binary starts");
-    // The command holds descriptors of the terminal; with all of them closed reading ends.
+    // The command has descriptors of the terminal. Reading ends when all of them are closed.
     drop((command, terminal));
     let reading = tokio::task::spawn_blocking(move || {
         let mut shown = Vec::new();
-        // Linux ends it with an error instead of an end of file.
+        // Linux ends the output with an error instead of an end of file.
         let _ = controller.read_to_end(&mut shown);
         String::from_utf8_lossy(&shown).replace("\r\n", "\n")
     });

@@ -48,7 +48,7 @@ async fn a_sound_database_has_no_problems() {
 }
 
 #[tokio::test]
-async fn each_kind_of_damage_is_told_with_its_gateway() {
+async fn each_kind_of_damage_is_reported_with_its_gateway() {
     for (damage, expected) in [
         (
             "delete from outbox where gateway = $1 and sequence = 4",

@@ -1,4 +1,4 @@
-//! Dead letters: which are kept to be redriven, and which are too old.
+//! Old dead letters, and those that are kept to be redriven.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::{Result, RetentionLimits, TrimMark, Trimmed};
 
-/// A dead letter in the order of their age.
+/// A position in the order of age.
 type Place = (Timestamp, i64, i64);
 
 fn place((gateway, first): Key, letter: &Letter) -> Place {
@@ -16,7 +16,7 @@ fn place((gateway, first): Key, letter: &Letter) -> Place {
 }
 
 impl Tables {
-    /// Open dead letters that are kept to be redriven, by their keys.
+    /// The keys of open dead letters that are kept to be redriven.
     pub(super) fn kept_letters(&self, limits: &RetentionLimits) -> BTreeSet<Key> {
         let is_kept = |(gateway, _): Key, letter: &Letter| {
             letter.redriven_at.is_none()
@@ -30,7 +30,7 @@ impl Tables {
         letters.map(|(key, _)| *key).collect()
     }
 
-    /// Dead letters between a place and an instant, oldest first.
+    /// Dead letters after a position that died before an instant, oldest first.
     fn letters_behind(&self, from: Place, before: Timestamp, batch: usize) -> Vec<(Place, i64)> {
         let rows = self.dead_letters.iter().map(|(key, letter)| (place(*key, letter), letter.last));
         let mut rows: Vec<_> = rows.filter(|(at, _)| *at > from && at.0 < before).collect();
@@ -39,8 +39,8 @@ impl Tables {
         rows
     }
 
-    /// Looks at the next dead letters that are older than the ledger, but for
-    /// those that are kept to be redriven.
+    /// Examines the next dead letters that are older than the ledger, except those that are kept to
+    /// be redriven.
     pub(super) fn trim_spent_letters(
         &mut self,
         before: Timestamp,
@@ -62,8 +62,8 @@ impl Tables {
         Ok(rows.len())
     }
 
-    /// Looks at the next dead letters that are too old to be kept in any case,
-    /// and at the events that were kept for them.
+    /// Examines the next dead letters that are too old to be kept in any case, and the events that
+    /// were kept for them.
     pub(super) fn trim_old_letters(
         &mut self,
         now: Timestamp,
@@ -98,10 +98,10 @@ impl Tables {
         Ok(if is_cut { usize::MAX } else { found })
     }
 
-    /// Removes dead letters between two places that every position has passed and
-    /// that are gone from their logs. Answers whether some wait for a position.
+    /// Deletes dead letters in a span of the index if every cursor has passed them and they were
+    /// trimmed from their log. Returns whether some wait for a cursor.
     fn forget_between(&mut self, from: Place, to: Place, kept: &BTreeSet<Key>) -> Result<bool> {
-        // Up to where its log is trimmed, and up to where every position has passed it.
+        // Up to the floor of the log and the lowest cursor.
         let mut bounds = BTreeMap::new();
         for (gateway, row) in &self.gateways {
             let is_deleted = row.deleted_at.is_some();
