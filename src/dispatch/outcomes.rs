@@ -117,6 +117,15 @@ impl Outcomes {
         });
     }
 
+    /// A report confirms everything up to `to`, which was sent on another connection.
+    pub(super) fn confirmed_elsewhere(&mut self, to: Sequence) {
+        // Named replicas have positions of their own, and their gateway has none.
+        if self.info.instance.is_empty() {
+            let (gateway, at) = (self.info.gateway, Timestamp::now());
+            self.records.push_back(Record::ConfirmedElsewhere { gateway, to, at });
+        }
+    }
+
     pub(super) fn skipped(&mut self, skipped: Range, why: Reason) {
         if let Some(Record::Skipped { range, reason, advance_to, .. }) = self.records.back_mut()
             && range.last.next() == skipped.first
@@ -217,7 +226,9 @@ impl Outcomes {
             Record::Closed { unconfirmed: Some((range, _)), reason, detail, .. } => {
                 self.failed(*range, *reason, detail);
             }
-            Record::Closed { unconfirmed: None, .. } | Record::Heartbeat { .. } => {}
+            Record::Closed { unconfirmed: None, .. }
+            | Record::ConfirmedElsewhere { .. }
+            | Record::Heartbeat { .. } => {}
         }
     }
 

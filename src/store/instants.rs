@@ -25,7 +25,10 @@ impl Record {
                     changed = Some((began, ended));
                 }
             }
-            Self::Reported { at, .. } | Self::Skipped { at, .. } | Self::Heartbeat { at, .. } => {
+            Self::Reported { at, .. }
+            | Self::ConfirmedElsewhere { at, .. }
+            | Self::Skipped { at, .. }
+            | Self::Heartbeat { at, .. } => {
                 if *at > now {
                     changed = Some((now, now));
                 }
@@ -43,7 +46,10 @@ impl Record {
                 }
                 *at = ended;
             }
-            Self::Reported { at, .. } | Self::Skipped { at, .. } | Self::Heartbeat { at, .. } => {
+            Self::Reported { at, .. }
+            | Self::ConfirmedElsewhere { at, .. }
+            | Self::Skipped { at, .. }
+            | Self::Heartbeat { at, .. } => {
                 *at = ended;
             }
         }

@@ -275,9 +275,19 @@ pub enum Record {
         /// When the report arrived.
         at: Timestamp,
     },
-    /// Skipped permanently (expired, or removed by retention): a failed attempt and a dead letter.
-    /// The position passes it with the next receipt, or at once by `advance_to` if nothing before
-    /// it is unconfirmed.
+    /// A report confirms what was sent on another connection only. Raises the gateway's
+    /// position and no connection's: this one has not been sent all of it.
+    ConfirmedElsewhere {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// Everything up to here.
+        to: Sequence,
+        /// When.
+        at: Timestamp,
+    },
+    /// Passed over for good (expired, or lost to retention): a failed attempt
+    /// and a dead letter. The position passes it with the next receipt, or by
+    /// `advance_to` at once when nothing is unconfirmed before it.
     Skipped {
         /// The gateway.
         gateway: GatewayKey,

@@ -8,6 +8,7 @@ use super::super::window::{Receipt, Window};
 use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::Sequence;
+use crate::store::DeploymentMatch;
 
 /// The name of a report that contains nothing new.
 pub(super) const REPEATED: &str = "repeated report";
@@ -63,8 +64,11 @@ pub(super) fn reported(
     if !reports.is_new(found.sequence, result.is_ok()) {
         return Err(REPEATED);
     }
-    // Events that were sent on another connection are confirmed by the record alone.
-    if let Some(through) = found.confirms.filter(|through| *through <= window.sent()) {
+    let (here, elsewhere) = match found.confirms {
+        Some(through) if through > window.sent() => (None, Some(through)),
+        here => (here, None),
+    };
+    if let Some(through) = here {
         let now = Instant::now();
         let has_failed = result.is_err() && through == found.sequence;
         let delivered = if has_failed { Sequence(through.0 - 1) } else { through };
@@ -75,6 +79,9 @@ pub(super) fn reported(
             handled(window, state, through, now);
         }
     }
-    outcomes.reported(found, result, event);
+    outcomes.reported(DeploymentMatch { confirms: here, ..found }, result, event);
+    if let Some(to) = elsewhere {
+        outcomes.confirmed_elsewhere(to);
+    }
     Ok(())
 }

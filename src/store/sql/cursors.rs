@@ -55,14 +55,27 @@ pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
         }
     }
     let raised = |((gateway, instance), (to, at))| Raised { gateway, instance, to, at };
-    let all: Vec<Raised<'_>> = farthest.into_iter().map(raised).collect();
+    write(conn, &farthest.into_iter().map(raised).collect::<Vec<_>>()).await
+}
+
+/// Raises a gateway's own position and no connection's.
+pub(crate) async fn raise_gateway(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    to: Sequence,
+    at: Timestamp,
+) -> Result<()> {
+    write(conn, &[Raised { gateway, instance: "".into(), to, at }]).await
+}
+
+async fn write(conn: &mut Connection, all: &[Raised<'_>]) -> Result<()> {
     let gateways: Vec<Raised<'_>> =
         all.iter().filter(|it| it.instance.is_empty()).cloned().collect();
     // Before the gateways' positions move: what lies between is newly delivered.
     if !gateways.is_empty() {
         conn.count_confirmed(&gateways, LONGEST_RANGE).await?;
     }
-    let found = conn.raise_cursors(&all).await?;
+    let found = conn.raise_cursors(all).await?;
     if gateways.is_empty() || usize::try_from(found).is_ok_and(|found| found == all.len()) {
         return Ok(());
     }

@@ -64,17 +64,28 @@ impl Tables {
             }
         }
         for (gateway, (to, at)) in farthest {
-            let before = self.confirmed(gateway);
-            if to > before {
-                let dead = (before + 1..=to).filter(|sequence| self.is_dead((gateway, *sequence)));
-                let newly = to - before - i64::try_from(dead.count()).unwrap_or(i64::MAX);
-                self.stream(gateway)?.confirmed_total += newly;
-            }
-            let own = self.cursors.get(&(gateway, String::new()));
-            let updated_at = own.map_or(at, |own| own.updated_at.max(at));
-            let cursor = Cursor { received: to.max(before), updated_at, ..Cursor::default() };
-            self.cursors.insert((gateway, String::new()), cursor);
+            self.raise_gateway(gateway, to, at)?;
         }
+        Ok(())
+    }
+
+    /// Raises a gateway's own position and no connection's.
+    pub(super) fn raise_gateway(
+        &mut self,
+        gateway: GatewayKey,
+        to: i64,
+        at: Timestamp,
+    ) -> Result<()> {
+        let before = self.confirmed(gateway);
+        if to > before {
+            let dead = (before + 1..=to).filter(|sequence| self.is_dead((gateway, *sequence)));
+            let newly = to - before - i64::try_from(dead.count()).unwrap_or(i64::MAX);
+            self.stream(gateway)?.confirmed_total += newly;
+        }
+        let own = self.cursors.get(&(gateway, String::new()));
+        let updated_at = own.map_or(at, |own| own.updated_at.max(at));
+        let cursor = Cursor { received: to.max(before), updated_at, ..Cursor::default() };
+        self.cursors.insert((gateway, String::new()), cursor);
         Ok(())
     }
 }

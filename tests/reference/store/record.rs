@@ -63,7 +63,7 @@ impl Tables {
             Record::Closed { gateway, unconfirmed, .. } => {
                 (gateway, unconfirmed.map(|(range, _)| range))
             }
-            Record::Heartbeat { .. } => return Ok(()),
+            Record::ConfirmedElsewhere { .. } | Record::Heartbeat { .. } => return Ok(()),
         };
         match range {
             Some(range) if range.first <= range.last && range.first < Sequence(1) => {
@@ -118,6 +118,10 @@ impl Tables {
                     seen_at: Some(now),
                 });
                 self.raise(moves.as_slice())
+            }
+            Record::ConfirmedElsewhere { gateway, to, at } => {
+                let to = to.0.min(self.gateway_row(*gateway)?.stream.head);
+                self.raise_gateway(*gateway, to, *at)
             }
             Record::Skipped { gateway, connection, instance, range, reason, advance_to, at } => {
                 self.skipped((*gateway, *connection), *range, *reason, *at)?;

@@ -347,3 +347,33 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
         assert_eq!(reported.contains(&json!("apply_failed")), fate == Fate::Failed, "{shown:#}");
     }
 }
+
+/// A report may name an event that only another replica's connection was sent.
+#[tokio::test]
+async fn a_report_does_not_move_its_connection_past_what_was_sent_on_it() {
+    let service = Service::start_with(&[("DELIVERY__WINDOW_EVENTS", "4")]).await;
+    let (id, key) = service.gateway("cluster").await;
+    let fast = service.connected(&key).await.serve();
+    let mut slow = Raw::connect(&service, service.port, &key).await;
+    let path = format!("/gateways/{id}");
+    service.eventually(&path, |shown| shown["connections"] == 2).await;
+    let mut ninth = String::new();
+    for number in 1..=12 {
+        let event = deployed(&[&id], &format!("d-{number}"));
+        let accepted = service.api().post("/events", &event).await.expect("accepted");
+        if number == 9 {
+            accepted["id"].as_str().expect("an id").clone_into(&mut ninth);
+        }
+    }
+    service.eventually(&path, |shown| shown["confirmed"] == 12).await;
+    slow.receipt_asked(4).await;
+    slow.text(&report("d-9", "success", &json!({}))).await;
+    let event = format!("/events/{ninth}");
+    service.eventually(&event, |event| outcomes(event).contains(&"applied")).await;
+    slow.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+    while slow.next().await.is_some() {}
+    service.eventually(&path, |shown| shown["connections"] == 1).await;
+    let mut slow = Raw::connect(&service, service.port, &key).await;
+    assert_eq!(slow.event().await["sequence"], 1, "it has confirmed nothing");
+    fast.abort();
+}

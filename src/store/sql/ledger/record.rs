@@ -96,6 +96,9 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             let past = Move { gateway, connection: *on, instance, to, at, seen_at };
             cursors::raise(conn, &[past]).await
         }
+        Record::ConfirmedElsewhere { gateway, to, at } => {
+            cursors::raise_gateway(conn, *gateway, *to, *at).await
+        }
         Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
             skipped(conn, node, (*gateway, *on), *range, *reason, *at).await?;
             let Some(to) = *advance_to else { return Ok(()) };

@@ -166,6 +166,7 @@ const fn gateway_of(record: &Record) -> Option<GatewayKey> {
     match record {
         Record::Confirmed { gateway, .. }
         | Record::Reported { gateway, .. }
+        | Record::ConfirmedElsewhere { gateway, .. }
         | Record::Skipped { gateway, .. }
         | Record::Closed { gateway, .. } => Some(*gateway),
         Record::Heartbeat { .. } => None,
