@@ -49,20 +49,21 @@ macro_rules! conforms {
             an_unknown_gateway_only_refuses_its_own_event
             labels_select_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
-            an_event_with_a_long_deployment_id_is_stored_and_found
-            a_report_belongs_to_the_sent_event_of_its_instant_or_else_the_newest
-            an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter
-            confirmed_deliveries_are_not_recorded_as_failed
-            a_new_connection_starts_at_the_position_of_the_last_one
-            replicas_that_reconnect_in_any_order_find_every_position
-            sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
-            a_late_receipt_does_not_recreate_a_position_that_was_taken_over
-            a_named_replica_moves_its_own_position_and_not_its_gateways
-            a_receipt_on_a_deleted_connection_moves_its_gateway
-            an_abandoned_opening_leaves_no_live_connection
-            the_peak_of_simultaneous_connections_is_known
-            a_refusal_is_recorded_for_its_gateway
-            dead_letters_are_skipped_and_not_counted_as_confirmed
+            an_event_of_a_deployment_with_a_long_id_harms_nobody
+            a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
+            an_event_that_was_given_up_does_not_count_as_a_receipt
+            what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
+            what_the_gateway_has_confirmed_is_not_recorded_as_failed
+            a_new_connection_starts_at_what_the_last_one_confirmed
+            replicas_that_come_back_in_any_order_find_every_position
+            what_was_sent_is_known_and_what_was_only_missed_is_not
+            a_late_receipt_brings_no_taken_over_position_back
+            a_replica_moves_its_own_position_and_not_its_gateways
+            a_receipt_on_a_forgotten_connection_moves_its_gateway
+            an_opening_that_nobody_waits_for_leaves_nothing_live
+            the_most_connections_at_once_are_known
+            a_refusal_is_noted_at_its_gateway
+            dead_letters_are_passed_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
             a_repeated_end_or_report_is_recorded_once
             deliveries_sent_by_a_lost_node_have_an_unknown_outcome

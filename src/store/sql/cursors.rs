@@ -22,7 +22,8 @@ pub(crate) struct Move {
     pub(crate) instance: Arc<str>,
     pub(crate) to: Sequence,
     pub(crate) at: Timestamp,
-    /// The sign of life that moved it; none if it was moved without the gateway.
+    /// The sign of life that moved it. `None` if the gateway sent none: then the position
+    /// moves, and the time of the last receipt does not.
     pub(crate) seen_at: Option<Timestamp>,
 }
 
@@ -32,10 +33,13 @@ pub(crate) struct Raised<'a> {
     pub(crate) gateway: GatewayKey,
     pub(crate) instance: Cow<'a, str>,
     pub(crate) to: Sequence,
-    /// When it moved; of a connection's own position the last sign of life, or the
-    /// beginning of time.
+    /// The last receipt, or of a connection's own position the last sign of life;
+    /// [`NEVER`] if there was none.
     pub(crate) at: Timestamp,
 }
+
+/// A time before any other: the later one of two is kept. Queries read it as none.
+const NEVER: Timestamp = Timestamp::from_micros(0);
 
 /// Raises the connections' own positions and their gateways'. A position that
 /// somebody took over is gone, and stays so; nothing lies beyond a log's head.
@@ -47,9 +51,9 @@ pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
         } else {
             (None, Cow::from(&*it.instance))
         };
-        let seen_at = it.seen_at.unwrap_or(Timestamp::from_micros(0));
+        let (receipt_at, seen_at) = it.seen_at.map_or((NEVER, NEVER), |seen_at| (it.at, seen_at));
         let own = Some((own, seen_at));
-        for (name, moved_at) in gateways.map(|name| (name, it.at)).into_iter().chain(own) {
+        for (name, moved_at) in gateways.map(|name| (name, receipt_at)).into_iter().chain(own) {
             let (to, at) = farthest.entry((it.gateway, name)).or_insert((it.to, moved_at));
             (*to, *at) = ((*to).max(it.to), (*at).max(moved_at));
         }

@@ -246,7 +246,11 @@ impl Tables {
             left: row.stream.left,
             failing: row.stream.failing,
             last_failure: row.stream.last_failure,
-            last_receipt_at: self.cursors.get(&(key, String::new())).map(|own| own.updated_at),
+            last_receipt_at: self
+                .cursors
+                .get(&(key, String::new()))
+                .map(|own| own.updated_at)
+                .filter(|at| *at > Timestamp::default()),
             as_of: now,
         })
     }

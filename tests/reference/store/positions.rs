@@ -16,7 +16,8 @@ pub(super) struct Move {
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
     pub(super) at: Timestamp,
-    /// The activity that moved it; `None` if it was moved without the gateway.
+    /// The sign of life that moved it. `None` if the gateway sent none: then the position
+    /// moves, and the time of the last receipt does not.
     pub(super) seen_at: Option<Timestamp>,
 }
 
@@ -59,8 +60,9 @@ impl Tables {
                 own.updated_at = own.updated_at.max(seen_at.unwrap_or(own.updated_at));
             }
             if instance.is_empty() {
-                let (far, latest) = farthest.entry(*gateway).or_insert((to, *at));
-                (*far, *latest) = ((*far).max(to), (*latest).max(*at));
+                let receipt_at = seen_at.map_or(Timestamp::default(), |_| *at);
+                let (far, latest) = farthest.entry(*gateway).or_insert((to, receipt_at));
+                (*far, *latest) = ((*far).max(to), (*latest).max(receipt_at));
             }
         }
         for (gateway, (to, at)) in farthest {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    Gateway, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
+    Gateway, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark, VerdictState,
 };
 
 use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
@@ -259,4 +259,25 @@ pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn 
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let swept = store.totals(corner.organisation).await.unwrap();
     assert_eq!(swept.failed_attempts, after.failed_attempts, "the fast one is there");
+}
+
+pub(crate) async fn an_event_that_was_given_up_does_not_count_as_a_receipt(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    for receipts in [0, 1] {
+        let gateway = corner.gateway(&[]).await;
+        corner.fill(&gateway, 2).await;
+        let (id, _, _) = corner.open(&gateway).await;
+        if receipts > 0 {
+            corner.record(vec![confirmed(&gateway, id, 1, receipts)]).await;
+        }
+        let before = corner.again(&gateway).await.last_receipt_at;
+        assert_eq!(before.is_some(), receipts > 0);
+        let unconfirmed = Some(range(receipts + 1, 2));
+        let timeout = closed(&gateway, id, Reason::ConfirmationTimeout, unconfirmed, true);
+        corner.record(vec![timeout]).await;
+        let after = corner.again(&gateway).await;
+        assert_eq!(after.confirmed, Sequence(receipts + 1), "the event was given up");
+        assert_eq!(after.last_receipt_at, before, "after {receipts} receipts");
+        assert_eq!(after.verdict().state, VerdictState::Failing);
+    }
 }

@@ -122,7 +122,8 @@ impl GatewayStatements for Connection {
                 last_failure_at as "last_failure_at?: Timestamp",
                 last_failure_reason as "last_failure_reason?: Reason",
                 (select max(c.updated_at) from cursors c
-                 where c.gateway = p.gateway and c.instance = '') as "last_receipt_at?: Timestamp",
+                 where c.gateway = p.gateway and c.instance = ''
+                    and c.updated_at > 0) as "last_receipt_at?: Timestamp",
                 last_refusal_at as "refused_at?: Timestamp",
                 last_refusal_code as "refused_code?: String",
                 last_refusal_address as "refused_address?: String"
