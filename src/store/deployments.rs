@@ -6,6 +6,10 @@
 //! its event. Where several events fit equally well, it confirms only what precedes
 //! all of them.
 
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
 use crate::clock::Timestamp;
 use crate::event::Sequence;
 
@@ -39,6 +43,15 @@ pub struct DeploymentMatch {
 
 /// An event with the ids of a report, and its `performedAt`.
 pub type Candidate = (Sequence, Option<Timestamp>);
+
+/// When a payload says that its event was performed. Of duplicate members the last one
+/// counts, as it does for gateways. `None` if it has none that is readable.
+pub fn performed_at(payload: &str) -> Option<Timestamp> {
+    // Other members are not decoded: they may hold what a database can't represent.
+    let members: HashMap<String, &RawValue> = serde_json::from_str(payload).ok()?;
+    let text: String = serde_json::from_str(members.get("performedAt")?.get()).ok()?;
+    Timestamp::parse(&text).ok()
+}
 
 /// Chooses among the candidates, the newest first.
 pub fn choose(

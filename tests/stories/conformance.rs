@@ -51,6 +51,7 @@ macro_rules! conforms {
             payloads_keep_every_byte_and_pages_are_bounded
             an_event_of_a_deployment_with_a_long_id_harms_nobody
             a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
+            a_report_finds_its_event_among_events_with_unusual_payloads
             an_event_that_was_given_up_does_not_count_as_a_receipt
             what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
             what_the_gateway_has_confirmed_is_not_recorded_as_failed

@@ -51,7 +51,7 @@ use crate::event::{
 use crate::store::receipts::Receipts;
 use crate::store::{
     InboxContent, Labels, LoggedEvent, Range, RedrivePlace, RejectedFilter, RejectedRow, Rejection,
-    Result, SummaryBy, Unreadable,
+    Result, SummaryBy, Unreadable, deployments,
 };
 
 pub(crate) use super::super::session::Session;
@@ -129,7 +129,7 @@ pub(crate) trait LogStatements {
         artifact_id: &str,
         suffix: &str,
         sent: Sequence,
-    ) -> Result<Vec<(Sequence, Option<String>)>>;
+    ) -> Result<Vec<deployments::Candidate>>;
 }
 
 /// Looking up gateways.

@@ -8,7 +8,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
-use gateway_events::store::deployments::{CANDIDATES, choose};
+use gateway_events::store::deployments::{CANDIDATES, choose, performed_at};
 use gateway_events::store::limits::MOST_DELIVERIES;
 use gateway_events::store::repeats::{in_place, named};
 use gateway_events::store::{
@@ -257,10 +257,4 @@ impl Tables {
             && attempts.iter().any(|(passed, _)| *passed)
             && !attempts.contains(&(false, true))
     }
-}
-
-/// The `performedAt` of a payload.
-fn performed_at(payload: &str) -> Option<Timestamp> {
-    let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
-    Timestamp::parse(payload.get("performedAt")?.as_str()?).ok()
 }

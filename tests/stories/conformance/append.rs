@@ -7,6 +7,7 @@ use gateway_events::event::{EventId, EventType, GatewayId, Sequence};
 use gateway_events::store::{
     DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target, ValidationError,
 };
+use serde_json::value::RawValue;
 
 use super::{Corner, event, event_with, invalid};
 
@@ -271,5 +272,38 @@ pub(crate) async fn a_report_belongs_to_the_sent_event_of_its_instant_or_else_th
         let found = found.map(|it| (it.sequence.0, it.confirms.map(|it| it.0)));
         let expected = fitting.last().map(|newest| (*newest, fitting.first().copied()));
         assert_eq!(found, expected, "{key:?}, seed {seed}");
+    }
+}
+
+pub(crate) async fn a_report_finds_its_event_among_events_with_unusual_payloads(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    for payload in [
+        r#"{"performedAt":"2026-01-31T09:30:01Z"}"#,
+        r#"{"note":"\u0000","performedAt":"2026-01-31T09:30:02Z"}"#,
+        r#"{"performedAt":"2026-01-31T09:30:03Z","performedAt":"2026-01-31T09:30:04Z"}"#,
+        r#"{"performedAt":"2026-01-31T09:30:05Z\u0000"}"#,
+        r#"{"performedAt":{"performedAt":"2026-01-31T09:30:06Z"}}"#,
+    ] {
+        let mut event = performed(&gateway, 1, "deployed", None);
+        let parts = Arc::get_mut(&mut event.event).unwrap();
+        parts.payload = RawValue::from_string(payload.to_owned()).unwrap();
+        corner.publish(vec![event]).await;
+    }
+    let found = async |second: u8| {
+        let key = DeploymentKey {
+            artifact_id: "a".to_owned(),
+            deployment_id: "d1".to_owned(),
+            suffix: "deployed",
+            performed_at: Timestamp::parse(&format!("2026-01-31T09:30:0{second}Z")).ok(),
+            sent: Sequence(5),
+        };
+        store.find_deployment(gateway.key, &key).await.unwrap().map(|found| found.sequence.0)
+    };
+    assert_eq!(found(1).await, Some(1));
+    assert_eq!(found(2).await, Some(2), "a sibling holds a null character");
+    assert_eq!(found(4).await, Some(3), "the last of duplicate members counts");
+    for other in [3, 5, 6] {
+        assert_eq!(found(other).await, Some(5), "no event has second {other}: the newest one");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
@@ -13,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
-use crate::store::deployments::CANDIDATES;
+use crate::store::deployments::{CANDIDATES, Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{Result, storable};
 use crate::trace_context::TraceParent;
@@ -258,11 +259,10 @@ impl LogStatements for Connection {
         artifact_id: &str,
         suffix: &str,
         sent: Sequence,
-    ) -> Result<Vec<(Sequence, Option<String>)>> {
+    ) -> Result<Vec<Candidate>> {
         let rows = query!(
             r#"
-            select o.sequence as "sequence!: Sequence",
-                e.payload::json ->> 'performedAt' as "performed_at?: String"
+            select o.sequence as "sequence!: Sequence", e.payload as "payload!: String"
             from events e join outbox o on o.event = e.event and o.gateway = $1
             where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
                 and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
@@ -290,8 +290,8 @@ impl LogStatements for Connection {
             LONGEST_RANGE,
             CANDIDATES
         )
-        .fetch_all(self)
-        .await?;
-        Ok(rows.into_iter().map(|row| (row.sequence, row.performed_at)).collect())
+        .fetch(self);
+        // One payload at a time: each may be large.
+        Ok(rows.map_ok(|row| (row.sequence, performed_at(&row.payload))).try_collect().await?)
     }
 }

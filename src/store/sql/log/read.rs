@@ -93,7 +93,7 @@ pub(crate) async fn find_deployment(
     gateway: GatewayKey,
     key: &DeploymentKey,
 ) -> Result<Option<DeploymentMatch>> {
-    let rows = conn
+    let candidates = conn
         .deployment_candidates(
             gateway,
             &storable(&key.deployment_id),
@@ -102,9 +102,5 @@ pub(crate) async fn find_deployment(
             key.sent,
         )
         .await?;
-    let candidate = |(sequence, performed_at): (Sequence, Option<String>)| {
-        (sequence, performed_at.and_then(|text| Timestamp::parse(&text).ok()))
-    };
-    let candidates: Vec<_> = rows.into_iter().map(candidate).collect();
     Ok(choose(&candidates, key.performed_at))
 }
