@@ -309,9 +309,18 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether the event may have caused the failure of an attempt that ended with this reason.
-    /// Such failures count towards the limit after which the event becomes a dead letter. Ends
-    /// caused by this service do not.
+    /// Whether the gateway gave it in a report (`deployment.ack`): then it has handled the
+    /// event, and a receipt says nothing else.
+    pub const fn is_reported(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayProcessingError | Self::DeploymentIdMismatch | Self::ApplyFailed
+        )
+    }
+
+    /// Whether an attempt that ended so says something about the event, and so
+    /// counts towards the limit after which it becomes a dead letter. Ends
+    /// that we brought about ourselves do not.
     pub const fn blames_the_event(self) -> bool {
         matches!(
             self,

@@ -239,8 +239,9 @@ pub struct Range {
 /// outcome are merged.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// Confirmed, cumulatively. Raises the connection's position and the gateway's, and writes an
-    /// attempt.
+    /// Confirmed, cumulatively: raises the connection's position and the
+    /// gateway's, and writes an attempt. What was given up meanwhile, by another
+    /// connection or node, is a dead letter no more; a reported failure stays one.
     Confirmed {
         /// The gateway.
         gateway: GatewayKey,

@@ -172,8 +172,13 @@ pub(crate) trait CursorStatements {
 
 /// Rows of the ledger: attempts and dead letters, as ranges of sequences.
 pub(crate) trait LedgerStatements {
-    /// Inserts attempts with the outcome `received`.
-    async fn insert_receipts(&mut self, node: NodeId, receipts: &[Receipts]) -> Result<()>;
+    /// Inserts attempts with the outcome `received`. Returns the parts of their ranges that are
+    /// dead letters and were not redriven.
+    async fn insert_receipts(
+        &mut self,
+        node: NodeId,
+        receipts: &[Receipts],
+    ) -> Result<Vec<(GatewayKey, Range)>>;
     /// Inserts failed attempts that were made without a connection.
     async fn insert_failed(
         &mut self,

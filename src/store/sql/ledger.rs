@@ -235,43 +235,51 @@ pub(super) async fn dead_letter(
     if count > 0 { count_dead(conn, gateway, count).await } else { Ok(()) }
 }
 
-/// Removes a delivery from the dead letters, because the gateway has applied it. Returns whether it
-/// was one. A redriven dead letter is kept as a record.
-pub(super) async fn remove_dead_letter(
+/// Removes the deliveries of a range from the dead letters if `may_remove` accepts their reason.
+/// Returns the parts that were dead letters. Keeps those that were redriven, for the record.
+pub(super) async fn remove_dead_letters(
     conn: &mut Connection,
     gateway: GatewayKey,
-    sequence: Sequence,
-) -> Result<bool> {
-    let begin = sequence.0 - LONGEST_RANGE;
-    let letter = query!(
+    range: Range,
+    may_remove: fn(Reason) -> bool,
+) -> Result<Vec<Range>> {
+    let begin = range.first.0 - LONGEST_RANGE;
+    let letters = query!(
         r#"
         select first_sequence as "first!: Sequence", last_sequence as "last!: Sequence",
             reason as "reason!: Reason", dead_at as "dead_at!: Timestamp"
         from dead_letters
-        where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $3
+        where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
             and redriven_at is null
+        order by first_sequence
         "#,
         gateway.0,
         begin,
-        sequence.0
+        range.last.0,
+        range.first.0
     )
-    .fetch_optional(&mut *conn)
+    .fetch_all(&mut *conn)
     .await?;
-    let Some(letter) = letter else { return Ok(false) };
-    query!(
-        "delete from dead_letters where gateway = $1 and first_sequence = $2",
-        gateway.0,
-        letter.first.0
-    )
-    .execute(&mut *conn)
-    .await?;
-    count_dead(conn, gateway, -(letter.last.0 - letter.first.0 + 1)).await?;
-    let parts = [
-        Range { first: letter.first, last: Sequence(sequence.0 - 1) },
-        Range { first: sequence.next(), last: letter.last },
-    ];
-    for part in parts.into_iter().filter(|part| part.first <= part.last) {
-        dead_letter(conn, gateway, part, letter.reason, letter.dead_at).await?;
+    let mut removed = Vec::new();
+    for letter in letters.into_iter().filter(|letter| may_remove(letter.reason)) {
+        query!(
+            "delete from dead_letters where gateway = $1 and first_sequence = $2",
+            gateway.0,
+            letter.first.0
+        )
+        .execute(&mut *conn)
+        .await?;
+        count_dead(conn, gateway, -(letter.last.0 - letter.first.0 + 1)).await?;
+        let part =
+            Range { first: letter.first.max(range.first), last: letter.last.min(range.last) };
+        let others = [
+            Range { first: letter.first, last: Sequence(part.first.0 - 1) },
+            Range { first: part.last.next(), last: letter.last },
+        ];
+        for other in others.into_iter().filter(|other| other.first <= other.last) {
+            dead_letter(conn, gateway, other, letter.reason, letter.dead_at).await?;
+        }
+        removed.push(part);
     }
-    Ok(true)
+    Ok(removed)
 }

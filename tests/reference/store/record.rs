@@ -91,6 +91,7 @@ impl Tables {
                 started_at: it.started_at,
                 finished_at: it.finished_at,
             })?;
+            self.revive_received(it.gateway, it.range)?;
             moves.push(Move {
                 gateway: it.gateway,
                 connection: it.connection,
@@ -103,7 +104,23 @@ impl Tables {
         self.raise(&moves)
     }
 
-    /// Writes a record that is neither a receipt nor a heartbeat.
+    /// Another connection or node may have given up what the gateway received: it was
+    /// delivered after all. Called before the receipts raise the positions.
+    fn revive_received(&mut self, gateway: GatewayKey, received: Range) -> Result<()> {
+        let confirmed = self.confirmed(gateway);
+        for sequence in received.first.0..=received.last.0 {
+            let letter = self.letter_at((gateway, sequence));
+            if letter.is_some_and(|(_, letter)| !letter.reason.is_reported())
+                && self.revive((gateway, sequence))?
+                && sequence <= confirmed
+            {
+                self.stream(gateway)?.confirmed_total += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// One that is no receipt and no sign of life.
     fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
         match record {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),

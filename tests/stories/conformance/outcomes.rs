@@ -261,6 +261,53 @@ pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn 
     assert_eq!(swept.failed_attempts, after.failed_attempts, "the fast one is there");
 }
 
+/// Replicas and nodes may record the end of a delivery before its receipt arrives.
+pub(crate) async fn a_receipt_revives_what_was_given_up_but_not_what_was_reported_as_failed(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 6).await;
+    let (slow, _, _) = corner.open(&gateway).await;
+    let (fast, _, _) = corner.open(&gateway).await;
+    let before = store.totals(corner.organisation).await.unwrap();
+    let counted = async |what: &str, expected: (i64, i64, i64)| {
+        let now = store.totals(corner.organisation).await.unwrap();
+        let grown = (
+            now.confirmed - before.confirmed,
+            now.dead_letters - before.dead_letters,
+            now.pending - before.pending + 6,
+        );
+        assert_eq!(grown, expected, "confirmed, dead, pending after {what}");
+    };
+    let expired = Record::Skipped {
+        gateway: gateway.key,
+        connection: fast,
+        instance: "".into(),
+        range: range(1, 4),
+        reason: Reason::Expired,
+        advance_to: Some(Sequence(4)),
+        at: Timestamp::now(),
+    };
+    corner.record(vec![expired]).await;
+    counted("four that expired", (0, 4, 2)).await;
+    for what in ["receipts for the middle of them", "the same receipts"] {
+        corner.record(vec![confirmed(&gateway, slow, 2, 3)]).await;
+        counted(what, (2, 2, 2)).await;
+    }
+    let failed = Err((Reason::ApplyFailed, "no".to_owned()));
+    corner.record(vec![reported(&gateway, fast, 5, failed)]).await;
+    counted("a failed report", (2, 3, 1)).await;
+    corner.record(vec![confirmed(&gateway, slow, 4, 6)]).await;
+    counted("receipts for all of them", (4, 2, 0)).await;
+    // What was redriven keeps its record: its redrive is another delivery.
+    let one = RedriveSelection::One(gateway.id, Sequence(1));
+    store.redrive(corner.organisation, one, false).await.unwrap();
+    counted("a redrive", (4, 1, 1)).await;
+    corner.record(vec![confirmed(&gateway, slow, 1, 1)]).await;
+    counted("a receipt for what was redriven", (4, 1, 1)).await;
+}
+
 pub(crate) async fn an_event_that_was_given_up_does_not_count_as_a_receipt(store: &dyn Store) {
     let corner = Corner::of(store).await;
     for receipts in [0, 1] {

@@ -4,21 +4,38 @@ use super::super::sql::dialect::LedgerStatements;
 use super::{Connection, column, query};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Range, Result};
 
 impl LedgerStatements for Connection {
-    async fn insert_receipts(&mut self, node: NodeId, receipts: &[Receipts]) -> Result<()> {
-        query!(
+    async fn insert_receipts(
+        &mut self,
+        node: NodeId,
+        receipts: &[Receipts],
+    ) -> Result<Vec<(GatewayKey, Range)>> {
+        let dead = query!(
             r#"
-            insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
-                instance, node, started_at, finished_at)
-            select d.gateway, d.first, d.last, 'received', d.connection,
-                d.instance, $7, d.started_at, d.finished_at
-            from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[],
-                $5::timestamptz[], $6::timestamptz[], $8::text[])
-                with ordinality as d (gateway, connection, first, last, started_at, finished_at, instance, nth)
-            order by d.nth
+            with received as (
+                insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
+                    instance, node, started_at, finished_at)
+                select d.gateway, d.first, d.last, 'received', d.connection,
+                    d.instance, $7, d.started_at, d.finished_at
+                from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[],
+                    $5::timestamptz[], $6::timestamptz[], $8::text[])
+                    with ordinality as d (gateway, connection, first, last, started_at, finished_at, instance, nth)
+                order by d.nth
+            )
+            select distinct r.gateway as "gateway!: GatewayKey",
+                greatest(r.first, dead.first_sequence) as "first!: Sequence",
+                least(r.last, dead.last_sequence) as "last!: Sequence"
+            from unnest($1::bigint[], $3::bigint[], $4::bigint[]) as r (gateway, first, last)
+            cross join lateral (
+                select d.first_sequence, d.last_sequence from dead_letters d
+                where d.gateway = r.gateway and d.first_sequence between r.first - $9::bigint and r.last
+                    and d.last_sequence >= r.first and d.redriven_at is null
+                offset 0
+            ) as dead
             "#,
             &column(receipts, |it| it.gateway.0),
             &column(receipts, |it| it.connection.0),
@@ -27,11 +44,13 @@ impl LedgerStatements for Connection {
             &column(receipts, |it| it.started_at) as _,
             &column(receipts, |it| it.finished_at) as _,
             node as _,
-            &column(receipts, |it| &*it.instance) as _
+            &column(receipts, |it| &*it.instance) as _,
+            LONGEST_RANGE
         )
-        .execute(self)
+        .fetch_all(self)
         .await?;
-        Ok(())
+        let range = |first, last| Range { first, last };
+        Ok(dead.into_iter().map(|row| (row.gateway, range(row.first, row.last))).collect())
     }
 
     async fn insert_failed(

@@ -80,11 +80,28 @@ async fn confirm(
         });
         rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
     }
-    conn.insert_receipts(node, &rows).await?;
+    for (gateway, dead) in conn.insert_receipts(node, &rows).await? {
+        revive(conn, gateway, dead).await?;
+    }
     cursors::raise(conn, &moves).await
 }
 
-/// Writes a record that is neither a receipt nor a heartbeat.
+/// Another connection or node may have given up events that the gateway received: they were
+/// delivered after all. Called before the receipts raise the positions.
+async fn revive(conn: &mut Connection, gateway: GatewayKey, received: Range) -> Result<()> {
+    let given_up = |reason: Reason| !reason.is_reported();
+    let revived = ledger::remove_dead_letters(conn, gateway, received, given_up).await?;
+    if revived.is_empty() {
+        return Ok(());
+    }
+    // Those above the position are counted when the position passes them.
+    let confirmed = cursors::confirmed(conn, gateway).await?;
+    let passed = revived.into_iter().filter_map(|part| cursors::up_to(part, confirmed));
+    let count = passed.map(|part| part.last.0 - part.first.0 + 1).sum();
+    if count > 0 { count_confirmed(conn, gateway, count).await } else { Ok(()) }
+}
+
+/// One that is no receipt and no sign of life.
 async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Record) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
@@ -158,8 +175,8 @@ async fn reported(
         if !said.the_same {
             reports::succeeded(conn, gateway, sequence).await?;
         }
-        let was_dead = ledger::remove_dead_letter(conn, gateway, sequence).await?;
-        if was_dead && is_confirmed {
+        let revived = ledger::remove_dead_letters(conn, gateway, range, |_| true).await?;
+        if !revived.is_empty() && is_confirmed {
             count_confirmed(conn, gateway, 1).await?;
         }
         return cursors::applied(conn, gateway, on, sequence).await;

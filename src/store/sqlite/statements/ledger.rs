@@ -4,11 +4,16 @@ use super::super::sql::dialect::LedgerStatements;
 use super::{Connection, json, query};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Range, Result};
 
 impl LedgerStatements for Connection {
-    async fn insert_receipts(&mut self, node: NodeId, receipts: &[Receipts]) -> Result<()> {
+    async fn insert_receipts(
+        &mut self,
+        node: NodeId,
+        receipts: &[Receipts],
+    ) -> Result<Vec<(GatewayKey, Range)>> {
         let rows: Vec<_> = receipts
             .iter()
             .map(|it| {
@@ -28,9 +33,26 @@ impl LedgerStatements for Connection {
             rows,
             node as _
         )
-        .execute(self)
+        .execute(&mut *self)
         .await?;
-        Ok(())
+        let dead = query!(
+            r#"
+            select distinct d.gateway as "gateway!: GatewayKey",
+                max(d.first_sequence, r.value ->> 2) as "first!: Sequence",
+                min(d.last_sequence, r.value ->> 3) as "last!: Sequence"
+            from jsonb_each($1) as r
+            cross join dead_letters d on d.gateway = r.value ->> 0
+                and d.first_sequence between (r.value ->> 2) - $2 and r.value ->> 3
+                and d.last_sequence >= r.value ->> 2
+            where d.redriven_at is null
+            "#,
+            rows,
+            LONGEST_RANGE
+        )
+        .fetch_all(self)
+        .await?;
+        let range = |first, last| Range { first, last };
+        Ok(dead.into_iter().map(|row| (row.gateway, range(row.first, row.last))).collect())
     }
 
     async fn insert_failed(
