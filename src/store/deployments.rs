@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::event::Sequence;
 
-/// Sent events with the ids of a report that are looked at, the newest ones.
-pub const CANDIDATES: i64 = 64;
+/// Sent events with the ids of a report that are compared with it at most, the newest ones.
+pub const CANDIDATES: usize = 1024;
 
 /// What a `deployment.ack` names.
 #[derive(Clone, Debug)]
@@ -37,7 +37,8 @@ pub struct DeploymentMatch {
     /// Its sequence.
     pub sequence: Sequence,
     /// Everything up to here is confirmed by the report. Below `sequence` if other
-    /// events fit as well; `None` if there are more of them than are looked at.
+    /// events fit as well; `None` if [`CANDIDATES`] events have these ids, because older
+    /// ones may fit, too.
     pub confirms: Option<Sequence>,
 }
 
@@ -64,7 +65,7 @@ pub fn choose(
         fitting = candidates.iter().collect();
     }
     let (newest, oldest) = (fitting.first()?.0, fitting.last()?.0);
-    let are_all = i64::try_from(candidates.len()).is_ok_and(|count| count < CANDIDATES);
+    let are_all = candidates.len() < CANDIDATES;
     Some(DeploymentMatch { sequence: newest, confirms: are_all.then_some(oldest) })
 }
 

@@ -129,6 +129,7 @@ pub(crate) trait LogStatements {
         artifact_id: &str,
         suffix: &str,
         sent: Sequence,
+        limit: i64,
     ) -> Result<Vec<deployments::Candidate>>;
 }
 

@@ -234,7 +234,7 @@ impl Tables {
                 && !self.was_never_sent((gateway, *sequence))
         });
         let candidates: Vec<_> = fitting
-            .take(usize::try_from(CANDIDATES).unwrap_or(usize::MAX))
+            .take(CANDIDATES)
             .map(|(sequence, row)| (Sequence(sequence), performed_at(row.event.payload.get())))
             .collect();
         choose(&candidates, key.performed_at)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, EventType, GatewayId, Sequence};
+use gateway_events::store::deployments::CANDIDATES;
 use gateway_events::store::{
     DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target, ValidationError,
 };
@@ -306,4 +307,34 @@ pub(crate) async fn a_report_finds_its_event_among_events_with_unusual_payloads(
     for other in [3, 5, 6] {
         assert_eq!(found(other).await, Some(5), "no event has second {other}: the newest one");
     }
+}
+
+pub(crate) async fn a_late_report_finds_its_event_behind_many_newer_ones(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    let found = async |second: u8, sent: usize| {
+        let key = DeploymentKey {
+            artifact_id: "a".to_owned(),
+            deployment_id: "d1".to_owned(),
+            suffix: "deployed",
+            performed_at: Timestamp::parse(&format!("2026-01-31T09:30:0{second}Z")).ok(),
+            sent: Sequence(i64::try_from(sent).unwrap()),
+        };
+        let found = store.find_deployment(gateway.key, &key).await.unwrap().unwrap();
+        (found.sequence.0, found.confirms.map(|it| it.0))
+    };
+    let events = |count, second| {
+        let event = |_| performed(&gateway, 1, "deployed", Some(second));
+        (0..count).map(event).collect::<Vec<_>>()
+    };
+    corner.publish(events(1, 1)).await;
+    corner.publish(events(199, 2)).await;
+    assert_eq!(found(1, 200).await, (1, Some(1)));
+    assert_eq!(found(2, 200).await, (200, Some(2)));
+    assert_eq!(found(3, 200).await, (200, Some(1)), "no event has its instant: the newest one");
+    corner.publish(events(CANDIDATES - 200, 2)).await;
+    assert_eq!(found(1, CANDIDATES).await, (1, None), "older ones may have its instant, too");
+    corner.publish(events(1, 2)).await;
+    let last = i64::try_from(CANDIDATES).unwrap() + 1;
+    assert_eq!(found(1, CANDIDATES + 1).await, (last, None), "the bound");
 }

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
-use crate::store::deployments::{CANDIDATES, Candidate, performed_at};
+use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{Result, storable};
 use crate::trace_context::TraceParent;
@@ -259,6 +259,7 @@ impl LogStatements for Connection {
         artifact_id: &str,
         suffix: &str,
         sent: Sequence,
+        limit: i64,
     ) -> Result<Vec<Candidate>> {
         let rows = query!(
             r#"
@@ -288,7 +289,7 @@ impl LogStatements for Connection {
             suffix,
             sent.0,
             LONGEST_RANGE,
-            CANDIDATES
+            limit
         )
         .fetch(self);
         // One payload at a time: each may be large.

@@ -8,14 +8,17 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
-use crate::store::deployments::choose;
+use crate::store::deployments::{CANDIDATES, choose};
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
 use crate::trace_context::TraceParent;
 
-/// A row of a log, before its payload is parsed, with the log's head and floor in the same
-/// snapshot. A log without rows yields one entry with only these.
+/// Candidates for a report that one statement reads: most reports have one.
+const CANDIDATES_PAGE: i64 = 64;
+
+/// A row of a log, before anybody has looked at its payload, and what the log is
+/// like at that moment. Without rows there is one of which only that is known.
 pub(crate) struct LogEntry {
     pub(crate) head: Sequence,
     pub(crate) floor: Sequence,
@@ -93,14 +96,27 @@ pub(crate) async fn find_deployment(
     gateway: GatewayKey,
     key: &DeploymentKey,
 ) -> Result<Option<DeploymentMatch>> {
-    let candidates = conn
-        .deployment_candidates(
-            gateway,
-            &storable(&key.deployment_id),
-            &storable(&key.artifact_id),
-            key.suffix,
-            key.sent,
-        )
-        .await?;
+    let (deployment_id, artifact_id) = (storable(&key.deployment_id), storable(&key.artifact_id));
+    let (mut candidates, mut up_to) = (Vec::new(), key.sent);
+    loop {
+        let page = conn
+            .deployment_candidates(
+                gateway,
+                &deployment_id,
+                &artifact_id,
+                key.suffix,
+                up_to,
+                CANDIDATES_PAGE,
+            )
+            .await?;
+        let is_last = i64::try_from(page.len()).is_ok_and(|count| count < CANDIDATES_PAGE);
+        candidates.extend(page);
+        match candidates.last() {
+            Some((oldest, _)) if !is_last && candidates.len() < CANDIDATES => {
+                up_to = Sequence(oldest.0 - 1);
+            }
+            _ => break,
+        }
+    }
     Ok(choose(&candidates, key.performed_at))
 }

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
-use crate::store::deployments::{CANDIDATES, Candidate, performed_at};
+use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{NewEvent, Result, storable};
 use crate::trace_context::TraceParent;
@@ -176,6 +176,7 @@ impl LogStatements for Connection {
         artifact_id: &str,
         suffix: &str,
         sent: Sequence,
+        limit: i64,
     ) -> Result<Vec<Candidate>> {
         let rows = query!(
             r#"
@@ -205,7 +206,7 @@ impl LogStatements for Connection {
             suffix,
             sent.0,
             LONGEST_RANGE,
-            CANDIDATES
+            limit
         )
         .fetch(self);
         // One payload at a time: each may be large.
