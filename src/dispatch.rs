@@ -1,7 +1,7 @@
-//! From the log to the sockets, and back to the ledger. Each connection has a
-//! lane of its own that waits and a [`window`] that decides; the
-//! [`Dispatcher`] admits, finds and ends them. Knows no wire and no SQL, and
-//! holds nothing that the log does not hold: a crash loses no event.
+//! Delivers events from the logs to the transports, and records the outcomes. Each connection has a
+//! lane that does the I/O and a [`window`] that decides. The [`Dispatcher`] admits, finds and
+//! closes connections. This module knows no wire format and no SQL, and its state can be restored
+//! from the log: a crash loses no event.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,23 +46,21 @@ use recorder::Recorder;
 use registry::Registry;
 use session::Ready;
 
-/// Lanes that may read the log at once.
+/// How many lanes may read the log at once.
 const READS: usize = 4;
-/// How long a drain, and a gateway that comes back, wait for the last outcomes
-/// to be on record.
+/// How long a drain, and a gateway that reconnects, wait until the last outcomes are recorded.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
-/// How long a drain waits for connections that were told to end; longer than
-/// they take by themselves.
+/// How long a drain waits for connections that were told to end. Longer than they normally take.
 const LAST_LANES: Duration = Duration::from_secs(15);
 
-/// What becomes of an event that fails again and again.
+/// What happens to a poison event, at which too many attempts have failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Policy {
-    /// It becomes a dead letter, and the stream goes on.
+    /// It becomes a dead letter, and the stream continues.
     DeadLetter,
-    /// It is tried for ever, and holds back what follows.
+    /// It is retried forever, and holds back the events after it.
     Block,
 }
 
@@ -78,35 +76,35 @@ impl TryFrom<String> for Policy {
     }
 }
 
-/// Settings of delivery.
+/// Settings of delivery (`[delivery]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Sockets open at once.
+    /// The maximum number of gateways' sockets.
     pub max_connections: usize,
-    /// How often a gateway is pinged.
+    /// The interval between pings.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// A gateway that gives no sign of life this long is gone.
+    /// A connection without activity for this long is closed.
     #[serde(with = "humantime_serde")]
     pub heartbeat_timeout: Duration,
-    /// An event that is not confirmed this long has failed.
+    /// An event that stays unconfirmed for this long has failed.
     #[serde(with = "humantime_serde")]
     pub confirmation_timeout: Duration,
-    /// How long after the end of its last connection, or a start of the service,
-    /// a gateway may come back before an event for it counts as failed.
+    /// How long a gateway may take to reconnect, after the end of its last connection or a start of
+    /// the service, before events for it are recorded as failed.
     #[serde(with = "humantime_serde")]
     pub not_connected_grace: Duration,
-    /// A gateway that stops reading this long is gone.
+    /// A connection whose peer does not read for this long is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// Failed attempts at an event before it is poison.
+    /// Failed attempts after which an event is a poison event.
     pub max_attempts: u32,
-    /// What becomes of poison.
+    /// What happens to poison events.
     pub poison: Policy,
-    /// Events on their way to one connection, unconfirmed.
+    /// The maximum number of unconfirmed events on one connection.
     pub window_events: usize,
-    /// Bytes of them.
+    /// The maximum number of bytes of them.
     pub window_bytes: ByteSize,
 }
 
@@ -117,10 +115,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How long a peer's host may leave sent data unacknowledged. A gateway
-    /// that is at work on an event answers no ping, but its kernel does
-    /// acknowledge one; a host that is gone has until the next ping, and this
-    /// long, which together is what a silent gateway has.
+    /// How long a peer's host may leave sent data unacknowledged. A gateway that handles an event
+    /// answers no ping, but its kernel acknowledges the ping. A dead host is detected after the
+    /// time until the next ping and this time, which together are `heartbeat_timeout`.
     pub fn unacknowledged(&self) -> Duration {
         const SHORTEST: Duration = Duration::from_secs(1);
         self.heartbeat_timeout.saturating_sub(self.heartbeat_interval).max(SHORTEST)
@@ -148,7 +145,7 @@ impl fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// With nothing connected. Starts the recorder, so it needs a runtime.
+    /// Creates a dispatcher without connections. Starts the recorder, so it needs a runtime.
     pub fn new(
         store: Arc<dyn Store>,
         wake: Wake,
@@ -169,7 +166,7 @@ impl Dispatcher {
         })
     }
 
-    /// A permit for one connection; `None` at the limit, and while draining.
+    /// A permit for one connection; `None` at the limit and while draining.
     pub fn try_admit(&self) -> Option<Permit> {
         if self.is_draining() {
             return None;
@@ -177,8 +174,8 @@ impl Dispatcher {
         Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit::new)
     }
 
-    /// Puts a connection on record and finds where it starts. Runs to its end
-    /// even if the caller goes away, so that none stays open on record only.
+    /// Records a connection and finds where it starts. Completes even if the caller stops waiting,
+    /// so that no connection stays recorded as open.
     pub async fn open(
         self: &Arc<Self>,
         permit: Permit,
@@ -187,7 +184,7 @@ impl Dispatcher {
         let dispatcher = Arc::clone(self);
         let opening = tokio::spawn(async move {
             let id = ConnectionId::new();
-            // Listen before looking: what is appended in between is hinted at.
+            // Subscribes before reading, so that nothing that is appended in between is missed.
             let subscription = dispatcher.wake.subscribe(admission.gateway);
             let connection = NewConnection {
                 id,
@@ -200,7 +197,7 @@ impl Dispatcher {
             dispatcher.settle().await?;
             let opened = match dispatcher.store.open_connection(connection.clone()).await {
                 Err(error @ StoreError::Unknown(_)) => {
-                    // It may be on record, as live on a node that knows nothing of it.
+                    // It may be recorded as live, although nothing on this node uses it.
                     dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
                     return Err(error);
                 }
@@ -229,17 +226,16 @@ impl Dispatcher {
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    /// Gateways reconnect at once. What the connection before confirmed must
-    /// be on record when the new one asks for its position, or it would be
-    /// sent all that again.
+    /// A gateway reconnects at once. What its previous connection confirmed must be recorded before
+    /// the new one reads its position, or it would be sent again.
     async fn settle(&self) -> Result<(), StoreError> {
         tokio::time::timeout(LAST_RECORDS, self.recorder.flush()).await.map_err(|_| {
-            StoreError::Unavailable("earlier outcomes are not on record yet".to_owned())
+            StoreError::Unavailable("earlier outcomes are not recorded yet".to_owned())
         })
     }
 
-    /// The head of a gateway's log, for callers that only look: it changes when
-    /// the log grows, on whichever node.
+    /// The head of a gateway's log, for callers that only read the log. It changes when the log
+    /// grows, on any node.
     pub fn watch_head(&self, gateway: GatewayKey) -> watch::Receiver<Sequence> {
         self.wake.subscribe(gateway).head
     }
@@ -254,8 +250,7 @@ impl Dispatcher {
         self.registry.stop_gateway(gateway, reason);
     }
 
-    /// Closes the live sockets of a gateway that was deleted, and logs what it
-    /// had not received.
+    /// Closes the live sockets of a deleted gateway, and logs the deliveries that failed with it.
     pub fn close_deleted(&self, deleted: &Deleted) {
         let detail = "the gateway was deleted";
         for missed in &deleted.undelivered {
@@ -264,7 +259,7 @@ impl Dispatcher {
         self.close_gateway(deleted.key, Reason::GatewayDeleted);
     }
 
-    /// Logs how many lines about failed deliveries were left out; called every minute.
+    /// Logs how many lines about failed deliveries were suppressed. Call it every minute.
     pub fn log_suppressed(&self) {
         self.failures.log_suppressed();
     }
@@ -279,15 +274,14 @@ impl Dispatcher {
         self.registry.live()
     }
 
-    /// Whether nobody is admitted any more.
+    /// Whether no connection is admitted any more.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Admits nobody any more and closes all connections, one after another
-    /// over the given time: gateways come back without delay, and all at once
-    /// they would fall upon the other nodes. Returns when what they confirmed
-    /// is on record.
+    /// Stops admitting connections and closes all connections, one after another over the given
+    /// time, because gateways reconnect without delay and should not all reach the other nodes at
+    /// once. Returns when what they confirmed is recorded.
     pub async fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         self.registry.close();
@@ -299,8 +293,8 @@ impl Dispatcher {
             if stop.is_closed() {
                 continue;
             }
-            // Each somewhere about its own place, so that the last is still in
-            // time; the first need not wait for anything.
+            // Each at a random time around its turn, so that the last one ends in time. The first
+            // one need not wait.
             let place = f64::from(number) + fastrand::f64() - 0.5;
             if number > 0 {
                 tokio::time::sleep_until(began + gap.mul_f64(place)).await;
@@ -308,32 +302,32 @@ impl Dispatcher {
             registry::stop(&stop, Reason::Shutdown);
         }
         self.lanes.close();
-        // A lane ends within a bounded time; an upgrade that its peer neither
-        // completes nor breaks off might not.
+        // A lane ends within a bounded time, but an upgrade that its peer neither completes nor
+        // aborts may not.
         if tokio::time::timeout(LAST_LANES, self.lanes.wait()).await.is_err() {
             tracing::warn!(connections = self.live(), "some connections did not end in time");
         }
         if let Err(error) = self.settle().await {
-            tracing::error!(%error, "the last outcomes could not be put on record; what they settled is sent again");
+            tracing::error!(%error, "failed to record the last outcomes; the events are sent again");
         }
     }
 
-    /// Closes the sockets whose connections another node has closed on record,
-    /// because it took this one for dead. Their gateways come back at once, and
-    /// are on record again. Returns how many there were.
+    /// Closes the sockets whose connections another node has closed in the database because it
+    /// declared this one dead. Their gateways reconnect at once, and are recorded again. Returns
+    /// how many there were.
     pub async fn close_lost(&self) -> Result<usize, StoreError> {
         revoked::close_lost(self).await
     }
 
-    /// Starts the jobs that record events whose gateway is not connected, and
-    /// those that expire meanwhile.
+    /// Starts the jobs that record events for gateways that are not connected, and events that
+    /// expire meanwhile.
     pub fn start_sweep(self: &Arc<Self>, jobs: &Supervisor) {
         jobs.start("not_connected_sweep", sweep::INTERVAL, sweep::Sweep::new(Arc::clone(self)));
         jobs.start("expiry", expiry::INTERVAL, expiry::Expiry::new(Arc::clone(self)));
     }
 
-    /// Starts the job that closes sockets of gateways and tokens that were
-    /// disabled or revoked at another node. For nodes that share a database.
+    /// Starts the job that closes sockets whose gateway was disabled, or whose token was revoked,
+    /// on another node. For nodes that share a database.
     pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
         jobs.start("revocation", revoked::POLL_INTERVAL, revoked::Poll(Arc::clone(self)));
     }

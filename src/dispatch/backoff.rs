@@ -1,9 +1,9 @@
-//! Which failures of the store are retried.
+//! Decides which failures of the store are retried.
 
 pub(super) use crate::backoff::Backoff;
 use crate::store::StoreError;
 
-/// Whether the operation may succeed when it is retried.
+/// Whether a retry of the operation may succeed.
 pub(super) const fn is_passing(error: &StoreError) -> bool {
     matches!(
         error,

@@ -1,6 +1,6 @@
-//! The log's lines about failed deliveries: one for each event that is named, and
-//! so many a minute of a gateway, because a gateway decides how often it fails.
-//! Each failure is in the ledger, whether it has a line or not.
+//! Log lines about failed deliveries: one per event that is listed, up to a limit per minute and
+//! gateway, because a gateway decides how often it fails. The ledger has every failure, whether it
+//! was logged or not.
 
 use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::log_limit::{Bounds, LogLimit};
@@ -17,11 +17,11 @@ pub(super) struct Failed<'a> {
     pub(super) range: Range,
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
-    /// Those of its events that are at hand.
+    /// The events in the range that are known without a query.
     pub(super) events: &'a [LoggedEvent],
 }
 
-/// Where they are told.
+/// The rate-limited log.
 #[derive(Debug)]
 pub(super) struct FailureLog(LogLimit<GatewayId>);
 
@@ -41,7 +41,7 @@ impl FailureLog {
         }
     }
 
-    /// Counts and logs deliveries that no connection attempted.
+    /// Counts and logs failed deliveries without an attempt.
     pub(super) fn count_and_log(&self, missed: &Missed, reason: Reason, detail: &str) {
         let Missed { gateway_id, gateway_name, range, events } = missed;
         let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
@@ -78,7 +78,7 @@ impl FailureLog {
         );
     }
 
-    /// Tells how much was suppressed of gateways that have been quiet since.
+    /// Logs the number of suppressed lines of gateways that have been quiet since.
     pub(super) fn log_suppressed(&self) {
         let (gateways, others) = self.0.take_suppressed();
         for (gateway, suppressed) in gateways {

@@ -1,7 +1,6 @@
-//! What a lane is to send next. Woken by hints, decided by numbers: fresh rows
-//! that come with a hint and are exactly next are taken from memory; whatever
-//! else is missing is read from the log, a page at a time, when there is use
-//! for it.
+//! What a lane sends next. Hints only wake it, and sequences decide: new rows that come with a hint
+//! and are exactly next are taken from memory. Other rows are read from the log, one page at a
+//! time, when they are needed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,39 +18,39 @@ use crate::wake::{Hint, Subscription};
 
 /// Rows of a connection's first page.
 const FIRST_PAGE: usize = 8;
-/// Rows of the longest page, in windows: each page is a question, and small events
-/// are sent faster than many of them can be asked.
+/// Rows of the largest page, in windows. Each page costs a query, and small events are sent faster
+/// than one page after another can be read.
 const LONGEST_PAGE: usize = 4;
-/// What a row takes besides its payload, in bytes: ids, instants, its place here.
+/// The size of a row besides its payload, in bytes: ids, timestamps and this struct.
 const ROW: usize = 256;
 
-/// What comes next.
+/// What to send or skip next.
 #[derive(Debug)]
 pub(super) enum Item {
     /// An event.
     Event(OutboxRow),
-    /// Numbers that retention has removed.
+    /// Sequences that retention has removed.
     Lost(Range),
 }
 
-/// The way from the log to one lane.
+/// The source of one lane's events.
 pub(super) struct Feed {
     store: Arc<dyn Store>,
     gateway: GatewayKey,
-    /// Shared by all lanes: a fleet that comes back at once reads in turns.
+    /// Shared by all lanes, so that a fleet that reconnects at once takes turns reading.
     reads: Arc<Semaphore>,
-    /// Rows of a page at the most ...
+    /// The maximum number of rows of a page ...
     most_rows: usize,
-    /// ... and bytes of payload, and of all that is ready when one is asked for.
+    /// ... and of bytes of payload, of a page and of what is ready when a page is requested.
     most_bytes: usize,
     subscription: Subscription,
-    /// When a page is asked for, as many bytes as one may have are left at the most.
+    /// Items that can be taken. When a page is requested, at most `most_bytes` of them are left.
     ready: VecDeque<Item>,
     ready_bytes: usize,
-    /// Rows of the next page. Few at first, for nobody knows how large they are,
-    /// and a store may make all of them although they are too large together.
+    /// Rows of the next page. Few at first, because their size is unknown, and a store may produce
+    /// all of them although they are too large together.
     page: usize,
-    /// The last number in `ready`, or given out.
+    /// The last sequence in `ready` or taken from it.
     last: Sequence,
     head: Sequence,
     read: Option<BoxFuture<'static, Result<OutboxPage>>>,
@@ -60,8 +59,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Starts behind `position`. The subscription must be older than the
-    /// reading of `head`.
+    /// Starts after `position`. The subscription must be older than the reading of `head`.
     pub(super) fn new(
         store: Arc<dyn Store>,
         reads: Arc<Semaphore>,
@@ -89,12 +87,12 @@ impl Feed {
         }
     }
 
-    /// What comes next, if it is there already.
+    /// The next item, if it is ready.
     pub(super) fn front(&self) -> Option<&Item> {
         self.ready.front()
     }
 
-    /// Takes it.
+    /// Removes and returns the next item.
     pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front();
         if let Some(Item::Event(row)) = &item {
@@ -103,7 +101,7 @@ impl Feed {
         item
     }
 
-    /// Waits until more is ready. May be dropped and called again.
+    /// Waits until more is ready. Cancel safe.
     pub(super) async fn more(&mut self) {
         loop {
             if self.read.is_none() && self.runs_low() && self.last < self.head {
@@ -112,7 +110,7 @@ impl Feed {
             let reading = self.read.is_some();
             tokio::select! {
                 biased;
-                // Hints first: a head without its rows costs a read.
+                // Hints first, because a head without rows costs a read.
                 hint = self.subscription.hints.recv() => match hint {
                     Ok(hint) => {
                         if self.take_hint(&hint) {
@@ -132,7 +130,7 @@ impl Feed {
         }
     }
 
-    /// Whether it is time to read on: a page is sent while the next one is read.
+    /// Whether to read the next page, so that it is read while the current one is sent.
     fn runs_low(&self) -> bool {
         self.ready.len() <= self.most_rows && self.ready_bytes <= self.most_bytes
     }
@@ -153,13 +151,12 @@ impl Feed {
             let _turn = reads
                 .acquire()
                 .await
-                .map_err(|_| StoreError::Unavailable("the node is going down".to_owned()))?;
+                .map_err(|_| StoreError::Unavailable("the node is shutting down".to_owned()))?;
             store.read(gateway, last, rows, bytes).await
         })
     }
 
-    /// Takes the rows of a hint if they are next and there is room; otherwise
-    /// they are read when their turn comes.
+    /// Takes the rows of a hint if they are next and there is room. Otherwise they are read later.
     fn take_hint(&mut self, hint: &Hint) -> bool {
         self.head = self.head.max(hint.head);
         let next = self.last.next();
@@ -174,12 +171,12 @@ impl Feed {
         self.ready.len() > before
     }
 
-    /// Takes a page; rows that a hint has brought meanwhile are in it twice.
+    /// Takes a page, except rows that a hint has brought meanwhile.
     fn take_page(&mut self, page: Result<OutboxPage>) -> bool {
         let before = self.ready.len();
         let is_better_left = match page {
             Err(error) => {
-                tracing::warn!(gateway = self.gateway.0, %error, "the log can't be read now; the socket is kept");
+                tracing::warn!(gateway = self.gateway.0, %error, "failed to read the log; keeping the socket");
                 true
             }
             Ok(page) => {
@@ -194,7 +191,7 @@ impl Feed {
                 if got >= asked {
                     self.page = (2 * asked).min(self.most_rows);
                 } else if !is_all {
-                    // The bytes ended it.
+                    // The page was limited by its bytes.
                     self.page = got.max(1);
                 }
                 for row in page.rows {
@@ -202,7 +199,7 @@ impl Feed {
                         self.push(row);
                     }
                 }
-                // Nothing came of it, and not because a hint had brought it.
+                // Nothing was added, and not because a hint had brought it.
                 self.ready.len() == before && self.last < self.head
             }
         };

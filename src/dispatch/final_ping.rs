@@ -1,8 +1,7 @@
-//! When a missed deadline counts. A process that was stopped, or starved of CPU
-//! time, resumes with all its deadlines in the past, and only then reads what its
-//! peers sent meanwhile. So a lane pings its peer shortly before a deadline, and
-//! closes the connection only if that ping goes unanswered while the process
-//! runs. Pure decisions: no clock, no I/O.
+//! When a deadline counts as missed. A process that was stopped, or starved of CPU time, resumes
+//! with all its deadlines in the past, and only then reads what its peers sent meanwhile. So a lane
+//! pings its peer shortly before a deadline, and closes the connection only if that ping stays
+//! unanswered while the process runs. Makes decisions only: no clock, no I/O.
 
 use std::time::Duration;
 
@@ -26,19 +25,19 @@ pub(super) enum Due {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FinalPing {
     lead: Duration,
-    /// The time for the answer, if this process did not run for a while.
+    /// How long to wait for the answer if this process did not run for a while.
     answer_timeout: Duration,
     /// The deadline that the peer was pinged for, and when it counts as missed.
     pinged: Option<(Instant, Instant)>,
 }
 
 impl FinalPing {
-    /// For deadlines that are never shorter than `shortest`.
+    /// For deadlines that are at least `shortest` away.
     pub(super) fn new(shortest: Duration, answer_timeout: Duration) -> Self {
         Self { lead: LONGEST_LEAD.min(shortest / 4), answer_timeout, pinged: None }
     }
 
-    /// When the lane must look at this deadline next.
+    /// When the lane must check this deadline next.
     pub(super) fn wakes_at(&self, deadline: Instant) -> Instant {
         match self.pinged {
             Some((pinged_for, until)) if pinged_for == deadline => until,
@@ -46,8 +45,7 @@ impl FinalPing {
         }
     }
 
-    /// What to do about the deadline `now`, when everything that was received so
-    /// far has been taken into account.
+    /// What to do about the deadline at `now`, after everything received so far was processed.
     pub(super) fn due(&mut self, deadline: Instant, now: Instant) -> Due {
         let wakes_at = self.wakes_at(deadline);
         if now < wakes_at {
@@ -87,9 +85,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the process slept through, and although it looks at its
-        /// deadlines before it reads: a peer that answers pings is never closed,
-        /// and a silent one is closed once the process runs again.
+        /// Even if the process was stopped, and checks its deadlines before it reads, a peer that
+        /// answers pings is never closed, and a silent one is closed once the process runs again.
         #[test]
         fn only_a_peer_that_leaves_a_ping_unanswered_is_closed(
             stalls in proptest::collection::vec((0_u64..30_000, 1_u64..90_000), 1..8),

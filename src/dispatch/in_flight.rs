@@ -1,5 +1,5 @@
-//! The events that are on their way on a connection, and the names of the last
-//! ones that were confirmed, so that a failure is logged with its event.
+//! The events in flight on a connection, and the last confirmed ones, so that a failure is logged
+//! with its event.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Sequence};
 use crate::store::LoggedEvent;
 
-/// Events that are named when a connection ends with more unconfirmed.
+/// Events that are logged when a connection ends with more unconfirmed.
 const NAMED: usize = 5;
-/// Confirmed events that can still be named: a report on one may come after its receipt.
+/// Confirmed events that can still be looked up: a report on one may arrive after its receipt.
 const NAMED_AFTERWARDS: usize = 8;
 
-/// What was sent and not confirmed, oldest first.
+/// Events that were sent and not confirmed, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     events: VecDeque<(Sequence, Arc<Event>)>,
@@ -22,12 +22,13 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// An event was sent.
+    /// Adds a sent event.
     pub(super) fn sent(&mut self, sequence: Sequence, event: &Arc<Event>) {
         self.events.push_back((sequence, Arc::clone(event)));
     }
 
-    /// The oldest ones were confirmed; returns how long each took since it was published.
+    /// Removes the oldest ones, which were confirmed. Returns how long each took since it was
+    /// published.
     pub(super) fn confirmed(&mut self, count: usize, at: Timestamp) -> Vec<Duration> {
         let count = count.min(self.events.len());
         let named = self.events.range(count.saturating_sub(NAMED_AFTERWARDS)..count);
@@ -37,20 +38,20 @@ impl InFlight {
         self.events.drain(..count).map(|(_, event)| at.since(event.occurred_at)).collect()
     }
 
-    /// An event by its number, if it is on its way or was confirmed just now.
+    /// An event by its sequence, if it is in flight or was confirmed recently.
     pub(super) fn named(&self, sequence: Sequence) -> Option<LoggedEvent> {
         let on_its_way = self.events.iter().find(|(other, _)| *other == sequence);
         let confirmed = || self.confirmed.iter().find(|event| event.sequence == sequence).cloned();
         on_its_way.map(|(_, event)| logged(sequence, event)).or_else(confirmed)
     }
 
-    /// The first of those that were not confirmed.
+    /// The first unconfirmed ones.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = LoggedEvent> {
         self.events.iter().take(NAMED).map(|(sequence, event)| logged(*sequence, event))
     }
 }
 
-/// What the log says of an event.
+/// An event as it appears in log lines.
 pub(super) fn logged(sequence: Sequence, event: &Event) -> LoggedEvent {
     LoggedEvent { sequence, id: event.id.clone(), event_type: event.event_type.clone() }
 }

@@ -1,10 +1,9 @@
-//! One task per connection. It waits for whatever comes first: an event to send,
-//! a message from the peer, a deadline, the order to stop. The
-//! [`window`](super::window) decides what each means, and outcomes go to the
-//! recorder.
+//! One task per connection. It waits for the first of an event to send, a message from the peer, a
+//! deadline, or a request to stop. The [`window`](super::window) decides what each means, and
+//! outcomes go to the recorder.
 //!
-//! The lane never waits for the database before it takes messages from its peer,
-//! and never closes a connection because the database is unavailable.
+//! The lane never waits for the database before it receives messages from its peer, and never
+//! closes a connection because the database is unavailable.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -33,7 +32,7 @@ mod receipts;
 
 use receipts::REPEATED;
 
-/// The shortest time between two records of a sign of life.
+/// The shortest time between two records of activity.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// How long a node that shuts down waits for the receipts of sent events.
 const LAST_RECEIPTS: Duration = Duration::from_secs(1);
@@ -42,7 +41,7 @@ const LAST_RECEIPTS: Duration = Duration::from_secs(1);
 const LATE_EXPIRY: Duration = Duration::from_secs(2);
 /// How many invalid messages of one connection are logged. All are counted.
 const INVALID_LOGGED: u32 = 5;
-/// What an event takes on the wire besides its payload and identifiers, in bytes.
+/// The size of an event on the wire besides its payload and ids, in bytes.
 const ENVELOPE: usize = 256;
 
 /// The deadlines of a lane.
@@ -74,13 +73,13 @@ pub(super) struct Lane {
     pub(super) permit: Permit,
 }
 
-/// What changes while it runs.
+/// The state of a running lane.
 struct State {
     opened_at: Instant,
     connected_at: Timestamp,
     alive_at: Instant,
     alive_recorded_at: Instant,
-    /// When the peer was last asked for a sign of life.
+    /// When the peer was last probed.
     probed_at: Option<Instant>,
     in_flight: InFlight,
     /// Set when the node shuts down: nothing more is sent, and receipts are
@@ -102,7 +101,7 @@ enum End {
 struct Outcome {
     reason: Reason,
     detail: String,
-    /// The events that were to share a receipt, as far as the transport told.
+    /// The events that were to share a receipt; `None` if the transport did not say.
     shared: Option<Vec<Sequence>>,
 }
 
@@ -128,8 +127,8 @@ impl Lane {
         );
         let connected = AssertUnwindSafe(self.connected(&mut state)).catch_unwind().await;
         let outcome = connected.unwrap_or_else(|_| {
-            // It must be closed on record: while it looked live, the gateway's
-            // missed events would not be recorded as failures.
+            // The connection must be recorded as closed: while it looked live, undelivered events
+            // would not be recorded as failed.
             tracing::error!(connection = %self.info.connection, "the task of a connection panicked");
             self.reports.forget();
             let detail = "the task of the connection failed".to_owned();
@@ -171,8 +170,8 @@ impl Lane {
                     }
                     state.wind_down.get_or_insert_with(|| Instant::now() + LAST_RECEIPTS);
                 }
-                // Deadlines come before messages: otherwise a peer that sends all the
-                // time would have none.
+                // Deadlines before messages, because otherwise a peer that sends continuously would
+                // have none.
                 () = sleep_until(deadline) => {
                     if let Some(end) = self.overdue(state, missed) {
                         return end;
@@ -195,7 +194,7 @@ impl Lane {
         }
     }
 
-    /// The next deadline, and what it means to miss it.
+    /// The next deadline, and the reason if it is missed.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
         let (silence, missed) = self.silence(state);
@@ -222,7 +221,7 @@ impl Lane {
         }
     }
 
-    /// A deadline is due. Returns the end, if it was missed.
+    /// Handles a deadline that is due. Returns the end if it was missed.
     fn overdue(&mut self, state: &mut State, missed: Reason) -> Option<End> {
         if !matches!(missed, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout) {
             return Some(End::Close(missed));
@@ -244,11 +243,10 @@ impl Lane {
         }
     }
 
-    /// Asks the peer for a sign of life.
+    /// Probes the peer.
     fn probe(&self, state: &mut State) {
         state.probed_at = Some(Instant::now());
-        // It fails if the transport is behind with writing, which has a deadline of
-        // its own.
+        // Fails if the transport is behind with writing, which has its own deadline.
         let _ = self.link.control.try_send(Control::Probe);
     }
 
@@ -293,7 +291,7 @@ impl Lane {
         let place = match self.link.events.try_reserve() {
             Ok(place) => place,
             Err(TrySendError::Full(())) => return Sent::LinkFull,
-            // The transport has told why it ended, or is about to.
+            // The transport reports why it has ended.
             Err(TrySendError::Closed(())) => return Sent::Refused,
         };
         let own_receipt = self.window.needs_own_receipt(sequence);
@@ -343,9 +341,8 @@ impl Lane {
         true
     }
 
-    /// Takes a message and those that wait behind it, up to a bound: a peer that
-    /// sends all the time must not keep the lane from everything else. Returns the
-    /// end, if it came.
+    /// Receives a message and those that wait behind it, up to a limit, because a peer that sends
+    /// continuously must not block everything else. Returns the end, if it was received.
     fn receive_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
         let mut next = first.or_else(|| Some(Incoming::Ended(Box::new(transport_gone()))));
         for _ in 0..LINK_MESSAGES {
@@ -383,7 +380,7 @@ impl Lane {
         }
     }
 
-    /// Counts a message that no peer should send. The connection goes on.
+    /// Counts and logs an invalid message. The connection continues.
     fn invalid(&self, state: &mut State, what: &'static str) {
         metrics::counter!("gateway_events_invalid_messages_total", "what" => what).increment(1);
         state.invalid = state.invalid.saturating_add(1);
@@ -398,7 +395,7 @@ impl Lane {
     }
 }
 
-/// What became of an event that was ready.
+/// What happened to an event that was ready.
 enum Sent {
     Done,
     LinkFull,
@@ -406,13 +403,13 @@ enum Sent {
     Refused,
 }
 
-/// The size in bytes of an event on the wire, more or less.
+/// The approximate size of an event on the wire, in bytes.
 fn size(event: &Event) -> usize {
     let user_id = event.user_id.as_ref().map_or(0, String::len);
     ENVELOPE + event.payload.get().len() + user_id
 }
 
 fn transport_gone() -> Ended {
-    let detail = "the transport is gone".to_owned();
+    let detail = "the transport ended without a report".to_owned();
     Ended { reason: Reason::ConnectionLost, detail, by_peer: false, shared: Vec::new() }
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
-/// The right to one connection to this node. It is given back when it is dropped.
+/// The right to one connection to this node. Released when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     _permit: OwnedSemaphorePermit,

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
 
-/// Reasons that may wait for a lane. More than the first have no effect.
+/// Stop reasons that may wait for a lane. Only the first has an effect.
 const WAITING_REASONS: usize = 2;
 
 #[derive(Debug)]
@@ -42,9 +42,9 @@ pub(super) struct Registry {
 impl Registry {
     /// Adds a connection until the registration is dropped. `None` once closed.
     ///
-    /// The gateway's other connections are probed. A replica that is alive answers,
-    /// which proves that there are two. One whose process died does not, so that its
-    /// end, which may come long after, is not mistaken for a sign of life.
+    /// The gateway's other connections are probed. A live replica answers, which proves that there
+    /// are several. A dead one does not, so that its end, which may arrive much later, is not
+    /// mistaken for activity.
     pub(super) fn register(
         self: &Arc<Self>,
         gateway: GatewayKey,
@@ -110,7 +110,7 @@ impl Registry {
         self.gateways.iter().flat_map(|place| ids(&place)).collect()
     }
 
-    /// The means to stop these connections, in random order.
+    /// Senders to stop these connections, in random order.
     pub(super) fn stops(&self, of: impl Fn(&ConnectionId) -> bool) -> Vec<mpsc::Sender<Reason>> {
         let mut stops: Vec<_> = self
             .gateways
@@ -125,7 +125,7 @@ impl Registry {
     }
 }
 
-/// Stops a lane. It fails if the lane was told before, or has ended.
+/// Stops a lane. Has no effect if it was stopped before, or has ended.
 pub(super) fn stop(stop: &mpsc::Sender<Reason>, reason: Reason) {
     let _ = stop.try_send(reason);
 }
@@ -141,12 +141,12 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Notes what this connection was sent.
+    /// Records the last sequence that this connection was sent.
     pub(super) fn note_sent(&self, sequence: Sequence) {
         self.sent.fetch_max(sequence.0, Ordering::Relaxed);
     }
 
-    /// Waits until the peer is to be asked for a sign of life.
+    /// Waits until the peer is to be probed.
     pub(super) async fn probe(&self) {
         self.probe.notified().await;
     }

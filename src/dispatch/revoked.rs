@@ -1,6 +1,5 @@
-//! Closes sockets because of what happened at another node: a token was revoked
-//! there, a gateway disabled or deleted, or this node was declared dead. A node
-//! closes its own sockets at once, without this.
+//! Closes sockets because of changes on another node: a token was revoked, a gateway was disabled
+//! or deleted, or this node was declared dead. A node closes its own sockets at once, without this.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -50,7 +49,7 @@ fn close(dispatcher: &Dispatcher, ShutOut { gateway, token, reason }: ShutOut) {
     }
 }
 
-/// Closes the sockets whose connections are not live on record.
+/// Closes the sockets whose connections are not recorded as live.
 pub(super) async fn close_lost(dispatcher: &Dispatcher) -> Result<usize> {
     let ids = dispatcher.registry.ids();
     if ids.is_empty() {

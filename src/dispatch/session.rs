@@ -1,5 +1,5 @@
-//! A connection between its admission and the start of its transport. It is on
-//! record, and has a position, before the gateway is told that it was admitted.
+//! A connection between its admission and the start of its transport. It is recorded, and has a
+//! position, before the gateway is told that it was admitted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::store::Opened;
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
-/// Gateways can't name their replicas yet.
+/// Gateways in plain mode can't name their replicas.
 pub(super) const UNNAMED: &str = "";
 
 /// The gateway that is admitted, and how it connected.
@@ -32,17 +32,17 @@ pub(super) const UNNAMED: &str = "";
 pub struct Admission {
     /// The gateway.
     pub gateway: GatewayKey,
-    /// Its outside identity.
+    /// The id by which API clients refer to it.
     pub gateway_id: GatewayId,
     /// Its name.
     pub gateway_name: Arc<str>,
     /// Its organisation.
     pub organisation: OrganisationKey,
-    /// The public part of the token that it showed.
+    /// The public part of its token.
     pub token: String,
-    /// When that token expires; the connection ends then.
+    /// When that token expires, which ends the connection.
     pub token_expires_at: Option<Timestamp>,
-    /// `websocket`, …
+    /// The transport's name, for example `websocket`.
     pub transport: &'static str,
     /// The peer's address, for admins.
     pub remote_address: String,
@@ -57,8 +57,8 @@ pub struct Session {
     ready: Option<Ready>,
 }
 
-/// What a session holds until it is started. Its fields are dropped from the top:
-/// the registration goes before the subscription.
+/// The contents of a session until it is started. Field order matters: the registration is dropped
+/// before the subscription.
 pub(super) struct Ready {
     pub(super) registration: Registration,
     pub(super) stop: mpsc::Receiver<Reason>,
@@ -84,23 +84,23 @@ impl Session {
         Self { id, greeting, ready: Some(ready) }
     }
 
-    /// The connection's identity.
+    /// The connection's id.
     pub const fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Whether it was told to stop before it was started, as by a drain that has
-    /// begun meanwhile: then its gateway is to be refused.
+    /// Whether it was stopped before it was started, for example by a drain. In that case its
+    /// gateway must be refused.
     pub fn is_stopped(&self) -> bool {
         self.ready.as_ref().is_some_and(|ready| !ready.stop.is_empty())
     }
 
-    /// What the transport tells the gateway first.
+    /// The first message of the transport to the gateway.
     pub const fn greeting(&self) -> Greeting {
         self.greeting
     }
 
-    /// Starts delivery over a link. A transport has its other end.
+    /// Starts delivery over a link, whose other end belongs to a transport.
     pub fn start(mut self, link: LaneEnd) {
         if let Some(ready) = self.ready.take() {
             ready.start(self.id, link);
@@ -136,7 +136,7 @@ impl Ready {
             events: options.window_events.max(1),
             bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
         };
-        // What is not on record of an earlier connection fits into a window.
+        // What is not recorded of an earlier connection fits into a window.
         let unsure = opened.position.0.saturating_add(i64::try_from(limits.events).unwrap_or(0));
         let unsure = opened.head.min(Sequence(unsure));
         let sent_before = if opened.is_unsure { opened.sent.max(unsure) } else { opened.sent };

@@ -1,5 +1,4 @@
-//! The job that records events for gateways that are not connected, soon after
-//! they came.
+//! The job that records events for gateways that are not connected, soon after they were appended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,20 +11,20 @@ use crate::event::{GatewayKey, Reason};
 use crate::jobs::{Job, Next};
 use crate::store::StoreError;
 
-/// Events of this long are swept together.
+/// Requests of this period are swept together.
 const GATHER: Duration = Duration::from_millis(100);
-/// An idle sweep shows this often that it still runs.
+/// How often an idle sweep runs, which shows that the job is alive.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-/// How often all gateways are looked at: the hints of a node that died are lost.
+/// How often all gateways are swept: the requests of a node that died are lost.
 const EVERYTHING: Duration = Duration::from_mins(1);
 
-/// Sweeps all gateways now and then, and those that are said to be unserved at once.
+/// Sweeps all gateways regularly, and single ones on request.
 pub(super) struct Sweep {
     dispatcher: Arc<Dispatcher>,
-    /// Before this, gateways may still come back after the start of the service.
+    /// Before this, gateways may still reconnect after the start of the service.
     ready_at: Instant,
     everything_at: Instant,
-    /// Gateways to be swept, and when; kept until that has succeeded.
+    /// Gateways to sweep, and when. Kept until the sweep has succeeded.
     due: HashMap<GatewayKey, Instant>,
 }
 
@@ -74,8 +73,8 @@ impl Job for Sweep {
         }
         let due = self.due.extract_if(|_, at| *at <= now);
         let mut gateways: Vec<GatewayKey> = due.map(|(gateway, _)| gateway).collect();
-        // A gateway that is connected here is served; the end of its last
-        // connection makes it unserved again.
+        // A gateway that is connected here receives its events. When its last connection ends,
+        // another sweep is requested.
         gateways.retain(|gateway| self.dispatcher.registry.connected(*gateway) == 0);
         if !gateways.is_empty()
             && let Err(error) = self.sweep(Some(&gateways)).await

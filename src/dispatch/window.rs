@@ -1,7 +1,6 @@
-//! What may be sent on a connection, and what a receipt, silence, and the end of
-//! the connection mean. Pure decisions: no clock, no I/O; instants are arguments.
-//! Everything up to `position` is settled (confirmed or skipped), and everything
-//! up to `sent` was handed to the transport.
+//! What may be sent on a connection, and what receipts, silence and the end of the connection mean.
+//! Makes decisions only: no clock, no I/O; instants are arguments. Everything up to `position` is
+//! settled (confirmed or skipped), and everything up to `sent` was passed to the transport.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +26,7 @@ pub struct Limits {
 pub struct Patience {
     /// Attempts, on any connections, before the event counts as poison.
     pub max_attempts: u32,
-    /// What becomes of poison.
+    /// What happens to poison events.
     pub poison: Policy,
 }
 

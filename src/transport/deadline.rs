@@ -1,5 +1,5 @@
-//! Deadlines of writes. Time in which this process did not run, because it was
-//! stopped or starved of CPU time, does not count against the peer.
+//! Write timeouts. Time in which this process did not run, because it was stopped or starved of CPU
+//! time, does not count against the peer.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-/// A deadline that is noticed later than this passed while the process did not run.
+/// A deadline that is noticed later than this has passed while the process did not run.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Waits for `work` for as long as `limit`, and that long again after a stall.
+/// Waits for `work` for at most `limit`, and for that long again after a stall.
 pub(super) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = T>,

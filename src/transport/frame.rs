@@ -1,6 +1,6 @@
-//! The JSON frames of plain mode. Payloads pass through byte by byte, because
-//! gateways compare times and numbers in them. Messages from gateways are not
-//! trusted: only the members that the service needs are read.
+//! The JSON frames of plain mode. Payloads are copied byte for byte, because gateways compare times
+//! and numbers in them. Messages from gateways are not trusted: only the members that the service
+//! needs are read.
 
 use std::io::Write as _;
 
@@ -52,8 +52,7 @@ pub fn event_text(event: &Event, sequence: Sequence, epoch: Epoch) -> Bytes {
     text.into()
 }
 
-/// The length in bytes of an event's longest frame in any log. Published events
-/// are limited by it.
+/// The size in bytes of an event's largest frame in any log. Published events are limited by it.
 pub fn longest_event_text(event: &Event) -> usize {
     event_text(event, Sequence::MAX, Epoch(uuid::Uuid::nil())).len()
 }
@@ -68,7 +67,7 @@ struct ConnectionAck {
     timestamp: Timestamp,
 }
 
-/// The first frame of every connection.
+/// The first frame of a connection.
 pub fn connection_ack(greeting: Greeting, timestamp: Timestamp) -> Bytes {
     let Greeting { gateway_id, connection_id, .. } = greeting;
     let mut text = Vec::with_capacity(256);
@@ -80,7 +79,7 @@ pub fn connection_ack(greeting: Greeting, timestamp: Timestamp) -> Bytes {
 fn encode(text: &mut Vec<u8>, value: &impl Serialize) {
     // Writing strings, numbers and a valid raw value into memory does not fail.
     if let Err(error) = serde_json::to_writer(&mut *text, value) {
-        debug_assert!(false, "a frame could not be encoded: {error}");
+        debug_assert!(false, "failed to encode a frame: {error}");
         let _ = text.flush();
     }
 }
@@ -93,8 +92,7 @@ struct Head<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// Reads a text message from a gateway. The parser bounds its nesting, the
-/// transport its length.
+/// Parses a text message from a gateway. The parser limits its nesting, the transport its size.
 pub fn parse_incoming(text: &[u8]) -> Result<DeploymentReport, InvalidMessage> {
     let head: Head<'_> = serde_json::from_slice(text).map_err(|_| InvalidMessage::Malformed)?;
     if head.message_type != "deployment.ack" {

@@ -1,10 +1,10 @@
-//! What gateways report about deployments, whichever way it travels.
+//! Gateways' reports on deployments, for any transport.
 
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
 
-/// What was to happen to a deployment.
+/// What a deployment was to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentAction {
@@ -15,7 +15,7 @@ pub enum DeploymentAction {
 }
 
 impl DeploymentAction {
-    /// The last segment of the event types that ask for it.
+    /// The last segment of the event types that request it.
     pub const fn suffix(self) -> &'static str {
         match self {
             Self::Deploy => "deployed",
@@ -24,30 +24,30 @@ impl DeploymentAction {
     }
 }
 
-/// How a deployment went.
+/// The result of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentStatus {
-    /// Applied.
+    /// It was applied.
     Success,
-    /// Not applied.
+    /// It was not applied.
     Failed,
 }
 
-/// A gateway's report on one deployment. It names no event.
+/// A gateway's report on one deployment. It contains no event id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentReport {
-    /// The deployment.
+    /// The deployment's id.
     pub deployment_id: String,
-    /// The artifact that was deployed or undeployed.
+    /// The id of the artifact that was deployed or undeployed.
     pub artifact_id: String,
-    /// The artifact's kind, in the gateway's words.
+    /// The kind of the artifact, as the gateway calls it.
     #[serde(default)]
     pub resource_type: String,
-    /// Deploy or undeploy.
+    /// The requested action.
     pub action: DeploymentAction,
-    /// How it went.
+    /// Its result.
     pub status: DeploymentStatus,
     /// The `performedAt` of the event that it answers; `None` if it is absent or
     /// not a time.
@@ -58,7 +58,7 @@ pub struct DeploymentReport {
     pub error_code: Option<String>,
 }
 
-/// A report with an unreadable time is still a report.
+/// A report with an invalid time is still a report.
 fn lenient_time<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<String>::deserialize(value)?;
     Ok(text.and_then(|text| Timestamp::parse(&text).ok()))

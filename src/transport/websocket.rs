@@ -1,12 +1,11 @@
 //! WebSocket in plain mode, for unmodified gateways.
 //!
-//! Such a gateway handles one frame after another and echoes the payload of
-//! each ping. So event frames are followed by pings that carry the sequence of the
-//! last event, and a pong is a receipt for everything up to that sequence. The
-//! [`cadence`] decides which events have a ping before them; a ping always
-//! follows the last event of a burst.
+//! Such a gateway handles one frame after another and echoes the payload of each ping. So event
+//! frames are followed by pings that contain the sequence of the last event, and a pong is a
+//! receipt for everything up to that sequence. The [`cadence`] decides which events have a ping
+//! before them. A ping always follows the last event of a burst.
 //!
-//! Reading and writing go on side by side, and neither waits for the other.
+//! Reading and writing are concurrent, and neither waits for the other.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +35,7 @@ use receipts::Receipts;
 /// record (RFC 8446, section 5.1, limits a record to this size).
 pub const BURST_BYTES: usize = 16 * 1024;
 
-/// Time for a peer that broke the protocol to read the close frame.
+/// How long a peer that violated the protocol has to read the close frame.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// Time limits of a connection.
@@ -68,7 +67,7 @@ pub async fn run(socket: WebSocket, greeting: Greeting, end: TransportEnd, setti
     let first = frame::connection_ack(greeting, Timestamp::now());
     let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming, first).await;
     let shared = locked(&receipts).shared();
-    // It fails if the lane is gone. Then the end needs no report.
+    // Fails if the lane has ended, so that no one needs the report.
     let _ =
         incoming.send(Incoming::Ended(Box::new(Ended { reason, detail, by_peer, shared }))).await;
 }
@@ -78,8 +77,8 @@ fn locked(receipts: &Mutex<Receipts>) -> MutexGuard<'_, Receipts> {
     receipts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads and writes until one of both ends, then ends the other. Returns why it
-/// ended, details, and whether the peer's host ended it.
+/// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
+/// whether the peer's host ended it.
 async fn talk(
     writer: &mut Writer<'_>,
     stream: SplitStream<WebSocket>,
@@ -94,8 +93,8 @@ async fn talk(
             match &read {
                 ReadEnd::Violation(code, detail) => {
                     writer.close(*code, detail).await;
-                    // What it sent since is unread. Ending at once would reset the
-                    // connection, and the peer would not get the close frame.
+                    // The peer may have sent more. Closing now would reset the connection before
+                    // the peer has read the close frame.
                     tokio::time::sleep(LINGER.min(settings.close_timeout)).await;
                 }
                 ReadEnd::LaneGone => writer.close(close_code::AWAY, "shutdown").await,
@@ -105,11 +104,10 @@ async fn talk(
         }
         written = writer.run(first) => written,
     };
-    // What the peer has sent still counts, so reading goes on to the end.
+    // What the peer has sent still counts, so reading continues to the end.
     match written {
         WriteEnd::Closed(reason) => {
-            // A silent peer is not going to answer, and its failure is recorded
-            // only after this.
+            // A silent peer will not answer, and its failure is recorded only after this.
             let is_silent =
                 matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
             let wait = if is_silent { LINGER } else { settings.close_timeout };
@@ -154,7 +152,7 @@ enum WriteEnd {
     Closed(Reason),
     /// The peer does not read.
     TimedOut,
-    /// The socket broke.
+    /// The socket failed.
     Failed(String),
 }
 
@@ -234,7 +232,7 @@ impl Writer<'_> {
         let sending = self.sink.send(Message::Close(Some(close)));
         match timeout(self.settings.close_timeout, sending).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the close frame was not sent"),
+            Ok(Err(error)) => tracing::debug!(%error, "failed to send the close frame"),
             Err(_) => tracing::debug!("the close frame was not read"),
         }
     }
@@ -246,8 +244,8 @@ enum Next {
     Close(Reason),
 }
 
-/// Waits for the lane to close the connection while something is written. A close
-/// does not wait for the write; a ping does.
+/// Waits for the lane to close the connection while something is written. A close does not wait for
+/// the write; a ping does.
 async fn closed(control: &mut mpsc::Receiver<Control>, ping_due: &mut bool) -> Reason {
     loop {
         match control.recv().await {
@@ -258,7 +256,7 @@ async fn closed(control: &mut mpsc::Receiver<Control>, ping_due: &mut bool) -> R
     }
 }
 
-/// One write of as much as waits.
+/// One write of all waiting events.
 struct Burst<'a> {
     sink: &'a mut SplitSink<WebSocket, Message>,
     receipts: &'a Mutex<Receipts>,
@@ -266,7 +264,7 @@ struct Burst<'a> {
 }
 
 impl Burst<'_> {
-    /// Writes what waits, with its pings, and flushes once.
+    /// Writes the waiting events with their pings, and flushes once.
     async fn write(
         self,
         first: Option<Message>,
@@ -313,13 +311,13 @@ fn text(frame: Bytes) -> Option<Message> {
     Utf8Bytes::try_from(frame).ok().map(Message::Text)
 }
 
-/// A ping. Before the first event it carries no sequence, and its pong confirms nothing.
+/// A ping. Before the first event it contains no sequence, and its pong confirms nothing.
 fn ping(last: Option<Sequence>) -> Message {
     let payload = last.map_or_else(Bytes::new, |sequence| sequence.to_string().into());
     Message::Ping(payload)
 }
 
-/// Serves a real socket over loopback, for the tests. Returns the client's end.
+/// Serves a real socket over loopback, for tests. Returns the client's end.
 #[cfg(test)]
 async fn served(
     end: TransportEnd,

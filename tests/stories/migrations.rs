@@ -86,7 +86,7 @@ async fn an_edited_schema_is_refused_by_everything(on: On) {
     let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
     let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
     place.change(&edit).await;
-    is_refused(&place, &["migration 1 was applied with another text"]).await;
+    is_refused(&place, &["migration 1 was applied with a different text"]).await;
 }
 
 /// A history and a table of another program that uses the same tool.

@@ -126,7 +126,7 @@ async fn a_balancer_without_a_valid_header_is_disconnected_and_logged() {
         ("too short for its family", binary(1, 0x21, &[&[0; 12]])),
         ("too long", binary(1, 0x11, &[&vec![0; 60_000]])),
     ];
-    let warnings = |log: &str| log.matches("let it send one").count();
+    let warnings = |log: &str| log.matches("make it send one").count();
     for (nth, (name, bytes)) in bad.into_iter().enumerate() {
         let mut tcp = dial(BALANCER, service.port).await;
         // The connection may end before everything is written.

@@ -50,14 +50,14 @@ async fn a_command_that_can_not_connect_says_why() {
     for (bad, says) in [("localhost", "https://host:8443"), ("ftp://localhost", "https://")] {
         run(&mut with("GATEWAY_EVENTS_URL", bad)).await.failed(1, &[bad, says]);
     }
-    for (bad, says) in [("gwa_nonsense", "401"), ("Bearer x", "blanks"), ("two\nlines", "blanks")] {
+    for (bad, says) in [("gwa_nonsense", "401"), ("Bearer x", "spaces"), ("two\nlines", "spaces")] {
         let said = run(&mut with("GATEWAY_EVENTS_TOKEN", bad)).await;
         said.failed(1, &[says, "GATEWAY_EVENTS_TOKEN"]);
         assert!(!said.err.contains(bad), "a secret is repeated: {said:?}");
     }
     let mut listen = service.command("listen --as-gateway --yes");
     let said = run(listen.env("GATEWAY_EVENTS_KEY", "two\nlines")).await;
-    said.failed(1, &["GATEWAY_EVENTS_KEY", "blanks"]);
+    said.failed(1, &["GATEWAY_EVENTS_KEY", "spaces"]);
     let needed = ["access token is required", "GATEWAY_EVENTS_TOKEN", "--token-file"];
     run(&mut with("GATEWAY_EVENTS_TOKEN", "")).await.failed(1, &needed);
     run(service.command("gateway list").env_remove("GATEWAY_EVENTS_TOKEN"))

@@ -1,5 +1,5 @@
-//! How a lane ends: it closes its transport, takes the last messages of the peer,
-//! and records what was left unconfirmed.
+//! Ends a lane: closes its transport, receives the peer's last messages, and records what is
+//! unconfirmed.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::clock::{Timestamp, millis};
 use crate::event::Reason;
 use crate::transport::{Control, Ended, Incoming};
 
-/// How long a transport may take to close; it has shorter limits of its own.
+/// The timeout of closing a transport, which has shorter timeouts of its own.
 const CLOSE: Duration = Duration::from_secs(5);
-/// For matching reports that came just before the end.
+/// The timeout of matching reports that arrived just before the end.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 
 impl Lane {
-    /// Closes the transport, and takes what the peer still sends.
+    /// Closes the transport, and receives what the peer still sends.
     pub(super) async fn close(&mut self, state: &mut State, reason: Reason) -> Outcome {
         let by = Instant::now() + CLOSE;
-        // Probes may fill the channel; the transport takes them in between.
+        // Probes may fill the channel until the transport takes them.
         let _ = timeout_at(by, self.link.control.send(Control::Close(reason))).await;
         let detail = loop {
             match timeout_at(by, self.link.incoming.recv()).await {
@@ -30,15 +30,15 @@ impl Lane {
                     return Outcome { reason, detail, shared: Some(shared) };
                 }
                 Ok(Some(incoming)) => self.receive(state, incoming),
-                Ok(None) => break "the transport is gone",
+                Ok(None) => break "the transport ended without a report",
                 Err(_) => break "the transport did not end in time",
             }
         };
         Outcome { reason, detail: detail.to_owned(), shared: None }
     }
 
-    /// An end that came from the peer's host is a sign of life, unless the peer left
-    /// a probe unanswered: then its host may answer for a process that is gone.
+    /// An end that came from the peer's host counts as activity, unless the peer left a probe
+    /// unanswered: in that case its host may answer for a dead process.
     pub(super) fn note_end(state: &mut State, by_peer: bool) {
         let is_silent = state.probed_at.is_some_and(|at| at > state.alive_at);
         if by_peer && !is_silent {
@@ -63,12 +63,12 @@ impl Lane {
             while !self.reports.is_empty() {
                 let matched = self.reports.next().await;
                 let (window, outcomes) = (&mut self.window, &mut self.outcomes);
-                // Invalid ones among the last are not worth a log line.
+                // Invalid ones among the last are not logged.
                 let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
-            tracing::warn!(connection = %self.info.connection, "the last reports were not matched in time");
+            tracing::warn!(connection = %self.info.connection, "timed out matching the last reports");
         }
         for event in state.in_flight.unconfirmed() {
             self.outcomes.name(event);

@@ -48,9 +48,9 @@ fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Inst
     receipt
 }
 
-/// Takes a report. It is a receipt, too: the gateway has handled what it was sent
-/// before the reported event. The event itself is delivered, or failed for the given
-/// reason. The error names what is invalid about the report.
+/// Handles a report. It is also a receipt: the gateway has handled what it was sent before the
+/// reported event. The event itself is delivered, or failed for the given reason. The error says
+/// why the report is invalid.
 pub(super) fn reported(
     window: &mut Window,
     reports: &mut Reports,

@@ -1,14 +1,13 @@
-//! Decides where pings stand between the events of one connection. A plain
-//! gateway closes its connection when it has read no ping for 35 s, and it reads
-//! nothing while a handler runs. So the handlers between two pings must together
-//! be expected to take much less than that.
+//! Decides where pings are sent between the events of one connection. A plain gateway closes its
+//! connection when it has read no ping for 35 s, and it reads nothing while a handler runs. So the
+//! handlers between two pings must be expected to take much less than that in total.
 //!
-//! A ping also asks for a receipt, and every receipt costs the gateway a write.
-//! So events of types that this connection has just handled quickly share one,
-//! up to [`LONGEST_GROUP`]. Any other event has a ping of its own.
+//! A ping also requests a receipt, and every receipt costs the gateway a write. So events of types
+//! that this connection has just handled quickly share one, up to [`LONGEST_GROUP`]. Any other
+//! event has its own ping.
 //!
-//! Handling times are measured by receipts, per connection and event type.
-//! No clock, no IO: instants are arguments.
+//! Handling times are measured by receipts, per connection and event type. Makes decisions only: no
+//! clock, no I/O; instants are arguments.
 
 use std::time::Duration;
 
@@ -16,29 +15,30 @@ use tokio::time::Instant;
 
 use crate::event::EventType;
 
-/// Expected handling between two pings, at most. The gateway's limit is 35 s.
+/// The maximum expected handling time between two pings. The gateway's limit is 35 s.
 const BUDGET: Duration = Duration::from_secs(15);
-/// Events that may share a ping.
+/// The maximum number of events that share a ping.
 const LONGEST_GROUP: u16 = 8;
-/// Events that must have been quick for each event of a group: groups grow
-/// slowly, because a gateway that was quick a few times may still turn slow.
+/// Quick events required for each event of a group. Groups grow slowly, because a gateway that was
+/// quick a few times may still become slow.
 const EVIDENCE_PER_EVENT: u16 = 16;
-/// Event types that are measured at once. Events of further types have a ping each.
+/// The number of event types that are measured at the same time. Events of further types have their
+/// own pings.
 const MEASURED_TYPES: usize = 64;
 
 /// The ping that an event needs before it. A ping always follows the last event
 /// that is written for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PingBefore {
-    /// None.
+    /// No ping.
     Unneeded,
-    /// One between it and the event before it.
+    /// A ping between it and the event before it.
     Between,
-    /// One right before it, even if no event was written since the last one.
+    /// A ping right before it, even if no event was written since the last ping.
     Always,
 }
 
-/// What is known of one event type on this connection.
+/// The measurements of one event type on this connection.
 #[derive(Debug)]
 struct Measured {
     event_type: EventType,
@@ -48,7 +48,7 @@ struct Measured {
     at: Option<Instant>,
 }
 
-/// The place of an event's type among the measured ones; `None` if it is not measured.
+/// The index of an event's type among the measured ones; `None` if it is not measured.
 pub(super) type Slot = Option<u8>;
 
 /// The ping cadence of one connection.
@@ -56,7 +56,7 @@ pub(super) type Slot = Option<u8>;
 pub(super) struct Cadence {
     budget: Duration,
     measured: Vec<Measured>,
-    /// Events sent since the last ping that was planned ...
+    /// Events sent since the last planned ping ...
     group: u16,
     /// ... and how many of them may share the next one.
     group_limit: u16,
@@ -65,8 +65,8 @@ pub(super) struct Cadence {
 }
 
 impl Cadence {
-    /// Starts without measurements, so with a ping for each event. A group must
-    /// also fit into the time that a gateway has to confirm an event.
+    /// Starts without measurements, and therefore with a ping for each event. A group must also fit
+    /// into the time that a gateway has to confirm an event.
     pub(super) fn new(confirmation_timeout: Duration) -> Self {
         Self {
             budget: BUDGET.min(confirmation_timeout / 4),
@@ -77,14 +77,14 @@ impl Cadence {
         }
     }
 
-    /// The longest handling that counts as quick: a whole group of such events
-    /// stays within the budget.
+    /// The longest handling time that counts as quick: a whole group of such events stays within
+    /// the budget.
     fn quick(&self) -> Duration {
         self.budget / u32::from(LONGEST_GROUP)
     }
 
-    /// Plans the ping before an event that is sent now; `is_idle` says that
-    /// nothing sent before is unconfirmed.
+    /// Plans the ping before an event that is sent now. `is_idle` says that nothing sent before is
+    /// unconfirmed.
     pub(super) fn plan(
         &mut self,
         event_type: &EventType,
@@ -101,8 +101,8 @@ impl Cadence {
         }
         self.group = 1;
         self.group_limit = limit;
-        // After a pause the last ping may have been read long ago: the handler
-        // gets the whole of the gateway's 35 s by a new one.
+        // After a pause, the last ping may have been read long ago. A new one gives the handler the
+        // gateway's whole 35 s.
         let is_fresh = self.ping_read_at.is_some_and(|at| now.duration_since(at) <= self.quick());
         let ping = match (is_idle, is_fresh) {
             (false, _) => PingBefore::Between,
@@ -112,9 +112,8 @@ impl Cadence {
         (ping, slot)
     }
 
-    /// Takes a receipt that came `took` after the handling of the first of these
-    /// events could begin. The ping that asked for it was sent after `sent_at`,
-    /// when the last of them was sent.
+    /// Measures a receipt that arrived `took` after the handling of the first of these events could
+    /// begin. The ping that requested it was sent after `sent_at`, when the last of them was sent.
     pub(super) fn confirmed(
         &mut self,
         slots: impl Iterator<Item = Slot>,
@@ -135,8 +134,8 @@ impl Cadence {
         }
     }
 
-    /// How many events may share a ping with one of this type. Measurements
-    /// expire: what a gateway did before a pause says little about now.
+    /// How many events may share a ping with one of this type. Measurements expire, because what a
+    /// gateway did before a pause says little about now.
     fn limit(&self, slot: Slot, now: Instant) -> u16 {
         let measured = slot.and_then(|slot| self.measured.get(usize::from(slot)));
         let recent = measured
@@ -148,7 +147,7 @@ impl Cadence {
         let known = self.measured.iter().position(|it| it.event_type == *event_type);
         let place = known.or_else(|| {
             if self.measured.len() >= MEASURED_TYPES {
-                // Events in flight hold places.
+                // Slots of events in flight are in use.
                 if !is_idle {
                     return None;
                 }

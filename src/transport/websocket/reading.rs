@@ -1,4 +1,4 @@
-//! Reads a socket to its end and reports what comes.
+//! Reads a socket to its end and reports its messages.
 
 use std::io::ErrorKind;
 use std::sync::Mutex;
@@ -15,26 +15,26 @@ use super::super::{Incoming, InvalidMessage, frame};
 use super::receipts::Receipts;
 use crate::event::{Reason, Sequence};
 
-/// Errors that say that nothing comes from the peer's host any more.
+/// Errors which mean that nothing arrives from the peer's host any more.
 const SILENCE: [ErrorKind; 3] =
     [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
 
-/// How reading came to its end.
+/// Why reading ended.
 pub(super) enum ReadEnd {
-    /// The peer closed in good order.
+    /// The peer closed the connection cleanly.
     Closed(String),
     /// The peer's host ended or reset the socket without a close frame.
     Lost(String),
-    /// The socket broke because the peer's host can't be reached.
+    /// The socket failed because the peer's host is unreachable.
     Silent(String),
-    /// The peer broke the protocol; to be told so with this code.
+    /// The peer violated the protocol. It is sent this close code.
     Violation(u16, &'static str),
-    /// The lane is gone.
+    /// The lane has ended.
     LaneGone,
 }
 
 impl ReadEnd {
-    /// Why it ended, what more is known, and whether the peer's host ended it.
+    /// The reason, details, and whether the peer's host ended it.
     pub(super) fn into_end(self) -> (Reason, String, bool) {
         let by_peer = matches!(self, Self::Lost(_));
         let (reason, detail) = match self {
@@ -47,8 +47,8 @@ impl ReadEnd {
     }
 }
 
-/// Reads to the end, also after a close frame: the answer to it is only sent by
-/// reading on. A slow lane slows the reading down.
+/// Reads to the end, even after a close frame, because the answer to it is only sent while reading
+/// continues. A slow lane slows the reading down.
 pub(super) async fn read(
     mut stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
@@ -71,9 +71,9 @@ pub(super) async fn read(
             },
             Ok(Message::Binary(_)) => Incoming::Invalid(InvalidMessage::Binary),
             Ok(Message::Close(frame)) => {
-                // Reported now: the wait for the end is no sign of life.
+                // Reported now, because waiting for the end does not count as activity.
                 let _ = incoming.send(Incoming::Alive).await;
-                // The answer is queued, and goes out by reading on.
+                // The answer is queued, and is sent while reading continues.
                 let rest = async { while let Some(Ok(_)) = stream.next().await {} };
                 let _ = timeout(close_timeout, rest).await;
                 return ReadEnd::Closed(describe(frame));
@@ -87,8 +87,7 @@ pub(super) async fn read(
     ReadEnd::Lost("the stream ended without a close frame".to_owned())
 }
 
-/// The sequence in a pong, if it has the form in which pings carry it. Anything
-/// else confirms nothing.
+/// The sequence in a pong, if it has the format of our pings. Any other payload confirms nothing.
 pub(super) fn receipt(payload: &[u8]) -> Option<Sequence> {
     let canonical =
         matches!(payload, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
@@ -110,22 +109,24 @@ fn describe(frame: Option<CloseFrame>) -> String {
     )
 }
 
-/// Distinguishes a peer that broke the protocol from a broken connection.
+/// Distinguishes a protocol violation from a failed connection.
 fn broken(error: axum::Error) -> ReadEnd {
     use tungstenite::Error;
     use tungstenite::error::ProtocolError;
 
     let error = error.into_inner();
     match error.downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => ReadEnd::Violation(close_code::SIZE, "a message too large"),
+        Some(Error::Capacity(_)) => {
+            ReadEnd::Violation(close_code::SIZE, "the message is too large")
+        }
         Some(Error::Utf8(_)) => {
-            ReadEnd::Violation(close_code::INVALID, "a text message that is no UTF-8")
+            ReadEnd::Violation(close_code::INVALID, "the text message is not UTF-8")
         }
         Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
             ReadEnd::Lost("the stream ended without a close frame".to_owned())
         }
         Some(Error::Protocol(_)) => {
-            ReadEnd::Violation(close_code::PROTOCOL, "a frame against RFC 6455")
+            ReadEnd::Violation(close_code::PROTOCOL, "the frame violates RFC 6455")
         }
         Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
         Some(Error::Io(io)) if SILENCE.contains(&io.kind()) => ReadEnd::Silent(error.to_string()),

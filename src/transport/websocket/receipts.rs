@@ -1,5 +1,5 @@
-//! The receipts of plain mode: which written events wait for a pong, and where
-//! pings stand between them.
+//! The receipts of plain mode: which written events wait for a pong, and where pings are between
+//! them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use super::super::Outgoing;
 use super::cadence::{Cadence, PingBefore, Slot};
 use crate::event::Sequence;
 
-/// Events whose pongs are waited for. A lane's window is smaller; only a peer
-/// that reports on deployments and answers no ping gets here.
+/// The maximum number of events that wait for a pong. A lane's window is smaller, so only a peer
+/// that reports on deployments and answers no pings reaches it.
 const MOST_WRITTEN: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Written {
     sequence: Sequence,
     at: Instant,
-    /// Where its type's handling time is measured.
+    /// The slot in which its type's handling time is measured.
     slot: Slot,
-    /// Whether no ping stands between it and the next event.
+    /// Whether there is no ping between it and the next event.
     is_shared: bool,
 }
 
@@ -49,8 +49,8 @@ impl Receipts {
         self.last
     }
 
-    /// Plans the ping before an event that is written now. `is_pinged` says that a
-    /// ping was the last frame written.
+    /// Plans the ping before an event that is written now. `is_pinged` says that a ping was the
+    /// last frame written.
     pub(super) fn plan(
         &mut self,
         outgoing: &Outgoing,
@@ -76,12 +76,12 @@ impl Receipts {
         ping
     }
 
-    /// An event was handed to the socket.
+    /// Records that an event was written to the socket.
     pub(super) fn wrote(&mut self, sequence: Sequence) {
         self.last = Some(sequence);
     }
 
-    /// Takes a pong that carried `sequence`.
+    /// Handles a pong with this sequence.
     pub(super) fn pong(&mut self, sequence: Sequence, now: Instant) {
         let count = self.written.iter().take_while(|it| it.sequence <= sequence).count();
         let (Some(oldest), Some(newest)) =

@@ -26,7 +26,7 @@ async fn within<T>(waiting: impl Future<Output = T>) -> T {
     timeout(PATIENCE, waiting).await.expect("in time")
 }
 
-/// An event with a payload of slightly more than so many bytes.
+/// An event with a payload slightly larger than this many bytes.
 #[expect(clippy::unnecessary_box_returns, reason = "links take boxes")]
 fn event(sequence: i64, bytes: usize) -> Box<Outgoing> {
     let outgoing = outgoing(EventType::new("api.deployed").unwrap(), bytes);
@@ -65,7 +65,7 @@ async fn assert_greeted(client: &mut tokio_tungstenite::WebSocketStream<tokio::n
     assert!(text.starts_with(r#"{"type":"connection.ack""#), "{text}");
 }
 
-/// How the connection ended, and what came before that.
+/// How the connection ended, and the messages before that.
 async fn ended(lane: &mut LaneEnd) -> (Ended, Vec<Incoming>) {
     let mut before = Vec::new();
     loop {
@@ -112,7 +112,7 @@ async fn each_event_is_followed_by_its_number_and_the_echo_is_a_receipt() {
     }
 }
 
-/// Sends events and returns the pings between them, once the last of both came.
+/// Sends events and returns the pings between them, once the last of both has arrived.
 async fn pings(
     lane: &LaneEnd,
     client: &mut tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>,
@@ -239,7 +239,7 @@ async fn a_connection_that_breaks_is_lost() {
     assert_eq!(ended(&mut lane).await.0.reason, Reason::ConnectionLost);
 }
 
-/// More than the kernel takes in for a peer that does not read.
+/// Fills the kernel's buffers for a peer that does not read.
 async fn clog(lane: &LaneEnd) {
     for sequence in 1..=i64::try_from(LINK_MESSAGES).unwrap() {
         lane.events.send(event(sequence, 1 << 20)).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_close_does_not_wait_for_a_write() {
     clog(&lane).await;
     let settings = Settings { write_timeout: PATIENCE, ..SETTINGS };
     let _client = served(transport, settings).await;
-    // Room in the link means that the first write is under way.
+    // Room in the link means that the first write is in progress.
     drop(within(lane.events.reserve()).await.unwrap());
     lane.control.send(Control::Close(Reason::TokenRevoked)).await.unwrap();
     assert_eq!(ended(&mut lane).await.0.reason, Reason::TokenRevoked);

@@ -1,4 +1,4 @@
-//! A simulated gateway with its watchdog against every plan of pings.
+//! Simulates a gateway with its watchdog for every plan of pings.
 
 use std::collections::VecDeque;
 
@@ -11,10 +11,10 @@ use crate::transport::Outgoing;
 use crate::transport::websocket::tests::event_of_type;
 
 const CONFIRMATION: Duration = Duration::from_mins(1);
-/// The events that a lane lets be unconfirmed.
+/// The window of the lane, in events.
 const WINDOW: i64 = 64;
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The gateway's own.
+/// The gateway's watchdog timeout.
 const WATCHDOG: Duration = Duration::from_secs(35);
 /// How long a handler takes, by event type.
 const HANDLING_MS: [u64; 8] = [0, 1, 150, 900, 1_800, 6_000, 14_000, 33_000];
@@ -38,7 +38,7 @@ struct Simulation {
     now: Duration,
     next_heartbeat: Duration,
     wire: VecDeque<Frame>,
-    /// When the gateway has handled what it is at.
+    /// When the gateway has handled its current frame.
     free_at: Duration,
     ping_read_at: Duration,
     pings: usize,
@@ -125,7 +125,7 @@ enum Step {
     Burst {
         types: Vec<usize>,
     },
-    /// The same type many times, which is what earns it a group.
+    /// The same type many times, which makes it eligible for groups.
     Flow {
         number: usize,
         count: usize,
@@ -146,8 +146,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever is sent when, the gateway's watchdog never fires, as long as each
-    /// type takes as long as it took before and no handler the whole 35 s.
+    /// The gateway's watchdog never fires, whenever events are sent, if each type takes as long as
+    /// before and no handler takes the whole 35 s.
     #[test]
     fn the_gateways_watchdog_never_fires(steps in prop::collection::vec(step(), 0..60)) {
         let mut simulation = Simulation::new();
@@ -183,7 +183,7 @@ fn a_burst_after_a_pause_has_a_ping_for_each_event() {
         simulation.burst(&[0; 64]);
         simulation.pass(Duration::from_millis(1));
     }
-    // A pause without a heartbeat in it, but for one at its end.
+    // A pause without a heartbeat in it, except at its end.
     simulation.pass(Duration::from_secs(16));
     let before = simulation.pings;
     simulation.burst(&[0; 20]);
@@ -202,7 +202,7 @@ fn types_beyond_the_measured_ones_have_a_ping_each_and_take_no_memory() {
         assert_eq!(slot.is_some(), number < MEASURED_TYPES);
     }
     assert_eq!(cadence.measured.len(), MEASURED_TYPES);
-    // The next pause makes way for others.
+    // After the next pause, other types take its slot.
     assert!(cadence.plan(&kind(1_000), true, now).1.is_some());
     assert_eq!(cadence.measured.len(), 1);
 }
