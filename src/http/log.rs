@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::App;
 use super::auth::Reader;
@@ -32,6 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often a waiting request reads the log without a hint that it has grown: hints may
 /// be lost, and the gateway may be deleted.
 const READ_AGAIN: Duration = Duration::from_secs(5);
+/// The shortest time between two reads of a waiting request.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Permits for requests that wait.
 pub(super) struct Waiting(Semaphore);
@@ -92,19 +94,23 @@ pub(super) async fn show(
         // is noticed.
         let mut head = app.dispatcher.watch_head(page.gateway.key);
         loop {
+            let read_at = Instant::now();
             page = read().await?;
             if !page.rows.is_empty() {
                 break;
             }
-            let read_again = deadline.min(Instant::now() + READ_AGAIN);
+            // Up to here there is nothing to return, however much is appended.
+            let seen = after.max(page.gateway.head);
+            let read_again = deadline.min(read_at + READ_AGAIN);
             while !app.dispatcher.is_draining() && Instant::now() < read_again {
-                if timeout(LOOK_AGAIN, head.changed()).await.is_ok() {
+                if timeout(LOOK_AGAIN, head.wait_for(|head| *head > seen)).await.is_ok() {
                     break;
                 }
             }
             if app.dispatcher.is_draining() || Instant::now() >= deadline {
                 break;
             }
+            sleep_until(deadline.min(read_at + PAUSE)).await;
         }
     }
     Ok(Json(shown(page, limit)))

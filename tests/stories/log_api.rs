@@ -2,13 +2,16 @@
 //! they are appended. Reading confirms nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::both::{On, on_both};
-use crate::support::{Service, deployed, failed_report};
+use crate::server::Database;
+use crate::support::{Service, deployed, failed_report, pause};
 
 on_both! {
     a_log_is_paged_by_sequence_with_states
@@ -115,6 +118,44 @@ async fn a_long_poll_waits_until_there_is_an_entry(on: On) {
     assert_eq!(sequences(&waiting(0).await), [1, 2]);
     let path = format!("/gateways/{id}/log?after=2&wait=50ms");
     assert!(sequences(&one.admin().get(&path).await.success()).is_empty());
+}
+
+/// Reads are rolled back, and nothing else in this test is.
+async fn reads(database: &mut PgConnection) -> i64 {
+    let counter = "select xact_rollback from pg_stat_database where datname = current_database()";
+    sqlx::query_scalar(counter).fetch_one(database).await.expect("a counter")
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_later_sequence_does_not_read_at_each_append() {
+    const APPENDS: u8 = 100;
+    let database = Database::new();
+    let settings = [("DATABASE__URL", database.url()), ("DATABASE__ASKERS", "1".to_owned())];
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let service = Service::start_with(&settings).await;
+    let mut statistics = PgConnection::connect(&database.url()).await.expect("a connection");
+    let (id, _) = service.gateway("berlin").await;
+    let admin = service.admin();
+    // A session reports its counters after a transaction, but not twice in a second.
+    let settled = async |statistics: &mut PgConnection| {
+        pause(Duration::from_secs(2)).await;
+        admin.get(&format!("/gateways/{id}/log")).await.success();
+        reads(statistics).await
+    };
+    let before = settled(&mut statistics).await;
+    let path = format!("/gateways/{id}/log?after={}&wait=25s", u32::from(APPENDS));
+    let waiting = async { admin.get(&path).await.success() };
+    let publishing = async {
+        for number in 1..=APPENDS {
+            admin.post("/events", &deployed(&[&id], &format!("d-{number}"))).await.success();
+        }
+        let during = settled(&mut statistics).await - before;
+        admin.post("/events", &deployed(&[&id], "last")).await.success();
+        during
+    };
+    let (page, during) = tokio::join!(waiting, publishing);
+    assert_eq!(sequences(&page), [i64::from(APPENDS) + 1]);
+    assert!(during < i64::from(APPENDS) / 2, "{during} reads for {APPENDS} appends");
 }
 
 #[tokio::test]
