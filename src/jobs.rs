@@ -1,7 +1,8 @@
 //! Background jobs and their supervisor. A job is one bounded run and an interval; the
 //! supervisor has the only loop. A run that fails or panics is logged, counted and retried
 //! with backoff. A job that completes no run for [`OVERDUE_INTERVALS`] intervals makes the
-//! node unready ([`Supervisor::overdue`]).
+//! node unready ([`Supervisor::overdue`]), unless it only measures
+//! ([`Supervisor::start_measurement`]).
 
 use std::fmt::{self, Display};
 use std::panic::AssertUnwindSafe;
@@ -73,7 +74,8 @@ pub struct Overdue {
 #[derive(Debug)]
 struct Status {
     name: &'static str,
-    overdue_after: Duration,
+    /// `None` if the job never makes the node unready.
+    overdue_after: Option<Duration>,
     /// Locked only to read or set the value.
     completed_at: Mutex<Instant>,
     is_finished: AtomicBool,
@@ -86,8 +88,9 @@ impl Status {
     }
 
     fn overdue(&self) -> Option<Overdue> {
+        let overdue_after = self.overdue_after?;
         let age = self.completed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        let is_overdue = age > self.overdue_after && !self.is_finished.load(Ordering::Relaxed);
+        let is_overdue = age > overdue_after && !self.is_finished.load(Ordering::Relaxed);
         is_overdue.then_some(Overdue { job: self.name, age })
     }
 }
@@ -119,28 +122,39 @@ impl Supervisor {
     /// Runs a job until [`Supervisor::stop`], for the first time immediately. `name`
     /// identifies it in logs, metrics and `/readyz`.
     pub fn start(&self, name: &'static str, interval: Duration, job: impl Job) {
-        let stop = self.0.stop.clone();
-        let supervised = self.supervised(name, interval, job);
-        self.0.tasks.spawn(async move {
-            stop.run_until_cancelled(supervised).await;
-        });
+        self.spawn(self.supervised(name, interval, Some(overdue_after(interval)), job));
+    }
+
+    /// Like [`Supervisor::start`], for a job that only measures. Its failures are logged and
+    /// counted, but the node stays ready while they last: its work does not depend on the
+    /// measurement.
+    pub fn start_measurement(&self, name: &'static str, interval: Duration, job: impl Job) {
+        self.spawn(self.supervised(name, interval, None, job));
     }
 
     /// Runs a job until it returns [`Next::Finished`]. For a job that receives work from
     /// others and must not be stopped before them.
     pub fn start_until_finished(&self, name: &'static str, interval: Duration, job: impl Job) {
-        tokio::spawn(self.supervised(name, interval, job));
+        tokio::spawn(self.supervised(name, interval, Some(overdue_after(interval)), job));
+    }
+
+    fn spawn(&self, supervised: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            stop.run_until_cancelled(supervised).await;
+        });
     }
 
     fn supervised<J: Job>(
         &self,
         name: &'static str,
         interval: Duration,
+        overdue_after: Option<Duration>,
         job: J,
     ) -> impl Future<Output = ()> + Send + use<J> {
         let status = Arc::new(Status {
             name,
-            overdue_after: (interval * OVERDUE_INTERVALS).max(MIN_OVERDUE),
+            overdue_after,
             completed_at: Mutex::new(Instant::now()),
             is_finished: AtomicBool::new(false),
         });
@@ -163,6 +177,10 @@ impl Supervisor {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+fn overdue_after(interval: Duration) -> Duration {
+    (interval * OVERDUE_INTERVALS).max(MIN_OVERDUE)
 }
 
 /// Runs a job until it is finished.

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Unit;
+
 use super::{Candidate, Draft, Rules, ValidationError, rows};
 use crate::clock::Timestamp;
 use crate::compute::{ComputeError, Source};
@@ -29,11 +31,21 @@ const RACES: usize = 3;
 const DRAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the inbox's depth is measured.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
+/// At this depth the measurement stops counting: a count takes time in proportion to the
+/// rows, and competes with the drain.
+const DEPTH_LIMIT: u32 = 100_000;
+const DEPTH: &str = "gateway_events_inbox_depth";
+const OLDEST: &str = "gateway_events_inbox_oldest_seconds";
 
 /// Starts the job that drains the inbox and the one that measures its depth.
 pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
     jobs.start("inbox_drain", DRAIN_INTERVAL, Drain { store: Arc::clone(store), rules });
-    jobs.start("inbox_depth", DEPTH_INTERVAL, Measure(Arc::clone(store)));
+    metrics::describe_gauge!(
+        DEPTH,
+        format!("Rows in the inbox; {DEPTH_LIMIT} means that many or more.")
+    );
+    metrics::describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest row in the inbox.");
+    jobs.start_measurement("inbox_depth", DEPTH_INTERVAL, Measure(Arc::clone(store)));
 }
 
 struct Drain {
@@ -267,14 +279,10 @@ impl Job for Measure {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next> {
-        let depth = self.0.inbox_depth().await?;
+        let depth = self.0.inbox_depth(DEPTH_LIMIT).await?;
         let age = depth.oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest));
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "gauges are floats; a depth beyond their precision is still large"
-        )]
-        metrics::gauge!("gateway_events_inbox_depth").set(depth.rows as f64);
-        metrics::gauge!("gateway_events_inbox_oldest_seconds").set(age.as_secs_f64());
+        metrics::gauge!(DEPTH).set(f64::from(depth.rows));
+        metrics::gauge!(OLDEST).set(age.as_secs_f64());
         Ok(Next::Wait)
     }
 }

@@ -1,13 +1,17 @@
-//! Background jobs: a job that can't complete a run makes the node unready, and the probe names it.
+//! Background jobs: one that can't do its work makes the node unready, which names it. One
+//! that only measures does not.
 
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::Instant;
 
 use crate::server::Database;
 use crate::support::{Service, deployed};
 
-/// Three intervals of the job, with a margin.
+/// More than three intervals of a measurement.
+const LATE_MEASUREMENT: Duration = Duration::from_secs(20);
+/// Three intervals of the job, and some patience.
 const OVERDUE: Duration = Duration::from_mins(1);
 
 async fn ready(service: &Service) -> Result<String, String> {
@@ -38,13 +42,13 @@ async fn a_job_that_completes_no_run_is_named_by_readiness() {
     // Only the inbox is unavailable to the service.
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     eventually(&service, |ready| {
-        ready.as_ref().is_err_and(|refused| refused.contains("background job inbox_d"))
+        ready.as_ref().is_err_and(|refused| refused.contains("background job inbox_drain "))
     })
     .await;
     service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
     let failures = |metrics: &str| {
         metrics.lines().any(|line| {
-            line.starts_with("gateway_events_job_failures_total{job=\"inbox_d")
+            line.starts_with("gateway_events_job_failures_total{job=\"inbox_drain\"}")
                 && !line.ends_with(" 0")
         })
     };
@@ -52,6 +56,36 @@ async fn a_job_that_completes_no_run_is_named_by_readiness() {
     lock.rollback().await.expect("unlocked");
     eventually(&service, Result::is_ok).await;
     service.logged(|log| log.contains("a background job recovered")).await;
+}
+
+#[tokio::test]
+async fn a_measurement_that_waits_for_slow_queries_leaves_the_node_ready() {
+    let database = Database::new();
+    let settings = [("DATABASE__URL", database.url()), ("DATABASE__ASKERS", "1".to_owned())];
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let service = Service::start_with(&settings).await;
+    let mut other = PgConnection::connect(&database.url()).await.expect("a connection");
+    let mut lock = other.begin().await.expect("a transaction");
+    let statement = "lock table inbox_rejected in access exclusive mode";
+    sqlx::query(statement).execute(&mut *lock).await.expect("the lock");
+    // Each query waits for the table until it is ended, and the measurement behind them.
+    let slow = async || loop {
+        let answer = service.api().get("/inbox/rejected").await;
+        assert!(answer.is_err(), "{answer:?}");
+    };
+    let queries = async { tokio::join!(slow(), slow(), slow(), slow()) };
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    let polls = async {
+        let late = Instant::now() + LATE_MEASUREMENT;
+        while ticks.tick().await < late {
+            ready(&service).await.expect("ready");
+        }
+    };
+    tokio::select! {
+        _ = queries => {}
+        () = polls => {}
+    }
+    lock.rollback().await.expect("unlocked");
 }
 
 #[tokio::test]

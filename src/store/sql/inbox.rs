@@ -57,8 +57,8 @@ impl Inbox for Backend {
         Ok(drained)
     }
 
-    async fn inbox_depth(&self) -> Result<InboxDepth> {
-        run!(self.query, |conn| page::depth(conn))
+    async fn inbox_depth(&self, limit: u32) -> Result<InboxDepth> {
+        run!(self.query, |conn| page::depth(conn, limit))
     }
 
     async fn rejected(

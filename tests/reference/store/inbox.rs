@@ -40,9 +40,9 @@ impl Tables {
         rows
     }
 
-    pub(super) fn inbox_depth(&self) -> InboxDepth {
+    pub(super) fn inbox_depth(&self, limit: u32) -> InboxDepth {
         InboxDepth {
-            rows: i64::try_from(self.inbox.len()).unwrap_or(i64::MAX),
+            rows: u32::try_from(self.inbox.len()).unwrap_or(u32::MAX).min(limit),
             oldest: self.inbox.values().next().map(|row| row.inserted_at),
         }
     }

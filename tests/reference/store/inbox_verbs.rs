@@ -39,8 +39,8 @@ impl Inbox for MemoryStore {
         Ok(drained)
     }
 
-    async fn inbox_depth(&self) -> Result<InboxDepth> {
-        self.read(|tables| Ok(tables.inbox_depth())).await
+    async fn inbox_depth(&self, limit: u32) -> Result<InboxDepth> {
+        self.read(|tables| Ok(tables.inbox_depth(limit))).await
     }
 
     async fn rejected(

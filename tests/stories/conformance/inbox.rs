@@ -67,12 +67,14 @@ pub(crate) async fn rows_are_moved_in_the_order_of_their_insertion(
     let gateway = corner.gateway(&[]).await;
     let mut ids = outsider.insert(&[row("{\"n\":1}"), row("{\"n\":2}"), row("{\"n\":3}")]).await;
     ids.extend(outsider.insert(&[row("{\"n\":4}"), row("{\"n\":5}")]).await);
-    assert_eq!(store.inbox_depth().await.unwrap().rows, 5);
+    for (limit, rows) in [(3, 3), (5, 5), (100, 5)] {
+        assert_eq!(store.inbox_depth(limit).await.unwrap().rows, rows, "counted up to {limit}");
+    }
     let judged: Vec<_> =
         page(store).await.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
     assert_eq!(store.drain_inbox(judged).await.unwrap().appended, 5);
     assert_eq!(log(store, &gateway).await, ids);
-    let depth = store.inbox_depth().await.unwrap();
+    let depth = store.inbox_depth(100).await.unwrap();
     assert_eq!((depth.rows, depth.oldest), (0, None));
 }
 

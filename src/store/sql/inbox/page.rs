@@ -40,15 +40,16 @@ pub(super) async fn page(
     Ok(rows)
 }
 
-/// The number of rows, and when the oldest was inserted.
-pub(super) async fn depth(conn: &mut Connection) -> Result<InboxDepth> {
+/// Measures how many rows wait, up to `limit`.
+pub(super) async fn depth(conn: &mut Connection, limit: u32) -> Result<InboxDepth> {
     let row = query!(
         r#"
-        select (select count(*) from inbox) as "rows!: i64",
+        select (select count(*) from (select 1 as one from inbox limit $1) i) as "rows!: i64",
             (select inserted_at from inbox order by id limit 1) as "oldest?: Timestamp"
-        "#
+        "#,
+        i64::from(limit)
     )
     .fetch_one(conn)
     .await?;
-    Ok(InboxDepth { rows: row.rows, oldest: row.oldest })
+    Ok(InboxDepth { rows: u32::try_from(row.rows).unwrap_or(limit), oldest: row.oldest })
 }
