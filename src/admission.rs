@@ -74,6 +74,8 @@ pub enum Cause {
     TooManyAttempts(Duration),
     /// This node has as many connections as it may have.
     ConnectionLimit,
+    /// The gateway has as many connections to this node as it may have: this many.
+    GatewayConnectionLimit(usize),
     /// This node is shutting down.
     Draining,
     /// The connection was closed while it was opened. The next attempt may succeed.
@@ -184,6 +186,7 @@ impl Admissions {
     ) -> Result<Admitted, Box<Refusal>> {
         let Authenticated { key, address, credential, mut attempt } = authenticated;
         let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
+        self.check_connections(&mut attempt, &credential).await.map_err(refuse)?;
         let permit = self
             .dispatcher
             .try_admit()
@@ -224,6 +227,29 @@ impl Admissions {
         }
         attempt.held();
         Ok(Admitted { session, credential, attempt })
+    }
+
+    /// Counts the connection as open, unless its gateway has as many as it may have: the
+    /// configured number or twice its replicas, whichever is more. Twice, because the
+    /// connections of replicas whose hosts vanished count until that is noticed, and the
+    /// replicas that take their place must not wait for it.
+    async fn check_connections(
+        &self,
+        attempt: &mut Attempt,
+        credential: &GatewayCredential,
+    ) -> Result<(), Cause> {
+        let configured = self.dispatcher.max_connections_per_gateway();
+        if attempt.open(configured) {
+            return Ok(());
+        }
+        // Rare, so that no other connection waits for the look-up of the replicas.
+        let replicas = attempt.replicas(self.store.as_ref(), credential).await;
+        let replicas = replicas.map_err(|error| self.unless_draining(Cause::Store(error)))?;
+        let limit = configured.max(replicas.saturating_mul(2));
+        if attempt.open(limit) {
+            return Ok(());
+        }
+        Err(self.unless_draining(Cause::GatewayConnectionLimit(limit)))
     }
 
     /// The cause of a refusal, unless a drain has begun meanwhile.

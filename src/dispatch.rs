@@ -82,7 +82,9 @@ impl TryFrom<String> for Policy {
 pub struct Options {
     /// The maximum number of gateways' sockets.
     pub max_connections: usize,
-    /// The interval between pings.
+    /// Sockets of one gateway open at once; twice its replicas if that is more.
+    pub max_connections_per_gateway: usize,
+    /// How often a gateway is pinged.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
     /// A connection without activity for this long is closed.
@@ -174,8 +176,13 @@ impl Dispatcher {
         Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit::new)
     }
 
-    /// Records a connection and finds where it starts. Completes even if the caller stops waiting,
-    /// so that no connection stays recorded as open.
+    /// The configured limit on the connections of one gateway to this node.
+    pub const fn max_connections_per_gateway(&self) -> usize {
+        self.options.max_connections_per_gateway
+    }
+
+    /// Puts a connection on record and finds where it starts. Runs to its end
+    /// even if the caller goes away, so that none stays open on record only.
     pub async fn open(
         self: &Arc<Self>,
         permit: Permit,

@@ -7,6 +7,9 @@
 //! The connections held since the process started are known here. Only a gateway
 //! that would be refused is looked up in the database, which also knows those held
 //! before and at other nodes.
+//!
+//! Also counts the open connections of each gateway to this node, for the limit on
+//! them ([`Attempt::open`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 
 use crate::event::GatewayKey;
-use crate::store::{Result, Store};
+use crate::store::{GatewayCredential, Result, Store};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// How far back connections count.
@@ -33,16 +36,23 @@ pub(crate) struct Reconnects {
 #[derive(Debug, Default)]
 struct Gateway {
     history: Mutex<History>,
-    /// The last answer of the database, and when it came. Locked during the query, so
-    /// that a fleet causes one.
-    on_record: tokio::sync::Mutex<Option<(Instant, usize)>>,
+    /// The most connections that it held at once lately, on any node.
+    peak_on_record: LookedUp,
+    /// Its replicas, as declared.
+    replicas: LookedUp,
 }
+
+/// The last answer of the database, and when it came. Locked during the query, so that
+/// a fleet causes one.
+#[derive(Debug, Default)]
+struct LookedUp(tokio::sync::Mutex<Option<(Instant, usize)>>);
 
 /// An attempt that was allowed. It counts against its gateway once it is dropped.
 #[derive(Debug)]
 pub struct Attempt {
     gateway: Arc<Gateway>,
     began: Instant,
+    is_open: bool,
     is_held: bool,
 }
 
@@ -64,10 +74,11 @@ impl Reconnects {
         let began = Instant::now();
         let mut answer = gateway.history().check(began, self.configured, 0);
         if answer.is_err() {
-            let held = gateway.on_record(store, key).await?;
+            let peak = store.peak_connections(key, LATELY);
+            let held = gateway.peak_on_record.or_look_up(peak).await?;
             answer = gateway.history().check(Instant::now(), self.configured, held);
         }
-        Ok(answer.map(|()| Attempt { gateway, began, is_held: false }))
+        Ok(answer.map(|()| Attempt { gateway, began, is_open: false, is_held: false }))
     }
 
     /// Removes gateways without anything that could count.
@@ -85,22 +96,47 @@ impl Gateway {
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn on_record(&self, store: &dyn Store, key: GatewayKey) -> Result<usize> {
-        let mut on_record = self.on_record.lock().await;
-        if let Some((at, held)) = *on_record
+impl LookedUp {
+    async fn or_look_up(&self, query: impl Future<Output = Result<usize>>) -> Result<usize> {
+        let mut last = self.0.lock().await;
+        if let Some((at, answer)) = *last
             && at.elapsed() < LOOKED_UP
         {
-            return Ok(held);
+            return Ok(answer);
         }
-        let held = store.peak_connections(key, LATELY).await?;
-        *on_record = Some((Instant::now(), held));
-        Ok(held)
+        let answer = query.await?;
+        *last = Some((Instant::now(), answer));
+        Ok(answer)
     }
 }
 
 impl Attempt {
-    /// The connection is open. It is held until the attempt is dropped.
+    /// Begins to open the connection. It counts as open until the attempt is dropped.
+    /// Returns false if the gateway has `limit` open connections to this node.
+    pub(crate) fn open(&mut self, limit: usize) -> bool {
+        let mut history = self.gateway.history();
+        self.is_open = history.open < limit;
+        history.open += usize::from(self.is_open);
+        self.is_open
+    }
+
+    /// The replicas of the gateway, as declared; 1 if it was deleted meanwhile.
+    pub(crate) async fn replicas(
+        &self,
+        store: &dyn Store,
+        credential: &GatewayCredential,
+    ) -> Result<usize> {
+        let declared = async {
+            let gateway = store.gateway(credential.organisation, credential.gateway_id).await?;
+            let replicas = gateway.map_or(1, |gateway| gateway.replicas);
+            Ok(usize::try_from(replicas).unwrap_or(1))
+        };
+        self.gateway.replicas.or_look_up(declared).await
+    }
+
+    /// The connection is on record. It is held until the attempt is dropped.
     pub(crate) fn held(&mut self) {
         self.is_held = true;
         self.gateway.history().opened(Instant::now());
@@ -111,6 +147,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         let mut history = self.gateway.history();
         let now = Instant::now();
+        history.open -= usize::from(self.is_open);
         if self.is_held {
             history.closed(now);
         }
@@ -123,7 +160,9 @@ impl Drop for Attempt {
 struct History {
     /// When the attempts of the last minute began that have ended, oldest first.
     ended: VecDeque<Instant>,
-    /// Connections now.
+    /// Connections now, including those that are not on record yet.
+    open: usize,
+    /// Connections now that are on record.
     held: usize,
     /// Former numbers of connections, falling, and when each was last seen.
     peaks: VecDeque<(usize, Instant)>,

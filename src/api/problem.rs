@@ -116,6 +116,7 @@ codes! {
     CommitOutcomeUnknown = 503 "commit_outcome_unknown" "It is unknown whether the request was stored. A retry with the same event id or `Idempotency-Key` is safe.",
     ConnectionLimit = 503 "connection_limit" "The node holds as many gateway connections as it may.",
     Draining = 503 "draining" "The node is shutting down.",
+    GatewayConnectionLimit = 503 "gateway_connection_limit" "The gateway holds as many connections to this node as it may: `delivery.max_connections_per_gateway`, or twice its `replicas` if that is more.",
     HttpConnectionLimit = 503 "http_connection_limit" "All HTTP connections but those reserved for probes and admins are in use.",
     JobOverdue = 503 "job_overdue" "A background job of the node has not completed a run in time.",
     Overloaded = 503 "overloaded" "Too many large or complex requests are being processed.",

@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
         ("server.max_http_connections", server.max_http_connections > 0),
         ("delivery.max_connections", delivery.max_connections > 0),
+        ("delivery.max_connections_per_gateway", delivery.max_connections_per_gateway > 0),
         ("delivery.max_attempts", delivery.max_attempts > 0),
         ("delivery.window_events", delivery.window_events > 0),
         ("delivery.window_bytes", delivery.window_bytes.as_u64() > 0),

@@ -149,6 +149,15 @@ fn problem(cause: Cause) -> Problem {
             Code::ConnectionLimit,
             "Too many gateways are connected; try again later.",
         ),
+        Cause::GatewayConnectionLimit(limit) => Problem::unavailable(
+            Code::GatewayConnectionLimit,
+            format!(
+                "This gateway has {limit} connections to this node, as many as it may have: \
+                 delivery.max_connections_per_gateway, or twice its declared replicas if that \
+                 is more."
+            ),
+        )
+        .retry_after(1),
         Cause::Draining => {
             Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
         }

@@ -193,7 +193,8 @@ code_sets! {
     /// `GET /ws/gateways/connect`.
     Connecting = [
         OriginRefused, Unauthorized, GatewayDisabled, UpgradeRequired, TooManyAttempts,
-        ConnectionLimit, Draining, HttpConnectionLimit, CommitOutcomeUnknown, Internal, Unavailable
+        ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit,
+        CommitOutcomeUnknown, Internal, Unavailable
     ];
     /// `GET /readyz`.
     Readiness = [Draining, JobOverdue, Unavailable, Internal];

@@ -2,6 +2,7 @@
 
 mod connection_limits;
 mod connections;
+mod gateway_limit;
 mod headers;
 pub(crate) mod log;
 mod objects;

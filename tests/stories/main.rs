@@ -29,6 +29,7 @@
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-023, in any minute | `http::rates` and `http::reconnects`, in the library |
 //! | FR-023, of a gateway | `edge::reconnects` |
+//! | FR-020, of a gateway | `edge::gateway_limit` |
 //! | FR-015, refusals and failed deliveries | `edge::refusals` |
 //! | idle and silent peers | `edge::connection_limits`; which connection is closed: `http::listener::table`, in the library |
 //! | FR-021 | `journey::an_event_too_large_is_refused_and_one_that_fits_is_not` |

@@ -39,6 +39,12 @@ async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
         ("LIMITS__ATTEMPTS_PER_MINUTE", "0", "limits.attempts_per_minute", "nonzero"),
         ("DELIVERY__POISON", "drop", "delivery.poison", "\"dead_letter\" or \"block\""),
         ("DELIVERY__MAX_CONNECTIONS", "0", "delivery.max_connections", "at least 1"),
+        (
+            "DELIVERY__MAX_CONNECTIONS_PER_GATEWAY",
+            "0",
+            "delivery.max_connections_per_gateway",
+            "at least 1",
+        ),
         ("DELIVERY__MAX_CONNECTIONS", "true", "delivery.max_connections", "integer"),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "31s", "delivery.heartbeat_timeout", "\"30s\""),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "9s", "delivery.heartbeat_timeout", "heartbeat_interval"),

@@ -15,8 +15,8 @@ use crate::options::Common;
 use crate::report::{self, Outcome};
 use crate::testbed::Testbed;
 
-/// Connections per gateway; less than the limit on attempts per minute.
-const PER_GATEWAY: usize = 500;
+/// Connections per gateway; less than `delivery.max_connections_per_gateway`.
+const PER_GATEWAY: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
