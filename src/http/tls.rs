@@ -104,7 +104,7 @@ impl Certificates {
         match Files::read(&self.certificate, &self.private_key) {
             Ok(files) => self.take(&files),
             Err(error) => {
-                tracing::error!(%error, "failed to reload the certificate; the old one stays in use")
+                tracing::error!(%error, "failed to reload the certificate; the old one stays in use");
             }
         }
         self.seen().validity.check(&self.certificate);
@@ -131,7 +131,7 @@ impl Certificates {
             }
             // Perhaps only one of the files has been replaced yet.
             Err(error) => {
-                tracing::error!(%error, "failed to reload the certificate; the old one stays in use")
+                tracing::error!(%error, "failed to reload the certificate; the old one stays in use");
             }
         }
         self.seen().digest = files.digest();
