@@ -149,7 +149,8 @@ pub async fn serve(
     service.jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
     service.jobs.start("metrics_upkeep", METRICS_UPKEEP, Call(move || metrics.run_upkeep()));
     if let Some(certificates) = certificates {
-        let watch = WatchCertificates { certificates, signals: signals.clone(), is_told: false };
+        let watch =
+            WatchCertificates { certificates, signals: signals.clone(), was_requested: false };
         service.jobs.start("certificates", CERTIFICATE_CHECK, watch);
     }
 
@@ -297,7 +298,7 @@ struct WatchCertificates {
     certificates: Arc<Certificates>,
     signals: Signals,
     /// Set by SIGHUP: the files are read even if they look unchanged.
-    is_told: bool,
+    was_requested: bool,
 }
 
 impl Job for WatchCertificates {
@@ -305,11 +306,11 @@ impl Job for WatchCertificates {
 
     async fn wait(&mut self) {
         self.signals.reload.notified().await;
-        self.is_told = true;
+        self.was_requested = true;
     }
 
     async fn run_once(&mut self) -> Result<Next, Self::Error> {
-        if std::mem::take(&mut self.is_told) {
+        if std::mem::take(&mut self.was_requested) {
             self.certificates.reload();
         } else {
             self.certificates.reload_if_changed();

@@ -260,8 +260,8 @@ impl Dispatcher {
     /// Closes the live sockets of a deleted gateway, and logs the deliveries that failed with it.
     pub fn close_deleted(&self, deleted: &Deleted) {
         let detail = "the gateway was deleted";
-        for missed in &deleted.undelivered {
-            self.failures.count_and_log(missed, Reason::GatewayDeleted, detail);
+        for failed in &deleted.undelivered {
+            self.failures.count_and_log(failed, Reason::GatewayDeleted, detail);
         }
         self.close_gateway(deleted.key, Reason::GatewayDeleted);
     }

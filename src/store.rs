@@ -11,7 +11,6 @@
 
 use std::time::Duration;
 
-mod away;
 mod browse;
 mod connections;
 mod credentials;
@@ -20,13 +19,13 @@ mod errors;
 mod event_types;
 mod gateways;
 mod health;
+pub mod idempotency;
 mod inbox;
 mod instants;
 mod ledger;
 pub mod limits;
 mod log;
 mod maintenance;
-mod missed;
 mod nodes;
 mod open;
 pub mod positions;
@@ -36,16 +35,15 @@ mod principals;
 pub mod ranges;
 pub mod receipts;
 mod refusals;
-pub mod repeats;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
 mod trimming;
+mod undelivered;
 mod verdict;
 
-pub use away::*;
 pub use browse::*;
 pub use connections::*;
 pub use credentials::*;
@@ -57,13 +55,13 @@ pub use inbox::*;
 pub use ledger::*;
 pub use log::*;
 pub use maintenance::*;
-pub use missed::*;
 pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
 pub use schema::SchemaError;
 pub use trimming::*;
+pub use undelivered::*;
 pub use verdict::*;
 
 #[cfg(feature = "sqlite")]

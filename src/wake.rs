@@ -36,7 +36,7 @@ pub struct Wake(Arc<Inner>);
 struct Inner {
     topics: DashMap<GatewayKey, Topic>,
     /// Gateways to sweep. Locked only to insert, or to take the whole set.
-    unswept: Mutex<HashSet<GatewayKey>>,
+    sweep_requests: Mutex<HashSet<GatewayKey>>,
     sweep: Notify,
     /// Notified when this node has appended something.
     growth: Notify,
@@ -72,7 +72,7 @@ impl Wake {
             raise(&topic, head);
         }
         self.0.growth.notify_one();
-        self.unserved(gateway);
+        self.request_sweep(gateway);
     }
 
     /// Tells lanes that another node has appended to a gateway's log. That node does the rest, such
@@ -95,16 +95,17 @@ impl Wake {
     }
 
     /// Requests a sweep of a gateway that may have undelivered events and no live connection.
-    pub fn unserved(&self, gateway: GatewayKey) {
-        self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway);
+    pub fn request_sweep(&self, gateway: GatewayKey) {
+        self.0.sweep_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway);
         self.0.sweep.notify_one();
     }
 
     /// Waits until a sweep is requested, and takes all requests.
-    pub async fn unswept(&self) -> Vec<GatewayKey> {
+    pub async fn sweep_requests(&self) -> Vec<GatewayKey> {
         loop {
-            let taken =
-                std::mem::take(&mut *self.0.unswept.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken = std::mem::take(
+                &mut *self.0.sweep_requests.lock().unwrap_or_else(PoisonError::into_inner),
+            );
             if !taken.is_empty() {
                 return taken.into_iter().collect();
             }

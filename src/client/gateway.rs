@@ -54,7 +54,7 @@ pub struct Gateway {
 impl Gateway {
     /// Creates a gateway that is not connected.
     pub fn new(options: GatewayOptions) -> Self {
-        let applied = Mutex::new(Applied::new(options.remembered));
+        let applied = Mutex::new(Applied::new(options.max_applied));
         Self { options, applied }
     }
 

@@ -4,7 +4,7 @@
 
 use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::log_limit::{Bounds, LogLimit};
-use crate::store::{LoggedEvent, Missed, Range};
+use crate::store::{LoggedEvent, Range, UndeliveredRange};
 
 const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
 
@@ -42,8 +42,8 @@ impl FailureLog {
     }
 
     /// Counts and logs failed deliveries without an attempt.
-    pub(super) fn count_and_log(&self, missed: &Missed, reason: Reason, detail: &str) {
-        let Missed { gateway_id, gateway_name, range, events } = missed;
+    pub(super) fn count_and_log(&self, failed: &UndeliveredRange, reason: Reason, detail: &str) {
+        let UndeliveredRange { gateway_id, gateway_name, range, events } = failed;
         let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
         metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
             .increment(count);

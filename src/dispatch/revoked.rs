@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Dispatcher, registry};
 use crate::event::Reason;
 use crate::jobs::{Job, Next};
-use crate::store::{Result, ShutOut, StoreError};
+use crate::store::{Result, RevokedConnection, StoreError};
 
 /// A revoked token must not be usable for longer than a second.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ impl Job for Poll {
     }
 }
 
-fn close(dispatcher: &Dispatcher, ShutOut { gateway, token, reason }: ShutOut) {
+fn close(dispatcher: &Dispatcher, RevokedConnection { gateway, token, reason }: RevokedConnection) {
     if reason == Reason::TokenRevoked {
         dispatcher.close_token(&token, reason);
     } else {

@@ -38,8 +38,8 @@ impl Sweep {
         let grace = self.dispatcher.options.not_connected_grace;
         let swept = self.dispatcher.store.sweep_not_connected(gateways, grace).await?;
         let detail = "the gateway is not connected; the event waits for it";
-        for missed in &swept.missed {
-            self.dispatcher.failures.count_and_log(missed, Reason::NotConnected, detail);
+        for failed in &swept.recorded {
+            self.dispatcher.failures.count_and_log(failed, Reason::NotConnected, detail);
         }
         let now = Instant::now();
         self.due.extend(swept.postponed.into_iter().map(|(gateway, left)| (gateway, now + left)));
@@ -54,7 +54,7 @@ impl Job for Sweep {
         let next = self.due.values().min();
         let next = next.map_or(self.everything_at, |at| self.everything_at.min(*at));
         tokio::select! {
-            gateways = self.dispatcher.wake.unswept() => {
+            gateways = self.dispatcher.wake.sweep_requests() => {
                 let at = self.ready_at.max(Instant::now());
                 for gateway in gateways {
                     self.due.entry(gateway).or_insert(at);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{ConnectionCursor, ConnectionPage, NewConnection, Opened, Result, ShutOut};
+use super::{ConnectionCursor, ConnectionPage, NewConnection, Opened, Result, RevokedConnection};
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey};
 
 /// Operations on connections. [`Ledger::record`](super::Ledger::record) records their end.
@@ -31,5 +31,5 @@ pub trait Connections: Send + Sync + 'static {
     async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>>;
     /// Live connections of this node whose token was revoked, or whose gateway was disabled or
     /// deleted, on any node.
-    async fn revoked_connections(&self) -> Result<Vec<ShutOut>>;
+    async fn revoked_connections(&self) -> Result<Vec<RevokedConnection>>;
 }

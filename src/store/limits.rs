@@ -17,7 +17,7 @@ pub const LIVE_TOKENS: i64 = 2;
 pub const NOTED_EVERY: Duration = Duration::from_mins(1);
 
 /// How long a repeated request is recognised.
-pub const REPEATS: Duration = Duration::from_hours(24);
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 
 /// Deliveries that one call of a redrive appends, at most.
 pub const REDRIVEN: usize = 1_000;

@@ -347,7 +347,7 @@ pub struct Reaped {
 
 /// A live connection of this node that must be closed because another node revoked its access.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShutOut {
+pub struct RevokedConnection {
     /// Its gateway.
     pub gateway: GatewayKey,
     /// The public part of the token that it authenticated with.

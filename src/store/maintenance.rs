@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Expiries, ExpiryMark, Result, RetentionLimits, Swept, TrimMark, Trimmed};
+use super::{Expiries, ExpiryMark, Result, RetentionLimits, SweepResult, TrimMark, Trimmed};
 use crate::event::GatewayKey;
 
 /// Operations of background jobs.
@@ -17,7 +17,7 @@ pub trait Maintenance: Send + Sync + 'static {
         &self,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
-    ) -> Result<Swept>;
+    ) -> Result<SweepResult>;
     /// Records deliveries of expired events to gateways with no live connection as failed: one
     /// batch, starting at `mark`, which it moves.
     async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;

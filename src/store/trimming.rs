@@ -41,12 +41,12 @@ pub struct TrimMark {
     /// When the last examined attempt finished, and its key.
     pub attempt: (Timestamp, i64),
     /// When the last examined dead letter died, its gateway, and its first sequence.
-    pub letter: (Timestamp, i64, i64),
+    pub dead_letter: (Timestamp, i64, i64),
     /// The same for dead letters that are too old to keep in any case.
-    pub old_letter: (Timestamp, i64, i64),
+    pub old_dead_letter: (Timestamp, i64, i64),
     /// Whether dead letters were kept because a cursor has not passed them. Cursors move, so the
     /// next pass examines all of them again.
-    pub letters_wait: bool,
+    pub dead_letters_wait: bool,
     /// Detects when the database's clock is set.
     pub clock: ClockGuard,
 }
@@ -88,9 +88,9 @@ impl Default for TrimMark {
             gateway: 0,
             event: (NEVER, 0),
             attempt: (NEVER, 0),
-            letter: (NEVER, 0, 0),
-            old_letter: (NEVER, 0, 0),
-            letters_wait: false,
+            dead_letter: (NEVER, 0, 0),
+            old_dead_letter: (NEVER, 0, 0),
+            dead_letters_wait: false,
             clock: ClockGuard::default(),
         }
     }
@@ -110,9 +110,9 @@ pub enum TrimStep {
     /// Attempts that are too old.
     OldAttempts,
     /// Dead letters.
-    Letters,
+    DeadLetters,
     /// Dead letters that are too old to be kept in any case.
-    OldLetters,
+    OldDeadLetters,
     /// Idempotency keys.
     Keys,
     /// Ended connections.
@@ -129,9 +129,9 @@ impl TrimStep {
             Self::Positions => Some(Self::Events),
             Self::Events => Some(Self::Attempts),
             Self::Attempts => Some(Self::OldAttempts),
-            Self::OldAttempts => Some(Self::Letters),
-            Self::Letters => Some(Self::OldLetters),
-            Self::OldLetters => Some(Self::Keys),
+            Self::OldAttempts => Some(Self::DeadLetters),
+            Self::DeadLetters => Some(Self::OldDeadLetters),
+            Self::OldDeadLetters => Some(Self::Keys),
             Self::Keys => Some(Self::Connections),
             Self::Connections => Some(Self::Rejected),
             Self::Rejected => None,

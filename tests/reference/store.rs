@@ -247,8 +247,8 @@ impl MemoryStore {
         }
     }
 
-    fn unserved(&self, gateways: impl IntoIterator<Item = GatewayKey>) {
-        gateways.into_iter().for_each(|gateway| self.wake.unserved(gateway));
+    fn request_sweep(&self, gateways: impl IntoIterator<Item = GatewayKey>) {
+        gateways.into_iter().for_each(|gateway| self.wake.request_sweep(gateway));
     }
 }
 
@@ -266,7 +266,7 @@ impl Drop for Unheard<'_> {
         let end = new.unused(now);
         // An end without unconfirmed deliveries is never refused.
         let _ = self.store.database.tables().record(now, &[end]);
-        self.store.unserved([new.gateway]);
+        self.store.request_sweep([new.gateway]);
     }
 }
 

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use gateway_events::event::{EventId, NodeId, Reason, Sequence};
 use gateway_events::store::postgres::{PostgresStore, verify};
 use gateway_events::store::{
-    Connections as _, Gateway, Health as _, Log as _, Maintenance as _, Missed, Nodes as _,
-    Publish, Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark,
+    Connections as _, Gateway, Health as _, Log as _, Maintenance as _, Nodes as _, Publish,
+    Reaped, Reaping, RetentionLimits, Store, StoreError, Target, TrimMark, UndeliveredRange,
 };
 use gateway_events::wake::Wake;
 
@@ -143,8 +143,8 @@ async fn connections_of_a_dead_node_are_closed_and_those_of_a_live_one_are_not()
     let reasons: BTreeSet<_> = all.iter().map(|it| (it.connection_id, it.close_reason)).collect();
     assert_eq!(reasons, BTreeSet::from([(lost, Some(Reason::NodeLost)), (alive, None)]));
     // A gateway whose only connection was the dead node's has time to reconnect.
-    let missed = second.sweep_not_connected(None, GRACE).await.unwrap();
-    assert_eq!((missed.missed.len(), missed.postponed.len()), (0, 1), "{missed:?}");
+    let swept = second.sweep_not_connected(None, GRACE).await.unwrap();
+    assert_eq!((swept.recorded.len(), swept.postponed.len()), (0, 1), "{swept:?}");
     // It was only slow: a late receipt still counts, and its end changes nothing.
     here.record(vec![
         confirmed(&gateway, lost, 4, 4),
@@ -184,10 +184,10 @@ async fn an_orphaned_cursor_is_taken_over_by_one_connection_on_any_node() {
 }
 
 /// Sweeps; returns how many deliveries were recorded as failed.
-async fn missed(store: &dyn Store, gateway: &Gateway) -> i64 {
-    let missed =
-        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
-    missed.iter().map(|Missed { range, .. }| range.last.0 - range.first.0 + 1).sum()
+async fn sweep(store: &dyn Store, gateway: &Gateway) -> i64 {
+    let recorded =
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().recorded;
+    recorded.iter().map(|UndeliveredRange { range, .. }| range.last.0 - range.first.0 + 1).sum()
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
     let housekeeping = async |node: Arc<PostgresStore>| {
         let (mut counts, mut mark) = ((0, 0), TrimMark::default());
         for _ in 0..30 {
-            counts.0 += missed(node.as_ref(), &gateway).await;
+            counts.0 += sweep(node.as_ref(), &gateway).await;
             counts.1 += node.trim(&limits, &mut mark).await.unwrap().deliveries;
         }
         counts
@@ -213,7 +213,7 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
         housekeeping(Arc::clone(&first)),
         housekeeping(Arc::clone(&second)),
     );
-    let swept = one.0 + other.0 + missed(second.as_ref(), &gateway).await;
+    let swept = one.0 + other.0 + sweep(second.as_ref(), &gateway).await;
     let mut trimmed = one.1 + other.1;
     let mut mark = TrimMark::default();
     loop {
@@ -225,7 +225,7 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
     }
     assert_eq!(trimmed, 180);
     // What retention removed first was recorded as lost, and is not swept any more.
-    assert!(swept <= 200, "{swept} deliveries were missed more than once");
+    assert!(swept <= 200, "{swept} deliveries were recorded more than once");
     assert_eq!(here.again(&gateway).await.floor, Sequence(180));
     end(&[&first, &second], &database).await;
 }

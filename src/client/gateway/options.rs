@@ -32,7 +32,7 @@ pub struct GatewayOptions {
     /// Time without a ping after which the connection is closed.
     pub ping_timeout: Duration,
     /// How many applied events the gateway keeps to recognise repeats.
-    pub remembered: usize,
+    pub max_applied: usize,
 }
 
 impl GatewayOptions {
@@ -53,7 +53,7 @@ impl GatewayOptions {
             backoff: Backoff::new(Duration::from_secs(2), Duration::from_mins(5)),
             ack_timeout: Duration::from_secs(5),
             ping_timeout: Duration::from_secs(35),
-            remembered: 10_000,
+            max_applied: 10_000,
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::event::{
     ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use crate::store::{
-    ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result, ShutOut,
-    StoreError,
+    ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result,
+    RevokedConnection, StoreError,
 };
 use async_trait::async_trait;
 
@@ -53,7 +53,7 @@ impl Connections for Backend {
         asked.await
     }
 
-    async fn revoked_connections(&self) -> Result<Vec<ShutOut>> {
+    async fn revoked_connections(&self) -> Result<Vec<RevokedConnection>> {
         let node = self.node;
         // Urgent, so that revoked connections are closed within a second.
         self.urgent_tx(move |conn, _| Box::pin(revoked(conn, node))).await

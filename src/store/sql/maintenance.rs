@@ -7,7 +7,7 @@ use super::access::{Access as _, run};
 use super::{expiry, not_connected, retention};
 use crate::event::GatewayKey;
 use crate::store::{
-    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, Swept, TrimMark, Trimmed,
+    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TrimMark, Trimmed,
 };
 use async_trait::async_trait;
 
@@ -17,7 +17,7 @@ impl Maintenance for Backend {
         &self,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
-    ) -> Result<Swept> {
+    ) -> Result<SweepResult> {
         let (node, gateways) = (self.node, gateways.map(<[GatewayKey]>::to_vec));
         run!(self.write_tx, |conn, now| not_connected::sweep_not_connected(
             conn,

@@ -44,7 +44,9 @@ impl Nodes for Backend {
             .writer
             .run_then(
                 move |conn, now| Box::pin(reap(conn, now, node, timeout)),
-                move |(_, gateways)| gateways.iter().for_each(|gateway| wake.unserved(*gateway)),
+                move |(_, gateways)| {
+                    gateways.iter().for_each(|gateway| wake.request_sweep(*gateway))
+                },
             )
             .await?;
         Ok(reaped)
@@ -69,7 +71,7 @@ pub(crate) enum ExclusiveTask {
 /// The smallest difference between two timestamps.
 const INSTANT: Duration = Duration::from_micros(1);
 /// How long a stopped node stays in the list. Each start of a process adds a node.
-const REMEMBERED: Duration = Duration::from_hours(7 * 24);
+const LISTED_FOR: Duration = Duration::from_hours(7 * 24);
 
 impl Backend {
     /// What must be done right after the database is opened.
@@ -81,7 +83,7 @@ impl Backend {
 
 /// Registers this node, and deletes nodes that stopped long ago.
 pub(super) async fn register(conn: &mut Connection, now: Timestamp, node: NodeId) -> Result<()> {
-    let before = now.minus(REMEMBERED);
+    let before = now.minus(LISTED_FOR);
     query!(
         r#"
         delete from nodes where heartbeat_at < $1 and not exists (
@@ -189,7 +191,7 @@ pub(super) async fn list(
             n.started_at as "started_at!: Timestamp", n.heartbeat_at as "heartbeat_at!: Timestamp",
             n.stopped_at as "stopped_at?: Timestamp", n.lost_at as "lost_at?: Timestamp",
             coalesce(c.connections, 0) as "connections!: i64",
-            (n.id = $1 or n.heartbeat_at between $2 and $4) as "is_heard!: bool"
+            (n.id = $1 or n.heartbeat_at between $2 and $4) as "is_live!: bool"
         from nodes n left join (
             select node, count(*) as connections from connections
             where closed_at is null group by node
@@ -209,7 +211,7 @@ pub(super) async fn list(
         .into_iter()
         .map(|row| NodeInfo {
             id: row.id,
-            status: match (row.stopped_at, row.is_heard) {
+            status: match (row.stopped_at, row.is_live) {
                 (Some(_), _) => NodeStatus::Stopped,
                 (None, true) => NodeStatus::Live,
                 (None, false) => NodeStatus::Lost,

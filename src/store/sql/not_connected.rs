@@ -10,7 +10,7 @@ use super::ledger::logged::{Failed, named};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::ranges::cut;
-use crate::store::{Range, Result, Swept};
+use crate::store::{Range, Result, SweepResult};
 
 /// Records `not_connected` for these gateways, or all of them with `None`, if they have no live
 /// connection. Postpones those whose last connection ended less than `grace` ago.
@@ -20,7 +20,7 @@ pub(crate) async fn sweep_not_connected(
     node: NodeId,
     gateways: Option<&[GatewayKey]>,
     grace: Duration,
-) -> Result<Swept> {
+) -> Result<SweepResult> {
     let mut found = conn.streams_not_connected(gateways).await?;
     let mut postponed = postpone(&mut found, now, grace);
     let keys: BTreeSet<GatewayKey> = found.iter().map(|row| row.gateway).collect();
@@ -31,26 +31,26 @@ pub(crate) async fn sweep_not_connected(
     }
     // Sorted, so that both databases list attempts of the same instant in the same order.
     found.sort_unstable_by_key(|row| row.gateway);
-    let (mut missed, mut missing, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut failed, mut counts, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
     for row in found {
         let all = Range { first: row.answered.next(), last: row.head };
         let open =
             if row.has_dead { ledger::not_dead(conn, row.gateway, all).await? } else { vec![all] };
         let count = open.iter().map(|range| range.last.0 - range.first.0 + 1).sum();
-        missing.push(NotConnectedCount { gateway: row.gateway, head: row.head, count });
+        counts.push(NotConnectedCount { gateway: row.gateway, head: row.head, count });
         for range in open {
             let (gateway_id, gateway_name) = (row.gateway_id, row.gateway_name.clone());
-            missed.push(Failed { gateway: row.gateway, gateway_id, gateway_name, range });
+            failed.push(Failed { gateway: row.gateway, gateway_id, gateway_name, range });
             pieces.extend(cut(range).map(|piece| (row.gateway, piece)));
         }
     }
     if !pieces.is_empty() {
         conn.insert_failed(now, node, Reason::NotConnected, &pieces).await?;
     }
-    if !missing.is_empty() {
-        conn.count_not_connected(now, &missing).await?;
+    if !counts.is_empty() {
+        conn.count_not_connected(now, &counts).await?;
     }
-    Ok(Swept { missed: named(conn, missed).await?, postponed })
+    Ok(SweepResult { recorded: named(conn, failed).await?, postponed })
 }
 
 /// Removes gateways within their grace period, and returns when to sweep them.
@@ -60,7 +60,7 @@ fn postpone(
     grace: Duration,
 ) -> Vec<(GatewayKey, Duration)> {
     let mut postponed = Vec::new();
-    found.retain(|row| match Swept::grace_left(row.left_at, now, grace) {
+    found.retain(|row| match SweepResult::grace_left(row.left_at, now, grace) {
         Some(left) => {
             postponed.push((row.gateway, left));
             false
@@ -76,6 +76,8 @@ pub(crate) struct NotConnected {
     pub(crate) gateway_id: GatewayId,
     pub(crate) gateway_name: String,
     pub(crate) head: Sequence,
+    /// Rows up to here are confirmed, or recorded as `not_connected` (the column `missed` of
+    /// `streams`).
     pub(crate) answered: Sequence,
     /// When the gateway's last connection ended.
     pub(crate) left_at: Option<Timestamp>,

@@ -11,7 +11,7 @@ use super::ledger::{self, Ended, How};
 use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
-use crate::store::limits::{REPEATS, TRIMMED_STREAMS};
+use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
 use crate::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
 mod dead_letters;
@@ -115,15 +115,15 @@ pub(super) async fn trim(
             trimmed.attempts = rows::forget_attempts(conn, before, batch).await?;
             trimmed.attempts
         }
-        TrimStep::Letters => {
+        TrimStep::DeadLetters => {
             dead_letters::forget_spent(conn, oldest, limits.hard_max_events, batch, &mut mark)
                 .await?
         }
-        TrimStep::OldLetters => {
+        TrimStep::OldDeadLetters => {
             let (before, spent) = (limits.dead_before(now), SpentEvents::of(now, limits));
             dead_letters::forget_old(conn, before, spent, batch, &mut mark, &mut trimmed).await?
         }
-        TrimStep::Keys => rows::forget_keys(conn, now.minus(REPEATS), batch).await?,
+        TrimStep::Keys => rows::forget_keys(conn, now.minus(IDEMPOTENCY_WINDOW), batch).await?,
         TrimStep::Connections => rows::forget_connections(conn, oldest, batch).await?,
         // As unconfirmed events, rejected rows are kept longer than confirmed events.
         TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
@@ -165,7 +165,7 @@ async fn logs(
     let mut budget = limits.batch.max(1);
     for stream in found {
         let cut = cut_off(conn, now, node, limits, &stream, budget, trimmed).await?;
-        mark.letters_wait |= cut.beyond_positions;
+        mark.dead_letters_wait |= cut.beyond_positions;
         budget -= cut.rows;
         if budget <= 0 {
             // This log may have more rows to remove.
@@ -232,7 +232,7 @@ async fn cut_off(
     let rows = query!(
         r#"
         select o.sequence as "sequence!: i64", o.event as "event!: i64",
-            -- A redrive is as old as it is, and not as its event.
+            -- The age of a redrive counts from the redrive, not from its event.
             coalesce((
                 select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
                     then d.redriven_at end
@@ -309,7 +309,7 @@ impl SpentEvents {
     /// Events that are deleted with their last delivery. Younger ones stay until repeats of them
     /// need not be recognised any more, which is no later than when they are examined by age.
     fn of(now: Timestamp, limits: &RetentionLimits) -> Self {
-        let before = now.minus(REPEATS.min(limits.max_age));
+        let before = now.minus(IDEMPOTENCY_WINDOW.min(limits.max_age));
         Self { before, most_events: limits.hard_max_events }
     }
 }

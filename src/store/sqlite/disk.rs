@@ -28,7 +28,7 @@ pub(super) struct Disk {
     ballast: PathBuf,
     ballast_bytes: u64,
     /// Whether the warning that there is no room for the ballast was logged.
-    is_told: bool,
+    has_warned: bool,
 }
 
 impl Disk {
@@ -42,7 +42,7 @@ impl Disk {
             min_free_bytes: options.min_free_bytes,
             ballast: ballast.into(),
             ballast_bytes: options.ballast_bytes,
-            is_told: false,
+            has_warned: false,
         };
         if connect::free_bytes(&disk.path).is_some_and(|free| free < NOTHING) {
             disk.release_ballast();
@@ -90,9 +90,9 @@ impl Disk {
         let has_room = connect::free_bytes(&self.path).is_some_and(|free| free > spare);
         let made = if has_room { self.make() } else { Err(io::ErrorKind::StorageFull.into()) };
         match made {
-            Ok(()) => self.is_told = false,
-            Err(error) if !self.is_told => {
-                self.is_told = true;
+            Ok(()) => self.has_warned = false,
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
                 tracing::warn!(%error, bytes = self.ballast_bytes, "failed to create the ballast file; retrying");
             }
             Err(_) => {}

@@ -9,8 +9,8 @@ use gateway_events::event::{
     Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::deployments::{CANDIDATES, choose, performed_at};
+use gateway_events::store::idempotency::{in_place, named};
 use gateway_events::store::limits::MOST_DELIVERIES;
-use gateway_events::store::repeats::{in_place, named};
 use gateway_events::store::{
     Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Labels, NewEvent, OutboxPage,
     OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, Validated, storable,

@@ -9,8 +9,8 @@ use gateway_events::store::positions::{
     self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 use gateway_events::store::{
-    ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result, ShutOut,
-    StoreError,
+    ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
+    RevokedConnection, StoreError,
 };
 
 /// How many sequences after a position are searched for what was sent.
@@ -218,7 +218,7 @@ impl Tables {
         })
     }
 
-    pub(super) fn shut_out(&self, node: NodeId) -> Vec<ShutOut> {
+    pub(super) fn shut_out(&self, node: NodeId) -> Vec<RevokedConnection> {
         let live = self.connections.values();
         live.filter(|row| row.node == node && row.closed.is_none())
             .filter_map(|row| {
@@ -234,7 +234,7 @@ impl Tables {
                 } else {
                     return None;
                 };
-                Some(ShutOut { gateway: row.gateway, token: row.token.clone(), reason })
+                Some(RevokedConnection { gateway: row.gateway, token: row.token.clone(), reason })
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
-use gateway_events::store::{LoggedEvent, Missed, Range, Result, Swept, storable};
+use gateway_events::store::{LoggedEvent, Range, Result, SweepResult, UndeliveredRange, storable};
 
 /// Attempts with the same outcome.
 pub(super) struct Ended<'a> {
@@ -131,10 +131,10 @@ impl Tables {
         now: Timestamp,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
-    ) -> Result<Swept> {
+    ) -> Result<SweepResult> {
         let keys: Vec<GatewayKey> = self.gateways.keys().copied().collect();
-        let mut swept = Swept::default();
-        let mut missed = Vec::new();
+        let mut swept = SweepResult::default();
+        let mut failed = Vec::new();
         for gateway in keys {
             let row = self.gateway_row(gateway)?;
             let head = row.stream.head;
@@ -143,7 +143,7 @@ impl Tables {
             if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
                 continue;
             }
-            if let Some(left) = Swept::grace_left(self.left_at(gateway), now, grace) {
+            if let Some(left) = SweepResult::grace_left(self.left_at(gateway), now, grace) {
                 swept.postponed.push((gateway, left));
                 continue;
             }
@@ -157,16 +157,16 @@ impl Tables {
                     started_at: now,
                     finished_at: now,
                 })?;
-                missed.push((gateway, range));
+                failed.push((gateway, range));
             }
             self.stream(gateway)?.missed = head;
         }
-        swept.missed = self.named(&missed)?;
+        swept.recorded = self.named(&failed)?;
         Ok(swept)
     }
 
     /// Failed ranges with their first events, for the log.
-    pub(super) fn named(&self, failed: &[(GatewayKey, Range)]) -> Result<Vec<Missed>> {
+    pub(super) fn named(&self, failed: &[(GatewayKey, Range)]) -> Result<Vec<UndeliveredRange>> {
         let mut looked_at = 0;
         let named = failed.iter().map(|&(gateway, range)| {
             let row = self.gateway_row(gateway)?;
@@ -180,7 +180,12 @@ impl Tables {
                 Some(LoggedEvent { sequence: Sequence(nth), id, event_type })
             });
             let events = events.collect();
-            Ok(Missed { gateway_id: row.id, gateway_name: row.name.clone(), range, events })
+            Ok(UndeliveredRange {
+                gateway_id: row.id,
+                gateway_name: row.name.clone(),
+                range,
+                events,
+            })
         });
         named.collect()
     }

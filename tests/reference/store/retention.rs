@@ -5,7 +5,7 @@ use super::ledger::{Ended, How, length};
 use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, Reason, Sequence};
-use gateway_events::store::limits::{LONGEST_RANGE, REPEATS, TRIMMED_STREAMS};
+use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::ranges::above;
 use gateway_events::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
@@ -44,12 +44,12 @@ impl Tables {
                 trimmed.attempts = gone.len() as u64;
                 gone.iter().filter(|key| self.attempts.remove(key).is_some()).count()
             }
-            TrimStep::Letters => self.trim_spent_letters(old, limits, batch, mark)?,
-            TrimStep::OldLetters => {
+            TrimStep::DeadLetters => self.trim_spent_letters(old, limits, batch, mark)?,
+            TrimStep::OldDeadLetters => {
                 self.trim_old_letters(now, limits, batch, mark, &mut trimmed)?
             }
             TrimStep::Keys => {
-                let before = now.minus(REPEATS);
+                let before = now.minus(IDEMPOTENCY_WINDOW);
                 let rows = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
                 let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
                 gone.iter().filter(|key| self.answers.remove(key).is_some()).count()
@@ -173,7 +173,7 @@ impl Tables {
         let events: Vec<i64> = gone.iter().map(|(_, event)| *event).collect();
         trimmed.events += self.forget_events(&events, spent_before(now, limits), limits);
         trimmed.deliveries += gone.len() as u64;
-        mark.letters_wait |= range.last.0 > passed;
+        mark.dead_letters_wait |= range.last.0 > passed;
         Ok(i64::try_from(looked_at.len()).unwrap_or(i64::MAX))
     }
 
@@ -312,7 +312,7 @@ impl Tables {
 
 /// Events that were appended before this are deleted with their last delivery.
 fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
-    now.minus(REPEATS.min(limits.max_age))
+    now.minus(IDEMPOTENCY_WINDOW.min(limits.max_age))
 }
 
 /// The keys of the oldest rows, at most `batch`.

@@ -18,8 +18,8 @@ use gateway_events::store::{
     EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Gateway, GatewayChange,
     GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
     Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
-    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, Scope, ShutOut,
-    SummaryBy, SummaryRow, Swept, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
+    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 #[async_trait]
@@ -281,7 +281,7 @@ impl Connections for MemoryStore {
         self.read(|tables| Ok(tables.not_on_record(connections))).await
     }
 
-    async fn revoked_connections(&self) -> Result<Vec<ShutOut>> {
+    async fn revoked_connections(&self) -> Result<Vec<RevokedConnection>> {
         self.read(|tables| Ok(tables.shut_out(self.node))).await
     }
 }
@@ -298,7 +298,7 @@ impl Ledger for MemoryStore {
         }
         self.write_then(
             |tables, now| tables.record(now, &records),
-            |()| self.unserved(records.iter().filter_map(ended)),
+            |()| self.request_sweep(records.iter().filter_map(ended)),
         )
         .await
     }
@@ -387,7 +387,7 @@ impl Nodes for MemoryStore {
         let (reaping, _) = self
             .write_then(
                 |tables, now| tables.reap_dead_nodes(now, self.node),
-                |(_, gateways)| self.unserved(gateways.iter().copied()),
+                |(_, gateways)| self.request_sweep(gateways.iter().copied()),
             )
             .await?;
         Ok(reaping)
@@ -404,7 +404,7 @@ impl Maintenance for MemoryStore {
         &self,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
-    ) -> Result<Swept> {
+    ) -> Result<SweepResult> {
         self.write(|tables, now| tables.sweep(now, gateways, grace)).await
     }
 

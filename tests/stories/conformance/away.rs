@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, ExpiryMark, Missed, NewEvent, Store, Target,
+    DeliveryFilter, DeliveryState, ExpiryMark, NewEvent, Store, Target, UndeliveredRange,
 };
 
 use super::{Corner, closed, confirmed, event, event_with, range, ranges};
@@ -24,7 +24,7 @@ fn expiring(target: Target, has_expired: bool) -> NewEvent {
 }
 
 /// A complete search for expired events, batch by batch.
-async fn expire(store: &dyn Store) -> Vec<Missed> {
+async fn expire(store: &dyn Store) -> Vec<UndeliveredRange> {
     let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
     loop {
         let found = store.expire(&mut mark).await.unwrap();
@@ -55,8 +55,8 @@ pub(crate) async fn an_unconfirmed_event_expires_while_its_gateway_is_not_connec
     assert_eq!(expire(store).await, [], "a live connection decides itself");
     corner.record(vec![confirmed(&gateway, id, 1, 1)]).await;
     corner.record(vec![closed(&gateway, id, Reason::Shutdown, None, false)]).await;
-    let missed = |first, last| (gateway.id, range(first, last));
-    assert_eq!(ranges(&expire(store).await), [missed(3, 3)]);
+    let failed = |first, last| (gateway.id, range(first, last));
+    assert_eq!(ranges(&expire(store).await), [failed(3, 3)]);
     assert_eq!(expire(store).await, []);
     let mut states = Vec::new();
     for id in &ids {
@@ -70,7 +70,7 @@ pub(crate) async fn an_unconfirmed_event_expires_while_its_gateway_is_not_connec
     assert_eq!(reasons, [(3, Some(Reason::Expired))]);
     // An expired delivery is not recorded as `not_connected` as well.
     let swept = store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
-    assert_eq!(ranges(&swept.missed), [missed(2, 2), missed(4, 4)]);
+    assert_eq!(ranges(&swept.recorded), [failed(2, 2), failed(4, 4)]);
     let (_, position, _) = corner.open(&gateway).await;
     assert_eq!(position.0, 1, "the others are delivered all the same");
 }
@@ -114,11 +114,11 @@ pub(crate) async fn a_gateway_that_just_disconnected_has_a_grace_period_and_no_o
     }
     let both = [gone.key, never.key];
     let swept = store.sweep_not_connected(Some(&both), GRACE).await.unwrap();
-    assert_eq!(ranges(&swept.missed), [(never.id, range(1, 2))]);
+    assert_eq!(ranges(&swept.recorded), [(never.id, range(1, 2))]);
     let [(postponed, left)] = swept.postponed[..] else { panic!("{swept:?}") };
     assert_eq!(postponed, gone.key);
     assert!(!left.is_zero() && left <= GRACE, "{left:?}");
     let swept = store.sweep_not_connected(Some(&both), Duration::ZERO).await.unwrap();
-    assert_eq!(ranges(&swept.missed), [(gone.id, range(1, 2))]);
+    assert_eq!(ranges(&swept.recorded), [(gone.id, range(1, 2))]);
     assert_eq!(swept.postponed, []);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Gateway, Missed, Range, Record, RedriveSelection,
-    RetentionLimits, Store, Target, TrimMark, Trimmed,
+    DeliveryFilter, DeliveryState, Gateway, Range, Record, RedriveSelection, RetentionLimits,
+    Store, Target, TrimMark, Trimmed, UndeliveredRange,
 };
 
 use super::{Corner, closed, confirmed, event, keep_all, range};
@@ -38,16 +38,16 @@ pub(crate) async fn events_for_gateways_that_are_not_connected_are_recorded_once
     corner.fill(&gateway, 1500).await;
     let only = [gateway.key];
     let sweep =
-        async || store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().missed;
-    let missed = sweep().await;
-    assert_eq!(ranges(&missed), [(gateway.id, range(1, 1500))]);
+        async || store.sweep_not_connected(Some(&only), Duration::ZERO).await.unwrap().recorded;
+    let recorded = sweep().await;
+    assert_eq!(ranges(&recorded), [(gateway.id, range(1, 1500))]);
     // The number of events listed for the log is limited.
-    let named: Vec<i64> = missed[0].events.iter().map(|event| event.sequence.0).collect();
+    let named: Vec<i64> = recorded[0].events.iter().map(|event| event.sequence.0).collect();
     assert_eq!(
-        (missed[0].gateway_name.as_str(), named),
+        (recorded[0].gateway_name.as_str(), named),
         (gateway.name.as_str(), vec![1, 2, 3, 4, 5])
     );
-    assert_eq!(missed[0].events[0].event_type.as_str(), "api.deployed");
+    assert_eq!(recorded[0].events[0].event_type.as_str(), "api.deployed");
     assert_eq!(sweep().await, []);
     let (id, position, _) = corner.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO, "they are delivered all the same");
@@ -55,14 +55,14 @@ pub(crate) async fn events_for_gateways_that_are_not_connected_are_recorded_once
     assert_eq!(sweep().await, []);
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 3)), false);
     corner.record(vec![end]).await;
-    let missed = sweep().await;
-    assert_eq!(ranges(&missed), [(gateway.id, range(1501, 1501))]);
-    assert_eq!(missed[0].events.len(), 1);
+    let recorded = sweep().await;
+    assert_eq!(ranges(&recorded), [(gateway.id, range(1501, 1501))]);
+    assert_eq!(recorded[0].events.len(), 1);
 }
 
 /// The recorded ranges without names.
-pub(crate) fn ranges(missed: &[Missed]) -> Vec<(GatewayId, Range)> {
-    missed.iter().map(|it| (it.gateway_id, it.range)).collect()
+pub(crate) fn ranges(recorded: &[UndeliveredRange]) -> Vec<(GatewayId, Range)> {
+    recorded.iter().map(|it| (it.gateway_id, it.range)).collect()
 }
 
 pub(crate) async fn retention_keeps_unconfirmed_events(store: &dyn Store) {

@@ -117,9 +117,9 @@ pub(crate) async fn an_abandoned_opening_leaves_no_live_connection(store: &dyn S
     let live =
         store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
-    let missed =
-        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().missed;
-    assert_eq!(ranges(&missed), [(gateway.id, range(1, 2))]);
+    let recorded =
+        store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().recorded;
+    assert_eq!(ranges(&recorded), [(gateway.id, range(1, 2))]);
 }
 
 pub(crate) async fn the_peak_of_simultaneous_connections_is_known(store: &dyn Store) {

@@ -116,7 +116,7 @@ impl World {
             }
             Step::Sweep => both!(self, sides, side => {
                 side.store.sweep_not_connected(None, Duration::ZERO).await.map(|mut swept| {
-                    swept.missed.sort_by_key(|missed| (missed.gateway_id, missed.range.first));
+                    swept.recorded.sort_by_key(|failed| (failed.gateway_id, failed.range.first));
                     swept
                 })
             }),

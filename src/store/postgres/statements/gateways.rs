@@ -89,7 +89,7 @@ impl GatewayStatements for Connection {
                     )
                     from outbox o join events e using (event)
                     where o.gateway = p.gateway and o.sequence = (
-                        -- What follows the position or a dead letter and is none.
+                        -- The first sequence after the position or a dead letter that is not a dead letter.
                         select min(next) from (
                             select p.position + 1 as next
                             union all

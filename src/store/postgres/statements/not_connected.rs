@@ -48,7 +48,7 @@ impl NotConnectedStatements for Connection {
     async fn count_not_connected(
         &mut self,
         now: Timestamp,
-        missed: &[NotConnectedCount],
+        counts: &[NotConnectedCount],
     ) -> Result<()> {
         query!(
             r#"
@@ -61,9 +61,9 @@ impl NotConnectedStatements for Connection {
             from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as m (gateway, head, count)
             where streams.gateway = m.gateway
             "#,
-            &column(missed, |it| it.gateway.0),
-            &column(missed, |it| it.head.0),
-            &column(missed, |it| it.count),
+            &column(counts, |it| it.gateway.0),
+            &column(counts, |it| it.head.0),
+            &column(counts, |it| it.count),
             now as _,
             Reason::NotConnected as _
         )

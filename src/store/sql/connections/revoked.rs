@@ -3,10 +3,10 @@
 
 use super::super::dialect::{Connection, query};
 use crate::event::{GatewayKey, NodeId, Reason};
-use crate::store::{Result, ShutOut};
+use crate::store::{Result, RevokedConnection};
 
 /// The revoked connections of one node.
-pub(crate) async fn revoked(conn: &mut Connection, node: NodeId) -> Result<Vec<ShutOut>> {
+pub(crate) async fn revoked(conn: &mut Connection, node: NodeId) -> Result<Vec<RevokedConnection>> {
     let rows = query!(
         r#"
         select c.gateway as "gateway!: GatewayKey", c.token as "token!: String",
@@ -26,7 +26,7 @@ pub(crate) async fn revoked(conn: &mut Connection, node: NodeId) -> Result<Vec<S
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| ShutOut {
+        .map(|row| RevokedConnection {
             gateway: row.gateway,
             token: row.token,
             reason: match (row.deleted, row.disabled) {

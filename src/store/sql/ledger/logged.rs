@@ -3,7 +3,7 @@
 use super::super::dialect::{Connection, LedgerStatements};
 use crate::event::{GatewayId, GatewayKey, Sequence};
 use crate::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
-use crate::store::{LoggedEvent, Missed, Range, Result};
+use crate::store::{LoggedEvent, Range, Result, UndeliveredRange};
 
 /// Failed deliveries of a gateway.
 pub(crate) struct Failed {
@@ -14,7 +14,10 @@ pub(crate) struct Failed {
 }
 
 /// Adds the first events of each range with one statement. The number of events is bounded.
-pub(crate) async fn named(conn: &mut Connection, failed: Vec<Failed>) -> Result<Vec<Missed>> {
+pub(crate) async fn named(
+    conn: &mut Connection,
+    failed: Vec<Failed>,
+) -> Result<Vec<UndeliveredRange>> {
     if failed.is_empty() {
         return Ok(Vec::new());
     }
@@ -26,7 +29,7 @@ pub(crate) async fn named(conn: &mut Connection, failed: Vec<Failed>) -> Result<
         };
         let events = events.extract_if(.., is_its).map(|(_, event)| event).collect();
         let Failed { gateway_id, gateway_name, range, .. } = it;
-        Missed { gateway_id, gateway_name, range, events }
+        UndeliveredRange { gateway_id, gateway_name, range, events }
     });
     Ok(named.collect())
 }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, OrganisationKey, Sequence};
 use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
 
-pub(crate) use crate::store::repeats::{in_place, named};
+pub(crate) use crate::store::idempotency::{in_place, named};
 
 /// An event id or idempotency key, unique across organisations.
 pub(crate) type Identity = (OrganisationKey, String);

@@ -23,19 +23,19 @@ pub(crate) async fn forget_spent(
     batch: i64,
     mark: &mut TrimMark,
 ) -> Result<u64> {
-    let rows = next(conn, mark.letter, before, batch).await?;
+    let rows = next(conn, mark.dead_letter, before, batch).await?;
     let Some(last) = rows.last().map(Row::place) else {
-        if std::mem::take(&mut mark.letters_wait) {
-            mark.letter = TrimMark::default().letter;
-            mark.old_letter = TrimMark::default().old_letter;
+        if std::mem::take(&mut mark.dead_letters_wait) {
+            mark.dead_letter = TrimMark::default().dead_letter;
+            mark.old_dead_letter = TrimMark::default().old_dead_letter;
         }
         return Ok(0);
     };
     let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
     conn.lock_streams(&gateways).await?;
-    let from = std::mem::replace(&mut mark.letter, last);
+    let from = std::mem::replace(&mut mark.dead_letter, last);
     forget(conn, from, last, Some(most_events)).await?;
-    mark.letters_wait |= waits(conn, from, last, Some(most_events)).await?;
+    mark.dead_letters_wait |= waits(conn, from, last, Some(most_events)).await?;
     Ok(rows.len() as u64)
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn forget_old(
     mark: &mut TrimMark,
     trimmed: &mut Trimmed,
 ) -> Result<u64> {
-    let mut rows = next(conn, mark.old_letter, before, batch).await?;
+    let mut rows = next(conn, mark.old_dead_letter, before, batch).await?;
     let found = rows.len() as u64;
     let mut deliveries = 0;
     let fitting = rows.iter().take_while(|row| {
@@ -62,7 +62,7 @@ pub(crate) async fn forget_old(
     let Some(last) = rows.last().map(Row::place) else { return Ok(0) };
     let gateways = rows.iter().map(|row| GatewayKey(row.gateway)).collect();
     conn.lock_streams(&gateways).await?;
-    let from = std::mem::replace(&mut mark.old_letter, last);
+    let from = std::mem::replace(&mut mark.old_dead_letter, last);
     let mut events = Vec::new();
     for gone in forget(conn, from, last, None).await? {
         let of = query_scalar!(
@@ -77,7 +77,7 @@ pub(crate) async fn forget_old(
         events.append(&mut of.fetch_all(&mut *conn).await?);
     }
     trimmed.events += conn.delete_spent_events(&events, spent).await?;
-    mark.letters_wait |= waits(conn, from, last, None).await?;
+    mark.dead_letters_wait |= waits(conn, from, last, None).await?;
     Ok(if is_cut { u64::MAX } else { found })
 }
 

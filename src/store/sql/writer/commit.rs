@@ -92,7 +92,7 @@ async fn answer(
     for (records, answer) in batch.records {
         for record in &records {
             if let Record::Closed { gateway, .. } = record {
-                wake.unserved(*gateway);
+                wake.request_sweep(*gateway);
             }
         }
         let _ = answer.send(Ok(()));

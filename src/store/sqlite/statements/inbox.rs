@@ -23,7 +23,7 @@ impl InboxStatements for Connection {
         let ids = json(ids)?;
         Ok(query_scalar!(
             r#"
-            select i.id as "id!: i64" from json_each($1) as judged join inbox i on i.id = judged.value
+            select i.id as "id!: i64" from json_each($1) as wanted join inbox i on i.id = wanted.value
             "#,
             ids
         )

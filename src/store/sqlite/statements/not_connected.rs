@@ -50,10 +50,10 @@ impl NotConnectedStatements for Connection {
     async fn count_not_connected(
         &mut self,
         now: Timestamp,
-        missed: &[NotConnectedCount],
+        counts: &[NotConnectedCount],
     ) -> Result<()> {
-        let missed =
-            json(&missed.iter().map(|it| (it.gateway.0, it.head, it.count)).collect::<Vec<_>>())?;
+        let counts =
+            json(&counts.iter().map(|it| (it.gateway.0, it.head, it.count)).collect::<Vec<_>>())?;
         query!(
             r#"
             update streams
@@ -64,7 +64,7 @@ impl NotConnectedStatements for Connection {
                     then last_failure_at else $2 end
             from jsonb_each($1) as m where streams.gateway = m.value ->> 0
             "#,
-            missed,
+            counts,
             now as _,
             Reason::NotConnected as _
         )

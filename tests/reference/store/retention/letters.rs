@@ -48,17 +48,17 @@ impl Tables {
         batch: usize,
         mark: &mut TrimMark,
     ) -> Result<usize> {
-        let rows = self.letters_behind(mark.letter, before, batch);
+        let rows = self.letters_behind(mark.dead_letter, before, batch);
         let Some((last, _)) = rows.last().copied() else {
-            if std::mem::take(&mut mark.letters_wait) {
-                mark.letter = TrimMark::default().letter;
-                mark.old_letter = TrimMark::default().old_letter;
+            if std::mem::take(&mut mark.dead_letters_wait) {
+                mark.dead_letter = TrimMark::default().dead_letter;
+                mark.old_dead_letter = TrimMark::default().old_dead_letter;
             }
             return Ok(0);
         };
-        let from = std::mem::replace(&mut mark.letter, last);
+        let from = std::mem::replace(&mut mark.dead_letter, last);
         let kept = self.kept_letters(limits);
-        mark.letters_wait |= self.forget_between(from, last, &kept)?;
+        mark.dead_letters_wait |= self.forget_between(from, last, &kept)?;
         Ok(rows.len())
     }
 
@@ -72,7 +72,7 @@ impl Tables {
         mark: &mut TrimMark,
         trimmed: &mut Trimmed,
     ) -> Result<usize> {
-        let mut rows = self.letters_behind(mark.old_letter, limits.dead_before(now), batch);
+        let mut rows = self.letters_behind(mark.old_dead_letter, limits.dead_before(now), batch);
         let found = rows.len();
         let mut deliveries = 0;
         let fitting = rows.iter().take_while(|((.., first), last)| {
@@ -83,9 +83,9 @@ impl Tables {
         let is_cut = fitting < rows.len();
         rows.truncate(fitting);
         let Some((last, _)) = rows.last().copied() else { return Ok(0) };
-        let from = std::mem::replace(&mut mark.old_letter, last);
+        let from = std::mem::replace(&mut mark.old_dead_letter, last);
         let mut before = self.dead_letters.clone();
-        mark.letters_wait |= self.forget_between(from, last, &BTreeSet::new())?;
+        mark.dead_letters_wait |= self.forget_between(from, last, &BTreeSet::new())?;
         before.retain(|key, _| !self.dead_letters.contains_key(key));
         let of_gone = |key: &Key| {
             before.iter().any(|((gateway, first), letter)| {
