@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 use super::App;
 use super::client_address::client_address;
@@ -19,6 +19,8 @@ use crate::compute::Source;
 use crate::event::OrganisationKey;
 use crate::store::{AccessCredential, GatewayCredential, Scope, TokenKind};
 use crate::token::{Kind, Presented};
+
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// A gateway that has presented a valid key.
 pub(super) struct Gateway(pub(super) GatewayCredential);
@@ -113,8 +115,9 @@ pub(super) fn source(headers: &HeaderMap) -> Source {
     Source::new(bearer(headers).as_ref().map_or("", Presented::id))
 }
 
+/// A well-formed access token from the header `Authorization`.
 fn bearer(headers: &HeaderMap) -> Option<Presented> {
-    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let text = only(headers, &header::AUTHORIZATION)?;
     let (scheme, token) = text.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
@@ -133,10 +136,16 @@ fn has_passed(expires_at: Option<Timestamp>) -> bool {
 
 /// A well-formed gateway's key from the header `api-key`.
 pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
-    let mut values = headers.get_all("api-key").iter();
-    let text = values.next()?.to_str().ok()?;
+    Presented::parse(Kind::Gateway, only(headers, &API_KEY)?.trim()).ok()
+}
+
+/// The text of a header that stands there once. A proxy may look at another line of a
+/// repeated one than this service does (RFC 9110, section 5.3).
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
     if values.next().is_some() {
         return None;
     }
-    Presented::parse(Kind::Gateway, text.trim()).ok()
+    first.to_str().ok()
 }

@@ -42,6 +42,26 @@ async fn a_request_with_two_idempotency_keys_is_refused() {
 }
 
 #[tokio::test]
+async fn a_request_with_two_credentials_is_refused() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let caller = service.caller(None);
+    let (good, bad) = (format!("Bearer {}", service.token), "Bearer gwa_wrong".to_owned());
+    for (first, second) in [(&good, &good), (&good, &bad), (&bad, &good)] {
+        let request = caller.request(Method::POST, "/events").json(&deployed(&[&id], "d"));
+        let request = request.header("authorization", first).header("authorization", second);
+        let refused = reply(request).await;
+        refused.refusal(401, "unauthorized");
+        assert_eq!(refused.headers["www-authenticate"], "Bearer");
+    }
+    let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("an answer");
+    assert_eq!(gateway["head"], 0, "nothing was appended");
+    let manifest = || caller.request(Method::POST, &format!("/gateways/{id}/manifest"));
+    let request = manifest().json(&json!({})).header("api-key", &key).header("api-key", &key);
+    reply(request).await.refusal(401, "unauthorized");
+}
+
+#[tokio::test]
 async fn a_compressed_body_is_refused_as_one() {
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
