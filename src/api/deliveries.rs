@@ -257,7 +257,8 @@ pub struct RedriveRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub sequence: Option<Sequence>,
-    /// All dead letters that match. Without `to` its window ends now.
+    /// All dead letters that match. It has at least one member; without `to` its window
+    /// ends now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DeliveryFilter>)]
     pub filter: Option<Object<DeliveryFilter>>,

@@ -197,6 +197,12 @@ pub(super) async fn redrive(
             }
             RedriveSelection::One(gateway, sequence)
         }
+        (None, None, Some(Object(filter))) if filter == DeliveryFilter::default() => {
+            return Err(Problem::invalid(
+                "filter",
+                "must have at least one condition; `from` alone redrives all dead letters of a window",
+            ));
+        }
         (None, None, Some(Object(filter))) => {
             let (from, to) = match &at {
                 Some(position) => (position.from, position.to),

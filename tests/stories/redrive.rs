@@ -54,6 +54,8 @@ async fn only_dead_letters_are_redriven_and_only_once() {
         (json!({"gatewayId": id}), "body", "gatewayId and sequence"),
         (json!({"gatewayId": id, "sequence": 1, "filter": {}}), "body", "gatewayId and sequence"),
         (one(0), "sequence", "1 to 9007199254740991"),
+        (json!({"filter": {}}), "filter", "at least one condition"),
+        (json!({"filter": {}, "dryRun": true}), "filter", "at least one condition"),
         (json!({"filter": {"reason": "bored"}}), "body", "not_connected"),
         (json!({"filter": {"limit": 1}}), "limit", "gatewayId"),
         (json!({"filter": {}, "dryrun": true}), "dryrun", "dryRun"),
