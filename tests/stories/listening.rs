@@ -79,7 +79,32 @@ async fn watching_shows_each_event_and_the_gateway_still_receives_all() {
 }
 
 #[tokio::test]
-async fn watching_continues_after_a_restart_of_the_service_without_a_gap() {
+async fn a_watcher_that_waits_beyond_the_end_of_the_log_says_so() {
+    let service = Service::start().await;
+    let (id, _) = service.gateway("berlin").await;
+    publish(&service, &id, "d-1").await;
+    for (after, is_beyond) in [(0, false), (1, false), (3, true)] {
+        let command = service.command(&format!("listen berlin --json --after {after}"));
+        let mut watching = Listening::start(command);
+        let remark = watching.remark().await;
+        assert!(remark.contains(&format!("after #{after};")), "{remark}");
+        if is_beyond {
+            let remark = watching.remark().await;
+            assert!(remark.contains("ends at #1; waiting for #4"), "{remark}");
+            for deployment in ["d-2", "d-3", "d-4"] {
+                publish(&service, &id, deployment).await;
+            }
+            let entry: Value = serde_json::from_str(&watching.line().await).expect("JSON");
+            assert_eq!(entry["sequence"], 4);
+        }
+        watching.process.kill().await.expect("it ran");
+        let rest = watching.err.next_line().await.expect("text");
+        assert_eq!(rest, None, "after {after}");
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_goes_on_after_a_restart_of_the_service_without_a_gap() {
     let mut service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;

@@ -25,6 +25,9 @@ pub(super) async fn run(
         clean(&log.gateway_name),
         after.unwrap_or(log.head.0)
     ));
+    if let Some(after) = after.map(Sequence).filter(|after| *after > log.head) {
+        remark(format_args!("the log ends at #{}; waiting for #{}", log.head, after.next()));
+    }
     loop {
         let next = tokio::select! {
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
