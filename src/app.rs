@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::event::NodeId;
+use crate::files;
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
@@ -98,12 +99,16 @@ pub async fn serve(
 ) -> Result<Outcome, ServeError> {
     let config = Arc::new(config);
     create_data_dir(&config.data_dir)?;
+    files::warn_if_writable(&config.data_dir, "the data directory");
     let metrics = telemetry::start_metrics()?;
 
     let wake = Wake::default();
     let database = database(&config);
     let Open { store, failure, jobs: store_jobs } = database.open(node, wake.clone()).await?;
     tracing::info!(node = %store.node(), shared = database.is_shared(), "the database is open");
+    if !database.is_shared() {
+        files::warn_if_writable(&database.path, "the database file");
+    }
     membership::begin(store.as_ref(), database.is_shared()).await?;
     first_token::ensure(store.as_ref(), &config, print_token, out).await?;
 

@@ -12,6 +12,8 @@ pub const PRIVATE: u32 = 0o600;
 pub const PUBLIC: u32 = 0o644;
 /// The bits of a mode that give others access.
 const OTHERS: u32 = 0o077;
+/// Those of them that allow writing.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// The metadata of a path, without following a link; `None` if it does not exist.
 pub fn found(path: &Path) -> io::Result<Option<Metadata>> {
@@ -48,6 +50,20 @@ pub fn warn_if_exposed(path: &Path, what: &str) {
             path = %path.display(),
             mode = format!("{:04o}", metadata.mode() & 0o7777),
             "other users of this machine have access to {what}; run `chmod 600` on it, as its owner"
+        );
+    }
+}
+
+/// Warns if others than the owner of a file or directory can write to it.
+pub fn warn_if_writable(path: &Path, what: &str) {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return;
+    };
+    if metadata.mode() & OTHERS_WRITE != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:04o}", metadata.mode() & 0o7777),
+            "other users of this machine can write to {what}; run `chmod go-w` on it, as its owner"
         );
     }
 }

@@ -109,7 +109,39 @@ async fn a_key_that_others_can_read_causes_a_warning() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_or_soon_will_causes_a_warning() {
+async fn data_that_others_can_write_to_is_warned_of() {
+    let mut service = Service::start().await;
+    let (directory, database) = (service.directory().to_owned(), service.database());
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+    };
+    for (path, mode, what) in [
+        (&directory, 0o777, "the data directory"),
+        (&directory, 0o720, "the data directory"),
+        (&database, 0o602, "the database file"),
+    ] {
+        let before = std::fs::metadata(path).expect("it is there").permissions().mode();
+        let shown = format!("{mode:04o}");
+        let warns = |line: &str| {
+            line.contains("chmod go-w") && line.contains(&shown) && line.contains(what)
+        };
+        assert!(!service.log().lines().any(warns), "{}", service.log());
+        set(path, mode);
+        service.kill().await;
+        service.restart().await;
+        service.logged(|log| log.lines().any(warns)).await;
+        set(path, before);
+    }
+    // Others may list the directory: the files in it are private.
+    service.kill().await;
+    set(&directory, 0o755);
+    let warnings = service.log().matches("chmod").count();
+    service.restart().await;
+    assert_eq!(service.log().matches("chmod").count(), warnings, "{}", service.log());
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_or_soon_will_is_warned_of() {
     let directory = tempdir().expect("a directory");
     let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
     let pair = KeyPair::generate().expect("a key");
