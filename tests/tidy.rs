@@ -24,6 +24,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("jobs", &["backoff", "clock"]),
     ("log_limit", &[]),
+    ("names", &[]),
     ("event_types", &["event"]),
     ("wake", &["event"]),
     (
@@ -88,6 +89,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "ingest",
             "jobs",
             "log_limit",
+            "names",
             "admission",
             "store",
             "telemetry",
@@ -115,8 +117,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
-    ("client", &["api", "backoff", "clock", "event"]),
-    ("command", &["client", "clock"]),
+    ("client", &["api", "backoff", "clock", "event", "names"]),
+    ("command", &["client", "clock", "names"]),
     // Clients of the API, except for `serve`, `migrate`, `verify` and `config`.
     (
         "cli",
@@ -130,6 +132,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "event",
             "http",
             "lifecycle",
+            "names",
             "store",
             "telemetry",
         ],
@@ -170,6 +173,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["command/", "cli/", "main.rs", BENCH]),
     ("clap_complete", &["cli/", "main.rs"]),
     ("unicode_width", &["command/"]),
+    ("unicode_general_category", &["names.rs"]),
     ("indicatif", &[BENCH]),
     ("hdrhistogram", &[BENCH]),
     ("anyhow", &["command/", "cli/", "main.rs", BENCH]),

@@ -11,14 +11,16 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, Sequence};
 
 /// Free-form names and values that events are addressed by. At most 64; a name has 1
-/// to 64 characters, a value at most 256.
+/// to 64 characters, without whitespace at either end, a value at most 256. Control and
+/// format characters are refused.
 pub type Labels = BTreeMap<String, String>;
 
 /// `POST /gateways`: a gateway to register.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewGateway {
-    /// Unique in the organisation; 1 to 128 characters.
+    /// Unique in the organisation; 1 to 128 characters, without whitespace at either end,
+    /// and no UUID. Control and format characters are refused.
     #[schema(min_length = 1, max_length = 128, example = "berlin")]
     pub name: String,
     /// Its identity; made up if left out.
@@ -42,7 +44,7 @@ pub struct NewGateway {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayChange {
-    /// Its new name.
+    /// Its new name, which is held to the same rules as that of a new gateway.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, nullable = false)]
     pub name: Option<String>,

@@ -44,7 +44,8 @@ pub struct NewGatewayToken {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewAccessToken {
-    /// What it is called in the list of tokens; 1 to 128 characters.
+    /// What it is called in the list of tokens; 1 to 128 characters, whitespace at either
+    /// end removed. Control and format characters are refused.
     #[schema(min_length = 1, max_length = 128, example = "deployer")]
     pub name: String,
     /// What it may do; at least one.

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use gateway_events::api::{AccessToken, GatewayToken, NewAccessToken, NewGatewayToken, Scope};
 use gateway_events::app;
 use gateway_events::clock::Timestamp;
+use gateway_events::names;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
@@ -65,9 +66,18 @@ pub(crate) struct Create {
 pub(crate) struct Recover {
     #[command(flatten)]
     settings: Settings,
-    /// The token's name in the list of access tokens
-    #[arg(long, default_value = "recovered")]
+    /// What the token is called in the list of access tokens
+    #[arg(long, default_value = "recovered", value_parser = parse_name)]
     name: String,
+}
+
+/// The name of an access token, held to the rules of `POST /access-tokens`.
+fn parse_name(text: &str) -> Result<String, &'static str> {
+    let name = text.trim();
+    if names::is_name(name, 128) {
+        return Ok(name.to_owned());
+    }
+    Err("must be 1 to 128 characters, none of them a control or format character")
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

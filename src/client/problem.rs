@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::api::Problem;
+use crate::names::is_invisible;
 
 /// Parses the body of an error response. A body that is not a problem document becomes the detail.
 pub(super) fn read(status: u16, retry_after: Option<u32>, body: &[u8]) -> Problem {
@@ -15,7 +16,7 @@ pub(super) fn read(status: u16, retry_after: Option<u32>, body: &[u8]) -> Proble
         .unwrap_or_else(|| Problem {
             detail: String::from_utf8_lossy(body)
                 .chars()
-                .filter(|c| !c.is_control())
+                .filter(|c| !is_invisible(*c))
                 .take(200)
                 .collect(),
             ..Problem::default()

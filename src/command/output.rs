@@ -1,6 +1,6 @@
-//! What commands print: text for people, JSON for programs. Control characters are
-//! replaced in text from other sources, so that it can't control the terminal. A closed
-//! pipe (`| head`) is not an error.
+//! What commands print: text for people, JSON for programs. Control and format characters
+//! are replaced in text from other sources, so that it can't control the terminal or change
+//! the order of what is shown. A closed pipe (`| head`) is not an error.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::table::prose;
 use crate::clock::Timestamp;
+use crate::names::is_invisible;
 
 /// Prints a text and a line break on standard output.
 pub fn say(text: impl std::fmt::Display) -> io::Result<()> {
@@ -79,9 +80,9 @@ pub fn labels(labels: &BTreeMap<String, String>) -> String {
     cell(shown.join(" "))
 }
 
-/// The text with control characters replaced by U+FFFD.
+/// The text with control and format characters replaced by U+FFFD.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The exit code of a command: its own, or 1 for an error, which is printed with its
@@ -126,8 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn control_and_format_characters_are_replaced() {
         assert_eq!(cell("a\u{1b}[31m"), "a\u{fffd}[31m");
+        assert_eq!(cell("a\u{202e}b"), "a\u{fffd}b");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Body, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use crate::api::{AccessToken, NewAccessToken, Page, Scope, WithSecret};
+use crate::names;
 use crate::store::{self, TokenInfo};
 use crate::token::Kind;
 
@@ -35,8 +36,11 @@ pub(super) async fn create(
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let name = new.name.trim();
-    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
-        return Err(Problem::invalid("name", "must be 1 to 128 characters"));
+    if !names::is_name(name, 128) {
+        return Err(Problem::invalid(
+            "name",
+            "must be 1 to 128 characters, none of them a control or format character",
+        ));
     }
     let mut scopes: Vec<store::Scope> = new.scopes.into_iter().map(Into::into).collect();
     scopes.sort_unstable();

@@ -15,10 +15,13 @@ use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{self, FieldError, GatewayChange, NewGateway, Page, PageQuery};
 use crate::event::{GatewayId, Reason};
+use crate::names;
 use crate::store::{self, MOST_LABELS};
 
 /// The most replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
+/// The most characters of a gateway's name.
+const LONGEST_NAME: usize = 128;
 
 /// Register a gateway.
 #[utoipa::path(
@@ -161,20 +164,22 @@ fn check<'a>(
     let mut wrong = |field: String, message: &str| {
         errors.push(FieldError { field, message: message.to_owned() });
     };
-    let is_plain = |text: &str, most: usize| {
-        text.chars().count() <= most && !text.chars().any(char::is_control)
-    };
-    if let Some(name) = name
-        && (name.trim().is_empty() || !is_plain(name, 128))
-    {
-        wrong("name".to_owned(), "must be 1 to 128 characters, none of them a control character");
+    if let Some(name) = name {
+        if !names::is_name(name, LONGEST_NAME) {
+            wrong(
+                "name".to_owned(),
+                "must be 1 to 128 characters, none of them a control or format character, and without whitespace at either end",
+            );
+        } else if name.parse::<GatewayId>().is_ok() {
+            wrong("name".to_owned(), "must not be a UUID, which would be taken for an id");
+        }
     }
     for (key, value) in labels {
-        if key.is_empty() || !is_plain(key, 64) || !is_plain(value, 256) {
-            let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
+        if !names::is_name(key, 64) || !names::is_plain(value, 256) {
+            let shown: String = key.chars().filter(|c| !names::is_invisible(*c)).take(64).collect();
             wrong(
                 format!("labels.{shown}"),
-                "a label's name has 1 to 64 characters, its value at most 256, none of them a control character",
+                "a label's name has 1 to 64 characters, without whitespace at either end, and its value at most 256; none of them is a control or format character",
             );
         }
     }

@@ -5,6 +5,7 @@ mod connections;
 mod gateway_limit;
 mod headers;
 pub(crate) mod log;
+mod names;
 mod objects;
 mod reconnects;
 mod refusals;

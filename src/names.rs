@@ -1,0 +1,53 @@
+//! Names that people choose and read. A name must not be mistaken for another one, or
+//! change how the text around it is shown.
+
+use unicode_general_category::{GeneralCategory, get_general_category};
+
+/// Whether a character has no glyph of its own, but an effect on what is shown around it:
+/// control and format characters (Unicode Cc and Cf), line and paragraph separators (Zl
+/// and Zp).
+pub fn is_invisible(c: char) -> bool {
+    !c.is_ascii_graphic()
+        && matches!(
+            get_general_category(c),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+        )
+}
+
+/// Whether a text has at most so many characters, none of them an
+/// [invisible](is_invisible) one.
+pub fn is_plain(text: &str, longest: usize) -> bool {
+    text.chars().count() <= longest && !text.chars().any(is_invisible)
+}
+
+/// Whether a text can be a name: [plain](is_plain), not empty, and without whitespace at
+/// either end.
+pub fn is_name(text: &str, longest: usize) -> bool {
+    !text.is_empty() && text.trim() == text && is_plain(text, longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invisible_characters_are_of_four_categories() {
+        for c in ['\0', '\n', '\u{7f}', '\u{85}', '\u{ad}', '\u{200b}', '\u{202e}', '\u{2028}'] {
+            assert!(is_invisible(c), "{c:?}");
+        }
+        for c in [' ', 'a', '~', '\u{a0}', 'é', '東', '\u{301}', '\u{fffd}'] {
+            assert!(!is_invisible(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_empty_and_has_no_blanks_around_it() {
+        for bad in ["", " ", "a ", "\u{a0}a", "abcd"] {
+            assert!(!is_name(bad, 3), "{bad:?}");
+        }
+        assert!(is_name("a b", 3) && is_plain(" ", 1) && is_plain("", 0));
+    }
+}
