@@ -70,6 +70,8 @@ pub enum Cause {
     Disabled,
     /// The request can't become a connection, as with HTTP without an upgrade.
     UpgradeRequired,
+    /// The request breaks the rules of its transport, in this way.
+    BadRequest(&'static str),
     /// Too many attempts; the next one is allowed after this time.
     TooManyAttempts(Duration),
     /// This node has as many connections as it may have.

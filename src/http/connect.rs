@@ -126,9 +126,13 @@ async fn admit(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(headers), address };
-    let Ok(upgrade) = upgrade else {
-        let authenticated = app.admissions.authenticate(candidate).await?;
-        return Err(authenticated.refuse(Cause::UpgradeRequired).into());
+    let upgrade = match (upgrade, upgrade_headers::check(headers)) {
+        (Ok(upgrade), Ok(())) => upgrade,
+        (_, checked) => {
+            let cause = checked.err().map_or(Cause::UpgradeRequired, Cause::BadRequest);
+            let authenticated = app.admissions.authenticate(candidate).await?;
+            return Err(authenticated.refuse(cause).into());
+        }
     };
     let admitted = app.admissions.admit(candidate, "websocket").await?;
     peer.place.authenticated();
@@ -159,6 +163,7 @@ fn problem(cause: Cause) -> Problem {
         )
         .retry_after(1),
         Cause::Draining => {
+        Cause::BadRequest(why) => Problem::bad_request(why),
             Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
         }
         Cause::Interrupted => Problem::unavailable(

@@ -192,9 +192,9 @@ code_sets! {
     Manifest = [BadRequest, ManifestTooLarge, UnsupportedContentEncoding, NotFound];
     /// `GET /ws/gateways/connect`.
     Connecting = [
-        OriginRefused, Unauthorized, GatewayDisabled, UpgradeRequired, TooManyAttempts,
-        ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit,
-        CommitOutcomeUnknown, Internal, Unavailable
+        BadRequest, OriginRefused, Unauthorized, GatewayDisabled, UpgradeRequired,
+        TooManyAttempts, ConnectionLimit, Draining, HttpConnectionLimit, CommitOutcomeUnknown,
+        Internal, Unavailable
     ];
     /// `GET /readyz`.
     Readiness = [Draining, JobOverdue, Unavailable, Internal];

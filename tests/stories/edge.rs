@@ -10,4 +10,5 @@ mod objects;
 mod reconnects;
 mod refusals;
 mod strangers;
+mod upgrades;
 mod words;
