@@ -41,7 +41,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 /// Connect as a gateway.
 ///
 /// A WebSocket upgrade (version 13, HTTP/1.1). Events follow as text frames; the
-/// first frame is `connection.ack`.
+/// first frame is `connection.ack`. After any refusal the connection is closed.
 #[utoipa::path(
     get, path = "/ws/gateways/connect", tag = "for gateways", operation_id = "connect",
     responses(
@@ -107,8 +107,14 @@ impl Refused {
             app.store.note_refusal(gateway.gateway, code, &address.to_string());
         }
         let mut response = self.problem.into_response();
-        if response.status() == StatusCode::UPGRADE_REQUIRED {
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let is_upgrade_required = response.status() == StatusCode::UPGRADE_REQUIRED;
+        let headers = response.headers_mut();
+        // Also if an earlier request kept the connection: a peer that asked for another
+        // protocol may already have sent bytes that are no request.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if is_upgrade_required {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }
@@ -148,6 +154,7 @@ fn problem(cause: Cause) -> Problem {
             Code::UpgradeRequired,
             "This path accepts only upgrades to WebSocket (version 13, over HTTP/1.1).",
         ),
+        Cause::BadRequest(why) => Problem::bad_request(why),
         Cause::TooManyAttempts(wait) => too_many(wait),
         Cause::ConnectionLimit => Problem::unavailable(
             Code::ConnectionLimit,
@@ -163,7 +170,6 @@ fn problem(cause: Cause) -> Problem {
         )
         .retry_after(1),
         Cause::Draining => {
-        Cause::BadRequest(why) => Problem::bad_request(why),
             Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
         }
         Cause::Interrupted => Problem::unavailable(
