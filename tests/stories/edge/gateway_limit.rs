@@ -72,7 +72,7 @@ async fn a_gateway_that_leaks_connections_keeps_no_other_one_out() {
 
     // The operator learns of it: once per source and kind, a few times a minute.
     let of = |line: &serde_json::Value| {
-        line["message"] == "an upgrade was refused" && line["code"] == CODE
+        line["message"] == "refused an upgrade" && line["code"] == CODE
     };
     let line = lines(&service, 1, of).await.remove(0);
     assert_eq!((&line["gateway"], &line["gateway_name"]), (&json!(id), &json!("leaking")));
