@@ -106,6 +106,17 @@ pub struct Candidate {
     pub info: Option<Arc<EventTypeInfo>>,
 }
 
+/// Why a JSON Schema can't be registered.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaCheckError {
+    /// What is wrong with the schema.
+    #[error("{0}")]
+    Invalid(String),
+    /// It could not be checked.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+}
+
 /// The rules for events, with the schemas that were compiled for them. All publishers
 /// share one.
 #[derive(Debug)]
@@ -138,14 +149,16 @@ impl Rules {
         if bytes <= INLINE_BYTES { Ok(work()) } else { self.pool.run(source, work).await }
     }
 
-    /// Checks a JSON Schema before it is registered; the inner error says what is wrong
-    /// with it.
+    /// Checks a JSON Schema before it is registered.
     pub async fn check_schema(
         &self,
         source: &Source,
         schema: Box<RawValue>,
-    ) -> Result<Result<(), String>, ComputeError> {
-        self.pool.run(source, move || event_types::check_schema(&schema)).await
+    ) -> Result<(), SchemaCheckError> {
+        self.pool
+            .run(source, move || event_types::check_schema(&schema))
+            .await?
+            .map_err(SchemaCheckError::Invalid)
     }
 
     /// Validates the events of one request, in order. `bytes` is the size of the whole

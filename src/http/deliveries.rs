@@ -361,15 +361,21 @@ impl From<store::DeliveryState> for api::DeliveryState {
     }
 }
 
+impl From<store::Outcome> for api::Outcome {
+    fn from(outcome: store::Outcome) -> Self {
+        match outcome {
+            store::Outcome::Received => Self::Received,
+            store::Outcome::Applied => Self::Applied,
+            store::Outcome::Failed => Self::Failed,
+            store::Outcome::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl From<store::Attempt> for api::Attempt {
     fn from(attempt: store::Attempt) -> Self {
         Self {
-            outcome: match attempt.outcome.as_str() {
-                "received" => api::Outcome::Received,
-                "applied" => api::Outcome::Applied,
-                "failed" => api::Outcome::Failed,
-                _ => api::Outcome::Unknown,
-            },
+            outcome: attempt.outcome.into(),
             reason: attempt.reason,
             detail: attempt.detail,
             connection_id: attempt.connection_id,

@@ -13,6 +13,7 @@ use super::openapi::{Body, Compute, Missing, Parameters, Problems, Scoped, Write
 use super::problem::{Answer, Problem};
 use crate::api::{EventTypeDefinition, EventTypeInfo, Page};
 use crate::event::EventType;
+use crate::ingest::SchemaCheckError;
 use crate::store;
 
 /// List event types.
@@ -79,8 +80,12 @@ pub(super) async fn put(
         return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
     if let Some(schema) = &definition.schema {
-        let checked = app.rules.check_schema(&auth::source(&headers), schema.clone()).await?;
-        checked.map_err(|why| Problem::invalid("schema", why))?;
+        app.rules.check_schema(&auth::source(&headers), schema.clone()).await.map_err(|error| {
+            match error {
+                SchemaCheckError::Invalid(why) => Problem::invalid("schema", why),
+                SchemaCheckError::Compute(error) => error.into(),
+            }
+        })?;
     }
     let info = store::EventTypeInfo {
         name: name.as_str().to_owned(),

@@ -29,6 +29,7 @@
 use super::{Record, Result};
 use crate::event::OrganisationKey;
 use async_trait::async_trait;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,12 +134,53 @@ impl DeliveryState {
     }
 }
 
+/// How an attempt ended. The names are those of the column `attempts.outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The gateway handled the event.
+    Received,
+    /// The gateway reported that it applied the event.
+    Applied,
+    /// It failed.
+    Failed,
+    /// Unknown: another connection confirmed the event in the meantime.
+    Unknown,
+}
+
+impl Outcome {
+    /// Its name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Applied => "applied",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A name that is not an outcome's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an outcome")]
+pub struct UnknownOutcome(String);
+
+impl FromStr for Outcome {
+    type Err = UnknownOutcome;
+
+    fn from_str(name: &str) -> std::result::Result<Self, UnknownOutcome> {
+        [Self::Received, Self::Applied, Self::Failed, Self::Unknown]
+            .into_iter()
+            .find(|outcome| outcome.as_str() == name)
+            .ok_or_else(|| UnknownOutcome(name.to_owned()))
+    }
+}
+
 /// One attempt that covers a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// `received`, `applied`, `failed` or `unknown`.
-    pub outcome: String,
-    /// Why it failed; only for `failed`.
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it failed.
     pub reason: Option<Reason>,
     /// Details for people.
     pub detail: Option<String>,

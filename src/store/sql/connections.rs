@@ -152,11 +152,10 @@ async fn sent_behind(
     let (first, last) = (position.0 + 1, position.0 + STRETCH);
     let attempts = query!(
         r#"
-        select outcome as "outcome!: String", reason as "reason?: Reason",
-            max(last_sequence) as "last!: Sequence"
+        select reason as "reason?: Reason", max(last_sequence) as "last!: Sequence"
         from attempts
         where gateway = $1 and first_sequence between $2 and $3 and connection is not null
-        group by outcome, reason
+        group by reason
         "#,
         gateway.0,
         first,

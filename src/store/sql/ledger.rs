@@ -10,7 +10,7 @@ use super::dialect::{Connection, query};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
-    DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Range, Record,
+    DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range, Record,
     RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
 };
 use async_trait::async_trait;
@@ -116,9 +116,9 @@ pub(super) async fn insert_attempts(
     ended: &Ended<'_>,
 ) -> Result<()> {
     let (outcome, reason, detail) = match ended.how {
-        How::Applied => ("applied", None, None),
-        How::Failed(reason, detail) => ("failed", Some(reason), Some(detail)),
-        How::Unknown(detail) => ("unknown", None, Some(detail)),
+        How::Applied => (Outcome::Applied, None, None),
+        How::Failed(reason, detail) => (Outcome::Failed, Some(reason), Some(detail)),
+        How::Unknown(detail) => (Outcome::Unknown, None, Some(detail)),
     };
     let detail = detail.filter(|detail| !detail.is_empty()).map(storable);
     for piece in cut(ended.range) {
@@ -132,7 +132,7 @@ pub(super) async fn insert_attempts(
             ended.gateway.0,
             piece.first.0,
             piece.last.0,
-            outcome,
+            outcome as _,
             reason as _,
             detail.as_deref(),
             ended.connection as _,

@@ -6,7 +6,7 @@ use super::tables::{AttemptRow, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::{above, up_to};
-use gateway_events::store::{Range, Result};
+use gateway_events::store::{Outcome, Range, Result};
 
 /// The end of a connection.
 pub(super) struct End<'a> {
@@ -93,7 +93,7 @@ impl Tables {
     /// Counts the attempts at an event that ended for a reason that the event may have caused.
     fn blamed(&self, gateway: GatewayKey, sequence: i64) -> u32 {
         let blames = |attempt: &&AttemptRow| {
-            let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == "unknown");
+            let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == Outcome::Unknown);
             let reason = attempt.reason.or_else(|| unknown?.parse().ok());
             attempt.gateway == gateway
                 && attempt.first == sequence
@@ -111,7 +111,7 @@ impl Tables {
                 row.gateway == end.gateway
                     && row.first == range.first.0
                     && row.connection == Some(end.connection)
-                    && matches!(row.outcome, "failed" | "unknown")
+                    && matches!(row.outcome, Outcome::Failed | Outcome::Unknown)
             })
     }
 

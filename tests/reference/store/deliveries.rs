@@ -6,8 +6,8 @@ use super::tables::{AttemptRow, Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::{
-    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, RedrivenAs,
-    Result, StoreError, SummaryBy, SummaryRow,
+    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Outcome,
+    RedrivenAs, Result, StoreError, SummaryBy, SummaryRow,
 };
 use gateway_events::store::{Attempts, bucket_start};
 
@@ -33,7 +33,7 @@ impl Matching<'_> {
     }
 
     fn has(&self, attempt: &AttemptRow) -> bool {
-        attempt.outcome == "failed"
+        attempt.outcome == Outcome::Failed
             && self.gateway.is_none_or(|gateway| gateway == attempt.gateway)
             && self.filter.from.is_none_or(|from| from <= attempt.finished_at)
             && self.filter.to.is_none_or(|to| attempt.finished_at < to)
@@ -144,7 +144,7 @@ impl Tables {
             |row: &AttemptRow| row.gateway == key.0 && (row.first..=row.last).contains(&key.1);
         let mut covering: Vec<_> = self.attempts.iter().filter(|(_, row)| covers(row)).collect();
         covering.sort_by_key(|(attempt, row)| (row.finished_at, **attempt));
-        let failed = |(_, row): &&(&i64, &AttemptRow)| row.outcome == "failed";
+        let failed = |(_, row): &&(&i64, &AttemptRow)| row.outcome == Outcome::Failed;
         let last = covering.iter().rfind(failed).map(|(_, row)| row);
         let mut attempts = Attempts {
             newest: Vec::new(),
@@ -156,7 +156,7 @@ impl Tables {
         };
         let newest = covering.split_off(covering.len().saturating_sub(SHOWN));
         let shown = |(_, row): (&i64, &AttemptRow)| Attempt {
-            outcome: row.outcome.to_owned(),
+            outcome: row.outcome,
             reason: row.reason,
             detail: row.detail.clone(),
             connection_id: row.connection,

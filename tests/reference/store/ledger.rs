@@ -7,7 +7,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
-use gateway_events::store::{LoggedEvent, Range, Result, SweepResult, UndeliveredRange, storable};
+use gateway_events::store::{LoggedEvent, Missed, Outcome, Range, Result, Swept, storable};
 
 /// Attempts with the same outcome.
 pub(super) struct Ended<'a> {
@@ -33,10 +33,10 @@ impl Tables {
     /// Inserts attempts, and adds failed ones to the totals.
     pub(super) fn write_attempts(&mut self, ended: &Ended<'_>) -> Result<()> {
         let (outcome, reason, detail) = match ended.how {
-            How::Received => ("received", None, ""),
-            How::Applied => ("applied", None, ""),
-            How::Failed(reason, detail) => ("failed", Some(reason), detail),
-            How::Unknown(detail) => ("unknown", None, detail),
+            How::Received => (Outcome::Received, None, ""),
+            How::Applied => (Outcome::Applied, None, ""),
+            How::Failed(reason, detail) => (Outcome::Failed, Some(reason), detail),
+            How::Unknown(detail) => (Outcome::Unknown, None, detail),
         };
         let detail = (!detail.is_empty()).then(|| storable(detail).into_owned());
         for piece in cut(ended.range) {

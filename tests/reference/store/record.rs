@@ -10,7 +10,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
 use gateway_events::store::receipts::{Receipts, Waiting};
-use gateway_events::store::{Failing, Range, Record, Result, StoreError};
+use gateway_events::store::{Failing, Outcome, Range, Record, Result, StoreError};
 
 impl Tables {
     /// Writes records, in order.
@@ -185,8 +185,8 @@ impl Tables {
         at: Timestamp,
     ) -> Result<()> {
         let (how, outcome, reason) = match result {
-            Ok(()) => (How::Applied, "applied", None),
-            Err((reason, detail)) => (How::Failed(*reason, detail), "failed", Some(*reason)),
+            Ok(()) => (How::Applied, Outcome::Applied, None),
+            Err((reason, detail)) => (How::Failed(*reason, detail), Outcome::Failed, Some(*reason)),
         };
         let reports: Vec<_> = self
             .attempts
@@ -200,7 +200,7 @@ impl Tables {
             (attempt.outcome, attempt.reason) == (outcome, reason)
                 && attempt.connection == Some(connection)
         });
-        if result.is_err() && reports.iter().any(|attempt| attempt.outcome == "applied") {
+        if result.is_err() && reports.iter().any(|attempt| attempt.outcome == Outcome::Applied) {
             return Ok(());
         }
         let range = Range { first: sequence, last: sequence };

@@ -7,7 +7,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::ranges::above;
-use gateway_events::store::{Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+use gateway_events::store::{Outcome, Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
 mod letters;
 
@@ -295,7 +295,7 @@ impl Tables {
         let kept = self.kept_letters(limits);
         for (_, key) in &rows {
             let is_kept = self.attempts.get(key).is_some_and(|row| {
-                row.outcome == "failed"
+                row.outcome == Outcome::Failed
                     && kept.iter().any(|(gateway, first)| {
                         let last =
                             self.dead_letters.get(&(*gateway, *first)).map_or(0, |it| it.last);

@@ -8,8 +8,8 @@ use gateway_events::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use gateway_events::store::{
-    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Refusal,
-    Rejection, StoreError, TokenInfo,
+    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Outcome,
+    Refusal, Rejection, StoreError, TokenInfo,
 };
 
 /// A delivery.
@@ -151,7 +151,7 @@ pub(super) struct AttemptRow {
     pub(super) gateway: GatewayKey,
     pub(super) first: i64,
     pub(super) last: i64,
-    pub(super) outcome: &'static str,
+    pub(super) outcome: Outcome,
     pub(super) reason: Option<Reason>,
     pub(super) detail: Option<String>,
     pub(super) connection: Option<ConnectionId>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    Gateway, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark, VerdictState,
+    Gateway, Outcome, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
 };
 
 use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
@@ -105,7 +105,7 @@ pub(crate) async fn deliveries_sent_by_a_lost_node_have_an_unknown_outcome(store
     corner.record(vec![closed(&gateway, id, Reason::NodeLost, Some(range(1, 1)), false)]).await;
     let attempts = corner.attempts(&ids(&answers)[0]).await;
     assert_eq!(attempts.len(), 1);
-    assert_eq!((attempts[0].outcome.as_str(), attempts[0].reason), ("unknown", None));
+    assert_eq!((attempts[0].outcome, attempts[0].reason), (Outcome::Unknown, None));
 }
 
 pub(crate) async fn an_event_that_another_replica_confirmed_is_not_given_up(store: &dyn Store) {

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
-use crate::store::{Result, SummaryBy};
+use crate::store::{Outcome, Result, SummaryBy};
 
 /// A page of failed attempts.
 macro_rules! page {
@@ -267,7 +267,7 @@ impl DeliveryStatements for Connection {
             AttemptRow,
             r#"
             select w.gateway as "gateway!: i64", w.sequence as "sequence!: i64",
-                a.outcome as "outcome!: String", a.reason as "reason?: Reason", a.detail as "detail?: String",
+                a.outcome as "outcome!: Outcome", a.reason as "reason?: Reason", a.detail as "detail?: String",
                 a.connection as "connection?: ConnectionId", a.started_at as "started_at!: Timestamp",
                 a.finished_at as "finished_at!: Timestamp", a.attempts as "attempts!: i64",
                 a.failures as "failures!: i64", a.first_failure_at as "first_failure_at?: Timestamp",

@@ -14,6 +14,7 @@ use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
     OrganisationKey, Reason, Sequence,
 };
+use crate::store::Outcome;
 use crate::trace_context::TraceParent;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -67,6 +68,7 @@ held_as! { String:
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;
     Reason, |held| Ok(held.parse()?), ToString::to_string;
+    Outcome, |held| Ok(held.parse()?), |it| it.as_str().to_owned();
     TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }
 

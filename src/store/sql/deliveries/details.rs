@@ -8,7 +8,7 @@ use super::Key;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 use crate::store::ledger::Attempts;
-use crate::store::{Attempt, Delivery, DeliveryState, RedrivenAs, Result};
+use crate::store::{Attempt, Delivery, DeliveryState, Outcome, RedrivenAs, Result};
 
 /// A delivery without its attempts.
 pub(crate) struct Standing {
@@ -146,7 +146,7 @@ async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, At
 pub(crate) struct AttemptRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,
-    pub(crate) outcome: String,
+    pub(crate) outcome: Outcome,
     pub(crate) reason: Option<Reason>,
     pub(crate) detail: Option<String>,
     pub(crate) connection: Option<ConnectionId>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
 use crate::event::Reason;
-use crate::store::{DeliveryState, SummaryBy};
+use crate::store::{DeliveryState, Outcome, SummaryBy};
 
 const REASONS: [Reason; 3] = [Reason::NotConnected, Reason::ConnectionLost, Reason::Expired];
 const TYPES: [&str; 2] = ["api.deployed", "api.deleted"];
@@ -230,7 +230,7 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
         (second.last_failure_at, second.reason),
         (Some(at(20)), Some(Reason::ConnectionLost))
     );
-    assert_eq!(second.attempts[2].outcome, "received");
+    assert_eq!(second.attempts[2].outcome, Outcome::Received);
 }
 
 #[tokio::test]

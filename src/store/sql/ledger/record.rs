@@ -14,7 +14,7 @@ use super::{self as ledger, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::receipts::Waiting;
-use crate::store::{Range, Record, Result};
+use crate::store::{Outcome, Range, Record, Result};
 
 pub(crate) use crate::store::receipts::Receipts;
 
@@ -206,7 +206,7 @@ async fn said_before(
     sequence: Sequence,
     reason: Option<Reason>,
 ) -> Result<Said> {
-    let outcome = if reason.is_none() { "applied" } else { "failed" };
+    let outcome = if reason.is_none() { Outcome::Applied } else { Outcome::Failed };
     let said = query!(
         r#"
         select exists (
@@ -220,7 +220,7 @@ async fn said_before(
         "#,
         gateway.0,
         sequence.0,
-        outcome,
+        outcome as _,
         reason as _,
         on as _
     )

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
-use crate::store::{Result, SummaryBy};
+use crate::store::{Outcome, Result, SummaryBy};
 
 /// A page of failed attempts along one index. It has one upper bound: with two, the planner could
 /// enter the index at the end of the window each time, and later pages would cost more and more.
@@ -319,7 +319,7 @@ impl DeliveryStatements for Connection {
                 )
                 window per_delivery as (partition by w.gateway, w.sequence)
             )
-            select gateway as "gateway!: i64", sequence as "sequence!: i64", outcome as "outcome!: String",
+            select gateway as "gateway!: i64", sequence as "sequence!: i64", outcome as "outcome!: Outcome",
                 reason as "reason?: Reason", detail as "detail?: String", connection as "connection?: ConnectionId",
                 started_at as "started_at!: Timestamp", finished_at as "finished_at!: Timestamp",
                 attempts as "attempts!: i64", failures as "failures!: i64",
