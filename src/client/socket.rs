@@ -27,11 +27,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// Why a gateway could not connect.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The service refused the upgrade with this status.
+    /// The service refused the upgrade with this HTTP status.
+    #[error("the service refused the upgrade with status {0}")]
     Refused(u16),
-    /// Any other failure.
+    /// Any other cause.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -59,6 +59,7 @@ mod crash;
 mod delivery;
 mod disk;
 mod edge;
+mod example_programs;
 mod examples;
 mod fake;
 mod faults;
