@@ -6,7 +6,7 @@
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, OrganisationKey, Reason};
+use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryPage, Result, StoreError};
 
 pub(crate) mod details;
@@ -26,16 +26,13 @@ pub(super) use crate::store::limits::LONGEST_RANGE;
 /// A delivery: the gateway's key and the sequence.
 pub(crate) type Key = (i64, i64);
 
-/// A filter as statements bind it.
+/// A filter with what statements bind in place of its gateway and of an open window.
 pub(crate) struct Matching {
     pub(crate) organisation: i64,
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
     pub(crate) gateway: Option<i64>,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) event_id: Option<String>,
-    pub(crate) correlation_id: Option<String>,
+    pub(crate) filter: DeliveryFilter,
 }
 
 impl Matching {
@@ -54,16 +51,13 @@ impl Matching {
             from: filter.from.unwrap_or(Timestamp::from_micros(i64::MIN)),
             to: filter.to.unwrap_or(Timestamp::from_micros(i64::MAX)),
             gateway,
-            reason: filter.reason,
-            event_type: filter.event_type.as_ref().map(ToString::to_string),
-            event_id: filter.event_id.as_ref().map(ToString::to_string),
-            correlation_id: filter.correlation_id.as_ref().map(ToString::to_string),
+            filter: filter.clone(),
         })
     }
 
     /// Whether it names events. Searching from these is the fastest.
     pub(super) fn names_events(&self) -> bool {
-        self.event_id.is_some() || self.correlation_id.is_some()
+        self.filter.event_id.is_some() || self.filter.correlation_id.is_some()
     }
 }
 

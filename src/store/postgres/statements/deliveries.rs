@@ -40,7 +40,7 @@ macro_rules! page {
             "#,
             $matching.organisation,
             $matching.gateway,
-            $matching.reason as _,
+            $matching.filter.reason as _,
             $bound.0 as _,
             $bound.1,
             $matching.from as _,
@@ -62,7 +62,7 @@ impl DeliveryStatements for Connection {
     ) -> Result<Vec<Failed>> {
         Ok(if matching.gateway.is_some() {
             page!("a.gateway = $2", self, matching, as_of, before, limit)
-        } else if matching.reason.is_some() {
+        } else if matching.filter.reason.is_some() {
             page!("a.reason = $3", self, matching, as_of, before, limit)
         } else {
             page!("true", self, matching, as_of, before, limit)
@@ -96,7 +96,7 @@ impl DeliveryStatements for Connection {
             &column(keys, |key| key.1),
             matching.from as _,
             matching.to as _,
-            matching.reason as _,
+            matching.filter.reason as _,
             as_of
         )
         .fetch_all(self)
@@ -132,7 +132,7 @@ impl DeliveryStatements for Connection {
             &column(around, |it| it.last),
             matching.from as _,
             matching.to as _,
-            matching.reason as _,
+            matching.filter.reason as _,
             as_of
         )
         .fetch_all(self)
@@ -189,11 +189,11 @@ impl DeliveryStatements for Connection {
             limit $13
             "#,
             matching.organisation,
-            matching.event_id,
-            matching.correlation_id,
-            matching.event_type,
+            matching.filter.event_id.as_ref() as _,
+            matching.filter.correlation_id.as_ref() as _,
+            matching.filter.event_type.as_ref() as _,
             matching.gateway,
-            matching.reason as _,
+            matching.filter.reason as _,
             matching.from as _,
             matching.to as _,
             as_of,

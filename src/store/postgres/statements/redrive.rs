@@ -72,8 +72,8 @@ impl RedriveStatements for Connection {
             order by o.gateway, o.sequence limit $7
             "#,
             matching.organisation,
-            matching.event_id,
-            matching.correlation_id,
+            matching.filter.event_id.as_ref() as _,
+            matching.filter.correlation_id.as_ref() as _,
             matching.gateway,
             after.gateway,
             after.sequence,

@@ -122,11 +122,11 @@ async fn of_type(
     matching: &Matching,
     candidates: Vec<Candidate>,
 ) -> Result<(Vec<Candidate>, usize)> {
-    let Some(event_type) = &matching.event_type else {
+    let Some(event_type) = &matching.filter.event_type else {
         return Ok((candidates, 0));
     };
     let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
-    let found = conn.deliveries_of_type(&keys, event_type).await?;
+    let found = conn.deliveries_of_type(&keys, event_type.as_str()).await?;
     let found: HashSet<Key> = found.into_iter().collect();
     let of_type = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
     Ok((of_type.collect(), keys.len()))

@@ -6,7 +6,7 @@ use super::super::deliveries::newest::{self, Failures};
 use super::super::deliveries::{Key, Matching};
 use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
-use crate::event::{EventId, GatewayId, GatewayKey};
+use crate::event::{EventId, EventType, GatewayId, GatewayKey};
 use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP};
 use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
 
@@ -66,10 +66,9 @@ pub(super) async fn matching(
     };
     answer.next = stretch.next.map(RedriveCursor::DeadLetters);
     let open = conn.open_deliveries(&stretch.keys).await?;
-    let wanted = |candidate: &Candidate| {
-        matching.event_type.is_none() || matching.event_type == candidate.event_type
-    };
-    let open: Vec<Candidate> = open.into_iter().filter(wanted).collect();
+    let wanted = matching.filter.event_type.as_ref().map(EventType::as_str);
+    let is_wanted = |it: &Candidate| wanted.is_none() || it.event_type.as_deref() == wanted;
+    let open: Vec<Candidate> = open.into_iter().filter(is_wanted).collect();
     let keys: Vec<Key> = open.iter().map(Candidate::key).collect();
     let Failures { newest: failed, .. } = newest::failures(conn, matching, i64::MAX, &keys).await?;
     let mut chosen = Vec::new();

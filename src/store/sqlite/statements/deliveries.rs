@@ -50,7 +50,7 @@ macro_rules! page {
             "#,
             $matching.organisation,
             $matching.gateway,
-            $matching.reason as _,
+            $matching.filter.reason as _,
             $bound.0 as _,
             $bound.1,
             $matching.from as _,
@@ -80,7 +80,7 @@ impl DeliveryStatements for Connection {
                 before,
                 limit
             )
-        } else if matching.reason.is_some() {
+        } else if matching.filter.reason.is_some() {
             page!(
                 "attempts_failed_by_reason",
                 "a.reason = $3",
@@ -118,7 +118,7 @@ impl DeliveryStatements for Connection {
             keys,
             matching.from as _,
             matching.to as _,
-            matching.reason as _,
+            matching.filter.reason as _,
             as_of
         )
         .fetch_all(self)
@@ -151,7 +151,7 @@ impl DeliveryStatements for Connection {
             around,
             matching.from as _,
             matching.to as _,
-            matching.reason as _,
+            matching.filter.reason as _,
             as_of
         )
         .fetch_all(self)
@@ -210,11 +210,11 @@ impl DeliveryStatements for Connection {
             limit $13
             "#,
             matching.organisation,
-            matching.event_id,
-            matching.correlation_id,
-            matching.event_type,
+            matching.filter.event_id.as_ref() as _,
+            matching.filter.correlation_id.as_ref() as _,
+            matching.filter.event_type.as_ref() as _,
             matching.gateway,
-            matching.reason as _,
+            matching.filter.reason as _,
             matching.from as _,
             matching.to as _,
             as_of,
@@ -417,6 +417,7 @@ mod tests {
     use super::super::super::scratch::Scratch;
     use super::*;
     use crate::event::Reason;
+    use crate::store::DeliveryFilter;
 
     const STEP: i32 = 10;
 
@@ -475,10 +476,7 @@ mod tests {
                 from: Timestamp::from_micros(0),
                 to: Timestamp::from_micros(i64::MAX),
                 gateway,
-                reason,
-                event_type: None,
-                event_id: None,
-                correlation_id: None,
+                filter: DeliveryFilter { reason, ..DeliveryFilter::default() },
             };
             let few = steps(&mut short, 1_000, &matching).await;
             let many = steps(&mut long, 30_000, &matching).await;
