@@ -1,10 +1,9 @@
-//! Admission of gateways, on any transport and before its first answer: the key,
-//! the limits on attempts and connections, the position in the log.
+//! Admits gateways, on any transport and before its first answer: checks the key and the limits on
+//! attempts and connections, and determines the position in the log.
 //!
-//! The edge of each transport renders a [`Refusal`] in its own terms. Unmodified
-//! gateways end their process at HTTP 401 and 403 and try again at 400, 426, 429 and
-//! 503. So [`Cause::InvalidKey`] is only for a key that is certainly invalid, and
-//! [`Cause::Disabled`] only for a gateway that is certainly disabled.
+//! Each transport renders a [`Refusal`] in its own format. Unmodified gateways exit at HTTP 401 and
+//! 403 and retry at 400, 426, 429 and 503. So [`Cause::InvalidKey`] is only for a key that is
+//! certainly invalid, and [`Cause::Disabled`] only for a gateway that is certainly disabled.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -31,13 +30,13 @@ pub struct Admissions {
     dispatcher: Arc<Dispatcher>,
     /// Attempts that did not authenticate.
     attempts: Buckets<Source>,
-    /// Attempts that did.
+    /// Attempts that authenticated.
     reconnects: Reconnects,
 }
 
-/// A gateway that asks to be admitted.
+/// A gateway that requests admission.
 pub struct Candidate {
-    /// Its key; `None` if there is none, or it is malformed.
+    /// Its key; `None` if it is missing or malformed.
     pub key: Option<Presented>,
     /// The client's address.
     pub address: IpAddr,
@@ -53,11 +52,11 @@ pub struct Authenticated {
 
 /// An admitted gateway.
 pub struct Admitted {
-    /// Its connection, which is on record and waits for its transport.
+    /// Its connection, which is recorded and waits for its transport.
     pub session: Session,
     /// The gateway.
     pub credential: GatewayCredential,
-    /// To be dropped when the connection has ended.
+    /// Must be dropped when the connection has ended.
     pub attempt: Attempt,
 }
 
@@ -74,23 +73,23 @@ pub enum Cause {
     BadRequest(&'static str),
     /// Too many attempts; the next one is allowed after this time.
     TooManyAttempts(Duration),
-    /// This node has as many connections as it may have.
+    /// This node has the maximum number of connections.
     ConnectionLimit,
-    /// The gateway has as many connections to this node as it may have: this many.
+    /// The gateway has the maximum number of connections to this node. Contains that number.
     GatewayConnectionLimit(usize),
     /// This node is shutting down.
     Draining,
     /// The connection was closed while it was opened. The next attempt may succeed.
     Interrupted,
-    /// The key could not be checked, or the connection not be recorded.
+    /// The key could not be checked, or the connection could not be recorded.
     Store(StoreError),
 }
 
-/// A refused gateway, and what is known of it.
+/// A refused gateway, and what is known about it.
 pub struct Refusal {
     /// Why.
     pub cause: Cause,
-    /// The public part of its key.
+    /// The public part of its key, if it has one.
     pub token: Option<String>,
     /// The gateway, if the public part of its key is known.
     pub gateway: Option<GatewayCredential>,
@@ -105,7 +104,7 @@ impl From<Cause> for Box<Refusal> {
 }
 
 impl Refusal {
-    /// Of a gateway with a valid key.
+    /// The refusal of a gateway with a valid key.
     fn of_gateway(cause: Cause, key: &Presented, credential: &GatewayCredential) -> Box<Self> {
         let (token, gateway) = (Some(key.id().to_owned()), Some(credential.clone()));
         Box::new(Self { cause, token, gateway, is_invalid_key: false })
@@ -122,15 +121,15 @@ impl Refusal {
 }
 
 impl Authenticated {
-    /// Refuses the gateway all the same.
+    /// Refuses the gateway although its key is valid.
     pub fn refuse(&self, cause: Cause) -> Box<Refusal> {
         Refusal::of_gateway(cause, &self.key, &self.credential)
     }
 }
 
 impl Admissions {
-    /// `attempts_per_minute` limits attempts per client that do not authenticate, and
-    /// those of a gateway beyond the connections that it held lately.
+    /// `attempts_per_minute` limits attempts per client that do not authenticate, and those of a
+    /// gateway in excess of the connections that it held recently.
     pub fn new(
         store: Arc<dyn Store>,
         dispatcher: Arc<Dispatcher>,
@@ -223,8 +222,8 @@ impl Admissions {
             Ok(KeyCheck::Valid(_)) | Err(_) => {}
         }
         if session.is_stopped() {
-            // It would be closed at once. A gateway that is refused before it is
-            // connected waits a moment before it tries again.
+            // It would be closed at once. A gateway that is refused before it is connected waits a
+            // moment before it retries.
             return Err(refuse(self.unless_draining(Cause::Interrupted)));
         }
         attempt.held();
@@ -244,7 +243,7 @@ impl Admissions {
         if attempt.open(configured) {
             return Ok(());
         }
-        // Rare, so that no other connection waits for the look-up of the replicas.
+        // Rare, so it is acceptable that the lookup of the replicas delays this connection.
         let replicas = attempt.replicas(self.store.as_ref(), credential).await;
         let replicas = replicas.map_err(|error| self.unless_draining(Cause::Store(error)))?;
         let limit = configured.max(replicas.saturating_mul(2));
@@ -254,12 +253,12 @@ impl Admissions {
         Err(self.unless_draining(Cause::GatewayConnectionLimit(limit)))
     }
 
-    /// The cause of a refusal, unless a drain has begun meanwhile.
+    /// The cause of a refusal; [`Cause::Draining`] if a drain has begun meanwhile.
     fn unless_draining(&self, cause: Cause) -> Cause {
         if self.dispatcher.is_draining() { Cause::Draining } else { cause }
     }
 
-    /// Charges an invalid key to the client's address.
+    /// Counts an invalid key for the client's address.
     fn charge(&self, address: IpAddr) -> Cause {
         match self.attempts.charge(&address.into()) {
             Ok(()) => Cause::InvalidKey,

@@ -187,7 +187,7 @@ struct Service {
 
 impl Service {
     /// Starts the jobs that work on the store. The token is cancelled when the store has
-    /// failed for good.
+    /// failed permanently.
     fn start_jobs(&self, is_shared: bool, rules: Arc<Rules>, wake: Wake) -> CancellationToken {
         let jobs = &self.jobs;
         self.dispatcher.start_sweep(jobs);

@@ -121,7 +121,7 @@ impl App {
         })
     }
 
-    /// Frees the memory of expired entries, and logs what was suppressed; called every
+    /// Frees the memory of expired entries, and logs the numbers of suppressed lines. Called every
     /// minute.
     pub fn tidy_up(&self) {
         self.admissions.remove_unused();
@@ -140,7 +140,7 @@ pub fn router(app: Arc<App>) -> Router {
     observability::observed(routes, &app).with_state(app)
 }
 
-/// The routes with their documentation. `routes!` takes no handler without any.
+/// The routes with their documentation. `routes!` accepts no handler without it.
 fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     let api = api()
@@ -197,7 +197,7 @@ async fn timed_out(_: BoxError) -> Problem {
     )
 }
 
-/// Keeps the connection open: probes are repeated.
+/// Keeps the connection open, because probes are repeated.
 async fn keep_open(request: Request, next: Next) -> Response {
     if let Some(peer) = request.extensions().get::<Peer>() {
         peer.place.keep();
@@ -205,10 +205,10 @@ async fn keep_open(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Logs the error behind a failed request, and closes the connection unless it is kept:
-/// it stays open only after a probe or a request with a valid access token. A gateway
-/// makes about ten other requests after each connect, most of them answered 404, whose
-/// connections would stay open for a minute each; so would those of refused upgrades.
+/// Logs the error behind a failed request, and closes the connection, except after a probe or a
+/// request with a valid access token. A gateway sends about ten other requests after each connect,
+/// most of which are answered with 404; their connections would stay open for a minute each, as
+/// would those of refused upgrades.
 async fn conclude(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned();
     let (parts, body) = request.into_parts();

@@ -1,11 +1,10 @@
-//! Names that people choose and read. A name must not be mistaken for another one, or
-//! change how the text around it is shown.
+//! Names that people choose and read. A name must not be mistaken for another one, or change how
+//! the text around it is displayed.
 
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// Whether a character has no glyph of its own, but an effect on what is shown around it:
-/// control and format characters (Unicode Cc and Cf), line and paragraph separators (Zl
-/// and Zp).
+/// Whether a character has no glyph of its own, but affects how the text around it is displayed:
+/// control and format characters (Unicode Cc and Cf), line and paragraph separators (Zl and Zp).
 pub fn is_invisible(c: char) -> bool {
     !c.is_ascii_graphic()
         && matches!(
@@ -17,14 +16,13 @@ pub fn is_invisible(c: char) -> bool {
         )
 }
 
-/// Whether a text has at most so many characters, none of them an
-/// [invisible](is_invisible) one.
+/// Whether a text has at most `longest` characters, none of them an [invisible](is_invisible) one.
 pub fn is_plain(text: &str, longest: usize) -> bool {
     text.chars().count() <= longest && !text.chars().any(is_invisible)
 }
 
-/// Whether a text can be a name: [plain](is_plain), not empty, and without whitespace at
-/// either end.
+/// Whether a text can be a name: [plain](is_plain), not empty, and without whitespace at either
+/// end.
 pub fn is_name(text: &str, longest: usize) -> bool {
     !text.is_empty() && text.trim() == text && is_plain(text, longest)
 }

@@ -4,9 +4,8 @@
 //! does the one that the first attempt replaces. So a fleet of replicas reconnects
 //! without waiting, and a gateway that connects and fails in a loop is slowed down.
 //!
-//! The connections held since the process started are known here. Only a gateway
-//! that would be refused is looked up in the database, which also knows those held
-//! before and at other nodes.
+//! The connections held since the process started are kept in memory. The database, which also has
+//! earlier ones and those of other nodes, is queried only for a gateway that would be refused.
 //!
 //! Also counts the open connections of each gateway to this node, for the limit on
 //! them ([`Attempt::open`]).
@@ -21,7 +20,7 @@ use crate::event::GatewayKey;
 use crate::store::{GatewayCredential, Result, Store};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// How far back connections count.
+/// How long ago connections count.
 const LATELY: Duration = Duration::from_hours(1);
 /// How long an answer of the database is used.
 const LOOKED_UP: Duration = Duration::from_secs(10);
@@ -36,14 +35,14 @@ pub(crate) struct Reconnects {
 #[derive(Debug, Default)]
 struct Gateway {
     history: Mutex<History>,
-    /// The most connections that it held at once lately, on any node.
+    /// The peak of its recent connections, on any node.
     peak_on_record: LookedUp,
-    /// Its replicas, as declared.
+    /// Its declared number of replicas.
     replicas: LookedUp,
 }
 
-/// The last answer of the database, and when it came. Locked during the query, so that
-/// a fleet causes one.
+/// The last result of the query, and when it arrived. Locked during the query, so that a fleet
+/// causes only one.
 #[derive(Debug, Default)]
 struct LookedUp(tokio::sync::Mutex<Option<(Instant, usize)>>);
 
@@ -113,8 +112,8 @@ impl LookedUp {
 }
 
 impl Attempt {
-    /// Begins to open the connection. It counts as open until the attempt is dropped.
-    /// Returns false if the gateway has `limit` open connections to this node.
+    /// Starts opening the connection, which counts as open until the attempt is dropped. Returns
+    /// false if the gateway has `limit` open connections to this node.
     pub(crate) fn open(&mut self, limit: usize) -> bool {
         let mut history = self.gateway.history();
         self.is_open = history.open < limit;
@@ -122,7 +121,7 @@ impl Attempt {
         self.is_open
     }
 
-    /// The replicas of the gateway, as declared; 1 if it was deleted meanwhile.
+    /// The declared number of replicas of the gateway; 1 if it was deleted meanwhile.
     pub(crate) async fn replicas(
         &self,
         store: &dyn Store,
@@ -136,7 +135,7 @@ impl Attempt {
         self.gateway.replicas.or_look_up(declared).await
     }
 
-    /// The connection is on record. It is held until the attempt is dropped.
+    /// The connection is recorded. It counts as held until the attempt is dropped.
     pub(crate) fn held(&mut self) {
         self.is_held = true;
         self.gateway.history().opened(Instant::now());
@@ -160,9 +159,9 @@ impl Drop for Attempt {
 struct History {
     /// When the attempts of the last minute began that have ended, oldest first.
     ended: VecDeque<Instant>,
-    /// Connections now, including those that are not on record yet.
+    /// Current connections, including those that are not recorded yet.
     open: usize,
-    /// Connections now that are on record.
+    /// Current connections that are recorded.
     held: usize,
     /// Former numbers of connections, falling, and when each was last seen.
     peaks: VecDeque<(usize, Instant)>,
@@ -187,7 +186,7 @@ impl History {
         Err((began + MINUTE).saturating_duration_since(now))
     }
 
-    /// The most connections that were held at once lately.
+    /// The peak of recent connections.
     fn peak(&self) -> usize {
         self.peaks.front().map_or(0, |(number, _)| *number).max(self.held)
     }

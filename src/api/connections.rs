@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, Reason, Sequence};
 
-/// Which connections.
+/// Which connections to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectionsQuery {
@@ -29,14 +29,14 @@ pub enum ConnectionsStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// Its identity.
+    /// Its id.
     pub connection_id: ConnectionId,
     /// The gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
     #[schema(example = "berlin")]
     pub gateway_name: String,
-    /// How events travel on it, such as `websocket`.
+    /// The transport's name, such as `websocket`.
     #[schema(example = "websocket")]
     pub transport: String,
     /// The node that holds or held it.
@@ -46,11 +46,11 @@ pub struct Connection {
     pub remote_address: String,
     /// When it was opened.
     pub connected_at: Timestamp,
-    /// Last sign of life, to within about ten seconds.
+    /// When it last showed activity, accurate to about ten seconds.
     pub last_heartbeat: Timestamp,
     /// Whether it is live.
     pub status: ConnectionStatus,
-    /// Everything up to this sequence is confirmed on it.
+    /// Everything up to this sequence is confirmed on this connection.
     pub confirmed: Sequence,
     /// When it ended. Left out while it is live.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Publishing events, and where one of them stands.
+//! Publishing events, and showing them with their deliveries.
 
 #[expect(unused_imports, reason = "named by the schema of `labels`")]
 use std::collections::BTreeMap;
@@ -15,11 +15,11 @@ use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
 
-/// A batch has at most this many events.
+/// The maximum number of events in a batch.
 pub const MOST_EVENTS: usize = 1000;
 
-/// An event to publish. Exactly one of `gatewayIds`, `gatewayId` and `target` names
-/// the gateways that it is for.
+/// An event to publish. Exactly one of `gatewayIds`, `gatewayId` and `target` selects the gateways
+/// that it is for.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({
@@ -35,39 +35,38 @@ pub struct NewEvent {
     /// byte.
     #[schema(value_type = Object)]
     pub payload: Box<RawValue>,
-    /// The gateways that it is for.
+    /// The gateways that it is for, by id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1)]
     pub gateway_ids: Option<Vec<GatewayId>>,
-    /// The one gateway that it is for.
+    /// The gateway that it is for, by id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_id: Option<GatewayId>,
-    /// Another choice of gateways.
+    /// The gateways that it is for, by other criteria.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// What gateways use as its key; the event's id if left out.
+    /// The key by which gateways recognise repeats; the event's id if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<CorrelationId>,
-    /// Its identity; made up if left out. A repeat with the same content gets the first
-    /// answer, one with different content is refused.
+    /// Its id; generated if omitted. A repeat with the same content gets the first answer; one with
+    /// different content is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<EventId>,
     /// The user on whose behalf it is published; at most 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
     pub user_id: Option<String>,
-    /// When it occurred; now if left out. At most five minutes ahead.
+    /// When it occurred; now if omitted. At most five minutes in the future.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Timestamp>,
-    /// After when it is not delivered any more.
+    /// When it expires. It is not delivered afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// The same, as seconds from now; at most ten years.
+    /// In how many seconds it expires; at most ten years.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 316_224_000)]
     pub ttl_seconds: Option<u64>,
-    /// The W3C trace context that gateways receive with it; that of the request if left
-    /// out.
+    /// The W3C trace context that gateways receive with it; by default that of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
 }
@@ -92,7 +91,7 @@ impl NewEvent {
     }
 }
 
-/// The gateways that an event is for. Exactly one member is present.
+/// Selects the gateways that an event is for. Exactly one member is present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(min_properties = 1, max_properties = 1)]
@@ -163,34 +162,34 @@ pub struct EventBatch {
 pub struct Accepted {
     /// The event's id.
     pub id: EventId,
-    /// Its number in each gateway's log.
+    /// Its sequence in each gateway's log.
     pub deliveries: Vec<AcceptedDelivery>,
-    /// What the publisher should know. Left out if there is nothing.
+    /// Warnings for the publisher. Omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
-    /// 202. Left out except in the answer to a batch of which other events were refused.
+    /// 202. Omitted except in the answer to a batch in which other events were refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 202, maximum = 202)]
     pub status: Option<u16>,
 }
 
-/// An event's number in one gateway's log.
+/// An event's sequence in one gateway's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedDelivery {
     /// The gateway.
     pub gateway_id: GatewayId,
-    /// The number.
+    /// The sequence.
     pub sequence: Sequence,
 }
 
 /// Something about an accepted event that may be a mistake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
-    /// For programs: `no_gateways_matched`.
+    /// The code, for programs: `no_gateways_matched`.
     #[schema(example = "no_gateways_matched")]
     pub code: String,
-    /// For people.
+    /// The message, for people.
     pub message: String,
 }
 
@@ -206,7 +205,7 @@ pub struct AcceptedBatch {
     pub results: Vec<BatchItem>,
 }
 
-/// What became of one event of a batch.
+/// The result of one event of a batch.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum BatchItem {
@@ -216,7 +215,7 @@ pub enum BatchItem {
     Refused(Problem),
 }
 
-/// `GET /events/{id}`: an event, and where it stands at each gateway.
+/// `GET /events/{id}`: an event with its state at each gateway.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventWithDeliveries {
@@ -228,7 +227,7 @@ pub struct EventWithDeliveries {
     /// Its payload, as it was published.
     #[schema(value_type = Object)]
     pub payload: Box<RawValue>,
-    /// What gateways use as its key.
+    /// The key by which gateways recognise repeats.
     pub correlation_id: CorrelationId,
     /// The user on whose behalf it was published.
     #[schema(required = true)]
@@ -237,7 +236,7 @@ pub struct EventWithDeliveries {
     pub occurred_at: Timestamp,
     /// When it was appended to the log.
     pub appended_at: Timestamp,
-    /// After when it is not delivered any more; `null` if it does not expire.
+    /// When it expires; `null` if it does not.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
     /// The W3C trace context that it was published with; `null` if there was none.

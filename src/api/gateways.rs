@@ -23,7 +23,7 @@ pub struct NewGateway {
     /// and no UUID. Control and format characters are refused.
     #[schema(min_length = 1, max_length = 128, example = "berlin")]
     pub name: String,
-    /// Its identity; made up if left out.
+    /// Its id; generated if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<GatewayId>,
     /// Labels, by name.
@@ -34,7 +34,7 @@ pub struct NewGateway {
     )]
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Labels,
-    /// How many replicas of it connect at the same time; 1 if left out.
+    /// How many replicas of it connect at the same time; 1 if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000)]
     pub replicas: Option<i64>,
@@ -44,7 +44,7 @@ pub struct NewGateway {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayChange {
-    /// Its new name, which is held to the same rules as that of a new gateway.
+    /// Its new name, which has the same constraints as that of a new gateway.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, nullable = false)]
     pub name: Option<String>,
@@ -57,7 +57,7 @@ pub struct GatewayChange {
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub replicas: Option<i64>,
-    /// Whether it is kept from connecting. Disabling closes its connections.
+    /// Whether to prevent it from connecting. Disabling a gateway closes its connections.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub disabled: Option<bool>,
@@ -90,11 +90,11 @@ impl<'de> Deserialize<'de> for LabelChange {
     }
 }
 
-/// A registered gateway and where its log stands.
+/// A registered gateway with the state of its log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Gateway {
-    /// Its identity.
+    /// Its id.
     pub id: GatewayId,
     /// Its name, unique in the organisation.
     #[schema(example = "berlin")]
@@ -106,9 +106,9 @@ pub struct Gateway {
     pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// Whether it is kept from connecting.
+    /// Whether it is prevented from connecting.
     pub disabled: bool,
-    /// Since when. Left out unless it is disabled.
+    /// When it was disabled. Omitted unless it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub disabled_at: Option<Timestamp>,
@@ -116,34 +116,34 @@ pub struct Gateway {
     pub connected: bool,
     /// Its live connections on all nodes.
     pub connections: i64,
-    /// Last sequence of its log.
+    /// The last sequence of its log.
     pub head: Sequence,
-    /// Everything up to this sequence is confirmed or was given up.
+    /// Everything up to this sequence is confirmed or a dead letter.
     pub confirmed: Sequence,
-    /// How far it lags behind its log.
+    /// How far it is behind its log.
     pub lag: Lag,
-    /// How it does, in one word.
+    /// Its state, in one word.
     pub verdict: Verdict,
-    /// The identity of its log.
+    /// The epoch of its log, which changes when the log is reset or restored.
     pub epoch: Epoch,
-    /// Last sequence that retention has removed from its log; 0 if none.
+    /// The last sequence that retention has removed from its log; 0 if none.
     pub floor: Sequence,
-    /// The last refused connection attempt with one of its keys. Left out if there
-    /// was none. At most one attempt in ten seconds is noted.
+    /// The last refused connection attempt with one of its keys. Omitted if there was none. At most
+    /// one attempt in ten seconds is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub last_refusal: Option<LastRefusal>,
-    /// The newest manifest that it has sent. Left out if it has sent none.
+    /// The newest manifest that it has sent. Omitted if it has sent none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false, nullable = false)]
     pub manifest: Option<Box<RawValue>>,
-    /// When it sent that. Left out likewise.
+    /// When it sent that manifest. Omitted likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub manifest_at: Option<Timestamp>,
 }
 
-/// How far a gateway lags behind its log.
+/// How far a gateway is behind its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lag {
     /// Pending deliveries.
@@ -152,28 +152,28 @@ pub struct Lag {
     pub seconds: u64,
 }
 
-/// How a gateway does: the first state that applies, since when, and why.
+/// The state of a gateway: the first one that applies, since when, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
     /// The state.
     pub state: VerdictState,
-    /// Since when.
+    /// When the state began.
     pub since: Timestamp,
     /// A failure or close reason, `never_connected` or `confirmation_overdue`; `null`
     /// if the state is `ok`.
     #[schema(required = true, example = "not_connected")]
     pub reason: Option<String>,
-    /// Failed reports in a row; 0 unless it is failing by reports.
+    /// Consecutive failed reports; 0 unless it is `failing` because of reports.
     pub failures: i64,
 }
 
-/// The states of a verdict, the first ones outweighing the later ones.
+/// The states of a verdict, by decreasing precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictState {
     /// An admin has disabled it.
     Disabled,
-    /// It does not process what it receives.
+    /// It does not handle what it receives.
     Failing,
     /// It has no live connection.
     Away,
@@ -199,7 +199,7 @@ impl VerdictState {
 /// A refused connection attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastRefusal {
-    /// When.
+    /// When it was refused.
     pub at: Timestamp,
     /// The code of the problem document that it was refused with.
     #[schema(example = "unauthorized")]

@@ -5,12 +5,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::clock::Timestamp;
 
-/// Which rejected rows; what is left out matches everything.
+/// Which rejected rows to select. An omitted member matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RejectedFilter {
-    /// One reason.
+    /// The reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<RejectionReason>,
     /// Rejected at this time or later.
@@ -19,18 +19,18 @@ pub struct RejectedFilter {
     /// Rejected before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// Also those that were put back into the inbox. A retry passes them over.
+    /// Include rows that were put back into the inbox. A retry skips them.
     #[param(default = false)]
     pub retried: bool,
 }
 
-/// Why a row was rejected. Where HTTP refuses the same, its code is the same.
+/// Why a row was rejected. Where the HTTP API has the same error, the code is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionReason {
     /// A column is invalid, or the payload does not satisfy its type's schema.
     Invalid,
-    /// It had expired before it could be published.
+    /// It expired before it could be published.
     Expired,
     /// Its type is not registered.
     UnknownEventType,
@@ -40,7 +40,7 @@ pub enum RejectionReason {
     UnknownGateways,
     /// Its id belongs to an event with different content.
     EventIdTaken,
-    /// There is no organisation of that name.
+    /// No organisation has that name.
     UnknownOrganisation,
     /// The log refused it; the service's log has the reason.
     Internal,
@@ -85,13 +85,13 @@ impl std::str::FromStr for RejectionReason {
     }
 }
 
-/// A rejected row, without its payload. Its columns are shown as they were inserted.
+/// A rejected row, without its payload. Its columns are returned as they were inserted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RejectedRow {
-    /// Its identity among the rejected rows.
+    /// Its id among the rejected rows.
     pub id: i64,
-    /// What it was in the inbox.
+    /// The id that it had in the inbox.
     pub inbox_id: i64,
     /// Why it was rejected.
     pub reason: RejectionReason,
@@ -143,11 +143,11 @@ pub struct RejectedRowWithPayload {
     pub payload: String,
 }
 
-/// What a retry did.
+/// The result of a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Retried {
     /// Rows that were put back into the inbox.
     pub retried: u64,
-    /// Whether more match: repeat the request.
+    /// Whether more rows match. If so, repeat the request.
     pub more: bool,
 }

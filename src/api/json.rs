@@ -1,7 +1,6 @@
-//! JSON objects that are read strictly. serde also takes a list for a struct, member
-//! by member, and readers differ in which of two members with one name counts; both
-//! are refused here. Payloads and schemas, which are passed on untouched, are not
-//! looked into.
+//! Strict JSON objects. serde also accepts an array for a struct, and parsers differ in which of
+//! two members with the same name counts; both are refused here. Payloads and schemas, which are
+//! passed on unchanged, are not checked for this.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -79,7 +78,7 @@ pub(super) fn unique_members<'de, D: Deserializer<'de>>(
     UniqueMembers::deserialize(deserializer).map(|UniqueMembers(members)| members)
 }
 
-/// The same of a member that may be `null`, which is as good as absent.
+/// Likewise, for a member that may be `null`, which means the same as absent.
 pub(super) fn optional_members<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {

@@ -9,17 +9,16 @@ use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Epoch, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
 
-/// Which part of a gateway's log.
+/// Which part of a gateway's log to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Entries after this sequence; from the beginning if left out.
+    /// Entries after this sequence; from the beginning if omitted.
     pub after: Option<Sequence>,
-    /// The most entries of the page.
+    /// The maximum number of entries on the page.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     pub limit: Option<usize>,
-    /// How long an empty page is held back for an entry to come, such as `20s`; at most
-    /// `25s`.
+    /// How long to wait for an entry if the page would be empty, such as `20s`; at most `25s`.
     #[param(example = "20s", default = "0s")]
     pub wait: Option<String>,
 }
@@ -32,29 +31,29 @@ pub struct LogPage {
     pub gateway_id: GatewayId,
     /// The gateway's name.
     pub gateway_name: String,
-    /// The log's identity.
+    /// The epoch of the log, which changes when the log is reset or restored.
     pub epoch: Epoch,
     /// The log's last sequence.
     pub head: Sequence,
     /// The last sequence that retention has removed; 0 if none.
     pub floor: Sequence,
-    /// Everything up to this sequence is confirmed or was given up.
+    /// Everything up to this sequence is confirmed or a dead letter.
     pub confirmed: Sequence,
     /// Number of entries on this page.
     pub count: usize,
-    /// The entries. The page holds about 1 MiB of payloads at most.
+    /// The entries. A page contains at most about 1 MiB of payloads.
     pub list: Vec<LogEntry>,
-    /// How to read on.
+    /// How to get the next page.
     pub pagination: LogPagination,
 }
 
-/// How to read on.
+/// How to get the next page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LogPagination {
-    /// The most entries of a page.
+    /// The maximum number of entries on a page.
     pub limit: usize,
-    /// `after` of the next page; `null` if there is nothing more yet.
+    /// `after` of the next page; `null` if there are no more entries yet.
     #[schema(required = true)]
     pub next: Option<Sequence>,
 }
@@ -63,7 +62,7 @@ pub struct LogPagination {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LogEntry {
-    /// Its number in the log.
+    /// Its sequence in the log.
     pub sequence: Sequence,
     /// The event's id.
     pub event_id: EventId,
@@ -73,7 +72,7 @@ pub struct LogEntry {
     /// Its payload, as it was published.
     #[schema(value_type = Object)]
     pub payload: Box<RawValue>,
-    /// What gateways use as its key.
+    /// The key by which gateways recognise repeats.
     pub correlation_id: CorrelationId,
     /// The user on whose behalf it was published.
     #[schema(required = true)]
@@ -82,13 +81,13 @@ pub struct LogEntry {
     pub occurred_at: Timestamp,
     /// When it was appended.
     pub appended_at: Timestamp,
-    /// After when it is not delivered any more; `null` if it does not expire.
+    /// When it expires; `null` if it does not.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
     /// The W3C trace context that it was published with; `null` if there was none.
     #[serde(default)]
     #[schema(required = true)]
     pub traceparent: Option<TraceParent>,
-    /// Where its delivery stands.
+    /// The state of its delivery.
     pub state: DeliveryState,
 }

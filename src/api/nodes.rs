@@ -1,4 +1,4 @@
-//! The processes that share the database.
+//! Nodes: the processes that share the database.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,20 +10,20 @@ use crate::event::NodeId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct NodesQuery {
-    /// The most nodes to list.
+    /// The maximum number of nodes to list.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     pub limit: Option<usize>,
 }
 
-/// One process of the service. What it has never said of itself is `null`.
+/// One process of the service. Values that it never stored are `null`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// Its identity; a process that starts again has another one.
+    /// Its id. A process that restarts has a new one.
     pub id: NodeId,
-    /// Where it stands.
+    /// Its state.
     pub status: NodeStatus,
-    /// The machine's name.
+    /// The host's name.
     #[schema(required = true)]
     pub host: Option<String>,
     /// The address that it listens on.
@@ -34,30 +34,30 @@ pub struct Node {
     pub version: Option<String>,
     /// When it started.
     pub started_at: Timestamp,
-    /// Its last heartbeat.
+    /// When it stored its last heartbeat.
     pub last_heartbeat: Timestamp,
     /// Its live gateway connections, of all organisations.
     pub connections: i64,
-    /// The most gateway connections that it takes.
+    /// The limit on its gateway connections.
     #[schema(required = true)]
     pub max_connections: Option<i64>,
-    /// When it shut down. Left out unless it did.
+    /// When it shut down. Omitted unless it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub stopped_at: Option<Timestamp>,
-    /// When another node last declared it dead. Left out unless one did.
+    /// When another node last declared it dead. Omitted unless one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub lost_at: Option<Timestamp>,
 }
 
-/// Where a node stands.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeStatus {
     /// Its heartbeat is recent.
     Live,
-    /// It shut down in good order.
+    /// It shut down cleanly.
     Stopped,
     /// Its heartbeat is overdue.
     Lost,

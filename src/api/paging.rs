@@ -1,38 +1,36 @@
-//! Lists that come in pages, and windows of time.
+//! Pages of lists, and time windows.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::clock::Timestamp;
 
-/// Which page of a list is wanted.
+/// Which page of a list to return.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// The most elements of the page.
+    /// The maximum number of elements on the page.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     pub limit: Option<usize>,
-    /// `pagination.next` of the page before. It is valid only with the filters of
-    /// that page.
+    /// `pagination.next` of the previous page. Only valid with the same filters.
     pub cursor: Option<String>,
 }
 
 impl PageQuery {
-    /// The page size if the request names none.
+    /// The default size of a page.
     pub const DEFAULT_LIMIT: usize = 100;
-    /// The largest page.
+    /// The maximum size of a page.
     pub const MAX_LIMIT: usize = 1000;
 }
 
-/// A window of time, `[from, to)`. Without `to` it ends now, and without `from` it
-/// begins 24 hours before its end, unless the request's description says otherwise.
+/// A time window, `[from, to)`. By default it ends now and begins 24 hours before its end, unless
+/// the request's description says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Window {
-    /// Start of the window, included (RFC 3339 with an offset). 24 hours before the
-    /// end if left out.
+    /// Start of the window, included (RFC 3339 with an offset). By default 24 hours before its end.
     pub from: Option<Timestamp>,
-    /// End of the window, excluded (RFC 3339 with an offset). Now if left out.
+    /// End of the window, excluded (RFC 3339 with an offset). By default now.
     pub to: Option<Timestamp>,
 }
 
@@ -41,16 +39,16 @@ pub struct Window {
 pub struct Page<T> {
     /// Number of elements on this page.
     pub count: usize,
-    /// The elements. A page may be short, or even empty, although there is a next one.
+    /// The elements. A page that is short or even empty may have a next one.
     pub list: Vec<T>,
-    /// How to read on.
+    /// How to get the next page.
     pub pagination: Pagination,
 }
 
-/// How to read on.
+/// How to get the next page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pagination {
-    /// The most elements of a page.
+    /// The maximum number of elements on a page.
     pub limit: usize,
     /// `cursor` of the next page; `null` on the last one.
     #[schema(required = true)]
@@ -58,12 +56,12 @@ pub struct Pagination {
 }
 
 impl<T> Page<T> {
-    /// A page of a list that goes on at `next`.
+    /// A page of a list that continues at `next`.
     pub fn new(list: Vec<T>, limit: usize, next: Option<String>) -> Self {
         Self { count: list.len(), list, pagination: Pagination { limit, next } }
     }
 
-    /// A list that has one page only.
+    /// A list with a single page.
     pub fn whole(list: Vec<T>) -> Self {
         let count = list.len();
         Self::new(list, count, None)

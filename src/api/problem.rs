@@ -1,4 +1,4 @@
-//! Problem documents (RFC 9457), and every code that they may carry.
+//! Problem documents (RFC 9457) and their codes.
 
 use std::borrow::Cow;
 
@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 
 use crate::event::GatewayId;
 
-/// A refusal, `application/problem+json`.
+/// An error response, `application/problem+json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// Always `about:blank`: status and code say what kind of problem it is.
+    /// Always `about:blank`: status and code identify the kind of problem.
     #[serde(rename = "type", default)]
     #[schema(value_type = String, required = true, example = "about:blank")]
     pub kind: Cow<'static, str>,
@@ -23,26 +23,25 @@ pub struct Problem {
     #[serde(default)]
     #[schema(value_type = String, required = true, example = "not_found")]
     pub code: Cow<'static, str>,
-    /// The status in words.
+    /// The name of the status.
     #[serde(default)]
     #[schema(value_type = String, required = true, example = "Not Found")]
     pub title: Cow<'static, str>,
-    /// What was wrong this time, for people.
+    /// What was wrong, for people.
     #[serde(default)]
     #[schema(required = true, example = "There is no such gateway.")]
     pub detail: String,
-    /// The fields that are invalid. Left out if there are none.
+    /// The invalid fields. Omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// With the code `unknown_gateways`: the ids that are not registered. Left out
-    /// with all others.
+    /// The ids that are not registered. Omitted unless the code is `unknown_gateways`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateway_ids: Vec<GatewayId>,
-    /// The id of the request, for the operator's logs. Left out with 401.
+    /// The request id, by which operators find the request in the log. Omitted for 401.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub request_id: Option<String>,
-    /// Seconds to wait before a retry. Travels in the header `Retry-After`.
+    /// Seconds to wait before a retry. Sent in the header `Retry-After`.
     #[serde(skip)]
     pub retry_after_secs: Option<u32>,
 }
@@ -103,7 +102,7 @@ codes! {
     BodyTooLarge = 413 "body_too_large" "The body exceeds `server.body_limit` (events) or 256 KiB (other requests).",
     EventTooLarge = 413 "event_too_large" "The event's frame would exceed `limits.event_bytes`.",
     ManifestTooLarge = 413 "manifest_too_large" "The manifest exceeds 1 MiB.",
-    TooManyDeliveries = 413 "too_many_deliveries" "The request comes to more deliveries than one transaction may write; nothing was stored.",
+    TooManyDeliveries = 413 "too_many_deliveries" "The request results in more deliveries than one transaction may write; nothing was stored.",
     UnsupportedMediaType = 415 "unsupported_media_type" "The body's `Content-Type` is not accepted here.",
     UnsupportedContentEncoding = 415 "unsupported_content_encoding" "The body is compressed.",
     Invalid = 422 "invalid" "Fields are invalid; `errors` names them.",
@@ -114,15 +113,15 @@ codes! {
     Internal = 500 "internal" "The service failed; its log has the reason.",
     AnswerTooLong = 503 "answer_too_long" "The query took too long and was cancelled; narrow it.",
     CommitOutcomeUnknown = 503 "commit_outcome_unknown" "It is unknown whether the request was stored. A retry with the same event id or `Idempotency-Key` is safe.",
-    ConnectionLimit = 503 "connection_limit" "The node holds as many gateway connections as it may.",
+    ConnectionLimit = 503 "connection_limit" "The node has the maximum number of gateway connections.",
     Draining = 503 "draining" "The node is shutting down.",
-    GatewayConnectionLimit = 503 "gateway_connection_limit" "The gateway holds as many connections to this node as it may: `delivery.max_connections_per_gateway`, or twice its `replicas` if that is more.",
+    GatewayConnectionLimit = 503 "gateway_connection_limit" "The gateway has the maximum number of connections to this node: `delivery.max_connections_per_gateway`, or twice its `replicas` if that is more.",
     HttpConnectionLimit = 503 "http_connection_limit" "All HTTP connections but those reserved for probes and admins are in use.",
     JobOverdue = 503 "job_overdue" "A background job of the node has not completed a run in time.",
     Overloaded = 503 "overloaded" "Too many large or complex requests are being processed.",
     Timeout = 503 "timeout" "The request exceeded `server.request_timeout`. What it was to store may still be stored; a retry with the same event id or `Idempotency-Key` is safe.",
     Unavailable = 503 "unavailable" "The database is unavailable or overloaded; nothing was stored.",
-    StorageFull = 507 "storage_full" "The disk is nearly full; publishing is refused, delivery goes on.",
+    StorageFull = 507 "storage_full" "The disk is nearly full; publishing is refused, delivery continues.",
 }
 
 #[cfg(test)]

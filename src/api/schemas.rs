@@ -1,4 +1,4 @@
-//! How the vocabulary looks in the OpenAPI document.
+//! OpenAPI schemas of the domain types.
 
 use std::borrow::Cow;
 
@@ -48,9 +48,9 @@ fn id(description: &str, example: &str) -> ObjectBuilder {
 
 schema!(
     GatewayId,
-    uuid("A gateway's identity.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8057")])
+    uuid("A gateway's id.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8057")])
 );
-schema!(ConnectionId, uuid("A connection's identity."));
+schema!(ConnectionId, uuid("A connection's id."));
 schema!(
     Epoch,
     uuid(
@@ -58,13 +58,10 @@ schema!(
          sequences then start again."
     )
 );
-schema!(NodeId, uuid("The identity of one process of the service."));
+schema!(NodeId, uuid("The id of one process of the service."));
 schema!(
     EventId,
-    id(
-        "An event's identity: 1 to 64 visible ASCII characters.",
-        "01890a5d-ac96-774b-bcce-b302099a8057"
-    )
+    id("An event's id: 1 to 64 visible ASCII characters.", "01890a5d-ac96-774b-bcce-b302099a8057")
 );
 schema!(
     CorrelationId,
@@ -96,7 +93,7 @@ schema!(
     ObjectBuilder::new()
         .schema_type(Type::Integer)
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
-        .description(Some("A position in a gateway's log: 1, 2, 3, …; 0 is before the first."))
+        .description(Some("A sequence in a gateway's log: 1, 2, 3, …; 0 is before the first."))
         .minimum(Some(0))
         .maximum(Some(Sequence::MAX.0))
         .examples([json!(42)])

@@ -1,4 +1,4 @@
-//! The overview.
+//! Totals of connections, nodes and deliveries.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,14 +7,13 @@ use super::Connection;
 use crate::clock::Timestamp;
 use crate::event::Reason;
 
-/// `GET /stats`: the overview, from the database. It survives restarts and covers all
-/// nodes.
+/// `GET /stats`: totals from the database. They survive restarts and cover all nodes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// Live connections of gateways.
     pub gateway_connections: ConnectionStats,
-    /// The nodes together.
+    /// Totals of the live nodes.
     pub nodes: NodeStats,
     /// Deliveries since the beginning.
     pub event_delivery: DeliveryStats,
@@ -24,21 +23,21 @@ pub struct Stats {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStats {
-    /// How many.
+    /// Their number.
     pub total_active: usize,
     /// The connections, newest first; at most 10,000.
     pub connections: Vec<Connection>,
 }
 
-/// The live nodes together.
+/// Totals of the live nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStats {
-    /// How many are live.
+    /// The number of live nodes.
     pub live: usize,
     /// Their live gateway connections, of all organisations.
     pub connections: i64,
-    /// The most gateway connections that they take.
+    /// The sum of their limits on gateway connections.
     pub max_connections: i64,
 }
 
@@ -50,14 +49,14 @@ pub struct DeliveryStats {
     pub total_events_sent: i64,
     /// Failed attempts, one for each delivery that an attempt covers.
     pub failed_deliveries: i64,
-    /// Deliveries that were given up and not redriven.
+    /// Dead letters that were not redriven.
     pub dead_letters: i64,
-    /// Deliveries that are neither confirmed nor given up.
+    /// Deliveries that are neither confirmed nor dead letters.
     pub pending: i64,
     /// When the last attempt failed; `null` if none did.
     #[schema(required = true)]
     pub last_failure_time: Option<Timestamp>,
-    /// Why; `null` likewise.
+    /// Why the last attempt failed; `null` likewise.
     #[schema(required = true)]
     pub last_failure_reason: Option<Reason>,
 }

@@ -1,11 +1,11 @@
-//! Gateway keys and access tokens. A secret is shown once, when it is made.
+//! Gateway keys and access tokens. A secret is returned once, when it is created.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
 
-/// What an access token may do. A route needs exactly one of them.
+/// The scope of an access token. A route requires exactly one.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 pub enum Scope {
     /// Publish events.
     Publish,
-    /// Read everything but secrets.
+    /// Read everything except secrets.
     Read,
     /// Register, change, revoke and redrive.
     Admin,
@@ -30,17 +30,17 @@ impl Scope {
     }
 }
 
-/// `POST /gateways/{id}/tokens`: a key to make.
+/// `POST /gateways/{id}/tokens`: a key to create.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewGatewayToken {
-    /// After how many seconds it expires, at most ten years; never if left out.
+    /// In how many seconds it expires, at most ten years; never if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 316_224_000)]
     pub expires_in_seconds: Option<u64>,
 }
 
-/// `POST /access-tokens`: an access token to make.
+/// `POST /access-tokens`: an access token to create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewAccessToken {
@@ -48,10 +48,10 @@ pub struct NewAccessToken {
     /// end removed. Control and format characters are refused.
     #[schema(min_length = 1, max_length = 128, example = "deployer")]
     pub name: String,
-    /// What it may do; at least one.
+    /// Its scopes; at least one.
     #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
-    /// After how many seconds it expires, at most ten years; never if left out.
+    /// In how many seconds it expires, at most ten years; never if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 316_224_000)]
     pub expires_in_seconds: Option<u64>,
@@ -64,15 +64,15 @@ pub struct GatewayToken {
     /// The public part of the key.
     #[schema(example = "6kzj2v7qmw4t")]
     pub id: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// From when on it is refused; `null` if it does not expire.
+    /// When it expires; `null` if it does not.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
     #[schema(required = true)]
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// When it was last used, accurate to a minute.
     #[schema(required = true)]
     pub last_used_at: Option<Timestamp>,
 }
@@ -87,28 +87,28 @@ pub struct AccessToken {
     /// Its name.
     #[schema(example = "deployer")]
     pub name: String,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Vec<Scope>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// From when on it is refused; `null` if it does not expire.
+    /// When it expires; `null` if it does not.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
     #[schema(required = true)]
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// When it was last used, accurate to a minute.
     #[schema(required = true)]
     pub last_used_at: Option<Timestamp>,
 }
 
-/// A new key or token with its secret, which is shown this once.
+/// A new key or token with its secret, which is returned only once.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct WithSecret<T> {
-    /// What lists show of it.
+    /// The same values as in lists.
     #[serde(flatten)]
     pub info: T,
-    /// The whole key or token. It can't be shown again.
+    /// The whole key or token. It can't be retrieved again.
     #[schema(example = "gwk_6kzj2v7qmw4t_…")]
     pub token: String,
 }

@@ -29,7 +29,7 @@ pub(super) struct Membership {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     is_shared: bool,
-    /// Cancelled when the store has failed for good.
+    /// Cancelled when the store has failed permanently.
     failed: CancellationToken,
     connected_since: Option<Instant>,
     /// When this node was last declared dead, as far as it knows.

@@ -111,7 +111,7 @@ pub(super) fn environment(
             settings.insert(key, given);
         } else if keys::is_similar(&variable) && !CLIENT_VARIABLES.contains(&&*variable) {
             if let Some(meant) = keys::meant(&variable, defaults) {
-                let why = format!("it is ignored as it is written; did you mean {meant}?");
+                let why = format!("it has no effect under this name; did you mean {meant}?");
                 return Err(refused(&variable, &variable, value, why));
             }
             if !keys::is_service_link(&variable) {

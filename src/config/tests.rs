@@ -1,4 +1,4 @@
-//! What settings are accepted, and what a bad one is told.
+//! Which settings are accepted, and the errors for invalid ones.
 
 use super::*;
 

@@ -18,9 +18,9 @@ use crate::names;
 use crate::store::{self, TokenInfo};
 use crate::token::Kind;
 
-/// Make an access token.
+/// Create an access token.
 ///
-/// The response has the whole token, which is shown only this once.
+/// The response contains the whole token, which is returned only once.
 #[utoipa::path(
     post, path = "/access-tokens", tag = "access tokens", operation_id = "createAccessToken",
     request_body = NewAccessToken,
@@ -46,7 +46,10 @@ pub(super) async fn create(
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.is_empty() {
-        return Err(Problem::invalid("scopes", "name at least one of publish, read, admin"));
+        return Err(Problem::invalid(
+            "scopes",
+            "must contain at least one of publish, read, admin",
+        ));
     }
     let issued = issue(Kind::Access)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
@@ -90,7 +93,7 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
     let revoked = app.store.revoke_access_token(organisation, &id).await;
-    // Also if it is unknown whether that was stored.
+    // Even if it is unknown whether that was stored.
     app.access.remove(&id);
     revoked?;
     Ok(StatusCode::NO_CONTENT)

@@ -87,7 +87,7 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
     Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
 }
 
-/// What a valid token leads to.
+/// The stored credential of a valid token.
 async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
     let is_good = |credential: &AccessCredential| access_is_good(credential, presented);
     if let Some(known) = app.access.get(presented.id()) {
@@ -102,7 +102,7 @@ async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredent
     Ok(found)
 }
 
-/// The client's address: the peer's, or what a trusted proxy says.
+/// The client's address: the peer's, or the one that a trusted proxy reports.
 pub(super) fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;

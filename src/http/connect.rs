@@ -26,14 +26,14 @@ use crate::store::GatewayCredential;
 use crate::token::Kind;
 use crate::transport::{self, websocket};
 
-/// tungstenite's default of 128 KiB per connection is far more than pongs need, and
-/// each idle connection keeps it. The buffer grows for a larger message.
+/// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
+/// connection keeps it. The buffer grows for larger messages.
 const READ_BUFFER: usize = 1024;
 /// The largest message that a gateway may send, in bytes.
 const MAX_INCOMING: usize = 16 * 1024;
-/// What a frame needs besides the event, and room for control frames, in bytes.
+/// The size of a frame in excess of its event, and room for control frames, in bytes.
 const WRITE_MARGIN: usize = 64 * 1024;
-/// How long a peer may take for its part of the close handshake.
+/// Timeout of the peer's part of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
@@ -70,7 +70,7 @@ pub(super) async fn connect(
     }
 }
 
-/// A refused upgrade, and what is known of the gateway.
+/// A refused upgrade, and what is known about the gateway.
 struct Refused {
     problem: Problem,
     /// The public part of the key.
@@ -93,7 +93,7 @@ impl From<Box<Refusal>> for Refused {
 }
 
 impl Refused {
-    /// Logs and counts it, notes it at the gateway, and renders it.
+    /// Logs and counts it, records it for the gateway, and renders it.
     fn into_response(self, app: &App, address: IpAddr) -> Response {
         if self.is_invalid_key {
             failures::count(Kind::Gateway);
@@ -102,7 +102,7 @@ impl Refused {
         if let Some(gateway) = &self.gateway
             && app.failures.may_note(gateway.gateway)
         {
-            // An invalid key is the reason, even if the attempt was one too many.
+            // An invalid key is the reason, even if the attempt also exceeded the limit.
             let code = if self.is_invalid_key { "unauthorized" } else { self.problem.code() };
             app.store.note_refusal(gateway.gateway, code, &address.to_string());
         }
@@ -145,7 +145,7 @@ async fn admit(
     Ok((upgrade, admitted))
 }
 
-/// A refusal in HTTP's terms.
+/// Renders a refusal as a problem document.
 fn problem(cause: Cause) -> Problem {
     match cause {
         Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
@@ -187,9 +187,9 @@ fn too_many(wait: Duration) -> Problem {
         .retry_after(secs)
 }
 
-/// Browsers send an Origin, gateways don't: a web page must not be able to use a key
-/// that it obtained. The status is 400, at which gateways try again, so that a proxy
-/// that adds the header does not end a fleet.
+/// Browsers send an Origin header, gateways don't. A web page must not be able to use a key that it
+/// obtained. The status is 400, after which gateways retry, so that a proxy which adds the header
+/// does not stop a fleet.
 fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     let allowed = &app.config.server.allowed_origins;
     let listed =
@@ -203,8 +203,8 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-/// Answers 101 and runs the socket. If the upgrade fails, the session is dropped with
-/// the callback, and recorded as lost.
+/// Answers 101 and runs the socket. If the upgrade fails, the session is dropped with the callback,
+/// and recorded as lost.
 fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -> Response {
     let Admitted { session, attempt, .. } = admitted;
     let failed = span.clone();
@@ -228,7 +228,7 @@ fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -
             let greeting = session.greeting();
             let (lane_end, transport_end) = transport::link();
             span.in_scope(|| session.start(lane_end));
-            // In a task of its own, so that the memory of the upgrade is freed now.
+            // In a separate task, so that the memory of the upgrade is freed now.
             let run = async move {
                 websocket::run(socket, greeting, transport_end, settings).await;
                 drop(attempt);

@@ -1,4 +1,4 @@
-//! `/openapi.json`, and `/docs`, a reference page that shows it.
+//! `/openapi.json`, and `/docs`, a reference page that displays it.
 //!
 //! The page is Swagger UI 5.35.0, from the npm package `swagger-ui-dist` (Apache-2.0).
 //! Its two files are in `docs/`, compressed with `gzip -9 -n`; they add 0.5 MB to the
@@ -21,8 +21,8 @@ use super::listener::Peer;
 use super::openapi::{self, Missing, Problems, Public};
 use super::problem::{Answer, Problem};
 
-/// Only what this origin serves. Swagger UI sets styles in elements, and has its icons
-/// in data URLs.
+/// Allows only what this origin serves. Swagger UI sets styles in elements, and has its icons in
+/// data URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";

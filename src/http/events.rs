@@ -68,7 +68,7 @@ pub(super) async fn publish(
     let key = idempotency_key(request.headers())?;
     let traceparent = observability::traceparent(request.headers());
     let body = app.bodies.read(source, request).await?;
-    // The share of the memory is held until the answer.
+    // The share of the memory is held until the response is sent.
     let bodies::Body { bytes, share } = body;
     let (length, now) = (bytes.len(), Timestamp::now());
     let read = move || {
@@ -98,7 +98,7 @@ async fn append(app: &App, publish: Publish) -> Answer<Published> {
     Ok(app.store.append(publish).await?)
 }
 
-/// Show an event and where it stands at each gateway.
+/// Show an event with its state at each gateway.
 #[utoipa::path(
     get, path = "/events/{id}", tag = "events", operation_id = "showEvent",
     params(("id" = EventId, Path, description = "The event.")),
@@ -136,7 +136,7 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
         return Ok(None);
     };
     if keys.next().is_some() {
-        return Err(Problem::bad_request("There is more than one Idempotency-Key; send one."));
+        return Err(Problem::bad_request("There is more than one Idempotency-Key; send only one."));
     }
     let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
         Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
@@ -147,7 +147,7 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
 fn key_reused() -> Problem {
     Problem::new(
         Code::IdempotencyKeyReused,
-        "This Idempotency-Key was used with another body; take a new one.",
+        "This Idempotency-Key was used with a different body; use a new one.",
     )
 }
 
@@ -161,9 +161,9 @@ fn too_many(deliveries: usize, most: usize) -> Problem {
     )
 }
 
-/// The answer for one accepted event. An event that no gateway will receive is accepted
-/// with a warning: its target may be meant for gateways to come, or misspelt. A repeat
-/// has the same deliveries and so gets the same warning.
+/// The result of one accepted event. An event that no gateway will receive is accepted with a
+/// warning: its target may be meant for future gateways, or misspelt. A repeat has the same
+/// deliveries and so the same warning.
 fn accepted(appended: Appended) -> Accepted {
     let mut warnings = Vec::new();
     if appended.deliveries.is_empty() {

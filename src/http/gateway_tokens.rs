@@ -1,4 +1,4 @@
-//! A gateway's keys: made and shown once, listed without the secret, revoked.
+//! A gateway's keys: created, listed without secrets, and revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use crate::token::{self, Issued, Kind};
 /// Ten years.
 const LONGEST_SECS: u64 = 10 * 366 * 24 * 3600;
 
-/// Make a key for a gateway.
+/// Create a key for a gateway.
 ///
-/// The response has the whole key, which is shown only this once. A gateway has at most
-/// two live keys, so that one can replace the other.
+/// The response contains the whole key, which is returned only once. A gateway has at most two live
+/// keys, so that one can replace the other.
 #[utoipa::path(
     post, path = "/gateways/{id}/tokens", tag = "gateway tokens",
     operation_id = "createGatewayToken",
@@ -109,7 +109,7 @@ pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<
     if expires_in_secs.is_some_and(|secs| !(1..=LONGEST_SECS).contains(&secs)) {
         return Err(Problem::invalid(
             "expiresInSeconds",
-            format!("must be 1 to {LONGEST_SECS}; leave it out for a key that does not expire"),
+            format!("must be 1 to {LONGEST_SECS}; omit it for a key that does not expire"),
         ));
     }
     Ok(NewToken {
@@ -119,7 +119,7 @@ pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<
     })
 }
 
-/// The one answer that holds the secret; no cache may keep it.
+/// The only response that contains a secret. It must not be cached.
 pub(super) fn with_secret<T: Serialize>(issued: &Issued, info: T) -> impl IntoResponse + use<T> {
     let token = issued.key.expose_secret().to_owned();
     let shown = WithSecret { info, token };

@@ -18,7 +18,7 @@ use crate::event::{GatewayId, Reason};
 use crate::names;
 use crate::store::{self, MOST_LABELS};
 
-/// The most replicas that can be declared for a gateway.
+/// The maximum number of replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
 /// The most characters of a gateway's name.
 const LONGEST_NAME: usize = 128;
@@ -192,8 +192,7 @@ fn check<'a>(
     Err(Problem::invalid_fields(errors))
 }
 
-/// A gateway as the API shows it. Connections to this node that are not on record yet
-/// count.
+/// A gateway as the API returns it. Includes connections to this node that are not recorded yet.
 fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
     let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);

@@ -52,7 +52,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> 
     }
     if !app.store.has_room().await {
         return Ok(
-            "degraded: the disk is nearly full, and publishing is refused (507); delivery goes on\n",
+            "degraded: the disk is nearly full, and publishing is refused (507); delivery continues\n",
         );
     }
     Ok("ok\n")

@@ -1,6 +1,5 @@
-//! Rows of the inbox that could not be published: listed with their reasons, put back
-//! once the reason is gone, or deleted. Nothing is inserted here; `POST /events` is how
-//! to publish over HTTP.
+//! Rejected rows of the inbox: listed with their reasons, put back once the cause is corrected, or
+//! deleted. Nothing is inserted here; to publish over HTTP, use `POST /events`.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use crate::api::{
 };
 use crate::store::{self, RetrySelection};
 
-/// Characters of a payload that are shown.
+/// The number of characters returned of a payload.
 const SHOWN_CHARS: usize = 64 * 1024;
 
 impl FromQuery for RejectedFilter {
@@ -44,7 +43,7 @@ impl FromQuery for RejectedFilter {
 
 /// List rejected rows, newest first.
 ///
-/// Those that were put back into the inbox are left out unless `retried` is `true`.
+/// Rows that were put back into the inbox are omitted unless `retried` is `true`.
 #[utoipa::path(
     get, path = "/inbox/rejected", tag = "inbox", operation_id = "listRejectedRows",
     params(RejectedFilter, PageQuery),

@@ -1,5 +1,5 @@
-//! Manifests: what gateways report about themselves once they are connected. The newest
-//! one is kept, for admins.
+//! Manifests: what gateways report about themselves when they connect. The newest one is stored,
+//! for admins.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::problem::{Answer, Problem};
 use crate::api::Code;
 use crate::event::GatewayId;
 
-/// The largest manifest; the route reads no more of a body.
+/// The maximum size of a manifest. No more of a body is read.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
 /// Store a gateway's manifest.
@@ -35,22 +35,22 @@ pub(super) const MAX_BYTES: usize = 1024 * 1024;
 )]
 pub(super) async fn keep(
     State(app): State<Arc<App>>,
-    // First, so that nothing of an unauthenticated body is read.
+    // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
     Path(id): Path<GatewayId>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    // Gateways end on 401, and this key is valid.
+    // Gateways exit on 401, and this key is valid.
     if credential.gateway_id != id {
         return Err(Problem::not_found("gateway for this key"));
     }
     let Bytes(body) = body.map_err(|problem| match problem.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Code::ManifestTooLarge, "A manifest may have 1 MiB.")
+            Problem::new(Code::ManifestTooLarge, "A manifest may have at most 1 MiB.")
         }
         _ => problem,
     })?;
-    // Gateways end on 422: a body that is not a JSON object is refused with 400.
+    // Gateways exit on 422, so a body that is not a JSON object is refused with 400.
     let manifest: Box<RawValue> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("The manifest is not JSON: {error}.")))?;
     if !manifest.get().starts_with('{') {

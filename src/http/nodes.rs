@@ -1,6 +1,6 @@
-//! The nodes that share the database. They belong to no organisation, but every
-//! connection names its node, so they are shown to the same tokens as connections. All
-//! that they reveal of other organisations is how many connections a node has.
+//! The nodes that share the database. They belong to no organisation, but every connection names
+//! its node, so the same tokens give access to both. The only information about other organisations
+//! is the number of connections of a node.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub(super) async fn list(
     Ok(Json(Page::new(nodes.into_iter().map(Into::into).collect(), limit, None)))
 }
 
-/// The live nodes together.
+/// Totals of the live nodes.
 pub(super) fn totals(nodes: &[NodeInfo]) -> NodeStats {
     let live = || nodes.iter().filter(|node| node.status == store::NodeStatus::Live);
     NodeStats {

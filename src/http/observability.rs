@@ -1,9 +1,9 @@
-//! The layers around all routes by which requests can be followed: a request id,
-//! a span, metrics, and a line in the access log. Names follow the OpenTelemetry
-//! semantic conventions for HTTP where these have one.
+//! The layers around all routes that make requests traceable: a request id, a span, metrics, and a
+//! line in the access log. Names follow the OpenTelemetry semantic conventions for HTTP where these
+//! define one.
 //!
-//! A span and a log line hold no path, query, header or body: each of them can
-//! hold a secret. The route's template stands for the path.
+//! A span or log line contains no path, query, header or body, because each of these may contain a
+//! secret. The path is replaced by the route's template.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use crate::telemetry::{self, HTTP_REQUEST_DURATION, HTTP_REQUEST_SPAN};
 use crate::trace_context::TraceParent;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest request id that is accepted from a client, in bytes.
+/// The maximum length of a client's request id, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 /// The target of the access log's lines, for `log.filter`.
 const ACCESS: &str = "gateway_events::access";
@@ -42,7 +42,7 @@ const IN_FLIGHT: &str = "gateway_events_http_requests_in_flight";
 const REQUEST_BYTES: &str = "gateway_events_http_request_body_bytes_total";
 const RESPONSE_BYTES: &str = "gateway_events_http_response_body_bytes_total";
 
-/// Puts the layers around a router, the first one outermost.
+/// Adds the layers to a router, the first one outermost.
 pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
     describe();
     let config = Arc::clone(&app.config);
@@ -95,7 +95,7 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-/// Makes ids for requests that come without one.
+/// Generates ids for requests without one.
 #[derive(Clone, Copy)]
 struct NewRequestId;
 
@@ -106,7 +106,7 @@ impl MakeRequestId for NewRequestId {
     }
 }
 
-/// Drops a request id that can't be used, so that a new one is made.
+/// Removes an invalid request id, so that a new one is generated.
 fn without_bad_request_id(mut request: Request) -> Request {
     let mut ids = request.headers().get_all(REQUEST_ID).iter();
     let is_good = ids.next().is_none_or(is_request_id) && ids.next().is_none();
@@ -116,15 +116,15 @@ fn without_bad_request_id(mut request: Request) -> Request {
     request
 }
 
-/// Whether it is 1 to 128 letters, digits and `-_.:/+=@`: what UUIDs, ULIDs,
-/// hexadecimal and base64 ids consist of.
+/// Whether it consists of 1 to 128 letters, digits and `-_.:/+=@`, as UUIDs, ULIDs, hexadecimal and
+/// base64 ids do.
 fn is_request_id(id: &HeaderValue) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
     (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(allowed)
 }
 
-/// The span of a request. Its level is the highest one, because it is context
-/// for every line that is logged in it, whatever `log.filter` lets through.
+/// The span of a request. Its level is the highest one, because it is the context of every line
+/// that is logged in it, whatever `log.filter` selects.
 fn request_span(request: &Request, trusted: &[Network]) -> Span {
     let headers = request.headers();
     let (method, route) = (method(request.method()), route(request));
@@ -141,7 +141,7 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
         client.address = client.map(field::display),
         request_id,
         trace_id = parent.map(|it| field::display(it.trace_id())),
-        // What the exporter wants to know, and no line of the log.
+        // For the exporter, and not for the log.
         otel.name = is_exported.then(|| format!("{method} {route}")),
         otel.kind = is_exported.then_some("server"),
     );
@@ -171,8 +171,8 @@ pub(super) fn connection_span(
     )
 }
 
-/// Ends a request's span, with a line in the access log. That is off unless
-/// `log.filter` lets its target through.
+/// Ends a request's span, with a line in the access log, which is off unless `log.filter` selects
+/// its target.
 fn log_access(response: &Response, latency: Duration, span: &Span) {
     let (status, duration_ms) = (response.status().as_u16(), latency.as_secs_f64() * 1000.0);
     telemetry::end_span(span, status);
@@ -183,7 +183,7 @@ fn log_access(response: &Response, latency: Duration, span: &Span) {
     );
 }
 
-/// Measures a request, and names it in its problem document.
+/// Measures a request, and adds its id to its problem document.
 async fn measure(State(in_flight): State<Gauge>, request: Request, next: Next) -> Response {
     let (method, route) = (method(request.method()), route(&request).to_owned());
     let request_bytes = request.body().size_hint().exact();
@@ -210,7 +210,7 @@ fn count_bytes(counter: &'static str, route: &str, bytes: Option<u64>) {
     }
 }
 
-/// A request under way, which may also end by being dropped.
+/// A request in progress, which may also end by being dropped.
 struct InFlight(Gauge);
 
 impl InFlight {
@@ -226,8 +226,8 @@ impl Drop for InFlight {
     }
 }
 
-/// Adds `requestId` to a problem document, except to that of a 401, which must be
-/// the same for every reason.
+/// Adds `requestId` to a problem document, except for a 401, which must be the same for every
+/// reason.
 fn with_request_id(mut response: Response, id: Option<&RequestId>) -> Response {
     let problem = response.extensions_mut().remove::<Arc<Problem>>();
     let id = id.and_then(|id| id.header_value().to_str().ok());
@@ -239,13 +239,13 @@ fn with_request_id(mut response: Response, id: Option<&RequestId>) -> Response {
     response.map(|body| serde_json::to_vec(&named).map_or(body, Body::from))
 }
 
-/// The template of the route, such as `/api/internal/v1/events/{id}`. All
-/// requests that match none share a label.
+/// The template of the route, such as `/api/internal/v1/events/{id}`. Requests that match no route
+/// share a label.
 fn route(request: &Request) -> &str {
     request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str)
 }
 
-/// The method, if it is a common one: any token can be sent as a method.
+/// The method, if it is a common one, because any token can be sent as a method.
 fn method(method: &Method) -> &'static str {
     const KNOWN: [Method; 9] = [
         Method::GET,

@@ -27,7 +27,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 const ACCESS_TOKEN: &str = "access_token";
 const GATEWAY_KEY: &str = "gateway_key";
 
-/// What stands in the document besides routes and schemas.
+/// The parts of the document besides routes and schemas.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -40,8 +40,8 @@ const GATEWAY_KEY: &str = "gateway_key";
     ),
     servers((url = "/", description = "This service.")),
     tags(
-        (name = "events", description = "Publish events, and see where one of them stands."),
-        (name = "deliveries", description = "What failed, when and why; append it again."),
+        (name = "events", description = "Publish events, and show them with their deliveries."),
+        (name = "deliveries", description = "Failed deliveries with their reasons, and redrives."),
         (name = "gateways", description = "Register, change and delete gateways; read their logs."),
         (name = "gateway tokens", description = "The keys that gateways connect with."),
         (name = "connections", description = "Connections of gateways, live and past."),
@@ -49,7 +49,7 @@ const GATEWAY_KEY: &str = "gateway_key";
         (name = "inbox", description = "Rows that other programs inserted and that could not be published."),
         (name = "access tokens", description = "Tokens for this API."),
         (name = "overview", description = "Totals and nodes."),
-        (name = "for gateways", description = "What gateways call, with their own key."),
+        (name = "for gateways", description = "Requests of gateways, with their own key."),
         (name = "operations", description = "Probes, metrics and this document; no credentials are needed."),
     ),
     components(schemas(Problem)),
@@ -97,24 +97,24 @@ fn security_schemes() -> [(String, RefOr<SecurityScheme>); 2] {
     ]
 }
 
-/// Says in words, and for programs in `x-required-scope`, what a route needs.
+/// Describes the required credentials, in words and, for programs, in `x-required-scope`.
 fn describe_credentials(operation: &mut Operation) {
     let needs = match credentials(operation) {
         Some((scheme, Some(scope))) if scheme == ACCESS_TOKEN => {
             let extension =
                 ExtensionsBuilder::new().add("x-required-scope", scope.as_str()).build();
             operation.extensions.get_or_insert_default().merge(extension);
-            format!("Needs an access token with the scope `{scope}`.")
+            format!("Requires an access token with the scope `{scope}`.")
         }
-        Some(_) => "Needs a gateway's key.".to_owned(),
-        None => "Needs no credentials.".to_owned(),
+        Some(_) => "Requires a gateway's key.".to_owned(),
+        None => "Requires no credentials.".to_owned(),
     };
     let description = operation.description.take().filter(|text| !text.is_empty());
     let parts = [description, Some(needs)];
     operation.description = Some(parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n"));
 }
 
-/// The scheme that an operation needs, and the scope.
+/// The required scheme and scope of an operation.
 fn credentials(operation: &Operation) -> Option<(String, Option<String>)> {
     let requirement: &SecurityRequirement = operation.security.as_ref()?.first()?;
     let requirement = serde_json::to_value(requirement).ok()?;
@@ -138,7 +138,7 @@ fn share(response: &mut RefOr<Response>, shared: &mut BTreeMap<String, RefOr<Res
 /// The refusals of a route, as sets of codes: `Problems<(Scoped, Missing)>`.
 pub(super) struct Problems<T>(PhantomData<T>);
 
-/// Some codes that belong together.
+/// A group of codes.
 pub(super) trait Codes {
     /// The codes.
     const CODES: &'static [Code];
@@ -158,11 +158,11 @@ macro_rules! code_sets {
 }
 
 code_sets! {
-    /// Every route that needs an access token.
+    /// Routes that require an access token.
     Scoped = [
         Unauthorized, InsufficientScope, HttpConnectionLimit, Internal, Timeout, Unavailable
     ];
-    /// A route that needs a gateway's key.
+    /// Routes that require a gateway's key.
     Keyed = [Unauthorized, Internal, Timeout, Unavailable];
     /// A query that takes long is cancelled.
     Long = [AnswerTooLong];
@@ -173,7 +173,7 @@ code_sets! {
         BadRequest, MalformedJson, BodyTooLarge, UnsupportedMediaType, UnsupportedContentEncoding,
         Invalid
     ];
-    /// Something is named that may not exist.
+    /// A resource is named that may not exist.
     Missing = [NotFound];
     /// A name or an id may be taken.
     Taken = [Conflict];
@@ -198,7 +198,7 @@ code_sets! {
     ];
     /// `GET /readyz`.
     Readiness = [Draining, JobOverdue, Unavailable, Internal];
-    /// What is served without credentials, but not from the reserve.
+    /// Routes without credentials that are not served on connections of the reserve.
     Public = [HttpConnectionLimit];
 }
 

@@ -1,5 +1,4 @@
-//! From what publishers sent to what is appended: the event's type is looked up, and
-//! the event validated.
+//! Looks up the types of published events and validates them.
 
 use std::sync::Arc;
 
@@ -13,8 +12,8 @@ use crate::event_types::EventTypeInfo;
 use crate::ingest::{Candidate, Draft};
 use crate::store::{InvalidEvent, Validated, ValidationError};
 
-/// Validates the events of a request, in order. An error concerns the whole request,
-/// which has to be repeated.
+/// Validates the events of a request, in order. An error concerns the whole request, which must be
+/// repeated.
 pub(super) async fn validate(
     app: &App,
     organisation: OrganisationKey,

@@ -1,4 +1,4 @@
-//! The overview, from the database: it survives restarts and covers all nodes.
+//! Totals from the database: they survive restarts and cover all nodes.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use super::openapi::{Long, Problems, Scoped};
 use super::problem::Answer;
 use crate::api::{Connection, ConnectionStats, DeliveryStats, Stats};
 
-/// The most connections that are shown; the limit on live ones is a setting.
+/// The maximum number of connections returned. The limit on live ones is a setting.
 const SHOWN: usize = 10_000;
-/// The most nodes that are added up.
+/// The maximum number of nodes included in the totals.
 const NODES: usize = 1000;
 
-/// Show the overview.
+/// Show totals.
 ///
-/// Connections, nodes and delivery totals. Totals survive restarts and cover all nodes.
+/// Connections, nodes and deliveries. Totals survive restarts and cover all nodes.
 #[utoipa::path(
     get, path = "/stats", tag = "overview", operation_id = "showStats",
     responses(

@@ -1,7 +1,6 @@
-//! A one-second cache of access tokens and event types, which every request would
-//! otherwise look up in the database. A change that this node makes removes the entry
-//! at once; a change that another node makes applies here a second later. That
-//! something does not exist is never cached.
+//! A one-second cache of access tokens and event types, which every request would otherwise look up
+//! in the database. A change on this node removes the entry at once; a change on another node takes
+//! effect here after at most a second. Missing values are not cached.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +15,12 @@ const TTL: Duration = Duration::from_secs(1);
 /// Values by key, each valid for a second.
 pub(super) struct TtlCache<K, V> {
     entries: DashMap<K, (Instant, V)>,
-    /// How many entries were removed so far: a value that was being loaded meanwhile
-    /// may be outdated.
+    /// The number of entries removed so far: a value that was being loaded meanwhile may be
+    /// outdated.
     removals: AtomicU64,
 }
 
-/// The moment at which a load begins.
+/// When a load began.
 #[derive(Clone, Copy)]
 pub(super) struct Load {
     at: Instant,
@@ -45,7 +44,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         (entry.0.elapsed() < TTL).then(|| entry.1.clone())
     }
 
-    /// To be called before a value is loaded.
+    /// Must be called before a value is loaded.
     pub(super) fn begin_load(&self) -> Load {
         Load { at: Instant::now(), removals: self.removals.load(Ordering::SeqCst) }
     }
@@ -63,7 +62,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         }
     }
 
-    /// Removes an entry; to be called after the change.
+    /// Removes an entry. Must be called after the change.
     pub(super) fn remove<Q>(&self, key: &Q)
     where
         K: std::borrow::Borrow<Q>,

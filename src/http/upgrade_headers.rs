@@ -1,8 +1,8 @@
-//! An upgrade's headers: in the form that the WebSocket library looks for, and checked for
-//! what it leaves unchecked (RFC 6455, section 4.2.1).
+//! Normalises the headers of an upgrade for the WebSocket library, and checks what it leaves
+//! unchecked (RFC 6455, section 4.2.1).
 //!
-//! The library reads one `Connection` line, and an `Upgrade` that names one protocol.
-//! Proxies on the way write several, and lists (RFC 9110, sections 5.3 and 7.8).
+//! The library reads a single `Connection` line, and an `Upgrade` header with a single protocol.
+//! Proxies may send several lines, and lists (RFC 9110, sections 5.3 and 7.8).
 
 use axum::http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -10,9 +10,9 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderValue};
 
-/// Why a request can't become a WebSocket; the text is for the client. Headers that are
-/// missing and other versions than 13 are no errors: what has no upgrade in it, or wants
-/// another one, is refused with 426.
+/// Why a request can't become a WebSocket; the text is for the client. Missing headers and other
+/// versions than 13 are not errors here: a request without an upgrade, or with another one, is
+/// refused with 426.
 pub(super) fn check(headers: &HeaderMap) -> Result<(), &'static str> {
     let is_repeated = |name| headers.get_all(name).iter().nth(1).is_some();
     if is_repeated(&SEC_WEBSOCKET_KEY) {
@@ -27,14 +27,14 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), &'static str> {
     if headers.contains_key(TRANSFER_ENCODING)
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| !is_zero(length.as_bytes()))
     {
-        // The WebSocket would take the body for frames.
+        // The WebSocket would interpret the body as frames.
         return Err("An upgrade to WebSocket must not have a body.");
     }
     Ok(())
 }
 
-/// Whether it is the base64 of 16 bytes: 22 characters, of which the last one has four
-/// bits to spare, and the padding. Those bits are not looked at, as by other servers.
+/// Whether it is the base64 encoding of 16 bytes: 22 characters, the last of which has four unused
+/// bits, and the padding. Like other servers, this ignores the unused bits.
 fn is_key(text: &[u8]) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     text.strip_suffix(b"==").is_some_and(|key| key.len() == 22 && key.iter().all(is_base64))
@@ -64,7 +64,7 @@ fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The outcome for a good request with these headers in addition.
+    /// The result for a valid request with these additional headers.
     fn checked(others: &[(&str, &str)]) -> Result<(), &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));

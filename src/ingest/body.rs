@@ -158,7 +158,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A list of which no more is kept than the largest batch has.
+/// A list that keeps no more elements than the largest batch has.
 struct Batch<'a>(Vec<&'a RawValue>);
 
 struct BatchVisitor;
@@ -177,7 +177,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
         let mut events = Vec::new();
         while let Some(item) = items.next_element()? {
             if events.len() == MOST_EVENTS {
-                // An empty list stands for one that is too long; the caller refuses both.
+                // Returns an empty list for one that is too long; the caller refuses both.
                 events.clear();
                 while items.next_element::<IgnoredAny>()?.is_some() {}
                 break;

@@ -7,7 +7,7 @@ use super::*;
 const INTERVAL: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Does what each number says, and what it is told to.
+/// Behaves as each number says, and reports it.
 struct Scripted {
     runs: mpsc::UnboundedSender<u32>,
     count: u32,
@@ -75,7 +75,7 @@ async fn a_job_that_hangs_is_overdue_and_can_be_stopped() {
     timeout(PATIENCE, supervisor.stop()).await.expect("it stops");
 }
 
-/// Ends when its sender does.
+/// Finishes when its sender is dropped.
 struct Consumer(mpsc::Receiver<()>, bool);
 
 impl Job for Consumer {

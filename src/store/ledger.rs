@@ -124,7 +124,7 @@ pub enum DeliveryState {
 }
 
 impl DeliveryState {
-    /// A dead letter is failed wherever the cursor stands. Otherwise the cursor decides.
+    /// A dead letter is failed regardless of the cursor. Otherwise the cursor decides.
     pub const fn of(is_dead: bool, is_confirmed: bool) -> Self {
         match (is_dead, is_confirmed) {
             (true, _) => Self::Failed,

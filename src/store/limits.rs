@@ -23,7 +23,7 @@ pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 pub const REDRIVEN: usize = 1_000;
 
 /// Ranges of dead letters that one call of a redrive reads, at most.
-pub const REDRIVE_LETTERS: i64 = 2_000;
+pub const REDRIVE_DEAD_LETTERS: i64 = 2_000;
 /// Deliveries that one call of a redrive looks up, at most.
 pub const REDRIVE_LOOKED_UP: usize = 2_000;
 

@@ -1,4 +1,4 @@
-//! The history against a model that remembers everything.
+//! Compares the history with a model that keeps everything.
 
 use super::*;
 
@@ -50,9 +50,9 @@ fn attempts_are_limited_by_what_was_held_in_the_last_hour() {
         // Indices into the model's lists of what is open.
         let mut open: Vec<(usize, usize)> = Vec::new();
         for _ in 0..300 {
-            // Mostly seconds, and now and then a good part of an hour.
+            // Usually seconds, and sometimes a large part of an hour.
             let pause = if random.u8(..40) == 0 { 1_500_000 } else { 4000 };
-            // Distinct instants: what begins and what ends together is undefined.
+            // Distinct instants, because the order of simultaneous events is undefined.
             now += Duration::from_millis(random.u64(1..pause));
             if random.bool() && !open.is_empty() {
                 let (attempt, connection) = open.swap_remove(random.usize(..open.len()));
@@ -81,7 +81,7 @@ fn attempts_are_limited_by_what_was_held_in_the_last_hour() {
                     refused += 1;
                     assert!(counted >= most, "seed {seed}");
                     assert!(wait <= MINUTE, "seed {seed}");
-                    // Enough of them are over then, and not a moment before.
+                    // By then enough of them have expired, and not a moment earlier.
                     let still = |at: Instant| model.counted(at).len();
                     assert!(still(now + wait) < most, "seed {seed}");
                     assert!(

@@ -44,7 +44,7 @@ impl managed::Manager for Connector {
             return Ok(());
         }
         self.0.distrust();
-        Err(RecycleError::message("its server is gone or read-only"))
+        Err(RecycleError::message("its server is unreachable or read-only"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-/// A server that acknowledges nothing for this long is gone.
+/// A connection whose server acknowledges nothing for this long is closed.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is probed after this time, then at this interval, so often.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
-//! Positions: how far a gateway, and each of its connections, has confirmed.
-//! They only move forward. The gateway's own is the farthest of its unnamed
-//! connections and is kept under the empty instance.
+//! Positions: what a gateway and each of its connections have confirmed. They only move forward.
+//! The gateway's own is the farthest of its unnamed connections, and is stored under the empty
+//! instance name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,34 +15,34 @@ use crate::store::Result;
 
 pub(crate) use crate::store::ranges::{above, up_to};
 
-/// Everything up to `to` is done with on `connection`.
+/// Confirms everything up to `to` on `connection`.
 pub(crate) struct Move {
     pub(crate) gateway: GatewayKey,
     pub(crate) connection: ConnectionId,
     pub(crate) instance: Arc<str>,
     pub(crate) to: Sequence,
     pub(crate) at: Timestamp,
-    /// The sign of life that moved it. `None` if the gateway sent none: then the position
-    /// moves, and the time of the last receipt does not.
+    /// The activity that moved it. `None` if the gateway showed none: then the position moves, but
+    /// the time of the last receipt does not.
     pub(crate) seen_at: Option<Timestamp>,
 }
 
-/// How far a gateway's position moves, under the name that it is kept by.
+/// The new position of a gateway or connection, with the name under which it is stored.
 #[derive(Clone)]
 pub(crate) struct Raised<'a> {
     pub(crate) gateway: GatewayKey,
     pub(crate) instance: Cow<'a, str>,
     pub(crate) to: Sequence,
-    /// The last receipt, or of a connection's own position the last sign of life;
-    /// [`NEVER`] if there was none.
+    /// The last receipt or, of a connection's own position, the last activity; [`NEVER`] if there
+    /// was none.
     pub(crate) at: Timestamp,
 }
 
-/// A time before any other: the later one of two is kept. Queries read it as none.
+/// A time before any other, so that it never replaces one. Queries read it as null.
 const NEVER: Timestamp = Timestamp::from_micros(0);
 
-/// Raises the connections' own positions and their gateways'. A position that
-/// somebody took over is gone, and stays so; nothing lies beyond a log's head.
+/// Raises the positions of connections and of their gateways, up to the heads of their logs. Does
+/// not recreate a position that another connection took over.
 pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
     let mut farthest: BTreeMap<(GatewayKey, Cow<'_, str>), (Sequence, Timestamp)> = BTreeMap::new();
     for it in moves {
@@ -62,7 +62,7 @@ pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
     write(conn, &farthest.into_iter().map(raised).collect::<Vec<_>>()).await
 }
 
-/// Raises a gateway's own position and no connection's.
+/// Raises a gateway's position, but no connection's.
 pub(crate) async fn raise_gateway(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -75,7 +75,7 @@ pub(crate) async fn raise_gateway(
 async fn write(conn: &mut Connection, all: &[Raised<'_>]) -> Result<()> {
     let gateways: Vec<Raised<'_>> =
         all.iter().filter(|it| it.instance.is_empty()).cloned().collect();
-    // Before the gateways' positions move: what lies between is newly delivered.
+    // Before the gateways' positions move: what lies between becomes delivered.
     if !gateways.is_empty() {
         conn.count_confirmed(&gateways, LONGEST_RANGE).await?;
     }
@@ -83,11 +83,11 @@ async fn write(conn: &mut Connection, all: &[Raised<'_>]) -> Result<()> {
     if gateways.is_empty() || usize::try_from(found).is_ok_and(|found| found == all.len()) {
         return Ok(());
     }
-    // A connection's own position was taken over, or a gateway has none yet.
+    // A connection's position was taken over, or a gateway has none yet.
     conn.insert_cursors(&gateways).await
 }
 
-/// The gateway's own position.
+/// The gateway's position.
 pub(crate) async fn confirmed(conn: &mut Connection, gateway: GatewayKey) -> Result<Sequence> {
     let received = query_scalar!(
         r#"select received as "received!: Sequence" from cursors where gateway = $1 and instance = ''"#,
@@ -98,8 +98,8 @@ pub(crate) async fn confirmed(conn: &mut Connection, gateway: GatewayKey) -> Res
     Ok(received.unwrap_or(Sequence::ZERO))
 }
 
-/// A connection's position, and the replica's name that it was opened with; none
-/// if somebody took the position over.
+/// A connection's position, and the instance name that it was opened with; `None` if another
+/// connection took the position over.
 pub(crate) async fn own(
     conn: &mut Connection,
     of: ConnectionId,
@@ -118,7 +118,7 @@ pub(crate) async fn own(
     Ok(own.map(|own| (own.received, own.instance.into())))
 }
 
-/// Notes that a single delivery was applied; it moves no other position.
+/// Records that a single delivery was applied. Moves no other position.
 pub(crate) async fn applied(
     conn: &mut Connection,
     gateway: GatewayKey,

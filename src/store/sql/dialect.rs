@@ -157,7 +157,7 @@ pub(crate) trait ConnectionStatements {
     ) -> Result<Vec<ConnectionRow>>;
     /// Those of these connections that are closed or unknown.
     async fn not_on_record(&mut self, ids: &[ConnectionId]) -> Result<Vec<ConnectionId>>;
-    /// Stores the last sign of life of each connection.
+    /// Stores when each connection last showed activity.
     async fn record_heartbeats(&mut self, at: &HashMap<ConnectionId, Timestamp>) -> Result<()>;
 }
 

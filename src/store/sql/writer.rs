@@ -182,7 +182,7 @@ impl Backend {
     pub async fn failure(&self) {
         let mut failure = self.writer.failure();
         if failure.wait_for(Option::is_some).await.is_err() {
-            // The writer stopped in good order.
+            // The writer stopped without a failure.
             std::future::pending::<()>().await;
         }
     }

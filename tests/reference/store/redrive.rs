@@ -7,7 +7,7 @@ use super::deliveries::Matching;
 use super::tables::{EventRow, Key, Letter, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
-use gateway_events::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
+use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
     Delivery, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
@@ -157,7 +157,7 @@ impl Tables {
         let open = self.dead_letters.iter().filter(|((gateway, _), letter)| {
             letter.redriven_at.is_none() && (*gateway, letter.last) > after && *gateway <= up_to
         });
-        let most = usize::try_from(REDRIVE_LETTERS).unwrap_or(usize::MAX);
+        let most = usize::try_from(REDRIVE_DEAD_LETTERS).unwrap_or(usize::MAX);
         let (mut reached, mut letters) = (after, 0);
         for ((gateway, first), letter) in open.take(most) {
             letters += 1;

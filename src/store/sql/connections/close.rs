@@ -45,7 +45,7 @@ pub(crate) async fn close(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    if seen_at.is_none() && !is_owed(conn, end).await? {
+    if seen_at.is_none() && !lacks_outcome(conn, end).await? {
         return Ok(());
     }
     if let Some((range, started_at)) = end.unconfirmed {
@@ -175,7 +175,7 @@ async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) 
 }
 
 /// Whether a connection that is closed already has deliveries without a recorded outcome.
-async fn is_owed(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
+async fn lacks_outcome(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
     let Some((range, _)) = end.unconfirmed else {
         return Ok(false);
     };

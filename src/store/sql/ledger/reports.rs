@@ -1,5 +1,5 @@
-//! A gateway's reports as its verdict counts them: by the sequences that they
-//! are about, so that one which comes late changes nothing.
+//! Counts a gateway's reports for its verdict, by their sequences, so that a late report changes
+//! nothing.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::Result;
 
-/// A failed report. A success for the same sequence outweighs it.
+/// Records a failed report. A success for the same sequence takes precedence.
 pub(crate) async fn failed(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -33,7 +33,7 @@ pub(crate) async fn failed(
     Ok(())
 }
 
-/// A report of success.
+/// Records a report of success.
 pub(crate) async fn succeeded(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -52,8 +52,8 @@ pub(crate) async fn succeeded(
     Ok(())
 }
 
-/// These deliveries are appended again: if the newest failed report was about
-/// one of them, the outcome is open until the gateway reports on it anew.
+/// Records that deliveries were appended again. If the newest failed report was about one of them,
+/// the outcome is open until the gateway reports again.
 pub(crate) async fn redriven(
     conn: &mut Connection,
     gateway: GatewayKey,

@@ -1,17 +1,16 @@
-//! Which dead letters can be redriven. They are looked for among the dead
-//! letters, not in the ledger, in the order in which they were to be delivered
-//! and a bounded stretch at a time; of events that are named, among these.
+//! Finds dead letters that can be redriven. It searches the dead letters, not the ledger, in the
+//! order of their sequences and a bounded part at a time. If the filter names events, it starts
+//! from these.
 
 use super::super::deliveries::newest::{self, Failures};
 use super::super::deliveries::{Key, Matching};
 use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey};
-use crate::store::limits::{REDRIVE_LETTERS, REDRIVE_LOOKED_UP};
+use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP};
 use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
 
-/// A dead letter that was not redriven, the range in which it is kept, and its
-/// event, if that is still there.
+/// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
 pub(crate) struct Candidate {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
@@ -33,7 +32,7 @@ impl Candidate {
     }
 }
 
-/// A range of dead letters on the way, and whether it is the asker's.
+/// A range of dead letters, and whether it belongs to the organisation.
 pub(crate) struct DeadRange {
     pub(crate) gateway: i64,
     pub(crate) first: i64,
@@ -41,14 +40,14 @@ pub(crate) struct DeadRange {
     pub(crate) matches: bool,
 }
 
-/// What is looked at in one call, and where the next one goes on.
+/// What one call examines, and where the next one continues.
 struct Stretch {
     keys: Vec<Key>,
     next: Option<RedrivePlace>,
 }
 
-/// Those behind a place with a failed attempt that matches, `most` at the
-/// most. What can't be redriven is counted in the answer.
+/// Dead letters after a position with a failed attempt that matches, at most `most`. Counts those
+/// that can't be redriven.
 pub(super) async fn matching(
     conn: &mut Connection,
     now: Timestamp,
@@ -80,7 +79,7 @@ pub(super) async fn matching(
         } else if chosen.len() < most {
             chosen.push(candidate);
         } else {
-            // This one and what follows are the next call's.
+            // The next call starts with this one.
             let last = |last: &Candidate| RedrivePlace {
                 gateway: last.gateway.0,
                 sequence: last.sequence,
@@ -100,7 +99,7 @@ async fn letters(
 ) -> Result<Stretch> {
     let up_to = matching.gateway.unwrap_or(i64::MAX);
     let organisation = crate::event::OrganisationKey(matching.organisation);
-    let found = conn.open_dead_letters(organisation, after, up_to, REDRIVE_LETTERS).await?;
+    let found = conn.open_dead_letters(organisation, after, up_to, REDRIVE_DEAD_LETTERS).await?;
     let mut keys = Vec::new();
     let mut reached = after;
     for letter in &found {
@@ -117,7 +116,7 @@ async fn letters(
         }
         reached = RedrivePlace { gateway: letter.gateway, sequence: letter.last };
     }
-    let is_all = i64::try_from(found.len()).is_ok_and(|count| count < REDRIVE_LETTERS);
+    let is_all = i64::try_from(found.len()).is_ok_and(|count| count < REDRIVE_DEAD_LETTERS);
     Ok(Stretch { keys, next: (!is_all).then_some(reached) })
 }
 

@@ -1,5 +1,5 @@
-//! Marking dead letters as redriven. They are kept as ranges, so that a range
-//! of which only a part was redriven falls into pieces.
+//! Marks dead letters as redriven. They are stored as ranges, so a range of which only a part was
+//! redriven is split.
 
 use std::collections::BTreeMap;
 

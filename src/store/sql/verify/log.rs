@@ -8,13 +8,13 @@ use crate::store::Result;
 pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     streams(conn, problems).await?;
     events(conn, problems).await?;
-    strangers(conn, problems).await?;
+    orphaned_rows(conn, problems).await?;
     trimmed(conn, problems).await?;
     cursors(conn, problems).await
 }
 
 /// Rows of gateways and organisations that are not there.
-async fn strangers(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+async fn orphaned_rows(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select * from (
@@ -35,7 +35,7 @@ async fn strangers(conn: &mut Connection, problems: &mut Vec<String>) -> Result<
                 select 1 from organisations o where o.organisation = e.organisation
             )
             group by organisation
-        ) as strangers limit $1
+        ) as orphaned limit $1
         "#,
         MOST
     )
