@@ -1,5 +1,6 @@
-//! Checks settings without starting the service: whether the files and directories that
-//! they name can be opened. Nothing is written or created.
+//! Checks settings without starting the service: whether the URLs can be parsed, and
+//! whether the files and directories can be opened. Nothing is written, created or
+//! connected to.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,15 +27,18 @@ pub fn check(config: &Config) -> Vec<String> {
             note("data_dir", &database, error.to_string());
         }
     }
-    if let Some(path) = config.admin_token_file.as_ref().filter(|path| exists(path))
-        && let Err(error) = File::open(path)
+    if let Some(path) = &config.admin_token_file
+        && let Err(why) = token_file(path, &config.data_dir)
     {
-        note("admin_token_file", path, error.to_string());
+        note("admin_token_file", path, why);
     }
     for (parameter, path) in config.database.files() {
         if let Err(error) = File::open(&path) {
             note(&format!("database.url, {parameter}"), &path, error.to_string());
         }
+    }
+    if let Err(error) = config.database.check() {
+        problems.push(error.to_string());
     }
     if let Some(problem) = certificates(config) {
         problems.push(problem);
@@ -42,24 +46,49 @@ pub fn check(config: &Config) -> Vec<String> {
     problems
 }
 
-/// Whether the directory is writable, or can be created.
-fn data_dir(path: &Path) -> Result<(), String> {
-    match fs::metadata(path) {
+/// Whether the file can be read, or else created: in a directory that exists, or in the
+/// data directory, which the service creates.
+fn token_file(path: &Path, data_dir: &Path) -> Result<(), String> {
+    if exists(path) {
+        return File::open(path).map(drop).map_err(|error| error.to_string());
+    }
+    let parent = parent(path);
+    if parent == data_dir {
+        return Ok(());
+    }
+    writable(parent).map_err(|why| format!("it can't be made in {}: {why}", parent.display()))
+}
+
+/// Whether files can be created in the directory.
+fn writable(directory: &Path) -> Result<(), String> {
+    match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => Err("it is not a directory".to_owned()),
         Ok(_) => {
             let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-            access(path, all).map_err(|error| io::Error::from(error).to_string())
+            access(directory, all).map_err(|error| io::Error::from(error).to_string())
         }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The directory of a path: the current one if it names none.
+fn parent(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Whether the directory is writable, or can be created.
+fn data_dir(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
+            let parent = parent(path);
             if parent == path {
                 return Err(error.to_string());
             }
             data_dir(parent)
                 .map_err(|why| format!("it can't be made in {}: {why}", parent.display()))
         }
-        Err(error) => Err(error.to_string()),
+        _ => writable(path),
     }
 }
 

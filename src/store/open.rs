@@ -185,6 +185,18 @@ impl Options {
         return Err(OpenError::LeftOut("SQLite; set database.url"));
     }
 
+    /// Checks what [`open`](Self::open) checks before it connects: whether this program can
+    /// use the database, and whether the URLs can be parsed.
+    pub fn check(&self) -> Result<(), OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => super::postgres::check_urls(&options)?,
+        }
+        Ok(())
+    }
+
     /// Opens the database.
     pub async fn open(&self, node: NodeId, wake: Wake) -> Result<Open, OpenError> {
         match self.database()? {

@@ -36,7 +36,7 @@ mod statements;
 mod verify;
 mod watch_inbox;
 
-pub use connect::{OpenError, connect};
+pub use connect::{OpenError, check_urls, connect};
 pub use hosts::with_database;
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;

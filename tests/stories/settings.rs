@@ -119,6 +119,14 @@ async fn a_check_opens_the_files_in_the_settings() {
         (vec![("DATA_DIR", path("file"))], vec!["data_dir", "not a directory"]),
         (vec![("DATA_DIR", path("file/below/it"))], vec!["data_dir", "below"]),
         (postgres("ca.pem"), vec!["database.url", "sslrootcert", "ca.pem"]),
+        (
+            vec![("ADMIN_TOKEN_FILE", path("nowhere/token"))],
+            vec!["admin_token_file", "nowhere/token", "No such file"],
+        ),
+        (
+            vec![("ADMIN_TOKEN_FILE", path("file/token"))],
+            vec!["admin_token_file", "file/token", "not a directory"],
+        ),
     ] {
         check(&settings).await.failed(1, &says);
     }
@@ -135,7 +143,52 @@ async fn a_check_opens_the_files_in_the_settings() {
     }
     let new = path("not/yet/there");
     check(&[("DATA_DIR", new.clone())]).await.well();
+    // The service makes its data directory, and then the file in it.
+    let inside = [("DATA_DIR", new.clone()), ("ADMIN_TOKEN_FILE", path("not/yet/there/token"))];
+    check(&inside).await.well();
+    check(&[("ADMIN_TOKEN_FILE", path("token"))]).await.well();
     assert!(!Path::new(&new).exists(), "a check makes nothing");
+    assert!(!Path::new(&path("token")).exists(), "a check makes nothing");
+}
+
+/// What `serve` says of a URL before it connects, `config check` says, too.
+#[tokio::test]
+async fn a_check_parses_the_urls_as_the_service_does() {
+    let directory = tempdir().expect("a directory");
+    let good = "postgres://u:hunter2@127.0.0.1:1/d";
+    for (query, says) in [
+        ("sslmode=nope", "nope"),
+        ("sslmode=", "ssl_mode"),
+        ("port=many", "invalid port number"),
+        ("port=1,2,3", "ports"),
+        ("target_session_attrs=standby", "the service writes"),
+        ("target_session_attrs=best", "unknown target_session_attrs"),
+        ("statement-cache-capacity=x", "invalid digit"),
+    ] {
+        let bad = format!("{good}?{query}");
+        for (key, name, settings) in [
+            ("DATABASE__URL", "database.url", vec![("DATABASE__URL", bad.as_str())]),
+            (
+                "DATABASE__LISTENER_URL",
+                "database.listener_url",
+                vec![("DATABASE__URL", good), ("DATABASE__LISTENER_URL", bad.as_str())],
+            ),
+        ] {
+            let said = run(set(&mut command("config check"), &settings)).await;
+            said.failed(1, &[name, says]);
+            assert!(!said.err.contains("hunter2"), "{said:?}");
+            if key == "DATABASE__URL" {
+                run(set(&mut serve(directory.path()), &settings)).await.failed(1, &[name, says]);
+            }
+        }
+        // What is not used is not parsed.
+        let unused = [
+            ("DATABASE__URL", good),
+            ("DATABASE__LISTENER_URL", bad.as_str()),
+            ("DATABASE__NOTIFY", "false"),
+        ];
+        run(set(&mut command("config check"), &unused)).await.well();
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 use tokio::time::timeout;
 
+use super::Options;
+use super::hosts::{self, Target};
 use super::pool::{self, Pool};
 use super::servers::{Access, Refusal, Refusals, Servers};
-use super::{Options, hosts};
 use crate::clock::{self, Timestamp};
 use crate::store::{Result, StoreError};
 
@@ -58,6 +59,8 @@ pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed;
     set local lock_timeout = 0;
     set local idle_in_transaction_session_timeout = 0";
 
+/// The setting of the database's URL.
+const URL: &str = "database.url";
 /// The URL parameter for the number of prepared statements that a connection keeps.
 const KEPT_STATEMENTS: &str = "statement-cache-capacity";
 
@@ -158,13 +161,27 @@ impl Link {
     }
 }
 
+/// Parses the URLs that a node would connect to. Connects to nothing.
+pub fn check_urls(options: &Options) -> Result<(), OpenError> {
+    hosts::parse(URL, &options.url)?;
+    listener_target(options)?;
+    Ok(())
+}
+
+/// The servers of `listener_url`; `None` if it is empty or not used.
+fn listener_target(options: &Options) -> Result<Option<Target>, OpenError> {
+    if !options.notify || options.listener_url.expose_secret().is_empty() {
+        return Ok(None);
+    }
+    hosts::parse("database.listener_url", &options.listener_url).map(Some)
+}
+
 /// The servers to listen on; `None` if `notify` is off or LISTEN is unavailable.
 pub(super) fn listener(options: &Options, link: &Link) -> Result<Option<Arc<Servers>>, OpenError> {
     if !options.notify {
         return Ok(None);
     }
-    if !options.listener_url.expose_secret().is_empty() {
-        let target = hosts::parse("database.listener_url", &options.listener_url)?;
+    if let Some(target) = listener_target(options)? {
         return Ok(Some(Arc::new(Servers::new(target))));
     }
     if link.is_pooled {
@@ -187,7 +204,7 @@ pub(super) async fn first(
     options: &Options,
     access: Access,
 ) -> Result<(PgConnection, Link), OpenError> {
-    let plain = Servers::new(hosts::parse("database.url", &options.url)?);
+    let plain = Servers::new(hosts::parse(URL, &options.url)?);
     let told = plain.map(|settings| settings.options(LIMITS.into_iter().chain(SESSION)));
     let reached = match told.connect(access).await {
         // A pooler refuses session settings ...
