@@ -64,8 +64,26 @@ pub struct EventTypeInfo {
     pub name: String,
     /// What the event means to a gateway.
     pub description: String,
-    /// JSON Schema (2020-12) that payloads must satisfy.
+    /// JSON Schema (2020-12) that payloads must satisfy. A built-in type's payloads must
+    /// satisfy the built-in schema as well, whatever this is.
     pub schema: Option<Box<RawValue>>,
+}
+
+impl EventTypeInfo {
+    /// The schema that was registered, unless it is that of the built-in type of this name.
+    fn own_schema(&self) -> Option<&RawValue> {
+        let own = self.schema.as_deref()?;
+        let built_in = built_in(&self.name).and_then(|info| info.schema.as_deref());
+        (built_in.map(RawValue::get) != Some(own.get())).then_some(own)
+    }
+
+    /// All schemas that payloads must satisfy: first the registered one or, without one, the
+    /// built-in one; then the built-in one that the registered one adds to.
+    pub fn into_schemas(self) -> (Option<Box<RawValue>>, Option<Box<RawValue>>) {
+        let is_own = self.own_schema().is_some();
+        let built_in = built_in(&self.name).and_then(|info| info.schema.clone());
+        if is_own { (self.schema, built_in) } else { (built_in, None) }
+    }
 }
 
 /// Why a payload does not satisfy its type's schema.
@@ -118,26 +136,29 @@ struct Compiled {
 impl Validator {
     /// Whether validation takes one pass over the payload, without the evaluator.
     pub fn is_quick(info: &EventTypeInfo) -> bool {
-        info.schema.is_none() || catalogue::unchanged(info).is_some()
+        info.own_schema().is_none()
     }
 
-    /// Validates a payload, which must be a JSON object, against its type. Without a schema,
-    /// it must only be JSON that gateways can parse.
+    /// Validates a payload, which must be a JSON object, against its type: against the
+    /// built-in type of that name, if there is one, and against the registered schema, if
+    /// there is one. Otherwise it must only be JSON that gateways can parse.
     pub fn check(&self, info: &EventTypeInfo, payload: &str) -> Result<Subject, Vec<FieldError>> {
         let unreadable = |error: serde_json::Error| vec![unreadable(&error)];
-        let built_in = catalogue::unchanged(info);
-        if let Some(schema) = info.schema.as_ref().filter(|_| built_in.is_none()) {
-            let value: Value = serde_json::from_str(payload).map_err(unreadable)?;
-            self.evaluate(&info.name, schema, &value)?;
-            return Ok(Subject::of(|name| value.get(name).and_then(Value::as_str)));
-        }
+        let built_in = catalogue::find(&info.name);
         let is_wanted = |name: &str| {
             let subject = ARTIFACT_IDS.iter().chain([&DEPLOYMENT_ID]).find(|id| **id == name);
             subject.copied().or_else(|| built_in?.wants(name))
         };
         let members = Members::read(payload, is_wanted).map_err(unreadable)?;
         let errors = built_in.map_or_else(Vec::new, |built_in| built_in.check(&members));
-        if errors.is_empty() { Ok(Subject::of(|name| members.text(name))) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        if let Some(schema) = info.own_schema() {
+            let value: Value = serde_json::from_str(payload).map_err(unreadable)?;
+            self.evaluate(&info.name, schema, &value)?;
+        }
+        Ok(Subject::of(|name| members.text(name)))
     }
 
     fn evaluate(

@@ -1,11 +1,10 @@
 //! The built-in event types, which unmodified gateways understand. They are not stored in
-//! the database; a registered type of the same name replaces them. Their payloads are
-//! validated with this table in one pass, without the evaluator. The JSON Schemas that the
-//! API shows are generated from it.
+//! the database. A registered type of the same name replaces the description and can add a
+//! schema; payloads are validated with this table in any case, in one pass and without the
+//! evaluator. The JSON Schemas that the API shows are generated from it.
 
 use std::sync::LazyLock;
 
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::go_time::is_go_time;
@@ -151,13 +150,8 @@ pub fn built_in(name: &str) -> Option<&'static EventTypeInfo> {
     find(name).map(|built_in| &built_in.info)
 }
 
-/// The built-in type with this name, unless a registered one has replaced it.
-pub(super) fn unchanged(info: &EventTypeInfo) -> Option<&'static BuiltIn> {
-    let schema = info.schema.as_deref().map(RawValue::get);
-    find(&info.name).filter(|built_in| built_in.info.schema.as_deref().map(RawValue::get) == schema)
-}
-
-fn find(name: &str) -> Option<&'static BuiltIn> {
+/// The built-in type of a name, with the check of its payloads.
+pub(super) fn find(name: &str) -> Option<&'static BuiltIn> {
     let at = BUILT_INS.binary_search_by(|built_in| built_in.info.name.as_str().cmp(name)).ok()?;
     BUILT_INS.get(at)
 }

@@ -40,14 +40,18 @@ fn every_missing_or_wrong_member_is_reported() {
 }
 
 #[test]
-fn a_type_that_replaces_a_built_in_one_is_checked_by_its_own_schema() {
+fn a_registered_schema_adds_to_that_of_the_built_in_type() {
     let mut info = built_in("api.deleted").unwrap().clone();
     info.schema = Some(raw(&json!({"required": ["x"]})));
     assert!(!Validator::is_quick(&info));
-    assert!(check(&info, &json!({"apiId": ""})).is_err());
-    assert!(check(&info, &json!({"x": 1, "apiId": ""})).is_ok());
+    for bad in [json!({"apiId": "a"}), json!({"x": 1}), json!({"x": 1, "apiId": ""})] {
+        assert!(check(&info, &bad).is_err(), "{bad}");
+    }
+    let subject = check(&info, &json!({"x": 1, "apiId": "a"})).unwrap();
+    assert_eq!(subject.artifact_id.as_deref(), Some("a"));
     info.schema = None;
     assert!(Validator::is_quick(&info));
+    assert!(check(&info, &json!({})).is_err());
     let subject = check(&info, &json!({"apiId": "a"})).unwrap();
     assert_eq!(subject.artifact_id.as_deref(), Some("a"));
 }

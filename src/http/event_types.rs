@@ -56,7 +56,8 @@ pub(super) async fn show(
 /// Register or replace an event type.
 ///
 /// Events of this type can be published from now on: on this node at once, on other
-/// nodes within a second.
+/// nodes within a second. The payloads of a built-in type are always held to its own
+/// schema: one that is registered adds to it.
 #[utoipa::path(
     put, path = "/event-types/{name}", tag = "event types", operation_id = "putEventType",
     params(("name" = EventType, Path, description = "The type's name.")),
@@ -105,7 +106,8 @@ fn named(name: &str) -> Answer<EventType> {
 
 impl From<store::EventTypeInfo> for EventTypeInfo {
     fn from(info: store::EventTypeInfo) -> Self {
-        let store::EventTypeInfo { name, description, schema } = info;
-        Self { name, description, schema }
+        let (name, description) = (info.name.clone(), info.description.clone());
+        let (schema, built_in_schema) = info.into_schemas();
+        Self { name, description, schema, built_in_schema }
     }
 }

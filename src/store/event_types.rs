@@ -7,8 +7,8 @@ use crate::event::{EventType, OrganisationKey};
 
 pub use crate::event_types::EventTypeInfo;
 
-/// Operations on event types. The built-in types are part of every organisation; a registered
-/// type replaces the built-in one of the same name.
+/// Operations on event types. The built-in types are part of every organisation. A registered
+/// type of the same name replaces the description, and its schema adds to the built-in one.
 #[async_trait]
 pub trait EventTypes: Send + Sync + 'static {
     /// All types of an organisation, by name.

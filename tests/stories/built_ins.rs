@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::both::{On, on_both};
 use crate::conformance::{Outsider as _, Row};
 use crate::outsider::{Program, deployed as row};
 use crate::support::{Service, deployed};
@@ -202,6 +203,62 @@ async fn rows_of_the_inbox_are_validated_likewise() {
         assert!(row["detail"].as_str().expect("a text").starts_with(field), "{field}: {row:#}");
     }
 }
+
+/// What is registered under the name of a built-in type adds to its check, and removes
+/// nothing of it.
+async fn a_built_in_type_keeps_its_check_whatever_is_registered(on: On) {
+    let mut service = on.start().await;
+    let (id, _) = service.gateway("one").await;
+    let event =
+        |payload: Value| json!({"type": "api.deleted", "gatewayIds": [id], "payload": payload});
+    let accepts = async |service: &Service, payload: &Value| {
+        let answer = service.admin().post("/events", &event(payload.clone())).await;
+        if answer.status == 202 {
+            return true;
+        }
+        answer.refusal(422, "invalid");
+        false
+    };
+    let path = "/event-types/api.deleted";
+    let before = service.admin().get(path).await.success();
+    assert_eq!(before["schema"]["required"], json!(["apiId"]), "{before:#}");
+    assert_eq!(before.get("builtInSchema"), None, "{before:#}");
+    let (good, empty) = (json!({"apiId": "a-1"}), json!({}));
+    // Without a schema, as an earlier version stored it, the built-in one is shown and applies.
+    let put = service.admin().put(path, &json!({"description": "d"})).await;
+    assert_eq!(put.status, 200, "{put:?}");
+    for _ in 0..2 {
+        let shown = service.admin().get(path).await.success();
+        assert_eq!((&shown["description"], &shown["schema"]), (&json!("d"), &before["schema"]));
+        assert_eq!(shown.get("builtInSchema"), None, "{shown:#}");
+        assert!(accepts(&service, &good).await && !accepts(&service, &empty).await);
+        service.kill().await;
+        service.restart().await;
+    }
+    // With one, both apply and both are shown.
+    let own = json!({"required": ["vhost"]});
+    let put = service.admin().put(path, &json!({"schema": own})).await.success();
+    let listed = service.admin().get("/event-types").await.success();
+    let listed = listed["list"].as_array().expect("a list").clone();
+    let listed = listed.into_iter().find(|one| one["name"] == "api.deleted");
+    for shown in [put, service.admin().get(path).await.success(), listed.expect("it is listed")] {
+        assert_eq!((&shown["schema"], &shown["builtInSchema"]), (&own, &before["schema"]));
+    }
+    let both = json!({"apiId": "a-1", "vhost": "v"});
+    for (payload, is_good) in [(&good, false), (&json!({"vhost": "v"}), false), (&both, true)] {
+        assert_eq!(accepts(&service, payload).await, is_good, "{payload}");
+    }
+    // What is shown can be registered again: it changes nothing.
+    let put = service.admin().put(path, &json!({"schema": before["schema"]})).await.success();
+    assert_eq!(put["schema"], before["schema"]);
+    assert!(accepts(&service, &good).await && !accepts(&service, &empty).await);
+    // A type of one's own without a schema takes any object.
+    service.admin().put("/event-types/our.own", &json!({})).await.success();
+    let shown = service.admin().get("/event-types/our.own").await.success();
+    assert_eq!((&shown["schema"], shown.get("builtInSchema")), (&Value::Null, None));
+}
+
+on_both! { a_built_in_type_keeps_its_check_whatever_is_registered }
 
 /// Events as the platform publishes them: with one gateway and a timestamp.
 #[tokio::test]

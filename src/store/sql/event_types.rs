@@ -1,5 +1,5 @@
 //! Registered event types. The built-in types are not stored: they are merged in when types are
-//! read, and a stored type of the same name replaces them.
+//! read, unless a type of the same name is stored.
 
 use super::Backend;
 use super::access::{Access as _, run};
