@@ -425,7 +425,8 @@ pub struct VerifyReport {
     pub deliveries: i64,
     /// Rows of the ledger.
     pub attempts: i64,
-    /// Dead deliveries.
+    /// Dead letters in all organisations, as [defined](self#what-is-counted): in
+    /// deliveries, not redriven, of gateways that are not deleted.
     pub dead_letters: i64,
     /// Rows in the inbox.
     pub inbox: i64,

@@ -30,7 +30,9 @@ async fn counts(conn: &mut Connection) -> Result<VerifyReport> {
             (select count(*) from events) as "events!: i64",
             (select count(*) from outbox) as "deliveries!: i64",
             (select count(*) from attempts) as "attempts!: i64",
-            (select cast(coalesce(sum(last_sequence - first_sequence + 1), 0) as bigint) from dead_letters) as "dead!: i64",
+            (select cast(coalesce(sum(d.last_sequence - d.first_sequence + 1), 0) as bigint)
+             from dead_letters d join gateways g using (gateway)
+             where d.redriven_at is null and g.deleted_at is null) as "dead!: i64",
             (select count(*) from inbox) as "inbox!: i64",
             (select count(*) from inbox_rejected) as "rejected!: i64"
         "#
