@@ -287,6 +287,10 @@ pub struct Redriven {
     pub event_removed: i64,
     /// Left alone because the event has expired.
     pub expired: i64,
+    /// Left alone because the gateway is deleted.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub gateway_deleted: i64,
     /// Whether more may match: repeat the request with `next` as its `cursor`.
     pub more: bool,
     /// Where the next call goes on; `null` after the last. The work per call is bounded:

@@ -120,6 +120,7 @@ async fn redrive_all(api: &Api, mut request: RedriveRequest) -> anyhow::Result<R
         all.already_redriven += done.already_redriven;
         all.event_removed += done.event_removed;
         all.expired += done.expired;
+        all.gateway_deleted += done.gateway_deleted;
         (all.more, all.next) = (done.more, done.next);
     }
     Ok(all)
@@ -210,6 +211,7 @@ fn redriven(done: &Redriven, is_dry_run: bool) -> String {
         (done.already_redriven, "appended again before"),
         (done.event_removed, "removed by retention; publish them again"),
         (done.expired, "expired; publish them again if they are still valid"),
+        (done.gateway_deleted, "the gateway is deleted"),
     ] {
         if count > 0 {
             lines.push(format!("{count} skipped: {why}"));

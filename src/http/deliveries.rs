@@ -412,6 +412,7 @@ impl From<store::Redriven> for Redriven {
             already_redriven: redriven.already_redriven,
             event_removed: redriven.event_removed,
             expired: redriven.expired,
+            gateway_deleted: redriven.gateway_deleted,
             more: redriven.more,
             next: None,
         }

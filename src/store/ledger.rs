@@ -394,11 +394,26 @@ pub struct Redriven {
     pub event_removed: i64,
     /// Skipped: the event has expired, and would become a dead letter at once.
     pub expired: i64,
+    /// Skipped: the gateway is deleted.
+    pub gateway_deleted: i64,
     /// Whether more may match. If so, call again with `next`.
     pub more: bool,
     /// Where the next call continues. The work per call is bounded, so a call that finds nothing
     /// may have a next one.
     pub next: Option<RedriveCursor>,
+}
+
+impl Redriven {
+    /// Adds what a part of the call did and skipped.
+    pub fn add(&mut self, part: Self) {
+        self.redriven.extend(part.redriven);
+        self.pending += part.pending;
+        self.delivered += part.delivered;
+        self.already_redriven += part.already_redriven;
+        self.event_removed += part.event_removed;
+        self.expired += part.expired;
+        self.gateway_deleted += part.gateway_deleted;
+    }
 }
 
 /// One delivery that was appended again.

@@ -1,9 +1,120 @@
 //! Redrives: a dead letter is appended again, once.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::both::{On, on_both};
 use crate::support::{Service, deployed, failed_report};
+
+/// Registers a gateway and lets it report so many deployments as failed.
+async fn with_dead_letters(service: &Service, name: &str, count: i64) -> String {
+    let (id, key) = service.gateway(name).await;
+    let mut socket = service.connected(&key).await;
+    let events: Vec<Value> =
+        (1..=count).map(|nth| deployed(&[&id], &format!("{name}-{nth}"))).collect();
+    service.admin().post("/events", &json!(events)).await.success();
+    socket.expect(1..=count).await;
+    for nth in 1..=count {
+        socket.send(Message::text(failed_report(&format!("{name}-{nth}")))).await;
+    }
+    let socket = socket.serve();
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == count).await;
+    let failed = format!("/deliveries?gatewayId={id}&reason=gateway_processing_error");
+    service.eventually(&failed, |page| page["count"] == count).await;
+    socket.abort();
+    id
+}
+
+/// The counts of a redrive's answer that are not 0.
+fn counts(answer: &Value) -> Value {
+    let counts = answer.as_object().expect("an object").iter();
+    let counts = counts.filter(|(_, value)| value.as_i64().is_some_and(|count| count != 0));
+    counts.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Each of several calls at the same time accounts for every delivery that matches.
+async fn concurrent_redrives_count_what_another_one_took(on: On) {
+    const LETTERS: i64 = 30;
+    let service = on.start().await;
+    let id = with_dead_letters(&service, "one", LETTERS).await;
+    let admin = service.admin();
+    let filter = json!({"filter": {"gatewayId": id, "reason": "gateway_processing_error"}});
+    let calls = (0..10).map(|_| admin.post("/deliveries/redrive", &filter));
+    let mut redriven = 0;
+    for answer in join_all(calls).await {
+        let answer = answer.success();
+        let here = i64::try_from(answer["redriven"].as_array().expect("a list").len());
+        let here = here.expect("few");
+        redriven += here;
+        let others = answer["alreadyRedriven"].as_i64().expect("a count");
+        assert_eq!(here + others, LETTERS, "{answer:#}");
+    }
+    assert_eq!(redriven, LETTERS, "each was redriven once");
+    let gateway = admin.get(&format!("/gateways/{id}")).await.success();
+    assert_eq!(gateway["head"], 2 * LETTERS);
+}
+
+/// Dead letters of a deleted gateway are counted, not passed over without a word.
+async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(on: On) {
+    let service = on.start().await;
+    let admin = service.admin();
+    let id = with_dead_letters(&service, "gone", 2).await;
+    let failed = admin.get(&format!("/deliveries?gatewayId={id}")).await.success();
+    let event = failed["list"][0]["eventId"].as_str().expect("an id").to_owned();
+    let one = json!({"gatewayId": id, "sequence": 1});
+    admin.post("/deliveries/redrive", &one).await.success();
+    admin.delete(&format!("/gateways/{id}")).await.success();
+    for (body, expected) in [
+        (json!({"filter": {"eventId": event}}), json!({"gatewayDeleted": 1})),
+        (
+            json!({"filter": {"gatewayId": id, "reason": "gateway_processing_error"}}),
+            json!({"alreadyRedriven": 1, "gatewayDeleted": 1}),
+        ),
+        // What had not been delivered when the gateway was deleted: the redriven one.
+        (json!({"filter": {"reason": "gateway_deleted"}}), json!({"gatewayDeleted": 1})),
+        (json!({"gatewayId": id, "sequence": 2}), json!({"gatewayDeleted": 1})),
+        (json!({"gatewayId": id, "sequence": 1}), json!({"alreadyRedriven": 1})),
+    ] {
+        for is_dry_run in [true, false] {
+            let mut body = body.clone();
+            body["dryRun"] = json!(is_dry_run);
+            let answer = admin.post("/deliveries/redrive", &body).await.success();
+            assert_eq!(answer["redriven"], json!([]), "{body}");
+            assert_eq!(counts(&answer), expected, "{body}: {answer:#}");
+        }
+    }
+    let beyond = json!({"gatewayId": id, "sequence": 4});
+    admin.post("/deliveries/redrive", &beyond).await.refusal(404, "not_found");
+    let said = service.run(&format!("delivery redrive --event {event}")).await;
+    assert!(said.well().contains("1 skipped: the gateway is deleted"), "{said:?}");
+}
+
+/// The same number of dead letters wherever it is shown.
+async fn a_verification_counts_the_dead_letters_that_the_totals_count(on: On) {
+    let service = on.start().await;
+    let admin = service.admin();
+    let kept = with_dead_letters(&service, "kept", 3).await;
+    let gone = with_dead_letters(&service, "gone", 2).await;
+    let agree = async |expected: i64| {
+        let stats = admin.get("/stats").await.success();
+        assert_eq!(stats["eventDelivery"]["deadLetters"], expected, "{stats:#}");
+        let report = on.verify(&service).await;
+        assert_eq!((report.dead_letters, &report.problems[..]), (expected, &[][..]));
+    };
+    agree(5).await;
+    let one = json!({"gatewayId": kept, "sequence": 2});
+    admin.post("/deliveries/redrive", &one).await.success();
+    agree(4).await;
+    admin.delete(&format!("/gateways/{gone}")).await.success();
+    agree(2).await;
+}
+
+on_both! {
+    concurrent_redrives_count_what_another_one_took
+    a_redrive_counts_the_dead_letters_of_deleted_gateways
+    a_verification_counts_the_dead_letters_that_the_totals_count
+}
 
 #[tokio::test]
 async fn only_dead_letters_are_redriven_and_only_once() {

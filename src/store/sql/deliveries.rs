@@ -153,7 +153,8 @@ async fn newest_attempt(conn: &mut Connection) -> Result<i64> {
         .await?)
 }
 
-async fn any_key(
+/// The inside key of a gateway, which may be deleted.
+pub(super) async fn any_key(
     conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,

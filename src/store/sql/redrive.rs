@@ -1,14 +1,13 @@
-//! Redrive: a dead letter's event is appended again under the log's next
-//! number. The dead number stays as it was, marked, so that the history tells
-//! what happened and nothing is redriven twice. What is to be redriven is looked
-//! for by a reader; the writer only looks again at what was chosen.
+//! Redrive: a dead letter's event is appended again under the log's next sequence. The
+//! dead letter stays under its own, marked as redriven, so that the history shows what
+//! happened and nothing is redriven twice. A reader searches for what can be redriven; the
+//! writer only checks again what was chosen.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
-use super::deliveries::{Key, Matching, WORK, begin, details, failed_keys};
-use super::gateways::live_key;
+use super::deliveries::{Key, Matching, WORK, any_key, begin, details, failed_keys};
 use super::ledger;
 use super::ledger::reports;
 use super::log::append::raise_heads;
@@ -29,11 +28,11 @@ mod tests;
 
 use candidates::Candidate;
 
-/// Deliveries per transaction at the most: others wait for it.
+/// The maximum number of deliveries per transaction: other writes wait for it.
 pub(super) const AT_A_TIME: usize = 100;
 
-/// Looks for what can be appended again, and counts what is left alone.
-/// Changes nothing, so that it keeps nobody from writing.
+/// Searches for what can be appended again, and counts what is skipped. Changes nothing, so
+/// that it blocks no writes.
 pub(super) async fn search(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -88,7 +87,7 @@ async fn one(
     sequence: Sequence,
 ) -> Result<(Redriven, Vec<Candidate>)> {
     const MISSING: StoreError = StoreError::NotFound("delivery");
-    let gateway = live_key(conn, organisation, gateway).await?.0;
+    let gateway = any_key(conn, organisation, gateway).await?;
     let head =
         query_scalar!(r#"select head as "head!: i64" from streams where gateway = $1"#, gateway)
             .fetch_optional(&mut *conn)
@@ -114,19 +113,20 @@ async fn one(
     Ok((answer, found))
 }
 
-/// Counts a delivery that can be left alone; says whether it is one.
+/// Counts a delivery that is skipped; returns whether it is one.
 fn count(answer: &mut Redriven, standing: &details::Standing) -> bool {
     match standing.delivery.state {
         DeliveryState::Pending => answer.pending += 1,
         DeliveryState::Delivered => answer.delivered += 1,
         DeliveryState::Failed if standing.delivery.redriven => answer.already_redriven += 1,
+        DeliveryState::Failed if standing.is_gateway_deleted => answer.gateway_deleted += 1,
         DeliveryState::Failed => return false,
     }
     true
 }
 
-/// Counts the next matching failed deliveries that need no redrive, as far as
-/// one bounded scan gets; answers where to go on.
+/// Counts the next matching failed deliveries that are skipped, as far as one bounded scan
+/// gets; returns where the next call continues.
 async fn count_others(
     conn: &mut Connection,
     matching: &Matching,
@@ -141,19 +141,32 @@ async fn count_others(
     Ok(found.next.map(|place| place.cursor(as_of)))
 }
 
-/// Gives the chosen their logs' next numbers and marks what they were; those
-/// that somebody else has redriven meanwhile, or that are gone, are left out.
-/// Also answers each touched gateway's new head.
+/// Appends the chosen deliveries under their logs' next sequences and marks the old ones as
+/// redriven. Those that can't be redriven any more, because another call redrove them or
+/// their gateway was deleted after the search, are counted. Also returns the new head of
+/// each gateway concerned.
 pub(super) async fn append(
     conn: &mut Connection,
     now: Timestamp,
     chosen: Vec<Key>,
-) -> Result<(Vec<RedrivenDelivery>, Vec<(GatewayKey, Sequence)>)> {
+) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
+    let mut answer = Redriven::default();
     let gateways = chosen.iter().map(|(gateway, _)| GatewayKey(*gateway)).collect();
-    // Nobody else redrives or buries in these logs until it is done.
+    // No other transaction changes the dead letters of these gateways until this one ends.
     conn.lock_streams(&gateways).await?;
-    let mut chosen = conn.open_deliveries(&chosen).await?;
-    chosen.retain(|one| one.event.is_some() && !one.has_expired(now));
+    let wanted = chosen;
+    let mut chosen = conn.open_deliveries(&wanted).await?;
+    count_lost(conn, &wanted, &chosen, &mut answer).await?;
+    chosen.retain(|one| {
+        if one.event.is_none() {
+            answer.event_removed += 1;
+        } else if one.has_expired(now) {
+            answer.expired += 1;
+        } else {
+            return true;
+        }
+        false
+    });
     let mut counts: BTreeMap<GatewayKey, i64> = BTreeMap::new();
     for candidate in &chosen {
         *counts.entry(candidate.gateway).or_default() += 1;
@@ -180,5 +193,24 @@ pub(super) async fn append(
         reports::redriven(conn, *gateway, &sequences).await?;
     }
     let redriven = numbered.into_iter().filter_map(|(one, new)| delivery(one, Some(new)));
-    Ok((redriven.collect(), heads))
+    answer.redriven = redriven.collect();
+    Ok((answer, heads))
+}
+
+/// Counts the chosen deliveries that are no longer open dead letters.
+async fn count_lost(
+    conn: &mut Connection,
+    chosen: &[Key],
+    open: &[Candidate],
+    answer: &mut Redriven,
+) -> Result<()> {
+    let open: HashSet<Key> = open.iter().map(Candidate::key).collect();
+    let lost: Vec<Key> = chosen.iter().filter(|key| !open.contains(*key)).copied().collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    for standing in details::standings(conn, &lost).await? {
+        count(answer, &standing);
+    }
+    Ok(())
 }

@@ -10,8 +10,8 @@ use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
-    Delivery, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
-    RedrivenDelivery, Result, StoreError,
+    DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven, RedrivenDelivery,
+    Result, StoreError,
 };
 
 impl Tables {
@@ -24,7 +24,8 @@ impl Tables {
     ) -> Result<(Redriven, Growth)> {
         let (mut answer, chosen) = match selection {
             RedriveSelection::One(gateway, sequence) => {
-                let gateway = self.live_key(organisation, *gateway)?;
+                let gateway = self.any_key(organisation, *gateway);
+                let gateway = gateway.ok_or(StoreError::NotFound("gateway"))?;
                 self.search_one(now, (gateway, sequence.0))?
             }
             RedriveSelection::Filter(filter, after) => {
@@ -64,7 +65,7 @@ impl Tables {
             return Err(StoreError::NotFound("delivery"));
         }
         let mut answer = Redriven::default();
-        if count(&mut answer, &self.standing(key)?) {
+        if self.count_skipped(&mut answer, key)? {
             return Ok((answer, Vec::new()));
         }
         match self.event_at(key) {
@@ -89,7 +90,7 @@ impl Tables {
         // All in one call: a cursor into the counting is never returned.
         if looked_at.is_none() {
             for (_, _, sequence, gateway) in self.failed_places(matching, i64::MAX) {
-                count(&mut answer, &self.standing((gateway, sequence))?);
+                self.count_skipped(&mut answer, (gateway, sequence))?;
             }
         }
         let begin = (matching.gateway.unwrap_or(GatewayKey(0)), 0);
@@ -118,6 +119,20 @@ impl Tables {
             }
         }
         Ok((answer, chosen))
+    }
+
+    /// Counts a delivery that is skipped; returns whether it is one.
+    fn count_skipped(&self, answer: &mut Redriven, key: Key) -> Result<bool> {
+        let delivery = self.standing(key)?;
+        let is_deleted = self.gateway_row(key.0)?.deleted_at.is_some();
+        match delivery.state {
+            DeliveryState::Pending => answer.pending += 1,
+            DeliveryState::Delivered => answer.delivered += 1,
+            DeliveryState::Failed if delivery.redriven => answer.already_redriven += 1,
+            DeliveryState::Failed if is_deleted => answer.gateway_deleted += 1,
+            DeliveryState::Failed => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Whether a delivery is a dead letter that can be redriven.
@@ -206,15 +221,4 @@ const fn cursor((gateway, sequence): Key) -> RedriveCursor {
 
 fn has_expired(row: &EventRow, now: Timestamp) -> bool {
     row.event.expires_at.is_some_and(|at| at <= now)
-}
-
-/// Counts a delivery that needs no redrive; returns whether it is one.
-fn count(answer: &mut Redriven, delivery: &Delivery) -> bool {
-    match delivery.state {
-        DeliveryState::Pending => answer.pending += 1,
-        DeliveryState::Delivered => answer.delivered += 1,
-        DeliveryState::Failed if delivery.redriven => answer.already_redriven += 1,
-        DeliveryState::Failed => return false,
-    }
-    true
 }

@@ -14,6 +14,7 @@ use crate::store::{Attempt, Delivery, DeliveryState, Outcome, RedrivenAs, Result
 pub(crate) struct Standing {
     pub(crate) key: Key,
     pub(crate) delivery: Delivery,
+    pub(crate) is_gateway_deleted: bool,
     /// The sequence of its redrive.
     redriven_as: Option<i64>,
 }
@@ -96,7 +97,8 @@ pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec
                 attempts: Vec::new(),
             };
             let key = (row.gateway, row.sequence);
-            Standing { key, delivery, redriven_as: row.redriven_as }
+            let is_gateway_deleted = row.gateway_deleted;
+            Standing { key, delivery, is_gateway_deleted, redriven_as: row.redriven_as }
         })
         .collect())
 }
@@ -107,6 +109,7 @@ pub(crate) struct StandingRow {
     pub(crate) sequence: i64,
     pub(crate) gateway_id: GatewayId,
     pub(crate) gateway_name: String,
+    pub(crate) gateway_deleted: bool,
     pub(crate) event_id: Option<EventId>,
     pub(crate) event_type: Option<EventType>,
     pub(crate) correlation_id: Option<CorrelationId>,

@@ -20,10 +20,11 @@ impl Backend {
             return Ok(answer);
         }
         answer.redriven.clear();
-        // A few at a time, because others want the writer. A repeat skips what is done.
+        // A few at a time, so that other requests are not kept waiting. A repeat skips what
+        // is done.
         for few in chosen.chunks(super::AT_A_TIME) {
             let (wake, few) = (self.wake.clone(), few.to_vec());
-            let (mut redriven, _) = self
+            let (part, _) = self
                 .writer
                 .run_then(
                     move |conn, now| Box::pin(super::append(conn, now, few)),
@@ -35,7 +36,7 @@ impl Backend {
                     },
                 )
                 .await?;
-            answer.redriven.append(&mut redriven);
+            answer.add(part);
         }
         Ok(answer)
     }

@@ -57,8 +57,9 @@ async fn redrive(
     if dry_run {
         return Ok((answer, Vec::new()));
     }
-    let (redriven, heads) = append(conn, now, chosen).await?;
-    answer.redriven = redriven;
+    let (part, heads) = append(conn, now, chosen).await?;
+    answer.redriven.clear();
+    answer.add(part);
     Ok((answer, heads))
 }
 

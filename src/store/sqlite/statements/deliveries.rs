@@ -257,6 +257,7 @@ impl DeliveryStatements for Connection {
             )
             select w.gateway as "gateway!: i64", w.sequence as "sequence!: i64",
                 g.id as "gateway_id!: GatewayId", g.name as "gateway_name!: String",
+                g.deleted_at is not null as "gateway_deleted!: bool",
                 e.id as "event_id?: EventId", e.type as "event_type?: EventType",
                 e.correlation_id as "correlation_id?: CorrelationId", e.appended_at as "appended_at?: Timestamp",
                 s.floor as "floor!: i64",
