@@ -178,7 +178,7 @@ async fn an_invalid_query_says_why() {
         ("/deliveries?reason=bored", "reason", ["bored", "not_connected"]),
         ("/deliveries?eventId=", "eventId", ["\"\"", "1 to 64"]),
         ("/deliveries?correlationId=a%20b", "correlationId", ["a b", "without blanks"]),
-        ("/deliveries?cursor=xyz", "cursor", ["pagination.next", "no cursor"]),
+        ("/deliveries?cursor=xyz", "cursor", ["pagination.next", "not a cursor"]),
         ("/deliveries?gatewayID=1", "gatewayID", ["gatewayID", "`gatewayId`"]),
         ("/deliveries?limit=1&limit=2", "limit", ["limit", "duplicate"]),
         ("/deliveries/summary?bucket=0s", "bucket", ["\"0s\"", "1h"]),
@@ -193,7 +193,7 @@ async fn an_invalid_query_says_why() {
         ("/connections?gateway=1", "gateway", ["`status`", "`limit`"]),
         (&format!("{of_gateway}?limit=many"), "limit", ["many", "1 to 1000"]),
         ("/gateways?limit=1001", "limit", ["1001", "1 to 1000"]),
-        ("/gateways?cursor=xyz", "cursor", ["pagination.next", "no cursor"]),
+        ("/gateways?cursor=xyz", "cursor", ["pagination.next", "not a cursor"]),
         ("/gateways?label=a", "label", ["`limit`", "`cursor`"]),
     ] {
         admin.get(question).await.invalid(field, &says);
