@@ -40,6 +40,7 @@ mod schema;
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
+mod statement_failures;
 mod trimming;
 mod undelivered;
 mod verdict;
@@ -60,6 +61,7 @@ pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
 pub use schema::SchemaError;
+pub use statement_failures::StatementFailures;
 pub use trimming::*;
 pub use undelivered::*;
 pub use verdict::*;
@@ -79,8 +81,13 @@ pub enum StoreError {
     /// read-only.
     #[error("the database connection was lost: {0}")]
     ConnectionLost(String),
-    /// The disk returns I/O errors.
-    #[error("the database's disk failed: {0}")]
+    /// A statement failed, and the error is not known to pass. A retry succeeds if the cause
+    /// lies in the database, such as a missing privilege, and fails again if it lies in the
+    /// values: see [`StatementFailures`].
+    #[error("a statement failed: {0}")]
+    StatementFailed(String),
+    /// The disk reads or writes no more as it should.
+    #[error("the database's disk fails: {0}")]
     Disk(String),
     /// The commit failed, and whether it took effect is unknown. A retry with the same keys is
     /// safe.

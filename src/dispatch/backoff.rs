@@ -9,6 +9,7 @@ pub(super) const fn is_passing(error: &StoreError) -> bool {
         error,
         StoreError::Unavailable(_)
             | StoreError::ConnectionLost(_)
+            | StoreError::StatementFailed(_)
             | StoreError::Disk(_)
             | StoreError::Unknown(_)
             | StoreError::StorageFull

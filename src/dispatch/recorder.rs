@@ -1,8 +1,14 @@
-//! Takes outcomes from all lanes and puts them on record in groups, in the
-//! order in which they came. So no lane waits for a commit before it reads the
-//! next receipt; and while the database is away, outcomes are kept and tried
-//! again. Signs of life are in no hurry: they go with the next outcome, or else
-//! together after a while, for each commit costs more than all of them.
+//! Takes outcomes from all lanes and records them in groups, in the order in which
+//! they came. So no lane waits for a commit before it reads the next receipt. While the
+//! database is unavailable, outcomes are kept and retried. Signs of life are not urgent:
+//! they are recorded with the next outcome, or together after a while, because a commit
+//! costs more than all of them.
+//!
+//! A group that can't be stored for a permanent reason, or whose statements fail again
+//! and again while the store is healthy, is split: each outcome is stored by itself, and
+//! one that fails alone is discarded, logged and counted
+//! (`gateway_events_outcomes_discarded_total`). It must not hold up the outcomes of other
+//! gateways. An event whose receipt is discarded is delivered again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,18 +19,20 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backoff::is_passing;
 use crate::jobs::{Job, Next, Supervisor};
-use crate::store::{Record, Store, StoreError};
+use crate::store::{Record, StatementFailures, Store, StoreError};
 
-/// Outcomes that may wait; past it lanes keep theirs, and merge them.
+/// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
 const QUEUE: usize = 4096;
-/// Outcomes of one commit at the most, and as many signs of life.
+/// The most outcomes of one commit, and as many signs of life.
 const GROUP: usize = 512;
-/// How long signs of life wait for company.
+/// How long signs of life wait for an outcome to be recorded with.
 const SIGNS: Duration = Duration::from_secs(1);
-/// Tries that a group still gets once no lane is left to hand in another.
+/// Attempts at a group after the last lane has ended.
 const LAST_TRIES: u32 = 5;
-/// An idle recorder shows this often that it still runs.
+/// The interval of the job.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Outcomes that could not be recorded.
+const DISCARDED: &str = "gateway_events_outcomes_discarded_total";
 
 #[derive(Debug)]
 enum Entry {
@@ -51,6 +59,11 @@ impl Recorder {
     /// Starts the job; it ends after the last handle.
     pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
+        metrics::describe_counter!(
+            DISCARDED,
+            "Outcomes of deliveries that could not be recorded; their events are delivered again."
+        );
+        metrics::counter!(DISCARDED).increment(0);
         jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
         Self(entries)
     }
@@ -88,8 +101,10 @@ struct Recording {
     due: Instant,
     /// One group, to be committed together.
     group: Vec<Record>,
-    /// A group that was refused: each is tried by itself.
+    /// A group that can't be stored as a whole: each is stored by itself.
     singly: VecDeque<Record>,
+    /// Of the group, and then of its records by themselves.
+    failures: StatementFailures,
     flushes: Vec<oneshot::Sender<()>>,
     /// Set while the store has a group: a panic there leaves it set.
     is_in_hand: bool,
@@ -107,6 +122,7 @@ impl Recording {
             due: Instant::now(),
             group: Vec::new(),
             singly: VecDeque::new(),
+            failures: StatementFailures::default(),
             flushes: Vec::new(),
             is_in_hand: false,
             is_last: false,
@@ -138,13 +154,16 @@ impl Recording {
         }
     }
 
-    /// Stores some records. A passing error is returned, and they are kept.
+    /// Stores some records. An error that may pass is returned, and they are kept.
     async fn store(&mut self, records: Vec<Record>) -> Result<Stored, StoreError> {
         self.is_in_hand = true;
         let stored = self.store.record(records).await;
         self.is_in_hand = false;
         match stored {
             Ok(()) => Ok(Stored::Yes),
+            Err(error) if self.failures.lie_in_the_work(&error, self.store.as_ref()).await => {
+                Ok(Stored::Refused(error))
+            }
             Err(error) if is_passing(&error) => {
                 if self.waiting.is_closed() {
                     self.last_tries += 1;
@@ -155,13 +174,19 @@ impl Recording {
         }
     }
 
+    /// Discards a record that can't be stored.
+    fn discard(record: &Record, error: &dyn std::fmt::Display) {
+        metrics::counter!(DISCARDED).increment(1);
+        tracing::error!(%error, ?record, "failed to record an outcome; it is discarded");
+    }
+
     /// The store panicked at what it was given: the same must not be tried for ever.
     fn put_down(&mut self) {
         self.is_in_hand = false;
         if !self.group.is_empty() {
             self.singly.extend(self.group.drain(..));
         } else if let Some(record) = self.singly.pop_front() {
-            tracing::error!(?record, "the store panicked at an outcome; it is lost");
+            Self::discard(&record, &"the store panicked");
         }
     }
 }
@@ -201,17 +226,18 @@ impl Job for Recording {
         {
             // A record that can't be stored at all must not hold up the others.
             if self.group.len() > 1 {
-                tracing::warn!(%error, count = self.group.len(), "a group of outcomes was refused; trying each by itself");
+                tracing::warn!(%error, count = self.group.len(), "failed to record a group of outcomes; trying each by itself");
             }
             self.singly.extend(self.group.drain(..));
         }
         self.group.clear();
         while let Some(record) = self.singly.front().cloned() {
             if let Stored::Refused(error) = self.store(vec![record.clone()]).await? {
-                tracing::error!(%error, ?record, "an outcome can't be put on record and is lost");
+                Self::discard(&record, &error);
             }
             self.singly.pop_front();
         }
+        self.failures.reset();
         for done in self.flushes.drain(..) {
             let _ = done.send(());
         }

@@ -102,6 +102,7 @@ impl Failures {
             StoreError::Unavailable(_) | StoreError::ConnectionLost(_) => {
                 ("database unavailable", false)
             }
+            StoreError::StatementFailed(_) => ("statement failed", true),
             StoreError::Disk(_) => ("disk", true),
             StoreError::Unknown(_) => ("commit outcome unknown", true),
             StoreError::Corrupt(_) => ("database damaged", true),

@@ -192,6 +192,7 @@ impl From<StoreError> for Problem {
         let problem = match &error {
             StoreError::Unavailable(_)
             | StoreError::ConnectionLost(_)
+            | StoreError::StatementFailed(_)
             | StoreError::Disk(_)
             | StoreError::SchemaChanged(_) => Self::unavailable(
                 Code::Unavailable,
@@ -250,6 +251,7 @@ mod tests {
         for (error, status, code) in [
             (StoreError::Unavailable("locked".into()), 503, "unavailable"),
             (StoreError::ConnectionLost("locked".into()), 503, "unavailable"),
+            (StoreError::StatementFailed("locked".into()), 503, "unavailable"),
             (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),

@@ -14,8 +14,8 @@ use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{
-    Drained, EventTypeInfo, InboxRow, NewEvent, Rejection, RejectionReason, Result, Store,
-    StoreError, Unreadable, ValidatedRow,
+    Drained, EventTypeInfo, InboxRow, NewEvent, Rejection, RejectionReason, Result,
+    StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.
@@ -39,7 +39,7 @@ const OLDEST: &str = "gateway_events_inbox_oldest_seconds";
 
 /// Starts the job that drains the inbox and the one that measures its depth.
 pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
-    jobs.start("inbox_drain", DRAIN_INTERVAL, Drain { store: Arc::clone(store), rules });
+    jobs.start("inbox_drain", DRAIN_INTERVAL, Drain::new(Arc::clone(store), rules));
     metrics::describe_gauge!(
         DEPTH,
         format!("Rows in the inbox; {DEPTH_LIMIT} means that many or more.")
@@ -51,6 +51,73 @@ pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
 struct Drain {
     store: Arc<dyn Store>,
     rules: Arc<Rules>,
+    /// Of the page, and then of its rows by themselves.
+    failures: StatementFailures,
+}
+
+impl Drain {
+    fn new(store: Arc<dyn Store>, rules: Arc<Rules>) -> Self {
+        Self { store, rules, failures: StatementFailures::default() }
+    }
+
+    /// Moves one page and returns how many rows were moved; 0 if there is nothing to move
+    /// until the inbox changes.
+    async fn page(&mut self) -> Result<usize> {
+        let max_bytes = PAGE_BYTES.max(self.rules.event_bytes() + OTHER_BYTES);
+        let page = self.store.inbox_page(PAGE_ROWS, max_bytes).await?;
+        if page.is_empty() {
+            return Ok(0);
+        }
+        let rows = Page::new(self.store.as_ref(), &self.rules).validate(page).await?;
+        let error = match self.store.drain_inbox(rows.clone()).await {
+            Ok(drained) => return Ok(report(&drained)),
+            Err(error) => error,
+        };
+        if !self.lies_in_the_rows(&error).await {
+            return Err(error);
+        }
+        // One row fails the transaction of all: each gets its own.
+        tracing::warn!(%error, "failed to move a page of the inbox; moving its rows one by one");
+        let mut moved = 0;
+        for row in rows {
+            moved += report(&self.alone(row).await?);
+        }
+        Ok(moved)
+    }
+
+    /// Moves one row. A row that the log itself refuses is rejected, so that it is not
+    /// retried forever.
+    async fn alone(&mut self, row: ValidatedRow) -> Result<Drained> {
+        let id = row.id;
+        let mut outcome = self.store.drain_inbox(vec![row.clone()]).await;
+        // After a concurrent publisher took the same id, a retry finds its event. A
+        // damaged log gives the same error again.
+        for _ in 0..RACES {
+            if !matches!(outcome, Err(StoreError::Conflict(_))) {
+                break;
+            }
+            outcome = self.store.drain_inbox(vec![row.clone()]).await;
+        }
+        let error = match outcome {
+            Ok(drained) => return Ok(drained),
+            Err(error) => error,
+        };
+        if !self.lies_in_the_rows(&error).await {
+            return Err(error);
+        }
+        tracing::error!(%error, inbox_id = id, "failed to append a row of the inbox; rejecting it");
+        let rejection = Rejection {
+            reason: RejectionReason::Internal,
+            detail: "the log refused it; the service's log has the reason".to_owned(),
+        };
+        self.store.drain_inbox(vec![ValidatedRow { id, result: Err(rejection) }]).await
+    }
+
+    /// Whether an error is about the rows that were to be moved.
+    async fn lies_in_the_rows(&mut self, error: &StoreError) -> bool {
+        matches!(error, StoreError::Corrupt(_) | StoreError::Conflict(_))
+            || self.failures.lie_in_the_work(error, self.store.as_ref()).await
+    }
 }
 
 impl Job for Drain {
@@ -65,62 +132,13 @@ impl Job for Drain {
     }
 
     async fn run_once(&mut self) -> Result<Next> {
-        let moved = run_once(self.store.as_ref(), &self.rules).await?;
+        let moved = self.page().await?;
+        self.failures.reset();
         Ok(if moved == 0 { Next::Wait } else { Next::Again })
     }
 
     fn max_backoff(&self) -> Duration {
         PAUSE
-    }
-}
-
-/// Moves one page and returns how many rows were moved; 0 if there is nothing to move
-/// until the inbox changes.
-pub async fn run_once(store: &dyn Store, rules: &Arc<Rules>) -> Result<usize> {
-    let max_bytes = PAGE_BYTES.max(rules.event_bytes() + OTHER_BYTES);
-    let page = store.inbox_page(PAGE_ROWS, max_bytes).await?;
-    if page.is_empty() {
-        return Ok(0);
-    }
-    let rows = Page::new(store, rules).validate(page).await?;
-    let mut moved = 0;
-    match store.drain_inbox(rows.clone()).await {
-        Ok(drained) => moved = report(&drained),
-        // One row fails the transaction of all: each gets its own.
-        Err(StoreError::Corrupt(why) | StoreError::Conflict(why)) => {
-            tracing::warn!(why, "failed to move a page of the inbox; moving its rows one by one");
-            for row in rows {
-                moved += report(&alone(store, row).await?);
-            }
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(moved)
-}
-
-/// Moves one row. A row that the log itself refuses is rejected, so that it is not
-/// retried forever.
-async fn alone(store: &dyn Store, row: ValidatedRow) -> Result<Drained> {
-    let id = row.id;
-    let mut outcome = store.drain_inbox(vec![row.clone()]).await;
-    // After a concurrent publisher took the same id, a retry finds its event. A
-    // damaged log gives the same error again.
-    for _ in 0..RACES {
-        if !matches!(outcome, Err(StoreError::Conflict(_))) {
-            break;
-        }
-        outcome = store.drain_inbox(vec![row.clone()]).await;
-    }
-    match outcome {
-        Err(error @ (StoreError::Corrupt(_) | StoreError::Conflict(_))) => {
-            tracing::error!(%error, inbox_id = id, "failed to append a row of the inbox; rejecting it");
-            let rejection = Rejection {
-                reason: RejectionReason::Internal,
-                detail: "the log refused it; the service's log has the reason".to_owned(),
-            };
-            store.drain_inbox(vec![ValidatedRow { id, result: Err(rejection) }]).await
-        }
-        outcome => outcome,
     }
 }
 

@@ -85,22 +85,36 @@ fn primary(code: &str) -> Option<i32> {
 /// may pass, and are not listed.
 #[cfg(feature = "sqlite")]
 fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+    const ERROR: i32 = 1;
+    const INTERNAL: i32 = 2;
     const IO: i32 = 10;
     const CORRUPT: i32 = 11;
     const FULL: i32 = 13;
+    const TOO_BIG: i32 = 18;
     const CONSTRAINT: i32 = 19;
+    const MISMATCH: i32 = 20;
+    const MISUSE: i32 = 21;
+    const RANGE: i32 = 25;
     const NOT_A_DATABASE: i32 = 26;
     match code {
         Some(IO) => StoreError::Disk(text),
         Some(FULL) => StoreError::StorageFull,
         // What the schema forbids is forbidden at the next try, too.
         Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => StoreError::Corrupt(text),
+        Some(ERROR | INTERNAL | TOO_BIG | MISMATCH | MISUSE | RANGE) => {
+            StoreError::StatementFailed(text)
+        }
         _ => StoreError::Unavailable(text),
     }
 }
 
 /// By SQLSTATE (Postgres's manual, appendix A).
 fn of_postgres(code: &str, text: String) -> StoreError {
+    /// Classes of errors that may pass: connection_exception, invalid_transaction_state,
+    /// invalid_authorization_specification, invalid_catalog_name, transaction_rollback,
+    /// insufficient_resources, object_not_in_prerequisite_state, operator_intervention,
+    /// system_error, configuration_file_error.
+    const PASSING: [&str; 10] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"];
     match code {
         // unique_violation
         "23505" => StoreError::taken_meanwhile(&text),
@@ -112,7 +126,10 @@ fn of_postgres(code: &str, text: String) -> StoreError {
         // data_corrupted, index_corrupted; undefined_table, undefined_column;
         // not_null_violation, check_violation: forbidden at the next try, too.
         "XX001" | "XX002" | "42P01" | "42703" | "23502" | "23514" => StoreError::Corrupt(text),
-        _ => StoreError::Unavailable(text),
+        code if PASSING.iter().any(|class| code.starts_with(class)) => {
+            StoreError::Unavailable(text)
+        }
+        _ => StoreError::StatementFailed(text),
     }
 }
 

@@ -77,12 +77,23 @@ async fn errors_that_end_a_session_are_distinguished_from_others() {
         ["set statement_timeout = '10ms'", "select pg_sleep(10)"],
         // 55P03
         ["set lock_timeout = '10ms'", "do $$ begin raise lock_not_available; end $$"],
-        // 53200, XX000
+        // 53200
         ["select 1", "do $$ begin raise out_of_memory; end $$"],
-        ["select 1", "do $$ begin raise internal_error; end $$"],
     ] {
         let error = answer(&database, &statements).await;
         assert!(matches!(error, StoreError::Unavailable(_)), "{statements:?}: {error:?}");
+    }
+    // 21000, 23503, 42501, XX000, P0001
+    for condition in [
+        "cardinality_violation",
+        "foreign_key_violation",
+        "insufficient_privilege",
+        "internal_error",
+        "raise_exception",
+    ] {
+        let statement = format!("do $$ begin raise {condition}; end $$");
+        let error = answer(&database, &["select 1", &statement]).await;
+        assert!(matches!(error, StoreError::StatementFailed(_)), "{condition}: {error:?}");
     }
 }
 

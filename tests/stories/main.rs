@@ -61,6 +61,7 @@ mod disk;
 mod edge;
 mod example_programs;
 mod examples;
+mod failed_statements;
 mod fake;
 mod faults;
 mod fire;

@@ -1,0 +1,78 @@
+//! One value that makes its statements fail, for a reason that no list knows, holds up
+//! nothing else: it is set aside after a few attempts.
+
+use serde_json::json;
+
+use crate::server::Database;
+use crate::support::{Service, deployed};
+
+async fn start(database: &Database) -> Service {
+    Service::start_with(&[("DATABASE__URL", &database.url())]).await
+}
+
+/// Makes inserts into a table fail with a SQLSTATE if a condition on the row holds.
+fn refuse(database: &Database, table: &str, condition: &str, code: &str) {
+    database.run(&format!(
+        "create or replace function refuse() returns trigger language plpgsql as $$
+         begin
+             if {condition} then raise exception 'refused' using errcode = '{code}'; end if;
+             return new;
+         end $$;
+         drop trigger if exists refuse on {table};
+         create trigger refuse before insert on {table} for each row execute function refuse()"
+    ));
+}
+
+#[tokio::test]
+async fn an_outcome_that_can_not_be_recorded_holds_up_no_other_one() {
+    let database = Database::new();
+    let service = start(&database).await;
+    let (poisoned, key) = service.gateway("poisoned").await;
+    let poisoned_serves = service.connected(&key).await.serve();
+    let (healthy, healthy_key) = service.gateway("healthy").await;
+    let healthy_serves = service.connected(&healthy_key).await.serve();
+    let condition = "new.gateway = (select gateway from gateways where name = 'poisoned')";
+    // cardinality_violation, insufficient_privilege, internal_error, check_violation.
+    for (confirmed, code) in (1..).zip(["21000", "42501", "XX000", "23514"]) {
+        refuse(&database, "attempts", condition, code);
+        for gateway in [&poisoned, &healthy] {
+            service.admin().post("/events", &deployed(&[gateway], code)).await.success();
+        }
+        let path = format!("/gateways/{healthy}");
+        service.eventually(&path, |gateway| gateway["confirmed"] == confirmed).await;
+        let discarded = "\"message\":\"failed to record an outcome; it is discarded\"";
+        service.logged(|log| log.matches(discarded).count() >= confirmed).await;
+    }
+    let counted = service.metrics().await;
+    let series = "gateway_events_outcomes_discarded_total ";
+    let discarded = counted.lines().find_map(|line| line.strip_prefix(series));
+    assert!(discarded.is_some_and(|count| count != "0"), "{counted}");
+
+    // What was not recorded is delivered again.
+    database.run("drop trigger refuse on attempts");
+    poisoned_serves.abort();
+    service.connected(&key).await.expect(1..=4).await;
+    healthy_serves.abort();
+}
+
+#[tokio::test]
+async fn a_row_of_the_inbox_that_can_not_be_appended_holds_up_no_other_one() {
+    let database = Database::new();
+    let service = start(&database).await;
+    let (id, key) = service.gateway("one").await;
+    let mut socket = service.connected(&key).await;
+    refuse(&database, "events", "new.id like 'poison-%'", "21000");
+    database.run(&format!(
+        "insert into inbox (type, payload, gateway_id, event_id)
+         select 'gateway.config.updated', '{{\"configType\":\"c\",\"action\":\"update\"}}', '{id}', name
+         from unnest(array['poison-1', 'good-1', 'poison-2', 'good-2']) name"
+    ));
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["head"] == 2).await;
+    let events = socket.expect(1..=2).await;
+    let ids: Vec<_> = events.iter().map(|event| &event["eventId"]).collect();
+    assert_eq!(ids, [&json!("good-1"), &json!("good-2")]);
+    let page = service.eventually("/inbox/rejected", |page| page["count"] == 2).await;
+    for row in page["list"].as_array().expect("a list") {
+        assert_eq!(row["reason"], "internal", "{row:#}");
+    }
+}
