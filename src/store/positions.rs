@@ -48,6 +48,14 @@ pub struct Life {
     pub seen_at: Timestamp,
 }
 
+impl Life {
+    /// That of an ended connection. `None` without a sign of life after its opening: it may
+    /// have been given up before a gateway had it, and shows no replica.
+    pub fn ended(connected_at: Timestamp, seen_at: Timestamp) -> Option<Self> {
+        (seen_at > connected_at).then_some(Self { connected_at, seen_at })
+    }
+}
+
 /// An unnamed connection's own position.
 #[derive(Clone, Debug)]
 pub struct Position {

@@ -59,6 +59,7 @@ macro_rules! conforms {
             what_the_gateway_has_confirmed_is_not_recorded_as_failed
             a_new_connection_starts_at_what_the_last_one_confirmed
             replicas_that_come_back_in_any_order_find_every_position
+            an_opening_that_came_to_nothing_is_no_second_replica
             what_was_sent_is_known_and_what_was_only_missed_is_not
             a_late_receipt_brings_no_taken_over_position_back
             a_replica_moves_its_own_position_and_not_its_gateways

@@ -29,6 +29,9 @@ fn those_alive_at_once_gave_a_sign_after_the_last_one_was_opened() {
     assert_eq!(alive(&[life(1, 5), life(5, 9)]), 1, "the sign came before");
     assert_eq!(alive(&[life(1, 6), life(5, 9), life(7, 8)]), 2);
     assert_eq!(alive(&[life(1, 9), life(2, 9), life(3, 3)]), 3);
+    let unused = [(1, 1), (1, 9)].into_iter();
+    let unused: Vec<_> = unused.filter_map(|(from, to)| Life::ended(at(from), at(to))).collect();
+    assert_eq!(alive(&unused), 1, "an ended one without a sign of life is none");
     let long_ago = [life(-50, 2), life(-40, 1), life(-30, -10)];
     assert_eq!(alive_at_once(&long_ago, at(0)), 2, "two lived on into the window");
 }

@@ -137,11 +137,8 @@ impl Tables {
         let ended: Vec<_> = ended.collect();
         let was_lost =
             |row: &&ConnectionRow| row.closed.is_some_and(|(_, reason)| reason == Reason::NodeLost);
-        let life = |row: &&ConnectionRow| Life {
-            connected_at: row.connected_at,
-            seen_at: row.last_heartbeat_at,
-        };
-        (ended.iter().map(life).collect(), ended.iter().any(was_lost))
+        let life = |row: &&ConnectionRow| Life::ended(row.connected_at, row.last_heartbeat_at);
+        (ended.iter().filter_map(life).collect(), ended.iter().any(was_lost))
     }
 
     /// The last sequence sent after a position, and the last one that is suspect.

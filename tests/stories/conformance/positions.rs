@@ -170,3 +170,28 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
     assert!(Timestamp::now().since(noted.at) < Duration::from_mins(1));
     assert_eq!(corner.again(&other).await.last_refusal, None);
 }
+
+pub(crate) async fn an_opening_that_came_to_nothing_is_no_second_replica(store: &dyn Store) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    corner.fill(&gateway, 9).await;
+    // Both in one batch, behind others that keep the writer at work.
+    let (unused, used) = (connection(&gateway), connection(&gateway));
+    let busy = futures_util::future::join_all((0..20).map(|_| corner.gateway(&[])));
+    let (opened, also, _) = futures_util::join!(
+        store.open_connection(unused.clone()),
+        store.open_connection(used.clone()),
+        busy
+    );
+    assert_eq!((opened.unwrap().position, also.unwrap().position), (Sequence(0), Sequence(0)));
+    corner.record(vec![unused.unused(Timestamp::now())]).await;
+    let mut id = used.id;
+    for (first, last) in [(1, 4), (1, 6), (7, 9)] {
+        corner.record(vec![confirmed(&gateway, id, first, last)]).await;
+        corner.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
+        let (next, position, _) = corner.open(&gateway).await;
+        // The first one to come back may be the one that the unused connection was opened for.
+        assert!(last == 4 || position == Sequence(last), "{position:?} instead of {last}");
+        id = next;
+    }
+}

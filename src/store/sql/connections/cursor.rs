@@ -111,6 +111,6 @@ async fn ended(
     .fetch_all(conn)
     .await?;
     let was_lost = rows.iter().any(|row| row.close_reason == Some(Reason::NodeLost));
-    let life = |connected_at, seen_at| Life { connected_at, seen_at };
-    Ok((rows.into_iter().map(|row| life(row.connected_at, row.seen_at)).collect(), was_lost))
+    let lives = rows.into_iter().filter_map(|row| Life::ended(row.connected_at, row.seen_at));
+    Ok((lives.collect(), was_lost))
 }
