@@ -25,10 +25,22 @@
 //! While there are more positions than replicas, one of them belongs to a replica
 //! that has come back on a later connection. Which one is unknown. A position can
 //! be superseded by a connection that was opened after the last sign of life on its
-//! own. Every connection starts at the lowest position that is kept, so dropping the
+//! own. Every connection starts at the lowest position that is kept, so superseding the
 //! *highest* one of these skips nothing: for each replica that is away, a position at
 //! or below its own remains.
+//!
+//! # Superseded positions
+//!
+//! The lower position that remains may have been left earlier, and ends earlier. If a
+//! superseded position was deleted at once, a replica that left it less than an hour ago
+//! could come back to a higher one. So it stays as long as any other one, and no
+//! connection starts there, until fewer positions are kept than there are replicas: then
+//! the lowest superseded ones are kept again. Of those that ended within the same five
+//! minutes one stays, which is as low as the lowest and ends with the last. A gateway with
+//! one replica needs none of them.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -38,6 +50,10 @@ use crate::event::Sequence;
 pub const REPLICAS_WINDOW: Duration = Duration::from_hours(1);
 /// Ended connections of a gateway that are looked at, the newest ones.
 pub const RECENT_CONNECTIONS: i64 = 1000;
+/// Superseded positions that ended within the same of these become one.
+const MERGED: Duration = Duration::from_mins(5);
+/// The shortest time.
+const INSTANT: Duration = Duration::from_micros(1);
 
 /// The life of an unnamed connection, as far as it is on record.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +81,19 @@ pub struct Position {
     pub received: Sequence,
     /// When the connection was alive.
     pub life: Life,
-    /// Whether the connection is closed on record.
-    pub is_closed: bool,
+    /// When the connection was closed on record; `None` if it is open. The position is kept
+    /// for an hour after that.
+    pub left_at: Option<Timestamp>,
     /// When a later connection took its place.
     pub superseded_at: Option<Timestamp>,
 }
 
 impl Position {
+    /// Whether the connection is closed on record.
+    pub const fn is_closed(&self) -> bool {
+        self.left_at.is_some()
+    }
+
     /// A sign of life after it was superseded shows that it was not.
     fn is_superseded(&self) -> bool {
         self.superseded_at.is_some_and(|at| self.life.seen_at <= at)
@@ -80,15 +102,18 @@ impl Position {
 
 /// The largest number of connections that were alive at the same time since `since`.
 pub fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
-    let starts = lives.iter().map(|life| life.connected_at.max(since));
+    let mut starts: Vec<Timestamp> = lives.iter().map(|life| life.connected_at).collect();
+    // At its first instant a connection is alive, whatever follows.
+    let end = |life: &Life| life.seen_at.max(life.connected_at.plus(INSTANT));
+    let mut ends: Vec<Timestamp> = lives.iter().map(end).collect();
+    starts.sort_unstable();
+    ends.sort_unstable();
     let alive = |at: Timestamp| {
-        let others = lives.iter().filter(|other| {
-            // At its first instant a connection is alive, whatever follows.
-            other.connected_at == at || other.connected_at < at && other.seen_at > at
-        });
-        others.count()
+        let (started, ended) =
+            (starts.partition_point(|it| *it <= at), ends.partition_point(|it| *it <= at));
+        started.saturating_sub(ended)
     };
-    starts.map(alive).max().unwrap_or(0)
+    starts.iter().map(|start| alive((*start).max(since))).max().unwrap_or(0)
 }
 
 /// What the opening of an unnamed connection does to the positions.
@@ -98,59 +123,133 @@ pub struct Opening {
     pub start: Option<Sequence>,
     /// Positions to be deleted.
     pub dropped: Vec<String>,
-    /// Positions of connections that are open on record, superseded since the
-    /// given instant. They are deleted later, unless there is a sign of life.
-    pub superseded: Vec<(String, Timestamp)>,
+    /// Positions to be changed.
+    pub changed: Vec<Change>,
+}
+
+/// A position's new instants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The name it is kept by.
+    pub instance: String,
+    /// When a later connection took its place.
+    pub superseded_at: Option<Timestamp>,
+    /// When its connection, or one of a position that it replaces, was closed.
+    pub left_at: Option<Timestamp>,
 }
 
 /// Opens a connection at `now`, of a gateway with so many replicas.
-pub fn open(positions: Vec<Position>, replicas: usize, now: Timestamp) -> Opening {
-    let mut opening = Opening::default();
-    let (superseded, mut kept): (Vec<_>, Vec<_>) =
-        positions.into_iter().partition(Position::is_superseded);
-    let over = superseded.into_iter().filter(|position| position.is_closed);
-    opening.dropped.extend(over.map(|position| position.instance));
+pub fn open(mut positions: Vec<Position>, replicas: usize, now: Timestamp) -> Opening {
     // The same order in every store.
-    kept.sort_by(|one, other| {
+    positions.sort_by(|one, other| {
         (one.received, one.life.connected_at, &one.instance).cmp(&(
             other.received,
             other.life.connected_at,
             &other.instance,
         ))
     });
-    opening.bound(&mut kept, replicas, None);
-    opening.start = kept.iter().map(|position| position.received).min();
+    let instants = |it: &Position| (it.superseded_at, it.left_at);
+    let before: Vec<_> = positions.iter().map(instants).collect();
+    if replicas > 1 {
+        restore(&mut positions, replicas);
+    }
+    supersede(&mut positions, replicas, None);
+    let start = positions.iter().find(|it| !it.is_superseded()).map(|it| it.received);
     // The new connection has a position, too.
-    opening.bound(&mut kept, replicas.saturating_sub(1), Some(now));
+    supersede(&mut positions, replicas.saturating_sub(1), Some(now));
+    let gone = if replicas > 1 { merge(&mut positions) } else { ended(&positions) };
+    let mut opening = Opening { start, ..Opening::default() };
+    for (position, before) in positions.into_iter().zip(before) {
+        let (superseded_at, left_at) = instants(&position);
+        let instance = position.instance;
+        if gone.contains(&instance) {
+            opening.dropped.push(instance);
+        } else if (superseded_at, left_at) != before {
+            opening.changed.push(Change { instance, superseded_at, left_at });
+        }
+    }
     opening
 }
 
-impl Opening {
-    /// Drops the highest positions that a later connection, or one that is opened
-    /// now, may have superseded, until so many are left.
-    fn bound(&mut self, kept: &mut Vec<Position>, most: usize, now: Option<Timestamp>) {
-        while kept.len() > most {
-            let successor = |one: &Position| {
-                let later = kept.iter().map(|other| other.life.connected_at);
-                let later =
-                    later.filter(|at| *at >= one.life.seen_at && *at > one.life.connected_at);
-                now.or_else(|| later.min())
-            };
-            // Of several at the same height one that is closed, for it is certain.
-            let highest = kept
-                .iter()
-                .enumerate()
-                .filter_map(|(nth, one)| Some((one.received, one.is_closed, nth, successor(one)?)))
-                .max();
-            let Some((_, is_closed, nth, at)) = highest else { return };
-            let Position { instance, .. } = kept.remove(nth);
-            if is_closed {
-                self.dropped.push(instance);
-            } else {
-                self.superseded.push((instance, at));
+/// Keeps the lowest superseded positions again, until as many are kept as there are replicas.
+fn restore(positions: &mut [Position], replicas: usize) {
+    let kept = positions.iter().filter(|it| !it.is_superseded()).count();
+    let superseded = positions.iter_mut().filter(|it| it.is_superseded());
+    for position in superseded.take(replicas.saturating_sub(kept)) {
+        position.superseded_at = None;
+    }
+}
+
+/// Supersedes the highest positions that a later connection, or one that is opened now,
+/// may have superseded, until at most `most` are kept. The positions are sorted.
+fn supersede(positions: &mut [Position], most: usize, now: Option<Timestamp>) {
+    let mut kept: Vec<_> = positions.iter_mut().filter(|it| !it.is_superseded()).collect();
+    let mut over = kept.len().saturating_sub(most);
+    let mut openings: BTreeMap<Timestamp, usize> = BTreeMap::new();
+    for position in &kept {
+        *openings.entry(position.life.connected_at).or_default() += 1;
+    }
+    // Of several at the same height one that is closed, for it is certain.
+    kept.sort_by_key(|it| (it.received, it.is_closed()));
+    // One pass is enough: fewer openings are left for those that were passed over.
+    for position in kept.into_iter().rev() {
+        if over == 0 {
+            return;
+        }
+        let Life { connected_at, seen_at } = position.life;
+        let later = openings.range(seen_at.max(connected_at.plus(INSTANT))..).next();
+        let successor = now.map(|now| now.max(seen_at)).or(later.map(|(at, _)| *at));
+        let Some(at) = successor else { continue };
+        if let Some(count) = openings.get_mut(&connected_at) {
+            *count -= 1;
+            if *count == 0 {
+                openings.remove(&connected_at);
             }
         }
+        position.superseded_at = Some(at);
+        over -= 1;
     }
+}
+
+/// The superseded positions whose connections have ended.
+fn ended(positions: &[Position]) -> HashSet<String> {
+    let ended = positions.iter().filter(|it| it.is_closed() && it.is_superseded());
+    ended.map(|it| it.instance.clone()).collect()
+}
+
+/// Merges superseded positions whose connections have ended. Returns those that are not
+/// needed any more: a lower one remains that ends later, or takes over when they end.
+fn merge(positions: &mut [Position]) -> HashSet<String> {
+    let slot = |at: Timestamp| {
+        Duration::from_micros(at.micros().unsigned_abs()).as_secs() / MERGED.as_secs()
+    };
+    let ended = positions.iter_mut().filter(|it| it.is_superseded());
+    let mut ended: Vec<_> = ended.filter_map(|it| Some((it.left_at?, it))).collect();
+    ended.sort_by(|(one_left, one), (other_left, other)| {
+        (Reverse(one_left), one.received, &one.instance).cmp(&(
+            Reverse(other_left),
+            other.received,
+            &other.instance,
+        ))
+    });
+    let mut gone = HashSet::new();
+    let mut last: Option<(Timestamp, Sequence, String)> = None;
+    for (left_at, position) in ended {
+        let merged = match &last {
+            Some((_, received, _)) if *received <= position.received => {
+                gone.insert(position.instance.clone());
+                continue;
+            }
+            Some((later, _, higher)) if slot(*later) == slot(left_at) => {
+                gone.insert(higher.clone());
+                *later
+            }
+            _ => left_at,
+        };
+        position.left_at = Some(merged);
+        last = Some((merged, position.received, position.instance.clone()));
+    }
+    gone
 }
 
 #[cfg(test)]

@@ -86,8 +86,6 @@ struct World<'a> {
     /// Dead connections that are recorded as open, with their positions.
     dead: Vec<(ConnectionId, i64)>,
     head: i64,
-    /// When the gateway was registered.
-    began_at: Timestamp,
     /// When the last connection was opened.
     opened_at: Timestamp,
     /// Until when it is recorded that all replicas were alive at the same time.
@@ -167,14 +165,6 @@ impl World<'_> {
                 let limits = RetentionLimits { orphaned_cursor_max_age: KEPT, ..keep_all() };
                 let mut mark = TrimMark::default();
                 while self.corner.store.trim(&limits, &mut mark).await.unwrap().more {}
-                // A disconnected replica may be covered by an earlier position of another one,
-                // which is deleted an hour after that one disconnected. So nothing is claimed about
-                // disconnected replicas at such a late trim.
-                if (self.now)().since(self.began_at) >= KEPT {
-                    for replica in self.replicas.iter_mut().filter(|it| it.live.is_none()) {
-                        replica.left_at = None;
-                    }
-                }
             }
             _ => {}
         }
@@ -262,7 +252,6 @@ async fn told(
         replicas: (0..replicas).map(|_| Replica::default()).collect(),
         dead: Vec::new(),
         head: 0,
-        began_at: now(),
         opened_at: now(),
         proven_until: None,
     };

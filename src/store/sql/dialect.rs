@@ -48,6 +48,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
+use crate::store::positions::Change;
 use crate::store::receipts::Receipts;
 use crate::store::{
     InboxContent, Labels, LoggedEvent, Range, RedrivePlace, RejectedFilter, RejectedRow, Rejection,
@@ -169,6 +170,10 @@ pub(crate) trait CursorStatements {
     async fn raise_cursors(&mut self, raised: &[Raised<'_>]) -> Result<u64>;
     /// Inserts cursors; keeps those that exist.
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()>;
+    /// Deletes cursors of unnamed connections.
+    async fn delete_cursors(&mut self, gateway: GatewayKey, instances: &[String]) -> Result<()>;
+    /// Changes instants of cursors of unnamed connections.
+    async fn change_cursors(&mut self, gateway: GatewayKey, changes: &[Change]) -> Result<()>;
 }
 
 /// Rows of the ledger: attempts and dead letters, as ranges of sequences.

@@ -6,7 +6,7 @@ use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::positions::{
-    self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
+    self, Change, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 use gateway_events::store::{
     ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
@@ -59,23 +59,23 @@ impl Tables {
         Ok(Opened { epoch, position: Sequence(position), head, sent, suspect, is_unsure })
     }
 
-    /// The start of a new unnamed connection, and whether an earlier one may have been sent more
-    /// than is recorded. Deletes positions in excess of the number of replicas.
+    /// Where a new unnamed connection starts, and whether an earlier one may have
+    /// been sent more than is on record. Supersedes the positions that are too many.
     fn open_unnamed(&mut self, now: Timestamp, gateway: GatewayKey) -> Result<(i64, bool)> {
         let positions = self.own_positions(gateway);
         let since = now.minus(REPLICAS_WINDOW);
         let (mut lives, was_lost) = self.ended(gateway, since);
-        let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed);
-        lives.extend(positions.iter().filter(|it| !it.is_closed).map(|it| it.life));
+        let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed());
+        lives.extend(positions.iter().filter(|it| !it.is_closed()).map(|it| it.life));
         let declared = usize::try_from(self.gateway_row(gateway)?.replicas).unwrap_or(1);
         let replicas = alive_at_once(&lives, since).max(declared);
-        let Opening { start, dropped, superseded } = positions::open(positions, replicas, now);
+        let Opening { start, dropped, changed } = positions::open(positions, replicas, now);
         for instance in dropped {
             self.cursors.remove(&(gateway, instance));
         }
-        for (instance, at) in superseded {
+        for Change { instance, superseded_at, left_at } in changed {
             if let Some(own) = self.cursors.get_mut(&(gateway, instance)) {
-                own.superseded_at = Some(at);
+                (own.superseded_at, own.left_at) = (superseded_at, left_at);
             }
         }
         Ok((start.map_or_else(|| self.confirmed(gateway), |start| start.0), is_unsure))
@@ -100,12 +100,12 @@ impl Tables {
     fn own_positions(&self, gateway: GatewayKey) -> Vec<Position> {
         let own = self.cursors.iter().filter(|((of, name), _)| *of == gateway && !name.is_empty());
         own.filter_map(|((_, instance), cursor)| {
-            let is_closed = cursor.left_at.is_some();
+            let left_at = cursor.left_at;
             let live = self.connections.iter().find(|(id, row)| {
                 row.instance.is_empty() && row.closed.is_none() && id.to_string() == *instance
             });
             let live = live.map(|(_, row)| row);
-            if !is_closed && live.is_none() {
+            if left_at.is_none() && live.is_none() {
                 return None;
             }
             let connected_at = live.map(|row| row.connected_at).or(cursor.connected_at);
@@ -117,7 +117,7 @@ impl Tables {
                     connected_at: connected_at.unwrap_or(cursor.updated_at),
                     seen_at: cursor.updated_at.max(heard_at),
                 },
-                is_closed,
+                left_at,
                 superseded_at: cursor.superseded_at,
             })
         })

@@ -3,7 +3,9 @@
 use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;
 use super::{Connection, column, query};
+use crate::event::GatewayKey;
 use crate::store::Result;
+use crate::store::positions::Change;
 
 impl CursorStatements for Connection {
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
@@ -69,6 +71,35 @@ impl CursorStatements for Connection {
             &column(raised, |it| &*it.instance) as _,
             &column(raised, |it| it.to.0),
             &column(raised, |it| it.at) as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn delete_cursors(&mut self, gateway: GatewayKey, instances: &[String]) -> Result<()> {
+        query!(
+            "delete from cursors where gateway = $1 and instance = any($2)",
+            gateway.0,
+            instances
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn change_cursors(&mut self, gateway: GatewayKey, changes: &[Change]) -> Result<()> {
+        query!(
+            r#"
+            update cursors set superseded_at = c.superseded_at, left_at = c.left_at
+            from unnest($2::text[], $3::timestamptz[], $4::timestamptz[])
+                as c (instance, superseded_at, left_at)
+            where cursors.gateway = $1 and cursors.instance = c.instance
+            "#,
+            gateway.0,
+            &column(changes, |it| &*it.instance) as _,
+            &column(changes, |it| it.superseded_at) as _,
+            &column(changes, |it| it.left_at) as _
         )
         .execute(self)
         .await?;

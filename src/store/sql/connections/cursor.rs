@@ -1,6 +1,6 @@
 //! The positions of a gateway's unnamed connections. [`positions`] decides which ones are kept.
 
-use super::super::dialect::{Connection, query, query_as};
+use super::super::dialect::{Connection, CursorStatements as _, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::Result;
@@ -8,8 +8,8 @@ use crate::store::positions::{
     self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 
-/// The start of a new unnamed connection, and whether an earlier one may have been sent more than
-/// is recorded. Deletes positions in excess of the number of replicas.
+/// Where a new unnamed connection starts, and whether an earlier one may have been
+/// sent more than is on record. Supersedes the positions that are too many.
 pub(crate) async fn open(
     conn: &mut Connection,
     now: Timestamp,
@@ -19,24 +19,15 @@ pub(crate) async fn open(
     let positions = kept(conn, gateway).await?;
     let since = now.minus(REPLICAS_WINDOW);
     let (mut lives, was_lost) = ended(conn, gateway, since).await?;
-    let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed);
-    lives.extend(positions.iter().filter(|it| !it.is_closed).map(|it| it.life));
+    let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed());
+    lives.extend(positions.iter().filter(|it| !it.is_closed()).map(|it| it.life));
     let replicas = alive_at_once(&lives, since).max(usize::try_from(declared).unwrap_or(1));
-    let Opening { start, dropped, superseded } = positions::open(positions, replicas, now);
-    for instance in dropped {
-        query!("delete from cursors where gateway = $1 and instance = $2", gateway.0, instance)
-            .execute(&mut *conn)
-            .await?;
+    let Opening { start, dropped, changed } = positions::open(positions, replicas, now);
+    if !dropped.is_empty() {
+        conn.delete_cursors(gateway, &dropped).await?;
     }
-    for (instance, at) in superseded {
-        query!(
-            "update cursors set superseded_at = $3 where gateway = $1 and instance = $2",
-            gateway.0,
-            instance,
-            at as _
-        )
-        .execute(&mut *conn)
-        .await?;
+    if !changed.is_empty() {
+        conn.change_cursors(gateway, &changed).await?;
     }
     let start = match start {
         Some(start) => start,
@@ -50,7 +41,7 @@ struct Row {
     received: Sequence,
     connected_at: Timestamp,
     seen_at: Timestamp,
-    is_closed: bool,
+    left_at: Option<Timestamp>,
     superseded_at: Option<Timestamp>,
 }
 
@@ -61,14 +52,14 @@ async fn kept(conn: &mut Connection, gateway: GatewayKey) -> Result<Vec<Position
         r#"
         select u.instance as "instance!: String", u.received as "received!: Sequence",
             coalesce(u.connected_at, u.updated_at) as "connected_at!: Timestamp",
-            u.updated_at as "seen_at!: Timestamp", true as "is_closed!: bool",
+            u.updated_at as "seen_at!: Timestamp", u.left_at as "left_at?: Timestamp",
             u.superseded_at as "superseded_at?: Timestamp"
         from cursors u
         where u.gateway = $1 and u.instance <> '' and u.left_at is not null
         union all
         select u.instance, u.received, c.connected_at,
             case when c.last_heartbeat_at > u.updated_at then c.last_heartbeat_at else u.updated_at end,
-            false, u.superseded_at
+            null, u.superseded_at
         from connections c
         join cursors u on u.gateway = c.gateway and u.instance = cast(c.id as text)
         where c.gateway = $1 and c.closed_at is null and c.instance = ''
@@ -81,7 +72,7 @@ async fn kept(conn: &mut Connection, gateway: GatewayKey) -> Result<Vec<Position
         instance: row.instance,
         received: row.received,
         life: Life { connected_at: row.connected_at, seen_at: row.seen_at },
-        is_closed: row.is_closed,
+        left_at: row.left_at,
         superseded_at: row.superseded_at,
     };
     Ok(rows.into_iter().map(position).collect())

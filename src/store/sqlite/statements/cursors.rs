@@ -3,7 +3,10 @@
 use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;
 use super::{Connection, json, query};
+use crate::clock::Timestamp;
+use crate::event::GatewayKey;
 use crate::store::Result;
+use crate::store::positions::Change;
 
 impl CursorStatements for Connection {
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
@@ -61,6 +64,37 @@ impl CursorStatements for Connection {
             on conflict do nothing
             "#,
             raised
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn delete_cursors(&mut self, gateway: GatewayKey, instances: &[String]) -> Result<()> {
+        let instances = json(instances)?;
+        query!(
+            "delete from cursors where gateway = $1 and instance in (select value from json_each($2))",
+            gateway.0,
+            instances
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn change_cursors(&mut self, gateway: GatewayKey, changes: &[Change]) -> Result<()> {
+        let micros = |at: Option<Timestamp>| at.map(Timestamp::micros);
+        let rows =
+            changes.iter().map(|it| (&it.instance, micros(it.superseded_at), micros(it.left_at)));
+        let rows = json(&rows.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            update cursors set superseded_at = c.value ->> 1, left_at = c.value ->> 2
+            from jsonb_each($2) as c
+            where cursors.gateway = $1 and cursors.instance = c.value ->> 0
+            "#,
+            gateway.0,
+            rows
         )
         .execute(self)
         .await?;
