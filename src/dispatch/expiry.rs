@@ -1,5 +1,6 @@
 //! The job that gives up events that expire while their gateway is away, within
-//! a second of their time.
+//! a second of their time. Expired events of connected gateways, which may be many, delay
+//! no others.
 
 use std::sync::Arc;
 use std::time::Duration;

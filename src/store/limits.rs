@@ -30,9 +30,11 @@ pub const REDRIVE_LOOKED_UP: usize = 2_000;
 /// Streams that one batch of retention examines. Most have nothing to remove.
 pub const TRIMMED_STREAMS: i64 = 256;
 
-/// Expired events that one call reads, at most.
+/// Expired events that one batch reads at first. Each may have many deliveries.
 pub const EXPIRED_EVENTS: i64 = 16;
-/// Open deliveries of expired events that one call records as failed, at most.
+/// Expired events that one batch reads at the most, if batches are short.
+pub const EXPIRED_EVENTS_MOST: i64 = 1024;
+/// Open deliveries of expired events that one call records as failed, at the most.
 pub const EXPIRED_DELIVERIES: i64 = 1_000;
 
 /// Rejected rows that one retry puts back, at most. It is one transaction, for which other writers

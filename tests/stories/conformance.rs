@@ -73,16 +73,17 @@ macro_rules! conforms {
             deliveries_sent_by_a_lost_node_have_an_unknown_outcome
             an_event_that_another_replica_confirmed_is_not_given_up
             totals_count_each_outcome_once_through_repeats_redrive_and_retention
-            events_for_gateways_that_are_not_connected_are_recorded_once
-            retention_keeps_unconfirmed_events
-            retention_trims_confirmed_events_in_bounded_batches
-            removal_by_the_hard_limit_is_recorded_as_a_failure
-            rows_that_retention_kept_are_removed_when_they_are_no_longer_needed
-            undelivered_events_of_a_deleted_gateway_are_failed_and_kept_until_retention
-            an_unconfirmed_event_expires_while_its_gateway_is_not_connected
-            many_expired_events_are_recorded_in_bounded_batches
-            a_gateway_that_just_disconnected_has_a_grace_period_and_no_other
-            old_dead_letters_are_removed_with_their_deliveries
+            what_nobody_was_there_for_is_recorded_once
+            retention_keeps_what_is_not_confirmed
+            retention_trims_what_is_confirmed_in_bounded_batches
+            what_the_hard_limit_takes_is_recorded_as_lost
+            what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
+            what_a_deleted_gateway_missed_is_failed_and_shown_until_retention
+            an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed
+            many_expired_events_are_given_up_in_bounded_batches
+            many_expired_events_of_a_connected_gateway_delay_no_others
+            a_gateway_that_has_just_gone_has_a_grace_and_no_other
+            old_dead_letters_go_with_their_deliveries_and_not_before
             an_open_dead_letter_outlives_its_log_and_can_be_redriven
             a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limit
             a_repeat_gets_the_first_answer_though_the_log_is_trimmed

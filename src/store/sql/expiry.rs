@@ -9,9 +9,10 @@ use super::ledger::logged::{Failed, named};
 use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
+use crate::store::expiry_mark::Expired;
+use crate::store::limits::EXPIRED_DELIVERIES;
 use crate::store::ranges::cut;
-use crate::store::{Expiries, ExpiryMark, Range, Result};
+use crate::store::{Missed, Range, Result};
 
 /// An event that has expired.
 pub(crate) struct DueEvent {
@@ -33,8 +34,10 @@ pub(super) struct Due {
     /// Those of them without an open delivery.
     settled: Vec<i64>,
     has_open: bool,
-    pub(super) next: ExpiryMark,
-    pub(super) more: bool,
+    /// The last event that was looked at.
+    pub(super) next: Expired,
+    pub(super) is_last: bool,
+    pub(super) now: Timestamp,
 }
 
 impl Due {
@@ -43,17 +46,14 @@ impl Due {
     }
 }
 
-/// Looks for expired events after a mark.
-pub(super) async fn due(conn: &mut Connection, mark: ExpiryMark) -> Result<Due> {
+/// Looks for so many expired events after this one.
+pub(super) async fn due(conn: &mut Connection, after: Expired, batch: i64) -> Result<Due> {
     let now = conn.now().await?;
-    let found = conn.due_events(now, mark.after, EXPIRED_EVENTS).await?;
-    let is_last = i64::try_from(found.len()).is_ok_and(|count| count < EXPIRED_EVENTS);
-    let last = found.last().filter(|_| !is_last);
-    let next = last.map_or_else(ExpiryMark::default, |last| ExpiryMark {
-        after: (last.expires_at, last.event),
-    });
+    let found = conn.due_events(now, after, batch).await?;
+    let is_last = i64::try_from(found.len()).is_ok_and(|count| count < batch);
+    let next = found.last().map_or(after, |last| (last.expires_at, last.event));
     let events: Vec<i64> = found.into_iter().map(|due| due.event).collect();
-    let mut due = Due { events, settled: Vec::new(), has_open: false, next, more: !is_last };
+    let mut due = Due { events, settled: Vec::new(), has_open: false, next, is_last, now };
     if due.events.is_empty() {
         return Ok(due);
     }
@@ -63,7 +63,7 @@ pub(super) async fn due(conn: &mut Connection, mark: ExpiryMark) -> Result<Due> 
         due.has_open = !open.is_empty();
         if is_full(&open) {
             // The rest of these events' deliveries is for the next call.
-            (due.next, due.more) = (mark, true);
+            (due.next, due.is_last) = (after, false);
         }
     }
     Ok(due)
@@ -73,19 +73,17 @@ fn is_full(open: &[OpenDelivery]) -> bool {
     i64::try_from(open.len()).is_ok_and(|count| count >= EXPIRED_DELIVERIES)
 }
 
-/// Gives up what was found, as far as it still holds.
+/// Gives up what was found, as far as it still holds; `None` if another node is at it.
 pub(super) async fn expire(
     conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     due: Due,
-) -> Result<Expiries> {
-    let mut answer = Expiries { expired: Vec::new(), more: due.more };
+) -> Result<Option<Vec<Missed>>> {
     if !conn.try_lock_task(ExclusiveTask::Expiry).await? {
-        // Another node is at it.
-        answer.more = false;
-        return Ok(answer);
+        return Ok(None);
     }
+    let mut answer = Vec::new();
     if due.has_open {
         let mut open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
         let keys: BTreeSet<GatewayKey> = open.iter().map(|open| open.gateway).collect();
@@ -103,12 +101,12 @@ pub(super) async fn expire(
             conn.insert_failed(now, node, Reason::Expired, &pieces).await?;
             conn.insert_dead_letters(now, Reason::Expired, &pieces).await?;
         }
-        answer.expired = named(conn, expired).await?;
+        answer = named(conn, expired).await?;
     }
     if !due.settled.is_empty() {
         conn.settle_expiry(&due.settled).await?;
     }
-    Ok(answer)
+    Ok(Some(answer))
 }
 
 /// Sorted deliveries as few ranges.

@@ -6,8 +6,9 @@ use super::Backend;
 use super::access::{Access as _, run};
 use super::{expiry, not_connected, retention};
 use crate::event::GatewayKey;
+use crate::store::expiry_mark::{BatchEnd, Expired, Search};
 use crate::store::{
-    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TrimMark, Trimmed,
+    Expiries, ExpiryMark, Maintenance, Missed, Result, RetentionLimits, Swept, TrimMark, Trimmed,
 };
 use async_trait::async_trait;
 
@@ -29,16 +30,23 @@ impl Maintenance for Backend {
     }
 
     async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries> {
-        let (node, from) = (self.node, *mark);
-        let due = run!(self.snapshot, |conn| expiry::due(conn, from))?;
-        let next = due.next;
-        let answer = if due.is_nothing() {
-            Expiries { expired: Vec::new(), more: due.more }
-        } else {
-            run!(self.write_tx, |conn, now| expiry::expire(conn, now, node, due))?
-        };
-        *mark = next;
-        Ok(answer)
+        let mut all = Expiries::default();
+        for search in [Search::New, Search::Again] {
+            let (batch, Some(after)) = (mark.batch(), mark.begin(search)) else { break };
+            let Some((expired, end)) =
+                self.expire_after(after, batch).await.inspect_err(|_| mark.failed())?
+            else {
+                // Another node is at it.
+                break;
+            };
+            mark.end(search, end);
+            all.expired.extend(expired);
+            if !end.is_last {
+                all.more = true;
+                break;
+            }
+        }
+        Ok(all)
     }
 
     async fn trim(&self, limits: &RetentionLimits, mark: &mut TrimMark) -> Result<Trimmed> {
@@ -47,5 +55,28 @@ impl Maintenance for Backend {
             run!(self.write_tx, |conn, now| retention::trim(conn, now, node, &limits, from))?;
         *mark = next;
         Ok(trimmed)
+    }
+}
+
+impl Backend {
+    /// Gives up what expired after an event; `None` if another node is at it.
+    async fn expire_after(
+        &self,
+        after: Expired,
+        batch: i64,
+    ) -> Result<Option<(Vec<Missed>, BatchEnd)>> {
+        let node = self.node;
+        let due = run!(self.snapshot, |conn| expiry::due(conn, after, batch))?;
+        let (next, now, is_last) = (due.next, due.now, due.is_last);
+        let expired = if due.is_nothing() {
+            Some(Vec::new())
+        } else {
+            run!(self.write_tx, |conn, now| expiry::expire(conn, now, node, due))?
+        };
+        let end = |is_idle| BatchEnd { next, now, is_last, is_idle };
+        Ok(expired.map(|expired| {
+            let is_idle = expired.is_empty();
+            (expired, end(is_idle))
+        }))
     }
 }

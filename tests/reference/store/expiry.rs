@@ -4,18 +4,40 @@ use super::ledger::{Ended, How, runs};
 use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
-use gateway_events::store::limits::{EXPIRED_DELIVERIES, EXPIRED_EVENTS};
-use gateway_events::store::{Expiries, ExpiryMark, Result};
+use gateway_events::store::expiry_mark::{BatchEnd, Expired, Search};
+use gateway_events::store::limits::EXPIRED_DELIVERIES;
+use gateway_events::store::{Expiries, ExpiryMark, Missed, Result};
 
 impl Tables {
     /// Records a bounded number of deliveries of expired events as failed.
     pub(super) fn expire(&mut self, now: Timestamp, mark: &mut ExpiryMark) -> Result<Expiries> {
-        let (most, most_open) = (count(EXPIRED_EVENTS), count(EXPIRED_DELIVERIES));
+        let mut all = Expiries::default();
+        for search in [Search::New, Search::Again] {
+            let (batch, Some(after)) = (mark.batch(), mark.begin(search)) else { break };
+            let (expired, end) = self.expire_after(now, after, batch)?;
+            mark.end(search, end);
+            all.expired.extend(expired);
+            if !end.is_last {
+                all.more = true;
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Gives up what expired after an event.
+    fn expire_after(
+        &mut self,
+        now: Timestamp,
+        after: Expired,
+        batch: i64,
+    ) -> Result<(Vec<Missed>, BatchEnd)> {
+        let (most, most_open) = (count(batch), count(EXPIRED_DELIVERIES));
         let mut due = self.due_events(now);
-        due.retain(|event| *event > mark.after);
+        due.retain(|event| *event > after);
         let is_last = due.len() < most;
         due.truncate(most);
-        let next = due.last().filter(|_| !is_last).map(|last| ExpiryMark { after: *last });
+        let next = due.last().copied().unwrap_or(after);
         let mut open: Vec<Key> = Vec::new();
         for (_, event) in &due {
             let deliveries = self.outbox.iter().filter(|(_, of)| *of == event);
@@ -26,9 +48,6 @@ impl Tables {
         }
         let is_full = open.len() >= most_open;
         open.truncate(most_open);
-        if !is_full {
-            *mark = next.unwrap_or_default();
-        }
         open.sort_unstable();
         let mut expired = Vec::new();
         for few in open.chunk_by(|one, other| one.0 == other.0) {
@@ -47,7 +66,9 @@ impl Tables {
             }
         }
         let expired = self.named(&expired)?;
-        Ok(Expiries { expired, more: is_full || !is_last })
+        let (next, is_last) = if is_full { (after, false) } else { (next, is_last) };
+        let is_idle = expired.is_empty();
+        Ok((expired, BatchEnd { next, now, is_last, is_idle }))
     }
 
     /// Expired events with an open delivery, by expiry.
