@@ -30,6 +30,7 @@ use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoin
 mod ending;
 mod receipts;
 
+use ending::leave_unmatched;
 use receipts::REPEATED;
 
 /// The shortest time between two records of activity.
@@ -130,7 +131,7 @@ impl Lane {
             // The connection must be recorded as closed: while it looked live, undelivered events
             // would not be recorded as failed.
             tracing::error!(connection = %self.info.connection, "the task of a connection panicked");
-            self.reports.forget();
+            leave_unmatched(&self.window, &mut self.reports, &mut self.outcomes);
             let detail = "the task of the connection failed".to_owned();
             Outcome { reason: Reason::NodeLost, detail, shared: None }
         });

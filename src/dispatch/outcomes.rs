@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::failure_log::{Failed, FailureLog};
 use super::recorder::{Place, Recorder};
+use super::reports::Unmatched;
 use super::window::Closing;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
@@ -126,6 +127,23 @@ impl Outcomes {
         }
     }
 
+    /// A report whose event is looked up when it is recorded. `sent_here`: the last
+    /// sequence that was sent on this connection.
+    pub(super) fn unmatched(&mut self, unmatched: Unmatched, sent_here: Sequence) {
+        let Unmatched { key, result } = unmatched;
+        let ConnectionInfo { gateway, connection, .. } = self.info;
+        let (instance, at) = (Arc::clone(&self.info.instance), Timestamp::now());
+        self.records.push_back(Record::Unmatched {
+            gateway,
+            connection,
+            instance,
+            key,
+            result,
+            sent_here,
+            at,
+        });
+    }
+
     pub(super) fn skipped(&mut self, skipped: Range, why: Reason) {
         if let Some(Record::Skipped { range, reason, advance_to, .. }) = self.records.back_mut()
             && range.last.next() == skipped.first
@@ -217,6 +235,8 @@ impl Outcomes {
                     Err((reason, detail)) => self.failed(range, *reason, detail),
                 }
             }
+            // Which event it answers is not known yet.
+            Record::Unmatched { result: Err((reason, _)), .. } => count_failures(*reason, 1),
             Record::Skipped { range, reason: Reason::Expired, .. }
                 if range.last <= self.expired_before => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
@@ -228,6 +248,7 @@ impl Outcomes {
             }
             Record::Closed { unconfirmed: None, .. }
             | Record::ConfirmedElsewhere { .. }
+            | Record::Unmatched { result: Ok(()), .. }
             | Record::Heartbeat { .. } => {}
         }
     }
@@ -262,8 +283,7 @@ impl Outcomes {
     fn failed(&mut self, range: Range, reason: Reason, detail: &str) {
         // What retention took was counted when it was taken.
         if reason != Reason::Retention {
-            metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-                .increment(length(range));
+            count_failures(reason, length(range));
         }
         let events = self.take_named(range);
         self.failures.log(&Failed {
@@ -276,6 +296,11 @@ impl Outcomes {
             events: &events,
         });
     }
+}
+
+fn count_failures(reason: Reason, count: u64) {
+    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
+        .increment(count);
 }
 
 fn length(range: Range) -> u64 {

@@ -94,17 +94,40 @@ pub(super) struct Matched {
 impl Matched {
     /// Applied, or why not.
     pub(super) fn result(&self) -> Result<(), (Reason, String)> {
-        if self.report.status == DeploymentStatus::Success {
-            return Ok(());
-        }
-        let code = self.report.error_code.as_deref().unwrap_or_default();
-        let reason = match code {
-            "GATEWAY_PROCESSING_ERROR" => Reason::GatewayProcessingError,
-            "DEPLOYMENT_ID_MISMATCH" => Reason::DeploymentIdMismatch,
-            _ => Reason::ApplyFailed,
-        };
-        Err((reason, code.escape_debug().take(200).collect()))
+        result(&self.report)
     }
+}
+
+fn result(report: &DeploymentReport) -> Result<(), (Reason, String)> {
+    if report.status == DeploymentStatus::Success {
+        return Ok(());
+    }
+    let code = report.error_code.as_deref().unwrap_or_default();
+    let reason = match code {
+        "GATEWAY_PROCESSING_ERROR" => Reason::GatewayProcessingError,
+        "DEPLOYMENT_ID_MISMATCH" => Reason::DeploymentIdMismatch,
+        _ => Reason::ApplyFailed,
+    };
+    Err((reason, code.escape_debug().take(200).collect()))
+}
+
+/// What a report names, on what was `sent` when it came.
+fn key(report: &DeploymentReport, sent: Sequence) -> DeploymentKey {
+    DeploymentKey {
+        artifact_id: report.artifact_id.clone(),
+        deployment_id: report.deployment_id.clone(),
+        suffix: report.action.suffix(),
+        performed_at: report.performed_at,
+        sent,
+    }
+}
+
+/// A report that is left unmatched.
+#[derive(Debug)]
+pub(super) struct Unmatched {
+    pub(super) key: DeploymentKey,
+    /// Applied, or why not.
+    pub(super) result: Result<(), (Reason, String)>,
 }
 
 impl Reports {
@@ -140,10 +163,19 @@ impl Reports {
         self.matched.is_new(sequence, is_applied)
     }
 
-    /// Lets go of what waits.
-    pub(super) fn forget(&mut self) {
+    /// Takes the reports that are not matched yet, oldest first.
+    pub(super) fn take_unmatched(&mut self) -> Vec<Unmatched> {
         self.lookup = None;
-        self.waiting.clear();
+        let unmatched = |(report, sent): (DeploymentReport, Sequence)| Unmatched {
+            key: key(&report, sent),
+            result: result(&report),
+        };
+        self.waiting.drain(..).map(unmatched).collect()
+    }
+
+    /// How many are not matched yet.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -188,13 +220,7 @@ impl Reports {
 
     fn ask(&self, wait: Duration) -> Option<BoxFuture<'static, Result<Found>>> {
         let (report, sent) = self.waiting.front()?;
-        let key = DeploymentKey {
-            artifact_id: report.artifact_id.clone(),
-            deployment_id: report.deployment_id.clone(),
-            suffix: report.action.suffix(),
-            performed_at: report.performed_at,
-            sent: *sent,
-        };
+        let key = key(report, *sent);
         let (store, gateway) = (Arc::clone(&self.store), self.gateway);
         Some(Box::pin(async move {
             if !wait.is_zero() {

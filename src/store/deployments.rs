@@ -42,6 +42,17 @@ pub struct DeploymentMatch {
     pub confirms: Option<Sequence>,
 }
 
+impl DeploymentMatch {
+    /// What a report confirms of its own connection, on which everything up to `sent_here`
+    /// was sent, or else of its gateway alone.
+    pub fn confirms_on(&self, sent_here: Sequence) -> (Option<Sequence>, Option<Sequence>) {
+        match self.confirms {
+            Some(through) if through > sent_here => (None, Some(through)),
+            here => (here, None),
+        }
+    }
+}
+
 /// An event with the ids of a report, and its `performedAt`.
 pub type Candidate = (Sequence, Option<Timestamp>);
 

@@ -27,6 +27,7 @@ impl Record {
             }
             Self::Reported { at, .. }
             | Self::ConfirmedElsewhere { at, .. }
+            | Self::Unmatched { at, .. }
             | Self::Skipped { at, .. }
             | Self::Heartbeat { at, .. } => {
                 if *at > now {
@@ -48,6 +49,7 @@ impl Record {
             }
             Self::Reported { at, .. }
             | Self::ConfirmedElsewhere { at, .. }
+            | Self::Unmatched { at, .. }
             | Self::Skipped { at, .. }
             | Self::Heartbeat { at, .. } => {
                 *at = ended;

@@ -286,6 +286,25 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
+    /// A report whose event was not found while its connection was open, because the
+    /// database was unavailable. Its event is looked up by the transaction that records
+    /// it, which then does what `Reported` says; a report that answers no event is dropped.
+    Unmatched {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// On this connection.
+        connection: ConnectionId,
+        /// The replica's name that it was opened with, or `""`.
+        instance: Arc<str>,
+        /// What the report names.
+        key: DeploymentKey,
+        /// `Ok`: applied.
+        result: std::result::Result<(), (Reason, String)>,
+        /// The last sequence that was sent on this connection.
+        sent_here: Sequence,
+        /// When.
+        at: Timestamp,
+    },
     /// Passed over for good (expired, or lost to retention): a failed attempt
     /// and a dead letter. The position passes it with the next receipt, or by
     /// `advance_to` at once when nothing is unconfirmed before it.

@@ -53,6 +53,7 @@ macro_rules! conforms {
             a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
             a_report_finds_its_event_among_events_with_unusual_payloads
             a_late_report_finds_its_event_behind_many_newer_ones
+            a_report_that_was_not_matched_finds_its_event_when_it_is_recorded
             a_receipt_revives_what_was_given_up_but_not_what_was_reported_as_failed
             an_event_that_was_given_up_does_not_count_as_a_receipt
             what_was_applied_does_not_fail_and_is_no_dead_letter_any_more

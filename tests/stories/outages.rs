@@ -10,7 +10,10 @@ use serde_json::json;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, Transaction};
 
-use crate::support::{Service, deployed};
+use crate::both::On;
+use crate::raw::{CLOSE, Raw};
+use crate::server::Database;
+use crate::support::{Service, deployed, failed_report};
 
 /// Another program's connection to the service's database.
 async fn another(service: &Service) -> SqliteConnection {
@@ -125,4 +128,40 @@ async fn a_full_queue_refuses_at_once_and_keeps_accepted_events() {
     }
     let gateway = api.get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 4);
+}
+
+/// Gateways report once.
+#[tokio::test]
+async fn a_report_is_on_record_although_its_gateway_left_while_the_database_was_away() {
+    for on in [On::Embedded, On::Shared(Database::alone())] {
+        let service = on.start().await;
+        let (id, key) = service.gateway("one").await;
+        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+        assert_eq!(gateway.event().await["sequence"], 1);
+        let mut other = None;
+        match &on {
+            On::Embedded => {
+                let mut locked = another(&service).await;
+                sqlx::raw_sql("begin immediate").execute(&mut locked).await.expect("the lock");
+                other = Some(locked);
+            }
+            On::Shared(database) => database.control("stop -m immediate"),
+        }
+        gateway.text(&failed_report("d-1")).await;
+        gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
+        while gateway.next().await.is_some() {}
+        if matches!(on, On::Shared(_)) {
+            service.logged(|log| log.contains("the last reports were not matched in time")).await;
+        }
+        match (&on, other) {
+            (On::Shared(database), _) => database.control("start"),
+            (On::Embedded, other) => drop(other),
+        }
+        let path = format!("/deliveries?gatewayId={id}");
+        let page = service.eventually(&path, |page| page["count"] == 1).await;
+        assert_eq!(page["list"][0]["reason"], "gateway_processing_error", "{page:#}");
+        let shown = service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;
+        assert_eq!(shown["verdict"]["state"], "failing", "{shown:#}");
+    }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::super::outcomes::Outcomes;
+use super::super::reports::Reports;
+use super::super::window::Window;
 use super::receipts::reported;
 use super::{Lane, Outcome, State};
 use crate::clock::{Timestamp, millis};
@@ -13,7 +16,8 @@ use crate::transport::{Control, Ended, Incoming};
 
 /// The timeout of closing a transport, which has shorter timeouts of its own.
 const CLOSE: Duration = Duration::from_secs(5);
-/// The timeout of matching reports that arrived just before the end.
+/// For matching reports that came just before the end. The others are matched when they
+/// are recorded.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 
 impl Lane {
@@ -68,13 +72,26 @@ impl Lane {
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
-            tracing::warn!(connection = %self.info.connection, "timed out matching the last reports");
+            let count = self.reports.len();
+            tracing::warn!(
+                connection = %self.info.connection,
+                count,
+                "the last reports were not matched in time; they are recorded as soon as the database answers"
+            );
         }
+        leave_unmatched(&self.window, &mut self.reports, &mut self.outcomes);
         for event in state.in_flight.unconfirmed() {
             self.outcomes.name(event);
         }
         let closing = self.window.close(reason, shared.as_deref(), self.timing.patience);
         self.outcomes.closed(reason, detail, closing, Some(alive_at));
         self.outcomes.hand_in_all(&self.recorder).await;
+    }
+}
+
+/// Leaves the reports that are not matched yet to the recorder.
+pub(super) fn leave_unmatched(window: &Window, reports: &mut Reports, outcomes: &mut Outcomes) {
+    for unmatched in reports.take_unmatched() {
+        outcomes.unmatched(unmatched, window.sent());
     }
 }

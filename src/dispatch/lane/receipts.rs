@@ -64,10 +64,7 @@ pub(super) fn reported(
     if !reports.is_new(found.sequence, result.is_ok()) {
         return Err(REPEATED);
     }
-    let (here, elsewhere) = match found.confirms {
-        Some(through) if through > window.sent() => (None, Some(through)),
-        here => (here, None),
-    };
+    let (here, elsewhere) = found.confirms_on(window.sent());
     if let Some(through) = here {
         let now = Instant::now();
         let has_failed = result.is_err() && through == found.sequence;

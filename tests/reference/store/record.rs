@@ -63,7 +63,9 @@ impl Tables {
             Record::Closed { gateway, unconfirmed, .. } => {
                 (gateway, unconfirmed.map(|(range, _)| range))
             }
-            Record::ConfirmedElsewhere { .. } | Record::Heartbeat { .. } => return Ok(()),
+            Record::ConfirmedElsewhere { .. }
+            | Record::Unmatched { .. }
+            | Record::Heartbeat { .. } => return Ok(()),
         };
         match range {
             Some(range) if range.first <= range.last && range.first < Sequence(1) => {
@@ -135,6 +137,26 @@ impl Tables {
                     seen_at: Some(now),
                 });
                 self.raise(moves.as_slice())
+            }
+            Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
+                let Some(found) = self.find_deployment(*gateway, key) else { return Ok(()) };
+                let (confirms, elsewhere) = found.confirms_on(*sent_here);
+                self.record_one(
+                    now,
+                    &Record::Reported {
+                        gateway: *gateway,
+                        connection: *connection,
+                        instance: Arc::clone(instance),
+                        sequence: found.sequence,
+                        result: result.clone(),
+                        confirms,
+                        at: *at,
+                    },
+                )?;
+                match elsewhere.filter(|_| instance.is_empty()) {
+                    Some(to) => self.raise_gateway(*gateway, to.0, *at),
+                    None => Ok(()),
+                }
             }
             Record::ConfirmedElsewhere { gateway, to, at } => {
                 let to = to.0.min(self.gateway_row(*gateway)?.stream.head);

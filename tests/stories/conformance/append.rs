@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{EventId, EventType, GatewayId, Sequence};
+use gateway_events::event::{EventId, EventType, GatewayId, Reason, Sequence};
 use gateway_events::store::deployments::CANDIDATES;
 use gateway_events::store::{
-    DeploymentKey, Gateway, Labels, NewEvent, Refusal, Store, Target, ValidationError,
+    DeploymentKey, Gateway, Labels, NewEvent, Record, Refusal, Store, Target, ValidationError,
 };
 use serde_json::value::RawValue;
 
-use super::{Corner, event, event_with, invalid};
+use super::{Corner, closed, event, event_with, invalid};
 
 pub(crate) async fn sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate(
     store: &dyn Store,
@@ -337,4 +337,43 @@ pub(crate) async fn a_late_report_finds_its_event_behind_many_newer_ones(store: 
     corner.publish(events(1, 2)).await;
     let last = i64::try_from(CANDIDATES).unwrap() + 1;
     assert_eq!(found(1, CANDIDATES + 1).await, (last, None), "the bound");
+}
+
+pub(crate) async fn a_report_that_was_not_matched_finds_its_event_when_it_is_recorded(
+    store: &dyn Store,
+) {
+    let corner = Corner::of(store).await;
+    let gateway = corner.gateway(&[]).await;
+    for second in 1..=4 {
+        corner.publish(vec![performed(&gateway, 1, "deployed", Some(second))]).await;
+    }
+    let (id, ..) = corner.open(&gateway).await;
+    let unmatched = |deployment_id: &str, second: i64, result, sent_here| Record::Unmatched {
+        gateway: gateway.key,
+        connection: id,
+        instance: "".into(),
+        key: DeploymentKey {
+            artifact_id: "a".to_owned(),
+            deployment_id: deployment_id.to_owned(),
+            suffix: "deployed",
+            performed_at: Timestamp::parse(&format!("2026-01-31T09:30:0{second}Z")).ok(),
+            sent: Sequence(4),
+        },
+        result,
+        sent_here: Sequence(sent_here),
+        at: Timestamp::now(),
+    };
+    let failed = || Err((Reason::GatewayProcessingError, "no".to_owned()));
+    corner.record(vec![unmatched("unknown", 1, failed(), 4)]).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(0), "it answers no event");
+    let again = unmatched("d1", 2, failed(), 3);
+    corner.record(vec![again.clone(), again]).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(2), "and what came before");
+    let totals = store.totals(corner.organisation).await.unwrap();
+    assert_eq!((totals.confirmed, totals.dead_letters), (1, 1));
+    corner.record(vec![unmatched("d1", 4, Ok(()), 3)]).await;
+    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(4));
+    corner.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
+    let (_, position, _) = corner.open(&gateway).await;
+    assert_eq!(position, Sequence(2), "the last one was sent on another connection");
 }

@@ -9,6 +9,7 @@ use super::super::dialect::{
 };
 
 use super::super::cursors::{self, Move};
+use super::super::log::read::find_deployment;
 use super::reports;
 use super::{self as ledger, Ended, How};
 use crate::clock::Timestamp;
@@ -112,6 +113,25 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             let (at, seen_at) = (*at, Some(now));
             let past = Move { gateway, connection: *on, instance, to, at, seen_at };
             cursors::raise(conn, &[past]).await
+        }
+        Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
+            let Some(found) = find_deployment(conn, *gateway, key).await? else {
+                tracing::warn!(%connection, "dropped a late report on an unknown deployment");
+                return Ok(());
+            };
+            let (gateway, at) = (*gateway, *at);
+            reported(conn, node, (gateway, *connection), found.sequence, result, at).await?;
+            let (here, elsewhere) = found.confirms_on(*sent_here);
+            if let Some(to) = here {
+                let (instance, seen_at) = (Arc::clone(instance), Some(now));
+                let past = Move { gateway, connection: *connection, instance, to, at, seen_at };
+                cursors::raise(conn, &[past]).await?;
+            }
+            // Named replicas have positions of their own, and their gateway has none.
+            match elsewhere.filter(|_| instance.is_empty()) {
+                Some(to) => cursors::raise_gateway(conn, gateway, to, at).await,
+                None => Ok(()),
+            }
         }
         Record::ConfirmedElsewhere { gateway, to, at } => {
             cursors::raise_gateway(conn, *gateway, *to, *at).await

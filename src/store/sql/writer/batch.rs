@@ -167,6 +167,7 @@ const fn gateway_of(record: &Record) -> Option<GatewayKey> {
         Record::Confirmed { gateway, .. }
         | Record::Reported { gateway, .. }
         | Record::ConfirmedElsewhere { gateway, .. }
+        | Record::Unmatched { gateway, .. }
         | Record::Skipped { gateway, .. }
         | Record::Closed { gateway, .. } => Some(*gateway),
         Record::Heartbeat { .. } => None,
