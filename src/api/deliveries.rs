@@ -1,4 +1,4 @@
-//! Deliveries: what failed, when and why, and appending it again.
+//! Failed deliveries, and redrives.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -7,32 +7,32 @@ use super::json::Object;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 
-/// Which failed deliveries. A delivery matches if an attempt at it failed in
-/// `[from, to)` for `reason`, and the other members fit; what is left out matches
-/// everything. The window is the last 24 hours unless it is named.
+/// Selects failed deliveries. A delivery matches if an attempt at it failed in `[from, to)` for
+/// `reason` and the other members match; an omitted member matches everything. The window is the
+/// last 24 hours by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryFilter {
-    /// Start of the window, included. 24 hours before its end if left out.
+    /// Start of the window, included. By default 24 hours before its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// End of the window, excluded. Open if left out.
+    /// End of the window, excluded. Open if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// One gateway.
+    /// The gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_id: Option<GatewayId>,
-    /// One event type.
+    /// The event type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<EventType>,
-    /// One reason.
+    /// The reason of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// One event.
+    /// The event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<EventId>,
-    /// One correlation id.
+    /// The correlation id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<CorrelationId>,
 }
@@ -46,15 +46,15 @@ pub struct FailedStatus {
     pub status: Option<String>,
 }
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
-    /// Neither confirmed nor given up.
+    /// Not confirmed, and not a dead letter.
     Pending,
     /// Confirmed by the gateway.
     Delivered,
-    /// Given up: a dead letter.
+    /// It is a dead letter.
     Failed,
 }
 
@@ -69,7 +69,7 @@ impl DeliveryState {
     }
 }
 
-/// One gateway, one sequence, with its history.
+/// A delivery: one sequence of one gateway, with its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
@@ -78,36 +78,36 @@ pub struct Delivery {
     /// The gateway's name.
     #[schema(example = "berlin")]
     pub gateway_name: String,
-    /// The number in the gateway's log.
+    /// The sequence in the gateway's log.
     pub sequence: Sequence,
-    /// The event; `null` once retention has removed it.
+    /// The event's id; `null` once retention has removed the event.
     #[schema(required = true)]
     pub event_id: Option<EventId>,
-    /// Its type; `null` likewise.
+    /// The event's type; `null` likewise.
     #[serde(rename = "type")]
     #[schema(required = true)]
     pub event_type: Option<EventType>,
-    /// Its correlation id; `null` likewise.
+    /// The event's correlation id; `null` likewise.
     #[schema(required = true)]
     pub correlation_id: Option<CorrelationId>,
-    /// When it was appended; `null` likewise.
+    /// When the event was appended; `null` likewise.
     #[schema(required = true)]
     pub appended_at: Option<Timestamp>,
-    /// Where it stands now.
+    /// Its current state.
     pub state: DeliveryState,
     /// Whether retention has removed it from the gateway's log.
     pub trimmed: bool,
     /// Whether it has been delivered since it failed: under this sequence, or as
     /// `redrivenAs`.
     pub delivered_since: bool,
-    /// Whether it has been appended again.
+    /// Whether its event was appended again.
     pub redriven: bool,
     /// Its newest redrive. Left out if it was not redriven, or if an earlier version
     /// redrove it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub redriven_as: Option<RedrivenAs>,
-    /// Failed attempts on record, including those that `attempts` leaves out.
+    /// Failed attempts on record, including those that `attempts` omits.
     pub failures: i64,
     /// When the first of them failed; `null` if none did.
     #[schema(required = true)]
@@ -130,7 +130,7 @@ pub struct Delivery {
 pub struct RedrivenAs {
     /// The new sequence in the gateway's log.
     pub sequence: Sequence,
-    /// Where it stands now.
+    /// Its current state.
     pub state: DeliveryState,
 }
 
@@ -138,17 +138,17 @@ pub struct RedrivenAs {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Why it failed. Left out unless it did.
+    /// Why it failed. Omitted unless it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<Reason>,
-    /// What more is known, for people. Left out if nothing is.
+    /// Details for people. Omitted if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub detail: Option<String>,
-    /// The connection. Left out if there was none.
+    /// The connection. Omitted if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub connection_id: Option<ConnectionId>,
@@ -158,7 +158,7 @@ pub struct Attempt {
     pub finished_at: Timestamp,
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -168,7 +168,7 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
-    /// Unknown: another connection confirmed the event in the meantime.
+    /// Unknown: another connection has confirmed the event meanwhile.
     Unknown,
 }
 
@@ -184,20 +184,20 @@ impl Outcome {
     }
 }
 
-/// How failures are counted. The window is the last 24 hours unless it is named, and
-/// may have 2,000 buckets at most.
+/// How to count failures. The window is the last 24 hours by default, and may contain at most 2,000
+/// buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SummaryQuery {
     /// A bucket's width: seconds, minutes, hours or days, at most `366d`.
     #[param(pattern = "^[0-9]+[smhd]$", default = "1h", example = "5m")]
     pub bucket: Option<String>,
-    /// What failures are counted by; `reason` if left out.
+    /// What failures are grouped by; `reason` by default.
     #[param(inline)]
     pub by: Option<SummaryBy>,
 }
 
-/// What failures are counted by.
+/// What failures are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SummaryBy {
@@ -215,7 +215,7 @@ pub enum SummaryBy {
 pub struct Summary {
     /// Number of elements.
     pub count: usize,
-    /// Counts by bucket and key; those of 0 are left out.
+    /// Counts by bucket and key. Counts of 0 are omitted.
     pub list: Vec<FailuresByBucket>,
     /// Start of the window, included.
     pub from: Timestamp,
@@ -223,7 +223,7 @@ pub struct Summary {
     pub to: Timestamp,
     /// A bucket's width in seconds.
     pub bucket_seconds: u64,
-    /// What is counted by.
+    /// What the failures are grouped by.
     pub by: SummaryBy,
 }
 
@@ -231,13 +231,13 @@ pub struct Summary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailuresByBucket {
-    /// Start of the bucket; buckets are counted from the Unix epoch.
+    /// Start of the bucket. Buckets are aligned to the Unix epoch.
     pub from: Timestamp,
     /// A reason, a gateway's id or an event type; the type is empty once retention
     /// has removed the event.
     #[schema(example = "not_connected")]
     pub key: String,
-    /// The gateway's name. Left out unless failures are counted by gateway.
+    /// The gateway's name. Omitted unless failures are grouped by gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub gateway_name: Option<String>,
@@ -245,15 +245,15 @@ pub struct FailuresByBucket {
     pub count: i64,
 }
 
-/// `POST /deliveries/redrive`: which dead letters to append again, by `gatewayId` and
-/// `sequence` or by `filter`.
+/// `POST /deliveries/redrive`: the dead letters to append again, by `gatewayId` and `sequence` or
+/// by `filter`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedriveRequest {
-    /// One delivery: its gateway, …
+    /// The gateway of one delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_id: Option<GatewayId>,
-    /// … and its number in that gateway's log.
+    /// The sequence of that delivery in the gateway's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub sequence: Option<Sequence>,
@@ -262,30 +262,30 @@ pub struct RedriveRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DeliveryFilter>)]
     pub filter: Option<Object<DeliveryFilter>>,
-    /// `next` of the call before, to go on with the same filter.
+    /// `next` of the previous call, to continue with the same filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// Only tell what would be done.
+    /// Only report what would be done.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What one call of a redrive did, or would do. The numbers of all calls up to the one
-/// without a `next` add up to exact totals.
+/// What one call of a redrive did or, in a dry run, would do. The numbers of all calls, up to the
+/// one without a `next`, add up to exact totals.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Redriven {
     /// Deliveries that were appended again.
     pub redriven: Vec<RedrivenDelivery>,
-    /// Left alone because they are still pending.
+    /// Skipped because they are still pending.
     pub pending: i64,
-    /// Left alone because they have been delivered since.
+    /// Skipped because they have been delivered since.
     pub delivered: i64,
-    /// Left alone because they were redriven before.
+    /// Skipped because they were redriven before.
     pub already_redriven: i64,
-    /// Left alone because retention has removed the event.
+    /// Skipped because retention has removed the event.
     pub event_removed: i64,
-    /// Left alone because the event has expired.
+    /// Skipped because the event has expired.
     pub expired: i64,
     /// Left alone because the gateway is deleted.
     #[serde(default)]
@@ -293,8 +293,8 @@ pub struct Redriven {
     pub gateway_deleted: i64,
     /// Whether more may match: repeat the request with `next` as its `cursor`.
     pub more: bool,
-    /// Where the next call goes on; `null` after the last. The work per call is bounded:
-    /// a call may find nothing and still have a next one.
+    /// `cursor` of the next call; `null` after the last. The work per call is bounded, so a call
+    /// that finds nothing may have a next one.
     #[schema(required = true)]
     pub next: Option<String>,
 }

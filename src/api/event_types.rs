@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// `PUT /event-types/{name}`: what an event type is for, and what its payloads must
-/// satisfy.
+/// `PUT /event-types/{name}`: an event type and the schema of its payloads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventTypeDefinition {
-    /// What it tells a gateway; at most 1,000 characters.
+    /// What the event means to a gateway; at most 1,000 characters.
     #[serde(default)]
     #[schema(max_length = 1000)]
     pub description: String,
@@ -28,7 +27,7 @@ pub struct EventTypeInfo {
     /// Its name.
     #[schema(example = "api.deployed")]
     pub name: String,
-    /// What it tells a gateway.
+    /// What the event means to a gateway.
     pub description: String,
     /// The JSON Schema (draft 2020-12) that payloads must satisfy: the registered one or,
     /// without one, that of the built-in type of this name; `null` if there is none.

@@ -10,12 +10,12 @@ use crate::event::Reason;
 use crate::jobs::{Job, Next};
 use crate::store::{ExpiryMark, StoreError};
 
-/// How often expired events are looked for.
+/// The interval between searches for expired events.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
-/// Between two batches, so that a long series of them leaves others their turn.
+/// The pause between two batches, so that a long series of them does not block other transactions.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Gives up one bounded batch at a time.
+/// Records one bounded batch at a time.
 pub(super) struct Expiry {
     dispatcher: Arc<Dispatcher>,
     mark: ExpiryMark,
@@ -32,7 +32,7 @@ impl Job for Expiry {
 
     async fn run_once(&mut self) -> Result<Next, StoreError> {
         let found = self.dispatcher.store.expire(&mut self.mark).await?;
-        let detail = "the event expired while its gateway was away";
+        let detail = "the event expired while its gateway was not connected";
         for expired in &found.expired {
             self.dispatcher.failures.count_and_log(expired, Reason::Expired, detail);
         }

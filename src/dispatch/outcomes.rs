@@ -1,6 +1,6 @@
-//! One lane's outcomes on their way to the recorder: merged while they wait,
-//! so that they stay few although the database is away; logged and counted as
-//! they leave.
+//! One lane's outcomes before the recorder takes them. They are merged while they wait, so that
+//! they stay few while the database is unavailable, and are logged and counted when they are handed
+//! over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
 
-/// Past this many, nothing is skipped or looked up. Receipts are taken all the
-/// same: they merge with the last one.
+/// Beyond this many, nothing is skipped or looked up. Receipts are still accepted: they merge with
+/// the last one.
 const ENOUGH: usize = 256;
 
 /// The connection that outcomes belong to.
@@ -27,17 +27,17 @@ pub(super) struct ConnectionInfo {
     pub(super) instance: Arc<str>,
 }
 
-/// What is not handed in yet, oldest first.
+/// Outcomes that were not handed over yet, oldest first.
 #[derive(Debug)]
 pub(super) struct Outcomes {
     info: ConnectionInfo,
     records: VecDeque<Record>,
-    /// Only the newest sign of life matters.
+    /// The last activity; earlier activity does not matter.
     heartbeat: Option<Timestamp>,
     failures: Arc<FailureLog>,
-    /// Events of failures that are not handed in yet.
+    /// Events of failures that were not handed over yet.
     named: VecDeque<LoggedEvent>,
-    /// Events up to here that expired were logged and counted when they did.
+    /// Expired events up to here were logged and counted when they expired.
     expired_before: Sequence,
 }
 
@@ -53,7 +53,7 @@ impl Outcomes {
         }
     }
 
-    /// Names an event whose failure is recorded next, for the log.
+    /// Adds an event whose failure is recorded next, for its log line.
     pub(super) fn name(&mut self, event: LoggedEvent) {
         if self.named.len() < ENOUGH {
             self.named.push_back(event);
@@ -72,7 +72,7 @@ impl Outcomes {
         self.records.is_empty() && self.heartbeat.is_none()
     }
 
-    /// Whether more than receipts may be added.
+    /// Whether outcomes other than receipts may be added.
     pub(super) fn has_room(&self) -> bool {
         self.records.len() < ENOUGH
     }
@@ -120,7 +120,7 @@ impl Outcomes {
 
     /// A report confirms everything up to `to`, which was sent on another connection.
     pub(super) fn confirmed_elsewhere(&mut self, to: Sequence) {
-        // Named replicas have positions of their own, and their gateway has none.
+        // Named replicas have their own positions, and their gateway has none.
         if self.info.instance.is_empty() {
             let (gateway, at) = (self.info.gateway, Timestamp::now());
             self.records.push_back(Record::ConfirmedElsewhere { gateway, to, at });
@@ -165,8 +165,8 @@ impl Outcomes {
         });
     }
 
-    /// The events passed over up to here expired before the connection was
-    /// opened: they were logged and counted then.
+    /// The events skipped up to here expired before the connection was opened: they were logged and
+    /// counted then.
     pub(super) fn expired_before(&mut self, last: Sequence) {
         self.expired_before = last;
     }
@@ -175,7 +175,7 @@ impl Outcomes {
         self.heartbeat = Some(Timestamp::now());
     }
 
-    /// The last one; `alive_at` is the last sign of life.
+    /// Adds the end of the connection. `alive_at` is its last activity.
     pub(super) fn closed(
         &mut self,
         reason: Reason,
@@ -198,8 +198,8 @@ impl Outcomes {
         });
     }
 
-    /// Hands in a sign of life, which is rare and would never have its turn after
-    /// receipts that don't end, or else the oldest one.
+    /// Hands over the last activity, which is rare and might otherwise wait forever behind
+    /// receipts, or else the oldest outcome.
     pub(super) fn hand_in(&mut self, place: Place<'_>) {
         if let Some(at) = self.heartbeat.take() {
             place.put(Record::Heartbeat { connection: self.info.connection, at });
@@ -209,14 +209,14 @@ impl Outcomes {
         }
     }
 
-    /// Hands in all of them.
+    /// Hands over all outcomes.
     pub(super) async fn hand_in_all(&mut self, recorder: &Recorder) {
         while !self.is_empty() {
             let Some(place) = recorder.reserve().await else {
                 tracing::error!(
                     connection = %self.info.connection,
                     lost = self.records.len(),
-                    "the recorder is gone, and outcomes with it"
+                    "the recorder has stopped; outcomes are lost"
                 );
                 return;
             };
@@ -224,7 +224,7 @@ impl Outcomes {
         }
     }
 
-    /// One line and one count per range.
+    /// Writes one line and one count per range.
     fn log_outcome(&mut self, record: &Record) {
         match record {
             Record::Confirmed { range, .. } => self.succeeded(*range, "received"),
@@ -239,7 +239,7 @@ impl Outcomes {
             Record::Unmatched { result: Err((reason, _)), .. } => count_failures(*reason, 1),
             Record::Skipped { range, reason: Reason::Expired, .. }
                 if range.last <= self.expired_before => {}
-            Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "passed over"),
+            Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);
             }
@@ -265,7 +265,7 @@ impl Outcomes {
         );
     }
 
-    /// As the ledger has it: neither delivered nor failed, and sent again.
+    /// Logs and counts it as the ledger records it: neither delivered nor failed, and sent again.
     fn unknown(&self, range: Range) {
         metrics::counter!("gateway_events_delivery_unknown_total").increment(length(range));
         tracing::info!(
@@ -276,12 +276,12 @@ impl Outcomes {
             last = range.last.0,
             outcome = "unknown",
             reason = %Reason::NodeLost,
-            "nobody can say whether it was delivered; it is sent again"
+            "the outcome of a delivery is unknown; the event is sent again"
         );
     }
 
     fn failed(&mut self, range: Range, reason: Reason, detail: &str) {
-        // What retention took was counted when it was taken.
+        // Events removed by retention were counted when they were removed.
         if reason != Reason::Retention {
             count_failures(reason, length(range));
         }

@@ -40,16 +40,16 @@ enum Entry {
     Flush(oneshot::Sender<()>),
 }
 
-/// Where lanes hand in outcomes.
+/// The lanes' handle.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder(mpsc::Sender<Entry>);
 
-/// A place in the queue.
+/// A reserved slot in the queue.
 #[derive(Debug)]
 pub(super) struct Place<'a>(mpsc::Permit<'a, Entry>);
 
 impl Place<'_> {
-    /// Fills it.
+    /// Fills the slot.
     pub(super) fn put(self, record: Record) {
         self.0.send(Entry::Record(record));
     }
@@ -68,20 +68,20 @@ impl Recorder {
         Self(entries)
     }
 
-    /// Waits for a place; `None` if the task is gone.
+    /// Waits for a free slot; `None` if the job has ended.
     pub(super) async fn reserve(&self) -> Option<Place<'_>> {
         self.0.reserve().await.ok().map(Place)
     }
 
-    /// Waits for a place and fills it.
+    /// Waits for a free slot and fills it.
     pub(super) async fn record(&self, record: Record) {
         if let Some(place) = self.reserve().await {
             place.put(record);
         }
     }
 
-    /// Waits until all outcomes handed in so far are on record. Signs of life
-    /// are none: whoever asks how a connection ended does not ask for them.
+    /// Waits until all outcomes handed over so far are recorded. Does not wait for activity, which
+    /// callers don't need.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.0.send(Entry::Flush(done)).await.is_ok() {
@@ -90,23 +90,22 @@ impl Recorder {
     }
 }
 
-/// The job. What it was handed stays here until it is on record, whatever
-/// becomes of a run.
+/// The job. Outcomes stay here until they are recorded, even if a run is aborted.
 struct Recording {
     store: Arc<dyn Store>,
     waiting: mpsc::Receiver<Entry>,
     entries: Vec<Entry>,
-    /// Signs of life, and when they are to be stored without any outcome.
+    /// Activity, and when to store it without any outcome.
     signs: Vec<Record>,
     due: Instant,
-    /// One group, to be committed together.
+    /// A group, which is committed together.
     group: Vec<Record>,
     /// A group that can't be stored as a whole: each is stored by itself.
     singly: VecDeque<Record>,
     /// Of the group, and then of its records by themselves.
     failures: StatementFailures,
     flushes: Vec<oneshot::Sender<()>>,
-    /// Set while the store has a group: a panic there leaves it set.
+    /// Set while the store has a group, and still set after a panic there.
     is_in_hand: bool,
     is_last: bool,
     last_tries: u32,
@@ -134,7 +133,7 @@ impl Recording {
         !self.group.is_empty() || !self.singly.is_empty()
     }
 
-    /// Makes a group of what was handed in.
+    /// Forms a group from the queue.
     fn gather(&mut self) {
         for entry in self.entries.drain(..) {
             match entry {
@@ -180,7 +179,7 @@ impl Recording {
         tracing::error!(%error, ?record, "failed to record an outcome; it is discarded");
     }
 
-    /// The store panicked at what it was given: the same must not be tried for ever.
+    /// The store panicked at these records, which must not be retried forever.
     fn put_down(&mut self) {
         self.is_in_hand = false;
         if !self.group.is_empty() {
@@ -191,10 +190,10 @@ impl Recording {
     }
 }
 
-/// What became of records.
+/// What happened to records.
 enum Stored {
     Yes,
-    /// They can't be stored at all.
+    /// They can never be stored.
     Refused(StoreError),
 }
 
@@ -209,7 +208,7 @@ impl Job for Recording {
         self.is_last = if self.signs.is_empty() {
             more.await == 0
         } else {
-            // Nothing came, and it is time for the signs alone.
+            // No outcome arrived, and it is time to store the activity alone.
             timeout_at(self.due, more).await == Ok(0)
         };
     }
@@ -224,7 +223,7 @@ impl Job for Recording {
         if !self.group.is_empty()
             && let Stored::Refused(error) = self.store(self.group.clone()).await?
         {
-            // A record that can't be stored at all must not hold up the others.
+            // A record that can never be stored must not block the others.
             if self.group.len() > 1 {
                 tracing::warn!(%error, count = self.group.len(), "failed to record a group of outcomes; trying each by itself");
             }

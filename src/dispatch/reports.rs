@@ -1,6 +1,6 @@
-//! Matches a gateway's reports on deployments to the events that they answer. A
-//! report names no event, so the log is queried; the lane does not wait for that.
-//! A repeated report is matched once.
+//! Matches a gateway's reports on deployments to the events that they answer. A report contains no
+//! event id, so the log is queried; the lane does not wait for that. A repeated report is matched
+//! once.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -15,26 +15,26 @@ use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::{DeploymentKey, DeploymentMatch, Result, Store};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
-/// Reports that may wait for the database; past it they are refused.
+/// The maximum number of reports that wait for the database. Further ones are refused.
 const ENOUGH: usize = 256;
 
 type Found = Option<DeploymentMatch>;
 
-/// What waits to be matched.
+/// The reports of a lane that wait to be matched.
 pub(super) struct Reports {
     store: Arc<dyn Store>,
     gateway: GatewayKey,
-    /// Each with the last number that had been sent when it came.
+    /// Each with the last sequence that had been sent when it arrived.
     waiting: VecDeque<(DeploymentReport, Sequence)>,
     lookup: Option<BoxFuture<'static, Result<Found>>>,
     backoff: Backoff,
-    /// Reports as they came, as hashes.
+    /// Hashes of received reports.
     received: Recent<u64>,
-    /// Which events were reported, and whether as applied.
+    /// The events that were reported, and whether as applied.
     matched: Matches,
 }
 
-/// The newest values, each once.
+/// The newest distinct values.
 #[derive(Debug)]
 struct Recent<T>(VecDeque<T>);
 
@@ -49,7 +49,7 @@ impl<T: PartialEq> Recent<T> {
         self.0.contains(one)
     }
 
-    /// False if it is there already.
+    /// Adds a value; false if it is one of the newest already.
     fn insert(&mut self, one: T) -> bool {
         if self.contains(&one) {
             return false;
@@ -62,29 +62,29 @@ impl<T: PartialEq> Recent<T> {
     }
 }
 
-/// The newest matched reports: which event, and whether it was applied.
+/// The newest matched reports: the event, and whether it was applied.
 #[derive(Debug, Default)]
 struct Matches(Recent<(Sequence, bool)>);
 
 impl Matches {
-    /// Whether a report says something new. After an event was applied, none does.
+    /// Whether a report is new. After an event was applied, none is.
     fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
         !self.0.contains(&(sequence, true)) && self.0.insert((sequence, is_applied))
     }
 }
 
-/// What became of a report that came.
+/// What happened to a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     /// It waits to be matched.
     Waiting,
-    /// It came before.
+    /// It was received before.
     Repeated,
-    /// Too many others wait.
+    /// Too many reports wait.
     Refused,
 }
 
-/// A report and the event that it answers, if that had been sent before.
+/// A report, and the event that it answers, if that had been sent before.
 #[derive(Debug)]
 pub(super) struct Matched {
     pub(super) report: DeploymentReport,
@@ -92,7 +92,7 @@ pub(super) struct Matched {
 }
 
 impl Matched {
-    /// Applied, or why not.
+    /// `Ok` if it was applied, or why not.
     pub(super) fn result(&self) -> Result<(), (Reason, String)> {
         result(&self.report)
     }
@@ -143,13 +143,13 @@ impl Reports {
         }
     }
 
-    /// Takes a report on what was `sent` so far.
+    /// Adds a report that arrived when `sent` was the last sent sequence.
     pub(super) fn push(&mut self, report: DeploymentReport, sent: Sequence) -> Pushed {
         if self.waiting.len() >= ENOUGH {
             return Pushed::Refused;
         }
         let mut hasher = DefaultHasher::new();
-        // What was sent since may be what it answers.
+        // A report may answer an event that was sent since its last copy.
         (&report, sent).hash(&mut hasher);
         if !self.received.insert(hasher.finish()) {
             return Pushed::Repeated;
@@ -158,7 +158,7 @@ impl Reports {
         Pushed::Waiting
     }
 
-    /// Whether an event is reported so for the first time.
+    /// Whether an event is reported like this for the first time.
     pub(super) fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
         self.matched.is_new(sequence, is_applied)
     }
@@ -182,8 +182,8 @@ impl Reports {
         self.waiting.is_empty()
     }
 
-    /// Matches the oldest one, trying until the database answers; never ends
-    /// while none waits. May be dropped and called again.
+    /// Matches the oldest report, retrying until the database answers. Does not return while none
+    /// waits. Cancel safe.
     pub(super) async fn next(&mut self) -> Matched {
         loop {
             let found = match self.look_up() {
@@ -194,12 +194,12 @@ impl Reports {
             let found = match found {
                 Err(error) if is_passing(&error) => {
                     let wait = self.backoff.next_pause();
-                    tracing::warn!(%error, "a report could not be matched yet; trying again");
+                    tracing::warn!(%error, "failed to match a report; retrying");
                     self.lookup = self.ask(wait);
                     continue;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a report can't be matched");
+                    tracing::error!(%error, "failed to match a report");
                     None
                 }
                 Ok(found) => found,

@@ -182,7 +182,7 @@ impl BuiltIn {
 }
 
 impl Kind {
-    /// What is wrong with a member of this kind. Never contains its value.
+    /// The error of a member of this kind; `None` if it is valid. Never contains its value.
     fn objection(self, member: &Member<'_>) -> Option<&'static str> {
         match (self, member) {
             (Id, Member::Text(text)) if text.is_empty() => Some("must not be empty"),
@@ -190,13 +190,13 @@ impl Kind {
                 "must be a time that gateways can read: RFC 3339 with upper-case T and Z, or an offset with a colon, such as 2026-01-31T09:30:00.123Z",
             ),
             (JsonText, Member::Text(text)) if !is_object(text) => Some(
-                "must be a string that holds a JSON object, such as \"{\\\"sha256\\\": \\\"…\\\"}\"",
+                "must be a string that contains a JSON object, such as \"{\\\"sha256\\\": \\\"…\\\"}\"",
             ),
             (Id | Text | Time | JsonText, Member::Text(_))
             | (List, Member::List | Member::Null)
             | (Revision, Member::Text(_) | Member::Number) => None,
             (Id | Text | Time, _) => Some("must be a string"),
-            (JsonText, _) => Some("must be a string that holds a JSON object, not JSON itself"),
+            (JsonText, _) => Some("must be a string that contains a JSON object, not JSON itself"),
             (List, _) => Some("must be a list"),
             (Revision, _) => Some("must be a number or a string"),
         }

@@ -1,4 +1,4 @@
-//! What failed, over a window of time; and appending it again.
+//! Failed deliveries in a time window, and redrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::store::{self, DeliveryCursor, RedriveCursor, RedrivePlace, RedriveSel
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const LONGEST_BUCKET_SECS: u64 = 366 * 24 * 3600;
-/// More than a chart has pixels.
+/// More than a chart has pixels, at which more detail is useless.
 const MAX_BUCKETS: u128 = 2000;
 
 impl FromQuery for DeliveryFilter {
@@ -149,7 +149,7 @@ pub(super) async fn summary(
     Ok(Json(Summary { count, list, from, to, bucket_seconds, by }))
 }
 
-/// How far a redrive has come, and the window of its first call.
+/// How far a redrive has come, and the time window of its first call.
 #[derive(Serialize, Deserialize)]
 struct RedrivePosition {
     at: RedriveCursorParts,
@@ -226,21 +226,21 @@ pub(super) async fn redrive(
     Ok(Json(Redriven { next, ..redriven.into() }))
 }
 
-/// The last 24 hours, unless the window is named. Without an end it is open: what was
-/// recorded before the clock was set back is part of it.
+/// The last 24 hours by default. Without an end the window is open, so that it includes what was
+/// recorded before the clock was set back.
 fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
     let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
     window(Some(from), to.or(Some(Timestamp::LAST)))
 }
 
-/// The last 24 hours until now, unless the window is named.
+/// The last 24 hours until now by default.
 fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
     let to = to.unwrap_or_else(Timestamp::now);
     let from = from.unwrap_or_else(|| to.minus(DAY));
     if from < to {
         return Ok((from, to));
     }
-    Err(Problem::invalid("from", format!("{from} must lie before to, which is {to}")))
+    Err(Problem::invalid("from", format!("{from} must be before to, which is {to}")))
 }
 
 fn bucket(text: &str) -> Result<Duration, String> {

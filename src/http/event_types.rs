@@ -1,4 +1,4 @@
-//! Event types: listed, shown, registered while the service runs.
+//! Lists, shows and registers event types.
 
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ pub(super) async fn put(
         schema: definition.schema,
     };
     let put = app.store.put_event_type(organisation, &info).await;
-    // Also if it is unknown whether that was stored.
+    // Even if it is unknown whether that was stored.
     app.types.remove(&(organisation, name));
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info.into())))

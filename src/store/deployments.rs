@@ -1,10 +1,9 @@
-//! Which event a gateway's report on a deployment answers.
+//! Finds the event that a gateway's report on a deployment answers.
 //!
-//! A report names no event. Among the sent events with its ids it answers the one
-//! that was performed at the same instant; if none was, the newest one. Gateways
-//! handle one event after another, so a report also confirms what was sent before
-//! its event. Where several events fit equally well, it confirms only what precedes
-//! all of them.
+//! A report contains no event id. Of the sent events with its ids, it answers the one that was
+//! performed at the same instant or, if there is none, the newest one. Gateways handle one event
+//! after another, so a report also confirms what was sent before its event. If several events match
+//! equally well, it confirms only what precedes all of them.
 
 use std::collections::HashMap;
 
@@ -13,19 +12,20 @@ use serde_json::value::RawValue;
 use crate::clock::Timestamp;
 use crate::event::Sequence;
 
-/// Sent events with the ids of a report that are compared with it at most, the newest ones.
+/// The maximum number of sent events with the ids of a report that are compared with it, newest
+/// first.
 pub const CANDIDATES: usize = 1024;
 
-/// What a `deployment.ack` names.
+/// The ids in a `deployment.ack`.
 #[derive(Clone, Debug)]
 pub struct DeploymentKey {
     /// `artifactId`.
     pub artifact_id: String,
     /// `deploymentId`.
     pub deployment_id: String,
-    /// The event types' last word: `deployed` or `undeployed`.
+    /// The last word of the event types: `deployed` or `undeployed`.
     pub suffix: &'static str,
-    /// `performedAt`, if it is readable.
+    /// `performedAt`, if it is valid.
     pub performed_at: Option<Timestamp>,
     /// The last sequence that may have been sent.
     pub sent: Sequence,
@@ -36,9 +36,8 @@ pub struct DeploymentKey {
 pub struct DeploymentMatch {
     /// Its sequence.
     pub sequence: Sequence,
-    /// Everything up to here is confirmed by the report. Below `sequence` if other
-    /// events fit as well; `None` if [`CANDIDATES`] events have these ids, because older
-    /// ones may fit, too.
+    /// The report confirms everything up to here. Less than `sequence` if other events match as
+    /// well; `None` if [`CANDIDATES`] events have these ids, because older ones may match, too.
     pub confirms: Option<Sequence>,
 }
 
@@ -56,16 +55,17 @@ impl DeploymentMatch {
 /// An event with the ids of a report, and its `performedAt`.
 pub type Candidate = (Sequence, Option<Timestamp>);
 
-/// When a payload says that its event was performed. Of duplicate members the last one
-/// counts, as it does for gateways. `None` if it has none that is readable.
+/// The `performedAt` of a payload. If the member is repeated, the last one counts, as for gateways.
+/// `None` if it is missing or invalid.
 pub fn performed_at(payload: &str) -> Option<Timestamp> {
-    // Other members are not decoded: they may hold what a database can't represent.
+    // Other members are not decoded, because they may contain values that a database can't
+    // represent.
     let members: HashMap<String, &RawValue> = serde_json::from_str(payload).ok()?;
     let text: String = serde_json::from_str(members.get("performedAt")?.get()).ok()?;
     Timestamp::parse(&text).ok()
 }
 
-/// Chooses among the candidates, the newest first.
+/// Chooses among the candidates, newest first.
 pub fn choose(
     candidates: &[Candidate],
     performed_at: Option<Timestamp>,
@@ -80,7 +80,7 @@ pub fn choose(
     Some(DeploymentMatch { sequence: newest, confirms: are_all.then_some(oldest) })
 }
 
-/// Gateways keep times to the millisecond.
+/// Gateways keep times in milliseconds.
 fn same_instant(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
     let millis = |time: Timestamp| time.micros().div_euclid(1000);
     one.zip(other).is_some_and(|(one, other)| millis(one) == millis(other))

@@ -1,4 +1,4 @@
-//! What databases say, as the callers need it.
+//! Translates errors of the databases.
 
 use std::borrow::Cow;
 
@@ -23,12 +23,12 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Refusals with the same text in every store.
+/// Errors with the same text in every store.
 impl StoreError {
     /// A gateway with this id exists or existed.
     pub fn gateway_id_taken(id: GatewayId) -> Self {
         Self::Conflict(format!(
-            "the gateway id {id} is or was in use; leave it out to be given a new one"
+            "the gateway id {id} is or was in use; omit it to have one generated"
         ))
     }
 
@@ -39,14 +39,14 @@ impl StoreError {
         ))
     }
 
-    /// The gateway has as many live tokens as it may.
+    /// The gateway has the maximum number of live tokens.
     pub fn too_many_tokens(gateway: GatewayId, live: i64) -> Self {
         Self::Conflict(format!(
-            "gateway {gateway} has {live} live tokens, which is all it may have; revoke the one that is no longer used, then make the new one"
+            "gateway {gateway} has {live} live tokens, the maximum; revoke one that is no longer used, then create the new one"
         ))
     }
 
-    /// The rejected row is no longer rejected.
+    /// The rejected row was put back before.
     pub fn put_back_already(rejected: i64) -> Self {
         Self::Conflict(format!(
             "The rejected row {rejected} has been put back into the inbox already."
@@ -56,7 +56,7 @@ impl StoreError {
     /// A concurrent request took the name, id or key.
     pub fn taken_meanwhile(what: &str) -> Self {
         Self::Conflict(format!(
-            "another request took this name or id at the same moment ({what}); look, and try again"
+            "another request took this name or id at the same time ({what}); check, and retry"
         ))
     }
 }
@@ -70,7 +70,7 @@ fn of_database(error: &dyn sqlx::error::DatabaseError, text: String) -> StoreErr
     of_postgres(&code, text)
 }
 
-/// The primary result code (sqlite3.h) of what SQLite says.
+/// The primary result code (sqlite3.h) of a SQLite error.
 #[cfg(feature = "sqlite")]
 pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     primary(&error.as_database_error()?.code()?)
@@ -81,8 +81,8 @@ fn primary(code: &str) -> Option<i32> {
     code.parse::<i32>().ok().map(|code| code & 0xFF)
 }
 
-/// By primary result codes (sqlite3.h). Locked, busy, read-only and the like
-/// may pass, and are not listed.
+/// Translates primary result codes (sqlite3.h). Locked, busy, read-only and similar errors may be
+/// temporary, and are not listed.
 #[cfg(feature = "sqlite")]
 fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
     const ERROR: i32 = 1;
@@ -99,7 +99,7 @@ fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
     match code {
         Some(IO) => StoreError::Disk(text),
         Some(FULL) => StoreError::StorageFull,
-        // What the schema forbids is forbidden at the next try, too.
+        // A retry would violate the constraint, too.
         Some(CORRUPT | CONSTRAINT | NOT_A_DATABASE) => StoreError::Corrupt(text),
         Some(ERROR | INTERNAL | TOO_BIG | MISMATCH | MISUSE | RANGE) => {
             StoreError::StatementFailed(text)
@@ -108,7 +108,7 @@ fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
     }
 }
 
-/// By SQLSTATE (Postgres's manual, appendix A).
+/// Translates SQLSTATEs (Postgres manual, appendix A).
 fn of_postgres(code: &str, text: String) -> StoreError {
     /// Classes of errors that may pass: connection_exception, invalid_transaction_state,
     /// invalid_authorization_specification, invalid_catalog_name, transaction_rollback,
@@ -118,13 +118,12 @@ fn of_postgres(code: &str, text: String) -> StoreError {
     match code {
         // unique_violation
         "23505" => StoreError::taken_meanwhile(&text),
-        // data_exception, program_limit_exceeded: a value that it can't hold,
-        // now or later.
+        // data_exception, program_limit_exceeded: a value that can never be stored.
         code if code.starts_with("22") || code.starts_with("54") => StoreError::Corrupt(text),
         // disk_full
         "53100" => StoreError::StorageFull,
-        // data_corrupted, index_corrupted; undefined_table, undefined_column;
-        // not_null_violation, check_violation: forbidden at the next try, too.
+        // data_corrupted, index_corrupted; undefined_table, undefined_column; not_null_violation,
+        // check_violation: a retry would fail, too.
         "XX001" | "XX002" | "42P01" | "42703" | "23502" | "23514" => StoreError::Corrupt(text),
         code if PASSING.iter().any(|class| code.starts_with(class)) => {
             StoreError::Unavailable(text)
@@ -133,9 +132,9 @@ fn of_postgres(code: &str, text: String) -> StoreError {
     }
 }
 
-/// A text from outside as both databases can hold it: Postgres has no U+0000 in
-/// its texts. Only for words that people read or that are compared with
-/// themselves; payloads are JSON, in which the character stands escaped.
+/// A text from outside as both databases can store it: Postgres strings can't contain U+0000. Only
+/// for text that people read or that is compared with itself. In payloads, which are JSON, the
+/// character is escaped.
 pub fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }

@@ -1,26 +1,23 @@
-//! Which positions of a gateway's unnamed connections are kept, and where a new
-//! one starts.
+//! Which positions of a gateway's unnamed connections are kept, and where a new connection starts.
 //!
 //! # Definitions
 //!
-//! The *confirmed position of a gateway* is the highest sequence up to which one of
-//! its unnamed connections has confirmed everything: by a receipt, by a report, or
-//! because an event was passed over for good (expired, trimmed, given up). It never
-//! moves back. An event at or below it counts as delivered, unless it is a dead
-//! letter, and is never recorded as failed afterwards.
+//! The *confirmed position of a gateway* is the highest sequence up to which one of its unnamed
+//! connections has confirmed everything: by a receipt, by a report, or because an event was skipped
+//! permanently (expired, trimmed, given up). It never moves back. An event at or below it counts as
+//! delivered, unless it is a dead letter, and is never recorded as failed afterwards.
 //!
-//! Each unnamed connection also has a *position of its own*, because replicas of a
-//! gateway can't be told apart: each of them must get every event. A position
-//! outlives its connection, since the replica may come back.
+//! Each unnamed connection also has a *position of its own*, because replicas of a gateway can't be
+//! told apart: each of them must get every event. A position outlives its connection, because the
+//! replica may reconnect.
 //!
 //! # The bound
 //!
-//! A connection that dies without FIN leaves a position too, although its replica
-//! comes back on a new connection. So the number of positions is bounded by the
-//! number of replicas: the one that the operator declared, or the largest number of
-//! connections that were alive at the same time within the last hour. A connection
-//! is alive from its opening to the last sign of life on it, so a half-open one does
-//! not count.
+//! A connection that dies without FIN leaves a position, too, although its replica reconnects. So
+//! the number of positions is bounded by the number of replicas: the one that the operator
+//! declared, or the largest number of connections that were alive at the same time within the last
+//! hour. A connection is alive from its opening to its last activity, so a half-open one does not
+//! count.
 //!
 //! While there are more positions than replicas, one of them belongs to a replica
 //! that has come back on a later connection. Which one is unknown. A position can
@@ -46,21 +43,21 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::event::Sequence;
 
-/// Connections that ended longer ago say nothing about the number of replicas.
+/// Connections that ended longer ago do not count towards the number of replicas.
 pub const REPLICAS_WINDOW: Duration = Duration::from_hours(1);
-/// Ended connections of a gateway that are looked at, the newest ones.
+/// How many of a gateway's newest ended connections are examined.
 pub const RECENT_CONNECTIONS: i64 = 1000;
 /// Superseded positions that ended within the same of these become one.
 const MERGED: Duration = Duration::from_mins(5);
 /// The shortest time.
 const INSTANT: Duration = Duration::from_micros(1);
 
-/// The life of an unnamed connection, as far as it is on record.
+/// When an unnamed connection was alive, as far as recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Life {
     /// When it was opened.
     pub connected_at: Timestamp,
-    /// The last sign of life.
+    /// The last activity.
     pub seen_at: Timestamp,
 }
 
@@ -72,10 +69,10 @@ impl Life {
     }
 }
 
-/// An unnamed connection's own position.
+/// The position of an unnamed connection.
 #[derive(Clone, Debug)]
 pub struct Position {
-    /// The name it is kept by: the connection's id.
+    /// The name under which it is stored: the connection's id.
     pub instance: String,
     /// The highest sequence up to which it confirmed everything.
     pub received: Sequence,
@@ -84,7 +81,7 @@ pub struct Position {
     /// When the connection was closed on record; `None` if it is open. The position is kept
     /// for an hour after that.
     pub left_at: Option<Timestamp>,
-    /// When a later connection took its place.
+    /// When a later connection superseded it.
     pub superseded_at: Option<Timestamp>,
 }
 
@@ -94,7 +91,7 @@ impl Position {
         self.left_at.is_some()
     }
 
-    /// A sign of life after it was superseded shows that it was not.
+    /// Activity after it was superseded shows that it was not.
     fn is_superseded(&self) -> bool {
         self.superseded_at.is_some_and(|at| self.life.seen_at <= at)
     }
@@ -116,12 +113,12 @@ pub fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
     starts.iter().map(|start| alive((*start).max(since))).max().unwrap_or(0)
 }
 
-/// What the opening of an unnamed connection does to the positions.
+/// How opening an unnamed connection changes the positions.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Opening {
-    /// Where it starts; `None`: at the gateway's confirmed position.
+    /// Where the connection starts; `None` for the gateway's confirmed position.
     pub start: Option<Sequence>,
-    /// Positions to be deleted.
+    /// Positions to delete.
     pub dropped: Vec<String>,
     /// Positions to be changed.
     pub changed: Vec<Change>,
@@ -132,7 +129,7 @@ pub struct Opening {
 pub struct Change {
     /// The name it is kept by.
     pub instance: String,
-    /// When a later connection took its place.
+    /// When a later connection superseded it.
     pub superseded_at: Option<Timestamp>,
     /// When its connection, or one of a position that it replaces, was closed.
     pub left_at: Option<Timestamp>,

@@ -1,4 +1,4 @@
-//! The cases worth a name; any interleaving of them is told to whole stores.
+//! Single cases. The stories test random interleavings on the stores.
 
 use super::*;
 

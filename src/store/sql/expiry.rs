@@ -1,6 +1,6 @@
-//! Expiry on time: deliveries whose event has expired while their gateway is
-//! away are given up. While a gateway is connected, its lane passes over expired
-//! events itself: only the lane knows which of them have been sent.
+//! Expiry: records deliveries as failed whose event has expired while their gateway is not
+//! connected. While a gateway is connected, its lane skips expired events itself, because only the
+//! lane knows which of them have been sent.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(crate) struct DueEvent {
     pub(crate) expires_at: Timestamp,
 }
 
-/// A delivery that is neither confirmed nor given up.
+/// A delivery that is neither confirmed nor dead.
 pub(crate) struct OpenDelivery {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
@@ -28,7 +28,7 @@ pub(crate) struct OpenDelivery {
     pub(crate) sequence: Sequence,
 }
 
-/// What one bounded look has found.
+/// The result of one bounded search.
 pub(super) struct Due {
     events: Vec<i64>,
     /// Those of them without an open delivery.
@@ -109,7 +109,7 @@ pub(super) async fn expire(
     Ok(Some(answer))
 }
 
-/// Sorted deliveries as few ranges.
+/// Groups sorted deliveries into ranges.
 fn runs(open: Vec<OpenDelivery>) -> Vec<Failed> {
     let mut runs: Vec<Failed> = Vec::new();
     for OpenDelivery { gateway, gateway_id, gateway_name, sequence } in open {

@@ -78,7 +78,7 @@ fn delivery(candidate: Candidate, new_sequence: Option<Sequence>) -> Option<Redr
     })
 }
 
-/// A single delivery: chosen if it is a dead letter, and counted otherwise.
+/// Handles a single delivery: chosen if it is an open dead letter, and counted otherwise.
 async fn one(
     conn: &mut Connection,
     now: Timestamp,

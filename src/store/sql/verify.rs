@@ -1,5 +1,5 @@
-//! Verification: reads a whole database and says whether the log's and the
-//! ledger's promises hold in it. Writes nothing, and may run beside a server.
+//! Verification: reads a whole database and reports where the log or the ledger is inconsistent.
+//! Writes nothing, and may run while a server is running.
 
 use super::dialect::{Connection, query};
 use crate::store::{Result, VerifyReport};
@@ -11,10 +11,10 @@ mod log;
 #[cfg(test)]
 mod tests;
 
-/// Problems reported per check; a thoroughly damaged file need not fill the screen.
+/// Problems reported per check, so that a corrupt database does not flood the output.
 const MOST: i64 = 100;
 
-/// Checks everything that the tables say, in the transaction given.
+/// Runs all checks of the tables in the given transaction.
 pub(crate) async fn check(conn: &mut Connection) -> Result<VerifyReport> {
     let mut report = counts(conn).await?;
     log::check(conn, &mut report.problems).await?;

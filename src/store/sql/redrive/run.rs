@@ -1,4 +1,5 @@
-//! A redrive in batches: one search by a reader, then short transactions of the writer.
+//! Runs a redrive in batches: one search on a reading connection, then short transactions of the
+//! writer.
 
 use super::super::Backend;
 use super::super::access::{Access, run};
@@ -29,7 +30,7 @@ impl Backend {
                 .run_then(
                     move |conn, now| Box::pin(super::append(conn, now, few)),
                     move |(_, heads)| {
-                        // Without rows: each lane reads them from the log.
+                        // Without rows, so that each lane reads them from the log.
                         for (gateway, head) in heads {
                             wake.appended(*gateway, Hint { head: *head, rows: [].into() });
                         }

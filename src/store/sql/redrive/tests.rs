@@ -1,4 +1,4 @@
-//! Redrive against a real database.
+//! Redrives on a real database.
 
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::super::ledger::history::{event_history, totals};
@@ -7,8 +7,8 @@ use super::*;
 use crate::event::{EventId, Reason};
 use crate::store::DeliveryFilter;
 
-/// Ten events; 1..=6 failed, of which 2..=5 are dead, 2 is trimmed away with 1,
-/// 6 was delivered, 8 failed and is pending.
+/// Ten events: 1..=6 failed, of which 2..=5 are dead, 1 and 2 are trimmed, 6 was delivered, 8
+/// failed and is pending.
 async fn prepared() -> (Database, GatewayKey, GatewayId) {
     let mut database = Database::new().await;
     let (key, id) = database.gateway(ORGANISATION, "a").await;
@@ -45,7 +45,7 @@ fn of(filter: DeliveryFilter) -> RedriveSelection {
     RedriveSelection::Filter(filter, None)
 }
 
-/// Both halves of a redrive, as the store does them.
+/// Both parts of a redrive, as the store runs them.
 async fn redrive(
     conn: &mut Connection,
     now: Timestamp,

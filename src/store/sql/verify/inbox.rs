@@ -1,4 +1,4 @@
-//! The inbox's promise: a row is in it, or it was moved; never both.
+//! Checks the inbox: a row is either in it or was moved.
 
 use super::super::dialect::{Connection, InboxStatements, query};
 use super::MOST;
@@ -9,7 +9,7 @@ pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> 
     let rows = conn.drained_rows_still_there(MOST).await?;
     problems.extend(rows.into_iter().map(|row| {
         let event_type = quoted(&String::from_utf8_lossy(&row.event_type));
-        format!("inbox: row {} ({event_type}) was moved, but is still there", row.id)
+        format!("inbox: row {} ({event_type}) was moved, but still exists", row.id)
     }));
     rejected(conn, problems).await
 }

@@ -1,5 +1,5 @@
-//! The ledger's promises: it speaks of deliveries that were made, in an order
-//! of time that can be, and agrees with cursors, dead letters and totals.
+//! Checks the ledger: attempts refer to existing sequences, their times are in order, and they
+//! agree with cursors, dead letters and totals.
 
 use super::super::dialect::{Connection, query};
 
@@ -50,9 +50,8 @@ async fn attempts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Each receipt of an unnamed connection moved its gateway's position; a named
-/// replica's position may have been forgotten since. An `applied` report moves none, and a deleted
-/// gateway has none left.
+/// Each receipt of an unnamed connection moved its gateway's position. A named replica's position
+/// may have been deleted since. An `applied` report moves none, and a deleted gateway has none.
 async fn confirmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
@@ -94,7 +93,7 @@ async fn dead_letters(conn: &mut Connection, problems: &mut Vec<String>) -> Resu
         let (name, first, last) = (&row.name, row.first, row.last);
         if first < 1 || last < first || last > row.head {
             problems.push(format!(
-                "gateway {name:?}: dead letters {first}..={last} lie outside its log's 1..={}",
+                "gateway {name:?}: dead letters {first}..={last} are outside its log's 1..={}",
                 row.head
             ));
         }
@@ -108,7 +107,7 @@ async fn dead_letters(conn: &mut Connection, problems: &mut Vec<String>) -> Resu
     Ok(())
 }
 
-/// The dead letters that were not redriven are counted where they change.
+/// The total of dead letters that were not redriven matches their number.
 async fn dead_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
@@ -137,8 +136,8 @@ async fn dead_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Resul
     Ok(())
 }
 
-/// Totals never shrink, while retention trims the ledger: they may say more
-/// than it does, never less.
+/// Totals never shrink while retention trims the ledger, so they may be larger than its contents,
+/// but not smaller.
 async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
@@ -164,7 +163,7 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
         let name = &row.name;
         if row.total < row.failed {
             problems.push(format!(
-                "gateway {name:?}: its total of failed attempts is {}, but the ledger holds {}",
+                "gateway {name:?}: its total of failed attempts is {}, but the ledger contains {}",
                 row.total, row.failed
             ));
         }
@@ -176,15 +175,15 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
         }
         if row.unnoted {
             problems.push(format!(
-                "gateway {name:?}: the ledger holds failures, but no last failure is noted"
+                "gateway {name:?}: the ledger contains failures, but no last failure is recorded"
             ));
         }
     }
     Ok(())
 }
 
-/// A gateway's position counts what was confirmed and, as dead letters, what
-/// was not. Retention forgets dead letters, but none above a log's floor.
+/// Sequences up to a gateway's position are either counted as confirmed or dead letters. Retention
+/// deletes dead letters, but none above a log's floor.
 async fn confirmed_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"

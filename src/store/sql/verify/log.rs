@@ -1,4 +1,4 @@
-//! The log's promises: one number per delivery, none missing, each with its event.
+//! Checks the logs: one sequence per delivery, no gaps, and an event for each.
 
 use super::super::dialect::{Connection, query};
 
@@ -13,7 +13,7 @@ pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> 
     cursors(conn, problems).await
 }
 
-/// Rows of gateways and organisations that are not there.
+/// Rows whose gateway or organisation does not exist.
 async fn orphaned_rows(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
@@ -43,13 +43,13 @@ async fn orphaned_rows(conn: &mut Connection, problems: &mut Vec<String>) -> Res
     .await?;
     problems.extend(rows.into_iter().map(|row| {
         let parent = if row.what == "events" { "organisation" } else { "gateway" };
-        format!("{}: {} rows of {parent} {}, which is not there", row.what, row.rows, row.parent)
+        format!("{}: {} rows of {parent} {}, which does not exist", row.what, row.rows, row.parent)
     }));
     Ok(())
 }
 
-/// From the floor to the head without a gap: the primary key rules out repeats,
-/// so that counting and the two ends are enough.
+/// There are no gaps from the floor to the head. The primary key excludes duplicates, so the number
+/// of rows and the two ends are sufficient.
 async fn streams(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
@@ -72,7 +72,7 @@ async fn streams(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()
         let expected = head - floor;
         if row.rows != expected {
             problems.push(format!(
-                "gateway {name:?}: its log should hold the {expected} sequences {}..={head}, but holds {}",
+                "gateway {name:?}: its log should contain the {expected} sequences {}..={head}, but contains {}",
                 floor + 1,
                 row.rows
             ));
@@ -83,17 +83,15 @@ async fn streams(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()
             ));
         }
         if let Some(last) = row.last.filter(|last| *last != head) {
-            problems.push(format!(
-                "gateway {name:?}: its log ends at {last}, but its head says {head}"
-            ));
+            problems
+                .push(format!("gateway {name:?}: its log ends at {last}, but its head is {head}"));
         }
     }
     Ok(())
 }
 
 async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
-    // Asked of the table itself, which the expression makes sure of: a damaged
-    // index must not vouch for itself.
+    // The expression keeps the query from using an index, which may be corrupt.
     let repeated = query!(
         r#"
         select id || '' as "id!: String", count(*) as "times!: i64" from events
@@ -104,7 +102,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
     .fetch_all(&mut *conn)
     .await?;
     problems.extend(
-        repeated.into_iter().map(|row| format!("event {}: is there {} times", row.id, row.times)),
+        repeated.into_iter().map(|row| format!("event {}: exists {} times", row.id, row.times)),
     );
     let lost = query!(
         r#"
@@ -119,7 +117,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
     .await?;
     problems.extend(lost.into_iter().map(|row| {
         format!(
-            "gateway {:?}: sequence {} leads to event row {}, which is not there",
+            "gateway {:?}: sequence {} refers to event row {}, which does not exist",
             row.name.unwrap_or_else(|| row.gateway.to_string()),
             row.sequence,
             row.event
@@ -144,7 +142,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
     Ok(())
 }
 
-/// Trimmed deliveries lie at or below the floor, and their events are there.
+/// Trimmed deliveries are at or below the floor, and their events exist.
 async fn trimmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"

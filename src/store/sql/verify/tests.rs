@@ -1,4 +1,4 @@
-//! Each kind of damage is found and named.
+//! Each kind of damage is found and reported.
 
 use super::super::super::scratch::Scratch;
 use super::super::fixture::{Database, Made, ORGANISATION};
@@ -52,13 +52,13 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
     for (damage, expected) in [
         (
             "delete from outbox where gateway = $1 and sequence = 4",
-            "should hold the 5 sequences 2..=6, but holds 4",
+            "should contain the 5 sequences 2..=6, but contains 4",
         ),
-        ("update streams set head = 7 where gateway = $1", "ends at 6, but its head says 7"),
+        ("update streams set head = 7 where gateway = $1", "ends at 6, but its head is 7"),
         ("update streams set floor = 0 where gateway = $1", "begins at 2, but was trimmed up to 0"),
         (
             "delete from events where event = (select event from outbox where gateway = $1 and sequence = 5)",
-            "sequence 5 leads to event row",
+            "sequence 5 refers to event row",
         ),
         ("update cursors set received = 9 where gateway = $1", "is 9 (applied 0), outside 0..=6"),
         (
@@ -75,7 +75,7 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         ),
         (
             "update dead_letters set last_sequence = 9 where gateway = $1",
-            "dead letters 4..=9 lie outside",
+            "dead letters 4..=9 are outside",
         ),
         (
             "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at) select gateway, 3, 5, reason, dead_at from dead_letters where gateway = $1",
@@ -83,11 +83,11 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         ),
         (
             "update streams set failed_total = 1 where gateway = $1",
-            "total of failed attempts is 1, but the ledger holds 2",
+            "total of failed attempts is 1, but the ledger contains 2",
         ),
         (
             "update streams set last_failure_at = null where gateway = $1",
-            "no last failure is noted",
+            "no last failure is recorded",
         ),
         (
             "update streams set confirmed_total = 4 where gateway = $1",
@@ -100,7 +100,7 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         ("delete from streams where gateway = $1", "has no log"),
         (
             "insert into inbox (id, type, payload) select 2, 'west', name from gateways where gateway = $1",
-            "row 2 (\"west\") was moved, but is still there",
+            "row 2 (\"west\") was moved, but still exists",
         ),
         (
             "update inbox_rejected set inbox_id = 3 where $1 > 0",
@@ -108,15 +108,15 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         ),
         (
             "update outbox set gateway = 99 where gateway = $1 and sequence = 6",
-            "the log: 1 rows of gateway 99, which is not there",
+            "the log: 1 rows of gateway 99, which does not exist",
         ),
         (
             "update attempts set gateway = 99 where gateway = $1",
-            "the ledger: 2 rows of gateway 99, which is not there",
+            "the ledger: 2 rows of gateway 99, which does not exist",
         ),
         (
             "update events set organisation = 99 where $1 > 0",
-            "events: 6 rows of organisation 99, which is not there",
+            "events: 6 rows of organisation 99, which does not exist",
         ),
     ] {
         let (mut database, gateway) = sound().await;
