@@ -28,16 +28,16 @@ mod expiry;
 mod gateways;
 mod history;
 mod inbox;
-mod inbox_verbs;
+mod inbox_operations;
 mod ledger;
 mod nodes;
+mod operations;
 mod positions;
 mod record;
 mod redrive;
 mod retention;
 mod tables;
 mod tokens;
-mod verbs;
 
 use append::Grown;
 use tables::Tables;
@@ -254,12 +254,12 @@ impl MemoryStore {
 
 /// An opening that is done but has not returned yet. If its caller stops waiting, the end is
 /// recorded here.
-struct Unheard<'a> {
+struct PendingOpening<'a> {
     store: &'a MemoryStore,
     opened: Option<NewConnection>,
 }
 
-impl Drop for Unheard<'_> {
+impl Drop for PendingOpening<'_> {
     fn drop(&mut self) {
         let Some(new) = self.opened.take() else { return };
         let now = (self.store.database.0.clock)();

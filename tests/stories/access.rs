@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{PATIENCE, Service};
 
 on_both! {

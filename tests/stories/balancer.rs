@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::proxied::dial;
 use crate::support::{PATIENCE, Service, Socket, deployed};
 

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::server::Database;
 use crate::support::PATIENCE;
-use crate::support::command::{Said, bench_command};
+use crate::support::command::{CommandOutput, bench_command};
 
 /// Short measurements: only the structure of the reports is tested.
 const QUICK: &str = "--baseline-time 20ms --json";
@@ -27,7 +27,7 @@ async fn report(command: &mut Command) -> Value {
 }
 
 /// Waits longer than usual: a service is started and stopped while other tests run.
-pub(crate) async fn ended(command: &mut Command) -> Said {
+pub(crate) async fn ended(command: &mut Command) -> CommandOutput {
     let running = command.spawn().expect("the binary starts");
     let ended = tokio::time::timeout(3 * PATIENCE, running.wait_with_output()).await;
     ended.expect("it ends in time").expect("it ends").into()
@@ -191,7 +191,7 @@ async fn an_interrupted_measurement_leaves_nothing_behind() {
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it can be signalled");
     let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
-    let said: Said = ended.expect("it ends in time").expect("it ends").into();
+    let said: CommandOutput = ended.expect("it ends in time").expect("it ends").into();
     said.failed(1, &["interrupted"]);
     assert_empty(directory.path());
 }

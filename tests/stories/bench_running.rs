@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::bench::ended;
-use crate::support::command::Said;
+use crate::support::command::CommandOutput;
 use crate::support::terminal::run_on_terminal;
 use crate::support::{PATIENCE, Service};
 
@@ -85,7 +85,7 @@ async fn nothing_stays_registered_after_an_interruption() {
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
         let ended = tokio::time::timeout(Duration::from_mins(1), running.wait_with_output()).await;
-        let said: Said = ended.expect("it ends in time").expect("it ends").into();
+        let said: CommandOutput = ended.expect("it ends in time").expect("it ends").into();
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.err.contains("interrupted") && !said.err.contains("are left"), "{said:?}");
         assert_eq!(stored(&service).await.0, 0, "{said:?}");

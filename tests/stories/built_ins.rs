@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
-use crate::conformance::{Outsider as _, Row};
-use crate::outsider::{Program, deployed as row};
+use crate::both_databases::{On, on_both};
+use crate::conformance::{InboxProgram as _, Row};
+use crate::inbox_program::{Program, deployed as row};
 use crate::support::{Service, deployed};
 
 const AT: &str = "2026-01-31T09:30:00.001Z";
@@ -78,8 +78,8 @@ const OPTIONAL: [&str; 11] = [
 ];
 
 /// Invalid variants of a valid payload, with the field that the error must name.
-fn spoilt(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value)> {
-    let mut spoilt = Vec::new();
+fn invalid_variants(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value)> {
+    let mut invalid_variants = Vec::new();
     let members = payload.as_object().expect("an object");
     let is_free = |name: &str| match (event_type, name) {
         ("application.updated", "applicationId")
@@ -91,7 +91,7 @@ fn spoilt(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value
     let mut with = |name: &str, value: Value| {
         let mut payload = payload.clone();
         payload[name] = value;
-        spoilt.push((format!("payload/{name}"), payload));
+        invalid_variants.push((format!("payload/{name}"), payload));
     };
     for id in ids {
         with(id, json!(""));
@@ -125,9 +125,9 @@ fn spoilt(event_type: &str, payload: &Value, ids: &[&str]) -> Vec<(String, Value
     for name in members.keys().filter(|name| !is_free(name)) {
         let mut payload = payload.clone();
         payload.as_object_mut().expect("an object").remove(name);
-        spoilt.push(("payload".to_owned(), payload));
+        invalid_variants.push(("payload".to_owned(), payload));
     }
-    spoilt
+    invalid_variants
 }
 
 #[tokio::test]
@@ -151,12 +151,13 @@ async fn each_type_accepts_the_platforms_payloads_and_refuses_what_gateways_can_
     for (name, payload, ids) in &types {
         let answer = admin.post("/events", &event(name, payload)).await;
         assert_eq!(answer.status, 202, "{name}: {answer:?}");
-        let spoilt = spoilt(name, payload, ids);
-        let batch: Vec<Value> = spoilt.iter().map(|(_, payload)| event(name, payload)).collect();
+        let invalid_variants = invalid_variants(name, payload, ids);
+        let batch: Vec<Value> =
+            invalid_variants.iter().map(|(_, payload)| event(name, payload)).collect();
         let answer = admin.post("/events", &json!(batch)).await;
         assert_eq!(answer.status, 207, "{name}: {answer:?}");
         for ((field, payload), result) in
-            spoilt.iter().zip(answer.json()["results"].as_array().expect("results"))
+            invalid_variants.iter().zip(answer.json()["results"].as_array().expect("results"))
         {
             assert_eq!(result["code"], "invalid", "{name} {payload}: {result}");
             assert_eq!(result["errors"][0]["field"], *field, "{name} {payload}: {result}");
@@ -186,7 +187,7 @@ async fn rows_of_the_inbox_are_validated_likewise() {
             ..row(&id, "d")
         };
         rows.push(inserted(&payload));
-        if let Some((field, payload)) = spoilt(&name, &payload, &ids).first() {
+        if let Some((field, payload)) = invalid_variants(&name, &payload, &ids).first() {
             rows.push(inserted(payload));
             fields.push(field.clone());
         }

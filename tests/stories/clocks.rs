@@ -10,7 +10,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::server::Database;
 use crate::support::{Service, deployed, get};
 

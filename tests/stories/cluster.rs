@@ -10,10 +10,10 @@ use futures_util::future::join_all;
 use gateway_events::store::postgres::verify;
 use serde_json::json;
 
-use crate::both::On;
-use crate::conformance::Outsider as _;
-use crate::outsider;
-use crate::outsider_postgres::Program;
+use crate::both_databases::On;
+use crate::conformance::InboxProgram as _;
+use crate::inbox_program;
+use crate::inbox_program_postgres::Program;
 use crate::pooler::Pooler;
 use crate::server::Database;
 use crate::store_postgres::options;
@@ -124,7 +124,7 @@ async fn an_event_inserted_by_another_program_reaches_a_socket_of_any_node(way: 
         let (id, key) = nodes.one.gateway(name).await;
         let mut socket = node.connected(&key).await;
         for number in 1..=3 {
-            let row = outsider::deployed(&id, &format!("d-{number}"));
+            let row = inbox_program::deployed(&id, &format!("d-{number}"));
             let ids = program.insert(&[row]).await;
             assert_eq!(socket.expect(number..=number).await[0]["eventId"], ids[0]);
         }
@@ -167,14 +167,15 @@ async fn revocation_on_one_node_closes_sockets_on_another(way: Way) {
             assert_eq!(past["list"][0]["closeReason"], reason, "{past:#}");
         }
     }
-    let longest = told(&format!("{way:?}: shut out at one node, closed at another"), took);
+    let longest =
+        print_durations(&format!("{way:?}: shut out at one node, closed at another"), took);
     // Polled every half second. The bound is generous, because the machine may be busy.
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     nodes.end().await;
 }
 
 /// Prints the median and the longest duration; returns the latter.
-fn told(what: &str, mut took: Vec<Duration>) -> Duration {
+fn print_durations(what: &str, mut took: Vec<Duration>) -> Duration {
     took.sort();
     let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
     println!("{what}: median {median:?}, longest {longest:?} of {}", took.len());
@@ -206,7 +207,7 @@ async fn gateways_of_a_killed_node_catch_up_on_another_at_once() {
         took.push(began.elapsed());
         one.restart().await;
     }
-    let longest = told("node killed, 19 events later caught up on another", took);
+    let longest = print_durations("node killed, 19 events later caught up on another", took);
     assert!(longest < Duration::from_secs(15), "{longest:?}");
     nodes.end().await;
 }

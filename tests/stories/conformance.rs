@@ -18,20 +18,20 @@ use gateway_events::store::{
 use serde_json::value::RawValue;
 
 mod append;
-mod asking;
-mod away;
-mod housekeeping;
 mod inbox;
+mod maintenance;
 mod outcomes;
 mod positions;
+mod queries;
+mod undelivered;
 
 pub(crate) use append::*;
-pub(crate) use asking::*;
-pub(crate) use away::*;
-pub(crate) use housekeeping::*;
 pub(crate) use inbox::*;
+pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
+pub(crate) use queries::*;
+pub(crate) use undelivered::*;
 
 /// Runs every test on a store of its own, which `$fresh` opens. What it returns beside the store is
 /// kept until the test has ended.
@@ -149,12 +149,12 @@ pub(crate) use conforms_beside_another_program;
 
 /// A test's own gateways in a store.
 #[derive(Clone, Copy)]
-pub(crate) struct Corner<'a> {
+pub(crate) struct Fixture<'a> {
     pub(crate) store: &'a dyn Store,
     pub(crate) organisation: OrganisationKey,
 }
 
-impl<'a> Corner<'a> {
+impl<'a> Fixture<'a> {
     pub(crate) async fn of(store: &'a dyn Store) -> Self {
         let organisation = store.organisation("default").await.unwrap();
         Self { store, organisation }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{Service, deployed};
 
 on_both! {

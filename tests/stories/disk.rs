@@ -90,7 +90,7 @@ async fn a_full_disk_is_survived() {
 pub(crate) async fn on_small_disk(test: &str) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mount = "mount -t tmpfs -o size=32m tmpfs \"$0\" || exit 99; exec \"$@\"";
-    let told = Command::new("unshare")
+    let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
         .arg(directory.path())
         .arg(std::env::current_exe().expect("this program"))
@@ -98,14 +98,14 @@ pub(crate) async fn on_small_disk(test: &str) {
         .env(SMALL_DISK, directory.path())
         .kill_on_drop(true)
         .output();
-    let told = tokio::time::timeout(3 * PATIENCE, told).await.expect("it ends in time");
-    match told {
-        Ok(told) if told.status.success() => {
-            let out = String::from_utf8_lossy(&told.stdout);
+    let output = tokio::time::timeout(3 * PATIENCE, output).await.expect("it ends in time");
+    match output {
+        Ok(output) if output.status.success() => {
+            let out = String::from_utf8_lossy(&output.stdout);
             assert!(out.contains("1 passed"), "no such test: {out}");
         }
-        Ok(told) if told.status.code() != Some(99) && !told.stdout.is_empty() => {
-            panic!("{}", String::from_utf8_lossy(&told.stdout));
+        Ok(output) if output.status.code() != Some(99) && !output.stdout.is_empty() => {
+            panic!("{}", String::from_utf8_lossy(&output.stdout));
         }
         no_mount => println!("NOT CHECKED, since no file system can be mounted here: {no_mount:?}"),
     }
@@ -117,7 +117,7 @@ pub(crate) fn small_disk() -> PathBuf {
 }
 
 #[tokio::test]
-#[ignore = "told by `a_full_disk_is_survived`, on a disk of its own"]
+#[ignore = "run by `a_full_disk_is_survived`, on a disk of its own"]
 async fn a_full_disk_refuses_publishing_and_stores_receipts() {
     let disk = small_disk();
     let service = Service::start_in(

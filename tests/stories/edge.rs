@@ -2,6 +2,7 @@
 
 mod connection_limits;
 mod connections;
+mod error_messages;
 mod gateway_limit;
 mod headers;
 pub(crate) mod log;
@@ -9,6 +10,5 @@ mod names;
 mod objects;
 mod reconnects;
 mod refusals;
-mod strangers;
+mod unauthenticated;
 mod upgrades;
-mod words;

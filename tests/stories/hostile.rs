@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use gateway_events::event_types::{EventTypeInfo, Validator, check_schema};
 use serde_json::{Value, json};
 
-use crate::conformance::{Outsider as _, Row};
-use crate::outsider::{Program, deployed};
+use crate::conformance::{InboxProgram as _, Row};
+use crate::inbox_program::{Program, deployed};
 use crate::support::http::{Caller, Reply};
 use crate::support::{PATIENCE, Service};
 
@@ -104,9 +104,9 @@ async fn watched(caller: Caller, stop: tokio_util::sync::CancellationToken) -> D
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     while !stop.is_cancelled() {
         ticks.tick().await;
-        let asked = Instant::now();
+        let started = Instant::now();
         assert_eq!(caller.root("/livez").await.status, 200);
-        longest = longest.max(asked.elapsed());
+        longest = longest.max(started.elapsed());
     }
     longest
 }
@@ -120,14 +120,17 @@ async fn a_schema_that_would_block_a_node_or_its_payload_is_refused() {
     let stop = tokio_util::sync::CancellationToken::new();
     let watching = tokio::spawn(watched(service.admin(), stop.clone()));
     for Case { name, schema, payload } in cases() {
-        let asked = Instant::now();
+        let started = Instant::now();
         let path = format!("/event-types/{name}");
         let is_registered = registered(&admin.put(&path, &json!({"schema": schema})).await);
-        let registration = asked.elapsed();
+        let registration = started.elapsed();
         if is_registered {
-            let asked = Instant::now();
+            let started = Instant::now();
             let answer = admin.post("/events", &event(&id, name, &payload)).await;
-            println!("{name}: registered in {registration:?}, judged in {:?}", asked.elapsed());
+            println!(
+                "{name}: registered in {registration:?}, validated in {:?}",
+                started.elapsed()
+            );
             answer.invalid("payload", &["takes too long", "simpler"]);
         } else {
             println!("{name}: refused in {registration:?}");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::conformance::{Outsider as _, Row};
-use crate::outsider::{Program, deployed, insert};
+use crate::conformance::{InboxProgram as _, Row};
+use crate::inbox_program::{Program, deployed, insert};
 use crate::support::{Service, deployed as posted, get};
 
 mod faults;
@@ -156,10 +156,10 @@ async fn each_invalid_row_is_rejected_with_its_reason_and_the_others_are_deliver
     listed.reverse();
     let reasons: Vec<_> = listed.iter().map(|row| row["reason"].as_str().expect("one")).collect();
     assert_eq!(reasons, bad.iter().map(|(reason, _)| *reason).collect::<Vec<_>>(), "{listed:#?}");
-    let told =
+    let count =
         |log: &str, row: &Value| log.matches(&format!("\"inbox_id\":{},", row["inboxId"])).count();
-    service.logged(|log| listed.iter().all(|row| told(log, row) > 0)).await;
-    assert!(listed.iter().all(|row| told(&service.log(), row) == 1), "{}", service.log());
+    service.logged(|log| listed.iter().all(|row| count(log, row) > 0)).await;
+    assert!(listed.iter().all(|row| count(&service.log(), row) == 1), "{}", service.log());
     assert!(!service.log().contains(secret), "a payload stands in the log");
     let metrics = service.metrics().await;
     assert!(

@@ -9,9 +9,9 @@ use gateway_events::store::{Gateway, Health as _, Inbox as _, Log as _, Target, 
 use serde_json::json;
 use sqlx::Connection as _;
 
-use crate::conformance::{Corner, Outsider as _, Row, event_with};
-use crate::outsider::deployed;
-use crate::outsider_postgres::{Program, insert};
+use crate::conformance::{Fixture, InboxProgram as _, Row, event_with};
+use crate::inbox_program::deployed;
+use crate::inbox_program_postgres::{Program, insert};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
 use crate::support::Service;
@@ -127,13 +127,13 @@ async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
 
 /// Moves all visible rows, as a node does; returns how many were moved.
 async fn move_all(store: &PostgresStore, gateway: &Gateway) -> usize {
-    let corner = Corner::of(store).await;
+    let fixture = Fixture::of(store).await;
     let rows = store.inbox_page(7, 1 << 20).await.unwrap();
     let judged = rows.iter().map(|row| {
         let content = row.content.as_ref().unwrap();
         let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
         let event = event_with(id, Target::Gateways(vec![gateway.id]), &content.payload);
-        ValidatedRow { id: row.id, result: Ok((corner.organisation, event)) }
+        ValidatedRow { id: row.id, result: Ok((fixture.organisation, event)) }
     });
     store.drain_inbox(judged.collect()).await.unwrap().appended
 }
@@ -146,7 +146,7 @@ fn row() -> Row {
 async fn a_row_that_another_program_is_deleting_is_skipped() {
     let database = Database::new();
     let store = open(&database).await.unwrap();
-    let gateway = Corner::of(store.as_ref()).await.gateway(&[]).await;
+    let gateway = Fixture::of(store.as_ref()).await.gateway(&[]).await;
     let program = Program::start(&database).await;
     program.insert(&[row(), row()]).await;
     let mut connection = program.connection().await;
@@ -165,7 +165,7 @@ async fn a_row_that_another_program_is_deleting_is_skipped() {
 async fn rows_that_another_program_is_deleting_hide_no_later_rows() {
     let database = Database::new();
     let store = open(&database).await.unwrap();
-    let gateway = Corner::of(store.as_ref()).await.gateway(&[]).await;
+    let gateway = Fixture::of(store.as_ref()).await.gateway(&[]).await;
     let program = Program::start(&database).await;
     // More than a page of them, in a transaction and in a nested one.
     program.insert(&vec![row(); 11]).await;
@@ -190,7 +190,7 @@ async fn nodes_that_drain_the_inbox_concurrently_move_each_row_once() {
     const ROUNDS: usize = 10;
     let database = Database::new();
     let (first, second) = (open(&database).await.unwrap(), open(&database).await.unwrap());
-    let gateway = Corner::of(first.as_ref()).await.gateway(&[]).await;
+    let gateway = Fixture::of(first.as_ref()).await.gateway(&[]).await;
     let inserting = join_all((0..PROGRAMS).map(|_| async {
         let program = Program::start(&database).await;
         let mut ids = Vec::new();

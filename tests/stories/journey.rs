@@ -4,7 +4,7 @@ use gateway_events::api::ConnectionsQuery;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{deployed, get};
 
 on_both! {

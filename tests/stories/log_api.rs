@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::server::Database;
 use crate::support::{Service, deployed, failed_report, pause};
 

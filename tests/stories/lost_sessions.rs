@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gateway_events::store::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::server::Database;
 use crate::support::{PATIENCE, Service, deployed, get};
 

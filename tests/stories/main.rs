@@ -1,6 +1,6 @@
-//! Stories through the public surface: the real binary, real TLS, real files.
+//! Tests of the public interfaces, called stories: with the real binary, real TLS, real files.
 //!
-//! Stories of `journey`, `ledger` and `crash` are told twice, in `embedded` and in `shared`.
+//! Stories of `journey`, `ledger` and `crash` run twice, in `embedded` and in `shared`.
 //!
 //! | requirement | story |
 //! |---|---|
@@ -13,19 +13,19 @@
 //! | FR-008 | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | FR-008, 010, 011 | `journey::a_type_is_registered_while_running` |
 //! | FR-009, 016, 019 | `ledger::an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives` |
-//! | FR-009 | `operations::a_failure_is_recorded_within_a_second`, `away` |
+//! | FR-009 | `operations::a_failure_is_recorded_within_a_second`, `disconnected` |
 //! | FR-005, 009, 015, in the log | `edge::log` |
 //! | FR-012, 013 | `delivery`, with a transport in memory and one of text lines |
 //! | FR-014 | `crash::every_accepted_event_arrives_in_order_after_a_kill`, `faults::replicas` |
 //! | FR-016 | `operations::the_state_of_a_gateway_and_of_an_event_is_shown` |
 //! | FR-017, 018 | `operations::totals_are_from_the_database_and_survive_a_kill` |
-//! | FR-019 | `questions::every_combination_of_filters_returns_exactly_the_matches` |
-//! | FR-019 | `questions::a_window_includes_its_start_and_excludes_its_end` |
+//! | FR-019 | `delivery_queries::every_combination_of_filters_returns_exactly_the_matches` |
+//! | FR-019 | `delivery_queries::a_window_includes_its_start_and_excludes_its_end` |
 //! | FR-019 | `paging::pages_of_failures_are_one_snapshot_while_more_arrive` |
 //! | events by the shared database | `inbox`, `inbox_postgres` |
-//! | several nodes | `nodes`, `cluster`, `lost`, `members`; under fire: `fire` |
+//! | several nodes | `nodes`, `cluster`, `lost_nodes`, `node_list`; under faults: `chaos` |
 //! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
-//! | stores answer alike | `conformance`, `model` |
+//! | stores behave alike | `conformance`, `model` |
 //! | FR-020, 023 | `journey::connections_and_attempts_are_limited` |
 //! | FR-023, in any minute | `http::rates` and `http::reconnects`, in the library |
 //! | FR-023, of a gateway | `edge::reconnects` |
@@ -44,64 +44,64 @@
 mod reference;
 
 mod access;
-mod away;
 mod balancer;
 mod bench;
 mod bench_running;
-mod both;
+mod both_databases;
 mod built_ins;
 mod bursts;
+mod chaos;
 mod clocks;
 mod cluster;
 mod command_line;
 mod conformance;
 mod crash;
 mod delivery;
+mod delivery_queries;
+mod disconnected;
 mod disk;
 mod edge;
 mod example_programs;
 mod examples;
 mod failed_statements;
-mod fake;
+mod fake_service;
+mod fault_proxy;
 mod faults;
-mod fire;
 mod health;
 mod hostile;
+mod idempotency;
 mod inbox;
 mod inbox_postgres;
+mod inbox_program;
+mod inbox_program_postgres;
 mod jobs;
 mod journey;
 mod ledger;
-mod line;
 mod listening;
 mod log_api;
 mod logging;
-mod lost;
+mod lost_nodes;
 mod lost_sessions;
-mod members;
 mod merge_patch;
 mod migrations;
 mod model;
+mod node_list;
 mod nodes;
 mod observability;
+mod offline_database;
 mod openapi;
 mod operations;
 mod organisations;
 mod outages;
-mod outsider;
-mod outsider_postgres;
 mod paging;
 mod payloads;
-mod place;
 mod pooler;
 mod positions;
 mod proxied;
 mod publish;
-mod questions;
-mod raw;
+mod raw_gateway;
 mod redrive;
 mod releases;
-mod repeats;
 mod retention;
 mod scopes;
 mod secrets;

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::Service;
 use crate::support::http::reply;
 

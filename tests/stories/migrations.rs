@@ -1,8 +1,8 @@
 //! Operators migrate with sqlx-cli or with our own command: each accepts what the other has done,
 //! and nothing starts with another version's schema.
 
-use crate::both::{On, on_both};
-use crate::place::Place;
+use crate::both_databases::{On, on_both};
+use crate::offline_database::OfflineDatabase;
 
 on_both! {
     sqlx_cli_accepts_what_our_command_did
@@ -15,87 +15,87 @@ on_both! {
 }
 
 /// Both tools report that everything is applied.
-async fn is_up_to_date(place: &Place) {
-    assert!(place.ours("migrate --check").await.well().contains("is up to date"));
-    let info = place.theirs("info").await;
+async fn is_up_to_date(database: &OfflineDatabase) {
+    assert!(database.ours("migrate --check").await.well().contains("is up to date"));
+    let info = database.theirs("info").await;
     let installed = info.well().lines().filter(|line| line.contains("/installed"));
-    assert_eq!(installed.count(), place.versions().len(), "{info:?}");
-    let report = place.ours("verify --json").await.json();
+    assert_eq!(installed.count(), database.versions().len(), "{info:?}");
+    let report = database.ours("verify --json").await.json();
     assert_eq!(report["problems"], serde_json::json!([]));
 }
 
 async fn sqlx_cli_accepts_what_our_command_did(on: On) {
-    let place = Place::new(on);
-    let pending = place.ours("migrate --check").await;
+    let database = OfflineDatabase::new(on);
+    let pending = database.ours("migrate --check").await;
     let lines = pending.out.lines().count();
-    assert_eq!((pending.code, lines), (Some(1), place.versions().len()), "{pending:?}");
+    assert_eq!((pending.code, lines), (Some(1), database.versions().len()), "{pending:?}");
     assert!(pending.out.starts_with("pending: 0001 log\n"), "{pending:?}");
-    assert!(place.ours("migrate").await.well().contains("is up to date"));
-    assert_eq!(place.theirs("run").await.well(), "", "nothing was left to do");
-    is_up_to_date(&place).await;
+    assert!(database.ours("migrate").await.well().contains("is up to date"));
+    assert_eq!(database.theirs("run").await.well(), "", "nothing was left to do");
+    is_up_to_date(&database).await;
 }
 
 async fn our_command_accepts_what_sqlx_cli_did(on: On) {
-    let place = Place::new(on);
-    assert!(place.theirs("run").await.well().contains("Applied 1/migrate log"));
-    assert!(place.ours("migrate").await.well().contains("is up to date"));
-    is_up_to_date(&place).await;
+    let database = OfflineDatabase::new(on);
+    assert!(database.theirs("run").await.well().contains("Applied 1/migrate log"));
+    assert!(database.ours("migrate").await.well().contains("is up to date"));
+    is_up_to_date(&database).await;
 }
 
 async fn one_tool_continues_where_the_other_stopped(on: On) {
-    let place = Place::new(on);
-    place.theirs("run --target-version 1").await.well();
-    let pending = place.ours("migrate --check").await;
+    let database = OfflineDatabase::new(on);
+    database.theirs("run --target-version 1").await.well();
+    let pending = database.ours("migrate --check").await;
     let lines = pending.out.lines().count();
-    assert_eq!((pending.code, lines), (Some(1), place.versions().len() - 1), "{pending:?}");
+    assert_eq!((pending.code, lines), (Some(1), database.versions().len() - 1), "{pending:?}");
     assert!(pending.out.starts_with("pending: 0002 inbox\n"), "{pending:?}");
-    place.ours("token recover").await.failed(1, &["gateway-events migrate"]);
-    place.ours("verify").await.failed(1, &["gateway-events migrate"]);
-    place.ours("migrate").await.well();
-    assert_eq!(place.theirs("run").await.well(), "", "nothing was left to do");
-    is_up_to_date(&place).await;
+    database.ours("token recover").await.failed(1, &["gateway-events migrate"]);
+    database.ours("verify").await.failed(1, &["gateway-events migrate"]);
+    database.ours("migrate").await.well();
+    assert_eq!(database.theirs("run").await.well(), "", "nothing was left to do");
+    is_up_to_date(&database).await;
 }
 
 /// Every command that opens the database refuses it, and leaves it unchanged.
-async fn is_refused(place: &Place, says: &[&str]) {
+async fn is_refused(database: &OfflineDatabase, says: &[&str]) {
     let commands =
         ["serve --listen 127.0.0.1:0", "migrate", "migrate --check", "verify", "token recover"];
     for one in commands {
-        place.ours(one).await.failed(1, says);
+        database.ours(one).await.failed(1, says);
     }
 }
 
 async fn a_newer_schema_is_refused_by_everything(on: On) {
-    let place = Place::new(on);
-    place.ours("migrate").await.well();
-    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
-    place
+    let database = OfflineDatabase::new(on);
+    database.ours("migrate").await.well();
+    let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
+    database
         .change(&format!(
             "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
              values (9999, 'from tomorrow', true, {bytes}, 0)"
         ))
         .await;
-    is_refused(&place, &["migration 9999", "a newer one"]).await;
-    place.change("delete from _sqlx_migrations where version = 9999").await;
-    is_up_to_date(&place).await;
+    is_refused(&database, &["migration 9999", "a newer one"]).await;
+    database.change("delete from _sqlx_migrations where version = 9999").await;
+    is_up_to_date(&database).await;
 }
 
 async fn an_edited_schema_is_refused_by_everything(on: On) {
-    let place = Place::new(on);
-    place.ours("migrate").await.well();
-    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
+    let database = OfflineDatabase::new(on);
+    database.ours("migrate").await.well();
+    let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
-    place.change(&edit).await;
-    is_refused(&place, &["migration 1 was applied with a different text"]).await;
+    database.change(&edit).await;
+    is_refused(&database, &["migration 1 was applied with a different text"]).await;
 }
 
 /// A history and a table of another program that uses the same tool.
 async fn another_programs_database_is_left_unchanged(on: On) {
-    let place = Place::new(on);
-    place.ours("migrate").await.well();
-    let bytes = if place.is_shared() { "'\\x00'" } else { "x'00'" };
+    let database = OfflineDatabase::new(on);
+    database.ours("migrate").await.well();
+    let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     for (version, description) in [(1, "create users"), (20_230_101_000_000_i64, "log")] {
-        place
+        database
             .change(&format!(
                 "delete from _sqlx_migrations;
                  insert into _sqlx_migrations (version, description, success, checksum, execution_time)
@@ -103,11 +103,11 @@ async fn another_programs_database_is_left_unchanged(on: On) {
             ))
             .await;
         let version = format!("migration {version} (\"{description}\")");
-        is_refused(&place, &["another program", &version, "nothing was changed"]).await;
+        is_refused(&database, &["another program", &version, "nothing was changed"]).await;
     }
     // Likewise with an interrupted migration of theirs.
-    place.change("update _sqlx_migrations set success = false").await;
-    is_refused(&place, &["another program"]).await;
+    database.change("update _sqlx_migrations set success = false").await;
+    is_refused(&database, &["another program"]).await;
 }
 
 /// A newer version migrates the database of a running node.

@@ -14,18 +14,18 @@ use gateway_events::wake::Wake;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::conformance::Outsider;
+use crate::conformance::InboxProgram;
 use crate::reference::store::{Clock, MemoryDatabase, MemoryStore};
 use crate::server::Database;
 use crate::support::PATIENCE;
-use crate::{outsider, outsider_postgres, store_memory, store_postgres, store_sqlite};
+use crate::{inbox_program, inbox_program_postgres, store_memory, store_postgres, store_sqlite};
 
 mod calls;
-mod picture;
+mod snapshot;
 mod steps;
 
 use calls::World;
-use picture::picture;
+use snapshot::picture;
 use steps::Step;
 
 /// Where a store keeps its data.
@@ -58,13 +58,15 @@ impl Place {
         }
     }
 
-    async fn program(&self) -> Box<dyn Outsider> {
+    async fn program(&self) -> Box<dyn InboxProgram> {
         match self {
             Self::Memory(database) => Box::new(store_memory::Program(database.clone())),
             Self::Embedded(directory) => Box::new(
-                outsider::Program::start(&directory.path().join("gateway-events.db")).await,
+                inbox_program::Program::start(&directory.path().join("gateway-events.db")).await,
             ),
-            Self::Shared(database) => Box::new(outsider_postgres::Program::start(database).await),
+            Self::Shared(database) => {
+                Box::new(inbox_program_postgres::Program::start(database).await)
+            }
         }
     }
 
@@ -88,7 +90,7 @@ impl Place {
 struct Side {
     place: Place,
     store: Arc<dyn Store>,
-    program: Box<dyn Outsider>,
+    program: Box<dyn InboxProgram>,
     mark: TrimMark,
 }
 
@@ -159,8 +161,8 @@ fn run(cases: u32, place: impl Fn() -> Place) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let told = runner.run(&steps::steps(), |steps| runtime.block_on(compare(place(), steps)));
-    if let Err(failure) = told {
+    let result = runner.run(&steps::steps(), |steps| runtime.block_on(compare(place(), steps)));
+    if let Err(failure) = result {
         panic!("{failure}");
     }
 }

@@ -15,7 +15,7 @@ use gateway_events::store::{
 };
 use gateway_events::wake::Wake;
 
-use crate::conformance::{Corner, closed, confirmed, event, event_with, keep_all, range};
+use crate::conformance::{Fixture, closed, confirmed, event, event_with, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
 use crate::support::PATIENCE;
@@ -42,7 +42,7 @@ async fn end(nodes: &[&PostgresStore], database: &Database) {
 async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_never_deadlock() {
     const ROUNDS: usize = 40;
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     let mut forward = Vec::new();
     let mut keys = Vec::new();
     for _ in 0..5 {
@@ -53,10 +53,10 @@ async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_never_deadlock(
     // The other node targets the same gateways in the opposite order.
     let backward: Vec<_> = forward.iter().rev().copied().collect();
     let requests = (0..ROUNDS).flat_map(|_| [(here, &forward), (there, &backward)]);
-    join_all(requests.map(|(corner, ids)| async move {
+    join_all(requests.map(|(fixture, ids)| async move {
         let mut events: Vec<_> = ids.iter().map(|id| event(Target::Gateways(vec![*id]))).collect();
         events.push(event(Target::Gateways(ids.clone())));
-        assert!(corner.publish(events).await.iter().all(Result::is_ok));
+        assert!(fixture.publish(events).await.iter().all(Result::is_ok));
     }))
     .await;
     let expected: Vec<i64> = (1..=i64::try_from(ROUNDS * 2 * 2).unwrap()).collect();
@@ -71,7 +71,7 @@ async fn nodes_that_append_to_the_same_gateways_leave_no_gap_and_never_deadlock(
 #[tokio::test]
 async fn a_request_that_reaches_two_nodes_at_once_is_appended_once() {
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     let gateway = here.gateway(&[]).await;
     for round in 0..20 {
         let mut events: Vec<_> =
@@ -98,7 +98,7 @@ async fn a_request_that_reaches_two_nodes_at_once_is_appended_once() {
 #[tokio::test]
 async fn an_event_without_gateways_that_reaches_two_nodes_at_once_is_stored_once() {
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     // There is no stream whose lock would serialise them; only their ids conflict.
     let nobody = || Target::Labels([("story".to_owned(), "nobody".to_owned())].into());
     for _ in 0..20 {
@@ -114,7 +114,7 @@ async fn an_event_without_gateways_that_reaches_two_nodes_at_once_is_stored_once
 #[tokio::test]
 async fn connections_of_a_dead_node_are_closed_and_those_of_a_live_one_are_not() {
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     let gateway = here.gateway(&[]).await;
     here.fill(&gateway, 5).await;
     let (lost, _, _) = here.open(&gateway).await;
@@ -160,7 +160,7 @@ async fn connections_of_a_dead_node_are_closed_and_those_of_a_live_one_are_not()
 #[tokio::test]
 async fn an_orphaned_cursor_is_taken_over_by_one_connection_on_any_node() {
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     for _ in 0..10 {
         let gateway = here.gateway(&[]).await;
         here.fill(&gateway, 9).await;
@@ -193,7 +193,7 @@ async fn sweep(store: &dyn Store, gateway: &Gateway) -> i64 {
 #[tokio::test]
 async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
     let (first, second, database) = two().await;
-    let (here, there) = (Corner::of(first.as_ref()).await, Corner::of(second.as_ref()).await);
+    let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     let gateway = here.gateway(&[]).await;
     let limits = RetentionLimits { hard_max_events: 20, batch: 7, ..keep_all() };
     let housekeeping = async |node: Arc<PostgresStore>| {
@@ -205,8 +205,8 @@ async fn retention_and_the_sweep_run_on_any_node_while_others_append() {
         counts
     };
     let appending = join_all((0..40).map(|nth| {
-        let (corner, gateway) = (if nth % 2 == 0 { here } else { there }, gateway.clone());
-        async move { corner.fill(&gateway, 5).await }
+        let (fixture, gateway) = (if nth % 2 == 0 { here } else { there }, gateway.clone());
+        async move { fixture.fill(&gateway, 5).await }
     }));
     let (_, one, other) = tokio::join!(
         appending,
@@ -237,8 +237,8 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
     let first = open(&database).await.unwrap();
     let second =
         PostgresStore::open(&options(&database), NodeId::new(), wake.clone()).await.unwrap();
-    let corner = Corner::of(first.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(first.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut listening = wake.subscribe(gateway.key);
     for round in 1..=20 {
         if round == 10 {
@@ -248,7 +248,7 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
                  where datname = current_database() and query ilike 'listen %'",
             );
         }
-        corner.fill(&gateway, 1).await;
+        fixture.fill(&gateway, 1).await;
         let reached = listening.head.wait_for(|head| *head == Sequence(round));
         tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
     }
@@ -259,8 +259,8 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
 async fn a_lost_database_fails_requests_and_not_the_node() {
     let database = Database::new();
     let node = open(&database).await.unwrap();
-    let corner = Corner::of(node.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(node.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut accepted = 0;
     for _ in 0..10 {
         // All sessions of the node end at once.
@@ -269,7 +269,7 @@ async fn a_lost_database_fails_requests_and_not_the_node() {
              where datname = current_database() and pid <> pg_backend_pid()",
         );
         let publish = || Publish {
-            organisation: corner.organisation,
+            organisation: fixture.organisation,
             events: vec![Ok(event(Target::Gateways(vec![gateway.id])))],
             idempotency: None,
         };
@@ -284,7 +284,7 @@ async fn a_lost_database_fails_requests_and_not_the_node() {
             tokio::task::yield_now().await;
         }
         accepted += 1;
-        assert_eq!(corner.again(&gateway).await.head, Sequence(accepted));
+        assert_eq!(fixture.again(&gateway).await.head, Sequence(accepted));
     }
     end(&[&node], &database).await;
 }
@@ -293,8 +293,8 @@ async fn a_lost_database_fails_requests_and_not_the_node() {
 async fn a_failed_commit_has_an_unknown_outcome_and_ends_nothing_else() {
     let database = Database::new();
     let node = open(&database).await.unwrap();
-    let corner = Corner::of(node.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(node.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     // The session ends between the last statement and the end of the commit.
     database.run(
         "create function die() returns trigger language plpgsql as $$
@@ -306,17 +306,17 @@ async fn a_failed_commit_has_an_unknown_outcome_and_ends_nothing_else() {
     let doomed =
         event_with(EventId::new("doomed-1").unwrap(), Target::Gateways(vec![gateway.id]), "{}");
     let publish = || Publish {
-        organisation: corner.organisation,
+        organisation: fixture.organisation,
         events: vec![Ok(doomed.clone())],
         idempotency: None,
     };
     let failed = node.append(publish()).await;
     assert!(matches!(failed, Err(StoreError::Unknown(_))), "{failed:?}");
     node.check().await.unwrap();
-    corner.fill(&gateway, 1).await;
+    fixture.fill(&gateway, 1).await;
     database.run("drop trigger die on events");
     // The retry that the error tells the publisher to make.
-    let answers = corner.publish(vec![doomed.clone()]).await;
+    let answers = fixture.publish(vec![doomed.clone()]).await;
     assert_eq!(answers[0].as_ref().unwrap().deliveries[0].sequence, Sequence(2));
     end(&[&node], &database).await;
 }

@@ -10,8 +10,8 @@ use serde_json::json;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, Transaction};
 
-use crate::both::On;
-use crate::raw::{CLOSE, Raw};
+use crate::both_databases::On;
+use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::server::Database;
 use crate::support::{Service, deployed, failed_report};
 
@@ -136,7 +136,7 @@ async fn a_report_is_on_record_although_its_gateway_left_while_the_database_was_
     for on in [On::Embedded, On::Shared(Database::alone())] {
         let service = on.start().await;
         let (id, key) = service.gateway("one").await;
-        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
         assert_eq!(gateway.event().await["sequence"], 1);
         let mut other = None;

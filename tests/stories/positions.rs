@@ -16,7 +16,7 @@ use gateway_events::store::{
 use gateway_events::wake::Wake;
 use proptest::prelude::*;
 
-use crate::conformance::{Corner, keep_all, range};
+use crate::conformance::{Fixture, keep_all, range};
 use crate::reference::store::{MemoryDatabase, MemoryStore};
 use crate::server::Database;
 use crate::{store_postgres, store_sqlite};
@@ -78,7 +78,7 @@ struct Replica {
 
 /// What really happened, which the store can only infer.
 struct World<'a> {
-    corner: Corner<'a>,
+    fixture: Fixture<'a>,
     gateway: Gateway,
     now: &'a (dyn Fn() -> Timestamp + Sync),
     declared: bool,
@@ -121,7 +121,7 @@ impl World<'_> {
     async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
             Step::Publish => {
-                self.corner.fill(&self.gateway, 1).await;
+                self.fixture.fill(&self.gateway, 1).await;
                 self.head += 1;
             }
             Step::Connect(nth) if self.replicas[nth].live.is_none() => {
@@ -138,7 +138,7 @@ impl World<'_> {
             Step::Signs(nth) => {
                 if let Some(live) = self.replicas[nth].live {
                     let sign = Record::Heartbeat { connection: live.id, at: (self.now)() };
-                    self.corner.record(vec![sign]).await;
+                    self.fixture.record(vec![sign]).await;
                     self.sign(nth);
                 }
             }
@@ -164,7 +164,7 @@ impl World<'_> {
             Step::Trims => {
                 let limits = RetentionLimits { orphaned_cursor_max_age: KEPT, ..keep_all() };
                 let mut mark = TrimMark::default();
-                while self.corner.store.trim(&limits, &mut mark).await.unwrap().more {}
+                while self.fixture.store.trim(&limits, &mut mark).await.unwrap().more {}
             }
             _ => {}
         }
@@ -173,7 +173,7 @@ impl World<'_> {
 
     /// Checks that nothing is skipped that the replica has not confirmed.
     async fn connect(&mut self, nth: usize, is_settled: bool) -> Result<(), TestCaseError> {
-        let (id, start, _) = self.corner.open(&self.gateway).await;
+        let (id, start, _) = self.fixture.open(&self.gateway).await;
         let now = (self.now)();
         let (start, replica) = (start.0, &self.replicas[nth]);
         // A replica that was never connected has missed nothing.
@@ -199,7 +199,7 @@ impl World<'_> {
         };
         let to = live.position + ((head - live.position) / part).max(1);
         let receipt = crate::conformance::confirmed(&self.gateway, live.id, live.position + 1, to);
-        self.corner.record(vec![receipt]).await;
+        self.fixture.record(vec![receipt]).await;
         let replica = &mut self.replicas[nth];
         replica.live = Some(Live { position: to, ..live });
         replica.confirmed = replica.confirmed.max(to);
@@ -214,15 +214,15 @@ impl World<'_> {
         reason: Reason,
         is_sign: bool,
     ) -> Result<(), TestCaseError> {
-        let confirmed = self.corner.again(&self.gateway).await.confirmed.0;
-        let before = self.corner.store.totals(self.corner.organisation).await.unwrap();
+        let confirmed = self.fixture.again(&self.gateway).await.confirmed.0;
+        let before = self.fixture.store.totals(self.fixture.organisation).await.unwrap();
         let unconfirmed = (position < self.head).then(|| range(position + 1, self.head));
         let mut end = crate::conformance::closed(&self.gateway, id, reason, unconfirmed, false);
         if let Record::Closed { alive_at, .. } = &mut end {
             *alive_at = is_sign.then(|| (self.now)());
         }
-        self.corner.record(vec![end]).await;
-        let after = self.corner.store.totals(self.corner.organisation).await.unwrap();
+        self.fixture.record(vec![end]).await;
+        let after = self.fixture.store.totals(self.fixture.organisation).await.unwrap();
         let failed =
             if reason == Reason::NodeLost { 0 } else { self.head - confirmed.max(position) };
         prop_assert_eq!(after.failed_attempts - before.failed_attempts, failed);
@@ -230,22 +230,22 @@ impl World<'_> {
     }
 }
 
-async fn told(
+async fn run_steps(
     store: &dyn Store,
     now: &(dyn Fn() -> Timestamp + Sync),
     wait: &(dyn Fn(Duration) + Sync),
     (replicas, declared): (usize, bool),
     steps: &[Step],
 ) -> Result<(), TestCaseError> {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     if declared {
         let replicas = Some(i64::try_from(replicas).unwrap());
         let change = GatewayChange { replicas, ..GatewayChange::default() };
-        store.update_gateway(corner.organisation, gateway.id, change).await.unwrap();
+        store.update_gateway(fixture.organisation, gateway.id, change).await.unwrap();
     }
     let mut world = World {
-        corner,
+        fixture,
         gateway,
         now,
         declared,
@@ -293,7 +293,7 @@ fn each_replica_gets_every_event_whatever_happens_and_however_time_passes() {
         };
         let database = MemoryDatabase::new(Arc::new(now.clone()));
         let store = MemoryStore::open(&database, NodeId::new(), Wake::default());
-        runtime.block_on(told(store.as_ref(), &now, &wait, kind, steps))
+        runtime.block_on(run_steps(store.as_ref(), &now, &wait, kind, steps))
     });
 }
 
@@ -303,7 +303,7 @@ fn the_embedded_store_keeps_the_same_positions() {
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
             let store = store_sqlite::open_as(directory.path(), NodeId::new()).await.unwrap();
-            let outcome = told(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
+            let outcome = run_steps(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
             store.close().await;
             outcome
         })
@@ -316,7 +316,7 @@ fn the_shared_store_keeps_the_same_positions() {
     run(12, |runtime, kind, steps| {
         runtime.block_on(async {
             let store = store_postgres::open_as(&database, NodeId::new()).await.unwrap();
-            let outcome = told(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
+            let outcome = run_steps(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
             store.close().await;
             outcome
         })

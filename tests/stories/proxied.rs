@@ -106,7 +106,7 @@ async fn attempts_are_limited_per_client_and_not_per_balancer() {
 }
 
 /// What the service sends until it ends the connection.
-async fn told(mut tcp: TcpStream) -> Vec<u8> {
+async fn read_to_end(mut tcp: TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset is an end, too.
     drop(timeout(PATIENCE, tcp.read_to_end(&mut said)).await.expect("it ends"));
@@ -131,16 +131,16 @@ async fn a_balancer_without_a_valid_header_is_disconnected_and_logged() {
         let mut tcp = dial(BALANCER, service.port).await;
         // The connection may end before everything is written.
         drop(tcp.write_all(&bytes).await);
-        assert_eq!(told(tcp).await, b"", "{name}");
+        assert_eq!(read_to_end(tcp).await, b"", "{name}");
         service.logged(|log| warnings(log) == nth + 1).await;
     }
     // Half a header, and then nothing.
     let mut slow = dial(BALANCER, service.port).await;
     slow.write_all(b"PROXY TCP4 203.0").await.expect("open");
-    assert_eq!(told(slow).await, b"");
+    assert_eq!(read_to_end(slow).await, b"");
     service.logged(|log| log.contains("the header did not arrive in time")).await;
     // A header, and then no TLS handshake: one deadline for both.
-    assert_eq!(told(on_behalf(&service, "203.0.113.7").await).await, b"");
+    assert_eq!(read_to_end(on_behalf(&service, "203.0.113.7").await).await, b"");
     // A check of the open port causes no warning.
     let before = warnings(&service.log());
     drop(dial(BALANCER, service.port).await);

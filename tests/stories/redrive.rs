@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{Service, deployed, failed_report};
 
 /// Registers a gateway and lets it report so many deployments as failed.

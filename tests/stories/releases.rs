@@ -9,8 +9,8 @@ use gateway_events::clock::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
-use crate::place::Place;
+use crate::both_databases::{On, on_both};
+use crate::offline_database::OfflineDatabase;
 use crate::support::Service;
 use crate::support::http::reply;
 
@@ -31,29 +31,29 @@ const LIMA: &str = "0198c0de-0000-7000-8000-000000000004";
 const MINUTE: Duration = Duration::from_mins(1);
 
 async fn the_first_release_is_migrated(on: On) {
-    let place = Place::new(on);
-    follow(place, 1).await;
+    let database = OfflineDatabase::new(on);
+    follow(database, 1).await;
 }
 
 /// Including the newest release, whose own data must survive a restart.
 async fn every_later_release_is_migrated(on: On) {
-    let versions = Place::new(on.fresh()).versions();
+    let versions = OfflineDatabase::new(on.fresh()).versions();
     let later = versions.into_iter().filter(|version| *version > 1);
-    let releases = later.map(|release| follow(Place::new(on.fresh()), release));
+    let releases = later.map(|release| follow(OfflineDatabase::new(on.fresh()), release));
     futures_util::future::join_all(releases).await;
 }
 
 /// Creates the database of a release, migrates it, and uses it.
-async fn follow(place: Place, release: usize) {
-    let (from, to) = leave(&place, release).await;
-    place.ours("migrate").await.well();
-    let report = place.ours("verify --json").await.json();
+async fn follow(database: OfflineDatabase, release: usize) {
+    let (from, to) = leave(&database, release).await;
+    database.ours("migrate").await.well();
+    let report = database.ours("verify --json").await.json();
     assert_eq!(report["problems"], json!([]), "release {release}");
     let inbox = i64::from(release >= 2);
     let counted = json!({"gateways": 4, "events": 7, "deliveries": 11, "attempts": 16, "deadLetters": 1,
         "inbox": inbox, "rejected": inbox, "problems": []});
     assert_eq!(report, counted, "release {release}");
-    let (service, on) = place.start(ADMIN).await;
+    let (service, on) = database.start(ADMIN).await;
     queries_answer(&service, from, to).await;
     publishers_are_known(&service).await;
     let head = gateways_go_on(&service, release).await;
@@ -64,13 +64,13 @@ async fn follow(place: Place, release: usize) {
 
 /// Migrates as far as that release did, and inserts its data; returns a window of time that
 /// contains it.
-async fn leave(place: &Place, release: usize) -> (Timestamp, Timestamp) {
-    place.theirs(&format!("run --target-version {release}")).await.well();
+async fn leave(database: &OfflineDatabase, release: usize) -> (Timestamp, Timestamp) {
+    database.theirs(&format!("run --target-version {release}")).await.well();
     let now = Timestamp::now();
     for step in 1..=release {
         let file = format!("tests/stories/releases/{step:04}.sql");
         match std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)) {
-            Ok(script) => place.change(&translated(&script, now, place.is_shared())).await,
+            Ok(script) => database.change(&translated(&script, now, database.is_shared())).await,
             // The release has no data of its own, for example only indexes.
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
         }

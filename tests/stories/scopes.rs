@@ -78,7 +78,7 @@ fn filled(path: &str) -> String {
         .replace("{file}", "no.such")
 }
 
-async fn ask(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) -> Reply {
+async fn send(caller: &Caller, route: &(&str, &str, Needs, &'static str, u16)) -> Reply {
     let (method, path, needs, body, _) = *route;
     if needs == Nothing {
         return caller.root(&filled(path)).await;
@@ -136,7 +136,7 @@ async fn a_route_is_open_to_its_scope_and_to_no_other() {
         for (scope, caller, name) in
             [(Publish, &publisher, "publish"), (Read, &reader, "read"), (Admin, &admin, "admin")]
         {
-            let answer = ask(caller, route).await;
+            let answer = send(caller, route).await;
             if needs == Nothing || needs == scope {
                 assert_eq!(answer.status, allowed, "{path} with {name}: {answer:?}");
             } else if needs == Key {
@@ -170,7 +170,7 @@ async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
     // The test waits until it has expired.
     let ended = async { while expired.get("/stats").await.status != 401 {} };
     tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("it expires");
-    let mut told = BTreeSet::new();
+    let mut bodies = BTreeSet::new();
     for caller in [
         service.caller(None),
         service.caller(Some("nonsense")),
@@ -180,14 +180,14 @@ async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
         expired,
     ] {
         for route in ROUTES.iter().filter(|route| route.2 != Nothing) {
-            let answer = ask(&caller, route).await;
+            let answer = send(&caller, route).await;
             answer.refusal(401, "unauthorized");
             let challenge = answer.headers["www-authenticate"].to_str().expect("text");
             assert_eq!(challenge, if route.2 == Key { "ApiKey" } else { "Bearer" });
-            told.insert(answer.body);
+            bodies.insert(answer.body);
         }
     }
-    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(bodies.len(), 1, "{bodies:#?}");
     // A key gives access to its own gateway's routes; an access token to none of them.
     let with_key = |key: &str, path: &str| {
         let request = service.caller(None).request(Method::POST, path).header("api-key", key);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::fake::Fake;
+use crate::fake_service::FakeService;
 use crate::support::{PATIENCE, Service, deployed};
 
 /// Timeouts that are not under test are set to this.
@@ -44,7 +44,7 @@ struct Simulated {
 
 impl Simulated {
     /// Starts a gateway whose timeouts are long, except those that are set.
-    fn start(fake: &Fake, set: impl FnOnce(&mut GatewayOptions)) -> Self {
+    fn start(fake: &FakeService, set: impl FnOnce(&mut GatewayOptions)) -> Self {
         let (told, notices) = mpsc::unbounded_channel();
         let mut options = options(fake, Arc::new(Told(told)));
         options.announces = false;
@@ -69,14 +69,14 @@ impl Simulated {
     }
 }
 
-fn options(fake: &Fake, handler: Arc<dyn Handler>) -> GatewayOptions {
+fn options(fake: &FakeService, handler: Arc<dyn Handler>) -> GatewayOptions {
     let tls = fake.trust().client_config().expect("a TLS client");
     GatewayOptions::new(fake.url(), SecretString::from("a-key"), tls, handler)
 }
 
 #[tokio::test]
 async fn its_defaults_are_those_of_deployed_gateways() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let (told, _) = mpsc::unbounded_channel();
     let options = options(&fake, Arc::new(Told(told)));
     assert_eq!(options.ping_timeout, Duration::from_secs(35));
@@ -90,7 +90,7 @@ async fn its_defaults_are_those_of_deployed_gateways() {
 #[tokio::test]
 async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
     const WATCHDOG: Duration = Duration::from_secs(1);
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let gateway = Simulated::start(&fake, |options| options.ping_timeout = WATCHDOG);
     let mut peer = fake.welcome().await;
     // Pings keep the connection; each is answered after what was sent before it.
@@ -126,7 +126,7 @@ async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
 #[tokio::test]
 async fn without_an_acknowledgement_in_time_it_disconnects_and_reconnects_later() {
     const ENOUGH: Duration = Duration::from_millis(500);
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let began = Instant::now();
     let mut gateway = Simulated::start(&fake, |options| options.ack_timeout = ENOUGH);
     fake.upgrade().await.until_gone().await;
@@ -142,7 +142,7 @@ async fn without_an_acknowledgement_in_time_it_disconnects_and_reconnects_later(
 
 #[tokio::test]
 async fn a_first_frame_that_is_not_an_acknowledgement_is_a_failed_connect() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let mut gateway = Simulated::start(&fake, |options| {
         options.backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
     });
@@ -163,7 +163,7 @@ async fn a_first_frame_that_is_not_an_acknowledgement_is_a_failed_connect() {
 
 #[tokio::test]
 async fn some_statuses_stop_it_and_the_others_only_delay_it() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     for status in [401, 403, 404, 409, 422] {
         let gateway = Simulated::start(&fake, |_| {});
         fake.refuse(status).await;
@@ -196,7 +196,7 @@ async fn some_statuses_stop_it_and_the_others_only_delay_it() {
 
 #[tokio::test]
 async fn a_permanently_refused_manifest_stops_it_too() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let gateway = Simulated::start(&fake, |options| options.announces = true);
     let _peer = fake.welcome().await;
     // The well-known page, which does not exist, and then the manifest.
@@ -207,7 +207,7 @@ async fn a_permanently_refused_manifest_stops_it_too() {
 
 #[tokio::test]
 async fn after_an_acknowledged_connection_it_reconnects_at_once_however_that_ended() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     // Any pause would be an hour.
     let mut gateway = Simulated::start(&fake, |_| {});
     for code in [1000, 1001, 1008, 1011, 1013, 4500] {
@@ -225,7 +225,7 @@ async fn after_an_acknowledged_connection_it_reconnects_at_once_however_that_end
 
 #[tokio::test]
 async fn a_deployment_is_reported_once_however_often_it_is_sent() {
-    let fake = Fake::start().await;
+    let fake = FakeService::start().await;
     let gateway = Simulated::start(&fake, |options| options.ack = AckPolicy::Success);
     let mut peer = fake.welcome().await;
     peer.event(1).await;

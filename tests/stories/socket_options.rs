@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::server::Database;
 use crate::support::Service;
 

@@ -13,7 +13,7 @@ use gateway_events::store::{
 };
 use gateway_events::wake::Wake;
 
-use crate::conformance::{self, Corner, Outsider, Row, connection, event, keep_all};
+use crate::conformance::{self, Fixture, InboxProgram, Row, connection, event, keep_all};
 use crate::reference::store::{Clock, Fault, MemoryDatabase, MemoryStore};
 
 fn database() -> MemoryDatabase {
@@ -42,7 +42,7 @@ async fn beside(database: &MemoryDatabase) -> Program {
 }
 
 #[async_trait]
-impl Outsider for Program {
+impl InboxProgram for Program {
     async fn insert(&self, rows: &[Row]) -> Vec<String> {
         let contents: Vec<InboxContent> = rows.iter().map(content).collect();
         let ids = contents.iter().filter_map(|row| row.event_id.clone()).collect();
@@ -71,49 +71,49 @@ fn content(row: &Row) -> InboxContent {
 #[tokio::test]
 async fn injected_faults_take_effect_and_a_repeat_succeeds() {
     let store = open(&database());
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     for (fault, done) in
         [(Fault::Unavailable, false), (Fault::UnknownUndone, false), (Fault::UnknownDone, true)]
     {
-        let head = corner.again(&gateway).await.head;
+        let head = fixture.again(&gateway).await.head;
         let events = vec![Ok(event(Target::Gateways(vec![gateway.id])))];
-        let publish = Publish { organisation: corner.organisation, events, idempotency: None };
+        let publish = Publish { organisation: fixture.organisation, events, idempotency: None };
         store.fail(1, fault);
         let refused = store.append(publish.clone()).await;
         let is_unknown = matches!(refused, Err(StoreError::Unknown(_)));
         assert_eq!(is_unknown, fault != Fault::Unavailable, "{refused:?}");
-        let after = corner.again(&gateway).await.head;
+        let after = fixture.again(&gateway).await.head;
         assert_eq!(after, if done { head.next() } else { head }, "{fault:?}");
         // With the same id, as the error suggests.
         let Ok(Published::Done(answers)) = store.append(publish).await else {
             panic!("it is well")
         };
         assert_eq!(answers[0].as_ref().unwrap().deliveries[0].sequence, head.next());
-        assert_eq!(corner.again(&gateway).await.head, head.next());
+        assert_eq!(fixture.again(&gateway).await.head, head.next());
     }
     // A later one, and one that only reads.
     store.fail(2, Fault::UnknownDone);
-    store.totals(corner.organisation).await.unwrap();
-    let refused = store.totals(corner.organisation).await;
+    store.totals(fixture.organisation).await.unwrap();
+    let refused = store.totals(fixture.organisation).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-    store.totals(corner.organisation).await.unwrap();
+    store.totals(fixture.organisation).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_disk_refuses_appends_and_stores_records() {
     let database = database();
     let store = open(&database);
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     store.set_full(true);
     assert!(!store.has_room().await);
     conformance::a_drain_is_refused_and_keeps_its_rows(store.as_ref(), &Program(database)).await;
     let refused = conformance::publish_sized(store.as_ref(), 1).await;
     assert!(matches!(refused, Err(StoreError::StorageFull)), "{refused:?}");
-    corner.open(&gateway).await;
+    fixture.open(&gateway).await;
     store.set_full(false);
-    corner.fill(&gateway, 1).await;
+    fixture.fill(&gateway, 1).await;
 }
 
 #[tokio::test]
@@ -125,10 +125,10 @@ async fn another_node_closes_the_connections_of_a_dead_one_after_the_timeout() {
     };
     let database = MemoryDatabase::new(clock);
     let (dead, other) = (open(&database), open(&database));
-    let corner = Corner::of(dead.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(dead.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     assert_eq!(gateway.created_at, Timestamp::from_micros(0), "the clock that was handed in");
-    let (id, _, _) = corner.open(&gateway).await;
+    let (id, _, _) = fixture.open(&gateway).await;
     // Dropped, as by a crash: its end is not recorded.
     drop(dead);
     let later = |duration| *now.lock().unwrap() = Timestamp::from_micros(0).plus(duration);
@@ -137,8 +137,8 @@ async fn another_node_closes_the_connections_of_a_dead_one_after_the_timeout() {
     later(Duration::from_secs(31));
     let reaped = other.reap_dead_nodes().await.unwrap();
     assert_eq!(reaped.connections.iter().map(|it| it.connection_id).collect::<Vec<_>>(), [id]);
-    let corner = Corner::of(other.as_ref()).await;
-    let page = other.connections(corner.organisation, None, false, None, 9).await.unwrap();
+    let fixture = Fixture::of(other.as_ref()).await;
+    let page = other.connections(fixture.organisation, None, false, None, 9).await.unwrap();
     assert_eq!(page.rows[0].close_reason, Some(Reason::NodeLost));
 }
 
@@ -147,15 +147,15 @@ async fn nodes_on_one_database_are_woken_by_each_others_appends() {
     let database = database();
     let (store, wake) = (open(&database), Wake::default());
     let other = MemoryStore::open(&database, NodeId::new(), wake.clone());
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     let heard = wake.subscribe(gateway.key);
-    corner.fill(&gateway, 3).await;
+    fixture.fill(&gateway, 3).await;
     assert_eq!(*heard.head.borrow(), Sequence(3));
     other.close().await;
     let refused = other.open_connection(connection(&gateway)).now_or_never();
     assert!(refused.is_none(), "answered when it is polled again");
     let refused = other.trim(&keep_all(), &mut TrimMark::default()).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-    corner.fill(&gateway, 1).await;
+    fixture.fill(&gateway, 1).await;
 }

@@ -16,8 +16,8 @@ use gateway_events::wake::Wake;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::conformance::{self, Corner};
-use crate::outsider_postgres::Program;
+use crate::conformance::{self, Fixture};
+use crate::inbox_program_postgres::Program;
 use crate::server::Database;
 
 pub(crate) fn options(database: &Database) -> Options {
@@ -107,11 +107,11 @@ async fn a_migration_and_a_running_node_do_not_deadlock() {
 async fn retention_and_expiry_lock_streams_before_events() {
     let database = Database::new();
     let store = open(&database).await.unwrap();
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 4).await;
-    let (id, _, _) = corner.open(&gateway).await;
-    corner.record(vec![conformance::confirmed(&gateway, id, 1, 4)]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 4).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![conformance::confirmed(&gateway, id, 1, 4)]).await;
     // One that was trimmed, beyond the hard limit.
     database.run(
         "insert into trimmed select gateway, sequence, event from outbox where sequence = 1;
@@ -170,10 +170,10 @@ async fn a_log_that_grows_from_empty_is_never_read_completely() {
     const EVENTS: i64 = 2000;
     let database = Database::new();
     let store = open(&database).await.unwrap();
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     for _ in 0..EVENTS / 20 {
-        corner.fill(&gateway, 20).await;
+        fixture.fill(&gateway, 20).await;
     }
     // The statistics of a session are complete when it has ended.
     store.close().await;
@@ -207,8 +207,8 @@ async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     const PAGE: i64 = 100;
     let database = Database::new();
     let store = open(&database).await.unwrap();
-    let corner = Corner::of(store.as_ref()).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
     for filling in [
         "insert into events (organisation, id, type, payload, correlation_id, occurred_at,
@@ -230,7 +230,7 @@ async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     let one = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
     for _ in 0..QUESTIONS / 2 {
         for filter in [&all, &one] {
-            let page = store.failed_deliveries(corner.organisation, filter, None, 100).await;
+            let page = store.failed_deliveries(fixture.organisation, filter, None, 100).await;
             assert_eq!(page.unwrap().rows.len(), 100);
         }
     }

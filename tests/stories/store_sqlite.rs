@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 
 use crate::conformance;
-use crate::outsider::Program;
+use crate::inbox_program::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
     open_as(directory, NodeId::new()).await

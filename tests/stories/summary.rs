@@ -4,7 +4,7 @@
 use gateway_events::clock::Timestamp;
 use serde_json::Value;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::deployed;
 
 on_both! {

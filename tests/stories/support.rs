@@ -217,7 +217,7 @@ impl Service {
         (id, token["token"].as_str().expect("a key").to_owned())
     }
 
-    /// TLS to the service through a port, which may be a [fault proxy](crate::line)'s.
+    /// TLS to the service through a port, which may be a [fault proxy](crate::fault_proxy)'s.
     pub(crate) async fn tls(&self, port: u16) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
         self.tls_over(tcp).await.expect("TLS")

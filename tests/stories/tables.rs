@@ -65,8 +65,8 @@ async fn tables_fit_the_width_and_break_no_word() {
 
     // A displayed time is a valid argument, as is how long ago, with a gateway's name.
     for window in [format!("--from {at}"), "--since 2h".to_owned(), "--from 2h".to_owned()] {
-        let asked = format!("delivery failed {window} --gateway amsterdam-production-1 --json");
-        assert_eq!(service.run(&asked).await.json()["count"], 1, "{window}");
+        let arguments = format!("delivery failed {window} --gateway amsterdam-production-1 --json");
+        assert_eq!(service.run(&arguments).await.json()["count"], 1, "{window}");
     }
     let before = format!("delivery failed --since 2h --to {at} --json");
     assert_eq!(service.run(&before).await.json()["count"], 0);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
-use crate::support::command::{Said, command, run};
+use crate::support::command::{CommandOutput, command, run};
 use crate::support::{PATIENCE, Service, deployed};
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_command_that_can_not_connect_says_why() {
 async fn a_reader_that_goes_away_is_no_error() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let ended = async |mut command: tokio::process::Command| -> Said {
+    let ended = async |mut command: tokio::process::Command| -> CommandOutput {
         let mut running = command.spawn().expect("it starts");
         drop(running.stdout.take());
         service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();

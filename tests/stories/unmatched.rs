@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
-use crate::conformance::{Outsider as _, Row};
-use crate::outsider::Program;
+use crate::both_databases::{On, on_both};
+use crate::conformance::{InboxProgram as _, Row};
+use crate::inbox_program::Program;
 use crate::support::Service;
 use crate::support::deployed;
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{deployed, failed_report};
 
 on_both! {

@@ -120,7 +120,7 @@ impl Tables {
     fn give_up(&mut self, end: &End<'_>, sequence: Sequence) -> Result<()> {
         if self.confirmed(end.gateway) < sequence.0 {
             let range = Range { first: sequence, last: sequence };
-            self.bury(end.gateway, range, end.reason, end.at)?;
+            self.dead_letter(end.gateway, range, end.reason, end.at)?;
         }
         let own = self.own(end.connection);
         let Some((_, instance)) = own.filter(|(position, _)| position + 1 == sequence.0) else {

@@ -170,7 +170,7 @@ impl Tables {
     /// The last redrive of a delivery, following redrives of redrives.
     fn newest_redrive(&self, key: Key) -> Result<Option<RedrivenAs>> {
         let (mut at, mut newest) = (key, None);
-        while let Some((first, letter)) = self.letter_at(at)
+        while let Some((first, letter)) = self.dead_letter_at(at)
             && let Some(redriven_first) = letter.redriven_first
         {
             at.1 = redriven_first + at.1 - first;
@@ -185,7 +185,7 @@ impl Tables {
         let (gateway, sequence) = key;
         let row = self.gateway_row(gateway)?;
         let event = self.event_at(key);
-        let letter = self.letter_at(key).map(|(_, letter)| letter);
+        let letter = self.dead_letter_at(key).map(|(_, letter)| letter);
         let is_confirmed = sequence <= self.shown_position(gateway);
         Ok(Delivery {
             gateway_id: row.id,

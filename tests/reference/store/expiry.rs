@@ -61,7 +61,7 @@ impl Tables {
                     started_at: now,
                     finished_at: now,
                 })?;
-                self.bury(gateway, range, Reason::Expired, now)?;
+                self.dead_letter(gateway, range, Reason::Expired, now)?;
                 expired.push((gateway, range));
             }
         }

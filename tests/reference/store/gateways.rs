@@ -157,7 +157,7 @@ impl Tables {
                 finished_at: now,
             })?;
         }
-        self.bury(key, range, Reason::GatewayDeleted, now)?;
+        self.dead_letter(key, range, Reason::GatewayDeleted, now)?;
         let own = (key, String::new());
         let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
         self.cursors.retain(|(gateway, _), _| *gateway != key);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tables::{AttemptRow, Key, Letter, Tables, next};
+use super::tables::{AttemptRow, DeadLetter, Key, Tables, next};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
@@ -64,14 +64,14 @@ impl Tables {
     }
 
     /// The range of dead letters that contains a delivery, with its first sequence.
-    pub(super) fn letter_at(&self, (gateway, sequence): Key) -> Option<(i64, &Letter)> {
+    pub(super) fn dead_letter_at(&self, (gateway, sequence): Key) -> Option<(i64, &DeadLetter)> {
         let below = self.dead_letters.range((gateway, i64::MIN)..=(gateway, sequence));
         let ((_, first), letter) = below.last()?;
         (letter.last >= sequence).then_some((*first, letter))
     }
 
     pub(super) fn is_dead(&self, key: Key) -> bool {
-        self.letter_at(key).is_some()
+        self.dead_letter_at(key).is_some()
     }
 
     /// The parts of a range that are not dead letters.
@@ -81,7 +81,7 @@ impl Tables {
     }
 
     /// Inserts dead letters. Parts that are dead letters already stay unchanged.
-    pub(super) fn bury(
+    pub(super) fn dead_letter(
         &mut self,
         gateway: GatewayKey,
         range: Range,
@@ -91,7 +91,7 @@ impl Tables {
         for part in self.not_dead(gateway, range) {
             self.stream(gateway)?.dead_total += length(part);
             for piece in cut(part) {
-                let letter = Letter {
+                let letter = DeadLetter {
                     last: piece.last.0,
                     reason,
                     dead_at: at,
@@ -107,14 +107,14 @@ impl Tables {
     /// Removes a delivery from the dead letters, unless it was redriven. Returns whether it was
     /// one.
     pub(super) fn revive(&mut self, (gateway, sequence): Key) -> Result<bool> {
-        let letter = self.letter_at((gateway, sequence));
+        let letter = self.dead_letter_at((gateway, sequence));
         let letter = letter.filter(|(_, letter)| letter.redriven_at.is_none());
         let Some((first, letter)) = letter.map(|(first, letter)| (first, letter.clone())) else {
             return Ok(false);
         };
         self.dead_letters.remove(&(gateway, first));
         if first < sequence {
-            let before = Letter { last: sequence - 1, ..letter.clone() };
+            let before = DeadLetter { last: sequence - 1, ..letter.clone() };
             self.dead_letters.insert((gateway, first), before);
         }
         if sequence < letter.last {

@@ -111,7 +111,7 @@ impl Tables {
     fn revive_received(&mut self, gateway: GatewayKey, received: Range) -> Result<()> {
         let confirmed = self.confirmed(gateway);
         for sequence in received.first.0..=received.last.0 {
-            let letter = self.letter_at((gateway, sequence));
+            let letter = self.dead_letter_at((gateway, sequence));
             if letter.is_some_and(|(_, letter)| !letter.reason.is_reported())
                 && self.revive((gateway, sequence))?
                 && sequence <= confirmed
@@ -256,7 +256,7 @@ impl Tables {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
         }
-        self.bury(gateway, range, reason, at)
+        self.dead_letter(gateway, range, reason, at)
     }
 
     /// Counts a failed report for the gateway's verdict.
@@ -299,7 +299,7 @@ impl Tables {
                 started_at: at,
                 finished_at: at,
             })?;
-            self.bury(gateway, part, reason, at)?;
+            self.dead_letter(gateway, part, reason, at)?;
         }
         Ok(())
     }

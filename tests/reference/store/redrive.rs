@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::append::Growth;
 use super::deliveries::Matching;
-use super::tables::{EventRow, Key, Letter, Tables};
+use super::tables::{DeadLetter, EventRow, Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
@@ -138,7 +138,7 @@ impl Tables {
     /// Whether a delivery is a dead letter that can be redriven.
     fn is_open(&self, key: Key) -> bool {
         let is_live = self.gateways.get(&key.0).is_some_and(|row| row.deleted_at.is_none());
-        is_live && self.letter_at(key).is_some_and(|(_, letter)| letter.redriven_at.is_none())
+        is_live && self.dead_letter_at(key).is_some_and(|(_, letter)| letter.redriven_at.is_none())
     }
 
     /// The deliveries that one call examines after a position, and where the next call continues.
@@ -193,7 +193,7 @@ impl Tables {
     fn mark_redriven(&mut self, now: Timestamp, numbered: &BTreeMap<Key, i64>) -> Result<()> {
         let mut ranges: BTreeMap<Key, BTreeMap<i64, i64>> = BTreeMap::new();
         for (key, new) in numbered {
-            if let Some((first, _)) = self.letter_at(*key) {
+            if let Some((first, _)) = self.dead_letter_at(*key) {
                 ranges.entry((key.0, first)).or_default().insert(key.1, *new);
                 self.stream(key.0)?.dead_total -= 1;
             }
@@ -201,7 +201,7 @@ impl Tables {
         for ((gateway, first), redriven) in ranges {
             let Some(range) = self.dead_letters.remove(&(gateway, first)) else { continue };
             for piece in pieces(first, range.last, &redriven) {
-                let letter = Letter {
+                let letter = DeadLetter {
                     last: piece.last,
                     reason: range.reason,
                     dead_at: range.dead_at,

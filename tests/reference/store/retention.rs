@@ -9,7 +9,7 @@ use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_S
 use gateway_events::store::ranges::above;
 use gateway_events::store::{Outcome, Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
 
-mod letters;
+mod dead_letters;
 
 impl Tables {
     pub(super) fn trim(
@@ -44,9 +44,9 @@ impl Tables {
                 trimmed.attempts = gone.len() as u64;
                 gone.iter().filter(|key| self.attempts.remove(key).is_some()).count()
             }
-            TrimStep::DeadLetters => self.trim_spent_letters(old, limits, batch, mark)?,
+            TrimStep::DeadLetters => self.trim_spent_dead_letters(old, limits, batch, mark)?,
             TrimStep::OldDeadLetters => {
-                self.trim_old_letters(now, limits, batch, mark, &mut trimmed)?
+                self.trim_old_dead_letters(now, limits, batch, mark, &mut trimmed)?
             }
             TrimStep::Keys => {
                 let before = now.minus(IDEMPOTENCY_WINDOW);
@@ -162,7 +162,7 @@ impl Tables {
         }
         let passed = if is_deleted { i64::MAX } else { lowest };
         let reaching = range.first.0 - LONGEST_RANGE;
-        let kept = self.kept_letters(limits);
+        let kept = self.kept_dead_letters(limits);
         self.forget_letters(|key, letter| {
             key.0 == gateway
                 && key.1 > reaching
@@ -191,7 +191,7 @@ impl Tables {
             })?;
             lost += u64::try_from(length(part)).unwrap_or(0);
         }
-        self.bury(gateway, range, Reason::Retention, now)?;
+        self.dead_letter(gateway, range, Reason::Retention, now)?;
         Ok(lost)
     }
 
@@ -231,10 +231,10 @@ impl Tables {
         before: Timestamp,
         limits: &RetentionLimits,
     ) -> u64 {
-        let kept = self.kept_letters(limits);
+        let kept = self.kept_dead_letters(limits);
         let is_kept = |tables: &Self, event: i64| {
             tables.trimmed.iter().filter(|(_, of)| **of == event).any(|(key, _)| {
-                tables.letter_at(*key).is_some_and(|(first, _)| kept.contains(&(key.0, first)))
+                tables.dead_letter_at(*key).is_some_and(|(first, _)| kept.contains(&(key.0, first)))
             })
         };
         let mut forgotten = 0;
@@ -292,7 +292,7 @@ impl Tables {
         rows.sort_unstable();
         rows.truncate(batch);
         mark.attempt = rows.last().copied().unwrap_or(mark.attempt);
-        let kept = self.kept_letters(limits);
+        let kept = self.kept_dead_letters(limits);
         for (_, key) in &rows {
             let is_kept = self.attempts.get(key).is_some_and(|row| {
                 row.outcome == Outcome::Failed

@@ -33,7 +33,7 @@ pub(super) struct Tables {
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
     /// By their first sequence. They don't overlap.
-    pub(super) dead_letters: BTreeMap<Key, Letter>,
+    pub(super) dead_letters: BTreeMap<Key, DeadLetter>,
     pub(super) inbox: BTreeMap<i64, Inserted>,
     pub(super) rejected: BTreeMap<i64, RejectedRow>,
     pub(super) last: Last,
@@ -160,7 +160,7 @@ pub(super) struct AttemptRow {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
+pub(super) struct DeadLetter {
     pub(super) last: i64,
     pub(super) reason: Reason,
     pub(super) dead_at: Timestamp,

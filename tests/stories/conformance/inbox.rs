@@ -9,11 +9,11 @@ use gateway_events::store::{
     RetrySelection, Store, StoreError, Target, TrimMark, Unreadable, ValidatedRow,
 };
 
-use super::{Corner, event_with, keep_all, pass};
+use super::{Fixture, event_with, keep_all, pass};
 
 /// Another program, with its own connection to the database.
 #[async_trait]
-pub(crate) trait Outsider: Sync {
+pub(crate) trait InboxProgram: Sync {
     /// Inserts rows in one transaction; returns the ids of their events.
     async fn insert(&self, rows: &[Row]) -> Vec<String>;
 }
@@ -38,8 +38,8 @@ async fn page(store: &dyn Store) -> Vec<InboxRow> {
 }
 
 /// The validated row, for these gateways.
-fn good(corner: &Corner<'_>, row: &InboxRow, gateways: &[GatewayId]) -> ValidatedRow {
-    ValidatedRow { id: row.id, result: Ok((corner.organisation, event_of(row, gateways))) }
+fn good(fixture: &Fixture<'_>, row: &InboxRow, gateways: &[GatewayId]) -> ValidatedRow {
+    ValidatedRow { id: row.id, result: Ok((fixture.organisation, event_of(row, gateways))) }
 }
 
 fn event_of(row: &InboxRow, gateways: &[GatewayId]) -> NewEvent {
@@ -61,40 +61,43 @@ async fn log(store: &dyn Store, gateway: &Gateway) -> Vec<String> {
 
 pub(crate) async fn rows_are_moved_in_the_order_of_their_insertion(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut ids = outsider.insert(&[row("{\"n\":1}"), row("{\"n\":2}"), row("{\"n\":3}")]).await;
     ids.extend(outsider.insert(&[row("{\"n\":4}"), row("{\"n\":5}")]).await);
     for (limit, rows) in [(3, 3), (5, 5), (100, 5)] {
         assert_eq!(store.inbox_depth(limit).await.unwrap().rows, rows, "counted up to {limit}");
     }
     let judged: Vec<_> =
-        page(store).await.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+        page(store).await.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
     assert_eq!(store.drain_inbox(judged).await.unwrap().appended, 5);
     assert_eq!(log(store, &gateway).await, ids);
     let depth = store.inbox_depth(100).await.unwrap();
     assert_eq!((depth.rows, depth.oldest), (0, None));
 }
 
-pub(crate) async fn a_row_is_moved_once(store: &dyn Store, outsider: &dyn Outsider) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+pub(crate) async fn a_row_is_moved_once(store: &dyn Store, outsider: &dyn InboxProgram) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     outsider.insert(&[row("{}"), row("{}")]).await;
     let rows = page(store).await;
     // The second one stays: it is validated later.
-    store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await.unwrap();
-    let both = vec![bad(&rows[0]), good(&corner, &rows[1], &[gateway.id])];
+    store.drain_inbox(vec![good(&fixture, &rows[0], &[gateway.id])]).await.unwrap();
+    let both = vec![bad(&rows[0]), good(&fixture, &rows[1], &[gateway.id])];
     let drained = store.drain_inbox(both).await.unwrap();
     assert_eq!((drained.appended, drained.rejected.len()), (1, 0));
-    assert_eq!(corner.again(&gateway).await.head, Sequence(2));
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(2));
 }
 
-pub(crate) async fn a_rejected_row_delays_no_other_row(store: &dyn Store, outsider: &dyn Outsider) {
-    let corner = Corner::of(store).await;
-    let (gateway, unknown) = (corner.gateway(&[]).await, GatewayId::new());
-    let taken = corner.publish(vec![super::event(Target::Gateways(vec![gateway.id]))]).await;
+pub(crate) async fn a_rejected_row_delays_no_other_row(
+    store: &dyn Store,
+    outsider: &dyn InboxProgram,
+) {
+    let fixture = Fixture::of(store).await;
+    let (gateway, unknown) = (fixture.gateway(&[]).await, GatewayId::new());
+    let taken = fixture.publish(vec![super::event(Target::Gateways(vec![gateway.id]))]).await;
     let taken = super::ids(&taken)[0].as_str().to_owned();
     let rows =
         [row("{}"), row("{}"), row("{}"), Row { event_id: Some(taken), ..row("{}") }, row("{}")];
@@ -104,11 +107,11 @@ pub(crate) async fn a_rejected_row_delays_no_other_row(store: &dyn Store, outsid
     clash.digest = [9; 32];
     let drained = store
         .drain_inbox(vec![
-            good(&corner, &rows[0], &[gateway.id]),
+            good(&fixture, &rows[0], &[gateway.id]),
             bad(&rows[1]),
-            good(&corner, &rows[2], &[gateway.id, unknown]),
-            ValidatedRow { id: rows[3].id, result: Ok((corner.organisation, clash)) },
-            good(&corner, &rows[4], &[gateway.id]),
+            good(&fixture, &rows[2], &[gateway.id, unknown]),
+            ValidatedRow { id: rows[3].id, result: Ok((fixture.organisation, clash)) },
+            good(&fixture, &rows[4], &[gateway.id]),
         ])
         .await
         .unwrap();
@@ -125,36 +128,36 @@ pub(crate) async fn a_rejected_row_delays_no_other_row(store: &dyn Store, outsid
     assert_eq!(log(store, &gateway).await[1..], [ids[0].clone(), ids[4].clone()]);
     assert!(page(store).await.is_empty());
     let listed =
-        store.rejected(corner.organisation, &RejectedFilter::default(), None, 100).await.unwrap();
+        store.rejected(fixture.organisation, &RejectedFilter::default(), None, 100).await.unwrap();
     let listed: Vec<_> = listed.iter().map(|row| (row.inbox_id, row.reason)).rev().collect();
     assert_eq!(listed, reasons);
 }
 
 pub(crate) async fn a_repeated_row_creates_no_second_event(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let twice = Row { event_id: Some(uuid::Uuid::now_v7().to_string()), ..row("{}") };
     outsider.insert(&[twice.clone(), twice.clone()]).await;
     for _ in 0..2 {
         let judged: Vec<_> =
-            page(store).await.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+            page(store).await.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
         let drained = store.drain_inbox(judged).await.unwrap();
         assert!(drained.appended > 0 && drained.rejected.is_empty());
         outsider.insert(std::slice::from_ref(&twice)).await;
     }
-    assert_eq!(corner.again(&gateway).await.head, Sequence(1));
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(1));
 }
 
 pub(crate) async fn a_rejected_row_can_be_put_back_once(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    let (organisation, all) = (corner.organisation, RejectedFilter::default());
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let (organisation, all) = (fixture.organisation, RejectedFilter::default());
     let ids = outsider.insert(&[row("{\"n\":1}"), row("{\"n\":2}"), row("{\"n\":3}")]).await;
     let rows = page(store).await;
     store.drain_inbox(rows.iter().map(bad).collect()).await.unwrap();
@@ -183,12 +186,12 @@ pub(crate) async fn a_rejected_row_can_be_put_back_once(
 
     let back = page(store).await;
     assert!(back.iter().all(|row| row.id > rows[2].id), "{back:?}");
-    let judged = back.iter().map(|row| good(&corner, row, &[gateway.id])).collect();
+    let judged = back.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
     store.drain_inbox(judged).await.unwrap();
     assert_eq!(log(store, &gateway).await, [ids[0].clone(), ids[2].clone()]);
 }
 
-pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: &dyn Outsider) {
+pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: &dyn InboxProgram) {
     let large = row(&format!("{{\"s\":\"{}\"}}", "x".repeat(5000)));
     let small = || row(&format!("{{\"s\":\"{}\"}}", "x".repeat(500)));
     outsider.insert(&[large, small(), small(), small(), row("{}")]).await;
@@ -201,17 +204,17 @@ pub(crate) async fn pages_of_the_inbox_are_bounded(store: &dyn Store, outsider: 
 
 pub(crate) async fn rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let ids = outsider.insert(&[row("{}"), row("{}"), row("{}"), row("{}"), row("{}")]).await;
     // A gateway that is named twice counts as two deliveries.
     let weights = [15_000, 5_000, 1, 20_001, 1];
     for moved in [2, 1, 1, 1] {
         let rows = page(store).await;
         let heavy = weights[weights.len() - rows.len()..].iter().zip(&rows);
-        let judged = heavy.map(|(weight, row)| good(&corner, row, &vec![gateway.id; *weight]));
+        let judged = heavy.map(|(weight, row)| good(&fixture, row, &vec![gateway.id; *weight]));
         assert_eq!(store.drain_inbox(judged.collect()).await.unwrap().appended, moved);
         assert_eq!(page(store).await.len(), rows.len() - moved, "the others stay");
     }
@@ -220,7 +223,7 @@ pub(crate) async fn rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next
 
 pub(crate) async fn a_commit_of_another_program_is_noticed(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
     const PATIENCE: Duration = Duration::from_secs(20);
     let one = [row("{}")];
@@ -237,13 +240,16 @@ pub(crate) async fn a_commit_of_another_program_is_noticed(
     tokio::time::timeout(PATIENCE, store.inbox_changed()).await.expect("it is noticed").unwrap();
 }
 
-pub(crate) async fn rows_rejected_long_ago_are_deleted(store: &dyn Store, outsider: &dyn Outsider) {
-    let corner = Corner::of(store).await;
+pub(crate) async fn rows_rejected_long_ago_are_deleted(
+    store: &dyn Store,
+    outsider: &dyn InboxProgram,
+) {
+    let fixture = Fixture::of(store).await;
     outsider.insert(&[row("{}"), row("{}"), row("{}")]).await;
     store.drain_inbox(page(store).await.iter().map(bad).collect()).await.unwrap();
     let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
     let left =
-        async || store.rejected(corner.organisation, &everything, None, 9).await.unwrap().len();
+        async || store.rejected(fixture.organisation, &everything, None, 9).await.unwrap().len();
     let mut mark = TrimMark::default();
     pass(store, &keep_all(), &mut mark).await;
     assert_eq!(left().await, 3);
@@ -258,14 +264,14 @@ pub(crate) async fn rows_rejected_long_ago_are_deleted(store: &dyn Store, outsid
 
 pub(crate) async fn a_drain_is_refused_and_keeps_its_rows(
     store: &dyn Store,
-    outsider: &dyn Outsider,
+    outsider: &dyn InboxProgram,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     outsider.insert(&[row("{}")]).await;
     let rows = page(store).await;
-    let refused = store.drain_inbox(vec![good(&corner, &rows[0], &[gateway.id])]).await;
+    let refused = store.drain_inbox(vec![good(&fixture, &rows[0], &[gateway.id])]).await;
     assert!(matches!(refused, Err(StoreError::StorageFull)), "{refused:?}");
     assert_eq!(page(store).await.len(), 1);
-    assert_eq!(corner.again(&gateway).await.head, Sequence::ZERO);
+    assert_eq!(fixture.again(&gateway).await.head, Sequence::ZERO);
 }

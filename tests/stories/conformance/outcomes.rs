@@ -8,15 +8,15 @@ use gateway_events::store::{
     Gateway, Outcome, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
 };
 
-use super::{Corner, closed, confirmed, event, ids, keep_all, pass, range};
+use super::{Fixture, closed, confirmed, event, ids, keep_all, pass, range};
 
 pub(crate) async fn dead_letters_are_skipped_and_not_counted_as_confirmed(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 4).await;
-    let before = store.totals(corner.organisation).await.unwrap();
-    let (id, _, _) = corner.open(&gateway).await;
-    corner
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 4).await;
+    let before = store.totals(fixture.organisation).await.unwrap();
+    let (id, _, _) = fixture.open(&gateway).await;
+    fixture
         .record(vec![
             Record::Skipped {
                 gateway: gateway.key,
@@ -31,7 +31,7 @@ pub(crate) async fn dead_letters_are_skipped_and_not_counted_as_confirmed(store:
             confirmed(&gateway, id, 3, 4),
         ])
         .await;
-    let after = store.totals(corner.organisation).await.unwrap();
+    let after = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(after.confirmed - before.confirmed, 3);
     assert_eq!(after.dead_letters - before.dead_letters, 1);
     assert_eq!(after.failed_attempts - before.failed_attempts, 1);
@@ -40,9 +40,9 @@ pub(crate) async fn dead_letters_are_skipped_and_not_counted_as_confirmed(store:
 pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_up(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 3).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 3).await;
     // The third attempt that blames the event gives it up. Ends that the service caused do not
     // count.
     let end = |id, reason| {
@@ -53,29 +53,29 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
         end
     };
     for reason in [Reason::ConnectionLost, Reason::Shutdown, Reason::ConfirmationTimeout] {
-        let (id, _, _) = corner.open(&gateway).await;
+        let (id, _, _) = fixture.open(&gateway).await;
         let mut ended = end(id, reason);
         if let (Record::Closed { give_up_after, .. }, false) =
             (&mut ended, reason.blames_the_event())
         {
             *give_up_after = None;
         }
-        corner.record(vec![ended]).await;
-        let (probe, position, suspect) = corner.open(&gateway).await;
+        fixture.record(vec![ended]).await;
+        let (probe, position, suspect) = fixture.open(&gateway).await;
         assert_eq!((position, suspect), (Sequence::ZERO, Sequence(2)), "after {reason}");
-        corner.record(vec![closed(&gateway, probe, Reason::Shutdown, None, false)]).await;
+        fixture.record(vec![closed(&gateway, probe, Reason::Shutdown, None, false)]).await;
     }
-    let (id, _, _) = corner.open(&gateway).await;
-    corner.record(vec![end(id, Reason::ConnectionLost)]).await;
-    let (_, position, suspect) = corner.open(&gateway).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![end(id, Reason::ConnectionLost)]).await;
+    let (_, position, suspect) = fixture.open(&gateway).await;
     assert_eq!((position, suspect), (Sequence(1), Sequence(1)));
 }
 
 pub(crate) async fn a_repeated_end_or_report_is_recorded_once(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
-    let (id, _, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let answers = fixture.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    let (id, _, _) = fixture.open(&gateway).await;
     let report = Record::Reported {
         gateway: gateway.key,
         connection: id,
@@ -86,9 +86,9 @@ pub(crate) async fn a_repeated_end_or_report_is_recorded_once(store: &dyn Store)
         at: Timestamp::now(),
     };
     let end = closed(&gateway, id, Reason::ConnectionLost, Some(range(1, 1)), false);
-    corner.record(vec![report.clone(), end.clone()]).await;
-    corner.record(vec![report, end]).await;
-    let reasons: Vec<_> = corner
+    fixture.record(vec![report.clone(), end.clone()]).await;
+    fixture.record(vec![report, end]).await;
+    let reasons: Vec<_> = fixture
         .attempts(&ids(&answers)[0])
         .await
         .into_iter()
@@ -98,39 +98,39 @@ pub(crate) async fn a_repeated_end_or_report_is_recorded_once(store: &dyn Store)
 }
 
 pub(crate) async fn deliveries_sent_by_a_lost_node_have_an_unknown_outcome(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    let answers = corner.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
-    let (id, _, _) = corner.open(&gateway).await;
-    corner.record(vec![closed(&gateway, id, Reason::NodeLost, Some(range(1, 1)), false)]).await;
-    let attempts = corner.attempts(&ids(&answers)[0]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let answers = fixture.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![closed(&gateway, id, Reason::NodeLost, Some(range(1, 1)), false)]).await;
+    let attempts = fixture.attempts(&ids(&answers)[0]).await;
     assert_eq!(attempts.len(), 1);
     assert_eq!((attempts[0].outcome, attempts[0].reason), (Outcome::Unknown, None));
 }
 
 pub(crate) async fn an_event_that_another_replica_confirmed_is_not_given_up(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 2).await;
-    let (slow, _, _) = corner.open(&gateway).await;
-    let (fast, _, _) = corner.open(&gateway).await;
-    let before = store.totals(corner.organisation).await.unwrap().dead_letters;
-    corner.record(vec![confirmed(&gateway, fast, 1, 2)]).await;
-    corner
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 2).await;
+    let (slow, _, _) = fixture.open(&gateway).await;
+    let (fast, _, _) = fixture.open(&gateway).await;
+    let before = store.totals(fixture.organisation).await.unwrap().dead_letters;
+    fixture.record(vec![confirmed(&gateway, fast, 1, 2)]).await;
+    fixture
         .record(vec![closed(&gateway, slow, Reason::ConnectionLost, Some(range(1, 2)), true)])
         .await;
-    assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, before);
+    assert_eq!(store.totals(fixture.organisation).await.unwrap().dead_letters, before);
 }
 
 pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_retention(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 5).await;
-    let before = store.totals(corner.organisation).await.unwrap();
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 5).await;
+    let before = store.totals(fixture.organisation).await.unwrap();
     let counted = async |what: &str, expected: (i64, i64, i64, i64)| {
-        let now = store.totals(corner.organisation).await.unwrap();
+        let now = store.totals(fixture.organisation).await.unwrap();
         let grown = (
             now.confirmed - before.confirmed,
             now.failed_attempts - before.failed_attempts,
@@ -141,9 +141,9 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
     };
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     counted("nobody was there", (0, 5, 0, 5)).await;
-    let (id, _, _) = corner.open(&gateway).await;
+    let (id, _, _) = fixture.open(&gateway).await;
     for what in ["receipts", "the same receipts"] {
-        corner.record(vec![confirmed(&gateway, id, 1, 3)]).await;
+        fixture.record(vec![confirmed(&gateway, id, 1, 3)]).await;
         counted(what, (3, 5, 0, 2)).await;
     }
     let report = |reason| Record::Reported {
@@ -156,18 +156,18 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
         at: Timestamp::now(),
     };
     for what in ["a reported failure", "the same report"] {
-        corner.record(vec![report(Reason::ApplyFailed)]).await;
+        fixture.record(vec![report(Reason::ApplyFailed)]).await;
         counted(what, (2, 6, 1, 2)).await;
     }
     for what in ["a redrive", "the same redrive"] {
         let one = RedriveSelection::One(gateway.id, Sequence(2));
-        store.redrive(corner.organisation, one, false).await.unwrap();
+        store.redrive(fixture.organisation, one, false).await.unwrap();
         counted(what, (2, 6, 0, 3)).await;
     }
-    let (other, position, _) = corner.open(&gateway).await;
+    let (other, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence(3));
     for connection in [id, other] {
-        corner.record(vec![confirmed(&gateway, connection, 4, 6)]).await;
+        fixture.record(vec![confirmed(&gateway, connection, 4, 6)]).await;
         counted("receipts of two connections", (5, 6, 0, 0)).await;
     }
     let limits = RetentionLimits { max_events: 1, max_age: Duration::ZERO, ..keep_all() };
@@ -195,13 +195,13 @@ fn reported(
 pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 6).await;
-    let (id, _, _) = corner.open(&gateway).await;
-    let before = store.totals(corner.organisation).await.unwrap();
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 6).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    let before = store.totals(fixture.organisation).await.unwrap();
     let counted = async |what: &str, expected: (i64, i64, i64)| {
-        let now = store.totals(corner.organisation).await.unwrap();
+        let now = store.totals(fixture.organisation).await.unwrap();
         let grown = (
             now.confirmed - before.confirmed,
             now.failed_attempts - before.failed_attempts,
@@ -210,12 +210,12 @@ pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_let
         assert_eq!(grown, expected, "confirmed, failed, dead after {what}");
     };
     let failed = || Err((Reason::ApplyFailed, "no".to_owned()));
-    corner.record(vec![reported(&gateway, id, 3, failed())]).await;
+    fixture.record(vec![reported(&gateway, id, 3, failed())]).await;
     counted("a failed report", (2, 1, 1)).await;
-    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3), "a report is a receipt");
-    corner.record(vec![reported(&gateway, id, 3, Ok(()))]).await;
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(3), "a report is a receipt");
+    fixture.record(vec![reported(&gateway, id, 3, Ok(()))]).await;
     counted("a report that it was applied after all", (3, 1, 0)).await;
-    corner.record(vec![reported(&gateway, id, 3, failed())]).await;
+    fixture.record(vec![reported(&gateway, id, 3, failed())]).await;
     counted("a late report that it failed", (3, 1, 0)).await;
     // In the middle of a range of dead letters.
     let skipped = Record::Skipped {
@@ -227,21 +227,21 @@ pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_let
         advance_to: None,
         at: Timestamp::now(),
     };
-    corner.record(vec![skipped]).await;
+    fixture.record(vec![skipped]).await;
     counted("three that expired", (3, 4, 3)).await;
-    corner.record(vec![reported(&gateway, id, 5, Ok(()))]).await;
+    fixture.record(vec![reported(&gateway, id, 5, Ok(()))]).await;
     counted("one of them that was applied", (4, 4, 2)).await;
-    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(5));
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(5));
 }
 
 pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 6).await;
-    let (slow, _, _) = corner.open(&gateway).await;
-    let (fast, _, _) = corner.open(&gateway).await;
-    corner.record(vec![confirmed(&gateway, fast, 1, 4)]).await;
-    let before = store.totals(corner.organisation).await.unwrap();
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 6).await;
+    let (slow, _, _) = fixture.open(&gateway).await;
+    let (fast, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, fast, 1, 4)]).await;
+    let before = store.totals(fixture.organisation).await.unwrap();
     let skipped = Record::Skipped {
         gateway: gateway.key,
         connection: slow,
@@ -252,12 +252,12 @@ pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn 
         at: Timestamp::now(),
     };
     let lost = closed(&gateway, slow, Reason::HeartbeatTimeout, Some(range(3, 5)), false);
-    corner.record(vec![skipped, lost]).await;
-    let after = store.totals(corner.organisation).await.unwrap();
+    fixture.record(vec![skipped, lost]).await;
+    let after = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(after.dead_letters, before.dead_letters);
     assert_eq!(after.failed_attempts - before.failed_attempts, 1, "the fifth alone");
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
-    let swept = store.totals(corner.organisation).await.unwrap();
+    let swept = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(swept.failed_attempts, after.failed_attempts, "the fast one is there");
 }
 
@@ -265,14 +265,14 @@ pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn 
 pub(crate) async fn a_receipt_revives_what_was_given_up_but_not_what_was_reported_as_failed(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 6).await;
-    let (slow, _, _) = corner.open(&gateway).await;
-    let (fast, _, _) = corner.open(&gateway).await;
-    let before = store.totals(corner.organisation).await.unwrap();
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 6).await;
+    let (slow, _, _) = fixture.open(&gateway).await;
+    let (fast, _, _) = fixture.open(&gateway).await;
+    let before = store.totals(fixture.organisation).await.unwrap();
     let counted = async |what: &str, expected: (i64, i64, i64)| {
-        let now = store.totals(corner.organisation).await.unwrap();
+        let now = store.totals(fixture.organisation).await.unwrap();
         let grown = (
             now.confirmed - before.confirmed,
             now.dead_letters - before.dead_letters,
@@ -289,40 +289,40 @@ pub(crate) async fn a_receipt_revives_what_was_given_up_but_not_what_was_reporte
         advance_to: Some(Sequence(4)),
         at: Timestamp::now(),
     };
-    corner.record(vec![expired]).await;
+    fixture.record(vec![expired]).await;
     counted("four that expired", (0, 4, 2)).await;
     for what in ["receipts for the middle of them", "the same receipts"] {
-        corner.record(vec![confirmed(&gateway, slow, 2, 3)]).await;
+        fixture.record(vec![confirmed(&gateway, slow, 2, 3)]).await;
         counted(what, (2, 2, 2)).await;
     }
     let failed = Err((Reason::ApplyFailed, "no".to_owned()));
-    corner.record(vec![reported(&gateway, fast, 5, failed)]).await;
+    fixture.record(vec![reported(&gateway, fast, 5, failed)]).await;
     counted("a failed report", (2, 3, 1)).await;
-    corner.record(vec![confirmed(&gateway, slow, 4, 6)]).await;
+    fixture.record(vec![confirmed(&gateway, slow, 4, 6)]).await;
     counted("receipts for all of them", (4, 2, 0)).await;
     // What was redriven keeps its record: its redrive is another delivery.
     let one = RedriveSelection::One(gateway.id, Sequence(1));
-    store.redrive(corner.organisation, one, false).await.unwrap();
+    store.redrive(fixture.organisation, one, false).await.unwrap();
     counted("a redrive", (4, 1, 1)).await;
-    corner.record(vec![confirmed(&gateway, slow, 1, 1)]).await;
+    fixture.record(vec![confirmed(&gateway, slow, 1, 1)]).await;
     counted("a receipt for what was redriven", (4, 1, 1)).await;
 }
 
 pub(crate) async fn an_event_that_was_given_up_does_not_count_as_a_receipt(store: &dyn Store) {
-    let corner = Corner::of(store).await;
+    let fixture = Fixture::of(store).await;
     for receipts in [0, 1] {
-        let gateway = corner.gateway(&[]).await;
-        corner.fill(&gateway, 2).await;
-        let (id, _, _) = corner.open(&gateway).await;
+        let gateway = fixture.gateway(&[]).await;
+        fixture.fill(&gateway, 2).await;
+        let (id, _, _) = fixture.open(&gateway).await;
         if receipts > 0 {
-            corner.record(vec![confirmed(&gateway, id, 1, receipts)]).await;
+            fixture.record(vec![confirmed(&gateway, id, 1, receipts)]).await;
         }
-        let before = corner.again(&gateway).await.last_receipt_at;
+        let before = fixture.again(&gateway).await.last_receipt_at;
         assert_eq!(before.is_some(), receipts > 0);
         let unconfirmed = Some(range(receipts + 1, 2));
         let timeout = closed(&gateway, id, Reason::ConfirmationTimeout, unconfirmed, true);
-        corner.record(vec![timeout]).await;
-        let after = corner.again(&gateway).await;
+        fixture.record(vec![timeout]).await;
+        let after = fixture.again(&gateway).await;
         assert_eq!(after.confirmed, Sequence(receipts + 1), "the event was given up");
         assert_eq!(after.last_receipt_at, before, "after {receipts} receipts");
         assert_eq!(after.verdict().state, VerdictState::Failing);

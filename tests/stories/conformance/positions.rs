@@ -7,54 +7,54 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{NewConnection, Record, Store};
 
-use super::{Corner, closed, confirmed, connection, range, ranges};
+use super::{Fixture, closed, confirmed, connection, range, ranges};
 use crate::support::PATIENCE;
 
 pub(crate) async fn a_new_connection_starts_at_the_position_of_the_last_one(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 5).await;
-    let (first, position, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 5).await;
+    let (first, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence::ZERO);
-    corner.record(vec![confirmed(&gateway, first, 1, 2), confirmed(&gateway, first, 3, 3)]).await;
-    corner.record(vec![closed(&gateway, first, Reason::ClosedByGateway, None, false)]).await;
-    let (_, position, suspect) = corner.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, first, 1, 2), confirmed(&gateway, first, 3, 3)]).await;
+    fixture.record(vec![closed(&gateway, first, Reason::ClosedByGateway, None, false)]).await;
+    let (_, position, suspect) = fixture.open(&gateway).await;
     assert_eq!((position, suspect), (Sequence(3), Sequence(3)));
-    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3));
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(3));
 }
 
 pub(crate) async fn replicas_that_reconnect_in_any_order_find_every_position(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 9).await;
-    let (slow, _, _) = corner.open(&gateway).await;
-    let (fast, _, _) = corner.open(&gateway).await;
-    corner.record(vec![confirmed(&gateway, slow, 1, 2), confirmed(&gateway, fast, 1, 7)]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 9).await;
+    let (slow, _, _) = fixture.open(&gateway).await;
+    let (fast, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, slow, 1, 2), confirmed(&gateway, fast, 1, 7)]).await;
     for id in [slow, fast] {
-        corner.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
+        fixture.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
     }
-    let (first, position, _) = corner.open(&gateway).await;
+    let (first, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence(2));
-    corner.record(vec![confirmed(&gateway, first, 3, 9)]).await;
-    let (_, position, _) = corner.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, first, 3, 9)]).await;
+    let (_, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence(2), "the first one may have been the fast one");
 }
 
 pub(crate) async fn a_named_replica_moves_its_own_position_and_not_its_gateways(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 5).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 5).await;
     let replica = NewConnection { instance: "east".to_owned(), ..connection(&gateway) };
     store.open_connection(replica.clone()).await.unwrap();
-    let (unnamed, _, _) = corner.open(&gateway).await;
+    let (unnamed, _, _) = fixture.open(&gateway).await;
     let mut receipt = confirmed(&gateway, replica.id, 1, 4);
     if let Record::Confirmed { instance, .. } = &mut receipt {
         *instance = "east".into();
     }
-    let before = store.totals(corner.organisation).await.unwrap();
-    corner.record(vec![receipt, confirmed(&gateway, unnamed, 1, 2)]).await;
-    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(2));
-    let after = store.totals(corner.organisation).await.unwrap();
+    let before = store.totals(fixture.organisation).await.unwrap();
+    fixture.record(vec![receipt, confirmed(&gateway, unnamed, 1, 2)]).await;
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(2));
+    let after = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(after.confirmed - before.confirmed, 2, "what the gateway has confirmed");
     let again = NewConnection { id: ConnectionId::new(), ..replica };
     assert_eq!(store.open_connection(again).await.unwrap().position, Sequence(4));
@@ -62,27 +62,27 @@ pub(crate) async fn a_named_replica_moves_its_own_position_and_not_its_gateways(
 
 /// As after a node was unreachable for so long that its connections were deleted.
 pub(crate) async fn a_receipt_on_a_deleted_connection_moves_its_gateway(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 5).await;
-    corner.record(vec![confirmed(&gateway, ConnectionId::new(), 1, 3)]).await;
-    assert_eq!(corner.again(&gateway).await.confirmed, Sequence(3));
-    let (_, position, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 5).await;
+    fixture.record(vec![confirmed(&gateway, ConnectionId::new(), 1, 3)]).await;
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(3));
+    let (_, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence(3));
 }
 
 pub(crate) async fn sequences_that_were_sent_are_known_and_those_not_connected_are_excluded(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 10).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 10).await;
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     let first = connection(&gateway);
     let opened = store.open_connection(first.clone()).await.unwrap();
     assert_eq!((opened.position, opened.sent), (Sequence::ZERO, Sequence::ZERO));
     let end = closed(&gateway, first.id, Reason::ConnectionLost, Some(range(2, 4)), false);
-    corner.record(vec![confirmed(&gateway, first.id, 1, 1), end]).await;
+    fixture.record(vec![confirmed(&gateway, first.id, 1, 1), end]).await;
     let opened = store.open_connection(connection(&gateway)).await.unwrap();
     assert_eq!((opened.position, opened.sent), (Sequence(1), Sequence(4)));
 }
@@ -90,32 +90,32 @@ pub(crate) async fn sequences_that_were_sent_are_known_and_those_not_connected_a
 pub(crate) async fn a_late_receipt_does_not_recreate_a_position_that_was_taken_over(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 5).await;
-    let (old, _, _) = corner.open(&gateway).await;
-    corner.record(vec![closed(&gateway, old, Reason::ConnectionLost, None, false)]).await;
-    let (new, _, _) = corner.open(&gateway).await;
-    corner.record(vec![confirmed(&gateway, new, 1, 5)]).await;
-    corner.record(vec![confirmed(&gateway, old, 1, 1)]).await;
-    corner.record(vec![closed(&gateway, new, Reason::ClosedByGateway, None, false)]).await;
-    assert_eq!(corner.open(&gateway).await.1, Sequence(5));
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 5).await;
+    let (old, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![closed(&gateway, old, Reason::ConnectionLost, None, false)]).await;
+    let (new, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, new, 1, 5)]).await;
+    fixture.record(vec![confirmed(&gateway, old, 1, 1)]).await;
+    fixture.record(vec![closed(&gateway, new, Reason::ClosedByGateway, None, false)]).await;
+    assert_eq!(fixture.open(&gateway).await.1, Sequence(5));
 }
 
 pub(crate) async fn an_abandoned_opening_leaves_no_live_connection(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 2).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 2).await;
     // Polled once, so that it is queued, and then dropped.
     assert!(store.open_connection(connection(&gateway)).now_or_never().is_none());
     // Records are written after it: the first may share its transaction; the second has its own,
     // which begins when the first is complete.
     for _ in 0..2 {
         let sign = Record::Heartbeat { connection: ConnectionId::new(), at: Timestamp::now() };
-        corner.record(vec![sign]).await;
+        fixture.record(vec![sign]).await;
     }
     let live =
-        store.connections(corner.organisation, Some(gateway.id), true, None, 10).await.unwrap();
+        store.connections(fixture.organisation, Some(gateway.id), true, None, 10).await.unwrap();
     assert!(live.rows.is_empty(), "{live:?}");
     let recorded =
         store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap().recorded;
@@ -124,8 +124,8 @@ pub(crate) async fn an_abandoned_opening_leaves_no_live_connection(store: &dyn S
 
 pub(crate) async fn the_peak_of_simultaneous_connections_is_known(store: &dyn Store) {
     const HOUR: Duration = Duration::from_hours(1);
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let peak = async |within| store.peak_connections(gateway.key, within).await.unwrap();
     assert_eq!(peak(HOUR).await, 0);
     // Never more than two at once, although five in total.
@@ -133,24 +133,24 @@ pub(crate) async fn the_peak_of_simultaneous_connections_is_known(store: &dyn St
     for _ in 0..5 {
         if open.len() == 2 {
             let end = closed(&gateway, open.remove(0), Reason::ClosedByGateway, None, false);
-            corner.record(vec![end]).await;
+            fixture.record(vec![end]).await;
         }
-        open.push(corner.open(&gateway).await.0);
+        open.push(fixture.open(&gateway).await.0);
     }
     assert_eq!(peak(HOUR).await, 2);
     for id in open {
-        corner.record(vec![closed(&gateway, id, Reason::NodeLost, None, false)]).await;
+        fixture.record(vec![closed(&gateway, id, Reason::NodeLost, None, false)]).await;
     }
     assert_eq!(peak(HOUR).await, 2, "they ended a moment ago");
     assert_eq!(store.peak_connections(gateway.key, Duration::ZERO).await.unwrap(), 0);
-    let other = corner.gateway(&[]).await;
-    corner.open(&other).await;
+    let other = fixture.gateway(&[]).await;
+    fixture.open(&other).await;
     assert_eq!(peak(HOUR).await, 2);
 }
 
 pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let (gateway, other) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+    let fixture = Fixture::of(store).await;
+    let (gateway, other) = (fixture.gateway(&[]).await, fixture.gateway(&[]).await);
     assert_eq!(gateway.last_refusal, None);
     store.note_refusal(gateway.key, "too_many_attempts", "192.0.2.7");
     // A record is skipped while the writer is busy, so it is repeated.
@@ -159,7 +159,7 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
         loop {
             looks.tick().await;
             store.note_refusal(gateway.key, "unauthorized", "2001:db8::7");
-            let noted = corner.again(&gateway).await.last_refusal;
+            let noted = fixture.again(&gateway).await.last_refusal;
             if let Some(noted) = noted.filter(|noted| noted.code == "unauthorized") {
                 return noted;
             }
@@ -168,28 +168,28 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
     let noted = tokio::time::timeout(PATIENCE, noted).await.expect("noted in time");
     assert_eq!(noted.address, "2001:db8::7");
     assert!(Timestamp::now().since(noted.at) < Duration::from_mins(1));
-    assert_eq!(corner.again(&other).await.last_refusal, None);
+    assert_eq!(fixture.again(&other).await.last_refusal, None);
 }
 
-pub(crate) async fn an_opening_that_came_to_nothing_is_no_second_replica(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 9).await;
+pub(crate) async fn an_unused_opening_is_not_counted_as_a_replica(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 9).await;
     // Both in one batch, behind others that keep the writer at work.
     let (unused, used) = (connection(&gateway), connection(&gateway));
-    let busy = futures_util::future::join_all((0..20).map(|_| corner.gateway(&[])));
+    let busy = futures_util::future::join_all((0..20).map(|_| fixture.gateway(&[])));
     let (opened, also, _) = futures_util::join!(
         store.open_connection(unused.clone()),
         store.open_connection(used.clone()),
         busy
     );
     assert_eq!((opened.unwrap().position, also.unwrap().position), (Sequence(0), Sequence(0)));
-    corner.record(vec![unused.unused(Timestamp::now())]).await;
+    fixture.record(vec![unused.unused(Timestamp::now())]).await;
     let mut id = used.id;
     for (first, last) in [(1, 4), (1, 6), (7, 9)] {
-        corner.record(vec![confirmed(&gateway, id, first, last)]).await;
-        corner.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
-        let (next, position, _) = corner.open(&gateway).await;
+        fixture.record(vec![confirmed(&gateway, id, first, last)]).await;
+        fixture.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
+        let (next, position, _) = fixture.open(&gateway).await;
         // The first one to come back may be the one that the unused connection was opened for.
         assert!(last == 4 || position == Sequence(last), "{position:?} instead of {last}");
         id = next;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::connections::{Stream, ask, cut};
+use super::connections::{Stream, cut, request_livez};
 use crate::proxied::dial;
 use crate::support::http::reply;
 use crate::support::{PATIENCE, Service};
@@ -106,7 +106,7 @@ async fn an_idle_connection_is_evicted_for_a_new_one_and_sockets_take_no_place()
     for _ in 0..60 {
         let tls = service.tls_over(dial(OTHER_ADDRESS, service.port).await).await;
         let mut tls = tls.expect("a newcomer is accepted");
-        ask(&mut tls).await;
+        request_livez(&mut tls).await;
         idle.push(tls);
     }
     cut(&mut idle[0]).await;
@@ -114,7 +114,7 @@ async fn an_idle_connection_is_evicted_for_a_new_one_and_sockets_take_no_place()
     let stats = timeout(PATIENCE, service.api().get("/stats")).await.expect("in time");
     assert_eq!(stats.expect("an admin is served")["gatewayConnections"]["totalActive"], 31);
     let newest = idle.last_mut().expect("some");
-    ask(newest).await;
+    request_livez(newest).await;
     drop((socket, sockets));
 }
 
@@ -128,9 +128,9 @@ async fn busy(service: &Service) -> Stream {
     );
     tls.write_all(request.as_bytes()).await.expect("open");
     // The handler asks for the body.
-    let mut asked = [0; 25];
-    timeout(PATIENCE, tls.read_exact(&mut asked)).await.expect("in time").expect("100");
-    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut interim = [0; 25];
+    timeout(PATIENCE, tls.read_exact(&mut interim)).await.expect("in time").expect("100");
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     tls
 }
 

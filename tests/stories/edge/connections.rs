@@ -14,7 +14,7 @@ pub(super) type Stream = TlsStream<TcpStream>;
 const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Requests `/livez` and reads the whole response.
-pub(super) async fn ask(stream: &mut Stream) {
+pub(super) async fn request_livez(stream: &mut Stream) {
     stream.write_all(REQUEST).await.expect("it is open");
     let mut answer = Vec::new();
     while !answer.ends_with(b"ok\n") {
@@ -40,12 +40,12 @@ async fn an_idle_connection_has_more_time_than_a_head() {
         Service::start_with(&[("SERVER__HEADER_TIMEOUT", "500ms"), ("SERVER__IDLE_TIMEOUT", "3s")])
             .await;
     let mut kept = service.tls(service.port).await;
-    ask(&mut kept).await;
+    request_livez(&mut kept).await;
     // The first request is due at once. Its end also shows that this much time has passed.
     let mut silent = service.tls(service.port).await;
     let took = cut(&mut silent).await;
     assert!(took < IDLE, "{took:?}");
-    ask(&mut kept).await;
+    request_livez(&mut kept).await;
     // A head that has begun is due soon, even if bytes of it keep arriving.
     let since = Instant::now();
     kept.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("it is open");
@@ -72,7 +72,7 @@ async fn an_idle_connection_has_more_time_than_a_head() {
     // Without a byte, after the longer timeout.
     let mut idle = service.tls(service.port).await;
     let since = Instant::now();
-    ask(&mut idle).await;
+    request_livez(&mut idle).await;
     cut(&mut idle).await;
     assert!(since.elapsed() >= IDLE, "{:?}", since.elapsed());
 }

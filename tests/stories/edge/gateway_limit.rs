@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::log::lines;
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::http::reply;
 use crate::support::{PATIENCE, Service, Socket};
 

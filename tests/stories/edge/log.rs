@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::strangers::manifest;
+use super::unauthenticated::manifest;
 use crate::support::{PATIENCE, Service, deployed};
 
 /// Waits for this many lines of the JSON log that satisfy a condition.

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{Service, deployed};
 
 /// Texts that are refused as any kind of name: they can't be told from another one when

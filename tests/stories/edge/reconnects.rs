@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::support::{Service, Socket};
 
 /// Opens this many connections at once, each at the first attempt.

@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::log::{lines, public_id};
-use crate::both::On;
-use crate::raw::Raw;
+use crate::both_databases::On;
+use crate::raw_gateway::RawGateway;
 use crate::support::http::reply;
 use crate::support::{Service, deployed, failed_report};
 
@@ -129,7 +129,7 @@ async fn a_failed_delivery_is_a_warning_that_names_gateway_event_and_type() {
     };
     let missed = publish("d-1").await;
     warned("not_connected", &missed).await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     gateway.receipt_asked(1).await;
     gateway.text(&failed_report("d-1")).await;
     gateway.pong("1").await;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::connections::{Stream, ask};
+use super::connections::{Stream, request_livez};
 use crate::support::{PATIENCE, Service};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -100,7 +100,7 @@ async fn nothing_follows_a_refused_upgrade_on_its_connection() {
     let service = Service::start_with(&settings).await;
     let kept = async || {
         let mut stream = service.tls(service.port).await;
-        ask(&mut stream).await;
+        request_livez(&mut stream).await;
         stream
     };
     let (disabled, of_disabled) = service.gateway("disabled").await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::raw::{CLOSE, Raw};
+use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::support::{Service, deployed, get};
 
 const ATTEMPTS: usize = 3;
@@ -18,7 +18,7 @@ async fn three(service: &Service, id: &str) {
 async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value> {
     let mut seen = Vec::new();
     for _ in 0..times {
-        let mut gateway = Raw::connect(service, service.port, key).await;
+        let mut gateway = RawGateway::connect(service, service.port, key).await;
         seen.push(gateway.event().await);
         let connection = gateway.connection_id.clone();
         drop(gateway);
@@ -113,7 +113,7 @@ async fn a_blocking_poison_event_holds_back_later_events_until_it_is_handled() {
 async fn an_unconfirmed_event_ends_the_connection_and_is_sent_again_unchanged() {
     let service = Service::start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "1s")]).await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let first = gateway.event().await;
     // It is alive and shows it, but never confirms this event.
@@ -145,7 +145,7 @@ async fn a_poison_event_is_given_up_after_max_attempts_wherever_connections_star
     let replicas = json!({"replicas": 2});
     service.api().patch(&format!("/gateways/{id}"), &replicas).await.expect("changed");
     let connections = format!("/gateways/{id}/connections?status=connected");
-    let mut away = Raw::connect(&service, service.port, &key).await;
+    let mut away = RawGateway::connect(&service, service.port, &key).await;
     away.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
     while away.next().await.is_some() {}
     service.eventually(&connections, |page| page["count"] == 0).await;
@@ -155,7 +155,7 @@ async fn a_poison_event_is_given_up_after_max_attempts_wherever_connections_star
     // The first event is sent each time, because the connection may be that of the disconnected
     // replica.
     let up_to_poison = async || {
-        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         for sequence in 1..=BEFORE {
             assert_eq!(gateway.event().await["sequence"], sequence);
             gateway.receipt_asked(sequence).await;

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::line::{Fault, Line};
-use crate::raw::{CLOSE, PING, Raw, TEXT};
+use crate::fault_proxy::{Fault, FaultProxy};
+use crate::raw_gateway::{CLOSE, PING, RawGateway, TEXT};
 use crate::support::{Service, deployed, get};
 
 /// The sequences that a replica receives and confirms with one receipt.
-async fn handles(replica: &mut Raw, sequences: std::ops::RangeInclusive<i64>) {
+async fn handles(replica: &mut RawGateway, sequences: std::ops::RangeInclusive<i64>) {
     let last = *sequences.end();
     for sequence in sequences {
         let event = replica.event().await;
@@ -42,11 +42,11 @@ async fn stand(service: &Service, id: &str, status: &str, confirmed: &[i64]) {
 #[tokio::test]
 async fn each_replica_gets_every_event_also_after_a_disconnection() {
     let service = Service::start().await;
-    let line = Line::to(service.port).await;
+    let line = FaultProxy::to(service.port).await;
     let (id, key) = service.gateway("cluster").await;
-    let mut first = Raw::connect(&service, service.port, &key).await;
-    let mut second = Raw::connect(&service, service.port, &key).await;
-    let mut third = Raw::connect(&service, line.port, &key).await;
+    let mut first = RawGateway::connect(&service, service.port, &key).await;
+    let mut second = RawGateway::connect(&service, service.port, &key).await;
+    let mut third = RawGateway::connect(&service, line.port, &key).await;
     publish(&service, &id, 1..=3).await;
     for replica in [&mut first, &mut second, &mut third] {
         handles(replica, 1..=3).await;
@@ -59,7 +59,7 @@ async fn each_replica_gets_every_event_also_after_a_disconnection() {
     handles(&mut first, 4..=6).await;
     handles(&mut second, 4..=6).await;
     stand(&service, &id, "connected", &[6, 6]).await;
-    let mut third = Raw::connect(&service, service.port, &key).await;
+    let mut third = RawGateway::connect(&service, service.port, &key).await;
     publish(&service, &id, 7..=7).await;
     handles(&mut third, 4..=7).await;
     handles(&mut first, 7..=7).await;
@@ -75,8 +75,8 @@ async fn each_replica_gets_every_event_also_after_a_disconnection() {
 async fn the_position_of_a_replica_that_is_behind_survives_a_kill() {
     let mut service = Service::start().await;
     let (id, key) = service.gateway("cluster").await;
-    let mut ahead = Raw::connect(&service, service.port, &key).await;
-    let mut behind = Raw::connect(&service, service.port, &key).await;
+    let mut ahead = RawGateway::connect(&service, service.port, &key).await;
+    let mut behind = RawGateway::connect(&service, service.port, &key).await;
     publish(&service, &id, 1..=6).await;
     handles(&mut ahead, 1..=6).await;
     handles(&mut behind, 1..=3).await;
@@ -84,8 +84,8 @@ async fn the_position_of_a_replica_that_is_behind_survives_a_kill() {
     service.kill().await;
     service.restart().await;
     // It is unknown which replica reconnects first, so each starts at the lower position.
-    let mut one = Raw::connect(&service, service.port, &key).await;
-    let mut other = Raw::connect(&service, service.port, &key).await;
+    let mut one = RawGateway::connect(&service, service.port, &key).await;
+    let mut other = RawGateway::connect(&service, service.port, &key).await;
     publish(&service, &id, 7..=7).await;
     handles(&mut one, 4..=7).await;
     handles(&mut other, 4..=7).await;
@@ -96,7 +96,7 @@ async fn the_position_of_a_replica_that_is_behind_survives_a_kill() {
 }
 
 /// Reads and confirms up to an event; returns how many event frames arrived.
-async fn counts(gateway: &mut Raw, last: i64) -> usize {
+async fn counts(gateway: &mut RawGateway, last: i64) -> usize {
     let (mut frames, last) = (0, last.to_string());
     loop {
         let frame = gateway.next().await.expect("a frame");
@@ -123,8 +123,8 @@ async fn frames_per_event(dead: usize) -> f64 {
     let (path, connections) = (format!("/gateways/{id}"), format!("/gateways/{id}/connections"));
     let (mut last, mut half_open) = (0, Vec::new());
     for _ in 0..dead {
-        let line = Line::to(service.port).await;
-        let mut gateway = Raw::connect(&service, line.port, &key).await;
+        let line = FaultProxy::to(service.port).await;
+        let mut gateway = RawGateway::connect(&service, line.port, &key).await;
         publish(&service, &id, last + 1..=last + EVENTS).await;
         last += EVENTS;
         counts(&mut gateway, last).await;
@@ -139,7 +139,7 @@ async fn frames_per_event(dead: usize) -> f64 {
             let ended = |page: &Value| page["count"] == 0;
             service.eventually(&format!("{connections}?status=connected"), ended).await;
         }
-        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         publish(&service, &id, last + 1..=last + EVENTS).await;
         last += EVENTS;
         frames += counts(&mut gateway, last).await;
@@ -183,7 +183,7 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     for wrong in [0, 1001] {
         assert!(api.patch(&path, &json!({"replicas": wrong})).await.is_err(), "{wrong}");
     }
-    let mut away = Raw::connect(&service, service.port, &key).await;
+    let mut away = RawGateway::connect(&service, service.port, &key).await;
     away.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
     while away.next().await.is_some() {}
     stand(&service, &id, "closed", &[0]).await;
@@ -191,13 +191,13 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
     for _ in 0..2 {
         // The other replica connects, and connects again, which may be the one that was
         // disconnected.
-        let mut other = Raw::connect(&service, service.port, &key).await;
+        let mut other = RawGateway::connect(&service, service.port, &key).await;
         handles(&mut other, 1..=3).await;
         service.eventually(&path, |shown| shown["confirmed"] == 3).await;
         other.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
         while other.next().await.is_some() {}
     }
-    let mut back = Raw::connect(&service, service.port, &key).await;
+    let mut back = RawGateway::connect(&service, service.port, &key).await;
     handles(&mut back, 1..=3).await;
 }
 
@@ -206,14 +206,14 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
 #[tokio::test]
 async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
     let service = Service::start().await;
-    let line = Line::to(service.port).await;
+    let line = FaultProxy::to(service.port).await;
     let (id, key) = service.gateway("one").await;
-    let mut dead = Raw::connect(&service, line.port, &key).await;
+    let mut dead = RawGateway::connect(&service, line.port, &key).await;
     publish(&service, &id, 1..=3).await;
     handles(&mut dead, 1..=3).await;
     stand(&service, &id, "connected", &[3]).await;
     // Nothing is read from now on.
-    let mut again = Raw::connect(&service, service.port, &key).await;
+    let mut again = RawGateway::connect(&service, service.port, &key).await;
     publish(&service, &id, 4..=5).await;
     handles(&mut again, 4..=5).await;
     line.fails(Fault::Reset);
@@ -221,7 +221,7 @@ async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
     for number in 6..=8 {
         drop(again);
         stand(&service, &id, "connected", &[]).await;
-        again = Raw::connect(&service, service.port, &key).await;
+        again = RawGateway::connect(&service, service.port, &key).await;
         publish(&service, &id, number..=number).await;
         handles(&mut again, number..=number).await;
         stand(&service, &id, "connected", &[number]).await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::raw::{CLOSE, Raw};
+use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::support::{Service, deployed, get};
 
 /// A report on the deployment that [`deployed`] publishes.
@@ -18,7 +18,7 @@ fn report(deployment: &str, status: &str, more: &Value) -> String {
 }
 
 /// Publishes a deployment, which the gateway receives; returns its event id.
-async fn taken(service: &Service, gateway: &mut Raw, id: &str, deployment: &str) -> String {
+async fn taken(service: &Service, gateway: &mut RawGateway, id: &str, deployment: &str) -> String {
     service.api().post("/events", &deployed(&[id], deployment)).await.expect("accepted");
     let event = gateway.event().await;
     assert_eq!(event["payload"]["deploymentId"], deployment);
@@ -37,7 +37,7 @@ fn outcomes(event: &Value) -> Vec<&str> {
 async fn an_applied_deployment_is_shown_so_whatever_offset_its_time_is_written_in() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     for (sequence, performed_at) in
         (1..).zip(["2026-01-31T09:30:00.001Z", "2026-01-31T15:00:00.001+05:30"])
     {
@@ -59,7 +59,7 @@ async fn an_applied_deployment_is_shown_so_whatever_offset_its_time_is_written_i
 async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     let codes = [
         ("GATEWAY_PROCESSING_ERROR", "gateway_processing_error"),
         ("DEPLOYMENT_ID_MISMATCH", "deployment_id_mismatch"),
@@ -86,7 +86,7 @@ async fn a_report_without_a_matching_event_is_ignored_and_counted() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     let event = taken(&service, &mut gateway, &id, "d-1").await;
     // Another gateway's deployment does not count.
     service.api().post("/events", &deployed(&[&other], "d-other")).await.expect("accepted");
@@ -118,7 +118,7 @@ async fn a_report_on_an_event_that_was_not_sent_is_invalid() {
     service.api().post("/events", &json!(batch)).await.expect("accepted");
     let missed = format!("/deliveries?gatewayId={id}&reason=not_connected");
     service.eventually(&missed, |page| page["count"] == 20).await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     gateway.receipt_asked(4).await;
     gateway.text(&report("d-20", "success", &json!({}))).await;
     gateway.text(&report("d-19", "failed", &json!({}))).await;
@@ -147,7 +147,7 @@ async fn a_report_on_an_event_that_was_not_sent_is_invalid() {
 async fn a_report_belongs_to_the_newest_event_that_it_matches() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     let older = taken(&service, &mut gateway, &id, "d-1").await;
     let newer = taken(&service, &mut gateway, &id, "d-1").await;
     gateway.text(&report("d-1", "success", &json!({}))).await;
@@ -186,7 +186,7 @@ async fn each_of_several_reports_on_a_deployment_belongs_to_its_own_event() {
     for (what, performed_at) in ["deploy", "undeploy", "deploy"].into_iter().zip(times) {
         events.push(performed(&service, &id, what, performed_at).await);
     }
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     for sequence in 1..=3 {
         assert_eq!(gateway.event().await["sequence"], sequence);
     }
@@ -215,7 +215,7 @@ async fn a_report_confirms_its_event_and_earlier_ones_without_a_pong() {
     let batch: Vec<Value> =
         (1..=5).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     let mut events = Vec::new();
     for _ in 1..=5 {
         events.push(gateway.event().await["eventId"].as_str().expect("an id").to_owned());
@@ -233,7 +233,7 @@ async fn a_report_confirms_its_event_and_earlier_ones_without_a_pong() {
     for (event, reasons) in events.iter().zip(reasons) {
         assert_eq!(failures(&service, event).await, reasons, "{event}");
     }
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(gateway.event().await["sequence"], 5, "the others are not sent again");
 }
 
@@ -241,7 +241,7 @@ async fn a_report_confirms_its_event_and_earlier_ones_without_a_pong() {
 async fn a_repeated_report_is_logged_once() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     let event = taken(&service, &mut gateway, &id, "d-1").await;
     for number in 0..500 {
         // Unchanged, and with another time, which makes it another message.
@@ -280,7 +280,7 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     let (id, key) = service.gateway("cluster").await;
     let mut replicas = Vec::new();
     for _ in 0..2 {
-        replicas.push(Raw::connect(&service, service.port, &key).await);
+        replicas.push(RawGateway::connect(&service, service.port, &key).await);
     }
     let (mut events, mut reports) = (Vec::new(), Vec::new());
     for nth in 0..EVENTS {
@@ -320,7 +320,7 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     service.restart().await;
     replicas.clear();
     for _ in 0..2 {
-        replicas.push(Raw::connect(&service, service.port, &key).await);
+        replicas.push(RawGateway::connect(&service, service.port, &key).await);
     }
     // The rest, and repeats of some that arrived before.
     let again: Vec<_> = reports[..early].iter().filter(|_| chance.bool()).cloned().collect();
@@ -354,7 +354,7 @@ async fn a_report_does_not_move_its_connection_past_what_was_sent_on_it() {
     let service = Service::start_with(&[("DELIVERY__WINDOW_EVENTS", "4")]).await;
     let (id, key) = service.gateway("cluster").await;
     let fast = service.connected(&key).await.serve();
-    let mut slow = Raw::connect(&service, service.port, &key).await;
+    let mut slow = RawGateway::connect(&service, service.port, &key).await;
     let path = format!("/gateways/{id}");
     service.eventually(&path, |shown| shown["connections"] == 2).await;
     let mut ninth = String::new();
@@ -373,7 +373,7 @@ async fn a_report_does_not_move_its_connection_past_what_was_sent_on_it() {
     slow.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
     while slow.next().await.is_some() {}
     service.eventually(&path, |shown| shown["connections"] == 1).await;
-    let mut slow = Raw::connect(&service, service.port, &key).await;
+    let mut slow = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(slow.event().await["sequence"], 1, "it has confirmed nothing");
     fast.abort();
 }

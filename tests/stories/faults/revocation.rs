@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::raw::{CLOSE, Raw};
+use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::support::{Service, deployed};
 
 /// Creates another key; returns its id and the key.
@@ -28,9 +28,9 @@ async fn a_revoked_key_closes_its_own_sockets_within_a_second_and_no_others() {
     let (_, new_key) = another_key(&service, &id, json!({})).await;
     let mut closing = Vec::new();
     for _ in 0..3 {
-        closing.push(Raw::connect(&service, service.port, &old_key).await);
+        closing.push(RawGateway::connect(&service, service.port, &old_key).await);
     }
-    let mut staying = Raw::connect(&service, service.port, &new_key).await;
+    let mut staying = RawGateway::connect(&service, service.port, &new_key).await;
     let revoked = Instant::now();
     service.api().delete(&format!("/gateways/{id}/tokens/{old}")).await.expect("revoked");
     for socket in &mut closing {
@@ -52,7 +52,7 @@ async fn a_disabled_gateway_loses_its_sockets_and_is_refused_until_it_is_enabled
     let (_, other_key) = another_key(&service, &id, json!({})).await;
     let mut sockets = Vec::new();
     for key in [&key, &other_key] {
-        sockets.push(Raw::connect(&service, service.port, key).await);
+        sockets.push(RawGateway::connect(&service, service.port, key).await);
     }
     let path = format!("/gateways/{id}");
     let disabled = Instant::now();
@@ -85,12 +85,12 @@ async fn a_key_that_expires_ends_its_connection_then() {
     const LIFE: Duration = Duration::from_secs(2);
     let service = Service::start().await;
     let (id, lasting_key) = service.gateway("one").await;
-    let mut lasting = Raw::connect(&service, service.port, &lasting_key).await;
+    let mut lasting = RawGateway::connect(&service, service.port, &lasting_key).await;
     let before = Instant::now();
     let body = json!({"expiresInSeconds": LIFE.as_secs()});
     let (_, key) = another_key(&service, &id, body).await;
     let after = Instant::now();
-    let mut socket = Raw::connect(&service, service.port, &key).await;
+    let mut socket = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(socket.next_of(CLOSE).await.expect("a close frame").code(), 1008);
     assert!(before.elapsed() >= LIFE, "closed after only {:?}", before.elapsed());
     assert!(after.elapsed() < LIFE + Duration::from_secs(1), "closed after {:?}", after.elapsed());

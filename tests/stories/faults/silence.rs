@@ -4,17 +4,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::line::{Fault, Line};
-use crate::raw::{PING, Raw};
+use crate::fault_proxy::{Fault, FaultProxy};
+use crate::raw_gateway::{PING, RawGateway};
 use crate::support::{Service, deployed};
 
 /// A dead peer is detected within this time after its last activity.
 const NOTICED: Duration = Duration::from_secs(30);
 
 /// A connection that has just confirmed an event.
-async fn confirmed(service: &Service, line: &Line, name: &str) -> (Raw, String, Instant) {
+async fn confirmed(
+    service: &Service,
+    line: &FaultProxy,
+    name: &str,
+) -> (RawGateway, String, Instant) {
     let (id, key) = service.gateway(name).await;
-    let mut gateway = Raw::connect(service, line.port, &key).await;
+    let mut gateway = RawGateway::connect(service, line.port, &key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     gateway.receipt_asked(1).await;
     gateway.pong("1").await;
@@ -45,7 +49,7 @@ async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity(
     const PEERS: usize = 20;
     const FEW: usize = 3;
     let service = Service::start().await;
-    let (hung, cut) = (Line::to(service.port).await, Line::to(service.port).await);
+    let (hung, cut) = (FaultProxy::to(service.port).await, FaultProxy::to(service.port).await);
     let mut silent = Vec::new();
     for number in 0..PEERS {
         silent.push(confirmed(&service, &hung, &format!("hung-{number}")).await);
@@ -109,7 +113,7 @@ async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
     let service = Service::start_with(&[("DELIVERY__WRITE_TIMEOUT", "4s")]).await;
     let (slow, slow_key) = service.gateway("slow").await;
     let (other, other_key) = service.gateway("other").await;
-    let mut healthy = Raw::connect(&service, service.port, &other_key).await;
+    let mut healthy = RawGateway::connect(&service, service.port, &other_key).await;
     let api = service.api();
     let backlog: Vec<Value> = (1..EVENTS).map(|_| large(&slow, BYTES)).collect();
     for few in backlog.chunks(50) {
@@ -117,7 +121,7 @@ async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
     }
     let before = resident(&service);
     // Nothing is read from it, until its buffers and ours are full.
-    let stuck = Raw::connect(&service, service.port, &slow_key).await;
+    let stuck = RawGateway::connect(&service, service.port, &slow_key).await;
     for sequence in 1..=5 {
         let published = Instant::now();
         api.post("/events", &deployed(&[&other], "d")).await.expect("accepted");
@@ -135,7 +139,7 @@ async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
     let past = service.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
     assert_eq!(past["list"][0]["closeReason"], "write_timeout", "{past:#}");
     drop(stuck);
-    let mut back = Raw::connect(&service, service.port, &slow_key).await;
+    let mut back = RawGateway::connect(&service, service.port, &slow_key).await;
     for sequence in 1..=EVENTS {
         let event = back.event().await;
         assert_eq!(event["sequence"], sequence);
@@ -146,9 +150,9 @@ async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
 }
 
 /// Waits for this many pings of an idle connection.
-async fn pings(clock: &mut Raw, count: usize) {
+async fn pings(clock: &mut RawGateway, count: usize) {
     let mut seen = 0;
-    let counted = |frame: &crate::raw::Frame| {
+    let counted = |frame: &crate::raw_gateway::Frame| {
         seen += usize::from(frame.opcode == PING);
         seen == count
     };
@@ -164,7 +168,7 @@ async fn a_handler_that_outlasts_the_heartbeat_timeout_is_still_pinged_and_confi
     ])
     .await;
     let (id, key) = service.gateway("slow").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let began = Instant::now();
     gateway.receipt_asked(1).await;
@@ -198,15 +202,15 @@ async fn a_slow_handler_with_a_backlog_is_not_disconnected() {
     let (_, clock_key) = service.gateway("clock").await;
     let batch: Vec<Value> = (0..EVENTS).map(|_| large(&id, 8_000)).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(gateway.event().await["sequence"], 1);
     // Not earlier, because its pings are unanswered until now.
-    let mut clock = Raw::connect(&service, service.port, &clock_key).await;
+    let mut clock = RawGateway::connect(&service, service.port, &clock_key).await;
     pings(&mut clock, 9).await;
     let mut expected = 2;
     gateway
         .handle_until(|frame| {
-            if frame.opcode == crate::raw::TEXT {
+            if frame.opcode == crate::raw_gateway::TEXT {
                 assert_eq!(frame.json()["sequence"], expected);
                 expected += 1;
             }

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rustix::process::Signal;
 
-use crate::raw::Raw;
+use crate::raw_gateway::RawGateway;
 use crate::support::{Service, deployed};
 
 /// Longer than all timeouts in the settings below.
@@ -38,7 +38,7 @@ async fn a_stall_of_the_service_closes_no_living_gateway() {
         if number % 2 == 0 {
             idle.push(service.connected(&key).await.serve());
         } else {
-            let mut gateway = Raw::connect(&service, service.port, &key).await;
+            let mut gateway = RawGateway::connect(&service, service.port, &key).await;
             api.post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
             gateway.receipt_asked(1).await;
             at_work.push(gateway);
@@ -72,7 +72,7 @@ async fn a_stall_of_the_service_closes_no_living_gateway() {
 async fn a_gateway_that_ended_during_the_stall_is_noticed_after_it() {
     let service = start().await;
     let (id, key) = service.gateway("silent").await;
-    let _silent = Raw::connect(&service, service.port, &key).await;
+    let _silent = RawGateway::connect(&service, service.port, &key).await;
     service.signal(Signal::STOP);
     let ended = tokio::time::timeout(STALL, std::future::pending::<()>()).await;
     assert!(ended.is_err());

@@ -4,8 +4,8 @@ use gateway_events::client::api::ApiError;
 use gateway_events::store::sqlite::verify::verify;
 use sqlx::Connection as _;
 
-use crate::conformance::{Outsider as _, Row};
-use crate::outsider::{Program, deployed, insert};
+use crate::conformance::{InboxProgram as _, Row};
+use crate::inbox_program::{Program, deployed, insert};
 use crate::support::{Service, deployed as posted};
 
 const ROUNDS: u64 = 20;

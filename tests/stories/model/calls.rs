@@ -16,11 +16,11 @@ use gateway_events::store::{
 use serde_json::value::RawValue;
 
 use super::Side;
-use super::picture::{gateway as alike, shown};
+use super::snapshot::{gateway as alike, shown};
 use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
 use crate::conformance::{Row, keep_all};
 
-/// What both stores were told.
+/// The calls that both stores received.
 pub(crate) struct World {
     pub(crate) organisation: OrganisationKey,
     /// The first instant of any step.
@@ -89,7 +89,7 @@ impl World {
     }
 
     pub(crate) async fn tell(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
-        let answers = self.told(sides, step).await;
+        let answers = self.apply(sides, step).await;
         for (nth, (_, key)) in self.gateways.iter().enumerate() {
             let page = sides[0].store.read(*key, Sequence::ZERO, 0, 0).await.unwrap();
             self.heads[nth] = page.head.0;
@@ -98,7 +98,7 @@ impl World {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
-    async fn told(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
+    async fn apply(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
         let of = self.organisation;
         match step {
             Step::Publish { items, key } => {

@@ -182,8 +182,8 @@ async fn is_harmless(endpoint: &str) {
         }
     });
     assert!(counted.await.is_ok(), "{}", service.log());
-    let told = "failed to export spans";
-    assert_eq!(service.log().matches(told).count(), 1, "{}", service.log());
+    let message = "failed to export spans";
+    assert_eq!(service.log().matches(message).count(), 1, "{}", service.log());
     assert_eq!(service.terminate().await, Some(0));
 }
 

@@ -3,8 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
-use crate::place::Place;
+use crate::both_databases::{On, on_both};
+use crate::offline_database::OfflineDatabase;
 use crate::support::http::{Caller, Reply, reply};
 use crate::support::{Service, deployed};
 
@@ -128,8 +128,8 @@ async fn a_row_of_the_inbox_has_its_own(on: On) {
 
 #[tokio::test]
 async fn the_postgres_function_keeps_its_grants() {
-    let place = Place::new(On::shared());
-    place.theirs("run --target-version 14").await.well();
+    let database = OfflineDatabase::new(On::shared());
+    database.theirs("run --target-version 14").await.well();
     let restricted = "
         create role gateway_events_caller;
         create role gateway_events_stranger;
@@ -139,8 +139,8 @@ async fn the_postgres_function_keeps_its_grants() {
         grant select (event_id) on inbox to gateway_events_caller;
         revoke execute on function publish_event from public;
         grant execute on function publish_event to gateway_events_caller;";
-    place.change(restricted).await;
-    place.ours("migrate").await.well();
+    database.change(restricted).await;
+    database.ours("migrate").await.well();
     let call = |role: &str, arguments: &str| {
         format!(
             "do $$
@@ -163,11 +163,11 @@ async fn the_postgres_function_keeps_its_grants() {
         )
     };
     let traced = format!(", traceparent => '{HEADER}'");
-    place.change(&call("gateway_events_caller", "")).await;
-    place.change(&call("gateway_events_caller", ", null, '{\"all\": true}'")).await;
-    place.change(&refused("gateway_events_stranger", "", "publish_event")).await;
+    database.change(&call("gateway_events_caller", "")).await;
+    database.change(&call("gateway_events_caller", ", null, '{\"all\": true}'")).await;
+    database.change(&refused("gateway_events_stranger", "", "publish_event")).await;
     // The new column needs its own grant, like every column.
-    place.change(&refused("gateway_events_caller", &traced, "inbox")).await;
-    place.change("grant insert (traceparent) on inbox to gateway_events_caller").await;
-    place.change(&call("gateway_events_caller", &traced)).await;
+    database.change(&refused("gateway_events_caller", &traced, "inbox")).await;
+    database.change("grant insert (traceparent) on inbox to gateway_events_caller").await;
+    database.change(&call("gateway_events_caller", &traced)).await;
 }

@@ -9,7 +9,7 @@ use super::{PATIENCE, Service};
 
 /// The output and exit code of a command.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
@@ -33,13 +33,13 @@ fn program(path: &str, arguments: &str) -> Command {
 }
 
 /// Runs a command to its end.
-pub(crate) async fn run(command: &mut Command) -> Said {
+pub(crate) async fn run(command: &mut Command) -> CommandOutput {
     let running = command.spawn().expect("the binary starts");
     let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
     ended.expect("it ends in time").expect("it ends").into()
 }
 
-impl From<Output> for Said {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),
@@ -49,7 +49,7 @@ impl From<Output> for Said {
     }
 }
 
-impl Said {
+impl CommandOutput {
     /// Asserts that it succeeded without remarks, and returns its output.
     #[track_caller]
     pub(crate) fn well(&self) -> &str {
@@ -97,7 +97,7 @@ impl Service {
     }
 
     /// Runs a client command.
-    pub(crate) async fn run(&self, arguments: &str) -> Said {
+    pub(crate) async fn run(&self, arguments: &str) -> CommandOutput {
         run(&mut self.command(arguments)).await
     }
 }

@@ -82,7 +82,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test]
                 async fn $story() {
-                    super::$story($crate::both::On::Embedded).await;
+                    super::$story($crate::both_databases::On::Embedded).await;
                 }
             )*
         }
@@ -91,7 +91,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test]
                 async fn $story() {
-                    super::$story($crate::both::On::shared()).await;
+                    super::$story($crate::both_databases::On::shared()).await;
                 }
             )*
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::program::{Program, Row};
+use super::inbox_program::{Program, Row};
 use super::{Address, Cluster, Numbers, text};
 use crate::support::{JsonApi, deployed};
 
@@ -20,7 +20,7 @@ use crate::support::{JsonApi, deployed};
 #[derive(Default)]
 pub(super) struct Published {
     pub(super) accepted: Vec<Accepted>,
-    pub(super) told: Told,
+    pub(super) stats: RequestStats,
 }
 
 impl Published {
@@ -30,23 +30,23 @@ impl Published {
     }
 
     /// The answers that all of them received.
-    pub(super) fn told(all: &[Self]) -> Told {
-        let mut told = Told::default();
+    pub(super) fn stats(all: &[Self]) -> RequestStats {
+        let mut stats = RequestStats::default();
         for one in all {
-            told.and(&one.told);
+            stats.and(&one.stats);
         }
-        told
+        stats
     }
 
     /// What an inbox program committed.
     pub(super) fn committed(rows: Vec<Row>) -> Self {
         let accepted = rows.into_iter().map(committed).collect();
-        Self { accepted, told: Told::default() }
+        Self { accepted, stats: RequestStats::default() }
     }
 
     /// Adds the results in a 202.
     pub(super) fn add(&mut self, results: &[Value]) {
-        self.accepted.extend(results.iter().map(told));
+        self.accepted.extend(results.iter().map(accepted));
     }
 }
 
@@ -144,12 +144,12 @@ impl Publishers {
 pub(super) struct Caller {
     addresses: Arc<[Address]>,
     place: usize,
-    pub(super) told: Told,
+    pub(super) stats: RequestStats,
 }
 
-/// Answers other than 202, and what became of these requests.
+/// Counts of requests that were not answered with 202.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct RequestStats {
     /// Answered with 503 and a Retry-After.
     pub(super) refused: usize,
     /// Unreachable, or disconnected before an answer.
@@ -160,7 +160,7 @@ pub(super) struct Told {
     pub(super) slowest: Duration,
 }
 
-impl Told {
+impl RequestStats {
     fn and(&mut self, other: &Self) {
         self.refused += other.refused;
         self.unanswered += other.unanswered;
@@ -171,7 +171,7 @@ impl Told {
 
 impl Caller {
     pub(super) fn new(addresses: &Arc<[Address]>, place: usize) -> Self {
-        Self { addresses: Arc::clone(addresses), place, told: Told::default() }
+        Self { addresses: Arc::clone(addresses), place, stats: RequestStats::default() }
     }
 
     fn api(&self) -> &JsonApi {
@@ -191,9 +191,9 @@ impl Caller {
             if let Some(key) = key {
                 request = request.header("idempotency-key", key);
             }
-            let asked = Instant::now();
+            let started = Instant::now();
             let answer = self.api().send(request).await;
-            self.told.slowest = self.told.slowest.max(asked.elapsed());
+            self.stats.slowest = self.stats.slowest.max(started.elapsed());
             self.place += 1;
             match answer {
                 Ok(answer) => {
@@ -203,12 +203,12 @@ impl Caller {
                 Err(ApiError::Refused(problem)) => {
                     assert_eq!(problem.status, 503, "{problem:?}");
                     assert!(problem.retry_after_secs.is_some(), "{problem:?}");
-                    self.told.refused += 1;
+                    self.stats.refused += 1;
                 }
                 Err(ApiError::Unreachable { .. }) => {
-                    self.told.unanswered += 1;
+                    self.stats.unanswered += 1;
                     let first = body.get(0).unwrap_or(body);
-                    self.told.stored += usize::from(self.is_stored(&first["id"]).await);
+                    self.stats.stored += usize::from(self.is_stored(&first["id"]).await);
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -260,7 +260,7 @@ impl Publisher {
             assert_eq!(results.len(), batch.len(), "{answer}");
             published.add(results);
         }
-        published.told = caller.told;
+        published.stats = caller.stats;
         vec![published]
     }
 
@@ -314,8 +314,8 @@ impl Publisher {
     }
 }
 
-/// What a 202 says about one event.
-fn told(result: &Value) -> Accepted {
+/// One event of an answer with 202.
+fn accepted(result: &Value) -> Accepted {
     let deliveries = result["deliveries"].as_array().expect("deliveries");
     let numbers: Numbers = deliveries
         .iter()

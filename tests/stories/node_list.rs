@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 
 on_both! {
     each_node_is_listed_with_its_status_and_capacity

@@ -11,7 +11,7 @@ use gateway_events::store::postgres::verify;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::line::{Fault, Line};
+use crate::fault_proxy::{Fault, FaultProxy};
 use crate::server::Database;
 use crate::store_postgres::options;
 use crate::support::{PATIENCE, Service, deployed, get};
@@ -72,7 +72,7 @@ async fn failures(node: &Service, gateway: &str) -> Vec<(i64, String)> {
 async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     let database = Database::new();
     let bridge = Bridge::to(database.socket_directory().join(".s.PGSQL.5432")).await;
-    let line = Line::to(bridge.port).await;
+    let line = FaultProxy::to(bridge.port).await;
     let mut other = Service::start_with(&[
         ("DATABASE__URL", &database.url()),
         ("DATABASE__NODE_TIMEOUT", NODE_TIMEOUT),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
-use crate::both::{On, on_both};
+use crate::both_databases::{On, on_both};
 use crate::support::{Service, deployed, get, pause};
 
 on_both! {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::fleet::Fleet;
+use super::gateways::Fleet;
 use super::publishers::{Caller, Published};
 use super::{Cluster, say};
 use crate::server::Database;
@@ -64,14 +64,14 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
     let delivered = delivered.await.expect("all are delivered");
     all_have_looked_round(&cluster).await;
     assert_eq!(cluster.rests(&fleet, 1).await, sockets, "each is the one from before");
-    let told = Published::told(&published);
+    let stats = Published::stats(&published);
     say(format_args!(
         "away for {away:.1?}: {} requests answered 503, the slowest after {:.1?}; then ready after \
          {ready:.1?}, all accepted after {accepted:.1?} and delivered after {delivered:.1?}",
-        told.refused, told.slowest,
+        stats.refused, stats.slowest,
     ));
-    assert_eq!(told.unanswered, 0, "{told:?}");
-    assert!(told.refused >= PUBLISHERS && told.slowest < REQUEST_TIMEOUT, "{told:?}");
+    assert_eq!(stats.unanswered, 0, "{stats:?}");
+    assert!(stats.refused >= PUBLISHERS && stats.slowest < REQUEST_TIMEOUT, "{stats:?}");
     // The goal is five seconds; a busy machine may take longer.
     assert!(
         ready.max(accepted).max(delivered) < Duration::from_secs(15),
@@ -94,7 +94,7 @@ fn publish(
         let mut published = Published::default();
         let mut pace = tokio::time::interval(TRIES_EVERY);
         published.add(&[caller.publish(&event, None, &mut pace).await]);
-        published.told = caller.told;
+        published.stats = caller.stats;
         published
     }
 }

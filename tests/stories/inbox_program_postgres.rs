@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::conformance::{Outsider, Row};
+use crate::conformance::{InboxProgram, Row};
 use crate::server::Database;
 
 pub(crate) struct Program(Mutex<PgConnection>);
@@ -24,7 +24,7 @@ impl Program {
 }
 
 #[async_trait]
-impl Outsider for Program {
+impl InboxProgram for Program {
     async fn insert(&self, rows: &[Row]) -> Vec<String> {
         let mut connection = self.connection().await;
         let mut transaction = connection.begin().await.expect("a transaction");

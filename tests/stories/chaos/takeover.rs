@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::fleet::Fleet;
+use super::gateways::Fleet;
 use super::publishers::{Caller, Published};
 use super::{Cluster, REST, say};
 use crate::server::Database;

@@ -20,14 +20,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::PATIENCE;
 
-pub(crate) struct Fake {
+pub(crate) struct FakeService {
     listener: TcpListener,
     tls: TlsAcceptor,
     /// Contains its certificate.
     directory: TempDir,
 }
 
-impl Fake {
+impl FakeService {
     pub(crate) async fn start() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
         let made = made.expect("a certificate");

@@ -125,7 +125,7 @@ async fn roam(
         tries.tick().await;
         let address = &addresses[place % addresses.len()];
         let leave = stop.child_token();
-        let ear = Arc::new(Ear {
+        let recorder = Arc::new(Recorder {
             member: Arc::clone(&member),
             leave: leave.clone(),
             connection: Mutex::default(),
@@ -134,11 +134,11 @@ async fn roam(
             address.api.base().clone(),
             SecretString::from(key.clone()),
             Arc::clone(&address.tls),
-            Arc::clone(&ear) as Arc<dyn Handler>,
+            Arc::clone(&recorder) as Arc<dyn Handler>,
         );
         options.announces = false;
         let exit = Gateway::new(options).run(leave).await;
-        ear.parted();
+        recorder.parted();
         if let Exit::Refused(status) = exit {
             member.seen().problems.push(format!("a good key was refused with {status}"));
         }
@@ -149,13 +149,13 @@ async fn roam(
 }
 
 /// Records what one connection after another to one node receives.
-struct Ear {
+struct Recorder {
     member: Arc<Member>,
     leave: CancellationToken,
     connection: Mutex<Option<String>>,
 }
 
-impl Ear {
+impl Recorder {
     fn parted(&self) {
         if let Some(connection) = self.connection.lock().expect("nobody panicked").take() {
             self.member.seen().live.remove(&connection);
@@ -164,7 +164,7 @@ impl Ear {
 }
 
 #[async_trait]
-impl Handler for Ear {
+impl Handler for Recorder {
     async fn handle(&self, event: ReceivedEvent) {
         self.member.seen().take(&event);
     }
@@ -235,8 +235,12 @@ impl Member {
                     .get(event.id.as_str())
                     .unwrap_or_else(|| panic!("{name}: {} was accepted and never came", event.id));
                 assert!(number > last, "{name}: {} came too early: {number}, {last}", event.id);
-                let told = event.numbers.as_ref().map(|numbers| numbers[&self.id]);
-                assert!(told.is_none_or(|told| told == number), "{name}: {}, {told:?}", event.id);
+                let sequence = event.numbers.as_ref().map(|numbers| numbers[&self.id]);
+                assert!(
+                    sequence.is_none_or(|sequence| sequence == number),
+                    "{name}: {}, {sequence:?}",
+                    event.id
+                );
                 (last, meant) = (number, meant + 1);
             }
         }

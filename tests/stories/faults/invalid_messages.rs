@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::raw::{BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, TEXT};
+use crate::raw_gateway::{BINARY, CLOSE, CONTINUATION, PING, PONG, RawGateway, TEXT};
 use crate::support::{Service, deployed};
 
 /// A service, and a gateway that has received three events and confirmed none.
-async fn owing(service: &Service) -> (Raw, String) {
+async fn owing(service: &Service) -> (RawGateway, String) {
     let (id, key) = service.gateway("one").await;
-    let mut gateway = Raw::connect(service, service.port, &key).await;
+    let mut gateway = RawGateway::connect(service, service.port, &key).await;
     let batch: Vec<Value> =
         (1..=3).map(|number| deployed(&[&id], &format!("d-{number}"))).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
@@ -17,7 +17,7 @@ async fn owing(service: &Service) -> (Raw, String) {
 }
 
 /// Waits for an answer, which shows that everything sent before was processed.
-async fn heard(gateway: &mut Raw) {
+async fn processed(gateway: &mut RawGateway) {
     gateway.send(true, PING, b"there?").await;
     while gateway.next_of(PONG).await.expect("an answer").payload != b"there?" {}
 }
@@ -53,7 +53,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
         gateway.pong(payload).await;
     }
     gateway.send(true, PONG, &[0xff; 125]).await;
-    heard(&mut gateway).await;
+    processed(&mut gateway).await;
     assert_eq!(confirmed(&service, &id).await, 0);
     gateway.pong("2").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 2).await;
@@ -62,7 +62,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     for payload in ["1", "2", "4"] {
         gateway.pong(payload).await;
     }
-    heard(&mut gateway).await;
+    processed(&mut gateway).await;
     assert_eq!(confirmed(&service, &id).await, 2);
     gateway.pong("3").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
@@ -86,7 +86,7 @@ async fn invalid_messages_do_not_end_the_connection() {
     gateway
         .text(&format!("{{\"type\":\"deployment.ack\",\"payload\":{}", "{\"a\":".repeat(3_000)))
         .await;
-    heard(&mut gateway).await;
+    processed(&mut gateway).await;
     assert_eq!(confirmed(&service, &id).await, 0);
     gateway.pong("3").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
@@ -122,7 +122,7 @@ async fn a_protocol_violation_ends_its_own_connection_with_a_close_code() {
     const TOO_LARGE: usize = 16 * 1024 + 1;
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (other, other_key) = service.gateway("other").await;
-    let mut bystander = Raw::connect(&service, service.port, &other_key).await;
+    let mut bystander = RawGateway::connect(&service, service.port, &other_key).await;
     let (id, key) = service.gateway("hostile").await;
     let large = vec![b'x'; TOO_LARGE];
     let half = vec![b'x'; TOO_LARGE / 2 + 1];
@@ -137,7 +137,7 @@ async fn a_protocol_violation_ends_its_own_connection_with_a_close_code() {
         (1002, vec![(true, PING, &[0; 126])]),
     ];
     for (number, (code, frames)) in offences.iter().enumerate() {
-        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         for (is_final, opcode, payload) in frames {
             gateway.send(*is_final, *opcode, payload).await;
         }
@@ -166,7 +166,7 @@ async fn invalid_frames_only_end_their_own_connection() {
     let mut random = fastrand::Rng::with_seed(1);
     let noise: Vec<u8> = (0..4096).map(|_| random.u8(..)).collect();
     for bytes in [&b"\x81\x02hi"[..], b"\xf1\x80\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n", &noise] {
-        let mut gateway = Raw::connect(&service, service.port, &key).await;
+        let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         gateway.write(bytes).await;
         while gateway.next().await.is_some() {}
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::tables::{Key, Letter, Tables};
+use super::super::tables::{DeadLetter, Key, Tables};
 use super::spent_before;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
@@ -11,14 +11,14 @@ use gateway_events::store::{Result, RetentionLimits, TrimMark, Trimmed};
 /// A position in the order of age.
 type Place = (Timestamp, i64, i64);
 
-fn place((gateway, first): Key, letter: &Letter) -> Place {
+fn place((gateway, first): Key, letter: &DeadLetter) -> Place {
     (letter.dead_at, gateway.0, first)
 }
 
 impl Tables {
     /// The keys of open dead letters that are kept to be redriven.
-    pub(super) fn kept_letters(&self, limits: &RetentionLimits) -> BTreeSet<Key> {
-        let is_kept = |(gateway, _): Key, letter: &Letter| {
+    pub(super) fn kept_dead_letters(&self, limits: &RetentionLimits) -> BTreeSet<Key> {
+        let is_kept = |(gateway, _): Key, letter: &DeadLetter| {
             letter.redriven_at.is_none()
                 && letter.reason != Reason::Retention
                 && self.gateways.get(&gateway).is_some_and(|row| {
@@ -31,7 +31,12 @@ impl Tables {
     }
 
     /// Dead letters after a position that died before an instant, oldest first.
-    fn letters_behind(&self, from: Place, before: Timestamp, batch: usize) -> Vec<(Place, i64)> {
+    fn dead_letters_after(
+        &self,
+        from: Place,
+        before: Timestamp,
+        batch: usize,
+    ) -> Vec<(Place, i64)> {
         let rows = self.dead_letters.iter().map(|(key, letter)| (place(*key, letter), letter.last));
         let mut rows: Vec<_> = rows.filter(|(at, _)| *at > from && at.0 < before).collect();
         rows.sort_unstable();
@@ -41,14 +46,14 @@ impl Tables {
 
     /// Examines the next dead letters that are older than the ledger, except those that are kept to
     /// be redriven.
-    pub(super) fn trim_spent_letters(
+    pub(super) fn trim_spent_dead_letters(
         &mut self,
         before: Timestamp,
         limits: &RetentionLimits,
         batch: usize,
         mark: &mut TrimMark,
     ) -> Result<usize> {
-        let rows = self.letters_behind(mark.dead_letter, before, batch);
+        let rows = self.dead_letters_after(mark.dead_letter, before, batch);
         let Some((last, _)) = rows.last().copied() else {
             if std::mem::take(&mut mark.dead_letters_wait) {
                 mark.dead_letter = TrimMark::default().dead_letter;
@@ -57,14 +62,14 @@ impl Tables {
             return Ok(0);
         };
         let from = std::mem::replace(&mut mark.dead_letter, last);
-        let kept = self.kept_letters(limits);
+        let kept = self.kept_dead_letters(limits);
         mark.dead_letters_wait |= self.forget_between(from, last, &kept)?;
         Ok(rows.len())
     }
 
     /// Examines the next dead letters that are too old to be kept in any case, and the events that
     /// were kept for them.
-    pub(super) fn trim_old_letters(
+    pub(super) fn trim_old_dead_letters(
         &mut self,
         now: Timestamp,
         limits: &RetentionLimits,
@@ -72,7 +77,8 @@ impl Tables {
         mark: &mut TrimMark,
         trimmed: &mut Trimmed,
     ) -> Result<usize> {
-        let mut rows = self.letters_behind(mark.old_dead_letter, limits.dead_before(now), batch);
+        let mut rows =
+            self.dead_letters_after(mark.old_dead_letter, limits.dead_before(now), batch);
         let found = rows.len();
         let mut deliveries = 0;
         let fitting = rows.iter().take_while(|((.., first), last)| {
@@ -109,7 +115,7 @@ impl Tables {
             let passed = lowest.unwrap_or(if is_deleted { i64::MAX } else { 0 });
             bounds.insert(*gateway, (row.stream.floor, passed));
         }
-        let within = |key: Key, letter: &Letter| {
+        let within = |key: Key, letter: &DeadLetter| {
             let place = place(key, letter);
             from < place
                 && place <= to
@@ -123,7 +129,7 @@ impl Tables {
         Ok(self.dead_letters.iter().any(|(key, letter)| within(*key, letter)))
     }
 
-    pub(super) fn forget_letters(&mut self, goes: impl Fn(Key, &Letter) -> bool) -> Result<()> {
+    pub(super) fn forget_letters(&mut self, goes: impl Fn(Key, &DeadLetter) -> bool) -> Result<()> {
         let gone = self.dead_letters.extract_if(.., |key, letter| goes(*key, letter));
         let open: Vec<_> = gone.filter(|(_, letter)| letter.redriven_at.is_none()).collect();
         for ((gateway, first), letter) in open {

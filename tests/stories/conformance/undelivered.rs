@@ -10,7 +10,7 @@ use gateway_events::store::{
     DeliveryFilter, DeliveryState, ExpiryMark, Gateway, Missed, NewEvent, Store, Target,
 };
 
-use super::{Corner, closed, confirmed, event, event_with, range, ranges};
+use super::{Fixture, closed, confirmed, event, event_with, range, ranges};
 use crate::support::PATIENCE;
 
 /// An event that expired long ago, or will expire.
@@ -40,8 +40,8 @@ pub(crate) async fn an_unconfirmed_event_expires_while_its_gateway_is_not_connec
     store: &dyn Store,
 ) {
     use DeliveryState::{Delivered, Failed, Pending};
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let only = || Target::Gateways(vec![gateway.id]);
     let events = vec![
         expiring(only(), true),
@@ -50,41 +50,41 @@ pub(crate) async fn an_unconfirmed_event_expires_while_its_gateway_is_not_connec
         expiring(only(), false),
     ];
     let ids: Vec<_> = events.iter().map(|new| new.event.id.clone()).collect();
-    corner.publish(events).await;
-    let (id, ..) = corner.open(&gateway).await;
+    fixture.publish(events).await;
+    let (id, ..) = fixture.open(&gateway).await;
     assert_eq!(expire(store).await, [], "a live connection decides itself");
-    corner.record(vec![confirmed(&gateway, id, 1, 1)]).await;
-    corner.record(vec![closed(&gateway, id, Reason::Shutdown, None, false)]).await;
+    fixture.record(vec![confirmed(&gateway, id, 1, 1)]).await;
+    fixture.record(vec![closed(&gateway, id, Reason::Shutdown, None, false)]).await;
     let failed = |first, last| (gateway.id, range(first, last));
     assert_eq!(ranges(&expire(store).await), [failed(3, 3)]);
     assert_eq!(expire(store).await, []);
     let mut states = Vec::new();
     for id in &ids {
-        let history = store.event_history(corner.organisation, id).await.unwrap().unwrap();
+        let history = store.event_history(fixture.organisation, id).await.unwrap().unwrap();
         states.push(history.deliveries[0].state);
     }
     assert_eq!(states, [Delivered, Pending, Failed, Pending]);
     let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
-    let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+    let page = store.failed_deliveries(fixture.organisation, &filter, None, 10).await.unwrap();
     let reasons: Vec<_> = page.rows.iter().map(|row| (row.sequence.0, row.reason)).collect();
     assert_eq!(reasons, [(3, Some(Reason::Expired))]);
     // An expired delivery is not recorded as `not_connected` as well.
     let swept = store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
     assert_eq!(ranges(&swept.recorded), [failed(2, 2), failed(4, 4)]);
-    let (_, position, _) = corner.open(&gateway).await;
+    let (_, position, _) = fixture.open(&gateway).await;
     assert_eq!(position.0, 1, "the others are delivered all the same");
 }
 
 pub(crate) async fn many_expired_events_are_recorded_in_bounded_batches(store: &dyn Store) {
     const GATEWAYS: usize = 70;
     const EVENTS: usize = 40;
-    let corner = Corner::of(store).await;
+    let fixture = Fixture::of(store).await;
     let mut gateways = Vec::new();
     for _ in 0..GATEWAYS {
-        gateways.push(corner.gateway(&[("many", "yes")]).await);
+        gateways.push(fixture.gateway(&[("many", "yes")]).await);
     }
     let labels = || Target::Labels([("many".to_owned(), "yes".to_owned())].into());
-    corner.publish((0..EVENTS).map(|_| expiring(labels(), true)).collect()).await;
+    fixture.publish((0..EVENTS).map(|_| expiring(labels(), true)).collect()).await;
     let (mut mark, mut total, mut calls) = (ExpiryMark::default(), 0, 0);
     loop {
         let found = store.expire(&mut mark).await.unwrap();
@@ -98,19 +98,19 @@ pub(crate) async fn many_expired_events_are_recorded_in_bounded_batches(store: &
     }
     assert_eq!(total, 2_800);
     assert!(calls > 2, "{calls} calls");
-    assert_eq!(store.totals(corner.organisation).await.unwrap().dead_letters, 2_800);
+    assert_eq!(store.totals(fixture.organisation).await.unwrap().dead_letters, 2_800);
 }
 
 pub(crate) async fn a_gateway_that_just_disconnected_has_a_grace_period_and_no_other(
     store: &dyn Store,
 ) {
     const GRACE: Duration = Duration::from_hours(1);
-    let corner = Corner::of(store).await;
-    let (gone, never) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
-    let (id, ..) = corner.open(&gone).await;
-    corner.record(vec![closed(&gone, id, Reason::ConnectionLost, None, false)]).await;
+    let fixture = Fixture::of(store).await;
+    let (gone, never) = (fixture.gateway(&[]).await, fixture.gateway(&[]).await);
+    let (id, ..) = fixture.open(&gone).await;
+    fixture.record(vec![closed(&gone, id, Reason::ConnectionLost, None, false)]).await;
     for gateway in [&gone, &never] {
-        corner.fill(gateway, 2).await;
+        fixture.fill(gateway, 2).await;
     }
     let both = [gone.key, never.key];
     let swept = store.sweep_not_connected(Some(&both), GRACE).await.unwrap();
@@ -123,21 +123,21 @@ pub(crate) async fn a_gateway_that_just_disconnected_has_a_grace_period_and_no_o
     assert_eq!(swept.postponed, []);
 }
 
-pub(crate) async fn many_expired_events_of_a_connected_gateway_delay_no_others(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let (stalled, away) = (corner.gateway(&[]).await, corner.gateway(&[]).await);
+pub(crate) async fn expired_events_of_a_connected_gateway_delay_no_others(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let (stalled, away) = (fixture.gateway(&[]).await, fixture.gateway(&[]).await);
     let to = |gateway: &Gateway| Target::Gateways(vec![gateway.id]);
-    let (id, ..) = corner.open(&stalled).await;
-    corner.publish((0..200).map(|_| expiring(to(&stalled), true)).collect()).await;
+    let (id, ..) = fixture.open(&stalled).await;
+    fixture.publish((0..200).map(|_| expiring(to(&stalled), true)).collect()).await;
     let mut mark = ExpiryMark::default();
     while store.expire(&mut mark).await.unwrap().more {}
     let mut late = expiring(to(&away), true);
     Arc::get_mut(&mut late.event).unwrap().expires_at = Some(Timestamp::now());
-    corner.publish(vec![late]).await;
+    fixture.publish(vec![late]).await;
     let found = store.expire(&mut mark).await.unwrap();
     assert_eq!(ranges(&found.expired), [(away.id, range(1, 1))], "found by the first call");
     // Those that were passed over are looked at again, too.
-    corner.record(vec![closed(&stalled, id, Reason::Shutdown, None, false)]).await;
+    fixture.record(vec![closed(&stalled, id, Reason::Shutdown, None, false)]).await;
     let mut total = 0;
     let mut polls = tokio::time::interval(Duration::from_millis(50));
     let all = async {

@@ -8,18 +8,18 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::{TempDir, tempdir};
 use tokio::process::Command;
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::support::Service;
-use crate::support::command::{Said, command, run};
+use crate::support::command::{CommandOutput, command, run};
 
 const INSTALL: &str = "cargo install sqlx-cli --version 0.9.0 --locked --no-default-features --features sqlite,postgres,rustls";
 
-pub(crate) struct Place {
+pub(crate) struct OfflineDatabase {
     on: On,
     data: TempDir,
 }
 
-impl Place {
+impl OfflineDatabase {
     /// An empty database, or the path of one that does not exist yet.
     pub(crate) fn new(on: On) -> Self {
         Self { on, data: tempdir().expect("a directory") }
@@ -51,7 +51,7 @@ impl Place {
     }
 
     /// Runs one of our commands on the database.
-    pub(crate) async fn ours(&self, arguments: &str) -> Said {
+    pub(crate) async fn ours(&self, arguments: &str) -> CommandOutput {
         let mut ours = command(arguments);
         ours.arg("--data-dir").arg(self.data.path());
         if let On::Shared(database) = &self.on {
@@ -61,7 +61,7 @@ impl Place {
     }
 
     /// Runs `sqlx migrate …` on the database.
-    pub(crate) async fn theirs(&self, arguments: &str) -> Said {
+    pub(crate) async fn theirs(&self, arguments: &str) -> CommandOutput {
         let url = match &self.on {
             On::Embedded => format!("sqlite://{}?mode=rwc", self.file().display()),
             On::Shared(database) => database.url(),

@@ -6,8 +6,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::fleet::Fleet;
-use super::program::{Program, Row};
+use super::gateways::Fleet;
+use super::inbox_program::{Program, Row};
 use super::publishers::{Caller, Published};
 use super::{Cluster, REST, say};
 use crate::server::Database;
@@ -40,7 +40,7 @@ async fn two_nodes_fill_one_log_at_full_speed_without_a_gap_or_a_deadlock() {
         running.spawn(insert(Program::new(&cluster), fleet.members[0].id.clone(), number));
     }
     let published = running.join_all().await;
-    let told = Published::told(&published);
+    let stats = Published::stats(&published);
     let count = Published::count(&published);
     let accepted = began.elapsed();
     let everywhere = 2 * count;
@@ -59,7 +59,7 @@ async fn two_nodes_fill_one_log_at_full_speed_without_a_gap_or_a_deadlock() {
         rate(accepted),
         rate(delivered),
     ));
-    assert_eq!((told.refused, told.unanswered), (0, 0), "{told:?}\n{}", cluster.logs());
+    assert_eq!((stats.refused, stats.unanswered), (0, 0), "{stats:?}\n{}", cluster.logs());
     let deadlocks: i64 = sqlx::query_scalar("select sum(deadlocks)::bigint from pg_stat_database")
         .fetch_one(&mut cluster.connection().await)
         .await
@@ -78,7 +78,7 @@ async fn publish(mut caller: Caller, gateway: String, number: usize) -> Publishe
         let answer = caller.publish(&json!(batch), Some(&key), &mut pace).await;
         published.add(answer["results"].as_array().expect("results"));
     }
-    published.told = caller.told;
+    published.stats = caller.stats;
     published
 }
 

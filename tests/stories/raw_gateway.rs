@@ -34,12 +34,12 @@ impl Frame {
     }
 }
 
-pub(crate) struct Raw {
+pub(crate) struct RawGateway {
     stream: TlsStream<TcpStream>,
     pub(crate) connection_id: String,
 }
 
-impl Raw {
+impl RawGateway {
     /// Connects to the service through a port, which may be a fault proxy's, and reads the
     /// acknowledgement.
     pub(crate) async fn connect(service: &Service, port: u16, key: &str) -> Self {

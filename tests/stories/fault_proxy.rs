@@ -26,13 +26,13 @@ pub(crate) enum Fault {
 }
 
 /// Forwards connections to a local port until it is dropped.
-pub(crate) struct Line {
+pub(crate) struct FaultProxy {
     pub(crate) port: u16,
     fault: watch::Sender<Fault>,
     accepting: JoinHandle<()>,
 }
 
-impl Line {
+impl FaultProxy {
     pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let fault = watch::Sender::new(Fault::None);
@@ -48,7 +48,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.accepting.abort();
         // Connections that are still open end with the last sender.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 
-use super::fleet::Fleet;
-use super::program::insert;
+use super::gateways::Fleet;
+use super::inbox_program::insert;
 use super::publishers::{Published, Publishers};
 use super::{Cluster, say, seed};
 use crate::server::Database;
@@ -38,13 +38,13 @@ async fn nodes_are_replaced_under_load_and_every_request_is_answered() {
         assert!(fleet.frames() > before, "delivery went on meanwhile");
     }
     let mut published = publishers.finish().await;
-    let (count, told) = (Published::count(&published), Published::told(&published));
+    let (count, stats) = (Published::count(&published), Published::stats(&published));
     open.commit().await.unwrap();
     published.push(Published::committed(rows));
     say(format_args!(
-        "three nodes replaced while {count} events were published: {told:?}; {} frames",
+        "three nodes replaced while {count} events were published: {stats:?}; {} frames",
         fleet.frames(),
     ));
-    assert_eq!(told.stored, 0, "an event was stored, and its publisher was not told: {told:?}");
+    assert_eq!(stats.stored, 0, "an event was stored, and its publisher got no answer: {stats:?}");
     cluster.settles(fleet, &published).await;
 }

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::conformance::{Outsider, Row};
+use crate::conformance::{InboxProgram, Row};
 use crate::support::PATIENCE;
 
 pub(crate) struct Program(Mutex<SqliteConnection>);
@@ -75,7 +75,7 @@ impl Program {
 }
 
 #[async_trait]
-impl Outsider for Program {
+impl InboxProgram for Program {
     async fn insert(&self, rows: &[Row]) -> Vec<String> {
         let mut connection = self.connection().await;
         let mut transaction = connection.begin_with("begin immediate").await.expect("its turn");

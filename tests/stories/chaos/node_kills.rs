@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use super::fleet::Fleet;
+use super::gateways::Fleet;
 use super::publishers::{Published, Publishers};
 use super::{Cluster, connect, say, seed};
 use crate::server::Database;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::raw::{CLOSE, Raw};
+use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::support::{PATIENCE, Service, deployed};
 
 /// The status of a `GET` at the root.
@@ -48,7 +48,7 @@ async fn sockets_are_closed_one_after_another_while_no_connection_is_admitted() 
     }
     assert_eq!(status(&service, "/readyz").await, 200);
     service.ask_to_end();
-    let asked = Instant::now();
+    let started = Instant::now();
     let mut times = vec![closings.recv().await.expect("a close")];
     // Readiness was off before the first gateway was disconnected.
     assert_eq!(status(&service, "/readyz").await, 503);
@@ -64,7 +64,7 @@ async fn sockets_are_closed_one_after_another_while_no_connection_is_admitted() 
     assert!(spread >= DRAIN / 2, "all were closed within {spread:?}");
     let crowded = times.windows(2).filter(|pair| pair[1] - pair[0] < DRAIN / 60).count();
     assert!(crowded <= 2, "closed in bunches: {times:?}");
-    assert!(last - asked <= DRAIN + Duration::from_millis(500), "took {:?}", last - asked);
+    assert!(last - started <= DRAIN + Duration::from_millis(500), "took {:?}", last - started);
     assert_eq!(service.ended().await, Some(0), "{}", service.log());
 }
 
@@ -88,9 +88,9 @@ async fn a_second_signal_ends_it_at_once_and_says_so() {
     let draining = async { while status(&service, "/readyz").await != 503 {} };
     tokio::time::timeout(PATIENCE, draining).await.expect("it drains");
     service.ask_to_end();
-    let asked = Instant::now();
+    let started = Instant::now();
     assert_eq!(service.ended().await, Some(130), "{}", service.log());
-    assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "took {:?}", started.elapsed());
 }
 
 /// A receipt that arrives after the signal still counts.
@@ -99,8 +99,8 @@ async fn events_confirmed_before_the_end_are_not_sent_again() {
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10ms")]).await;
     let (id, key) = service.gateway("one").await;
     let (slow, slow_key) = service.gateway("slow").await;
-    let mut gateway = Raw::connect(&service, service.port, &key).await;
-    let mut at_work = Raw::connect(&service, service.port, &slow_key).await;
+    let mut gateway = RawGateway::connect(&service, service.port, &key).await;
+    let mut at_work = RawGateway::connect(&service, service.port, &slow_key).await;
     for deployment in ["d-1", "d-2", "d-3"] {
         let event = deployed(&[&id, &slow], deployment);
         service.api().post("/events", &event).await.expect("accepted");

@@ -13,9 +13,9 @@ use gateway_events::store::{
 
 use crate::support::PATIENCE;
 
-use super::{Corner, Gateway, closed, confirmed, event, event_with, range};
+use super::{Fixture, Gateway, closed, confirmed, event, event_with, range};
 
-impl Corner<'_> {
+impl Fixture<'_> {
     /// Dead-letters a whole range.
     async fn give_up(&self, gateway: &Gateway, first: i64, last: i64) {
         let (connection, _, _) = self.open(gateway).await;
@@ -52,18 +52,18 @@ impl Corner<'_> {
 }
 
 pub(crate) async fn a_redrive_continues_where_it_stopped_oldest_first(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 2300).await;
-    corner.give_up(&gateway, 1, 2300).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 2300).await;
+    fixture.give_up(&gateway, 1, 2300).await;
     let old = |calls: &[Redriven]| -> Vec<i64> {
         calls.iter().flat_map(|call| &call.redriven).map(|one| one.sequence.0).collect()
     };
-    let dry = corner.redrive_all(&gateway, true).await;
+    let dry = fixture.redrive_all(&gateway, true).await;
     assert_eq!(old(&dry), (1..=2300).collect::<Vec<_>>());
     assert!(dry.iter().flat_map(|call| &call.redriven).all(|one| one.new_sequence.is_none()));
-    assert_eq!(corner.again(&gateway).await.head, Sequence(2300), "a dry run changes nothing");
-    let done = corner.redrive_all(&gateway, false).await;
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(2300), "a dry run changes nothing");
+    let done = fixture.redrive_all(&gateway, false).await;
     assert!(done.len() > 2, "a call is bounded");
     assert_eq!(old(&done), (1..=2300).collect::<Vec<_>>());
     let new = done.iter().flat_map(|call| &call.redriven).map(|one| one.new_sequence);
@@ -71,49 +71,49 @@ pub(crate) async fn a_redrive_continues_where_it_stopped_oldest_first(store: &dy
         new.collect::<Vec<_>>(),
         (2301..=4600).map(|new| Some(Sequence(new))).collect::<Vec<_>>()
     );
-    let again = corner.redrive_all(&gateway, false).await;
+    let again = fixture.redrive_all(&gateway, false).await;
     assert!(old(&again).is_empty());
 }
 
 pub(crate) async fn expired_events_are_counted_and_not_redriven(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut expired = event(Target::Gateways(vec![gateway.id]));
     let mut fields = expired.event.as_ref().clone();
     fields.expires_at = Some(Timestamp::now());
     expired.event = Arc::new(fields);
-    corner.publish(vec![expired, event(Target::Gateways(vec![gateway.id]))]).await;
-    corner.give_up(&gateway, 1, 2).await;
-    let done = corner.redrive_all(&gateway, false).await;
+    fixture.publish(vec![expired, event(Target::Gateways(vec![gateway.id]))]).await;
+    fixture.give_up(&gateway, 1, 2).await;
+    let done = fixture.redrive_all(&gateway, false).await;
     assert_eq!((done[0].expired, done[0].redriven.len()), (1, 1));
     assert_eq!(done[0].redriven[0].sequence, Sequence(2));
     let one = RedriveSelection::One(gateway.id, Sequence(1));
-    let done = store.redrive(corner.organisation, one, false).await.unwrap();
+    let done = store.redrive(fixture.organisation, one, false).await.unwrap();
     assert_eq!((done.expired, done.redriven.len()), (1, 0));
-    assert_eq!(corner.again(&gateway).await.head, Sequence(3));
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(3));
 }
 
 pub(crate) async fn concurrent_redrives_append_each_delivery_once(store: &dyn Store) {
-    let corner = &Corner::of(store).await;
-    let gateway = &corner.gateway(&[]).await;
-    corner.fill(gateway, 50).await;
-    corner.give_up(gateway, 1, 50).await;
-    let redrives = (0..4).map(|_| corner.redrive_all(gateway, false));
+    let fixture = &Fixture::of(store).await;
+    let gateway = &fixture.gateway(&[]).await;
+    fixture.fill(gateway, 50).await;
+    fixture.give_up(gateway, 1, 50).await;
+    let redrives = (0..4).map(|_| fixture.redrive_all(gateway, false));
     let calls = futures_util::future::join_all(redrives).await;
     let done: Vec<_> = calls.iter().flatten().flat_map(|call| &call.redriven).collect();
     let sequences: BTreeSet<_> = done.iter().map(|one| one.sequence).collect();
     assert_eq!((done.len(), sequences.len()), (50, 50));
-    assert_eq!(corner.again(gateway).await.head, Sequence(100));
+    assert_eq!(fixture.again(gateway).await.head, Sequence(100));
 }
 
 pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let mut opened = Vec::new();
     for nth in 0..7 {
-        let (id, _, _) = corner.open(&gateway).await;
+        let (id, _, _) = fixture.open(&gateway).await;
         if nth < 5 {
-            corner.record(vec![closed(&gateway, id, Reason::ClosedByGateway, None, false)]).await;
+            fixture.record(vec![closed(&gateway, id, Reason::ClosedByGateway, None, false)]).await;
         }
         opened.push(id);
     }
@@ -122,7 +122,7 @@ pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let of = Some(gateway.id);
-            let page = store.connections(corner.organisation, of, live_only, after, 2).await;
+            let page = store.connections(fixture.organisation, of, live_only, after, 2).await;
             let page = page.unwrap();
             assert!(page.rows.len() <= 2);
             found.extend(page.rows.iter().map(|row| row.connection_id));
@@ -136,10 +136,10 @@ pub(crate) async fn connections_are_paged_newest_first(store: &dyn Store) {
 }
 
 pub(crate) async fn a_tokens_use_is_recorded_at_most_once_a_minute(store: &dyn Store) {
-    let corner = Corner::of(store).await;
+    let fixture = Fixture::of(store).await;
     let id = uuid::Uuid::now_v7().simple().to_string();
     let token = NewToken { id: id.clone(), digest: [3; 32], expires_at: None };
-    store.create_access_token(corner.organisation, "t", &[Scope::Read], token).await.unwrap();
+    store.create_access_token(fixture.organisation, "t", &[Scope::Read], token).await.unwrap();
     let last_used = async || {
         // A write after the one under test: with a single writing connection, it runs after it.
         store.node_heartbeat().await.unwrap();
@@ -164,39 +164,39 @@ pub(crate) async fn a_tokens_use_is_recorded_at_most_once_a_minute(store: &dyn S
 }
 
 pub(crate) async fn the_deliveries_of_a_request_are_limited(store: &dyn Store) {
-    let corner = Corner::of(store).await;
+    let fixture = Fixture::of(store).await;
     let mut gateways = Vec::new();
     for _ in 0..21 {
-        gateways.push(corner.gateway(&[]).await);
+        gateways.push(fixture.gateway(&[]).await);
     }
     let ids: Vec<_> = gateways.iter().map(|gateway| gateway.id).collect();
     let publish = |gateways: usize| Publish {
-        organisation: corner.organisation,
+        organisation: fixture.organisation,
         events: (0..1000).map(|_| Ok(event(Target::Gateways(ids[..gateways].to_vec())))).collect(),
         idempotency: Some((ids[0].to_string(), [9; 32])),
     };
     let refused = store.append(publish(21)).await.unwrap();
     assert!(matches!(refused, Published::TooMany { deliveries: 21_000, .. }), "{refused:?}");
-    assert_eq!(corner.again(&gateways[0]).await.head, Sequence::ZERO, "nothing was stored");
+    assert_eq!(fixture.again(&gateways[0]).await.head, Sequence::ZERO, "nothing was stored");
     // The refusal is not stored under the key. A request within the limit is accepted as a whole.
     let Published::Done(answers) = store.append(publish(20)).await.unwrap() else {
         panic!("it fits");
     };
     assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(corner.again(&gateways[19]).await.head, Sequence(1000));
-    assert_eq!(corner.again(&gateways[20]).await.head, Sequence::ZERO);
+    assert_eq!(fixture.again(&gateways[19]).await.head, Sequence(1000));
+    assert_eq!(fixture.again(&gateways[20]).await.head, Sequence::ZERO);
 }
 
 pub(crate) async fn concurrent_large_requests_are_each_appended_as_a_whole(store: &dyn Store) {
-    let corner = &Corner::of(store).await;
+    let fixture = &Fixture::of(store).await;
     let mut gateways = Vec::new();
     for _ in 0..12 {
-        gateways.push(corner.gateway(&[]).await);
+        gateways.push(fixture.gateway(&[]).await);
     }
     let ids: Vec<_> = gateways.iter().map(|gateway| gateway.id).collect();
     let publish = async || {
         let events = (0..600).map(|_| event(Target::Gateways(ids.clone()))).collect();
-        corner.publish(events).await
+        fixture.publish(events).await
     };
     let requests = (0..4).map(|_| publish());
     for answers in futures_util::future::join_all(requests).await {
@@ -207,7 +207,7 @@ pub(crate) async fn concurrent_large_requests_are_each_appended_as_a_whole(store
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "in one piece");
     }
     for gateway in &gateways {
-        assert_eq!(corner.again(gateway).await.head, Sequence(2400));
+        assert_eq!(fixture.again(gateway).await.head, Sequence(2400));
     }
 }
 
@@ -222,16 +222,16 @@ pub(crate) async fn publish_sized(store: &dyn Store, bytes: usize) -> Result<(),
 
 pub(crate) async fn a_redrive_counts_everything_that_it_skips(store: &dyn Store) {
     const EVENTS: i64 = 7_000;
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     for _ in 0..7 {
-        corner.fill(&gateway, 1_000).await;
+        fixture.fill(&gateway, 1_000).await;
     }
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
-    let (id, _, _) = corner.open(&gateway).await;
-    corner.record(vec![confirmed(&gateway, id, 1, EVENTS - 10)]).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, id, 1, EVENTS - 10)]).await;
     for dry_run in [true, false] {
-        let calls = corner.redrive_all(&gateway, dry_run).await;
+        let calls = fixture.redrive_all(&gateway, dry_run).await;
         let (delivered, pending) =
             calls.iter().fold((0, 0), |(sum, rest), it| (sum + it.delivered, rest + it.pending));
         assert_eq!((delivered, pending), (EVENTS - 10, 10), "in {} calls", calls.len());
@@ -240,10 +240,10 @@ pub(crate) async fn a_redrive_counts_everything_that_it_skips(store: &dyn Store)
 
 pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(store: &dyn Store) {
     use DeliveryState::{Delivered, Failed, Pending};
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 4).await;
-    let (connection, _, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 4).await;
+    let (connection, _, _) = fixture.open(&gateway).await;
     let failed = |sequence| Record::Reported {
         gateway: gateway.key,
         connection,
@@ -255,7 +255,7 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
     };
     let stands = async || {
         let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
-        let page = store.failed_deliveries(corner.organisation, &filter, None, 10).await.unwrap();
+        let page = store.failed_deliveries(fixture.organisation, &filter, None, 10).await.unwrap();
         let mut rows: Vec<_> = page
             .rows
             .into_iter()
@@ -268,11 +268,11 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
         rows
     };
     // Two adjacent ones and a separate one become 5, 6 and 7.
-    corner.record(vec![failed(1), failed(2), failed(4)]).await;
-    corner.redrive_all(&gateway, false).await;
+    fixture.record(vec![failed(1), failed(2), failed(4)]).await;
+    fixture.redrive_all(&gateway, false).await;
     let expected = [(1, 5, Pending), (2, 6, Pending), (4, 7, Pending)];
     assert_eq!(stands().await, expected.map(|(old, new, state)| (old, Some((new, state)), false)));
-    corner.record(vec![confirmed(&gateway, connection, 1, 5), failed(6)]).await;
+    fixture.record(vec![confirmed(&gateway, connection, 1, 5), failed(6)]).await;
     let expected = [
         (1, Some((5, Delivered)), true),
         (2, Some((6, Failed)), false),
@@ -281,27 +281,27 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
     ];
     assert_eq!(stands().await, expected);
     // A redrive of the redrive, 8, determines the state of both.
-    corner.redrive_all(&gateway, false).await;
-    corner.record(vec![confirmed(&gateway, connection, 6, 8)]).await;
+    fixture.redrive_all(&gateway, false).await;
+    fixture.record(vec![confirmed(&gateway, connection, 6, 8)]).await;
     let expected = [(1, 5), (2, 8), (4, 7), (6, 8)];
     assert_eq!(stands().await, expected.map(|(old, new)| (old, Some((new, Delivered)), true)));
 }
 
 pub(crate) async fn a_closed_connection_keeps_the_position_that_it_had(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 6).await;
-    let (first, _, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 6).await;
+    let (first, _, _) = fixture.open(&gateway).await;
     let end = closed(&gateway, first, Reason::ClosedByGateway, None, false);
-    corner.record(vec![confirmed(&gateway, first, 1, 2), end]).await;
+    fixture.record(vec![confirmed(&gateway, first, 1, 2), end]).await;
     // It takes over the first one's position, and is closed because of the poison event 5.
-    let (second, _, _) = corner.open(&gateway).await;
+    let (second, _, _) = fixture.open(&gateway).await;
     let end = closed(&gateway, second, Reason::ConnectionLost, Some(range(5, 5)), true);
-    corner.record(vec![confirmed(&gateway, second, 3, 4), end]).await;
-    let (third, _, _) = corner.open(&gateway).await;
-    corner.record(vec![confirmed(&gateway, third, 6, 6)]).await;
+    fixture.record(vec![confirmed(&gateway, second, 3, 4), end]).await;
+    let (third, _, _) = fixture.open(&gateway).await;
+    fixture.record(vec![confirmed(&gateway, third, 6, 6)]).await;
     let of = Some(gateway.id);
-    let page = store.connections(corner.organisation, of, false, None, 10).await.unwrap();
+    let page = store.connections(fixture.organisation, of, false, None, 10).await.unwrap();
     let shown: Vec<_> = page.rows.iter().map(|row| (row.connection_id, row.confirmed.0)).collect();
     assert_eq!(shown, [(third, 6), (second, 5), (first, 2)]);
 }
@@ -309,10 +309,10 @@ pub(crate) async fn a_closed_connection_keeps_the_position_that_it_had(store: &d
 pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive(
     store: &dyn Store,
 ) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
-    corner.fill(&gateway, 9).await;
-    let (connection, _, _) = corner.open(&gateway).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 9).await;
+    let (connection, _, _) = fixture.open(&gateway).await;
     let reported = |sequence, result| Record::Reported {
         gateway: gateway.key,
         connection,
@@ -324,44 +324,44 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     };
     let failed = |sequence, reason| reported(sequence, Err((reason, String::new())));
     let reports = async || {
-        let verdict = corner.again(&gateway).await.verdict();
+        let verdict = fixture.again(&gateway).await.verdict();
         let is_failing = verdict.state == VerdictState::Failing;
         is_failing.then(|| (verdict.reason.unwrap(), verdict.failures))
     };
-    corner.record(vec![confirmed(&gateway, connection, 1, 9)]).await;
+    fixture.record(vec![confirmed(&gateway, connection, 1, 9)]).await;
     assert_eq!(reports().await, None, "receipts alone are no failure");
-    corner.record(vec![reported(2, Ok(())), failed(1, Reason::ApplyFailed)]).await;
+    fixture.record(vec![reported(2, Ok(())), failed(1, Reason::ApplyFailed)]).await;
     assert_eq!(reports().await, None, "a late report about an older event changes nothing");
-    corner.record(vec![failed(3, Reason::ApplyFailed)]).await;
-    let since = corner.again(&gateway).await.verdict().since;
-    corner.record(vec![failed(4, Reason::GatewayProcessingError)]).await;
+    fixture.record(vec![failed(3, Reason::ApplyFailed)]).await;
+    let since = fixture.again(&gateway).await.verdict().since;
+    fixture.record(vec![failed(4, Reason::GatewayProcessingError)]).await;
     assert_eq!(reports().await, Some(("gateway_processing_error", 2)));
-    assert_eq!(corner.again(&gateway).await.verdict().since, since);
-    corner.record(vec![reported(3, Ok(()))]).await;
+    assert_eq!(fixture.again(&gateway).await.verdict().since, since);
+    fixture.record(vec![reported(3, Ok(()))]).await;
     assert_eq!(reports().await, Some(("gateway_processing_error", 2)), "an older success");
-    corner.record(vec![reported(5, Ok(()))]).await;
+    fixture.record(vec![reported(5, Ok(()))]).await;
     assert_eq!(reports().await, None);
-    corner.record(vec![failed(6, Reason::ApplyFailed)]).await;
+    fixture.record(vec![failed(6, Reason::ApplyFailed)]).await;
     assert_eq!(reports().await, Some(("apply_failed", 1)));
     let newest = RedriveSelection::One(gateway.id, Sequence(6));
-    store.redrive(corner.organisation, newest, false).await.unwrap();
+    store.redrive(fixture.organisation, newest, false).await.unwrap();
     assert_eq!(reports().await, None, "its redrive, 10, is pending");
-    assert_eq!(corner.again(&gateway).await.pending, 1);
-    corner.record(vec![failed(10, Reason::ApplyFailed)]).await;
+    assert_eq!(fixture.again(&gateway).await.pending, 1);
+    fixture.record(vec![failed(10, Reason::ApplyFailed)]).await;
     assert_eq!(reports().await, Some(("apply_failed", 1)));
 }
 
 pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
-    let corner = Corner::of(store).await;
-    let gateway = corner.gateway(&[]).await;
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
     let read = async |after: i64, limit: usize, max_bytes: usize| {
         let span = LogSpan { after: Sequence(after), limit, max_bytes };
-        let page = store.gateway_log(corner.organisation, gateway.id, span).await.unwrap();
+        let page = store.gateway_log(fixture.organisation, gateway.id, span).await.unwrap();
         page.expect("the gateway is there")
     };
     assert!(read(0, 10, 1_000_000).await.rows.is_empty());
-    corner.fill(&gateway, 100).await;
-    corner.give_up(&gateway, 40, 41).await;
+    fixture.fill(&gateway, 100).await;
+    fixture.give_up(&gateway, 40, 41).await;
     let page = read(0, 1000, 1_000_000).await;
     assert_eq!((page.gateway.head, page.rows.len()), (Sequence(100), 100));
     for (number, row) in (1..).zip(&page.rows) {
@@ -383,6 +383,6 @@ pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
     assert!((10..=22).contains(&few), "{few} rows of {size} bytes");
     assert!(read(i64::from(u32::MAX), 5, 100).await.rows.is_empty());
     let span = LogSpan { after: Sequence::ZERO, limit: 1, max_bytes: 1 };
-    let nobody = store.gateway_log(corner.organisation, GatewayId::new(), span).await.unwrap();
+    let nobody = store.gateway_log(fixture.organisation, GatewayId::new(), span).await.unwrap();
     assert!(nobody.is_none());
 }

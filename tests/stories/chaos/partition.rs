@@ -8,10 +8,10 @@ use reqwest::{Method, Url};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::fleet::Fleet;
+use super::gateways::Fleet;
 use super::publishers::{Caller, Published};
 use super::{Address, Cluster, REST, say};
-use crate::line::{Fault, Line};
+use crate::fault_proxy::{Fault, FaultProxy};
 use crate::server::Database;
 use crate::support::deployed;
 
@@ -24,7 +24,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(500);
 async fn a_node_that_was_declared_dead_disconnects_its_gateways_and_recovers() {
     let database = Database::alone();
     let mut through = Url::parse(&database.url()).unwrap();
-    let line = Line::to(through.port().unwrap()).await;
+    let line = FaultProxy::to(through.port().unwrap()).await;
     through.set_port(Some(line.port)).unwrap();
     let settings = [("SERVER__REQUEST_TIMEOUT", "5s"), ("DELIVERY__HEARTBEAT_INTERVAL", "500ms")];
     let mut cluster = Cluster::start(database, 2, &settings).await;
@@ -72,11 +72,11 @@ async fn listed(node: &Address) -> usize {
 
 /// Publishes where it can't succeed; returns how long the refusal took.
 async fn refused(node: &Address, fleet: &Fleet) -> Duration {
-    let asked = Instant::now();
+    let started = Instant::now();
     let event = deployed(&[&fleet.members[0].id], "never");
     let request = node.api.request(Method::POST, "/events").json(&event);
     let answer = request.send().await.expect("an answer");
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
-    asked.elapsed()
+    started.elapsed()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::append::{Growth, grown};
-use super::{MemoryStore, Unheard};
+use super::{MemoryStore, PendingOpening};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
@@ -251,9 +251,10 @@ impl Connections for MemoryStore {
         let node = self.node;
         let opened =
             self.commit(|tables, now| tables.open_connection(now, node, &connection), |_| ());
-        let mut unheard = Unheard { store: self, opened: opened.is_ok().then_some(connection) };
+        let mut opening =
+            PendingOpening { store: self, opened: opened.is_ok().then_some(connection) };
         tokio::task::yield_now().await;
-        unheard.opened = None;
+        opening.opened = None;
         opened
     }
 

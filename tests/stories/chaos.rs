@@ -14,22 +14,22 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-use crate::both::On;
+use crate::both_databases::On;
 use crate::server::Database;
 use crate::store_postgres;
 use crate::support::{JsonApi, Service};
 
-mod away;
-mod cut;
-mod fleet;
+mod database_outage;
 mod full_speed;
-mod program;
+mod gateways;
+mod inbox_program;
+mod node_kills;
+mod partition;
 mod publishers;
 mod rolling;
-mod strikes;
 mod takeover;
 
-use fleet::Fleet;
+use gateways::Fleet;
 use publishers::Published;
 
 /// How long the nodes may take to come to rest. A dead node's connections are closed half a minute

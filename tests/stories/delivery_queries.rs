@@ -73,19 +73,20 @@ async fn every_combination_of_filters_returns_exactly_the_matches() {
             for reason in reasons {
                 for event in ids {
                     for correlation in correlations {
-                        let asked = [
+                        let filters = [
                             ("gatewayId", gateway),
                             ("type", event_type),
                             ("reason", reason),
                             ("eventId", event),
                             ("correlationId", correlation),
                         ];
-                        let query: Vec<String> = asked
+                        let query: Vec<String> = filters
                             .iter()
                             .filter_map(|(name, value)| Some(format!("{name}={}", (*value)?)))
                             .collect();
                         let query = query.join("&");
-                        let fits = |asked: Option<&str>, is: &str| asked.is_none_or(|it| it == is);
+                        let fits =
+                            |filters: Option<&str>, is: &str| filters.is_none_or(|it| it == is);
                         let expected: Vec<&str> = made
                             .iter()
                             .filter(|one| {
