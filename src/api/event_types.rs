@@ -12,9 +12,9 @@ pub struct EventTypeDefinition {
     #[serde(default)]
     #[schema(max_length = 1000)]
     pub description: String,
-    /// A JSON Schema (draft 2020-12) that stands alone, at most 64 KiB. If it is left out,
-    /// any object is a payload or, with the name of a built-in type, what that type
-    /// accepts. The payloads of a built-in type must satisfy the built-in schema as well.
+    /// A self-contained JSON Schema (draft 2020-12) of at most 64 KiB. If omitted, any object is a
+    /// valid payload or, for the name of a built-in type, any payload that satisfies the built-in
+    /// schema. Payloads of a built-in type must satisfy the built-in schema in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
@@ -29,12 +29,12 @@ pub struct EventTypeInfo {
     pub name: String,
     /// What the event means to a gateway.
     pub description: String,
-    /// The JSON Schema (draft 2020-12) that payloads must satisfy: the registered one or,
-    /// without one, that of the built-in type of this name; `null` if there is none.
+    /// The JSON Schema (draft 2020-12) of payloads: the registered one or, without one, that of the
+    /// built-in type of this name; `null` if there is none.
     #[schema(value_type = Option<Object>, required = true)]
     pub schema: Option<Box<RawValue>>,
-    /// The schema of the built-in type of this name, which payloads must satisfy as well.
-    /// Left out unless another one is registered.
+    /// The schema of the built-in type of this name, which payloads must also satisfy. Omitted
+    /// unless another one is registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, nullable = false)]
     pub built_in_schema: Option<Box<RawValue>>,

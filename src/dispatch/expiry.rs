@@ -1,6 +1,5 @@
-//! The job that gives up events that expire while their gateway is away, within
-//! a second of their time. Expired events of connected gateways, which may be many, delay
-//! no others.
+//! The job that records events which expire while their gateway is not connected, within a second
+//! of their expiry. Expired events of connected gateways, which may be many, delay no others.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -111,7 +111,7 @@ fn result(report: &DeploymentReport) -> Result<(), (Reason, String)> {
     Err((reason, code.escape_debug().take(200).collect()))
 }
 
-/// What a report names, on what was `sent` when it came.
+/// The deployment that a report names, and the sequence that had been `sent` when it arrived.
 fn key(report: &DeploymentReport, sent: Sequence) -> DeploymentKey {
     DeploymentKey {
         artifact_id: report.artifact_id.clone(),

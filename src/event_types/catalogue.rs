@@ -171,7 +171,7 @@ impl BuiltIn {
                 }
                 None => return None,
                 Some(Member::Null) if !required => return None,
-                Some(member) => (format!("payload/{name}"), kind.objection(member)?.to_owned()),
+                Some(member) => (format!("payload/{name}"), kind.violation(member)?.to_owned()),
             };
             Some(FieldError { field, message })
         };
@@ -183,7 +183,7 @@ impl BuiltIn {
 
 impl Kind {
     /// The error of a member of this kind; `None` if it is valid. Never contains its value.
-    fn objection(self, member: &Member<'_>) -> Option<&'static str> {
+    fn violation(self, member: &Member<'_>) -> Option<&'static str> {
         match (self, member) {
             (Id, Member::Text(text)) if text.is_empty() => Some("must not be empty"),
             (Time, Member::Text(text)) if !is_go_time(text) => Some(

@@ -55,9 +55,9 @@ pub(super) async fn show(
 
 /// Register or replace an event type.
 ///
-/// Events of this type can be published from now on: on this node at once, on other
-/// nodes within a second. The payloads of a built-in type are always held to its own
-/// schema: one that is registered adds to it.
+/// Events of this type can be published at once on this node, and within a second on other nodes.
+/// Payloads of a built-in type must always satisfy its built-in schema; a registered one is checked
+/// in addition.
 #[utoipa::path(
     put, path = "/event-types/{name}", tag = "event types", operation_id = "putEventType",
     params(("name" = EventType, Path, description = "The type's name.")),

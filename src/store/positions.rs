@@ -19,22 +19,21 @@
 //! hour. A connection is alive from its opening to its last activity, so a half-open one does not
 //! count.
 //!
-//! While there are more positions than replicas, one of them belongs to a replica
-//! that has come back on a later connection. Which one is unknown. A position can
-//! be superseded by a connection that was opened after the last sign of life on its
-//! own. Every connection starts at the lowest position that is kept, so superseding the
-//! *highest* one of these skips nothing: for each replica that is away, a position at
-//! or below its own remains.
+//! While there are more positions than replicas, one of them belongs to a replica that has
+//! reconnected. Which one is unknown. A position can be superseded by a connection that was opened
+//! after the last activity of its own connection. Every connection starts at the lowest position
+//! that is kept, so superseding the *highest* one of these skips nothing: for each replica that is
+//! disconnected, a position at or below its own remains.
 //!
 //! # Superseded positions
 //!
-//! The lower position that remains may have been left earlier, and ends earlier. If a
-//! superseded position was deleted at once, a replica that left it less than an hour ago
-//! could come back to a higher one. So it stays as long as any other one, and no
-//! connection starts there, until fewer positions are kept than there are replicas: then
-//! the lowest superseded ones are kept again. Of those that ended within the same five
-//! minutes one stays, which is as low as the lowest and ends with the last. A gateway with
-//! one replica needs none of them.
+//! The connection of the lower position that remains may have ended earlier, so the position may be
+//! deleted earlier. If a superseded position was deleted at once, a replica that disconnected from
+//! it less than an hour ago could start at a higher one. So it is stored as long as any other one,
+//! and no connection starts there, until fewer positions are kept than there are replicas: then the
+//! lowest superseded ones are kept again. Those that ended within the same five minutes are merged
+//! into one, which is as low as the lowest and ends with the last. A gateway with one replica needs
+//! none of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -62,8 +61,8 @@ pub struct Life {
 }
 
 impl Life {
-    /// That of an ended connection. `None` without a sign of life after its opening: it may
-    /// have been given up before a gateway had it, and shows no replica.
+    /// The lifetime of an ended connection. `None` if it showed no activity after its opening: it
+    /// may have ended before the gateway used it, so it is no evidence of a replica.
     pub fn ended(connected_at: Timestamp, seen_at: Timestamp) -> Option<Self> {
         (seen_at > connected_at).then_some(Self { connected_at, seen_at })
     }
@@ -78,15 +77,15 @@ pub struct Position {
     pub received: Sequence,
     /// When the connection was alive.
     pub life: Life,
-    /// When the connection was closed on record; `None` if it is open. The position is kept
-    /// for an hour after that.
+    /// When the connection was recorded as closed; `None` if it is open. The position is kept for
+    /// an hour after that.
     pub left_at: Option<Timestamp>,
     /// When a later connection superseded it.
     pub superseded_at: Option<Timestamp>,
 }
 
 impl Position {
-    /// Whether the connection is closed on record.
+    /// Whether the connection is recorded as closed.
     pub const fn is_closed(&self) -> bool {
         self.left_at.is_some()
     }
@@ -100,7 +99,7 @@ impl Position {
 /// The largest number of connections that were alive at the same time since `since`.
 pub fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
     let mut starts: Vec<Timestamp> = lives.iter().map(|life| life.connected_at).collect();
-    // At its first instant a connection is alive, whatever follows.
+    // A connection is alive at the instant of its opening.
     let end = |life: &Life| life.seen_at.max(life.connected_at.plus(INSTANT));
     let mut ends: Vec<Timestamp> = lives.iter().map(end).collect();
     starts.sort_unstable();
@@ -120,14 +119,14 @@ pub struct Opening {
     pub start: Option<Sequence>,
     /// Positions to delete.
     pub dropped: Vec<String>,
-    /// Positions to be changed.
+    /// Positions to change.
     pub changed: Vec<Change>,
 }
 
-/// A position's new instants.
+/// The changed instants of a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The name it is kept by.
+    /// The name under which it is stored.
     pub instance: String,
     /// When a later connection superseded it.
     pub superseded_at: Option<Timestamp>,
@@ -135,9 +134,9 @@ pub struct Change {
     pub left_at: Option<Timestamp>,
 }
 
-/// Opens a connection at `now`, of a gateway with so many replicas.
+/// Opens a connection at `now`, of a gateway with this many replicas.
 pub fn open(mut positions: Vec<Position>, replicas: usize, now: Timestamp) -> Opening {
-    // The same order in every store.
+    // The same order in all stores.
     positions.sort_by(|one, other| {
         (one.received, one.life.connected_at, &one.instance).cmp(&(
             other.received,
@@ -152,7 +151,7 @@ pub fn open(mut positions: Vec<Position>, replicas: usize, now: Timestamp) -> Op
     }
     supersede(&mut positions, replicas, None);
     let start = positions.iter().find(|it| !it.is_superseded()).map(|it| it.received);
-    // The new connection has a position, too.
+    // The new connection also has a position.
     supersede(&mut positions, replicas.saturating_sub(1), Some(now));
     let gone = if replicas > 1 { merge(&mut positions) } else { ended(&positions) };
     let mut opening = Opening { start, ..Opening::default() };
@@ -186,9 +185,9 @@ fn supersede(positions: &mut [Position], most: usize, now: Option<Timestamp>) {
     for position in &kept {
         *openings.entry(position.life.connected_at).or_default() += 1;
     }
-    // Of several at the same height one that is closed, for it is certain.
+    // Of several at the same sequence, a closed one, because it is certainly not in use.
     kept.sort_by_key(|it| (it.received, it.is_closed()));
-    // One pass is enough: fewer openings are left for those that were passed over.
+    // One pass is enough: fewer openings are left for those that were skipped.
     for position in kept.into_iter().rev() {
         if over == 0 {
             return;
@@ -214,8 +213,8 @@ fn ended(positions: &[Position]) -> HashSet<String> {
     ended.map(|it| it.instance.clone()).collect()
 }
 
-/// Merges superseded positions whose connections have ended. Returns those that are not
-/// needed any more: a lower one remains that ends later, or takes over when they end.
+/// Merges superseded positions whose connections have ended. Returns those that are no
+/// longer needed: a lower one remains that ends later, or replaces them when they end.
 fn merge(positions: &mut [Position]) -> HashSet<String> {
     let slot = |at: Timestamp| {
         Duration::from_micros(at.micros().unsigned_abs()).as_secs() / MERGED.as_secs()

@@ -62,7 +62,7 @@ pub(super) async fn due(conn: &mut Connection, after: Expired, batch: i64) -> Re
         let open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
         due.has_open = !open.is_empty();
         if is_full(&open) {
-            // The rest of these events' deliveries is for the next call.
+            // The next call continues with these events.
             (due.next, due.is_last) = (after, false);
         }
     }
@@ -73,7 +73,8 @@ fn is_full(open: &[OpenDelivery]) -> bool {
     i64::try_from(open.len()).is_ok_and(|count| count >= EXPIRED_DELIVERIES)
 }
 
-/// Gives up what was found, as far as it still holds; `None` if another node is at it.
+/// Records the deliveries that were found as failed, if they are still open; `None` if another
+/// node holds the lock.
 pub(super) async fn expire(
     conn: &mut Connection,
     now: Timestamp,
