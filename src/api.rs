@@ -1,11 +1,9 @@
-//! The request and response types of the HTTP API, one file per noun. The
-//! server, the client, the command line and the tests share them, and the
-//! OpenAPI document is generated from them: a doc comment here is a description
-//! there.
+//! The request and response types of the HTTP API, one file per noun. The server, the client, the
+//! command line and the tests share them. The OpenAPI document is generated from them: their doc
+//! comments are its descriptions.
 //!
-//! Member names are camelCase. An absent member of a request has its default. A
-//! member of a response that has no value is `null`, unless its description says
-//! that it is left out.
+//! Member names are camelCase. An absent member of a request has its default. A member of a response
+//! that has no value is `null`, unless its description says that it is omitted.
 
 mod connections;
 mod deliveries;

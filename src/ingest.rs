@@ -59,7 +59,7 @@ pub struct Draft {
     pub target: Option<api::Target>,
     /// Its id, if the publisher has chosen one.
     pub id: Option<EventId>,
-    /// What gateways use as its key; the id if left out.
+    /// The key by which gateways recognise repeats; the event's id if omitted.
     pub correlation_id: Option<CorrelationId>,
     /// The user on whose behalf it is published.
     pub user_id: Option<String>,

@@ -1,8 +1,8 @@
 //! Takes outcomes from all lanes and records them in groups, in the order in which
 //! they came. So no lane waits for a commit before it reads the next receipt. While the
-//! database is unavailable, outcomes are kept and retried. Signs of life are not urgent:
-//! they are recorded with the next outcome, or together after a while, because a commit
-//! costs more than all of them.
+//! database is unavailable, outcomes are kept and retried. Activity is not urgent:
+//! it is recorded with the next outcome, or together after a while, because a commit
+//! costs more than all of it.
 //!
 //! A group that can't be stored for a permanent reason, or whose statements fail again
 //! and again while the store is healthy, is split: each outcome is stored by itself, and
@@ -23,9 +23,9 @@ use crate::store::{Record, StatementFailures, Store, StoreError};
 
 /// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
 const QUEUE: usize = 4096;
-/// The most outcomes of one commit, and as many signs of life.
+/// The maximum number of outcomes of one commit, and of activity records.
 const GROUP: usize = 512;
-/// How long signs of life wait for an outcome to be recorded with.
+/// How long activity waits for an outcome to be recorded with.
 const SIGNS: Duration = Duration::from_secs(1);
 /// Attempts at a group after the last lane has ended.
 const LAST_TRIES: u32 = 5;

@@ -35,7 +35,7 @@ fn those_alive_at_once_gave_a_sign_after_the_last_one_was_opened() {
     assert_eq!(alive(&[life(1, 9), life(2, 9), life(3, 3)]), 3);
     let unused = [(1, 1), (1, 9)].into_iter();
     let unused: Vec<_> = unused.filter_map(|(from, to)| Life::ended(at(from), at(to))).collect();
-    assert_eq!(alive(&unused), 1, "an ended one without a sign of life is none");
+    assert_eq!(alive(&unused), 1, "an ended one without activity does not count");
     let long_ago = [life(-50, 2), life(-40, 1), life(-30, -10)];
     assert_eq!(alive_at_once(&long_ago, at(0)), 2, "two lived on into the window");
 }
