@@ -52,11 +52,11 @@ pub struct Connection {
     pub status: ConnectionStatus,
     /// Everything up to this sequence is confirmed on this connection.
     pub confirmed: Sequence,
-    /// When it ended. Left out while it is live.
+    /// When it ended. Omitted while it is live.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub closed_at: Option<Timestamp>,
-    /// Why it ended. Left out while it is live.
+    /// Why it ended. Omitted while it is live.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub close_reason: Option<Reason>,

@@ -102,7 +102,7 @@ pub struct Delivery {
     pub delivered_since: bool,
     /// Whether its event was appended again.
     pub redriven: bool,
-    /// Its newest redrive. Left out if it was not redriven, or if an earlier version
+    /// Its newest redrive. Omitted if it was not redriven, or if an earlier version
     /// redrove it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

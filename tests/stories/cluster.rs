@@ -112,7 +112,7 @@ async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
     let stats = one.api().get("/stats").await.unwrap();
     assert_eq!(stats["gatewayConnections"]["totalActive"], 1, "{stats:#}");
     let failed = get(&one.api(), &format!("/deliveries?status=failed&gatewayId={id}")).await;
-    assert_eq!(failed.unwrap()["count"], 0, "somebody was there, on the other node");
+    assert_eq!(failed.unwrap()["count"], 0, "the gateway was connected to the other node");
     socket.abort();
     nodes.end().await;
 }

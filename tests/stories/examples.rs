@@ -49,7 +49,7 @@ fn files_that_compose_mounts_exist_or_are_created_as_documented() {
             mounted += 1;
             if let Some(secret) = source.strip_prefix("./secrets/") {
                 let made = format!("config/secrets/{secret}");
-                assert!(written.matches(&made).count() >= 1, "{name:?}: nobody makes {made}");
+                assert!(written.matches(&made).count() >= 1, "{name:?}: no example creates {made}");
             } else if let Some(file) = source.strip_prefix("./") {
                 text(&format!("config/{file}"));
             } else {

@@ -57,7 +57,7 @@ async fn sockets_survive_a_locked_database_and_receipts_wait_for_it() {
         assert_unavailable(answer.as_ref().expect_err("nothing can be stored"));
     }
     // With any other status than 503, a gateway would not reconnect.
-    assert_eq!(admitted.err().expect("nobody can be put on record").0, 503);
+    assert_eq!(admitted.err().expect("no connection can be recorded").0, 503);
     assert_unavailable(&api.root("/readyz").await.expect_err("not ready"));
     locked.rollback().await.expect("unlocked");
     let path = format!("/gateways/{id}");

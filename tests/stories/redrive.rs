@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::both_databases::{On, on_both};
 use crate::support::{Service, deployed, failed_report};
 
-/// Registers a gateway and lets it report so many deployments as failed.
+/// Registers a gateway and makes it report this many deployments as failed.
 async fn with_dead_letters(service: &Service, name: &str, count: i64) -> String {
     let (id, key) = service.gateway(name).await;
     let mut socket = service.connected(&key).await;
@@ -55,7 +55,7 @@ async fn concurrent_redrives_count_what_another_one_took(on: On) {
     assert_eq!(gateway["head"], 2 * LETTERS);
 }
 
-/// Dead letters of a deleted gateway are counted, not passed over without a word.
+/// Dead letters of a deleted gateway are counted, not silently skipped.
 async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(on: On) {
     let service = on.start().await;
     let admin = service.admin();

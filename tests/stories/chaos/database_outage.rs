@@ -42,7 +42,7 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
         watched.pinged().await;
     }
     let away = stopped.elapsed();
-    assert!(publishing.try_join_next().is_none(), "nobody can be answered with a 202");
+    assert!(publishing.try_join_next().is_none(), "no request can be answered with 202");
     assert_eq!(readiness(&api).await, (503, true));
 
     tokio::task::block_in_place(|| cluster.database().control("start"));

@@ -41,7 +41,7 @@ async fn a_node_that_was_declared_dead_disconnects_its_gateways_and_recovers() {
     let cut = Instant::now();
     let (mut slowest, mut number) = (Duration::ZERO, 0);
     while listed(&cluster.addresses[0]).await > GATEWAYS / 2 {
-        assert!(cut.elapsed() < REST, "nobody took it for dead\n{}", cluster.logs());
+        assert!(cut.elapsed() < REST, "it was not declared dead\n{}", cluster.logs());
         pace.tick().await;
         slowest = slowest.max(refused(&cluster.addresses[1], &fleet).await);
         let ids = fleet.ids();

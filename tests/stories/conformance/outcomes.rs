@@ -140,7 +140,7 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
         assert_eq!(grown, expected, "confirmed, failed, dead, pending after {what}");
     };
     store.sweep_not_connected(Some(&[gateway.key]), Duration::ZERO).await.unwrap();
-    counted("nobody was there", (0, 5, 0, 5)).await;
+    counted("no gateway was connected", (0, 5, 0, 5)).await;
     let (id, _, _) = fixture.open(&gateway).await;
     for what in ["receipts", "the same receipts"] {
         fixture.record(vec![confirmed(&gateway, id, 1, 3)]).await;

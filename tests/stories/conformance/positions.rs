@@ -190,7 +190,7 @@ pub(crate) async fn an_unused_opening_is_not_counted_as_a_replica(store: &dyn St
         fixture.record(vec![confirmed(&gateway, id, first, last)]).await;
         fixture.record(vec![closed(&gateway, id, Reason::ConnectionLost, None, false)]).await;
         let (next, position, _) = fixture.open(&gateway).await;
-        // The first one to come back may be the one that the unused connection was opened for.
+        // The first one to reconnect may be the one for which the unused connection was opened.
         assert!(last == 4 || position == Sequence(last), "{position:?} instead of {last}");
         id = next;
     }

@@ -136,7 +136,7 @@ pub(crate) async fn expired_events_of_a_connected_gateway_delay_no_others(store:
     fixture.publish(vec![late]).await;
     let found = store.expire(&mut mark).await.unwrap();
     assert_eq!(ranges(&found.expired), [(away.id, range(1, 1))], "found by the first call");
-    // Those that were passed over are looked at again, too.
+    // Those that were skipped are examined again, too.
     fixture.record(vec![closed(&stalled, id, Reason::Shutdown, None, false)]).await;
     let mut total = 0;
     let mut polls = tokio::time::interval(Duration::from_millis(50));
