@@ -61,7 +61,8 @@ async fn a_job_that_completes_no_run_is_named_by_readiness() {
 #[tokio::test]
 async fn a_measurement_that_waits_for_slow_queries_leaves_the_node_ready() {
     let database = Database::new();
-    let settings = [("DATABASE__URL", database.url()), ("DATABASE__QUERY_CONNECTIONS", "1".to_owned())];
+    let settings =
+        [("DATABASE__URL", database.url()), ("DATABASE__QUERY_CONNECTIONS", "1".to_owned())];
     let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let service = Service::start_with(&settings).await;
     let mut other = PgConnection::connect(&database.url()).await.expect("a connection");

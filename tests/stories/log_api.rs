@@ -130,7 +130,8 @@ async fn reads(database: &mut PgConnection) -> i64 {
 async fn a_request_that_waits_for_a_later_sequence_does_not_read_at_each_append() {
     const APPENDS: u8 = 100;
     let database = Database::new();
-    let settings = [("DATABASE__URL", database.url()), ("DATABASE__QUERY_CONNECTIONS", "1".to_owned())];
+    let settings =
+        [("DATABASE__URL", database.url()), ("DATABASE__QUERY_CONNECTIONS", "1".to_owned())];
     let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let service = Service::start_with(&settings).await;
     let mut statistics = PgConnection::connect(&database.url()).await.expect("a connection");
