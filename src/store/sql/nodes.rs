@@ -45,7 +45,9 @@ impl Nodes for Backend {
             .run_then(
                 move |conn, now| Box::pin(reap(conn, now, node, timeout)),
                 move |(_, gateways)| {
-                    gateways.iter().for_each(|gateway| wake.request_sweep(*gateway))
+                    for gateway in gateways {
+                        wake.request_sweep(*gateway);
+                    }
                 },
             )
             .await?;
