@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::Reason;
 use crate::jobs::{Job, Next, Supervisor};
-use crate::store::{Result, RetentionLimits, Store, StoreError, TrimMark, Trimmed};
+use crate::store::{Maintenance, Result, RetentionLimits, StoreError, TrimMark, Trimmed};
 use crate::wake::Wake;
 
 /// After each batch, the job pauses for this many times as long as the batch took.
@@ -15,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the job, which makes a pass every interval, give or take a tenth.
 pub fn start(
-    store: Arc<dyn Store>,
+    store: Arc<dyn Maintenance>,
     wake: Wake,
     limits: RetentionLimits,
     interval: Duration,
@@ -38,7 +38,7 @@ const LONGEST_JITTER: f64 = 1.1;
 
 /// The job. Each run is one batch.
 struct Retention {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Maintenance>,
     wake: Wake,
     limits: RetentionLimits,
     interval: Duration,

@@ -1,7 +1,7 @@
 //! Checks gateways' keys.
 
 use crate::clock::Timestamp;
-use crate::store::{GatewayCredential, Result, Store, TokenKind};
+use crate::store::{Credentials, GatewayCredential, Result, TokenKind};
 use crate::token::Presented;
 
 /// The result of checking a gateway's key.
@@ -13,7 +13,7 @@ pub(crate) enum KeyCheck {
 }
 
 /// Checks a gateway's key. An error means that it could not be checked.
-pub(crate) async fn check_key(store: &dyn Store, presented: &Presented) -> Result<KeyCheck> {
+pub(crate) async fn check_key(store: &dyn Credentials, presented: &Presented) -> Result<KeyCheck> {
     let Some(credential) = store.gateway_credential(presented.id()).await? else {
         return Ok(KeyCheck::Invalid(None));
     };

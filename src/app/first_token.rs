@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::ServeError;
 use crate::config::Config;
 use crate::files;
-use crate::store::{NewToken, Scope, Store};
+use crate::store::{Credentials, NewToken, Scope};
 use crate::token::{self, Kind, Presented};
 
 /// The file in the data directory, unless another one is configured.
@@ -20,7 +20,7 @@ const FILE: &str = "admin-token";
 /// Creates an access token if there is none. It is announced on `out` before it is stored:
 /// if the process dies in between, the next start reads it from its file or prints another.
 pub(super) async fn ensure(
-    store: &dyn Store,
+    store: &dyn Credentials,
     config: &Config,
     print: bool,
     out: &mut (dyn Write + Send),

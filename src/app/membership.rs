@@ -11,7 +11,7 @@ use crate::clock::{ClockGuard, Timestamp};
 use crate::dispatch::Dispatcher;
 use crate::event::Reason;
 use crate::jobs::{Job, Next};
-use crate::store::{Heartbeat, Reaped, Store, StoreError};
+use crate::store::{Heartbeat, Nodes, Reaped, StoreError};
 
 /// The interval between heartbeats.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const CHECKS: u32 = 3;
 
 /// The job that sends heartbeats.
 pub(super) struct Membership {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Nodes>,
     dispatcher: Arc<Dispatcher>,
     is_shared: bool,
     /// Cancelled when the store has failed permanently.
@@ -41,7 +41,7 @@ pub(super) struct Membership {
 
 impl Membership {
     pub(super) fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Nodes>,
         dispatcher: Arc<Dispatcher>,
         is_shared: bool,
         failed: CancellationToken,
@@ -150,12 +150,12 @@ impl Job for Membership {
 
 /// Runs before the node listens. An embedded database has no other node, so connections
 /// left open by earlier processes are closed immediately.
-pub(super) async fn begin(store: &dyn Store, is_shared: bool) -> Result<(), StoreError> {
+pub(super) async fn begin(store: &dyn Nodes, is_shared: bool) -> Result<(), StoreError> {
     if is_shared { Ok(()) } else { reap(store).await }
 }
 
 /// Closes the connections that dead nodes left open and logs each as a disconnection.
-async fn reap(store: &dyn Store) -> Result<(), StoreError> {
+async fn reap(store: &dyn Nodes) -> Result<(), StoreError> {
     loop {
         let reaping = store.reap_dead_nodes().await?;
         let is_last = reaping.connections.is_empty();

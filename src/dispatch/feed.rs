@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::backoff::Backoff;
 use super::window;
 use crate::event::{GatewayKey, Sequence};
-use crate::store::{OutboxPage, OutboxRow, Range, Result, Store, StoreError};
+use crate::store::{Log, OutboxPage, OutboxRow, Range, Result, StoreError};
 use crate::wake::{Hint, Subscription};
 
 /// Rows of a connection's first page.
@@ -35,7 +35,7 @@ pub(super) enum Item {
 
 /// The source of one lane's events.
 pub(super) struct Feed {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Log>,
     gateway: GatewayKey,
     /// Shared by all lanes, so that a fleet that reconnects at once takes turns reading.
     reads: Arc<Semaphore>,
@@ -61,7 +61,7 @@ pub(super) struct Feed {
 impl Feed {
     /// Starts after `position`. The subscription must be older than the reading of `head`.
     pub(super) fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Log>,
         reads: Arc<Semaphore>,
         gateway: GatewayKey,
         limits: window::Limits,

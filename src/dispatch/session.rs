@@ -20,7 +20,7 @@ use super::reports::Reports;
 use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
-use crate::store::Opened;
+use crate::store::{Opened, Store};
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
@@ -158,7 +158,7 @@ impl Ready {
             },
             window: Window::new(limits, opened.position, opened.suspect),
             feed: Feed::new(
-                Arc::clone(&dispatcher.store),
+                Arc::<dyn Store>::clone(&dispatcher.store),
                 Arc::clone(&dispatcher.reads),
                 admission.gateway,
                 limits,
@@ -167,7 +167,7 @@ impl Ready {
                 opened.head,
             ),
             outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
-            reports: Reports::new(Arc::clone(&dispatcher.store), admission.gateway),
+            reports: Reports::new(Arc::<dyn Store>::clone(&dispatcher.store), admission.gateway),
             recorder: dispatcher.recorder.clone(),
             link,
             stop,

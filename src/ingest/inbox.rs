@@ -14,8 +14,8 @@ use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{
-    Drained, EventTypeInfo, InboxRow, NewEvent, Rejection, RejectionReason, Result,
-    StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
+    Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason, Result, Store,
+    StoreError, Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.
@@ -45,7 +45,7 @@ pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
         format!("Rows in the inbox; {DEPTH_LIMIT} means that many or more.")
     );
     metrics::describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest row in the inbox.");
-    jobs.start_measurement("inbox_depth", DEPTH_INTERVAL, Measure(Arc::clone(store)));
+    jobs.start_measurement("inbox_depth", DEPTH_INTERVAL, Measure(Arc::<dyn Store>::clone(store)));
 }
 
 struct Drain {
@@ -291,7 +291,7 @@ fn report(drained: &Drained) -> usize {
 }
 
 /// Measures how many rows wait in the inbox, and for how long.
-struct Measure(Arc<dyn Store>);
+struct Measure(Arc<dyn Inbox>);
 
 impl Job for Measure {
     type Error = StoreError;
