@@ -4,22 +4,23 @@
 //! it is recorded with the next outcome, or together after a while, because a commit
 //! costs more than all of it.
 //!
-//! A group that can't be stored for a permanent reason, or whose statements fail again
-//! and again while the store is healthy, is split: each outcome is stored by itself, and
-//! one that fails alone is discarded, logged and counted
-//! (`gateway_events_outcomes_discarded_total`). It must not hold up the outcomes of other
-//! gateways. An event whose receipt is discarded is delivered again.
+//! A group that can't be stored for a permanent reason, or whose statements fail, is split:
+//! each outcome is stored by itself, so that it does not hold up the outcomes of other
+//! gateways. One that fails alone for a permanent reason is discarded, logged and counted
+//! (`gateway_events_outcomes_discarded_total`). One whose statements fail is retried beside
+//! the following groups, and is discarded after [`MOST_FAILURES`] failures while the store
+//! is healthy.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::backoff::is_passing;
 use crate::jobs::{Job, Next, Supervisor};
-use crate::store::{Record, StatementFailures, Store, StoreError};
+use crate::store::{Record, Store, StoreError};
 
 /// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
 const QUEUE: usize = 4096;
@@ -29,6 +30,10 @@ const GROUP: usize = 512;
 const SIGNS: Duration = Duration::from_secs(1);
 /// Attempts at a group after the last lane has ended.
 const LAST_TRIES: u32 = 5;
+/// After this many failures an outcome is the cause of its failures.
+const MOST_FAILURES: u32 = 6;
+/// How long outcomes whose statements failed wait for their next attempt.
+const RETRY: Duration = Duration::from_millis(500);
 /// The interval of the job.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Outcomes that could not be recorded.
@@ -102,13 +107,27 @@ struct Recording {
     group: Vec<Record>,
     /// A group that can't be stored as a whole: each is stored by itself.
     singly: VecDeque<Record>,
-    /// Of the group, and then of its records by themselves.
-    failures: StatementFailures,
-    flushes: Vec<oneshot::Sender<()>>,
+    /// Records whose statements failed when they were stored by themselves, oldest first. While
+    /// there are [`GROUP`], no more are taken from the queue.
+    failing: VecDeque<Failing>,
+    /// The one of these that is being stored.
+    retrying: Option<Failing>,
+    retry_at: Instant,
+    /// Numbers the groups, so that a flush waits for earlier failing records only.
+    groups: u64,
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// Set while the store has a group, and still set after a panic there.
     is_in_hand: bool,
     is_last: bool,
     last_tries: u32,
+}
+
+/// A record whose statements failed.
+struct Failing {
+    record: Record,
+    failures: u32,
+    /// The number of the group that it came in.
+    group: u64,
 }
 
 impl Recording {
@@ -121,7 +140,10 @@ impl Recording {
             due: Instant::now(),
             group: Vec::new(),
             singly: VecDeque::new(),
-            failures: StatementFailures::default(),
+            failing: VecDeque::new(),
+            retrying: None,
+            retry_at: Instant::now(),
+            groups: 0,
             flushes: Vec::new(),
             is_in_hand: false,
             is_last: false,
@@ -135,6 +157,7 @@ impl Recording {
 
     /// Forms a group from the queue.
     fn gather(&mut self) {
+        self.groups += 1;
         for entry in self.entries.drain(..) {
             match entry {
                 Entry::Record(sign @ Record::Heartbeat { .. }) => {
@@ -144,7 +167,7 @@ impl Recording {
                     self.signs.push(sign);
                 }
                 Entry::Record(record) => self.group.push(record),
-                Entry::Flush(done) => self.flushes.push(done),
+                Entry::Flush(done) => self.flushes.push((self.groups, done)),
             }
         }
         let is_time = self.is_last || Instant::now() >= self.due || self.signs.len() >= GROUP;
@@ -160,9 +183,7 @@ impl Recording {
         self.is_in_hand = false;
         match stored {
             Ok(()) => Ok(Stored::Yes),
-            Err(error) if self.failures.lie_in_the_work(&error, self.store.as_ref()).await => {
-                Ok(Stored::Refused(error))
-            }
+            Err(error @ StoreError::StatementFailed(_)) => Ok(Stored::Failed(error)),
             Err(error) if is_passing(&error) => {
                 if self.waiting.is_closed() {
                     self.last_tries += 1;
@@ -186,6 +207,69 @@ impl Recording {
             self.singly.extend(self.group.drain(..));
         } else if let Some(record) = self.singly.pop_front() {
             Self::discard(&record, &"the store panicked");
+        } else if let Some(failing) = self.retrying.take() {
+            Self::discard(&failing.record, &"the store panicked");
+        }
+    }
+
+    /// Stores the records that are left of a split group, each by itself.
+    async fn store_singly(&mut self) -> Result<(), StoreError> {
+        while let Some(record) = self.singly.front().cloned() {
+            match self.store(vec![record.clone()]).await? {
+                Stored::Yes => {}
+                Stored::Refused(error) => Self::discard(&record, &error),
+                Stored::Failed(_) => {
+                    if self.failing.is_empty() {
+                        self.retry_at = Instant::now() + RETRY;
+                    }
+                    self.failing.push_back(Failing { record, failures: 1, group: self.groups });
+                }
+            }
+            self.singly.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Retries the records whose statements failed, when it is time.
+    async fn retry(&mut self) -> Result<(), StoreError> {
+        self.failing.extend(self.retrying.take());
+        if self.failing.is_empty() || !(self.is_last || Instant::now() >= self.retry_at) {
+            return Ok(());
+        }
+        for _ in 0..self.failing.len() {
+            self.retrying = self.failing.pop_front();
+            let Some(record) = self.retrying.as_ref().map(|failing| failing.record.clone()) else {
+                break;
+            };
+            let stored = self.store(vec![record]).await?;
+            let Some(mut failing) = self.retrying.take() else { break };
+            match stored {
+                Stored::Yes => {}
+                Stored::Refused(error) => Self::discard(&failing.record, &error),
+                Stored::Failed(error) => {
+                    failing.failures += 1;
+                    let is_cause = failing.failures >= MOST_FAILURES || self.failing.len() >= GROUP;
+                    if self.is_last || (is_cause && self.store.check().await.is_ok()) {
+                        Self::discard(&failing.record, &error);
+                    } else {
+                        self.failing.push_back(failing);
+                    }
+                }
+            }
+        }
+        self.retry_at = Instant::now() + RETRY;
+        Ok(())
+    }
+
+    /// Completes the flushes whose records are all recorded or discarded.
+    fn complete_flushes(&mut self) {
+        let oldest = self.failing.iter().map(|failing| failing.group).min();
+        for (group, done) in std::mem::take(&mut self.flushes) {
+            if oldest.is_some_and(|oldest| oldest <= group) {
+                self.flushes.push((group, done));
+            } else {
+                let _ = done.send(());
+            }
         }
     }
 }
@@ -195,21 +279,27 @@ enum Stored {
     Yes,
     /// They can never be stored.
     Refused(StoreError),
+    /// A statement failed, and nothing was stored.
+    Failed(StoreError),
 }
 
 impl Job for Recording {
     type Error = StoreError;
 
     async fn wait(&mut self) {
+        if self.failing.len() >= GROUP {
+            return sleep_until(self.retry_at).await;
+        }
         if self.has_work() || !self.entries.is_empty() {
             return;
         }
         let more = self.waiting.recv_many(&mut self.entries, GROUP);
-        self.is_last = if self.signs.is_empty() {
-            more.await == 0
-        } else {
-            // No outcome arrived, and it is time to store the activity alone.
-            timeout_at(self.due, more).await == Ok(0)
+        // When there is something to do although no outcome arrives.
+        let signs = (!self.signs.is_empty()).then_some(self.due);
+        let retry = (!self.failing.is_empty()).then_some(self.retry_at);
+        self.is_last = match signs.into_iter().chain(retry).min() {
+            None => more.await == 0,
+            Some(at) => timeout_at(at, more).await == Ok(0),
         };
     }
 
@@ -217,29 +307,23 @@ impl Job for Recording {
         if self.is_in_hand {
             self.put_down();
         }
-        if !self.has_work() {
+        if !self.has_work() && self.failing.len() < GROUP {
             self.gather();
         }
         if !self.group.is_empty()
-            && let Stored::Refused(error) = self.store(self.group.clone()).await?
+            && let Stored::Refused(error) | Stored::Failed(error) =
+                self.store(self.group.clone()).await?
         {
-            // A record that can never be stored must not block the others.
+            // One record must not block the others.
             if self.group.len() > 1 {
                 tracing::warn!(%error, count = self.group.len(), "failed to record a group of outcomes; trying each by itself");
             }
             self.singly.extend(self.group.drain(..));
         }
         self.group.clear();
-        while let Some(record) = self.singly.front().cloned() {
-            if let Stored::Refused(error) = self.store(vec![record.clone()]).await? {
-                Self::discard(&record, &error);
-            }
-            self.singly.pop_front();
-        }
-        self.failures.reset();
-        for done in self.flushes.drain(..) {
-            let _ = done.send(());
-        }
+        self.store_singly().await?;
+        self.retry().await?;
+        self.complete_flushes();
         Ok(if self.is_last { Next::Finished } else { Next::Wait })
     }
 }

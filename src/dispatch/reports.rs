@@ -17,6 +17,9 @@ use crate::transport::{DeploymentReport, DeploymentStatus};
 
 /// The maximum number of reports that wait for the database. Further ones are refused.
 const ENOUGH: usize = 256;
+/// The maximum number of reports of an ended connection that are matched when they are recorded.
+/// A gateway handles one event after another, so it rarely leaves more than one.
+const UNMATCHED: usize = 16;
 
 type Found = Option<DeploymentMatch>;
 
@@ -163,9 +166,18 @@ impl Reports {
         self.matched.is_new(sequence, is_applied)
     }
 
-    /// Takes the reports that are not matched yet, oldest first.
+    /// Takes the newest [`UNMATCHED`] of the reports that are not matched yet, oldest first.
     pub(super) fn take_unmatched(&mut self) -> Vec<Unmatched> {
         self.lookup = None;
+        let dropped = self.waiting.len().saturating_sub(UNMATCHED);
+        if dropped > 0 {
+            tracing::warn!(
+                gateway = self.gateway.0,
+                dropped,
+                "dropped reports that were not matched before their connection ended"
+            );
+            self.waiting.drain(..dropped);
+        }
         let unmatched = |(report, sent): (DeploymentReport, Sequence)| Unmatched {
             key: key(&report, sent),
             result: result(&report),

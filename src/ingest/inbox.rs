@@ -78,16 +78,28 @@ impl Drain {
         }
         // One row fails the transaction of all: each gets its own.
         tracing::warn!(%error, "failed to move a page of the inbox; moving its rows one by one");
-        let mut moved = 0;
+        let count = rows.len();
+        let (mut moved, mut failed) = (0, Vec::new());
         for row in rows {
-            moved += report(&self.alone(row).await?);
+            let id = row.id;
+            match self.alone(row).await? {
+                Moved::Drained(drained) => moved += report(&drained),
+                Moved::Failed(error) => failed.push((id, error)),
+            }
+        }
+        // If no row can be moved, the rows are not the cause, and stay in the inbox.
+        if count > 1 && failed.len() == count {
+            return Err(error);
+        }
+        for (id, error) in failed {
+            moved += report(&self.reject(id, &error).await?);
         }
         Ok(moved)
     }
 
     /// Moves one row. A row that the log itself refuses is rejected, so that it is not
     /// retried forever.
-    async fn alone(&mut self, row: ValidatedRow) -> Result<Drained> {
+    async fn alone(&mut self, row: ValidatedRow) -> Result<Moved> {
         let id = row.id;
         let mut outcome = self.store.drain_inbox(vec![row.clone()]).await;
         // After a concurrent publisher took the same id, a retry finds its event. A
@@ -99,12 +111,20 @@ impl Drain {
             outcome = self.store.drain_inbox(vec![row.clone()]).await;
         }
         let error = match outcome {
-            Ok(drained) => return Ok(drained),
+            Ok(drained) => return Ok(Moved::Drained(drained)),
             Err(error) => error,
         };
+        if matches!(error, StoreError::StatementFailed(_)) {
+            return Ok(Moved::Failed(error));
+        }
         if !self.lies_in_the_rows(&error).await {
             return Err(error);
         }
+        self.reject(id, &error).await.map(Moved::Drained)
+    }
+
+    /// Rejects a row that the log refuses.
+    async fn reject(&self, id: i64, error: &StoreError) -> Result<Drained> {
         tracing::error!(%error, inbox_id = id, "failed to append a row of the inbox; rejecting it");
         let rejection = Rejection {
             reason: RejectionReason::Internal,
@@ -140,6 +160,14 @@ impl Job for Drain {
     fn max_backoff(&self) -> Duration {
         PAUSE
     }
+}
+
+/// What happened to a row that was moved by itself.
+enum Moved {
+    /// It is in the log, or was rejected.
+    Drained(Drained),
+    /// A statement failed; the row is still in the inbox.
+    Failed(StoreError),
 }
 
 /// A row's organisation and event, or why it can't be read.

@@ -15,6 +15,8 @@ use crate::event::Sequence;
 /// The maximum number of sent events with the ids of a report that are compared with it, newest
 /// first.
 pub const CANDIDATES: usize = 1024;
+/// The same for a report that is matched in the transaction that records it, which must be short.
+pub const CANDIDATES_IN_WRITER: usize = 64;
 
 /// The ids in a `deployment.ack`.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ pub struct DeploymentMatch {
     /// Its sequence.
     pub sequence: Sequence,
     /// The report confirms everything up to here. Less than `sequence` if other events match as
-    /// well; `None` if [`CANDIDATES`] events have these ids, because older ones may match, too.
+    /// well; `None` if as many events have these ids as are compared, because older ones may match, too.
     pub confirms: Option<Sequence>,
 }
 
@@ -65,10 +67,11 @@ pub fn performed_at(payload: &str) -> Option<Timestamp> {
     Timestamp::parse(&text).ok()
 }
 
-/// Chooses among the candidates, newest first.
+/// Chooses among the candidates, newest first, of which at most `most` were read.
 pub fn choose(
     candidates: &[Candidate],
     performed_at: Option<Timestamp>,
+    most: usize,
 ) -> Option<DeploymentMatch> {
     let is_same = |candidate: &&Candidate| same_instant(candidate.1, performed_at);
     let mut fitting: Vec<&Candidate> = candidates.iter().filter(is_same).collect();
@@ -76,7 +79,7 @@ pub fn choose(
         fitting = candidates.iter().collect();
     }
     let (newest, oldest) = (fitting.first()?.0, fitting.last()?.0);
-    let are_all = candidates.len() < CANDIDATES;
+    let are_all = candidates.len() < most;
     Some(DeploymentMatch { sequence: newest, confirms: are_all.then_some(oldest) })
 }
 
@@ -108,13 +111,13 @@ mod tests {
         let at = |secs: i64| Some(Timestamp::from_micros(secs * 1_000_000));
         let candidates = [(Sequence(9), at(3)), (Sequence(5), at(1)), (Sequence(2), at(1))];
         let chosen = |performed_at| {
-            let chosen = choose(&candidates, performed_at).unwrap();
+            let chosen = choose(&candidates, performed_at, CANDIDATES).unwrap();
             (chosen.sequence.0, chosen.confirms.unwrap().0)
         };
         assert_eq!(chosen(at(3)), (9, 9));
         assert_eq!(chosen(at(1)), (5, 2));
         assert_eq!(chosen(at(7)), (9, 2));
         assert_eq!(chosen(None), (9, 2));
-        assert_eq!(choose(&[], at(1)), None);
+        assert_eq!(choose(&[], at(1), CANDIDATES), None);
     }
 }

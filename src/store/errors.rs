@@ -111,10 +111,14 @@ fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
 /// Translates SQLSTATEs (Postgres manual, appendix A).
 fn of_postgres(code: &str, text: String) -> StoreError {
     /// Classes of errors that may pass: connection_exception, invalid_transaction_state,
-    /// invalid_authorization_specification, invalid_catalog_name, transaction_rollback,
-    /// insufficient_resources, object_not_in_prerequisite_state, operator_intervention,
-    /// system_error, configuration_file_error.
-    const PASSING: [&str; 10] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"];
+    /// invalid_authorization_specification, invalid_catalog_name, invalid_schema_name,
+    /// transaction_rollback, syntax_error_or_access_rule_violation, insufficient_resources,
+    /// object_not_in_prerequisite_state, operator_intervention, system_error,
+    /// configuration_file_error. No value causes those of classes 3F and 42, because the
+    /// statements are fixed: a privilege, a table or the search path is missing until an
+    /// operator restores it, for all values.
+    const PASSING: [&str; 12] =
+        ["08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0"];
     match code {
         // unique_violation
         "23505" => StoreError::taken_meanwhile(&text),
@@ -122,9 +126,9 @@ fn of_postgres(code: &str, text: String) -> StoreError {
         code if code.starts_with("22") || code.starts_with("54") => StoreError::Corrupt(text),
         // disk_full
         "53100" => StoreError::StorageFull,
-        // data_corrupted, index_corrupted; undefined_table, undefined_column; not_null_violation,
-        // check_violation: a retry would fail, too.
-        "XX001" | "XX002" | "42P01" | "42703" | "23502" | "23514" => StoreError::Corrupt(text),
+        // data_corrupted, index_corrupted; not_null_violation, check_violation: a retry would
+        // fail, too.
+        "XX001" | "XX002" | "23502" | "23514" => StoreError::Corrupt(text),
         code if PASSING.iter().any(|class| code.starts_with(class)) => {
             StoreError::Unavailable(text)
         }

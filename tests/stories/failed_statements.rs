@@ -1,10 +1,12 @@
 //! One value that makes its statements fail, for a reason that no list knows, holds up
 //! nothing else: it is set aside after a few attempts.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::server::Database;
-use crate::support::{Service, deployed};
+use crate::support::{PATIENCE, Service, deployed};
 
 async fn start(database: &Database) -> Service {
     Service::start_with(&[("DATABASE__URL", &database.url())]).await
@@ -32,8 +34,8 @@ async fn an_outcome_that_can_not_be_recorded_holds_up_no_other_one() {
     let (healthy, healthy_key) = service.gateway("healthy").await;
     let healthy_serves = service.connected(&healthy_key).await.serve();
     let condition = "new.gateway = (select gateway from gateways where name = 'poisoned')";
-    // cardinality_violation, insufficient_privilege, internal_error, check_violation.
-    for (confirmed, code) in (1..).zip(["21000", "42501", "XX000", "23514"]) {
+    // cardinality_violation, raise_exception, internal_error, check_violation.
+    for (confirmed, code) in (1..).zip(["21000", "P0001", "XX000", "23514"]) {
         refuse(&database, "attempts", condition, code);
         for gateway in [&poisoned, &healthy] {
             service.admin().post("/events", &deployed(&[gateway], code)).await.success();
@@ -74,5 +76,68 @@ async fn a_row_of_the_inbox_that_can_not_be_appended_holds_up_no_other_one() {
     let page = service.eventually("/inbox/rejected", |page| page["count"] == 2).await;
     for row in page["list"].as_array().expect("a list") {
         assert_eq!(row["reason"], "internal", "{row:#}");
+    }
+}
+
+/// More failures of a job than outcomes and rows are given that cause them alone.
+async fn fails(service: &Service, job: &str) {
+    let count_of = |metrics: &str| -> u64 {
+        let series = format!("gateway_events_job_failures_total{{job=\"{job}\"}} ");
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series.as_str()));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    };
+    let before = count_of(&service.metrics().await);
+    let mut polls = tokio::time::interval(Duration::from_millis(50));
+    let failed = tokio::time::timeout(3 * PATIENCE, async {
+        loop {
+            polls.tick().await;
+            if count_of(&service.metrics().await) >= before + 9 {
+                break;
+            }
+        }
+    });
+    failed.await.unwrap_or_else(|_| panic!("{job} never failed that often:\n{}", service.log()));
+}
+
+#[tokio::test]
+async fn a_privilege_that_is_missing_for_a_while_loses_no_outcome() {
+    let database = Database::new();
+    let service = start(&database).await;
+    let (id, key) = service.gateway("one").await;
+    let serves = service.connected(&key).await.serve();
+    refuse(&database, "attempts", "true", "42501");
+    service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+    fails(&service, "recorder").await;
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("gateway_events_outcomes_discarded_total 0"), "{metrics}");
+    database.run("drop trigger refuse on attempts");
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+    serves.abort();
+}
+
+#[tokio::test]
+async fn a_table_that_accepts_no_row_for_a_while_rejects_no_row_of_the_inbox() {
+    let database = Database::new();
+    let service = start(&database).await;
+    let (id, key) = service.gateway("one").await;
+    let mut socket = service.connected(&key).await;
+    // insufficient_privilege, and one that rows may cause as well.
+    for (code, numbers) in [("42501", 1..=3), ("21000", 4..=6)] {
+        refuse(&database, "events", "true", code);
+        database.run(&format!(
+            "insert into inbox (type, payload, gateway_id, event_id)
+             select 'gateway.config.updated', '{{\"configType\":\"c\",\"action\":\"update\"}}', '{id}', nr
+             from unnest(array['{}', '{}', '{}']) nr",
+            numbers.start(),
+            numbers.start() + 1,
+            numbers.end()
+        ));
+        fails(&service, "inbox_drain").await;
+        let rejected = service.admin().get("/inbox/rejected").await;
+        assert_eq!(rejected.success()["count"], 0);
+        database.run("drop trigger refuse on events");
+        for event in socket.expect(numbers).await {
+            assert_eq!(event["eventId"], json!(event["sequence"].to_string()), "in order");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::Backend;
 use super::access::{Access as _, run};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::deployments::CANDIDATES;
 use crate::store::{
     DeploymentKey, DeploymentMatch, Log, LogPage, LogSpan, OutboxPage, Publish, Published, Result,
 };
@@ -36,7 +37,7 @@ impl Log for Backend {
         key: &DeploymentKey,
     ) -> Result<Option<DeploymentMatch>> {
         let key = key.clone();
-        run!(self.point_read, |conn| read::find_deployment(conn, gateway, &key))
+        run!(self.point_read, |conn| read::find_deployment(conn, gateway, &key, CANDIDATES))
     }
 
     async fn gateway_log(

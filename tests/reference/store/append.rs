@@ -237,7 +237,7 @@ impl Tables {
             .take(CANDIDATES)
             .map(|(sequence, row)| (Sequence(sequence), performed_at(row.event.payload.get())))
             .collect();
-        choose(&candidates, key.performed_at)
+        choose(&candidates, key.performed_at, CANDIDATES)
     }
 
     /// Whether it expired or was trimmed before it was sent.

@@ -14,6 +14,7 @@ use super::reports;
 use super::{self as ledger, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
+use crate::store::deployments::CANDIDATES_IN_WRITER;
 use crate::store::receipts::Waiting;
 use crate::store::{Outcome, Range, Record, Result};
 
@@ -115,7 +116,8 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             cursors::raise(conn, &[past]).await
         }
         Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
-            let Some(found) = find_deployment(conn, *gateway, key).await? else {
+            let Some(found) = find_deployment(conn, *gateway, key, CANDIDATES_IN_WRITER).await?
+            else {
                 tracing::warn!(%connection, "dropped a late report on an unknown deployment");
                 return Ok(());
             };

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
-use crate::store::deployments::{CANDIDATES, choose};
+use crate::store::deployments::choose;
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
@@ -95,6 +95,7 @@ pub(crate) async fn find_deployment(
     conn: &mut Connection,
     gateway: GatewayKey,
     key: &DeploymentKey,
+    most: usize,
 ) -> Result<Option<DeploymentMatch>> {
     let (deployment_id, artifact_id) = (storable(&key.deployment_id), storable(&key.artifact_id));
     let (mut candidates, mut up_to) = (Vec::new(), key.sent);
@@ -112,11 +113,11 @@ pub(crate) async fn find_deployment(
         let is_last = i64::try_from(page.len()).is_ok_and(|count| count < CANDIDATES_PAGE);
         candidates.extend(page);
         match candidates.last() {
-            Some((oldest, _)) if !is_last && candidates.len() < CANDIDATES => {
+            Some((oldest, _)) if !is_last && candidates.len() < most => {
                 up_to = Sequence(oldest.0 - 1);
             }
             _ => break,
         }
     }
-    Ok(choose(&candidates, key.performed_at))
+    Ok(choose(&candidates, key.performed_at, most))
 }
