@@ -1,4 +1,6 @@
-//! The retention job. It removes data in bounded batches, so that publishers never wait for long.
+//! Schedules retention; what is removed is decided in `store::sql::retention`, by the limits in
+//! [`store::RetentionLimits`](crate::store::RetentionLimits). The job removes data in bounded
+//! batches, so that publishers never wait for long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -87,7 +87,8 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
     Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
 }
 
-/// The stored credential of a valid token.
+/// The stored credential of a valid token, from the [cache](super::ttl_cache) if it was read within
+/// the last second.
 async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
     let is_good = |credential: &AccessCredential| access_is_good(credential, presented);
     if let Some(known) = app.access.get(presented.id()) {
@@ -139,8 +140,8 @@ pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
     Presented::parse(Kind::Gateway, only(headers, &API_KEY)?.trim()).ok()
 }
 
-/// The text of a header that stands there once. A proxy may look at another line of a
-/// repeated one than this service does (RFC 9110, section 5.3).
+/// The value of a header, or `None` if it is repeated: a proxy and this service might use different
+/// values (RFC 9110, section 5.3).
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;

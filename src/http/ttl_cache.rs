@@ -1,6 +1,7 @@
-//! A one-second cache of access tokens and event types, which every request would otherwise look up
-//! in the database. A change on this node removes the entry at once; a change on another node takes
-//! effect here after at most a second. Missing values are not cached.
+//! A one-second cache of access tokens (used by [`auth`](super::auth)) and event types, which every
+//! request would otherwise look up in the database. A change on this node removes the entry at
+//! once; a change on another node takes effect here after at most a second. Missing values are not
+//! cached.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,6 @@
 //! Idempotency: a request whose key was used before, or an event whose id exists, gets the first
-//! answer again.
+//! answer again. This module reads and stores the answers; `plan` in [`append`](super::append)
+//! decides which events are repeats.
 
 use std::collections::{BTreeSet, HashMap};
 
