@@ -1,7 +1,7 @@
 //! The contract between a lane, which decides what is delivered, and a transport, which sends it.
-//! They are connected by a pair of bounded channels ([`link`]). A lane knows no wire format: it
-//! passes events by reference, with their sequences. A transport knows no store: it owns the
-//! encoding, the framing, its pings, and the meaning of its peer's answers.
+//! They are connected by a pair of bounded channels ([`link`]). A lane does not depend on the
+//! wire format: it passes events by reference, with their sequences. A transport does not depend on
+//! the store: it owns the encoding, the framing, its pings, and the meaning of its peer's answers.
 //!
 //! A transport guarantees:
 //! - Its first message to the peer names the gateway and the connection ([`Greeting`]).
@@ -30,10 +30,10 @@ use tokio::sync::mpsc;
 
 use crate::event::{ConnectionId, Epoch, Event, GatewayId, Reason, Sequence};
 
-mod deadline;
 pub mod frame;
 mod report;
 pub mod websocket;
+mod write_timeout;
 
 pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
 

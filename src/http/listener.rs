@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::keep_alive::{self, Limits};
 use super::proxy_protocol;
+use super::request_head_timer::{self, Limits};
 use crate::admission::rates::Source;
 use crate::config::{self, Network};
 use crate::log_limit::{Bounds, LogLimit};
@@ -249,7 +249,7 @@ impl Connection {
                 Ok::<_, Evicted>(busy.until_sent(response))
             }
         });
-        let (stream, timer) = keep_alive::watch(stream, limits);
+        let (stream, timer) = request_head_timer::watch(stream, limits);
         let connection = http1::Builder::new()
             .timer(timer)
             .header_read_timeout(limits.head)

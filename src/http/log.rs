@@ -99,7 +99,7 @@ pub(super) async fn show(
             if !page.rows.is_empty() {
                 break;
             }
-            // Up to here there is nothing to return, however much is appended.
+            // The log has nothing to return up to `seen`, so wait for a head beyond it.
             let seen = after.max(page.gateway.head);
             let read_again = deadline.min(read_at + READ_AGAIN);
             while !app.dispatcher.is_draining() && Instant::now() < read_again {

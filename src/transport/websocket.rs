@@ -17,7 +17,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::deadline::within;
+use super::write_timeout::within;
 use super::{Control, Ended, Greeting, Incoming, Outgoing, TransportEnd, frame};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason, Sequence};
