@@ -1,7 +1,7 @@
 //! Delivers events from the logs to the transports, and records the outcomes. Each connection has a
 //! lane that does the I/O and a [`window`] that decides. The [`Dispatcher`] admits, finds and
-//! closes connections. This module knows no wire format and no SQL, and its state can be restored
-//! from the log: a crash loses no event.
+//! closes connections. This module does not depend on a wire format or on SQL, and its state can be
+//! restored from the log: a crash loses no event.
 
 use std::fmt;
 use std::sync::Arc;

@@ -318,10 +318,10 @@ impl Reason {
         )
     }
 
-    /// Whether an attempt that ended so says something about the event, and so
-    /// counts towards the limit after which it becomes a dead letter. Ends
-    /// that we brought about ourselves do not.
-    pub const fn blames_the_event(self) -> bool {
+    /// Whether the event may have caused the failure of an attempt that ended with this reason.
+    /// Such failures count towards the limit after which the event becomes a dead letter. Ends
+    /// caused by this service do not.
+    pub const fn is_attributed_to_the_event(self) -> bool {
         matches!(
             self,
             Self::ConnectionLost

@@ -1,7 +1,7 @@
 //! Validation of events before they are appended. [`body`] reads what publishers
 //! send over HTTP and `rows` reads rows of the inbox; both produce a [`Draft`], and
 //! [`Rules::validate_all`] applies the same rules to all of them. This module
-//! assigns no sequences, and knows no request and no table.
+//! assigns no sequences, and does not depend on HTTP or on tables.
 //!
 //! A small request whose types need no JSON Schema evaluator is validated on the
 //! calling async worker. Everything else runs on the compute pool, in slices, so

@@ -9,8 +9,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::event::{Event, GatewayKey, Sequence};
 
-/// Hints that a slow lane may fall behind before it must read the log instead. Each gateway's
-/// channel has this capacity.
+/// Capacity of each gateway's hint channel. A lane that lags further behind reads the log instead.
 const CARRIED_HINTS: usize = 16;
 
 /// A gateway's log has reached a head. Contains the new rows if they are still in memory.

@@ -83,14 +83,14 @@ pub struct Delivery {
     /// The event's id; `null` once retention has removed the event.
     #[schema(required = true)]
     pub event_id: Option<EventId>,
-    /// The event's type; `null` likewise.
+    /// The event's type; `null` once retention has removed the event.
     #[serde(rename = "type")]
     #[schema(required = true)]
     pub event_type: Option<EventType>,
-    /// The event's correlation id; `null` likewise.
+    /// The event's correlation id; `null` once retention has removed the event.
     #[schema(required = true)]
     pub correlation_id: Option<CorrelationId>,
-    /// When the event was appended; `null` likewise.
+    /// When the event was appended; `null` once retention has removed the event.
     #[schema(required = true)]
     pub appended_at: Option<Timestamp>,
     /// Its current state.
@@ -112,10 +112,10 @@ pub struct Delivery {
     /// When the first of them failed; `null` if none did.
     #[schema(required = true)]
     pub first_failure_at: Option<Timestamp>,
-    /// When the last of them failed; `null` likewise.
+    /// When the last of them failed; `null` if none failed.
     #[schema(required = true)]
     pub last_failure_at: Option<Timestamp>,
-    /// Why the last of them failed; `null` likewise.
+    /// Why the last of them failed; `null` if none failed.
     #[schema(required = true)]
     pub reason: Option<Reason>,
     /// Attempts on record.

@@ -137,7 +137,7 @@ pub struct Gateway {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false, nullable = false)]
     pub manifest: Option<Box<RawValue>>,
-    /// When it sent that manifest. Omitted likewise.
+    /// When it sent that manifest. Omitted if it has sent none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub manifest_at: Option<Timestamp>,

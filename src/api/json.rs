@@ -78,7 +78,7 @@ pub(super) fn unique_members<'de, D: Deserializer<'de>>(
     UniqueMembers::deserialize(deserializer).map(|UniqueMembers(members)| members)
 }
 
-/// Likewise, for a member that may be `null`, which means the same as absent.
+/// Reads [`UniqueMembers`] as a map. The member may be `null`, which means the same as absent.
 pub(super) fn optional_members<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {

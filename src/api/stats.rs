@@ -56,7 +56,7 @@ pub struct DeliveryStats {
     /// When the last attempt failed; `null` if none did.
     #[schema(required = true)]
     pub last_failure_time: Option<Timestamp>,
-    /// Why the last attempt failed; `null` likewise.
+    /// Why the last attempt failed; `null` if none failed.
     #[schema(required = true)]
     pub last_failure_reason: Option<Reason>,
 }

@@ -13,10 +13,10 @@ use super::interrupt::interrupted;
 use super::output::say;
 use super::service::Service;
 
-mod account;
 mod events;
 mod fleet;
 mod journal;
+mod report;
 
 use events::Publication;
 use fleet::Fleet;
@@ -33,13 +33,13 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
         .tempdir()
         .context("failed to create a temporary directory")?;
     let steps = Steps::default();
-    let story = tokio::time::timeout(DEADLINE, tell(directory.path(), &steps));
+    let demo = tokio::time::timeout(DEADLINE, run_demo(directory.path(), &steps));
     // When this future ends or is dropped, the service is dropped, which kills the process.
     let is_sound = tokio::select! {
-        told = story => match told {
+        ended = demo => match ended {
             // The original error is replaced: if it is a closed pipe, which commands otherwise
             // ignore, an unfinished demo would look successful.
-            Ok(told) => told.map_err(|error| {
+            Ok(ended) => ended.map_err(|error| {
                 anyhow::anyhow!("the demo failed at: {}: {error:#}", steps.current())
             })?,
             Err(_) => anyhow::bail!(
@@ -54,7 +54,7 @@ pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the demo. `Ok(false)` if not every event arrived once and in order.
-async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
+async fn run_demo(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool> {
     steps.next("starting the service in a temporary directory")?;
     // Without a grace period, undelivered events are recorded as failed before the gateway
     // reconnects.
@@ -101,7 +101,7 @@ async fn tell(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<bool
     let failed = api.failed_deliveries(&DeliveryFilter::default(), 1000).await?;
     fleet.disconnect().await;
     service.kill().await?;
-    account::give(&published, &fleet, &journal.arrivals(), &failed)
+    report::print(&published, &fleet, &journal.arrivals(), &failed)
 }
 
 /// The current step, for people and for error messages.

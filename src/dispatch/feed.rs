@@ -199,7 +199,7 @@ impl Feed {
                         self.push(row);
                     }
                 }
-                // Nothing was added, and not because a hint had brought it.
+                // The page added no rows, and no hint has supplied them either (`last < head`).
                 self.ready.len() == before && self.last < self.head
             }
         };

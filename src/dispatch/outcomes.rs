@@ -13,9 +13,9 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
 
-/// Beyond this many, nothing is skipped or looked up. Receipts are still accepted: they merge with
-/// the last one.
-const ENOUGH: usize = 256;
+/// At this many queued outcomes, the lane stops skipping events and matching reports. Receipts are
+/// still accepted, because they merge with the last one.
+const MAX_WAITING: usize = 256;
 
 /// The connection that outcomes belong to.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Outcomes {
 
     /// Adds an event whose failure is recorded next, for its log line.
     pub(super) fn name(&mut self, event: LoggedEvent) {
-        if self.named.len() < ENOUGH {
+        if self.named.len() < MAX_WAITING {
             self.named.push_back(event);
         }
     }
@@ -74,7 +74,7 @@ impl Outcomes {
 
     /// Whether outcomes other than receipts may be added.
     pub(super) fn has_room(&self) -> bool {
-        self.records.len() < ENOUGH
+        self.records.len() < MAX_WAITING
     }
 
     pub(super) fn confirmed(&mut self, confirmed: Range, started_at: Timestamp, at: Timestamp) {
@@ -120,7 +120,7 @@ impl Outcomes {
 
     /// A report confirms everything up to `to`, which was sent on another connection.
     pub(super) fn confirmed_elsewhere(&mut self, to: Sequence) {
-        // Named replicas have their own positions, and their gateway has none.
+        // Only unnamed connections move the gateway's position (see `store::positions`).
         if self.info.instance.is_empty() {
             let (gateway, at) = (self.info.gateway, Timestamp::now());
             self.records.push_back(Record::ConfirmedElsewhere { gateway, to, at });

@@ -15,11 +15,9 @@ use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::{DeploymentKey, DeploymentMatch, Result, Store};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
-/// The maximum number of reports that wait for the database. Further ones are refused.
-const ENOUGH: usize = 256;
-/// The maximum number of reports of an ended connection that are matched when they are recorded.
-/// A gateway handles one event after another, so it rarely leaves more than one.
-const UNMATCHED: usize = 16;
+/// The maximum number of reports that wait for the database: further ones are refused. As many of
+/// the newest ones are remembered, to recognise repeats.
+const MAX_REPORTS: usize = 256;
 
 type Found = Option<DeploymentMatch>;
 
@@ -33,7 +31,7 @@ pub(super) struct Reports {
     backoff: Backoff,
     /// Hashes of received reports.
     received: Recent<u64>,
-    /// The events that were reported, and whether as applied.
+    /// Reported events, and whether each was reported as applied.
     matched: Matches,
 }
 
@@ -57,7 +55,7 @@ impl<T: PartialEq> Recent<T> {
         if self.contains(&one) {
             return false;
         }
-        if self.0.len() >= ENOUGH {
+        if self.0.len() >= MAX_REPORTS {
             self.0.pop_front();
         }
         self.0.push_back(one);
@@ -70,7 +68,8 @@ impl<T: PartialEq> Recent<T> {
 struct Matches(Recent<(Sequence, bool)>);
 
 impl Matches {
-    /// Whether a report is new. After an event was applied, none is.
+    /// Returns true if this result is new for the event. Once an event was reported as applied,
+    /// later reports are repeats.
     fn is_new(&mut self, sequence: Sequence, is_applied: bool) -> bool {
         !self.0.contains(&(sequence, true)) && self.0.insert((sequence, is_applied))
     }
@@ -148,7 +147,7 @@ impl Reports {
 
     /// Adds a report that arrived when `sent` was the last sent sequence.
     pub(super) fn push(&mut self, report: DeploymentReport, sent: Sequence) -> Pushed {
-        if self.waiting.len() >= ENOUGH {
+        if self.waiting.len() >= MAX_REPORTS {
             return Pushed::Refused;
         }
         let mut hasher = DefaultHasher::new();
@@ -253,9 +252,9 @@ mod tests {
         let reports = [(1, false), (1, false), (1, true), (1, true), (1, false), (2, true)];
         let new = reports.map(|(sequence, applied)| matches.is_new(Sequence(sequence), applied));
         assert_eq!(new, [true, false, true, false, false, true]);
-        for sequence in 3..3 + 2 * i64::try_from(ENOUGH).unwrap() {
+        for sequence in 3..3 + 2 * i64::try_from(MAX_REPORTS).unwrap() {
             assert!(matches.is_new(Sequence(sequence), true));
         }
-        assert_eq!(matches.0.0.len(), ENOUGH, "bounded");
+        assert_eq!(matches.0.0.len(), MAX_REPORTS, "bounded");
     }
 }

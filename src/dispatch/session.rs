@@ -24,7 +24,7 @@ use crate::store::{Opened, Store};
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
-/// Gateways in plain mode can't name their replicas.
+/// The protocol has no [names of replicas](crate::store::positions#definitions) yet.
 pub(super) const UNNAMED: &str = "";
 
 /// The gateway that is admitted, and how it connected.

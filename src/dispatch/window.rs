@@ -189,19 +189,20 @@ impl Window {
         Some(since + confirmation_timeout)
     }
 
-    /// The connection has ended. The oldest unconfirmed event is to blame, because
-    /// the gateway was handling it. If it was to share a receipt with the next one
-    /// (`shared`), either may be to blame, and neither is given up: the next
+    /// The connection has ended. The failure is attributed to the oldest unconfirmed
+    /// event, which the gateway was handling. If it was to share a receipt with the
+    /// next one (`shared`), either may be the cause, and neither is given up: the next
     /// connection gives each event a receipt of its own. `None` means that the
-    /// transport did not tell, with the same consequence.
+    /// transport did not say, with the same consequence.
     pub fn close(self, reason: Reason, shared: Option<&[Sequence]>, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
             return Closing { unconfirmed: None, give_up_after: None };
         };
         let is_alone = self.in_flight.len() == 1
             || shared.is_some_and(|shared| !shared.contains(&oldest.sequence));
-        let may_give_up =
-            patience.poison == Policy::DeadLetter && is_alone && reason.blames_the_event();
+        let may_give_up = patience.poison == Policy::DeadLetter
+            && is_alone
+            && reason.is_attributed_to_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
             unconfirmed: Some((range, oldest.started_at)),

@@ -112,7 +112,7 @@ pub struct DeliveryCursor {
     pub sequence: i64,
 }
 
-/// A delivery's state, derived from cursor and dead letters.
+/// A delivery's state, derived from the gateway's position and its dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
     /// Not confirmed yet.
@@ -124,7 +124,7 @@ pub enum DeliveryState {
 }
 
 impl DeliveryState {
-    /// A dead letter is failed regardless of the cursor. Otherwise the cursor decides.
+    /// A dead letter is failed regardless of the position. Otherwise the position decides.
     pub const fn of(is_dead: bool, is_confirmed: bool) -> Self {
         match (is_dead, is_confirmed) {
             (true, _) => Self::Failed,
@@ -203,11 +203,11 @@ pub struct Delivery {
     pub sequence: Sequence,
     /// The event's id; `None` once retention has removed the event.
     pub event_id: Option<EventId>,
-    /// The event's type, likewise.
+    /// The event's type; `None` once retention has removed the event.
     pub event_type: Option<EventType>,
-    /// The event's correlation id, likewise.
+    /// The event's correlation id; `None` once retention has removed the event.
     pub correlation_id: Option<CorrelationId>,
-    /// When the event was appended, likewise.
+    /// When the event was appended; `None` once retention has removed the event.
     pub appended_at: Option<Timestamp>,
     /// Its current state.
     pub state: DeliveryState,
@@ -363,7 +363,7 @@ pub enum RedriveSelection {
 /// redrive, and then examines the dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedriveCursor {
-    /// It has counted up to here, newest failure first.
+    /// Still counting skipped deliveries, newest failure first. Resumes after this cursor.
     Counting(DeliveryCursor),
     /// It has examined the dead letters up to this one.
     DeadLetters(RedrivePlace),

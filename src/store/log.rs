@@ -68,7 +68,7 @@ pub struct NewEvent {
     /// The payload's artifact (`apiId`, `providerId` or `proxyId`), to match a `deployment.ack`
     /// with.
     pub artifact_id: Option<String>,
-    /// The payload's `deploymentId`, likewise.
+    /// The payload's `deploymentId`, to match a `deployment.ack` with.
     pub deployment_id: Option<String>,
 }
 
@@ -173,7 +173,7 @@ pub struct NewConnection {
     pub gateway: GatewayKey,
     /// The public part of the token that it authenticated with.
     pub token: String,
-    /// The instance name of the replica; empty for unnamed connections.
+    /// The name of a [named replica](super::positions#definitions); empty for unnamed connections.
     pub instance: String,
     /// The transport's name, for example `websocket`.
     pub transport: &'static str,
@@ -331,7 +331,7 @@ pub enum Record {
         /// When it last did.
         at: Timestamp,
     },
-    /// A connection ended. Its position is kept as an orphaned cursor.
+    /// A connection ended. Its position is kept for its replica.
     Closed {
         /// The gateway.
         gateway: GatewayKey,

@@ -46,7 +46,7 @@ pub struct Options {
     pub node_timeout: Duration,
     /// Events that may wait to be appended; further ones are refused at once.
     pub queue_events: usize,
-    /// Bytes of payload that may wait to be appended; likewise.
+    /// Bytes of payload that may wait to be appended; further ones are refused at once.
     pub queue_bytes: ByteSize,
     /// With less free space beside the embedded database, publishing is refused.
     pub min_free_bytes: u64,

@@ -7,9 +7,16 @@
 //! permanently (expired, trimmed, given up). It never moves back. An event at or below it counts as
 //! delivered, unless it is a dead letter, and is never recorded as failed afterwards.
 //!
-//! Each unnamed connection also has a *position of its own*, because replicas of a gateway can't be
-//! told apart: each of them must get every event. A position outlives its connection, because the
+//! A *named replica* is a replica of a gateway that identifies itself by a stable name when it
+//! connects. Its position is kept under this name, and it resumes there. The protocol has no member
+//! for the name yet, so all connections over the network are *unnamed*; the store supports both.
+//!
+//! Each unnamed connection also has a *position of its own*, because unnamed replicas can't be told
+//! apart: each of them must get every event. A position outlives its connection, because the
 //! replica may reconnect.
+//!
+//! The table `cursors` holds all positions. In the HTTP API a *cursor* is something else: the place
+//! where the next page of a list begins.
 //!
 //! # The bound
 //!
@@ -22,8 +29,8 @@
 //! While there are more positions than replicas, one of them belongs to a replica that has
 //! reconnected. Which one is unknown. A position can be superseded by a connection that was opened
 //! after the last activity of its own connection. Every connection starts at the lowest position
-//! that is kept, so superseding the *highest* one of these skips nothing: for each replica that is
-//! disconnected, a position at or below its own remains.
+//! that is kept, so superseding the highest position that can be superseded loses no events: for
+//! each replica that is disconnected, a position at or below its own remains.
 //!
 //! # Superseded positions
 //!
@@ -90,7 +97,8 @@ impl Position {
         self.left_at.is_some()
     }
 
-    /// Activity after it was superseded shows that it was not.
+    /// If the connection was active after `superseded_at`, the guess was wrong and the position is
+    /// still in use.
     fn is_superseded(&self) -> bool {
         self.superseded_at.is_some_and(|at| self.life.seen_at <= at)
     }
@@ -185,9 +193,11 @@ fn supersede(positions: &mut [Position], most: usize, now: Option<Timestamp>) {
     for position in &kept {
         *openings.entry(position.life.connected_at).or_default() += 1;
     }
-    // Of several at the same sequence, a closed one, because it is certainly not in use.
+    // Among positions at the same sequence, supersede closed ones first: they are certainly not in
+    // use.
     kept.sort_by_key(|it| (it.received, it.is_closed()));
-    // One pass is enough: fewer openings are left for those that were skipped.
+    // One pass is enough: superseding a position only removes candidate successors, so a skipped
+    // position cannot become eligible later.
     for position in kept.into_iter().rev() {
         if over == 0 {
             return;
@@ -213,8 +223,8 @@ fn ended(positions: &[Position]) -> HashSet<String> {
     ended.map(|it| it.instance.clone()).collect()
 }
 
-/// Merges superseded positions whose connections have ended. Returns those that are no
-/// longer needed: a lower one remains that ends later, or replaces them when they end.
+/// Merges superseded positions whose connections have ended. Returns the positions to delete. For
+/// each of them a position at or below it is kept at least as long.
 fn merge(positions: &mut [Position]) -> HashSet<String> {
     let slot = |at: Timestamp| {
         Duration::from_micros(at.micros().unsigned_abs()).as_secs() / MERGED.as_secs()

@@ -14,7 +14,7 @@ pub struct Receipts {
     pub gateway: GatewayKey,
     /// The connection.
     pub connection: ConnectionId,
-    /// The instance whose cursor they move.
+    /// The instance whose position they move.
     pub instance: Arc<str>,
     /// The confirmed sequences.
     pub range: Range,

@@ -4,7 +4,7 @@ use super::{Health, StoreError};
 
 /// Failures in a row after which the work itself is the cause; with the first pauses of a
 /// [`Backoff`](crate::backoff::Backoff) about three seconds.
-const ENOUGH: u32 = 6;
+const FAILURES_IN_A_ROW: u32 = 6;
 
 /// Counts how often statements of the same work failed in a row.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ impl StatementFailures {
             return false;
         }
         self.0 = self.0.saturating_add(1);
-        self.0 >= ENOUGH && store.check().await.is_ok()
+        self.0 >= FAILURES_IN_A_ROW && store.check().await.is_ok()
     }
 
     /// The work is done: what follows is other work.

@@ -14,14 +14,16 @@ pub struct RetentionLimits {
     /// Unconfirmed events are kept this long after they were appended. Their removal is recorded as
     /// a failed delivery. Rejected rows of the inbox are kept as long.
     pub hard_max_age: Duration,
-    /// Unconfirmed events kept per gateway, at most; likewise.
+    /// Unconfirmed events kept per gateway, at most. The removal of further ones is recorded as a
+    /// failed delivery, too.
     pub hard_max_events: i64,
     /// Open dead letters are kept this long, and at least `max_age`, with their events and failed
     /// attempts, so that they can be redriven. Of each gateway, only those among its last
     /// `hard_max_events` events are kept. Dead letters that the hard limits created are removed
     /// with the ledger.
     pub dead_letter_max_age: Duration,
-    /// How long the cursor of an ended unnamed connection is kept.
+    /// How long the position of an [unnamed connection](super::positions#definitions) is kept after
+    /// its end.
     pub orphaned_cursor_max_age: Duration,
     /// Rows examined per transaction, at most.
     pub batch: i64,
@@ -44,8 +46,8 @@ pub struct TrimMark {
     pub dead_letter: (Timestamp, i64, i64),
     /// The same for dead letters that are too old to keep in any case.
     pub old_dead_letter: (Timestamp, i64, i64),
-    /// Whether dead letters were kept because a cursor has not passed them. Cursors move, so the
-    /// next pass examines all of them again.
+    /// Whether dead letters were kept because a position has not passed them. Positions move, so
+    /// the next pass examines all of them again.
     pub dead_letters_wait: bool,
     /// Detects when the database's clock is set.
     pub clock: ClockGuard,
@@ -101,7 +103,7 @@ impl Default for TrimMark {
 pub enum TrimStep {
     /// Rows of gateways' logs.
     Logs,
-    /// Cursors of ended connections.
+    /// Positions of ended connections.
     Positions,
     /// Events that are in no log.
     Events,

@@ -205,7 +205,8 @@ async fn a_draining_node_gets_no_new_connection() {
     // Bypassing the balancer, so that the node has connections to drain.
     let (_first, _second) = (two.connected(&key).await, two.connected(&key).await);
     two.ask_to_end();
-    // Because the node says so, and not because it is unreachable.
+    // HAProxy takes the node out because its health check returns 503, not because the connection
+    // fails.
     balancer.logged("Server nodes/two is DOWN, reason: Layer7 wrong status, code: 503").await;
     let (_, key) = one.gateway("other").await;
     let mut sockets = Vec::new();

@@ -32,7 +32,8 @@ async fn a_failed_write_ends_the_process_and_nothing_accepted_is_lost() {
                             let sequence = answer["deliveries"][0]["sequence"].as_i64();
                             accepted.push((sequence.expect("a number"), answer["id"].clone()));
                         }
-                        // Never an answer that says that nothing was stored: 503, or none.
+                        // The outcome is unknown, so expect 503 or no response, never an error that
+                        // implies the event was not stored.
                         Err(error) => {
                             assert!(matches!(error.status(), Some(503) | None), "{error}");
                             break;

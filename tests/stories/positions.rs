@@ -39,7 +39,7 @@ enum Step {
     /// A dead connection is detected, or lost with its node.
     IsNoticed(Reason),
     Waits(Duration),
-    /// Old orphaned cursors are deleted.
+    /// Old positions of ended connections are deleted.
     Trims,
 }
 

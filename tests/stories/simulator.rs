@@ -125,12 +125,12 @@ async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
 
 #[tokio::test]
 async fn without_an_acknowledgement_in_time_it_disconnects_and_reconnects_later() {
-    const ENOUGH: Duration = Duration::from_millis(500);
+    const ACK_TIMEOUT: Duration = Duration::from_millis(500);
     let fake = FakeService::start().await;
     let began = Instant::now();
-    let mut gateway = Simulated::start(&fake, |options| options.ack_timeout = ENOUGH);
+    let mut gateway = Simulated::start(&fake, |options| options.ack_timeout = ACK_TIMEOUT);
     fake.upgrade().await.until_gone().await;
-    assert!(began.elapsed() >= ENOUGH, "left after {:?}", began.elapsed());
+    assert!(began.elapsed() >= ACK_TIMEOUT, "left after {:?}", began.elapsed());
     let Notice::Failed { why, wait } = gateway.notice().await else {
         panic!("an acknowledgement that never came is a connect that failed");
     };

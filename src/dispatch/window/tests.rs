@@ -103,7 +103,7 @@ proptest! {
         let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
         let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
         prop_assert_eq!(range, expected);
-        let may_give_up = reason.blames_the_event() && !unconfirmed.is_empty();
+        let may_give_up = reason.is_attributed_to_the_event() && !unconfirmed.is_empty();
         prop_assert!(closing.give_up_after.is_none_or(|most| may_give_up && most == 3));
     }
 }

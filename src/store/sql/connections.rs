@@ -122,7 +122,8 @@ pub(super) async fn open_connection(
     Ok(Opened { epoch: stream.epoch, position, head: stream.head, sent, suspect, is_unsure })
 }
 
-/// The position of a named replica. A new one starts at the gateway's position.
+/// The position of a [named replica](crate::store::positions#definitions). A new one starts at the
+/// gateway's position.
 async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) -> Result<Sequence> {
     let start = query_scalar!(
         r#"
@@ -166,7 +167,7 @@ async fn sent_behind(
     let (mut sent, mut suspect) = (position, position);
     for row in attempts {
         sent = sent.max(row.last);
-        if row.reason.is_some_and(Reason::blames_the_event) {
+        if row.reason.is_some_and(Reason::is_attributed_to_the_event) {
             suspect = suspect.max(row.last);
         }
     }

@@ -1,4 +1,5 @@
-//! Positions: what a gateway and each of its connections have confirmed. They only move forward.
+//! The table `cursors`, which holds positions: what a gateway and each of its connections have
+//! confirmed. They only move forward.
 //! The gateway's own is the farthest of its unnamed connections, and is stored under the empty
 //! instance name.
 

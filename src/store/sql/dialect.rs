@@ -144,7 +144,7 @@ pub(crate) trait GatewayStatements {
         organisation: OrganisationKey,
         labels: &Labels,
     ) -> Result<Vec<GatewayByLabels>>;
-    /// Gateways with what their streams, cursors and connections say, by name.
+    /// Gateways with what their streams, positions and connections say, by name.
     async fn gateway_details(&mut self, gateways: &[GatewayKey]) -> Result<Vec<GatewayRow>>;
 }
 
@@ -162,17 +162,17 @@ pub(crate) trait ConnectionStatements {
     async fn record_heartbeats(&mut self, at: &HashMap<ConnectionId, Timestamp>) -> Result<()>;
 }
 
-/// Cursors: the positions of gateways and of their connections. They only move forward.
+/// The table `cursors`: the positions of gateways and of their connections. They only move forward.
 pub(crate) trait CursorStatements {
-    /// Adds what becomes delivered when these gateways' cursors move to the streams' totals.
+    /// Adds what becomes delivered when these gateways' positions move to the streams' totals.
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()>;
-    /// Raises cursors, up to the heads of their streams; returns how many exist.
+    /// Raises positions, up to the heads of their streams; returns how many exist.
     async fn raise_cursors(&mut self, raised: &[Raised<'_>]) -> Result<u64>;
-    /// Inserts cursors; keeps those that exist.
+    /// Inserts positions; keeps those that exist.
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()>;
-    /// Deletes cursors of unnamed connections.
+    /// Deletes positions of unnamed connections.
     async fn delete_cursors(&mut self, gateway: GatewayKey, instances: &[String]) -> Result<()>;
-    /// Changes instants of cursors of unnamed connections.
+    /// Changes instants of positions of unnamed connections.
     async fn change_cursors(&mut self, gateway: GatewayKey, changes: &[Change]) -> Result<()>;
 }
 
@@ -327,7 +327,7 @@ pub(crate) trait ExpiryStatements {
 
 /// Retention.
 pub(crate) trait RetentionStatements {
-    /// Deletes up to `batch` cursors whose connection ended before this; returns how many.
+    /// Deletes up to `batch` positions whose connection ended before this; returns how many.
     async fn delete_orphaned_cursors(&mut self, before: Timestamp, batch: i64) -> Result<u64>;
     /// Deletes those of these events that are spent and in no log any more, with the record of
     /// their trimmed deliveries; returns how many.

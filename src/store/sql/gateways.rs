@@ -268,7 +268,8 @@ async fn give_up_undelivered(
     )
     .fetch_one(&mut *conn)
     .await?;
-    // A gateway that has only named replicas has no position of its own yet.
+    // A gateway that has only named replicas (see `store::positions`) has no position of its own
+    // yet.
     query!(
         r#"
         insert into cursors (gateway, instance, received, updated_at)

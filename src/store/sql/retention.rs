@@ -215,7 +215,7 @@ async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
 struct Cut {
     /// Rows examined.
     rows: i64,
-    /// Whether rows were removed that a cursor has not passed.
+    /// Whether rows were removed that a position has not passed.
     beyond_positions: bool,
 }
 

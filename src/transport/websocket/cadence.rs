@@ -56,9 +56,9 @@ pub(super) type Slot = Option<u8>;
 pub(super) struct Cadence {
     budget: Duration,
     measured: Vec<Measured>,
-    /// Events sent since the last planned ping ...
+    /// Events sent since the last planned ping.
     group: u16,
-    /// ... and how many of them may share the next one.
+    /// Maximum size of the current group.
     group_limit: u16,
     /// The gateway has read a ping no earlier than this.
     ping_read_at: Option<Instant>,

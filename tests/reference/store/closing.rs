@@ -92,14 +92,14 @@ impl Tables {
 
     /// Counts the attempts at an event that ended for a reason that the event may have caused.
     fn blamed(&self, gateway: GatewayKey, sequence: i64) -> u32 {
-        let blames = |attempt: &&AttemptRow| {
+        let is_attributed = |attempt: &&AttemptRow| {
             let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == Outcome::Unknown);
             let reason = attempt.reason.or_else(|| unknown?.parse().ok());
             attempt.gateway == gateway
                 && attempt.first == sequence
-                && reason.is_some_and(Reason::blames_the_event)
+                && reason.is_some_and(Reason::is_attributed_to_the_event)
         };
-        u32::try_from(self.attempts.values().filter(blames).count()).unwrap_or(u32::MAX)
+        u32::try_from(self.attempts.values().filter(is_attributed).count()).unwrap_or(u32::MAX)
     }
 
     /// Whether a connection that was lost with its node has deliveries without a recorded outcome.

@@ -150,7 +150,7 @@ impl Tables {
                 && attempt.connection.is_some()
         });
         attempts.fold((position, position), |(sent, suspect), attempt| {
-            let is_suspect = attempt.reason.is_some_and(Reason::blames_the_event);
+            let is_suspect = attempt.reason.is_some_and(Reason::is_attributed_to_the_event);
             let suspect = if is_suspect { suspect.max(attempt.last) } else { suspect };
             (sent.max(attempt.last), suspect)
         })

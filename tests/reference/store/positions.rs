@@ -27,8 +27,8 @@ impl Tables {
         self.cursors.get(&(gateway, String::new())).map_or(0, |cursor| cursor.received)
     }
 
-    /// The position to display. A gateway that has only named replicas has that of the farthest
-    /// one.
+    /// The position to display. A gateway that has only named replicas (see
+    /// `store::positions`) has that of the farthest one.
     pub(super) fn shown_position(&self, gateway: GatewayKey) -> i64 {
         let own = self.cursors.get(&(gateway, String::new())).map(|cursor| cursor.received);
         own.or_else(|| self.positions(gateway).max()).unwrap_or(0)

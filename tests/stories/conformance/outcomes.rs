@@ -43,8 +43,8 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 3).await;
-    // The third attempt that blames the event gives it up. Ends that the service caused do not
-    // count.
+    // The third failure that is attributed to the event gives it up. Ends that the service caused
+    // do not count.
     let end = |id, reason| {
         let mut end = closed(&gateway, id, reason, Some(range(1, 2)), false);
         if let Record::Closed { give_up_after, .. } = &mut end {
@@ -56,7 +56,7 @@ pub(crate) async fn attempts_that_blame_the_event_are_counted_until_it_is_given_
         let (id, _, _) = fixture.open(&gateway).await;
         let mut ended = end(id, reason);
         if let (Record::Closed { give_up_after, .. }, false) =
-            (&mut ended, reason.blames_the_event())
+            (&mut ended, reason.is_attributed_to_the_event())
         {
             *give_up_after = None;
         }

@@ -80,7 +80,7 @@ async fn upgrades_that_the_standard_forbids_are_refused() {
     let path = format!("/gateways/{id}");
     let gateway = service.eventually(&path, |one| one["lastRefusal"].is_object()).await;
     assert_eq!(gateway["lastRefusal"]["code"], "bad_request");
-    // What nothing forbids is admitted.
+    // Unusual but valid headers are accepted.
     for headers in [
         format!("{VERSION}{KEY}Content-Length: 0\r\n"),
         format!("{VERSION}{KEY}Sec-WebSocket-Extensions: permessage-deflate\r\n"),

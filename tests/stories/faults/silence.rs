@@ -22,18 +22,18 @@ async fn confirmed(
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     gateway.receipt_asked(1).await;
     gateway.pong("1").await;
-    let last_sign = Instant::now();
+    let last_activity = Instant::now();
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
-    (gateway, id, last_sign)
+    (gateway, id, last_activity)
 }
 
 /// Waits until the service has closed a connection; asserts that it did so in time.
-async fn gone(service: &Service, gateway: &str, last_sign: Instant) -> Value {
-    let left = NOTICED.saturating_sub(last_sign.elapsed()) + Duration::from_secs(1);
+async fn gone(service: &Service, gateway: &str, last_activity: Instant) -> Value {
+    let left = NOTICED.saturating_sub(last_activity.elapsed()) + Duration::from_secs(1);
     let path = format!("/gateways/{gateway}/connections");
     let page =
         service.eventually_within(left, &path, |page| page["list"][0]["status"] == "closed").await;
-    let after = last_sign.elapsed();
+    let after = last_activity.elapsed();
     assert!(after <= NOTICED, "noticed only after {after:?}");
     let live = service.api().get("/connections").await.expect("connections");
     let is_live = |live: &Value| live["gatewayId"] == *gateway;
@@ -69,18 +69,18 @@ async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity(
     for (_, id, _) in &unreached {
         service.api().post("/events", &deployed(&[id], "d-2")).await.expect("accepted");
     }
-    for (_, id, last_sign) in &silent {
-        let connection = gone(&service, id, *last_sign).await;
+    for (_, id, last_activity) in &silent {
+        let connection = gone(&service, id, *last_activity).await;
         assert_eq!(connection["closeReason"], "heartbeat_timeout", "{connection:#}");
     }
-    for (_, id, last_sign) in &idle {
-        let connection = gone(&service, id, *last_sign).await;
+    for (_, id, last_activity) in &idle {
+        let connection = gone(&service, id, *last_activity).await;
         // The kernel may be the one that notices.
         let reason = &connection["closeReason"];
         assert!(reason == "heartbeat_timeout" || reason == "connection_lost", "{connection:#}");
     }
-    for (_, id, last_sign) in unreached.iter().chain(&at_work) {
-        let connection = gone(&service, id, *last_sign).await;
+    for (_, id, last_activity) in unreached.iter().chain(&at_work) {
+        let connection = gone(&service, id, *last_activity).await;
         assert_eq!(connection["closeReason"], "connection_lost", "{connection:#}");
         let path = format!("/deliveries?gatewayId={id}");
         let failed = crate::support::get(&service.api(), &path).await.expect("a page");
@@ -133,7 +133,10 @@ async fn a_peer_that_stops_reading_is_disconnected_and_affects_no_other() {
     api.post("/events", &large(&slow, BYTES)).await.expect("accepted");
     let path = format!("/gateways/{slow}/connections");
     let past = api.get(&path).await.expect("connections");
-    assert_eq!(past["list"][0]["status"], "connected", "all that was while it was stuck");
+    assert_eq!(
+        past["list"][0]["status"], "connected",
+        "the slow connection was closed before the other gateway had received its events"
+    );
     let past = service.eventually(&path, |page| page["list"][0]["status"] == "closed").await;
     assert_eq!(past["list"][0]["closeReason"], "write_timeout", "{past:#}");
     drop(stuck);
@@ -202,7 +205,7 @@ async fn a_slow_handler_with_a_backlog_is_not_disconnected() {
     service.api().post("/events", &json!(batch)).await.expect("accepted");
     let mut gateway = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(gateway.event().await["sequence"], 1);
-    // Not earlier, because its pings are unanswered until now.
+    // Connect the clock only now: its pings go unanswered until `pings` runs.
     let mut clock = RawGateway::connect(&service, service.port, &clock_key).await;
     pings(&mut clock, 9).await;
     let mut expected = 2;

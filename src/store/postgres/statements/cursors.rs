@@ -1,4 +1,5 @@
-//! Raising cursors. Their streams are locked, so no other node moves them meanwhile.
+//! Raising positions, in the table `cursors`. Their streams are locked, so no other node moves them
+//! meanwhile.
 
 use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::store::Result;
 
 impl RetentionStatements for Connection {
-    /// Skips cursors that are being reused.
+    /// Skips positions that are being reused.
     async fn delete_orphaned_cursors(&mut self, before: Timestamp, batch: i64) -> Result<u64> {
         let done = query!(
             r#"

@@ -107,8 +107,8 @@ async fn unconfirmed(
     Ok(())
 }
 
-/// Keeps the position of the connection, and its last activity on both rows. A named replica's
-/// position is kept under the replica's name.
+/// Keeps the position of the connection, and its last activity on both rows. The position of a
+/// [named replica](crate::store::positions#definitions) is kept under its name.
 async fn leave(
     conn: &mut Connection,
     now: Timestamp,
@@ -169,8 +169,9 @@ async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) 
     )
     .fetch_all(conn)
     .await?;
-    let blames = |reason: &str| reason.parse().is_ok_and(Reason::blames_the_event);
-    let count = reasons.iter().filter(|row| blames(&row.reason)).map(|row| row.count).sum::<i64>();
+    let is_attributed = |reason: &str| reason.parse().is_ok_and(Reason::is_attributed_to_the_event);
+    let count =
+        reasons.iter().filter(|row| is_attributed(&row.reason)).map(|row| row.count).sum::<i64>();
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 

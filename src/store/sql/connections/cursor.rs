@@ -1,4 +1,5 @@
-//! The positions of a gateway's unnamed connections. [`positions`] decides which ones are kept.
+//! The positions of a gateway's unnamed connections. [`positions`] defines the terms and decides
+//! which ones are kept.
 
 use super::super::dialect::{Connection, CursorStatements as _, query, query_as};
 use crate::clock::Timestamp;

@@ -1,4 +1,4 @@
-//! Gateways with the state of their streams, cursors and connections.
+//! Gateways with the state of their streams, positions and connections.
 
 use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use serde_json::value::RawValue;

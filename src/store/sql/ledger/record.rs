@@ -129,7 +129,7 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
                 let past = Move { gateway, connection: *connection, instance, to, at, seen_at };
                 cursors::raise(conn, &[past]).await?;
             }
-            // Named replicas have positions of their own, and their gateway has none.
+            // Only unnamed connections move the gateway's position (see `store::positions`).
             match elsewhere.filter(|_| instance.is_empty()) {
                 Some(to) => cursors::raise_gateway(conn, gateway, to, at).await,
                 None => Ok(()),

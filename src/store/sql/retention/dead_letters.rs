@@ -1,6 +1,6 @@
 //! Old dead letters whose deliveries were trimmed from the log. While a delivery is in the log, its
-//! dead letter marks it as not delivered. Until every cursor has passed it, its dead letter keeps a
-//! late connection from recording it as failed again.
+//! dead letter marks it as not delivered. Until every position has passed it, its dead letter keeps
+//! a late connection from recording it as failed again.
 
 use std::collections::BTreeMap;
 
@@ -135,7 +135,7 @@ struct Gone {
     open: i64,
 }
 
-/// Deletes dead letters in a span of the index if every cursor has passed them and they were
+/// Deletes dead letters in a span of the index if every position has passed them and they were
 /// trimmed from the log. With `kept_among`, keeps the open ones among that many last events of a
 /// gateway.
 async fn forget(
@@ -186,7 +186,7 @@ async fn forget(
     Ok(gone)
 }
 
-/// Whether some in a span of the index wait for a cursor to pass them.
+/// Whether some in a span of the index wait for a position to pass them.
 async fn waits(
     conn: &mut Connection,
     from: Place,
@@ -224,7 +224,7 @@ pub(crate) struct Old {
     pub(crate) dead: Timestamp,
 }
 
-/// Deletes old dead letters in a range that was just trimmed from a log, up to the lowest cursor.
+/// Deletes old dead letters in a range that was just trimmed from a log, up to the lowest position.
 pub(crate) async fn forget_trimmed(
     conn: &mut Connection,
     Old { spent, dead }: Old,

@@ -1,5 +1,5 @@
 //! Checks the ledger: attempts refer to existing sequences, their times are in order, and they
-//! agree with cursors, dead letters and totals.
+//! agree with positions, dead letters and totals.
 
 use super::super::dialect::{Connection, query};
 
@@ -50,8 +50,9 @@ async fn attempts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Each receipt of an unnamed connection moved its gateway's position. A named replica's position
-/// may have been deleted since. An `applied` report moves none, and a deleted gateway has none.
+/// Each receipt of an unnamed connection moved its gateway's position. The position of a [named
+/// replica](crate::store::positions#definitions) may have been deleted since. An `applied` report
+/// moves none, and a deleted gateway has none.
 async fn confirmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"

@@ -143,7 +143,7 @@ pub(crate) async fn statements(
     // Before anything else, so that batches of several nodes wait for each other only here.
     let now = targets.lock(conn, &touched).await?;
     let appended = append::append(conn, now, &publishes, &targets).await?;
-    // Before connections are opened, so that they can take over the cursors that end here.
+    // Before connections are opened, so that they can take over the positions that end here.
     record(conn, now, node, records()).await?;
     let mut opened = Vec::with_capacity(batch.opens.len());
     for (new, _) in &batch.opens {

@@ -26,11 +26,12 @@ pub(crate) trait WriterSession {
     async fn close(self);
 }
 
-/// The outcome of a transaction that was committed or had nothing to do.
+/// The outcome of a transaction that did not fail.
 pub(crate) enum Attempt {
     /// It was committed.
     Done(Done),
-    /// Nothing was done: the requests have too many deliveries together. How many each has.
+    /// Nothing was written, because the batch has too many deliveries. Contains the number of
+    /// deliveries of each request.
     TooLarge(Vec<usize>),
 }
 
@@ -40,7 +41,8 @@ pub(crate) enum Failure {
     Refused(StoreError),
     /// Nothing was stored.
     Undone(StoreError),
-    /// Nothing was stored: another node inserted the same id or key. A repeat finds it.
+    /// Nothing was stored: another node inserted the same id or key. Retrying the transaction
+    /// finds the existing row.
     Raced(StoreError),
     /// The commit failed, and its outcome is unknown.
     Unknown(String),
@@ -64,5 +66,5 @@ impl Failure {
     }
 }
 
-/// A write failed in a way after which nothing more may be written; the reason.
+/// A write failure that requires the writer to stop. Contains the reason.
 pub(crate) struct Fatal(pub(crate) String);

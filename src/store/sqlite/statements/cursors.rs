@@ -1,4 +1,4 @@
-//! Raising cursors.
+//! Raising positions, in the table `cursors`.
 
 use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;

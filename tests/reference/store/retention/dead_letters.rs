@@ -104,10 +104,10 @@ impl Tables {
         Ok(if is_cut { usize::MAX } else { found })
     }
 
-    /// Deletes dead letters in a span of the index if every cursor has passed them and they were
-    /// trimmed from their log. Returns whether some wait for a cursor.
+    /// Deletes dead letters in a span of the index if every position has passed them and they were
+    /// trimmed from their log. Returns whether some wait for a position.
     fn forget_between(&mut self, from: Place, to: Place, kept: &BTreeSet<Key>) -> Result<bool> {
-        // Up to the floor of the log and the lowest cursor.
+        // Up to the floor of the log and the lowest position.
         let mut bounds = BTreeMap::new();
         for (gateway, row) in &self.gateways {
             let is_deleted = row.deleted_at.is_some();

@@ -14,7 +14,7 @@ use super::fleet::{Fleet, Member};
 use super::journal::Arrival;
 
 /// Prints the report; returns whether every event arrived once and in order.
-pub(super) fn give(
+pub(super) fn print(
     published: &[Publication],
     fleet: &Fleet,
     arrivals: &[Arrival],
