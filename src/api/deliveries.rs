@@ -8,13 +8,14 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 
 /// Selects failed deliveries. A delivery matches if an attempt at it failed in `[from, to)` for
-/// `reason` and the other members match; an omitted member matches everything. The window is the
-/// last 24 hours by default.
+/// `reason` and the other members match; an omitted member matches everything, except that a list
+/// begins 24 hours before its end by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryFilter {
-    /// Start of the window, included. By default 24 hours before its end.
+    /// Start of the window, included. By default a list begins 24 hours before its end, and a
+    /// redrive with the first failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
     /// End of the window, excluded. Open if omitted.
@@ -257,8 +258,8 @@ pub struct RedriveRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub sequence: Option<Sequence>,
-    /// All dead letters that match. It has at least one member; without `to` its window
-    /// ends now.
+    /// All dead letters that match, however old they are unless it has a `from`. It has at least
+    /// one member; without `to` its window ends now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DeliveryFilter>)]
     pub filter: Option<Object<DeliveryFilter>>,

@@ -206,7 +206,7 @@ pub(super) async fn redrive(
         (None, None, Some(Object(filter))) => {
             let (from, to) = match &at {
                 Some(position) => (position.from, position.to),
-                None => window(filter.from, filter.to)?,
+                None => window(filter.from.or(Some(Timestamp::from_micros(0))), filter.to)?,
             };
             of = Some((from, to));
             let at = at.map(|position| position.at.into());

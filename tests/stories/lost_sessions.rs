@@ -79,15 +79,18 @@ async fn errors_that_end_a_session_are_distinguished_from_others() {
         ["set lock_timeout = '10ms'", "do $$ begin raise lock_not_available; end $$"],
         // 53200
         ["select 1", "do $$ begin raise out_of_memory; end $$"],
+        // 42501, 42P01, 3F000
+        ["select 1", "do $$ begin raise insufficient_privilege; end $$"],
+        ["select 1", "select * from a_table_that_was_dropped"],
+        ["select 1", "create table no_such_schema.one (id int)"],
     ] {
         let error = answer(&database, &statements).await;
         assert!(matches!(error, StoreError::Unavailable(_)), "{statements:?}: {error:?}");
     }
-    // 21000, 23503, 42501, XX000, P0001
+    // 21000, 23503, XX000, P0001
     for condition in [
         "cardinality_violation",
         "foreign_key_violation",
-        "insufficient_privilege",
         "internal_error",
         "raise_exception",
     ] {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::both_databases::{On, on_both};
+use crate::inbox_program::Program as InboxProgram;
 use crate::support::{Service, deployed, failed_report};
 
 /// Registers a gateway and makes it report this many deployments as failed.
@@ -184,4 +185,28 @@ async fn only_dead_letters_are_redriven_and_only_once() {
     let shown = service.run("delivery failed").await;
     assert!(shown.well().contains("redriven as 4: delivered"), "{shown:?}");
     socket.abort();
+}
+
+/// A list shows the last day by default; a redrive leaves no older dead letter behind.
+#[tokio::test]
+async fn a_redrive_without_a_start_finds_dead_letters_of_any_age() {
+    let service = Service::start().await;
+    let id = with_dead_letters(&service, "one", 2).await;
+    let program = InboxProgram::start(&service.database()).await;
+    let mut database = program.connection().await;
+    let three_days = 3 * 24 * 3600 * 1_000_000_i64;
+    for earlier in [
+        "update attempts set started_at = started_at - $1, finished_at = finished_at - $1
+         where first_sequence = 1",
+        "update dead_letters set dead_at = dead_at - $1 where first_sequence = 1",
+    ] {
+        sqlx::query(earlier).bind(three_days).execute(&mut *database).await.expect("changed");
+    }
+    drop(database);
+    let admin = service.admin();
+    let listed = admin.get(&format!("/deliveries?gatewayId={id}")).await.success();
+    assert_eq!(listed["count"], 1, "{listed:#}");
+    let all = json!({"filter": {"gatewayId": id}});
+    let answer = admin.post("/deliveries/redrive", &all).await.success();
+    assert_eq!(answer["redriven"].as_array().map(Vec::len), Some(2), "{answer:#}");
 }
