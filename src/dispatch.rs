@@ -82,9 +82,9 @@ impl TryFrom<String> for Policy {
 pub struct Options {
     /// The maximum number of gateways' sockets.
     pub max_connections: usize,
-    /// Sockets of one gateway open at once; twice its replicas if that is more.
+    /// The maximum number of sockets of one gateway; twice its replicas if that is more.
     pub max_connections_per_gateway: usize,
-    /// How often a gateway is pinged.
+    /// The interval between pings.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
     /// A connection without activity for this long is closed.
@@ -181,8 +181,8 @@ impl Dispatcher {
         self.options.max_connections_per_gateway
     }
 
-    /// Puts a connection on record and finds where it starts. Runs to its end
-    /// even if the caller goes away, so that none stays open on record only.
+    /// Records a connection and finds where it starts. Completes even if the caller stops waiting,
+    /// so that no connection stays recorded as open.
     pub async fn open(
         self: &Arc<Self>,
         permit: Permit,

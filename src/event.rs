@@ -309,8 +309,8 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether the gateway gave it in a report (`deployment.ack`): then it has handled the
-    /// event, and a receipt says nothing else.
+    /// Whether a gateway reported it (`deployment.ack`). If so, the gateway has handled the event,
+    /// and a receipt does not contradict the failure.
     pub const fn is_reported(self) -> bool {
         matches!(
             self,

@@ -88,8 +88,8 @@ pub enum StoreError {
     /// values: see [`StatementFailures`].
     #[error("a statement failed: {0}")]
     StatementFailed(String),
-    /// The disk reads or writes no more as it should.
-    #[error("the database's disk fails: {0}")]
+    /// The disk returns I/O errors.
+    #[error("the database's disk failed: {0}")]
     Disk(String),
     /// The commit failed, and whether it took effect is unknown. A retry with the same keys is
     /// safe.

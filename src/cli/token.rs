@@ -66,7 +66,7 @@ pub(crate) struct Create {
 pub(crate) struct Recover {
     #[command(flatten)]
     settings: Settings,
-    /// What the token is called in the list of access tokens
+    /// The token's name in the list of access tokens
     #[arg(long, default_value = "recovered", value_parser = parse_name)]
     name: String,
 }

@@ -32,7 +32,7 @@ pub enum DialError {
     /// The service refused the upgrade with this HTTP status.
     #[error("the service refused the upgrade with status {0}")]
     Refused(u16),
-    /// Any other cause.
+    /// Any other failure.
     #[error("{0}")]
     Failed(String),
 }

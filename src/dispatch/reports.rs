@@ -18,6 +18,9 @@ use crate::transport::{DeploymentReport, DeploymentStatus};
 /// The maximum number of reports that wait for the database: further ones are refused. As many of
 /// the newest ones are remembered, to recognise repeats.
 const MAX_REPORTS: usize = 256;
+/// The maximum number of reports of an ended connection that are matched when they are recorded.
+/// A gateway handles one event after another, so it rarely leaves more than one.
+const UNMATCHED: usize = 16;
 
 type Found = Option<DeploymentMatch>;
 

@@ -193,8 +193,8 @@ code_sets! {
     /// `GET /ws/gateways/connect`.
     Connecting = [
         BadRequest, OriginRefused, Unauthorized, GatewayDisabled, UpgradeRequired,
-        TooManyAttempts, ConnectionLimit, Draining, HttpConnectionLimit, CommitOutcomeUnknown,
-        Internal, Unavailable
+        TooManyAttempts, ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit,
+        CommitOutcomeUnknown, Internal, Unavailable
     ];
     /// `GET /readyz`.
     Readiness = [Draining, JobOverdue, Unavailable, Internal];

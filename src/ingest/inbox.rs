@@ -14,8 +14,8 @@ use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::store::{
-    Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason, Result, Store,
-    StoreError, Unreadable, ValidatedRow,
+    Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason, Result,
+    StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.

@@ -1,38 +1,38 @@
-//! Where the searches for expired events go on.
+//! How far the searches for expired events have come.
 
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::store::limits::{EXPIRED_EVENTS, EXPIRED_EVENTS_MOST};
 
-/// When an event expires, and its key.
+/// The expiry of an event, and its key.
 pub type Expired = (Timestamp, i64);
 
 /// Before every event.
 const FIRST: Expired = (Timestamp::from_micros(i64::MIN), 0);
-/// Events may be committed so long after others that expire later.
+/// An event is examined even if it is committed this long after its expiry.
 const LATE: Duration = Duration::from_secs(10);
-/// A batch that takes less is followed by a larger one.
+/// A batch that takes less time is followed by a larger one.
 const SHORT: Duration = Duration::from_millis(20);
-/// A batch that takes more is followed by a smaller one.
+/// A batch that takes more time is followed by a smaller one.
 const LONG: Duration = Duration::from_millis(100);
-/// The searches that find nothing take at most one in so many parts of the time.
+/// Passes that record nothing take at most one part in this many of the time.
 const SHARE: u32 = 10;
 /// The longest pause between two passes.
 const PAUSE: Duration = Duration::from_mins(1);
 
-/// Which expired events are looked at.
+/// Which expired events are examined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
-    /// Those that have expired since.
+    /// Those that expired since the last batch.
     New,
-    /// All of them: the gateways of some were connected before.
+    /// All of them, because some gateways may have disconnected.
     Again,
 }
 
-/// How far two searches for expired events have come. Events of connected gateways stay
-/// where they are, perhaps many of them. So one search looks at those that have expired
-/// since, and another looks at all of them again, in passes between which it rests.
+/// How far two searches for expired events have come. Both skip events of connected gateways, of
+/// which there may be many. So one search examines newly expired events only. The other examines
+/// all of them again in passes, and pauses between two passes.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpiryMark {
     new: Expired,
@@ -40,7 +40,7 @@ pub struct ExpiryMark {
     again: Option<Expired>,
     batch: i64,
     began_at: Instant,
-    /// How long the batches of this pass took that gave up nothing.
+    /// The duration of the batches of this pass that recorded nothing.
     spent: Duration,
     next_pass_at: Instant,
 }
@@ -60,12 +60,12 @@ impl Default for ExpiryMark {
 }
 
 impl ExpiryMark {
-    /// How many events the next batch reads, at the most.
+    /// Events that the next batch reads, at most.
     pub const fn batch(&self) -> i64 {
         self.batch
     }
 
-    /// Begins a batch. Returns the event after which it reads, or `None` if the search rests.
+    /// Begins a batch. Returns the event after which it reads, or `None` during a pause.
     pub fn begin(&mut self, search: Search) -> Option<Expired> {
         let now = Instant::now();
         self.began_at = now;
@@ -80,12 +80,12 @@ impl ExpiryMark {
         }
     }
 
-    /// After a batch that failed, perhaps because it took too long, the next one is small.
+    /// Makes the next batch small, after one that failed: it may have timed out.
     pub const fn failed(&mut self) {
         self.batch = EXPIRED_EVENTS;
     }
 
-    /// Ends a batch.
+    /// Records the end of a batch.
     pub fn end(&mut self, search: Search, end: BatchEnd) {
         let BatchEnd { next, now, is_last, is_idle } = end;
         let took = self.began_at.elapsed();
@@ -111,12 +111,12 @@ impl ExpiryMark {
 /// How a batch ended.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchEnd {
-    /// The last event that was looked at.
+    /// The last event examined.
     pub next: Expired,
     /// The database's clock.
     pub now: Timestamp,
-    /// Whether nothing lies behind it.
+    /// Whether no event follows.
     pub is_last: bool,
-    /// Whether it gave up nothing.
+    /// Whether it recorded nothing.
     pub is_idle: bool,
 }

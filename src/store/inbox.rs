@@ -20,7 +20,7 @@ pub trait Inbox: Send + Sync + 'static {
     /// Moves rows out of the inbox, in this order: valid ones to the log, under each gateway's next
     /// sequences, and the others to the rejected rows. Skips rows that no longer exist.
     async fn drain_inbox(&self, rows: Vec<ValidatedRow>) -> Result<Drained>;
-    /// Measures how many rows wait in the inbox. Stops counting at `limit`.
+    /// The number of rows in the inbox, and their age. Stops counting at `limit`.
     async fn inbox_depth(&self, limit: u32) -> Result<InboxDepth>;
 
     /// Rejected rows with an id below `before`, newest first.
@@ -220,7 +220,7 @@ pub struct Drained {
 /// The number of rows in the inbox, and their age.
 #[derive(Clone, Copy, Debug)]
 pub struct InboxDepth {
-    /// The number of rows; the limit of the measurement means that many or more.
+    /// The number of rows. The limit of the measurement means that there may be more.
     pub rows: u32,
     /// When the oldest row was inserted.
     pub oldest: Option<Timestamp>,

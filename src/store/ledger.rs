@@ -180,7 +180,7 @@ impl FromStr for Outcome {
 pub struct Attempt {
     /// How it ended.
     pub outcome: Outcome,
-    /// Why it failed.
+    /// Why it failed; only for [`Outcome::Failed`].
     pub reason: Option<Reason>,
     /// Details for people.
     pub detail: Option<String>,

@@ -32,9 +32,9 @@ pub const TRIMMED_STREAMS: i64 = 256;
 
 /// Expired events that one batch reads at first. Each may have many deliveries.
 pub const EXPIRED_EVENTS: i64 = 16;
-/// Expired events that one batch reads at the most, if batches are short.
+/// Expired events that one batch reads, at most, while batches are short.
 pub const EXPIRED_EVENTS_MOST: i64 = 1024;
-/// Open deliveries of expired events that one call records as failed, at the most.
+/// Open deliveries of expired events that one call records as failed, at most.
 pub const EXPIRED_DELIVERIES: i64 = 1_000;
 
 /// Rejected rows that one retry puts back, at most. It is one transaction, for which other writers

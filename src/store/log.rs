@@ -239,9 +239,9 @@ pub struct Range {
 /// outcome are merged.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// Confirmed, cumulatively: raises the connection's position and the
-    /// gateway's, and writes an attempt. What was given up meanwhile, by another
-    /// connection or node, is a dead letter no more; a reported failure stays one.
+    /// Confirmed, cumulatively. Raises the connection's position and the gateway's, and writes an
+    /// attempt. Deliveries that another connection or node gave up meanwhile stop being dead letters;
+    /// a reported failure stays one.
     Confirmed {
         /// The gateway.
         gateway: GatewayKey,
@@ -276,38 +276,38 @@ pub enum Record {
         /// When the report arrived.
         at: Timestamp,
     },
-    /// A report confirms what was sent on another connection only. Raises the gateway's
-    /// position and no connection's: this one has not been sent all of it.
+    /// A report confirmed events that were only sent on another connection. Raises the gateway's
+    /// position but no connection's, because this one was not sent all of them.
     ConfirmedElsewhere {
         /// The gateway.
         gateway: GatewayKey,
-        /// Everything up to here.
+        /// The report confirms everything up to here.
         to: Sequence,
-        /// When.
+        /// When the report arrived.
         at: Timestamp,
     },
-    /// A report whose event was not found while its connection was open, because the
-    /// database was unavailable. Its event is looked up by the transaction that records
-    /// it, which then does what `Reported` says; a report that answers no event is dropped.
+    /// A report that was not matched before its connection ended, because the database was
+    /// unavailable. The transaction that records it looks up its event, and then does the same as
+    /// for `Reported`. A report that matches no event is dropped.
     Unmatched {
         /// The gateway.
         gateway: GatewayKey,
-        /// On this connection.
+        /// The connection that it arrived on.
         connection: ConnectionId,
-        /// The replica's name that it was opened with, or `""`.
+        /// The name of the replica that opened the connection, or `""`.
         instance: Arc<str>,
-        /// What the report names.
+        /// The ids and the instant in the report.
         key: DeploymentKey,
-        /// `Ok`: applied.
+        /// `Ok` if it was applied.
         result: std::result::Result<(), (Reason, String)>,
-        /// The last sequence that was sent on this connection.
+        /// The last sequence sent on this connection.
         sent_here: Sequence,
-        /// When.
+        /// When the connection ended.
         at: Timestamp,
     },
-    /// Passed over for good (expired, or lost to retention): a failed attempt
-    /// and a dead letter. The position passes it with the next receipt, or by
-    /// `advance_to` at once when nothing is unconfirmed before it.
+    /// Skipped permanently (expired, or removed by retention): a failed attempt and a dead letter.
+    /// The position passes it with the next receipt, or at once by `advance_to` if nothing before
+    /// it is unconfirmed.
     Skipped {
         /// The gateway.
         gateway: GatewayKey,

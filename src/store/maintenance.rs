@@ -17,10 +17,9 @@ pub trait Maintenance: Send + Sync + 'static {
         &self,
         gateways: Option<&[GatewayKey]>,
         grace: Duration,
-    ) -> Result<Swept>;
-    /// Gives up deliveries of expired events to gateways with no live connection: one batch of
-    /// each search, starting at `mark`, which it moves. Those that have expired since are looked
-    /// at first.
+    ) -> Result<SweepResult>;
+    /// Records deliveries of expired events to gateways with no live connection as failed: one
+    /// batch of each search, starting at `mark`, which it moves. Newly expired events come first.
     async fn expire(&self, mark: &mut ExpiryMark) -> Result<Expiries>;
     /// Removes what exceeds the limits: one batch, starting at `mark`, which it moves. After the
     /// last batch of a pass, `mark` is at the beginning of the next pass.

@@ -66,21 +66,7 @@ pub struct Deleted {
     pub undelivered: Vec<UndeliveredRange>,
 }
 
-/// Where the search for expired events continues. It starts over after the last event, because it
-/// skips events of connected gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpiryMark {
-    /// The expiry and the key of the last event examined.
-    pub after: (Timestamp, i64),
-}
-
-impl Default for ExpiryMark {
-    fn default() -> Self {
-        Self { after: (Timestamp::from_micros(i64::MIN), 0) }
-    }
-}
-
-/// Result of one batch of the search for expired events.
+/// Result of one call of the search for expired events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expiries {
     /// Deliveries recorded as `expired`.

@@ -134,7 +134,11 @@ async fn a_clock_that_is_briefly_ahead_makes_retention_remove_nothing() {
     service.logged(|log| passes(log) >= 1).await;
     clock.set(31 * DAY);
     let before = passes(&service.log());
-    service.logged(|log| log.contains("retention measures ages by the earlier of its old and its new course")).await;
+    service
+        .logged(|log| {
+            log.contains("retention measures ages by the earlier of its old and its new course")
+        })
+        .await;
     service.logged(|log| passes(log) >= before + 3).await;
     clock.set(0);
     let before = passes(&service.log());

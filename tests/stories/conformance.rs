@@ -49,42 +49,42 @@ macro_rules! conforms {
             an_unknown_gateway_only_refuses_its_own_event
             labels_select_gateways_and_a_deleted_one_gets_nothing
             payloads_keep_every_byte_and_pages_are_bounded
-            an_event_of_a_deployment_with_a_long_id_harms_nobody
-            a_report_answers_the_sent_event_of_its_instant_or_else_the_newest
+            an_event_with_a_long_deployment_id_is_stored_and_found
+            a_report_belongs_to_the_sent_event_of_its_instant_or_else_the_newest
             a_report_finds_its_event_among_events_with_unusual_payloads
             a_late_report_finds_its_event_behind_many_newer_ones
-            a_report_that_was_not_matched_finds_its_event_when_it_is_recorded
+            an_unmatched_report_finds_its_event_when_it_is_recorded
             a_receipt_revives_what_was_given_up_but_not_what_was_reported_as_failed
             an_event_that_was_given_up_does_not_count_as_a_receipt
-            what_was_applied_does_not_fail_and_is_no_dead_letter_any_more
-            what_the_gateway_has_confirmed_is_not_recorded_as_failed
-            a_new_connection_starts_at_what_the_last_one_confirmed
-            replicas_that_come_back_in_any_order_find_every_position
-            an_opening_that_came_to_nothing_is_no_second_replica
-            what_was_sent_is_known_and_what_was_only_missed_is_not
-            a_late_receipt_brings_no_taken_over_position_back
-            a_replica_moves_its_own_position_and_not_its_gateways
-            a_receipt_on_a_forgotten_connection_moves_its_gateway
-            an_opening_that_nobody_waits_for_leaves_nothing_live
-            the_most_connections_at_once_are_known
-            a_refusal_is_noted_at_its_gateway
-            dead_letters_are_passed_and_not_counted_as_confirmed
+            an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter
+            confirmed_deliveries_are_not_recorded_as_failed
+            a_new_connection_starts_at_the_position_of_the_last_one
+            replicas_that_reconnect_in_any_order_find_every_position
+            an_unused_opening_is_not_counted_as_a_replica
+            sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
+            a_late_receipt_does_not_recreate_a_position_that_was_taken_over
+            a_named_replica_moves_its_own_position_and_not_its_gateways
+            a_receipt_on_a_deleted_connection_moves_its_gateway
+            an_abandoned_opening_leaves_no_live_connection
+            the_peak_of_simultaneous_connections_is_known
+            a_refusal_is_recorded_for_its_gateway
+            dead_letters_are_skipped_and_not_counted_as_confirmed
             attempts_that_blame_the_event_are_counted_until_it_is_given_up
             a_repeated_end_or_report_is_recorded_once
             deliveries_sent_by_a_lost_node_have_an_unknown_outcome
             an_event_that_another_replica_confirmed_is_not_given_up
             totals_count_each_outcome_once_through_repeats_redrive_and_retention
-            what_nobody_was_there_for_is_recorded_once
-            retention_keeps_what_is_not_confirmed
-            retention_trims_what_is_confirmed_in_bounded_batches
-            what_the_hard_limit_takes_is_recorded_as_lost
-            what_retention_has_looked_at_and_kept_goes_when_nobody_needs_it
-            what_a_deleted_gateway_missed_is_failed_and_shown_until_retention
-            an_event_expires_while_its_gateway_is_away_unless_it_is_confirmed
-            many_expired_events_are_given_up_in_bounded_batches
-            many_expired_events_of_a_connected_gateway_delay_no_others
-            a_gateway_that_has_just_gone_has_a_grace_and_no_other
-            old_dead_letters_go_with_their_deliveries_and_not_before
+            events_for_gateways_that_are_not_connected_are_recorded_once
+            retention_keeps_unconfirmed_events
+            retention_trims_confirmed_events_in_bounded_batches
+            removal_by_the_hard_limit_is_recorded_as_a_failure
+            rows_that_retention_kept_are_removed_when_they_are_no_longer_needed
+            undelivered_events_of_a_deleted_gateway_are_failed_and_kept_until_retention
+            an_unconfirmed_event_expires_while_its_gateway_is_not_connected
+            many_expired_events_are_recorded_in_bounded_batches
+            expired_events_of_a_connected_gateway_delay_no_others
+            a_gateway_that_just_disconnected_has_a_grace_period_and_no_other
+            old_dead_letters_are_removed_with_their_deliveries
             an_open_dead_letter_outlives_its_log_and_can_be_redriven
             a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limit
             a_repeat_gets_the_first_answer_though_the_log_is_trimmed

@@ -1,5 +1,5 @@
-//! Background jobs: one that can't do its work makes the node unready, which names it. One
-//! that only measures does not.
+//! Background jobs: a job that can't complete a run makes the node unready, and the probe names it.
+//! A job that only measures does not.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{Service, deployed};
 
 /// More than three intervals of a measurement.
 const LATE_MEASUREMENT: Duration = Duration::from_secs(20);
-/// Three intervals of the job, and some patience.
+/// Three intervals of the job, with a margin.
 const OVERDUE: Duration = Duration::from_mins(1);
 
 async fn ready(service: &Service) -> Result<String, String> {

@@ -79,7 +79,7 @@ async fn watching_shows_each_event_and_the_gateway_still_receives_all() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_waits_beyond_the_end_of_the_log_says_so() {
+async fn watching_beyond_the_end_of_the_log_says_so() {
     let service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;
@@ -104,7 +104,7 @@ async fn a_watcher_that_waits_beyond_the_end_of_the_log_says_so() {
 }
 
 #[tokio::test]
-async fn a_watcher_goes_on_after_a_restart_of_the_service_without_a_gap() {
+async fn watching_continues_after_a_restart_of_the_service_without_a_gap() {
     let mut service = Service::start().await;
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;

@@ -88,12 +88,9 @@ async fn errors_that_end_a_session_are_distinguished_from_others() {
         assert!(matches!(error, StoreError::Unavailable(_)), "{statements:?}: {error:?}");
     }
     // 21000, 23503, XX000, P0001
-    for condition in [
-        "cardinality_violation",
-        "foreign_key_violation",
-        "internal_error",
-        "raise_exception",
-    ] {
+    for condition in
+        ["cardinality_violation", "foreign_key_violation", "internal_error", "raise_exception"]
+    {
         let statement = format!("do $$ begin raise {condition}; end $$");
         let error = answer(&database, &["select 1", &statement]).await;
         assert!(matches!(error, StoreError::StatementFailed(_)), "{condition}: {error:?}");

@@ -130,9 +130,9 @@ async fn a_full_queue_refuses_at_once_and_keeps_accepted_events() {
     assert_eq!(gateway["head"], 4);
 }
 
-/// Gateways report once.
+/// Gateways send a report once.
 #[tokio::test]
-async fn a_report_is_on_record_although_its_gateway_left_while_the_database_was_away() {
+async fn a_report_is_recorded_although_its_gateway_left_while_the_database_was_unavailable() {
     for on in [On::Embedded, On::Shared(Database::alone())] {
         let service = on.start().await;
         let (id, key) = service.gateway("one").await;
@@ -152,7 +152,7 @@ async fn a_report_is_on_record_although_its_gateway_left_while_the_database_was_
         gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
         while gateway.next().await.is_some() {}
         if matches!(on, On::Shared(_)) {
-            service.logged(|log| log.contains("the last reports were not matched in time")).await;
+            service.logged(|log| log.contains("timed out matching the last reports")).await;
         }
         match (&on, other) {
             (On::Shared(database), _) => database.control("start"),

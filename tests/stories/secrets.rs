@@ -109,7 +109,7 @@ async fn a_key_that_others_can_read_causes_a_warning() {
 }
 
 #[tokio::test]
-async fn data_that_others_can_write_to_is_warned_of() {
+async fn data_that_others_can_write_to_causes_a_warning() {
     let mut service = Service::start().await;
     let (directory, database) = (service.directory().to_owned(), service.database());
     let set = |path: &Path, mode| {
@@ -141,7 +141,7 @@ async fn data_that_others_can_write_to_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_or_soon_will_is_warned_of() {
+async fn a_certificate_that_has_expired_or_soon_will_causes_a_warning() {
     let directory = tempdir().expect("a directory");
     let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
     let pair = KeyPair::generate().expect("a key");

@@ -16,8 +16,8 @@ use crate::transport::{Control, Ended, Incoming};
 
 /// The timeout of closing a transport, which has shorter timeouts of its own.
 const CLOSE: Duration = Duration::from_secs(5);
-/// For matching reports that came just before the end. The others are matched when they
-/// are recorded.
+/// The timeout of matching reports that arrived just before the end. The transaction that records
+/// the others looks up their events.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 
 impl Lane {
@@ -72,11 +72,10 @@ impl Lane {
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {
-            let count = self.reports.len();
             tracing::warn!(
                 connection = %self.info.connection,
-                count,
-                "the last reports were not matched in time; they are recorded as soon as the database answers"
+                count = self.reports.len(),
+                "timed out matching the last reports; they are matched when they are recorded"
             );
         }
         leave_unmatched(&self.window, &mut self.reports, &mut self.outcomes);

@@ -12,7 +12,7 @@ use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::expiry_mark::Expired;
 use crate::store::limits::EXPIRED_DELIVERIES;
 use crate::store::ranges::cut;
-use crate::store::{Missed, Range, Result};
+use crate::store::{Range, Result, UndeliveredRange};
 
 /// An event that has expired.
 pub(crate) struct DueEvent {
@@ -34,7 +34,7 @@ pub(super) struct Due {
     /// Those of them without an open delivery.
     settled: Vec<i64>,
     has_open: bool,
-    /// The last event that was looked at.
+    /// The last event examined.
     pub(super) next: Expired,
     pub(super) is_last: bool,
     pub(super) now: Timestamp,
@@ -46,7 +46,7 @@ impl Due {
     }
 }
 
-/// Looks for so many expired events after this one.
+/// Examines one batch of the expired events after this one.
 pub(super) async fn due(conn: &mut Connection, after: Expired, batch: i64) -> Result<Due> {
     let now = conn.now().await?;
     let found = conn.due_events(now, after, batch).await?;
@@ -80,7 +80,7 @@ pub(super) async fn expire(
     now: Timestamp,
     node: NodeId,
     due: Due,
-) -> Result<Option<Vec<Missed>>> {
+) -> Result<Option<Vec<UndeliveredRange>>> {
     if !conn.try_lock_task(ExclusiveTask::Expiry).await? {
         return Ok(None);
     }

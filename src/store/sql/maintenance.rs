@@ -8,7 +8,8 @@ use super::{expiry, not_connected, retention};
 use crate::event::GatewayKey;
 use crate::store::expiry_mark::{BatchEnd, Expired, Search};
 use crate::store::{
-    Expiries, ExpiryMark, Maintenance, Missed, Result, RetentionLimits, Swept, TrimMark, Trimmed,
+    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TrimMark, Trimmed,
+    UndeliveredRange,
 };
 use async_trait::async_trait;
 
@@ -36,7 +37,7 @@ impl Maintenance for Backend {
             let Some((expired, end)) =
                 self.expire_after(after, batch).await.inspect_err(|_| mark.failed())?
             else {
-                // Another node is at it.
+                // Another node is doing it.
                 break;
             };
             mark.end(search, end);
@@ -59,12 +60,13 @@ impl Maintenance for Backend {
 }
 
 impl Backend {
-    /// Gives up what expired after an event; `None` if another node is at it.
+    /// Records expired deliveries of the events after this one as failed. `None` if another node is
+    /// doing it.
     async fn expire_after(
         &self,
         after: Expired,
         batch: i64,
-    ) -> Result<Option<(Vec<Missed>, BatchEnd)>> {
+    ) -> Result<Option<(Vec<UndeliveredRange>, BatchEnd)>> {
         let node = self.node;
         let due = run!(self.snapshot, |conn| expiry::due(conn, after, batch))?;
         let (next, now, is_last) = (due.next, due.now, due.is_last);

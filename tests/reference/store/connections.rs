@@ -59,8 +59,8 @@ impl Tables {
         Ok(Opened { epoch, position: Sequence(position), head, sent, suspect, is_unsure })
     }
 
-    /// Where a new unnamed connection starts, and whether an earlier one may have
-    /// been sent more than is on record. Supersedes the positions that are too many.
+    /// The start of a new unnamed connection, and whether an earlier one may have been sent more
+    /// than is recorded. Supersedes positions in excess of the number of replicas.
     fn open_unnamed(&mut self, now: Timestamp, gateway: GatewayKey) -> Result<(i64, bool)> {
         let positions = self.own_positions(gateway);
         let since = now.minus(REPLICAS_WINDOW);

@@ -6,7 +6,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::expiry_mark::{BatchEnd, Expired, Search};
 use gateway_events::store::limits::EXPIRED_DELIVERIES;
-use gateway_events::store::{Expiries, ExpiryMark, Missed, Result};
+use gateway_events::store::{Expiries, ExpiryMark, Result, UndeliveredRange};
 
 impl Tables {
     /// Records a bounded number of deliveries of expired events as failed.
@@ -25,13 +25,13 @@ impl Tables {
         Ok(all)
     }
 
-    /// Gives up what expired after an event.
+    /// Records expired deliveries of the events after this one as failed.
     fn expire_after(
         &mut self,
         now: Timestamp,
         after: Expired,
         batch: i64,
-    ) -> Result<(Vec<Missed>, BatchEnd)> {
+    ) -> Result<(Vec<UndeliveredRange>, BatchEnd)> {
         let (most, most_open) = (count(batch), count(EXPIRED_DELIVERIES));
         let mut due = self.due_events(now);
         due.retain(|event| *event > after);

@@ -7,7 +7,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
-use gateway_events::store::{LoggedEvent, Missed, Outcome, Range, Result, Swept, storable};
+use gateway_events::store::{
+    LoggedEvent, Outcome, Range, Result, SweepResult, UndeliveredRange, storable,
+};
 
 /// Attempts with the same outcome.
 pub(super) struct Ended<'a> {

@@ -16,8 +16,8 @@ pub(super) struct Move {
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
     pub(super) at: Timestamp,
-    /// The sign of life that moved it. `None` if the gateway sent none: then the position
-    /// moves, and the time of the last receipt does not.
+    /// The activity that moved it. `None` if the gateway showed none: then the position moves, but
+    /// the time of the last receipt does not.
     pub(super) seen_at: Option<Timestamp>,
 }
 

@@ -106,8 +106,8 @@ impl Tables {
         self.raise(&moves)
     }
 
-    /// Another connection or node may have given up what the gateway received: it was
-    /// delivered after all. Called before the receipts raise the positions.
+    /// Removes received events from the dead letters if another connection or node has given them
+    /// up. Called before the receipts raise the positions.
     fn revive_received(&mut self, gateway: GatewayKey, received: Range) -> Result<()> {
         let confirmed = self.confirmed(gateway);
         for sequence in received.first.0..=received.last.0 {
@@ -122,7 +122,7 @@ impl Tables {
         Ok(())
     }
 
-    /// One that is no receipt and no sign of life.
+    /// Writes a record that is neither a receipt nor a heartbeat.
     fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
         match record {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),

@@ -6,6 +6,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
     Gateway, Outcome, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
+    VerdictState,
 };
 
 use super::{Fixture, closed, confirmed, event, ids, keep_all, pass, range};

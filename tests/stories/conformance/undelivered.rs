@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, ExpiryMark, Gateway, Missed, NewEvent, Store, Target,
+    DeliveryFilter, DeliveryState, ExpiryMark, Gateway, NewEvent, Store, Target, UndeliveredRange,
 };
 
 use super::{Fixture, closed, confirmed, event, event_with, range, ranges};

@@ -9,8 +9,8 @@ use crate::store::positions::{
     self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 
-/// Where a new unnamed connection starts, and whether an earlier one may have been
-/// sent more than is on record. Supersedes the positions that are too many.
+/// The start of a new unnamed connection, and whether an earlier one may have been sent more than
+/// is recorded. Supersedes positions in excess of the number of replicas.
 pub(crate) async fn open(
     conn: &mut Connection,
     now: Timestamp,

@@ -40,7 +40,7 @@ pub(super) async fn page(
     Ok(rows)
 }
 
-/// Measures how many rows wait, up to `limit`.
+/// The number of rows, up to `limit`, and when the oldest was inserted.
 pub(super) async fn depth(conn: &mut Connection, limit: u32) -> Result<InboxDepth> {
     let row = query!(
         r#"

@@ -88,8 +88,8 @@ async fn confirm(
     cursors::raise(conn, &moves).await
 }
 
-/// Another connection or node may have given up events that the gateway received: they were
-/// delivered after all. Called before the receipts raise the positions.
+/// Removes received events from the dead letters if another connection or node has given them up.
+/// Called before the receipts raise the positions.
 async fn revive(conn: &mut Connection, gateway: GatewayKey, received: Range) -> Result<()> {
     let given_up = |reason: Reason| !reason.is_reported();
     let revived = ledger::remove_dead_letters(conn, gateway, received, given_up).await?;
@@ -103,7 +103,7 @@ async fn revive(conn: &mut Connection, gateway: GatewayKey, received: Range) -> 
     if count > 0 { count_confirmed(conn, gateway, count).await } else { Ok(()) }
 }
 
-/// One that is no receipt and no sign of life.
+/// Writes a record that is neither a receipt nor a heartbeat.
 async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Record) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),

@@ -17,8 +17,8 @@ use crate::trace_context::TraceParent;
 /// Candidates for a report that one statement reads: most reports have one.
 const CANDIDATES_PAGE: i64 = 64;
 
-/// A row of a log, before anybody has looked at its payload, and what the log is
-/// like at that moment. Without rows there is one of which only that is known.
+/// A row of a log, before its payload is parsed, with the log's head and floor in the same
+/// snapshot. A log without rows yields one entry with only these.
 pub(crate) struct LogEntry {
     pub(crate) head: Sequence,
     pub(crate) floor: Sequence,
