@@ -62,7 +62,7 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The address can't be bound.
-    #[error("failed to listen on {address}: {error}")]
+    #[error("failed to listen on {address} (server.listen): {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -101,6 +101,9 @@ pub async fn serve(
     create_data_dir(&config.data_dir)?;
     files::warn_if_writable(&config.data_dir, "the data directory");
     let metrics = telemetry::start_metrics()?;
+    let certificates = certificates(&config)?.map(Arc::new);
+    let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
 
     let wake = Wake::default();
     let database = database(&config);
@@ -109,17 +112,15 @@ pub async fn serve(
     if !database.is_shared() {
         files::warn_if_writable(&database.path, "the database file");
     }
-    membership::begin(store.as_ref(), database.is_shared()).await?;
-    first_token::ensure(store.as_ref(), &config, print_token, out).await?;
-
-    let certificates = certificates(&config)?.map(Arc::new);
-    let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
-    let unacknowledged = config.delivery.unacknowledged();
-    let listener = Listener::bind(&config.server, tls, unacknowledged).map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
-    store.introduce_node(about(&config, address)).await?;
+    let joined = join(store.as_ref(), &config, tls, database.is_shared(), print_token, out).await;
+    let (listener, address) = match joined {
+        Ok(joined) => joined,
+        Err(error) => {
+            // Otherwise the other nodes, and the next start, would report this node as lost.
+            store.close().await;
+            return Err(error);
+        }
+    };
 
     let jobs = Supervisor::default();
     let dispatcher =
@@ -172,6 +173,26 @@ pub async fn serve(
         _ = accepting => Outcome::ListenerFailed,
     };
     Ok(service.shut_down(outcome, &signals).await)
+}
+
+/// Binds the address and joins the nodes of the database. The address comes first: a first token
+/// is shown only once, and not by a service that can't start.
+async fn join(
+    store: &dyn Store,
+    config: &Config,
+    tls: Option<rustls::ServerConfig>,
+    is_shared: bool,
+    print_token: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(Listener, SocketAddr), ServeError> {
+    let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
+    let unacknowledged = config.delivery.unacknowledged();
+    let listener = Listener::bind(&config.server, tls, unacknowledged).map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    membership::begin(store, is_shared).await?;
+    first_token::ensure(store, config, print_token, out).await?;
+    store.introduce_node(about(config, address)).await?;
+    Ok((listener, address))
 }
 
 /// What runs, and what ends it.

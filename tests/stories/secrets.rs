@@ -225,3 +225,25 @@ async fn a_password_in_the_query_of_the_databases_url_is_not_shown() {
     refused.failed(1, &["database.url", "passwd"]);
     assert!(!refused.err.contains("hunter2"), "{refused:?}");
 }
+
+/// The first token is shown once, so a start that fails must not use that up. Nor does it leave a
+/// node behind that later starts report as lost.
+#[tokio::test]
+async fn a_start_that_finds_its_port_taken_creates_no_token_and_leaves_no_node() {
+    let directory = tempdir().expect("a temporary directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address");
+    let data = directory.path().display();
+    let start = format!("serve --listen {address} --data-dir {data}");
+    let said = run(&mut command(&start)).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.err.contains(&format!("failed to listen on {address} (server.listen)")),
+        "{said:?}"
+    );
+    assert!(!directory.path().join("admin-token").exists(), "{said:?}");
+    assert!(!said.out.contains("gwa_"), "{said:?}");
+    let service = Service::start_in(directory, &[]).await;
+    assert!(!service.token.is_empty());
+    assert!(!service.log().contains("a node is lost"), "{}", service.log());
+}
