@@ -215,7 +215,7 @@ impl Tables {
         })
     }
 
-    pub(super) fn shut_out(&self, node: NodeId) -> Vec<RevokedConnection> {
+    pub(super) fn revoked_connections(&self, node: NodeId) -> Vec<RevokedConnection> {
         let live = self.connections.values();
         live.filter(|row| row.node == node && row.closed.is_none())
             .filter_map(|row| {

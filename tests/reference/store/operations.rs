@@ -283,7 +283,7 @@ impl Connections for MemoryStore {
     }
 
     async fn revoked_connections(&self) -> Result<Vec<RevokedConnection>> {
-        self.read(|tables| Ok(tables.shut_out(self.node))).await
+        self.read(|tables| Ok(tables.revoked_connections(self.node))).await
     }
 }
 
