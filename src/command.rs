@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod output;
 pub mod service;
 pub mod table;
+mod text;
 pub mod time;
 
 /// How long the process waits at its end for blocking calls, such as one to a disk that

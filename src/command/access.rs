@@ -5,11 +5,12 @@ use std::env::VarError;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::client::api::Api;
-use crate::client::tls::Trust;
 use anyhow::Context as _;
 use clap::Args;
 use secrecy::SecretString;
+
+use crate::client::api::Api;
+use crate::client::tls::Trust;
 
 /// The environment variable with the address of the service.
 pub const URL_VARIABLE: &str = "GATEWAY_EVENTS_URL";

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::table::prose;
+pub use super::text::clean;
+use super::text::prose;
 use crate::clock::Timestamp;
-use crate::names::is_invisible;
 
 /// Prints a text and a line break on standard output.
 pub fn say(text: impl std::fmt::Display) -> io::Result<()> {
@@ -78,11 +78,6 @@ pub fn time(at: impl Into<Option<Timestamp>>) -> String {
 pub fn labels(labels: &BTreeMap<String, String>) -> String {
     let shown: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     cell(shown.join(" "))
-}
-
-/// The text with control and format characters replaced by U+FFFD.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The exit code of a command: its own, or 1 for an error, which is printed with its

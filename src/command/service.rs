@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::client::Url;
-use crate::client::api::Api;
-use crate::client::tls::Trust;
 use anyhow::Context as _;
 use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+
+use crate::client::Url;
+use crate::client::api::Api;
+use crate::client::tls::Trust;
 
 const TOKEN_FILE: &str = "admin-token";
 const LOG_FILE: &str = "service.log";

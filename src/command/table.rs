@@ -1,21 +1,17 @@
-//! Tables and text laid out for the terminal, or for 80 columns without one. In a table
+//! Tables laid out for the terminal, or for 80 columns without one. In a table
 //! that is too wide, each row takes several lines, whose columns are aligned with the
 //! header's. Nothing is truncated and no word is broken.
 
 use std::io;
-use std::os::fd::AsFd;
 
-use rustix::termios::tcgetwinsize;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::output::clean;
+use super::text::{INDENT, clean, terminal_width, wrapped};
 
 /// The width if standard output is not a terminal.
 const DEFAULT_WIDTH: usize = 80;
 /// The space between two columns.
 const GAP: &str = "  ";
-/// The indentation of continuation lines.
-const INDENT: &str = "    ";
 
 /// A table without borders; `nothing` if there are no rows. Control characters in cells
 /// are replaced.
@@ -31,23 +27,6 @@ pub fn table<const N: usize>(
     let mut lines = vec![header.map(str::to_uppercase)];
     lines.extend(rows);
     laid_out(&lines, terminal_width(io::stdout()).unwrap_or(DEFAULT_WIDTH))
-}
-
-/// Text whose lines are wrapped between words if `terminal` is one.
-pub fn prose(text: &str, terminal: impl AsFd) -> String {
-    match terminal_width(terminal) {
-        Some(width) => {
-            let lines: Vec<String> = text.lines().map(|line| wrapped(line, width)).collect();
-            lines.join("\n")
-        }
-        None => text.to_owned(),
-    }
-}
-
-/// The number of columns; `None` if it is not a terminal.
-fn terminal_width(terminal: impl AsFd) -> Option<usize> {
-    let columns = usize::from(tcgetwinsize(terminal).ok()?.ws_col);
-    (columns > 0).then_some(columns)
 }
 
 fn laid_out<const N: usize>(rows: &[[String; N]], width: usize) -> String {
@@ -89,27 +68,6 @@ fn groups(widths: &[usize], width: usize) -> Vec<std::ops::Range<usize>> {
     }
     groups.push(start..widths.len());
     groups
-}
-
-/// Wraps a line that is too wide between words; a word that is too wide is not broken.
-fn wrapped(line: &str, width: usize) -> String {
-    if line.width() <= width {
-        return line.to_owned();
-    }
-    let mut text = String::new();
-    let (mut used, mut has_word) = (0, false);
-    for word in line.split_inclusive(' ') {
-        if has_word && used + word.trim_end().width() > width {
-            text.truncate(text.trim_end().len());
-            text.push('\n');
-            text.push_str(INDENT);
-            (used, has_word) = (INDENT.len(), false);
-        }
-        text.push_str(word);
-        used += word.width();
-        has_word |= !word.trim_end().is_empty();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use humantime_serde::re::humantime;
+
+use crate::clock::Timestamp;
 
 /// Parses RFC 3339, `now`, or how long ago: `2h`, `-1h`, `15m ago`.
 pub fn parse_instant(text: &str) -> Result<Timestamp, String> {

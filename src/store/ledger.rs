@@ -26,14 +26,15 @@
 //! never shrink when retention trims the ledger. The `model` tests check these definitions over
 //! random histories on all stores.
 
-use super::{Record, Result};
-use crate::event::OrganisationKey;
-use async_trait::async_trait;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
+use super::{Record, Result};
 use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence,
 };

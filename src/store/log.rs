@@ -1,12 +1,13 @@
 //! Logs: events appended and streamed, connections, and outcomes to record.
 
-use super::{DeploymentKey, DeploymentMatch, LogPage, LogSpan, Result};
-use async_trait::async_trait;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, Refusal, ValidationError};
+use super::{
+    DeploymentKey, DeploymentMatch, Labels, LogPage, LogSpan, Refusal, Result, ValidationError,
+};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,

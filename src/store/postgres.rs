@@ -17,6 +17,7 @@ use crate::jobs::Supervisor;
 use crate::wake::Wake;
 
 mod connect;
+mod errors;
 mod hosts;
 mod listener;
 mod migrations;
@@ -36,7 +37,8 @@ mod statements;
 mod verify;
 mod watch_inbox;
 
-pub use connect::{OpenError, check_urls, connect};
+pub use connect::{check_urls, connect};
+pub use errors::OpenError;
 pub use hosts::with_database;
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;

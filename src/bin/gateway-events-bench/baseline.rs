@@ -12,7 +12,7 @@ use crate::report::{self, Outcome};
 use crate::testbed::Testbed;
 
 mod disk;
-mod driver;
+pub(crate) mod driver;
 mod fanout;
 mod idle;
 mod tls;
@@ -20,7 +20,7 @@ mod tls;
 use driver::Load;
 use fanout::Fanout;
 
-pub(crate) use driver::Driver;
+use driver::Driver;
 pub(crate) use idle::{Idle, hold};
 
 /// Events per transaction.

@@ -18,7 +18,7 @@ use gateway_events::event::GatewayId;
 use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::TempDir;
 
-use crate::baseline::Driver;
+use crate::baseline::driver::Driver;
 use crate::options::Common;
 use crate::payload;
 use crate::progress::Progress;

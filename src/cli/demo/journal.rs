@@ -1,9 +1,10 @@
 //! Records what the gateways received, in order.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use gateway_events::client::gateway::{Handler, Notice, ReceivedEvent};
 use gateway_events::clock::Timestamp;
-use std::sync::Arc;
 use tokio::sync::watch;
 
 /// An event that reached a gateway.

@@ -14,14 +14,13 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Tra
 use tokio::time::timeout;
 
 use super::Options;
+use super::errors::OpenError;
 use super::hosts::{self, Target};
 use super::pool::{self, Pool};
 use super::servers::{Access, Refusal, Refusals, Servers};
 use crate::clock::{self, Timestamp};
 use crate::store::{Result, StoreError};
 
-/// Timeout of connecting, and of waiting for a free connection.
-pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// Timeout of a call. Longer than the server's statement timeout, so that normally the server ends
 /// the statement and reports it.
 const CALL: Duration = Duration::from_secs(20);
@@ -63,40 +62,6 @@ pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed;
 const URL: &str = "database.url";
 /// The URL parameter for the number of prepared statements that a connection keeps.
 const KEPT_STATEMENTS: &str = "statement-cache-capacity";
-
-/// Why a Postgres database could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The URL is invalid. The message does not repeat it, because it contains a password.
-    #[error(
-        "{0} can't be used ({1}); expected a URL like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
-    )]
-    Url(&'static str, sqlx::Error),
-    /// No server could be connected to, or none accepts writes.
-    #[error("{0}")]
-    Unreachable(String),
-    /// The server's version is not supported.
-    #[error("the server is Postgres {0}; at least 13 is needed")]
-    OldServer(String),
-    /// The database's encoding is not UTF-8.
-    #[error("the database's encoding is {0}; create one with `encoding 'UTF8'`")]
-    Encoding(String),
-    /// Migrations have not been applied.
-    #[error("schema version mismatch; run `gateway-events migrate`, or start the service once")]
-    Behind,
-    /// The schema can't be used by this version.
-    #[error(transparent)]
-    Schema(#[from] crate::store::SchemaError),
-    /// The server returned an error.
-    #[error("the database returned an error: {0}")]
-    Refused(#[from] StoreError),
-}
-
-impl From<sqlx::Error> for OpenError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Refused(error.into())
-    }
-}
 
 /// How to connect to the server, and how to begin a transaction there.
 #[derive(Clone, Debug)]

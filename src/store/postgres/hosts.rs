@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
-use super::connect::OpenError;
+use super::errors::OpenError;
 
 /// Parameters that sqlx supports.
 const KNOWN: [&str; 17] = [

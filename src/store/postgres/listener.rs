@@ -9,7 +9,8 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::connect::{self, CONNECT};
+use super::connect;
+use super::servers::CONNECT;
 use super::servers::{Access, Servers};
 use super::sockets;
 

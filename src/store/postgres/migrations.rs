@@ -11,7 +11,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::time::Instant;
 
 use super::Options;
-use super::connect::{self, BEGIN_MIGRATING, OpenError};
+use super::connect::{self, BEGIN_MIGRATING};
+use super::errors::OpenError;
 use super::servers::Access;
 use super::statements::LOCK_SPACE;
 use crate::backoff::Backoff;

@@ -9,8 +9,7 @@ use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, T
 use sqlx::PgConnection;
 use tokio::time::timeout;
 
-use super::connect::CONNECT;
-use super::servers::{Access, CHECK, Servers, takes_writes};
+use super::servers::{Access, CHECK, CONNECT, Servers, takes_writes};
 use crate::store::{Result, StoreError};
 
 /// The maximum age of a connection. Closing it frees the memory of its session on the server.

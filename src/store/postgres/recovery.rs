@@ -3,7 +3,8 @@
 
 use sqlx::Connection as _;
 
-use super::connect::{self, OpenError};
+use super::connect;
+use super::errors::OpenError;
 use super::servers::Access;
 use super::sql::dialect::NodeStatements as _;
 use super::{Options, migrations, sql};

@@ -12,11 +12,12 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection, Row as _};
 use tokio::time::{sleep_until, timeout};
 
-use super::connect::CONNECT;
 use super::hosts::{self, Target};
 use super::sockets;
 use crate::store::{Result, StoreError};
 
+/// Timeout of connecting, and of waiting for a free connection.
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// After this time without an answer, the next server is tried in parallel.
 const STAGGER: Duration = Duration::from_millis(300);
 /// Timeout of the check whether a server accepts writes.

@@ -10,9 +10,10 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::{Link, begun, limited};
 use super::pool::{self, Pool};
+use super::sql::writer::batch::Attempt;
 use super::sql::writer::batch::{self, Batch};
 use super::sql::writer::command::Job;
-use super::sql::writer::session::{Attempt, Failure, Fatal, WriterSession};
+use super::sql::writer::session::{Failure, Fatal, WriterSession};
 use crate::clock::millis;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};

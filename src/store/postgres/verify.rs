@@ -2,7 +2,8 @@
 
 use sqlx::Connection as _;
 
-use super::connect::{self, OpenError};
+use super::connect;
+use super::errors::OpenError;
 use super::servers::Access;
 use super::{Options, sql};
 use crate::store::VerifyReport;

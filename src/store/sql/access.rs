@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::Backend;
 use super::dialect::Connection;
-use super::writer::Work;
+use super::writer::command::Work;
 use crate::store::Result;
 
 /// Statements that read.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::dialect::{Connection, ConnectionStatements as _, query, query_scalar};
@@ -13,7 +15,6 @@ use crate::store::{
     ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
 };
-use async_trait::async_trait;
 
 pub(crate) mod close;
 mod cursor;

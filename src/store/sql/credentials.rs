@@ -1,6 +1,8 @@
 //! Organisations, access tokens and gateway tokens. Only digests are stored, and callers compare
 //! them, in constant time.
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::dialect::{Connection, query, query_scalar};
@@ -10,7 +12,6 @@ use crate::store::{
     AccessCredential, Credentials, GatewayCredential, NewToken, Result, Scope, StoreError,
     TokenInfo, TokenKind,
 };
-use async_trait::async_trait;
 
 mod access;
 mod gateway;

@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::dialect::cursors::Raised;
 use super::dialect::{Connection, CursorStatements, query, query_scalar};
 
-use super::ledger::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Sequence};
 use crate::store::Result;
+use crate::store::limits::LONGEST_RANGE;
 
 pub(crate) use crate::store::ranges::{above, up_to};
 
@@ -26,17 +27,6 @@ pub(crate) struct Move {
     /// The activity that moved it. `None` if the gateway showed none: then the position moves, but
     /// the time of the last receipt does not.
     pub(crate) seen_at: Option<Timestamp>,
-}
-
-/// The new position of a gateway or connection, with the name under which it is stored.
-#[derive(Clone)]
-pub(crate) struct Raised<'a> {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) instance: Cow<'a, str>,
-    pub(crate) to: Sequence,
-    /// The last receipt or, of a connection's own position, the last activity; [`NEVER`] if there
-    /// was none.
-    pub(crate) at: Timestamp,
 }
 
 /// A time before any other, so that it never replaces one. Queries read it as null.

@@ -3,6 +3,7 @@
 //! work per call is bounded: a call that reaches the bound returns what it has found, and where to
 //! continue.
 
+use super::dialect::deliveries::{Key, Matching, Place};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
@@ -20,20 +21,6 @@ mod tests;
 /// Rows read per call, at most, in the ledger, the logs and the events. The last round may exceed
 /// it.
 pub(super) const WORK: usize = 6_000;
-
-pub(super) use crate::store::limits::LONGEST_RANGE;
-
-/// A delivery: the gateway's key and the sequence.
-pub(crate) type Key = (i64, i64);
-
-/// A filter with what statements bind in place of its gateway and of an open window.
-pub(crate) struct Matching {
-    pub(crate) organisation: i64,
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-    pub(crate) gateway: Option<i64>,
-    pub(crate) filter: DeliveryFilter,
-}
 
 impl Matching {
     /// Resolves the gateway. Includes deleted gateways, whose history is kept.
@@ -59,14 +46,6 @@ impl Matching {
     pub(super) fn names_events(&self) -> bool {
         self.filter.event_id.is_some() || self.filter.correlation_id.is_some()
     }
-}
-
-/// A position in the order of the result. What follows it is older.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    pub(crate) finished_at: Timestamp,
-    pub(crate) attempt: i64,
-    pub(crate) sequence: i64,
 }
 
 impl Place {

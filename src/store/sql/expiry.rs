@@ -4,29 +4,16 @@
 
 use std::collections::BTreeSet;
 
+use super::dialect::expiry::OpenDelivery;
+use super::dialect::nodes::ExclusiveTask;
 use super::dialect::{Connection, ExpiryStatements, LedgerStatements, NodeStatements};
 use super::ledger::logged::{Failed, named};
-use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::expiry_mark::Expired;
 use crate::store::limits::EXPIRED_DELIVERIES;
 use crate::store::ranges::cut;
 use crate::store::{Range, Result, UndeliveredRange};
-
-/// An event that has expired.
-pub(crate) struct DueEvent {
-    pub(crate) event: i64,
-    pub(crate) expires_at: Timestamp,
-}
-
-/// A delivery that is neither confirmed nor dead.
-pub(crate) struct OpenDelivery {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) gateway_name: String,
-    pub(crate) sequence: Sequence,
-}
 
 /// The result of one bounded search.
 pub(super) struct Due {

@@ -2,11 +2,12 @@
 //! organisation. Deleted gateways are not found here; only the ledger refers to them.
 //! remembers it.
 
-use super::Backend;
-use super::access::{Access as _, run};
-use async_trait::async_trait;
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
+
+use super::Backend;
+use super::access::{Access as _, run};
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
 use super::ledger::logged::{Failed, named};

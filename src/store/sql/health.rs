@@ -1,10 +1,11 @@
 //! The store's health, and its shutdown.
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::nodes;
 use crate::store::{Health, Result, StoreError};
-use async_trait::async_trait;
 
 #[async_trait]
 impl Health for Backend {

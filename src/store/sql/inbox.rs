@@ -16,19 +16,6 @@ mod drain;
 mod page;
 pub(crate) mod rejected;
 
-/// The size of a row, without its content.
-pub(crate) struct RowSize {
-    pub(crate) id: i64,
-    pub(crate) inserted_at: crate::clock::Timestamp,
-    pub(crate) bytes: i64,
-}
-
-/// A row that should have been removed from the inbox.
-pub(crate) struct UndrainedRow {
-    pub(crate) id: i64,
-    pub(crate) event_type: Vec<u8>,
-}
-
 #[async_trait]
 impl Inbox for Backend {
     async fn inbox_changed(&self) -> Result<()> {

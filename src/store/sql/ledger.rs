@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::deliveries;
@@ -13,14 +15,13 @@ use crate::store::{
     DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range, Record,
     RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
 };
-use async_trait::async_trait;
 
 pub(crate) mod history;
 pub(crate) mod logged;
 pub(crate) mod record;
 pub(crate) mod reports;
 
-pub(crate) use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::ranges::cut;
 
 #[async_trait]

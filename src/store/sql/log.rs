@@ -1,5 +1,7 @@
 //! The log: appends, and reads for gateways and admins.
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
@@ -7,7 +9,6 @@ use crate::store::deployments::CANDIDATES;
 use crate::store::{
     DeploymentKey, DeploymentMatch, Log, LogPage, LogSpan, OutboxPage, Publish, Published, Result,
 };
-use async_trait::async_trait;
 
 pub(crate) mod append;
 mod browse;

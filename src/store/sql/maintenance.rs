@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::{expiry, not_connected, retention};
@@ -11,7 +13,6 @@ use crate::store::{
     Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TrimMark, Trimmed,
     UndeliveredRange,
 };
-use async_trait::async_trait;
 
 #[async_trait]
 impl Maintenance for Backend {

@@ -1,16 +1,18 @@
 //! Nodes: their heartbeats, the list of nodes, and closing the connections of dead ones.
 
-use super::Backend;
-use super::access::{Access as _, run};
-use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::super::migrations;
+use super::Backend;
+use super::access::{Access as _, run};
 use super::connections::close::{self, End};
+use super::dialect::nodes::{ExclusiveTask, OrphanedConnection};
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Reason};
+use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result, schema};
 use crate::store::{Heartbeat, Nodes};
 
@@ -57,17 +59,6 @@ impl Nodes for Backend {
     fn node(&self) -> NodeId {
         self.node
     }
-}
-
-/// Tasks that one node at a time does for all nodes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ExclusiveTask {
-    /// Deleting what exceeds the retention limits.
-    Retention,
-    /// Closing the connections of dead nodes.
-    Reaping,
-    /// Recording expired deliveries as failed.
-    Expiry,
 }
 
 /// The smallest difference between two timestamps.
@@ -234,13 +225,6 @@ pub(super) async fn list(
 /// Connections that one transaction closes, at most. The streams of their gateways stay locked
 /// until its end.
 pub(crate) const ORPHANS_PER_BATCH: i64 = 500;
-
-/// A connection that a dead node left open.
-pub(crate) struct OrphanedConnection {
-    pub(crate) id: ConnectionId,
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-}
 
 /// Closes some of the connections that dead nodes left open. Returns them with the keys of their
 /// gateways. An empty result means that none are left.

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::dialect::not_connected::{NotConnected, NotConnectedCount};
 use super::dialect::{Connection, LedgerStatements, NodeStatements, NotConnectedStatements};
 use super::ledger;
 use super::ledger::logged::{Failed, named};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::ranges::cut;
 use crate::store::{Range, Result, SweepResult};
 
@@ -68,26 +69,4 @@ fn postpone(
         None => true,
     });
     postponed
-}
-
-/// A stream whose rows from `answered` to `head` were not sent on any connection.
-pub(crate) struct NotConnected {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) gateway_name: String,
-    pub(crate) head: Sequence,
-    /// Rows up to here are confirmed, or recorded as `not_connected` (the column `missed` of
-    /// `streams`).
-    pub(crate) answered: Sequence,
-    /// When the gateway's last connection ended.
-    pub(crate) left_at: Option<Timestamp>,
-    /// Whether some of these rows are dead letters.
-    pub(crate) has_dead: bool,
-}
-
-/// The number of rows of a stream, up to its head, that are recorded as `not_connected`.
-pub(crate) struct NotConnectedCount {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) head: Sequence,
-    pub(crate) count: i64,
 }

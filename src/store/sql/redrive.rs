@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::dialect::deliveries::{Key, Matching};
+use super::dialect::redrive::Candidate;
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
-use super::deliveries::{Key, Matching, WORK, any_key, begin, details, failed_keys};
+use super::deliveries::{WORK, any_key, begin, details, failed_keys};
 use super::ledger;
 use super::ledger::reports;
 use super::log::append::raise_heads;
@@ -25,8 +27,6 @@ mod run;
 
 #[cfg(test)]
 mod tests;
-
-use candidates::Candidate;
 
 /// The maximum number of deliveries per transaction: other writes wait for it.
 pub(super) const AT_A_TIME: usize = 100;

@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 
 use super::cursors;
+use super::dialect::nodes::ExclusiveTask;
+use super::dialect::retention::SpentEvents;
 use super::dialect::{Connection, NodeStatements, RetentionStatements, query, query_as};
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
-use super::nodes::ExclusiveTask;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -295,14 +296,6 @@ async fn cut_off(
     trimmed.deliveries += gone.len() as u64;
     let rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     Ok(Cut { rows, beyond_positions: range.last.0 > passed })
-}
-
-/// Events to delete when no log refers to them any more: those appended before an instant, without
-/// an open dead letter among the last events of a gateway.
-#[derive(Clone, Copy)]
-pub(crate) struct SpentEvents {
-    pub(crate) before: Timestamp,
-    pub(crate) most_events: i64,
 }
 
 impl SpentEvents {

@@ -8,9 +8,10 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
 use super::disk::{Disk, Probe, WalWatch};
+use super::sql::writer::batch::Attempt;
 use super::sql::writer::batch::{self, Batch};
 use super::sql::writer::command::Job;
-use super::sql::writer::session::{Attempt, Failure, Fatal, WriterSession};
+use super::sql::writer::session::{Failure, Fatal, WriterSession};
 use super::{Options, connect};
 use crate::event::NodeId;
 use crate::store::{Result, StoreError, sqlite_code};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::tables::{EventRow, KeptAnswer, Tables, next};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
@@ -15,6 +14,8 @@ use gateway_events::store::{
     Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Labels, NewEvent, OutboxPage,
     OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, Validated, storable,
 };
+
+use super::tables::{EventRow, KeptAnswer, Tables, next};
 
 /// The new rows of a log.
 pub(super) struct Grown {

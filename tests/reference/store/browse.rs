@@ -1,10 +1,11 @@
 //! A gateway's log with delivery states.
 
-use super::tables::Tables;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, OrganisationKey};
 use gateway_events::store::Progress;
 use gateway_events::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
+
+use super::tables::Tables;
 
 impl Tables {
     pub(super) fn gateway_log(

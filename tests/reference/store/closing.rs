@@ -1,12 +1,13 @@
 //! Closing connections.
 
-use super::ledger::{Ended, How};
-use super::positions::Move;
-use super::tables::{AttemptRow, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::{above, up_to};
 use gateway_events::store::{Outcome, Range, Result};
+
+use super::ledger::{Ended, How};
+use super::positions::Move;
+use super::tables::{AttemptRow, Tables};
 
 /// The end of a connection.
 pub(super) struct End<'a> {

@@ -1,6 +1,5 @@
 //! Connections.
 
-use super::tables::{ConnectionRow, Cursor, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
@@ -12,6 +11,8 @@ use gateway_events::store::{
     ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
 };
+
+use super::tables::{ConnectionRow, Cursor, Tables};
 
 /// How many sequences after a position are searched for what was sent.
 const STRETCH: i64 = 1000;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::tables::{AttemptRow, Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::{
@@ -10,6 +9,8 @@ use gateway_events::store::{
     RedrivenAs, Result, StoreError, SummaryBy, SummaryRow,
 };
 use gateway_events::store::{Attempts, bucket_start};
+
+use super::tables::{AttemptRow, Key, Tables};
 
 /// The number of attempts returned per delivery.
 const SHOWN: usize = 100;

@@ -1,12 +1,13 @@
 //! Expiry of events whose gateway has no live connection.
 
-use super::ledger::{Ended, How, runs};
-use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::expiry_mark::{BatchEnd, Expired, Search};
 use gateway_events::store::limits::EXPIRED_DELIVERIES;
 use gateway_events::store::{Expiries, ExpiryMark, Result, UndeliveredRange};
+
+use super::ledger::{Ended, How, runs};
+use super::tables::{Key, Tables};
 
 impl Tables {
     /// Records a bounded number of deliveries of expired events as failed.

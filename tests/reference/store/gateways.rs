@@ -1,9 +1,5 @@
 //! Gateways and event types.
 
-use serde_json::value::RawValue;
-
-use super::ledger::{Ended, How};
-use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
@@ -13,6 +9,10 @@ use gateway_events::store::{
     Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
     storable,
 };
+use serde_json::value::RawValue;
+
+use super::ledger::{Ended, How};
+use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::tables::Tables;
 use gateway_events::event::{EventId, OrganisationKey};
 use gateway_events::store::{EventHistory, Result, Totals};
+
+use super::tables::Tables;
 
 impl Tables {
     pub(super) fn event_history(

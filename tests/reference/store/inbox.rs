@@ -1,7 +1,5 @@
 //! The inbox, and its rejected rows.
 
-use super::append::Growth;
-use super::tables::{Inserted, RejectedRow as Row, Tables, next};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
@@ -9,6 +7,9 @@ use gateway_events::store::{
     Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter, RejectedRow,
     Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
 };
+
+use super::append::Growth;
+use super::tables::{Inserted, RejectedRow as Row, Tables, next};
 
 /// The number of characters returned of a column.
 const SHOWN: usize = 4096;

@@ -1,14 +1,14 @@
 //! The operations on the inbox.
 
 use async_trait::async_trait;
-
-use super::MemoryStore;
-use super::append::grown;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
     Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
     RetrySelection, StoreError, ValidatedRow,
 };
+
+use super::MemoryStore;
+use super::append::grown;
 
 #[async_trait]
 impl Inbox for MemoryStore {

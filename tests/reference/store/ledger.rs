@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::tables::{AttemptRow, DeadLetter, Key, Tables, next};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
@@ -10,6 +9,8 @@ use gateway_events::store::ranges::cut;
 use gateway_events::store::{
     LoggedEvent, Outcome, Range, Result, SweepResult, UndeliveredRange, storable,
 };
+
+use super::tables::{AttemptRow, DeadLetter, Key, Tables, next};
 
 /// Attempts with the same outcome.
 pub(super) struct Ended<'a> {

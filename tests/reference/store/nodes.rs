@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::closing::End;
-use super::tables::{NodeRow, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, NodeId, Reason};
 use gateway_events::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+
+use super::closing::End;
+use super::tables::{NodeRow, Tables};
 
 /// A node whose last heartbeat is older than this is dead.
 const SILENCE: Duration = Duration::from_secs(30);

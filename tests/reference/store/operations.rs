@@ -3,9 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use super::append::{Growth, grown};
-use super::{MemoryStore, PendingOpening};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
@@ -21,6 +18,9 @@ use gateway_events::store::{
     Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
     SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
+
+use super::append::{Growth, grown};
+use super::{MemoryStore, PendingOpening};
 
 #[async_trait]
 impl Health for MemoryStore {

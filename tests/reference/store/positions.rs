@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::connections::kept_under;
-use super::tables::{Cursor, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey};
 use gateway_events::store::Result;
+
+use super::connections::kept_under;
+use super::tables::{Cursor, Tables};
 
 /// Confirms everything up to `to` on `connection`.
 pub(super) struct Move {

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::closing::End;
-use super::ledger::{Ended, How};
-use super::positions::Move;
-use super::tables::Tables;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
 use gateway_events::store::receipts::{Receipts, Waiting};
 use gateway_events::store::{Failing, Outcome, Range, Record, Result, StoreError};
+
+use super::closing::End;
+use super::ledger::{Ended, How};
+use super::positions::Move;
+use super::tables::Tables;
 
 impl Tables {
     /// Writes records, in order.

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::append::Growth;
-use super::deliveries::Matching;
-use super::tables::{DeadLetter, EventRow, Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
@@ -13,6 +10,10 @@ use gateway_events::store::{
     DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven, RedrivenDelivery,
     Result, StoreError,
 };
+
+use super::append::Growth;
+use super::deliveries::Matching;
+use super::tables::{DeadLetter, EventRow, Key, Tables};
 
 impl Tables {
     pub(super) fn redrive(

@@ -1,13 +1,14 @@
 //! Retention: one bounded batch of one kind of row, and a mark that says where the next batch
 //! continues.
 
-use super::ledger::{Ended, How, length};
-use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::ranges::above;
 use gateway_events::store::{Outcome, Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+
+use super::ledger::{Ended, How, length};
+use super::tables::{Key, Tables};
 
 mod dead_letters;
 

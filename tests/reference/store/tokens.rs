@@ -1,12 +1,13 @@
 //! Access tokens and gateway tokens.
 
-use super::tables::{Tables, Token};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, OrganisationKey};
 use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
 use gateway_events::store::{
     AccessCredential, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo, TokenKind,
 };
+
+use super::tables::{Tables, Token};
 
 impl Tables {
     pub(super) fn create_access_token(

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::sql::connections::list::ConnectionRow;
 use super::super::sql::dialect::ConnectionStatements;
+use super::super::sql::dialect::connections::ConnectionRow;
 use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, NodeId, OrganisationKey, Reason, Sequence};

@@ -1,8 +1,8 @@
 //! Raising positions, in the table `cursors`. Their streams are locked, so no other node moves them
 //! meanwhile.
 
-use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;
+use super::super::sql::dialect::cursors::Raised;
 use super::{Connection, column, query};
 use crate::event::GatewayKey;
 use crate::store::Result;

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::sql::dialect::GatewayStatements;
-use super::super::sql::gateways::details::GatewayRow;
-use super::super::sql::log::targets::{GatewayById, GatewayByLabels};
+use super::super::sql::dialect::gateways::{GatewayById, GatewayByLabels, GatewayRow};
 use super::{Connection, keys, query_as};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};

@@ -2,7 +2,7 @@
 //! of their commits, not of their ids.
 
 use super::super::sql::dialect::InboxStatements;
-use super::super::sql::inbox::{RowSize, UndrainedRow};
+use super::super::sql::dialect::inbox::{RowSize, UndrainedRow};
 use super::{Connection, LOCK_SPACE, column, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::sql::dialect::NodeStatements;
-use super::super::sql::nodes::{ExclusiveTask, ORPHANS_PER_BATCH, OrphanedConnection};
+use super::super::sql::dialect::nodes::{ExclusiveTask, OrphanedConnection};
+use super::super::sql::nodes::ORPHANS_PER_BATCH;
 use super::{Connection, LOCK_SPACE, keys, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};

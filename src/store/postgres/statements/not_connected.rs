@@ -1,7 +1,7 @@
 //! The sweep for gateways with no live connection.
 
 use super::super::sql::dialect::NotConnectedStatements;
-use super::super::sql::not_connected::{NotConnected, NotConnectedCount};
+use super::super::sql::dialect::not_connected::{NotConnected, NotConnectedCount};
 use super::{Connection, column, keys, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Reason, Sequence};

@@ -1,30 +1,16 @@
 //! Lists live and past connections, newest first, in pages. There is one statement per combination
 //! of filters, each with an index of its own, and one for the details.
 
+use super::super::dialect::connections::ConnectionRow;
 use super::super::dialect::{Connection, ConnectionStatements, query_as, query_scalar};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, NodeId, OrganisationKey, Reason, Sequence};
+use crate::event::{ConnectionId, GatewayId, OrganisationKey};
 use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result};
 
 /// A position in the order of the result.
 struct Place {
     id: ConnectionId,
     connected_at: Timestamp,
-}
-
-/// A connection with its details.
-pub(crate) struct ConnectionRow {
-    pub(crate) id: ConnectionId,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) name: String,
-    pub(crate) transport: String,
-    pub(crate) node: NodeId,
-    pub(crate) remote_address: String,
-    pub(crate) connected_at: Timestamp,
-    pub(crate) last_heartbeat_at: Timestamp,
-    pub(crate) closed_at: Option<Timestamp>,
-    pub(crate) close_reason: Option<Reason>,
-    pub(crate) confirmed: Sequence,
 }
 
 /// Lists connections after a position. The scan skips connections of other organisations, so a page

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::Key;
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
+use crate::event::Sequence;
 use crate::store::ledger::Attempts;
-use crate::store::{Attempt, Delivery, DeliveryState, Outcome, RedrivenAs, Result};
+use crate::store::{Attempt, Delivery, DeliveryState, RedrivenAs, Result};
 
 /// A delivery without its attempts.
 pub(crate) struct Standing {
@@ -103,24 +102,6 @@ pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec
         .collect())
 }
 
-/// The columns that a delivery's state is derived from.
-pub(crate) struct StandingRow {
-    pub(crate) gateway: i64,
-    pub(crate) sequence: i64,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) gateway_name: String,
-    pub(crate) gateway_deleted: bool,
-    pub(crate) event_id: Option<EventId>,
-    pub(crate) event_type: Option<EventType>,
-    pub(crate) correlation_id: Option<CorrelationId>,
-    pub(crate) appended_at: Option<Timestamp>,
-    pub(crate) floor: i64,
-    pub(crate) confirmed: i64,
-    pub(crate) dead: bool,
-    pub(crate) redriven: bool,
-    pub(crate) redriven_as: Option<i64>,
-}
-
 /// The newest hundred attempts at each delivery, oldest first, with aggregates over all attempts.
 async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
     let mut attempts: HashMap<Key, Attempts> = HashMap::new();
@@ -143,21 +124,4 @@ async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, At
         });
     }
     Ok(attempts)
-}
-
-/// An attempt at a delivery, with aggregates over all attempts at it.
-pub(crate) struct AttemptRow {
-    pub(crate) gateway: i64,
-    pub(crate) sequence: i64,
-    pub(crate) outcome: Outcome,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) detail: Option<String>,
-    pub(crate) connection: Option<ConnectionId>,
-    pub(crate) started_at: Timestamp,
-    pub(crate) finished_at: Timestamp,
-    pub(crate) attempts: i64,
-    pub(crate) failures: i64,
-    pub(crate) first_failure_at: Option<Timestamp>,
-    pub(crate) last_failure_at: Option<Timestamp>,
-    pub(crate) last_reason: Option<Reason>,
 }

@@ -1,10 +1,10 @@
 //! Failed deliveries of an event id or correlation id. Finds the events, then their log rows, then
 //! the attempts that cover these, however old they are.
 
+use super::super::dialect::deliveries::Failure;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::{Keys, Matching, Place};
-use crate::clock::Timestamp;
 use crate::store::Result;
 
 pub(super) async fn keys(
@@ -18,14 +18,6 @@ pub(super) async fn keys(
     let rows = conn.failures_of_events(matching, as_of, start, most).await?;
     let next = rows.last().filter(|_| rows.len() == limit).map(Failure::place);
     Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
-}
-
-/// A delivery at its newest failure that matches.
-pub(crate) struct Failure {
-    pub(crate) gateway: i64,
-    pub(crate) sequence: i64,
-    pub(crate) attempt: i64,
-    pub(crate) finished_at: Timestamp,
 }
 
 impl Failure {

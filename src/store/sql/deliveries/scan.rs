@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::super::dialect::deliveries::Failed;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::newest::newest_only;
@@ -17,16 +18,6 @@ const ROUND: usize = 256;
 /// `EXPANDED`: a wide filter needs one round, a narrow one many.
 const SPARE: usize = 32;
 const EXPANDED: usize = 1_000;
-
-/// A failed attempt read by the scan.
-pub(crate) struct Failed {
-    pub(crate) attempt: i64,
-    pub(crate) gateway: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) finished_at: Timestamp,
-    pub(crate) matches: bool,
-}
 
 pub(super) async fn keys(
     conn: &mut Connection,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::super::dialect::deliveries::{Buckets, Tally};
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use crate::clock::Timestamp;
@@ -66,23 +67,6 @@ async fn in_window(
 
 /// By bucket, key and gateway's name.
 type Counts = BTreeMap<(i64, String, String), i64>;
-
-/// Number of deliveries in one bucket with one key.
-pub(crate) struct Tally {
-    pub(crate) nth: i64,
-    pub(crate) key: String,
-    /// The gateway's name, if the count is by gateway; otherwise empty.
-    pub(crate) name: String,
-    pub(crate) count: i64,
-}
-
-/// The time window, in microseconds, and the width of a bucket.
-#[derive(Clone, Copy)]
-pub(crate) struct Buckets {
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-    pub(crate) width: i64,
-}
 
 fn counted(rows: Vec<Tally>) -> Counts {
     rows.into_iter().map(|row| ((row.nth, row.key, row.name), row.count)).collect()

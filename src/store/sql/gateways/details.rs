@@ -1,43 +1,10 @@
 //! Gateways with the state of their streams, positions and connections.
 
-use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use serde_json::value::RawValue;
 
-use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, GatewayKey, Reason, Sequence};
+use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
+use crate::event::GatewayKey;
 use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
-
-/// A gateway's row, before its JSON is parsed.
-pub(crate) struct GatewayRow {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) id: GatewayId,
-    pub(crate) name: String,
-    pub(crate) labels: String,
-    pub(crate) replicas: i64,
-    pub(crate) created_at: Timestamp,
-    pub(crate) disabled_at: Option<Timestamp>,
-    pub(crate) manifest: Option<String>,
-    pub(crate) manifest_at: Option<Timestamp>,
-    pub(crate) epoch: Epoch,
-    pub(crate) head: Sequence,
-    pub(crate) floor: Sequence,
-    pub(crate) confirmed: Sequence,
-    pub(crate) pending: i64,
-    pub(crate) oldest_pending_at: Option<Timestamp>,
-    pub(crate) live: i64,
-    pub(crate) connected_since: Option<Timestamp>,
-    pub(crate) left_at: Option<Timestamp>,
-    pub(crate) left_reason: Option<Reason>,
-    pub(crate) failing_since: Option<Timestamp>,
-    pub(crate) failing_reason: Option<Reason>,
-    pub(crate) failing_count: i64,
-    pub(crate) last_failure_at: Option<Timestamp>,
-    pub(crate) last_failure_reason: Option<Reason>,
-    pub(crate) last_receipt_at: Option<Timestamp>,
-    pub(crate) refused_at: Option<Timestamp>,
-    pub(crate) refused_code: Option<String>,
-    pub(crate) refused_address: Option<String>,
-}
 
 /// One gateway that is known to exist.
 pub(super) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {

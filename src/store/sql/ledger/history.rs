@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::dialect::{Connection, query};
 use serde_json::value::RawValue;
 
-use super::super::deliveries::{Key, details};
+use super::super::deliveries::details;
+use super::super::dialect::deliveries::Key;
+use super::super::dialect::{Connection, query};
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, OrganisationKey, Reason};

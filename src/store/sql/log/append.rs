@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::super::dialect::log::{BatchRows, Head};
 use super::super::dialect::{Connection, LogStatements};
 
 use super::idempotency::{self, Identity};
@@ -47,12 +48,6 @@ enum Answer {
     SameAs(usize),
     /// The answer, event by event.
     Planned(Vec<Plan>),
-}
-
-/// The new head of a stream.
-pub(crate) struct Head {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) head: Sequence,
 }
 
 struct Fresh<'a> {
@@ -207,17 +202,6 @@ impl<'a> Planner<'a> {
 
 /// The id belongs to an event with different content.
 struct Clash;
-
-/// What a batch writes, before its sequences are known.
-pub(crate) struct BatchRows<'a> {
-    pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
-    /// By how much the head of each stream rises.
-    pub(crate) counts: BTreeMap<GatewayKey, i64>,
-    /// For each delivery: its stream, its number among the stream's new rows (from 1), and the
-    /// index of its event in `events`. In the order of the outbox's key, which is the cheapest to
-    /// insert.
-    pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
-}
 
 impl<'a> BatchRows<'a> {
     fn of(fresh: &[Fresh<'a>]) -> Self {

@@ -4,34 +4,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::super::dialect::log::StoredAnswer;
 use super::super::dialect::{Connection, LogStatements};
 
 use crate::clock::Timestamp;
-use crate::event::{EventId, GatewayId, OrganisationKey, Sequence};
+use crate::event::OrganisationKey;
 use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
 
 pub(crate) use crate::store::idempotency::{in_place, named};
 
 /// An event id or idempotency key, unique across organisations.
 pub(crate) type Identity = (OrganisationKey, String);
-
-/// A stored answer: JSON under its key, with the SHA-256 of the request.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct StoredAnswer {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) key: String,
-    pub(crate) digest: Vec<u8>,
-    pub(crate) answer: String,
-}
-
-/// One delivery of an existing event; without gateway and sequence if it has none.
-pub(crate) struct KnownEvent {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) id: EventId,
-    pub(crate) digest: Vec<u8>,
-    pub(crate) gateway: Option<GatewayId>,
-    pub(crate) sequence: Option<Sequence>,
-}
 
 /// Stored answers by key, each with the SHA-256 of its request.
 pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;

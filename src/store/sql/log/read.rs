@@ -2,36 +2,19 @@
 
 use std::sync::Arc;
 
-use super::super::dialect::{Connection, LogStatements};
 use futures_util::TryStreamExt as _;
 use serde_json::value::RawValue;
 
-use crate::clock::Timestamp;
-use crate::event::{CorrelationId, Event, EventId, EventType, GatewayKey, Sequence};
+use super::super::dialect::log::LogEntry;
+use super::super::dialect::{Connection, LogStatements};
+use crate::event::{Event, GatewayKey, Sequence};
 use crate::store::deployments::choose;
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
-use crate::trace_context::TraceParent;
 
 /// Candidates for a report that one statement reads: most reports have one.
 const CANDIDATES_PAGE: i64 = 64;
-
-/// A row of a log, before its payload is parsed, with the log's head and floor in the same
-/// snapshot. A log without rows yields one entry with only these.
-pub(crate) struct LogEntry {
-    pub(crate) head: Sequence,
-    pub(crate) floor: Sequence,
-    pub(crate) sequence: Option<Sequence>,
-    pub(crate) id: Option<EventId>,
-    pub(crate) event_type: Option<EventType>,
-    pub(crate) payload: Option<String>,
-    pub(crate) correlation_id: Option<CorrelationId>,
-    pub(crate) user_id: Option<String>,
-    pub(crate) occurred_at: Option<Timestamp>,
-    pub(crate) expires_at: Option<Timestamp>,
-    pub(crate) traceparent: Option<TraceParent>,
-}
 
 impl LogEntry {
     fn outbox_row(self) -> Result<Option<OutboxRow>> {

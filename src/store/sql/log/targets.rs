@@ -125,16 +125,3 @@ pub(crate) async fn resolve(conn: &mut Connection, publishes: &[&Publish]) -> Re
     }
     Ok(Targets { named, labelled })
 }
-
-/// A gateway selected by its id.
-pub(crate) struct GatewayById {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) id: GatewayId,
-    pub(crate) gateway: GatewayKey,
-}
-
-/// A gateway selected by labels.
-pub(crate) struct GatewayByLabels {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) id: GatewayId,
-}

@@ -3,24 +3,13 @@
 //! from these.
 
 use super::super::deliveries::newest::{self, Failures};
-use super::super::deliveries::{Key, Matching};
+use super::super::dialect::deliveries::{Key, Matching};
+use super::super::dialect::redrive::Candidate;
 use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey};
+use crate::event::EventType;
 use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP};
 use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
-
-/// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
-pub(crate) struct Candidate {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) sequence: i64,
-    pub(crate) range_first: i64,
-    pub(crate) event: Option<i64>,
-    pub(crate) event_id: Option<EventId>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) expires_at: Option<Timestamp>,
-}
 
 impl Candidate {
     pub(super) const fn key(&self) -> Key {
@@ -30,14 +19,6 @@ impl Candidate {
     pub(super) fn has_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
-}
-
-/// A range of dead letters, and whether it belongs to the organisation.
-pub(crate) struct DeadRange {
-    pub(crate) gateway: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) matches: bool,
 }
 
 /// What one call examines, and where the next one continues.

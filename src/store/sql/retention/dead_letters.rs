@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use super::super::dialect::{
     Connection, NodeStatements, RetentionStatements, query, query_as, query_scalar,
 };
-use super::super::ledger::{self, LONGEST_RANGE};
+use super::super::ledger;
 use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::{Range, Result, TrimMark, Trimmed};
 
 /// Examines the next dead letters that are older than the ledger. Those whose deliveries are still

@@ -8,7 +8,6 @@ use super::super::ledger::record::record;
 use super::super::log::append::{self, Grown};
 use super::super::log::targets;
 use super::command::{Answer, Command, Permit};
-use super::session::Attempt;
 use crate::event::{GatewayKey, NodeId};
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
@@ -23,6 +22,15 @@ pub(crate) struct Batch {
     pub(crate) opens: Vec<(NewConnection, Answer<Opened>)>,
     items: usize,
     bytes: usize,
+}
+
+/// The outcome of a transaction that did not fail.
+pub(crate) enum Attempt {
+    /// It was committed.
+    Done(Done),
+    /// Nothing was written, because the batch has too many deliveries. Contains the number of
+    /// deliveries of each request.
+    TooLarge(Vec<usize>),
 }
 
 /// What a transaction did, in the order of its commands.

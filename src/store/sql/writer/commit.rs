@@ -2,9 +2,9 @@
 //! command is tried in a transaction of its own.
 
 use super::super::dialect::Session;
-use super::batch::{Batch, Done};
+use super::batch::{Attempt, Batch, Done};
 use super::command::Command;
-use super::session::{Attempt, Failure, Fatal, WriterSession as _};
+use super::session::{Failure, Fatal, WriterSession as _};
 use crate::clock::Timestamp;
 use crate::event::NodeId;
 use crate::store::{Record, Result, StoreError};

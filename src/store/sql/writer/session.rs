@@ -1,6 +1,6 @@
 //! The writer's connection to the database: the contract that each store implements.
 
-use super::batch::{Batch, Done};
+use super::batch::{Attempt, Batch};
 use super::command::Job;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
@@ -24,15 +24,6 @@ pub(crate) trait WriterSession {
     async fn maintain(&mut self);
     /// Waits for jobs that still run, and closes the connection.
     async fn close(self);
-}
-
-/// The outcome of a transaction that did not fail.
-pub(crate) enum Attempt {
-    /// It was committed.
-    Done(Done),
-    /// Nothing was written, because the batch has too many deliveries. Contains the number of
-    /// deliveries of each request.
-    TooLarge(Vec<usize>),
 }
 
 /// Why a transaction was not committed.

@@ -1,7 +1,7 @@
 //! Raising positions, in the table `cursors`.
 
-use super::super::sql::cursors::Raised;
 use super::super::sql::dialect::CursorStatements;
+use super::super::sql::dialect::cursors::Raised;
 use super::{Connection, json, query};
 use crate::clock::Timestamp;
 use crate::event::GatewayKey;

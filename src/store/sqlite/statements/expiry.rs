@@ -1,7 +1,7 @@
 //! Expiry of events whose gateway has no live connection.
 
 use super::super::sql::dialect::ExpiryStatements;
-use super::super::sql::expiry::{DueEvent, OpenDelivery};
+use super::super::sql::dialect::expiry::{DueEvent, OpenDelivery};
 use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Sequence};

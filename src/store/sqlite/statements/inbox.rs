@@ -2,7 +2,7 @@
 //! can commit while a transaction of this one writes.
 
 use super::super::sql::dialect::InboxStatements;
-use super::super::sql::inbox::{RowSize, UndrainedRow};
+use super::super::sql::dialect::inbox::{RowSize, UndrainedRow};
 use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;

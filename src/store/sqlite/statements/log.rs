@@ -6,9 +6,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
-use super::super::sql::log::append::{BatchRows, Head};
-use super::super::sql::log::idempotency::{KnownEvent, StoredAnswer};
-use super::super::sql::log::read::LogEntry;
+use super::super::sql::dialect::log::{BatchRows, Head, KnownEvent, LogEntry, StoredAnswer};
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{

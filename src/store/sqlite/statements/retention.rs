@@ -1,7 +1,7 @@
 //! Deletions of retention that name many rows.
 
 use super::super::sql::dialect::RetentionStatements;
-use super::super::sql::retention::SpentEvents;
+use super::super::sql::dialect::retention::SpentEvents;
 use super::{Connection, json, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::store::Result;

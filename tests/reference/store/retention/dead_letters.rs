@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::tables::{DeadLetter, Key, Tables};
-use super::spent_before;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
 use gateway_events::store::{Result, RetentionLimits, TrimMark, Trimmed};
+
+use super::super::tables::{DeadLetter, Key, Tables};
+use super::spent_before;
 
 /// A position in the order of age.
 type Place = (Timestamp, i64, i64);

@@ -1,0 +1,173 @@
+//! Queries of deliveries and of failed attempts.
+
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
+};
+use crate::store::{DeliveryFilter, Outcome, Result, SummaryBy};
+
+/// Queries of deliveries and of failed attempts.
+pub(crate) trait DeliveryStatements {
+    /// Failed attempts at or before a place (finish time and key), newest first. Reads along
+    /// the index of the filter's gateway or reason, and marks the rows that match.
+    async fn failed_attempts(
+        &mut self,
+        matching: &Matching,
+        as_of: i64,
+        before: (Timestamp, i64),
+        limit: i64,
+    ) -> Result<Vec<Failed>>;
+    /// Failed attempts that match and cover exactly one of these deliveries.
+    async fn failures_at(
+        &mut self,
+        matching: &Matching,
+        as_of: i64,
+        keys: &[Key],
+    ) -> Result<Vec<Covering>>;
+    /// Failed attempts that match and cover more than one delivery, some of them in these parts
+    /// of logs.
+    async fn failures_reaching(
+        &mut self,
+        matching: &Matching,
+        as_of: i64,
+        around: &[Within],
+    ) -> Result<Vec<Covering>>;
+    /// Failed deliveries of the events that the filter names, after `start`, newest failure
+    /// first, each at its newest failure that matches.
+    async fn failures_of_events(
+        &mut self,
+        matching: &Matching,
+        as_of: i64,
+        start: Place,
+        limit: i64,
+    ) -> Result<Vec<Failure>>;
+    /// Those of these deliveries whose event exists and is of this type.
+    async fn deliveries_of_type(&mut self, keys: &[Key], event_type: &str) -> Result<Vec<Key>>;
+    /// What the states of these deliveries follow from, in their order.
+    async fn standings(&mut self, keys: &[Key]) -> Result<Vec<StandingRow>>;
+    /// The newest hundred attempts at each of these deliveries, oldest first, each with
+    /// aggregates over all attempts at its delivery.
+    async fn attempts_at(&mut self, keys: &[Key]) -> Result<Vec<AttemptRow>>;
+    /// Failed attempts per bucket and key, in deliveries. By type, all have the key `""`.
+    async fn failures_by_range(
+        &mut self,
+        organisation: OrganisationKey,
+        buckets: Buckets,
+        by: SummaryBy,
+    ) -> Result<Vec<Tally>>;
+    /// Failed attempts per bucket and event type, in deliveries whose event exists.
+    async fn failures_by_type(
+        &mut self,
+        organisation: OrganisationKey,
+        buckets: Buckets,
+    ) -> Result<Vec<Tally>>;
+}
+
+/// A delivery: the gateway's key and the sequence.
+pub(crate) type Key = (i64, i64);
+
+/// A position in the order of the result. What follows it is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) finished_at: Timestamp,
+    pub(crate) attempt: i64,
+    pub(crate) sequence: i64,
+}
+
+/// A filter with what statements bind in place of its gateway and of an open window.
+pub(crate) struct Matching {
+    pub(crate) organisation: i64,
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    pub(crate) gateway: Option<i64>,
+    pub(crate) filter: DeliveryFilter,
+}
+
+/// An attempt at a delivery, with aggregates over all attempts at it.
+pub(crate) struct AttemptRow {
+    pub(crate) gateway: i64,
+    pub(crate) sequence: i64,
+    pub(crate) outcome: Outcome,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) detail: Option<String>,
+    pub(crate) connection: Option<ConnectionId>,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Timestamp,
+    pub(crate) attempts: i64,
+    pub(crate) failures: i64,
+    pub(crate) first_failure_at: Option<Timestamp>,
+    pub(crate) last_failure_at: Option<Timestamp>,
+    pub(crate) last_reason: Option<Reason>,
+}
+
+/// The columns that a delivery's state is derived from.
+pub(crate) struct StandingRow {
+    pub(crate) gateway: i64,
+    pub(crate) sequence: i64,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
+    pub(crate) gateway_deleted: bool,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) event_type: Option<EventType>,
+    pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) appended_at: Option<Timestamp>,
+    pub(crate) floor: i64,
+    pub(crate) confirmed: i64,
+    pub(crate) dead: bool,
+    pub(crate) redriven: bool,
+    pub(crate) redriven_as: Option<i64>,
+}
+
+/// A delivery at its newest failure that matches.
+pub(crate) struct Failure {
+    pub(crate) gateway: i64,
+    pub(crate) sequence: i64,
+    pub(crate) attempt: i64,
+    pub(crate) finished_at: Timestamp,
+}
+
+/// A failed attempt that matches the filter.
+pub(crate) struct Covering {
+    pub(crate) attempt: i64,
+    pub(crate) gateway: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) finished_at: Timestamp,
+}
+
+/// Sequences `first..=last` of a gateway, and the lowest first sequence of an attempt that may
+/// cover any of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Within {
+    pub(crate) gateway: i64,
+    pub(crate) lowest: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+}
+
+/// A failed attempt read by the scan.
+pub(crate) struct Failed {
+    pub(crate) attempt: i64,
+    pub(crate) gateway: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) finished_at: Timestamp,
+    pub(crate) matches: bool,
+}
+
+/// The time window, in microseconds, and the width of a bucket.
+#[derive(Clone, Copy)]
+pub(crate) struct Buckets {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    pub(crate) width: i64,
+}
+
+/// Number of deliveries in one bucket with one key.
+pub(crate) struct Tally {
+    pub(crate) nth: i64,
+    pub(crate) key: String,
+    /// The gateway's name, if the count is by gateway; otherwise empty.
+    pub(crate) name: String,
+    pub(crate) count: i64,
+}

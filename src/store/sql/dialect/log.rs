@@ -1,0 +1,107 @@
+//! Logs: appending to them, reading them, and recognizing repeated requests.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::BoxStream;
+
+use crate::clock::Timestamp;
+use crate::event::{
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+};
+use crate::store::{NewEvent, Result, deployments};
+use crate::trace_context::TraceParent;
+
+/// Appending to logs, reading them, and recognizing repeated requests.
+pub(crate) trait LogStatements {
+    /// Raises the heads of streams by these counts and returns the new heads. Streams that do
+    /// not exist are missing from the result.
+    async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>>;
+    /// Inserts the events and outbox rows of a batch, raises the heads of its streams, and
+    /// returns the new heads.
+    async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>>;
+    /// Inserts outbox rows: gateway, sequence and event key.
+    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()>;
+    /// The stored answers of these idempotency keys.
+    async fn stored_answers(
+        &mut self,
+        keys: &[(OrganisationKey, &str)],
+    ) -> Result<Vec<StoredAnswer>>;
+    /// Stores answers under their idempotency keys; keeps those that exist.
+    async fn store_answers(&mut self, now: Timestamp, rows: Vec<StoredAnswer>) -> Result<()>;
+    /// The events with these ids, one row per delivery.
+    async fn known_events(
+        &mut self,
+        ids: &[(OrganisationKey, &EventId)],
+    ) -> Result<Vec<KnownEvent>>;
+    /// The log of a gateway after a sequence, in order. Stops after `limit` rows, or early
+    /// after the row that exceeds `max_bytes` of payload if the database can do that.
+    fn outbox_rows(
+        &mut self,
+        gateway: GatewayKey,
+        after: Sequence,
+        limit: i64,
+        max_bytes: usize,
+    ) -> BoxStream<'_, sqlx::Result<LogEntry>>;
+    /// The newest events up to `sent` with these ids, newest first, with the `performedAt` of
+    /// their payloads. Excludes events that expired or were trimmed before they were sent.
+    async fn deployment_candidates(
+        &mut self,
+        gateway: GatewayKey,
+        deployment_id: &str,
+        artifact_id: &str,
+        suffix: &str,
+        sent: Sequence,
+        limit: i64,
+    ) -> Result<Vec<deployments::Candidate>>;
+}
+
+/// What a batch writes, before its sequences are known.
+pub(crate) struct BatchRows<'a> {
+    pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
+    /// By how much the head of each stream rises.
+    pub(crate) counts: BTreeMap<GatewayKey, i64>,
+    /// For each delivery: its stream, its number among the stream's new rows (from 1), and the
+    /// index of its event in `events`. In the order of the outbox's key, which is the cheapest to
+    /// insert.
+    pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
+}
+
+/// The new head of a stream.
+pub(crate) struct Head {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) head: Sequence,
+}
+
+/// One delivery of an existing event; without gateway and sequence if it has none.
+pub(crate) struct KnownEvent {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) id: EventId,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) gateway: Option<GatewayId>,
+    pub(crate) sequence: Option<Sequence>,
+}
+
+/// A stored answer: JSON under its key, with the SHA-256 of the request.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StoredAnswer {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) key: String,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) answer: String,
+}
+
+/// A row of a log, before its payload is parsed, with the log's head and floor in the same
+/// snapshot. A log without rows yields one entry with only these.
+pub(crate) struct LogEntry {
+    pub(crate) head: Sequence,
+    pub(crate) floor: Sequence,
+    pub(crate) sequence: Option<Sequence>,
+    pub(crate) id: Option<EventId>,
+    pub(crate) event_type: Option<EventType>,
+    pub(crate) payload: Option<String>,
+    pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) occurred_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) traceparent: Option<TraceParent>,
+}

@@ -1,0 +1,49 @@
+//! Dead letters to append again.
+
+use super::deliveries::{Key, Matching};
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{RedrivePlace, Result};
+
+/// Searching for deliveries that can be redriven.
+pub(crate) trait RedriveStatements {
+    /// Ranges of dead letters that are not redriven and that reach beyond `after`, in order, of
+    /// gateways up to the key `up_to`.
+    async fn open_dead_letters(
+        &mut self,
+        organisation: OrganisationKey,
+        after: RedrivePlace,
+        up_to: i64,
+        limit: i64,
+    ) -> Result<Vec<DeadRange>>;
+    /// Deliveries after `after` of the events that the filter names, in order.
+    async fn deliveries_of_events(
+        &mut self,
+        matching: &Matching,
+        after: RedrivePlace,
+        limit: i64,
+    ) -> Result<Vec<Key>>;
+    /// Those of these deliveries that are dead letters and not redriven, in order. The event is
+    /// missing if retention has removed it.
+    async fn open_deliveries(&mut self, keys: &[Key]) -> Result<Vec<Candidate>>;
+}
+
+/// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
+pub(crate) struct Candidate {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) sequence: i64,
+    pub(crate) range_first: i64,
+    pub(crate) event: Option<i64>,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+/// A range of dead letters, and whether it belongs to the organisation.
+pub(crate) struct DeadRange {
+    pub(crate) gateway: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) matches: bool,
+}
