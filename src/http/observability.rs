@@ -14,7 +14,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use metrics::{Gauge, Unit};
+use dashmap::DashMap;
+use metrics::{Counter, Gauge, Histogram, Unit};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{
@@ -59,7 +60,7 @@ pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(trace)
-        .layer(middleware::from_fn_with_state(metrics::gauge!(IN_FLIGHT), measure))
+        .layer(middleware::from_fn_with_state(Arc::new(HttpMetrics::new()), measure))
         .layer(CatchPanicLayer::custom(super::panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(app), super::conclude));
     router.layer(stack)
@@ -101,8 +102,12 @@ struct NewRequestId;
 
 impl MakeRequestId for NewRequestId {
     fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
-        let id = uuid::Uuid::now_v7().to_string();
-        HeaderValue::try_from(id).ok().map(RequestId::new)
+        // Not `Uuid::new_v4`, whose system call costs more than the rest of this layer. An id only
+        // has to tell requests apart.
+        let random = fastrand::u128(..).to_ne_bytes();
+        let id = uuid::Builder::from_random_bytes(random).into_uuid();
+        let mut text = uuid::Uuid::encode_buffer();
+        HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).ok().map(RequestId::new)
     }
 }
 
@@ -183,31 +188,95 @@ fn log_access(response: &Response, latency: Duration, span: &Span) {
     );
 }
 
-/// Measures a request, and adds its id to its problem document.
-async fn measure(State(in_flight): State<Gauge>, request: Request, next: Next) -> Response {
-    let (method, route) = (method(request.method()), route(&request).to_owned());
-    let request_bytes = request.body().size_hint().exact();
-    let request_id = request.extensions().get::<RequestId>().cloned();
-    let started = Instant::now();
-    let in_flight = InFlight::begin(in_flight);
-    let response = next.run(request).await;
-    drop(in_flight);
-    let labels = [
-        ("method", method.to_owned()),
-        ("route", route.clone()),
-        ("status", response.status().as_str().to_owned()),
-    ];
-    metrics::histogram!(HTTP_REQUEST_DURATION, &labels).record(started.elapsed());
-    let response = with_request_id(response, request_id.as_ref());
-    count_bytes(REQUEST_BYTES, &route, request_bytes);
-    count_bytes(RESPONSE_BYTES, &route, response.body().size_hint().exact());
-    response
+/// The handles of all metrics of requests. Looking a metric up by its labels for each request
+/// would allocate each label several times.
+struct HttpMetrics {
+    in_flight: Gauge,
+    /// By route template. The number of routes is fixed, and unknown paths share one.
+    routes: DashMap<String, RouteMetrics>,
 }
 
-fn count_bytes(counter: &'static str, route: &str, bytes: Option<u64>) {
-    if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
-        metrics::counter!(counter, "route" => route.to_owned()).increment(bytes);
+impl HttpMetrics {
+    fn new() -> Self {
+        Self { in_flight: metrics::gauge!(IN_FLIGHT), routes: DashMap::new() }
     }
+
+    /// Records a completed request.
+    fn record(&self, method: &'static str, route: &str, response: &Response, completed: Completed) {
+        let metrics = match self.routes.get(route) {
+            Some(metrics) => metrics,
+            None => self
+                .routes
+                .entry(route.to_owned())
+                .or_insert_with(|| RouteMetrics::new(route))
+                .downgrade(),
+        };
+        metrics.duration(method, route, response.status()).record(completed.duration);
+        metrics.request_bytes.increment(completed.request_bytes);
+        metrics.response_bytes.increment(response.body().size_hint().exact().unwrap_or(0));
+    }
+}
+
+/// What is known of a request when its response begins.
+struct Completed {
+    duration: Duration,
+    /// The length of its body, as announced; 0 if it is unknown.
+    request_bytes: u64,
+}
+
+/// The handles of a route's metrics.
+struct RouteMetrics {
+    request_bytes: Counter,
+    response_bytes: Counter,
+    durations: DashMap<(&'static str, StatusCode), Histogram>,
+}
+
+impl RouteMetrics {
+    fn new(route: &str) -> Self {
+        Self {
+            request_bytes: metrics::counter!(REQUEST_BYTES, "route" => route.to_owned()),
+            response_bytes: metrics::counter!(RESPONSE_BYTES, "route" => route.to_owned()),
+            durations: DashMap::new(),
+        }
+    }
+
+    fn duration(&self, method: &'static str, route: &str, status: StatusCode) -> Histogram {
+        if let Some(known) = self.durations.get(&(method, status)) {
+            return known.clone();
+        }
+        let labels = [
+            ("method", method.to_owned()),
+            ("route", route.to_owned()),
+            ("status", status.as_str().to_owned()),
+        ];
+        let new = metrics::histogram!(HTTP_REQUEST_DURATION, &labels);
+        self.durations.entry((method, status)).or_insert(new).clone()
+    }
+}
+
+/// Measures a request, and adds its id to its problem document.
+async fn measure(
+    State(metrics): State<Arc<HttpMetrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = method(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let request_bytes = request.body().size_hint().exact().unwrap_or(0);
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let started = Instant::now();
+    let in_flight = InFlight::begin(metrics.in_flight.clone());
+    let response = next.run(request).await;
+    drop(in_flight);
+    let duration = started.elapsed();
+    let response = with_request_id(response, request_id.as_ref());
+    metrics.record(
+        method,
+        template(route.as_ref()),
+        &response,
+        Completed { duration, request_bytes },
+    );
+    response
 }
 
 /// A request in progress, which may also end by being dropped.
@@ -242,7 +311,11 @@ fn with_request_id(mut response: Response, id: Option<&RequestId>) -> Response {
 /// The template of the route, such as `/api/internal/v1/events/{id}`. Requests that match no route
 /// share a label.
 fn route(request: &Request) -> &str {
-    request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str)
+    template(request.extensions().get::<MatchedPath>())
+}
+
+fn template(route: Option<&MatchedPath>) -> &str {
+    route.map_or("unmatched", MatchedPath::as_str)
 }
 
 /// The method, if it is a common one, because any token can be sent as a method.
