@@ -29,8 +29,10 @@ use crate::wake::Wake;
 mod check;
 mod first_token;
 mod membership;
+mod metrics;
 
 use membership::Membership;
+use metrics::Lag;
 
 pub use check::check;
 
@@ -100,7 +102,8 @@ pub async fn serve(
     let config = Arc::new(config);
     create_data_dir(&config.data_dir)?;
     files::warn_if_writable(&config.data_dir, "the data directory");
-    let metrics = telemetry::start_metrics()?;
+    let recorder = telemetry::start_metrics()?;
+    metrics::create();
     let certificates = certificates(&config)?.map(Arc::new);
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -127,13 +130,16 @@ pub async fn serve(
         Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone(), &jobs);
     let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
     let rules = Rules::new(event_bytes);
-    let render = metrics.clone();
+    let render = recorder.clone();
+    let lag = Lag::default();
+    let measure =
+        metrics::Measure::new(Arc::clone(&store), lag.clone(), config.metrics.furthest_behind);
     let app = App::new(
         Arc::clone(&store),
         Arc::clone(&dispatcher),
         Arc::clone(&config),
         Arc::clone(&rules),
-        Box::new(move || render.render()),
+        Box::new(move || render.render() + &lag.render()),
         vec![jobs.clone(), store_jobs],
     );
     let service = Service {
@@ -153,7 +159,8 @@ pub async fn serve(
     ));
     let failed = service.start_jobs(database.is_shared(), rules, wake);
     service.jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
-    service.jobs.start("metrics_upkeep", METRICS_UPKEEP, Call(move || metrics.run_upkeep()));
+    service.jobs.start_measurement("fleet_metrics", metrics::INTERVAL, measure);
+    service.jobs.start("metrics_upkeep", METRICS_UPKEEP, Call(move || recorder.run_upkeep()));
     if let Some(certificates) = certificates {
         let watch =
             WatchCertificates { certificates, signals: signals.clone(), was_requested: false };

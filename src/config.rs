@@ -53,6 +53,8 @@ pub struct Config {
     pub log: Log,
     /// The export of spans.
     pub otlp: Otlp,
+    /// What `/metrics` contains.
+    pub metrics: Metrics,
     /// The settings in effect, with secrets masked.
     #[serde(skip)]
     shown: toml::Table,
@@ -114,6 +116,14 @@ pub struct Limits {
     pub event_bytes: ByteSize,
     /// Connection attempts per minute and source address, and per gateway.
     pub attempts_per_minute: std::num::NonZeroU32,
+}
+
+/// What `/metrics` contains.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// How many gateways are named with their lag, those that are furthest behind first.
+    pub furthest_behind: usize,
 }
 
 /// How long and how much is kept.
@@ -277,6 +287,9 @@ impl Config {
         // Each attempt is compared with all others of its minute.
         if self.limits.attempts_per_minute.get() > 1000 {
             return refuse("limits.attempts_per_minute", "must be 1 to 1000");
+        }
+        if self.metrics.furthest_behind > 100 {
+            return refuse("metrics.furthest_behind", "must be 0 to 100");
         }
         ranges::check(self, origins)?;
         let database = &self.database;

@@ -38,6 +38,7 @@ mod session;
 mod sweep;
 pub mod window;
 
+pub use lane::INVALID_MESSAGES;
 pub use permit::Permit;
 pub use session::{Admission, Session};
 

@@ -38,6 +38,8 @@ use complexity::Prices;
 use members::Members;
 use metered::{Metered, Stopped};
 
+use crate::metric;
+
 /// The maximum size of a schema in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
@@ -223,7 +225,7 @@ fn finding(error: &jsonschema::ValidationError<'_>) -> FieldError {
 }
 
 fn not_evaluated(name: &str, stopped: Stopped) -> FieldError {
-    metrics::counter!("gateway_events_validations_stopped_total").increment(1);
+    metrics::counter!(metric::VALIDATIONS_STOPPED).increment(1);
     let message = match stopped {
         Stopped::OverBudget => format!(
             "takes too long to check against the schema of {name}; make the payload smaller or shallower, or the schema simpler"

@@ -60,6 +60,8 @@ pub mod tls;
 mod ttl_cache;
 mod upgrade_headers;
 
+pub use connect::UPGRADE_REFUSALS;
+
 use listener::Peer;
 use problem::Problem;
 use ttl_cache::TtlCache;
@@ -84,6 +86,7 @@ pub struct App {
     bodies: Arc<bodies::Memory>,
     access: TtlCache<String, AccessCredential>,
     types: TtlCache<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
+    published_types: events::PublishedTypes,
     log_waiting: log::Waiting,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
@@ -115,6 +118,7 @@ impl App {
             bodies,
             access: TtlCache::default(),
             types: TtlCache::default(),
+            published_types: events::PublishedTypes::default(),
             log_waiting: log::Waiting::default(),
             render_metrics,
             supervisors,

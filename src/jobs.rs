@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::clock::millis;
+use crate::metric;
 
 /// Intervals without a completed run after which a job is overdue.
 pub const OVERDUE_INTERVALS: u32 = 3;
@@ -84,7 +85,7 @@ struct Status {
 impl Status {
     fn completed(&self) {
         *self.completed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        metrics::counter!("gateway_events_job_runs_total", "job" => self.name).increment(1);
+        metrics::counter!(metric::JOB_RUNS, "job" => self.name).increment(1);
     }
 
     fn overdue(&self) -> Option<Overdue> {
@@ -160,8 +161,8 @@ impl Supervisor {
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         // Registers the series, so that an alert sees the first increase.
-        metrics::counter!("gateway_events_job_failures_total", "job" => name).increment(0);
-        metrics::counter!("gateway_events_job_restarts_total", "job" => name).increment(0);
+        metrics::counter!(metric::JOB_FAILURES, "job" => name).increment(0);
+        metrics::counter!(metric::JOB_RESTARTS, "job" => name).increment(0);
         run(job, interval, status)
     }
 
@@ -233,7 +234,7 @@ impl Failures {
     /// Logs and counts a failure; returns the pause before the next attempt.
     fn failed(&mut self, error: &impl Display) -> Duration {
         self.count += 1;
-        metrics::counter!("gateway_events_job_failures_total", "job" => self.job).increment(1);
+        metrics::counter!(metric::JOB_FAILURES, "job" => self.job).increment(1);
         let pause = self.backoff.next_pause();
         if self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL) {
             self.logged_at = Some(Instant::now());
@@ -251,7 +252,7 @@ impl Failures {
     /// Logs and counts a panic, whose message the panic hook has logged.
     fn panicked(&mut self) -> Duration {
         self.count += 1;
-        metrics::counter!("gateway_events_job_restarts_total", "job" => self.job).increment(1);
+        metrics::counter!(metric::JOB_RESTARTS, "job" => self.job).increment(1);
         let pause = self.backoff.next_pause();
         tracing::error!(
             job = self.job,

@@ -21,6 +21,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod lifecycle;
 pub mod log_limit;
+pub mod metric;
 pub mod names;
 pub mod retention;
 pub mod store;

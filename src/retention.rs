@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::Reason;
 use crate::jobs::{Job, Next, Supervisor};
+use crate::metric;
 use crate::store::{Maintenance, Result, RetentionLimits, StoreError, TrimMark, Trimmed};
 use crate::wake::Wake;
 
@@ -67,8 +68,7 @@ impl Retention {
             return;
         }
         let reason = Reason::Retention.as_str();
-        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason)
-            .increment(trimmed.lost);
+        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason).increment(trimmed.lost);
         tracing::warn!(
             lost = trimmed.lost,
             deliveries = trimmed.deliveries,

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tracing::{Span, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -16,6 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::clock::Timestamp;
 use crate::event::NodeId;
+use crate::metric;
 use crate::trace_context::{TraceId, TraceParent};
 
 mod lines;
@@ -30,18 +31,15 @@ use lines::{Lines, Notice};
 /// How long the process waits at its end for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The histogram of request latencies, in seconds.
-pub const HTTP_REQUEST_DURATION: &str = "gateway_events_http_request_duration_seconds";
-/// The upper bounds of its buckets: from a cached read to `server.request_timeout`.
-const HTTP_REQUEST_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// The upper bounds of the buckets of all histograms, in seconds: from half the time of a commit to
+/// the longest wait for a receipt at the defaults.
+const BUCKETS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
 
 /// The name of the spans that are exported.
 pub const HTTP_REQUEST_SPAN: &str = "http_request";
-
-/// The counter of batches of spans that could not be exported.
-#[cfg(feature = "otlp")]
-const EXPORT_FAILURES: &str = "gateway_events_otlp_export_failures_total";
 
 /// Settings of the export of spans (`[otlp]`).
 #[derive(Clone, Debug, Deserialize)]
@@ -227,11 +225,10 @@ fn json_notice(dropped: u64) -> String {
 /// Starts collecting metrics, once in a process.
 pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
     let failed = |error: BuildError| TelemetryError(format!("no metrics: {error}"));
-    let duration = Matcher::Full(HTTP_REQUEST_DURATION.to_owned());
     let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(duration, &HTTP_REQUEST_BUCKETS)
+        .set_buckets(&BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(failed)?;
-    metrics::counter!(lines::DROPPED).increment(0);
+    metric::describe();
     Ok(handle)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use tokio::sync::{Notify, broadcast, watch};
@@ -19,6 +20,15 @@ pub struct Hint {
     pub head: Sequence,
     /// The appended rows, consecutive, ending at `head`; may be empty.
     pub rows: Arc<[(Sequence, Arc<Event>)]>,
+    /// When they were committed.
+    pub committed_at: Instant,
+}
+
+impl Hint {
+    /// A hint about rows that have just been committed.
+    pub fn new(head: Sequence, rows: impl Into<Arc<[(Sequence, Arc<Event>)]>>) -> Self {
+        Self { head, rows: rows.into(), committed_at: Instant::now() }
+    }
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use crate::clock::{ClockGuard, Timestamp};
 use crate::dispatch::Dispatcher;
 use crate::event::Reason;
 use crate::jobs::{Job, Next};
+use crate::metric;
 use crate::store::{Heartbeat, Nodes, Reaped, StoreError};
 
 /// The interval between heartbeats.
@@ -64,7 +65,7 @@ impl Membership {
         if let Some(jump) = self.clock.read(at, std::time::Instant::now()) {
             // The last heartbeats of other nodes have instants of the old clock.
             self.connected_since = None;
-            metrics::counter!("gateway_events_clock_jumps_total").increment(1);
+            metrics::counter!(metric::CLOCK_JUMPS).increment(1);
             tracing::warn!(%jump, shared = self.is_shared, "the database's clock was set");
         }
         if newer_schema != self.newer_schema {
@@ -84,7 +85,7 @@ impl Membership {
         if lost_at != self.lost_at {
             self.lost_at = lost_at;
             self.checks_left = CHECKS;
-            metrics::counter!("gateway_events_node_declared_dead_total").increment(1);
+            metrics::counter!(metric::NODE_DECLARED_DEAD).increment(1);
             tracing::warn!(
                 lost_at = lost_at.map(tracing::field::display),
                 connections = self.dispatcher.live(),
@@ -129,7 +130,7 @@ impl Job for Membership {
                     _ => {}
                 }
                 self.connected_since = None;
-                metrics::counter!("gateway_events_node_heartbeat_failures_total").increment(1);
+                metrics::counter!(metric::NODE_HEARTBEAT_FAILURES).increment(1);
                 return Err(error);
             }
         };
@@ -160,7 +161,7 @@ async fn reap(store: &dyn Nodes) -> Result<(), StoreError> {
         let reaping = store.reap_dead_nodes().await?;
         let is_last = reaping.connections.is_empty();
         for node in reaping.nodes {
-            metrics::counter!("gateway_events_nodes_lost_total").increment(1);
+            metrics::counter!(metric::NODES_LOST).increment(1);
             tracing::warn!(%node, "a node is lost: its heartbeats stopped without a shutdown");
         }
         for Reaped { gateway_id, connection_id } in reaping.connections {

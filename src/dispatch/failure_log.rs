@@ -4,6 +4,7 @@
 
 use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::log_limit::{Bounds, LogLimit};
+use crate::metric;
 use crate::store::{LoggedEvent, Range, UndeliveredRange};
 
 const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
@@ -45,8 +46,7 @@ impl FailureLog {
     pub(super) fn count_and_log(&self, failed: &UndeliveredRange, reason: Reason, detail: &str) {
         let UndeliveredRange { gateway_id, gateway_name, range, events } = failed;
         let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-        metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-            .increment(count);
+        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
         self.log(&Failed {
             gateway_id: *gateway_id,
             gateway_name,

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -27,8 +27,8 @@ const ROW: usize = 256;
 /// What to send or skip next.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// An event.
-    Event(OutboxRow),
+    /// An event. The instant is that of its commit, if it came with a hint.
+    Event(OutboxRow, Option<Instant>),
     /// Sequences that retention has removed.
     Lost(Range),
 }
@@ -95,7 +95,7 @@ impl Feed {
     /// Removes and returns the next item.
     pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front();
-        if let Some(Item::Event(row)) = &item {
+        if let Some(Item::Event(row, _)) = &item {
             self.ready_bytes = self.ready_bytes.saturating_sub(weight(row));
         }
         item
@@ -166,7 +166,8 @@ impl Feed {
             if full || *sequence != self.last.next() {
                 break;
             }
-            self.push(OutboxRow { sequence: *sequence, event: Arc::clone(event) });
+            let row = OutboxRow { sequence: *sequence, event: Arc::clone(event) };
+            self.push(row, Some(hint.committed_at));
         }
         self.ready.len() > before
     }
@@ -196,7 +197,7 @@ impl Feed {
                 }
                 for row in page.rows {
                     if row.sequence == self.last.next() {
-                        self.push(row);
+                        self.push(row, None);
                     }
                 }
                 // The page added no rows, and no hint has supplied them either (`last < head`).
@@ -211,10 +212,10 @@ impl Feed {
         self.ready.len() > before
     }
 
-    fn push(&mut self, row: OutboxRow) {
+    fn push(&mut self, row: OutboxRow, committed_at: Option<Instant>) {
         self.last = row.sequence;
         self.ready_bytes += weight(&row);
-        self.ready.push_back(Item::Event(row));
+        self.ready.push_back(Item::Event(row, committed_at));
     }
 }
 

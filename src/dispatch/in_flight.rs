@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::clock::Timestamp;
+use tokio::time::Instant;
+
 use crate::event::{Event, Sequence};
 use crate::store::LoggedEvent;
 
@@ -17,37 +17,36 @@ const NAMED_AFTERWARDS: usize = 8;
 /// Events that were sent and not confirmed, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    events: VecDeque<(Sequence, Arc<Event>)>,
+    events: VecDeque<(Sequence, Arc<Event>, Instant)>,
     confirmed: VecDeque<LoggedEvent>,
 }
 
 impl InFlight {
-    /// Adds a sent event.
-    pub(super) fn sent(&mut self, sequence: Sequence, event: &Arc<Event>) {
-        self.events.push_back((sequence, Arc::clone(event)));
+    /// Adds an event that was sent at this instant.
+    pub(super) fn sent(&mut self, sequence: Sequence, event: &Arc<Event>, at: Instant) {
+        self.events.push_back((sequence, Arc::clone(event), at));
     }
 
-    /// Removes the oldest ones, which were confirmed. Returns how long each took since it was
-    /// published.
-    pub(super) fn confirmed(&mut self, count: usize, at: Timestamp) -> Vec<Duration> {
+    /// Removes the oldest ones, which were confirmed. Returns when each was sent.
+    pub(super) fn confirmed(&mut self, count: usize) -> impl Iterator<Item = Instant> {
         let count = count.min(self.events.len());
         let named = self.events.range(count.saturating_sub(NAMED_AFTERWARDS)..count);
-        self.confirmed.extend(named.map(|(sequence, event)| logged(*sequence, event)));
+        self.confirmed.extend(named.map(|(sequence, event, _)| logged(*sequence, event)));
         let surplus = self.confirmed.len().saturating_sub(NAMED_AFTERWARDS);
         self.confirmed.drain(..surplus);
-        self.events.drain(..count).map(|(_, event)| at.since(event.occurred_at)).collect()
+        self.events.drain(..count).map(|(.., sent_at)| sent_at)
     }
 
     /// An event by its sequence, if it is in flight or was confirmed recently.
     pub(super) fn named(&self, sequence: Sequence) -> Option<LoggedEvent> {
-        let on_its_way = self.events.iter().find(|(other, _)| *other == sequence);
+        let on_its_way = self.events.iter().find(|(other, ..)| *other == sequence);
         let confirmed = || self.confirmed.iter().find(|event| event.sequence == sequence).cloned();
-        on_its_way.map(|(_, event)| logged(sequence, event)).or_else(confirmed)
+        on_its_way.map(|(_, event, _)| logged(sequence, event)).or_else(confirmed)
     }
 
     /// The first unconfirmed ones.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = LoggedEvent> {
-        self.events.iter().take(NAMED).map(|(sequence, event)| logged(*sequence, event))
+        self.events.iter().take(NAMED).map(|(sequence, event, _)| logged(*sequence, event))
     }
 }
 

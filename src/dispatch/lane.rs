@@ -24,6 +24,7 @@ use super::reports::{Pushed, Reports};
 use super::window::{Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
+use crate::metric;
 use crate::store::OutboxRow;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing};
 
@@ -31,7 +32,8 @@ mod ending;
 mod receipts;
 
 use ending::leave_unmatched;
-use receipts::REPEATED;
+pub use receipts::INVALID_MESSAGES;
+use receipts::{REPEATED, TOO_MANY_REPORTS};
 
 /// The shortest time between two records of activity.
 const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
@@ -62,6 +64,8 @@ pub(super) struct Lane {
     pub(super) info: ConnectionInfo,
     /// The last sequence that may have been sent on an earlier connection.
     pub(super) sent_before: Sequence,
+    /// The transport's name.
+    pub(super) transport: &'static str,
     pub(super) timing: Timing,
     pub(super) window: Window,
     pub(super) feed: Feed,
@@ -83,6 +87,8 @@ struct State {
     /// When the peer was last probed.
     probed_at: Option<Instant>,
     in_flight: InFlight,
+    /// The transport's name, for metrics.
+    transport: &'static str,
     /// Set when the node shuts down: nothing more is sent, and receipts are
     /// awaited until then.
     wind_down: Option<Instant>,
@@ -117,6 +123,7 @@ impl Lane {
             alive_recorded_at: now,
             probed_at: None,
             in_flight: InFlight::default(),
+            transport: self.transport,
             wind_down: None,
             invalid: 0,
         };
@@ -263,16 +270,21 @@ impl Lane {
                     let last = range.last;
                     self.skip(last, Reason::Retention)
                 }
-                Item::Event(row) if row.event.expires_at.is_some_and(|at| at <= now) => {
+                Item::Event(row, _) if row.event.expires_at.is_some_and(|at| at <= now) => {
                     let row = row.clone();
                     self.skip_expired(state, &row)
                 }
-                Item::Event(row) => {
-                    let row = row.clone();
+                Item::Event(row, committed_at) => {
+                    let (row, committed_at) = (row.clone(), *committed_at);
                     match self.send(state, row, now) {
                         Sent::LinkFull => return true,
                         Sent::Refused => false,
-                        Sent::Done => true,
+                        Sent::Done => {
+                            if let Some(at) = committed_at {
+                                metrics::histogram!(metric::DISPATCH_DELAY).record(at.elapsed());
+                            }
+                            true
+                        }
                     }
                 }
             };
@@ -296,15 +308,16 @@ impl Lane {
             Err(TrySendError::Closed(())) => return Sent::Refused,
         };
         let own_receipt = self.window.needs_own_receipt(sequence);
-        if let Err(refusal) = self.window.offer(sequence, bytes, Instant::now(), now) {
+        let sent_at = Instant::now();
+        if let Err(refusal) = self.window.offer(sequence, bytes, sent_at, now) {
             tracing::error!(sequence = sequence.0, ?refusal, "the window refused an event");
             return Sent::Refused;
         }
         self.registration.note_sent(sequence);
-        state.in_flight.sent(sequence, &event);
+        state.in_flight.sent(sequence, &event, sent_at);
         place.send(Box::new(Outgoing { sequence, event, own_receipt }));
         self.feed.pop();
-        metrics::counter!("gateway_events_events_written_total").increment(1);
+        metrics::counter!(metric::EVENTS_WRITTEN).increment(1);
         Sent::Done
     }
 
@@ -373,7 +386,7 @@ impl Lane {
                 match self.reports.push(*report, sent) {
                     Pushed::Waiting => {}
                     Pushed::Repeated => self.invalid(state, REPEATED),
-                    Pushed::Refused => self.invalid(state, "report beyond the queue's limit"),
+                    Pushed::Refused => self.invalid(state, TOO_MANY_REPORTS),
                 }
             }
             Incoming::Invalid(message) => self.invalid(state, message.as_str()),
@@ -383,7 +396,7 @@ impl Lane {
 
     /// Counts and logs an invalid message. The connection continues.
     fn invalid(&self, state: &mut State, what: &'static str) {
-        metrics::counter!("gateway_events_invalid_messages_total", "what" => what).increment(1);
+        metrics::counter!(metric::INVALID_MESSAGES, "what" => what).increment(1);
         state.invalid = state.invalid.saturating_add(1);
         if state.invalid <= INVALID_LOGGED {
             tracing::warn!(

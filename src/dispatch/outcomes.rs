@@ -11,6 +11,7 @@ use super::reports::Unmatched;
 use super::window::Closing;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
+use crate::metric;
 use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
 
 /// At this many queued outcomes, the lane stops skipping events and matching reports. Receipts are
@@ -267,7 +268,7 @@ impl Outcomes {
 
     /// Logs and counts it as the ledger records it: neither delivered nor failed, and sent again.
     fn unknown(&self, range: Range) {
-        metrics::counter!("gateway_events_delivery_unknown_total").increment(length(range));
+        metrics::counter!(metric::DELIVERY_UNKNOWN).increment(length(range));
         tracing::info!(
             target: "delivery",
             gateway = %self.info.gateway_id,
@@ -299,8 +300,7 @@ impl Outcomes {
 }
 
 fn count_failures(reason: Reason, count: u64) {
-    metrics::counter!("gateway_events_delivery_failures_total", "reason" => reason.as_str())
-        .increment(count);
+    metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
 }
 
 fn length(range: Range) -> u64 {

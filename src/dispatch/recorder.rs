@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::backoff::is_passing;
 use crate::jobs::{Job, Next, Supervisor};
+use crate::metric;
 use crate::store::{Record, Store, StoreError};
 
 /// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
@@ -36,8 +37,6 @@ const MOST_FAILURES: u32 = 6;
 const RETRY: Duration = Duration::from_millis(500);
 /// The interval of the job.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Outcomes that could not be recorded.
-const DISCARDED: &str = "gateway_events_outcomes_discarded_total";
 
 #[derive(Debug)]
 enum Entry {
@@ -64,11 +63,6 @@ impl Recorder {
     /// Starts the job; it ends after the last handle.
     pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
-        metrics::describe_counter!(
-            DISCARDED,
-            "Outcomes of deliveries that could not be recorded; their events are delivered again."
-        );
-        metrics::counter!(DISCARDED).increment(0);
         jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
         Self(entries)
     }
@@ -196,7 +190,7 @@ impl Recording {
 
     /// Discards a record that can't be stored.
     fn discard(record: &Record, error: &dyn std::fmt::Display) {
-        metrics::counter!(DISCARDED).increment(1);
+        metrics::counter!(metric::OUTCOMES_DISCARDED).increment(1);
         tracing::error!(%error, ?record, "failed to record an outcome; it is discarded");
     }
 

@@ -9,6 +9,7 @@ use dashmap::mapref::entry::Entry;
 use tokio::sync::{Notify, mpsc};
 
 use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::metric;
 
 /// Stop reasons that may wait for a lane. Only the first has an effect.
 const WAITING_REASONS: usize = 2;
@@ -66,7 +67,7 @@ impl Registry {
             Arc::clone(&place.sent)
         };
         self.live.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("gateway_events_connections").increment(1.0);
+        metrics::gauge!(metric::CONNECTIONS).increment(1.0);
         let registration = Registration { registry: Arc::clone(self), gateway, id, sent, probe };
         Some((registration, stopped))
     }
@@ -169,7 +170,7 @@ impl Drop for Registration {
             }
         }
         self.registry.live.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!("gateway_events_connections").decrement(1.0);
+        metrics::gauge!(metric::CONNECTIONS).decrement(1.0);
     }
 }
 

@@ -143,6 +143,7 @@ impl Ready {
         let lane = Box::new(Lane {
             info: info.clone(),
             sent_before,
+            transport: admission.transport,
             timing: Timing {
                 heartbeat_interval: options.heartbeat_interval,
                 heartbeat_timeout: options.heartbeat_timeout,

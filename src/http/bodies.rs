@@ -15,6 +15,7 @@ use super::extract;
 use super::problem::{Answer, Problem};
 use crate::api::Code;
 use crate::compute::Source;
+use crate::metric;
 
 /// Bodies up to this size are not counted: `server.max_http_connections` bounds them.
 const FREE_BYTES: usize = 64 * 1024;
@@ -137,7 +138,7 @@ impl Drop for Share {
 }
 
 fn overloaded() -> Problem {
-    metrics::counter!("gateway_events_bodies_refused_total").increment(1);
+    metrics::counter!(metric::BODIES_REFUSED).increment(1);
     Problem::unavailable(
         Code::Overloaded,
         "Too many large requests are under way (server.body_memory); try again later.",

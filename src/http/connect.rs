@@ -145,6 +145,21 @@ async fn admit(
     Ok((upgrade, admitted))
 }
 
+/// The codes of refused upgrades, as the metric of refusals names them. Errors of the database can
+/// add others.
+pub const UPGRADE_REFUSALS: [Code; 10] = [
+    Code::Unauthorized,
+    Code::GatewayDisabled,
+    Code::UpgradeRequired,
+    Code::BadRequest,
+    Code::OriginRefused,
+    Code::TooManyAttempts,
+    Code::ConnectionLimit,
+    Code::GatewayConnectionLimit,
+    Code::Draining,
+    Code::Unavailable,
+];
+
 /// Renders a refusal as a problem document.
 fn problem(cause: Cause) -> Problem {
     match cause {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use dashmap::DashMap;
+use metrics::Counter;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
@@ -23,8 +25,9 @@ use crate::api::{
     Warning,
 };
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, EventType};
 use crate::ingest::body::{self, Items};
+use crate::metric;
 use crate::store::{Appended, Publish, Published, Refusal, Validated};
 
 /// The answer to a request that publishes: a single event's, or a batch's.
@@ -78,12 +81,17 @@ pub(super) async fn publish(
     let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
     let events = publish::validate(&app, organisation, share.source(), length, drafts, now).await?;
+    let valid = events.iter().map(|item| item.as_ref().ok().map(|new| Arc::clone(&new.event)));
+    let valid: Vec<Option<Arc<Event>>> = valid.collect();
     let publish = Publish { organisation, events, idempotency };
     let answers = match append(&app, publish).await? {
         Published::Done(answers) => answers,
         Published::KeyReused => return Err(key_reused()),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
+    for (event, _) in valid.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()) {
+        event.iter().for_each(|event| app.published_types.count(&event.event_type));
+    }
     answer(answers, is_single)
 }
 
@@ -130,6 +138,30 @@ pub(super) async fn show(
     }))
 }
 
+/// Counts accepted events by type. The number of types that are counted apart is bounded, because
+/// types are registered while the service runs.
+#[derive(Default)]
+pub(super) struct PublishedTypes(DashMap<EventType, Counter>);
+
+impl PublishedTypes {
+    /// The number of types that are counted apart. The others are counted as `other`.
+    const MOST: usize = 200;
+
+    fn count(&self, event_type: &EventType) {
+        if let Some(counter) = self.0.get(event_type) {
+            counter.increment(1);
+            return;
+        }
+        let is_full = self.0.len() >= Self::MOST;
+        let name = if is_full { "other" } else { event_type.as_str() };
+        let counter = metrics::counter!(metric::PUBLISHED_EVENTS, "type" => name.to_owned());
+        counter.increment(1);
+        if !is_full {
+            self.0.insert(event_type.clone(), counter);
+        }
+    }
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     let mut keys = headers.get_all("idempotency-key").iter();
     let Some(key) = keys.next() else {
@@ -167,7 +199,7 @@ fn too_many(deliveries: usize, most: usize) -> Problem {
 fn accepted(appended: Appended) -> Accepted {
     let mut warnings = Vec::new();
     if appended.deliveries.is_empty() {
-        metrics::counter!("gateway_events_unmatched_events_total", "source" => "http").increment(1);
+        metrics::counter!(metric::UNMATCHED_EVENTS, "source" => "http").increment(1);
         warnings.push(Warning {
             code: Warning::NO_GATEWAYS_MATCHED.to_owned(),
             message: "The event is stored, but no gateway matched its target: no gateway will receive it.".to_owned(),

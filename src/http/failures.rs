@@ -12,6 +12,7 @@ use super::problem::Problem;
 use crate::admission::rates::Source;
 use crate::event::GatewayKey;
 use crate::log_limit::{Bounds, LogLimit};
+use crate::metric;
 use crate::store::{GatewayCredential, StoreError};
 use crate::token::Kind;
 
@@ -76,8 +77,7 @@ impl Failures {
         gateway: Option<&GatewayCredential>,
     ) {
         let code = problem.code().to_owned();
-        metrics::counter!("gateway_events_upgrades_refused_total", "code" => code.clone())
-            .increment(1);
+        metrics::counter!(metric::UPGRADES_REFUSED, "code" => code.clone()).increment(1);
         let Some(suppressed) = self.admit(Some(address), format!("upgrade {code}").into()) else {
             return;
         };
@@ -167,7 +167,7 @@ pub(super) fn count(kind: Kind) {
 }
 
 fn count_credential(kind: &'static str) {
-    metrics::counter!("gateway_events_authentication_failures_total", "kind" => kind).increment(1);
+    metrics::counter!(metric::AUTHENTICATION_FAILURES, "kind" => kind).increment(1);
 }
 
 const fn kind_name(kind: Kind) -> &'static str {

@@ -1,5 +1,5 @@
-//! Probes and metrics, for operators. They need no credentials and reveal nothing about
-//! organisations.
+//! Probes and metrics, for operators. They need no credentials. Metrics name the gateways that are
+//! furthest behind (`metrics.furthest_behind`), and nothing else of an organisation.
 
 use std::sync::Arc;
 

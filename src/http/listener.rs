@@ -25,6 +25,7 @@ use super::request_head_timer::{self, Limits};
 use crate::admission::rates::Source;
 use crate::config::{self, Network};
 use crate::log_limit::{Bounds, LogLimit};
+use crate::metric;
 
 mod descriptors;
 mod places;
@@ -151,7 +152,7 @@ impl Listener {
             }
         }
         if place.is_none() {
-            metrics::counter!("gateway_events_http_connections_refused_total").increment(1);
+            metrics::counter!(metric::HTTP_CONNECTIONS_REFUSED).increment(1);
             if let Some(suppressed) = self.log.admit(&"full") {
                 tracing::warn!(
                     %peer,
@@ -176,7 +177,7 @@ impl Listener {
 }
 
 fn count_evicted(count: usize) {
-    metrics::counter!("gateway_events_http_connections_evicted_total")
+    metrics::counter!(metric::HTTP_CONNECTIONS_EVICTED)
         .increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 

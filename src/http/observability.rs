@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use dashmap::DashMap;
-use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics::{Counter, Gauge, Histogram};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{
@@ -28,9 +28,11 @@ use super::App;
 use super::client_address::client_address;
 use super::listener::Peer;
 use super::problem::Problem;
+use crate::clock::Timestamp;
 use crate::config::Network;
 use crate::event::{ConnectionId, GatewayId};
-use crate::telemetry::{self, HTTP_REQUEST_DURATION, HTTP_REQUEST_SPAN};
+use crate::metric;
+use crate::telemetry::{self, HTTP_REQUEST_SPAN};
 use crate::trace_context::TraceParent;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,13 +41,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// The target of the access log's lines, for `log.filter`.
 const ACCESS: &str = "gateway_events::access";
 
-const IN_FLIGHT: &str = "gateway_events_http_requests_in_flight";
-const REQUEST_BYTES: &str = "gateway_events_http_request_body_bytes_total";
-const RESPONSE_BYTES: &str = "gateway_events_http_response_body_bytes_total";
-
 /// Adds the layers to a router, the first one outermost.
 pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
-    describe();
     let config = Arc::clone(&app.config);
     let make_span = move |request: &Request| request_span(request, &config.server.trusted_proxies);
     let trace = TraceLayer::new_for_http()
@@ -66,25 +63,6 @@ pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
     router.layer(stack)
 }
 
-fn describe() {
-    metrics::describe_histogram!(
-        HTTP_REQUEST_DURATION,
-        Unit::Seconds,
-        "Time from a request's headers to its response's, by method, route template and status."
-    );
-    metrics::describe_gauge!(IN_FLIGHT, "HTTP requests that have no response yet.");
-    metrics::describe_counter!(
-        REQUEST_BYTES,
-        Unit::Bytes,
-        "Bytes of request bodies, by route template, as announced in Content-Length."
-    );
-    metrics::describe_counter!(
-        RESPONSE_BYTES,
-        Unit::Bytes,
-        "Bytes of response bodies of known length, by route template."
-    );
-}
-
 /// The caller's trace context. A header that is missing, repeated or invalid
 /// counts as none, as the specification demands.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
@@ -102,10 +80,11 @@ struct NewRequestId;
 
 impl MakeRequestId for NewRequestId {
     fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
-        // Not `Uuid::new_v4`, whose system call costs more than the rest of this layer. An id only
-        // has to tell requests apart.
-        let random = fastrand::u128(..).to_ne_bytes();
-        let id = uuid::Builder::from_random_bytes(random).into_uuid();
+        // Not `Uuid::now_v7`, which makes a system call for its random part. An id only has to tell
+        // requests apart.
+        let millis = u64::try_from(Timestamp::now().micros() / 1000).unwrap_or(0);
+        let random = std::array::from_fn(|_| fastrand::u8(..));
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
         let mut text = uuid::Uuid::encode_buffer();
         HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).ok().map(RequestId::new)
     }
@@ -198,7 +177,7 @@ struct HttpMetrics {
 
 impl HttpMetrics {
     fn new() -> Self {
-        Self { in_flight: metrics::gauge!(IN_FLIGHT), routes: DashMap::new() }
+        Self { in_flight: metrics::gauge!(metric::HTTP_REQUESTS_IN_FLIGHT), routes: DashMap::new() }
     }
 
     /// Records a completed request.
@@ -234,8 +213,8 @@ struct RouteMetrics {
 impl RouteMetrics {
     fn new(route: &str) -> Self {
         Self {
-            request_bytes: metrics::counter!(REQUEST_BYTES, "route" => route.to_owned()),
-            response_bytes: metrics::counter!(RESPONSE_BYTES, "route" => route.to_owned()),
+            request_bytes: metrics::counter!(metric::HTTP_REQUEST_BYTES, "route" => route.to_owned()),
+            response_bytes: metrics::counter!(metric::HTTP_RESPONSE_BYTES, "route" => route.to_owned()),
             durations: DashMap::new(),
         }
     }
@@ -249,7 +228,7 @@ impl RouteMetrics {
             ("route", route.to_owned()),
             ("status", status.as_str().to_owned()),
         ];
-        let new = metrics::histogram!(HTTP_REQUEST_DURATION, &labels);
+        let new = metrics::histogram!(metric::HTTP_REQUEST_DURATION, &labels);
         self.durations.entry((method, status)).or_insert(new).clone()
     }
 }

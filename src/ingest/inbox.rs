@@ -6,13 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::Unit;
-
 use super::{Candidate, Draft, Rules, ValidationError, rows};
 use crate::clock::Timestamp;
 use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
+use crate::metric;
 use crate::store::{
     Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason, Result,
     StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
@@ -34,17 +33,10 @@ const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
 /// At this depth the measurement stops counting: a count takes time in proportion to the
 /// rows, and competes with the drain.
 const DEPTH_LIMIT: u32 = 100_000;
-const DEPTH: &str = "gateway_events_inbox_depth";
-const OLDEST: &str = "gateway_events_inbox_oldest_seconds";
 
 /// Starts the job that drains the inbox and the one that measures its depth.
 pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
     jobs.start("inbox_drain", DRAIN_INTERVAL, Drain::new(Arc::clone(store), rules));
-    metrics::describe_gauge!(
-        DEPTH,
-        format!("Rows in the inbox; {DEPTH_LIMIT} means that many or more.")
-    );
-    metrics::describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest row in the inbox.");
     jobs.start_measurement("inbox_depth", DEPTH_INTERVAL, Measure(Arc::<dyn Store>::clone(store)));
 }
 
@@ -293,10 +285,9 @@ fn not_computed(error: ComputeError) -> StoreError {
 /// were moved.
 fn report(drained: &Drained) -> usize {
     let appended = u64::try_from(drained.appended).unwrap_or(u64::MAX);
-    metrics::counter!("gateway_events_inbox_appended_total").increment(appended);
+    metrics::counter!(metric::INBOX_APPENDED).increment(appended);
     for inbox_id in &drained.unmatched {
-        metrics::counter!("gateway_events_unmatched_events_total", "source" => "inbox")
-            .increment(1);
+        metrics::counter!(metric::UNMATCHED_EVENTS, "source" => "inbox").increment(1);
         tracing::warn!(
             target: "inbox",
             inbox_id,
@@ -305,8 +296,7 @@ fn report(drained: &Drained) -> usize {
     }
     for (inbox_id, rejection) in &drained.rejected {
         let reason = rejection.reason;
-        metrics::counter!("gateway_events_inbox_rejected_total", "reason" => reason.as_str())
-            .increment(1);
+        metrics::counter!(metric::INBOX_REJECTED, "reason" => reason.as_str()).increment(1);
         tracing::warn!(
             target: "inbox",
             inbox_id,
@@ -327,8 +317,8 @@ impl Job for Measure {
     async fn run_once(&mut self) -> Result<Next> {
         let depth = self.0.inbox_depth(DEPTH_LIMIT).await?;
         let age = depth.oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest));
-        metrics::gauge!(DEPTH).set(f64::from(depth.rows));
-        metrics::gauge!(OLDEST).set(age.as_secs_f64());
+        metrics::gauge!(metric::INBOX_DEPTH).set(f64::from(depth.rows));
+        metrics::gauge!(metric::INBOX_OLDEST).set(age.as_secs_f64());
         Ok(Next::Wait)
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::metric;
+
 /// Capacity of the queue, in lines and in bytes.
 const QUEUE_LINES: usize = 8192;
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
@@ -15,8 +17,6 @@ const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval between retries of a write that would block, and of adding to a full queue.
 const RETRY: Duration = Duration::from_millis(10);
-/// The name of the counter of dropped lines.
-pub(super) const DROPPED: &str = "gateway_events_log_lines_dropped_total";
 
 /// Formats a line about the number of dropped lines.
 pub(super) type Notice = fn(u64) -> String;
@@ -36,7 +36,7 @@ struct Counts {
 impl Counts {
     fn drop_line(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(DROPPED).increment(1);
+        metrics::counter!(metric::LOG_LINES_DROPPED).increment(1);
     }
 }
 

@@ -26,6 +26,7 @@ use tracing_subscriber::{Layer, Registry};
 use super::{Otlp, TelemetryError};
 use crate::event::NodeId;
 use crate::log_limit::{Bounds, LogLimit};
+use crate::metric;
 use crate::trace_context::{TraceId, TraceParent};
 
 /// Capacity of the queue in spans; further ones are dropped.
@@ -169,7 +170,7 @@ impl Client {
     }
 
     fn failed(&self, why: &str) {
-        metrics::counter!(super::EXPORT_FAILURES).increment(1);
+        metrics::counter!(metric::OTLP_EXPORT_FAILURES).increment(1);
         if let Some(suppressed) = self.failures.admit(&()) {
             tracing::warn!(why, suppressed, "failed to export spans; dropped them");
         }

@@ -243,7 +243,7 @@ impl MemoryStore {
                     wake.reached(gateway, head);
                 }
             }
-            self.wake.appended(gateway, Hint { head, rows: rows.into() });
+            self.wake.appended(gateway, Hint::new(head, rows));
         }
     }
 

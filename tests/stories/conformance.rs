@@ -90,6 +90,7 @@ macro_rules! conforms {
             a_repeat_gets_the_first_answer_though_the_log_is_trimmed
             a_redrive_continues_where_it_stopped_oldest_first
             a_redrive_counts_everything_that_it_skips
+            gateways_are_counted_by_state_with_those_furthest_behind
             a_redriven_delivery_shows_its_newest_redrive_and_its_state
             a_closed_connection_keeps_the_position_that_it_had
             a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive

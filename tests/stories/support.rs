@@ -189,6 +189,24 @@ impl Service {
         answer.text().await.expect("text")
     }
 
+    /// The metrics, once they satisfy this.
+    pub(crate) async fn metrics_until(&self, satisfies: impl Fn(&str) -> bool) -> String {
+        let mut polls = tokio::time::interval(Duration::from_millis(200));
+        let mut last = String::new();
+        let found = tokio::time::timeout(2 * PATIENCE, async {
+            loop {
+                polls.tick().await;
+                last = self.metrics().await;
+                if satisfies(&last) {
+                    return;
+                }
+            }
+        })
+        .await;
+        assert!(found.is_ok(), "the metrics never said so; at last: {last}\n{}", self.log());
+        last
+    }
+
     /// The self-signed certificate, which clients must trust.
     pub(crate) fn certificate(&self) -> std::path::PathBuf {
         self.directory.path().join("certificate.pem")

@@ -12,6 +12,7 @@ use super::receipts::reported;
 use super::{Lane, Outcome, State};
 use crate::clock::{Timestamp, millis};
 use crate::event::Reason;
+use crate::metric;
 use crate::transport::{Control, Ended, Incoming};
 
 /// The timeout of closing a transport, which has shorter timeouts of its own.
@@ -53,6 +54,7 @@ impl Lane {
     pub(super) async fn finish(mut self: Box<Self>, mut state: State, outcome: Outcome) {
         let Outcome { reason, detail, shared } = outcome;
         drop((self.registration, self.permit, self.link));
+        metrics::counter!(metric::CONNECTIONS_CLOSED, "reason" => reason.as_str()).increment(1);
         let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
         tracing::info!(
             gateway = %self.info.gateway_id,

@@ -8,10 +8,29 @@ use super::super::window::{Receipt, Window};
 use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::Sequence;
+use crate::metric;
 use crate::store::DeploymentMatch;
+use crate::transport::InvalidMessage;
 
-/// The name of a report that contains nothing new.
+/// A report that contains nothing new.
 pub(super) const REPEATED: &str = "repeated report";
+/// A report for which the queue has no room.
+pub(super) const TOO_MANY_REPORTS: &str = "report beyond the queue's limit";
+/// A report that matches no event.
+const UNKNOWN_DEPLOYMENT: &str = "report on an unknown deployment";
+/// A receipt beyond what was sent.
+const NOT_SENT: &str = "receipt for an event that was not sent";
+
+/// All kinds of invalid messages, as metrics name them.
+pub const INVALID_MESSAGES: [&str; 7] = [
+    InvalidMessage::Binary.as_str(),
+    InvalidMessage::Malformed.as_str(),
+    InvalidMessage::UnknownType.as_str(),
+    NOT_SENT,
+    REPEATED,
+    TOO_MANY_REPORTS,
+    UNKNOWN_DEPLOYMENT,
+];
 
 impl Lane {
     pub(super) fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
@@ -20,7 +39,7 @@ impl Lane {
                 self.outcomes.confirmed(range, started_at, Timestamp::now());
             }
             Receipt::Stale => {}
-            Receipt::BeyondSent => self.invalid(state, "receipt for an event that was not sent"),
+            Receipt::BeyondSent => self.invalid(state, NOT_SENT),
         }
     }
 
@@ -36,14 +55,12 @@ impl Lane {
 fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Instant) -> Receipt {
     let receipt = window.receipt(sequence, now);
     if let Receipt::Confirmed { range, .. } = receipt {
-        let finished_at = Timestamp::now();
         let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-        let latency = metrics::histogram!("gateway_events_delivery_seconds");
-        for took in state.in_flight.confirmed(count, finished_at) {
-            latency.record(took.as_secs_f64());
+        let delay = metrics::histogram!(metric::RECEIPT_DELAY, "transport" => state.transport);
+        for sent_at in state.in_flight.confirmed(count) {
+            delay.record(now.duration_since(sent_at));
         }
-        metrics::counter!("gateway_events_receipts_total")
-            .increment(u64::try_from(count).unwrap_or(u64::MAX));
+        metrics::counter!(metric::RECEIPTS).increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
     receipt
 }
@@ -58,7 +75,7 @@ pub(super) fn reported(
     state: &mut State,
     matched: &Matched,
 ) -> Result<(), &'static str> {
-    let found = matched.found.ok_or("report on an unknown deployment")?;
+    let found = matched.found.ok_or(UNKNOWN_DEPLOYMENT)?;
     let result = matched.result();
     let event = state.in_flight.named(found.sequence);
     if !reports.is_new(found.sequence, result.is_ok()) {

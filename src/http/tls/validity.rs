@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::clock::Timestamp;
+use crate::metric;
 
 /// How long before the expiry the warnings begin.
 const SOON: Duration = Duration::from_hours(14 * 24);
@@ -45,8 +46,7 @@ impl Validity {
             return;
         };
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
-        metrics::gauge!("gateway_events_certificate_expires_timestamp_seconds")
-            .set((end.micros() / 1_000_000) as f64);
+        metrics::gauge!(metric::CERTIFICATE_EXPIRES).set((end.micros() / 1_000_000) as f64);
         let now = Timestamp::now();
         let warning = if now >= end {
             "the certificate, or one that signed it, HAS EXPIRED: clients will refuse it"

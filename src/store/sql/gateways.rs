@@ -1,6 +1,5 @@
 //! Gateways: registering, listing, changing and deleting them. Every statement filters by the
 //! organisation. Deleted gateways are not found here; only the ledger refers to them.
-//! remembers it.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +13,12 @@ use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
-use crate::store::{Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError};
+use crate::store::{
+    Deleted, Fleet, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
+};
 
 pub(crate) mod details;
+mod fleet;
 #[cfg(test)]
 mod tests;
 
@@ -78,6 +80,10 @@ impl Gateways for Backend {
     ) -> Result<Deleted> {
         let node = self.node;
         run!(self.write_tx, |conn, now| delete_gateway(conn, now, node, organisation, id))
+    }
+
+    async fn fleet(&self, furthest: usize) -> Result<Fleet> {
+        run!(self.query, |conn| fleet::fleet(conn, furthest))
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {

@@ -35,8 +35,8 @@ impl Inbox for Backend {
                 move |conn, _| Box::pin(async move { drain::drain(conn, rows).await }),
                 move |(_, grown)| {
                     for grown in grown {
-                        let rows = grown.rows.clone().into();
-                        wake.appended(grown.gateway, Hint { head: grown.head, rows });
+                        let rows = grown.rows.clone();
+                        wake.appended(grown.gateway, Hint::new(grown.head, rows));
                     }
                 },
             )

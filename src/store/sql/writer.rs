@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use super::Backend;
 use super::dialect::Session;
 use crate::event::NodeId;
+use crate::metric;
 use crate::store::{NewConnection, Opened, Publish, Published, Queue, Record, Result, StoreError};
 use crate::wake::Wake;
 
@@ -114,13 +115,16 @@ impl Writer {
             _bytes: take(&self.bytes, batch::payload_bytes(&publish), self.queue.bytes)?,
         };
         let (answer, answered) = oneshot::channel();
+        let begun = Instant::now();
         self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
             match error {
                 mpsc::error::TrySendError::Full(_) => full(),
                 mpsc::error::TrySendError::Closed(_) => stopped(),
             }
         })?;
-        received(answered).await
+        let published = received(answered).await?;
+        metrics::histogram!(metric::APPEND_DURATION).record(begun.elapsed());
+        Ok(published)
     }
 
     /// Records outcomes.
@@ -258,7 +262,11 @@ impl Task {
                     self.commit(batch).await
                 }
             };
-            self.begun.send_replace(None);
+            if let Some(begun) = self.begun.send_replace(None) {
+                metrics::histogram!(metric::TRANSACTION_DURATION).record(begun.elapsed());
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+            metrics::gauge!(metric::WRITER_QUEUE).set(waiting.len() as f64);
             if let Err(Fatal(reason)) = ended {
                 tracing::error!(reason, "a write failed; the writer stops");
                 self.failed.send_replace(Some(reason));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Options, connect};
 use crate::files;
+use crate::metric;
 use crate::store::StoreError;
 
 /// Below this much free space, writes are assumed to fail.
@@ -74,7 +75,7 @@ impl Disk {
     /// Creates the ballast file if it is missing and there is enough room.
     pub(super) fn keep_ballast(&mut self) {
         if let Some(free) = connect::free_bytes(&self.path) {
-            metrics::gauge!("gateway_events_disk_free_bytes").set(approximate(free));
+            metrics::gauge!(metric::DISK_FREE).set(approximate(free));
         }
         if self.has_ballast() {
             return;
@@ -241,7 +242,7 @@ impl WalWatch {
     /// The size of the log, if it is too large.
     pub(super) fn too_large(&self) -> Option<u64> {
         let bytes = size(&self.path);
-        metrics::gauge!("gateway_events_wal_bytes").set(approximate(bytes));
+        metrics::gauge!(metric::WAL_SIZE).set(approximate(bytes));
         (bytes > self.max_bytes).then_some(bytes)
     }
 }

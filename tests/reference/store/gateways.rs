@@ -6,13 +6,13 @@ use gateway_events::event::{
 };
 use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::{
-    Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result, StoreError,
-    storable,
+    Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange, GatewayLag, Labels, LastRefusal, Range,
+    Result, StoreError, storable,
 };
 use serde_json::value::RawValue;
 
 use super::ledger::{Ended, How};
-use super::tables::{Cursor, GatewayRow, Key, Stream, Tables, next};
+use super::tables::{ConnectionRow, Cursor, GatewayRow, Key, Stream, Tables, next};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
 
@@ -164,6 +164,30 @@ impl Tables {
         self.cursors.insert(own, Cursor { received: confirmed, updated_at, ..Cursor::default() });
         let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
         Ok(Deleted { key, undelivered: self.named(&undelivered)? })
+    }
+
+    pub(super) fn fleet(&self, now: Timestamp, furthest: usize) -> Result<Fleet> {
+        let mut fleet = Fleet::default();
+        for (key, row) in self.gateways.iter().filter(|(_, row)| row.deleted_at.is_none()) {
+            let gateway = self.shown(now, *key)?;
+            let is_live = |row: &&ConnectionRow| row.gateway == *key && row.closed.is_none();
+            match (row.disabled_at, self.connections.values().any(|row| is_live(&row))) {
+                (Some(_), _) => fleet.disabled += 1,
+                (None, true) => fleet.connected += 1,
+                (None, false) => fleet.away += 1,
+            }
+            let is_failing = row.stream.failing.is_some() && row.disabled_at.is_none();
+            fleet.failing += u64::from(is_failing);
+            let position = gateway.confirmed.max(gateway.floor);
+            let events = u64::try_from(gateway.head.0 - position.0).unwrap_or(0);
+            fleet.pending += events;
+            fleet.dead_letters += u64::try_from(row.stream.dead_total).unwrap_or(0);
+            fleet.furthest_behind.push(GatewayLag { id: row.id, name: row.name.clone(), events });
+        }
+        let rank = |lag: &GatewayLag| (std::cmp::Reverse(lag.events), lag.name.clone());
+        fleet.furthest_behind.sort_by_key(rank);
+        fleet.furthest_behind.truncate(furthest);
+        Ok(fleet)
     }
 
     pub(super) fn set_manifest(

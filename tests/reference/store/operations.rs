@@ -12,7 +12,7 @@ use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Connections, Credentials,
     Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch,
-    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Gateway, GatewayChange,
+    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Fleet, Gateway, GatewayChange,
     GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
     Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
     Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
@@ -163,6 +163,11 @@ impl Gateways for MemoryStore {
         id: GatewayId,
     ) -> Result<Deleted> {
         self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
+    }
+
+    async fn fleet(&self, furthest: usize) -> Result<Fleet> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.fleet(now, furthest)).await
     }
 
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, LogSpan, NewToken, Publish, Published, Record, RedriveSelection,
-    Redriven, Scope, Store, StoreError, Target, TokenKind, VerdictState,
+    DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, LogSpan, NewToken, Publish,
+    Published, Record, RedriveSelection, Redriven, Scope, Store, StoreError, Target, TokenKind,
+    VerdictState,
 };
 
 use crate::support::PATIENCE;
@@ -385,4 +386,40 @@ pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
     let span = LogSpan { after: Sequence::ZERO, limit: 1, max_bytes: 1 };
     let nobody = store.gateway_log(fixture.organisation, GatewayId::new(), span).await.unwrap();
     assert!(nobody.is_none());
+}
+
+pub(crate) async fn gateways_are_counted_by_state_with_those_furthest_behind(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let mut gateways = Vec::new();
+    for events in [3, 5, 2, 1, 9] {
+        let gateway = fixture.gateway(&[]).await;
+        fixture.fill(&gateway, events).await;
+        gateways.push(gateway);
+    }
+    let [one, two, three, disabled, deleted] = &gateways[..] else { unreachable!() };
+    let (id, ..) = fixture.open(one).await;
+    fixture.record(vec![confirmed(one, id, 1, 2)]).await;
+    fixture.give_up(two, 5, 5).await;
+    let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
+    store.update_gateway(fixture.organisation, disabled.id, change).await.unwrap();
+    store.delete_gateway(fixture.organisation, deleted.id).await.unwrap();
+    let lag = |gateway: &Gateway, events: u64| GatewayLag {
+        id: gateway.id,
+        name: gateway.name.clone(),
+        events,
+    };
+    let counted = Fleet {
+        connected: 1,
+        away: 2,
+        disabled: 1,
+        failing: 0,
+        pending: 9,
+        dead_letters: 1,
+        furthest_behind: vec![lag(two, 5), lag(three, 2)],
+    };
+    assert_eq!(store.fleet(2).await.unwrap(), counted);
+    let all = store.fleet(100).await.unwrap().furthest_behind;
+    let lags: Vec<u64> = all.iter().map(|lag| lag.events).collect();
+    assert_eq!(lags, [5, 2, 1, 1]);
+    assert_eq!(store.fleet(0).await.unwrap(), Fleet { furthest_behind: Vec::new(), ..counted });
 }

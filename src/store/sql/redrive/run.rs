@@ -32,7 +32,7 @@ impl Backend {
                     move |(_, heads)| {
                         // Without rows, so that each lane reads them from the log.
                         for (gateway, head) in heads {
-                            wake.appended(*gateway, Hint { head: *head, rows: [].into() });
+                            wake.appended(*gateway, Hint::new(*head, []));
                         }
                     },
                 )

@@ -84,7 +84,7 @@ async fn answer(
     done: Done,
 ) -> Result<(), Fatal> {
     for grown in done.grown {
-        wake.appended(grown.gateway, Hint { head: grown.head, rows: grown.rows.into() });
+        wake.appended(grown.gateway, Hint::new(grown.head, grown.rows));
     }
     for ((_, answer, _), published) in batch.appends.into_iter().zip(done.published) {
         let _ = answer.send(Ok(published));

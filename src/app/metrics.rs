@@ -1,0 +1,130 @@
+//! Metrics that no single request or delivery causes: the version, the process, the state of all
+//! gateways, and the counters of every label value, which exist from the start at 0.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics_process::Collector;
+
+use crate::dispatch::INVALID_MESSAGES;
+use crate::event::Reason;
+use crate::http::UPGRADE_REFUSALS;
+use crate::jobs::{Job, Next};
+use crate::metric;
+use crate::store::{Fleet, RejectionReason, Store, StoreError};
+
+/// The interval of the measurement, which reads one row per gateway.
+pub(super) const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Creates the metrics that are known at the start.
+pub(super) fn create() {
+    metrics::gauge!(metric::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let reasons = || Reason::ALL.iter().map(|reason| reason.as_str());
+    metric::create(metric::DELIVERY_FAILURES, "reason", reasons());
+    metric::create(metric::CONNECTIONS_CLOSED, "reason", reasons());
+    let rejections = RejectionReason::ALL.iter().map(|reason| reason.as_str());
+    metric::create(metric::INBOX_REJECTED, "reason", rejections);
+    let refusals = UPGRADE_REFUSALS.iter().map(|code| code.as_str());
+    metric::create(metric::UPGRADES_REFUSED, "code", refusals);
+    metric::create(metric::AUTHENTICATION_FAILURES, "kind", ["gateway_key", "access_token"]);
+    metric::create(metric::UNMATCHED_EVENTS, "source", ["http", "inbox"]);
+    metric::create(metric::INVALID_MESSAGES, "what", INVALID_MESSAGES.iter().copied());
+}
+
+/// The metrics of gateways that are furthest behind, in the text format. They are not in the
+/// recorder, which can't remove the metric of a gateway that has caught up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lag(Arc<Mutex<String>>);
+
+impl Lag {
+    /// The metrics in the text format.
+    pub(super) fn render(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+/// Measures the process and all gateways.
+pub(super) struct Measure {
+    store: Arc<dyn Store>,
+    process: Collector,
+    lag: Lag,
+    /// How many gateways are named.
+    furthest_behind: usize,
+}
+
+impl Measure {
+    pub(super) fn new(store: Arc<dyn Store>, lag: Lag, furthest_behind: usize) -> Self {
+        let process = Collector::default();
+        process.describe();
+        process.collect();
+        Self { store, process, lag, furthest_behind }
+    }
+}
+
+impl Job for Measure {
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Next, StoreError> {
+        self.process.collect();
+        let fleet = self.store.fleet(self.furthest_behind).await?;
+        for (state, count) in
+            [("connected", fleet.connected), ("away", fleet.away), ("disabled", fleet.disabled)]
+        {
+            metrics::gauge!(metric::GATEWAYS, "state" => state).set(approximate(count));
+        }
+        metrics::gauge!(metric::GATEWAYS_FAILING).set(approximate(fleet.failing));
+        metrics::gauge!(metric::PENDING_DELIVERIES).set(approximate(fleet.pending));
+        metrics::gauge!(metric::DEAD_LETTERS).set(approximate(fleet.dead_letters));
+        self.lag.set(lag_text(&fleet));
+        Ok(Next::Wait)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+fn approximate(count: u64) -> f64 {
+    count as f64
+}
+
+/// The lag of each gateway in the [text format].
+///
+/// [text format]: https://prometheus.io/docs/instrumenting/exposition_formats/
+fn lag_text(fleet: &Fleet) -> String {
+    let name = metric::GATEWAY_LAG;
+    let help = metric::CATALOGUE.iter().find(|metric| metric.name == name);
+    let help = help.map_or("", |metric| metric.help.trim());
+    let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+    for gateway in &fleet.furthest_behind {
+        let (id, gateway, events) = (gateway.id, escaped(&gateway.name), gateway.events);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name}{{gateway=\"{gateway}\",gateway_id=\"{id}\"}} {events}");
+    }
+    text
+}
+
+/// The value of a label.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::GatewayId;
+    use crate::store::GatewayLag;
+
+    #[test]
+    fn names_cannot_end_their_label() {
+        let id = GatewayId::new();
+        let lag = GatewayLag { id, name: "a\"} 1\n\\".to_owned(), events: 7 };
+        let text = lag_text(&Fleet { furthest_behind: vec![lag], ..Fleet::default() });
+        let line = text.lines().nth(2).unwrap();
+        let name = metric::GATEWAY_LAG;
+        assert_eq!(line, format!(r#"{name}{{gateway="a\"}} 1\n\\",gateway_id="{id}"}} 7"#));
+        assert_eq!(text.lines().count(), 3);
+    }
+}

@@ -1,0 +1,192 @@
+//! The catalogue of metrics: their names and what they measure. `/metrics` has a HELP line for
+//! each of them, and counters without labels are there from the start, at 0.
+
+/// Defines a constant per metric and [`CATALOGUE`]. The documentation of a metric is its help text.
+macro_rules! catalogue {
+    ($($(#[doc = $help:literal])+ $kind:ident $name:ident = $text:literal;)+) => {
+        $($(#[doc = $help])+ pub const $name: &str = $text;)+
+
+        /// All metrics of the service, besides those of the process.
+        pub const CATALOGUE: &[Metric] =
+            &[$(Metric { name: $text, kind: Kind::$kind, help: concat!($($help),+) }),+];
+    };
+}
+
+/// A metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// What it measures.
+    pub help: &'static str,
+}
+
+/// The kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A counter without labels.
+    Counter,
+    /// A counter with labels.
+    Counters,
+    /// A gauge.
+    Gauge,
+    /// A histogram of seconds.
+    Histogram,
+}
+
+catalogue! {
+    // The service.
+    /// Always 1; its label says which version runs.
+    Gauge BUILD_INFO = "gateway_events_build_info";
+    /// When the certificate in use, or the one that signed it, expires, in seconds since 1970.
+    Gauge CERTIFICATE_EXPIRES = "gateway_events_certificate_expires_timestamp_seconds";
+    /// Log lines that were dropped because they could not be written.
+    Counter LOG_LINES_DROPPED = "gateway_events_log_lines_dropped_total";
+    /// Batches of spans that could not be exported.
+    Counter OTLP_EXPORT_FAILURES = "gateway_events_otlp_export_failures_total";
+    /// Completed runs of background jobs, by job.
+    Counters JOB_RUNS = "gateway_events_job_runs_total";
+    /// Failed runs of background jobs, by job.
+    Counters JOB_FAILURES = "gateway_events_job_failures_total";
+    /// Runs of background jobs that panicked, by job.
+    Counters JOB_RESTARTS = "gateway_events_job_restarts_total";
+
+    // HTTP.
+    /// Time from a request's headers to its response's, by method, route template and status.
+    Histogram HTTP_REQUEST_DURATION = "gateway_events_http_request_duration_seconds";
+    /// HTTP requests that have no response yet.
+    Gauge HTTP_REQUESTS_IN_FLIGHT = "gateway_events_http_requests_in_flight";
+    /// Bytes of request bodies, by route template, as announced in Content-Length.
+    Counters HTTP_REQUEST_BYTES = "gateway_events_http_request_body_bytes_total";
+    /// Bytes of response bodies of known length, by route template.
+    Counters HTTP_RESPONSE_BYTES = "gateway_events_http_response_body_bytes_total";
+    /// New connections that were closed because all places were in use.
+    Counter HTTP_CONNECTIONS_REFUSED = "gateway_events_http_connections_refused_total";
+    /// Idle connections that were closed to admit new ones.
+    Counter HTTP_CONNECTIONS_EVICTED = "gateway_events_http_connections_evicted_total";
+    /// Requests that were refused because server.body_memory was in use.
+    Counter BODIES_REFUSED = "gateway_events_bodies_refused_total";
+    /// Refused credentials, by kind.
+    Counters AUTHENTICATION_FAILURES = "gateway_events_authentication_failures_total";
+
+    // Publishing.
+    /// Events accepted by POST /events, repeats included, by type; after 200 types, `other`.
+    Counters PUBLISHED_EVENTS = "gateway_events_published_events_total";
+    /// Accepted events whose target matched no gateway, by source.
+    Counters UNMATCHED_EVENTS = "gateway_events_unmatched_events_total";
+    /// Validations of payloads that were stopped because they took too long.
+    Counter VALIDATIONS_STOPPED = "gateway_events_validations_stopped_total";
+    /// Rows of the inbox that were moved to the log.
+    Counter INBOX_APPENDED = "gateway_events_inbox_appended_total";
+    /// Rows of the inbox that were rejected, by reason.
+    Counters INBOX_REJECTED = "gateway_events_inbox_rejected_total";
+    /// Rows in the inbox; 100000 means that many or more.
+    Gauge INBOX_DEPTH = "gateway_events_inbox_depth";
+    /// Age of the oldest row in the inbox.
+    Gauge INBOX_OLDEST = "gateway_events_inbox_oldest_seconds";
+
+    // The store.
+    /// Time from handing valid events to the writer to their durable commit, per request.
+    Histogram APPEND_DURATION = "gateway_events_append_duration_seconds";
+    /// Time of each transaction of the writer, which commits a group of requests.
+    Histogram TRANSACTION_DURATION = "gateway_events_transaction_duration_seconds";
+    /// Requests that wait for the writer.
+    Gauge WRITER_QUEUE = "gateway_events_writer_queue_length";
+    /// Free space on the database's disk.
+    Gauge DISK_FREE = "gateway_events_disk_free_bytes";
+    /// Size of SQLite's write-ahead log.
+    Gauge WAL_SIZE = "gateway_events_wal_bytes";
+    /// Changes of the database's clock that were noticed.
+    Counter CLOCK_JUMPS = "gateway_events_clock_jumps_total";
+    /// How often another node declared this one dead.
+    Counter NODE_DECLARED_DEAD = "gateway_events_node_declared_dead_total";
+    /// Heartbeats of this node that could not be stored.
+    Counter NODE_HEARTBEAT_FAILURES = "gateway_events_node_heartbeat_failures_total";
+    /// Nodes that this one declared dead.
+    Counter NODES_LOST = "gateway_events_nodes_lost_total";
+
+    // Delivery.
+    /// Open connections of gateways to this node.
+    Gauge CONNECTIONS = "gateway_events_connections";
+    /// Connections of gateways that ended, by reason.
+    Counters CONNECTIONS_CLOSED = "gateway_events_connections_closed_total";
+    /// Refused attempts of gateways to connect, by code.
+    Counters UPGRADES_REFUSED = "gateway_events_upgrades_refused_total";
+    /// Events handed to a connection.
+    Counter EVENTS_WRITTEN = "gateway_events_events_written_total";
+    /// Deliveries that gateways have confirmed.
+    Counter RECEIPTS = "gateway_events_receipts_total";
+    /// Time from the commit of an event to handing it to a connection, of events that this node
+    /// appended while the gateway was connected and had no backlog.
+    Histogram DISPATCH_DELAY = "gateway_events_dispatch_delay_seconds";
+    /// Time from handing an event to a connection to its receipt, by transport.
+    Histogram RECEIPT_DELAY = "gateway_events_receipt_delay_seconds";
+    /// Failed deliveries, by reason.
+    Counters DELIVERY_FAILURES = "gateway_events_delivery_failures_total";
+    /// Deliveries whose outcome is unknown; they are sent again.
+    Counter DELIVERY_UNKNOWN = "gateway_events_delivery_unknown_total";
+    /// Invalid messages from gateways, by kind.
+    Counters INVALID_MESSAGES = "gateway_events_invalid_messages_total";
+    /// Outcomes of deliveries that could not be stored; their events are delivered again.
+    Counter OUTCOMES_DISCARDED = "gateway_events_outcomes_discarded_total";
+
+    // The fleet, from the database: the same on each node.
+    /// Registered gateways, by state: `connected`, `away`, `disabled`.
+    Gauge GATEWAYS = "gateway_events_gateways";
+    /// Connected gateways whose last reports on deployments were failures.
+    Gauge GATEWAYS_FAILING = "gateway_events_gateways_failing";
+    /// Deliveries that are neither confirmed nor given up.
+    Gauge PENDING_DELIVERIES = "gateway_events_pending_deliveries";
+    /// Deliveries that were given up and not redriven.
+    Gauge DEAD_LETTERS = "gateway_events_dead_letters";
+    /// Sequences after the confirmed position, of the gateways that are furthest behind.
+    Gauge GATEWAY_LAG = "gateway_events_gateway_lag_events";
+}
+
+/// Describes all metrics to the recorder, and creates counters without labels.
+pub fn describe() {
+    for metric in CATALOGUE {
+        let (name, help) = (metric.name, metric.help.trim_start());
+        match metric.kind {
+            Kind::Counter => {
+                metrics::describe_counter!(name, help);
+                metrics::counter!(name).increment(0);
+            }
+            Kind::Counters => metrics::describe_counter!(name, help),
+            Kind::Gauge => metrics::describe_gauge!(name, help),
+            Kind::Histogram => metrics::describe_histogram!(name, metrics::Unit::Seconds, help),
+        }
+    }
+}
+
+/// Creates the counters of a metric for all values of its label.
+pub fn create(
+    name: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = &'static str>,
+) {
+    for value in values {
+        metrics::counter!(name, label => value).increment(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions_of_prometheus() {
+        let names: BTreeSet<_> = CATALOGUE.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), CATALOGUE.len());
+        for metric in CATALOGUE {
+            let is_counter = matches!(metric.kind, Kind::Counter | Kind::Counters);
+            assert_eq!(metric.name.ends_with("_total"), is_counter, "{}", metric.name);
+            assert!(metric.kind != Kind::Histogram || metric.name.ends_with("_seconds"));
+            assert!(metric.help.trim_end().ends_with('.'), "{}", metric.name);
+        }
+    }
+}
