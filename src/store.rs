@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 mod browse;
+mod conflict;
 mod connections;
 mod credentials;
 pub mod deployments;
@@ -48,6 +49,7 @@ mod undelivered;
 mod verdict;
 
 pub use browse::*;
+pub use conflict::*;
 pub use connections::*;
 pub use credentials::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
@@ -107,7 +109,7 @@ pub enum StoreError {
     TooLong(Duration),
     /// A name is taken, or a limit (two live gateway tokens, 64 labels) is reached.
     #[error("{0}")]
-    Conflict(String),
+    Conflict(Conflict),
     /// The named object does not exist in this organisation.
     #[error("{0} not found")]
     NotFound(&'static str),

@@ -210,7 +210,7 @@ impl From<StoreError> for Problem {
                 Code::AnswerTooLong,
                 format!("This was ended: {error}. Ask for a shorter window, or for less."),
             ),
-            StoreError::Conflict(why) => Self::new(Code::Conflict, why.clone()),
+            StoreError::Conflict(why) => Self::new(Code::Conflict, why.to_string()),
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Corrupt(_) => Self::internal(),
         };
@@ -245,6 +245,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Conflict;
 
     #[test]
     fn store_errors_become_what_clients_can_act_on() {
@@ -256,7 +257,7 @@ mod tests {
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
             (StoreError::TooLong(std::time::Duration::from_secs(1)), 503, "answer_too_long"),
-            (StoreError::Conflict("taken".into()), 409, "conflict"),
+            (StoreError::Conflict(Conflict::Concurrent), 409, "conflict"),
             (StoreError::NotFound("gateway"), 404, "not_found"),
             (StoreError::Corrupt("page 3".into()), 500, "internal"),
         ] {

@@ -13,8 +13,8 @@ use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
 use crate::store::{
-    Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason, Result,
-    StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
+    Conflict, Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason,
+    Result, StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.
@@ -97,7 +97,7 @@ impl Drain {
         // After a concurrent publisher took the same id, a retry finds its event. A
         // damaged log gives the same error again.
         for _ in 0..RACES {
-            if !matches!(outcome, Err(StoreError::Conflict(_))) {
+            if !matches!(outcome, Err(StoreError::Conflict(Conflict::Concurrent))) {
                 break;
             }
             outcome = self.store.drain_inbox(vec![row.clone()]).await;

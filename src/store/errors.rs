@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::StoreError;
-use crate::event::GatewayId;
+use super::{Conflict, StoreError};
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
@@ -20,44 +19,6 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::RowNotFound => Self::Corrupt(text),
             _ => Self::Unavailable(text),
         }
-    }
-}
-
-/// Errors with the same text in every store.
-impl StoreError {
-    /// A gateway with this id exists or existed.
-    pub fn gateway_id_taken(id: GatewayId) -> Self {
-        Self::Conflict(format!(
-            "the gateway id {id} is or was in use; omit it to have one generated"
-        ))
-    }
-
-    /// The name is that of another gateway.
-    pub fn gateway_name_taken(name: &str, by: GatewayId) -> Self {
-        Self::Conflict(format!(
-            "the name {name:?} belongs to gateway {by}; choose another name, or delete that gateway first"
-        ))
-    }
-
-    /// The gateway has the maximum number of live tokens.
-    pub fn too_many_tokens(gateway: GatewayId, live: i64) -> Self {
-        Self::Conflict(format!(
-            "gateway {gateway} has {live} live tokens, the maximum; revoke one that is no longer used, then create the new one"
-        ))
-    }
-
-    /// The rejected row was put back before.
-    pub fn put_back_already(rejected: i64) -> Self {
-        Self::Conflict(format!(
-            "The rejected row {rejected} has been put back into the inbox already."
-        ))
-    }
-
-    /// A concurrent request took the name, id or key.
-    pub fn taken_meanwhile(what: &str) -> Self {
-        Self::Conflict(format!(
-            "another request took this name or id at the same time ({what}); check, and retry"
-        ))
     }
 }
 
@@ -121,7 +82,10 @@ fn of_postgres(code: &str, text: String) -> StoreError {
         ["08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0"];
     match code {
         // unique_violation
-        "23505" => StoreError::taken_meanwhile(&text),
+        "23505" => {
+            tracing::debug!(error = text, "a concurrent request stored the same key");
+            Conflict::Concurrent.into()
+        }
         // data_exception, program_limit_exceeded: a value that can never be stored.
         code if code.starts_with("22") || code.starts_with("54") => StoreError::Corrupt(text),
         // disk_full

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Failing, Result, StoreError};
+use super::{Conflict, Failing, Result};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 
@@ -109,10 +109,7 @@ impl LabelChange {
             }
         }
         if labels.len() > MOST_LABELS {
-            return Err(StoreError::Conflict(format!(
-                "a gateway has at most {MOST_LABELS} labels, and with this change it would have {}",
-                labels.len()
-            )));
+            return Err(Conflict::Labels { labels: labels.len(), most: MOST_LABELS }.into());
         }
         Ok(labels)
     }

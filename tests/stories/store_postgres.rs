@@ -9,8 +9,8 @@ use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
 use gateway_events::store::{
-    DeliveryFilter, Health as _, Ledger as _, Maintenance as _, RetentionLimits, SchemaError,
-    TrimMark,
+    Conflict, Credentials as _, DeliveryFilter, Health as _, Ledger as _, Maintenance as _,
+    NewToken, RetentionLimits, SchemaError, Scope, StoreError, TrimMark,
 };
 use gateway_events::wake::Wake;
 use sqlx::migrate::Migrator;
@@ -53,6 +53,23 @@ async fn opening_migrates_the_schema() {
     open(&database).await.unwrap().close().await;
     let report = verify(&options(&database)).await.unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+/// As when another node has stored the same key meanwhile.
+#[tokio::test]
+async fn a_lost_race_is_a_conflict_that_names_nothing_of_the_database() {
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let organisation = store.organisation("default").await.unwrap();
+    let create = async || {
+        let token = NewToken { id: "same".to_owned(), digest: [1; 32], expires_at: None };
+        store.create_access_token(organisation, "one", &[Scope::Read], token).await
+    };
+    create().await.unwrap();
+    let lost = create().await.unwrap_err();
+    assert!(matches!(lost, StoreError::Conflict(Conflict::Concurrent)), "{lost:?}");
+    assert!(!lost.to_string().contains("access_tokens"), "{lost}");
+    store.close().await;
 }
 
 /// Waits until a session of this database waits for a lock.

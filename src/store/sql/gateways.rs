@@ -14,7 +14,7 @@ use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
-    Deleted, Fleet, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
+    Conflict, Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
 };
 
 pub(crate) mod details;
@@ -127,7 +127,7 @@ pub(super) async fn create_gateway(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(gateway) = inserted else {
-        return Err(StoreError::gateway_id_taken(id));
+        return Err(Conflict::GatewayId(id).into());
     };
     let epoch = Epoch::new();
     query!("insert into streams (gateway, epoch) values ($1, $2)", gateway.0, epoch as _)
@@ -382,7 +382,7 @@ async fn refuse_taken_name(
     .await?;
     match taken {
         None => Ok(()),
-        Some(id) => Err(StoreError::gateway_name_taken(name, id)),
+        Some(id) => Err(Conflict::GatewayName { name: name.to_owned(), by: id }.into()),
     }
 }
 

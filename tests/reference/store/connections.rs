@@ -8,7 +8,7 @@ use gateway_events::store::positions::{
     self, Change, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
 };
 use gateway_events::store::{
-    ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
+    Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
 };
 
@@ -29,7 +29,7 @@ impl Tables {
         let stream = &open.ok_or(StoreError::NotFound("gateway"))?.stream;
         let (epoch, head) = (stream.epoch, Sequence(stream.head));
         if self.connections.contains_key(&new.id) {
-            return Err(StoreError::taken_meanwhile(&format!("connection {}", new.id)));
+            return Err(Conflict::Concurrent.into());
         }
         let (position, is_unsure) = if new.instance.is_empty() {
             self.open_unnamed(now, new.gateway)?

@@ -6,8 +6,8 @@ use gateway_events::event::{
 };
 use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::{
-    Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange, GatewayLag, Labels, LastRefusal, Range,
-    Result, StoreError, storable,
+    Conflict, Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result,
+    StoreError, storable,
 };
 use serde_json::value::RawValue;
 
@@ -28,7 +28,7 @@ impl Tables {
     ) -> Result<Gateway> {
         self.refuse_taken_name(organisation, name, None)?;
         if self.gateways.values().any(|row| row.id == id) {
-            return Err(StoreError::gateway_id_taken(id));
+            return Err(Conflict::GatewayId(id).into());
         }
         let key = GatewayKey(next(&mut self.last.gateway));
         let stream = Stream {
@@ -233,7 +233,9 @@ impl Tables {
                 && row.deleted_at.is_none()
                 && Some(**key) != except
         });
-        taken.map_or(Ok(()), |(_, row)| Err(StoreError::gateway_name_taken(name, row.id)))
+        taken.map_or(Ok(()), |(_, row)| {
+            Err(Conflict::GatewayName { name: name.to_owned(), by: row.id }.into())
+        })
     }
 
     fn shown(&self, now: Timestamp, key: GatewayKey) -> Result<Gateway> {

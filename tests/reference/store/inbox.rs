@@ -4,8 +4,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
 use gateway_events::store::{
-    Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter, RejectedRow,
-    Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
+    Conflict, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter,
+    RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
 };
 
 use super::append::Growth;
@@ -163,7 +163,7 @@ impl Tables {
         let mut chosen: Vec<i64> = fit.filter(|id| one.is_none_or(|one| one == *id)).collect();
         if let (Some(id), true) = (one, chosen.is_empty()) {
             let is_there = self.rejected_row(organisation, id, 0).is_some();
-            return Err(if is_there { StoreError::put_back_already(id) } else { MISSING });
+            return Err(if is_there { Conflict::PutBack(id).into() } else { MISSING });
         }
         let most = usize::try_from(RETRIED).unwrap_or(usize::MAX);
         let more = chosen.len() > most;

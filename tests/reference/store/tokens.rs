@@ -4,7 +4,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, OrganisationKey};
 use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
 use gateway_events::store::{
-    AccessCredential, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo, TokenKind,
+    AccessCredential, Conflict, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo,
+    TokenKind,
 };
 
 use super::tables::{Tables, Token};
@@ -19,7 +20,7 @@ impl Tables {
         token: NewToken,
     ) -> Result<TokenInfo> {
         if self.access_tokens.contains_key(&token.id) {
-            return Err(taken(&token));
+            return Err(Conflict::Concurrent.into());
         }
         let mut scopes = scopes.to_vec();
         scopes.sort_unstable();
@@ -73,10 +74,10 @@ impl Tables {
         let live = i64::try_from(own.filter(|token| is_live(&token.info)).count());
         let live = live.unwrap_or(i64::MAX);
         if live >= LIVE_TOKENS {
-            return Err(StoreError::too_many_tokens(id, live));
+            return Err(Conflict::GatewayTokens { gateway: id, live }.into());
         }
         if self.gateway_tokens.contains_key(&token.id) {
-            return Err(taken(&token));
+            return Err(Conflict::Concurrent.into());
         }
         let made = fresh(gateway, token, "", Vec::new(), now);
         let info = made.info.clone();
@@ -155,8 +156,4 @@ fn in_order<'a, Of: 'a>(tokens: impl Iterator<Item = &'a Token<Of>>) -> Vec<Toke
     let mut found: Vec<TokenInfo> = tokens.map(|token| token.info.clone()).collect();
     found.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     found
-}
-
-fn taken(token: &NewToken) -> StoreError {
-    StoreError::taken_meanwhile(&format!("token {}", token.id))
 }

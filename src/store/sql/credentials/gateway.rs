@@ -9,7 +9,7 @@ use super::{fresh, read_digest};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 use crate::store::limits::LIVE_TOKENS;
-use crate::store::{GatewayCredential, NewToken, Result, StoreError, TokenInfo};
+use crate::store::{Conflict, GatewayCredential, NewToken, Result, StoreError, TokenInfo};
 
 pub(crate) async fn create_gateway_token(
     conn: &mut Connection,
@@ -32,7 +32,7 @@ pub(crate) async fn create_gateway_token(
     .fetch_one(&mut *conn)
     .await?;
     if live >= LIVE_TOKENS {
-        return Err(StoreError::too_many_tokens(id, live));
+        return Err(Conflict::GatewayTokens { gateway: id, live }.into());
     }
     let digest = token.digest.as_slice();
     query!(

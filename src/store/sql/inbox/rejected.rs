@@ -5,7 +5,9 @@ use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::limits::RETRIED;
-use crate::store::{RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError};
+use crate::store::{
+    Conflict, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
+};
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");
 
@@ -51,7 +53,7 @@ pub(super) async fn retry(
     let mut chosen = conn.retryable_rows(organisation, one, &filter, RETRIED + 1).await?;
     if let (Some(id), true) = (one, chosen.is_empty()) {
         return Err(match show(conn, organisation, id, 0).await? {
-            Some(_) => StoreError::put_back_already(id),
+            Some(_) => Conflict::PutBack(id).into(),
             None => MISSING,
         });
     }

@@ -3,7 +3,7 @@
 use super::batch::{Attempt, Batch};
 use super::command::Job;
 use crate::event::NodeId;
-use crate::store::{Result, StoreError};
+use crate::store::{Conflict, Result, StoreError};
 
 /// The connection that the writer uses, made again when it is lost.
 pub(crate) trait WriterSession {
@@ -43,7 +43,7 @@ impl Failure {
     /// The failure of a statement whose transaction was undone.
     pub(crate) fn of(error: StoreError) -> Self {
         match error {
-            StoreError::Conflict(_) => Self::Raced(error),
+            StoreError::Conflict(Conflict::Concurrent) => Self::Raced(error),
             error => Self::Undone(error),
         }
     }
