@@ -158,13 +158,13 @@ pub async fn serve(
         service.connections.clone(),
     ));
     let failed = service.start_jobs(database.is_shared(), rules, wake);
-    service.jobs.start("tidy_up", MINUTE, Call(move || app.tidy_up()));
-    service.jobs.start_measurement("fleet_metrics", metrics::INTERVAL, measure);
-    service.jobs.start("metrics_upkeep", METRICS_UPKEEP, Call(move || recorder.run_upkeep()));
+    service.jobs.start_housekeeping("tidy_up", MINUTE, Call(move || app.tidy_up()));
+    let upkeep = Call(move || metrics.run_upkeep());
+    service.jobs.start_housekeeping("metrics_upkeep", METRICS_UPKEEP, upkeep);
     if let Some(certificates) = certificates {
         let watch =
             WatchCertificates { certificates, signals: signals.clone(), was_requested: false };
-        service.jobs.start("certificates", CERTIFICATE_CHECK, watch);
+        service.jobs.start_housekeeping("certificates", CERTIFICATE_CHECK, watch);
     }
 
     writeln!(out, "listening on {scheme}://{address}")

@@ -1,11 +1,29 @@
 //! Background jobs and their supervisor. A job is one bounded run and an interval; the
 //! supervisor has the only loop. A run that fails or panics is logged, counted and retried
-//! with backoff. A job that completes no run for [`OVERDUE_INTERVALS`] intervals makes the
-//! node unready ([`Supervisor::overdue`]), unless it only measures
-//! ([`Supervisor::start_measurement`]).
+//! with backoff. A job that completes no run for [`OVERDUE_INTERVALS`] intervals is overdue.
+//! If that is because its run does not end, this is logged and counted, too.
+//!
+//! # Readiness
+//!
+//! An unready node is given no gateways, so only a job that delivery or the ledger depends on
+//! makes its node unready when it is overdue ([`Supervisor::overdue`]):
+//!
+//! | job | without it |
+//! |---|---|
+//! | `recorder` | no outcome is recorded |
+//! | `heartbeat` | other nodes declare this one dead |
+//! | `listener` | events that other nodes append are not delivered |
+//! | `revocation` | connections stay open after their access was revoked |
+//! | `inbox_drain` | rows of the inbox are not delivered |
+//! | `not_connected_sweep`, `expiry` | failed deliveries are not recorded |
+//!
+//! All others are housekeeping ([`Supervisor::start_housekeeping`]): the node serves gateways
+//! as well without it for a while, or another node does it. These are `retention`,
+//! `inbox_depth`, `notifier`, `certificates`, `tidy_up` and `metrics_upkeep`.
 
 use std::fmt::{self, Display};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -75,8 +93,9 @@ pub struct Overdue {
 #[derive(Debug)]
 struct Status {
     name: &'static str,
-    /// `None` if the job never makes the node unready.
-    overdue_after: Option<Duration>,
+    /// Whether it never makes the node unready.
+    is_housekeeping: bool,
+    overdue_after: Duration,
     /// Locked only to read or set the value.
     completed_at: Mutex<Instant>,
     is_finished: AtomicBool,
@@ -89,9 +108,8 @@ impl Status {
     }
 
     fn overdue(&self) -> Option<Overdue> {
-        let overdue_after = self.overdue_after?;
         let age = self.completed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        let is_overdue = age > overdue_after && !self.is_finished.load(Ordering::Relaxed);
+        let is_overdue = age > self.overdue_after && !self.is_finished.load(Ordering::Relaxed);
         is_overdue.then_some(Overdue { job: self.name, age })
     }
 }
@@ -121,22 +139,22 @@ impl Supervisor {
     }
 
     /// Runs a job until [`Supervisor::stop`], for the first time immediately. `name`
-    /// identifies it in logs, metrics and `/readyz`.
+    /// identifies it in logs, metrics and `/readyz`. The node is unready while the job is
+    /// overdue; the [module](self#readiness) says which jobs this is for.
     pub fn start(&self, name: &'static str, interval: Duration, job: impl Job) {
-        self.spawn(self.supervised(name, interval, Some(overdue_after(interval)), job));
+        self.spawn(self.supervised(name, interval, false, job));
     }
 
-    /// Like [`Supervisor::start`], for a job that only measures. Its failures are logged and
-    /// counted, but the node stays ready while they last: its work does not depend on the
-    /// measurement.
-    pub fn start_measurement(&self, name: &'static str, interval: Duration, job: impl Job) {
-        self.spawn(self.supervised(name, interval, None, job));
+    /// Like [`Supervisor::start`], for a job that neither delivery nor the ledger depends on.
+    /// The node stays ready while it is overdue.
+    pub fn start_housekeeping(&self, name: &'static str, interval: Duration, job: impl Job) {
+        self.spawn(self.supervised(name, interval, true, job));
     }
 
     /// Runs a job until it returns [`Next::Finished`]. For a job that receives work from
     /// others and must not be stopped before them.
     pub fn start_until_finished(&self, name: &'static str, interval: Duration, job: impl Job) {
-        tokio::spawn(self.supervised(name, interval, Some(overdue_after(interval)), job));
+        tokio::spawn(self.supervised(name, interval, false, job));
     }
 
     fn spawn(&self, supervised: impl Future<Output = ()> + Send + 'static) {
@@ -150,26 +168,30 @@ impl Supervisor {
         &self,
         name: &'static str,
         interval: Duration,
-        overdue_after: Option<Duration>,
+        is_housekeeping: bool,
         job: J,
     ) -> impl Future<Output = ()> + Send + use<J> {
         let status = Arc::new(Status {
             name,
-            overdue_after,
+            is_housekeeping,
+            overdue_after: (interval * OVERDUE_INTERVALS).max(MIN_OVERDUE),
             completed_at: Mutex::new(Instant::now()),
             is_finished: AtomicBool::new(false),
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         // Registers the series, so that an alert sees the first increase.
-        metrics::counter!(metric::JOB_FAILURES, "job" => name).increment(0);
-        metrics::counter!(metric::JOB_RESTARTS, "job" => name).increment(0);
+        metrics::counter!("gateway_events_job_failures_total", "job" => name).increment(0);
+        metrics::counter!("gateway_events_job_restarts_total", "job" => name).increment(0);
+        metrics::counter!("gateway_events_job_overdue_total", "job" => name).increment(0);
         run(job, interval, status)
     }
 
-    /// The overdue job with the longest time since its last completed run.
+    /// Of the overdue jobs that make the node unready, the one with the longest time since its
+    /// last completed run.
     pub fn overdue(&self) -> Option<Overdue> {
         let jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.iter().filter_map(|job| job.overdue()).max_by_key(|overdue| overdue.age)
+        let needed = jobs.iter().filter(|job| !job.is_housekeeping);
+        needed.filter_map(|job| job.overdue()).max_by_key(|overdue| overdue.age)
     }
 
     /// Cancels all jobs at their current await and waits for their end.
@@ -180,17 +202,13 @@ impl Supervisor {
     }
 }
 
-fn overdue_after(interval: Duration) -> Duration {
-    (interval * OVERDUE_INTERVALS).max(MIN_OVERDUE)
-}
-
 /// Runs a job until it is finished.
 async fn run(mut job: impl Job, interval: Duration, status: Arc<Status>) {
     let mut next = Next::Again;
     let mut failures = Failures::new(status.name, job.max_backoff());
     while next != Next::Finished {
-        let turn = AssertUnwindSafe(turn(&mut job, next, interval)).catch_unwind().await;
-        next = match turn {
+        let turn = AssertUnwindSafe(turn(&mut job, next, interval)).catch_unwind();
+        next = match log_if_overdue(turn, &status).await {
             Ok(Ok(next)) => {
                 status.completed();
                 failures.end();
@@ -201,6 +219,23 @@ async fn run(mut job: impl Job, interval: Duration, status: Arc<Status>) {
         };
     }
     status.is_finished.store(true, Ordering::Relaxed);
+}
+
+/// Waits for a turn, and logs and counts whenever it takes so long that the job is overdue.
+async fn log_if_overdue<T>(turn: impl Future<Output = T>, status: &Status) -> T {
+    let mut turn = pin!(turn);
+    loop {
+        if let Ok(ended) = timeout(status.overdue_after, &mut turn).await {
+            return ended;
+        }
+        metrics::counter!("gateway_events_job_overdue_total", "job" => status.name).increment(1);
+        tracing::warn!(
+            job = status.name,
+            housekeeping = status.is_housekeeping,
+            limit_ms = millis(status.overdue_after),
+            "a background job is overdue: its run does not end"
+        );
+    }
 }
 
 async fn turn<J: Job>(job: &mut J, next: Next, interval: Duration) -> Result<Next, J::Error> {

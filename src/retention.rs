@@ -34,7 +34,7 @@ pub fn start(
         pass: Trimmed::default(),
         has_begun: false,
     };
-    jobs.start("retention", interval.mul_f64(LONGEST_JITTER), job);
+    jobs.start_housekeeping("retention", interval.mul_f64(LONGEST_JITTER), job);
 }
 
 const LONGEST_JITTER: f64 = 1.1;

@@ -25,8 +25,9 @@ pub(super) async fn livez() -> &'static str {
 /// Check whether the node is ready.
 ///
 /// It is ready unless it is shutting down, its database can't be read and written, or a
-/// background job is overdue. A nearly full disk is mentioned and does not make it
-/// unready: gateways can still be served.
+/// background job that the delivery of events or the record of deliveries depends on is
+/// overdue. A nearly full disk is mentioned and does not make it unready: gateways can
+/// still be served.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readiness",
     responses(

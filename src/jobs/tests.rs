@@ -59,7 +59,7 @@ async fn a_job_that_hangs_is_overdue_and_can_be_stopped() {
     let supervisor = Supervisor::default();
     supervisor.start("idle", INTERVAL, Call(|| {}));
     // Started first, so that it would be overdue for longer.
-    supervisor.start_measurement("measuring", INTERVAL, Hanging);
+    supervisor.start_housekeeping("housekeeping", INTERVAL, Hanging);
     supervisor.start("hanging", INTERVAL, Hanging);
     let overdue = timeout(2 * MIN_OVERDUE, async {
         loop {

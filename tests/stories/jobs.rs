@@ -1,5 +1,5 @@
-//! Background jobs: a job that can't complete a run makes the node unready, and the probe names it.
-//! A job that only measures does not.
+//! Background jobs: a job that delivery or the ledger depends on makes the node unready while it
+//! can't complete a run, and the probe names it. Housekeeping does not.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::server::Database;
 use crate::support::{Service, deployed};
 
-/// More than three intervals of a measurement.
-const LATE_MEASUREMENT: Duration = Duration::from_secs(20);
+/// More than three intervals of the housekeeping jobs in these tests.
+const LATE: Duration = Duration::from_secs(20);
 /// Three intervals of the job, with a margin.
 const OVERDUE: Duration = Duration::from_mins(1);
 
@@ -27,6 +27,12 @@ async fn eventually(service: &Service, satisfies: impl Fn(&Result<String, String
         }
     });
     assert!(found.await.is_ok(), "{:?}\n{}", ready(service).await, service.log());
+}
+
+/// Whether a run of the job has failed.
+fn has_failed(job: &str, metrics: &str) -> bool {
+    let series = format!("gateway_events_job_failures_total{{job=\"{job}\"}} ");
+    metrics.lines().any(|line| line.strip_prefix(&series).is_some_and(|count| count != "0"))
 }
 
 #[tokio::test]
@@ -46,13 +52,7 @@ async fn a_job_that_completes_no_run_is_named_by_readiness() {
     })
     .await;
     service.api().post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
-    let failures = |metrics: &str| {
-        metrics.lines().any(|line| {
-            line.starts_with("gateway_events_job_failures_total{job=\"inbox_drain\"}")
-                && !line.ends_with(" 0")
-        })
-    };
-    assert!(failures(&service.metrics().await));
+    assert!(has_failed("inbox_drain", &service.metrics().await));
     lock.rollback().await.expect("unlocked");
     eventually(&service, Result::is_ok).await;
     service.logged(|log| log.contains("a background job recovered")).await;
@@ -77,7 +77,7 @@ async fn a_measurement_that_waits_for_slow_queries_leaves_the_node_ready() {
     let queries = async { tokio::join!(slow(), slow(), slow(), slow()) };
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
     let polls = async {
-        let late = Instant::now() + LATE_MEASUREMENT;
+        let late = Instant::now() + LATE;
         while ticks.tick().await < late {
             ready(&service).await.expect("ready");
         }
@@ -87,6 +87,29 @@ async fn a_measurement_that_waits_for_slow_queries_leaves_the_node_ready() {
         () = polls => {}
     }
     lock.rollback().await.expect("unlocked");
+}
+
+#[tokio::test]
+async fn retention_that_fails_leaves_the_node_ready() {
+    let database = Database::new();
+    let url = database.url();
+    let settings = [("DATABASE__URL", url.as_str()), ("RETENTION__INTERVAL", "1s")];
+    let service = Service::start_with(&settings).await;
+    let mut other = PgConnection::connect(&url).await.expect("a connection");
+    let mut lock = other.begin().await.expect("a transaction");
+    let statement = "lock table idempotency_keys in access exclusive mode";
+    sqlx::query(statement).execute(&mut *lock).await.expect("the lock");
+    let (late, longest) = (Instant::now() + LATE, Instant::now() + OVERDUE);
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    let mut failed = false;
+    while Instant::now() < late || !failed {
+        let now = ticks.tick().await;
+        ready(&service).await.expect("ready");
+        failed = failed || has_failed("retention", &service.metrics().await);
+        assert!(now < longest, "retention never failed:\n{}", service.log());
+    }
+    lock.rollback().await.expect("unlocked");
+    service.logged(|log| log.contains("a background job recovered")).await;
 }
 
 #[tokio::test]

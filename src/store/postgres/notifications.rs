@@ -43,7 +43,7 @@ impl Notifications {
     /// Starts both jobs.
     pub(super) fn start(self, jobs: &Supervisor) {
         if self.notifies {
-            jobs.start("notifier", INTERVAL, NotifyJob(self.clone()));
+            jobs.start_housekeeping("notifier", INTERVAL, NotifyJob(self.clone()));
         }
         let listen = ListenJob {
             own: self.node.to_string(),
