@@ -195,7 +195,11 @@ impl Lane {
                 Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
                     self.outcomes.hand_in(place);
                 }
-                matched = self.reports.next(), if matching => self.reported(state, &matched),
+                matched = self.reports.next(), if matching => {
+                    if let Some(matched) = matched {
+                        self.reported(state, &matched);
+                    }
+                }
                 Ok(_) = events.reserve(), if link_is_full => {}
                 () = self.feed.more(), if state.wind_down.is_none() => {}
             }

@@ -9,7 +9,8 @@
 //! gateways. One that fails alone for a permanent reason is discarded, logged and counted
 //! (`gateway_events_outcomes_discarded_total`). One whose statements fail is retried beside
 //! the following groups, and is discarded after [`MOST_FAILURES`] failures while the store
-//! is healthy.
+//! is healthy. Of the end of a connection only the outcome of its deliveries is discarded: a
+//! connection that looked live would keep the failures of its gateway from being recorded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ const MOST_FAILURES: u32 = 6;
 const RETRY: Duration = Duration::from_millis(500);
 /// The interval of the job.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Counts outcomes that could not be recorded, and reports that could not be matched.
+pub(super) const DISCARDED: &str = "gateway_events_outcomes_discarded_total";
 
 #[derive(Debug)]
 enum Entry {
@@ -63,6 +66,11 @@ impl Recorder {
     /// Starts the job; it ends after the last handle.
     pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
+        metrics::describe_counter!(
+            DISCARDED,
+            "Outcomes of deliveries that could not be recorded, whose events are delivered again, and reports that could not be matched."
+        );
+        metrics::counter!(DISCARDED).increment(0);
         jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
         Self(entries)
     }
@@ -188,10 +196,16 @@ impl Recording {
         }
     }
 
-    /// Discards a record that can't be stored.
-    fn discard(record: &Record, error: &dyn std::fmt::Display) {
-        metrics::counter!(metric::OUTCOMES_DISCARDED).increment(1);
+    /// Discards a record that can't be stored. Returns what is to be stored in its place.
+    fn discard(mut record: Record, error: &dyn std::fmt::Display) -> Option<Record> {
+        metrics::counter!(DISCARDED).increment(1);
         tracing::error!(%error, ?record, "failed to record an outcome; it is discarded");
+        let Record::Closed { detail, unconfirmed, give_up_after, .. } = &mut record else {
+            return None;
+        };
+        detail.clear();
+        *give_up_after = None;
+        unconfirmed.take().map(|_| record)
     }
 
     /// The store panicked at these records, which must not be retried forever.
@@ -200,26 +214,28 @@ impl Recording {
         if !self.group.is_empty() {
             self.singly.extend(self.group.drain(..));
         } else if let Some(record) = self.singly.pop_front() {
-            Self::discard(&record, &"the store panicked");
+            self.singly.extend(Self::discard(record, &"the store panicked"));
         } else if let Some(failing) = self.retrying.take() {
-            Self::discard(&failing.record, &"the store panicked");
+            self.singly.extend(Self::discard(failing.record, &"the store panicked"));
         }
     }
 
     /// Stores the records that are left of a split group, each by itself.
     async fn store_singly(&mut self) -> Result<(), StoreError> {
         while let Some(record) = self.singly.front().cloned() {
-            match self.store(vec![record.clone()]).await? {
-                Stored::Yes => {}
-                Stored::Refused(error) => Self::discard(&record, &error),
+            let instead = match self.store(vec![record.clone()]).await? {
+                Stored::Yes => None,
+                Stored::Refused(error) => Self::discard(record, &error),
                 Stored::Failed(_) => {
                     if self.failing.is_empty() {
                         self.retry_at = Instant::now() + RETRY;
                     }
                     self.failing.push_back(Failing { record, failures: 1, group: self.groups });
+                    None
                 }
-            }
+            };
             self.singly.pop_front();
+            self.singly.extend(instead);
         }
         Ok(())
     }
@@ -237,19 +253,22 @@ impl Recording {
             };
             let stored = self.store(vec![record]).await?;
             let Some(mut failing) = self.retrying.take() else { break };
-            match stored {
-                Stored::Yes => {}
-                Stored::Refused(error) => Self::discard(&failing.record, &error),
+            let error = match stored {
+                Stored::Yes => continue,
+                Stored::Refused(error) => error,
                 Stored::Failed(error) => {
                     failing.failures += 1;
                     let is_cause = failing.failures >= MOST_FAILURES || self.failing.len() >= GROUP;
-                    if self.is_last || (is_cause && self.store.check().await.is_ok()) {
-                        Self::discard(&failing.record, &error);
-                    } else {
+                    if !(self.is_last || is_cause && self.store.check().await.is_ok()) {
                         self.failing.push_back(failing);
+                        continue;
                     }
+                    error
                 }
-            }
+            };
+            let Failing { record, group, .. } = failing;
+            let instead = Self::discard(record, &error);
+            self.failing.extend(instead.map(|record| Failing { record, failures: 0, group }));
         }
         self.retry_at = Instant::now() + RETRY;
         Ok(())

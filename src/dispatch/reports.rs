@@ -1,6 +1,10 @@
 //! Matches a gateway's reports on deployments to the events that they answer. A report contains no
 //! event id, so the log is queried; the lane does not wait for that. A repeated report is matched
 //! once.
+//!
+//! Reports are matched in the order in which they arrived. While the database is unavailable, the
+//! oldest one is retried. One whose query fails for a permanent reason, or fails repeatedly while
+//! the store is healthy, is discarded, logged and counted, so that it does not hold up the others.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -10,9 +14,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::backoff::{Backoff, is_passing};
+use super::recorder::DISCARDED;
 use crate::event::{GatewayKey, Reason, Sequence};
-
-use crate::store::{DeploymentKey, DeploymentMatch, Result, Store};
+use crate::store::{DeploymentKey, DeploymentMatch, Result, StatementFailures, Store, StoreError};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
 /// The maximum number of reports that wait for the database: further ones are refused. As many of
@@ -24,14 +28,26 @@ const UNMATCHED: usize = 16;
 
 type Found = Option<DeploymentMatch>;
 
+/// A running query for the event of the oldest report. Returns the failures so far.
+type Lookup = BoxFuture<'static, (StatementFailures, Result<Found, Failure>)>;
+
+/// Why a report could not be matched.
+struct Failure {
+    error: StoreError,
+    /// Whether the report itself is the cause, so that a retry would fail, too.
+    is_permanent: bool,
+}
+
 /// The reports of a lane that wait to be matched.
 pub(super) struct Reports {
     store: Arc<dyn Store>,
     gateway: GatewayKey,
     /// Each with the last sequence that had been sent when it arrived.
     waiting: VecDeque<(DeploymentReport, Sequence)>,
-    lookup: Option<BoxFuture<'static, Result<Found>>>,
+    lookup: Option<Lookup>,
     backoff: Backoff,
+    /// Failures of the oldest report.
+    failures: StatementFailures,
     /// Hashes of received reports.
     received: Recent<u64>,
     /// Reported events, and whether each was reported as applied.
@@ -143,6 +159,7 @@ impl Reports {
             waiting: VecDeque::new(),
             lookup: None,
             backoff: Backoff::default(),
+            failures: StatementFailures::default(),
             received: Recent::default(),
             matched: Matches::default(),
         }
@@ -196,51 +213,71 @@ impl Reports {
         self.waiting.is_empty()
     }
 
-    /// Matches the oldest report, retrying until the database answers. Does not return while none
-    /// waits. Cancel safe.
-    pub(super) async fn next(&mut self) -> Matched {
+    /// Matches the oldest report, retrying until the database answers. `None` if the report was
+    /// discarded. Does not return while none waits. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Matched> {
         loop {
-            let found = match self.look_up() {
+            let (failures, found) = match self.look_up() {
                 Some(lookup) => lookup.await,
                 None => std::future::pending().await,
             };
             self.lookup = None;
-            let found = match found {
-                Err(error) if is_passing(&error) => {
-                    let wait = self.backoff.next_pause();
-                    tracing::warn!(%error, "failed to match a report; retrying");
-                    self.lookup = self.ask(wait);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "failed to match a report");
+            self.failures = failures;
+            if let Err(Failure { error, is_permanent: false }) = found {
+                let wait = self.backoff.next_pause();
+                tracing::warn!(%error, "failed to match a report; retrying");
+                self.lookup = self.ask(wait);
+                continue;
+            }
+            self.backoff.reset();
+            self.failures.reset();
+            let (report, _) = self.waiting.pop_front()?;
+            return match found {
+                Ok(found) => Some(Matched { report, found }),
+                Err(Failure { error, .. }) => {
+                    self.discard(&report, &error);
                     None
                 }
-                Ok(found) => found,
             };
-            self.backoff.reset();
-            if let Some((report, _)) = self.waiting.pop_front() {
-                return Matched { report, found };
-            }
         }
     }
 
-    fn look_up(&mut self) -> Option<&mut BoxFuture<'static, Result<Found>>> {
+    /// Discards a report that can't be matched. Its event is confirmed by the pong that follows.
+    fn discard(&self, report: &DeploymentReport, error: &StoreError) {
+        metrics::counter!(DISCARDED).increment(1);
+        tracing::error!(
+            %error,
+            gateway = self.gateway.0,
+            ?report,
+            "failed to match a report; it is discarded"
+        );
+    }
+
+    fn look_up(&mut self) -> Option<&mut Lookup> {
         if self.lookup.is_none() {
             self.lookup = self.ask(Duration::ZERO);
         }
         self.lookup.as_mut()
     }
 
-    fn ask(&self, wait: Duration) -> Option<BoxFuture<'static, Result<Found>>> {
+    fn ask(&self, wait: Duration) -> Option<Lookup> {
         let (report, sent) = self.waiting.front()?;
         let key = key(report, *sent);
         let (store, gateway) = (Arc::clone(&self.store), self.gateway);
+        let mut failures = self.failures;
         Some(Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            store.find_deployment(gateway, &key).await
+            let found = match store.find_deployment(gateway, &key).await {
+                Ok(found) => Ok(found),
+                Err(error) => {
+                    let is_cause = failures.lie_in_the_work(&error, store.as_ref()).await;
+                    let is_permanent = is_cause || !is_passing(&error);
+                    Err(Failure { error, is_permanent })
+                }
+            };
+            (failures, found)
         }))
     }
 }

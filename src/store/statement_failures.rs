@@ -7,7 +7,7 @@ use super::{Health, StoreError};
 const FAILURES_IN_A_ROW: u32 = 6;
 
 /// Counts how often statements of the same work failed in a row.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct StatementFailures(u32);
 
 impl StatementFailures {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::server::Database;
 use crate::support::{PATIENCE, Service, deployed};
@@ -55,6 +56,82 @@ async fn an_outcome_that_can_not_be_recorded_holds_up_no_other_one() {
     poisoned_serves.abort();
     service.connected(&key).await.expect(1..=4).await;
     healthy_serves.abort();
+}
+
+#[tokio::test]
+async fn a_connection_whose_deliveries_can_not_be_recorded_is_recorded_as_closed() {
+    let database = Database::new();
+    let service = start(&database).await;
+    // internal_error, check_violation.
+    for code in ["XX000", "23514"] {
+        let (id, key) = service.gateway(code).await;
+        let mut socket = service.connected(&key).await;
+        service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+        socket.next().await.expect("the event");
+        let condition = "new.reason = 'connection_lost'";
+        refuse(&database, "attempts", condition, code);
+        drop(socket);
+        // While it looked live, no failure would be recorded.
+        service.admin().post("/events", &deployed(&[&id], "d-2")).await.success();
+        let path = format!("/deliveries?gatewayId={id}&reason=not_connected");
+        service.eventually(&path, |page| page["count"] == 2).await;
+        let gateway = service.admin().get(&format!("/gateways/{id}")).await.success();
+        assert_eq!(gateway["connections"], 0, "{gateway:#}");
+        database.run("drop trigger refuse on attempts");
+    }
+}
+
+/// The statement that finds the event of a report calls `substr` with its deployment's id.
+fn refuse_reports(database: &Database, deployment: &str, code: &str) {
+    database.run(&format!(
+        "create or replace function public.substr(text, integer, integer) returns text
+         language plpgsql immutable as $$
+         begin
+             if $1 = '{deployment}' then raise exception 'refused' using errcode = '{code}'; end if;
+             return pg_catalog.substr($1, $2, $3);
+         end $$"
+    ));
+}
+
+#[tokio::test]
+async fn a_report_that_can_not_be_matched_holds_up_no_other_one() {
+    let database = Database::new();
+    database.run(
+        "do $$ begin
+             execute format('alter database %I set search_path = public, pg_catalog', current_database());
+         end $$",
+    );
+    let service = start(&database).await;
+    let (id, key) = service.gateway("one").await;
+    let mut socket = service.connected(&key).await;
+    // cardinality_violation, character_not_in_repertoire.
+    for (first, code) in [(1, "21000"), (3, "22021")] {
+        refuse_reports(&database, &format!("poison-{code}"), code);
+        for name in ["poison", "good"] {
+            let event = deployed(&[&id], &format!("{name}-{code}"));
+            service.admin().post("/events", &event).await.success();
+        }
+        let events = socket.expect(first..=first + 1).await;
+        for event in &events {
+            let ack = json!({"type": "deployment.ack", "payload": {
+                "deploymentId": event["payload"]["deploymentId"], "artifactId": "a-1",
+                "resourceType": "api", "action": "deploy", "status": "success",
+                "performedAt": event["payload"]["performedAt"]}});
+            socket.send(Message::text(ack.to_string())).await;
+        }
+        let good = events[1]["eventId"].as_str().expect("an id");
+        let applied = |event: &serde_json::Value| {
+            let attempts = event["deliveries"][0]["attempts"].as_array();
+            attempts.is_some_and(|all| all.iter().any(|one| one["outcome"] == "applied"))
+        };
+        service.eventually(&format!("/events/{good}"), applied).await;
+    }
+    let discarded = "\"message\":\"failed to match a report; it is discarded\"";
+    service.logged(|log| log.matches(discarded).count() == 2).await;
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("gateway_events_outcomes_discarded_total 2"), "{metrics}");
+    let unknown = service.invalid_messages("report on an unknown deployment").await;
+    assert_eq!(unknown, 0, "its event was not looked for in vain");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ impl Lane {
         );
         let last_reports = async {
             while !self.reports.is_empty() {
-                let matched = self.reports.next().await;
+                let Some(matched) = self.reports.next().await else { continue };
                 let (window, outcomes) = (&mut self.window, &mut self.outcomes);
                 // Invalid ones among the last are not logged.
                 let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
