@@ -10,6 +10,10 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::trace_context::TraceParent;
 
+mod unknown_name;
+
+pub use unknown_name::UnknownName;
+
 macro_rules! uuid_newtype {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -242,18 +246,24 @@ macro_rules! reasons {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason {
             $($(#[$doc])* $name,)*
+            /// A reason that this version does not know: a newer one recorded it.
+            Unknown(UnknownName),
         }
 
         impl Reason {
-            /// All reasons.
+            /// All known reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// Its stable name in the database, the API and the logs.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
+                match self {
+                    $(Self::$name => $text,)*
+                    Self::Unknown(name) => name.as_str(),
+                }
             }
         }
 
+        /// Refuses unknown reasons; [`Reason::stored`] accepts them.
         impl FromStr for Reason {
             type Err = Invalid;
 
@@ -309,12 +319,40 @@ reasons! {
 }
 
 impl Reason {
+    /// A reason from the database or a response, which a newer version may have written.
+    pub fn stored(name: &str) -> Self {
+        name.parse().unwrap_or_else(|_| Self::Unknown(UnknownName::new(name)))
+    }
+
     /// Whether a gateway reported it (`deployment.ack`). If so, the gateway has handled the event,
-    /// and a receipt does not contradict the failure.
+    /// and a receipt does not contradict the failure. Unknown reasons count as reported, so that no
+    /// failure is lost.
     pub const fn is_reported(self) -> bool {
         matches!(
             self,
-            Self::GatewayProcessingError | Self::DeploymentIdMismatch | Self::ApplyFailed
+            Self::GatewayProcessingError
+                | Self::DeploymentIdMismatch
+                | Self::ApplyFailed
+                | Self::Unknown(_)
+        )
+    }
+
+    /// Whether connections end with this reason. If so, a failed attempt with it was sent on its
+    /// connection. Other failed attempts are those at events that were skipped or reported.
+    pub const fn ends_connections(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionLost
+                | Self::ClosedByGateway
+                | Self::HeartbeatTimeout
+                | Self::ConfirmationTimeout
+                | Self::WriteTimeout
+                | Self::ProtocolError
+                | Self::TokenRevoked
+                | Self::GatewayDisabled
+                | Self::GatewayDeleted
+                | Self::Shutdown
+                | Self::NodeLost
         )
     }
 
@@ -348,8 +386,7 @@ impl Serialize for Reason {
 
 impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer).map(|name| Self::stored(&name))
     }
 }
 
@@ -372,6 +409,15 @@ mod tests {
     fn every_reason_is_read_back() {
         for reason in Reason::ALL {
             assert_eq!(reason.as_str().parse(), Ok(*reason));
+            assert_eq!(Reason::stored(reason.as_str()), *reason);
         }
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_version_is_read_back_and_refused_in_requests() {
+        let reason: Reason = serde_json::from_str(r#""quota_exceeded""#).unwrap();
+        assert_eq!(serde_json::to_string(&reason).unwrap(), r#""quota_exceeded""#);
+        assert!(reason.is_reported() && !reason.is_attributed_to_the_event());
+        assert!("quota_exceeded".parse::<Reason>().is_err());
     }
 }

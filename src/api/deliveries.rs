@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::json::Object;
+use super::json::{Object, known};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 
@@ -28,7 +28,7 @@ pub struct DeliveryFilter {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<EventType>,
     /// The reason of the failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The event.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,7 +169,8 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
-    /// Unknown: another connection has confirmed the event meanwhile.
+    /// Unknown: another connection has confirmed the event meanwhile, the node was lost, or a newer
+    /// version of the service recorded it.
     Unknown,
 }
 

@@ -1,9 +1,11 @@
 //! Rows of the inbox that could not be published.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
+use super::json::known;
 use crate::clock::Timestamp;
+use crate::event::UnknownName;
 
 /// Which rejected rows to select. An omitted member matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
@@ -11,7 +13,7 @@ use crate::clock::Timestamp;
 #[into_params(parameter_in = Query)]
 pub struct RejectedFilter {
     /// The reason.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub reason: Option<RejectionReason>,
     /// Rejected at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,8 +27,7 @@ pub struct RejectedFilter {
 }
 
 /// Why a row was rejected. Where the HTTP API has the same error, the code is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectionReason {
     /// A column is invalid, or the payload does not satisfy its type's schema.
     Invalid,
@@ -44,10 +45,12 @@ pub enum RejectionReason {
     UnknownOrganisation,
     /// The log refused it; the service's log has the reason.
     Internal,
+    /// A reason that this version does not know. Only in responses.
+    Unknown(UnknownName),
 }
 
 impl RejectionReason {
-    /// Every reason.
+    /// Every known reason.
     pub const ALL: [Self; 8] = [
         Self::Invalid,
         Self::Expired,
@@ -70,9 +73,25 @@ impl RejectionReason {
             Self::EventIdTaken => "event_id_taken",
             Self::UnknownOrganisation => "unknown_organisation",
             Self::Internal => "internal",
+            Self::Unknown(name) => name.as_str(),
         }
     }
 }
+
+impl Serialize for RejectionReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for RejectionReason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Ok(name.parse().unwrap_or_else(|_| Self::Unknown(UnknownName::new(&name))))
+    }
+}
+
+/// Refuses unknown reasons.
 
 impl std::str::FromStr for RejectionReason {
     type Err = String;

@@ -7,6 +7,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::RejectionReason;
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, NodeId, Reason, Sequence,
@@ -106,6 +107,18 @@ schema!(
 );
 schema!(
     Reason,
-    text("Why an attempt failed or a connection ended.")
-        .enum_values(Some(Reason::ALL.iter().map(|reason| reason.as_str())))
+    text(
+        "Why an attempt failed or a connection ended. While the service is upgraded, a response may \
+         contain a reason of the newer version that is not listed here."
+    )
+    .enum_values(Some(Reason::ALL.iter().map(|reason| reason.as_str())))
+);
+schema!(
+    RejectionReason,
+    text(
+        "Why a row was rejected. Where the HTTP API has the same error, the code is the same. While \
+         the service is upgraded, a response may contain a reason of the newer version that is not \
+         listed here."
+    )
+    .enum_values(Some(RejectionReason::ALL.map(RejectionReason::as_str)))
 );

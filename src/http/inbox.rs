@@ -197,6 +197,7 @@ impl From<store::RejectionReason> for RejectionReason {
             store::RejectionReason::EventIdTaken => Self::EventIdTaken,
             store::RejectionReason::UnknownOrganisation => Self::UnknownOrganisation,
             store::RejectionReason::Internal => Self::Internal,
+            store::RejectionReason::Unknown(name) => Self::Unknown(name),
         }
     }
 }
@@ -212,6 +213,7 @@ impl From<RejectionReason> for store::RejectionReason {
             RejectionReason::EventIdTaken => Self::EventIdTaken,
             RejectionReason::UnknownOrganisation => Self::UnknownOrganisation,
             RejectionReason::Internal => Self::Internal,
+            RejectionReason::Unknown(name) => Self::Unknown(name),
         }
     }
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use super::{NewEvent, Refusal, Result, ValidationError};
 use crate::clock::Timestamp;
-use crate::event::{Invalid, OrganisationKey, quoted};
+use crate::event::{OrganisationKey, UnknownName};
 
 /// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
 #[async_trait]
@@ -118,15 +118,25 @@ macro_rules! rejection_reasons {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum RejectionReason {
             $($(#[$doc])* $name,)*
+            /// A reason that this version does not know: a newer one recorded it.
+            Unknown(UnknownName),
         }
 
         impl RejectionReason {
-            /// All reasons.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
             /// Its stable name in the database, the API and the logs.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
+                match self {
+                    $(Self::$name => $text,)*
+                    Self::Unknown(name) => name.as_str(),
+                }
+            }
+
+            /// The reason with a name from the database, which a newer version may have written.
+            pub fn stored(name: &str) -> Self {
+                match name {
+                    $($text => Self::$name,)*
+                    _ => Self::Unknown(UnknownName::new(name)),
+                }
             }
         }
     };
@@ -154,22 +164,6 @@ rejection_reasons! {
 impl std::fmt::Display for RejectionReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for RejectionReason {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Invalid> {
-        let names =
-            || Self::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == text).ok_or_else(|| {
-            Invalid(format!(
-                "{} is not a rejection reason; expected one of: {}",
-                quoted(text),
-                names()
-            ))
-        })
     }
 }
 

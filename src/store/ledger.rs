@@ -26,7 +26,9 @@
 //! never shrink when retention trims the ledger. The `model` tests check these definitions over
 //! random histories on all stores.
 
-use std::str::FromStr;
+use super::{Record, Result};
+use crate::event::OrganisationKey;
+use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,7 +146,8 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
-    /// Unknown: another connection confirmed the event in the meantime.
+    /// Unknown: another connection confirmed the event in the meantime, the node was lost, or a
+    /// newer version recorded an outcome that this one does not know.
     Unknown,
 }
 
@@ -158,21 +161,11 @@ impl Outcome {
             Self::Unknown => "unknown",
         }
     }
-}
 
-/// A name that is not an outcome's.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not an outcome")]
-pub struct UnknownOutcome(String);
-
-impl FromStr for Outcome {
-    type Err = UnknownOutcome;
-
-    fn from_str(name: &str) -> std::result::Result<Self, UnknownOutcome> {
-        [Self::Received, Self::Applied, Self::Failed, Self::Unknown]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == name)
-            .ok_or_else(|| UnknownOutcome(name.to_owned()))
+    /// The outcome with a name from the database, which a newer version may have written.
+    pub fn stored(name: &str) -> Self {
+        let known = [Self::Received, Self::Applied, Self::Failed];
+        known.into_iter().find(|outcome| outcome.as_str() == name).unwrap_or(Self::Unknown)
     }
 }
 

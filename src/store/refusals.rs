@@ -21,6 +21,14 @@ pub enum Refusal {
     Invalid(ValidationError),
 }
 
+impl Refusal {
+    /// Stands for a stored refusal that only a newer version knows.
+    pub fn unknown() -> Self {
+        let why = "was refused for a reason that this version of the service does not know";
+        Self::Invalid(ValidationError::invalid("event", why))
+    }
+}
+
 /// Why an event failed validation. The publisher can correct it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ValidationError {

@@ -85,6 +85,7 @@ mod lost_sessions;
 mod merge_patch;
 mod migrations;
 mod model;
+mod newer_version;
 mod node_list;
 mod nodes;
 mod observability;

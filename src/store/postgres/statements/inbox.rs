@@ -7,8 +7,8 @@ use super::{Connection, LOCK_SPACE, column, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{
-    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, StoreError,
-    Unreadable, storable,
+    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, Unreadable,
+    storable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
@@ -178,9 +178,7 @@ impl InboxStatements for Connection {
                 Ok(RejectedRow {
                     id: row.id,
                     inbox_id: row.inbox_id,
-                    reason: row.reason.parse().map_err(|why| {
-                        StoreError::Corrupt(format!("a rejected row's reason: {why}"))
-                    })?,
+                    reason: RejectionReason::stored(&row.reason),
                     detail: row.detail,
                     rejected_at: row.rejected_at,
                     retried_at: row.retried_at,

@@ -1,5 +1,6 @@
 //! How Postgres stores domain types: timestamps as `timestamptz`, ids as `uuid`, enums as text,
-//! keys and sequences as `bigint`.
+//! keys and sequences as `bigint`. An enum is read with its constructor `stored`, which accepts
+//! what a newer version has written: an unknown value must not make a query fail.
 
 use std::error::Error;
 
@@ -67,8 +68,8 @@ held_as! { String:
     EventId, |held| Ok(held.parse()?), ToString::to_string;
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;
-    Reason, |held| Ok(held.parse()?), ToString::to_string;
-    Outcome, |held| Ok(held.parse()?), |it| it.as_str().to_owned();
+    Reason, |held| Ok(Self::stored(&held)), ToString::to_string;
+    Outcome, |held| Ok(Self::stored(&held)), |it| it.as_str().to_owned();
     TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }
 

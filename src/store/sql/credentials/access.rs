@@ -59,19 +59,16 @@ pub(crate) async fn access_tokens(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(TokenInfo {
-                id: row.id,
-                name: row.name,
-                scopes: read_scopes(&row.scopes)?,
-                created_at: row.created_at,
-                expires_at: row.expires_at,
-                revoked_at: row.revoked_at,
-                last_used_at: row.last_used_at,
-            })
-        })
-        .collect()
+    let tokens = rows.into_iter().map(|row| TokenInfo {
+        id: row.id,
+        name: row.name,
+        scopes: read_scopes(&row.scopes),
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        revoked_at: row.revoked_at,
+        last_used_at: row.last_used_at,
+    });
+    Ok(tokens.collect())
 }
 
 /// Revoking again keeps the time of the first revocation.
@@ -115,7 +112,7 @@ pub(crate) async fn access_credential(
         Ok(AccessCredential {
             digest: read_digest(row.digest)?,
             organisation: row.organisation,
-            scopes: read_scopes(&row.scopes)?,
+            scopes: read_scopes(&row.scopes),
             expires_at: row.expires_at,
             revoked: row.revoked,
             last_used_at: row.last_used_at,
@@ -132,16 +129,9 @@ const fn scope_word(scope: Scope) -> &'static str {
     }
 }
 
-fn read_scopes(words: &str) -> Result<Vec<Scope>> {
-    words
-        .split_ascii_whitespace()
-        .map(|word| {
-            [Scope::Publish, Scope::Read, Scope::Admin]
-                .into_iter()
-                .find(|scope| scope_word(*scope) == word)
-                .ok_or_else(|| {
-                    StoreError::Corrupt(format!("an access token has the scope {word:?}"))
-                })
-        })
-        .collect()
+/// Ignores scopes that only a newer version knows: they permit nothing that this one does.
+fn read_scopes(words: &str) -> Vec<Scope> {
+    let known = [Scope::Publish, Scope::Read, Scope::Admin];
+    let scope = |word| known.into_iter().find(|scope| scope_word(*scope) == word);
+    words.split_ascii_whitespace().filter_map(scope).collect()
 }

@@ -17,7 +17,10 @@ pub(crate) use crate::store::idempotency::{in_place, named};
 pub(crate) type Identity = (OrganisationKey, String);
 
 /// Stored answers by key, each with the SHA-256 of its request.
-pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Vec<std::result::Result<Appended, Refusal>>)>;
+pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Answer)>;
+
+/// The result of each item of a request.
+type Answer = Vec<std::result::Result<Appended, Refusal>>;
 
 /// The stored answers for the keys of these requests.
 pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) -> Result<Kept> {
@@ -33,11 +36,19 @@ pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) 
     let rows = conn.stored_answers(&keys).await?;
     rows.into_iter()
         .map(|row| {
-            let answer = serde_json::from_str(&row.answer)
+            let answer = read_answer(&row.answer)
                 .map_err(|error| StoreError::Corrupt(format!("a stored answer: {error}")))?;
             Ok(((row.organisation, row.key), (row.digest, answer)))
         })
         .collect()
+}
+
+/// Reads a stored answer. A refusal that only a newer version knows becomes a general one.
+fn read_answer(json: &str) -> serde_json::Result<Answer> {
+    let results: Vec<std::result::Result<Appended, serde_json::Value>> =
+        serde_json::from_str(json)?;
+    let refusal = |refusal| serde_json::from_value(refusal).unwrap_or_else(|_| Refusal::unknown());
+    Ok(results.into_iter().map(|result| result.map_err(refusal)).collect())
 }
 
 /// The events of these requests that exist already, with their sequences.

@@ -7,8 +7,7 @@ use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{
-    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, StoreError,
-    Unreadable,
+    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, Unreadable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
@@ -176,9 +175,7 @@ impl InboxStatements for Connection {
                 Ok(RejectedRow {
                     id: row.id,
                     inbox_id: row.inbox_id,
-                    reason: row.reason.parse().map_err(|why| {
-                        StoreError::Corrupt(format!("a rejected row's reason: {why}"))
-                    })?,
+                    reason: RejectionReason::stored(&row.reason),
                     detail: row.detail,
                     rejected_at: row.rejected_at,
                     retried_at: row.retried_at,

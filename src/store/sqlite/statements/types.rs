@@ -1,5 +1,6 @@
 //! How SQLite stores domain types: timestamps as microseconds, ids and enums as text, keys and
-//! sequences as integers.
+//! sequences as integers. An enum is read with its constructor `stored`, which accepts what a newer
+//! version has written: an unknown value must not make a query fail.
 
 use std::error::Error;
 
@@ -60,7 +61,7 @@ held_as! { String:
     EventId, |held| Ok(held.parse()?), ToString::to_string;
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;
-    Reason, |held| Ok(held.parse()?), ToString::to_string;
-    Outcome, |held| Ok(held.parse()?), |it| it.as_str().to_owned();
+    Reason, |held| Ok(Self::stored(&held)), ToString::to_string;
+    Outcome, |held| Ok(Self::stored(&held)), |it| it.as_str().to_owned();
     TraceParent, |held| Ok(held.parse()?), ToString::to_string;
 }
