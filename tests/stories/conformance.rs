@@ -23,14 +23,17 @@ mod maintenance;
 mod outcomes;
 mod positions;
 mod queries;
+mod reports;
 mod undelivered;
 
+use append::performed;
 pub(crate) use append::*;
 pub(crate) use inbox::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 pub(crate) use queries::*;
+pub(crate) use reports::*;
 pub(crate) use undelivered::*;
 
 /// Runs every test on a store of its own, which `$fresh` opens. What it returns beside the store is
@@ -55,6 +58,10 @@ macro_rules! conforms {
             a_late_report_finds_its_event_behind_many_newer_ones
             an_unmatched_report_finds_its_event_when_it_is_recorded
             a_receipt_revives_what_was_given_up_but_not_what_was_reported_as_failed
+            a_reported_failure_replaces_the_reason_for_which_the_event_was_given_up
+            a_reported_failure_of_a_redriven_event_keeps_its_record
+            each_kind_of_confirmation_revives_what_was_given_up_elsewhere
+            no_kind_of_confirmation_revives_what_its_connection_was_not_sent
             an_event_that_was_given_up_does_not_count_as_a_receipt
             an_applied_delivery_does_not_fail_and_stops_being_a_dead_letter
             confirmed_deliveries_are_not_recorded_as_failed

@@ -21,6 +21,7 @@ use crate::support::PATIENCE;
 use crate::{inbox_program, inbox_program_postgres, store_memory, store_postgres, store_sqlite};
 
 mod calls;
+mod reports;
 mod snapshot;
 mod steps;
 
@@ -145,6 +146,7 @@ async fn compare(place: Place, steps: Vec<Step>) -> Result<(), TestCaseError> {
             for (model, database) in both {
                 prop_assert_eq!(model, database, "after {:?}, step {}", step, nth);
             }
+            world.check_reports(sides[0].store.as_ref()).await;
         }
     }
     let [model, database] = sides;

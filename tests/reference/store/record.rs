@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use super::closing::End;
+use super::ledger::{Ended, How};
+use super::positions::Move;
+use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
@@ -94,7 +98,7 @@ impl Tables {
                 started_at: it.started_at,
                 finished_at: it.finished_at,
             })?;
-            self.revive_received(it.gateway, it.range)?;
+            self.revive_confirmed(it.gateway, it.range.first.0, it.range.last.0)?;
             moves.push(Move {
                 gateway: it.gateway,
                 connection: it.connection,
@@ -107,20 +111,55 @@ impl Tables {
         self.raise(&moves)
     }
 
-    /// Removes received events from the dead letters if another connection or node has given them
-    /// up. Called before the receipts raise the positions.
-    fn revive_received(&mut self, gateway: GatewayKey, received: Range) -> Result<()> {
-        let confirmed = self.confirmed(gateway);
-        for sequence in received.first.0..=received.last.0 {
-            let letter = self.dead_letter_at((gateway, sequence));
-            if letter.is_some_and(|(_, letter)| !letter.reason.is_reported())
-                && self.revive((gateway, sequence))?
-                && sequence <= confirmed
-            {
+    /// Removes confirmed events from the dead letters if another connection or node has given them
+    /// up. Called before the confirmation raises the positions.
+    fn revive_confirmed(&mut self, gateway: GatewayKey, first: i64, last: i64) -> Result<()> {
+        let position = self.confirmed(gateway);
+        for sequence in first..=last {
+            if self.revive_given_up((gateway, sequence))? && sequence <= position {
                 self.stream(gateway)?.confirmed_total += 1;
             }
         }
         Ok(())
+    }
+
+    /// Removes a delivery from the dead letters, unless its gateway reported that it failed.
+    /// Returns whether it was removed.
+    fn revive_given_up(&mut self, key: Key) -> Result<bool> {
+        let letter = self.dead_letter_at(key);
+        let is_given_up = letter.is_some_and(|(_, letter)| !letter.reason.is_reported());
+        Ok(is_given_up && self.revive(key)?)
+    }
+
+    /// A report confirms everything up to `past.to` that was sent on its connection.
+    fn confirm_here(&mut self, past: Move) -> Result<()> {
+        let own = self.own(past.connection).map(|(position, _)| position);
+        let position = own.unwrap_or_else(|| self.confirmed(past.gateway));
+        self.revive_confirmed(past.gateway, position + 1, past.to)?;
+        self.raise(&[past])
+    }
+
+    /// A report confirms everything up to `to` that was sent on another connection: what is above
+    /// the gateway's position, and what that connection left unconfirmed if it has ended.
+    fn confirm_elsewhere(&mut self, gateway: GatewayKey, to: i64, at: Timestamp) -> Result<()> {
+        let first = self.confirmed(gateway) + 1;
+        let first = self.first_sent_with(gateway, to).map_or(first, |sent| first.min(sent));
+        self.revive_confirmed(gateway, first, to)?;
+        self.raise_gateway(gateway, to, at)
+    }
+
+    /// The first event that was unconfirmed at the end of the newest ended connection on which
+    /// `sequence` was unconfirmed, too.
+    fn first_sent_with(&self, gateway: GatewayKey, sequence: i64) -> Option<i64> {
+        let ends = self.attempts.values().rev().filter(|row| {
+            row.gateway == gateway
+                && row.first <= sequence
+                && row.connection.is_some()
+                && matches!(row.outcome, Outcome::Failed | Outcome::Unknown)
+                && row.reason.is_none_or(Reason::ends_connections)
+        });
+        let newest = ends.clone().find(|row| row.last >= sequence)?;
+        ends.filter(|row| row.connection == newest.connection).map(|row| row.first).min()
     }
 
     /// Writes a record that is neither a receipt nor a heartbeat.
@@ -129,15 +168,15 @@ impl Tables {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
             Record::Reported { gateway, connection, instance, sequence, result, confirms, at } => {
                 self.reported((*gateway, *connection), *sequence, result, *at)?;
-                let moves = confirms.map(|to| Move {
+                let Some(to) = *confirms else { return Ok(()) };
+                self.confirm_here(Move {
                     gateway: *gateway,
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
                     at: *at,
                     seen_at: Some(now),
-                });
-                self.raise(moves.as_slice())
+                })
             }
             Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
                 let Some(found) = self.find_deployment(*gateway, key) else { return Ok(()) };
@@ -155,13 +194,13 @@ impl Tables {
                     },
                 )?;
                 match elsewhere.filter(|_| instance.is_empty()) {
-                    Some(to) => self.raise_gateway(*gateway, to.0, *at),
+                    Some(to) => self.confirm_elsewhere(*gateway, to.0, *at),
                     None => Ok(()),
                 }
             }
             Record::ConfirmedElsewhere { gateway, to, at } => {
                 let to = to.0.min(self.gateway_row(*gateway)?.stream.head);
-                self.raise_gateway(*gateway, to, *at)
+                self.confirm_elsewhere(*gateway, to, *at)
             }
             Record::Skipped { gateway, connection, instance, range, reason, advance_to, at } => {
                 self.skipped((*gateway, *connection), *range, *reason, *at)?;
@@ -252,8 +291,10 @@ impl Tables {
             return Ok(());
         }
         self.count_failing(gateway, sequence, reason, at)?;
+        // The report replaces the reason for which the event was given up.
+        let was_given_up = self.revive_given_up((gateway, sequence.0))?;
         // It was counted as confirmed if its receipt arrived before its report.
-        if is_confirmed && !self.is_dead((gateway, sequence.0)) {
+        if is_confirmed && !was_given_up && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
             stream.confirmed_total = (stream.confirmed_total - 1).max(0);
         }

@@ -212,7 +212,7 @@ pub(crate) async fn an_event_with_a_long_deployment_id_is_stored_and_found(store
 }
 
 /// An event of a deployment, performed in this second.
-fn performed(
+pub(super) fn performed(
     gateway: &Gateway,
     deployment: usize,
     suffix: &str,

@@ -225,14 +225,14 @@ pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_let
         instance: "".into(),
         range: range(4, 6),
         reason: Reason::Expired,
-        advance_to: None,
+        advance_to: Some(Sequence(6)),
         at: Timestamp::now(),
     };
     fixture.record(vec![skipped]).await;
     counted("three that expired", (3, 4, 3)).await;
     fixture.record(vec![reported(&gateway, id, 5, Ok(()))]).await;
     counted("one of them that was applied", (4, 4, 2)).await;
-    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(5));
+    assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(6));
 }
 
 pub(crate) async fn confirmed_deliveries_are_not_recorded_as_failed(store: &dyn Store) {

@@ -9,13 +9,15 @@ use gateway_events::event::{
     OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, ExpiryMark, GatewayChange, InboxRow, InvalidEvent, Labels, NewConnection,
-    NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
-    RetentionLimits, RetrySelection, Target, Validated, ValidatedRow, ValidationError,
+    DeliveryFilter, DeploymentKey, ExpiryMark, GatewayChange, InboxRow, InvalidEvent, Labels,
+    NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection,
+    RejectionReason, RetentionLimits, RetrySelection, Store, Target, Validated, ValidatedRow,
+    ValidationError,
 };
 use serde_json::value::RawValue;
 
 use super::Side;
+use super::reports::Reports;
 use super::snapshot::{gateway as alike, shown};
 use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
 use crate::conformance::{Row, keep_all};
@@ -30,6 +32,7 @@ pub(crate) struct World {
     gateways: Vec<(GatewayId, GatewayKey)>,
     heads: Vec<i64>,
     connections: Vec<(ConnectionId, usize, Arc<str>)>,
+    reports: Reports,
 }
 
 /// The results of both stores, as text.
@@ -56,7 +59,12 @@ impl World {
             gateways: Vec::new(),
             heads: Vec::new(),
             connections: Vec::new(),
+            reports: Reports::default(),
         }
+    }
+
+    pub(crate) async fn check_reports(&self, store: &dyn Store) {
+        self.reports.check(store, self.organisation, &self.gateways).await;
     }
 
     /// Registers the gateways. The first two have a label.
@@ -112,7 +120,11 @@ impl World {
             Step::Record(said) => {
                 let records: Vec<Record> =
                     said.iter().filter_map(|said| self.record(said)).collect();
-                both!(self, sides, side => side.store.record(records.clone()).await)
+                let answers = both!(self, sides, side => side.store.record(records.clone()).await);
+                if answers[0] == "()" {
+                    self.reports.add(&records);
+                }
+                answers
             }
             Step::Sweep => both!(self, sides, side => {
                 side.store.sweep_not_connected(None, Duration::ZERO).await.map(|mut swept| {
@@ -141,6 +153,7 @@ impl World {
                     let page = sides[0].store.connections(of, None, true, None, 100).await.unwrap();
                     let is_live = |id| page.rows.iter().any(|row| row.connection_id == id);
                     self.connections.retain(|(id, ..)| is_live(*id));
+                    self.reports.forget();
                 }
                 both!(self, sides, side => side.store.trim(&limits, &mut side.mark).await)
             }
@@ -308,6 +321,16 @@ impl World {
             What::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
             What::Applied => reported(Ok(())),
             What::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
+            What::Unmatched { applied } => Record::Unmatched {
+                gateway,
+                connection,
+                instance,
+                key: deployment(first),
+                result: if *applied { Ok(()) } else { Err((Reason::ApplyFailed, String::new())) },
+                sent_here: range.last,
+                at,
+            },
+            What::ConfirmedElsewhere => Record::ConfirmedElsewhere { gateway, to: range.last, at },
             What::Skipped { advance } => Record::Skipped {
                 gateway,
                 connection,
@@ -335,6 +358,17 @@ fn event_id(nth: u8) -> EventId {
     EventId::new(format!("e{nth}")).unwrap()
 }
 
+/// The ids in a report, which fit some of the events.
+fn deployment(sent: i64) -> DeploymentKey {
+    DeploymentKey {
+        artifact_id: "a".to_owned(),
+        deployment_id: "d0".to_owned(),
+        suffix: "deployed",
+        performed_at: None,
+        sent: Sequence(sent),
+    }
+}
+
 fn event(
     id: EventId,
     event_type: &str,
@@ -358,8 +392,8 @@ fn event(
         is_named: true,
         target,
         digest: [content; 32],
-        artifact_id: None,
-        deployment_id: None,
+        artifact_id: Some("a".to_owned()),
+        deployment_id: Some(format!("d{content}")),
     }
 }
 

@@ -89,8 +89,19 @@ pub(crate) enum What {
     Heartbeat,
     Applied,
     Failed,
-    Skipped { advance: bool },
-    Closed { reason: Reason, sent: bool, give_up: bool },
+    /// A report that is matched when it is recorded.
+    Unmatched {
+        applied: bool,
+    },
+    ConfirmedElsewhere,
+    Skipped {
+        advance: bool,
+    },
+    Closed {
+        reason: Reason,
+        sent: bool,
+        give_up: bool,
+    },
 }
 
 fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -121,6 +132,8 @@ fn said() -> impl Strategy<Value = Said> {
         1 => Just(What::Heartbeat),
         1 => Just(What::Applied),
         2 => Just(What::Failed),
+        2 => any::<bool>().prop_map(|applied| What::Unmatched { applied }),
+        1 => Just(What::ConfirmedElsewhere),
         2 => any::<bool>().prop_map(|advance| What::Skipped { advance }),
         3 => (reason, any::<bool>(), any::<bool>())
             .prop_map(|(reason, sent, give_up)| What::Closed { reason, sent, give_up }),

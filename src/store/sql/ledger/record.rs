@@ -20,6 +20,9 @@ use crate::store::{Outcome, Range, Record, Result};
 
 pub(crate) use crate::store::receipts::Receipts;
 
+/// The maximum number of failed and unknown attempts that are examined for the end of a connection.
+const ENDS_EXAMINED: i64 = 1000;
+
 /// Writes records, in order.
 pub(crate) async fn record<'a>(
     conn: &mut Connection,
@@ -88,11 +91,10 @@ async fn confirm(
     cursors::raise(conn, &moves).await
 }
 
-/// Removes received events from the dead letters if another connection or node has given them up.
-/// Called before the receipts raise the positions.
-async fn revive(conn: &mut Connection, gateway: GatewayKey, received: Range) -> Result<()> {
-    let given_up = |reason: Reason| !reason.is_reported();
-    let revived = ledger::remove_dead_letters(conn, gateway, received, given_up).await?;
+/// Removes confirmed events from the dead letters if another connection or node has given them up.
+/// Called before the confirmation raises the positions.
+async fn revive(conn: &mut Connection, gateway: GatewayKey, confirmed: Range) -> Result<()> {
+    let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_given_up).await?;
     if revived.is_empty() {
         return Ok(());
     }
@@ -101,6 +103,84 @@ async fn revive(conn: &mut Connection, gateway: GatewayKey, received: Range) -> 
     let passed = revived.into_iter().filter_map(|part| cursors::up_to(part, confirmed));
     let count = passed.map(|part| part.last.0 - part.first.0 + 1).sum();
     if count > 0 { count_confirmed(conn, gateway, count).await } else { Ok(()) }
+}
+
+/// Whether the service gave up a dead letter with this reason. What a gateway reported as failed
+/// stays a dead letter when it is confirmed.
+fn is_given_up(reason: Reason) -> bool {
+    !reason.is_reported()
+}
+
+/// A report confirms everything up to `past.to` that was sent on its connection: that is what lies
+/// above the connection's position.
+async fn confirm_here(conn: &mut Connection, past: Move) -> Result<()> {
+    let position = match cursors::own(conn, past.connection).await? {
+        Some((position, _)) => position,
+        // Another connection took the position over. It is not above the gateway's.
+        None => cursors::confirmed(conn, past.gateway).await?,
+    };
+    revive_above(conn, past.gateway, position, past.to).await?;
+    cursors::raise(conn, &[past]).await
+}
+
+/// A report confirms everything up to `to` that was sent on another connection. That is everything
+/// above the gateway's position, because no unnamed connection starts above it and each skipped
+/// event moves it. If that connection has ended, it is also what its end left unconfirmed.
+async fn confirm_elsewhere(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    to: Sequence,
+    at: Timestamp,
+) -> Result<()> {
+    let mut position = cursors::confirmed(conn, gateway).await?;
+    if let Some(first) = first_sent_with(conn, gateway, to).await? {
+        position = position.min(first.previous());
+    }
+    revive_above(conn, gateway, position, to).await?;
+    cursors::raise_gateway(conn, gateway, to, at).await
+}
+
+async fn revive_above(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    position: Sequence,
+    to: Sequence,
+) -> Result<()> {
+    if position >= to {
+        return Ok(());
+    }
+    revive(conn, gateway, Range { first: position.next(), last: to }).await
+}
+
+/// The first event that was unconfirmed at the end of the newest ended connection on which
+/// `sequence` was unconfirmed, too. `None` if no connection ended so.
+async fn first_sent_with(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    sequence: Sequence,
+) -> Result<Option<Sequence>> {
+    let ends = query!(
+        r#"
+        select first_sequence as "first!: Sequence", last_sequence as "last!: Sequence",
+            reason as "reason?: Reason", connection as "connection!: ConnectionId"
+        from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
+            and outcome in ('failed', 'unknown')
+        order by attempt desc limit $4
+        "#,
+        gateway.0,
+        sequence.0 - ledger::LONGEST_RANGE,
+        sequence.0,
+        ENDS_EXAMINED
+    )
+    .fetch_all(conn)
+    .await?;
+    // The other attempts are those at events that were skipped or reported.
+    let mut ends = ends.into_iter().filter(|end| end.reason.is_none_or(Reason::ends_connections));
+    let Some(newest) = ends.find(|end| end.last >= sequence) else { return Ok(None) };
+    // An end is recorded in several rows if the gateway's position lies within its range.
+    let others = ends.filter(|end| end.connection == newest.connection).map(|end| end.first);
+    Ok(others.chain([newest.first]).min())
 }
 
 /// Writes a record that is neither a receipt nor a heartbeat.
@@ -112,8 +192,7 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             let Some(to) = *confirms else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
             let (at, seen_at) = (*at, Some(now));
-            let past = Move { gateway, connection: *on, instance, to, at, seen_at };
-            cursors::raise(conn, &[past]).await
+            confirm_here(conn, Move { gateway, connection: *on, instance, to, at, seen_at }).await
         }
         Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
             let Some(found) = find_deployment(conn, *gateway, key, CANDIDATES_IN_WRITER).await?
@@ -127,16 +206,16 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             if let Some(to) = here {
                 let (instance, seen_at) = (Arc::clone(instance), Some(now));
                 let past = Move { gateway, connection: *connection, instance, to, at, seen_at };
-                cursors::raise(conn, &[past]).await?;
+                confirm_here(conn, past).await?;
             }
             // Only unnamed connections move the gateway's position (see `store::positions`).
             match elsewhere.filter(|_| instance.is_empty()) {
-                Some(to) => cursors::raise_gateway(conn, gateway, to, at).await,
+                Some(to) => confirm_elsewhere(conn, gateway, to, at).await,
                 None => Ok(()),
             }
         }
         Record::ConfirmedElsewhere { gateway, to, at } => {
-            cursors::raise_gateway(conn, *gateway, *to, *at).await
+            confirm_elsewhere(conn, *gateway, *to, *at).await
         }
         Record::Skipped { gateway, connection: on, instance, range, reason, advance_to, at } => {
             skipped(conn, node, (*gateway, *on), *range, *reason, *at).await?;
@@ -207,8 +286,14 @@ async fn reported(
         return Ok(());
     }
     reports::failed(conn, gateway, sequence, reason, at).await?;
+    // The report replaces the reason for which the event was given up, so that a later receipt does
+    // not revive it.
+    let given_up = ledger::remove_dead_letters(conn, gateway, range, is_given_up).await?;
     // It was counted as confirmed if its receipt arrived before its report.
-    if is_confirmed && !ledger::not_dead(conn, gateway, range).await?.is_empty() {
+    if is_confirmed
+        && given_up.is_empty()
+        && !ledger::not_dead(conn, gateway, range).await?.is_empty()
+    {
         count_confirmed(conn, gateway, -1).await?;
     }
     ledger::dead_letter(conn, gateway, range, reason, at).await
