@@ -34,7 +34,9 @@ pub struct NewGateway {
     )]
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Labels,
-    /// How many replicas of it connect at the same time; 1 if omitted.
+    /// How many replicas of it connect at the same time; 1 if omitted. Do not declare more than
+    /// there are: a reconnect can then repeat up to an hour of confirmed events, because it may be
+    /// that of a replica that has not received them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000)]
     pub replicas: Option<i64>,
@@ -53,7 +55,8 @@ pub struct GatewayChange {
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
     pub labels: Option<LabelChange>,
-    /// How many replicas of it connect at the same time.
+    /// How many replicas of it connect at the same time. Do not declare more than there are: a
+    /// reconnect can then repeat up to an hour of confirmed events.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub replicas: Option<i64>,
@@ -102,7 +105,8 @@ pub struct Gateway {
     /// Its labels.
     #[schema(value_type = BTreeMap<String, String>, example = json!({"env": "prod"}))]
     pub labels: Labels,
-    /// How many replicas connect at the same time, as declared.
+    /// How many replicas connect at the same time, as declared. If there are fewer, a reconnect can
+    /// repeat up to an hour of confirmed events.
     pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,

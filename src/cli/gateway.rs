@@ -29,7 +29,8 @@ pub(crate) enum Command {
         /// A label, `name=value`; may be repeated
         #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
-        /// How many replicas of it connect at the same time; 1 if omitted
+        /// How many replicas of it connect at the same time; 1 if omitted. If there are fewer, a
+        /// reconnect can repeat up to an hour of confirmed events
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         replicas: Option<u32>,
     },
@@ -82,7 +83,8 @@ pub(crate) struct Update {
     /// Its new name
     #[arg(long)]
     name: Option<String>,
-    /// How many replicas of it connect at the same time
+    /// How many replicas of it connect at the same time. If there are fewer, a reconnect can
+    /// repeat up to an hour of confirmed events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     replicas: Option<u32>,
     /// Set a label, `name=value`, and keep the others; may be repeated

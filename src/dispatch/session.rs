@@ -20,6 +20,7 @@ use super::reports::Reports;
 use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
+use crate::store::positions::Repeats;
 use crate::store::{Opened, Store};
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
@@ -119,7 +120,24 @@ impl Ready {
         }
     }
 
+    /// Counts the confirmed events that are sent again, and says so if they may be avoided.
+    fn report_repeats(&self, id: ConnectionId) {
+        let Repeats { events, missing_replicas } = self.opened.repeats;
+        metrics::counter!("gateway_events_confirmed_events_repeated_total")
+            .increment(u64::try_from(events).unwrap_or(0));
+        if events > 0 && missing_replicas > 0 {
+            tracing::warn!(
+                gateway = %self.admission.gateway_id,
+                connection = %id,
+                events,
+                missing_replicas,
+                "confirmed events are sent again, because the gateway declares more replicas than were connected at the same time in the last hour; if it has no more, lower its `replicas`"
+            );
+        }
+    }
+
     fn start(self, id: ConnectionId, link: LaneEnd) {
+        self.report_repeats(id);
         let info = self.info(id);
         let Self {
             registration,

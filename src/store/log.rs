@@ -5,9 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    DeploymentKey, DeploymentMatch, Labels, LogPage, LogSpan, Refusal, Result, ValidationError,
-};
+use super::positions::Repeats;
+use super::{Labels, Refusal, ValidationError};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
@@ -216,6 +215,8 @@ pub struct Opened {
     /// Whether an earlier connection may have been sent more than is recorded, because it is
     /// recorded as open or was lost with its node.
     pub is_unsure: bool,
+    /// Confirmed events after `position`.
+    pub repeats: Repeats,
 }
 
 /// How far a gateway has confirmed a delivery.

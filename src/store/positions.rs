@@ -41,6 +41,15 @@
 //! lowest superseded ones are kept again. Those that ended within the same five minutes are merged
 //! into one, which is as low as the lowest and ends with the last. A gateway with one replica needs
 //! none of them.
+//!
+//! # More declared replicas than there are
+//!
+//! If a gateway declares two replicas and has one, a reconnect may repeat up to an hour of confirmed
+//! events. Its first connection ends at 10, its second one at 100, and the third one starts at 10
+//! again. This can't be avoided: if two replicas had made the same connections, the first one at 10
+//! and the second one at 100, the third connection could be that of the first replica, which lacks
+//! the events after 10. The connections are the same in both cases, and an address does not identify
+//! a replica. Only the operator knows how many there are, so the case is reported ([`Repeats`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -118,6 +127,26 @@ pub fn alive_at_once(lives: &[Life], since: Timestamp) -> usize {
         started.saturating_sub(ended)
     };
     starts.iter().map(|start| alive((*start).max(since))).max().unwrap_or(0)
+}
+
+/// Confirmed events that a new connection is sent again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeats {
+    /// The sequences between the connection's start and the gateway's confirmed position.
+    pub events: i64,
+    /// How many replicas the gateway declares in excess of those that were alive at the same time
+    /// within the last hour. If there are any, it probably declares too many.
+    pub missing_replicas: usize,
+}
+
+impl Repeats {
+    /// Those of a connection that starts at `start`.
+    pub fn new(start: Sequence, confirmed: Sequence, declared: usize, alive: usize) -> Self {
+        Self {
+            events: (confirmed.0 - start.0).max(0),
+            missing_replicas: declared.saturating_sub(alive.max(1)),
+        }
+    }
 }
 
 /// How opening an unnamed connection changes the positions.

@@ -20,7 +20,8 @@ pub struct Gateway {
     pub name: String,
     /// Labels.
     pub labels: Labels,
-    /// How many replicas connect at the same time, as declared.
+    /// How many replicas connect at the same time, as declared. See
+    /// [`positions`](super::positions) for what happens if there are fewer.
     pub replicas: i64,
     /// When it was registered.
     pub created_at: Timestamp,

@@ -67,6 +67,7 @@ macro_rules! conforms {
             confirmed_deliveries_are_not_recorded_as_failed
             a_new_connection_starts_at_the_position_of_the_last_one
             replicas_that_reconnect_in_any_order_find_every_position
+            a_reconnect_that_repeats_confirmed_events_is_known
             an_unused_opening_is_not_counted_as_a_replica
             sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
             a_late_receipt_does_not_recreate_a_position_that_was_taken_over

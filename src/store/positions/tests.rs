@@ -109,6 +109,19 @@ fn many_positions_are_bounded_at_once() {
     assert_eq!(opening.changed.len(), count / 2 + 1);
 }
 
+/// The same connections mean different things: two replicas, of which the first one returns, or one
+/// replica that has made both. So the events are repeated rather than skipped.
+#[test]
+fn a_declared_replica_that_does_not_exist_looks_like_one_that_is_disconnected() {
+    let (first, second) = (position("a", 10, 1, 2, true), position("b", 100, 3, 4, true));
+    assert_eq!(alive_at_once(&[first.life, second.life], at(0)), 1);
+    let opening = open(vec![first.clone(), second.clone()], 2, at(5));
+    assert_eq!(opening.start, Some(Sequence(10)));
+    let repeats = Repeats::new(Sequence(10), Sequence(100), 2, 1);
+    assert_eq!(repeats, Repeats { events: 90, missing_replicas: 1 });
+    assert_eq!(open(vec![first, second], 1, at(5)).start, Some(Sequence(100)));
+}
+
 #[test]
 fn a_position_is_kept_for_each_replica_that_was_declared() {
     let opening = open(vec![position("a", 5, 1, 2, true)], 2, at(3));

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
+use crate::store::positions::Repeats;
 use crate::store::{
     ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
@@ -22,6 +23,7 @@ pub(crate) mod list;
 mod peak;
 mod revoked;
 
+use cursor::Start;
 use list::list;
 use peak::peak;
 use revoked::revoked;
@@ -81,10 +83,11 @@ pub(super) async fn open_connection(
     .await?
     .ok_or(StoreError::NotFound("gateway"))?;
     let unnamed = new.instance.is_empty();
-    let (position, is_unsure) = if unnamed {
+    let Start { position, is_unsure, repeats } = if unnamed {
         cursor::open(conn, now, new.gateway, stream.replicas).await?
     } else {
-        (start_of(conn, new.gateway, &new.instance).await?, false)
+        let position = start_of(conn, new.gateway, &new.instance).await?;
+        Start { position, is_unsure: false, repeats: Repeats::default() }
     };
     query!(
         r#"
@@ -120,7 +123,8 @@ pub(super) async fn open_connection(
     .execute(&mut *conn)
     .await?;
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
-    Ok(Opened { epoch: stream.epoch, position, head: stream.head, sent, suspect, is_unsure })
+    let (epoch, head) = (stream.epoch, stream.head);
+    Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats })
 }
 
 /// The position of a [named replica](crate::store::positions#definitions). A new one starts at the

@@ -5,7 +5,8 @@ use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::positions::{
-    self, Change, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
+    self, Change, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, Repeats,
+    alive_at_once,
 };
 use gateway_events::store::{
     Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
@@ -31,11 +32,12 @@ impl Tables {
         if self.connections.contains_key(&new.id) {
             return Err(Conflict::Concurrent.into());
         }
-        let (position, is_unsure) = if new.instance.is_empty() {
+        let (position, is_unsure, repeats) = if new.instance.is_empty() {
             self.open_unnamed(now, new.gateway)?
         } else {
             let own = self.cursors.get(&(new.gateway, new.instance.clone()));
-            (own.map_or_else(|| self.confirmed(new.gateway), |cursor| cursor.received), false)
+            let own = own.map_or_else(|| self.confirmed(new.gateway), |cursor| cursor.received);
+            (own, false, Repeats::default())
         };
         let row = ConnectionRow {
             gateway: new.gateway,
@@ -57,19 +59,25 @@ impl Tables {
         self.cursors.entry((new.gateway, instance)).or_insert(cursor);
         let (sent, suspect) = self.sent_behind(new.gateway, position);
         let (sent, suspect) = (Sequence(sent), Sequence(suspect));
-        Ok(Opened { epoch, position: Sequence(position), head, sent, suspect, is_unsure })
+        let position = Sequence(position);
+        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats })
     }
 
-    /// The start of a new unnamed connection, and whether an earlier one may have been sent more
-    /// than is recorded. Supersedes positions in excess of the number of replicas.
-    fn open_unnamed(&mut self, now: Timestamp, gateway: GatewayKey) -> Result<(i64, bool)> {
+    /// The start of a new unnamed connection, whether an earlier one may have been sent more than
+    /// is recorded, and what is repeated. Supersedes positions in excess of the number of replicas.
+    fn open_unnamed(
+        &mut self,
+        now: Timestamp,
+        gateway: GatewayKey,
+    ) -> Result<(i64, bool, Repeats)> {
         let positions = self.own_positions(gateway);
         let since = now.minus(REPLICAS_WINDOW);
         let (mut lives, was_lost) = self.ended(gateway, since);
         let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed());
         lives.extend(positions.iter().filter(|it| !it.is_closed()).map(|it| it.life));
         let declared = usize::try_from(self.gateway_row(gateway)?.replicas).unwrap_or(1);
-        let replicas = alive_at_once(&lives, since).max(declared);
+        let alive = alive_at_once(&lives, since);
+        let replicas = alive.max(declared);
         let Opening { start, dropped, changed } = positions::open(positions, replicas, now);
         for instance in dropped {
             self.cursors.remove(&(gateway, instance));
@@ -79,7 +87,9 @@ impl Tables {
                 (own.superseded_at, own.left_at) = (superseded_at, left_at);
             }
         }
-        Ok((start.map_or_else(|| self.confirmed(gateway), |start| start.0), is_unsure))
+        let confirmed = Sequence(self.confirmed(gateway));
+        let start = start.unwrap_or(confirmed);
+        Ok((start.0, is_unsure, Repeats::new(start, confirmed, declared, alive)))
     }
 
     /// The largest number of simultaneous connections of a gateway since this instant, counted at

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
-use gateway_events::store::{NewConnection, Record, Store};
+use gateway_events::store::positions::Repeats;
+use gateway_events::store::{GatewayChange, NewConnection, Opened, Record, Store};
 
 use super::{Fixture, closed, confirmed, connection, range, ranges};
 use crate::support::PATIENCE;
@@ -38,6 +39,44 @@ pub(crate) async fn replicas_that_reconnect_in_any_order_find_every_position(sto
     fixture.record(vec![confirmed(&gateway, first, 3, 9)]).await;
     let (_, position, _) = fixture.open(&gateway).await;
     assert_eq!(position, Sequence(2), "the first one may have been the fast one");
+}
+
+pub(crate) async fn a_reconnect_that_repeats_confirmed_events_is_known(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let declares = async |replicas| {
+        let change = GatewayChange { replicas: Some(replicas), ..GatewayChange::default() };
+        store.update_gateway(fixture.organisation, gateway.id, change).await.unwrap();
+    };
+    declares(2).await;
+    fixture.fill(&gateway, 9).await;
+    let opened = async || {
+        let new = connection(&gateway);
+        (new.id, store.open_connection(new).await.unwrap())
+    };
+    let ends = async |id, first, last| {
+        let end = closed(&gateway, id, Reason::ClosedByGateway, None, false);
+        fixture.record(vec![confirmed(&gateway, id, first, last), end]).await;
+    };
+    for (first, last, repeated) in [(1, 4, 0), (5, 7, 0), (5, 9, 3)] {
+        let (id, Opened { position, repeats, .. }) = opened().await;
+        assert_eq!(position, Sequence(first - 1));
+        assert_eq!(repeats, Repeats { events: repeated, missing_replicas: 1 });
+        ends(id, first, last).await;
+    }
+    declares(1).await;
+    let (id, Opened { position, repeats, .. }) = opened().await;
+    assert_eq!((position, repeats), (Sequence(9), Repeats::default()));
+    ends(id, 10, 9).await;
+    // Two that were alive at the same time may both return.
+    declares(2).await;
+    fixture.fill(&gateway, 3).await;
+    let ((slow, _), (fast, _)) = (opened().await, opened().await);
+    fixture.record(vec![confirmed(&gateway, slow, 10, 10)]).await;
+    ends(fast, 10, 12).await;
+    ends(slow, 11, 11).await;
+    let (_, Opened { position, repeats, .. }) = opened().await;
+    assert_eq!((position, repeats), (Sequence(11), Repeats { events: 1, missing_replicas: 0 }));
 }
 
 pub(crate) async fn a_named_replica_moves_its_own_position_and_not_its_gateways(store: &dyn Store) {

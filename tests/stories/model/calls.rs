@@ -212,7 +212,7 @@ impl World {
         let answers = both!(self, sides, side => {
             let opened = side.store.open_connection(new.clone()).await;
             // Everything except the epoch, which each store generates.
-            opened.map(|it| (it.position, it.head, it.sent, it.suspect, it.is_unsure))
+            opened.map(|it| (it.position, it.head, it.sent, it.suspect, it.is_unsure, it.repeats))
         });
         // A refused connection is never used.
         if !answers[0].starts_with("error") {

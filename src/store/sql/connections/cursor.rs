@@ -6,23 +6,31 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::Result;
 use crate::store::positions::{
-    self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, alive_at_once,
+    self, Life, Opening, Position, RECENT_CONNECTIONS, REPLICAS_WINDOW, Repeats, alive_at_once,
 };
 
-/// The start of a new unnamed connection, and whether an earlier one may have been sent more than
-/// is recorded. Supersedes positions in excess of the number of replicas.
+/// Where a connection starts.
+pub(crate) struct Start {
+    pub(crate) position: Sequence,
+    /// Whether an earlier connection may have been sent more than is recorded.
+    pub(crate) is_unsure: bool,
+    pub(crate) repeats: Repeats,
+}
+
+/// The start of a new unnamed connection. Supersedes positions in excess of the number of replicas.
 pub(crate) async fn open(
     conn: &mut Connection,
     now: Timestamp,
     gateway: GatewayKey,
     declared: i64,
-) -> Result<(Sequence, bool)> {
+) -> Result<Start> {
     let positions = kept(conn, gateway).await?;
     let since = now.minus(REPLICAS_WINDOW);
     let (mut lives, was_lost) = ended(conn, gateway, since).await?;
     let is_unsure = was_lost || positions.iter().any(|it| !it.is_closed());
     lives.extend(positions.iter().filter(|it| !it.is_closed()).map(|it| it.life));
-    let replicas = alive_at_once(&lives, since).max(usize::try_from(declared).unwrap_or(1));
+    let (declared, alive) = (usize::try_from(declared).unwrap_or(1), alive_at_once(&lives, since));
+    let replicas = alive.max(declared);
     let Opening { start, dropped, changed } = positions::open(positions, replicas, now);
     if !dropped.is_empty() {
         conn.delete_cursors(gateway, &dropped).await?;
@@ -30,11 +38,10 @@ pub(crate) async fn open(
     if !changed.is_empty() {
         conn.change_cursors(gateway, &changed).await?;
     }
-    let start = match start {
-        Some(start) => start,
-        None => super::super::cursors::confirmed(conn, gateway).await?,
-    };
-    Ok((start, is_unsure))
+    let confirmed = super::super::cursors::confirmed(conn, gateway).await?;
+    let position = start.unwrap_or(confirmed);
+    let repeats = Repeats::new(position, confirmed, declared, alive);
+    Ok(Start { position, is_unsure, repeats })
 }
 
 struct Row {
