@@ -92,7 +92,6 @@ impl<'de> Deserialize<'de> for RejectionReason {
 }
 
 /// Refuses unknown reasons.
-
 impl std::str::FromStr for RejectionReason {
     type Err = String;
 
