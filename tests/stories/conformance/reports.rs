@@ -144,7 +144,7 @@ impl By {
             sent_here: Sequence(sent_here),
             at: Timestamp::now(),
         };
-        let lost =
+        let end =
             closed(gateway, connection, Reason::ConnectionLost, Some(range(first, last)), false);
         let records = match self {
             Self::Receipt => vec![confirmed(gateway, connection, first, last)],
@@ -152,10 +152,10 @@ impl By {
             Self::UnmatchedReport => vec![unmatched(connection, last)],
             Self::ReportElsewhere => {
                 let (gateway, to, at) = (gateway.key, Sequence(last), Timestamp::now());
-                vec![lost, Record::ConfirmedElsewhere { gateway, to, at }]
+                vec![end, Record::ConfirmedElsewhere { gateway, to, at }]
             }
             Self::UnmatchedReportElsewhere => {
-                fixture.record(vec![lost]).await;
+                fixture.record(vec![end]).await;
                 let (next, ..) = fixture.open(gateway).await;
                 vec![unmatched(next, 0)]
             }
