@@ -123,6 +123,9 @@ macro_rules! rejection_reasons {
         }
 
         impl RejectionReason {
+            /// All known reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
             /// Its stable name in the database, the API and the logs.
             pub const fn as_str(self) -> &'static str {
                 match self {
