@@ -34,7 +34,9 @@ pub use gateways::{
     Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway, Verdict,
     VerdictState,
 };
-pub use inbox::{RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried};
+pub use inbox::{
+    RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried, RetryRequest,
+};
 pub use json::{Object, UniqueMembers, not_null};
 pub use log::{LogEntry, LogPage, LogPagination, LogQuery};
 pub use nodes::{Node, NodeStatus, NodesQuery};

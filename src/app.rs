@@ -235,7 +235,7 @@ impl Service {
     /// Closes connections, jobs and the store, in this order. A signal to end immediately
     /// cuts it off.
     async fn shut_down(&self, mut outcome: Outcome, signals: &Signals) -> Outcome {
-        tracing::info!(?outcome, "shutting down");
+        tracing::info!(reason = %outcome, "shutting down");
         let has_failed = outcome == Outcome::StoreFailed;
         let time_limit = async {
             if has_failed {
@@ -249,7 +249,7 @@ impl Service {
             () = time_limit => tracing::warn!("the store has failed; requests in flight are cut off"),
             () = signals.immediate.cancelled() => outcome = Outcome::Interrupted,
         }
-        tracing::info!(?outcome, "done");
+        tracing::info!(reason = %outcome, "the service has stopped");
         outcome
     }
 

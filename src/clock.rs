@@ -13,6 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod window;
+
+pub use window::{EmptyWindow, TimeWindow};
+
 /// An instant in microseconds since the Unix epoch, UTC, which both databases can store without
 /// loss. Displayed and parsed as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -22,6 +22,7 @@ mod origins;
 mod ranges;
 mod secrets;
 mod sources;
+mod web_address;
 
 pub use network::Network;
 pub use sources::{Flags, Sources};
@@ -68,6 +69,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address and port.
+    #[serde(deserialize_with = "socket_address")]
     pub listen: SocketAddr,
     /// Disables TLS; only allowed on loopback addresses.
     pub plaintext: bool,
@@ -266,6 +268,9 @@ impl Config {
     /// Checks that involve more than the type of one value.
     fn check(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
         let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+        if self.data_dir.as_os_str().is_empty() {
+            return refuse("data_dir", "must name a directory, such as \"data\"");
+        }
         if self.server.plaintext && !self.server.listen.ip().is_loopback() {
             return refuse(
                 "server.plaintext",
@@ -276,6 +281,12 @@ impl Config {
             return refuse(
                 "server.certificate",
                 "server.certificate and server.private_key belong together; set both or neither",
+            );
+        }
+        if !self.server.allowed_origins.iter().all(|origin| web_address::is_origin(origin)) {
+            return refuse(
+                "server.allowed_origins",
+                "each must be what browsers send in the header Origin: a scheme and a host in lower case, and a port unless it is the default one, without a path; such as \"https://example.com\" or \"http://localhost:3000\"",
             );
         }
         if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
@@ -356,9 +367,8 @@ impl Config {
 fn is_collector(endpoint: &str) -> bool {
     let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
     let is_base = |rest: &str| {
-        !rest.is_empty()
-            && !rest.starts_with('/')
-            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"@?#".contains(&byte))
+        web_address::is_authority(rest.split('/').next().unwrap_or_default())
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
     };
     endpoint.is_empty() || rest.is_some_and(is_base)
 }
@@ -382,6 +392,14 @@ fn read(path: &Path) -> Result<(PathBuf, toml::Table), ConfigError> {
 fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(|_| {
+        serde::de::Error::custom(
+            "must be an IP address and a port, such as \"127.0.0.1:8443\" or \"[::]:8443\"",
+        )
+    })
 }
 
 /// A list of strings, each of which is parsed as a value.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ pub use unknown_name::UnknownName;
 macro_rules! uuid_newtype {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
@@ -41,13 +42,39 @@ macro_rules! uuid_newtype {
         }
 
         impl FromStr for $name {
-            type Err = uuid::Error;
+            type Err = Invalid;
 
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Uuid::parse_str(text).map(Self)
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                parse_uuid(text).map(Self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(UuidVisitor).map(Self)
             }
         }
     };
+}
+
+fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
+    const EXAMPLE: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    Uuid::parse_str(text)
+        .map_err(|_| Invalid(format!("must be a UUID such as {EXAMPLE}, not {}", quoted(text))))
+}
+
+struct UuidVisitor;
+
+impl Visitor<'_> for UuidVisitor {
+    type Value = Uuid;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a UUID")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Uuid, E> {
+        parse_uuid(text).map_err(E::custom)
+    }
 }
 
 uuid_newtype!(

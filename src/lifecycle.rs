@@ -1,5 +1,6 @@
 //! Signals, and how a run of the service ends.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -16,6 +17,17 @@ pub enum Outcome {
     StoreFailed,
     /// The listener failed.
     ListenerFailed,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Graceful => "a signal requested it",
+            Self::Interrupted => "a second signal ended the shutdown early",
+            Self::StoreFailed => "the store failed",
+            Self::ListenerFailed => "the listener failed",
+        })
+    }
 }
 
 impl From<Outcome> for ExitCode {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 mod cli;
 
@@ -21,10 +21,17 @@ use cli::{
 #[derive(Debug, Parser)]
 #[command(name = "gateway-events", version, propagate_version = true)]
 struct CommandLine {
-    #[command(flatten)]
-    client: ClientOptions,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The commands of a noun, all of which are clients of the service.
+#[derive(Debug, Args)]
+struct Client<C: Subcommand> {
+    #[command(subcommand)]
+    command: C,
+    #[command(flatten)]
+    client: ClientOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +39,10 @@ enum Command {
     /// Run the service until it is stopped by a signal
     Serve(serve::Args),
     /// Apply pending migrations, or list them
+    ///
+    /// On SQLite, fails while a service has the file open. On Postgres, nodes may be running: those
+    /// of an older version continue, unless the new schema is incompatible with them, and can't be
+    /// started again.
     Migrate(migrate::Args),
     /// Check a database's consistency: gapless logs, correct heads, a consistent ledger
     Verify(verify::Args),
@@ -39,23 +50,18 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     /// Register, list, update, disable and delete gateways
-    #[command(subcommand)]
-    Gateway(gateway::Command),
+    Gateway(Client<gateway::Command>),
     /// Create, list and revoke keys of gateways and access tokens
     #[command(subcommand)]
     Token(token::Command),
     /// Publish events, and show their deliveries
-    #[command(subcommand)]
-    Event(event::Command),
+    Event(Client<event::Command>),
     /// List failed deliveries, and append them again
-    #[command(subcommand)]
-    Delivery(delivery::Command),
+    Delivery(Client<delivery::Command>),
     /// List rows that other programs inserted and that could not be published, and retry them
-    #[command(subcommand)]
-    Inbox(inbox::Command),
+    Inbox(Client<inbox::Command>),
     /// List nodes
-    #[command(subcommand)]
-    Node(node::Command),
+    Node(Client<node::Command>),
     /// Check whether the service on this machine is ready, for container health checks
     Health(health::Args),
     /// Show a gateway's events as they arrive: watch its log, or connect in its place
@@ -75,20 +81,20 @@ fn main() -> ExitCode {
     gateway_events::command::block_on("gateway-events", run(CommandLine::parse()))
 }
 
-async fn run(CommandLine { client, command }: CommandLine) -> anyhow::Result<ExitCode> {
+async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Verify(args) => verify::run(args, &client).await,
-        Command::Config(command) => config::run(command, &client),
-        Command::Gateway(command) => gateway::run(command, &client).await,
-        Command::Token(command) => token::run(command, &client).await,
-        Command::Event(command) => event::run(command, &client).await,
-        Command::Delivery(command) => delivery::run(command, &client).await,
-        Command::Inbox(command) => inbox::run(command, &client).await,
-        Command::Node(command) => node::run(command, &client).await,
-        Command::Health(args) => health::run(args, &client).await,
-        Command::Listen(args) => listen::run(args, &client).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Config(command) => config::run(command),
+        Command::Gateway(Client { command, client }) => gateway::run(command, &client).await,
+        Command::Token(command) => token::run(command).await,
+        Command::Event(Client { command, client }) => event::run(command, &client).await,
+        Command::Delivery(Client { command, client }) => delivery::run(command, &client).await,
+        Command::Inbox(Client { command, client }) => inbox::run(command, &client).await,
+        Command::Node(Client { command, client }) => node::run(command, &client).await,
+        Command::Health(args) => health::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
         Command::Completions { shell } => completions(shell),

@@ -27,6 +27,20 @@ pub fn is_name(text: &str, longest: usize) -> bool {
     !text.is_empty() && text.trim() == text && is_plain(text, longest)
 }
 
+/// The candidate that a misspelt name probably means; `None` if none is similar.
+pub fn closest<'a>(
+    misspelt: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    /// From 0 to 1.
+    const SIMILAR: f64 = 0.8;
+    let misspelt = misspelt.to_lowercase();
+    let similarity = |one: &str| strsim::jaro_winkler(&one.to_lowercase(), &misspelt);
+    let similar = candidates.into_iter().map(|one| (similarity(one), one));
+    let similar = similar.filter(|(similarity, _)| *similarity >= SIMILAR);
+    similar.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, closest)| closest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +61,14 @@ mod tests {
             assert!(!is_name(bad, 3), "{bad:?}");
         }
         assert!(is_name("a b", 3) && is_plain(" ", 1) && is_plain("", 0));
+    }
+
+    #[test]
+    fn the_closest_name_is_similar() {
+        let names = ["gatewayId", "type", "limit"];
+        assert_eq!(closest("gateway", names), Some("gatewayId"));
+        assert_eq!(closest("Gatewayid", names), Some("gatewayId"));
+        assert_eq!(closest("limits", names), Some("limit"));
+        assert_eq!(closest("x", names), None);
     }
 }

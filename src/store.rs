@@ -44,6 +44,7 @@ pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
 mod statement_failures;
+mod timed_key;
 mod trimming;
 mod undelivered;
 mod verdict;
@@ -68,6 +69,7 @@ pub use principals::*;
 pub use refusals::*;
 pub use schema::SchemaError;
 pub use statement_failures::StatementFailures;
+pub use timed_key::TimedKey;
 pub use trimming::*;
 pub use undelivered::*;
 pub use verdict::*;

@@ -91,7 +91,9 @@ pub struct Delivery {
     /// The event's correlation id; `null` once retention has removed the event.
     #[schema(required = true)]
     pub correlation_id: Option<CorrelationId>,
-    /// When the event was appended; `null` once retention has removed the event.
+    /// When the event was appended under this sequence: for a redrive, when it was redriven (or,
+    /// once retention has removed the record of that, when the event was first appended). `null`
+    /// once retention has removed the event.
     #[schema(required = true)]
     pub appended_at: Option<Timestamp>,
     /// Its current state.

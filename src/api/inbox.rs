@@ -21,9 +21,29 @@ pub struct RejectedFilter {
     /// Rejected before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// Include rows that were put back into the inbox. A retry skips them.
+    /// Include rows that were put back into the inbox.
     #[param(default = false)]
     pub retried: bool,
+}
+
+/// `POST /inbox/rejected/retry`: which rejected rows to put back. Rows that were put back before are
+/// skipped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schema(min_properties = 1)]
+pub struct RetryRequest {
+    /// `true`: every rejected row. Required unless another member selects rows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Rows that were rejected for this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<RejectionReason>,
+    /// Rows that were rejected at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+    /// Rows that were rejected before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Timestamp>,
 }
 
 /// Why a row was rejected. Where the HTTP API has the same error, the code is the same.

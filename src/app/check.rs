@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
+use super::{ServeError, first_token};
 use crate::config::Config;
 use crate::http::tls::Certificates;
 
@@ -37,6 +38,12 @@ pub fn check(config: &Config) -> Vec<String> {
             note(&format!("database.url, {parameter}"), &path, error.to_string());
         }
     }
+    if !cfg!(feature = "otlp") && !config.otlp.endpoint.is_empty() {
+        problems.push(
+            "otlp.endpoint: must be empty, because this program was built without the feature `otlp`"
+                .to_owned(),
+        );
+    }
     if let Err(error) = config.database.check() {
         problems.push(error.to_string());
     }
@@ -46,17 +53,20 @@ pub fn check(config: &Config) -> Vec<String> {
     problems
 }
 
-/// Whether the file can be read, or else created: in a directory that exists, or in the
+/// Whether the file contains a token, or else can be created: in a directory that exists, or in the
 /// data directory, which the service creates.
 fn token_file(path: &Path, data_dir: &Path) -> Result<(), String> {
     if exists(path) {
-        return File::open(path).map(drop).map_err(|error| error.to_string());
+        return first_token::read(path).map(drop).map_err(|error| match error {
+            ServeError::TokenFile { why, .. } => why,
+            other => other.to_string(),
+        });
     }
     let parent = parent(path);
     if parent == data_dir {
         return Ok(());
     }
-    writable(parent).map_err(|why| format!("it can't be made in {}: {why}", parent.display()))
+    writable(parent).map_err(|why| format!("it can't be created in {}: {why}", parent.display()))
 }
 
 /// Whether files can be created in the directory.
@@ -86,7 +96,7 @@ fn data_dir(path: &Path) -> Result<(), String> {
                 return Err(error.to_string());
             }
             data_dir(parent)
-                .map_err(|why| format!("it can't be made in {}: {why}", parent.display()))
+                .map_err(|why| format!("it can't be created in {}: {why}", parent.display()))
         }
         _ => writable(path),
     }

@@ -60,13 +60,16 @@ fn first(
     Ok(new)
 }
 
-fn read(path: &Path) -> Result<NewToken, ServeError> {
+pub(super) fn read(path: &Path) -> Result<NewToken, ServeError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| file_error(path, error.to_string()))?;
     let text = Zeroizing::new(text);
     files::warn_if_exposed(path, "the admin access token");
     let presented = Presented::parse(Kind::Access, text.trim()).map_err(|_| {
-        file_error(path, "it holds no access token; `gateway-events token generate` makes one up")
+        file_error(
+            path,
+            "it does not contain an access token; `gateway-events token generate` generates one",
+        )
     })?;
     let (id, digest) = presented.into_parts();
     Ok(NewToken { id, digest, expires_at: None })

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use gateway_events::app;
 use serde_json::json;
 
-use super::access::ClientOptions;
+use super::access::JsonOption;
 use super::output::{self, remark, say};
 use super::serve::Settings;
 
@@ -16,10 +16,15 @@ pub(crate) enum Command {
     /// is connected to
     Check(Settings),
     /// Show the settings in effect; secrets are masked
-    Show(Settings),
+    Show {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        output: JsonOption,
+    },
 }
 
-pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
             let config = settings.load()?;
@@ -30,9 +35,9 @@ pub(crate) fn run(command: Command, client: &ClientOptions) -> anyhow::Result<Ex
             anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
             say("the settings are valid")?;
         }
-        Command::Show(settings) => {
+        Command::Show { settings, output: JsonOption { json: as_json } } => {
             let config = settings.load()?;
-            if client.json {
+            if as_json {
                 output::json(&json!(config.settings()))?;
             } else {
                 say(config.show().trim_end())?;

@@ -4,15 +4,16 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::api::{
-    Delivery, DeliveryFilter, DeliveryState, Object, Page, RedriveRequest, Redriven, RedrivenAs,
+    Attempt, Delivery, DeliveryFilter, DeliveryState, Object, Outcome, Page, RedriveRequest,
+    Redriven, RedrivenAs,
 };
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{CorrelationId, EventId, EventType, Reason, Sequence};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, optional, time};
-use super::reference::GatewayRef;
+use super::output::{answer, cell, clean, optional, time};
+use super::reference::{GatewayRef, Names};
 use super::table::table;
 use super::time::parse_instant;
 
@@ -103,7 +104,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Redrive(redrive) => {
             let is_dry_run = redrive.dry_run;
             let done = redrive_all(&api, redrive.request(&api).await?).await?;
-            answer(client.json, &done, |done| redriven(done, is_dry_run))
+            let ids = done.redriven.iter().map(|delivery| delivery.gateway_id);
+            let names = Names::of(ids.filter(|_| !client.json), &api).await;
+            answer(client.json, &done, |done| redriven(done, &names, is_dry_run))
         }
     }
 }
@@ -134,7 +137,7 @@ pub(crate) fn shown(page: &Page<Delivery>) -> String {
             cell(&delivery.gateway_name),
             cell(delivery.sequence),
             optional(delivery.event_type.as_ref()),
-            optional(delivery.reason),
+            reason(delivery),
             cell(delivery.failures),
             state(delivery),
             optional(delivery.event_id.as_ref()),
@@ -149,6 +152,26 @@ pub(crate) fn shown(page: &Page<Delivery>) -> String {
         text.push_str("\n\nThere are more: raise --limit or narrow the window.");
     }
     text
+}
+
+/// Why a delivery failed last, as the text of a table's cell.
+pub(super) fn reason(delivery: &Delivery) -> String {
+    let last = delivery.attempts.iter().rfind(|attempt| attempt.outcome == Outcome::Failed);
+    let last = last.filter(|attempt| attempt.reason == delivery.reason);
+    last.and_then(attempt_reason).unwrap_or_else(|| optional(delivery.reason))
+}
+
+/// Why an attempt failed. An error code that the gateway reported follows in parentheses, unless
+/// the reason says the same.
+pub(super) fn attempt_reason(attempt: &Attempt) -> Option<String> {
+    let reason = attempt.reason?;
+    let code = attempt.detail.as_deref().filter(|code| {
+        reason.is_reported() && !code.is_empty() && !code.eq_ignore_ascii_case(reason.as_str())
+    });
+    Some(match code {
+        Some(code) => format!("{reason} ({})", clean(code)),
+        None => reason.to_string(),
+    })
 }
 
 /// The current state of a failed delivery; for a redriven one, that of its newest redrive.
@@ -189,10 +212,10 @@ impl Redrive {
     }
 }
 
-fn redriven(done: &Redriven, is_dry_run: bool) -> String {
+fn redriven(done: &Redriven, names: &Names, is_dry_run: bool) -> String {
     let rows = done.redriven.iter().map(|delivery| {
         [
-            cell(delivery.gateway_id),
+            names.cell(delivery.gateway_id),
             cell(&delivery.event_id),
             cell(delivery.sequence),
             optional(delivery.new_sequence),

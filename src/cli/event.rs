@@ -1,5 +1,6 @@
 //! `event`: publish an event, or show its deliveries.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::process::ExitCode;
 
@@ -11,9 +12,10 @@ use gateway_events::event::{CorrelationId, EventId, EventType};
 use serde_json::value::RawValue;
 
 use super::access::ClientOptions;
-use super::gateway::parse_label;
-use super::output::{answer, cell, clean, optional, remark, time};
-use super::reference::{GatewayRef, resolve_all};
+use super::delivery;
+use super::gateway::{parse_label, unique_labels};
+use super::output::{answer, cell, clean, remark, time};
+use super::reference::{GatewayRef, Names, resolve_all};
 use super::table::table;
 
 /// The exit code of `event publish` if no gateway matches the target.
@@ -59,11 +61,13 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::Publish(publish) => {
             let accepted = api.publish(&publish.event(&api).await?).await?;
+            let ids = accepted.deliveries.iter().map(|delivery| delivery.gateway_id);
+            let names = Names::of(ids.filter(|_| !client.json), &api).await;
             answer(client.json, &accepted, |accepted| {
                 let rows = accepted
                     .deliveries
                     .iter()
-                    .map(|delivery| [cell(delivery.gateway_id), cell(delivery.sequence)]);
+                    .map(|delivery| [names.cell(delivery.gateway_id), cell(delivery.sequence)]);
                 let rows = table(["gateway", "sequence"], rows, "no deliveries");
                 format!("event {} is stored\n\n{rows}", accepted.id)
             })?;
@@ -87,7 +91,7 @@ impl Publish {
         if self.all {
             event.target = Some(Target { all: Some(true), ..Target::default() });
         } else if !self.labels.is_empty() {
-            let labels = Some(self.labels.into_iter().collect());
+            let labels = Some(unique_labels(self.labels)?);
             event.target = Some(Target { labels, ..Target::default() });
         }
         Ok(NewEvent { id: self.id, correlation_id: self.correlation_id, ..event })
@@ -116,7 +120,7 @@ fn shown(event: &EventWithDeliveries) -> String {
             cell(delivery.sequence),
             state(delivery),
             cell(delivery.failures),
-            optional(delivery.reason),
+            delivery::reason(delivery),
             attempts(&delivery.attempts),
         ]
     });
@@ -125,14 +129,18 @@ fn shown(event: &EventWithDeliveries) -> String {
         rows,
         "the event was for no gateway",
     );
-    format!(
-        "event        {}\ntype         {}\ncorrelation  {}\nstored       {}\npayload      {}\n\n{deliveries}",
+    let mut text = format!(
+        "event        {}\ntype         {}\ncorrelation  {}\nstored       {}\n",
         event.id,
         event.event_type,
         event.correlation_id,
         time(event.appended_at),
-        cell(&event.payload),
-    )
+    );
+    if let Some(traceparent) = &event.traceparent {
+        _ = writeln!(text, "traceparent  {traceparent}");
+    }
+    _ = write!(text, "payload      {}\n\n{deliveries}", cell(&event.payload));
+    text
 }
 
 /// The state of a delivery, and whether retention has trimmed it from the log.
@@ -145,8 +153,8 @@ fn state(delivery: &Delivery) -> String {
 fn attempts(attempts: &[Attempt]) -> String {
     let shown: Vec<String> = attempts
         .iter()
-        .map(|attempt| match attempt.reason {
-            Some(reason) => format!("{} ({reason})", attempt.outcome.as_str()),
+        .map(|attempt| match delivery::attempt_reason(attempt) {
+            Some(reason) => format!("{}: {reason}", attempt.outcome.as_str()),
             None => attempt.outcome.as_str().to_owned(),
         })
         .collect();

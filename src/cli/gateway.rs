@@ -99,7 +99,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     let shown = match command {
         Command::Register { name, id, labels, replicas } => {
-            let labels = labels.into_iter().collect();
+            let labels = unique_labels(labels)?;
             let replicas = replicas.map(i64::from);
             api.register_gateway(&NewGateway { name, id, labels, replicas }).await?
         }
@@ -114,8 +114,10 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             return connections(&api, client, id, all, limit).await;
         }
         Command::Update(update) => {
-            let id = update.gateway.resolve(&api).await?;
-            api.change_gateway(id, &update.change()).await?
+            let gateway = update.gateway.clone();
+            let change = update.change()?;
+            let id = gateway.resolve(&api).await?;
+            api.change_gateway(id, &change).await?
         }
         Command::Disable { gateway } => {
             let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
@@ -204,16 +206,20 @@ async fn connections(
 }
 
 impl Update {
-    fn change(self) -> GatewayChange {
+    fn change(self) -> anyhow::Result<GatewayChange> {
+        let set = unique_labels(self.labels)?;
+        if let Some(name) = self.removed.iter().find(|name| set.contains_key(*name)) {
+            anyhow::bail!("the label {name:?} is both set and removed");
+        }
         let removed = self.removed.into_iter().map(|name| (name, None));
-        let set = self.labels.into_iter().map(|(name, value)| (name, Some(value)));
+        let set = set.into_iter().map(|(name, value)| (name, Some(value)));
         let labels: BTreeMap<String, Option<String>> = removed.chain(set).collect();
-        GatewayChange {
+        Ok(GatewayChange {
             name: self.name,
             labels: (!labels.is_empty()).then_some(LabelChange::Merge(labels)),
             replicas: self.replicas.map(i64::from),
             disabled: None,
-        }
+        })
     }
 }
 
@@ -266,6 +272,19 @@ pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a label is written name=value".to_owned()),
     }
+}
+
+/// The labels of repeated options. Each name may be given once.
+pub(crate) fn unique_labels(
+    labels: Vec<(String, String)>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut unique = BTreeMap::new();
+    for (name, value) in labels {
+        if let Some(other) = unique.insert(name.clone(), value.clone()) {
+            anyhow::bail!("the label {name:?} is given twice, as {other:?} and as {value:?}");
+        }
+    }
+    Ok(unique)
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! `health`: checks the service on this machine, for a container's health check, which runs a
-//! command and uses its exit code. It takes the address from the service's own settings.
-//! Environment variables of client commands, such as the address of another service, are ignored.
+//! command and uses its exit code. It takes the address from the service's own settings, so the
+//! environment variables of client commands, which may name another service, have no effect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gateway_events::client::api::Api;
 use gateway_events::client::tls::Trust;
 
-use super::access::ClientOptions;
 use super::output::{clean, say};
 use super::serve::Settings;
 
@@ -18,14 +18,31 @@ pub(crate) struct Args {
     /// does not repair a database, and disconnects all gateways
     #[arg(long)]
     live: bool,
+    /// The service's address; otherwise the one that its settings say
+    #[arg(long)]
+    url: Option<String>,
+    /// PEM file with the certificate to trust; without it, the certificate is verified only with
+    /// --url
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca_file: Option<PathBuf>,
+    /// Accept any certificate
+    #[arg(long)]
+    insecure: bool,
     #[command(flatten)]
     settings: Settings,
 }
 
-pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let (address, trust) = match &client.url {
-        Some(url) => (url.clone(), client.trust_by_options()),
-        None => local(args.settings, client)?,
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let trust = match args.ca_file {
+        Some(path) => Trust::CaFile(path),
+        None if args.insecure => Trust::Insecure,
+        None if args.url.is_some() => Trust::Platform,
+        // Its certificate may not be issued for the local address, and no secret is sent.
+        None => Trust::Insecure,
+    };
+    let address = match args.url {
+        Some(url) => url,
+        None => local(args.settings)?,
     };
     let api = Api::new(&address, None, &trust)?;
     let said = api.root(if args.live { "/livez" } else { "/readyz" }).await?;
@@ -33,9 +50,8 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The address that the service listens on, by its settings. Its certificate may not be issued for
-/// that address, and no secret is sent, so it is not verified unless an option requires it.
-fn local(settings: Settings, client: &ClientOptions) -> anyhow::Result<(String, Trust)> {
+/// The address that the service listens on, by its settings.
+fn local(settings: Settings) -> anyhow::Result<String> {
     let server = settings.load()?.server;
     let mut address = server.listen;
     anyhow::ensure!(
@@ -48,9 +64,5 @@ fn local(settings: Settings, client: &ClientOptions) -> anyhow::Result<(String, 
         _ => {}
     }
     let scheme = if server.plaintext { "http" } else { "https" };
-    let trust = match client.trust_by_options() {
-        Trust::Platform => Trust::Insecure,
-        explicit => explicit,
-    };
-    Ok((format!("{scheme}://{address}"), trust))
+    Ok(format!("{scheme}://{address}"))
 }

@@ -6,10 +6,12 @@ use clap::{Args, Subcommand};
 
 use gateway_events::api::{
     Page, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
+    RetryRequest,
 };
 use gateway_events::clock::Timestamp;
 
 use super::access::ClientOptions;
+use super::confirm::Confirmation;
 use super::output::{answer, cell, optional, time};
 use super::table::table;
 use super::time::parse_instant;
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Delete {
         /// The row's id
         id: i64,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -63,7 +67,7 @@ pub(crate) struct Retry {
     #[arg(conflicts_with_all = ["all", "reason", "from", "to"])]
     id: Option<i64>,
     /// All rejected rows
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["reason", "from", "to"])]
     all: bool,
     #[command(flatten)]
     filter: Filter,
@@ -87,13 +91,20 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Retry(Retry { id: Some(id), .. }) => {
             answer(client.json, &api.retry_rejected_row(id).await?, put_back)
         }
-        Command::Retry(Retry { filter, .. }) => {
-            let done = api.retry_rejected_rows(&filter.rejected(false)).await?;
+        Command::Retry(Retry { id: None, all, filter: Filter { reason, from, to } }) => {
+            let request = RetryRequest { all, reason, from, to };
+            let done = api.retry_rejected_rows(&request).await?;
             answer(client.json, &done, put_back)
         }
-        Command::Delete { id } => {
+        Command::Delete { id, confirmation } => {
+            confirmation.require(
+                format_args!(
+                    "Rejected row {id} will be deleted permanently, and its event is never published."
+                ),
+                "Delete it?",
+            )?;
             api.delete_rejected_row(id).await?;
-            answer(client.json, &(), |()| format!("rejected row {id} is removed"))
+            answer(client.json, &(), |()| format!("rejected row {id} is deleted"))
         }
     }
 }

@@ -32,9 +32,12 @@ pub(crate) struct Args {
     after: Option<i64>,
     #[command(flatten)]
     place: gateway::Place,
+    #[command(flatten)]
+    client: ClientOptions,
 }
 
-pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = &args.client;
     match args.gateway {
         Some(gateway) if !args.place.as_gateway => watch::run(&gateway, args.after, client).await,
         _ => gateway::run(args.place, client).await,
@@ -58,6 +61,7 @@ struct Line<'a> {
     event_type: &'a str,
     sequence: i64,
     correlation_id: &'a str,
+    traceparent: Option<String>,
     payload: &'a str,
 }
 
@@ -65,8 +69,10 @@ impl Line<'_> {
     fn text(&self) -> String {
         let payload: String = self.payload.chars().take(SHOWN_PAYLOAD).collect();
         let rest = if payload.len() < self.payload.len() { "…" } else { "" };
+        let trace =
+            self.traceparent.as_ref().map(|it| format!("traceparent {it}  ")).unwrap_or_default();
         clean(&format!(
-            "{}  {}  #{}  {}  {payload}{rest}",
+            "{}  {}  #{}  {}  {trace}{payload}{rest}",
             self.at, self.event_type, self.sequence, self.correlation_id
         ))
     }

@@ -1,12 +1,13 @@
 //! Arguments that identify a gateway by its id or by its name, which is unique in the organisation.
 
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
+use gateway_events::names::closest;
 
-/// How similar a name must be to be suggested, from 0 to 1.
-const SIMILAR: f64 = 0.8;
+use super::output::cell;
 
 /// An id or a name. A text that has the form of an id is one.
 #[derive(Clone, Debug)]
@@ -54,14 +55,36 @@ pub(crate) async fn resolve_all(
     gateways.iter().map(resolve).collect()
 }
 
+/// The names of gateways, by id. Without the scope `read`, or if a gateway was deleted, a name is
+/// missing.
+pub(crate) struct Names(HashMap<GatewayId, String>);
+
+impl Names {
+    /// Looks up the names of these gateways.
+    pub(crate) async fn of(ids: impl Iterator<Item = GatewayId>, api: &Api) -> Self {
+        /// More gateways than this are looked up in the list of all.
+        const FEW: usize = 3;
+        let ids: HashSet<GatewayId> = ids.collect();
+        let mut gateways = Vec::new();
+        if ids.len() <= FEW {
+            for id in ids {
+                gateways.extend(api.gateway(id).await);
+            }
+        } else {
+            gateways = api.gateways().await.unwrap_or_default();
+        }
+        Self(gateways.into_iter().map(|gateway| (gateway.id, gateway.name)).collect())
+    }
+
+    /// The name or, if it is unknown, the id, as the text of a table's cell.
+    pub(crate) fn cell(&self, id: GatewayId) -> String {
+        self.0.get(&id).map_or_else(|| cell(id), cell)
+    }
+}
+
 fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> anyhow::Error {
-    let similarity = |one: &str| strsim::jaro_winkler(&one.to_lowercase(), &name.to_lowercase());
-    let closest = names
-        .map(|one| (similarity(one), one))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match closest {
-        Some((_, closest)) => {
+    match closest(name, names) {
+        Some(closest) => {
             anyhow::anyhow!("no gateway is named {name:?}; did you mean {closest:?}?")
         }
         None => anyhow::anyhow!(

@@ -12,7 +12,8 @@ use gateway_events::names;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::access::ClientOptions;
+use super::access::{ClientOptions, JsonOption};
+use super::confirm::Confirmation;
 use super::output::{answer, cell, clean, time};
 use super::reference::GatewayRef;
 use super::serve::Settings;
@@ -28,22 +29,31 @@ pub(crate) enum Command {
     /// Requires write access to the database; the service need not be stopped.
     Recover(Recover),
     /// Generate an access token that is in no database yet, for `serve --admin-token-file`
-    Generate,
+    Generate(JsonOption),
     /// List access tokens, or a gateway's keys, without their secrets
     List {
         /// Of this gateway, by its name or id: its keys
         #[arg(long)]
         gateway: Option<GatewayRef>,
+        #[command(flatten)]
+        client: ClientOptions,
     },
     /// Revoke a key or token, and close the connections that use it
-    Revoke {
-        /// Its public id, the part between the underscores
-        #[arg(value_parser = parse_public_id)]
-        token: String,
-        /// Of this gateway, by its name or id: one of its keys
-        #[arg(long)]
-        gateway: Option<GatewayRef>,
-    },
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// Its public id, the part between the underscores
+    #[arg(value_parser = parse_public_id)]
+    token: String,
+    /// Of this gateway, by its name or id: one of its keys
+    #[arg(long)]
+    gateway: Option<GatewayRef>,
+    #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
+    client: ClientOptions,
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +70,8 @@ pub(crate) struct Create {
     /// Time after which it expires, such as 30d; never if omitted
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires_in: Option<Duration>,
+    #[command(flatten)]
+    client: ClientOptions,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +81,8 @@ pub(crate) struct Recover {
     /// The token's name in the list of access tokens
     #[arg(long, default_value = "recovered", value_parser = parse_name)]
     name: String,
+    #[command(flatten)]
+    output: JsonOption,
 }
 
 /// The name of an access token, held to the rules of `POST /access-tokens`.
@@ -97,22 +111,22 @@ impl From<ScopeName> for Scope {
     }
 }
 
-pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Create(new) => create(new, client).await,
-        Command::Recover(Recover { settings, name }) => {
+        Command::Create(new) => create(new).await,
+        Command::Recover(Recover { settings, name, output }) => {
             let token = app::recover_access(&settings.load()?, &name).await?;
             let made = json!({"token": token.expose_secret(), "name": name});
-            answer(client.json, &made, |_| {
+            answer(output.json, &made, |_| {
                 format!("{}\n\nStore it now: it can't be shown again.", token.expose_secret())
             })
         }
-        Command::Generate => {
+        Command::Generate(output) => {
             let token = app::generate_token()?;
             let made = json!({"token": token.expose_secret()});
-            answer(client.json, &made, |_| token.expose_secret().to_owned())
+            answer(output.json, &made, |_| token.expose_secret().to_owned())
         }
-        Command::List { gateway } => {
+        Command::List { gateway, client } => {
             let api = client.api()?;
             if let Some(gateway) = gateway {
                 let page = api.gateway_tokens(gateway.resolve(&api).await?).await?;
@@ -122,20 +136,37 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 answer(client.json, &page, |page| listed(page.list.iter().map(for_access)))
             }
         }
-        Command::Revoke { token, gateway } => {
-            let api = client.api()?;
-            match gateway {
-                Some(gateway) => {
-                    api.revoke_gateway_token(gateway.resolve(&api).await?, &token).await?;
-                }
-                None => api.revoke_access_token(&token).await?,
-            }
-            answer(client.json, &(), |()| format!("token {token} is revoked"))
-        }
+        Command::Revoke(args) => revoke(args).await,
     }
 }
 
-async fn create(new: Create, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
+    let Revoke { token, gateway, confirmation, client } = args;
+    let api = client.api()?;
+    if let Some(gateway) = gateway {
+        let gateway = api.gateway(gateway.resolve(&api).await?).await?;
+        let name = clean(&gateway.name);
+        confirmation.require(
+            format_args!(
+                "Key {token} of gateway {name} will be revoked permanently. Connections that use it are closed, and the gateway stops if it has no other key."
+            ),
+            "Revoke it?",
+        )?;
+        api.revoke_gateway_token(gateway.id, &token).await?;
+    } else {
+        confirmation.require(
+            format_args!(
+                "Access token {token} will be revoked permanently. Programs that use it are refused."
+            ),
+            "Revoke it?",
+        )?;
+        api.revoke_access_token(&token).await?;
+    }
+    answer(client.json, &(), |()| format!("token {token} is revoked"))
+}
+
+async fn create(new: Create) -> anyhow::Result<ExitCode> {
+    let client = &new.client;
     let api = client.api()?;
     let expires_in_seconds = new.expires_in.map(|lifetime| lifetime.as_secs());
     match (new.gateway, new.access) {

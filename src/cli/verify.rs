@@ -8,7 +8,7 @@ use gateway_events::store::Options;
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::access::ClientOptions;
+use super::access::JsonOption;
 use super::migrate;
 use super::output::{self, clean, say, say_prose};
 use super::serve::Settings;
@@ -21,9 +21,11 @@ pub(crate) struct Args {
     database: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    output: JsonOption,
 }
 
-pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut database = migrate::database(&args.settings.load()?);
     if let Some(path) = args.database {
         database = Options { path, url: SecretString::default(), ..database };
@@ -35,7 +37,7 @@ pub(crate) async fn run(args: Args, client: &ClientOptions) -> anyhow::Result<Ex
         std::fs::File::open(&database.path).with_context(refused)?;
     }
     let report = database.verify().await.with_context(refused)?;
-    if client.json {
+    if args.output.json {
         output::json(&json!({
             "gateways": report.gateways,
             "events": report.events,

@@ -20,7 +20,7 @@ use crate::api::{
     EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage, LogQuery, NewAccessToken,
     NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery, Problem,
     RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowWithPayload, Retried,
-    WithSecret,
+    RetryRequest, WithSecret,
 };
 use crate::event::{EventId, GatewayId};
 
@@ -237,8 +237,8 @@ impl Api {
     }
 
     /// `POST /inbox/rejected/retry`: one call.
-    pub async fn retry_rejected_rows(&self, filter: &RejectedFilter) -> Result<Retried> {
-        self.call(Method::POST, "/inbox/rejected/retry", filter).await
+    pub async fn retry_rejected_rows(&self, request: &RetryRequest) -> Result<Retried> {
+        self.call(Method::POST, "/inbox/rejected/retry", request).await
     }
 
     /// `DELETE /inbox/rejected/{id}`.
@@ -380,6 +380,9 @@ pub(super) fn parse_base(address: &str) -> Result<Url> {
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(refuse("it must have https:// (or http://) and a host".to_owned()));
     }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse("nothing may follow the host and the port".to_owned()));
+    }
     Ok(url)
 }
 
@@ -391,6 +394,7 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
         why = error.to_string();
         source = error.source();
     }
+    let why = tls::plain(why);
     let advice = tls::advice(&why).or_else(|| {
         if error.is_connect() {
             Some("check whether the service is running, and whether --url (GATEWAY_EVENTS_URL) is its address")

@@ -2,8 +2,7 @@
 //! one when that is done. It answers pings in the same loop, so a pong means that everything before
 //! it was handled. It closes the connection when it has read no ping for a while, even while a
 //! handler runs. It reconnects without delay after an acknowledged connection, with growing delays
-//! after failed connects, and never after a status that means it must stop.
-//! after a status that tells it to stop.
+//! after failed connects, and never after a status that tells it to stop.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::protocol::{AckPolicy, ReceivedEvent};
 use super::protocol::{Applied, Welcome, deployment_ack};
 use super::socket::{DialError, Endpoint, Socket};
+use super::tls::plain;
 pub use crate::backoff::Backoff;
 
 mod announce;
@@ -128,7 +128,7 @@ impl Gateway {
                 None => "the first frame was not a connection.ack".to_owned(),
             },
             Ok(Some(Ok(_))) => "the first frame was not a text frame".to_owned(),
-            Ok(Some(Err(error))) => error.to_string(),
+            Ok(Some(Err(error))) => plain(error.to_string()),
             Ok(None) => "the connection was closed before the connection.ack".to_owned(),
             Err(_) => "no connection.ack arrived in time".to_owned(),
         };
@@ -174,7 +174,7 @@ impl Gateway {
                     // Reading a ping queues its pong, which must be sent before anything else is
                     // read.
                     if let Err(error) = socket.flush().await {
-                        return End::Disconnected(error.to_string());
+                        return End::Disconnected(plain(error.to_string()));
                     }
                 }
                 Some(Ok(Message::Text(text))) => {
@@ -191,7 +191,7 @@ impl Gateway {
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    return End::Disconnected(farewell.unwrap_or_else(|| error.to_string()));
+                    return End::Disconnected(farewell.unwrap_or_else(|| plain(error.to_string())));
                 }
                 None => {
                     return End::Disconnected(farewell.unwrap_or_else(|| "closed".to_owned()));
@@ -243,7 +243,7 @@ impl Gateway {
         };
         match socket.send(Message::text(report)).await {
             Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error.to_string()),
+            Err(error) => ControlFlow::Break(plain(error.to_string())),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::api::Problem;
+use crate::api::{FieldError, Problem};
 use crate::names::is_invisible;
 
 /// Parses the body of an error response. A body that is not a problem document becomes the detail.
@@ -40,11 +40,14 @@ pub(super) fn described(problem: &Problem) -> String {
             text.push_str(part);
         }
     }
-    for error in &problem.errors {
+    // The detail of a single field's error repeats it.
+    let is_repeated =
+        |error: &FieldError| problem.detail == format!("{}: {}", error.field, error.message);
+    for error in problem.errors.iter().filter(|error| !is_repeated(error)) {
         _ = write!(text, "\n  {}: {}", error.field, error.message);
     }
     if let Some(secs) = problem.retry_after_secs {
-        _ = write!(text, "\n  retry in {secs} s");
+        _ = write!(text, "\n  retry after {secs} s");
     }
     if problem.status == 401 {
         text.push_str("\n  pass a valid access token by GATEWAY_EVENTS_TOKEN or --token-file");
@@ -64,8 +67,15 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_the_detail_names_is_not_repeated() {
+        let body = br#"{"title":"Invalid","detail":"name: is required","errors":[{"field":"name","message":"is required"}]}"#;
+        let shown = described(&read(422, None, body));
+        assert_eq!(shown, "the service refused (422): Invalid: name: is required");
+    }
+
+    #[test]
     fn an_answer_that_is_no_problem_document_is_quoted() {
         let shown = described(&read(502, Some(3), b"bad\ngateway"));
-        assert_eq!(shown, "the service refused (502): badgateway\n  retry in 3 s");
+        assert_eq!(shown, "the service refused (502): badgateway\n  retry after 3 s");
     }
 }

@@ -22,6 +22,8 @@ pub struct ReceivedEvent {
     pub epoch: String,
     /// When it was published.
     pub timestamp: String,
+    /// The W3C trace context of its publisher; `None` if the server sent none.
+    pub traceparent: Option<String>,
     /// The connection on which it arrived.
     pub connection_id: String,
     /// The whole frame.
@@ -45,6 +47,8 @@ struct Envelope<'a> {
     epoch: String,
     #[serde(default)]
     timestamp: String,
+    #[serde(default)]
+    traceparent: Option<String>,
 }
 
 impl ReceivedEvent {
@@ -59,6 +63,7 @@ impl ReceivedEvent {
             sequence: envelope.sequence,
             epoch: envelope.epoch,
             timestamp: envelope.timestamp,
+            traceparent: envelope.traceparent,
             connection_id: connection_id.to_owned(),
             raw: raw.to_owned(),
         })

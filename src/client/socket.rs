@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::BASE_PATH;
+use super::tls::plain;
 
 /// A byte stream: TLS, or plain TCP for `http://` addresses.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -68,7 +69,7 @@ impl Endpoint {
 
     /// Opens a gateway's WebSocket with its key. Has no timeout.
     pub async fn dial(&self, key: &SecretString) -> Result<Socket, DialError> {
-        let failed = |error: &dyn std::fmt::Display| DialError::Failed(error.to_string());
+        let failed = |error: &dyn std::fmt::Display| DialError::Failed(plain(error.to_string()));
         let request = request(&self.base, key).map_err(|error| failed(&error))?;
         let stream = self.open().await.map_err(|error| failed(&error))?;
         match client_async_with_config(request, stream, None).await {

@@ -22,11 +22,37 @@ pub enum Trust {
     Insecure,
 }
 
-/// Advice for an error with this message; `None` unless a server's certificate was not accepted.
+/// Advice for an error of TLS with this message; `None` for other errors.
 pub fn advice(why: &str) -> Option<&'static str> {
-    why.contains("certificate").then_some(
-        "the service's certificate is not trusted: pass it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure",
-    )
+    if why.contains("certificate expired") {
+        return Some(
+            "the service's certificate has expired and must be renewed; --insecure accepts it",
+        );
+    }
+    if why.contains("not valid for name") {
+        return Some(
+            "the service's certificate is for other names: use one of them in the address, or accept any certificate by --insecure",
+        );
+    }
+    if why.contains("certificate") {
+        return Some(
+            "the service's certificate is not trusted: pass it by --ca-file (a self-signed one is DATA_DIR/certificate.pem), or accept any by --insecure",
+        );
+    }
+    (why == NOT_TLS).then_some("if the service runs without TLS, use http:// in its address")
+}
+
+const NOT_TLS: &str = "the server did not answer with TLS";
+
+/// The message of an error, without terms that only readers of the TLS library's code know.
+pub fn plain(why: String) -> String {
+    if why.contains("close_notify") {
+        "the connection was closed unexpectedly".to_owned()
+    } else if why.contains("InvalidContentType") {
+        NOT_TLS.to_owned()
+    } else {
+        why
+    }
 }
 
 /// Why a TLS client could not be created.
@@ -132,6 +158,19 @@ mod tests {
     fn a_ca_file_without_a_certificate_is_refused_by_name() {
         let error = Trust::CaFile("/nowhere/ca.pem".into()).client_config().err();
         assert!(error.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
+    }
+
+    #[test]
+    fn errors_of_tls_are_plain_and_come_with_advice() {
+        let unexpected = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest";
+        assert_eq!(plain(unexpected.to_owned()), "the connection was closed unexpectedly");
+        let not_tls = plain("received corrupt message of type InvalidContentType".to_owned());
+        assert!(advice(&not_tls).is_some_and(|advice| advice.contains("http://")));
+        let expired = "invalid peer certificate: certificate expired: verification time 1";
+        assert!(advice(expired).is_some_and(|advice| advice.contains("expired")));
+        let unknown = "invalid peer certificate: UnknownIssuer";
+        assert!(advice(unknown).is_some_and(|advice| advice.contains("--ca-file")));
+        assert_eq!(advice("connection refused"), None);
     }
 
     #[test]

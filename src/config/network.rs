@@ -30,8 +30,11 @@ impl std::str::FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse =
-            || format!("{text:?} is no address or network; write 10.1.2.3, 10.0.0.0/8 or fd00::/8");
+        let refuse = || {
+            format!(
+                "{text:?} is not an address or a network, such as 10.1.2.3, 10.0.0.0/8 or fd00::/8"
+            )
+        };
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
         let address: IpAddr = address.parse().map_err(|_| refuse())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
+
 use super::origins::Origins;
 use super::{Config, ConfigError};
 
@@ -15,9 +17,24 @@ const LONGEST_GRACE: Duration = Duration::from_mins(1);
 /// Two heartbeats of a node, which are sent every 5 s.
 const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest timeout or interval. The clock that measures them can't represent much longer ones.
+const LONGEST: Duration = Duration::from_hours(30 * 24);
+
+/// The most connections of one kind to the database.
+const MOST_CONNECTIONS: u32 = 10_000;
+
+/// The most events that may wait to be committed.
+const MOST_QUEUED: usize = 10_000_000;
+
+/// More memory than any machine has.
+const LARGEST_MEMORY: ByteSize = ByteSize::tib(1);
+
+/// A write-ahead log that is truncated at less than this would be truncated constantly.
+const SMALLEST_WAL: u64 = 1024 * 1024;
+
 /// Checks all ranges; the error names the first setting outside of its range.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
-    let Config { server, delivery, database, retention, .. } = config;
+    let Config { server, limits, delivery, database, retention, shutdown, .. } = config;
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, is_positive) in [
         ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
@@ -27,13 +44,36 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         ("delivery.max_attempts", delivery.max_attempts > 0),
         ("delivery.window_events", delivery.window_events > 0),
         ("delivery.window_bytes", delivery.window_bytes.as_u64() > 0),
+        ("database.connections", database.connections > 0),
         ("database.readers", database.readers > 0),
+        ("database.query_connections", database.query_connections > 0),
         ("database.queue_events", database.queue_events > 0),
         ("retention.max_events", retention.max_events > 0),
     ] {
         if !is_positive {
             return refuse(key, "must be at least 1");
         }
+    }
+    for (key, count, most) in [
+        ("database.connections", database.connections, MOST_CONNECTIONS),
+        ("database.readers", database.readers, MOST_CONNECTIONS),
+        ("database.query_connections", database.query_connections, MOST_CONNECTIONS),
+    ] {
+        if count > most {
+            return refuse(key, &format!("must be at most {most}"));
+        }
+    }
+    if database.queue_events > MOST_QUEUED {
+        return refuse("database.queue_events", &format!("must be at most {MOST_QUEUED}"));
+    }
+    if !(limits.event_bytes..=LARGEST_MEMORY).contains(&database.queue_bytes) {
+        return refuse(
+            "database.queue_bytes",
+            "must be at least limits.event_bytes, and at most \"1TiB\"",
+        );
+    }
+    if database.max_wal_bytes < SMALLEST_WAL {
+        return refuse("database.max_wal_bytes", "must be at least 1048576 (1 MiB)");
     }
     for (key, duration) in [
         ("server.handshake_timeout", server.handshake_timeout),
@@ -43,10 +83,28 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         ("delivery.heartbeat_interval", delivery.heartbeat_interval),
         ("delivery.confirmation_timeout", delivery.confirmation_timeout),
         ("delivery.write_timeout", delivery.write_timeout),
+        ("database.query_timeout", database.query_timeout),
         ("retention.max_age", retention.max_age),
     ] {
         if duration.is_zero() {
             return refuse(key, "must be longer than \"0s\", such as \"10s\"");
+        }
+    }
+    for (key, duration) in [
+        ("server.handshake_timeout", server.handshake_timeout),
+        ("server.header_timeout", server.header_timeout),
+        ("server.idle_timeout", server.idle_timeout),
+        ("server.request_timeout", server.request_timeout),
+        ("delivery.confirmation_timeout", delivery.confirmation_timeout),
+        ("delivery.write_timeout", delivery.write_timeout),
+        ("database.query_timeout", database.query_timeout),
+        ("database.node_timeout", database.node_timeout),
+        ("retention.interval", retention.interval),
+        ("shutdown.drain", shutdown.drain),
+        ("shutdown.grace", shutdown.grace),
+    ] {
+        if duration > LONGEST {
+            return refuse(key, "must be at most \"30d\"");
         }
     }
     if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {

@@ -10,7 +10,11 @@ pub(super) fn shown(key: &str, value: &str) -> String {
     if is_secret && !name.ends_with("_file") {
         MASK.to_owned()
     } else if name == "url" || name.ends_with("_url") || name == "endpoint" {
-        database_url::masked(value)
+        // A value from the environment or a flag is quoted.
+        match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
+            Some(value) => format!("\"{}\"", database_url::masked(value)),
+            None => database_url::masked(value),
+        }
     } else {
         value.to_owned()
     }

@@ -13,6 +13,7 @@ use super::extract::{self, Path};
 use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Body, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
+use super::query::Query;
 use crate::api::{AccessToken, NewAccessToken, Page, Scope, WithSecret};
 use crate::names;
 use crate::store::{self, TokenInfo};
@@ -33,6 +34,7 @@ use crate::token::Kind;
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
+    _: Query<()>,
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let name = new.name.trim();
@@ -69,6 +71,7 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
+    _: Query<()>,
 ) -> Answer<Json<Page<AccessToken>>> {
     let tokens = app.store.access_tokens(organisation).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
@@ -91,6 +94,7 @@ pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<String>,
+    _: Query<()>,
 ) -> Answer<StatusCode> {
     let revoked = app.store.revoke_access_token(organisation, &id).await;
     // Even if it is unknown whether that was stored.

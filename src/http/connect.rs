@@ -26,6 +26,9 @@ use crate::store::GatewayCredential;
 use crate::token::Kind;
 use crate::transport::{self, websocket};
 
+/// The transport's name in the database, the API and the logs.
+const TRANSPORT: &str = "websocket";
+
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
 /// connection keeps it. The buffer grows for larger messages.
 const READ_BUFFER: usize = 1024;
@@ -63,7 +66,7 @@ pub(super) async fn connect(
     match admit(&app, &peer, address, &parts.headers, upgrade).await {
         Ok((upgrade, admitted)) => {
             let (gateway, id) = (admitted.credential.gateway_id, admitted.session.id());
-            let span = observability::connection_span(gateway, id, &parts.headers);
+            let span = observability::connection_span(gateway, id, TRANSPORT, &parts.headers);
             start(&app, upgrade, admitted, span)
         }
         Err(refused) => refused.into_response(&app, address),
@@ -140,7 +143,7 @@ async fn admit(
             return Err(authenticated.refuse(cause).into());
         }
     };
-    let admitted = app.admissions.admit(candidate, "websocket").await?;
+    let admitted = app.admissions.admit(candidate, TRANSPORT).await?;
     peer.place.authenticated();
     Ok((upgrade, admitted))
 }
@@ -198,8 +201,11 @@ fn problem(cause: Cause) -> Problem {
 fn too_many(wait: Duration) -> Problem {
     // Rounded up, so that an attempt after this time is allowed.
     let secs = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
-    Problem::new(Code::TooManyAttempts, "Too many connection attempts; wait before the next.")
-        .retry_after(secs)
+    Problem::new(
+        Code::TooManyAttempts,
+        format!("Too many connection attempts; retry after {secs} s."),
+    )
+    .retry_after(secs)
 }
 
 /// Browsers send an Origin header, gateways don't. A web page must not be able to use a key that it

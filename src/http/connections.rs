@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::auth::Reader;
 use super::cursor;
 use super::extract::Path;
-use super::openapi::{Long, Missing, Parameters as InvalidParameters, Problems, Scoped};
+use super::openapi::{Long, Missing, Problems, Scoped};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -37,7 +38,7 @@ impl FromQuery for ConnectionsQuery {
     params(ConnectionsQuery, PageQuery),
     responses(
         (status = 200, description = "A page of connections.", body = Page<Connection>),
-        Problems<(Scoped, InvalidParameters, Long)>,
+        Problems<(Scoped, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -59,7 +60,7 @@ pub(super) async fn list(
     params(("id" = GatewayId, Path, description = "The gateway."), ConnectionsQuery, PageQuery),
     responses(
         (status = 200, description = "A page of connections.", body = Page<Connection>),
-        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+        Problems<(Scoped, Missing, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -76,6 +77,25 @@ pub(super) async fn of_gateway(
     answer(&app, organisation, Some(id), status, &page).await
 }
 
+/// A [`ConnectionCursor`] inside a cursor of the API.
+#[derive(Serialize, Deserialize)]
+struct Position {
+    connected_at: i64,
+    id: ConnectionId,
+}
+
+impl From<ConnectionCursor> for Position {
+    fn from(ConnectionCursor { connected_at, id }: ConnectionCursor) -> Self {
+        Self { connected_at, id }
+    }
+}
+
+impl From<Position> for ConnectionCursor {
+    fn from(Position { connected_at, id }: Position) -> Self {
+        Self { connected_at, id }
+    }
+}
+
 async fn answer(
     app: &App,
     organisation: OrganisationKey,
@@ -85,11 +105,10 @@ async fn answer(
 ) -> Answer<Json<Page<Connection>>> {
     let live_only = status == ConnectionsStatus::Connected;
     let filters = ("connections", gateway, live_only);
-    let after = page.position::<(i64, ConnectionId)>(&filters)?;
-    let after = after.map(|(connected_at, id)| ConnectionCursor { connected_at, id });
+    let after = page.position::<Position>(&filters)?.map(ConnectionCursor::from);
     let limit = page.size();
     let found = app.store.connections(organisation, gateway, live_only, after, limit).await?;
-    let next = found.next.map(|at| cursor::encode(&(at.connected_at, at.id), &filters));
+    let next = found.next.map(|at| cursor::encode(&Position::from(at), &filters));
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))
 }

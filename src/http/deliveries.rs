@@ -11,18 +11,16 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract;
-use super::openapi::{
-    Body, Long, Missing, Parameters as InvalidParameters, Problems, Scoped, Write,
-};
+use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     self, Delivery, DeliveryFilter, FailedStatus, FailuresByBucket, Object, Page, PageQuery,
     RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
 };
-use crate::clock::Timestamp;
-use crate::event::{Sequence, quoted};
-use crate::store::{self, DeliveryCursor, RedriveCursor, RedrivePlace, RedriveSelection};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{GatewayKey, Sequence, quoted};
+use crate::store::{self, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -79,9 +77,8 @@ impl FromQuery for SummaryQuery {
 /// instant on every page.
 #[derive(Serialize, Deserialize)]
 struct PagePosition {
-    at: CursorParts,
-    from: Timestamp,
-    to: Timestamp,
+    at: FailurePosition,
+    window: TimeWindow,
 }
 
 /// List failed deliveries, newest failure first.
@@ -92,7 +89,7 @@ struct PagePosition {
     params(FailedStatus, DeliveryFilter, PageQuery),
     responses(
         (status = 200, description = "A page of deliveries.", body = Page<Delivery>),
-        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+        Problems<(Scoped, Missing, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -102,16 +99,15 @@ pub(super) async fn list(
     Query((_, asked, page)): Query<(FailedStatus, DeliveryFilter, PageQuery)>,
 ) -> Answer<Json<Page<Delivery>>> {
     let position = page.position::<PagePosition>(&asked)?;
-    let (from, to) = match &position {
-        Some(position) => (position.from, position.to),
+    let window = match &position {
+        Some(position) => position.window,
         None => open_window(asked.from, asked.to)?,
     };
-    let filter = in_window(asked.clone(), from, to);
+    let filter = in_window(asked.clone(), window);
     let limit = page.size();
     let after = position.map(|position| position.at.into());
     let found = app.store.failed_deliveries(organisation, &filter, after, limit).await?;
-    let next =
-        found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), from, to }, &asked));
+    let next = found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &asked));
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))
 }
@@ -124,7 +120,7 @@ pub(super) async fn list(
     params(Window, SummaryQuery),
     responses(
         (status = 200, description = "The counts.", body = Summary),
-        Problems<(Scoped, InvalidParameters, Long)>,
+        Problems<(Scoped, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -133,34 +129,34 @@ pub(super) async fn summary(
     Reader(organisation): Reader,
     Query((asked, query)): Query<(Window, SummaryQuery)>,
 ) -> Answer<Json<Summary>> {
-    let (from, to) = window(asked.from, asked.to)?;
+    let window = closed_window(asked.from, asked.to)?;
     let bucket = query.bucket.as_deref().map(bucket).transpose();
     let bucket = bucket.map_err(|why| Problem::invalid("bucket", why))?.unwrap_or(HOUR);
-    if to.since(from).as_micros() / bucket.as_micros() > MAX_BUCKETS {
+    if window.length().as_micros() / bucket.as_micros() > MAX_BUCKETS {
         return Err(Problem::invalid(
             "bucket",
             format!("the window would have more than {MAX_BUCKETS} buckets; ask for longer ones"),
         ));
     }
     let by = query.by.unwrap_or(SummaryBy::Reason);
-    let rows = app.store.failure_summary(organisation, from, to, bucket, by.into()).await?;
+    let rows = app.store.failure_summary(organisation, window, bucket, by.into()).await?;
     let list: Vec<FailuresByBucket> = rows.into_iter().map(Into::into).collect();
     let (count, bucket_seconds) = (list.len(), bucket.as_secs());
+    let (from, to) = (window.from(), window.to());
     Ok(Json(Summary { count, list, from, to, bucket_seconds, by }))
 }
 
 /// How far a redrive has come, and the time window of its first call.
 #[derive(Serialize, Deserialize)]
 struct RedrivePosition {
-    at: RedriveCursorParts,
-    from: Timestamp,
-    to: Timestamp,
+    at: RedriveProgress,
+    window: TimeWindow,
 }
 
 /// Append dead letters again.
 ///
 /// The same event is appended under a new sequence, with the same event id and
-/// correlation id. A call appends at most 1,000 deliveries; repeat it with `next` as its
+/// correlation id. It was valid when it was published, and is not validated again. A call appends at most 1,000 deliveries; repeat it with `next` as its
 /// `cursor` until `next` is `null`.
 #[utoipa::path(
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
@@ -184,12 +180,13 @@ struct RedrivePosition {
 pub(super) async fn redrive(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
+    _: Query<()>,
     extract::Json(asked): extract::Json<RedriveRequest>,
 ) -> Answer<Json<Redriven>> {
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
     let at = asked.cursor.as_deref();
     let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &filters)).transpose()?;
-    let mut of = None;
+    let mut examined = None;
     let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
         (Some(gateway), Some(sequence), None) if at.is_none() => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
@@ -204,13 +201,14 @@ pub(super) async fn redrive(
             ));
         }
         (None, None, Some(Object(filter))) => {
-            let (from, to) = match &at {
-                Some(position) => (position.from, position.to),
-                None => window(filter.from.or(Some(Timestamp::from_micros(0))), filter.to)?,
+            let beginning = Timestamp::from_micros(0);
+            let window = match &at {
+                Some(position) => position.window,
+                None => closed_window(filter.from.or(Some(beginning)), filter.to)?,
             };
-            of = Some((from, to));
+            examined = Some(window);
             let at = at.map(|position| position.at.into());
-            RedriveSelection::Filter(in_window(filter, from, to), at)
+            RedriveSelection::Filter(in_window(filter, window), at)
         }
         _ => {
             return Err(Problem::invalid(
@@ -220,27 +218,24 @@ pub(super) async fn redrive(
         }
     };
     let redriven = app.store.redrive(organisation, selection, asked.dry_run).await?;
-    let next = redriven.next.zip(of).map(|(at, (from, to))| {
-        cursor::encode(&RedrivePosition { at: at.into(), from, to }, &filters)
-    });
+    let next = redriven
+        .next
+        .zip(examined)
+        .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, &filters));
     Ok(Json(Redriven { next, ..redriven.into() }))
 }
 
 /// The last 24 hours by default. Without an end the window is open, so that it includes what was
 /// recorded before the clock was set back.
-fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
+fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
     let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
-    window(Some(from), to.or(Some(Timestamp::LAST)))
+    Ok(TimeWindow::new(from, to.unwrap_or(Timestamp::LAST))?)
 }
 
 /// The last 24 hours until now by default.
-fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<(Timestamp, Timestamp)> {
+fn closed_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
     let to = to.unwrap_or_else(Timestamp::now);
-    let from = from.unwrap_or_else(|| to.minus(DAY));
-    if from < to {
-        return Ok((from, to));
-    }
-    Err(Problem::invalid("from", format!("{from} must be before to, which is {to}")))
+    Ok(TimeWindow::new(from.unwrap_or_else(|| to.minus(DAY)), to)?)
 }
 
 fn bucket(text: &str) -> Result<Duration, String> {
@@ -264,60 +259,59 @@ fn bucket(text: &str) -> Result<Duration, String> {
     })
 }
 
-fn in_window(filter: DeliveryFilter, from: Timestamp, to: Timestamp) -> store::DeliveryFilter {
+fn in_window(filter: DeliveryFilter, window: TimeWindow) -> store::DeliveryFilter {
     let DeliveryFilter { from: _, to: _, gateway_id, event_type, reason, event_id, correlation_id } =
         filter;
-    store::DeliveryFilter {
-        from: Some(from),
-        to: Some(to),
-        gateway_id,
-        event_type,
-        reason,
-        event_id,
-        correlation_id,
-    }
+    store::DeliveryFilter { window, gateway_id, event_type, reason, event_id, correlation_id }
 }
 
 /// A [`DeliveryCursor`] inside a cursor of the API.
 #[derive(Serialize, Deserialize)]
-struct CursorParts(i64, i64, i64, i64);
+struct FailurePosition {
+    as_of: i64,
+    finished_at: i64,
+    attempt: i64,
+    sequence: i64,
+}
 
-impl From<DeliveryCursor> for CursorParts {
+impl From<DeliveryCursor> for FailurePosition {
     fn from(at: DeliveryCursor) -> Self {
-        Self(at.as_of, at.finished_at, at.attempt, at.sequence)
+        let DeliveryCursor { as_of, finished_at, attempt, sequence } = at;
+        Self { as_of, finished_at, attempt, sequence }
     }
 }
 
-impl From<CursorParts> for DeliveryCursor {
-    fn from(CursorParts(as_of, finished_at, attempt, sequence): CursorParts) -> Self {
+impl From<FailurePosition> for DeliveryCursor {
+    fn from(at: FailurePosition) -> Self {
+        let FailurePosition { as_of, finished_at, attempt, sequence } = at;
         Self { as_of, finished_at, attempt, sequence }
     }
 }
 
 /// A [`RedriveCursor`] inside a cursor of the API.
 #[derive(Serialize, Deserialize)]
-enum RedriveCursorParts {
-    Counting(CursorParts),
-    DeadLetters(i64, i64),
+enum RedriveProgress {
+    Counting(FailurePosition),
+    DeadLetters { gateway: i64, sequence: Sequence },
 }
 
-impl From<RedriveCursor> for RedriveCursorParts {
+impl From<RedriveCursor> for RedriveProgress {
     fn from(at: RedriveCursor) -> Self {
         match at {
             RedriveCursor::Counting(at) => Self::Counting(at.into()),
-            RedriveCursor::DeadLetters(RedrivePlace { gateway, sequence }) => {
-                Self::DeadLetters(gateway, sequence)
+            RedriveCursor::DeadLetters(DeliveryKey { gateway, sequence }) => {
+                Self::DeadLetters { gateway: gateway.0, sequence }
             }
         }
     }
 }
 
-impl From<RedriveCursorParts> for RedriveCursor {
-    fn from(at: RedriveCursorParts) -> Self {
+impl From<RedriveProgress> for RedriveCursor {
+    fn from(at: RedriveProgress) -> Self {
         match at {
-            RedriveCursorParts::Counting(at) => Self::Counting(at.into()),
-            RedriveCursorParts::DeadLetters(gateway, sequence) => {
-                Self::DeadLetters(RedrivePlace { gateway, sequence })
+            RedriveProgress::Counting(at) => Self::Counting(at.into()),
+            RedriveProgress::DeadLetters { gateway, sequence } => {
+                Self::DeadLetters(DeliveryKey { gateway: GatewayKey(gateway), sequence })
             }
         }
     }
@@ -431,11 +425,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_that_hold_nothing_are_refused() {
+    fn empty_windows_are_refused() {
         let at = Timestamp::from_micros(1);
-        assert!(window(Some(at), Some(at)).is_err());
-        let (from, to) = window(None, None).unwrap();
-        assert_eq!(to.since(from), DAY);
+        assert!(closed_window(Some(at), Some(at)).is_err());
+        assert_eq!(closed_window(None, None).unwrap().length(), DAY);
     }
 
     #[test]

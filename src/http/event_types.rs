@@ -9,8 +9,9 @@ use axum::http::{HeaderMap, StatusCode};
 use super::App;
 use super::auth::{self, Admin, Reader};
 use super::extract::{self, Path};
-use super::openapi::{Body, Compute, Missing, Parameters, Problems, Scoped, Write};
+use super::openapi::{Body, Compute, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
+use super::query::Query;
 use crate::api::{EventTypeDefinition, EventTypeInfo, Page};
 use crate::event::EventType;
 use crate::ingest::SchemaCheckError;
@@ -28,6 +29,7 @@ use crate::store;
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
+    _: Query<()>,
 ) -> Answer<Json<Page<EventTypeInfo>>> {
     let types = app.store.event_types(organisation).await?;
     Ok(Json(Page::whole(types.into_iter().map(Into::into).collect())))
@@ -39,7 +41,7 @@ pub(super) async fn list(
     params(("name" = EventType, Path, description = "The type's name.")),
     responses(
         (status = 200, description = "The type.", body = EventTypeInfo),
-        Problems<(Scoped, Missing, Parameters)>,
+        Problems<(Scoped, Missing)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -47,6 +49,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(name): Path<String>,
+    _: Query<()>,
 ) -> Answer<Json<EventTypeInfo>> {
     let name = named(&name)?;
     let info = app.store.event_type(organisation, &name).await?;
@@ -73,6 +76,7 @@ pub(super) async fn put(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(name): Path<String>,
+    _: Query<()>,
     headers: HeaderMap,
     extract::Json(definition): extract::Json<EventTypeDefinition>,
 ) -> Answer<(StatusCode, Json<EventTypeInfo>)> {

@@ -20,12 +20,13 @@ use super::observability;
 use super::openapi::{Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::publish;
+use super::query::Query;
 use crate::api::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, Code, EventWithDeliveries, PublishBody,
     Warning,
 };
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, EventType};
+use crate::event::{Event, EventId, quoted};
 use crate::ingest::body::{self, Items};
 use crate::metric;
 use crate::store::{Appended, Publish, Published, Refusal, Validated};
@@ -63,6 +64,7 @@ pub(super) enum PublishAnswer {
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
     Publisher(organisation): Publisher,
+    _: Query<()>,
     request: Request,
 ) -> Answer<(StatusCode, Json<PublishAnswer>)> {
     extract::require_json(request.headers())?;
@@ -74,6 +76,7 @@ pub(super) async fn publish(
     // The share of the memory is held until the response is sent.
     let bodies::Body { bytes, share } = body;
     let (length, now) = (bytes.len(), Timestamp::now());
+    let shown = key.clone();
     let read = move || {
         let idempotency = key.map(|key| (key, Sha256::digest(&bytes).into()));
         (idempotency, body::read(&bytes, now, traceparent))
@@ -86,7 +89,7 @@ pub(super) async fn publish(
     let publish = Publish { organisation, events, idempotency };
     let answers = match append(&app, publish).await? {
         Published::Done(answers) => answers,
-        Published::KeyReused => return Err(key_reused()),
+        Published::KeyReused => return Err(key_reused(&shown.unwrap_or_default())),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
     for (event, _) in valid.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()) {
@@ -120,6 +123,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
+    _: Query<()>,
 ) -> Answer<Json<EventWithDeliveries>> {
     let history = app.store.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
@@ -176,10 +180,13 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
     Ok(Some(key.to_owned()))
 }
 
-fn key_reused() -> Problem {
+fn key_reused(key: &str) -> Problem {
     Problem::new(
         Code::IdempotencyKeyReused,
-        "This Idempotency-Key was used with a different body; use a new one.",
+        format!(
+            "The Idempotency-Key {} belongs to an earlier request with a different body. Repeat that request unchanged, or use a new key.",
+            quoted(key)
+        ),
     )
 }
 

@@ -15,6 +15,7 @@ use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Body, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
+use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
@@ -43,6 +44,7 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
+    _: Query<()>,
     extract::Json(new): extract::Json<NewGatewayToken>,
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Gateway)?;
@@ -66,6 +68,7 @@ pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
+    _: Query<()>,
 ) -> Answer<Json<Page<GatewayToken>>> {
     let tokens = app.store.gateway_tokens(organisation, id).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
@@ -92,6 +95,7 @@ pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
+    _: Query<()>,
 ) -> Answer<StatusCode> {
     app.store.revoke_gateway_token(organisation, id, &token).await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);

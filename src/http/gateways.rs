@@ -10,7 +10,7 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
-use super::openapi::{Body, Long, Missing, Parameters, Problems, Scoped, Taken, Write};
+use super::openapi::{Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{self, FieldError, GatewayChange, NewGateway, Page, PageQuery};
@@ -36,6 +36,7 @@ const LONGEST_NAME: usize = 128;
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
+    _: Query<()>,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<api::Gateway>)> {
     check(Some(&new.name), new.labels.iter(), new.replicas)?;
@@ -54,7 +55,7 @@ pub(super) async fn create(
     params(PageQuery),
     responses(
         (status = 200, description = "A page of gateways.", body = Page<api::Gateway>),
-        Problems<(Scoped, Parameters, Long)>,
+        Problems<(Scoped, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -87,6 +88,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
+    _: Query<()>,
 ) -> Answer<Json<api::Gateway>> {
     let gateway = app.store.gateway(organisation, id).await?;
     let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
@@ -116,6 +118,7 @@ pub(super) async fn change(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
+    _: Query<()>,
     extract::MergePatch(change): extract::MergePatch<GatewayChange>,
 ) -> Answer<Json<api::Gateway>> {
     let labels = match &change.labels {
@@ -149,6 +152,7 @@ pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<GatewayId>,
+    _: Query<()>,
 ) -> Answer<StatusCode> {
     let deleted = app.store.delete_gateway(organisation, id).await?;
     app.dispatcher.close_deleted(&deleted);

@@ -11,14 +11,14 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
-use super::openapi::{
-    Body, Long, Missing, Parameters as InvalidParameters, Problems, Scoped, Taken, Write,
-};
+use super::openapi::{Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Page, PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
+    RetryRequest,
 };
+use crate::clock::{EmptyWindow, TimeWindow};
 use crate::store::{self, RetrySelection};
 
 /// The number of characters returned of a payload.
@@ -49,7 +49,7 @@ impl FromQuery for RejectedFilter {
     params(RejectedFilter, PageQuery),
     responses(
         (status = 200, description = "A page of rows.", body = Page<RejectedRow>),
-        Problems<(Scoped, InvalidParameters, Long)>,
+        Problems<(Scoped, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -60,7 +60,7 @@ pub(super) async fn list(
 ) -> Answer<Json<Page<RejectedRow>>> {
     let before = page.position::<i64>(&filter)?;
     let limit = page.size();
-    let of = filter.clone().into();
+    let of = filter.clone().try_into()?;
     let mut rows = app.store.rejected(organisation, &of, before, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -82,6 +82,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<i64>,
+    _: Query<()>,
 ) -> Answer<Json<RejectedRowWithPayload>> {
     let found = app.store.rejected_row(organisation, id, SHOWN_CHARS).await?;
     let (row, payload) = found.ok_or_else(|| Problem::not_found("rejected row"))?;
@@ -102,6 +103,7 @@ pub(super) async fn retry_one(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<i64>,
+    _: Query<()>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
     let retried = app.store.retry_rejected(organisation, RetrySelection::One(id)).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
@@ -109,10 +111,19 @@ pub(super) async fn retry_one(
 
 /// Put rejected rows back into the inbox.
 ///
-/// All that match the filter (`{}`: all), oldest first, at most 1,000 in a call.
+/// All that match, oldest first, at most 1,000 in a call. The request must select rows: by `all`,
+/// or by `reason`, `from` and `to`.
 #[utoipa::path(
     post, path = "/inbox/rejected/retry", tag = "inbox", operation_id = "retryRejectedRows",
-    request_body = RejectedFilter,
+    request_body(
+        content = RetryRequest,
+        examples(
+            ("reason" = (summary = "All that were rejected for one reason", value = json!({
+                "reason": "unknown_event_type",
+            }))),
+            ("all" = (summary = "All", value = json!({"all": true}))),
+        ),
+    ),
     responses(
         (status = 202, description = "They are in the inbox again.", body = Retried),
         Problems<(Scoped, Body, Write)>,
@@ -122,9 +133,19 @@ pub(super) async fn retry_one(
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
-    extract::Json(filter): extract::Json<RejectedFilter>,
+    _: Query<()>,
+    extract::Json(request): extract::Json<RetryRequest>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let selection = RetrySelection::Filter(filter.into());
+    let RetryRequest { all, reason, from, to } = request;
+    let is_filtered = reason.is_some() || from.is_some() || to.is_some();
+    if all == is_filtered {
+        return Err(Problem::invalid(
+            "all",
+            "give either `all: true`, or at least one of `reason`, `from` and `to`",
+        ));
+    }
+    let filter = RejectedFilter { reason, from, to, retried: false };
+    let selection = RetrySelection::Filter(filter.try_into()?);
     let retried = app.store.retry_rejected(organisation, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
@@ -143,16 +164,20 @@ pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Admin(organisation): Admin,
     Path(id): Path<i64>,
+    _: Query<()>,
 ) -> Answer<StatusCode> {
     app.store.delete_rejected(organisation, id).await?;
     tracing::info!(rejected_id = id, "an admin deleted a rejected row");
     Ok(StatusCode::NO_CONTENT)
 }
 
-impl From<RejectedFilter> for store::RejectedFilter {
-    fn from(filter: RejectedFilter) -> Self {
+impl TryFrom<RejectedFilter> for store::RejectedFilter {
+    type Error = EmptyWindow;
+
+    fn try_from(filter: RejectedFilter) -> Result<Self, EmptyWindow> {
         let RejectedFilter { reason, from, to, retried } = filter;
-        Self { reason: reason.map(Into::into), from, to, retried }
+        let window = TimeWindow::between(from, to)?;
+        Ok(Self { reason: reason.map(Into::into), window, retried })
     }
 }
 

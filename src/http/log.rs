@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::App;
 use super::auth::Reader;
 use super::extract::Path;
-use super::openapi::{Long, Missing, Parameters as InvalidParameters, Problems, Scoped};
+use super::openapi::{Long, Missing, Problems, Scoped};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::api::{LogEntry, LogPage, LogPagination, LogQuery, PageQuery};
@@ -65,7 +65,7 @@ impl FromQuery for LogQuery {
     params(("id" = GatewayId, Path, description = "The gateway."), LogQuery),
     responses(
         (status = 200, description = "A page of the log.", body = LogPage),
-        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+        Problems<(Scoped, Missing, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]

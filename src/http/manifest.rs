@@ -1,5 +1,9 @@
 //! Manifests: what gateways report about themselves when they connect. The newest one is stored,
 //! for admins.
+//!
+//! Deployed gateways exit on 401, 403, 404, 409 and 422, and retry after other statuses. So a
+//! request is refused with 401 if its key is not valid, and otherwise with a status after which
+//! gateways retry. The `Content-Type` is not checked.
 
 use std::sync::Arc;
 
@@ -11,9 +15,11 @@ use super::App;
 use super::auth;
 use super::extract::{Bytes, Path};
 use super::openapi::{Keyed, Manifest, Problems};
-use super::problem::{Answer, Problem};
+use super::problem::{Answer, Challenge, Problem};
 use crate::api::Code;
 use crate::event::GatewayId;
+use crate::ingest::body::json_error;
+use crate::store::{StoreError, ValidationError};
 
 /// The maximum size of a manifest. No more of a body is read.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
@@ -37,12 +43,14 @@ pub(super) async fn keep(
     State(app): State<Arc<App>>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
-    Path(id): Path<GatewayId>,
+    Path(id): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    // Gateways exit on 401, and this key is valid.
-    if credential.gateway_id != id {
-        return Err(Problem::not_found("gateway for this key"));
+    if id.parse() != Ok(credential.gateway_id) {
+        return Err(Problem::bad_request(format!(
+            "The path must contain the id of the gateway that the key belongs to, {}.",
+            credential.gateway_id
+        )));
     }
     let Bytes(body) = body.map_err(|problem| match problem.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
@@ -50,12 +58,19 @@ pub(super) async fn keep(
         }
         _ => problem,
     })?;
-    // Gateways exit on 422, so a body that is not a JSON object is refused with 400.
-    let manifest: Box<RawValue> = serde_json::from_slice(&body)
-        .map_err(|error| Problem::bad_request(format!("The manifest is not JSON: {error}.")))?;
+    let manifest: Box<RawValue> = serde_json::from_slice(&body).map_err(|error| {
+        Problem::bad_request(match json_error(&error) {
+            ValidationError::Malformed(why) => format!("The manifest is not JSON: {why}."),
+            _ => format!("The manifest is not JSON: {error}."),
+        })
+    })?;
     if !manifest.get().starts_with('{') {
         return Err(Problem::bad_request("The manifest must be a JSON object."));
     }
-    app.store.set_manifest(credential.gateway, manifest.get()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match app.store.set_manifest(credential.gateway, manifest.get()).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        // The gateway was deleted after its key was read, so the key is no longer valid.
+        Err(StoreError::NotFound(_)) => Err(Problem::unauthorized(Challenge::ApiKey)),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -9,7 +9,7 @@ use axum::extract::State;
 
 use super::App;
 use super::auth::Reader;
-use super::openapi::{Parameters as InvalidParameters, Problems, Scoped};
+use super::openapi::{Problems, Scoped};
 use super::problem::Answer;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Node, NodeStats, NodeStatus, NodesQuery, Page, PageQuery};
@@ -33,7 +33,7 @@ impl FromQuery for NodesQuery {
     params(NodesQuery),
     responses(
         (status = 200, description = "The nodes. There is no next page.", body = Page<Node>),
-        Problems<(Scoped, InvalidParameters)>,
+        Problems<(Scoped,)>,
     ),
     security(("access_token" = ["read"])),
 )]

@@ -142,6 +142,7 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
 pub(super) fn connection_span(
     gateway: GatewayId,
     connection: ConnectionId,
+    transport: &'static str,
     upgrade: &HeaderMap,
 ) -> Span {
     let request_id = upgrade.get(REQUEST_ID).and_then(|id| id.to_str().ok());
@@ -150,7 +151,7 @@ pub(super) fn connection_span(
         "gateway_connection",
         gateway_id = %gateway,
         connection_id = %connection,
-        transport = "websocket",
+        transport,
         request_id,
     )
 }

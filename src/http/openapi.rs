@@ -158,20 +158,18 @@ macro_rules! code_sets {
 }
 
 code_sets! {
-    /// Routes that require an access token.
+    /// Routes that require an access token. They refuse invalid and unknown parameters.
     Scoped = [
-        Unauthorized, InsufficientScope, HttpConnectionLimit, Internal, Timeout, Unavailable
+        Unauthorized, InsufficientScope, Invalid, HttpConnectionLimit, Internal, Timeout,
+        Unavailable
     ];
     /// Routes that require a gateway's key.
     Keyed = [Unauthorized, Internal, Timeout, Unavailable];
     /// A query that takes long is cancelled.
     Long = [AnswerTooLong];
-    /// Parameters are validated.
-    Parameters = [Invalid];
     /// A JSON body is read and validated.
     Body = [
-        BadRequest, MalformedJson, BodyTooLarge, UnsupportedMediaType, UnsupportedContentEncoding,
-        Invalid
+        BadRequest, MalformedJson, BodyTooLarge, UnsupportedMediaType, UnsupportedContentEncoding
     ];
     /// A resource is named that may not exist.
     Missing = [NotFound];
@@ -189,7 +187,7 @@ code_sets! {
         IdempotencyKeyReused
     ];
     /// `POST /gateways/{id}/manifest`.
-    Manifest = [BadRequest, ManifestTooLarge, UnsupportedContentEncoding, NotFound];
+    Manifest = [BadRequest, ManifestTooLarge, UnsupportedContentEncoding];
     /// `GET /ws/gateways/connect`.
     Connecting = [
         BadRequest, OriginRefused, Unauthorized, GatewayDisabled, UpgradeRequired,

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::{self, Code, FieldError};
+use crate::clock::EmptyWindow;
 use crate::event::GatewayId;
 use crate::store::{Refusal, StoreError, ValidationError};
 
@@ -162,7 +163,9 @@ impl From<Refusal> for Problem {
             .of_gateways(ids),
             Refusal::IdTaken(id) => Self::new(
                 Code::EventIdTaken,
-                format!("The id {id} belongs to an event with different content."),
+                format!(
+                    "The id {id} belongs to an event with different content. Repeat that event unchanged, or use a new id."
+                ),
             ),
             Refusal::Invalid(error) => error.into(),
         }
@@ -184,6 +187,12 @@ impl From<ValidationError> for Problem {
             ValidationError::UnknownType(_) => Self::new(Code::UnknownEventType, detail),
             ValidationError::TooLarge { .. } => Self::new(Code::EventTooLarge, detail),
         }
+    }
+}
+
+impl From<EmptyWindow> for Problem {
+    fn from(EmptyWindow { from, to }: EmptyWindow) -> Self {
+        Self::invalid("from", format!("{from} must be before `to`, which is {to}"))
     }
 }
 

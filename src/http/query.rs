@@ -1,6 +1,6 @@
 //! Query parameters. [`Query`] reads several groups of them at once, such as
 //! `Query<(DeliveryFilter, PageQuery)>`, and refuses parameters that no group
-//! documents. A group is a type of the API that says which parameters it has
+//! documents. A handler of a request without parameters takes `Query<()>`. A group is a type of the API that says which parameters it has
 //! ([`IntoParams`]) and how they are read ([`FromQuery`]).
 
 use std::fmt::Display;
@@ -15,6 +15,7 @@ use super::problem::{Answer, Problem};
 use crate::api::{PageQuery, Window};
 use crate::clock::{Timestamp, TimestampError};
 use crate::event::{GatewayId, quoted};
+use crate::names;
 
 /// The parameters of a request, in groups.
 pub(super) struct Query<T>(pub(super) T);
@@ -37,13 +38,11 @@ impl Parameters {
         for (nth, (name, _)) in pairs.iter().enumerate() {
             let shown: String = name.chars().take(64).collect();
             if !known.contains(name) {
-                let expected = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
-                let why =
-                    format!("unknown field `{shown}`, expected one of {}", expected.join(", "));
+                let why = unknown(&shown, known);
                 return Err(Problem::invalid(shown, why));
             }
             if pairs[..nth].iter().any(|(other, _)| other == name) {
-                let why = format!("duplicate field `{shown}`");
+                let why = format!("`{shown}` is given more than once");
                 return Err(Problem::invalid(shown, why));
             }
         }
@@ -114,6 +113,16 @@ impl Parameters {
     }
 }
 
+/// The error about a parameter that the request does not have.
+fn unknown(shown: &str, known: &[String]) -> String {
+    let advice = match names::closest(shown, known.iter().map(String::as_str)) {
+        Some(closest) => format!("; did you mean `{closest}`?"),
+        None if known.is_empty() => ", which has none".to_owned(),
+        None => format!(", which has `{}`", known.join("`, `")),
+    };
+    format!("`{shown}` is not a parameter of this request{advice}")
+}
+
 /// Reads an instant from a query. A `+` in a query means a blank; an offset whose `+` was
 /// not written as `%2B` is accepted with the blank.
 fn instant(text: &str) -> Result<Timestamp, TimestampError> {
@@ -155,6 +164,17 @@ impl FromQuery for Window {
 
     fn from_query(parameters: &Parameters) -> Answer<Self> {
         Ok(Self { from: parameters.instant("from")?, to: parameters.instant("to")? })
+    }
+}
+
+/// A request without parameters.
+impl FromQuery for () {
+    fn names() -> Vec<String> {
+        Vec::new()
+    }
+
+    fn from_query(_: &Parameters) -> Answer<Self> {
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use super::auth::Reader;
 use super::nodes;
 use super::openapi::{Long, Problems, Scoped};
 use super::problem::Answer;
+use super::query::Query;
 use crate::api::{Connection, ConnectionStats, DeliveryStats, Stats};
 
 /// The maximum number of connections returned. The limit on live ones is a setting.
@@ -31,6 +32,7 @@ const NODES: usize = 1000;
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
+    _: Query<()>,
 ) -> Answer<Json<Stats>> {
     let (connections, totals, nodes) = tokio::try_join!(
         app.store.connections(organisation, None, true, None, SHOWN),

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde::de::{
     DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::error::Category;
 use serde_json::value::RawValue;
+use serde_path_to_error::Segment;
 
 use super::{Draft, ValidationError, occurred_at};
 use crate::api::{MOST_EVENTS, Object};
@@ -89,6 +91,19 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
+/// Where in a list the first error is, such as `/gatewayIds/3`; `None` if it is not in a list.
+fn place_in_list<T: DeserializeOwned>(raw: &RawValue) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    let error = serde_path_to_error::deserialize::<_, T>(&mut json).err()?;
+    let segments: Vec<&Segment> = error.path().iter().collect();
+    let at = segments.iter().rposition(|segment| matches!(segment, Segment::Seq { .. }))?;
+    let shown = |segment: &&Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        other => format!("/{}", shortened(&other.to_string())),
+    };
+    Some(segments[..=at].iter().map(shown).collect())
+}
+
 fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }
@@ -106,7 +121,8 @@ impl<'a> Fields<'a> {
         serde_json::from_str(raw.get()).map(Some).map_err(|error| {
             let text = error.to_string();
             let why = text.split(" at line ").next().unwrap_or(&text);
-            ValidationError::invalid(name, too_deep(why).unwrap_or(why))
+            let place = place_in_list::<T>(raw).unwrap_or_default();
+            ValidationError::invalid(format!("{name}{place}"), too_deep(why).unwrap_or(why))
         })
     }
 
@@ -230,11 +246,19 @@ fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
 /// What is wrong with a JSON text: its syntax, or a field.
 pub fn json_error(error: &serde_json::Error) -> ValidationError {
     let text = error.to_string();
-    if error.classify() == serde_json::error::Category::Data {
-        let (field, why) = misplaced(&text).unwrap_or(("body", &text));
-        return ValidationError::invalid(field, why);
+    match error.classify() {
+        Category::Data => {
+            let (field, why) = misplaced(&text).unwrap_or(("body", &text));
+            ValidationError::invalid(field, why)
+        }
+        Category::Eof if error.line() == 1 && error.column() == 0 => {
+            ValidationError::Malformed("it is empty".to_owned())
+        }
+        Category::Eof => {
+            ValidationError::Malformed(text.replace("EOF while parsing", "it ends within"))
+        }
+        Category::Io | Category::Syntax => ValidationError::Malformed(text),
     }
-    ValidationError::Malformed(text)
 }
 
 /// The field that is missing, unknown or duplicate, and serde's text about it without

@@ -1,9 +1,10 @@
-//! Reads a row of the inbox, column by column. An error names the column by the
-//! name that the field has in the API.
+//! Reads a row of the inbox, column by column. An error names the field of the API; a
+//! [rejection](crate::store::Rejection) names the column.
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::body::json_error;
 use super::{Draft, ValidationError};
 use crate::api::{Object, Target};
 use crate::clock::Timestamp;
@@ -18,11 +19,15 @@ pub(super) fn read(
 ) -> Result<Draft, ValidationError> {
     let gateway_ids =
         parsed("gatewayIds", content.gateway_id.as_deref(), |text| text.trim().parse())?;
+    let target = content.target.map(|text| target(&text)).transpose()?;
+    if gateway_ids.is_some() == target.is_some() {
+        return Err(error("target", "give exactly one of gateway_id and target"));
+    }
     Ok(Draft {
         event_type: content.event_type.parse().map_err(|why| error("type", why))?,
         payload: json::<Box<RawValue>>("payload", &content.payload)?,
         gateway_ids: gateway_ids.map(|id| vec![id]),
-        target: content.target.map(|text| target(&text)).transpose()?,
+        target,
         id: parsed("id", content.event_id.as_deref(), str::parse)?,
         correlation_id: parsed("correlationId", content.correlation_id.as_deref(), str::parse)?,
         user_id: content.user_id,
@@ -46,7 +51,10 @@ fn target(text: &str) -> Result<Target, ValidationError> {
 }
 
 fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, ValidationError> {
-    serde_json::from_str(text).map_err(|why| error(field, format!("is not valid: {why}")))
+    serde_json::from_str(text).map_err(|why| match json_error(&why) {
+        ValidationError::Malformed(why) => error(field, format!("is not JSON: {why}")),
+        _ => error(field, format!("is not valid: {why}")),
+    })
 }
 
 fn error(field: &'static str, why: impl std::fmt::Display) -> ValidationError {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::event_types::built_in;
-use crate::store::{InboxContent, RejectionReason};
+use crate::store::{InboxContent, Rejection, RejectionReason};
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 const GATEWAY: &str = "0197b5a0-0000-7000-8000-000000000001";
@@ -44,23 +44,30 @@ fn an_error_names_the_invalid_column() {
     fn wrong(spoil: impl FnOnce(&mut InboxContent)) -> String {
         let mut content = row();
         spoil(&mut content);
-        validate(content).unwrap_err().to_string()
+        Rejection::from(validate(content).unwrap_err()).detail
     }
     for (told, field) in [
         (wrong(|row| row.event_type = "connection.ack".to_owned()), "type: "),
-        (wrong(|row| row.payload = "{\"configType\": ".to_owned()), "payload: is not valid"),
+        (
+            wrong(|row| row.payload = "{\"configType\": ".to_owned()),
+            "payload: is not JSON: it ends",
+        ),
+        (wrong(|row| row.payload = String::new()), "payload: is not JSON: it is empty"),
         (wrong(|row| row.payload = "[]".to_owned()), "payload: must be a JSON object"),
         (wrong(|row| row.payload = "{}".to_owned()), "payload: "),
-        (wrong(|row| row.gateway_id = Some("berlin".to_owned())), "gatewayIds: "),
+        (wrong(|row| row.gateway_id = Some("berlin".to_owned())), "gateway_id: must be a UUID"),
         (wrong(|row| row.gateway_id = None), "target: give exactly one"),
         (wrong(|row| row.target = Some("{\"all\":true}".to_owned())), "target: give exactly one"),
         (wrong(|row| row.target = Some("{\"label\":{}}".to_owned())), "target: is not valid"),
-        (wrong(|row| row.event_id = Some("a b".to_owned())), "id: "),
-        (wrong(|row| row.correlation_id = Some(String::new())), "correlationId: "),
-        (wrong(|row| row.user_id = Some("u".repeat(257))), "userId: "),
+        (wrong(|row| row.event_id = Some("a b".to_owned())), "event_id: "),
+        (wrong(|row| row.correlation_id = Some(String::new())), "correlation_id: "),
+        (wrong(|row| row.user_id = Some("u".repeat(257))), "user_id: "),
         (wrong(|row| row.traceparent = Some("00-1-2-3".to_owned())), "traceparent: must be a W3C"),
-        (wrong(|row| row.expires_at = Some("1767225600".to_owned())), "expiresAt: "),
-        (wrong(|row| row.expires_at = Some("2025-01-01T00:00:00Z".to_owned())), "expiresAt: is in"),
+        (wrong(|row| row.expires_at = Some("1767225600".to_owned())), "expires_at: "),
+        (
+            wrong(|row| row.expires_at = Some("2025-01-01T00:00:00Z".to_owned())),
+            "expires_at: is in",
+        ),
     ] {
         assert!(told.starts_with(field), "{told}");
     }

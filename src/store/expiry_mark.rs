@@ -3,13 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
+use crate::store::TimedKey;
 use crate::store::limits::{EXPIRED_EVENTS, EXPIRED_EVENTS_MOST};
 
-/// The expiry of an event, and its key.
-pub type Expired = (Timestamp, i64);
-
-/// Before every event.
-const FIRST: Expired = (Timestamp::from_micros(i64::MIN), 0);
 /// An event is examined even if it is committed this long after its expiry.
 const LATE: Duration = Duration::from_secs(10);
 /// A batch that takes less time is followed by a larger one.
@@ -35,9 +31,10 @@ pub enum Search {
 /// all of them again in passes, and pauses between two passes.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpiryMark {
-    new: Expired,
+    /// The last examined event, by its expiry.
+    new: TimedKey,
     /// `None` between two passes.
-    again: Option<Expired>,
+    again: Option<TimedKey>,
     batch: i64,
     began_at: Instant,
     /// The duration of the batches of this pass that recorded nothing.
@@ -49,7 +46,7 @@ impl Default for ExpiryMark {
     fn default() -> Self {
         let now = Instant::now();
         Self {
-            new: FIRST,
+            new: TimedKey::FIRST,
             again: None,
             batch: EXPIRED_EVENTS,
             began_at: now,
@@ -66,14 +63,14 @@ impl ExpiryMark {
     }
 
     /// Begins a batch. Returns the event after which it reads, or `None` during a pause.
-    pub fn begin(&mut self, search: Search) -> Option<Expired> {
+    pub fn begin(&mut self, search: Search) -> Option<TimedKey> {
         let now = Instant::now();
         self.began_at = now;
         match search {
             Search::New => Some(self.new),
             Search::Again => {
                 if self.again.is_none() && now >= self.next_pass_at {
-                    (self.again, self.spent) = (Some(FIRST), Duration::ZERO);
+                    (self.again, self.spent) = (Some(TimedKey::FIRST), Duration::ZERO);
                 }
                 self.again
             }
@@ -95,7 +92,8 @@ impl ExpiryMark {
             self.batch = (self.batch * 2).min(EXPIRED_EVENTS_MOST);
         }
         if search == Search::New {
-            self.new = if is_last { next.min((now.minus(LATE), 0)) } else { next };
+            let late = TimedKey { at: now.minus(LATE), key: 0 };
+            self.new = if is_last { next.min(late) } else { next };
             return;
         }
         if is_idle {
@@ -111,8 +109,8 @@ impl ExpiryMark {
 /// How a batch ended.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchEnd {
-    /// The last event examined.
-    pub next: Expired,
+    /// The last event examined, by its expiry.
+    pub next: TimedKey,
     /// The database's clock.
     pub now: Timestamp,
     /// Whether no event follows.

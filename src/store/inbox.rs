@@ -4,8 +4,8 @@
 use async_trait::async_trait;
 
 use super::{NewEvent, Refusal, Result, ValidationError};
-use crate::clock::Timestamp;
-use crate::event::{OrganisationKey, UnknownName};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{Invalid, OrganisationKey, quoted};
 
 /// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
 #[async_trait]
@@ -173,8 +173,34 @@ impl std::fmt::Display for RejectionReason {
 /// A rejected row's detail is cut to this many characters.
 const LONGEST_DETAIL: usize = 1000;
 
+/// The column of the inbox for a field of the API.
+fn column(field: &str) -> &str {
+    match field {
+        "gatewayIds" | "gatewayId" => "gateway_id",
+        "id" => "event_id",
+        "correlationId" => "correlation_id",
+        "userId" => "user_id",
+        "expiresAt" => "expires_at",
+        same => same,
+    }
+}
+
 impl From<ValidationError> for Rejection {
-    fn from(error: ValidationError) -> Self {
+    fn from(mut error: ValidationError) -> Self {
+        match &mut error {
+            ValidationError::Invalid(errors) => {
+                for error in errors {
+                    error.field = column(&error.field).to_owned();
+                }
+            }
+            ValidationError::Expired => {
+                return Self {
+                    reason: error.reason(),
+                    detail: "expires_at: is in the past".to_owned(),
+                };
+            }
+            _ => {}
+        }
         let detail = error.to_string().chars().take(LONGEST_DETAIL).collect();
         Self { reason: error.reason(), detail }
     }
@@ -228,10 +254,8 @@ pub struct InboxDepth {
 pub struct RejectedFilter {
     /// Only rows rejected for this reason.
     pub reason: Option<RejectionReason>,
-    /// Rejected at this time or later.
-    pub from: Option<Timestamp>,
-    /// Rejected before this time.
-    pub to: Option<Timestamp>,
+    /// When they were rejected.
+    pub window: TimeWindow,
     /// Include rows that were put back into the inbox. A retry ignores this and skips them.
     pub retried: bool,
 }

@@ -32,13 +32,9 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
-use super::{Record, Result};
-use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
-    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence,
+    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, Reason, Sequence,
 };
 
 /// Operations on the ledger.
@@ -60,12 +56,11 @@ pub trait Ledger: Send + Sync + 'static {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage>;
-    /// Failed attempts in `[from, to)`, counted per bucket of time and key.
+    /// Failed attempts in a window, counted per bucket of time and key.
     async fn failure_summary(
         &self,
         organisation: OrganisationKey,
-        from: Timestamp,
-        to: Timestamp,
+        window: TimeWindow,
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>>;
@@ -81,14 +76,12 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<Redriven>;
 }
 
-/// Selects failed deliveries. A delivery matches if an attempt at it failed in `[from, to)` for
+/// Selects failed deliveries. A delivery matches if an attempt at it failed in the window for
 /// `reason`. It is returned once, at its newest matching failure; newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
-    /// Window's start, included.
-    pub from: Option<Timestamp>,
-    /// Window's end, excluded.
-    pub to: Option<Timestamp>,
+    /// When the attempt failed.
+    pub window: TimeWindow,
     /// One gateway.
     pub gateway_id: Option<GatewayId>,
     /// One event type.
@@ -99,6 +92,23 @@ pub struct DeliveryFilter {
     pub event_id: Option<EventId>,
     /// One correlation id.
     pub correlation_id: Option<CorrelationId>,
+}
+
+/// A delivery: a sequence in a gateway's log. Deliveries are ordered by gateway and then by
+/// sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryKey {
+    /// The key by which the store refers to the gateway.
+    pub gateway: GatewayKey,
+    /// The sequence in the gateway's log.
+    pub sequence: Sequence,
+}
+
+impl DeliveryKey {
+    /// From the columns of a row.
+    pub const fn new(gateway: i64, sequence: i64) -> Self {
+        Self { gateway: GatewayKey(gateway), sequence: Sequence(sequence) }
+    }
 }
 
 /// Where the next page begins. `as_of`, the last attempt on record at the first page, makes all
@@ -201,7 +211,9 @@ pub struct Delivery {
     pub event_type: Option<EventType>,
     /// The event's correlation id; `None` once retention has removed the event.
     pub correlation_id: Option<CorrelationId>,
-    /// When the event was appended; `None` once retention has removed the event.
+    /// When the event was appended under this sequence: for a redrive, when it was redriven. After
+    /// retention has removed the record of that redrive, when the event was first appended. `None`
+    /// once retention has removed the event.
     pub appended_at: Option<Timestamp>,
     /// Its current state.
     pub state: DeliveryState,
@@ -359,17 +371,8 @@ pub enum RedriveSelection {
 pub enum RedriveCursor {
     /// Still counting skipped deliveries, newest failure first. Resumes after this cursor.
     Counting(DeliveryCursor),
-    /// It has examined the dead letters up to this one.
-    DeadLetters(RedrivePlace),
-}
-
-/// A delivery in the order of a redrive. As a cursor, it includes this delivery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RedrivePlace {
-    /// The key by which the store refers to the gateway.
-    pub gateway: i64,
-    /// The sequence in the gateway's log.
-    pub sequence: i64,
+    /// It has examined the dead letters up to this one, in the order of [`DeliveryKey`].
+    DeadLetters(DeliveryKey),
 }
 
 /// What one call of a redrive did or, in a dry run, would do. The numbers of all calls, up to the
@@ -439,7 +442,7 @@ pub struct VerifyReport {
     pub dead_letters: i64,
     /// Rows in the inbox.
     pub inbox: i64,
-    /// Rejected rows, including those that were put back into the inbox.
+    /// Rejected rows that were not put back into the inbox.
     pub rejected: i64,
     /// Each inconsistency with its gateway and sequences; empty if there is none.
     pub problems: Vec<String>,

@@ -1,5 +1,7 @@
 //! Opens the database that the settings select.
 
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +77,7 @@ pub enum OpenError {
     /// The embedded database could not be opened.
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
-    Sqlite(#[from] super::sqlite::OpenError),
+    Sqlite(super::sqlite::OpenError),
     /// The Postgres database could not be opened.
     #[cfg(feature = "postgres")]
     #[error(transparent)]
@@ -103,6 +105,12 @@ enum Database {
     Sqlite(super::sqlite::Options),
     #[cfg(feature = "postgres")]
     Postgres(super::postgres::Options),
+}
+
+/// An error of the embedded database, with its file.
+#[cfg(feature = "sqlite")]
+fn in_file(error: super::sqlite::OpenError, path: &Path) -> OpenError {
+    OpenError::Sqlite(error.at(path))
 }
 
 impl Default for Options {
@@ -202,7 +210,8 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                let store = super::sqlite::SqliteStore::open(&options, node, wake).await?;
+                let opened = super::sqlite::SqliteStore::open(&options, node, wake).await;
+                let store = opened.map_err(|error| in_file(error, &options.path))?;
                 let failing = Arc::clone(&store);
                 let failure = Box::pin(async move { failing.failure().await });
                 Ok(Open { store, failure, jobs: Supervisor::default() })
@@ -221,7 +230,10 @@ impl Options {
     pub async fn migrate(&self) -> Result<(), OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(options) => Ok(super::sqlite::migrate(&options.path).await?),
+            Database::Sqlite(options) => {
+                let migrated = super::sqlite::migrate(&options.path).await;
+                migrated.map_err(|error| in_file(error, &options.path))
+            }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => Ok(super::postgres::migrate(&options).await?),
         }
@@ -232,7 +244,8 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                Ok(super::sqlite::pending_migrations(&options.path).await?)
+                let pending = super::sqlite::pending_migrations(&options.path).await;
+                pending.map_err(|error| in_file(error, &options.path))
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => Ok(super::postgres::pending_migrations(&options).await?),
@@ -245,7 +258,8 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                Ok(super::sqlite::add_admin_token(&options.path, name, token).await?)
+                let added = super::sqlite::add_admin_token(&options.path, name, token).await;
+                added.map_err(|error| in_file(error, &options.path))
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
@@ -259,7 +273,8 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                super::sqlite::refuse_another_version(&options.path).await?;
+                let checked = super::sqlite::refuse_another_version(&options.path).await;
+                checked.map_err(|error| in_file(error, &options.path))?;
                 Ok(super::sqlite::verify::verify(&options.path).await?)
             }
             #[cfg(feature = "postgres")]

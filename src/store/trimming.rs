@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::TimedKey;
 use crate::clock::{ClockGuard, Timestamp};
+use crate::event::{GatewayKey, Sequence};
 
 /// How long data is kept, and how much of it.
 #[derive(Clone, Copy, Debug)]
@@ -38,19 +40,39 @@ pub struct TrimMark {
     pub step: TrimStep,
     /// Logs up to this gateway's have been examined in this pass.
     pub gateway: i64,
-    /// When the last examined event was appended, and its key.
-    pub event: (Timestamp, i64),
-    /// When the last examined attempt finished, and its key.
-    pub attempt: (Timestamp, i64),
-    /// When the last examined dead letter died, its gateway, and its first sequence.
-    pub dead_letter: (Timestamp, i64, i64),
-    /// The same for dead letters that are too old to keep in any case.
-    pub old_dead_letter: (Timestamp, i64, i64),
+    /// The last examined event, by when it was appended.
+    pub event: TimedKey,
+    /// The last examined attempt, by when it finished.
+    pub attempt: TimedKey,
+    /// The last examined range of dead letters.
+    pub dead_letter: DeadLetterPlace,
+    /// The last examined range of dead letters that are too old to keep in any case.
+    pub old_dead_letter: DeadLetterPlace,
     /// Whether dead letters were kept because a position has not passed them. Positions move, so
     /// the next pass examines all of them again.
     pub dead_letters_wait: bool,
     /// Detects when the database's clock is set.
     pub clock: ClockGuard,
+}
+
+/// A position among the ranges of dead letters, which are ordered by age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadLetterPlace {
+    /// When the range became dead letters.
+    pub dead_at: Timestamp,
+    /// The gateway.
+    pub gateway: GatewayKey,
+    /// The range's first sequence.
+    pub first: Sequence,
+}
+
+impl DeadLetterPlace {
+    /// Before every range.
+    pub const FIRST: Self = Self {
+        dead_at: Timestamp::from_micros(i64::MIN),
+        gateway: GatewayKey(0),
+        first: Sequence::ZERO,
+    };
 }
 
 impl RetentionLimits {
@@ -84,14 +106,13 @@ impl TrimMark {
 
 impl Default for TrimMark {
     fn default() -> Self {
-        const NEVER: Timestamp = Timestamp::from_micros(i64::MIN);
         Self {
             step: TrimStep::Logs,
             gateway: 0,
-            event: (NEVER, 0),
-            attempt: (NEVER, 0),
-            dead_letter: (NEVER, 0, 0),
-            old_dead_letter: (NEVER, 0, 0),
+            event: TimedKey::FIRST,
+            attempt: TimedKey::FIRST,
+            dead_letter: DeadLetterPlace::FIRST,
+            old_dead_letter: DeadLetterPlace::FIRST,
             dead_letters_wait: false,
             clock: ClockGuard::default(),
         }

@@ -92,7 +92,7 @@ async fn tokens_are_shown_once_listed_and_revoked() {
     }
     // A whole key also identifies itself; its secret is not sent.
     for name in [key[4..16].to_owned(), second] {
-        let revoked = service.run(&format!("token revoke --gateway {id} {name}")).await;
+        let revoked = service.run(&format!("token revoke --gateway {id} {name} --yes")).await;
         assert!(revoked.well().contains("is revoked"), "{revoked:?}");
     }
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
@@ -111,9 +111,9 @@ async fn tokens_are_shown_once_listed_and_revoked() {
     let mut as_ci = service.command("gateway register x");
     as_ci.env("GATEWAY_EVENTS_TOKEN", text(&made["token"]));
     run(&mut as_ci).await.failed(1, &["403", "admin"]);
-    service.run(&format!("token revoke {}", text(&made["id"]))).await.well();
+    service.run(&format!("token revoke {} --yes", text(&made["id"]))).await.well();
     run(&mut as_ci).await.failed(1, &["401", "GATEWAY_EVENTS_TOKEN", "--token-file"]);
-    service.run("token revoke aaaaaaaaaaaa").await.failed(1, &["404"]);
+    service.run("token revoke aaaaaaaaaaaa --yes").await.failed(1, &["404"]);
     service.run("token revoke ../gateways").await.failed(2, &["public id"]);
     service.run("token create").await.failed(2, &["--gateway"]);
     service.run("token create --access ci").await.failed(2, &["--scope"]);
@@ -132,7 +132,7 @@ async fn events_are_published_shown_and_appended_again() {
     let publish = format!("event publish gateway.config.updated {payload}");
     let published = service.run(&format!("{publish} --gateway {id} --id e-1")).await;
     assert!(published.well().starts_with("event e-1 is stored\n"), "{published:?}");
-    assert_eq!(cells(published.out.split_once("\n\n").expect("a table").1)[1], [id.as_str(), "1"]);
+    assert_eq!(cells(published.out.split_once("\n\n").expect("a table").1)[1], ["one", "1"]);
     let nobody = service.run(&format!("{publish} --label region=nowhere")).await;
     assert!(nobody.err.contains("no gateway matched") && nobody.code == Some(3), "{nobody:?}");
     let all = service.run(&format!("{publish} --all --correlation-id c-7 --json")).await.json();
@@ -212,10 +212,101 @@ async fn a_dead_letter_is_redriven_by_hand() {
     assert!(dry.well().contains("nothing was changed"), "{dry:?}");
     let done = service.run(&one).await;
     let table = cells(done.well());
-    assert_eq!((table[1][0], table[1][2], table[1][3]), (id.as_str(), "1", "2"), "{done:?}");
+    assert_eq!((table[1][0], table[1][2], table[1][3]), ("one", "1", "2"), "{done:?}");
     let again = service.run(&one).await;
     assert!(again.well().contains("1 skipped: appended again before"), "{again:?}");
     drop(listen);
+}
+
+#[tokio::test]
+async fn a_table_of_failures_shows_the_code_that_the_gateway_reported() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let mut listen = service.command("listen --as-gateway --yes --fail OUT_OF_MEMORY");
+    let listen = listen.env("GATEWAY_EVENTS_KEY", &key).spawn().expect("it starts");
+    service.eventually("/connections", |page| page["count"] == 1).await;
+    let event = service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+    service.eventually("/deliveries", |page| page["count"] == 1).await;
+    let failed = service.run("delivery failed").await;
+    assert!(cells(failed.well())[1].contains(&"apply_failed (OUT_OF_MEMORY)"), "{failed:?}");
+    let shown = service.run(&format!("event show {}", text(&event["id"]))).await;
+    let table = shown.well().split_once("\n\n").expect("a table").1;
+    let cells = cells(table);
+    assert!(cells[1].contains(&"apply_failed (OUT_OF_MEMORY)"), "{shown:?}");
+    assert!(shown.out.contains("failed: apply_failed (OUT_OF_MEMORY)"), "{shown:?}");
+    drop(listen);
+}
+
+#[tokio::test]
+async fn a_label_that_is_given_twice_is_refused() {
+    let service = Service::start().await;
+    service.gateway("one").await;
+    let twice = "--label region=eu --label region=us";
+    for command in [
+        format!("gateway register two {twice}"),
+        format!("gateway update one {twice}"),
+        format!("event publish gateway.config.updated {{}} {twice}"),
+    ] {
+        service.run(&command).await.failed(1, &["region", "eu", "us", "twice"]);
+    }
+    service
+        .run("gateway update one --label region=eu --remove-label region")
+        .await
+        .failed(1, &["region", "set and removed"]);
+}
+
+#[tokio::test]
+async fn a_command_that_can_not_be_undone_needs_confirmation() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    for (command, says) in [
+        (format!("gateway delete {id}"), "one"),
+        (format!("token revoke --gateway one {}", &key[4..16]), "one"),
+        ("token revoke abc".to_owned(), "abc"),
+        ("inbox delete 1".to_owned(), "1"),
+    ] {
+        service.run(&command).await.failed(1, &["permanently", says, "--yes"]);
+    }
+    let left = service.run("token list --gateway one --json").await.json();
+    assert_eq!(left["list"][0]["revokedAt"], Value::Null);
+}
+
+#[tokio::test]
+async fn help_lists_the_client_options_that_have_an_effect() {
+    const ALL: [&str; 5] = ["--url", "--token-file", "--ca-file", "--insecure", "--json"];
+    for (name, options) in [
+        ("", &[][..]),
+        ("serve", &[]),
+        ("migrate", &[]),
+        ("demo", &[]),
+        ("openapi", &[]),
+        ("completions", &[]),
+        ("config check", &[]),
+        ("config show", &["--json"]),
+        ("verify", &["--json"]),
+        ("token generate", &["--json"]),
+        ("token recover", &["--json"]),
+        ("health", &["--url", "--ca-file", "--insecure"]),
+        ("token create", &ALL),
+        ("token list", &ALL),
+        ("token revoke", &ALL),
+        ("gateway list", &ALL),
+        ("event publish", &ALL),
+        ("delivery redrive", &ALL),
+        ("inbox retry", &ALL),
+        ("node list", &ALL),
+        ("listen", &ALL),
+    ] {
+        let help = run(&mut command(&format!("{name} --help"))).await;
+        for option in ALL {
+            let is_listed = help.well().split_whitespace().any(|word| word == option);
+            assert_eq!(is_listed, options.contains(&option), "{option} in {name}: {}", help.out);
+        }
+        let is_client = options.contains(&"--token-file");
+        assert_eq!(help.out.contains("GATEWAY_EVENTS_URL"), is_client, "{name}: {}", help.out);
+    }
+    run(&mut command("serve --json")).await.failed(2, &["--json"]);
+    run(&mut command("listen --as-gateway --token-file x")).await.failed(2, &["--token-file"]);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::support::{Service, deployed as posted, get};
 
 mod faults;
 
+const BEGIN: &str = "2026-01-01T00:00:00Z";
+
 #[tokio::test]
 async fn committed_rows_arrive_in_order_and_rolled_back_ones_never_do() {
     let service = Service::start().await;
@@ -211,7 +213,7 @@ async fn a_rejected_row_is_put_back_once_its_type_is_registered() {
     let listed = listed.well();
     assert!(listed.contains("cache.purged") && listed.contains("/event-types/"), "{listed}");
     service.api().put("/event-types/cache.purged", &json!({})).await.expect("registered");
-    service.run("inbox delete 2").await.well();
+    service.run("inbox delete 2 --yes").await.well();
     service.run("inbox retry 1").await.well();
     let first = socket.expect(1..=1).await;
     let twice = service.api().post("/inbox/rejected/1/retry", &json!({})).await;
@@ -224,11 +226,22 @@ async fn a_rejected_row_is_put_back_once_its_type_is_registered() {
     let page = get(&service.api(), "/inbox/rejected?retried=true").await.expect("a page");
     assert_eq!(page["count"], 2);
 
+    let admin = service.admin();
+    for nothing_selected in [json!({}), json!({"all": false}), json!({"all": true, "from": BEGIN})]
+    {
+        let refused = admin.post("/inbox/rejected/retry", &nothing_selected).await;
+        refused.invalid("all", &["`all: true`", "`reason`"]);
+    }
+    let upside_down = json!({"from": BEGIN, "to": "2020-01-01T00:00:00Z"});
+    admin.post("/inbox/rejected/retry", &upside_down).await.invalid("from", &["before `to`"]);
+    let upside_down = format!("/inbox/rejected?from={BEGIN}&to=2020-01-01T00:00:00Z");
+    admin.get(&upside_down).await.invalid("from", &["before `to`"]);
+
     let reading = json!({"name": "reader", "scopes": ["read"]});
     let reader = service.api().post("/access-tokens", &reading).await.expect("a token");
     let reader = service.api_with(reader["token"].as_str().expect("a token"));
     reader.get("/inbox/rejected").await.expect("it may read");
-    let refused = reader.post("/inbox/rejected/retry", &json!({})).await;
+    let refused = reader.post("/inbox/rejected/retry", &json!({"all": true})).await;
     assert_eq!(refused.expect_err("it may not retry").status(), Some(403));
 }
 

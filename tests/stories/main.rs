@@ -100,6 +100,7 @@ mod pooler;
 mod positions;
 mod proxied;
 mod publish;
+mod query_parameters;
 mod raw_gateway;
 mod redrive;
 mod releases;

@@ -210,3 +210,38 @@ async fn a_redrive_without_a_start_finds_dead_letters_of_any_age() {
     let answer = admin.post("/deliveries/redrive", &all).await.success();
     assert_eq!(answer["redriven"].as_array().map(Vec::len), Some(2), "{answer:#}");
 }
+
+/// An event was valid when it was published, so a redrive does not validate it again.
+#[tokio::test]
+async fn an_event_is_redriven_although_its_type_is_not_registered_any_more() {
+    let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
+    let admin = service.admin();
+    let (id, key) = service.gateway("one").await;
+    admin.put("/event-types/cache.purged", &json!({})).await.success();
+    let event = json!({"type": "cache.purged", "payload": {"n": 1}, "gatewayIds": [id]});
+    let event = admin.post("/events", &event).await.success();
+    let event = format!("/events/{}", event["id"].as_str().expect("an id"));
+    let mut socket = service.connected(&key).await;
+    socket.expect(1..=1).await;
+    drop(socket);
+    service.eventually("/deliveries", |page| page["list"][0]["state"] == "failed").await;
+    let program = InboxProgram::start(&service.database()).await;
+    let mut database = program.connection().await;
+    let unregister = sqlx::query("delete from event_types where name = 'cache.purged'");
+    unregister.execute(&mut *database).await.expect("deleted");
+    drop(database);
+    admin.get("/event-types/cache.purged").await.refusal(404, "not_found");
+
+    let one = json!({"gatewayId": id, "sequence": 1});
+    let answer = admin.post("/deliveries/redrive", &one).await.success();
+    assert_eq!(answer["redriven"][0]["newSequence"], 2, "{answer:#}");
+    let mut socket = service.connected(&key).await;
+    assert_eq!(socket.expect(2..=2).await[0]["payload"]["n"], 1);
+    // Each delivery was appended at a time of its own.
+    let shown = admin.get(&event).await.success();
+    let appended = |nth: usize| shown["deliveries"][nth]["appendedAt"].as_str().expect("a time");
+    assert_eq!(appended(0), shown["appendedAt"], "{shown:#}");
+    assert!(appended(0) < appended(1), "{shown:#}");
+    let log = admin.get(&format!("/gateways/{id}/log?after=1")).await.success();
+    assert_eq!(log["list"][0]["appendedAt"], appended(1), "{log:#}");
+}

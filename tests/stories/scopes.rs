@@ -55,7 +55,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 37] = [
     ("GET", "/deliveries/summary", Read, "", 200),
     ("POST", "/deliveries/redrive", Admin, "{}", 422),
     ("GET", "/inbox/rejected", Read, "", 200),
-    ("POST", "/inbox/rejected/retry", Admin, "{}", 202),
+    ("POST", "/inbox/rejected/retry", Admin, r#"{"all":true}"#, 202),
     ("GET", "/inbox/rejected/{id}", Read, "", 404),
     ("DELETE", "/inbox/rejected/{id}", Admin, "", 404),
     ("POST", "/inbox/rejected/{id}/retry", Admin, "", 404),
@@ -195,8 +195,8 @@ async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
     };
     let manifest = format!("/gateways/{id}/manifest");
     assert_eq!(with_key(&key, &manifest).await.status, 204);
-    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(404, "not_found");
-    with_key(&key, "/gateways/nonsense/manifest").await.refusal(404, "not_found");
+    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(400, "bad_request");
+    with_key(&key, "/gateways/nonsense/manifest").await.refusal(400, "bad_request");
     with_key(&service.token, &manifest).await.refusal(401, "unauthorized");
     let connect = service.caller(None).request(Method::GET, "/ws/gateways/connect");
     let upgrade = reply(connect.header("api-key", &key)).await;

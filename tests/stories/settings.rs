@@ -61,6 +61,16 @@ async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
         ("OTLP__ENDPOINT", "http:///v1", "otlp.endpoint", "base URL without user, query"),
         ("OTLP__SAMPLING_RATIO", "1.5", "otlp.sampling_ratio", "0.0 to 1.0"),
         ("OTLP__SAMPLING_RATIO", "half", "otlp.sampling_ratio", "a number"),
+        ("OTLP__ENDPOINT", "http://collector:99999", "otlp.endpoint", "http://localhost:4318"),
+        ("SERVER__ALLOWED_ORIGINS", "example.com", "server.allowed_origins", "\"https://"),
+        ("SERVER__ALLOWED_ORIGINS", "https://a.b/", "server.allowed_origins", "without a path"),
+        ("SERVER__REQUEST_TIMEOUT", "1000years", "server.request_timeout", "\"30d\""),
+        ("DATABASE__CONNECTIONS", "0", "database.connections", "at least 1"),
+        ("DATABASE__QUERY_CONNECTIONS", "0", "database.query_connections", "at least 1"),
+        ("DATABASE__QUERY_TIMEOUT", "0s", "database.query_timeout", "longer than \"0s\""),
+        ("DATABASE__QUEUE_EVENTS", "99999999999", "database.queue_events", "at most 10000000"),
+        ("DATABASE__QUEUE_BYTES", "1KiB", "database.queue_bytes", "limits.event_bytes"),
+        ("DATABASE__MAX_WAL_BYTES", "0", "database.max_wal_bytes", "at least 1048576"),
         ("NONSENSE", "1", "nonsense", "`retention`"),
     ] {
         let variable = format!("GATEWAY_EVENTS__{key}");
@@ -75,6 +85,7 @@ async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
     for (text, says) in [
         ("[delivery]\nwindow_events = \"many\"\n", ["delivery.window_events", "many", "64"]),
         ("[delivery]\nwindow = 3\n", ["delivery.window", "3", "`delivery.window_"]),
+        ("data_dir = \"\"\n", ["data_dir", "must name a directory", "\"data\""]),
         ("[delivry]\nwindow_events = 3\n", ["delivry", "window_events", "`delivery`"]),
         ("[delivery\n", ["line 1", "[delivery", "]"]),
     ] {
@@ -123,6 +134,8 @@ async fn a_check_opens_the_files_in_the_settings() {
             vec![("ADMIN_TOKEN_FILE", path("nowhere/token"))],
             vec!["admin_token_file", "nowhere/token", "No such file"],
         ),
+        (vec![("ADMIN_TOKEN_FILE", path("file"))], vec!["admin_token_file", "token generate"]),
+        (vec![("ADMIN_TOKEN_FILE", path("."))], vec!["admin_token_file", "Is a directory"]),
         (
             vec![("ADMIN_TOKEN_FILE", path("file/token"))],
             vec!["admin_token_file", "file/token", "not a directory"],
@@ -177,6 +190,7 @@ async fn a_check_parses_the_urls_as_the_service_does() {
             let said = run(set(&mut command("config check"), &settings)).await;
             said.failed(1, &[name, says]);
             assert!(!said.err.contains("hunter2"), "{said:?}");
+            assert!(!said.err.contains("error with configuration"), "{said:?}");
             if key == "DATABASE__URL" {
                 run(set(&mut serve(directory.path()), &settings)).await.failed(1, &[name, says]);
             }

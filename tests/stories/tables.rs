@@ -100,6 +100,6 @@ async fn a_gateways_name_can_be_used_instead_of_its_id() {
     ] {
         service.run(arguments).await.well();
     }
-    service.run(&format!("token revoke {} --gateway berlin", &key[4..16])).await.well();
+    service.run(&format!("token revoke {} --gateway berlin --yes", &key[4..16])).await.well();
     service.run("token create --gateway nowhere").await.failed(1, &["nowhere", "gateway list"]);
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use gateway_events::command::access::{ClientOptions, URL_VARIABLE};
+use gateway_events::command::access::URL_VARIABLE;
 use gateway_events::command::interrupt::Interrupt;
 use gateway_events::command::output::remark;
 
@@ -50,8 +50,9 @@ const PROGRAM: &str = "gateway-events-bench";
 #[derive(Debug, Parser)]
 #[command(name = "gateway-events-bench", version, propagate_version = true)]
 struct CommandLine {
-    #[command(flatten)]
-    client: ClientOptions,
+    /// Print the report as JSON
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,28 +90,28 @@ enum Measure {
 }
 
 fn main() -> ExitCode {
-    let CommandLine { client, command } = CommandLine::parse();
-    gateway_events::command::block_on(PROGRAM, run(command, &client))
+    let CommandLine { json, command } = CommandLine::parse();
+    gateway_events::command::block_on(PROGRAM, run(command, json))
 }
 
-async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, as_json: bool) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Compare(args) => compare::run(&args, client.json),
+        Command::Compare(args) => compare::run(&args, as_json),
         Command::Hold => {
             machine::raise_file_limit();
             baseline::hold().await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Measure(measure) => {
-            measure.confirm(client)?;
+            measure.confirm()?;
             machine::raise_file_limit();
-            measure_runs(&measure, client).await
+            measure_runs(&measure, as_json).await
         }
     }
 }
 
 /// Measures as often as requested and prints the report.
-async fn measure_runs(measure: &Measure, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+async fn measure_runs(measure: &Measure, as_json: bool) -> anyhow::Result<ExitCode> {
     let common = measure.common();
     let mut runs = Vec::new();
     let mut database = String::new();
@@ -118,7 +119,7 @@ async fn measure_runs(measure: &Measure, client: &ClientOptions) -> anyhow::Resu
     // the cleanup still runs.
     let mut interrupt = Interrupt::listen()?;
     for _ in 0..common.runs {
-        let testbed = Testbed::prepare(common, client).await?;
+        let testbed = Testbed::prepare(common).await?;
         testbed.database().clone_into(&mut database);
         let measured = tokio::select! {
             measured = measure.run(&testbed) => measured,
@@ -136,7 +137,7 @@ async fn measure_runs(measure: &Measure, client: &ClientOptions) -> anyhow::Resu
         runs.push(measured?);
     }
     let report = Report::of(measure.name(), &database, runs);
-    report.print(client.json)?;
+    report.print(as_json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -169,11 +170,11 @@ impl Measure {
 
     /// Asks before a running service is measured. Only an explicit `--url` selects one:
     /// an address exported for other commands is ignored.
-    fn confirm(&self, client: &ClientOptions) -> anyhow::Result<()> {
+    fn confirm(&self) -> anyhow::Result<()> {
         if matches!(self, Self::Baseline(_)) {
             return Ok(());
         }
-        let Some(url) = &client.url else {
+        let Some(url) = &self.common().url else {
             if std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()) {
                 remark(format_args!(
                     "{URL_VARIABLE} is ignored: only --url measures a running service"

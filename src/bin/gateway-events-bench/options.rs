@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+use gateway_events::command::access::Credentials;
 use gateway_events::command::confirm::Confirmation;
 use gateway_events::command::time::parse_duration;
 
@@ -46,6 +47,11 @@ pub(crate) struct Common {
     /// The `gateway-events` program to start; by default the one beside this program
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
+    /// Measure the running service at this address instead of starting one
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
     /// The process id of the running service (with --url, on this machine)
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,

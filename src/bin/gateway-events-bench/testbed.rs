@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use gateway_events::client::Endpoint;
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::command::access::ClientOptions;
 use gateway_events::command::output::remark;
 use gateway_events::command::service::Service;
 use gateway_events::event::GatewayId;
@@ -35,7 +34,6 @@ const PRELOADED_GATEWAYS: u32 = 100;
 pub(crate) struct Testbed<'a> {
     pub(crate) common: &'a Common,
     pub(crate) progress: Progress,
-    client: &'a ClientOptions,
     directory: TempDir,
     /// On Postgres, one for the service and one for the baseline.
     databases: Option<[TemporaryDatabase; 2]>,
@@ -62,10 +60,7 @@ pub(crate) struct Target {
 }
 
 impl<'a> Testbed<'a> {
-    pub(crate) async fn prepare(
-        common: &'a Common,
-        client: &'a ClientOptions,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(common: &'a Common) -> anyhow::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("gateway-events-bench-");
         let directory = match &common.directory {
@@ -73,10 +68,10 @@ impl<'a> Testbed<'a> {
             None => builder.tempdir(),
         };
         let directory = directory.context("failed to create a temporary directory")?;
-        let running = match &client.url {
+        let running = match &common.url {
             Some(url) => {
-                let token = client.token()?;
-                let api = Api::new(url, Some(token.clone()), &client.trust())?;
+                let token = common.credentials.token()?;
+                let api = Api::new(url, Some(token.clone()), &common.credentials.trust())?;
                 Some(Running { registrations: Registrations::new(api.clone()), api, token })
             }
             None => None,
@@ -88,7 +83,6 @@ impl<'a> Testbed<'a> {
         Ok(Self {
             common,
             progress: Progress::new(),
-            client,
             directory,
             databases,
             service: Mutex::default(),
@@ -120,7 +114,7 @@ impl<'a> Testbed<'a> {
     pub(crate) async fn target(&self, gateways: usize) -> anyhow::Result<Target> {
         if let Some(Running { api, token, .. }) = &self.running {
             remark(format_args!("measuring the running service at {}", api.base()));
-            let tls = self.client.trust().client_config()?;
+            let tls = self.common.credentials.trust().client_config()?;
             return Ok(Target {
                 endpoint: Endpoint { base: api.base().clone(), tls, source: None },
                 api: api.clone(),

@@ -28,7 +28,7 @@ const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
 pub(crate) struct Place {
     /// Connect as a gateway, with its key, and confirm each event: the real gateway will not
     /// receive these events any more
-    #[arg(long)]
+    #[arg(long, conflicts_with = "token_file")]
     pub(super) as_gateway: bool,
     /// File with the gateway's key, `-` for standard input; otherwise GATEWAY_EVENTS_KEY is used
     #[arg(long, value_name = "FILE", requires = "as_gateway", conflicts_with = "gateway")]
@@ -143,6 +143,7 @@ fn line(event: &ReceivedEvent) -> String {
         event_type: &event.event_type,
         sequence: event.sequence,
         correlation_id: &event.correlation_id,
+        traceparent: event.traceparent.clone(),
         payload: event.payload.get(),
     };
     line.text()

@@ -59,6 +59,7 @@ fn line(entry: &LogEntry) -> String {
         event_type: entry.event_type.as_str(),
         sequence: entry.sequence.0,
         correlation_id: entry.correlation_id.as_str(),
+        traceparent: entry.traceparent.as_ref().map(ToString::to_string),
         payload: entry.payload.get(),
     };
     line.text()

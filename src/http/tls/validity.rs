@@ -1,6 +1,7 @@
 //! The validity of a certificate. One that has expired, or soon will, is still served, because a
 //! client may be configured to trust it; but there is a warning and a metric.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const REPEATED: Duration = Duration::from_hours(24);
 #[derive(Debug)]
 pub(super) struct Validity {
     /// `None` if it can't be parsed; clients will report why.
-    period: Option<(Timestamp, Timestamp)>,
+    period: Option<RangeInclusive<Timestamp>>,
     warned_at: Option<Instant>,
 }
 
@@ -35,16 +36,17 @@ impl Validity {
             }
             let validity = certificate.validity();
             let micros = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
-            Some((micros(validity.not_before.timestamp()), micros(validity.not_after.timestamp())))
+            Some(micros(validity.not_before.timestamp())..=micros(validity.not_after.timestamp()))
         });
-        Self { period: periods.min_by_key(|(_, end)| *end), warned_at: None }
+        Self { period: periods.min_by_key(|period| *period.end()), warned_at: None }
     }
 
     /// Sets the metric, and warns once a day if necessary.
     pub(super) fn check(&mut self, certificate: &Path) {
-        let Some((begin, end)) = self.period else {
+        let Some(period) = &self.period else {
             return;
         };
+        let (begin, end) = (*period.start(), *period.end());
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         metrics::gauge!(metric::CERTIFICATE_EXPIRES).set((end.micros() / 1_000_000) as f64);
         let now = Timestamp::now();

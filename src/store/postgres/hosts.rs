@@ -53,7 +53,7 @@ struct Parts<'a> {
 
 /// Parses a URL. `key` is the name of its setting, for error messages.
 pub(super) fn parse(key: &'static str, url: &SecretString) -> Result<Target, OpenError> {
-    let invalid = |why: String| OpenError::Url(key, sqlx::Error::Configuration(why.into()));
+    let invalid = |why: String| OpenError::Url(key, why);
     let mut parts = split(url.expose_secret()).map_err(|why| invalid(why.to_owned()))?;
     let is_read_write = match parameter(&parts.query, "target_session_attrs") {
         None | Some("" | "any") => false,
@@ -88,7 +88,10 @@ pub(super) fn parse(key: &'static str, url: &SecretString) -> Result<Target, Ope
         // The setting only concerns floats, which are never read, and PgBouncer refuses it.
         let options =
             options.map(|it| it.application_name("gateway-events").extra_float_digits(None));
-        options.map_err(|error| OpenError::Url(key, error))
+        options.map_err(|error| {
+            const PREFIX: &str = "error with configuration: ";
+            invalid(error.to_string().trim_start_matches(PREFIX).to_owned())
+        })
     });
     Ok(Target { hosts: hosts.collect::<Result<_, _>>()?, is_read_write })
 }

@@ -7,8 +7,10 @@ use super::dialect::deliveries::{Key, Matching, Place};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, OrganisationKey};
-use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryPage, Result, StoreError};
+use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::store::{
+    DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, Result, StoreError, TimedKey,
+};
 
 pub(crate) mod details;
 pub(crate) mod named;
@@ -22,6 +24,15 @@ mod tests;
 /// it.
 pub(super) const WORK: usize = 6_000;
 
+pub(super) use crate::store::limits::LONGEST_RANGE;
+
+/// A filter with the key of its gateway.
+pub(crate) struct Matching {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) gateway: Option<GatewayKey>,
+    pub(crate) filter: DeliveryFilter,
+}
+
 impl Matching {
     /// Resolves the gateway. Includes deleted gateways, whose history is kept.
     pub(super) async fn new(
@@ -33,13 +44,7 @@ impl Matching {
             Some(id) => Some(any_key(conn, organisation, id).await?),
             None => None,
         };
-        Ok(Self {
-            organisation: organisation.0,
-            from: filter.from.unwrap_or(Timestamp::from_micros(i64::MIN)),
-            to: filter.to.unwrap_or(Timestamp::from_micros(i64::MAX)),
-            gateway,
-            filter: filter.clone(),
-        })
+        Ok(Self { organisation, gateway, filter: filter.clone() })
     }
 
     /// Whether it names events. Searching from these is the fastest.
@@ -49,6 +54,11 @@ impl Matching {
 }
 
 impl Place {
+    /// When the attempt finished, and its key.
+    pub(super) const fn attempt(self) -> TimedKey {
+        TimedKey { at: self.finished_at, key: self.attempt }
+    }
+
     /// Before the newest row.
     pub(super) const START: Self = Self {
         finished_at: Timestamp::from_micros(i64::MAX),
@@ -69,13 +79,13 @@ impl Place {
 
 /// A delivery at one of its failures.
 pub(super) struct Candidate {
-    pub(super) key: Key,
+    pub(super) key: DeliveryKey,
     pub(super) place: Place,
 }
 
 /// A page of keys, and how far the ledger was examined if there is more.
 pub(super) struct Keys {
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<DeliveryKey>,
     pub(super) next: Option<Place>,
 }
 
@@ -132,12 +142,12 @@ async fn newest_attempt(conn: &mut Connection) -> Result<i64> {
         .await?)
 }
 
-/// The inside key of a gateway, which may be deleted.
+/// The key of a gateway, which may be deleted.
 pub(super) async fn any_key(
     conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,
-) -> Result<i64> {
+) -> Result<GatewayKey> {
     query_scalar!(
         r#"select gateway as "gateway!: i64" from gateways where id = $1 and organisation = $2"#,
         id as _,
@@ -145,5 +155,6 @@ pub(super) async fn any_key(
     )
     .fetch_optional(conn)
     .await?
+    .map(GatewayKey)
     .ok_or(StoreError::NotFound("gateway"))
 }

@@ -9,11 +9,10 @@ use super::dialect::nodes::ExclusiveTask;
 use super::dialect::{Connection, ExpiryStatements, LedgerStatements, NodeStatements};
 use super::ledger::logged::{Failed, named};
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, Reason};
-use crate::store::expiry_mark::Expired;
+use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::EXPIRED_DELIVERIES;
 use crate::store::ranges::cut;
-use crate::store::{Range, Result, UndeliveredRange};
+use crate::store::{Range, Result, TimedKey, UndeliveredRange};
 
 /// The result of one bounded search.
 pub(super) struct Due {
@@ -21,8 +20,8 @@ pub(super) struct Due {
     /// Those of them without an open delivery.
     settled: Vec<i64>,
     has_open: bool,
-    /// The last event examined.
-    pub(super) next: Expired,
+    /// The last event examined, by its expiry.
+    pub(super) next: TimedKey,
     pub(super) is_last: bool,
     pub(super) now: Timestamp,
 }
@@ -34,11 +33,11 @@ impl Due {
 }
 
 /// Examines one batch of the expired events after this one.
-pub(super) async fn due(conn: &mut Connection, after: Expired, batch: i64) -> Result<Due> {
+pub(super) async fn due(conn: &mut Connection, after: TimedKey, batch: i64) -> Result<Due> {
     let now = conn.now().await?;
     let found = conn.due_events(now, after, batch).await?;
     let is_last = i64::try_from(found.len()).is_ok_and(|count| count < batch);
-    let next = found.last().map_or(after, |last| (last.expires_at, last.event));
+    let next = found.last().map_or(after, |last| TimedKey { at: last.expires_at, key: last.event });
     let events: Vec<i64> = found.into_iter().map(|due| due.event).collect();
     let mut due = Due { events, settled: Vec::new(), has_open: false, next, is_last, now };
     if due.events.is_empty() {

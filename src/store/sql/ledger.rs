@@ -9,7 +9,7 @@ use super::Backend;
 use super::access::{Access as _, run};
 use super::deliveries;
 use super::dialect::{Connection, query};
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
     DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range, Record,
@@ -63,16 +63,14 @@ impl Ledger for Backend {
     async fn failure_summary(
         &self,
         organisation: OrganisationKey,
-        from: Timestamp,
-        to: Timestamp,
+        window: TimeWindow,
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
         run!(self.query, |conn| deliveries::summary::failure_summary(
             conn,
             organisation,
-            from,
-            to,
+            window,
             bucket,
             by
         ))

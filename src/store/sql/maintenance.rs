@@ -8,10 +8,10 @@ use super::Backend;
 use super::access::{Access as _, run};
 use super::{expiry, not_connected, retention};
 use crate::event::GatewayKey;
-use crate::store::expiry_mark::{BatchEnd, Expired, Search};
+use crate::store::expiry_mark::{BatchEnd, Search};
 use crate::store::{
-    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TrimMark, Trimmed,
-    UndeliveredRange,
+    Expiries, ExpiryMark, Maintenance, Result, RetentionLimits, SweepResult, TimedKey, TrimMark,
+    Trimmed, UndeliveredRange,
 };
 
 #[async_trait]
@@ -65,7 +65,7 @@ impl Backend {
     /// doing it.
     async fn expire_after(
         &self,
-        after: Expired,
+        after: TimedKey,
         batch: i64,
     ) -> Result<Option<(Vec<UndeliveredRange>, BatchEnd)>> {
         let node = self.node;

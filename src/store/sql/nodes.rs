@@ -1,6 +1,7 @@
 //! Nodes: their heartbeats, the list of nodes, and closing the connections of dead ones.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -237,17 +238,16 @@ pub(super) async fn reap(
     if !conn.try_lock_task(ExclusiveTask::Reaping).await? {
         return Ok((Reaping::default(), Vec::new()));
     }
-    let before = Connection::dead_before(now, timeout);
     // A heartbeat in the future was stored before the clock was set back, by a node that died
     // before it could store another one.
-    let after = now.plus(timeout);
-    let left = conn.connections_of_dead_nodes((before, after), node).await?;
+    let recent = Connection::dead_before(now, timeout)..=now.plus(timeout);
+    let left = conn.connections_of_dead_nodes(&recent, node).await?;
     let gateways: BTreeSet<GatewayKey> = left.iter().map(|row| row.gateway).collect();
     conn.lock_streams(&gateways).await?;
     // A node that has stored a heartbeat meanwhile is not marked. A node that is marked stores its
     // next heartbeat after this transaction, and then finds the mark.
-    let nodes = mark(conn, now, (before, after), timeout, node).await?;
-    let mut left = conn.connections_of_dead_nodes((before, after), node).await?;
+    let nodes = mark(conn, now, &recent, timeout, node).await?;
+    let mut left = conn.connections_of_dead_nodes(&recent, node).await?;
     // Connections of streams that are not locked wait for the next call.
     left.retain(|row| gateways.contains(&row.gateway));
     for row in &left {
@@ -275,7 +275,7 @@ pub(super) async fn reap(
 async fn mark(
     conn: &mut Connection,
     now: Timestamp,
-    (before, after): (Timestamp, Timestamp),
+    recent: &RangeInclusive<Timestamp>,
     timeout: Duration,
     node: NodeId,
 ) -> Result<Vec<NodeId>> {
@@ -291,9 +291,9 @@ async fn mark(
         returning id as "id!: NodeId"
         "#,
         node as _,
-        before as _,
+        *recent.start() as _,
         now as _,
-        after as _,
+        *recent.end() as _,
         silent as _
     )
     .fetch_all(conn)

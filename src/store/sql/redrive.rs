@@ -9,7 +9,7 @@ use super::dialect::deliveries::{Key, Matching};
 use super::dialect::redrive::Candidate;
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
-use super::deliveries::{WORK, any_key, begin, details, failed_keys};
+use super::deliveries::{Matching, WORK, any_key, begin, details, failed_keys};
 use super::ledger;
 use super::ledger::reports;
 use super::log::append::raise_heads;
@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::REDRIVEN;
 use crate::store::{
-    DeliveryCursor, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
+    DeliveryCursor, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
     RedrivenDelivery, Result, StoreError,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn search(
     conn: &mut Connection,
     organisation: OrganisationKey,
     selection: RedriveSelection,
-) -> Result<(Redriven, Vec<Key>)> {
+) -> Result<(Redriven, Vec<DeliveryKey>)> {
     let now = conn.now().await?;
     let (mut answer, chosen) = match selection {
         RedriveSelection::One(gateway, sequence) => {
@@ -47,8 +47,8 @@ pub(super) async fn search(
             let matching = Matching::new(conn, organisation, &filter).await?;
             let mut answer = Redriven::default();
             let (counted, after) = match after {
-                None => (Some(None), RedrivePlace::default()),
-                Some(RedriveCursor::Counting(at)) => (Some(Some(at)), RedrivePlace::default()),
+                None => (Some(None), DeliveryKey::new(0, 0)),
+                Some(RedriveCursor::Counting(at)) => (Some(Some(at)), DeliveryKey::new(0, 0)),
                 Some(RedriveCursor::DeadLetters(place)) => (None, place),
             };
             if let Some(at) = counted {
@@ -89,14 +89,14 @@ async fn one(
     const MISSING: StoreError = StoreError::NotFound("delivery");
     let gateway = any_key(conn, organisation, gateway).await?;
     let head =
-        query_scalar!(r#"select head as "head!: i64" from streams where gateway = $1"#, gateway)
+        query_scalar!(r#"select head as "head!: i64" from streams where gateway = $1"#, gateway.0)
             .fetch_optional(&mut *conn)
             .await?
             .ok_or(MISSING)?;
     if !(1..=head).contains(&sequence.0) {
         return Err(MISSING);
     }
-    let key = (gateway, sequence.0);
+    let key = DeliveryKey { gateway, sequence };
     let mut answer = Redriven::default();
     let standing = details::standings(conn, &[key]).await?.pop().ok_or(MISSING)?;
     if count(&mut answer, &standing) {
@@ -148,10 +148,10 @@ async fn count_others(
 pub(super) async fn append(
     conn: &mut Connection,
     now: Timestamp,
-    chosen: Vec<Key>,
+    chosen: Vec<DeliveryKey>,
 ) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
     let mut answer = Redriven::default();
-    let gateways = chosen.iter().map(|(gateway, _)| GatewayKey(*gateway)).collect();
+    let gateways = chosen.iter().map(|key| key.gateway).collect();
     // No other transaction changes the dead letters of these gateways until this one ends.
     conn.lock_streams(&gateways).await?;
     let wanted = chosen;
@@ -200,12 +200,13 @@ pub(super) async fn append(
 /// Counts the chosen deliveries that are no longer open dead letters.
 async fn count_lost(
     conn: &mut Connection,
-    chosen: &[Key],
+    chosen: &[DeliveryKey],
     open: &[Candidate],
     answer: &mut Redriven,
 ) -> Result<()> {
-    let open: HashSet<Key> = open.iter().map(Candidate::key).collect();
-    let lost: Vec<Key> = chosen.iter().filter(|key| !open.contains(*key)).copied().collect();
+    let open: HashSet<DeliveryKey> = open.iter().map(Candidate::key).collect();
+    let lost: Vec<DeliveryKey> =
+        chosen.iter().filter(|key| !open.contains(*key)).copied().collect();
     if lost.is_empty() {
         return Ok(());
     }

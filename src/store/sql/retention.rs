@@ -34,25 +34,30 @@ struct Stream {
     trimmed: Option<i64>,
 }
 
-/// Removes rows that were appended before this instant, or up to this sequence.
+/// Rows to remove: those that were appended before an instant, and those up to a sequence.
 #[derive(Clone, Copy)]
-struct Beyond(Timestamp, i64);
+struct Beyond {
+    appended_before: Timestamp,
+    up_to: i64,
+}
 
 impl Beyond {
-    const fn has(self, appended_at: Timestamp, sequence: i64) -> bool {
-        appended_at.micros() < self.0.micros() || sequence <= self.1
+    fn has(self, appended_at: Timestamp, sequence: i64) -> bool {
+        appended_at < self.appended_before || sequence <= self.up_to
     }
 }
 
 impl Stream {
     /// The limits for settled rows.
     fn soft(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
-        Beyond(now.minus(limits.max_age), self.head - limits.max_events)
+        let appended_before = now.minus(limits.max_age);
+        Beyond { appended_before, up_to: self.head - limits.max_events }
     }
 
     /// The limits for all rows.
     fn hard(&self, now: Timestamp, limits: &RetentionLimits) -> Beyond {
-        Beyond(now.minus(limits.hard_max_age), self.head - limits.hard_max_events)
+        let appended_before = now.minus(limits.hard_max_age);
+        Beyond { appended_before, up_to: self.head - limits.hard_max_events }
     }
 
     /// Whether a row exceeds the limits.

@@ -34,7 +34,7 @@ async fn counts(conn: &mut Connection) -> Result<VerifyReport> {
              from dead_letters d join gateways g using (gateway)
              where d.redriven_at is null and g.deleted_at is null) as "dead!: i64",
             (select count(*) from inbox) as "inbox!: i64",
-            (select count(*) from inbox_rejected) as "rejected!: i64"
+            (select count(*) from inbox_rejected where retried_at is null) as "rejected!: i64"
         "#
     )
     .fetch_one(conn)

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions as _, SqliteConnection, SqlitePool};
 
 use super::Options;
-use crate::store::{SchemaError, StoreError};
+use crate::store::{SchemaError, StoreError, sqlite_code};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows that a statement may produce before the caller has read them: enough that there are few
@@ -63,12 +63,40 @@ pub enum OpenError {
     /// The schema can't be used by this version.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// The file is not a SQLite database.
+    #[error(
+        "{0} is not a SQLite database; restore it from a backup, or remove it to start with an empty one"
+    )]
+    NotADatabase(PathBuf),
+    /// SQLite returned an error about a file.
+    #[error("SQLite returned an error for {path}: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        error: sqlx::Error,
+    },
     /// SQLite returned an error.
     #[error("SQLite returned an error: {0}")]
     Database(#[from] sqlx::Error),
     /// The database was opened, but the first operation failed.
     #[error(transparent)]
     Begin(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Names the file in an error of SQLite.
+    pub(in crate::store) fn at(self, path: &Path) -> Self {
+        /// The primary result code SQLITE_NOTADB (sqlite3.h).
+        const NOT_A_DATABASE: i32 = 26;
+        match self {
+            Self::Database(error) if sqlite_code(&error) == Some(NOT_A_DATABASE) => {
+                Self::NotADatabase(path.to_owned())
+            }
+            Self::Database(error) => Self::File { path: path.to_owned(), error },
+            other => other,
+        }
+    }
 }
 
 /// Locks the lock file beside the database. The lock is released when the file is closed, also by a

@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use crate::store::{Result, StoreError};
+use crate::store::{DeliveryKey, Result, StoreError};
 
 mod connections;
 mod cursors;
@@ -42,6 +42,11 @@ pub(crate) use {query, query_as, query_scalar};
 fn json<T: Serialize + ?Sized>(rows: &T) -> Result<String> {
     serde_json::to_string(rows)
         .map_err(|error| StoreError::Unavailable(format!("failed to encode rows as JSON: {error}")))
+}
+
+/// Deliveries as one JSON parameter: an array of pairs of gateway and sequence.
+fn pairs(keys: &[DeliveryKey]) -> Result<String> {
+    json(&keys.iter().map(|key| (key.gateway.0, key.sequence.0)).collect::<Vec<_>>())
 }
 
 /// A digest in the form that `unhex` reads.

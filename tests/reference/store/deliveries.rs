@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use gateway_events::clock::Timestamp;
+use super::tables::{AttemptRow, Key, Tables};
+use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::{
     Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Outcome,
-    RedrivenAs, Result, StoreError, SummaryBy, SummaryRow,
+    RedrivenAs, Result, StoreError, SummaryBy, SummaryRow, TimedKey,
 };
 use gateway_events::store::{Attempts, bucket_start};
 
@@ -22,11 +23,14 @@ pub(super) struct Matching<'a> {
     pub(super) filter: &'a DeliveryFilter,
 }
 
-/// When a delivery's newest matching failure finished, and its attempt.
-pub(super) type Newest = (Timestamp, i64);
-
-/// A position in the order of the result, and its delivery.
-pub(super) type Place = (Timestamp, i64, i64, GatewayKey);
+/// A failed delivery, in the order of the result.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FailedDelivery {
+    /// The newest failure that matches.
+    failure: TimedKey,
+    pub(super) sequence: i64,
+    pub(super) gateway: GatewayKey,
+}
 
 impl Matching<'_> {
     pub(super) const fn names_events(&self) -> bool {
@@ -36,8 +40,7 @@ impl Matching<'_> {
     fn has(&self, attempt: &AttemptRow) -> bool {
         attempt.outcome == Outcome::Failed
             && self.gateway.is_none_or(|gateway| gateway == attempt.gateway)
-            && self.filter.from.is_none_or(|from| from <= attempt.finished_at)
-            && self.filter.to.is_none_or(|to| attempt.finished_at < to)
+            && self.filter.window.contains(attempt.finished_at)
             && (self.filter.reason.is_none() || self.filter.reason == attempt.reason)
     }
 }
@@ -65,22 +68,20 @@ impl Tables {
         let as_of = cursor.map_or_else(|| self.newest_attempt(), |cursor| cursor.as_of);
         let mut places = self.failed_places(&matching, as_of);
         if let Some(at) = cursor {
-            let last = (at.finished_at, at.attempt, at.sequence);
-            places.retain(|(finished_at, attempt, sequence, _)| {
-                (finished_at.micros(), *attempt, *sequence) < last
-            });
+            let at_failure =
+                TimedKey { at: Timestamp::from_micros(at.finished_at), key: at.attempt };
+            places.retain(|one| (one.failure, one.sequence) < (at_failure, at.sequence));
         }
         let limit = limit.max(1);
         places.truncate(limit);
         let next = places.last().filter(|_| places.len() == limit);
-        let next = next.map(|(finished_at, attempt, sequence, _)| DeliveryCursor {
+        let next = next.map(|last| DeliveryCursor {
             as_of,
-            finished_at: finished_at.micros(),
-            attempt: *attempt,
-            sequence: *sequence,
+            finished_at: last.failure.at.micros(),
+            attempt: last.failure.key,
+            sequence: last.sequence,
         });
-        let rows =
-            places.iter().map(|(_, _, sequence, gateway)| self.delivery((*gateway, *sequence)));
+        let rows = places.iter().map(|one| self.delivery((one.gateway, one.sequence)));
         Ok(DeliveryPage { rows: rows.collect::<Result<_>>()?, next })
     }
 
@@ -89,12 +90,12 @@ impl Tables {
     }
 
     /// Failed deliveries that match, newest first.
-    pub(super) fn failed_places(&self, matching: &Matching<'_>, as_of: i64) -> Vec<Place> {
-        let mut places: Vec<Place> = self
+    pub(super) fn failed_places(&self, matching: &Matching<'_>, as_of: i64) -> Vec<FailedDelivery> {
+        let mut places: Vec<FailedDelivery> = self
             .newest_failures(matching, as_of)
             .into_iter()
             .filter(|(key, _)| self.event_matches(matching, *key))
-            .map(|((gateway, sequence), (at, attempt))| (at, attempt, sequence, gateway))
+            .map(|((gateway, sequence), failure)| FailedDelivery { failure, sequence, gateway })
             .collect();
         places.sort_unstable();
         places.reverse();
@@ -106,8 +107,8 @@ impl Tables {
         &self,
         matching: &Matching<'_>,
         as_of: i64,
-    ) -> BTreeMap<Key, Newest> {
-        let mut newest: BTreeMap<Key, Newest> = BTreeMap::new();
+    ) -> BTreeMap<Key, TimedKey> {
+        let mut newest: BTreeMap<Key, TimedKey> = BTreeMap::new();
         for (attempt, row) in self.attempts.range(..=as_of) {
             let is_own = self
                 .gateways
@@ -117,7 +118,7 @@ impl Tables {
                 continue;
             }
             for sequence in row.first..=row.last {
-                let failure = (row.finished_at, *attempt);
+                let failure = TimedKey { at: row.finished_at, key: *attempt };
                 let found = newest.entry((row.gateway, sequence)).or_insert(failure);
                 *found = (*found).max(failure);
             }
@@ -195,7 +196,7 @@ impl Tables {
             event_id: event.map(|row| row.event.id.clone()),
             event_type: event.map(|row| row.event.event_type.clone()),
             correlation_id: event.map(|row| row.event.correlation_id.clone()),
-            appended_at: event.map(|row| row.appended_at),
+            appended_at: event.map(|row| self.redriven_at(key).unwrap_or(row.appended_at)),
             state: DeliveryState::of(letter.is_some(), is_confirmed),
             trimmed: sequence <= row.stream.floor,
             delivered_since: false,
@@ -215,11 +216,11 @@ impl Tables {
     pub(super) fn failure_summary(
         &self,
         organisation: OrganisationKey,
-        (from, to): (Timestamp, Timestamp),
+        window: TimeWindow,
         width: i64,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
-        let filter = DeliveryFilter { from: Some(from), to: Some(to), ..Default::default() };
+        let filter = DeliveryFilter { window, ..Default::default() };
         let matching = self.matching(organisation, &filter)?;
         let mut counts: BTreeMap<(i64, String, Option<String>), i64> = BTreeMap::new();
         for row in self.attempts.values().filter(|row| matching.has(row)) {

@@ -2,9 +2,9 @@
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::Reason;
-use gateway_events::store::expiry_mark::{BatchEnd, Expired, Search};
+use gateway_events::store::expiry_mark::{BatchEnd, Search};
 use gateway_events::store::limits::EXPIRED_DELIVERIES;
-use gateway_events::store::{Expiries, ExpiryMark, Result, UndeliveredRange};
+use gateway_events::store::{Expiries, ExpiryMark, Result, TimedKey, UndeliveredRange};
 
 use super::ledger::{Ended, How, runs};
 use super::tables::{Key, Tables};
@@ -30,7 +30,7 @@ impl Tables {
     fn expire_after(
         &mut self,
         now: Timestamp,
-        after: Expired,
+        after: TimedKey,
         batch: i64,
     ) -> Result<(Vec<UndeliveredRange>, BatchEnd)> {
         let (most, most_open) = (count(batch), count(EXPIRED_DELIVERIES));
@@ -40,8 +40,8 @@ impl Tables {
         due.truncate(most);
         let next = due.last().copied().unwrap_or(after);
         let mut open: Vec<Key> = Vec::new();
-        for (_, event) in &due {
-            let deliveries = self.outbox.iter().filter(|(_, of)| *of == event);
+        for event in &due {
+            let deliveries = self.outbox.iter().filter(|(_, of)| **of == event.key);
             let away = |(gateway, _): &Key| self.live_connections(*gateway) == 0;
             open.extend(
                 deliveries.map(|(key, _)| *key).filter(|key| self.can_expire(*key)).filter(away),
@@ -73,14 +73,14 @@ impl Tables {
     }
 
     /// Expired events with an open delivery, by expiry.
-    fn due_events(&self, now: Timestamp) -> Vec<(Timestamp, i64)> {
-        let mut due: Vec<(Timestamp, i64)> = self
+    fn due_events(&self, now: Timestamp) -> Vec<TimedKey> {
+        let mut due: Vec<TimedKey> = self
             .events
             .iter()
-            .filter_map(|(key, row)| Some((row.event.expires_at?, *key)))
-            .filter(|(at, event)| {
-                *at <= now
-                    && self.outbox.iter().any(|(key, of)| of == event && self.can_expire(*key))
+            .filter_map(|(key, row)| Some(TimedKey { at: row.event.expires_at?, key: *key }))
+            .filter(|event| {
+                event.at <= now
+                    && self.outbox.iter().any(|(key, of)| *of == event.key && self.can_expire(*key))
             })
             .collect();
         due.sort_unstable();

@@ -113,11 +113,10 @@ impl Tables {
         let is_own = move |row: &Row| {
             self.organisations.get(&row.row.content.organisation) == Some(&organisation)
         };
-        let (reason, from, to, retried) = (filter.reason, filter.from, filter.to, filter.retried);
+        let (reason, window, retried) = (filter.reason, filter.window, filter.retried);
         let fits = move |row: &Row| {
             reason.is_none_or(|reason| reason == row.rejection.reason)
-                && from.is_none_or(|from| from <= row.rejected_at)
-                && to.is_none_or(|to| row.rejected_at < to)
+                && window.contains(row.rejected_at)
                 && (retried || row.retried_at.is_none())
         };
         let own = self.rejected.iter().filter(move |(_, row)| is_own(row) && fits(row));

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gateway_events::clock::Timestamp;
+
+use super::append::{Growth, grown};
+use super::{MemoryStore, PendingOpening};
+use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
@@ -334,13 +337,12 @@ impl Ledger for MemoryStore {
     async fn failure_summary(
         &self,
         organisation: OrganisationKey,
-        from: Timestamp,
-        to: Timestamp,
+        window: TimeWindow,
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>> {
         let width = bucket_width(bucket);
-        self.read(|tables| tables.failure_summary(organisation, (from, to), width, by)).await
+        self.read(|tables| tables.failure_summary(organisation, window, width, by)).await
     }
 
     async fn redrive(

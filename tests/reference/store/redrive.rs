@@ -7,7 +7,7 @@ use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
-    DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven, RedrivenDelivery,
+    DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven, RedrivenDelivery,
     Result, StoreError,
 };
 
@@ -90,12 +90,12 @@ impl Tables {
         };
         // All in one call: a cursor into the counting is never returned.
         if looked_at.is_none() {
-            for (_, _, sequence, gateway) in self.failed_places(matching, i64::MAX) {
-                self.count_skipped(&mut answer, (gateway, sequence))?;
+            for one in self.failed_places(matching, i64::MAX) {
+                self.count_skipped(&mut answer, (one.gateway, one.sequence))?;
             }
         }
         let begin = (matching.gateway.unwrap_or(GatewayKey(0)), 0);
-        let after = looked_at.map_or(begin, |at| begin.max((GatewayKey(at.gateway), at.sequence)));
+        let after = looked_at.map_or(begin, |at| begin.max((at.gateway, at.sequence.0)));
         let (keys, next) = self.stretch(matching, after);
         answer.next = next.map(cursor);
         let failed = self.newest_failures(matching, i64::MAX);
@@ -217,7 +217,7 @@ impl Tables {
 }
 
 const fn cursor((gateway, sequence): Key) -> RedriveCursor {
-    RedriveCursor::DeadLetters(RedrivePlace { gateway: gateway.0, sequence })
+    RedriveCursor::DeadLetters(DeliveryKey { gateway, sequence: Sequence(sequence) })
 }
 
 fn has_expired(row: &EventRow, now: Timestamp) -> bool {

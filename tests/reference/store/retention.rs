@@ -5,7 +5,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, Reason, Sequence};
 use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::ranges::above;
-use gateway_events::store::{Outcome, Range, Result, RetentionLimits, TrimMark, TrimStep, Trimmed};
+use gateway_events::store::{
+    Outcome, Range, Result, RetentionLimits, TimedKey, TrimMark, TrimStep, Trimmed,
+};
 
 use super::ledger::{Ended, How, length};
 use super::tables::{Key, Tables};
@@ -265,16 +267,16 @@ impl Tables {
         mark: &mut TrimMark,
         trimmed: &mut Trimmed,
     ) -> usize {
-        let mut rows: Vec<(Timestamp, i64)> = self
+        let mut rows: Vec<TimedKey> = self
             .events
             .iter()
-            .map(|(event, row)| (row.appended_at, *event))
-            .filter(|row| *row > mark.event && row.0 < before)
+            .map(|(event, row)| TimedKey { at: row.appended_at, key: *event })
+            .filter(|row| *row > mark.event && row.at < before)
             .collect();
         rows.sort_unstable();
         rows.truncate(batch);
         mark.event = rows.last().copied().unwrap_or(mark.event);
-        let events: Vec<i64> = rows.iter().map(|(_, event)| *event).collect();
+        let events: Vec<i64> = rows.iter().map(|row| row.key).collect();
         trimmed.events = self.forget_events(&events, before, limits);
         rows.len()
     }
@@ -288,13 +290,14 @@ impl Tables {
         mark: &mut TrimMark,
         trimmed: &mut Trimmed,
     ) -> usize {
-        let rows = self.attempts.iter().map(|(key, row)| (row.finished_at, *key));
-        let mut rows: Vec<_> = rows.filter(|it| *it > mark.attempt && it.0 < before).collect();
+        let rows =
+            self.attempts.iter().map(|(key, row)| TimedKey { at: row.finished_at, key: *key });
+        let mut rows: Vec<_> = rows.filter(|it| *it > mark.attempt && it.at < before).collect();
         rows.sort_unstable();
         rows.truncate(batch);
         mark.attempt = rows.last().copied().unwrap_or(mark.attempt);
         let kept = self.kept_dead_letters(limits);
-        for (_, key) in &rows {
+        for TimedKey { key, .. } in &rows {
             let is_kept = self.attempts.get(key).is_some_and(|row| {
                 row.outcome == Outcome::Failed
                     && kept.iter().any(|(gateway, first)| {

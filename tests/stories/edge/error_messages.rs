@@ -48,6 +48,29 @@ async fn a_second_server_reports_once_that_the_database_is_in_use() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_database_is_named() {
+    let service = Service::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("gateway-events.db");
+    std::fs::write(&file, "not a database, but long enough to be read as one".repeat(99))
+        .expect("written");
+    let (file, directory) = (file.display().to_string(), directory.path().display().to_string());
+    for arguments in [
+        ["serve", "--plaintext", "--listen", "127.0.0.1:0"].as_slice(),
+        &["migrate"],
+        &["migrate", "--check"],
+        &["verify"],
+        &["token", "recover"],
+    ] {
+        let arguments = [arguments, &["--data-dir", &directory]].concat();
+        let (code, _, err) = run(&service, &arguments).await;
+        assert_eq!(code, Some(1), "{arguments:?}: {err}");
+        let says = format!("{file} is not a SQLite database");
+        assert!(err.contains(&says), "{arguments:?}: {err}");
+    }
+}
+
+#[tokio::test]
 async fn failed_deliveries_are_found_by_their_correlation_id() {
     let service = Service::start().await;
     let (id, _) = service.gateway("away").await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::time::Duration;
 
-use gateway_events::clock::Timestamp;
+use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{
     CorrelationId, Epoch, EventId, EventType, OrganisationKey, Reason, Sequence,
 };
@@ -93,9 +93,10 @@ pub(crate) async fn picture(
         }
         line(&format!("{filter:?}"), shown(Ok(rows), since));
     }
+    let window = TimeWindow::new(begun, since).unwrap();
     for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
         let bucket = Duration::from_micros(7);
-        let summary = store.failure_summary(organisation, begun, since, bucket, by).await;
+        let summary = store.failure_summary(organisation, window, bucket, by).await;
         line("summary", shown(summary, since));
     }
     let everything = RejectedFilter { retried: true, ..RejectedFilter::default() };
@@ -135,10 +136,10 @@ async fn agree(
     let any = DeliveryFilter::default();
     let rows = store.failed_deliveries(organisation, &any, None, 1000).await.unwrap().rows;
     let failures: i64 = rows.iter().map(|row| row.failures).sum();
-    let end = begun.plus(Duration::from_hours(100));
+    let window = TimeWindow::new(begun, begun.plus(Duration::from_hours(100))).unwrap();
     for by in [SummaryBy::Reason, SummaryBy::Gateway, SummaryBy::Type] {
         let bucket = Duration::from_hours(1);
-        let summary = store.failure_summary(organisation, begun, end, bucket, by).await.unwrap();
+        let summary = store.failure_summary(organisation, window, bucket, by).await.unwrap();
         assert_eq!(failures, summary.iter().map(|row| row.count).sum::<i64>(), "{by:?}");
     }
     assert!(failures <= totals.failed_attempts, "the ledger is trimmed, the total is not");
@@ -158,11 +159,12 @@ async fn agree(
 
 fn filters(begun: Timestamp, gateway: Option<&Gateway>) -> Vec<DeliveryFilter> {
     let any = DeliveryFilter::default();
-    let window = (begun.plus(Duration::from_micros(5)), begun.plus(Duration::from_micros(25)));
+    let at = |micros| begun.plus(Duration::from_micros(micros));
+    let window = TimeWindow::new(at(5), at(25)).unwrap();
     vec![
         DeliveryFilter { gateway_id: gateway.map(|gateway| gateway.id), ..any.clone() },
         DeliveryFilter { reason: Some(Reason::NotConnected), ..any.clone() },
-        DeliveryFilter { from: Some(window.0), to: Some(window.1), ..any.clone() },
+        DeliveryFilter { window, ..any.clone() },
         DeliveryFilter { event_type: Some(EventType::new("b.deployed").unwrap()), ..any.clone() },
         DeliveryFilter { event_id: Some(EventId::new("e1").unwrap()), ..any.clone() },
         DeliveryFilter {

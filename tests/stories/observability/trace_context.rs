@@ -44,6 +44,8 @@ async fn a_header_at_publish_reaches_the_gateway_and_is_shown(on: On) {
     let frame = socket.expect(3..=3).await.remove(0);
     assert!(frame.get("traceparent").is_none(), "{frame}");
     assert_eq!(shown(&service, &first["id"]).await, HEADER);
+    let said = service.run(&format!("event show {}", first["id"].as_str().expect("an id"))).await;
+    assert!(said.well().contains(&format!("traceparent  {HEADER}\n")), "{said:?}");
     assert_eq!(shown(&service, &without["id"]).await, Value::Null);
     let log = admin.get(&format!("/gateways/{id}/log")).await.success();
     let listed: Vec<_> = (0..3).map(|nth| log["list"][nth]["traceparent"].clone()).collect();
@@ -114,7 +116,7 @@ async fn a_row_of_the_inbox_has_its_own(on: On) {
     assert_eq!((&row["reason"], &row["traceparent"]), (&json!("invalid"), &json!("nonsense")));
     assert!(row["detail"].as_str().is_some_and(|it| it.starts_with("traceparent: ")), "{row}");
     // It is kept when the row is put back into the inbox.
-    service.admin().post("/inbox/rejected/retry", &json!({})).await.success();
+    service.admin().post("/inbox/rejected/retry", &json!({"all": true})).await.success();
     let page = service.eventually("/inbox/rejected", |page| page["list"][0]["id"] == 2).await;
     assert_eq!(page["list"][0]["traceparent"], "nonsense");
     if matches!(on, On::Shared(_)) {

@@ -1,5 +1,11 @@
 //! Queries of deliveries and of failed attempts.
 
+use super::super::sql::deliveries::details::{AttemptRow, StandingRow};
+use super::super::sql::deliveries::named::Failure;
+use super::super::sql::deliveries::newest::{Covering, Within};
+use super::super::sql::deliveries::scan::Failed;
+use super::super::sql::deliveries::summary::{Buckets, Tally};
+use super::super::sql::deliveries::{Matching, Place};
 use super::super::sql::dialect::DeliveryStatements;
 use super::super::sql::dialect::deliveries::{
     AttemptRow, Buckets, Covering, Failed, Failure, Key, Matching, Place, StandingRow, Tally,
@@ -10,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
-use crate::store::{Outcome, Result, SummaryBy};
+use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// A page of failed attempts.
 macro_rules! page {
@@ -36,12 +42,12 @@ macro_rules! page {
             from page p join gateways g on g.gateway = p.gateway
             order by p.finished_at desc, p.attempt desc
             "#,
-            $matching.organisation,
-            $matching.gateway,
+            $matching.organisation.0,
+            $matching.gateway as _,
             $matching.filter.reason as _,
-            $bound.0 as _,
-            $bound.1,
-            $matching.from as _,
+            $bound.at as _,
+            $bound.key,
+            $matching.filter.window.from() as _,
             $as_of,
             $limit
         )
@@ -55,7 +61,7 @@ impl DeliveryStatements for Connection {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        before: (Timestamp, i64),
+        before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>> {
         Ok(if matching.gateway.is_some() {
@@ -73,7 +79,7 @@ impl DeliveryStatements for Connection {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        keys: &[Key],
+        keys: &[DeliveryKey],
     ) -> Result<Vec<Covering>> {
         Ok(query_as!(
             Covering,
@@ -90,10 +96,10 @@ impl DeliveryStatements for Connection {
               and a.finished_at >= $3 and a.finished_at < $4
               and (a.reason = $5 or $5 is null) and a.attempt <= $6
             "#,
-            &column(keys, |key| key.0),
-            &column(keys, |key| key.1),
-            matching.from as _,
-            matching.to as _,
+            &column(keys, |key| key.gateway.0),
+            &column(keys, |key| key.sequence.0),
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             matching.filter.reason as _,
             as_of
         )
@@ -128,8 +134,8 @@ impl DeliveryStatements for Connection {
             &column(around, |it| it.lowest),
             &column(around, |it| it.first),
             &column(around, |it| it.last),
-            matching.from as _,
-            matching.to as _,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             matching.filter.reason as _,
             as_of
         )
@@ -186,14 +192,14 @@ impl DeliveryStatements for Connection {
             order by finished_at desc, attempt desc, sequence desc
             limit $13
             "#,
-            matching.organisation,
+            matching.organisation.0,
             matching.filter.event_id.as_ref() as _,
             matching.filter.correlation_id.as_ref() as _,
             matching.filter.event_type.as_ref() as _,
-            matching.gateway,
+            matching.gateway as _,
             matching.filter.reason as _,
-            matching.from as _,
-            matching.to as _,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             as_of,
             start.finished_at as _,
             start.attempt,
@@ -204,7 +210,11 @@ impl DeliveryStatements for Connection {
         .await?)
     }
 
-    async fn deliveries_of_type(&mut self, keys: &[Key], event_type: &str) -> Result<Vec<Key>> {
+    async fn deliveries_of_type(
+        &mut self,
+        keys: &[DeliveryKey],
+        event_type: &str,
+    ) -> Result<Vec<DeliveryKey>> {
         let rows = query!(
             r#"
             select k.gateway as "gateway!: i64", k.sequence as "sequence!: i64"
@@ -215,16 +225,16 @@ impl DeliveryStatements for Connection {
             )
             where e.type = $3
             "#,
-            &column(keys, |key| key.0),
-            &column(keys, |key| key.1),
+            &column(keys, |key| key.gateway.0),
+            &column(keys, |key| key.sequence.0),
             event_type
         )
         .fetch_all(self)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
-    async fn standings(&mut self, keys: &[Key]) -> Result<Vec<StandingRow>> {
+    async fn standings(&mut self, keys: &[DeliveryKey]) -> Result<Vec<StandingRow>> {
         Ok(query_as!(
             StandingRow,
             r#"
@@ -232,7 +242,14 @@ impl DeliveryStatements for Connection {
                 g.id as "gateway_id!: GatewayId", g.name as "gateway_name!: String",
                 g.deleted_at is not null as "gateway_deleted!: bool",
                 e.id as "event_id?: EventId", e.type as "event_type?: EventType",
-                e.correlation_id as "correlation_id?: CorrelationId", e.appended_at as "appended_at?: Timestamp",
+                e.correlation_id as "correlation_id?: CorrelationId",
+                case when e.event is not null then coalesce((
+                    select case when r.redriven_first + r.last_sequence - r.first_sequence >= w.sequence
+                        then r.redriven_at end
+                    from dead_letters r
+                    where r.gateway = w.gateway and r.redriven_first <= w.sequence
+                    order by r.redriven_first desc limit 1
+                ), e.appended_at) end as "appended_at?: Timestamp",
                 s.floor as "floor!: i64",
                 coalesce((select received from cursors c where c.gateway = w.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = w.gateway), 0) as "confirmed!: i64",
@@ -254,14 +271,14 @@ impl DeliveryStatements for Connection {
             ) d on true
             order by w.nth
             "#,
-            &column(keys, |key| key.0),
-            &column(keys, |key| key.1)
+            &column(keys, |key| key.gateway.0),
+            &column(keys, |key| key.sequence.0)
         )
         .fetch_all(self)
         .await?)
     }
 
-    async fn attempts_at(&mut self, keys: &[Key]) -> Result<Vec<AttemptRow>> {
+    async fn attempts_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<AttemptRow>> {
         Ok(query_as!(
             AttemptRow,
             r#"
@@ -292,8 +309,8 @@ impl DeliveryStatements for Connection {
             ) a
             order by w.gateway, w.sequence, a.finished_at, a.attempt
             "#,
-            &column(keys, |key| key.0),
-            &column(keys, |key| key.1)
+            &column(keys, |key| key.gateway.0),
+            &column(keys, |key| key.sequence.0)
         )
         .fetch_all(self)
         .await?)
@@ -302,7 +319,7 @@ impl DeliveryStatements for Connection {
     async fn failures_by_range(
         &mut self,
         organisation: OrganisationKey,
-        window: Buckets,
+        buckets: Buckets,
         by: SummaryBy,
     ) -> Result<Vec<Tally>> {
         let by = match by {
@@ -324,9 +341,9 @@ impl DeliveryStatements for Connection {
             group by 1, 2, 3
             "#,
             organisation.0,
-            window.from as _,
-            window.to as _,
-            window.width,
+            buckets.window.from() as _,
+            buckets.window.to() as _,
+            buckets.width,
             by
         )
         .fetch_all(self)
@@ -336,7 +353,7 @@ impl DeliveryStatements for Connection {
     async fn failures_by_type(
         &mut self,
         organisation: OrganisationKey,
-        window: Buckets,
+        buckets: Buckets,
     ) -> Result<Vec<Tally>> {
         Ok(query_as!(
             Tally,
@@ -365,9 +382,9 @@ impl DeliveryStatements for Connection {
             group by 1, 2
             "#,
             organisation.0,
-            window.from as _,
-            window.to as _,
-            window.width
+            buckets.window.from() as _,
+            buckets.window.to() as _,
+            buckets.width
         )
         .fetch_all(self)
         .await?)

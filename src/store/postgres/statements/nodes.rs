@@ -1,6 +1,7 @@
 //! Clocks, locks and the liveness of nodes.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::sql::dialect::NodeStatements;
@@ -79,7 +80,7 @@ impl NodeStatements for Connection {
 
     async fn connections_of_dead_nodes(
         &mut self,
-        (before, after): (Timestamp, Timestamp),
+        heartbeats: &RangeInclusive<Timestamp>,
         node: NodeId,
     ) -> Result<Vec<OrphanedConnection>> {
         Ok(query_as!(
@@ -95,9 +96,9 @@ impl NodeStatements for Connection {
             order by c.gateway limit $3
             "#,
             node as _,
-            before as _,
+            *heartbeats.start() as _,
             ORPHANS_PER_BATCH,
-            after as _
+            *heartbeats.end() as _
         )
         .fetch_all(self)
         .await?)

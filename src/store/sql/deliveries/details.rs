@@ -4,23 +4,23 @@ use std::collections::HashMap;
 
 use super::super::dialect::{Connection, DeliveryStatements};
 
-use super::Key;
-use crate::event::Sequence;
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 use crate::store::ledger::Attempts;
-use crate::store::{Attempt, Delivery, DeliveryState, RedrivenAs, Result};
+use crate::store::{Attempt, Delivery, DeliveryKey, DeliveryState, Outcome, RedrivenAs, Result};
 
 /// A delivery without its attempts.
 pub(crate) struct Standing {
-    pub(crate) key: Key,
+    pub(crate) key: DeliveryKey,
     pub(crate) delivery: Delivery,
     pub(crate) is_gateway_deleted: bool,
     /// The sequence of its redrive.
-    redriven_as: Option<i64>,
+    redriven_as: Option<Sequence>,
 }
 
 impl Standing {
-    fn successor(&self) -> Option<Key> {
-        self.redriven_as.map(|sequence| (self.key.0, sequence))
+    fn successor(&self) -> Option<DeliveryKey> {
+        self.redriven_as.map(|sequence| DeliveryKey { sequence, ..self.key })
     }
 }
 
@@ -29,7 +29,10 @@ impl Standing {
 const HOPS: usize = 100;
 
 /// The deliveries with these keys, in the same order.
-pub(crate) async fn deliveries(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Delivery>> {
+pub(crate) async fn deliveries(
+    conn: &mut Connection,
+    keys: &[DeliveryKey],
+) -> Result<Vec<Delivery>> {
     let standings = standings(conn, keys).await?;
     let mut attempts = attempts(conn, keys).await?;
     let redrives = redrives(conn, &standings).await?;
@@ -44,17 +47,21 @@ pub(crate) async fn deliveries(conn: &mut Connection, keys: &[Key]) -> Result<Ve
 
 /// The newest redrive of each delivery that was redriven. Each statement follows all of them by one
 /// redrive.
-async fn redrives(conn: &mut Connection, of: &[Standing]) -> Result<HashMap<Key, RedrivenAs>> {
+async fn redrives(
+    conn: &mut Connection,
+    of: &[Standing],
+) -> Result<HashMap<DeliveryKey, RedrivenAs>> {
     let mut newest = HashMap::new();
-    let mut open: Vec<(Key, Key)> =
+    let mut open: Vec<(DeliveryKey, DeliveryKey)> =
         of.iter().filter_map(|one| Some((one.key, one.successor()?))).collect();
     for _ in 0..HOPS {
         if open.is_empty() {
             break;
         }
-        let successors: Vec<Key> = open.iter().map(|(_, successor)| *successor).collect();
+        let successors: Vec<DeliveryKey> = open.iter().map(|(_, successor)| *successor).collect();
         let found = standings(conn, &successors).await?;
-        let found: HashMap<Key, Standing> = found.into_iter().map(|it| (it.key, it)).collect();
+        let found: HashMap<DeliveryKey, Standing> =
+            found.into_iter().map(|it| (it.key, it)).collect();
         open = open
             .into_iter()
             .filter_map(|(origin, successor)| {
@@ -69,7 +76,10 @@ async fn redrives(conn: &mut Connection, of: &[Standing]) -> Result<HashMap<Key,
 }
 
 /// The states of the deliveries with these keys, in the same order.
-pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec<Standing>> {
+pub(crate) async fn standings(
+    conn: &mut Connection,
+    keys: &[DeliveryKey],
+) -> Result<Vec<Standing>> {
     let rows = conn.standings(keys).await?;
     Ok(rows
         .into_iter()
@@ -95,18 +105,23 @@ pub(crate) async fn standings(conn: &mut Connection, keys: &[Key]) -> Result<Vec
                 attempt_count: 0,
                 attempts: Vec::new(),
             };
-            let key = (row.gateway, row.sequence);
+            let key = DeliveryKey::new(row.gateway, row.sequence);
             let is_gateway_deleted = row.gateway_deleted;
-            Standing { key, delivery, is_gateway_deleted, redriven_as: row.redriven_as }
+            let redriven_as = row.redriven_as.map(Sequence);
+            Standing { key, delivery, is_gateway_deleted, redriven_as }
         })
         .collect())
 }
 
 /// The newest hundred attempts at each delivery, oldest first, with aggregates over all attempts.
-async fn attempts(conn: &mut Connection, keys: &[Key]) -> Result<HashMap<Key, Attempts>> {
-    let mut attempts: HashMap<Key, Attempts> = HashMap::new();
+async fn attempts(
+    conn: &mut Connection,
+    keys: &[DeliveryKey],
+) -> Result<HashMap<DeliveryKey, Attempts>> {
+    let mut attempts: HashMap<DeliveryKey, Attempts> = HashMap::new();
     for row in conn.attempts_at(keys).await? {
-        let of = attempts.entry((row.gateway, row.sequence)).or_insert_with(|| Attempts {
+        let key = DeliveryKey::new(row.gateway, row.sequence);
+        let of = attempts.entry(key).or_insert_with(|| Attempts {
             newest: Vec::new(),
             count: row.attempts,
             failures: row.failures,

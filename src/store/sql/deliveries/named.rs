@@ -5,7 +5,8 @@ use super::super::dialect::deliveries::Failure;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::{Keys, Matching, Place};
-use crate::store::Result;
+use crate::clock::Timestamp;
+use crate::store::{DeliveryKey, Result};
 
 pub(super) async fn keys(
     conn: &mut Connection,
@@ -17,7 +18,8 @@ pub(super) async fn keys(
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = conn.failures_of_events(matching, as_of, start, most).await?;
     let next = rows.last().filter(|_| rows.len() == limit).map(Failure::place);
-    Ok(Keys { keys: rows.iter().map(|row| (row.gateway, row.sequence)).collect(), next })
+    let keys = rows.iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect();
+    Ok(Keys { keys, next })
 }
 
 impl Failure {

@@ -6,14 +6,33 @@ use std::collections::BTreeMap;
 use super::super::dialect::deliveries::Within;
 use super::super::dialect::{Connection, DeliveryStatements};
 
-use super::{Candidate, Key, Matching};
+use super::{Candidate, LONGEST_RANGE, Matching};
 use crate::clock::Timestamp;
-use crate::store::Result;
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::{DeliveryKey, Result, TimedKey};
+
+/// Sequences `first..=last` of a gateway, and the lowest first sequence of an attempt that may
+/// cover any of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Within {
+    pub(crate) gateway: i64,
+    pub(crate) lowest: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+}
+
+/// A failed attempt that matches the filter.
+pub(crate) struct Covering {
+    pub(crate) attempt: i64,
+    pub(crate) gateway: i64,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) finished_at: Timestamp,
+}
 
 /// The newest matching failure of each delivery that has one.
 pub(crate) struct Failures {
-    pub(crate) newest: BTreeMap<Key, (Timestamp, i64)>,
+    /// When the attempt finished, and its key.
+    pub(crate) newest: BTreeMap<DeliveryKey, TimedKey>,
     /// Rows read to find them.
     pub(crate) read: usize,
 }
@@ -23,7 +42,7 @@ pub(crate) async fn failures(
     conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
-    keys: &[Key],
+    keys: &[DeliveryKey],
 ) -> Result<Failures> {
     let mut found = Failures { newest: BTreeMap::new(), read: keys.len() };
     if keys.is_empty() {
@@ -34,10 +53,13 @@ pub(crate) async fn failures(
     rows.append(&mut conn.failures_reaching(matching, as_of, &around).await?);
     found.read += rows.len();
     for row in rows {
-        let begin = keys.partition_point(|key| *key < (row.gateway, row.first));
-        for key in keys[begin..].iter().take_while(|key| **key <= (row.gateway, row.last)) {
-            let newest = found.newest.entry(*key).or_insert((row.finished_at, row.attempt));
-            *newest = (*newest).max((row.finished_at, row.attempt));
+        let (first, last) =
+            (DeliveryKey::new(row.gateway, row.first), DeliveryKey::new(row.gateway, row.last));
+        let failure = TimedKey { at: row.finished_at, key: row.attempt };
+        let begin = keys.partition_point(|key| *key < first);
+        for key in keys[begin..].iter().take_while(|key| **key <= last) {
+            let newest = found.newest.entry(*key).or_insert(failure);
+            *newest = failure.max(*newest);
         }
     }
     Ok(found)
@@ -50,12 +72,12 @@ pub(super) async fn newest_only(
     as_of: i64,
     candidates: Vec<Candidate>,
 ) -> Result<(Vec<Candidate>, usize)> {
-    let mut keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
+    let mut keys: Vec<DeliveryKey> = candidates.iter().map(|candidate| candidate.key).collect();
     keys.sort_unstable();
     keys.dedup();
     let found = failures(conn, matching, as_of, &keys).await?;
     let is_newest = |candidate: &Candidate| {
-        let own = (candidate.place.finished_at, candidate.place.attempt);
+        let own = candidate.place.attempt();
         found.newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
     };
     Ok((candidates.into_iter().filter(is_newest).collect(), found.read))
@@ -63,18 +85,19 @@ pub(super) async fn newest_only(
 
 /// Groups sorted sequences into few intervals. Neighbours share one search for the ranges that
 /// cover them, which starts a whole range's length below them anyway.
-fn neighbourhoods(keys: &[Key]) -> Vec<Within> {
+fn neighbourhoods(keys: &[DeliveryKey]) -> Vec<Within> {
     let mut around: Vec<Within> = Vec::new();
-    for (gateway, sequence) in keys {
+    for key in keys {
+        let (gateway, sequence) = (key.gateway.0, key.sequence.0);
         match around.last_mut() {
-            Some(it) if it.gateway == *gateway && sequence - it.last < LONGEST_RANGE => {
-                it.last = *sequence;
+            Some(it) if it.gateway == gateway && sequence - it.last < LONGEST_RANGE => {
+                it.last = sequence;
             }
             _ => around.push(Within {
-                gateway: *gateway,
+                gateway,
                 lowest: sequence - LONGEST_RANGE + 1,
-                first: *sequence,
-                last: *sequence,
+                first: sequence,
+                last: sequence,
             }),
         }
     }

@@ -6,9 +6,9 @@ use super::super::dialect::deliveries::Failed;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::newest::newest_only;
-use super::{Candidate, Key, Keys, Matching, Place};
+use super::{Candidate, Keys, Matching, Place};
 use crate::clock::Timestamp;
-use crate::store::Result;
+use crate::store::{DeliveryKey, Result, TimedKey};
 
 /// Ledger rows per round. With a narrow filter most do not match, so rounds must not be small; with
 /// a wide one most do, so they must not be large.
@@ -72,9 +72,10 @@ async fn round(
     at: Place,
 ) -> Result<Vec<Failed>> {
     let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
-    let window_end = (Timestamp::from_micros(matching.to.micros().saturating_sub(1)), i64::MAX);
-    let (finished_at, attempt) = (at.finished_at, at.attempt).min(window_end);
-    let before = (finished_at, attempt.min(as_of));
+    let end = matching.filter.window.to().micros().saturating_sub(1);
+    let window_end = TimedKey { at: Timestamp::from_micros(end), key: i64::MAX };
+    let start = at.attempt().min(window_end);
+    let before = TimedKey { key: start.key.min(as_of), ..start };
     conn.failed_attempts(matching, as_of, before, limit).await
 }
 
@@ -96,7 +97,8 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
                 examined.cost += candidates.len();
                 return (candidates, examined, false);
             }
-            candidates.push(Candidate { key: (failed.gateway, sequence), place: place(sequence) });
+            let key = DeliveryKey::new(failed.gateway, sequence);
+            candidates.push(Candidate { key, place: place(sequence) });
             examined.up_to = place(sequence);
             sequence -= 1;
         }
@@ -116,9 +118,9 @@ async fn of_type(
     let Some(event_type) = &matching.filter.event_type else {
         return Ok((candidates, 0));
     };
-    let keys: Vec<Key> = candidates.iter().map(|candidate| candidate.key).collect();
+    let keys: Vec<DeliveryKey> = candidates.iter().map(|candidate| candidate.key).collect();
     let found = conn.deliveries_of_type(&keys, event_type.as_str()).await?;
-    let found: HashSet<Key> = found.into_iter().collect();
+    let found: HashSet<DeliveryKey> = found.into_iter().collect();
     let of_type = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
     Ok((of_type.collect(), keys.len()))
 }

@@ -7,25 +7,24 @@ use std::time::Duration;
 use super::super::dialect::deliveries::{Buckets, Tally};
 use super::super::dialect::{Connection, DeliveryStatements};
 
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::OrganisationKey;
 use crate::store::ledger::{bucket_start, bucket_width as width};
 use crate::store::{Result, SummaryBy, SummaryRow};
 
 /// Buckets are aligned to multiples of their width since the Unix epoch, so the first one may begin
-/// before `from`. Empty buckets are omitted.
+/// before the window. Empty buckets are omitted.
 pub(crate) async fn failure_summary(
     conn: &mut Connection,
     organisation: OrganisationKey,
-    from: Timestamp,
-    to: Timestamp,
+    window: TimeWindow,
     bucket: Duration,
     by: SummaryBy,
 ) -> Result<Vec<SummaryRow>> {
     let mut counts = Counts::new();
-    for (begin, window) in windows(from, to, width(bucket)) {
-        for ((nth, key, name), count) in in_window(conn, organisation, window, by).await? {
-            let begin = begin.saturating_add(nth.saturating_mul(window.width));
+    for (begin, part) in parts(window, width(bucket)) {
+        for ((nth, key, name), count) in in_part(conn, organisation, part, by).await? {
+            let begin = begin.saturating_add(nth.saturating_mul(part.width));
             *counts.entry((begin, key, name)).or_default() += count;
         }
     }
@@ -41,18 +40,18 @@ pub(crate) async fn failure_summary(
         .collect())
 }
 
-/// Counts by the number of the bucket, from the window's start.
-async fn in_window(
+/// Counts by the number of the bucket, from the part's start.
+async fn in_part(
     conn: &mut Connection,
     organisation: OrganisationKey,
-    window: Buckets,
+    part: Buckets,
     by: SummaryBy,
 ) -> Result<Counts> {
-    let rows = conn.failures_by_range(organisation, window, by).await?;
+    let rows = conn.failures_by_range(organisation, part, by).await?;
     let mut counts = counted(rows);
     if by == SummaryBy::Type {
         // The rest belongs to events that retention has removed.
-        let rows = conn.failures_by_type(organisation, window).await?;
+        let rows = conn.failures_by_type(organisation, part).await?;
         let mut typed = counted(rows);
         for ((nth, _, _), count) in &typed {
             if let Some(rest) = counts.get_mut(&(*nth, String::new(), String::new())) {
@@ -68,17 +67,33 @@ async fn in_window(
 /// By bucket, key and gateway's name.
 type Counts = BTreeMap<(i64, String, String), i64>;
 
+/// Number of deliveries in one bucket with one key.
+pub(crate) struct Tally {
+    pub(crate) nth: i64,
+    pub(crate) key: String,
+    /// The gateway's name, if the count is by gateway; otherwise empty.
+    pub(crate) name: String,
+    pub(crate) count: i64,
+}
+
+/// A time window that begins with a bucket, and the width of a bucket in microseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Buckets {
+    pub(crate) window: TimeWindow,
+    pub(crate) width: i64,
+}
+
 fn counted(rows: Vec<Tally>) -> Counts {
     rows.into_iter().map(|row| ((row.nth, row.key, row.name), row.count)).collect()
 }
 
-/// Splits a window into parts whose buckets begin at the part's start: the rest of the bucket that
-/// contains `from`, and what follows. Each comes with the aligned start of its first bucket, in
-/// microseconds.
-fn windows(from: Timestamp, to: Timestamp, width: i64) -> impl Iterator<Item = (i64, Buckets)> {
-    let begin = bucket_start(from, width);
-    let next = Timestamp::from_micros(begin.saturating_add(width));
-    let first = (begin, Buckets { from, to: to.min(next), width });
-    let rest = (next.micros(), Buckets { from: next, to, width });
-    std::iter::once(first).chain((next < to).then_some(rest))
+/// Splits a window into parts whose buckets begin at the part's start: the rest of the bucket in
+/// which the window begins, and what follows. Each comes with the aligned start of its first
+/// bucket, in microseconds.
+fn parts(window: TimeWindow, width: i64) -> impl Iterator<Item = (i64, Buckets)> {
+    let begin = bucket_start(window.from(), width);
+    let next = begin.saturating_add(width);
+    let (first, rest) = window.split(Timestamp::from_micros(next));
+    let first = (begin, Buckets { window: first, width });
+    std::iter::once(first).chain(rest.map(|window| (next, Buckets { window, width })))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::dialect::deliveries::{Key, Matching, Place};
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
+use crate::clock::TimeWindow;
 use crate::event::Reason;
 use crate::store::{DeliveryState, Outcome, SummaryBy};
 
@@ -17,7 +18,7 @@ const END: i64 = 60;
 struct History {
     gateways: Vec<(i64, GatewayId)>,
     foreign: i64,
-    events: BTreeMap<Key, usize>,
+    events: BTreeMap<DeliveryKey, usize>,
     attempts: Vec<(i64, Made)>,
 }
 
@@ -39,7 +40,7 @@ impl History {
             for gateway in to {
                 let head = heads.entry(gateway).or_default();
                 *head += 1;
-                events.insert((gateway, *head), nth);
+                events.insert(DeliveryKey::new(gateway, *head), nth);
             }
         }
         database.append(OTHER, &[foreign], "e0", TYPES[0], "c0").await;
@@ -50,7 +51,7 @@ impl History {
         for (gateway, head) in heads {
             let floor = random.i64(0..=head / 3);
             database.trim(gateway, floor).await;
-            history.events.retain(|key, _| key.0 != gateway || key.1 > floor);
+            history.events.retain(|key, _| key.gateway.0 != gateway || key.sequence.0 > floor);
         }
         history
     }
@@ -77,8 +78,8 @@ impl History {
     }
 
     /// The expected result, computed directly from the definition.
-    fn failed(&self, filter: &DeliveryFilter) -> Vec<Key> {
-        let mut newest: BTreeMap<Key, Place> = BTreeMap::new();
+    fn failed(&self, filter: &DeliveryFilter) -> Vec<DeliveryKey> {
+        let mut newest: BTreeMap<DeliveryKey, Place> = BTreeMap::new();
         for (attempt, made) in &self.attempts {
             let of_gateway = |(key, id): &(i64, GatewayId)| {
                 *key == made.gateway && filter.gateway_id.is_none_or(|wanted| wanted == *id)
@@ -86,14 +87,13 @@ impl History {
             let finished_at = at(made.finished_at);
             if made.outcome != "failed"
                 || !self.gateways.iter().any(of_gateway)
-                || filter.from.is_some_and(|from| finished_at < from)
-                || filter.to.is_some_and(|to| finished_at >= to)
+                || !filter.window.contains(finished_at)
                 || filter.reason.is_some_and(|reason| Some(reason.as_str()) != made.reason)
             {
                 continue;
             }
             for sequence in made.first..=made.last {
-                let key = (made.gateway, sequence);
+                let key = DeliveryKey::new(made.gateway, sequence);
                 if !self.event_matches(filter, key) {
                     continue;
                 }
@@ -102,12 +102,13 @@ impl History {
                 *newest = place.max(*newest);
             }
         }
-        let mut rows: Vec<(Place, Key)> = newest.into_iter().map(|(key, at)| (at, key)).collect();
+        let mut rows: Vec<(Place, DeliveryKey)> =
+            newest.into_iter().map(|(key, at)| (at, key)).collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));
         rows.into_iter().map(|(_, key)| key).collect()
     }
 
-    fn event_matches(&self, filter: &DeliveryFilter, key: Key) -> bool {
+    fn event_matches(&self, filter: &DeliveryFilter, key: DeliveryKey) -> bool {
         let event = self.events.get(&key);
         let has = |wanted: Option<String>, of: &dyn Fn(usize) -> String| {
             wanted.is_none_or(|wanted| event.is_some_and(|nth| of(*nth) == wanted))
@@ -122,9 +123,10 @@ impl History {
     fn filter(&self, random: &mut fastrand::Rng) -> DeliveryFilter {
         let mut some = |one_in: u8| random.u8(0..one_in) == 0;
         let chosen = [some(3), some(3), some(3), some(3), some(3), some(6), some(6)];
+        let from = chosen[0].then(|| random.i64(0..END));
+        let to = chosen[1].then(|| random.i64(from.unwrap_or(0)..END) + 1);
         DeliveryFilter {
-            from: chosen[0].then(|| at(random.i64(0..END))),
-            to: chosen[1].then(|| at(random.i64(0..END))),
+            window: TimeWindow::between(from.map(at), to.map(at)).unwrap(),
             gateway_id: chosen[2].then(|| self.gateways[random.usize(0..3)].1),
             event_type: chosen[3].then(|| TYPES[random.usize(0..2)].parse().unwrap()),
             reason: chosen[4].then(|| REASONS[random.usize(0..3)]),
@@ -152,7 +154,8 @@ async fn every_filter_returns_what_its_definition_says_while_rows_arrive() {
                 assert!(page.rows.len() <= limit, "seed {seed}");
                 found.extend(page.rows.iter().map(|row| {
                     let of = |(_, id): &&(i64, GatewayId)| *id == row.gateway_id;
-                    (history.gateways.iter().find(of).unwrap().0, row.sequence.0)
+                    let gateway = history.gateways.iter().find(of).unwrap().0;
+                    DeliveryKey::new(gateway, row.sequence.0)
                 }));
                 cursor = page.next;
                 if cursor.is_none() {
@@ -212,7 +215,7 @@ async fn a_deliverys_state_follows_from_cursor_and_dead_letters() {
     database.attempt(received).await;
     database.cursor(gateway.0, 3).await;
     database.dead(gateway.0, 2, 2).await;
-    let keys: Vec<Key> = (1..=4).map(|sequence| (gateway.0, sequence)).collect();
+    let keys: Vec<_> = (1..=4).map(|sequence| DeliveryKey::new(gateway.0, sequence)).collect();
     let rows = details::deliveries(&mut database.conn, &keys).await.unwrap();
     let states: Vec<_> = rows.iter().map(|row| (row.state, row.delivered_since)).collect();
     assert_eq!(
@@ -245,7 +248,8 @@ async fn only_the_newest_hundred_attempts_are_returned() {
             Made { gateway: gateway.0, first: 1, last: 1, outcome: "failed", reason, finished_at };
         database.attempt(made).await;
     }
-    let rows = details::deliveries(&mut database.conn, &[(gateway.0, 1)]).await.unwrap();
+    let rows =
+        details::deliveries(&mut database.conn, &[DeliveryKey::new(gateway.0, 1)]).await.unwrap();
     let times: Vec<_> = rows[0].attempts.iter().map(|attempt| attempt.finished_at).collect();
     assert_eq!(times, (4..=103).map(at).collect::<Vec<_>>());
     assert_eq!((rows[0].failures, rows[0].attempt_count), (103, 103));
@@ -263,7 +267,8 @@ async fn failures_behind_a_hundred_later_attempts_are_still_counted() {
         let made = Made { gateway: gateway.0, first: 1, last: 1, outcome, reason, finished_at };
         database.attempt(made).await;
     }
-    let rows = details::deliveries(&mut database.conn, &[(gateway.0, 1)]).await.unwrap();
+    let rows =
+        details::deliveries(&mut database.conn, &[DeliveryKey::new(gateway.0, 1)]).await.unwrap();
     let row = &rows[0];
     assert_eq!((row.failures, row.attempt_count, row.attempts.len()), (2, 120, 100));
     assert_eq!((row.first_failure_at, row.last_failure_at), (Some(at(1)), Some(at(2))));
@@ -296,8 +301,7 @@ async fn a_summary_counts_deliveries_not_rows() {
         let found = summary::failure_summary(
             &mut database.conn,
             ORGANISATION,
-            at(100),
-            at(200),
+            TimeWindow::new(at(100), at(200)).unwrap(),
             bucket,
             by,
         );

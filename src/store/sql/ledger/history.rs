@@ -5,12 +5,10 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::super::deliveries::details;
-use super::super::dialect::deliveries::Key;
-use super::super::dialect::{Connection, query};
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, OrganisationKey, Reason};
-use crate::store::{EventHistory, Result, StoreError, Totals};
+use crate::store::{DeliveryKey, EventHistory, Result, StoreError, Totals};
 use crate::trace_context::TraceParent;
 
 pub(crate) async fn event_history(
@@ -34,7 +32,7 @@ pub(crate) async fn event_history(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let keys: Vec<Key> = query!(
+    let keys: Vec<DeliveryKey> = query!(
         r#"
         select d.gateway as "gateway!: i64", d.sequence as "sequence!: i64"
         from (
@@ -51,7 +49,7 @@ pub(crate) async fn event_history(
     .fetch_all(&mut *conn)
     .await?
     .into_iter()
-    .map(|row| (row.gateway, row.sequence))
+    .map(|row| DeliveryKey::new(row.gateway, row.sequence))
     .collect();
     let event = Event {
         id: id.clone(),

@@ -9,7 +9,7 @@ use super::super::gateways;
 use super::read;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::browse::Progress;
-use crate::store::{LogPage, LogRow, LogSpan, OutboxRow, Result};
+use crate::store::{DeliveryKey, LogPage, LogRow, LogSpan, OutboxRow, Result};
 
 pub(crate) async fn gateway_log(
     conn: &mut Connection,
@@ -30,15 +30,16 @@ pub(crate) async fn gateway_log(
         rows.extend(page.rows);
         progress.advance(last, read, bytes, span.limit - rows.len());
     }
-    let keys: Vec<Key> = rows.iter().map(|row| (gateway.key.0, row.sequence.0)).collect();
-    let mut standings: HashMap<Key, _> = details::standings(conn, &keys)
+    let key = |sequence| DeliveryKey { gateway: gateway.key, sequence };
+    let keys: Vec<DeliveryKey> = rows.iter().map(|row| key(row.sequence)).collect();
+    let mut standings: HashMap<DeliveryKey, _> = details::standings(conn, &keys)
         .await?
         .into_iter()
         .map(|standing| (standing.key, standing.delivery))
         .collect();
     // Both reads are in one snapshot, so each row has a state.
     let rows = rows.into_iter().filter_map(|OutboxRow { sequence, event }| {
-        let delivery = standings.remove(&(gateway.key.0, sequence.0))?;
+        let delivery = standings.remove(&key(sequence))?;
         let appended_at = delivery.appended_at?;
         Some(LogRow { sequence, event, appended_at, state: delivery.state })
     });

@@ -2,18 +2,17 @@
 //! order of their sequences and a bounded part at a time. If the filter names events, it starts
 //! from these.
 
+use super::super::deliveries::Matching;
 use super::super::deliveries::newest::{self, Failures};
-use super::super::dialect::deliveries::{Key, Matching};
-use super::super::dialect::redrive::Candidate;
 use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
-use crate::event::EventType;
+use crate::event::{EventId, EventType, GatewayId, GatewayKey, Sequence};
 use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP};
-use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
+use crate::store::{DeliveryKey, RedriveCursor, Redriven, Result};
 
 impl Candidate {
-    pub(super) const fn key(&self) -> Key {
-        (self.gateway.0, self.sequence)
+    pub(super) const fn key(&self) -> DeliveryKey {
+        DeliveryKey { gateway: self.gateway, sequence: Sequence(self.sequence) }
     }
 
     pub(super) fn has_expired(&self, now: Timestamp) -> bool {
@@ -23,8 +22,8 @@ impl Candidate {
 
 /// What one call examines, and where the next one continues.
 struct Stretch {
-    keys: Vec<Key>,
-    next: Option<RedrivePlace>,
+    keys: Vec<DeliveryKey>,
+    next: Option<DeliveryKey>,
 }
 
 /// Dead letters after a position with a failed attempt that matches, at most `most`. Counts those
@@ -33,12 +32,12 @@ pub(super) async fn matching(
     conn: &mut Connection,
     now: Timestamp,
     matching: &Matching,
-    after: RedrivePlace,
+    after: DeliveryKey,
     most: usize,
     answer: &mut Redriven,
 ) -> Result<Vec<Candidate>> {
-    let begin = RedrivePlace { gateway: matching.gateway.unwrap_or_default(), sequence: 0 };
-    let after = after.max(begin);
+    let gateway = matching.gateway.unwrap_or(GatewayKey(0));
+    let after = after.max(DeliveryKey { gateway, sequence: Sequence::ZERO });
     let stretch = if matching.names_events() {
         named(conn, matching, after).await?
     } else {
@@ -49,7 +48,7 @@ pub(super) async fn matching(
     let wanted = matching.filter.event_type.as_ref().map(EventType::as_str);
     let is_wanted = |it: &Candidate| wanted.is_none() || it.event_type.as_deref() == wanted;
     let open: Vec<Candidate> = open.into_iter().filter(is_wanted).collect();
-    let keys: Vec<Key> = open.iter().map(Candidate::key).collect();
+    let keys: Vec<DeliveryKey> = open.iter().map(Candidate::key).collect();
     let Failures { newest: failed, .. } = newest::failures(conn, matching, i64::MAX, &keys).await?;
     let mut chosen = Vec::new();
     for candidate in open.into_iter().filter(|one| failed.contains_key(&one.key())) {
@@ -61,11 +60,7 @@ pub(super) async fn matching(
             chosen.push(candidate);
         } else {
             // The next call starts with this one.
-            let last = |last: &Candidate| RedrivePlace {
-                gateway: last.gateway.0,
-                sequence: last.sequence,
-            };
-            answer.next = chosen.last().map(last).map(RedriveCursor::DeadLetters);
+            answer.next = chosen.last().map(Candidate::key).map(RedriveCursor::DeadLetters);
             break;
         }
     }
@@ -76,15 +71,15 @@ pub(super) async fn matching(
 async fn letters(
     conn: &mut Connection,
     matching: &Matching,
-    after: RedrivePlace,
+    after: DeliveryKey,
 ) -> Result<Stretch> {
-    let up_to = matching.gateway.unwrap_or(i64::MAX);
-    let organisation = crate::event::OrganisationKey(matching.organisation);
+    let up_to = matching.gateway.unwrap_or(GatewayKey(i64::MAX));
+    let organisation = matching.organisation;
     let found = conn.open_dead_letters(organisation, after, up_to, REDRIVE_DEAD_LETTERS).await?;
     let mut keys = Vec::new();
     let mut reached = after;
     for letter in &found {
-        let cut = if letter.gateway == after.gateway { after.sequence + 1 } else { 0 };
+        let cut = if letter.gateway == after.gateway.0 { after.sequence.0 + 1 } else { 0 };
         for sequence in letter.first.max(cut)..=letter.last {
             if !letter.matches {
                 break;
@@ -92,21 +87,19 @@ async fn letters(
             if keys.len() == REDRIVE_LOOKED_UP {
                 return Ok(Stretch { keys, next: Some(reached) });
             }
-            keys.push((letter.gateway, sequence));
-            reached = RedrivePlace { gateway: letter.gateway, sequence };
+            reached = DeliveryKey::new(letter.gateway, sequence);
+            keys.push(reached);
         }
-        reached = RedrivePlace { gateway: letter.gateway, sequence: letter.last };
+        reached = DeliveryKey::new(letter.gateway, letter.last);
     }
     let is_all = i64::try_from(found.len()).is_ok_and(|count| count < REDRIVE_DEAD_LETTERS);
     Ok(Stretch { keys, next: (!is_all).then_some(reached) })
 }
 
 /// The next deliveries of the named events, dead or not.
-async fn named(conn: &mut Connection, matching: &Matching, after: RedrivePlace) -> Result<Stretch> {
+async fn named(conn: &mut Connection, matching: &Matching, after: DeliveryKey) -> Result<Stretch> {
     let limit = i64::try_from(REDRIVE_LOOKED_UP).unwrap_or(i64::MAX);
     let keys = conn.deliveries_of_events(matching, after, limit).await?;
-    let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP);
-    let next =
-        next.map(|(gateway, sequence)| RedrivePlace { gateway: *gateway, sequence: *sequence });
+    let next = keys.last().filter(|_| keys.len() == REDRIVE_LOOKED_UP).copied();
     Ok(Stretch { keys, next })
 }

@@ -4,6 +4,7 @@ use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::super::ledger::history::{event_history, totals};
 use super::super::verify::check;
 use super::*;
+use crate::clock::TimeWindow;
 use crate::event::{EventId, Reason};
 use crate::store::DeliveryFilter;
 
@@ -132,8 +133,14 @@ async fn a_filter_chooses_by_the_failed_attempts() {
     let conn = &mut database.conn;
     for filter in [
         DeliveryFilter { reason: Some(Reason::Shutdown), ..Default::default() },
-        DeliveryFilter { from: Some(at(51)), ..Default::default() },
-        DeliveryFilter { to: Some(at(50)), ..Default::default() },
+        DeliveryFilter {
+            window: TimeWindow::between(Some(at(51)), None).unwrap(),
+            ..Default::default()
+        },
+        DeliveryFilter {
+            window: TimeWindow::between(None, Some(at(50))).unwrap(),
+            ..Default::default()
+        },
         DeliveryFilter { event_type: Some("b.c".parse().unwrap()), ..Default::default() },
     ] {
         let selection = of(filter);

@@ -11,8 +11,7 @@ use super::super::ledger;
 use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
-use crate::store::limits::LONGEST_RANGE;
-use crate::store::{Range, Result, TrimMark, Trimmed};
+use crate::store::{DeadLetterPlace, Range, Result, TrimMark, Trimmed};
 
 /// Examines the next dead letters that are older than the ledger. Those whose deliveries are still
 /// in the log are not examined again: they are removed when the log is trimmed. The same holds for
@@ -27,8 +26,8 @@ pub(crate) async fn forget_spent(
     let rows = next(conn, mark.dead_letter, before, batch).await?;
     let Some(last) = rows.last().map(Row::place) else {
         if std::mem::take(&mut mark.dead_letters_wait) {
-            mark.dead_letter = TrimMark::default().dead_letter;
-            mark.old_dead_letter = TrimMark::default().old_dead_letter;
+            mark.dead_letter = DeadLetterPlace::FIRST;
+            mark.old_dead_letter = DeadLetterPlace::FIRST;
         }
         return Ok(0);
     };
@@ -82,8 +81,6 @@ pub(crate) async fn forget_old(
     Ok(if is_cut { u64::MAX } else { found })
 }
 
-type Place = (Timestamp, i64, i64);
-
 /// A range of dead letters, ordered by age.
 struct Row {
     dead_at: Timestamp,
@@ -93,8 +90,12 @@ struct Row {
 }
 
 impl Row {
-    const fn place(&self) -> Place {
-        (self.dead_at, self.gateway, self.first)
+    const fn place(&self) -> DeadLetterPlace {
+        DeadLetterPlace {
+            dead_at: self.dead_at,
+            gateway: GatewayKey(self.gateway),
+            first: Sequence(self.first),
+        }
     }
 
     const fn length(&self) -> i64 {
@@ -104,7 +105,7 @@ impl Row {
 
 async fn next(
     conn: &mut Connection,
-    (dead_at, gateway, first): Place,
+    after: DeadLetterPlace,
     before: Timestamp,
     batch: i64,
 ) -> Result<Vec<Row>> {
@@ -117,9 +118,9 @@ async fn next(
         where (dead_at, gateway, first_sequence) > ($1, $2, $3) and dead_at < $4
         order by dead_at, gateway, first_sequence limit $5
         "#,
-        dead_at as _,
-        gateway,
-        first,
+        after.dead_at as _,
+        after.gateway.0,
+        after.first.0,
         before as _,
         batch
     )
@@ -141,8 +142,8 @@ struct Gone {
 /// gateway.
 async fn forget(
     conn: &mut Connection,
-    from: Place,
-    to: Place,
+    from: DeadLetterPlace,
+    to: DeadLetterPlace,
     kept_among: Option<i64>,
 ) -> Result<Vec<Gone>> {
     let gone = query_as!(
@@ -167,12 +168,12 @@ async fn forget(
             last_sequence as "last!: i64",
             case when redriven_at is null then last_sequence - first_sequence + 1 else 0 end as "open!: i64"
         "#,
-        from.0 as _,
-        from.1,
-        from.2,
-        to.0 as _,
-        to.1,
-        to.2,
+        from.dead_at as _,
+        from.gateway.0,
+        from.first.0,
+        to.dead_at as _,
+        to.gateway.0,
+        to.first.0,
         kept_among
     )
     .fetch_all(&mut *conn)
@@ -190,8 +191,8 @@ async fn forget(
 /// Whether some in a span of the index wait for a position to pass them.
 async fn waits(
     conn: &mut Connection,
-    from: Place,
-    to: Place,
+    from: DeadLetterPlace,
+    to: DeadLetterPlace,
     kept_among: Option<i64>,
 ) -> Result<bool> {
     Ok(query_scalar!(
@@ -206,12 +207,12 @@ async fn waits(
                   or g.deleted_at is not null)
         ) as "waits!: bool"
         "#,
-        from.0 as _,
-        from.1,
-        from.2,
-        to.0 as _,
-        to.1,
-        to.2,
+        from.dead_at as _,
+        from.gateway.0,
+        from.first.0,
+        to.dead_at as _,
+        to.gateway.0,
+        to.first.0,
         kept_among
     )
     .fetch_one(conn)

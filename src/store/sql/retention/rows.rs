@@ -4,7 +4,7 @@ use super::super::dialect::{Connection, RetentionStatements, query};
 
 use super::SpentEvents;
 use crate::clock::Timestamp;
-use crate::store::{Result, TrimMark, Trimmed};
+use crate::store::{Result, TimedKey, TrimMark, Trimmed};
 
 /// Deletes old events that no log refers to. Those that a log still refers to are not examined
 /// again: they are deleted with their last log row, or with the dead letter that they are kept for.
@@ -21,15 +21,15 @@ pub(super) async fn events(
         where (appended_at, event) > ($1, $2) and appended_at < $3
         order by appended_at, event limit $4
         "#,
-        mark.event.0 as _,
-        mark.event.1,
+        mark.event.at as _,
+        mark.event.key,
         spent.before as _,
         batch
     )
     .fetch_all(&mut *conn)
     .await?;
     let Some(last) = rows.last() else { return Ok(0) };
-    mark.event = (last.appended_at, last.event);
+    mark.event = TimedKey { at: last.appended_at, key: last.event };
     let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
     trimmed.events = conn.delete_spent_events(&keys, spent).await?;
     Ok(rows.len() as u64)
@@ -51,8 +51,8 @@ pub(super) async fn attempts(
         where (finished_at, attempt) > ($1, $2) and finished_at < $3
         order by finished_at, attempt limit $4
         "#,
-        mark.attempt.0 as _,
-        mark.attempt.1,
+        mark.attempt.at as _,
+        mark.attempt.key,
         before as _,
         batch
     )
@@ -73,15 +73,15 @@ pub(super) async fn attempts(
                     and d.last_sequence > s.head - $5 and g.deleted_at is null
             ))
         "#,
-        mark.attempt.0 as _,
-        mark.attempt.1,
+        mark.attempt.at as _,
+        mark.attempt.key,
         last.finished_at as _,
         last.attempt,
         most_events
     )
     .execute(&mut *conn)
     .await?;
-    mark.attempt = (last.finished_at, last.attempt);
+    mark.attempt = TimedKey { at: last.finished_at, key: last.attempt };
     trimmed.attempts = gone.rows_affected();
     Ok(rows.len() as u64)
 }

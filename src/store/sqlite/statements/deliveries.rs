@@ -1,16 +1,18 @@
 //! Queries of deliveries and of failed attempts.
 
+use super::super::sql::deliveries::details::{AttemptRow, StandingRow};
+use super::super::sql::deliveries::named::Failure;
+use super::super::sql::deliveries::newest::{Covering, Within};
+use super::super::sql::deliveries::scan::Failed;
+use super::super::sql::deliveries::summary::{Buckets, Tally};
+use super::super::sql::deliveries::{Matching, Place};
 use super::super::sql::dialect::DeliveryStatements;
-use super::super::sql::dialect::deliveries::{
-    AttemptRow, Buckets, Covering, Failed, Failure, Key, Matching, Place, StandingRow, Tally,
-    Within,
-};
-use super::{Connection, json, query, query_as};
+use super::{Connection, json, pairs, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
-use crate::store::{Outcome, Result, SummaryBy};
+use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// A page of failed attempts along one index. It has one upper bound: with two, the planner could
 /// enter the index at the end of the window each time, and later pages would cost more and more.
@@ -46,12 +48,12 @@ macro_rules! page {
             from page p cross join gateways g on g.gateway = p.gateway
             order by p.finished_at desc, p.attempt desc
             "#,
-            $matching.organisation,
-            $matching.gateway,
+            $matching.organisation.0,
+            $matching.gateway as _,
             $matching.filter.reason as _,
-            $bound.0 as _,
-            $bound.1,
-            $matching.from as _,
+            $bound.at as _,
+            $bound.key,
+            $matching.filter.window.from() as _,
             $as_of,
             $limit
         )
@@ -65,7 +67,7 @@ impl DeliveryStatements for Connection {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        before: (Timestamp, i64),
+        before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>> {
         Ok(if matching.gateway.is_some() {
@@ -97,9 +99,9 @@ impl DeliveryStatements for Connection {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        keys: &[Key],
+        keys: &[DeliveryKey],
     ) -> Result<Vec<Covering>> {
-        let keys = json(keys)?;
+        let keys = pairs(keys)?;
         Ok(query_as!(
             Covering,
             r#"
@@ -114,8 +116,8 @@ impl DeliveryStatements for Connection {
               and ($4 is null or a.reason = $4) and a.attempt <= $5
             "#,
             keys,
-            matching.from as _,
-            matching.to as _,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             matching.filter.reason as _,
             as_of
         )
@@ -147,8 +149,8 @@ impl DeliveryStatements for Connection {
               and ($4 is null or a.reason = $4) and a.attempt <= $5
             "#,
             around,
-            matching.from as _,
-            matching.to as _,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             matching.filter.reason as _,
             as_of
         )
@@ -207,14 +209,14 @@ impl DeliveryStatements for Connection {
             order by finished_at desc, attempt desc, sequence desc
             limit $13
             "#,
-            matching.organisation,
+            matching.organisation.0,
             matching.filter.event_id.as_ref() as _,
             matching.filter.correlation_id.as_ref() as _,
             matching.filter.event_type.as_ref() as _,
-            matching.gateway,
+            matching.gateway as _,
             matching.filter.reason as _,
-            matching.from as _,
-            matching.to as _,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
             as_of,
             start.finished_at as _,
             start.attempt,
@@ -225,8 +227,12 @@ impl DeliveryStatements for Connection {
         .await?)
     }
 
-    async fn deliveries_of_type(&mut self, keys: &[Key], event_type: &str) -> Result<Vec<Key>> {
-        let keys = json(keys)?;
+    async fn deliveries_of_type(
+        &mut self,
+        keys: &[DeliveryKey],
+        event_type: &str,
+    ) -> Result<Vec<DeliveryKey>> {
+        let keys = pairs(keys)?;
         let rows = query!(
             r#"
             select k.value ->> 0 as "gateway!: i64", k.value ->> 1 as "sequence!: i64"
@@ -242,11 +248,11 @@ impl DeliveryStatements for Connection {
         )
         .fetch_all(self)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
-    async fn standings(&mut self, keys: &[Key]) -> Result<Vec<StandingRow>> {
-        let keys = json(keys)?;
+    async fn standings(&mut self, keys: &[DeliveryKey]) -> Result<Vec<StandingRow>> {
+        let keys = pairs(keys)?;
         Ok(query_as!(
             StandingRow,
             r#"
@@ -257,7 +263,14 @@ impl DeliveryStatements for Connection {
                 g.id as "gateway_id!: GatewayId", g.name as "gateway_name!: String",
                 g.deleted_at is not null as "gateway_deleted!: bool",
                 e.id as "event_id?: EventId", e.type as "event_type?: EventType",
-                e.correlation_id as "correlation_id?: CorrelationId", e.appended_at as "appended_at?: Timestamp",
+                e.correlation_id as "correlation_id?: CorrelationId",
+                case when e.event is not null then coalesce((
+                    select case when r.redriven_first + r.last_sequence - r.first_sequence >= w.sequence
+                        then r.redriven_at end
+                    from dead_letters r
+                    where r.gateway = w.gateway and r.redriven_first <= w.sequence
+                    order by r.redriven_first desc limit 1
+                ), e.appended_at) end as "appended_at?: Timestamp",
                 s.floor as "floor!: i64",
                 coalesce((select received from cursors c where c.gateway = w.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = w.gateway), 0) as "confirmed!: i64",
@@ -286,8 +299,8 @@ impl DeliveryStatements for Connection {
         .await?)
     }
 
-    async fn attempts_at(&mut self, keys: &[Key]) -> Result<Vec<AttemptRow>> {
-        let keys = json(keys)?;
+    async fn attempts_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<AttemptRow>> {
+        let keys = pairs(keys)?;
         Ok(query_as!(
             AttemptRow,
             r#"
@@ -336,7 +349,7 @@ impl DeliveryStatements for Connection {
     async fn failures_by_range(
         &mut self,
         organisation: OrganisationKey,
-        window: Buckets,
+        buckets: Buckets,
         by: SummaryBy,
     ) -> Result<Vec<Tally>> {
         let by = match by {
@@ -358,9 +371,9 @@ impl DeliveryStatements for Connection {
             group by 1, 2, 3
             "#,
             organisation.0,
-            window.from as _,
-            window.to as _,
-            window.width,
+            buckets.window.from() as _,
+            buckets.window.to() as _,
+            buckets.width,
             by
         )
         .fetch_all(self)
@@ -370,7 +383,7 @@ impl DeliveryStatements for Connection {
     async fn failures_by_type(
         &mut self,
         organisation: OrganisationKey,
-        window: Buckets,
+        buckets: Buckets,
     ) -> Result<Vec<Tally>> {
         Ok(query_as!(
             Tally,
@@ -399,9 +412,9 @@ impl DeliveryStatements for Connection {
             group by 1, 2
             "#,
             organisation.0,
-            window.from as _,
-            window.to as _,
-            window.width
+            buckets.window.from() as _,
+            buckets.window.to() as _,
+            buckets.width
         )
         .fetch_all(self)
         .await?)
@@ -415,7 +428,7 @@ mod tests {
 
     use super::super::super::scratch::Scratch;
     use super::*;
-    use crate::event::Reason;
+    use crate::event::{GatewayKey, Reason};
     use crate::store::DeliveryFilter;
 
     const STEP: i32 = 10;
@@ -453,7 +466,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             true
         });
-        let before = (Timestamp::from_micros(failures), i64::MAX);
+        let before = TimedKey { at: Timestamp::from_micros(failures), key: i64::MAX };
         let page = conn.failed_attempts(matching, i64::MAX, before, 100).await.unwrap();
         assert_eq!(page.len(), 100);
         conn.lock_handle().await.unwrap().remove_progress_handler();
@@ -466,14 +479,12 @@ mod tests {
         let (_long, mut long) = filled(30_000).await;
         for (gateway, reason) in [
             (None, None),
-            (Some(1), None),
+            (Some(GatewayKey(1)), None),
             (None, Some(Reason::Expired)),
-            (Some(1), Some(Reason::Expired)),
+            (Some(GatewayKey(1)), Some(Reason::Expired)),
         ] {
             let matching = Matching {
-                organisation: 1,
-                from: Timestamp::from_micros(0),
-                to: Timestamp::from_micros(i64::MAX),
+                organisation: OrganisationKey(1),
                 gateway,
                 filter: DeliveryFilter { reason, ..DeliveryFilter::default() },
             };

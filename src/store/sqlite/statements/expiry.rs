@@ -5,14 +5,14 @@ use super::super::sql::dialect::expiry::{DueEvent, OpenDelivery};
 use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Sequence};
-use crate::store::Result;
 use crate::store::limits::LONGEST_RANGE;
+use crate::store::{Result, TimedKey};
 
 impl ExpiryStatements for Connection {
     async fn due_events(
         &mut self,
         now: Timestamp,
-        after: (Timestamp, i64),
+        after: TimedKey,
         limit: i64,
     ) -> Result<Vec<DueEvent>> {
         Ok(query_as!(
@@ -24,8 +24,8 @@ impl ExpiryStatements for Connection {
             order by expires_at, event limit $4
             "#,
             now as _,
-            after.0 as _,
-            after.1,
+            after.at as _,
+            after.key,
             limit
         )
         .fetch_all(self)

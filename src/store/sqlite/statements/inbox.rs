@@ -163,8 +163,8 @@ impl InboxStatements for Connection {
             id,
             before,
             reason,
-            filter.from as _,
-            filter.to as _,
+            filter.window.from() as _,
+            filter.window.to() as _,
             filter.retried,
             limit
         )
@@ -228,8 +228,8 @@ impl InboxStatements for Connection {
             organisation.0,
             id,
             reason,
-            filter.from as _,
-            filter.to as _,
+            filter.window.from() as _,
+            filter.window.to() as _,
             limit
         )
         .fetch_all(self)

@@ -1,6 +1,7 @@
 //! Clocks, locks and the liveness of nodes.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::sql::dialect::NodeStatements;
@@ -47,7 +48,7 @@ impl NodeStatements for Connection {
     /// There is one server, so every other node is dead.
     async fn connections_of_dead_nodes(
         &mut self,
-        _: (Timestamp, Timestamp),
+        _: &RangeInclusive<Timestamp>,
         node: NodeId,
     ) -> Result<Vec<OrphanedConnection>> {
         Ok(query_as!(

@@ -1,22 +1,22 @@
 //! Searching for deliveries that can be redriven.
 
+use super::super::sql::deliveries::Matching;
 use super::super::sql::dialect::RedriveStatements;
-use super::super::sql::dialect::deliveries::{Key, Matching};
-use super::super::sql::dialect::redrive::{Candidate, DeadRange};
-use super::{Connection, json, query, query_as};
+use super::super::sql::redrive::candidates::{Candidate, DeadRange};
+use super::{Connection, pairs, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
-use crate::store::{RedrivePlace, Result};
+use crate::store::{DeliveryKey, Result};
 
 impl RedriveStatements for Connection {
     async fn open_dead_letters(
         &mut self,
         organisation: OrganisationKey,
-        after: RedrivePlace,
-        up_to: i64,
+        after: DeliveryKey,
+        up_to: GatewayKey,
         limit: i64,
     ) -> Result<Vec<DeadRange>> {
-        let lowest = after.sequence - 1000;
+        let lowest = after.sequence.0 - 1000;
         Ok(query_as!(
             DeadRange,
             r#"
@@ -29,10 +29,10 @@ impl RedriveStatements for Connection {
               and not (d.gateway = $1 and d.last_sequence <= $3)
             order by d.gateway, d.first_sequence limit $6
             "#,
-            after.gateway,
+            after.gateway.0,
             lowest,
-            after.sequence,
-            up_to,
+            after.sequence.0,
+            up_to.0,
             organisation.0,
             limit
         )
@@ -43,9 +43,9 @@ impl RedriveStatements for Connection {
     async fn deliveries_of_events(
         &mut self,
         matching: &Matching,
-        after: RedrivePlace,
+        after: DeliveryKey,
         limit: i64,
-    ) -> Result<Vec<Key>> {
+    ) -> Result<Vec<DeliveryKey>> {
         let rows = query!(
             r#"
             with chosen as materialized (
@@ -69,21 +69,21 @@ impl RedriveStatements for Connection {
               and (o.gateway, o.sequence) > ($5, $6)
             order by o.gateway, o.sequence limit $7
             "#,
-            matching.organisation,
+            matching.organisation.0,
             matching.filter.event_id.as_ref() as _,
             matching.filter.correlation_id.as_ref() as _,
-            matching.gateway,
-            after.gateway,
-            after.sequence,
+            matching.gateway as _,
+            after.gateway.0,
+            after.sequence.0,
             limit
         )
         .fetch_all(self)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
-    async fn open_deliveries(&mut self, keys: &[Key]) -> Result<Vec<Candidate>> {
-        let keys = json(keys)?;
+    async fn open_deliveries(&mut self, keys: &[DeliveryKey]) -> Result<Vec<Candidate>> {
+        let keys = pairs(keys)?;
         Ok(query_as!(
             Candidate,
             r#"

@@ -3,17 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::Reason;
-use gateway_events::store::{Result, RetentionLimits, TrimMark, Trimmed};
+use gateway_events::event::{Reason, Sequence};
+use gateway_events::store::{DeadLetterPlace, Result, RetentionLimits, TrimMark, Trimmed};
 
-use super::super::tables::{DeadLetter, Key, Tables};
-use super::spent_before;
-
-/// A position in the order of age.
-type Place = (Timestamp, i64, i64);
-
-fn place((gateway, first): Key, letter: &DeadLetter) -> Place {
-    (letter.dead_at, gateway.0, first)
+const fn place((gateway, first): Key, letter: &DeadLetter) -> DeadLetterPlace {
+    DeadLetterPlace { dead_at: letter.dead_at, gateway, first: Sequence(first) }
 }
 
 impl Tables {
@@ -34,12 +28,12 @@ impl Tables {
     /// Dead letters after a position that died before an instant, oldest first.
     fn dead_letters_after(
         &self,
-        from: Place,
+        from: DeadLetterPlace,
         before: Timestamp,
         batch: usize,
-    ) -> Vec<(Place, i64)> {
+    ) -> Vec<(DeadLetterPlace, i64)> {
         let rows = self.dead_letters.iter().map(|(key, letter)| (place(*key, letter), letter.last));
-        let mut rows: Vec<_> = rows.filter(|(at, _)| *at > from && at.0 < before).collect();
+        let mut rows: Vec<_> = rows.filter(|(at, _)| *at > from && at.dead_at < before).collect();
         rows.sort_unstable();
         rows.truncate(batch);
         rows
@@ -57,8 +51,8 @@ impl Tables {
         let rows = self.dead_letters_after(mark.dead_letter, before, batch);
         let Some((last, _)) = rows.last().copied() else {
             if std::mem::take(&mut mark.dead_letters_wait) {
-                mark.dead_letter = TrimMark::default().dead_letter;
-                mark.old_dead_letter = TrimMark::default().old_dead_letter;
+                mark.dead_letter = DeadLetterPlace::FIRST;
+                mark.old_dead_letter = DeadLetterPlace::FIRST;
             }
             return Ok(0);
         };
@@ -82,8 +76,8 @@ impl Tables {
             self.dead_letters_after(mark.old_dead_letter, limits.dead_before(now), batch);
         let found = rows.len();
         let mut deliveries = 0;
-        let fitting = rows.iter().take_while(|((.., first), last)| {
-            deliveries += last - first + 1;
+        let fitting = rows.iter().take_while(|(at, last)| {
+            deliveries += last - at.first.0 + 1;
             deliveries <= limits.batch.max(1)
         });
         let fitting = fitting.count().max(1);
@@ -107,7 +101,12 @@ impl Tables {
 
     /// Deletes dead letters in a span of the index if every position has passed them and they were
     /// trimmed from their log. Returns whether some wait for a position.
-    fn forget_between(&mut self, from: Place, to: Place, kept: &BTreeSet<Key>) -> Result<bool> {
+    fn forget_between(
+        &mut self,
+        from: DeadLetterPlace,
+        to: DeadLetterPlace,
+        kept: &BTreeSet<Key>,
+    ) -> Result<bool> {
         // Up to the floor of the log and the lowest position.
         let mut bounds = BTreeMap::new();
         for (gateway, row) in &self.gateways {
