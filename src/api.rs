@@ -5,6 +5,7 @@
 //! Member names are camelCase. An absent member of a request has its default. A member of a response
 //! that has no value is `null`, unless its description says that it is omitted.
 
+mod browse;
 mod connections;
 mod deliveries;
 mod event_types;
@@ -20,10 +21,12 @@ mod schemas;
 mod stats;
 mod tokens;
 
+pub use browse::{EventFilter, EventSummary, PublishedTarget};
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
-    Attempt, Delivery, DeliveryFilter, DeliveryState, FailedStatus, FailuresByBucket, Outcome,
-    RedriveRequest, Redriven, RedrivenAs, RedrivenDelivery, Summary, SummaryBy, SummaryQuery,
+    Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,
+    FailuresByBucket, Outcome, RedriveRequest, Redriven, RedrivenAs, RedrivenDelivery, Summary,
+    SummaryBy, SummaryQuery,
 };
 pub use event_types::{EventTypeDefinition, EventTypeInfo};
 pub use events::{

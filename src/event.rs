@@ -197,6 +197,11 @@ text_newtype!(
     check_id
 );
 text_newtype!(
+    /// The first characters of an event's id: 1 to 64 visible ASCII characters.
+    EventIdPrefix,
+    check_id
+);
+text_newtype!(
     /// A dotted event type such as `api.deployed`.
     EventType,
     check_event_type

@@ -56,7 +56,7 @@ const MAX_FINDINGS: usize = 20;
 const LONGEST_MESSAGE: usize = 500;
 
 /// Members that identify the artifact of an event.
-const ARTIFACT_IDS: [&str; 4] = ["apiId", "providerId", "proxyId", "artifactId"];
+const ARTIFACT_IDS: [&str; 5] = ["apiId", "providerId", "proxyId", "artifactUuid", "artifactId"];
 const DEPLOYMENT_ID: &str = "deploymentId";
 
 /// A registered event type.

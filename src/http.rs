@@ -30,6 +30,7 @@ use crate::store::{AccessCredential, Store};
 mod access_tokens;
 mod auth;
 mod bodies;
+mod browse;
 mod client_address;
 mod connect;
 mod connections;
@@ -169,7 +170,7 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
 fn api() -> OpenApiRouter<Arc<App>> {
     let manifest = routes!(manifest::keep).layer(DefaultBodyLimit::max(manifest::MAX_BYTES));
     OpenApiRouter::new()
-        .routes(routes!(events::publish))
+        .routes(routes!(browse::events, events::publish))
         .routes(routes!(events::show))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::summary))

@@ -1,4 +1,4 @@
-//! Failed deliveries, and redrives.
+//! Deliveries, and redrives.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -7,7 +7,7 @@ use super::json::{Object, known};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 
-/// Selects failed deliveries. A delivery matches if an attempt at it failed in `[from, to)` for
+/// Selects deliveries. A failed delivery matches if an attempt at it failed in `[from, to)` for
 /// `reason` and the other members match; an omitted member matches everything, except that a list
 /// begins 24 hours before its end by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
@@ -27,8 +27,8 @@ pub struct DeliveryFilter {
     /// The event type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<EventType>,
-    /// The reason of the failure.
-    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    /// The reason of the failure; only of failed deliveries.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The event.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,13 +38,28 @@ pub struct DeliveryFilter {
     pub correlation_id: Option<CorrelationId>,
 }
 
-/// The only status that `GET /deliveries` lists.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+/// Which deliveries to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct FailedStatus {
-    /// `failed`, which is also the default: deliveries with a failed attempt.
-    #[param(pattern = "^failed$", example = "failed")]
-    pub status: Option<String>,
+pub struct DeliveriesQuery {
+    /// `failed`, which is also the default: deliveries with a failed attempt in the window, newest
+    /// failure first. `pending` or `delivered`: deliveries in this state whose event was appended in
+    /// the window, by gateway and newest first; a list of pending ones has no start by default.
+    #[param(value_type = Option<DeliveriesStatus>, inline)]
+    pub status: Option<DeliveriesStatus>,
+}
+
+/// Which deliveries, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveriesStatus {
+    /// Those with a failed attempt, also if they were delivered since.
+    #[default]
+    Failed,
+    /// Those that are not confirmed, and no dead letters.
+    Pending,
+    /// Those that the gateway confirmed.
+    Delivered,
 }
 
 /// The state of a delivery.

@@ -10,7 +10,7 @@ use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Ref, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::json;
-use super::{Delivery, Labels, Problem};
+use super::{Delivery, Labels, Problem, PublishedTarget};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
@@ -243,6 +243,14 @@ pub struct EventWithDeliveries {
     #[serde(default)]
     #[schema(required = true)]
     pub traceparent: Option<TraceParent>,
+    /// What it was published for; `null` for an event of an earlier version.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub target: Option<PublishedTarget>,
+    /// How many gateways the target selected when it was published.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub gateway_count: i64,
     /// Its deliveries; a redriven one has several.
     pub deliveries: Vec<Delivery>,
 }

@@ -1,4 +1,4 @@
-//! `delivery`: list failed deliveries, and redrive them.
+//! `delivery`: list deliveries, and redrive failed ones.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,8 @@ use super::reference::{GatewayRef, Names};
 use super::table::table;
 use super::time::parse_instant;
 
+mod list;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List failed deliveries, newest failure first (by default of the last 24 hours)
@@ -27,6 +29,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
+    /// List pending or delivered deliveries, by gateway and newest first
+    List(list::List),
     /// Append failed deliveries again: the same event, a new sequence
     Redrive(Redrive),
 }
@@ -101,6 +105,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let filter = filter.delivery_filter(&api).await?;
             answer(client.json, &api.failed_deliveries(&filter, limit).await?, shown)
         }
+        Command::List(list) => list::run(list, &api, client).await,
         Command::Redrive(redrive) => {
             let is_dry_run = redrive.dry_run;
             let done = redrive_all(&api, redrive.request(&api).await?).await?;

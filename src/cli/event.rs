@@ -1,4 +1,4 @@
-//! `event`: publish an event, or show its deliveries.
+//! `event`: publish an event, list events, or show one with its deliveries.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -18,6 +18,8 @@ use super::output::{answer, cell, clean, remark, time};
 use super::reference::{GatewayRef, Names, resolve_all};
 use super::table::table;
 
+mod list;
+
 /// The exit code of `event publish` if no gateway matches the target.
 const NO_GATEWAY_MATCHED: u8 = 3;
 
@@ -25,6 +27,8 @@ const NO_GATEWAY_MATCHED: u8 = 3;
 pub(crate) enum Command {
     /// Publish an event; exits with 3 if it is stored but no gateway matches its target
     Publish(Publish),
+    /// List events, newest first (by default of the last 24 hours)
+    List(list::List),
     /// Show an event and its state at every gateway
     Show {
         /// The event's id
@@ -78,6 +82,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let is_unmatched = warnings.any(|it| it.code == Warning::NO_GATEWAYS_MATCHED);
             Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
         }
+        Command::List(list) => list::run(list, &api, client).await,
         Command::Show { id } => answer(client.json, &api.event(&id).await?, shown),
     }
 }
@@ -129,18 +134,16 @@ fn shown(event: &EventWithDeliveries) -> String {
         rows,
         "the event was for no gateway",
     );
-    let mut text = format!(
-        "event        {}\ntype         {}\ncorrelation  {}\nstored       {}\n",
+    format!(
+        "event        {}\ntype         {}\ncorrelation  {}\nuser         {}\nstored       {}\nfor          {}\npayload      {}\n\n{deliveries}",
         event.id,
         event.event_type,
         event.correlation_id,
+        optional(event.user_id.as_ref()),
         time(event.appended_at),
-    );
-    if let Some(traceparent) = &event.traceparent {
-        _ = writeln!(text, "traceparent  {traceparent}");
-    }
-    _ = write!(text, "payload      {}\n\n{deliveries}", cell(&event.payload));
-    text
+        list::target(event.target.as_ref(), event.gateway_count),
+        cell(&event.payload),
+    )
 }
 
 /// The state of a delivery, and whether retention has trimmed it from the log.

@@ -1,4 +1,4 @@
-//! `gateway`: register, list, show, update, disable, enable, delete.
+//! `gateway`: register, list, show, update, disable, enable, delete; its connections and its log.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -16,6 +16,8 @@ use super::confirm::Confirmation;
 use super::output::{self, answer, cell, labels, optional, time};
 use super::reference::GatewayRef;
 use super::table::table;
+
+mod log;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -64,6 +66,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
+    /// Show a gateway's log: its sequences with the states of their deliveries
+    Log(log::Log),
     /// Delete a gateway; its undelivered events are recorded as failed
     Delete {
         /// Its name or id
@@ -103,6 +107,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let replicas = replicas.map(i64::from);
             api.register_gateway(&NewGateway { name, id, labels, replicas }).await?
         }
+        Command::Log(log) => return log::run(log, &api, client).await,
         Command::List => return list(&api, client).await,
         Command::Show { gateway } => api.gateway(gateway.resolve(&api).await?).await?,
         Command::Connections { gateway, all, limit } => {

@@ -16,11 +16,11 @@ use super::BASE_PATH;
 use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
-    Accepted, AccessToken, Connection, ConnectionsQuery, Delivery, DeliveryFilter,
-    EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage, LogQuery, NewAccessToken,
-    NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery, Problem,
-    RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowWithPayload, Retried,
-    RetryRequest, WithSecret,
+    Accepted, AccessToken, Connection, ConnectionsQuery, DeliveriesQuery, Delivery, DeliveryFilter,
+    EventFilter, EventSummary, EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage,
+    LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page,
+    PageQuery, Problem, RedriveRequest, Redriven, RejectedFilter, RejectedRow,
+    RejectedRowWithPayload, Retried, WithSecret,
 };
 use crate::event::{EventId, GatewayId};
 
@@ -114,6 +114,11 @@ impl Api {
     /// `GET /events/{id}`.
     pub async fn event(&self, id: &EventId) -> Result<EventWithDeliveries> {
         self.read(&["events", id.as_str()], &()).await
+    }
+
+    /// `GET /events`: up to `limit` of them.
+    pub async fn events(&self, filter: &EventFilter, limit: usize) -> Result<Page<EventSummary>> {
+        self.pages(&["events"], filter, limit).await
     }
 
     /// `GET /gateways`: all of them.
@@ -210,6 +215,23 @@ impl Api {
         limit: usize,
     ) -> Result<Page<Delivery>> {
         self.pages(&["deliveries"], filter, limit).await
+    }
+
+    /// `GET /deliveries` with a status: up to `limit` of them.
+    pub async fn deliveries(
+        &self,
+        query: &DeliveriesQuery,
+        filter: &DeliveryFilter,
+        limit: usize,
+    ) -> Result<Page<Delivery>> {
+        #[derive(Serialize)]
+        struct Asked<'a> {
+            #[serde(flatten)]
+            query: &'a DeliveriesQuery,
+            #[serde(flatten)]
+            filter: &'a DeliveryFilter,
+        }
+        self.pages(&["deliveries"], &Asked { query, filter }, limit).await
     }
 
     /// `POST /deliveries/redrive`: one call.

@@ -1,4 +1,4 @@
-//! Failed deliveries in a time window, and redrives.
+//! Deliveries in a time window, and redrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
-    self, Delivery, DeliveryFilter, FailedStatus, FailuresByBucket, Object, Page, PageQuery,
-    RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
+    self, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, FailuresByBucket, Object,
+    Page, PageQuery, RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
 };
-use crate::clock::{TimeWindow, Timestamp};
-use crate::event::{GatewayKey, Sequence, quoted};
-use crate::store::{self, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
+use crate::clock::Timestamp;
+use crate::event::{OrganisationKey, Sequence, quoted};
+use crate::store::{self, DeliveryCursor, RedriveCursor, RedrivePlace, RedriveSelection};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -46,14 +46,18 @@ impl FromQuery for DeliveryFilter {
     }
 }
 
-impl FromQuery for FailedStatus {
+impl FromQuery for DeliveriesQuery {
     fn names() -> Vec<String> {
         documented::<Self>()
     }
 
     fn from_query(parameters: &Parameters) -> Answer<Self> {
-        let status = parameters.one_of("status", &[("failed", "failed")])?;
-        Ok(Self { status: status.map(str::to_owned) })
+        let words = [
+            ("failed", DeliveriesStatus::Failed),
+            ("pending", DeliveriesStatus::Pending),
+            ("delivered", DeliveriesStatus::Delivered),
+        ];
+        Ok(Self { status: parameters.one_of("status", &words)? })
     }
 }
 
@@ -81,12 +85,13 @@ struct PagePosition {
     window: TimeWindow,
 }
 
-/// List failed deliveries, newest failure first.
+/// List deliveries: failed ones, pending ones or delivered ones.
 ///
-/// A delivery is listed once, at its newest failure in the window.
+/// A failed delivery is listed once, at its newest failure in the window, newest failure
+/// first. Others are listed by gateway and newest first.
 #[utoipa::path(
-    get, path = "/deliveries", tag = "deliveries", operation_id = "listFailedDeliveries",
-    params(FailedStatus, DeliveryFilter, PageQuery),
+    get, path = "/deliveries", tag = "deliveries", operation_id = "listDeliveries",
+    params(DeliveriesQuery, DeliveryFilter, PageQuery),
     responses(
         (status = 200, description = "A page of deliveries.", body = Page<Delivery>),
         Problems<(Scoped, Missing, Long)>,
@@ -96,7 +101,24 @@ struct PagePosition {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    Query((_, asked, page)): Query<(FailedStatus, DeliveryFilter, PageQuery)>,
+    Query((which, asked, page)): Query<(DeliveriesQuery, DeliveryFilter, PageQuery)>,
+) -> Answer<Json<Page<Delivery>>> {
+    match which.status.unwrap_or_default() {
+        DeliveriesStatus::Failed => failed(&app, organisation, asked, &page).await,
+        DeliveriesStatus::Pending => {
+            in_state(&app, organisation, store::DeliveryState::Pending, asked, &page).await
+        }
+        DeliveriesStatus::Delivered => {
+            in_state(&app, organisation, store::DeliveryState::Delivered, asked, &page).await
+        }
+    }
+}
+
+async fn failed(
+    app: &App,
+    organisation: OrganisationKey,
+    asked: DeliveryFilter,
+    page: &PageQuery,
 ) -> Answer<Json<Page<Delivery>>> {
     let position = page.position::<PagePosition>(&asked)?;
     let window = match &position {
@@ -108,6 +130,46 @@ pub(super) async fn list(
     let after = position.map(|position| position.at.into());
     let found = app.store.failed_deliveries(organisation, &filter, after, limit).await?;
     let next = found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &asked));
+    let list = found.rows.into_iter().map(Into::into).collect();
+    Ok(Json(Page::new(list, limit, next)))
+}
+
+/// Where a page of pending or delivered deliveries begins, and the window of the first page.
+#[derive(Serialize, Deserialize)]
+struct StatePosition {
+    gateway: i64,
+    sequence: i64,
+    from: Timestamp,
+    to: Timestamp,
+}
+
+async fn in_state(
+    app: &App,
+    organisation: OrganisationKey,
+    state: store::DeliveryState,
+    asked: DeliveryFilter,
+    page: &PageQuery,
+) -> Answer<Json<Page<Delivery>>> {
+    if asked.reason.is_some() {
+        return Err(Problem::invalid("reason", "applies to failed deliveries only"));
+    }
+    let filters = (api::DeliveryState::from(state), &asked);
+    let position = page.position::<StatePosition>(&filters)?;
+    let (from, to) = match &position {
+        Some(position) => (position.from, position.to),
+        // What is pending matters however old it is.
+        None if state == store::DeliveryState::Pending => {
+            open_window(asked.from.or(Some(Timestamp::from_micros(0))), asked.to)?
+        }
+        None => open_window(asked.from, asked.to)?,
+    };
+    let filter = in_window(asked.clone(), from, to);
+    let limit = page.size();
+    let after = position.map(|at| RedrivePlace { gateway: at.gateway, sequence: at.sequence });
+    let found = app.store.deliveries_in_state(organisation, &filter, state, after, limit).await?;
+    let next = found.next.map(|RedrivePlace { gateway, sequence }| {
+        cursor::encode(&StatePosition { gateway, sequence, from, to }, &filters)
+    });
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))
 }
@@ -227,7 +289,10 @@ pub(super) async fn redrive(
 
 /// The last 24 hours by default. Without an end the window is open, so that it includes what was
 /// recorded before the clock was set back.
-fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
+pub(super) fn open_window(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> Answer<(Timestamp, Timestamp)> {
     let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
     Ok(TimeWindow::new(from, to.unwrap_or(Timestamp::LAST))?)
 }

@@ -138,6 +138,8 @@ pub(super) async fn show(
         appended_at: history.appended_at,
         expires_at: event.expires_at,
         traceparent: event.traceparent,
+        target: history.target.map(Into::into),
+        gateway_count: history.matched,
         deliveries: history.deliveries.into_iter().map(Into::into).collect(),
     }))
 }

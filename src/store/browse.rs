@@ -1,11 +1,151 @@
-//! A gateway's log as admins browse it: its events with their delivery states. Browsing changes no
-//! state.
+//! Events as admins browse them: those of a time window, and a gateway's log with delivery states.
+//! Browsing changes no state.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{DeliveryState, Gateway};
-use crate::clock::Timestamp;
-use crate::event::{Event, Sequence};
+use super::{DeliveryState, Gateway, Labels, Result, StoreError, Target, TimedKey};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{CorrelationId, Event, EventId, EventIdPrefix, EventType, GatewayId, Sequence};
+
+/// Selects events. An event matches if it was appended in the window and has all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// When it was appended.
+    pub window: TimeWindow,
+    /// It is or was in the log of this gateway.
+    pub gateway_id: Option<GatewayId>,
+    /// Its type.
+    pub event_type: Option<EventType>,
+    /// Its correlation id.
+    pub correlation_id: Option<CorrelationId>,
+    /// The user on whose behalf it was published.
+    pub user_id: Option<String>,
+    /// The artifact that its payload names.
+    pub artifact_id: Option<String>,
+    /// The deployment that its payload names.
+    pub deployment_id: Option<String>,
+    /// How its id begins.
+    pub id_prefix: Option<EventIdPrefix>,
+}
+
+impl EventFilter {
+    /// The order in which matching events are listed.
+    pub const fn order(&self) -> EventOrder {
+        if self.id_prefix.is_some() {
+            EventOrder::Id
+        } else if self.gateway_id.is_some()
+            && self.correlation_id.is_none()
+            && self.deployment_id.is_none()
+            && self.artifact_id.is_none()
+        {
+            EventOrder::Log
+        } else {
+            EventOrder::Age
+        }
+    }
+}
+
+/// How events are ordered: by something that does not change, so that pages stay correct while
+/// events are appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOrder {
+    /// By the time of appending, newest first.
+    Age,
+    /// By the first sequence in the log of the filter's gateway, newest first.
+    Log,
+    /// By descending id, which is newest first for generated ids.
+    Id,
+}
+
+/// The last event that a page examined, in its list's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventCursor {
+    /// When it was appended, and its key.
+    Age(TimedKey),
+    /// Its first sequence in the gateway's log.
+    Log(Sequence),
+    /// Its id, or a text after all ids that match.
+    Id(String),
+}
+
+/// A page of events.
+#[derive(Clone, Debug)]
+pub struct EventPage {
+    /// The events.
+    pub rows: Vec<EventSummary>,
+    /// Where the next page begins; `None` after the last. The work per call is bounded, so a page
+    /// that is short or even empty may have a next one.
+    pub next: Option<EventCursor>,
+}
+
+/// An event without its payload and its deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSummary {
+    /// Its id.
+    pub id: EventId,
+    /// Its type.
+    pub event_type: EventType,
+    /// The key by which gateways recognise repeats.
+    pub correlation_id: CorrelationId,
+    /// The user on whose behalf it was published.
+    pub user_id: Option<String>,
+    /// When it occurred.
+    pub occurred_at: Timestamp,
+    /// When it was appended.
+    pub appended_at: Timestamp,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
+    /// The artifact that its payload names.
+    pub artifact_id: Option<String>,
+    /// The deployment that its payload names.
+    pub deployment_id: Option<String>,
+    /// What it was published for, with at most [`LISTED_GATEWAYS`](super::limits::LISTED_GATEWAYS) ids; `None` for an event of an
+    /// earlier version.
+    pub target: Option<PublishedTarget>,
+    /// How many gateways that selected.
+    pub matched: i64,
+}
+
+/// What an event was published for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishedTarget {
+    /// These gateways.
+    Gateways(Vec<GatewayId>),
+    /// Every gateway of the organisation.
+    All,
+    /// Every gateway that had all of these labels.
+    Labels(Labels),
+}
+
+const ALL: &str = "all";
+const GATEWAYS: &str = "gateways";
+
+impl Target {
+    /// The target in the column `events.target`. Gateways are not repeated there: they are those of
+    /// the event's deliveries.
+    pub fn stored(&self) -> Cow<'static, str> {
+        match self {
+            Self::Gateways(_) => GATEWAYS.into(),
+            Self::All => ALL.into(),
+            // A map of texts has a JSON form.
+            Self::Labels(labels) => serde_json::to_string(labels).unwrap_or_default().into(),
+        }
+    }
+}
+
+impl PublishedTarget {
+    /// Reads the column `events.target`.
+    pub fn read(stored: &str, gateways: Vec<GatewayId>) -> Result<Self> {
+        Ok(match stored {
+            ALL => Self::All,
+            GATEWAYS => Self::Gateways(gateways),
+            labels => Self::Labels(serde_json::from_str(labels).map_err(|error| {
+                StoreError::Corrupt(format!("the target {labels:?} of an event: {error}"))
+            })?),
+        })
+    }
+}
 
 /// Rows of the first read of a page. Each further read fetches twice as many, so that few large
 /// events are read in excess of what the page may contain.

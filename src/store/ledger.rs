@@ -32,7 +32,11 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{TimeWindow, Timestamp};
+use async_trait::async_trait;
+
+use super::{PublishedTarget, Record, Result};
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, Reason, Sequence,
 };
@@ -56,7 +60,17 @@ pub trait Ledger: Send + Sync + 'static {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage>;
-    /// Failed attempts in a window, counted per bucket of time and key.
+    /// A page of the deliveries in a state, by gateway and newest first. The window contains the times
+    /// at which their events were appended; a reason is ignored.
+    async fn deliveries_in_state(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: DeliveryState,
+        cursor: Option<RedrivePlace>,
+        limit: usize,
+    ) -> Result<StatePage>;
+    /// Failed attempts in `[from, to)`, counted per bucket of time and key.
     async fn failure_summary(
         &self,
         organisation: OrganisationKey,
@@ -294,6 +308,16 @@ pub struct DeliveryPage {
     pub next: Option<DeliveryCursor>,
 }
 
+/// A page of deliveries in a state.
+#[derive(Clone, Debug)]
+pub struct StatePage {
+    /// The deliveries.
+    pub rows: Vec<Delivery>,
+    /// The last delivery that was examined; `None` after the last one of all. The work per call is
+    /// bounded, so a page that is short or even empty may have a next one.
+    pub next: Option<RedrivePlace>,
+}
+
 /// What a summary groups by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SummaryBy {
@@ -337,6 +361,10 @@ pub struct EventHistory {
     pub event: Arc<Event>,
     /// When it was appended.
     pub appended_at: Timestamp,
+    /// What it was published for; `None` for an event of an earlier version.
+    pub target: Option<PublishedTarget>,
+    /// How many gateways that selected.
+    pub matched: i64,
     /// Its delivery to every gateway; to a gateway to which it was redriven, more than one.
     pub deliveries: Vec<Delivery>,
 }

@@ -48,3 +48,6 @@ pub const PEAK_CONNECTIONS: i64 = 2000;
 pub const LOGGED_EVENTS: i64 = 5;
 /// Events of all ranges of a sweep that are logged, at most.
 pub const LOGGED_IN_ALL: usize = 100;
+
+/// Gateways that are listed with an event that was published to them by id, at most.
+pub const LISTED_GATEWAYS: i64 = 10;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::positions::Repeats;
-use super::{Labels, Refusal, ValidationError};
+use super::{
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, Labels, LogPage, LogSpan,
+    Refusal, Result, ValidationError,
+};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
@@ -32,6 +34,14 @@ pub trait Log: Send + Sync + 'static {
         gateway: GatewayKey,
         key: &DeploymentKey,
     ) -> Result<Option<DeploymentMatch>>;
+    /// A page of the events that match, in the filter's [order](EventFilter::order).
+    async fn events(
+        &self,
+        organisation: OrganisationKey,
+        filter: &EventFilter,
+        cursor: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage>;
     /// Part of a gateway's log with the states of its deliveries; `None` if the gateway does not
     /// exist.
     async fn gateway_log(

@@ -18,6 +18,7 @@ use gateway_events::store::{
 use serde_json::value::RawValue;
 
 mod append;
+mod browse;
 mod inbox;
 mod maintenance;
 mod outcomes;
@@ -28,6 +29,7 @@ mod undelivered;
 
 use append::performed;
 pub(crate) use append::*;
+pub(crate) use browse::*;
 pub(crate) use inbox::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
@@ -105,6 +107,11 @@ macro_rules! conforms {
             expired_events_are_counted_and_not_redriven
             concurrent_redrives_append_each_delivery_once
             a_log_is_read_in_pages_with_states
+            events_are_listed_by_every_filter_while_others_are_appended
+            a_window_of_events_includes_its_start_and_excludes_its_end
+            a_redriven_event_is_listed_once_at_its_first_place
+            an_event_keeps_its_target_as_published
+            deliveries_are_listed_by_state_in_pages
             connections_are_paged_newest_first
             a_tokens_use_is_recorded_at_most_once_a_minute
             the_deliveries_of_a_request_are_limited

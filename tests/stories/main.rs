@@ -48,6 +48,7 @@ mod balancer;
 mod bench;
 mod bench_running;
 mod both_databases;
+mod browse;
 mod built_ins;
 mod bursts;
 mod chaos;

@@ -47,6 +47,9 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         "/connections?status=all",
         "/deliveries",
         "/deliveries/summary",
+        "/events",
+        "/events?idPrefix=ours",
+        "/events?artifactId=a-1",
     ] {
         assert_eq!(theirs.get(list).await.success()["count"], 0, "{list}");
         let mine = ours.get(list).await.success();
@@ -72,6 +75,7 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         format!("/gateways/{id}/connections"),
         format!("/gateways/{id}/log?wait=10s"),
         format!("/deliveries?gatewayId={away}"),
+        format!("/events?gatewayId={away}"),
         "/events/ours-1".to_owned(),
         "/event-types/our.own".to_owned(),
     ] {

@@ -28,8 +28,9 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 37] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 38] = [
     ("POST", "/events", Publish, "{}", 422),
+    ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
     ("GET", "/event-types", Read, "", 200),
     ("GET", "/event-types/{name}", Read, "", 404),
@@ -214,7 +215,7 @@ async fn an_unknown_path_or_method_is_a_problem_document() {
     admin.root("/internal/gateway/.well-known").await.refusal(404, "not_found");
     admin.get("/gateways/nonsense").await.refusal(404, "not_found");
     admin.delete("/access-tokens/%00").await.refusal(404, "not_found");
-    let wrong_method = admin.delete("/events").await;
+    let wrong_method = admin.delete("/deliveries/redrive").await;
     wrong_method.refusal(405, "method_not_allowed");
     assert_eq!(wrong_method.headers["allow"], "POST");
 }

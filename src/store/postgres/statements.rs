@@ -8,6 +8,7 @@
 
 use crate::event::GatewayKey;
 
+mod browse;
 mod connections;
 mod cursors;
 mod deliveries;

@@ -16,6 +16,7 @@ pub(crate) mod details;
 pub(crate) mod named;
 pub(crate) mod newest;
 pub(crate) mod scan;
+pub(crate) mod states;
 pub(crate) mod summary;
 #[cfg(test)]
 mod tests;

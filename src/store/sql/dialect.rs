@@ -22,41 +22,33 @@
 //! documentation here says what a method does. Comments at its implementations say only why
 //! that database needs its wording.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::RangeInclusive;
-use std::time::Duration;
+pub(crate) mod browse;
+pub(crate) mod connections;
+pub(crate) mod cursors;
+pub(crate) mod deliveries;
+pub(crate) mod expiry;
+pub(crate) mod gateways;
+pub(crate) mod inbox;
+pub(crate) mod ledger;
+pub(crate) mod log;
+pub(crate) mod nodes;
+pub(crate) mod not_connected;
+pub(crate) mod redrive;
+pub(crate) mod retention;
 
-use futures_util::stream::BoxStream;
-
-use super::connections::list::ConnectionRow;
-use super::cursors::Raised;
-use super::deliveries::details::{AttemptRow, StandingRow};
-use super::deliveries::named::Failure;
-use super::deliveries::newest::{Covering, Within};
-use super::deliveries::scan::Failed;
-use super::deliveries::summary::{Buckets, Tally};
-use super::deliveries::{Matching, Place};
-use super::expiry::{DueEvent, OpenDelivery};
-use super::gateways::details::GatewayRow;
-use super::inbox::{RowSize, UndrainedRow};
-use super::log::append::{BatchRows, Head};
-use super::log::idempotency::{KnownEvent, StoredAnswer};
-use super::log::read::LogEntry;
-use super::log::targets::{GatewayById, GatewayByLabels};
-use super::nodes::{ExclusiveTask, OrphanedConnection};
-use super::not_connected::{NotConnected, NotConnectedCount};
-use super::redrive::candidates::{Candidate, DeadRange};
-use super::retention::SpentEvents;
-use crate::clock::Timestamp;
-use crate::event::{
-    ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
-};
-use crate::store::positions::Change;
-use crate::store::receipts::Receipts;
-use crate::store::{
-    DeliveryKey, InboxContent, Labels, LoggedEvent, Range, RejectedFilter, RejectedRow, Rejection,
-    Result, SummaryBy, TimedKey, Unreadable, deployments,
-};
+pub(crate) use browse::BrowseStatements;
+pub(crate) use connections::ConnectionStatements;
+pub(crate) use cursors::CursorStatements;
+pub(crate) use deliveries::DeliveryStatements;
+pub(crate) use expiry::ExpiryStatements;
+pub(crate) use gateways::GatewayStatements;
+pub(crate) use inbox::InboxStatements;
+pub(crate) use ledger::LedgerStatements;
+pub(crate) use log::LogStatements;
+pub(crate) use nodes::NodeStatements;
+pub(crate) use not_connected::NotConnectedStatements;
+pub(crate) use redrive::RedriveStatements;
+pub(crate) use retention::RetentionStatements;
 
 pub(crate) use super::super::session::Session;
 pub(crate) use super::super::statements::{Connection, query, query_as, query_scalar};

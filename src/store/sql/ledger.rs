@@ -12,8 +12,9 @@ use super::dialect::{Connection, query};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
-    DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range, Record,
-    RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
+    DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, EventHistory, Ledger, Outcome,
+    Range, Record, RedrivePlace, RedriveSelection, Redriven, Result, StatePage, SummaryBy,
+    SummaryRow, Totals, storable,
 };
 
 pub(crate) mod history;
@@ -55,6 +56,25 @@ impl Ledger for Backend {
             conn,
             organisation,
             &filter,
+            cursor,
+            limit
+        ))
+    }
+
+    async fn deliveries_in_state(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: DeliveryState,
+        cursor: Option<RedrivePlace>,
+        limit: usize,
+    ) -> Result<StatePage> {
+        let filter = filter.clone();
+        run!(self.query, |conn| deliveries::states::deliveries_in_state(
+            conn,
+            organisation,
+            filter,
+            state,
             cursor,
             limit
         ))

@@ -7,11 +7,13 @@ use super::access::{Access as _, run};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::deployments::CANDIDATES;
 use crate::store::{
-    DeploymentKey, DeploymentMatch, Log, LogPage, LogSpan, OutboxPage, Publish, Published, Result,
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, Log, LogPage, LogSpan,
+    OutboxPage, Publish, Published, Result,
 };
 
 pub(crate) mod append;
 mod browse;
+pub(crate) mod events;
 pub(crate) mod idempotency;
 pub(crate) mod read;
 pub(crate) mod targets;
@@ -39,6 +41,17 @@ impl Log for Backend {
     ) -> Result<Option<DeploymentMatch>> {
         let key = key.clone();
         run!(self.point_read, |conn| read::find_deployment(conn, gateway, &key, CANDIDATES))
+    }
+
+    async fn events(
+        &self,
+        organisation: OrganisationKey,
+        filter: &EventFilter,
+        cursor: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage> {
+        let filter = filter.clone();
+        run!(self.query, |conn| events::events(conn, organisation, filter, cursor, limit))
     }
 
     async fn gateway_log(

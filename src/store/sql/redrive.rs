@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::dialect::deliveries::{Key, Matching};
+use super::dialect::log::Repeat;
 use super::dialect::redrive::Candidate;
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
@@ -181,10 +182,15 @@ pub(super) async fn append(
     for candidate in chosen {
         let last = last.entry(candidate.gateway).or_default();
         *last = last.next();
-        rows.push((candidate.gateway, *last, candidate.event.unwrap_or_default()));
+        rows.push(Repeat {
+            gateway: candidate.gateway,
+            sequence: *last,
+            event: candidate.event.unwrap_or_default(),
+            repeats: Sequence(candidate.sequence),
+        });
         numbered.push((candidate, *last));
     }
-    conn.insert_outbox(&rows).await?;
+    conn.insert_repeats(&rows).await?;
     dead_letters::mark(conn, &numbered, now).await?;
     for (gateway, count) in &counts {
         ledger::count_dead(conn, *gateway, -count).await?;

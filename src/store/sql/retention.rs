@@ -276,8 +276,8 @@ async fn cut_off(
     .await?;
     query!(
         r#"
-        insert into trimmed (gateway, sequence, event)
-        select gateway, sequence, event from outbox where gateway = $1 and sequence <= $2
+        insert into trimmed (gateway, sequence, event, repeats)
+        select gateway, sequence, event, repeats from outbox where gateway = $1 and sequence <= $2
         "#,
         stream.gateway.0,
         range.last.0

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::store::{DeliveryKey, Result, StoreError};
 
+mod browse;
 mod connections;
 mod cursors;
 mod deliveries;

@@ -12,7 +12,8 @@ use gateway_events::store::idempotency::{in_place, named};
 use gateway_events::store::limits::MOST_DELIVERIES;
 use gateway_events::store::{
     Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Labels, NewEvent, OutboxPage,
-    OutboxRow, Publish, Published, Refusal, Result, StoreError, Target, Validated, storable,
+    OutboxRow, Publish, Published, PublishedTarget, Refusal, Result, StoreError, Target, Validated,
+    storable,
 };
 
 use super::tables::{EventRow, KeptAnswer, Tables, next};
@@ -81,7 +82,7 @@ impl Tables {
             (Some((false, _)), Ok(new)) => Err(Refusal::IdTaken(new.event.id.clone())),
             (None, Ok(new)) => {
                 let targets = self.targets(organisation, &new.target)?;
-                let event = self.insert_event(now, organisation, new);
+                let event = self.insert_event(now, organisation, new, &targets);
                 let deliveries = targets
                     .into_iter()
                     .map(|(gateway, gateway_id)| AppendedDelivery {
@@ -162,6 +163,7 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         new: &NewEvent,
+        targets: &[(GatewayKey, GatewayId)],
     ) -> i64 {
         let key = next(&mut self.last.event);
         self.event_keys.insert((organisation, new.event.id.clone()), key);
@@ -173,6 +175,14 @@ impl Tables {
             digest: new.digest,
             artifact_id: text(&new.artifact_id),
             deployment_id: text(&new.deployment_id),
+            target: match &new.target {
+                Target::Gateways(_) => {
+                    PublishedTarget::Gateways(targets.iter().map(|(_, id)| *id).collect())
+                }
+                Target::All => PublishedTarget::All,
+                Target::Labels(labels) => PublishedTarget::Labels(labels.clone()),
+            },
+            matched: i64::try_from(targets.len()).unwrap_or(i64::MAX),
         };
         self.events.insert(key, row);
         key

@@ -26,6 +26,8 @@ impl Tables {
         Ok(Some(EventHistory {
             event: Arc::clone(&row.event),
             appended_at: row.appended_at,
+            target: Some(row.target.clone()),
+            matched: row.matched,
             deliveries: deliveries.collect::<Result<_>>()?,
         }))
     }

@@ -14,12 +14,13 @@ use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::{
     AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Connections, Credentials,
-    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch,
-    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Fleet, Gateway, GatewayChange,
-    GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
-    Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
-    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
-    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, DeploymentKey,
+    DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage, EventTypeInfo, EventTypes,
+    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Gateways, Health, Heartbeat,
+    Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken, NodeInfo, Nodes,
+    Opened, OutboxPage, Publish, Published, Reaping, Record, RedrivePlace, RedriveSelection,
+    Redriven, Result, RetentionLimits, RevokedConnection, Scope, StatePage, SummaryBy, SummaryRow,
+    SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -242,6 +243,16 @@ impl Log for MemoryStore {
         self.read(|tables| Ok(tables.find_deployment(gateway, key))).await
     }
 
+    async fn events(
+        &self,
+        organisation: OrganisationKey,
+        filter: &EventFilter,
+        cursor: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage> {
+        self.read(|tables| tables.browse_events(organisation, filter, cursor.as_ref(), limit)).await
+    }
+
     async fn gateway_log(
         &self,
         organisation: OrganisationKey,
@@ -332,6 +343,18 @@ impl Ledger for MemoryStore {
         limit: usize,
     ) -> Result<DeliveryPage> {
         self.read(|tables| tables.failed_deliveries(organisation, filter, cursor, limit)).await
+    }
+
+    async fn deliveries_in_state(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: DeliveryState,
+        cursor: Option<RedrivePlace>,
+        limit: usize,
+    ) -> Result<StatePage> {
+        self.read(|tables| tables.deliveries_in_state(organisation, filter, state, cursor, limit))
+            .await
     }
 
     async fn failure_summary(

@@ -9,7 +9,7 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Outcome,
-    Refusal, Rejection, StoreError, TokenInfo,
+    PublishedTarget, Refusal, Rejection, StoreError, TokenInfo,
 };
 
 /// A delivery.
@@ -137,6 +137,9 @@ pub(super) struct EventRow {
     pub(super) digest: [u8; 32],
     pub(super) artifact_id: Option<String>,
     pub(super) deployment_id: Option<String>,
+    pub(super) target: PublishedTarget,
+    /// How many gateways the target selected.
+    pub(super) matched: i64,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,9 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
-use super::super::sql::dialect::log::{BatchRows, Head, KnownEvent, LogEntry, StoredAnswer};
+use super::super::sql::dialect::log::{
+    BatchRows, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+};
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
@@ -44,16 +46,15 @@ impl LogStatements for Connection {
             rows.counts.iter().map(|(gateway, count)| (gateway.0, *count)).unzip();
         let stream: HashMap<i64, i64> = gateways.iter().copied().zip(1..).collect();
         let mut events: Vec<_> = rows.events.iter().enumerate().collect();
-        events.sort_unstable_by(|(_, (a, one)), (_, (b, other))| {
-            (a, &one.event.id).cmp(&(b, &other.event.id))
-        });
+        events.sort_unstable_by_key(|(_, it)| (it.organisation, &it.new.event.id));
         let mut nth = vec![0_i64; events.len()];
         for (sorted, (place, _)) in (1..).zip(&events) {
             nth[*place] = sorted;
         }
-        let events: Vec<_> = events.into_iter().map(|(_, (of, new))| (*of, *new)).collect();
-        let artifacts = column(&events, |(_, new)| new.artifact_id.as_deref().map(storable));
-        let deployments = column(&events, |(_, new)| new.deployment_id.as_deref().map(storable));
+        let events: Vec<_> = events.into_iter().map(|(_, event)| event).collect();
+        let artifacts = column(&events, |it| it.new.artifact_id.as_deref().map(storable));
+        let deployments = column(&events, |it| it.new.deployment_id.as_deref().map(storable));
+        let targets = column(&events, |it| it.new.target.stored());
         Ok(query_as!(
             Head,
             r#"
@@ -64,14 +65,17 @@ impl LogStatements for Connection {
                 returning streams.gateway, head, head - new.count as before
             ), stored as (
                 insert into events (organisation, id, type, payload, correlation_id, user_id,
-                    occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id, traceparent)
+                    occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id, traceparent,
+                    target, matched)
                 select organisation, id, type, payload, correlation_id, user_id,
-                    occurred_at, $14, expires_at, digest, artifact_id, deployment_id, traceparent
+                    occurred_at, $14, expires_at, digest, artifact_id, deployment_id, traceparent,
+                    target, matched
                 from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                     $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[],
-                    $18::text[])
+                    $18::text[], $19::text[], $20::bigint[])
                     with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
-                        occurred_at, expires_at, digest, artifact_id, deployment_id, traceparent, nth)
+                        occurred_at, expires_at, digest, artifact_id, deployment_id, traceparent,
+                        target, matched, nth)
                 order by nth
                 returning event, organisation, id
             ), logged as (
@@ -85,36 +89,39 @@ impl LogStatements for Connection {
             "#,
             &gateways,
             &counts,
-            &column(&events, |(organisation, _)| organisation.0),
-            &column(&events, |(_, new)| new.event.id.as_str()) as _,
-            &column(&events, |(_, new)| new.event.event_type.as_str()) as _,
-            &column(&events, |(_, new)| new.event.payload.get()) as _,
-            &column(&events, |(_, new)| new.event.correlation_id.as_str()) as _,
-            &column(&events, |(_, new)| new.event.user_id.as_deref()) as _,
-            &column(&events, |(_, new)| new.event.occurred_at) as _,
-            &column(&events, |(_, new)| new.event.expires_at) as _,
-            &column(&events, |(_, new)| &new.digest[..]) as _,
+            &column(&events, |it| it.organisation.0),
+            &column(&events, |it| it.new.event.id.as_str()) as _,
+            &column(&events, |it| it.new.event.event_type.as_str()) as _,
+            &column(&events, |it| it.new.event.payload.get()) as _,
+            &column(&events, |it| it.new.event.correlation_id.as_str()) as _,
+            &column(&events, |it| it.new.event.user_id.as_deref()) as _,
+            &column(&events, |it| it.new.event.occurred_at) as _,
+            &column(&events, |it| it.new.event.expires_at) as _,
+            &column(&events, |it| &it.new.digest[..]) as _,
             &column(&artifacts, |it| it.as_deref()) as _,
             &column(&deployments, |it| it.as_deref()) as _,
             now as _,
             &column(&rows.deliveries, |row| stream[&row.0.0]),
             &column(&rows.deliveries, |row| row.1),
             &column(&rows.deliveries, |row| nth[row.2]),
-            &column(&events, |(_, new)| new.event.traceparent.map(|it| it.to_string())) as _
+            &column(&events, |it| it.new.event.traceparent.map(|it| it.to_string())) as _,
+            &column(&targets, |it| &**it) as _,
+            &column(&events, |it| it.matched)
         )
         .fetch_all(self)
         .await?)
     }
 
-    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()> {
+    async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()> {
         query!(
             r#"
-            insert into outbox (gateway, sequence, event)
-            select * from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            insert into outbox (gateway, sequence, event, repeats)
+            select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
             "#,
-            &column(rows, |row| row.0.0),
-            &column(rows, |row| row.1.0),
-            &column(rows, |row| row.2)
+            &column(rows, |row| row.gateway.0),
+            &column(rows, |row| row.sequence.0),
+            &column(rows, |row| row.event),
+            &column(rows, |row| row.repeats.0)
         )
         .execute(self)
         .await?;

@@ -19,8 +19,8 @@ pub(crate) trait LogStatements {
     /// Inserts the events and outbox rows of a batch, raises the heads of its streams, and
     /// returns the new heads.
     async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>>;
-    /// Inserts outbox rows: gateway, sequence and event key.
-    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()>;
+    /// Inserts outbox rows of events that were in these logs before.
+    async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()>;
     /// The stored answers of these idempotency keys.
     async fn stored_answers(
         &mut self,
@@ -57,13 +57,31 @@ pub(crate) trait LogStatements {
 
 /// What a batch writes, before its sequences are known.
 pub(crate) struct BatchRows<'a> {
-    pub(crate) events: Vec<(OrganisationKey, &'a NewEvent)>,
+    pub(crate) events: Vec<BatchEvent<'a>>,
     /// By how much the head of each stream rises.
     pub(crate) counts: BTreeMap<GatewayKey, i64>,
     /// For each delivery: its stream, its number among the stream's new rows (from 1), and the
     /// index of its event in `events`. In the order of the outbox's key, which is the cheapest to
     /// insert.
     pub(crate) deliveries: Vec<(GatewayKey, i64, usize)>,
+}
+
+/// An event to insert.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchEvent<'a> {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) new: &'a NewEvent,
+    /// How many gateways its target selects.
+    pub(crate) matched: i64,
+}
+
+/// An outbox row of an event that was in the log before.
+pub(crate) struct Repeat {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) sequence: Sequence,
+    pub(crate) event: i64,
+    /// The sequence of the delivery that it repeats.
+    pub(crate) repeats: Sequence,
 }
 
 /// The new head of a stream.

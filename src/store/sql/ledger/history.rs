@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use super::super::deliveries::details;
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
-use crate::event::{CorrelationId, Event, EventId, EventType, OrganisationKey, Reason};
-use crate::store::{DeliveryKey, EventHistory, Result, StoreError, Totals};
+use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
+use crate::store::{Delivery, EventHistory, PublishedTarget, Result, StoreError, Totals};
 use crate::trace_context::TraceParent;
 
 pub(crate) async fn event_history(
@@ -23,7 +23,8 @@ pub(crate) async fn event_history(
             correlation_id as "correlation_id!: CorrelationId", user_id as "user_id?: String",
             occurred_at as "occurred_at!: Timestamp", appended_at as "appended_at!: Timestamp",
             expires_at as "expires_at?: Timestamp",
-            traceparent as "traceparent?: TraceParent"
+            traceparent as "traceparent?: TraceParent", target as "target?: String",
+            matched as "matched?: i64"
         from events where organisation = $1 and id = $2
         "#,
         organisation.0,
@@ -62,11 +63,25 @@ pub(crate) async fn event_history(
         expires_at: row.expires_at,
         traceparent: row.traceparent,
     };
+    let deliveries = details::deliveries(conn, &keys).await?;
+    let gateways = distinct_gateways(&deliveries);
+    let matched = row.matched.unwrap_or(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
+    let target = row.target.map(|stored| PublishedTarget::read(&stored, gateways)).transpose()?;
     Ok(Some(EventHistory {
         event: Arc::new(event),
         appended_at: row.appended_at,
-        deliveries: details::deliveries(conn, &keys).await?,
+        target,
+        matched,
+        deliveries,
     }))
+}
+
+/// The gateways of these deliveries, in order.
+fn distinct_gateways(deliveries: &[Delivery]) -> Vec<GatewayId> {
+    let mut gateways: Vec<GatewayId> = deliveries.iter().map(|it| it.gateway_id).collect();
+    gateways.sort_unstable();
+    gateways.dedup();
+    gateways
 }
 
 /// Confirmed and failed deliveries of deleted gateways are included; pending ones and dead letters

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::dialect::log::{BatchRows, Head};
+use super::super::dialect::log::{BatchEvent, BatchRows, Head};
 use super::super::dialect::{Connection, LogStatements};
 
 use super::idempotency::{self, Identity};
@@ -215,7 +215,12 @@ impl<'a> BatchRows<'a> {
             }
         }
         deliveries.sort_unstable();
-        let events = fresh.iter().map(|fresh| (fresh.organisation, fresh.new)).collect();
+        let events = fresh.iter().map(|fresh| BatchEvent {
+            organisation: fresh.organisation,
+            new: fresh.new,
+            matched: i64::try_from(fresh.targets.len()).unwrap_or(i64::MAX),
+        });
+        let events = events.collect();
         Self { events, counts, deliveries }
     }
 }

@@ -6,7 +6,9 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
-use super::super::sql::dialect::log::{BatchRows, Head, KnownEvent, LogEntry, StoredAnswer};
+use super::super::sql::dialect::log::{
+    BatchEvent, BatchRows, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+};
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
@@ -14,7 +16,7 @@ use crate::event::{
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
-use crate::store::{NewEvent, Result, storable};
+use crate::store::{Result, storable};
 use crate::trace_context::TraceParent;
 
 impl LogStatements for Connection {
@@ -43,18 +45,18 @@ impl LogStatements for Connection {
         let numbered = rows.deliveries.iter().filter_map(|(gateway, nth, event)| {
             Some((*gateway, Sequence(before.get(gateway)? + nth), events[*event]))
         });
-        self.insert_outbox(&numbered.collect::<Vec<_>>()).await?;
+        insert_outbox(self, &numbered.collect::<Vec<_>>()).await?;
         Ok(heads)
     }
 
-    async fn insert_outbox(&mut self, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()> {
+    async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()> {
         let rows: Vec<_> =
-            rows.iter().map(|(gateway, sequence, event)| (gateway.0, sequence, event)).collect();
+            rows.iter().map(|it| (it.gateway.0, it.sequence, it.event, it.repeats)).collect();
         let rows = json(&rows)?;
         query!(
             r#"
-            insert into outbox (gateway, sequence, event)
-            select value ->> 0, value ->> 1, value ->> 2 from jsonb_each($1) where true
+            insert into outbox (gateway, sequence, event, repeats)
+            select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from jsonb_each($1) where true
             "#,
             rows
         )
@@ -212,16 +214,33 @@ impl LogStatements for Connection {
     }
 }
 
+/// Inserts first deliveries: gateway, sequence and event key.
+async fn insert_outbox(conn: &mut Connection, rows: &[(GatewayKey, Sequence, i64)]) -> Result<()> {
+    let rows: Vec<_> =
+        rows.iter().map(|(gateway, sequence, event)| (gateway.0, sequence, event)).collect();
+    let rows = json(&rows)?;
+    query!(
+        r#"
+        insert into outbox (gateway, sequence, event)
+        select value ->> 0, value ->> 1, value ->> 2 from jsonb_each($1) where true
+        "#,
+        rows
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Returns the keys of the events, in order. They follow the last key in `sqlite_sequence`, because
 /// no other connection writes; returning rows would cost as much as inserting them.
 async fn insert_events(
     conn: &mut Connection,
     now: Timestamp,
-    events: &[(OrganisationKey, &NewEvent)],
+    events: &[BatchEvent<'_>],
 ) -> Result<Vec<i64>> {
     let rows: Vec<_> = events
         .iter()
-        .map(|(organisation, new)| {
+        .map(|BatchEvent { organisation, new, matched }| {
             let event = &new.event;
             (
                 (organisation.0, &event.id, &event.event_type, event.payload.get()),
@@ -235,6 +254,8 @@ async fn insert_events(
                 (
                     new.artifact_id.as_deref().map(storable),
                     new.deployment_id.as_deref().map(storable),
+                    new.target.stored(),
+                    matched,
                 ),
             )
         })
@@ -243,12 +264,13 @@ async fn insert_events(
     let inserted = query!(
         r#"
         insert into events (event, organisation, id, type, payload, correlation_id, user_id,
-            occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id)
+            occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id,
+            target, matched)
         select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
             value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
             value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]', $2,
             value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
-            value ->> '$[3][0]', value ->> '$[3][1]'
+            value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', value ->> '$[3][3]'
         from jsonb_each($1) where true order by key
         "#,
         rows,

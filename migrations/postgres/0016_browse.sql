@@ -1,0 +1,28 @@
+-- What an event was published for, and how many gateways that selected at the time:
+-- gateways may be registered, deleted and relabelled afterwards. `target` is `all`,
+-- `gateways` (by id: they are those of its deliveries), or the labels as a JSON
+-- object. Null for events of earlier versions.
+alter table events add column target text;
+alter table events add column matched bigint;
+
+-- The events of an artifact, and those of a user, newest first: few among many, so
+-- they can't be found by age. Events that name neither cost nothing here. As with
+-- deployments, a long id is found by its beginning.
+create index events_by_artifact on events (substr(artifact_id, 1, 512), organisation, appended_at, event)
+    where artifact_id is not null;
+create index events_by_user on events (substr(user_id, 1, 256), organisation, appended_at, event)
+    where user_id is not null;
+
+-- The delivery that a redrive repeats, by its sequence in the same log. Null for
+-- the first delivery of an event to a gateway, which gives its place in the log.
+-- A null does not make a row larger.
+alter table outbox add column repeats bigint;
+alter table trimmed add column repeats bigint;
+update outbox set repeats = d.first_sequence + outbox.sequence - d.redriven_first
+from dead_letters d
+where d.redriven_first is not null and d.gateway = outbox.gateway
+    and outbox.sequence between d.redriven_first and d.redriven_first + d.last_sequence - d.first_sequence;
+update trimmed set repeats = d.first_sequence + trimmed.sequence - d.redriven_first
+from dead_letters d
+where d.redriven_first is not null and d.gateway = trimmed.gateway
+    and trimmed.sequence between d.redriven_first and d.redriven_first + d.last_sequence - d.first_sequence;

@@ -1,0 +1,97 @@
+//! `delivery list`: deliveries that are pending or delivered.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use gateway_events::api::{DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, Page};
+use gateway_events::client::api::Api;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{CorrelationId, EventId, EventType};
+
+use super::super::access::ClientOptions;
+use super::super::output::{answer, cell, optional, time};
+use super::super::reference::GatewayRef;
+use super::super::table::table;
+use super::super::time::parse_instant;
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The state of the deliveries
+    #[arg(long, value_enum)]
+    status: Status,
+    /// Stored from this time on: RFC 3339, or how long ago, like 2h or "15m ago" (by default 24h
+    /// for delivered ones, and any time for pending ones)
+    #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
+    from: Option<Timestamp>,
+    /// Stored before this time
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
+    to: Option<Timestamp>,
+    /// To one gateway, by its name or id
+    #[arg(long)]
+    gateway: Option<GatewayRef>,
+    /// Of one event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<EventType>,
+    /// Of one event, by its id
+    #[arg(long, value_name = "ID")]
+    event: Option<EventId>,
+    /// Of one correlation id
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<CorrelationId>,
+    /// The maximum number
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// List all of them, however many
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
+
+/// Failed deliveries are listed by `delivery failed`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Status {
+    Pending,
+    Delivered,
+}
+
+pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let gateway_id = match &list.gateway {
+        Some(gateway) => Some(gateway.resolve(api).await?),
+        None => None,
+    };
+    let status = match list.status {
+        Status::Pending => DeliveriesStatus::Pending,
+        Status::Delivered => DeliveriesStatus::Delivered,
+    };
+    let query = DeliveriesQuery { status: Some(status) };
+    let filter = DeliveryFilter {
+        from: list.from,
+        to: list.to,
+        gateway_id,
+        event_type: list.event_type,
+        reason: None,
+        event_id: list.event,
+        correlation_id: list.correlation_id,
+    };
+    let limit = if list.all { usize::MAX } else { usize::try_from(list.limit)? };
+    answer(client.json, &api.deliveries(&query, &filter, limit).await?, shown)
+}
+
+fn shown(page: &Page<Delivery>) -> String {
+    let rows = page.list.iter().map(|delivery| {
+        [
+            cell(&delivery.gateway_name),
+            cell(delivery.sequence),
+            cell(delivery.state.as_str()),
+            time(delivery.appended_at),
+            optional(delivery.event_type.as_ref()),
+            cell(delivery.failures),
+            optional(delivery.event_id.as_ref()),
+        ]
+    });
+    let header = ["gateway", "sequence", "state", "stored", "type", "failures", "event"];
+    let mut text = table(header, rows, "no such deliveries");
+    if page.pagination.next.is_some() {
+        text.push_str("\n\nThere are more: use --all, raise --limit or narrow the window.");
+    }
+    text
+}

@@ -1,0 +1,214 @@
+//! Deliveries in a state, by gateway and newest first. The state follows from the gateway's position
+//! and its dead letters, so the logs are read: pending deliveries above the positions, delivered
+//! ones up to them. If the filter names events, their deliveries are read instead. The work per call
+//! is bounded, as for failed deliveries.
+
+use super::super::dialect::browse::EventMatching;
+use super::super::dialect::deliveries::{Key, Matching};
+use super::super::dialect::{BrowseStatements, Connection, query_as};
+use super::super::log::events::end_of_log;
+use super::details;
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{GatewayKey, OrganisationKey, Sequence};
+use crate::store::{
+    DeliveryFilter, DeliveryState, EventFilter, RedrivePlace, Result, StatePage, StoreError,
+};
+
+/// Rows examined per call, at most.
+const WORK: usize = 10_000;
+/// Rows examined per round, at most.
+const ROUND: usize = 1_000;
+/// Rows examined in excess of the page in the first round of a log.
+const SPARE: usize = 32;
+/// Logs that one statement finds.
+const LOGS: usize = 256;
+/// What it costs to begin with a log, in rows: a few statements.
+const BEGINNING: usize = 50;
+
+/// After all deliveries.
+const END: RedrivePlace = RedrivePlace { gateway: i64::MAX, sequence: i64::MAX };
+
+/// A page, while it is read.
+struct Reading {
+    state: DeliveryState,
+    limit: usize,
+    keys: Vec<Key>,
+    /// What precedes it is still to be read.
+    at: RedrivePlace,
+    /// Rows that may still be examined.
+    left: usize,
+}
+
+pub(crate) async fn deliveries_in_state(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    filter: DeliveryFilter,
+    state: DeliveryState,
+    cursor: Option<RedrivePlace>,
+    limit: usize,
+) -> Result<StatePage> {
+    let matching = Matching::new(conn, organisation, &filter).await?;
+    let at = cursor.unwrap_or(END);
+    let mut reading =
+        Reading { state, limit: limit.clamp(1, WORK), keys: Vec::new(), at, left: WORK };
+    let is_last = if matching.names_events() {
+        reading.read_named(conn, &matching).await?
+    } else {
+        reading.read_logs(conn, &matching).await?
+    };
+    let next = (!is_last).then_some(reading.at);
+    Ok(StatePage { rows: details::deliveries(conn, &reading.keys).await?, next })
+}
+
+impl Reading {
+    fn is_full(&self) -> bool {
+        self.keys.len() == self.limit || self.left == 0
+    }
+
+    /// Adds those of these deliveries that are in the state, until the page is full.
+    async fn add(&mut self, conn: &mut Connection, keys: &[Key]) -> Result<()> {
+        for standing in details::standings(conn, keys).await? {
+            let (gateway, sequence) = standing.key;
+            self.at = RedrivePlace { gateway, sequence };
+            if standing.delivery.state == self.state {
+                self.keys.push(standing.key);
+                if self.keys.len() == self.limit {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the deliveries of the filter's events; returns whether these were the last ones.
+    async fn read_named(&mut self, conn: &mut Connection, matching: &Matching) -> Result<bool> {
+        while !self.is_full() {
+            let size = ROUND.min(self.left);
+            let limit = i64::try_from(size).unwrap_or(i64::MAX);
+            let rows = conn.deliveries_named(matching, self.at, limit).await?;
+            self.left -= rows.len().min(self.left);
+            self.add(conn, &rows).await?;
+            if rows.len() < size && self.keys.len() < self.limit {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads log after log; returns whether these were the last ones.
+    async fn read_logs(&mut self, conn: &mut Connection, matching: &Matching) -> Result<bool> {
+        loop {
+            let logs = logs(conn, matching, self.at).await?;
+            let was_last = logs.len() < LOGS;
+            for log in logs {
+                if self.is_full() {
+                    return Ok(false);
+                }
+                self.left -= 1;
+                if log.gateway.0 != self.at.gateway {
+                    self.at = RedrivePlace { gateway: log.gateway.0, sequence: i64::MAX };
+                }
+                if self.state != DeliveryState::Pending || log.confirmed < log.head {
+                    self.left -= BEGINNING.min(self.left);
+                    if !self.read_log(conn, matching, &log).await? {
+                        return Ok(false);
+                    }
+                }
+                self.at = RedrivePlace { gateway: log.gateway.0, sequence: 0 };
+            }
+            if was_last {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Reads a log; returns whether it was read to its end.
+    async fn read_log(
+        &mut self,
+        conn: &mut Connection,
+        matching: &Matching,
+        log: &LogRow,
+    ) -> Result<bool> {
+        let window = TimeWindow::new(matching.from, matching.to);
+        let window = window.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let event_type = matching.filter.event_type.clone();
+        let events = EventMatching {
+            organisation: OrganisationKey(matching.organisation),
+            gateway: Some(log.gateway),
+            filter: EventFilter { window, event_type, ..EventFilter::default() },
+        };
+        let mut before = Sequence(self.at.sequence);
+        if before.0 == i64::MAX && matching.to < Timestamp::LAST {
+            before = end_of_log(conn, log.gateway, matching.to).await?;
+        }
+        if self.state == DeliveryState::Delivered {
+            before = before.min(log.confirmed.next());
+        }
+        let mut most = self.limit.saturating_add(SPARE);
+        while !self.is_full() {
+            let size = most.min(ROUND).min(self.left);
+            most = most.saturating_mul(2);
+            let limit = i64::try_from(size).unwrap_or(i64::MAX);
+            let rows = conn.events_of_log(&events, before, limit).await?;
+            self.left -= rows.len().min(self.left);
+            let mut was_last = rows.len() < size;
+            let mut keys = Vec::new();
+            for row in rows {
+                let is_confirmed = row.sequence <= log.confirmed;
+                if row.is_past || (self.state == DeliveryState::Pending && is_confirmed) {
+                    was_last = true;
+                    break;
+                }
+                before = row.sequence;
+                if row.matches {
+                    keys.push((log.gateway.0, row.sequence.0));
+                }
+            }
+            self.add(conn, &keys).await?;
+            if self.keys.len() == self.limit {
+                return Ok(false);
+            }
+            self.at.sequence = before.0;
+            if was_last {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A log and its gateway's confirmed position.
+struct LogRow {
+    gateway: GatewayKey,
+    head: Sequence,
+    confirmed: Sequence,
+}
+
+/// Logs with something before a place, in descending order. Includes those of deleted gateways,
+/// whose history is kept.
+async fn logs(
+    conn: &mut Connection,
+    matching: &Matching,
+    before: RedrivePlace,
+) -> Result<Vec<LogRow>> {
+    let up_to = if before.sequence > 1 { before.gateway } else { before.gateway - 1 };
+    let limit = i64::try_from(LOGS).unwrap_or(i64::MAX);
+    Ok(query_as!(
+        LogRow,
+        r#"
+        select s.gateway as "gateway!: GatewayKey", s.head as "head!: Sequence",
+            coalesce((select received from cursors c where c.gateway = s.gateway and c.instance = ''),
+                     (select max(received) from cursors c where c.gateway = s.gateway), 0) as "confirmed!: Sequence"
+        from streams s join gateways g on g.gateway = s.gateway
+        where g.organisation = $1 and s.gateway <= $2
+            and s.gateway = coalesce(cast($3 as bigint), s.gateway)
+        order by s.gateway desc limit $4
+        "#,
+        matching.organisation,
+        up_to,
+        matching.gateway,
+        limit
+    )
+    .fetch_all(conn)
+    .await?)
+}
