@@ -41,14 +41,16 @@ const LIMITS: [(&str, &str); 4] = [
 /// Further settings of every session; a pooler's sessions keep its own. The keepalives are the
 /// server's, and release the locks of a node whose machine has vanished. Bitmap scans are disabled:
 /// queries that may match many rows must read along an index and stop early, while a bitmap scan
-/// finds all rows first, which looks cheap to the planner while there are no statistics.
-const SESSION: [(&str, &str); 6] = [
+/// finds all rows first, which looks cheap to the planner while there are no statistics. JIT
+/// compilation is disabled: it would take many times as long as these queries.
+const SESSION: [(&str, &str); 7] = [
     ("default_transaction_isolation", "read committed"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "25s"),
     ("enable_bitmapscan", "off"),
+    ("jit", "off"),
 ];
 
 /// Begins a migration. It has no statement timeout.
