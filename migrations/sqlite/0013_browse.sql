@@ -6,11 +6,10 @@ alter table events add column target text;
 alter table events add column matched integer;
 
 -- The events of an artifact, and those of a user, newest first: few among many, so
--- they can't be found by age. Events that name neither cost nothing here. As with
--- deployments, a long id is found by its beginning.
-create index events_by_artifact on events (substr(artifact_id, 1, 512), organisation, appended_at)
+-- they can't be found by age. Events that name neither cost nothing here.
+create index events_by_artifact on events (artifact_id, organisation, appended_at)
     where artifact_id is not null;
-create index events_by_user on events (substr(user_id, 1, 256), organisation, appended_at)
+create index events_by_user on events (user_id, organisation, appended_at)
     where user_id is not null;
 
 -- The delivery that a redrive repeats, by its sequence in the same log. Null for
