@@ -182,7 +182,7 @@ async fn an_invalid_query_says_why() {
         ("/deliveries?correlationId=a%20b", "correlationId", ["a b", "without blanks"]),
         ("/deliveries?cursor=xyz", "cursor", ["pagination.next", "not a cursor"]),
         ("/deliveries?gatewayID=1", "gatewayID", ["gatewayID", "`gatewayId`"]),
-        ("/deliveries?limit=1&limit=2", "limit", ["limit", "duplicate"]),
+        ("/deliveries?limit=1&limit=2", "limit", ["limit", "more than once"]),
         ("/deliveries/summary?bucket=0s", "bucket", ["\"0s\"", "1h"]),
         ("/deliveries/summary?bucket=1w", "bucket", ["\"1w\"", "1h"]),
         ("/deliveries/summary?bucket=5", "bucket", ["\"5\"", "1h"]),
