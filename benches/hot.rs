@@ -16,7 +16,7 @@ use gateway_events::event::{OrganisationKey, Sequence};
 use gateway_events::store::sqlite::{Options, SqliteStore};
 use gateway_events::store::{
     Connections as _, Credentials as _, Gateway, Gateways as _, Health as _, Labels, Ledger as _,
-    Log as _, NewConnection, NewEvent, Publish, Published, Range, Record, Target,
+    Log as _, NewConnection, NewEvent, Principal, Publish, Published, Range, Record, Target,
 };
 use gateway_events::token::{Kind, Presented, issue};
 use gateway_events::transport::frame::event_text;
@@ -110,7 +110,8 @@ fn place() -> Place {
         let opened = SqliteStore::open(&options, NodeId::new(), Wake::default()).await;
         let store = opened.expect("it opens");
         let organisation = store.organisation("default").await.expect("it is there");
-        let made = store.create_gateway(organisation, id, "bench", &Labels::new(), 1).await;
+        let actor = Principal::local("bench", "localhost").in_organisation(organisation);
+        let made = store.create_gateway(&actor, id, "bench", &Labels::new(), 1).await;
         (store, organisation, made.expect("registered"))
     });
     Place { runtime, store, organisation, gateway, _directory: directory }

@@ -5,7 +5,7 @@
 //! Member names are camelCase. An absent member of a request has its default. A member of a response
 //! that has no value is `null`, unless its description says that it is omitted.
 
-mod browse;
+mod audit;
 mod connections;
 mod deliveries;
 mod event_types;
@@ -21,7 +21,7 @@ mod schemas;
 mod stats;
 mod tokens;
 
-pub use browse::{EventFilter, EventSummary, PublishedTarget};
+pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
     Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,

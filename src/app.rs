@@ -28,6 +28,7 @@ use crate::wake::Wake;
 
 mod check;
 mod first_token;
+mod local;
 mod membership;
 mod metrics;
 
@@ -318,7 +319,7 @@ pub fn generate_token() -> Result<SecretString, ServeError> {
 pub async fn recover_access(config: &Config, name: &str) -> Result<SecretString, ServeError> {
     let issued = token::issue(Kind::Access)?;
     let new = NewToken { id: issued.id, digest: issued.digest, expires_at: None };
-    database(config).add_admin_token(name, new).await?;
+    database(config).add_admin_token(local::principal(), name, new).await?;
     Ok(issued.key)
 }
 

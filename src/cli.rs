@@ -5,6 +5,7 @@
 pub(crate) use gateway_events::command::{access, output};
 use gateway_events::command::{confirm, interrupt, service, table, time};
 
+pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod delivery;
 pub(crate) mod demo;

@@ -142,6 +142,8 @@ pub struct Retention {
     dead_letter_max_age: Duration,
     #[serde(with = "humantime_serde")]
     orphaned_cursor_max_age: Duration,
+    #[serde(with = "humantime_serde")]
+    audit: Duration,
     /// The interval between passes.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
@@ -158,6 +160,7 @@ impl Retention {
             hard_max_events: self.hard_max_events,
             dead_letter_max_age: self.dead_letter_max_age,
             orphaned_cursor_max_age: self.orphaned_cursor_max_age,
+            audit_max_age: self.audit,
             batch: self.batch,
         }
     }

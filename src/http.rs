@@ -28,6 +28,7 @@ use crate::jobs::Supervisor;
 use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
+mod audit;
 mod auth;
 mod bodies;
 mod browse;
@@ -191,6 +192,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(inbox::retry_one))
         .routes(routes!(access_tokens::list, access_tokens::create))
         .routes(routes!(access_tokens::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(nodes::list))
         .routes(routes!(stats::show))
 }

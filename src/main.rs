@@ -13,8 +13,8 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, config, delivery, demo, event, gateway, health, inbox, listen, migrate,
-    node, openapi, serve, token, verify,
+    access::ClientOptions, audit, config, delivery, demo, event, gateway, health, inbox, listen,
+    migrate, node, openapi, serve, token, verify,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -44,7 +44,7 @@ enum Command {
     /// of an older version continue, unless the new schema is incompatible with them, and can't be
     /// started again.
     Migrate(migrate::Args),
-    /// Check a database's consistency: gapless logs, correct heads, a consistent ledger
+    /// Check a database's consistency: gapless logs, a consistent ledger, an unbroken audit log
     Verify(verify::Args),
     /// Check or show the settings in effect
     #[command(subcommand)]
@@ -59,7 +59,11 @@ enum Command {
     /// List failed deliveries, and append them again
     Delivery(Client<delivery::Command>),
     /// List rows that other programs inserted and that could not be published, and retry them
-    Inbox(Client<inbox::Command>),
+    #[command(subcommand)]
+    Inbox(inbox::Command),
+    /// List who changed what, when and from where
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// List nodes
     Node(Client<node::Command>),
     /// Check whether the service on this machine is ready, for container health checks
@@ -85,16 +89,17 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Verify(args) => verify::run(args).await,
-        Command::Config(command) => config::run(command),
-        Command::Gateway(Client { command, client }) => gateway::run(command, &client).await,
-        Command::Token(command) => token::run(command).await,
-        Command::Event(Client { command, client }) => event::run(command, &client).await,
-        Command::Delivery(Client { command, client }) => delivery::run(command, &client).await,
-        Command::Inbox(Client { command, client }) => inbox::run(command, &client).await,
-        Command::Node(Client { command, client }) => node::run(command, &client).await,
-        Command::Health(args) => health::run(args).await,
-        Command::Listen(args) => listen::run(args).await,
+        Command::Verify(args) => verify::run(args, &client).await,
+        Command::Config(command) => config::run(command, &client),
+        Command::Gateway(command) => gateway::run(command, &client).await,
+        Command::Token(command) => token::run(command, &client).await,
+        Command::Event(command) => event::run(command, &client).await,
+        Command::Delivery(command) => delivery::run(command, &client).await,
+        Command::Inbox(command) => inbox::run(command, &client).await,
+        Command::Audit(command) => audit::run(command, &client).await,
+        Command::Node(command) => node::run(command, &client).await,
+        Command::Health(args) => health::run(args, &client).await,
+        Command::Listen(args) => listen::run(args, &client).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
         Command::Completions { shell } => completions(shell),

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+pub mod audit;
 mod browse;
 mod conflict;
 mod connections;
@@ -49,6 +50,10 @@ mod trimming;
 mod undelivered;
 mod verdict;
 
+pub use audit::{
+    Actor, Audit, AuditAction, AuditCursor, AuditEntry, AuditFilter, AuditHash, AuditHead,
+    AuditObject, AuditRecord, Audited, Principal,
+};
 pub use browse::*;
 pub use conflict::*;
 pub use connections::*;
@@ -130,6 +135,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// caller takes only the part that it needs: an `Arc<dyn Store>` coerces to an `Arc<dyn Gateways>`.
 pub trait Store:
     Health
+    + Audit
     + Credentials
     + Gateways
     + EventTypes
@@ -144,6 +150,7 @@ pub trait Store:
 
 impl<S> Store for S where
     S: Health
+        + Audit
         + Credentials
         + Gateways
         + EventTypes

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::ServeError;
+use super::{ServeError, local};
 use crate::config::Config;
 use crate::files;
 use crate::store::{Credentials, NewToken, Scope};
@@ -31,7 +31,8 @@ pub(super) async fn ensure(
     let organisation = store.organisation("default").await?;
     let new = first(config, print, out)?;
     let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
-    store.create_access_token(organisation, "first", &scopes, new).await?;
+    let actor = local::principal().in_organisation(organisation);
+    store.create_access_token(&actor, "first", &scopes, new).await?;
     Ok(())
 }
 

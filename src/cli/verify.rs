@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use gateway_events::store::Options;
+use gateway_events::store::{AuditHead, Options};
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -15,6 +15,10 @@ use super::serve::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// A position of the audit log that an earlier run printed: fails if any record up to it was
+    /// replaced or removed since
+    #[arg(long, value_name = "SEQUENCE:HASH")]
+    audit_head: Option<AuditHead>,
     /// The file of an embedded database, if not that of the settings; it is only read, and the
     /// service may be running
     #[arg(conflicts_with_all = ["config", "data_dir"])]
@@ -36,8 +40,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         // SQLite's own error for a missing file is not helpful.
         std::fs::File::open(&database.path).with_context(refused)?;
     }
-    let report = database.verify().await.with_context(refused)?;
-    if args.output.json {
+    let report = database.verify(args.audit_head).await.with_context(refused)?;
+    if client.json {
         output::json(&json!({
             "gateways": report.gateways,
             "events": report.events,
@@ -46,19 +50,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "deadLetters": report.dead_letters,
             "inbox": report.inbox,
             "rejected": report.rejected,
+            "auditRecords": report.audit_records,
+            "auditHead": report.audit_head.to_string(),
             "problems": report.problems,
         }))?;
     } else {
         say_prose(format_args!(
-            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected",
+            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected, {} audit records",
             report.gateways,
             report.events,
             report.deliveries,
             report.attempts,
             report.dead_letters,
             report.inbox,
-            report.rejected
+            report.rejected,
+            report.audit_records
         ))?;
+        say(format_args!("audit head: {}", report.audit_head))?;
         if report.problems.is_empty() {
             say("sound: no problem was found")?;
         }

@@ -16,11 +16,11 @@ use super::BASE_PATH;
 use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
-    Accepted, AccessToken, Connection, ConnectionsQuery, DeliveriesQuery, Delivery, DeliveryFilter,
-    EventFilter, EventSummary, EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage,
-    LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page,
-    PageQuery, Problem, RedriveRequest, Redriven, RejectedFilter, RejectedRow,
-    RejectedRowWithPayload, Retried, WithSecret,
+    Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, Delivery,
+    DeliveryFilter, EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage, LogQuery,
+    NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery,
+    Problem, RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowWithPayload,
+    Retried, WithSecret,
 };
 use crate::event::{EventId, GatewayId};
 
@@ -266,6 +266,11 @@ impl Api {
     /// `DELETE /inbox/rejected/{id}`.
     pub async fn delete_rejected_row(&self, id: i64) -> Result<()> {
         self.delete(&["inbox", "rejected", &id.to_string()]).await
+    }
+
+    /// `GET /audit`: up to `limit` records.
+    pub async fn audit(&self, query: &AuditQuery, limit: usize) -> Result<Page<AuditRecord>> {
+        self.pages(&["audit"], query, limit).await
     }
 
     /// `GET /nodes`.

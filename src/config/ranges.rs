@@ -85,6 +85,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         ("delivery.write_timeout", delivery.write_timeout),
         ("database.query_timeout", database.query_timeout),
         ("retention.max_age", retention.max_age),
+        ("retention.audit", retention.audit),
     ] {
         if duration.is_zero() {
             return refuse(key, "must be longer than \"0s\", such as \"10s\"");

@@ -33,8 +33,7 @@ use crate::token::Kind;
 )]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
-    _: Query<()>,
+    Admin(actor): Admin,
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let name = new.name.trim();
@@ -55,7 +54,7 @@ pub(super) async fn create(
     }
     let issued = issue(Kind::Access)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_access_token(organisation, name, &scopes, token).await?;
+    let info = app.store.create_access_token(&actor, name, &scopes, token).await?;
     Ok(with_secret(&issued, AccessToken::from(info)))
 }
 
@@ -70,10 +69,9 @@ pub(super) async fn create(
 )]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
-    _: Query<()>,
+    Admin(actor): Admin,
 ) -> Answer<Json<Page<AccessToken>>> {
-    let tokens = app.store.access_tokens(organisation).await?;
+    let tokens = app.store.access_tokens(actor.organisation).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
 
@@ -92,11 +90,11 @@ pub(super) async fn list(
 )]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    let revoked = app.store.revoke_access_token(organisation, &id).await;
+    let revoked = app.store.revoke_access_token(&actor, &id).await;
     // Even if it is unknown whether that was stored.
     app.access.remove(&id);
     revoked?;

@@ -11,13 +11,14 @@ use axum::http::{HeaderMap, HeaderName, header};
 use super::App;
 use super::client_address::client_address;
 use super::listener::Peer;
+use super::observability;
 use super::problem::{Challenge, Problem};
 use crate::admission::{KeyCheck, check_key};
 use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, GatewayCredential, Scope, TokenKind};
+use crate::store::{AccessCredential, Actor, GatewayCredential, Principal, Scope, TokenKind};
 use crate::token::{Kind, Presented};
 
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -28,8 +29,8 @@ pub(super) struct Gateway(pub(super) GatewayCredential);
 pub(super) struct Publisher(pub(super) OrganisationKey);
 /// The organisation of a token with the scope `read`.
 pub(super) struct Reader(pub(super) OrganisationKey);
-/// The organisation of a token with the scope `admin`.
-pub(super) struct Admin(pub(super) OrganisationKey);
+/// A token with the scope `admin`, as it appears in the audit log. What changes something takes it.
+pub(super) struct Admin(pub(super) Actor);
 
 macro_rules! scoped {
     ($name:ident, $scope:expr) => {
@@ -40,7 +41,8 @@ macro_rules! scoped {
                 parts: &mut Parts,
                 app: &Arc<App>,
             ) -> Result<Self, Problem> {
-                principal(app, parts, $scope).await.map(Self)
+                let (_, credential) = principal(app, parts, $scope).await?;
+                Ok(Self(credential.organisation))
             }
         }
     };
@@ -48,7 +50,18 @@ macro_rules! scoped {
 
 scoped!(Publisher, Scope::Publish);
 scoped!(Reader, Scope::Read);
-scoped!(Admin, Scope::Admin);
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let (token, credential) = principal(app, parts, Scope::Admin).await?;
+        let request_id = observability::request_id(&parts.headers);
+        let address = address(app, parts);
+        let principal = Principal::access_token(token.id(), &credential.name, address, request_id);
+        Ok(Self(principal.in_organisation(credential.organisation)))
+    }
+}
 
 impl FromRequestParts<Arc<App>> for Gateway {
     type Rejection = Problem;
@@ -66,7 +79,12 @@ impl FromRequestParts<Arc<App>> for Gateway {
     }
 }
 
-async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<OrganisationKey, Problem> {
+/// The presented token and its credential, if it has the scope.
+async fn principal(
+    app: &App,
+    parts: &Parts,
+    needed: Scope,
+) -> Result<(Presented, AccessCredential), Problem> {
     let refuse = |token: Option<&str>| {
         app.failures.credential(address(app, parts), Kind::Access, token, None);
         Problem::unauthorized(Challenge::Bearer)
@@ -81,7 +99,7 @@ async fn principal(app: &App, parts: &Parts, needed: Scope) -> Result<Organisati
         peer.place.keep();
     }
     if credential.scopes.contains(&needed) {
-        return Ok(credential.organisation);
+        return Ok((presented, credential));
     }
     let scope = api::Scope::from(needed).as_str();
     Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))

@@ -241,8 +241,7 @@ struct RedrivePosition {
 )]
 pub(super) async fn redrive(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
-    _: Query<()>,
+    Admin(actor): Admin,
     extract::Json(asked): extract::Json<RedriveRequest>,
 ) -> Answer<Json<Redriven>> {
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
@@ -279,11 +278,10 @@ pub(super) async fn redrive(
             ));
         }
     };
-    let redriven = app.store.redrive(organisation, selection, asked.dry_run).await?;
-    let next = redriven
-        .next
-        .zip(examined)
-        .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, &filters));
+    let redriven = app.store.redrive(&actor, selection, asked.dry_run).await?;
+    let next = redriven.next.zip(of).map(|(at, (from, to))| {
+        cursor::encode(&RedrivePosition { at: at.into(), from, to }, &filters)
+    });
     Ok(Json(Redriven { next, ..redriven.into() }))
 }
 

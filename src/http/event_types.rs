@@ -74,7 +74,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(name): Path<String>,
     _: Query<()>,
     headers: HeaderMap,
@@ -97,9 +97,9 @@ pub(super) async fn put(
         description: definition.description,
         schema: definition.schema,
     };
-    let put = app.store.put_event_type(organisation, &info).await;
+    let put = app.store.put_event_type(&actor, &info).await;
     // Even if it is unknown whether that was stored.
-    app.types.remove(&(organisation, name));
+    app.types.remove(&(actor.organisation, name));
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info.into())))
 }

@@ -42,14 +42,14 @@ const LONGEST_SECS: u64 = 10 * 366 * 24 * 3600;
 )]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::Json(new): extract::Json<NewGatewayToken>,
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_gateway_token(organisation, id, token).await?;
+    let info = app.store.create_gateway_token(&actor, id, token).await?;
     Ok(with_secret(&issued, GatewayToken::from(info)))
 }
 
@@ -93,11 +93,11 @@ pub(super) async fn list(
 )]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.revoke_gateway_token(organisation, id, &token).await?;
+    app.store.revoke_gateway_token(&actor, id, &token).await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }

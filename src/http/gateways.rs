@@ -35,8 +35,7 @@ const LONGEST_NAME: usize = 128;
 )]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
-    _: Query<()>,
+    Admin(actor): Admin,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<api::Gateway>)> {
     check(Some(&new.name), new.labels.iter(), new.replicas)?;
@@ -44,8 +43,7 @@ pub(super) async fn create(
         return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
     }
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
-    let gateway =
-        app.store.create_gateway(organisation, id, &new.name, &new.labels, replicas).await?;
+    let gateway = app.store.create_gateway(&actor, id, &new.name, &new.labels, replicas).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, gateway))))
 }
 
@@ -116,7 +114,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::MergePatch(change): extract::MergePatch<GatewayChange>,
@@ -128,7 +126,7 @@ pub(super) async fn change(
     let set = labels.into_iter().flatten();
     let set = set.filter_map(|(name, value)| Some((name, value.as_ref()?)));
     check(change.name.as_deref(), set, change.replicas)?;
-    let gateway = app.store.update_gateway(organisation, id, change.into()).await?;
+    let gateway = app.store.update_gateway(&actor, id, change.into()).await?;
     if gateway.disabled_at.is_some() {
         app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
     }
@@ -150,11 +148,11 @@ pub(super) async fn change(
 )]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    let deleted = app.store.delete_gateway(organisation, id).await?;
+    let deleted = app.store.delete_gateway(&actor, id).await?;
     app.dispatcher.close_deleted(&deleted);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -101,11 +101,11 @@ pub(super) async fn show(
 )]
 pub(super) async fn retry_one(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let retried = app.store.retry_rejected(organisation, RetrySelection::One(id)).await?;
+    let retried = app.store.retry_rejected(&actor, RetrySelection::One(id)).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
@@ -132,21 +132,11 @@ pub(super) async fn retry_one(
 )]
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
-    _: Query<()>,
-    extract::Json(request): extract::Json<RetryRequest>,
+    Admin(actor): Admin,
+    extract::Json(filter): extract::Json<RejectedFilter>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let RetryRequest { all, reason, from, to } = request;
-    let is_filtered = reason.is_some() || from.is_some() || to.is_some();
-    if all == is_filtered {
-        return Err(Problem::invalid(
-            "all",
-            "give either `all: true`, or at least one of `reason`, `from` and `to`",
-        ));
-    }
-    let filter = RejectedFilter { reason, from, to, retried: false };
-    let selection = RetrySelection::Filter(filter.try_into()?);
-    let retried = app.store.retry_rejected(organisation, selection).await?;
+    let selection = RetrySelection::Filter(filter.into());
+    let retried = app.store.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
@@ -162,11 +152,11 @@ pub(super) async fn retry(
 )]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
-    Admin(organisation): Admin,
+    Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.delete_rejected(organisation, id).await?;
+    app.store.delete_rejected(&actor, id).await?;
     tracing::info!(rejected_id = id, "an admin deleted a rejected row");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -138,6 +138,11 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
     span
 }
 
+/// The id of a request, which [`SetRequestIdLayer`] has checked or generated.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(REQUEST_ID)?.to_str().ok()
+}
+
 /// The span of a gateway's connection, which outlives that of its upgrade.
 pub(super) fn connection_span(
     gateway: GatewayId,
@@ -145,7 +150,7 @@ pub(super) fn connection_span(
     transport: &'static str,
     upgrade: &HeaderMap,
 ) -> Span {
-    let request_id = upgrade.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let request_id = request_id(upgrade);
     tracing::error_span!(
         parent: None,
         "gateway_connection",

@@ -48,6 +48,7 @@ const GATEWAY_KEY: &str = "gateway_key";
         (name = "event types", description = "Registered event types and their JSON Schemas."),
         (name = "inbox", description = "Rows that other programs inserted and that could not be published."),
         (name = "access tokens", description = "Tokens for this API."),
+        (name = "audit", description = "Who changed what, when and from where."),
         (name = "overview", description = "Totals and nodes."),
         (name = "for gateways", description = "Requests of gateways, with their own key."),
         (name = "operations", description = "Probes, metrics and this document; no credentials are needed."),

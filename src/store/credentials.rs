@@ -3,11 +3,14 @@
 
 use async_trait::async_trait;
 
-use super::{AccessCredential, GatewayCredential, NewToken, Result, Scope, TokenInfo, TokenKind};
+use super::{
+    AccessCredential, Actor, GatewayCredential, NewToken, Result, Scope, TokenInfo, TokenKind,
+};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 
-/// Operations on organisations and tokens.
+/// Operations on organisations and tokens. Those that take an [`Actor`] record what they change in
+/// the [audit log](super::audit).
 #[async_trait]
 pub trait Credentials: Send + Sync + 'static {
     /// The key of an organisation by its name; `NotFound` if there is none.
@@ -18,7 +21,7 @@ pub trait Credentials: Send + Sync + 'static {
     /// Creates an access token.
     async fn create_access_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         name: &str,
         scopes: &[Scope],
         token: NewToken,
@@ -26,14 +29,14 @@ pub trait Credentials: Send + Sync + 'static {
     /// Access tokens of an organisation, including revoked and expired ones, oldest first.
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>>;
     /// Revokes an access token. Revoking it again keeps the time of the first revocation.
-    async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()>;
+    async fn revoke_access_token(&self, actor: &Actor, id: &str) -> Result<()>;
     /// The digest and scopes of an access token, by its public part.
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>>;
 
     /// Creates a gateway token; `Conflict` if the gateway has two live ones.
     async fn create_gateway_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo>;
@@ -44,12 +47,7 @@ pub trait Credentials: Send + Sync + 'static {
         id: GatewayId,
     ) -> Result<Vec<TokenInfo>>;
     /// Revokes a gateway token. The caller closes the connections that use it.
-    async fn revoke_gateway_token(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-        token: &str,
-    ) -> Result<()>;
+    async fn revoke_gateway_token(&self, actor: &Actor, id: GatewayId, token: &str) -> Result<()>;
     /// The digest and the gateway of a gateway token, by its public part.
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>>;
 

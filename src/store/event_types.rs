@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::Result;
+use super::{Actor, Result};
 use crate::event::{EventType, OrganisationKey};
 
 pub use crate::event_types::EventTypeInfo;
@@ -19,10 +19,7 @@ pub trait EventTypes: Send + Sync + 'static {
         organisation: OrganisationKey,
         name: &EventType,
     ) -> Result<Option<EventTypeInfo>>;
-    /// Registers or replaces a type. Returns true if none of that name was registered.
-    async fn put_event_type(
-        &self,
-        organisation: OrganisationKey,
-        info: &EventTypeInfo,
-    ) -> Result<bool>;
+    /// Registers or replaces a type, and records what changed in the [audit log](super::audit).
+    /// Returns true if none of that name was registered.
+    async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool>;
 }

@@ -2,16 +2,17 @@
 
 use async_trait::async_trait;
 
-use super::{Deleted, Fleet, Gateway, GatewayChange, Labels, Result};
+use super::{Actor, Deleted, Gateway, GatewayChange, Labels, Result};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 
-/// Operations on gateways. Deleted gateways are not found.
+/// Operations on gateways. Deleted gateways are not found. Those that take an [`Actor`] record what
+/// they change in the [audit log](super::audit).
 #[async_trait]
 pub trait Gateways: Send + Sync + 'static {
     /// Registers a gateway; `Conflict` if the name is taken or the id was ever used.
     async fn create_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         name: &str,
         labels: &Labels,
@@ -33,16 +34,13 @@ pub trait Gateways: Send + Sync + 'static {
     /// Changes a gateway; `Conflict` if the new name is taken.
     async fn update_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway>;
     /// Deletes a gateway. Revokes its tokens and records its undelivered events as failed
     /// (`gateway_deleted`).
-    async fn delete_gateway(&self, organisation: OrganisationKey, id: GatewayId)
-    -> Result<Deleted>;
-    /// The state of all gateways of all organisations, with the `furthest` that are furthest behind.
-    async fn fleet(&self, furthest: usize) -> Result<Fleet>;
+    async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted>;
     /// Stores the manifest that a gateway sent, in place of the previous one.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
     /// Records a gateway's last refused connection attempt. Returns at once, and skips the record

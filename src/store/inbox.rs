@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 
-use super::{NewEvent, Refusal, Result, ValidationError};
-use crate::clock::{TimeWindow, Timestamp};
+use super::{Actor, NewEvent, Refusal, Result, ValidationError};
+use crate::clock::Timestamp;
 use crate::event::{Invalid, OrganisationKey, quoted};
 
 /// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
@@ -39,14 +39,11 @@ pub trait Inbox: Send + Sync + 'static {
         max_chars: usize,
     ) -> Result<Option<(RejectedRow, String)>>;
     /// Puts rejected rows back into the inbox, oldest first, as new rows at its end; at most 1,000
-    /// per call. `Conflict` if the selected row was put back before.
-    async fn retry_rejected(
-        &self,
-        organisation: OrganisationKey,
-        selection: RetrySelection,
-    ) -> Result<Retried>;
-    /// Removes a rejected row permanently.
-    async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()>;
+    /// per call. `Conflict` if the selected row was put back before. Recorded in the
+    /// [audit log](super::audit).
+    async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried>;
+    /// Removes a rejected row permanently. Recorded in the [audit log](super::audit).
+    async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()>;
 }
 
 /// A row of the inbox, as another program wrote it.

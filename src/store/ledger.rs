@@ -26,7 +26,7 @@
 //! never shrink when retention trims the ledger. The `model` tests check these definitions over
 //! random histories on all stores.
 
-use super::{Record, Result};
+use super::{Actor, AuditHead, Record, Result};
 use crate::event::OrganisationKey;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -81,10 +81,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// Totals of an organisation.
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
     /// Appends dead letters again: at most 1,000 per call, found by a bounded search that blocks
-    /// no writes. A dry run only counts.
+    /// no writes. A dry run only counts. What is appended is recorded in the
+    /// [audit log](super::audit), for each gateway and transaction.
     async fn redrive(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven>;
@@ -455,7 +456,7 @@ pub struct RedrivenDelivery {
 }
 
 /// What a verification counted and found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Gateways, including deleted ones.
     pub gateways: i64,
@@ -472,6 +473,11 @@ pub struct VerifyReport {
     pub inbox: i64,
     /// Rejected rows that were not put back into the inbox.
     pub rejected: i64,
+    /// Records of the audit log.
+    pub audit_records: i64,
+    /// The newest record of the audit log. A copy that is kept elsewhere proves later that no record
+    /// up to it was replaced or removed.
+    pub audit_head: AuditHead,
     /// Each inconsistency with its gateway and sequences; empty if there is none.
     pub problems: Vec<String>,
 }

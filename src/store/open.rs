@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer};
 
-use super::{NewToken, Result, Store, StoreError, VerifyReport};
+use super::{AuditHead, NewToken, Principal, Result, Store, StoreError, VerifyReport};
 use crate::defaults;
 use crate::event::NodeId;
 use crate::jobs::Supervisor;
@@ -253,34 +253,38 @@ impl Options {
     }
 
     /// Creates an access token with all scopes in the organisation `default`, for an operator who
-    /// has none. The service may be running.
-    pub async fn add_admin_token(&self, name: &str, token: NewToken) -> Result<(), OpenError> {
+    /// has none, and records that in the audit log. The service may be running.
+    pub async fn add_admin_token(
+        &self,
+        principal: Principal,
+        name: &str,
+        token: NewToken,
+    ) -> Result<(), OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                let added = super::sqlite::add_admin_token(&options.path, name, token).await;
-                added.map_err(|error| in_file(error, &options.path))
+                Ok(super::sqlite::add_admin_token(&options.path, principal, name, token).await?)
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
-                Ok(super::postgres::add_admin_token(&options, name, token).await?)
+                Ok(super::postgres::add_admin_token(&options, principal, name, token).await?)
             }
         }
     }
 
-    /// Verifies the database's contents, if its schema is this version's. Writes nothing.
-    pub async fn verify(&self) -> Result<VerifyReport, OpenError> {
+    /// Verifies the database's contents, if its schema is this version's. Writes nothing. If
+    /// `anchor` is given, the record of the audit log with that sequence must have that hash.
+    pub async fn verify(&self, anchor: Option<AuditHead>) -> Result<VerifyReport, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                let checked = super::sqlite::refuse_another_version(&options.path).await;
-                checked.map_err(|error| in_file(error, &options.path))?;
-                Ok(super::sqlite::verify::verify(&options.path).await?)
+                super::sqlite::refuse_another_version(&options.path).await?;
+                Ok(super::sqlite::verify::verify_against(&options.path, anchor).await?)
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
                 super::postgres::refuse_another_version(&options).await?;
-                Ok(super::postgres::verify(&options).await?)
+                Ok(super::postgres::verify_against(&options, anchor).await?)
             }
         }
     }

@@ -43,7 +43,7 @@ pub use hosts::with_database;
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
 pub use recovery::add_admin_token;
-pub use verify::verify;
+pub use verify::{verify, verify_against};
 
 use connect::Link;
 use notifications::Notifications;

@@ -1,6 +1,7 @@
 //! Gateways and tokens as they are stored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Conflict, Failing, Result};
 use crate::clock::Timestamp;
@@ -146,6 +147,17 @@ pub enum Scope {
     Admin,
 }
 
+impl Scope {
+    /// Its name in the database, the API and the audit log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
@@ -196,6 +208,8 @@ pub struct AccessCredential {
     pub digest: [u8; 32],
     /// Its organisation.
     pub organisation: OrganisationKey,
+    /// Its name. Shared, because a request copies it.
+    pub name: Arc<str>,
     /// Its scopes.
     pub scopes: Vec<Scope>,
     /// When it expires; `None` if never.

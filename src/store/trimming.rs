@@ -27,6 +27,8 @@ pub struct RetentionLimits {
     /// How long the position of an [unnamed connection](super::positions#definitions) is kept after
     /// its end.
     pub orphaned_cursor_max_age: Duration,
+    /// Records of the audit log are kept this long.
+    pub audit_max_age: Duration,
     /// Rows examined per transaction, at most.
     pub batch: i64,
 }
@@ -84,6 +86,7 @@ impl RetentionLimits {
         hard_max_events: i64::MAX,
         dead_letter_max_age: Duration::MAX,
         orphaned_cursor_max_age: Duration::MAX,
+        audit_max_age: Duration::MAX,
         batch: 1,
     };
 
@@ -142,6 +145,8 @@ pub enum TrimStep {
     Connections,
     /// Rejected inbox rows.
     Rejected,
+    /// Records of the audit log.
+    Audit,
 }
 
 impl TrimStep {
@@ -157,7 +162,8 @@ impl TrimStep {
             Self::OldDeadLetters => Some(Self::Keys),
             Self::Keys => Some(Self::Connections),
             Self::Connections => Some(Self::Rejected),
-            Self::Rejected => None,
+            Self::Rejected => Some(Self::Audit),
+            Self::Audit => None,
         }
     }
 }

@@ -20,6 +20,7 @@ use gateway_events::store::{InboxContent, NewConnection, Result, StoreError};
 use gateway_events::wake::{Hint, Wake};
 
 mod append;
+mod audit;
 mod browse;
 mod closing;
 mod connections;

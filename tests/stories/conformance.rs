@@ -12,13 +12,14 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Publish, Published,
-    Range, Record, Refusal, RetentionLimits, Store, Target, Validated, ValidationError,
+    Actor, Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Principal,
+    Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target, Validated,
+    ValidationError,
 };
 use serde_json::value::RawValue;
 
 mod append;
-mod browse;
+mod audit;
 mod inbox;
 mod maintenance;
 mod outcomes;
@@ -29,7 +30,7 @@ mod undelivered;
 
 use append::performed;
 pub(crate) use append::*;
-pub(crate) use browse::*;
+pub(crate) use audit::*;
 pub(crate) use inbox::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
@@ -117,6 +118,12 @@ macro_rules! conforms {
             the_deliveries_of_a_request_are_limited
             concurrent_large_requests_are_each_appended_as_a_whole
             events_that_retention_removed_fail_once_whichever_connection_resumes
+            every_change_is_recorded_with_what_it_changed
+            a_change_that_changes_nothing_or_fails_leaves_no_record
+            records_are_paged_and_filtered_newest_first
+            concurrent_changes_form_one_chain
+            records_are_bounded
+            old_records_are_trimmed_and_the_rest_stays_a_chain
         }
     };
     ($fresh:path: $($story:ident)*) => {
@@ -146,6 +153,7 @@ macro_rules! conforms_beside_another_program {
             rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next
             a_commit_of_another_program_is_noticed
             rows_rejected_long_ago_are_deleted
+            retried_and_deleted_rows_are_recorded
         }
     };
     ($fresh:path, $beside:path: $($story:ident)*) => {
@@ -176,12 +184,17 @@ impl<'a> Fixture<'a> {
         Self { store, organisation }
     }
 
+    /// Who makes the changes of a test.
+    pub(crate) fn actor(&self) -> Actor {
+        actor(self.organisation)
+    }
+
     pub(crate) async fn gateway(&self, labels: &[(&str, &str)]) -> Gateway {
         let id = GatewayId::new();
         let labels: Labels =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let name = id.to_string();
-        self.store.create_gateway(self.organisation, id, &name, &labels, 1).await.unwrap()
+        self.store.create_gateway(&self.actor(), id, &name, &labels, 1).await.unwrap()
     }
 
     pub(crate) async fn again(&self, gateway: &Gateway) -> Gateway {
@@ -234,6 +247,13 @@ impl<'a> Fixture<'a> {
         let history = self.store.event_history(self.organisation, id).await.unwrap().unwrap();
         history.deliveries.into_iter().flat_map(|delivery| delivery.attempts).collect()
     }
+}
+
+/// Who makes the changes of a test, in an organisation.
+pub(crate) fn actor(organisation: OrganisationKey) -> Actor {
+    let address = "192.0.2.7".parse().ok();
+    Principal::access_token("6kzj2v7qmw4t", "tests", address, Some("request-1"))
+        .in_organisation(organisation)
 }
 
 pub(crate) fn event(target: Target) -> NewEvent {
@@ -329,6 +349,7 @@ pub(crate) fn keep_all() -> RetentionLimits {
         hard_max_events: i64::MAX / 2,
         dead_letter_max_age: LONG,
         orphaned_cursor_max_age: LONG,
+        audit_max_age: LONG,
         batch: 10_000,
     }
 }

@@ -24,6 +24,7 @@ use gateway_events::transport::{
 use gateway_events::wake::Wake;
 use serde_json::value::RawValue;
 
+use crate::conformance::actor;
 use crate::reference::transport::{Peer, Seen};
 use crate::support::PATIENCE;
 
@@ -53,7 +54,8 @@ async fn node(options: Options) -> Node {
     store.node_heartbeat().await.unwrap();
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
+    let gateway =
+        store.create_gateway(&actor(organisation), id, "one", &Labels::new(), 1).await.unwrap();
     let jobs = Supervisor::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
     Node { store, dispatcher, organisation, id, key: gateway.key, _directory: directory }

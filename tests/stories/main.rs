@@ -44,6 +44,7 @@
 mod reference;
 
 mod access;
+mod audit;
 mod balancer;
 mod bench;
 mod bench_running;

@@ -242,7 +242,7 @@ async fn run_steps(
     if declared {
         let replicas = Some(i64::try_from(replicas).unwrap());
         let change = GatewayChange { replicas, ..GatewayChange::default() };
-        store.update_gateway(fixture.organisation, gateway.id, change).await.unwrap();
+        store.update_gateway(&fixture.actor(), gateway.id, change).await.unwrap();
     }
     let mut world = World {
         fixture,

@@ -47,6 +47,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 38] = [
     ("GET", "/gateways/{id}/connections", Read, "", 404),
     ("GET", "/gateways/{id}/log", Read, "", 404),
     ("GET", "/connections", Read, "", 200),
+    ("GET", "/audit", Admin, "", 200),
     ("GET", "/nodes", Read, "", 200),
     ("GET", "/access-tokens", Admin, "", 200),
     ("POST", "/access-tokens", Admin, "{}", 422),

@@ -8,7 +8,7 @@
 
 use crate::event::GatewayKey;
 
-mod browse;
+mod audit;
 mod connections;
 mod cursors;
 mod deliveries;

@@ -5,12 +5,14 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access as _, run};
+use super::audit::{self, audited};
 use super::dialect::{Connection, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
+use crate::store::audit::entries;
 use crate::store::{
-    AccessCredential, Credentials, GatewayCredential, NewToken, Result, Scope, StoreError,
-    TokenInfo, TokenKind,
+    AccessCredential, Actor, Credentials, GatewayCredential, NewToken, Principal, Result, Scope,
+    StoreError, TokenInfo, TokenKind,
 };
 
 mod access;
@@ -38,13 +40,13 @@ impl Credentials for Backend {
 
     async fn create_access_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         name: &str,
         scopes: &[Scope],
         token: NewToken,
     ) -> Result<TokenInfo> {
-        let (name, scopes) = (name.to_owned(), scopes.to_vec());
-        run!(self.write_tx, |conn, now| create_access_token(
+        let (organisation, name, scopes) = (actor.organisation, name.to_owned(), scopes.to_vec());
+        audited!(self, actor, |conn, now| create_access_token(
             conn,
             now,
             organisation,
@@ -58,9 +60,9 @@ impl Credentials for Backend {
         run!(self.query, |conn| access_tokens(conn, organisation))
     }
 
-    async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
-        let id = id.to_owned();
-        run!(self.write_tx, |conn, now| revoke_access_token(conn, now, organisation, &id))
+    async fn revoke_access_token(&self, actor: &Actor, id: &str) -> Result<()> {
+        let (organisation, id) = (actor.organisation, id.to_owned());
+        audited!(self, actor, |conn, now| revoke_access_token(conn, now, organisation, &id))
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
@@ -80,11 +82,12 @@ impl Credentials for Backend {
 
     async fn create_gateway_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo> {
-        run!(self.write_tx, |conn, now| create_gateway_token(conn, now, organisation, id, token))
+        let organisation = actor.organisation;
+        audited!(self, actor, |conn, now| create_gateway_token(conn, now, organisation, id, token))
     }
 
     async fn gateway_tokens(
@@ -95,14 +98,9 @@ impl Credentials for Backend {
         run!(self.query, |conn| gateway_tokens(conn, organisation, id))
     }
 
-    async fn revoke_gateway_token(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-        token: &str,
-    ) -> Result<()> {
-        let token = token.to_owned();
-        run!(self.write_tx, |conn, now| revoke_gateway_token(conn, now, organisation, id, &token))
+    async fn revoke_gateway_token(&self, actor: &Actor, id: GatewayId, token: &str) -> Result<()> {
+        let (organisation, token) = (actor.organisation, token.to_owned());
+        audited!(self, actor, |conn, now| revoke_gateway_token(conn, now, organisation, id, &token))
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
@@ -121,16 +119,20 @@ pub(crate) async fn organisation(conn: &mut Connection, name: &str) -> Result<Or
     .ok_or(StoreError::NotFound("organisation"))
 }
 
-/// Creates an access token with all scopes in the organisation `default`.
-pub(crate) async fn create_admin_token(
+/// Creates an access token with all scopes in the organisation `default`, and records that as
+/// `access_token.recovered`.
+pub(crate) async fn recover_admin_token(
     conn: &mut Connection,
     now: Timestamp,
+    principal: Principal,
     name: &str,
     token: NewToken,
 ) -> Result<()> {
     let organisation = organisation(conn, "default").await?;
     let scopes = [Scope::Publish, Scope::Read, Scope::Admin];
-    create_access_token(conn, now, organisation, name, &scopes, token).await.map(drop)
+    let created = create_access_token(conn, now, organisation, name, &scopes, token).await?;
+    let entry = entries::access_token_recovered(&created.value);
+    audit::record(conn, &principal.in_organisation(organisation), vec![entry]).await
 }
 
 /// Records the use of a token, at most once a minute.

@@ -36,19 +36,37 @@ pub(crate) mod not_connected;
 pub(crate) mod redrive;
 pub(crate) mod retention;
 
-pub(crate) use browse::BrowseStatements;
-pub(crate) use connections::ConnectionStatements;
-pub(crate) use cursors::CursorStatements;
-pub(crate) use deliveries::DeliveryStatements;
-pub(crate) use expiry::ExpiryStatements;
-pub(crate) use gateways::GatewayStatements;
-pub(crate) use inbox::InboxStatements;
-pub(crate) use ledger::LedgerStatements;
-pub(crate) use log::LogStatements;
-pub(crate) use nodes::NodeStatements;
-pub(crate) use not_connected::NotConnectedStatements;
-pub(crate) use redrive::RedriveStatements;
-pub(crate) use retention::RetentionStatements;
+use futures_util::stream::BoxStream;
+
+use super::connections::list::ConnectionRow;
+use super::cursors::Raised;
+use super::deliveries::details::{AttemptRow, StandingRow};
+use super::deliveries::named::Failure;
+use super::deliveries::newest::{Covering, Within};
+use super::deliveries::scan::Failed;
+use super::deliveries::summary::{Buckets, Tally};
+use super::deliveries::{Key, Matching, Place};
+use super::expiry::{DueEvent, OpenDelivery};
+use super::gateways::details::GatewayRow;
+use super::inbox::{RowSize, UndrainedRow};
+use super::log::append::{BatchRows, Head};
+use super::log::idempotency::{KnownEvent, StoredAnswer};
+use super::log::read::LogEntry;
+use super::log::targets::{GatewayById, GatewayByLabels};
+use super::nodes::{ExclusiveTask, OrphanedConnection};
+use super::not_connected::{NotConnected, NotConnectedCount};
+use super::redrive::candidates::{Candidate, DeadRange};
+use super::retention::SpentEvents;
+use crate::clock::Timestamp;
+use crate::event::{
+    ConnectionId, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+};
+use crate::store::positions::Change;
+use crate::store::receipts::Receipts;
+use crate::store::{
+    AuditRecord, InboxContent, Labels, LoggedEvent, Range, RedrivePlace, RejectedFilter,
+    RejectedRow, Rejection, Result, SummaryBy, Unreadable, deployments,
+};
 
 pub(crate) use super::super::session::Session;
 pub(crate) use super::super::statements::{Connection, query, query_as, query_scalar};
@@ -57,7 +75,8 @@ pub(crate) use super::super::statements::{Connection, query, query_as, query_sca
 ///
 /// To avoid deadlocks between nodes, a transaction locks all streams that it will change, in
 /// ascending key order, before it locks anything else. It skips locked rows of streams that it
-/// has not locked. Inbox rows are locked before streams, under a lock of their own.
+/// has not locked. Inbox rows are locked before streams, under a lock of their own. The head of the
+/// audit log is locked last.
 pub(crate) trait NodeStatements {
     /// The current time by the database's clock.
     async fn now(&mut self) -> Result<Timestamp>;
@@ -331,6 +350,12 @@ pub(crate) trait RetentionStatements {
     /// Deletes those of these events that are spent and in no log any more, with the record of
     /// their trimmed deliveries; returns how many.
     async fn delete_spent_events(&mut self, events: &[i64], spent: SpentEvents) -> Result<u64>;
+}
+
+/// The audit log.
+pub(crate) trait AuditStatements {
+    /// Inserts records, which have the same organisation, instant and principal.
+    async fn insert_audit(&mut self, records: &[AuditRecord]) -> Result<()>;
 }
 
 /// The inbox, which other programs write to.

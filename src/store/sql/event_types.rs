@@ -1,9 +1,13 @@
 //! Registered event types. The built-in types are not stored: they are merged in when types are
 //! read, unless a type of the same name is stored.
 
+use super::Backend;
+use super::access::{Access as _, run};
+use super::audit::audited;
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
+use super::dialect::{Connection, query};
 use serde_json::value::RawValue;
 
 use super::Backend;
@@ -12,7 +16,8 @@ use super::dialect::{Connection, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::{built_in, built_ins};
-use crate::store::{EventTypeInfo, EventTypes, Result, StoreError, storable};
+use crate::store::audit::entries;
+use crate::store::{Actor, Audited, EventTypeInfo, EventTypes, Result, StoreError, storable};
 
 #[async_trait]
 impl EventTypes for Backend {
@@ -29,13 +34,9 @@ impl EventTypes for Backend {
         run!(self.point_read, |conn| event_type(conn, organisation, &name))
     }
 
-    async fn put_event_type(
-        &self,
-        organisation: OrganisationKey,
-        info: &EventTypeInfo,
-    ) -> Result<bool> {
-        let info = info.clone();
-        run!(self.write_tx, |conn, now| put_event_type(conn, now, organisation, &info))
+    async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool> {
+        let (organisation, info) = (actor.organisation, info.clone());
+        audited!(self, actor, |conn, now| put_event_type(conn, now, organisation, info))
     }
 }
 
@@ -87,35 +88,59 @@ pub(super) async fn put_event_type(
     conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
-    info: &EventTypeInfo,
-) -> Result<bool> {
-    let schema = info.schema.as_ref().map(|schema| schema.get());
-    let description = storable(&info.description);
-    let known = query_scalar!(
-        r#"
-        select exists (select 1 from event_types where organisation = $1 and name = $2) as "known!: bool"
-        "#,
-        organisation.0,
-        info.name
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    query!(
+    mut new: EventTypeInfo,
+) -> Result<Audited<bool>> {
+    new.description = storable(&new.description).into_owned();
+    let schema = new.schema.as_ref().map(|schema| schema.get());
+    let inserted = query!(
         r#"
         insert into event_types (organisation, name, schema, description, created_at, updated_at)
         values ($1, $2, $3, $4, $5, $5)
-        on conflict (organisation, name) do update
-        set schema = excluded.schema, description = excluded.description, updated_at = excluded.updated_at
+        on conflict (organisation, name) do nothing
         "#,
         organisation.0,
-        info.name,
+        new.name,
         schema,
-        description.as_ref(),
+        new.description,
+        now as _
+    )
+    .execute(&mut *conn)
+    .await?;
+    if inserted.rows_affected() > 0 {
+        // The built-in schema stays in force, so it is not replaced.
+        let built_in = built_in(&new.name).map(|it| EventTypeInfo { schema: None, ..it.clone() });
+        let entry = entries::event_type_put(built_in.as_ref(), &new);
+        return Ok(Audited::new(built_in.is_none(), entry));
+    }
+    // Changes nothing, but locks the row, so that no other node changes it meanwhile.
+    let row = query!(
+        r#"
+        update event_types set updated_at = updated_at where organisation = $1 and name = $2
+        returning description as "description!: String", schema as "schema?: String"
+        "#,
+        organisation.0,
+        new.name
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let old = info(new.name.clone(), row.description, row.schema)?;
+    let Some(entry) = entries::event_type_put(Some(&old), &new) else {
+        return Ok(Audited::new(false, []));
+    };
+    query!(
+        r#"
+        update event_types set schema = $3, description = $4, updated_at = $5
+        where organisation = $1 and name = $2
+        "#,
+        organisation.0,
+        new.name,
+        schema,
+        new.description,
         now as _
     )
     .execute(conn)
     .await?;
-    Ok(!known && built_in(&info.name).is_none())
+    Ok(Audited::new(false, [entry]))
 }
 
 fn info(name: String, description: String, schema: Option<String>) -> Result<EventTypeInfo> {

@@ -55,7 +55,7 @@ impl Database {
         let made = create_gateway(&mut self.conn, at(1), organisation, id, name, &Labels::new(), 1)
             .await
             .unwrap();
-        (made.key, id)
+        (made.value.key, id)
     }
 
     /// Appends one event to each of these gateways, in an organisation.

@@ -1,20 +1,21 @@
 //! Gateways: registering, listing, changing and deleting them. Every statement filters by the
 //! organisation. Deleted gateways are not found here; only the ledger refers to them.
 
-use std::collections::BTreeSet;
-
-use async_trait::async_trait;
-
 use super::Backend;
 use super::access::{Access as _, run};
+use super::audit::audited;
+use async_trait::async_trait;
+use std::collections::BTreeSet;
+
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
 use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
+use crate::store::audit::entries;
 use crate::store::{
-    Conflict, Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
+    Actor, Audited, Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
 };
 
 pub(crate) mod details;
@@ -28,14 +29,14 @@ use details::{details, the_one};
 impl Gateways for Backend {
     async fn create_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         name: &str,
         labels: &Labels,
         replicas: i64,
     ) -> Result<Gateway> {
-        let (name, labels) = (name.to_owned(), labels.clone());
-        run!(self.write_tx, |conn, now| create_gateway(
+        let (organisation, name, labels) = (actor.organisation, name.to_owned(), labels.clone());
+        audited!(self, actor, |conn, now| create_gateway(
             conn,
             now,
             organisation,
@@ -66,20 +67,17 @@ impl Gateways for Backend {
 
     async fn update_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        run!(self.write_tx, |conn, now| update_gateway(conn, now, organisation, id, change))
+        let organisation = actor.organisation;
+        audited!(self, actor, |conn, now| update_gateway(conn, now, organisation, id, change))
     }
 
-    async fn delete_gateway(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-    ) -> Result<Deleted> {
-        let node = self.node;
-        run!(self.write_tx, |conn, now| delete_gateway(conn, now, node, organisation, id))
+    async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted> {
+        let (node, organisation) = (self.node, actor.organisation);
+        audited!(self, actor, |conn, now| delete_gateway(conn, now, node, organisation, id))
     }
 
     async fn fleet(&self, furthest: usize) -> Result<Fleet> {
@@ -107,7 +105,7 @@ pub(super) async fn create_gateway(
     name: &str,
     labels: &Labels,
     replicas: i64,
-) -> Result<Gateway> {
+) -> Result<Audited<Gateway>> {
     let labels = labels_text(labels)?;
     refuse_taken_name(conn, organisation, name, None).await?;
     let inserted = query_scalar!(
@@ -133,7 +131,9 @@ pub(super) async fn create_gateway(
     query!("insert into streams (gateway, epoch) values ($1, $2)", gateway.0, epoch as _)
         .execute(&mut *conn)
         .await?;
-    the_one(conn, gateway).await
+    let gateway = the_one(conn, gateway).await?;
+    let entry = entries::gateway_registered(&gateway);
+    Ok(Audited::new(gateway, [entry]))
 }
 
 pub(super) async fn gateways(
@@ -178,17 +178,19 @@ pub(super) async fn update_gateway(
     organisation: OrganisationKey,
     id: GatewayId,
     change: GatewayChange,
-) -> Result<Gateway> {
+) -> Result<Audited<Gateway>> {
     let key = live_key(conn, organisation, id).await?;
+    // Locks the stream, so that concurrent changes can't overwrite each other.
+    conn.lock_streams(&BTreeSet::from([key])).await?;
+    // Another node may have deleted it before the stream was locked.
+    live_key(conn, organisation, id).await?;
+    let before = the_one(conn, key).await?;
     if let Some(name) = &change.name {
         refuse_taken_name(conn, organisation, name, Some(key)).await?;
     }
     let mut labels = None;
     if let Some(change) = change.labels {
-        // Locks the stream, so that concurrent changes can't overwrite each other.
-        conn.lock_streams(&BTreeSet::from([key])).await?;
-        let current = the_one(conn, key).await?.labels;
-        labels = Some(labels_text(&change.apply(current)?)?);
+        labels = Some(labels_text(&change.apply(before.labels.clone())?)?);
     }
     // Disabling again keeps the time at which it was disabled first.
     query!(
@@ -213,7 +215,9 @@ pub(super) async fn update_gateway(
     )
     .execute(&mut *conn)
     .await?;
-    the_one(conn, key).await
+    let after = the_one(conn, key).await?;
+    let entries = entries::gateway_updated(&before, &after);
+    Ok(Audited::new(after, entries))
 }
 
 /// Records undelivered events as failed. The stream and the gateway's position stay, because rows
@@ -225,18 +229,17 @@ pub(super) async fn delete_gateway(
     node: NodeId,
     organisation: OrganisationKey,
     id: GatewayId,
-) -> Result<Deleted> {
+) -> Result<Audited<Deleted>> {
     let key = live_key(conn, organisation, id).await?;
     let gateway = key.0;
     conn.lock_streams(&BTreeSet::from([key])).await?;
-    let gateway_name = query_scalar!(
-        r#"update gateways set deleted_at = $2 where gateway = $1 returning name as "name!: String""#,
-        gateway,
-        now as _
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    query!(
+    // Another node may have deleted it before the stream was locked.
+    live_key(conn, organisation, id).await?;
+    let before = the_one(conn, key).await?;
+    query!("update gateways set deleted_at = $2 where gateway = $1", gateway, now as _)
+        .execute(&mut *conn)
+        .await?;
+    let revoked = query!(
         "update gateway_tokens set revoked_at = $2 where gateway = $1 and revoked_at is null",
         gateway,
         now as _
@@ -250,12 +253,13 @@ pub(super) async fn delete_gateway(
     query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *conn)
         .await?;
+    let entry = entries::gateway_deleted(&before, &undelivered, revoked.rows_affected());
     let undelivered = undelivered.into_iter().map(|range| {
-        let gateway_name = gateway_name.clone();
+        let gateway_name = before.name.clone();
         Failed { gateway: key, gateway_id: id, gateway_name, range }
     });
     let undelivered = named(conn, undelivered.collect()).await?;
-    Ok(Deleted { key, undelivered })
+    Ok(Audited::new(Deleted { key, undelivered }, [entry]))
 }
 
 /// Records deliveries that the gateway being deleted has not confirmed as failed, one row per range

@@ -5,9 +5,10 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access, run};
+use super::audit::audited;
 use crate::event::OrganisationKey;
 use crate::store::{
-    Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
+    Actor, Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
     RetrySelection, ValidatedRow,
 };
 use crate::wake::Hint;
@@ -68,15 +69,13 @@ impl Inbox for Backend {
         run!(self.query, |conn| rejected::show(conn, organisation, id, max_chars))
     }
 
-    async fn retry_rejected(
-        &self,
-        organisation: OrganisationKey,
-        selection: RetrySelection,
-    ) -> Result<Retried> {
-        run!(self.write_tx, |conn, now| rejected::retry(conn, now, organisation, selection))
+    async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried> {
+        let organisation = actor.organisation;
+        audited!(self, actor, |conn, now| rejected::retry(conn, now, organisation, selection))
     }
 
-    async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()> {
-        run!(self.write_tx, |conn, _now| rejected::delete(conn, organisation, id))
+    async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()> {
+        let organisation = actor.organisation;
+        audited!(self, actor, |conn, _now| rejected::delete(conn, organisation, id))
     }
 }

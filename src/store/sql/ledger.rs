@@ -12,9 +12,8 @@ use super::dialect::{Connection, query};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
-    DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, EventHistory, Ledger, Outcome,
-    Range, Record, RedrivePlace, RedriveSelection, Redriven, Result, StatePage, SummaryBy,
-    SummaryRow, Totals, storable,
+    Actor, DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range,
+    Record, RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
 };
 
 pub(crate) mod history;
@@ -98,11 +97,11 @@ impl Ledger for Backend {
 
     async fn redrive(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
-        self.run_redrive(organisation, selection, dry_run).await
+        self.run_redrive(actor, selection, dry_run).await
     }
 }
 

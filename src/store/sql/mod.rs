@@ -14,6 +14,7 @@
 use super::Backend;
 
 pub(crate) mod access;
+pub(crate) mod audit;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod cursors;

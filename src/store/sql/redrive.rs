@@ -16,10 +16,11 @@ use super::ledger::reports;
 use super::log::append::raise_heads;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::audit::entries;
 use crate::store::limits::REDRIVEN;
 use crate::store::{
-    DeliveryCursor, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
-    RedrivenDelivery, Result, StoreError,
+    Audited, DeliveryCursor, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection,
+    Redriven, RedrivenDelivery, Result, StoreError,
 };
 
 pub(crate) mod candidates;
@@ -142,15 +143,17 @@ async fn count_others(
     Ok(found.next.map(|place| place.cursor(as_of)))
 }
 
+/// What one transaction appended, and the new head of each gateway concerned.
+type Appended = (Redriven, Vec<(GatewayKey, Sequence)>);
+
 /// Appends the chosen deliveries under their logs' next sequences and marks the old ones as
 /// redriven. Those that can't be redriven any more, because another call redrove them or
-/// their gateway was deleted after the search, are counted. Also returns the new head of
-/// each gateway concerned.
+/// their gateway was deleted after the search, are counted.
 pub(super) async fn append(
     conn: &mut Connection,
     now: Timestamp,
-    chosen: Vec<DeliveryKey>,
-) -> Result<(Redriven, Vec<(GatewayKey, Sequence)>)> {
+    chosen: Vec<Key>,
+) -> Result<Audited<Appended>> {
     let mut answer = Redriven::default();
     let gateways = chosen.iter().map(|key| key.gateway).collect();
     // No other transaction changes the dead letters of these gateways until this one ends.
@@ -192,15 +195,21 @@ pub(super) async fn append(
     }
     conn.insert_repeats(&rows).await?;
     dead_letters::mark(conn, &numbered, now).await?;
+    let mut entries = Vec::with_capacity(counts.len());
     for (gateway, count) in &counts {
         ledger::count_dead(conn, *gateway, -count).await?;
-        let own = numbered.iter().filter(|(one, _)| one.gateway == *gateway);
-        let sequences = own.map(|(one, _)| one.sequence).collect();
+        let own: Vec<_> = numbered.iter().filter(|(one, _)| one.gateway == *gateway).collect();
+        if let Some((first, _)) = own.first() {
+            let sequences: Vec<_> =
+                own.iter().map(|(one, new)| (Sequence(one.sequence), *new)).collect();
+            entries.push(entries::redriven(first.gateway_id, &first.gateway_name, &sequences));
+        }
+        let sequences = own.iter().map(|(one, _)| one.sequence).collect();
         reports::redriven(conn, *gateway, &sequences).await?;
     }
     let redriven = numbered.into_iter().filter_map(|(one, new)| delivery(one, Some(new)));
     answer.redriven = redriven.collect();
-    Ok((answer, heads))
+    Ok(Audited::new((answer, heads), entries))
 }
 
 /// Counts the chosen deliveries that are no longer open dead letters.

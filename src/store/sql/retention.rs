@@ -4,12 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use super::cursors;
-use super::dialect::nodes::ExclusiveTask;
-use super::dialect::retention::SpentEvents;
 use super::dialect::{Connection, NodeStatements, RetentionStatements, query, query_as};
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
+use super::nodes::ExclusiveTask;
+use super::{audit, cursors};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -133,6 +132,7 @@ pub(super) async fn trim(
         TrimStep::Connections => rows::forget_connections(conn, oldest, batch).await?,
         // As unconfirmed events, rejected rows are kept longer than confirmed events.
         TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
+        TrimStep::Audit => audit::trim(conn, now.minus(limits.audit_max_age), batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

@@ -1,9 +1,11 @@
-//! Verification: reads a whole database and reports where the log or the ledger is inconsistent.
+//! Verification: reads a whole database and reports where the log, the ledger or the audit log is
+//! inconsistent.
 //! Writes nothing, and may run while a server is running.
 
 use super::dialect::{Connection, query};
-use crate::store::{Result, VerifyReport};
+use crate::store::{AuditHead, Result, VerifyReport};
 
+mod audit;
 mod inbox;
 mod ledger;
 mod log;
@@ -14,12 +16,17 @@ mod tests;
 /// Problems reported per check, so that a corrupt database does not flood the output.
 const MOST: i64 = 100;
 
-/// Runs all checks of the tables in the given transaction.
-pub(crate) async fn check(conn: &mut Connection) -> Result<VerifyReport> {
+/// Runs all checks of the tables in the given transaction. If `anchor` is given, the record of the
+/// audit log with that sequence must have that hash.
+pub(crate) async fn check(
+    conn: &mut Connection,
+    anchor: Option<AuditHead>,
+) -> Result<VerifyReport> {
     let mut report = counts(conn).await?;
     log::check(conn, &mut report.problems).await?;
     ledger::check(conn, &mut report.problems).await?;
     inbox::check(conn, &mut report.problems).await?;
+    audit::check(conn, anchor, &mut report).await?;
     Ok(report)
 }
 
@@ -47,6 +54,8 @@ async fn counts(conn: &mut Connection) -> Result<VerifyReport> {
         dead_letters: row.dead,
         inbox: row.inbox,
         rejected: row.rejected,
+        audit_records: 0,
+        audit_head: AuditHead::START,
         problems: Vec::new(),
     })
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::store::{DeliveryKey, Result, StoreError};
 
-mod browse;
+mod audit;
 mod connections;
 mod cursors;
 mod deliveries;

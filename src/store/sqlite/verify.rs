@@ -6,14 +6,19 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::sql;
-use crate::store::Result;
 pub use crate::store::VerifyReport;
+use crate::store::{AuditHead, Result};
 
 /// Problems reported per check, so that a corrupt file does not flood the output.
 const MOST: usize = 100;
 
 /// Verifies the database in a file.
 pub async fn verify(path: &Path) -> Result<VerifyReport> {
+    verify_against(path, None).await
+}
+
+/// The same, and compares the audit log with a position of it that was kept elsewhere.
+pub async fn verify_against(path: &Path, anchor: Option<AuditHead>) -> Result<VerifyReport> {
     let mut conn = SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
@@ -24,7 +29,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport> {
     let mut snapshot = conn.begin().await?;
     let mut problems = Vec::new();
     file(&mut snapshot, &mut problems).await?;
-    let mut report = sql::verify::check(&mut snapshot).await?;
+    let mut report = sql::verify::check(&mut snapshot, anchor).await?;
     snapshot.rollback().await?;
     conn.close().await?;
     problems.append(&mut report.problems);

@@ -5,8 +5,9 @@ use gateway_events::event::{
     Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::event_types::{built_in, built_ins};
+use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Conflict, Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result,
+    Audited, Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result,
     StoreError, storable,
 };
 use serde_json::value::RawValue;
@@ -25,7 +26,7 @@ impl Tables {
         name: &str,
         labels: &Labels,
         replicas: i64,
-    ) -> Result<Gateway> {
+    ) -> Result<Audited<Gateway>> {
         self.refuse_taken_name(organisation, name, None)?;
         if self.gateways.values().any(|row| row.id == id) {
             return Err(Conflict::GatewayId(id).into());
@@ -59,7 +60,9 @@ impl Tables {
             stream,
         };
         self.gateways.insert(key, row);
-        self.shown(now, key)
+        let gateway = self.shown(now, key)?;
+        let entry = entries::gateway_registered(&gateway);
+        Ok(Audited::new(gateway, [entry]))
     }
 
     pub(super) fn list_gateways(
@@ -95,8 +98,9 @@ impl Tables {
         organisation: OrganisationKey,
         id: GatewayId,
         change: GatewayChange,
-    ) -> Result<Gateway> {
+    ) -> Result<Audited<Gateway>> {
         let key = self.live_key(organisation, id)?;
+        let before = self.shown(now, key)?;
         if let Some(name) = &change.name {
             self.refuse_taken_name(organisation, name, Some(key))?;
         }
@@ -113,7 +117,9 @@ impl Tables {
             Some(false) => None,
             None => row.disabled_at,
         };
-        self.shown(now, key)
+        let after = self.shown(now, key)?;
+        let entries = entries::gateway_updated(&before, &after);
+        Ok(Audited::new(after, entries))
     }
 
     pub(super) fn note_refusal(
@@ -134,13 +140,17 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         id: GatewayId,
-    ) -> Result<Deleted> {
+    ) -> Result<Audited<Deleted>> {
         let key = self.live_key(organisation, id)?;
+        let before = self.shown(now, key)?;
         let row = self.gateways.get_mut(&key).ok_or(MISSING)?;
         row.deleted_at = Some(now);
         row.stream.missed = row.stream.head;
-        for token in self.gateway_tokens.values_mut().filter(|token| token.of == key) {
-            token.info.revoked_at = token.info.revoked_at.or(Some(now));
+        let tokens = self.gateway_tokens.values_mut().filter(|token| token.of == key);
+        let mut revoked = 0;
+        for token in tokens.filter(|token| token.info.revoked_at.is_none()) {
+            token.info.revoked_at = Some(now);
+            revoked += 1;
         }
         let (head, floor) = (row.stream.head, row.stream.floor);
         let confirmed = self.shown_position(key);
@@ -162,8 +172,9 @@ impl Tables {
         let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
         self.cursors.insert(own, Cursor { received: confirmed, updated_at, ..Cursor::default() });
+        let entry = entries::gateway_deleted(&before, &undelivered, revoked);
         let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
-        Ok(Deleted { key, undelivered: self.named(&undelivered)? })
+        Ok(Audited::new(Deleted { key, undelivered: self.named(&undelivered)? }, [entry]))
     }
 
     pub(super) fn fleet(&self, now: Timestamp, furthest: usize) -> Result<Fleet> {
@@ -321,11 +332,12 @@ impl Tables {
         &mut self,
         organisation: OrganisationKey,
         info: &EventTypeInfo,
-    ) -> bool {
+    ) -> Audited<bool> {
         let mut info = info.clone();
         info.description = storable(&info.description).into_owned();
-        let is_new = built_in(&info.name).is_none();
-        let replaced = self.event_types.insert((organisation, info.name.clone()), info);
-        replaced.is_none() && is_new
+        let built_in = built_in(&info.name).map(|it| EventTypeInfo { schema: None, ..it.clone() });
+        let replaced = self.event_types.insert((organisation, info.name.clone()), info.clone());
+        let old = replaced.or(built_in);
+        Audited::new(old.is_none(), entries::event_type_put(old.as_ref(), &info))
     }
 }

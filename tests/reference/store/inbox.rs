@@ -2,9 +2,10 @@
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
+use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
 use gateway_events::store::{
-    Conflict, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter,
+    Audited, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter,
     RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
 };
 
@@ -152,7 +153,7 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         selection: RetrySelection,
-    ) -> Result<Retried> {
+    ) -> Result<Audited<Retried>> {
         let (one, mut filter) = match selection {
             RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
             RetrySelection::Filter(filter) => (None, filter),
@@ -172,13 +173,18 @@ impl Tables {
             rejected.retried_at = Some(now);
             self.inbox.insert(next(&mut self.last.inbox), rejected.row.clone());
         }
-        Ok(Retried { retried: chosen.len() as u64, more })
+        let retried = Retried { retried: chosen.len() as u64, more };
+        Ok(Audited::new(retried, entries::rejected_retried(&chosen)))
     }
 
-    pub(super) fn delete_rejected(&mut self, organisation: OrganisationKey, id: i64) -> Result<()> {
-        self.rejected_row(organisation, id, 0).ok_or(MISSING)?;
+    pub(super) fn delete_rejected(
+        &mut self,
+        organisation: OrganisationKey,
+        id: i64,
+    ) -> Result<Audited<()>> {
+        let (row, _) = self.rejected_row(organisation, id, 0).ok_or(MISSING)?;
         self.rejected.remove(&id);
-        Ok(())
+        Ok(Audited::new((), [entries::rejected_deleted(&row)]))
     }
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
-    Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
+    Actor, Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
     RetrySelection, StoreError, ValidatedRow,
 };
 
@@ -62,19 +62,17 @@ impl Inbox for MemoryStore {
         self.read(|tables| Ok(tables.rejected_row(organisation, id, max_chars))).await
     }
 
-    async fn retry_rejected(
-        &self,
-        organisation: OrganisationKey,
-        selection: RetrySelection,
-    ) -> Result<Retried> {
-        self.write_then(
+    async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried> {
+        let organisation = actor.organisation;
+        self.audited_then(
+            actor,
             |tables, now| tables.retry_rejected(now, organisation, selection),
             |_| self.database.0.inbox.send_modify(|version| *version += 1),
         )
         .await
     }
 
-    async fn delete_rejected(&self, organisation: OrganisationKey, id: i64) -> Result<()> {
-        self.write(|tables, _| tables.delete_rejected(organisation, id)).await
+    async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()> {
+        self.audited(actor, |tables, _| tables.delete_rejected(actor.organisation, id)).await
     }
 }

@@ -13,14 +13,13 @@ use gateway_events::event::{
 use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::{
-    AboutNode, AccessCredential, ConnectionCursor, ConnectionPage, Connections, Credentials,
-    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, DeploymentKey,
-    DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage, EventTypeInfo, EventTypes,
-    Expiries, ExpiryMark, Gateway, GatewayChange, GatewayCredential, Gateways, Health, Heartbeat,
-    Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken, NodeInfo, Nodes,
-    Opened, OutboxPage, Publish, Published, Reaping, Record, RedrivePlace, RedriveSelection,
-    Redriven, Result, RetentionLimits, RevokedConnection, Scope, StatePage, SummaryBy, SummaryRow,
-    SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    AboutNode, AccessCredential, Actor, ConnectionCursor, ConnectionPage, Connections, Credentials,
+    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch,
+    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Gateway, GatewayChange,
+    GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
+    Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
+    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -57,21 +56,25 @@ impl Credentials for MemoryStore {
 
     async fn create_access_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         name: &str,
         scopes: &[Scope],
         token: NewToken,
     ) -> Result<TokenInfo> {
-        self.write(|tables, now| tables.create_access_token(now, organisation, name, scopes, token))
-            .await
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| {
+            tables.create_access_token(now, organisation, name, scopes, token)
+        })
+        .await
     }
 
     async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
         self.read(|tables| Ok(tables.list_access_tokens(organisation))).await
     }
 
-    async fn revoke_access_token(&self, organisation: OrganisationKey, id: &str) -> Result<()> {
-        self.write(|tables, now| tables.revoke_access_token(now, organisation, id)).await
+    async fn revoke_access_token(&self, actor: &Actor, id: &str) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.revoke_access_token(now, organisation, id)).await
     }
 
     async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
@@ -88,11 +91,13 @@ impl Credentials for MemoryStore {
 
     async fn create_gateway_token(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         token: NewToken,
     ) -> Result<TokenInfo> {
-        self.write(|tables, now| tables.create_gateway_token(now, organisation, id, token)).await
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.create_gateway_token(now, organisation, id, token))
+            .await
     }
 
     async fn gateway_tokens(
@@ -103,13 +108,10 @@ impl Credentials for MemoryStore {
         self.read(|tables| tables.list_gateway_tokens(organisation, id)).await
     }
 
-    async fn revoke_gateway_token(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-        token: &str,
-    ) -> Result<()> {
-        self.write(|tables, now| tables.revoke_gateway_token(now, organisation, id, token)).await
+    async fn revoke_gateway_token(&self, actor: &Actor, id: GatewayId, token: &str) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.revoke_gateway_token(now, organisation, id, token))
+            .await
     }
 
     async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
@@ -121,14 +123,14 @@ impl Credentials for MemoryStore {
 impl Gateways for MemoryStore {
     async fn create_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         name: &str,
         labels: &Labels,
         replicas: i64,
     ) -> Result<Gateway> {
-        self.write(|tables, now| {
-            tables.create_gateway(now, organisation, id, name, labels, replicas)
+        self.audited(actor, |tables, now| {
+            tables.create_gateway(now, actor.organisation, id, name, labels, replicas)
         })
         .await
     }
@@ -154,19 +156,18 @@ impl Gateways for MemoryStore {
 
     async fn update_gateway(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        self.write(|tables, now| tables.update_gateway(now, organisation, id, change)).await
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.update_gateway(now, organisation, id, change))
+            .await
     }
 
-    async fn delete_gateway(
-        &self,
-        organisation: OrganisationKey,
-        id: GatewayId,
-    ) -> Result<Deleted> {
-        self.write(|tables, now| tables.delete_gateway(now, organisation, id)).await
+    async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.delete_gateway(now, organisation, id)).await
     }
 
     async fn fleet(&self, furthest: usize) -> Result<Fleet> {
@@ -200,12 +201,9 @@ impl EventTypes for MemoryStore {
         self.read(|tables| Ok(tables.event_type(organisation, name))).await
     }
 
-    async fn put_event_type(
-        &self,
-        organisation: OrganisationKey,
-        info: &EventTypeInfo,
-    ) -> Result<bool> {
-        self.write(|tables, _| Ok(tables.put_event_type(organisation, info))).await
+    async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, _| Ok(tables.put_event_type(organisation, info))).await
     }
 }
 
@@ -370,12 +368,14 @@ impl Ledger for MemoryStore {
 
     async fn redrive(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
+        let organisation = actor.organisation;
         let (redriven, _) = self
-            .write_then(
+            .audited_then(
+                actor,
                 |tables, now| tables.redrive(now, organisation, &selection, dry_run),
                 // Without rows: each lane reads them from the log.
                 |(_, growth)| {

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
+use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
-    DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven, RedrivenDelivery,
-    Result, StoreError,
+    AuditEntry, Audited, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
+    RedrivenDelivery, Result, StoreError,
 };
 
-use super::append::Growth;
-use super::deliveries::Matching;
-use super::tables::{DeadLetter, EventRow, Key, Tables};
+/// Deliveries that the databases append in one transaction.
+const AT_A_TIME: usize = 100;
 
 impl Tables {
     pub(super) fn redrive(
@@ -22,7 +22,7 @@ impl Tables {
         organisation: OrganisationKey,
         selection: &RedriveSelection,
         dry_run: bool,
-    ) -> Result<(Redriven, Growth)> {
+    ) -> Result<Audited<(Redriven, Growth)>> {
         let (mut answer, chosen) = match selection {
             RedriveSelection::One(gateway, sequence) => {
                 let gateway = self.any_key(organisation, *gateway);
@@ -58,7 +58,23 @@ impl Tables {
                 stream.failing = None;
             }
         }
-        Ok((answer, growth))
+        let entries = self.redrive_entries(&numbered)?;
+        Ok(Audited::new((answer, growth), entries))
+    }
+
+    /// One for each gateway and transaction.
+    fn redrive_entries(&self, numbered: &BTreeMap<Key, i64>) -> Result<Vec<AuditEntry>> {
+        let numbered: Vec<(&Key, &i64)> = numbered.iter().collect();
+        let mut entries = Vec::new();
+        for transaction in numbered.chunks(AT_A_TIME) {
+            for own in transaction.chunk_by(|one, other| one.0.0 == other.0.0) {
+                let row = self.gateway_row(own[0].0.0)?;
+                let sequences: Vec<_> =
+                    own.iter().map(|(key, new)| (Sequence(key.1), Sequence(**new))).collect();
+                entries.push(entries::redriven(row.id, &row.name, &sequences));
+            }
+        }
+        Ok(entries)
     }
 
     fn search_one(&self, now: Timestamp, key: Key) -> Result<(Redriven, Vec<Key>)> {

@@ -70,6 +70,7 @@ impl Tables {
                 let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
                 gone.iter().filter(|key| self.rejected.remove(key).is_some()).count()
             }
+            TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
         };
         if rows >= batch {
             trimmed.more = true;

@@ -8,8 +8,8 @@ use gateway_events::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use gateway_events::store::{
-    AboutNode, Appended, EventTypeInfo, Failing, InboxContent, Labels, LastRefusal, Outcome,
-    PublishedTarget, Refusal, Rejection, StoreError, TokenInfo,
+    AboutNode, Appended, AuditHead, AuditRecord, EventTypeInfo, Failing, InboxContent, Labels,
+    LastRefusal, Outcome, Refusal, Rejection, StoreError, TokenInfo,
 };
 
 /// A delivery.
@@ -36,6 +36,10 @@ pub(super) struct Tables {
     pub(super) dead_letters: BTreeMap<Key, DeadLetter>,
     pub(super) inbox: BTreeMap<i64, Inserted>,
     pub(super) rejected: BTreeMap<i64, RejectedRow>,
+    /// By sequence.
+    pub(super) audit: Vec<AuditRecord>,
+    /// The newest record, also after it was trimmed.
+    pub(super) audit_head: AuditHead,
     pub(super) last: Last,
 }
 

@@ -2,9 +2,10 @@
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, OrganisationKey};
+use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
 use gateway_events::store::{
-    AccessCredential, Conflict, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo,
+    AccessCredential, Audited, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo,
     TokenKind,
 };
 
@@ -18,7 +19,7 @@ impl Tables {
         name: &str,
         scopes: &[Scope],
         token: NewToken,
-    ) -> Result<TokenInfo> {
+    ) -> Result<Audited<TokenInfo>> {
         if self.access_tokens.contains_key(&token.id) {
             return Err(Conflict::Concurrent.into());
         }
@@ -28,7 +29,8 @@ impl Tables {
         let made = fresh(organisation, token, name, scopes, now);
         let info = made.info.clone();
         self.access_tokens.insert(info.id.clone(), made);
-        Ok(info)
+        let entry = entries::access_token_created(&info);
+        Ok(Audited::new(info, [entry]))
     }
 
     pub(super) fn list_access_tokens(&self, organisation: OrganisationKey) -> Vec<TokenInfo> {
@@ -40,11 +42,12 @@ impl Tables {
         now: Timestamp,
         organisation: OrganisationKey,
         id: &str,
-    ) -> Result<()> {
+    ) -> Result<Audited<()>> {
         let found = self.access_tokens.get_mut(id).filter(|token| token.of == organisation);
         let token = found.ok_or(StoreError::NotFound("access token"))?;
-        token.info.revoked_at = token.info.revoked_at.or(Some(now));
-        Ok(())
+        let entry =
+            revoke(&mut token.info, now).then(|| entries::access_token_revoked(&token.info));
+        Ok(Audited::new((), entry))
     }
 
     pub(super) fn access_credential(&self, id: &str) -> Option<AccessCredential> {
@@ -52,6 +55,7 @@ impl Tables {
         Some(AccessCredential {
             digest: token.digest,
             organisation: token.of,
+            name: token.info.name.as_str().into(),
             scopes: token.info.scopes.clone(),
             expires_at: token.info.expires_at,
             revoked: token.info.revoked_at.is_some(),
@@ -65,7 +69,7 @@ impl Tables {
         organisation: OrganisationKey,
         id: GatewayId,
         token: NewToken,
-    ) -> Result<TokenInfo> {
+    ) -> Result<Audited<TokenInfo>> {
         let gateway = self.live_key(organisation, id)?;
         let is_live = |info: &TokenInfo| {
             info.revoked_at.is_none() && info.expires_at.is_none_or(|at| at > now)
@@ -82,7 +86,9 @@ impl Tables {
         let made = fresh(gateway, token, "", Vec::new(), now);
         let info = made.info.clone();
         self.gateway_tokens.insert(info.id.clone(), made);
-        Ok(info)
+        let name = &self.gateway_row(gateway)?.name;
+        let entry = entries::gateway_token_created(id, name, &info);
+        Ok(Audited::new(info, [entry]))
     }
 
     pub(super) fn list_gateway_tokens(
@@ -100,12 +106,14 @@ impl Tables {
         organisation: OrganisationKey,
         id: GatewayId,
         token: &str,
-    ) -> Result<()> {
+    ) -> Result<Audited<()>> {
         let gateway = self.live_key(organisation, id)?;
+        let name = self.gateway_row(gateway)?.name.clone();
         let found = self.gateway_tokens.get_mut(token).filter(|token| token.of == gateway);
         let token = found.ok_or(StoreError::NotFound("gateway token"))?;
-        token.info.revoked_at = token.info.revoked_at.or(Some(now));
-        Ok(())
+        let is_new = revoke(&mut token.info, now);
+        let entry = is_new.then(|| entries::gateway_token_revoked(id, &name, &token.info));
+        Ok(Audited::new((), entry))
     }
 
     pub(super) fn gateway_credential(&self, id: &str) -> Option<GatewayCredential> {
@@ -136,6 +144,13 @@ impl Tables {
             info.last_used_at = Some(now);
         }
     }
+}
+
+/// Returns false if it was revoked before.
+fn revoke(token: &mut TokenInfo, now: Timestamp) -> bool {
+    let is_new = token.revoked_at.is_none();
+    token.revoked_at = token.revoked_at.or(Some(now));
+    is_new
 }
 
 fn fresh<Of>(of: Of, token: NewToken, name: &str, scopes: Vec<Scope>, now: Timestamp) -> Token<Of> {

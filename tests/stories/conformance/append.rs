@@ -157,7 +157,7 @@ pub(crate) async fn labels_select_gateways_and_a_deleted_one_gets_nothing(store:
     let both = fixture.gateway(&[("story", &mark), ("env", "prod")]).await;
     let _one = fixture.gateway(&[("story", &mark)]).await;
     let deleted = fixture.gateway(&[("story", &mark), ("env", "prod")]).await;
-    store.delete_gateway(fixture.organisation, deleted.id).await.unwrap();
+    store.delete_gateway(&fixture.actor(), deleted.id).await.unwrap();
     let labels =
         Labels::from([("story".to_owned(), mark.clone()), ("env".to_owned(), "prod".to_owned())]);
     let answers = fixture.publish(vec![event(Target::Labels(labels))]).await;

@@ -9,7 +9,7 @@ use gateway_events::store::{
     RetrySelection, Store, StoreError, Target, TrimMark, Unreadable, ValidatedRow,
 };
 
-use super::{Fixture, event_with, keep_all, pass};
+use super::{Fixture, actor, event_with, keep_all, pass};
 
 /// Another program, with its own connection to the database.
 #[async_trait]
@@ -169,16 +169,19 @@ pub(crate) async fn a_rejected_row_can_be_put_back_once(
     assert_eq!((&shown, payload.as_str()), (&first, "{\"n\""));
     assert_eq!(first.event_id.as_ref(), Some(&ids[0]));
 
-    store.delete_rejected(organisation, rejected[1].id).await.unwrap();
-    let again = store.delete_rejected(organisation, rejected[1].id).await;
+    store.delete_rejected(&actor(organisation), rejected[1].id).await.unwrap();
+    let again = store.delete_rejected(&actor(organisation), rejected[1].id).await;
     assert!(matches!(again, Err(StoreError::NotFound(_))));
     let other = RejectedFilter { reason: Some(RejectionReason::Expired), ..all.clone() };
-    let retried = store.retry_rejected(organisation, RetrySelection::Filter(other)).await.unwrap();
-    assert_eq!(retried.retried, 0);
     let retried =
-        store.retry_rejected(organisation, RetrySelection::Filter(all.clone())).await.unwrap();
+        store.retry_rejected(&actor(organisation), RetrySelection::Filter(other)).await.unwrap();
+    assert_eq!(retried.retried, 0);
+    let retried = store
+        .retry_rejected(&actor(organisation), RetrySelection::Filter(all.clone()))
+        .await
+        .unwrap();
     assert_eq!((retried.retried, retried.more), (2, false));
-    let twice = store.retry_rejected(organisation, RetrySelection::One(first.id)).await;
+    let twice = store.retry_rejected(&actor(organisation), RetrySelection::One(first.id)).await;
     assert!(matches!(twice, Err(StoreError::Conflict(_))), "{twice:?}");
     assert!(store.rejected(organisation, &all, None, 9).await.unwrap().is_empty());
     let everything = RejectedFilter { retried: true, ..all };

@@ -160,7 +160,7 @@ pub(crate) async fn undelivered_events_of_a_deleted_gateway_are_failed_and_kept_
     let (id, _, _) = fixture.open(&gateway).await;
     fixture.record(vec![confirmed(&gateway, id, 1, 4)]).await;
     let before = store.totals(fixture.organisation).await.unwrap();
-    let deleted = store.delete_gateway(fixture.organisation, gateway.id).await.unwrap();
+    let deleted = store.delete_gateway(&fixture.actor(), gateway.id).await.unwrap();
     assert_eq!(
         (deleted.key, ranges(&deleted.undelivered)),
         (gateway.key, vec![(gateway.id, range(5, 1500))])
@@ -309,7 +309,7 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
     let page = store.failed_deliveries(fixture.organisation, &filter, None, 10).await.unwrap();
     assert_eq!(page.rows.len(), 1);
     let selection = RedriveSelection::Filter(filter, None);
-    let done = store.redrive(fixture.organisation, selection, false).await.unwrap();
+    let done = store.redrive(&fixture.actor(), selection, false).await.unwrap();
     assert_eq!(done.redriven[0].new_sequence, Some(Sequence(3)), "{done:?}");
     // The age of a redrive counts from the redrive, however old its event is.
     let hard = RetentionLimits { hard_max_age: Duration::from_hours(1), ..old };
@@ -347,13 +347,13 @@ pub(crate) async fn a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limi
         pass(store, &soft, &mut mark).await;
         let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
         let selection = RedriveSelection::Filter(filter, None);
-        let would = store.redrive(fixture.organisation, selection.clone(), true).await.unwrap();
+        let would = store.redrive(&fixture.actor(), selection.clone(), true).await.unwrap();
         assert_eq!(would.redriven.len(), 3, "kept beyond the age of the ledger");
         // A pass that continues after what was kept, and one from the beginning.
         for mark in [&mut mark, &mut TrimMark::default()] {
             pass(store, &limits, mark).await;
         }
-        let would = store.redrive(fixture.organisation, selection, true).await.unwrap();
+        let would = store.redrive(&fixture.actor(), selection, true).await.unwrap();
         assert_eq!((would.redriven.len(), would.event_removed), (0, 0), "{limits:?}");
     }
 }

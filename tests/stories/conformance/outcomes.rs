@@ -162,7 +162,7 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
     }
     for what in ["a redrive", "the same redrive"] {
         let one = RedriveSelection::One(gateway.id, Sequence(2));
-        store.redrive(fixture.organisation, one, false).await.unwrap();
+        store.redrive(&fixture.actor(), one, false).await.unwrap();
         counted(what, (2, 6, 0, 3)).await;
     }
     let (other, position, _) = fixture.open(&gateway).await;
@@ -303,7 +303,7 @@ pub(crate) async fn a_receipt_revives_what_was_given_up_but_not_what_was_reporte
     counted("receipts for all of them", (4, 2, 0)).await;
     // What was redriven keeps its record: its redrive is another delivery.
     let one = RedriveSelection::One(gateway.id, Sequence(1));
-    store.redrive(fixture.organisation, one, false).await.unwrap();
+    store.redrive(&fixture.actor(), one, false).await.unwrap();
     counted("a redrive", (4, 1, 1)).await;
     fixture.record(vec![confirmed(&gateway, slow, 1, 1)]).await;
     counted("a receipt for what was redriven", (4, 1, 1)).await;

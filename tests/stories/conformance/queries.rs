@@ -41,7 +41,7 @@ impl Fixture<'_> {
         let (mut calls, mut next) = (Vec::new(), None);
         loop {
             let selection = RedriveSelection::Filter(filter.clone(), next);
-            let done = self.store.redrive(self.organisation, selection, dry_run).await.unwrap();
+            let done = self.store.redrive(&self.actor(), selection, dry_run).await.unwrap();
             assert_eq!(done.more, done.next.is_some());
             next = done.next;
             calls.push(done);
@@ -89,7 +89,7 @@ pub(crate) async fn expired_events_are_counted_and_not_redriven(store: &dyn Stor
     assert_eq!((done[0].expired, done[0].redriven.len()), (1, 1));
     assert_eq!(done[0].redriven[0].sequence, Sequence(2));
     let one = RedriveSelection::One(gateway.id, Sequence(1));
-    let done = store.redrive(fixture.organisation, one, false).await.unwrap();
+    let done = store.redrive(&fixture.actor(), one, false).await.unwrap();
     assert_eq!((done.expired, done.redriven.len()), (1, 0));
     assert_eq!(fixture.again(&gateway).await.head, Sequence(3));
 }
@@ -140,7 +140,7 @@ pub(crate) async fn a_tokens_use_is_recorded_at_most_once_a_minute(store: &dyn S
     let fixture = Fixture::of(store).await;
     let id = uuid::Uuid::now_v7().simple().to_string();
     let token = NewToken { id: id.clone(), digest: [3; 32], expires_at: None };
-    store.create_access_token(fixture.organisation, "t", &[Scope::Read], token).await.unwrap();
+    store.create_access_token(&fixture.actor(), "t", &[Scope::Read], token).await.unwrap();
     let last_used = async || {
         // A write after the one under test: with a single writing connection, it runs after it.
         store.node_heartbeat().await.unwrap();
@@ -345,7 +345,7 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     fixture.record(vec![failed(6, Reason::ApplyFailed)]).await;
     assert_eq!(reports().await, Some(("apply_failed", 1)));
     let newest = RedriveSelection::One(gateway.id, Sequence(6));
-    store.redrive(fixture.organisation, newest, false).await.unwrap();
+    store.redrive(&fixture.actor(), newest, false).await.unwrap();
     assert_eq!(reports().await, None, "its redrive, 10, is pending");
     assert_eq!(fixture.again(&gateway).await.pending, 1);
     fixture.record(vec![failed(10, Reason::ApplyFailed)]).await;

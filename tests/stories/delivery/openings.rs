@@ -3,6 +3,7 @@
 use gateway_events::store::StoreError;
 
 use super::*;
+use crate::conformance::actor;
 use crate::reference::store::{Fault, MemoryDatabase, MemoryStore};
 
 async fn until_none_is_live(store: &MemoryStore, organisation: OrganisationKey, id: GatewayId) {
@@ -29,7 +30,8 @@ async fn an_opening_of_unknown_outcome_leaves_no_live_connection() {
     let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
+    let gateway =
+        store.create_gateway(&actor(organisation), id, "one", &Labels::new(), 1).await.unwrap();
     let options = Options::default();
     let jobs = Supervisor::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);
@@ -68,7 +70,8 @@ async fn a_panic_in_the_store_loses_no_outcome() {
     let store = MemoryStore::open(&database, NodeId::new(), wake.clone());
     let organisation = store.organisation("default").await.unwrap();
     let id = GatewayId::new();
-    let gateway = store.create_gateway(organisation, id, "one", &Labels::new(), 1).await.unwrap();
+    let gateway =
+        store.create_gateway(&actor(organisation), id, "one", &Labels::new(), 1).await.unwrap();
     let jobs = Supervisor::default();
     let options = Options::default();
     let dispatcher = Dispatcher::new(Arc::clone(&store) as Arc<dyn Store>, wake, options, &jobs);

@@ -20,7 +20,7 @@ use super::Side;
 use super::reports::Reports;
 use super::snapshot::{gateway as alike, shown};
 use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
-use crate::conformance::{Row, keep_all};
+use crate::conformance::{Row, actor, keep_all};
 
 /// The calls that both stores received.
 pub(crate) struct World {
@@ -79,8 +79,10 @@ impl World {
             let name = format!("g{nth}");
             let mut key = None;
             for side in sides.iter() {
-                let made =
-                    side.store.create_gateway(self.organisation, id, &name, &labels, 1).await;
+                let made = side
+                    .store
+                    .create_gateway(&actor(self.organisation), id, &name, &labels, 1)
+                    .await;
                 let made = made.unwrap();
                 assert!(key.is_none_or(|key| key == made.key), "keys are given alike");
                 key = Some(made.key);
@@ -165,27 +167,27 @@ impl World {
                     ..DeliveryFilter::default()
                 };
                 let selection = RedriveSelection::Filter(filter, None);
-                both!(self, sides, side => side.store.redrive(of, selection.clone(), *dry_run).await)
+                both!(self, sides, side => side.store.redrive(&actor(of), selection.clone(), *dry_run).await)
             }
             Step::RedriveOne { gateway, sequence } => {
                 let sequence = Sequence(i64::from(*sequence));
                 let one = RedriveSelection::One(self.gateways[*gateway].0, sequence);
-                both!(self, sides, side => side.store.redrive(of, one.clone(), false).await)
+                both!(self, sides, side => side.store.redrive(&actor(of), one.clone(), false).await)
             }
             Step::RetryRejected => both!(self, sides, side => {
                 let all = RetrySelection::Filter(RejectedFilter::default());
-                side.store.retry_rejected(of, all).await
+                side.store.retry_rejected(&actor(of), all).await
             }),
             Step::Enable { gateway, enabled } => {
                 let id = self.gateways[*gateway].0;
                 let change = GatewayChange { disabled: Some(!enabled), ..GatewayChange::default() };
                 both!(self, sides, side => {
-                    side.store.update_gateway(of, id, change.clone()).await.map(alike)
+                    side.store.update_gateway(&actor(of), id, change.clone()).await.map(alike)
                 })
             }
             Step::Delete { gateway } => {
                 let id = self.gateways[*gateway].0;
-                both!(self, sides, side => side.store.delete_gateway(of, id).await)
+                both!(self, sides, side => side.store.delete_gateway(&actor(of), id).await)
             }
             Step::Restart => {
                 let node = NodeId::new();

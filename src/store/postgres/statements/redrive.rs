@@ -90,6 +90,7 @@ impl RedriveStatements for Connection {
             Candidate,
             r#"
             select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+                g.name as "gateway_name!: String",
                 k.sequence as "sequence!: i64", d.first_sequence as "range_first!: i64",
                 e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
                 e.expires_at as "expires_at?: Timestamp"
@@ -105,7 +106,7 @@ impl RedriveStatements for Connection {
                 (select event from trimmed where gateway = k.gateway and sequence = k.sequence)
             )
             where d.last_sequence >= k.sequence and d.redriven_at is null and g.deleted_at is null
-            order by 1, 3
+            order by 1, 4
             "#,
             &column(keys, |key| key.gateway.0),
             &column(keys, |key| key.sequence.0)

@@ -5,7 +5,8 @@ use super::super::dialect::{Connection, query, query_scalar};
 use super::{fresh, read_digest};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, NewToken, Result, Scope, StoreError, TokenInfo};
+use crate::store::audit::entries;
+use crate::store::{AccessCredential, Audited, NewToken, Result, Scope, StoreError, TokenInfo};
 
 pub(crate) async fn has_access_tokens(conn: &mut Connection) -> Result<bool> {
     Ok(query_scalar!(r#"select exists (select 1 from access_tokens) as "any!: bool""#)
@@ -20,11 +21,11 @@ pub(crate) async fn create_access_token(
     name: &str,
     scopes: &[Scope],
     token: NewToken,
-) -> Result<TokenInfo> {
+) -> Result<Audited<TokenInfo>> {
     let mut scopes = scopes.to_vec();
     scopes.sort_unstable();
     scopes.dedup();
-    let words = scopes.iter().map(|scope| scope_word(*scope)).collect::<Vec<_>>().join(" ");
+    let words = scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
     let digest = token.digest.as_slice();
     query!(
         r#"
@@ -41,7 +42,9 @@ pub(crate) async fn create_access_token(
     )
     .execute(conn)
     .await?;
-    Ok(fresh(token, name, scopes, now))
+    let info = fresh(token, name, scopes, now);
+    let entry = entries::access_token_created(&info);
+    Ok(Audited::new(info, [entry]))
 }
 
 pub(crate) async fn access_tokens(
@@ -71,25 +74,30 @@ pub(crate) async fn access_tokens(
     Ok(tokens.collect())
 }
 
-/// Revoking again keeps the time of the first revocation.
+/// Revoking again changes nothing.
 pub(crate) async fn revoke_access_token(
     conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     id: &str,
-) -> Result<()> {
+) -> Result<Audited<()>> {
     let done = query!(
         r#"
-        update access_tokens set revoked_at = coalesce(revoked_at, $3)
-        where id = $1 and organisation = $2
+        update access_tokens set revoked_at = $3
+        where id = $1 and organisation = $2 and revoked_at is null
         "#,
         id,
         organisation.0,
         now as _
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    if done.rows_affected() == 0 { Err(StoreError::NotFound("access token")) } else { Ok(()) }
+    let tokens = access_tokens(conn, organisation).await?;
+    let Some(token) = tokens.into_iter().find(|token| token.id == id) else {
+        return Err(StoreError::NotFound("access token"));
+    };
+    let entry = (done.rows_affected() > 0).then(|| entries::access_token_revoked(&token));
+    Ok(Audited::new((), entry))
 }
 
 /// The digest and scopes of a token, by its public part.
@@ -99,7 +107,8 @@ pub(crate) async fn access_credential(
 ) -> Result<Option<AccessCredential>> {
     let row = query!(
         r#"
-        select organisation as "organisation!: OrganisationKey", scopes as "scopes!: String",
+        select organisation as "organisation!: OrganisationKey", name as "name!: String",
+            scopes as "scopes!: String",
             digest as "digest!: Vec<u8>", expires_at as "expires_at?: Timestamp",
             (revoked_at is not null) as "revoked!: bool", last_used_at as "last_used_at?: Timestamp"
         from access_tokens where id = $1
@@ -112,7 +121,8 @@ pub(crate) async fn access_credential(
         Ok(AccessCredential {
             digest: read_digest(row.digest)?,
             organisation: row.organisation,
-            scopes: read_scopes(&row.scopes),
+            name: row.name.into(),
+            scopes: read_scopes(&row.scopes)?,
             expires_at: row.expires_at,
             revoked: row.revoked,
             last_used_at: row.last_used_at,
@@ -121,17 +131,16 @@ pub(crate) async fn access_credential(
     .transpose()
 }
 
-const fn scope_word(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Publish => "publish",
-        Scope::Read => "read",
-        Scope::Admin => "admin",
-    }
-}
-
-/// Ignores scopes that only a newer version knows: they permit nothing that this one does.
-fn read_scopes(words: &str) -> Vec<Scope> {
-    let known = [Scope::Publish, Scope::Read, Scope::Admin];
-    let scope = |word| known.into_iter().find(|scope| scope_word(*scope) == word);
-    words.split_ascii_whitespace().filter_map(scope).collect()
+fn read_scopes(words: &str) -> Result<Vec<Scope>> {
+    words
+        .split_ascii_whitespace()
+        .map(|word| {
+            [Scope::Publish, Scope::Read, Scope::Admin]
+                .into_iter()
+                .find(|scope| scope.as_str() == word)
+                .ok_or_else(|| {
+                    StoreError::Corrupt(format!("an access token has the scope {word:?}"))
+                })
+        })
+        .collect()
 }

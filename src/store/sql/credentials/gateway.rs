@@ -8,8 +8,9 @@ use super::super::gateways::live_key;
 use super::{fresh, read_digest};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::store::audit::entries;
 use crate::store::limits::LIVE_TOKENS;
-use crate::store::{Conflict, GatewayCredential, NewToken, Result, StoreError, TokenInfo};
+use crate::store::{Audited, GatewayCredential, NewToken, Result, StoreError, TokenInfo};
 
 pub(crate) async fn create_gateway_token(
     conn: &mut Connection,
@@ -17,7 +18,7 @@ pub(crate) async fn create_gateway_token(
     organisation: OrganisationKey,
     id: GatewayId,
     token: NewToken,
-) -> Result<TokenInfo> {
+) -> Result<Audited<TokenInfo>> {
     let gateway = live_key(conn, organisation, id).await?;
     // Locks the stream, so that concurrent calls can't both find room for a token.
     conn.lock_streams(&BTreeSet::from([gateway])).await?;
@@ -46,9 +47,20 @@ pub(crate) async fn create_gateway_token(
         now as _,
         token.expires_at as _
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(fresh(token, "", Vec::new(), now))
+    let info = fresh(token, "", Vec::new(), now);
+    let entry = entries::gateway_token_created(id, &name(conn, gateway).await?, &info);
+    Ok(Audited::new(info, [entry]))
+}
+
+/// The name of a gateway that exists.
+async fn name(conn: &mut Connection, gateway: GatewayKey) -> Result<String> {
+    let name = query_scalar!(
+        r#"select name as "name!: String" from gateways where gateway = $1"#,
+        gateway.0
+    );
+    Ok(name.fetch_one(conn).await?)
 }
 
 pub(crate) async fn gateway_tokens(
@@ -82,27 +94,35 @@ pub(crate) async fn gateway_tokens(
         .collect())
 }
 
-/// Revoking again keeps the time of the first revocation.
+/// Revoking again changes nothing.
 pub(crate) async fn revoke_gateway_token(
     conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,
     id: GatewayId,
     token: &str,
-) -> Result<()> {
+) -> Result<Audited<()>> {
     let gateway = live_key(conn, organisation, id).await?;
     let done = query!(
         r#"
-        update gateway_tokens set revoked_at = coalesce(revoked_at, $3)
-        where id = $1 and gateway = $2
+        update gateway_tokens set revoked_at = $3
+        where id = $1 and gateway = $2 and revoked_at is null
         "#,
         token,
         gateway.0,
         now as _
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    if done.rows_affected() == 0 { Err(StoreError::NotFound("gateway token")) } else { Ok(()) }
+    let tokens = gateway_tokens(conn, organisation, id).await?;
+    let Some(token) = tokens.into_iter().find(|it| it.id == token) else {
+        return Err(StoreError::NotFound("gateway token"));
+    };
+    if done.rows_affected() == 0 {
+        return Ok(Audited::new((), []));
+    }
+    let entry = entries::gateway_token_revoked(id, &name(conn, gateway).await?, &token);
+    Ok(Audited::new((), [entry]))
 }
 
 /// Tokens of a deleted gateway count as revoked.

@@ -48,7 +48,7 @@ async fn an_organisation_sees_only_its_own() {
         delete_gateway(conn, at(2), NodeId::new(), OTHER, id).await.map(drop),
         create_gateway_token(conn, at(2), OTHER, id, token("t", None)).await.map(drop),
         gateway_tokens(conn, OTHER, id).await.map(drop),
-        revoke_gateway_token(conn, at(2), OTHER, id, "t").await,
+        revoke_gateway_token(conn, at(2), OTHER, id, "t").await.map(drop),
     ] {
         assert!(matches!(refused, Err(StoreError::NotFound("gateway"))), "{refused:?}");
     }
@@ -96,6 +96,7 @@ async fn names_and_ids_are_given_once_and_a_deleted_name_again() {
     update_gateway(conn, at(2), ORGANISATION, id, rename("a")).await.unwrap();
 
     let deleted = delete_gateway(conn, at(3), NodeId::new(), ORGANISATION, id).await.unwrap();
+    let deleted = deleted.value;
     assert_eq!(deleted.key, key);
     let [undelivered] = &deleted.undelivered[..] else { panic!("{deleted:?}") };
     assert_eq!(undelivered.range, Range { first: Sequence(1), last: Sequence(1) });
@@ -122,7 +123,7 @@ async fn disabling_again_keeps_the_first_instant() {
         (9, None, None),
     ] {
         let found = update_gateway(conn, at(now), ORGANISATION, id, set(disabled)).await.unwrap();
-        assert_eq!(found.disabled_at, expected.map(at));
+        assert_eq!(found.value.disabled_at, expected.map(at));
     }
 }
 
@@ -158,7 +159,8 @@ async fn the_use_of_a_token_is_recorded_once_a_minute() {
     let scopes = [Scope::Admin, Scope::Publish, Scope::Admin];
     let made = create_access_token(conn, at(1), ORGANISATION, "ops", &scopes, token("t", None))
         .await
-        .unwrap();
+        .unwrap()
+        .value;
     assert_eq!(made.scopes, [Scope::Publish, Scope::Admin]);
     assert!(has_access_tokens(conn).await.unwrap());
     for (now, noted) in [(100, 100), (60_000_099, 100), (60_000_100, 60_000_100)] {
@@ -184,13 +186,10 @@ async fn built_in_types_need_no_row_and_yield_to_one() {
         description: "own".to_owned(),
         schema: None,
     };
-    assert!(event_types::put_event_type(conn, at(1), ORGANISATION, &own("a.b")).await.unwrap());
-    assert!(!event_types::put_event_type(conn, at(2), ORGANISATION, &own("a.b")).await.unwrap());
-    assert!(
-        !event_types::put_event_type(conn, at(2), ORGANISATION, &own("api.deployed"))
-            .await
-            .unwrap()
-    );
+    for (name, is_new) in [("a.b", true), ("a.b", false), ("api.deployed", false)] {
+        let put = event_types::put_event_type(conn, at(1), ORGANISATION, own(name)).await.unwrap();
+        assert_eq!(put.value, is_new, "{name}");
+    }
     let types = event_types::event_types(conn, ORGANISATION).await.unwrap();
     assert_eq!(types.len(), before + 1);
     let name = EventType::new("api.deployed").unwrap();

@@ -4,9 +4,10 @@
 use super::super::dialect::{Connection, InboxStatements, query};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
+use crate::store::audit::entries;
 use crate::store::limits::RETRIED;
 use crate::store::{
-    Conflict, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
+    Audited, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
 };
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");
@@ -45,7 +46,7 @@ pub(super) async fn retry(
     now: Timestamp,
     organisation: OrganisationKey,
     selection: RetrySelection,
-) -> Result<Retried> {
+) -> Result<Audited<Retried>> {
     let (one, filter) = match selection {
         RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
         RetrySelection::Filter(filter) => (None, filter),
@@ -62,7 +63,7 @@ pub(super) async fn retry(
         chosen.pop();
     }
     let retried = conn.retry_rejected_rows(now, &chosen).await?;
-    Ok(Retried { retried, more })
+    Ok(Audited::new(Retried { retried, more }, entries::rejected_retried(&chosen)))
 }
 
 /// Deletes one row.
@@ -70,7 +71,10 @@ pub(super) async fn delete(
     conn: &mut Connection,
     organisation: OrganisationKey,
     id: i64,
-) -> Result<()> {
+) -> Result<Audited<()>> {
+    let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    let found = conn.rejected_rows(organisation, Some(id), &any, None, 1).await?;
+    let row = found.into_iter().next().ok_or(MISSING)?;
     let done = query!(
         r#"
         delete from inbox_rejected
@@ -81,7 +85,11 @@ pub(super) async fn delete(
     )
     .execute(conn)
     .await?;
-    if done.rows_affected() == 0 { Err(MISSING) } else { Ok(()) }
+    if done.rows_affected() == 0 {
+        // Another node deleted it meanwhile.
+        return Err(MISSING);
+    }
+    Ok(Audited::new((), [entries::rejected_deleted(&row)]))
 }
 
 /// Deletes a batch of rows that were rejected before this; returns how many.

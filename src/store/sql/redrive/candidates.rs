@@ -8,7 +8,20 @@ use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, GatewayKey, Sequence};
 use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP};
-use crate::store::{DeliveryKey, RedriveCursor, Redriven, Result};
+use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
+
+/// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
+pub(crate) struct Candidate {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
+    pub(crate) sequence: i64,
+    pub(crate) range_first: i64,
+    pub(crate) event: Option<i64>,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) expires_at: Option<Timestamp>,
+}
 
 impl Candidate {
     pub(super) const fn key(&self) -> DeliveryKey {

@@ -3,18 +3,18 @@
 
 use super::super::Backend;
 use super::super::access::{Access, run};
-use crate::event::OrganisationKey;
-use crate::store::{RedriveSelection, Redriven, Result};
+use crate::store::{Actor, RedriveSelection, Redriven, Result};
 use crate::wake::Hint;
 
 impl Backend {
     /// Appends what is selected, or only counts it.
     pub(crate) async fn run_redrive(
         &self,
-        organisation: OrganisationKey,
+        actor: &Actor,
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven> {
+        let organisation = actor.organisation;
         let (mut answer, chosen) =
             run!(self.query, |conn| super::search(conn, organisation, selection))?;
         if dry_run || chosen.is_empty() {
@@ -26,8 +26,8 @@ impl Backend {
         for few in chosen.chunks(super::AT_A_TIME) {
             let (wake, few) = (self.wake.clone(), few.to_vec());
             let (part, _) = self
-                .writer
-                .run_then(
+                .audited_tx_then(
+                    actor,
                     move |conn, now| Box::pin(super::append(conn, now, few)),
                     move |(_, heads)| {
                         // Without rows, so that each lane reads them from the log.

@@ -58,7 +58,7 @@ async fn redrive(
     if dry_run {
         return Ok((answer, Vec::new()));
     }
-    let (part, heads) = append(conn, now, chosen).await?;
+    let (part, heads) = append(conn, now, chosen).await?.value;
     answer.redriven.clear();
     answer.add(part);
     Ok((answer, heads))
@@ -94,7 +94,7 @@ async fn dead_letters_get_the_next_numbers_and_only_once() {
     let states: Vec<_> =
         history.deliveries.iter().map(|one| (one.sequence.0, one.state, one.redriven)).collect();
     assert_eq!(states, [(4, DeliveryState::Failed, true), (12, DeliveryState::Pending, false)]);
-    let report = check(&mut database.conn).await.unwrap();
+    let report = check(&mut database.conn, None).await.unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
 }
 

@@ -33,7 +33,7 @@ async fn sound() -> (Database, i64) {
 #[tokio::test]
 async fn a_sound_database_has_no_problems() {
     let (mut database, _) = sound().await;
-    let report = check(&mut database.conn).await.unwrap();
+    let report = check(&mut database.conn, None).await.unwrap();
     let expected = VerifyReport {
         gateways: 1,
         events: 6,
@@ -42,6 +42,8 @@ async fn a_sound_database_has_no_problems() {
         dead_letters: 1,
         inbox: 1,
         rejected: 1,
+        audit_records: 0,
+        audit_head: AuditHead::START,
         problems: Vec::new(),
     };
     assert_eq!(report, expected);
@@ -122,7 +124,7 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         let (mut database, gateway) = sound().await;
         database.run(Scratch::WITHOUT_FOREIGN_KEYS, &[]).await;
         database.run(damage, &[gateway]).await;
-        let problems = check(&mut database.conn).await.unwrap().problems;
+        let problems = check(&mut database.conn, None).await.unwrap().problems;
         let named = if expected.contains("99") { "99" } else { "west" };
         let told = problems.iter().any(|one| one.contains(expected) && one.contains(named));
         assert!(told, "{damage}: {problems:?}");

@@ -88,6 +88,7 @@ impl RedriveStatements for Connection {
             Candidate,
             r#"
             select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
+                g.name as "gateway_name!: String",
                 k.value ->> 1 as "sequence!: i64", d.first_sequence as "range_first!: i64",
                 e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
                 e.expires_at as "expires_at?: Timestamp"
@@ -102,7 +103,7 @@ impl RedriveStatements for Connection {
                 (select event from trimmed where gateway = g.gateway and sequence = k.value ->> 1)
             )
             where d.last_sequence >= k.value ->> 1 and d.redriven_at is null and g.deleted_at is null
-            order by 1, 3
+            order by 1, 4
             "#,
             keys
         )
