@@ -38,6 +38,7 @@
 //! | serving without TLS is only allowed on loopback addresses; invalid settings are reported | `settings::an_invalid_value_is_reported_with_its_source_and_what_is_allowed` |
 //! | corrective action | `redrive::only_dead_letters_are_redriven_and_only_once` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
+//! | every change by an admin is recorded, and `verify` finds records that were changed | `audit`, `conformance` |
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 #[path = "../reference/mod.rs"]

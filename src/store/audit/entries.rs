@@ -69,25 +69,25 @@ pub fn access_token_revoked(token: &TokenInfo) -> AuditEntry {
 /// An event type was registered, or replaced what there was: the registered type of that name, or
 /// else the built-in one. `None` if both are the same.
 pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Option<AuditEntry> {
-    let facts = |info: &EventTypeInfo| {
-        let schema = info.schema.as_ref().map(|schema| schema.get());
-        Facts::none().with("description", info.description.as_str()).with_some("schema", schema)
-    };
-    let (object, after) = (AuditObject::new("event_type", &new.name, &new.name), facts(new));
-    let Some(old) = old else {
-        return Some(entry(AuditAction::EventTypeRegistered, object, Facts::none(), after));
-    };
-    // Compared as a whole: long schemas may only differ where their facts are cut.
     let schema = |info: &EventTypeInfo| info.schema.as_ref().map(|it| it.get().to_owned());
-    if old.description == new.description && schema(old) == schema(new) {
+    // Compared as a whole, because long texts may only differ where their facts are cut.
+    let is_described = old.is_none_or(|old| old.description != new.description);
+    let has_schema = old.is_none_or(|old| schema(old) != schema(new));
+    if !is_described && !has_schema {
         return None;
     }
-    let (before, after) = if schema(old) == schema(new) {
-        Facts::without_equal(facts(old), after)
-    } else {
-        (facts(old), after)
+    let facts = |info: &EventTypeInfo| {
+        let description = is_described.then_some(info.description.as_str());
+        let schema = schema(info).filter(|_| has_schema);
+        let facts = Facts::none().with_some("description", description);
+        facts.with_some("schema", schema.as_deref())
     };
-    Some(entry(AuditAction::EventTypeChanged, object, before, after))
+    let action = match old {
+        None => AuditAction::EventTypeRegistered,
+        Some(_) => AuditAction::EventTypeChanged,
+    };
+    let object = AuditObject::new("event_type", &new.name, &new.name);
+    Some(entry(action, object, old.map(facts).unwrap_or_default(), facts(new)))
 }
 
 /// Dead letters of one gateway were appended again, each under a new sequence.

@@ -10,7 +10,8 @@ use gateway_events::event::{
     CorrelationId, Epoch, EventId, EventType, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    Delivery, DeliveryFilter, DeliveryState, Gateway, RejectedFilter, Store, StoreError, SummaryBy,
+    AuditFilter, Delivery, DeliveryFilter, DeliveryState, Gateway, RejectedFilter, Store,
+    StoreError, SummaryBy,
 };
 
 use super::steps::IDS;
@@ -105,6 +106,14 @@ pub(crate) async fn picture(
         row.inserted_at = begun;
     }
     line("rejected", shown(Ok(rejected), since));
+    let (from, to) = (Timestamp::from_micros(0), Timestamp::LAST);
+    let changes = AuditFilter { from, to, action: None, principal: None, object: None };
+    let changes = store.audit(organisation, &changes, None, 1000).await.unwrap();
+    let changes = changes.into_iter().map(|it| {
+        // Without the hash, which covers an instant.
+        (it.sequence, it.principal, it.action, it.object, it.before, it.after)
+    });
+    line("audit", shown(Ok(changes.collect::<Vec<_>>()), since));
     text
 }
 
