@@ -56,17 +56,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }))?;
     } else {
         say_prose(format_args!(
-            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} rows in the inbox, {} rejected, {} audit records",
+            "{name}: {} gateways, {} events, {} deliveries, {} attempts, {} dead letters, {} audit records, {} rows in the inbox, {} rejected",
             report.gateways,
             report.events,
             report.deliveries,
             report.attempts,
             report.dead_letters,
+            report.audit_records,
             report.inbox,
-            report.rejected,
-            report.audit_records
+            report.rejected
         ))?;
-        say(format_args!("audit head: {}", report.audit_head))?;
+        // On a line of its own, because it can't be wrapped.
+        say(format_args!("audit head:\n    {}", report.audit_head))?;
         if report.problems.is_empty() {
             say("sound: no problem was found")?;
         }

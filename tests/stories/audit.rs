@@ -273,8 +273,8 @@ async fn verify_finds_a_changed_record_and_compares_a_kept_head(on: On) {
         crate::support::command::run(&mut verify).await
     };
     let shown = verify("").await;
-    let head = shown.well().lines().find_map(|line| line.strip_prefix("audit head: "));
-    let head = head.unwrap().to_owned();
+    let head = shown.well().lines().skip_while(|line| *line != "audit head:").nth(1);
+    let head = head.unwrap().trim().to_owned();
     let json = verify("--json").await.json();
     assert_eq!((&json["auditHead"], &json["auditRecords"]), (&json!(head), &json!(3)));
     service.gateway("tokyo").await;
