@@ -9,6 +9,9 @@ pub fn gateway_registered(gateway: &Gateway) -> AuditEntry {
     entry(AuditAction::GatewayRegistered, of_gateway(gateway), Facts::none(), facts(gateway))
 }
 
+/// An action, and the values of a gateway that it is about.
+type Part = (AuditAction, fn(&Gateway) -> Facts);
+
 /// A gateway was updated: an entry for its name and replicas, one for its labels, and one for
 /// whether it is disabled; each only if that changed.
 pub fn gateway_updated(before: &Gateway, after: &Gateway) -> Vec<AuditEntry> {
@@ -17,7 +20,7 @@ pub fn gateway_updated(before: &Gateway, after: &Gateway) -> Vec<AuditEntry> {
     } else {
         AuditAction::GatewayEnabled
     };
-    let parts: [(AuditAction, fn(&Gateway) -> Facts); 3] = [
+    let parts: [Part; 3] = [
         (AuditAction::GatewayChanged, settings),
         (AuditAction::GatewayLabelled, labels),
         (action, disabled),

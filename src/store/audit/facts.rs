@@ -76,7 +76,7 @@ impl Facts {
     /// A JSON object with sorted members and without whitespace, of at most 8 KiB.
     pub fn to_json(&self) -> String {
         let mut text = String::from("{");
-        let mut omitted = 0_usize;
+        let mut omitted = 0;
         // Room for the member that counts the omitted ones.
         let most = MOST_BYTES - OMITTED.len() - 32;
         for (name, value) in &self.0 {
@@ -94,7 +94,7 @@ impl Facts {
             if text.len() > 1 {
                 text.push(',');
             }
-            text.push_str(&format!("{OMITTED:?}:{omitted}"));
+            text.push_str(&member(OMITTED, &Fact::Number(omitted)));
         }
         text.push('}');
         text
