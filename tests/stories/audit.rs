@@ -46,8 +46,8 @@ struct Change {
     action: &'static str,
 }
 
-fn change(path: impl Into<String>, body: Value, action: &'static str) -> Option<Change> {
-    Some(Change { path: path.into(), body, action })
+fn change(path: impl Into<String>, body: Value, action: &'static str) -> Change {
+    Change { path: path.into(), body, action }
 }
 
 /// The id of a new rejected row.
@@ -77,7 +77,7 @@ async fn failed_gateway(service: &Service, name: &str) -> String {
 async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Option<Change> {
     let nth = format!("{method} {route}").replace(['/', '{', '}', ' '], "-");
     let admin = service.admin();
-    match (method, route) {
+    Some(match (method, route) {
         ("put", "/event-types/{name}") => {
             change("/event-types/walk.ed", json!({"description": "d"}), "event_type.registered")
         }
@@ -125,8 +125,8 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
             let id = rejected_row(on, service).await;
             change(format!("/inbox/rejected/{id}"), Value::Null, "rejected_row.deleted")
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }
 
 /// Walks all routes of the OpenAPI document that are not only read.

@@ -6,9 +6,10 @@ use futures_util::future::join_all;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    AuditAction, AuditFilter, AuditHead, AuditRecord, EventTypeInfo, GatewayChange, LabelChange,
-    Labels, NewToken, Record, RedriveSelection, RejectedFilter, Rejection, RejectionReason,
-    RetentionLimits, RetrySelection, Scope, Store, StoreError, TrimMark, ValidatedRow,
+    AuditAction, AuditFilter, AuditHead, AuditRecord, DeliveryFilter, EventTypeInfo, GatewayChange,
+    LabelChange, Labels, NewToken, Record, RedriveSelection, RejectedFilter, Rejection,
+    RejectionReason, RetentionLimits, RetrySelection, Scope, Store, StoreError, TrimMark,
+    ValidatedRow,
 };
 use serde_json::{Value, json};
 
@@ -194,7 +195,7 @@ pub(crate) async fn a_change_that_changes_nothing_or_fails_leaves_no_record(stor
         disabled: Some(false),
     };
     store.update_gateway(&actor, gateway.id, same).await.unwrap();
-    let none = RedriveSelection::Filter(Default::default(), None);
+    let none = RedriveSelection::Filter(DeliveryFilter::default(), None);
     store.redrive(&actor, none, false).await.unwrap();
     let all = RetrySelection::Filter(RejectedFilter::default());
     store.retry_rejected(&actor, all).await.unwrap();
