@@ -202,13 +202,13 @@ pub(crate) async fn a_window_of_events_includes_its_start_and_excludes_its_end(s
     let of_log = EventFilter { gateway_id: Some(gateway.id), ..EventFilter::default() };
     let all = list(of_log.clone()).await;
     assert_eq!(all.len(), 9);
-    let (first, last) = (all[8].appended_at, all[0].appended_at);
+    let (oldest, newest) = (all[8].appended_at, all[0].appended_at);
     let moment = Duration::from_micros(1);
     for at in all.iter().map(|row| row.appended_at) {
         let window = |from, to| TimeWindow::new(from, to).unwrap();
         for (window, expected) in [
-            (window(at, last.plus(moment)), all.iter().filter(|it| it.appended_at >= at).count()),
-            (window(first.minus(moment), at), all.iter().filter(|it| it.appended_at < at).count()),
+            (window(at, newest.plus(moment)), all.iter().filter(|it| it.appended_at >= at).count()),
+            (window(oldest.minus(moment), at), all.iter().filter(|it| it.appended_at < at).count()),
             (window(at, at.plus(moment)), all.iter().filter(|it| it.appended_at == at).count()),
         ] {
             // In the order of the log, and of time.
