@@ -105,14 +105,6 @@ impl BrowseStatements for Connection {
                 before,
                 limit
             )
-        } else if matching.filter.user_id.is_some() {
-            by_age!(
-                "substr(user_id, 1, 256) = substr($6, 1, 256) and user_id = $6 and organisation = $1",
-                self,
-                matching,
-                before,
-                limit
-            )
         } else {
             by_age!("true", self, matching, before, limit)
         })

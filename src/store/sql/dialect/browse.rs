@@ -8,8 +8,8 @@ use crate::store::{EventFilter, RedrivePlace, Result, TimedKey};
 /// Browsing events and deliveries. Statements that return [`Examined`] events read them along one
 /// index, and mark those that match the whole filter.
 pub(crate) trait BrowseStatements {
-    /// Events before a place, newest first, along the index of the filter's artifact or user, or of
-    /// all events.
+    /// Events before a place, newest first, along the index of the filter's artifact, or of all
+    /// events.
     async fn events_by_age(
         &mut self,
         matching: &EventMatching,

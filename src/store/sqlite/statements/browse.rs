@@ -110,15 +110,6 @@ impl BrowseStatements for Connection {
                 before,
                 limit
             )
-        } else if matching.filter.user_id.is_some() {
-            by_age!(
-                "events_by_user",
-                "user_id = $6 and organisation = $1",
-                self,
-                matching,
-                before,
-                limit
-            )
         } else {
             by_age!("events_by_age", "true", self, matching, before, limit)
         })
@@ -302,7 +293,7 @@ mod tests {
     const STEP: i32 = 10;
     const PAGE: i64 = 50;
 
-    /// So many events of each of two gateways, about ten artifacts and for ten users, one per instant.
+    /// So many events of each of two gateways, about ten artifacts, one per instant.
     async fn filled(events: i64) -> (Scratch, Connection) {
         let (scratch, mut conn) = Scratch::new().await;
         for text in [
@@ -314,9 +305,9 @@ mod tests {
         }
         for text in [
             "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2 * $1)
-             insert into events (event, organisation, id, type, payload, correlation_id, user_id,
-                 artifact_id, occurred_at, appended_at, digest)
-             select i, 1, char(97 + i % 2) || printf('%09d', i), 'a.b', '{}', i, 'user' || (i % 10),
+             insert into events (event, organisation, id, type, payload, correlation_id, artifact_id,
+                 occurred_at, appended_at, digest)
+             select i, 1, char(97 + i % 2) || printf('%09d', i), 'a.b', '{}', i,
                  'artifact' || (i % 10), i, i, x'' from n",
             "insert into outbox (gateway, sequence, event)
              select 1 + event % 2, (event + 1) / 2, event from events where event <= 2 * $1",
@@ -352,12 +343,11 @@ mod tests {
     async fn a_page_of_events_costs_the_same_however_long_the_history_is() {
         let (_short, mut short) = filled(1_000).await;
         let (_long, mut long) = filled(20_000).await;
-        let of_user = EventFilter { user_id: Some("user1".to_owned()), ..EventFilter::default() };
         let of_artifact =
             EventFilter { artifact_id: Some("artifact1".to_owned()), ..EventFilter::default() };
         let by_id = EventFilter { id_prefix: "a".parse().ok(), ..EventFilter::default() };
         let of_log = EventFilter { gateway_id: Some(crate::event::GatewayId::new()), ..by_age() };
-        for filter in [by_age(), of_user, of_artifact, by_id, of_log] {
+        for filter in [by_age(), of_artifact, by_id, of_log] {
             let gateway = filter.gateway_id.map(|_| GatewayKey(1));
             let matching = EventMatching { organisation: OrganisationKey(1), gateway, filter };
             let few = steps(&mut short, 1_000, &matching).await;
