@@ -115,7 +115,7 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
         }
         ("post", "/inbox/rejected/retry") => {
             rejected_row(on, service).await;
-            change(route, json!({}), "rejected_row.retried")
+            change(route, json!({"all": true}), "rejected_row.retried")
         }
         ("post", "/inbox/rejected/{id}/retry") => {
             let id = rejected_row(on, service).await;

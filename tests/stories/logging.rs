@@ -93,7 +93,7 @@ async fn lines_that_a_stalled_reader_missed_are_counted_in_the_log() {
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let reported: u64 = lines.filter_map(|line| line["dropped"].as_u64()).sum();
     assert!(reported >= dropped, "{reported} of {dropped}");
-    assert!(log.contains("\"message\":\"done\""), "flushed at the end");
+    assert!(log.contains("\"message\":\"the service has stopped\""), "flushed at the end");
 }
 
 #[tokio::test]

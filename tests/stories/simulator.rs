@@ -250,10 +250,10 @@ async fn listen_prints_events_and_stops_when_it_is_refused() {
     let (id, key) = service.gateway("one").await;
     let listen = |key: &str| {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_gateway-events"))
-            .args(["--json", "--url", &format!("https://localhost:{}", service.port)])
+            .args(["listen", "--as-gateway", "--yes", "--json"])
+            .args(["--url", &format!("https://localhost:{}", service.port)])
             .arg("--ca-file")
             .arg(service.certificate())
-            .args(["listen", "--as-gateway", "--yes"])
             .env("GATEWAY_EVENTS_KEY", key)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
