@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 mod cli;
 
-/// Returns memory to the system after many connections were closed, which glibc's
-/// allocator does not, and is faster.
+/// jemalloc is faster than glibc's allocator and, unlike it, returns memory to the system after
+/// many connections were closed.
 #[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -40,8 +40,8 @@ enum Command {
     Serve(serve::Args),
     /// Apply pending migrations, or list them
     ///
-    /// On SQLite, fails while a service has the file open. On Postgres, nodes may be running: those
-    /// of an older version continue, unless the new schema is incompatible with them, and can't be
+    /// On SQLite, fails while a service has the file open. On Postgres, nodes may be running. Older
+    /// nodes continue unless the new schema is incompatible with them; once stopped, they can't be
     /// started again.
     Migrate(migrate::Args),
     /// Check a database's consistency: gapless logs, a consistent ledger, an unbroken audit log
@@ -49,18 +49,17 @@ enum Command {
     /// Check or show the settings in effect
     #[command(subcommand)]
     Config(config::Command),
-    /// Register, list, update, disable and delete gateways
+    /// Register, list, update, disable and delete gateways, and show their logs and connections
     Gateway(Client<gateway::Command>),
-    /// Create, list and revoke keys of gateways and access tokens
+    /// Create, list and revoke keys of gateways and access tokens, and recover access
     #[command(subcommand)]
     Token(token::Command),
-    /// Publish events, and show their deliveries
+    /// Publish, list and show events
     Event(Client<event::Command>),
-    /// List failed deliveries, and append them again
+    /// List failed, pending and delivered deliveries, and redrive failed ones
     Delivery(Client<delivery::Command>),
-    /// List rows that other programs inserted and that could not be published, and retry them
-    #[command(subcommand)]
-    Inbox(inbox::Command),
+    /// List, retry and delete rows that other programs inserted and that could not be published
+    Inbox(Client<inbox::Command>),
     /// List who changed what, when and from where
     #[command(subcommand)]
     Audit(audit::Command),

@@ -135,9 +135,9 @@ catalogue! {
     // The fleet, from the database: the same on each node.
     /// Registered gateways, by state: `connected`, `away`, `disabled`.
     Gauge GATEWAYS = "gateway_events_gateways";
-    /// Connected gateways whose last reports on deployments were failures.
+    /// Gateways, other than disabled ones, whose last reports on deployments were failures.
     Gauge GATEWAYS_FAILING = "gateway_events_gateways_failing";
-    /// Deliveries that are neither confirmed nor given up.
+    /// Sequences after the confirmed positions of all gateways.
     Gauge PENDING_DELIVERIES = "gateway_events_pending_deliveries";
     /// Deliveries that were given up and not redriven.
     Gauge DEAD_LETTERS = "gateway_events_dead_letters";

@@ -30,13 +30,13 @@ pub(crate) struct List {
     /// What was done, such as gateway.disabled
     #[arg(long)]
     action: Option<String>,
-    /// By whom: an access token's public id or name, `local`, or the name of a system user
+    /// Only changes by this principal: an access token's public id or name, `local`, or the name of a system user
     #[arg(long)]
     principal: Option<String>,
-    /// To what: an object's id, or the name that it had then
+    /// Only changes to this object: its id, or the name that it had then
     #[arg(long)]
     object: Option<String>,
-    /// The maximum number
+    /// Maximum number of records to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }

@@ -12,8 +12,8 @@ use super::serve::Settings;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Read all settings, parse URLs, open the files that they refer to, and report problems; nothing
-    /// is connected to
+    /// Read all settings, parse URLs, open the files that they refer to, and report problems; makes no
+    /// connections
     Check(Settings),
     /// Show the settings in effect; secrets are masked
     Show {

@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Failed {
         #[command(flatten)]
         filter: Filter,
-        /// The maximum number
+        /// Maximum number of deliveries to list
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },

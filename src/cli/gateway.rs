@@ -62,7 +62,7 @@ pub(crate) enum Command {
         /// Include past connections, with the reason for their end
         #[arg(long)]
         all: bool,
-        /// The maximum number
+        /// Maximum number of connections to list
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },

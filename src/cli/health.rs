@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// does not repair a database, and disconnects all gateways
     #[arg(long)]
     live: bool,
-    /// The service's address; otherwise the one that its settings say
+    /// The service's address; by default, the one in its settings
     #[arg(long)]
     url: Option<String>,
     /// PEM file with the certificate to trust; without it, the certificate is verified only with

@@ -25,7 +25,7 @@ pub(crate) enum Command {
         /// Include rows that were put back into the inbox
         #[arg(long)]
         retried: bool,
-        /// The maximum number
+        /// Maximum number of rows to list
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },

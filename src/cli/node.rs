@@ -13,7 +13,7 @@ use super::table::table;
 pub(crate) enum Command {
     /// List live nodes, then those that stopped in the last days
     List {
-        /// The maximum number
+        /// Maximum number of nodes to list
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Generate(JsonOption),
     /// List access tokens, or a gateway's keys, without their secrets
     List {
-        /// Of this gateway, by its name or id: its keys
+        /// List the keys of this gateway, by its name or id
         #[arg(long)]
         gateway: Option<GatewayRef>,
         #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) struct Revoke {
     /// Its public id, the part between the underscores
     #[arg(value_parser = parse_public_id)]
     token: String,
-    /// Of this gateway, by its name or id: one of its keys
+    /// Revoke a key of this gateway, by its name or id
     #[arg(long)]
     gateway: Option<GatewayRef>,
     #[command(flatten)]

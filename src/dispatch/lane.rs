@@ -224,7 +224,8 @@ impl Lane {
 
     /// The deadline of a silent peer. A handler may run for longer than the heartbeat
     /// timeout, so while an event is unconfirmed, only the deadline of its
-    /// confirmation counts.
+    /// confirmation counts here. The kernel detects a dead host meanwhile (`TCP_USER_TIMEOUT`, see
+    /// "A dead peer" in docs/ARCHITECTURE.md).
     fn silence(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
         match self.window.confirmation_deadline(timing.confirmation_timeout) {

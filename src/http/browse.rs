@@ -63,7 +63,8 @@ struct PagePosition {
 /// List events, newest first.
 ///
 /// Without payloads, which `GET /events/{id}` returns. With `gatewayId`, events are in the
-/// order of that gateway's log, newest first.
+/// order of that gateway's log, newest first, unless `correlationId`, `artifactId` or
+/// `deploymentId` is given, too. With `idPrefix`, they are ordered by id, descending.
 #[utoipa::path(
     get, path = "/events", tag = "events", operation_id = "listEvents",
     params(EventFilter, PageQuery),

@@ -38,7 +38,7 @@ pub(crate) struct List {
     /// Of one correlation id
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
-    /// The maximum number
+    /// Maximum number of deliveries to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// List all of them, however many

@@ -40,10 +40,10 @@ pub(crate) struct List {
     /// About one deployment, by its id
     #[arg(long, value_name = "ID")]
     deployment: Option<String>,
-    /// With an id that begins so
+    /// Only events whose id starts with this
     #[arg(long, value_name = "TEXT")]
     id_prefix: Option<EventIdPrefix>,
-    /// The maximum number
+    /// Maximum number of events to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// List all of them, however many

@@ -16,10 +16,10 @@ use super::super::table::table;
 pub(crate) struct Log {
     /// Its name or id
     gateway: GatewayRef,
-    /// What follows this sequence; by default the newest ones are shown
+    /// Show the entries after this sequence; by default the newest ones
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<i64>,
-    /// The maximum number
+    /// Maximum number of entries to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Show all of them, however many
