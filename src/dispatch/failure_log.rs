@@ -58,8 +58,13 @@ impl FailureLog {
         });
     }
 
+    /// Whether another line about this gateway may be logged; if so, how many were suppressed.
+    pub(super) fn admit(&self, gateway: GatewayId) -> Option<u64> {
+        self.0.admit(&gateway)
+    }
+
     fn line(&self, failed: &Failed<'_>, event: Option<&LoggedEvent>) {
-        let Some(suppressed) = self.0.admit(&failed.gateway_id) else { return };
+        let Some(suppressed) = self.admit(failed.gateway_id) else { return };
         tracing::warn!(
             target: "delivery",
             gateway = %failed.gateway_id,

@@ -125,12 +125,17 @@ impl Ready {
         let Repeats { events, missing_replicas } = self.opened.repeats;
         metrics::counter!("gateway_events_confirmed_events_repeated_total")
             .increment(u64::try_from(events).unwrap_or(0));
-        if events > 0 && missing_replicas > 0 {
+        if events == 0 || missing_replicas == 0 {
+            return;
+        }
+        // A gateway decides how often it reconnects.
+        if let Some(suppressed) = self.dispatcher.failures.admit(self.admission.gateway_id) {
             tracing::warn!(
                 gateway = %self.admission.gateway_id,
                 connection = %id,
                 events,
                 missing_replicas,
+                suppressed,
                 "confirmed events are sent again, because the gateway declares more replicas than were connected at the same time in the last hour; if it has no more, lower its `replicas`"
             );
         }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{DeliveryState, Gateway, Labels, Result, StoreError, Target, TimedKey};
+use super::{DeliveryState, Gateway, Labels, Target, TimedKey};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{CorrelationId, Event, EventId, EventIdPrefix, EventType, GatewayId, Sequence};
 
@@ -135,15 +135,13 @@ impl Target {
 }
 
 impl PublishedTarget {
-    /// Reads the column `events.target`.
-    pub fn read(stored: &str, gateways: Vec<GatewayId>) -> Result<Self> {
-        Ok(match stored {
-            ALL => Self::All,
-            GATEWAYS => Self::Gateways(gateways),
-            labels => Self::Labels(serde_json::from_str(labels).map_err(|error| {
-                StoreError::Corrupt(format!("the target {labels:?} of an event: {error}"))
-            })?),
-        })
+    /// Reads the column `events.target`. `None` for a kind that only a newer version knows.
+    pub fn read(stored: &str, gateways: Vec<GatewayId>) -> Option<Self> {
+        match stored {
+            ALL => Some(Self::All),
+            GATEWAYS => Some(Self::Gateways(gateways)),
+            labels => serde_json::from_str(labels).ok().map(Self::Labels),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! During a rolling upgrade, the database contains names that a newer node has recorded and an older
-//! one does not know. The older one shows them and keeps working.
+//! one does not know. The older one shows them and keeps working. Conversely, rows of an older node
+//! lack columns that a newer one fills.
 
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -10,6 +11,7 @@ use crate::support::{Service, deployed, get};
 
 on_both! {
     what_a_newer_version_recorded_is_shown_and_breaks_nothing
+    a_redrive_by_an_older_version_hides_no_event_from_the_lists
 }
 
 /// The name that only a newer version knows.
@@ -141,4 +143,40 @@ async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(on: On) {
     assert_eq!(dead_letters(&on, &service).await, 3);
     serves.abort();
     other_serves.abort();
+}
+
+/// An older node does not record which delivery a redrive repeats. The event may be older than the
+/// window of a list, but those before it in the log need not be.
+async fn a_redrive_by_an_older_version_hides_no_event_from_the_lists(on: On) {
+    let service = on.start().await;
+    let admin = service.admin();
+    let (id, _) = service.gateway("one").await;
+    for deployment in ["d-1", "d-2", "d-3"] {
+        admin.post("/events", &deployed(&[&id], deployment)).await.success();
+    }
+    let days_ago = match on {
+        On::Embedded => "appended_at - 10 * 86400000000",
+        On::Shared(_) => "appended_at - interval '10 days'",
+    };
+    let (now, gateway) =
+        ("(select max(appended_at) from events)", "(select min(gateway) from streams)");
+    let given_up = format!(
+        "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
+         values ({gateway}, 1, 1, 'expired', {now});
+         update streams set dead_total = 1;"
+    );
+    on.change(&service, &given_up).await;
+    admin.post("/deliveries/redrive", &json!({"gatewayId": id, "sequence": 1})).await.success();
+    let by_older_version = format!(
+        "update outbox set repeats = null;
+         update events set appended_at = {days_ago}
+         where event = (select event from outbox where sequence = 1);"
+    );
+    on.change(&service, &by_older_version).await;
+    let listed = async |path: &str| {
+        let page = admin.get(&format!("{path}&gatewayId={id}")).await.success();
+        page["list"].as_array().expect("rows").len()
+    };
+    assert_eq!(listed("/events?limit=100").await, 2, "those of the last 24 hours");
+    assert_eq!(listed("/deliveries?status=pending").await, 3);
 }

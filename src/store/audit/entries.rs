@@ -101,15 +101,17 @@ pub fn redriven(id: GatewayId, gateway: &str, sequences: &[(Sequence, Sequence)]
     let count = i64::try_from(sequences.len()).unwrap_or(i64::MAX);
     let after = Facts::none()
         .with("deliveries", count)
-        .with("sequences", old.as_str())
-        .with("newSequences", new.as_str());
+        .with("sequences", Fact::numbers(&old))
+        .with("newSequences", Fact::numbers(&new));
     entry(AuditAction::DeliveryRedriven, object, Facts::none(), after)
 }
 
 /// Rejected rows were put back into the inbox. `None` if there are none.
 pub fn rejected_retried(ids: &[i64]) -> Option<AuditEntry> {
-    let object = AuditObject::new("rejected_row", &listed(ids.iter().copied()), "");
+    let listed = listed(ids.iter().copied());
+    let object = AuditObject::new("rejected_row", &listed, "");
     let after = Facts::none().with("rows", i64::try_from(ids.len()).unwrap_or(i64::MAX));
+    let after = if ids.len() > 1 { after.with("ids", Fact::numbers(&listed)) } else { after };
     let one = || entry(AuditAction::RejectedRowRetried, object, Facts::none(), after);
     (!ids.is_empty()).then(one)
 }

@@ -9,6 +9,8 @@ use crate::clock::Timestamp;
 
 /// Longer texts are cut to this many characters.
 const LONGEST_TEXT: usize = 256;
+/// A list of numbers may be longer: a hundred sequences fit.
+const LONGEST_NUMBERS: usize = 2048;
 /// Longer lists are cut to this many elements.
 const LONGEST_LIST: usize = 32;
 /// The largest JSON object, in bytes. Members that don't fit are only counted.
@@ -110,10 +112,21 @@ fn member(name: &str, value: &Fact) -> String {
 
 /// The text as it is stored: cut, and without U+0000.
 pub(super) fn bounded(text: &str) -> String {
-    let text = storable(text);
-    match text.char_indices().nth(LONGEST_TEXT) {
-        None => text.into_owned(),
-        Some(_) => text.chars().take(LONGEST_TEXT - 1).chain(['…']).collect(),
+    cut(&storable(text), LONGEST_TEXT)
+}
+
+/// The text, or its first characters and an ellipsis.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most - 1).chain(['…']).collect(),
+    }
+}
+
+impl Fact {
+    /// A list of numbers as text.
+    pub(super) fn numbers(text: &str) -> Self {
+        Self::Text(cut(text, LONGEST_NUMBERS))
     }
 }
 

@@ -110,8 +110,12 @@ async fn lock_tables(
     let is_pending = |version| applied.iter().all(|known| known.version != version);
     let pending = MIGRATOR.iter().filter(|migration| is_pending(migration.version));
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
-    let named: HashSet<&str> =
-        pending.flat_map(|it| it.sql.as_str().split(|character| !is_word(character))).collect();
+    // Comments are prose, and name tables that a migration does not change.
+    let statement = |line: &'static str| line.split("--").next().unwrap_or_default();
+    let named: HashSet<&str> = pending
+        .flat_map(|it| it.sql.as_str().lines().map(statement))
+        .flat_map(|text| text.split(|character| !is_word(character)))
+        .collect();
     let tables = "select c.relname::text, c.oid::regclass::text from pg_class c
         where c.relkind = 'r' and pg_table_is_visible(c.oid) and pg_has_role(c.relowner, 'usage')
             and c.relnamespace <> 'pg_catalog'::regnamespace

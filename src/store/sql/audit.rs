@@ -83,6 +83,7 @@ pub(crate) async fn record(
     if entries.is_empty() {
         return Ok(());
     }
+    conn.limit_wait_for_locks().await?;
     let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
     let locked = query!(
         r#"

@@ -380,7 +380,10 @@ pub(crate) async fn retried_and_deleted_rows_are_recorded(
     let before: Value = serde_json::from_str(&records[1].before).unwrap();
     assert_eq!(before["reason"], "invalid");
     assert_eq!(before["eventId"].as_str(), rejected[3].event_id.as_deref());
-    assert_eq!(serde_json::from_str::<Value>(&records[2].after).unwrap(), json!({"rows": 2}));
+    assert_eq!(
+        serde_json::from_str::<Value>(&records[2].after).unwrap(),
+        json!({"rows": 2, "ids": records[2].object.id})
+    );
     assert!(records.iter().all(|it| !it.before.contains("secret")), "payloads are not recorded");
     chained(AuditHead::START, &records);
 }

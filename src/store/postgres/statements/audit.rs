@@ -5,6 +5,11 @@ use super::{Connection, column, query};
 use crate::store::{AuditRecord, Result};
 
 impl AuditStatements for Connection {
+    async fn limit_wait_for_locks(&mut self) -> Result<()> {
+        sqlx::raw_sql("set local lock_timeout = '1s'").execute(self).await?;
+        Ok(())
+    }
+
     async fn insert_audit(&mut self, records: &[AuditRecord]) -> Result<()> {
         let Some(AuditRecord { organisation, recorded_at, principal, .. }) = records.first() else {
             return Ok(());

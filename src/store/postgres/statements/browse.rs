@@ -29,7 +29,13 @@ macro_rules! examined {
                     union all
                     select 1 from trimmed t where t.gateway = $10 and t.sequence = p.repeats
                 )) as "is_repeat!: bool",
-                (p.sequence > 0 and p.repeats is null and p.appended_at < $2) as "is_past!: bool",
+                -- A node of an earlier version leaves `repeats` empty when it redrives.
+                (case when p.sequence > 0 and p.repeats is null and p.appended_at < $2 then coalesce((
+                    select d.redriven_first + d.last_sequence - d.first_sequence < p.sequence
+                    from dead_letters d
+                    where d.gateway = $10 and d.redriven_first <= p.sequence
+                    order by d.redriven_first desc limit 1
+                ), true) else false end) as "is_past!: bool",
                 coalesce(
                     e.organisation = $1 and p.appended_at >= $2 and p.appended_at < $3
                     and (e.type = $4 or $4 is null)

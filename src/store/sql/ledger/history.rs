@@ -66,7 +66,7 @@ pub(crate) async fn event_history(
     let deliveries = details::deliveries(conn, &keys).await?;
     let gateways = distinct_gateways(&deliveries);
     let matched = row.matched.unwrap_or(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
-    let target = row.target.map(|stored| PublishedTarget::read(&stored, gateways)).transpose()?;
+    let target = row.target.and_then(|stored| PublishedTarget::read(&stored, gateways));
     Ok(Some(EventHistory {
         event: Arc::new(event),
         appended_at: row.appended_at,

@@ -223,16 +223,16 @@ async fn summaries(conn: &mut Connection, events: &[i64]) -> Result<Vec<EventSum
     if events.is_empty() {
         return Ok(Vec::new());
     }
-    conn.event_summaries(events).await?.into_iter().map(SummaryRow::summary).collect()
+    Ok(conn.event_summaries(events).await?.into_iter().map(SummaryRow::summary).collect())
 }
 
 impl SummaryRow {
-    fn summary(self) -> Result<EventSummary> {
+    fn summary(self) -> EventSummary {
         let gateways = self.gateways.unwrap_or_default();
         let gateways: Vec<GatewayId> =
             gateways.split(',').filter_map(|id| id.parse().ok()).collect();
-        let target = self.target.map(|stored| PublishedTarget::read(&stored, gateways));
-        Ok(EventSummary {
+        let target = self.target.and_then(|stored| PublishedTarget::read(&stored, gateways));
+        EventSummary {
             id: self.id,
             event_type: self.event_type,
             correlation_id: self.correlation_id,
@@ -242,8 +242,8 @@ impl SummaryRow {
             expires_at: self.expires_at,
             artifact_id: self.artifact_id,
             deployment_id: self.deployment_id,
-            target: target.transpose()?,
+            target,
             matched: self.matched,
-        })
+        }
     }
 }

@@ -5,6 +5,11 @@ use super::{Connection, hex, json, query};
 use crate::store::{AuditRecord, Result};
 
 impl AuditStatements for Connection {
+    /// Does nothing: the only writer waits for no lock.
+    async fn limit_wait_for_locks(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     async fn insert_audit(&mut self, records: &[AuditRecord]) -> Result<()> {
         let Some(AuditRecord { organisation, recorded_at, principal, .. }) = records.first() else {
             return Ok(());

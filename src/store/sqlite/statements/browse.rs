@@ -26,7 +26,13 @@ macro_rules! examined {
                     union all
                     select 1 from trimmed t where t.gateway = $10 and t.sequence = p.repeats
                 ) end as "is_repeat!: bool",
-                (p.sequence > 0 and p.repeats is null and p.appended_at < $2) as "is_past!: bool",
+                -- A redrive before the column existed may have left `repeats` empty.
+                case when p.sequence > 0 and p.repeats is null and p.appended_at < $2 then coalesce((
+                    select d.redriven_first + d.last_sequence - d.first_sequence < p.sequence
+                    from dead_letters d indexed by dead_letters_redriven
+                    where d.gateway = $10 and d.redriven_first <= p.sequence
+                    order by d.redriven_first desc limit 1
+                ), 1) else 0 end as "is_past!: bool",
                 coalesce(
                     e.organisation = $1 and p.appended_at >= $2 and p.appended_at < $3
                     and case when $4 is null then 1 else e.type = $4 end
