@@ -52,6 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "rejected": report.rejected,
             "auditRecords": report.audit_records,
             "auditHead": report.audit_head.to_string(),
+            "auditRemoved": report.audit_removed,
             "problems": report.problems,
         }))?;
     } else {
@@ -66,6 +67,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             report.inbox,
             report.rejected
         ))?;
+        if report.audit_removed > 0 {
+            say_prose(format_args!(
+                "audit log: the records up to number {} are not kept any more (retention.audit)",
+                report.audit_removed
+            ))?;
+        }
         // On a line of its own, because it can't be wrapped.
         say(format_args!("audit head:\n    {}", report.audit_head))?;
         if report.problems.is_empty() {

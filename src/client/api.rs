@@ -424,7 +424,7 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
     let why = tls::plain(why);
     let advice = tls::advice(&why).or_else(|| {
         if error.is_connect() {
-            Some("check whether the service is running, and whether --url (GATEWAY_EVENTS_URL) is its address")
+            Some("check whether the service is running, and whether --url is its address")
         } else if base.scheme() == "http" {
             Some("the service uses TLS unless server.plaintext is set: try https://")
         } else {

@@ -478,6 +478,8 @@ pub struct VerifyReport {
     /// The newest record of the audit log. A copy that is kept elsewhere proves later that no record
     /// up to it was replaced or removed.
     pub audit_head: AuditHead,
+    /// The last record that retention has removed: the older ones are not checked.
+    pub audit_removed: i64,
     /// Each inconsistency with its gateway and sequences; empty if there is none.
     pub problems: Vec<String>,
 }

@@ -19,7 +19,9 @@
 //!
 //! Nothing in the chain is secret. A person with write access to the database can compute all
 //! hashes again, or remove the newest records and change the head to match. Only a sequence with
-//! its hash that is kept elsewhere reveals that: see [`AuditHead`].
+//! its hash that is kept elsewhere reveals that: see [`AuditHead`]. The oldest records can be removed
+//! as retention does it, with the hash of the last one kept. `verify` says up to which number records
+//! were removed; whether they were old enough is for its reader to judge.
 
 use std::fmt;
 use std::str::FromStr;

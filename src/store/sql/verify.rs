@@ -56,6 +56,7 @@ async fn counts(conn: &mut Connection) -> Result<VerifyReport> {
         rejected: row.rejected,
         audit_records: 0,
         audit_head: AuditHead::START,
+        audit_removed: 0,
         problems: Vec::new(),
     })
 }

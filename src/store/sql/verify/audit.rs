@@ -34,7 +34,7 @@ async fn chain(
     report: &mut VerifyReport,
     found: &mut Vec<String>,
 ) -> Result<()> {
-    report.audit_head = head;
+    (report.audit_head, report.audit_removed) = (head, floor.sequence);
     let mut position = floor;
     let mut at_anchor = anchor.filter(|anchor| anchor.sequence == floor.sequence).map(|_| floor);
     let mut is_broken = false;

@@ -44,6 +44,7 @@ async fn a_sound_database_has_no_problems() {
         rejected: 1,
         audit_records: 0,
         audit_head: AuditHead::START,
+        audit_removed: 0,
         problems: Vec::new(),
     };
     assert_eq!(report, expected);

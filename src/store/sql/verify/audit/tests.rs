@@ -64,6 +64,7 @@ async fn the_first_record_at_which_the_chain_breaks_is_named() {
             vec![text("update audit_head set hash = floor_hash")],
             "record 6, the last one, was changed: its hash is not that of the head",
         ),
+        (vec![text("update audit set hash = substr(hash, 1, 3) where sequence = 4")], "record 4 ("),
         (vec![text("update audit_head set sequence = 5")], "record 6 is beyond the last one, 5"),
         (vec![text("delete from audit_head")], "its head is missing"),
     ] {
