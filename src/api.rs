@@ -6,6 +6,7 @@
 //! that has no value is `null`, unless its description says that it is omitted.
 
 mod audit;
+mod browse;
 mod connections;
 mod deliveries;
 mod event_types;
@@ -22,6 +23,7 @@ mod stats;
 mod tokens;
 
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
+pub use browse::{EventFilter, EventSummary, PublishedTarget};
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
     Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,

@@ -160,7 +160,8 @@ pub async fn serve(
     ));
     let failed = service.start_jobs(database.is_shared(), rules, wake);
     service.jobs.start_housekeeping("tidy_up", MINUTE, Call(move || app.tidy_up()));
-    let upkeep = Call(move || metrics.run_upkeep());
+    service.jobs.start_housekeeping("fleet_metrics", metrics::INTERVAL, measure);
+    let upkeep = Call(move || recorder.run_upkeep());
     service.jobs.start_housekeeping("metrics_upkeep", METRICS_UPKEEP, upkeep);
     if let Some(certificates) = certificates {
         let watch =

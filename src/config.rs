@@ -268,12 +268,8 @@ impl Config {
         self.shown.clone()
     }
 
-    /// Checks that involve more than the type of one value.
-    fn check(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+    fn check_server(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
         let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
-        if self.data_dir.as_os_str().is_empty() {
-            return refuse("data_dir", "must name a directory, such as \"data\"");
-        }
         if self.server.plaintext && !self.server.listen.ip().is_loopback() {
             return refuse(
                 "server.plaintext",
@@ -292,6 +288,11 @@ impl Config {
                 "each must be what browsers send in the header Origin: a scheme and a host in lower case, and a port unless it is the default one, without a path; such as \"https://example.com\" or \"http://localhost:3000\"",
             );
         }
+        Ok(())
+    }
+
+    fn check_limits(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
         if !(1024..=64 * 1024 * 1024).contains(&self.limits.event_bytes.as_u64()) {
             return refuse("limits.event_bytes", "must be 1KiB to 64MiB");
         }
@@ -305,7 +306,11 @@ impl Config {
         if self.metrics.furthest_behind > 100 {
             return refuse("metrics.furthest_behind", "must be 0 to 100");
         }
-        ranges::check(self, origins)?;
+        Ok(())
+    }
+
+    fn check_database(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
         let database = &self.database;
         for (key, url) in
             [("database.url", &database.url), ("database.listener_url", &database.listener_url)]
@@ -334,6 +339,19 @@ impl Config {
                 "must be empty for the embedded database; set database.url, too, for a Postgres",
             );
         }
+        Ok(())
+    }
+
+    /// Checks that involve more than the type of one value.
+    fn check(&self, origins: &Origins<'_>) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+        if self.data_dir.as_os_str().is_empty() {
+            return refuse("data_dir", "must name a directory, such as \"data\"");
+        }
+        self.check_server(origins)?;
+        self.check_limits(origins)?;
+        ranges::check(self, origins)?;
+        self.check_database(origins)?;
         let retention = &self.retention;
         if retention.hard_max_age < retention.max_age {
             return refuse("retention.hard_max_age", "must be at least retention.max_age");

@@ -307,7 +307,7 @@ fn target(
         (None, None, None, Some(labels)) if !labels.is_empty() => Ok(Target::Labels(labels)),
         _ => Err(ValidationError::invalid(
             "target",
-            "give exactly one of gatewayIds, target {\"all\": true} and target {\"labels\": {…}}, and no empty one",
+            "give exactly one of gatewayIds (not empty), target {\"all\": true} or target {\"labels\": {…}} (not empty)",
         )),
     }
 }

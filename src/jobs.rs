@@ -19,7 +19,7 @@
 //!
 //! All others are housekeeping ([`Supervisor::start_housekeeping`]): the node serves gateways
 //! as well without it for a while, or another node does it. These are `retention`,
-//! `inbox_depth`, `notifier`, `certificates`, `tidy_up` and `metrics_upkeep`.
+//! `inbox_depth`, `fleet_metrics`, `notifier`, `certificates`, `tidy_up` and `metrics_upkeep`.
 
 use std::fmt::{self, Display};
 use std::panic::AssertUnwindSafe;
@@ -180,9 +180,9 @@ impl Supervisor {
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         // Registers the series, so that an alert sees the first increase.
-        metrics::counter!("gateway_events_job_failures_total", "job" => name).increment(0);
-        metrics::counter!("gateway_events_job_restarts_total", "job" => name).increment(0);
-        metrics::counter!("gateway_events_job_overdue_total", "job" => name).increment(0);
+        metrics::counter!(metric::JOB_FAILURES, "job" => name).increment(0);
+        metrics::counter!(metric::JOB_RESTARTS, "job" => name).increment(0);
+        metrics::counter!(metric::JOB_OVERDUE, "job" => name).increment(0);
         run(job, interval, status)
     }
 
@@ -228,7 +228,7 @@ async fn log_if_overdue<T>(turn: impl Future<Output = T>, status: &Status) -> T 
         if let Ok(ended) = timeout(status.overdue_after, &mut turn).await {
             return ended;
         }
-        metrics::counter!("gateway_events_job_overdue_total", "job" => status.name).increment(1);
+        metrics::counter!(metric::JOB_OVERDUE, "job" => status.name).increment(1);
         tracing::warn!(
             job = status.name,
             housekeeping = status.is_housekeeping,

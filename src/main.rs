@@ -61,8 +61,7 @@ enum Command {
     /// List, retry and delete rows that other programs inserted and that could not be published
     Inbox(Client<inbox::Command>),
     /// List who changed what, when and from where
-    #[command(subcommand)]
-    Audit(audit::Command),
+    Audit(Client<audit::Command>),
     /// List nodes
     Node(Client<node::Command>),
     /// Check whether the service on this machine is ready, for container health checks
@@ -88,17 +87,17 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Verify(args) => verify::run(args, &client).await,
-        Command::Config(command) => config::run(command, &client),
-        Command::Gateway(command) => gateway::run(command, &client).await,
-        Command::Token(command) => token::run(command, &client).await,
-        Command::Event(command) => event::run(command, &client).await,
-        Command::Delivery(command) => delivery::run(command, &client).await,
-        Command::Inbox(command) => inbox::run(command, &client).await,
-        Command::Audit(command) => audit::run(command, &client).await,
-        Command::Node(command) => node::run(command, &client).await,
-        Command::Health(args) => health::run(args, &client).await,
-        Command::Listen(args) => listen::run(args, &client).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Config(command) => config::run(command),
+        Command::Gateway(Client { command, client }) => gateway::run(command, &client).await,
+        Command::Token(command) => token::run(command).await,
+        Command::Event(Client { command, client }) => event::run(command, &client).await,
+        Command::Delivery(Client { command, client }) => delivery::run(command, &client).await,
+        Command::Inbox(Client { command, client }) => inbox::run(command, &client).await,
+        Command::Audit(Client { command, client }) => audit::run(command, &client).await,
+        Command::Node(Client { command, client }) => node::run(command, &client).await,
+        Command::Health(args) => health::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
         Command::Completions { shell } => completions(shell),

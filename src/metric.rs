@@ -52,6 +52,8 @@ catalogue! {
     Counters JOB_FAILURES = "gateway_events_job_failures_total";
     /// Runs of background jobs that panicked, by job.
     Counters JOB_RESTARTS = "gateway_events_job_restarts_total";
+    /// How often runs of background jobs did not end in time, by job.
+    Counters JOB_OVERDUE = "gateway_events_job_overdue_total";
 
     // HTTP.
     /// Time from a request's headers to its response's, by method, route template and status.
@@ -116,6 +118,8 @@ catalogue! {
     Counters UPGRADES_REFUSED = "gateway_events_upgrades_refused_total";
     /// Events handed to a connection.
     Counter EVENTS_WRITTEN = "gateway_events_events_written_total";
+    /// Confirmed events that reconnects repeat, because another replica may lack them.
+    Counter CONFIRMED_EVENTS_REPEATED = "gateway_events_confirmed_events_repeated_total";
     /// Deliveries that gateways have confirmed.
     Counter RECEIPTS = "gateway_events_receipts_total";
     /// Time from the commit of an event to handing it to a connection, of events that this node
@@ -129,7 +133,8 @@ catalogue! {
     Counter DELIVERY_UNKNOWN = "gateway_events_delivery_unknown_total";
     /// Invalid messages from gateways, by kind.
     Counters INVALID_MESSAGES = "gateway_events_invalid_messages_total";
-    /// Outcomes of deliveries that could not be stored; their events are delivered again.
+    /// Outcomes of deliveries that could not be stored, whose events are delivered again, and
+    /// reports that could not be matched.
     Counter OUTCOMES_DISCARDED = "gateway_events_outcomes_discarded_total";
 
     // The fleet, from the database: the same on each node.

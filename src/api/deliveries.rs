@@ -28,7 +28,7 @@ pub struct DeliveryFilter {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<EventType>,
     /// The reason of the failure; only of failed deliveries.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The event.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::access::ClientOptions;
 use super::delivery;
 use super::gateway::{parse_label, unique_labels};
-use super::output::{answer, cell, clean, remark, time};
+use super::output::{answer, cell, clean, optional, remark, time};
 use super::reference::{GatewayRef, Names, resolve_all};
 use super::table::table;
 
@@ -134,16 +134,23 @@ fn shown(event: &EventWithDeliveries) -> String {
         rows,
         "the event was for no gateway",
     );
-    format!(
-        "event        {}\ntype         {}\ncorrelation  {}\nuser         {}\nstored       {}\nfor          {}\npayload      {}\n\n{deliveries}",
+    let mut text = format!(
+        "event        {}\ntype         {}\ncorrelation  {}\nuser         {}\nstored       {}\nfor          {}\n",
         event.id,
         event.event_type,
         event.correlation_id,
         optional(event.user_id.as_ref()),
         time(event.appended_at),
-        list::target(event.target.as_ref(), event.gateway_count),
-        cell(&event.payload),
-    )
+        list::target(event.target.as_ref(), event.gateway_count, |id| {
+            let of = event.deliveries.iter().find(|delivery| delivery.gateway_id == id);
+            of.map_or_else(|| cell(id), |delivery| cell(&delivery.gateway_name))
+        }),
+    );
+    if let Some(traceparent) = &event.traceparent {
+        _ = writeln!(text, "traceparent  {traceparent}");
+    }
+    _ = write!(text, "payload      {}\n\n{deliveries}", cell(&event.payload));
+    text
 }
 
 /// The state of a delivery, and whether retention has trimmed it from the log.

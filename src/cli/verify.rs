@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::fs::File::open(&database.path).with_context(refused)?;
     }
     let report = database.verify(args.audit_head).await.with_context(refused)?;
-    if client.json {
+    if args.output.json {
         output::json(&json!({
             "gateways": report.gateways,
             "events": report.events,

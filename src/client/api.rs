@@ -16,11 +16,11 @@ use super::BASE_PATH;
 use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
-    Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, Delivery,
-    DeliveryFilter, EventWithDeliveries, Gateway, GatewayChange, GatewayToken, LogPage, LogQuery,
-    NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery,
-    Problem, RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowWithPayload,
-    Retried, WithSecret,
+    Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery,
+    Delivery, DeliveryFilter, EventFilter, EventSummary, EventWithDeliveries, Gateway,
+    GatewayChange, GatewayToken, LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway,
+    NewGatewayToken, Node, NodesQuery, Page, PageQuery, Problem, RedriveRequest, Redriven,
+    RejectedFilter, RejectedRow, RejectedRowWithPayload, Retried, RetryRequest, WithSecret,
 };
 use crate::event::{EventId, GatewayId};
 

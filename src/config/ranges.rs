@@ -34,7 +34,27 @@ const SMALLEST_WAL: u64 = 1024 * 1024;
 
 /// Checks all ranges; the error names the first setting outside of its range.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
-    let Config { server, limits, delivery, database, retention, shutdown, .. } = config;
+    check_counts(config, origins)?;
+    check_durations(config, origins)?;
+    let Config { server, limits, database, .. } = config;
+    let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
+    if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {
+        return refuse("server.body_memory", "must be at least twice server.body_limit");
+    }
+    if !(limits.event_bytes..=LARGEST_MEMORY).contains(&database.queue_bytes) {
+        return refuse(
+            "database.queue_bytes",
+            "must be at least limits.event_bytes, and at most \"1TiB\"",
+        );
+    }
+    if database.max_wal_bytes < SMALLEST_WAL {
+        return refuse("database.max_wal_bytes", "must be at least 1048576 (1 MiB)");
+    }
+    Ok(())
+}
+
+fn check_counts(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
+    let Config { server, delivery, database, retention, .. } = config;
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, is_positive) in [
         ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
@@ -66,15 +86,12 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     if database.queue_events > MOST_QUEUED {
         return refuse("database.queue_events", &format!("must be at most {MOST_QUEUED}"));
     }
-    if !(limits.event_bytes..=LARGEST_MEMORY).contains(&database.queue_bytes) {
-        return refuse(
-            "database.queue_bytes",
-            "must be at least limits.event_bytes, and at most \"1TiB\"",
-        );
-    }
-    if database.max_wal_bytes < SMALLEST_WAL {
-        return refuse("database.max_wal_bytes", "must be at least 1048576 (1 MiB)");
-    }
+    Ok(())
+}
+
+fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
+    let Config { server, delivery, database, retention, shutdown, .. } = config;
+    let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, duration) in [
         ("server.handshake_timeout", server.handshake_timeout),
         ("server.header_timeout", server.header_timeout),
@@ -107,9 +124,6 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         if duration > LONGEST {
             return refuse(key, "must be at most \"30d\"");
         }
-    }
-    if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {
-        return refuse("server.body_memory", "must be at least twice server.body_limit");
     }
     if database.node_timeout < SHORTEST_NODE_TIMEOUT {
         return refuse("database.node_timeout", "must be at least \"10s\"");

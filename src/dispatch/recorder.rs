@@ -38,8 +38,6 @@ const MOST_FAILURES: u32 = 6;
 const RETRY: Duration = Duration::from_millis(500);
 /// The interval of the job.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Counts outcomes that could not be recorded, and reports that could not be matched.
-pub(super) const DISCARDED: &str = "gateway_events_outcomes_discarded_total";
 
 #[derive(Debug)]
 enum Entry {
@@ -66,11 +64,6 @@ impl Recorder {
     /// Starts the job; it ends after the last handle.
     pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
-        metrics::describe_counter!(
-            DISCARDED,
-            "Outcomes of deliveries that could not be recorded, whose events are delivered again, and reports that could not be matched."
-        );
-        metrics::counter!(DISCARDED).increment(0);
         jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
         Self(entries)
     }
@@ -198,7 +191,7 @@ impl Recording {
 
     /// Discards a record that can't be stored. Returns what is to be stored in its place.
     fn discard(mut record: Record, error: &dyn std::fmt::Display) -> Option<Record> {
-        metrics::counter!(DISCARDED).increment(1);
+        metrics::counter!(metric::OUTCOMES_DISCARDED).increment(1);
         tracing::error!(%error, ?record, "failed to record an outcome; it is discarded");
         let Record::Closed { detail, unconfirmed, give_up_after, .. } = &mut record else {
             return None;

@@ -14,8 +14,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::backoff::{Backoff, is_passing};
-use super::recorder::DISCARDED;
 use crate::event::{GatewayKey, Reason, Sequence};
+use crate::metric;
 use crate::store::{DeploymentKey, DeploymentMatch, Result, StatementFailures, Store, StoreError};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
@@ -244,7 +244,7 @@ impl Reports {
 
     /// Discards a report that can't be matched. Its event is confirmed by the pong that follows.
     fn discard(&self, report: &DeploymentReport, error: &StoreError) {
-        metrics::counter!(DISCARDED).increment(1);
+        metrics::counter!(metric::OUTCOMES_DISCARDED).increment(1);
         tracing::error!(
             %error,
             gateway = self.gateway.0,

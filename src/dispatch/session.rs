@@ -20,6 +20,7 @@ use super::reports::Reports;
 use super::window::{Closing, Limits, Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
+use crate::metric;
 use crate::store::positions::Repeats;
 use crate::store::{Opened, Store};
 use crate::transport::{Greeting, LaneEnd};
@@ -123,7 +124,7 @@ impl Ready {
     /// Counts the confirmed events that are sent again, and says so if they may be avoided.
     fn report_repeats(&self, id: ConnectionId) {
         let Repeats { events, missing_replicas } = self.opened.repeats;
-        metrics::counter!("gateway_events_confirmed_events_repeated_total")
+        metrics::counter!(metric::CONFIRMED_EVENTS_REPEATED)
             .increment(u64::try_from(events).unwrap_or(0));
         if events == 0 || missing_replicas == 0 {
             return;

@@ -34,6 +34,7 @@ use crate::token::Kind;
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
+    _: Query<()>,
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let name = new.name.trim();
@@ -70,6 +71,7 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
+    _: Query<()>,
 ) -> Answer<Json<Page<AccessToken>>> {
     let tokens = app.store.access_tokens(actor.organisation).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))

@@ -10,11 +10,11 @@ use super::App;
 use super::auth::Admin;
 use super::cursor;
 use super::deliveries::open_window;
-use super::openapi::{Long, Parameters as InvalidParameters, Problems, Scoped};
+use super::openapi::{Long, Problems, Scoped};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord, Page, PageQuery};
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::names;
 use crate::store::{self, AuditAction, AuditCursor, AuditFilter};
 
@@ -52,8 +52,7 @@ impl FromQuery for AuditQuery {
 #[derive(Serialize, Deserialize)]
 struct PagePosition {
     at: (Timestamp, i64),
-    from: Timestamp,
-    to: Timestamp,
+    window: TimeWindow,
 }
 
 /// List the audit log, newest record first.
@@ -64,7 +63,7 @@ struct PagePosition {
     params(AuditQuery, PageQuery),
     responses(
         (status = 200, description = "A page of records.", body = Page<AuditRecord>),
-        Problems<(Scoped, InvalidParameters, Long)>,
+        Problems<(Scoped, Long)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -75,14 +74,13 @@ pub(super) async fn list(
 ) -> Answer<Json<Page<AuditRecord>>> {
     let filters = ("audit", &asked);
     let position = page.position::<PagePosition>(&filters)?;
-    let (from, to) = match &position {
-        Some(position) => (position.from, position.to),
+    let window = match &position {
+        Some(position) => position.window,
         None => open_window(asked.from, asked.to)?,
     };
     let action = asked.action.as_deref().map(str::parse::<AuditAction>).transpose();
     let filter = AuditFilter {
-        from,
-        to,
+        window,
         action: action.map_err(|error| Problem::invalid("action", error.to_string()))?,
         principal: asked.principal.clone(),
         object: asked.object.clone(),
@@ -97,7 +95,7 @@ pub(super) async fn list(
     records.truncate(limit);
     let next = records.last().filter(|_| more).map(|last| {
         let at = (last.recorded_at, last.sequence);
-        cursor::encode(&PagePosition { at, from, to }, &filters)
+        cursor::encode(&PagePosition { at, window }, &filters)
     });
     Ok(Json(Page::new(records.into_iter().map(Into::into).collect(), limit, next)))
 }

@@ -10,8 +10,8 @@ use super::App;
 use super::auth::Reader;
 use super::cursor;
 use super::deliveries::open_window;
-use super::openapi::{Long, Missing, Parameters as InvalidParameters, Problems, Scoped};
-use super::problem::{Answer, Problem};
+use super::openapi::{Long, Missing, Problems, Scoped};
+use super::problem::Answer;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, EventFilter, EventSummary, Page, PageQuery};
 use crate::clock::{TimeWindow, Timestamp};
@@ -70,7 +70,7 @@ struct PagePosition {
     params(EventFilter, PageQuery),
     responses(
         (status = 200, description = "A page of events.", body = Page<EventSummary>),
-        Problems<(Scoped, Missing, InvalidParameters, Long)>,
+        Problems<(Scoped, Missing, Long)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -81,11 +81,9 @@ pub(super) async fn events(
 ) -> Answer<Json<Page<EventSummary>>> {
     let filters = ("events", &asked);
     let position = page.position::<PagePosition>(&filters)?;
-    let window = if let Some(position) = &position {
-        position.window
-    } else {
-        let (from, to) = open_window(asked.from, asked.to)?;
-        TimeWindow::new(from, to).map_err(|why| Problem::invalid("from", why.to_string()))?
+    let window = match &position {
+        Some(position) => position.window,
+        None => open_window(asked.from, asked.to)?,
     };
     let filter = in_window(asked.clone(), window);
     let limit = page.size();

@@ -18,9 +18,9 @@ use crate::api::{
     self, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, FailuresByBucket, Object,
     Page, PageQuery, RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
 };
-use crate::clock::Timestamp;
-use crate::event::{OrganisationKey, Sequence, quoted};
-use crate::store::{self, DeliveryCursor, RedriveCursor, RedrivePlace, RedriveSelection};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{GatewayKey, OrganisationKey, Sequence, quoted};
+use crate::store::{self, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -138,9 +138,8 @@ async fn failed(
 #[derive(Serialize, Deserialize)]
 struct StatePosition {
     gateway: i64,
-    sequence: i64,
-    from: Timestamp,
-    to: Timestamp,
+    sequence: Sequence,
+    window: TimeWindow,
 }
 
 async fn in_state(
@@ -155,20 +154,21 @@ async fn in_state(
     }
     let filters = (api::DeliveryState::from(state), &asked);
     let position = page.position::<StatePosition>(&filters)?;
-    let (from, to) = match &position {
-        Some(position) => (position.from, position.to),
+    let window = match &position {
+        Some(position) => position.window,
         // What is pending matters however old it is.
         None if state == store::DeliveryState::Pending => {
             open_window(asked.from.or(Some(Timestamp::from_micros(0))), asked.to)?
         }
         None => open_window(asked.from, asked.to)?,
     };
-    let filter = in_window(asked.clone(), from, to);
+    let filter = in_window(asked.clone(), window);
     let limit = page.size();
-    let after = position.map(|at| RedrivePlace { gateway: at.gateway, sequence: at.sequence });
+    let after =
+        position.map(|at| DeliveryKey { gateway: GatewayKey(at.gateway), sequence: at.sequence });
     let found = app.store.deliveries_in_state(organisation, &filter, state, after, limit).await?;
-    let next = found.next.map(|RedrivePlace { gateway, sequence }| {
-        cursor::encode(&StatePosition { gateway, sequence, from, to }, &filters)
+    let next = found.next.map(|DeliveryKey { gateway, sequence }| {
+        cursor::encode(&StatePosition { gateway: gateway.0, sequence, window }, &filters)
     });
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))
@@ -242,6 +242,7 @@ struct RedrivePosition {
 pub(super) async fn redrive(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
+    _: Query<()>,
     extract::Json(asked): extract::Json<RedriveRequest>,
 ) -> Answer<Json<Redriven>> {
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
@@ -279,18 +280,16 @@ pub(super) async fn redrive(
         }
     };
     let redriven = app.store.redrive(&actor, selection, asked.dry_run).await?;
-    let next = redriven.next.zip(of).map(|(at, (from, to))| {
-        cursor::encode(&RedrivePosition { at: at.into(), from, to }, &filters)
-    });
+    let next = redriven
+        .next
+        .zip(examined)
+        .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, &filters));
     Ok(Json(Redriven { next, ..redriven.into() }))
 }
 
 /// The last 24 hours by default. Without an end the window is open, so that it includes what was
 /// recorded before the clock was set back.
-pub(super) fn open_window(
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
-) -> Answer<(Timestamp, Timestamp)> {
+pub(super) fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
     let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
     Ok(TimeWindow::new(from, to.unwrap_or(Timestamp::LAST))?)
 }

@@ -26,7 +26,7 @@ use crate::api::{
     Warning,
 };
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, quoted};
+use crate::event::{Event, EventId, EventType, quoted};
 use crate::ingest::body::{self, Items};
 use crate::metric;
 use crate::store::{Appended, Publish, Published, Refusal, Validated};
@@ -92,8 +92,10 @@ pub(super) async fn publish(
         Published::KeyReused => return Err(key_reused(&shown.unwrap_or_default())),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
-    for (event, _) in valid.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()) {
-        event.iter().for_each(|event| app.published_types.count(&event.event_type));
+    for (event, answer) in valid.iter().zip(&answers) {
+        if let (Some(event), Ok(_)) = (event, answer) {
+            app.published_types.count(&event.event_type);
+        }
     }
     answer(answers, is_single)
 }

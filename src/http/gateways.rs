@@ -36,6 +36,7 @@ const LONGEST_NAME: usize = 128;
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
+    _: Query<()>,
     extract::Json(new): extract::Json<NewGateway>,
 ) -> Answer<(StatusCode, Json<api::Gateway>)> {
     check(Some(&new.name), new.labels.iter(), new.replicas)?;

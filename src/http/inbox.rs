@@ -133,9 +133,19 @@ pub(super) async fn retry_one(
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
-    extract::Json(filter): extract::Json<RejectedFilter>,
+    _: Query<()>,
+    extract::Json(request): extract::Json<RetryRequest>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let selection = RetrySelection::Filter(filter.into());
+    let RetryRequest { all, reason, from, to } = request;
+    let is_filtered = reason.is_some() || from.is_some() || to.is_some();
+    if all == is_filtered {
+        return Err(Problem::invalid(
+            "all",
+            "give either `all: true`, or at least one of `reason`, `from` and `to`",
+        ));
+    }
+    let filter = RejectedFilter { reason, from, to, retried: false };
+    let selection = RetrySelection::Filter(filter.try_into()?);
     let retried = app.store.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }

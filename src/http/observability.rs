@@ -187,7 +187,13 @@ impl HttpMetrics {
     }
 
     /// Records a completed request.
-    fn record(&self, method: &'static str, route: &str, response: &Response, completed: Completed) {
+    fn record(
+        &self,
+        method: &'static str,
+        route: &str,
+        response: &Response,
+        completed: &Completed,
+    ) {
         let metrics = match self.routes.get(route) {
             Some(metrics) => metrics,
             None => self
@@ -259,7 +265,7 @@ async fn measure(
         method,
         template(route.as_ref()),
         &response,
-        Completed { duration, request_bytes },
+        &Completed { duration, request_bytes },
     );
     response
 }

@@ -37,11 +37,6 @@ const DEPTH_LIMIT: u32 = 100_000;
 /// Starts the job that drains the inbox and the one that measures its depth.
 pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
     jobs.start("inbox_drain", DRAIN_INTERVAL, Drain::new(Arc::clone(store), rules));
-    metrics::describe_gauge!(
-        DEPTH,
-        format!("Rows in the inbox; {DEPTH_LIMIT} means that many or more.")
-    );
-    metrics::describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest row in the inbox.");
     jobs.start_housekeeping("inbox_depth", DEPTH_INTERVAL, Measure(Arc::<dyn Store>::clone(store)));
 }
 

@@ -6,14 +6,14 @@
 //! are gateways' own requests and background jobs, which have no principal.
 //!
 //! Entries name objects and contain what changed. They never contain a secret, a digest or a
-//! payload, and their size is bounded. The records form a [chain](chain) of hashes.
+//! payload, and their size is bounded. The records form a [chain] of hashes.
 
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 
 use super::Result;
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{Invalid, OrganisationKey, quoted};
 
 pub mod chain;
@@ -169,10 +169,8 @@ pub struct AuditRecord {
 /// Which records to list.
 #[derive(Clone, Debug)]
 pub struct AuditFilter {
-    /// Recorded at this time or later.
-    pub from: Timestamp,
-    /// Recorded before this time.
-    pub to: Timestamp,
+    /// When they were recorded.
+    pub window: TimeWindow,
     /// What was done.
     pub action: Option<AuditAction>,
     /// By whom: the id or name of a principal.

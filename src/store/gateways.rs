@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Actor, Deleted, Gateway, GatewayChange, Labels, Result};
+use super::{Actor, Deleted, Fleet, Gateway, GatewayChange, Labels, Result};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 
 /// Operations on gateways. Deleted gateways are not found. Those that take an [`Actor`] record what
@@ -41,6 +41,8 @@ pub trait Gateways: Send + Sync + 'static {
     /// Deletes a gateway. Revokes its tokens and records its undelivered events as failed
     /// (`gateway_deleted`).
     async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted>;
+    /// The state of all gateways of all organisations, with the `furthest` that are furthest behind.
+    async fn fleet(&self, furthest: usize) -> Result<Fleet>;
     /// Stores the manifest that a gateway sent, in place of the previous one.
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
     /// Records a gateway's last refused connection attempt. Returns at once, and skips the record

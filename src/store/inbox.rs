@@ -4,8 +4,8 @@
 use async_trait::async_trait;
 
 use super::{Actor, NewEvent, Refusal, Result, ValidationError};
-use crate::clock::Timestamp;
-use crate::event::{Invalid, OrganisationKey, quoted};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{OrganisationKey, UnknownName};
 
 /// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
 #[async_trait]

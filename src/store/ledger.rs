@@ -26,19 +26,16 @@
 //! never shrink when retention trims the ledger. The `model` tests check these definitions over
 //! random histories on all stores.
 
-use super::{Actor, AuditHead, Record, Result};
-use crate::event::OrganisationKey;
-use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{PublishedTarget, Record, Result};
-use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use super::{Actor, AuditHead, PublishedTarget, Record, Result};
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
-    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, Reason, Sequence,
+    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
+    Reason, Sequence,
 };
 
 /// Operations on the ledger.
@@ -67,10 +64,10 @@ pub trait Ledger: Send + Sync + 'static {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
         state: DeliveryState,
-        cursor: Option<RedrivePlace>,
+        cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage>;
-    /// Failed attempts in `[from, to)`, counted per bucket of time and key.
+    /// Failed attempts in a window, counted per bucket of time and key.
     async fn failure_summary(
         &self,
         organisation: OrganisationKey,
@@ -316,7 +313,7 @@ pub struct StatePage {
     pub rows: Vec<Delivery>,
     /// The last delivery that was examined; `None` after the last one of all. The work per call is
     /// bounded, so a page that is short or even empty may have a next one.
-    pub next: Option<RedrivePlace>,
+    pub next: Option<DeliveryKey>,
 }
 
 /// What a summary groups by.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::positions::Repeats;
 use super::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, Labels, LogPage, LogSpan,
     Refusal, Result, ValidationError,

@@ -263,7 +263,9 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                Ok(super::sqlite::add_admin_token(&options.path, principal, name, token).await?)
+                let added =
+                    super::sqlite::add_admin_token(&options.path, principal, name, token).await;
+                added.map_err(|error| in_file(error, &options.path))
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
@@ -278,7 +280,8 @@ impl Options {
         match self.database()? {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(options) => {
-                super::sqlite::refuse_another_version(&options.path).await?;
+                let checked = super::sqlite::refuse_another_version(&options.path).await;
+                checked.map_err(|error| in_file(error, &options.path))?;
                 Ok(super::sqlite::verify::verify_against(&options.path, anchor).await?)
             }
             #[cfg(feature = "postgres")]

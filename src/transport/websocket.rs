@@ -311,7 +311,8 @@ fn text(frame: Bytes) -> Option<Message> {
     Utf8Bytes::try_from(frame).ok().map(Message::Text)
 }
 
-/// A ping. Before the first event it contains no sequence, and its pong confirms nothing.
+/// A ping. Before the first event it contains no sequence, and its pong confirms nothing. Which pong
+/// is a receipt is decided by [`reading::receipt`], and what it confirms by the window.
 fn ping(last: Option<Sequence>) -> Message {
     let payload = last.map_or_else(Bytes::new, |sequence| sequence.to_string().into());
     Message::Ping(payload)

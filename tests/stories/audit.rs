@@ -373,8 +373,8 @@ async fn the_command_line_lists_changes_in_eighty_columns_and_shows_hostile_name
     let service = Service::start().await;
     let (id, _) = service.gateway("amsterdam-production-1").await;
     let path = format!("/gateways/{id}");
-    let patch = json!({"labels": {"environment": "production", "region": "europe-west"}});
-    service.admin().patch(&path, &patch).await.success();
+    let labels = json!({"labels": {"environment": "production", "region": "europe-west"}});
+    service.admin().patch(&path, &labels).await.success();
     let description = json!({"description": "\u{1b}[2J\u{202e}evil\nline"});
     service.admin().put("/event-types/some.type", &description).await.success();
     // An earlier version accepted such names.

@@ -84,7 +84,7 @@ async fn nothing_stays_registered_after_an_interruption() {
         let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
-        let ended = tokio::time::timeout(Duration::from_mins(1), running.wait_with_output()).await;
+        let ended = tokio::time::timeout(Duration::from_mins(5), running.wait_with_output()).await;
         let said: CommandOutput = ended.expect("it ends in time").expect("it ends").into();
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.err.contains("interrupted") && !said.err.contains("are left"), "{said:?}");

@@ -147,8 +147,8 @@ async fn an_invalid_query_of_events_says_why() {
         ("/events?gatewayId=berlin", "gatewayId", "UUID"),
         ("/events?type=api", "type", "joined by dots"),
         ("/events?cursor=xyz", "cursor", "pagination.next"),
-        ("/events?reason=expired", "reason", "reason"),
-        ("/events?limit=1&limit=2", "limit", "limit"),
+        ("/events?reason=expired", "reason", "not a parameter"),
+        ("/events?limit=1&limit=2", "limit", "once"),
     ] {
         admin.get(query).await.invalid(field, &[says]);
     }
@@ -169,6 +169,7 @@ async fn events_are_listed_on_the_command_line() {
     let list = service.run("event list --since 2h --gateway berlin").await;
     let table = list.well();
     assert!(table.contains("TYPE") && table.contains("all gateways"), "{table}");
+    assert!(table.contains("berlin") && !table.contains(&berlin), "{table}");
     assert!(!table.contains("e-3"), "{table}");
     assert!(table.contains("\u{fffd}ana") && !table.contains('\u{202e}'), "{table}");
     let page = service.run("event list --user ana --type api.deployed --json").await.json();

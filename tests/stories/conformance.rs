@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 
 mod append;
 mod audit;
+mod browse;
 mod inbox;
 mod maintenance;
 mod outcomes;
@@ -31,6 +32,7 @@ mod undelivered;
 use append::performed;
 pub(crate) use append::*;
 pub(crate) use audit::*;
+pub(crate) use browse::*;
 pub(crate) use inbox::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;

@@ -47,6 +47,9 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         "/connections?status=all",
         "/deliveries",
         "/deliveries/summary",
+        "/events",
+        "/events?idPrefix=ours",
+        "/events?artifactId=a-1",
         "/audit",
     ] {
         assert_eq!(theirs.get(list).await.success()["count"], 0, "{list}");

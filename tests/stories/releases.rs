@@ -52,7 +52,7 @@ async fn follow(database: OfflineDatabase, release: usize) {
     let inbox = i64::from(release >= 2);
     let counted = json!({"gateways": 4, "events": 7, "deliveries": 11, "attempts": 16, "deadLetters": 1,
         "inbox": inbox, "rejected": inbox, "auditRecords": 0,
-        "auditHead": format!("0:{}", "0".repeat(64)), "problems": []});
+        "auditHead": format!("0:{}", "0".repeat(64)), "auditRemoved": 0, "problems": []});
     assert_eq!(report, counted, "release {release}");
     let (service, on) = database.start(ADMIN).await;
     queries_answer(&service, from, to).await;

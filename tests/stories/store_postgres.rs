@@ -63,7 +63,9 @@ async fn a_lost_race_is_a_conflict_that_names_nothing_of_the_database() {
     let organisation = store.organisation("default").await.unwrap();
     let create = async || {
         let token = NewToken { id: "same".to_owned(), digest: [1; 32], expires_at: None };
-        store.create_access_token(organisation, "one", &[Scope::Read], token).await
+        store
+            .create_access_token(&conformance::actor(organisation), "one", &[Scope::Read], token)
+            .await
     };
     create().await.unwrap();
     let lost = create().await.unwrap_err();

@@ -6,11 +6,11 @@ use clap::Args;
 use gateway_events::api::{EventFilter, EventSummary, Page, PublishedTarget};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{CorrelationId, EventIdPrefix, EventType};
+use gateway_events::event::{CorrelationId, EventIdPrefix, EventType, GatewayId};
 
 use super::super::access::ClientOptions;
 use super::super::output::{answer, cell, labels, optional, time};
-use super::super::reference::GatewayRef;
+use super::super::reference::{GatewayRef, Names};
 use super::super::table::table;
 use super::super::time::parse_instant;
 
@@ -68,15 +68,18 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
         deployment_id: list.deployment,
         id_prefix: list.id_prefix,
     };
-    answer(client.json, &api.events(&filter, limit).await?, shown)
+    let page = api.events(&filter, limit).await?;
+    let targets = page.list.iter().filter_map(|event| single(event.target.as_ref()?));
+    let names = Names::of(targets.filter(|_| !client.json), api).await;
+    answer(client.json, &page, |page| shown(page, &names))
 }
 
-fn shown(page: &Page<EventSummary>) -> String {
+fn shown(page: &Page<EventSummary>, names: &Names) -> String {
     let rows = page.list.iter().map(|event| {
         [
             time(event.appended_at),
             cell(&event.event_type),
-            target(event.target.as_ref(), event.gateway_count),
+            target(event.target.as_ref(), event.gateway_count, |id| names.cell(id)),
             cell(event.gateway_count),
             optional(event.user_id.as_ref()),
             cell(&event.id),
@@ -91,14 +94,26 @@ fn shown(page: &Page<EventSummary>) -> String {
 }
 
 /// What an event was published for, as the text of a table's cell.
-pub(super) fn target(target: Option<&PublishedTarget>, count: i64) -> String {
+pub(super) fn target(
+    target: Option<&PublishedTarget>,
+    count: i64,
+    name: impl FnOnce(GatewayId) -> String,
+) -> String {
     match target {
         None => "-".to_owned(),
         Some(PublishedTarget { all: Some(true), .. }) => "all gateways".to_owned(),
         Some(PublishedTarget { labels: Some(wanted), .. }) => labels(wanted),
-        Some(PublishedTarget { gateway_ids, .. }) => match gateway_ids.as_deref() {
-            Some([one]) => cell(one),
-            _ => format!("{count} gateways by id"),
+        Some(target) => match single(target) {
+            Some(id) => name(id),
+            None => format!("{count} gateways by id"),
         },
+    }
+}
+
+/// The gateway that an event was published for, if it is the only one that was named.
+fn single(target: &PublishedTarget) -> Option<GatewayId> {
+    match target.gateway_ids.as_deref()? {
+        [id] => Some(*id),
+        _ => None,
     }
 }

@@ -65,40 +65,6 @@ const URL: &str = "database.url";
 /// The URL parameter for the number of prepared statements that a connection keeps.
 const KEPT_STATEMENTS: &str = "statement-cache-capacity";
 
-/// Why a Postgres database could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The URL is invalid. The message does not repeat it, because it contains a password.
-    #[error(
-        "{0} can't be used ({1}); expected a URL like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
-    )]
-    Url(&'static str, String),
-    /// No server could be connected to, or none accepts writes.
-    #[error("{0}")]
-    Unreachable(String),
-    /// The server's version is not supported.
-    #[error("the server is Postgres {0}; at least 13 is needed")]
-    OldServer(String),
-    /// The database's encoding is not UTF-8.
-    #[error("the database's encoding is {0}; create one with `encoding 'UTF8'`")]
-    Encoding(String),
-    /// Migrations have not been applied.
-    #[error("schema version mismatch; run `gateway-events migrate`, or start the service once")]
-    Behind,
-    /// The schema can't be used by this version.
-    #[error(transparent)]
-    Schema(#[from] crate::store::SchemaError),
-    /// The server returned an error.
-    #[error("the database returned an error: {0}")]
-    Refused(#[from] StoreError),
-}
-
-impl From<sqlx::Error> for OpenError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Refused(error.into())
-    }
-}
-
 /// How to connect to the server, and how to begin a transaction there.
 #[derive(Clone, Debug)]
 pub(super) struct Link {

@@ -9,7 +9,7 @@ pub enum OpenError {
     #[error(
         "{0} can't be used ({1}); expected a URL like postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full"
     )]
-    Url(&'static str, sqlx::Error),
+    Url(&'static str, String),
     /// No server could be connected to, or none accepts writes.
     #[error("{0}")]
     Unreachable(String),

@@ -9,6 +9,7 @@
 use crate::event::GatewayKey;
 
 mod audit;
+mod browse;
 mod connections;
 mod cursors;
 mod deliveries;

@@ -131,7 +131,7 @@ async fn list(
     limit: usize,
 ) -> Result<Vec<AuditRecord>> {
     // Sequences begin with 1, so this excludes what was recorded at `to`.
-    let end = AuditCursor { recorded_at: filter.to, sequence: 0 };
+    let end = AuditCursor { recorded_at: filter.window.to(), sequence: 0 };
     let after = after.unwrap_or(end);
     let action = filter.action.map_or("", |action| action.as_str());
     let principal = filter.principal.as_deref().unwrap_or_default();
@@ -155,7 +155,7 @@ async fn list(
         order by recorded_at desc, sequence desc limit $8
         "#,
         organisation.0,
-        filter.from as _,
+        filter.window.from() as _,
         after.recorded_at as _,
         after.sequence,
         action,

@@ -3,7 +3,7 @@
 //! work per call is bounded: a call that reaches the bound returns what it has found, and where to
 //! continue.
 
-use super::dialect::deliveries::{Key, Matching, Place};
+use super::dialect::deliveries::{Matching, Place};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
@@ -24,15 +24,6 @@ mod tests;
 /// Rows read per call, at most, in the ledger, the logs and the events. The last round may exceed
 /// it.
 pub(super) const WORK: usize = 6_000;
-
-pub(super) use crate::store::limits::LONGEST_RANGE;
-
-/// A filter with the key of its gateway.
-pub(crate) struct Matching {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) gateway: Option<GatewayKey>,
-    pub(crate) filter: DeliveryFilter,
-}
 
 impl Matching {
     /// Resolves the gateway. Includes deleted gateways, whose history is kept.

@@ -1,18 +1,15 @@
 //! Registered event types. The built-in types are not stored: they are merged in when types are
 //! read, unless a type of the same name is stored.
 
-use super::Backend;
-use super::access::{Access as _, run};
-use super::audit::audited;
-use async_trait::async_trait;
 use std::collections::BTreeMap;
 
-use super::dialect::{Connection, query};
+use async_trait::async_trait;
 use serde_json::value::RawValue;
 
 use super::Backend;
 use super::access::{Access as _, run};
-use super::dialect::{Connection, query, query_scalar};
+use super::audit::audited;
+use super::dialect::{Connection, query};
 use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::{built_in, built_ins};

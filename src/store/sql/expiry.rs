@@ -9,7 +9,7 @@ use super::dialect::nodes::ExclusiveTask;
 use super::dialect::{Connection, ExpiryStatements, LedgerStatements, NodeStatements};
 use super::ledger::logged::{Failed, named};
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::limits::EXPIRED_DELIVERIES;
 use crate::store::ranges::cut;
 use crate::store::{Range, Result, TimedKey, UndeliveredRange};

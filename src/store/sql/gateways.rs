@@ -1,12 +1,13 @@
 //! Gateways: registering, listing, changing and deleting them. Every statement filters by the
 //! organisation. Deleted gateways are not found here; only the ledger refers to them.
 
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
 use super::Backend;
 use super::access::{Access as _, run};
 use super::audit::audited;
-use async_trait::async_trait;
-use std::collections::BTreeSet;
-
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
 use super::ledger::logged::{Failed, named};
@@ -15,7 +16,8 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, Audited, Deleted, Gateway, GatewayChange, Gateways, Labels, Range, Result, StoreError,
+    Actor, Audited, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways, Labels, Range,
+    Result, StoreError,
 };
 
 pub(crate) mod details;

@@ -12,8 +12,9 @@ use super::dialect::{Connection, query};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
-    Actor, DeliveryCursor, DeliveryFilter, DeliveryPage, EventHistory, Ledger, Outcome, Range,
-    Record, RedriveSelection, Redriven, Result, SummaryBy, SummaryRow, Totals, storable,
+    Actor, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState, EventHistory,
+    Ledger, Outcome, Range, Record, RedriveSelection, Redriven, Result, StatePage, SummaryBy,
+    SummaryRow, Totals, storable,
 };
 
 pub(crate) mod history;
@@ -65,7 +66,7 @@ impl Ledger for Backend {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
         state: DeliveryState,
-        cursor: Option<RedrivePlace>,
+        cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {
         let filter = filter.clone();

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::dialect::deliveries::{Key, Matching};
+use super::dialect::deliveries::Matching;
 use super::dialect::log::Repeat;
 use super::dialect::redrive::Candidate;
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};
 
-use super::deliveries::{Matching, WORK, any_key, begin, details, failed_keys};
+use super::deliveries::{WORK, any_key, begin, details, failed_keys};
 use super::ledger;
 use super::ledger::reports;
 use super::log::append::raise_heads;
@@ -19,8 +19,8 @@ use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::audit::entries;
 use crate::store::limits::REDRIVEN;
 use crate::store::{
-    Audited, DeliveryCursor, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection,
-    Redriven, RedrivenDelivery, Result, StoreError,
+    Audited, DeliveryCursor, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
+    RedrivenDelivery, Result, StoreError,
 };
 
 pub(crate) mod candidates;
@@ -152,7 +152,7 @@ type Appended = (Redriven, Vec<(GatewayKey, Sequence)>);
 pub(super) async fn append(
     conn: &mut Connection,
     now: Timestamp,
-    chosen: Vec<Key>,
+    chosen: Vec<DeliveryKey>,
 ) -> Result<Audited<Appended>> {
     let mut answer = Redriven::default();
     let gateways = chosen.iter().map(|key| key.gateway).collect();

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use super::dialect::nodes::ExclusiveTask;
+use super::dialect::retention::SpentEvents;
 use super::dialect::{Connection, NodeStatements, RetentionStatements, query, query_as};
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
-use super::nodes::ExclusiveTask;
 use super::{audit, cursors};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::store::{DeliveryKey, Result, StoreError};
 
 mod audit;
+mod browse;
 mod connections;
 mod cursors;
 mod deliveries;

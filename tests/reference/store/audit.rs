@@ -1,14 +1,14 @@
 //! The audit log.
 
 use async_trait::async_trait;
-
-use super::MemoryStore;
-use super::tables::Tables;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
     Actor, Audit, AuditCursor, AuditEntry, AuditFilter, AuditRecord, Audited, Result,
 };
+
+use super::MemoryStore;
+use super::tables::Tables;
 
 #[async_trait]
 impl Audit for MemoryStore {
@@ -72,7 +72,7 @@ impl Tables {
         };
         let matches = |record: &&AuditRecord| {
             record.organisation == organisation
-                && (filter.from..filter.to).contains(&record.recorded_at)
+                && filter.window.contains(record.recorded_at)
                 && filter.action.is_none_or(|action| action.as_str() == record.action)
                 && is(filter.principal.as_ref(), &record.principal.id, &record.principal.name)
                 && is(filter.object.as_ref(), &record.object.id, &record.object.name)

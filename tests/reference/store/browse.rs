@@ -4,8 +4,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::limits::LISTED_GATEWAYS;
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, EventCursor, EventFilter, EventOrder, EventPage, EventSummary,
-    LogPage, LogRow, LogSpan, OutboxRow, Progress, PublishedTarget, RedrivePlace, Result,
+    DeliveryFilter, DeliveryKey, DeliveryState, EventCursor, EventFilter, EventOrder, EventPage,
+    EventSummary, LogPage, LogRow, LogSpan, OutboxRow, Progress, PublishedTarget, Result,
     StatePage, StoreError, TimedKey, storable,
 };
 
@@ -53,7 +53,7 @@ impl Tables {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
         state: DeliveryState,
-        cursor: Option<RedrivePlace>,
+        cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {
         let find = |id| self.any_key(organisation, id).ok_or(StoreError::NotFound("gateway"));
@@ -61,11 +61,10 @@ impl Tables {
         let mut keys = Vec::new();
         for (key, event) in self.deliveries() {
             let Some(row) = self.events.get(&event) else { continue };
-            let place = RedrivePlace { gateway: key.0.0, sequence: key.1 };
+            let place = DeliveryKey { gateway: key.0, sequence: Sequence(key.1) };
             if row.organisation == organisation
                 && gateway.is_none_or(|gateway| gateway == key.0)
-                && filter.from.is_none_or(|from| from <= row.appended_at)
-                && filter.to.is_none_or(|to| row.appended_at < to)
+                && filter.window.contains(row.appended_at)
                 && filter.event_id.as_ref().is_none_or(|it| *it == row.event.id)
                 && filter.event_type.as_ref().is_none_or(|it| *it == row.event.event_type)
                 && filter.correlation_id.as_ref().is_none_or(|it| *it == row.event.correlation_id)

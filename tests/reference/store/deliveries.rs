@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::tables::{AttemptRow, Key, Tables};
 use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::{

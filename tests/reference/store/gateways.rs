@@ -7,8 +7,8 @@ use gateway_events::event::{
 use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Audited, Deleted, EventTypeInfo, Gateway, GatewayChange, Labels, LastRefusal, Range, Result,
-    StoreError, storable,
+    Audited, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange, GatewayLag, Labels,
+    LastRefusal, Range, Result, StoreError, storable,
 };
 use serde_json::value::RawValue;
 

@@ -5,8 +5,9 @@ use gateway_events::event::OrganisationKey;
 use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
 use gateway_events::store::{
-    Audited, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published, RejectedFilter,
-    RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable, ValidatedRow,
+    Audited, Conflict, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published,
+    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable,
+    ValidatedRow,
 };
 
 use super::append::Growth;

@@ -3,9 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use super::append::{Growth, grown};
-use super::{MemoryStore, PendingOpening};
 use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
@@ -14,12 +11,13 @@ use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::{
     AboutNode, AccessCredential, Actor, ConnectionCursor, ConnectionPage, Connections, Credentials,
-    Deleted, DeliveryCursor, DeliveryFilter, DeliveryPage, DeploymentKey, DeploymentMatch,
-    EventHistory, EventTypeInfo, EventTypes, Expiries, ExpiryMark, Gateway, GatewayChange,
+    Deleted, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState,
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage,
+    EventTypeInfo, EventTypes, Expiries, ExpiryMark, Fleet, Gateway, GatewayChange,
     GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
     Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
     Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
-    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -348,7 +346,7 @@ impl Ledger for MemoryStore {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
         state: DeliveryState,
-        cursor: Option<RedrivePlace>,
+        cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {
         self.read(|tables| tables.deliveries_in_state(organisation, filter, state, cursor, limit))

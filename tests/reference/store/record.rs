@@ -2,10 +2,6 @@
 
 use std::sync::Arc;
 
-use super::closing::End;
-use super::ledger::{Ended, How};
-use super::positions::Move;
-use super::tables::{Key, Tables};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
@@ -15,7 +11,7 @@ use gateway_events::store::{Failing, Outcome, Range, Record, Result, StoreError}
 use super::closing::End;
 use super::ledger::{Ended, How};
 use super::positions::Move;
-use super::tables::Tables;
+use super::tables::{Key, Tables};
 
 impl Tables {
     /// Writes records, in order.

@@ -8,9 +8,13 @@ use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
-    AuditEntry, Audited, DeliveryState, RedriveCursor, RedrivePlace, RedriveSelection, Redriven,
+    AuditEntry, Audited, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
     RedrivenDelivery, Result, StoreError,
 };
+
+use super::append::Growth;
+use super::deliveries::Matching;
+use super::tables::{DeadLetter, EventRow, Key, Tables};
 
 /// Deliveries that the databases append in one transaction.
 const AT_A_TIME: usize = 100;

@@ -9,7 +9,7 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     AboutNode, Appended, AuditHead, AuditRecord, EventTypeInfo, Failing, InboxContent, Labels,
-    LastRefusal, Outcome, Refusal, Rejection, StoreError, TokenInfo,
+    LastRefusal, Outcome, PublishedTarget, Refusal, Rejection, StoreError, TokenInfo,
 };
 
 /// A delivery.

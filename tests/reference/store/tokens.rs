@@ -5,8 +5,8 @@ use gateway_events::event::{GatewayId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
 use gateway_events::store::{
-    AccessCredential, Audited, GatewayCredential, NewToken, Result, Scope, StoreError, TokenInfo,
-    TokenKind,
+    AccessCredential, Audited, Conflict, GatewayCredential, NewToken, Result, Scope, StoreError,
+    TokenInfo, TokenKind,
 };
 
 use super::tables::{Tables, Token};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gateway_events::clock::Timestamp;
+use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayId, Reason, Sequence};
 use gateway_events::store::{
     AuditAction, AuditFilter, AuditHead, AuditRecord, DeliveryFilter, EventTypeInfo, GatewayChange,
@@ -16,8 +16,7 @@ use serde_json::{Value, json};
 use super::{Fixture, InboxProgram, Row, actor, closed, keep_all, pass, range};
 
 fn everything() -> AuditFilter {
-    let (from, to) = (Timestamp::from_micros(0), Timestamp::LAST);
-    AuditFilter { from, to, action: None, principal: None, object: None }
+    AuditFilter { window: TimeWindow::ALL, action: None, principal: None, object: None }
 }
 
 impl Fixture<'_> {
@@ -259,10 +258,12 @@ pub(crate) async fn records_are_paged_and_filtered_newest_first(store: &dyn Stor
         assert_eq!(of(AuditFilter { principal, ..everything() }).await.len(), count);
     }
     let at = all[3].recorded_at;
-    let (from, to) = (at, all[6].recorded_at);
-    let within = all.iter().filter(|it| (from..to).contains(&it.recorded_at)).count();
-    assert_eq!(of(AuditFilter { from, to, ..everything() }).await.len(), within);
-    assert!(of(AuditFilter { from: at, to: at, ..everything() }).await.is_empty());
+    let window = TimeWindow::between(Some(at), None).unwrap();
+    let within = all.iter().filter(|it| window.contains(it.recorded_at)).count();
+    assert_eq!(of(AuditFilter { window, ..everything() }).await.len(), within);
+    let window = TimeWindow::between(None, Some(at)).unwrap();
+    let before = all.iter().filter(|it| window.contains(it.recorded_at)).count();
+    assert_eq!(of(AuditFilter { window, ..everything() }).await.len(), before);
 }
 
 pub(crate) async fn concurrent_changes_form_one_chain(store: &dyn Store) {

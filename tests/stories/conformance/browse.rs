@@ -245,7 +245,7 @@ pub(crate) async fn a_redriven_event_is_listed_once_at_its_first_place(store: &d
     };
     let before = list(&filter).await;
     let one = RedriveSelection::One(gateway.id, Sequence(2));
-    store.redrive(fixture.organisation, one, false).await.unwrap();
+    store.redrive(&fixture.actor(), one, false).await.unwrap();
     assert_eq!(fixture.again(&gateway).await.head, Sequence(6));
     assert_eq!(list(&filter).await, before);
     fixture.fill(&gateway, 1).await;
@@ -275,7 +275,7 @@ pub(crate) async fn an_event_keeps_its_target_as_published(store: &dyn Store) {
     let ids: Vec<EventId> = events.iter().map(|it| it.event.id.clone()).collect();
     assert!(fixture.publish(events.to_vec()).await.iter().all(Result::is_ok));
     // Gateways that come and go change nothing.
-    store.delete_gateway(fixture.organisation, second.id).await.unwrap();
+    store.delete_gateway(&fixture.actor(), second.id).await.unwrap();
     fixture.gateway(&[("name", &label)]).await;
     let shown = async |id: &EventId| {
         let history = store.event_history(fixture.organisation, id).await.unwrap().unwrap();
@@ -363,10 +363,12 @@ pub(crate) async fn deliveries_are_listed_by_state_in_pages(store: &dyn Store) {
     assert!(list(DeliveryState::Pending, &both, 5).await.is_empty());
     // A window that ends before the last event.
     let end = store.event_history(fixture.organisation, &rare.event.id).await.unwrap().unwrap();
-    let early = DeliveryFilter { to: Some(end.appended_at), ..all.clone() };
+    let window = TimeWindow::between(None, Some(end.appended_at)).unwrap();
+    let early = DeliveryFilter { window, ..all.clone() };
     let found = list(DeliveryState::Pending, &early, 4).await;
     assert!(!found.contains(&(1, 10)) && !found.contains(&(0, 10)), "{found:?}");
-    let late = DeliveryFilter { from: Some(end.appended_at), ..all };
+    let window = TimeWindow::between(Some(end.appended_at), None).unwrap();
+    let late = DeliveryFilter { window, ..all };
     let found = list(DeliveryState::Delivered, &late, 4).await;
     assert!(found.contains(&(2, 10)) && !found.contains(&(2, 1)) || found.len() == 13, "{found:?}");
 }

@@ -46,7 +46,7 @@ pub(crate) async fn a_reconnect_that_repeats_confirmed_events_is_known(store: &d
     let gateway = fixture.gateway(&[]).await;
     let declares = async |replicas| {
         let change = GatewayChange { replicas: Some(replicas), ..GatewayChange::default() };
-        store.update_gateway(fixture.organisation, gateway.id, change).await.unwrap();
+        store.update_gateway(&fixture.actor(), gateway.id, change).await.unwrap();
     };
     declares(2).await;
     fixture.fill(&gateway, 9).await;

@@ -401,8 +401,8 @@ pub(crate) async fn gateways_are_counted_by_state_with_those_furthest_behind(sto
     fixture.record(vec![confirmed(one, id, 1, 2)]).await;
     fixture.give_up(two, 5, 5).await;
     let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
-    store.update_gateway(fixture.organisation, disabled.id, change).await.unwrap();
-    store.delete_gateway(fixture.organisation, deleted.id).await.unwrap();
+    store.update_gateway(&fixture.actor(), disabled.id, change).await.unwrap();
+    store.delete_gateway(&fixture.actor(), deleted.id).await.unwrap();
     let lag = |gateway: &Gateway, events: u64| GatewayLag {
         id: gateway.id,
         name: gateway.name.clone(),

@@ -94,11 +94,11 @@ pub(crate) async fn a_reported_failure_of_a_redriven_event_keeps_its_record(stor
     let (fast, ..) = fixture.open(&gateway).await;
     fixture.record(vec![expired(&gateway, fast, 1, 1)]).await;
     let one = RedriveSelection::One(gateway.id, Sequence(1));
-    store.redrive(fixture.organisation, one.clone(), false).await.unwrap();
+    store.redrive(&fixture.actor(), one.clone(), false).await.unwrap();
     let failed = Err((Reason::ApplyFailed, "no".to_owned()));
     fixture.record(vec![reported(&gateway, slow, 1, failed)]).await;
     assert_eq!(counts(fixture).await, (0, 0), "its redrive is another delivery");
-    let again = store.redrive(fixture.organisation, one, false).await.unwrap();
+    let again = store.redrive(&fixture.actor(), one, false).await.unwrap();
     assert_eq!((again.redriven.len(), again.already_redriven), (0, 1));
 }
 

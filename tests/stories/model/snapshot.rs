@@ -106,8 +106,8 @@ pub(crate) async fn picture(
         row.inserted_at = begun;
     }
     line("rejected", shown(Ok(rejected), since));
-    let (from, to) = (Timestamp::from_micros(0), Timestamp::LAST);
-    let changes = AuditFilter { from, to, action: None, principal: None, object: None };
+    let changes =
+        AuditFilter { window: TimeWindow::ALL, action: None, principal: None, object: None };
     let changes = store.audit(organisation, &changes, None, 1000).await.unwrap();
     let changes = changes.into_iter().map(|it| {
         // Without the hash, which covers an instant.

@@ -2,12 +2,12 @@
 
 use super::super::sql::dialect::BrowseStatements;
 use super::super::sql::dialect::browse::{EventMatching, Examined, SummaryRow};
-use super::super::sql::dialect::deliveries::{Key, Matching};
+use super::super::sql::dialect::deliveries::Matching;
 use super::{Connection, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, Sequence};
 use crate::store::limits::LISTED_GATEWAYS;
-use crate::store::{RedrivePlace, Result, TimedKey, storable};
+use crate::store::{DeliveryKey, Result, TimedKey, storable};
 
 /// Examines the events of `page`. `limit 1` makes the planner look up events one by one, whatever
 /// it knew about the table when the statement was planned.
@@ -198,9 +198,9 @@ impl BrowseStatements for Connection {
     async fn deliveries_named(
         &mut self,
         matching: &Matching,
-        before: RedrivePlace,
+        before: DeliveryKey,
         limit: i64,
-    ) -> Result<Vec<Key>> {
+    ) -> Result<Vec<DeliveryKey>> {
         let rows = query!(
             r#"
             with chosen as materialized (
@@ -222,20 +222,20 @@ impl BrowseStatements for Connection {
             where g.organisation = $1 and (o.gateway = $7 or $7 is null) and (o.gateway, o.sequence) < ($8, $9)
             order by o.gateway desc, o.sequence desc limit $10
             "#,
-            matching.organisation,
+            matching.organisation.0,
             matching.filter.event_id.as_ref() as _,
             matching.filter.correlation_id.as_ref() as _,
             matching.filter.event_type.as_ref() as _,
-            matching.from as _,
-            matching.to as _,
-            matching.gateway,
-            before.gateway,
-            before.sequence,
+            matching.filter.window.from() as _,
+            matching.filter.window.to() as _,
+            matching.gateway.map(|gateway| gateway.0),
+            before.gateway.0,
+            before.sequence.0,
             limit
         )
         .fetch_all(self)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.gateway, row.sequence)).collect())
+        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
     async fn event_summaries(&mut self, events: &[i64]) -> Result<Vec<SummaryRow>> {

@@ -1,8 +1,7 @@
 //! Searching for deliveries that can be redriven.
 
-use super::super::sql::deliveries::Matching;
 use super::super::sql::dialect::RedriveStatements;
-use super::super::sql::dialect::deliveries::{Key, Matching};
+use super::super::sql::dialect::deliveries::Matching;
 use super::super::sql::dialect::redrive::{Candidate, DeadRange};
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;

@@ -122,7 +122,7 @@ pub(crate) async fn access_credential(
             digest: read_digest(row.digest)?,
             organisation: row.organisation,
             name: row.name.into(),
-            scopes: read_scopes(&row.scopes)?,
+            scopes: read_scopes(&row.scopes),
             expires_at: row.expires_at,
             revoked: row.revoked,
             last_used_at: row.last_used_at,
@@ -131,16 +131,9 @@ pub(crate) async fn access_credential(
     .transpose()
 }
 
-fn read_scopes(words: &str) -> Result<Vec<Scope>> {
-    words
-        .split_ascii_whitespace()
-        .map(|word| {
-            [Scope::Publish, Scope::Read, Scope::Admin]
-                .into_iter()
-                .find(|scope| scope.as_str() == word)
-                .ok_or_else(|| {
-                    StoreError::Corrupt(format!("an access token has the scope {word:?}"))
-                })
-        })
-        .collect()
+/// Ignores scopes that only a newer version knows: they permit nothing that this one does.
+fn read_scopes(words: &str) -> Vec<Scope> {
+    let known = [Scope::Publish, Scope::Read, Scope::Admin];
+    let scope = |word| known.into_iter().find(|scope| scope.as_str() == word);
+    words.split_ascii_whitespace().filter_map(scope).collect()
 }

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 use crate::store::audit::entries;
 use crate::store::limits::LIVE_TOKENS;
-use crate::store::{Audited, GatewayCredential, NewToken, Result, StoreError, TokenInfo};
+use crate::store::{Audited, Conflict, GatewayCredential, NewToken, Result, StoreError, TokenInfo};
 
 pub(crate) async fn create_gateway_token(
     conn: &mut Connection,

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use super::super::dialect::{Connection, DeliveryStatements};
 
-use crate::clock::Timestamp;
-use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
+use crate::event::Sequence;
 use crate::store::ledger::Attempts;
-use crate::store::{Attempt, Delivery, DeliveryKey, DeliveryState, Outcome, RedrivenAs, Result};
+use crate::store::{Attempt, Delivery, DeliveryKey, DeliveryState, RedrivenAs, Result};
 
 /// A delivery without its attempts.
 pub(crate) struct Standing {

@@ -5,7 +5,6 @@ use super::super::dialect::deliveries::Failure;
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use super::{Keys, Matching, Place};
-use crate::clock::Timestamp;
 use crate::store::{DeliveryKey, Result};
 
 pub(super) async fn keys(

@@ -6,28 +6,9 @@ use std::collections::BTreeMap;
 use super::super::dialect::deliveries::Within;
 use super::super::dialect::{Connection, DeliveryStatements};
 
-use super::{Candidate, LONGEST_RANGE, Matching};
-use crate::clock::Timestamp;
+use super::{Candidate, Matching};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::{DeliveryKey, Result, TimedKey};
-
-/// Sequences `first..=last` of a gateway, and the lowest first sequence of an attempt that may
-/// cover any of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Within {
-    pub(crate) gateway: i64,
-    pub(crate) lowest: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-}
-
-/// A failed attempt that matches the filter.
-pub(crate) struct Covering {
-    pub(crate) attempt: i64,
-    pub(crate) gateway: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) finished_at: Timestamp,
-}
 
 /// The newest matching failure of each delivery that has one.
 pub(crate) struct Failures {

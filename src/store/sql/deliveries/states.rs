@@ -4,15 +4,13 @@
 //! is bounded, as for failed deliveries.
 
 use super::super::dialect::browse::EventMatching;
-use super::super::dialect::deliveries::{Key, Matching};
+use super::super::dialect::deliveries::Matching;
 use super::super::dialect::{BrowseStatements, Connection, query_as};
 use super::super::log::events::end_of_log;
 use super::details;
-use crate::clock::{TimeWindow, Timestamp};
+use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey, Sequence};
-use crate::store::{
-    DeliveryFilter, DeliveryState, EventFilter, RedrivePlace, Result, StatePage, StoreError,
-};
+use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, EventFilter, Result, StatePage};
 
 /// Rows examined per call, at most.
 const WORK: usize = 10_000;
@@ -26,15 +24,15 @@ const LOGS: usize = 256;
 const BEGINNING: usize = 50;
 
 /// After all deliveries.
-const END: RedrivePlace = RedrivePlace { gateway: i64::MAX, sequence: i64::MAX };
+const END: DeliveryKey = DeliveryKey::new(i64::MAX, i64::MAX);
 
 /// A page, while it is read.
 struct Reading {
     state: DeliveryState,
     limit: usize,
-    keys: Vec<Key>,
+    keys: Vec<DeliveryKey>,
     /// What precedes it is still to be read.
-    at: RedrivePlace,
+    at: DeliveryKey,
     /// Rows that may still be examined.
     left: usize,
 }
@@ -44,7 +42,7 @@ pub(crate) async fn deliveries_in_state(
     organisation: OrganisationKey,
     filter: DeliveryFilter,
     state: DeliveryState,
-    cursor: Option<RedrivePlace>,
+    cursor: Option<DeliveryKey>,
     limit: usize,
 ) -> Result<StatePage> {
     let matching = Matching::new(conn, organisation, &filter).await?;
@@ -66,10 +64,9 @@ impl Reading {
     }
 
     /// Adds those of these deliveries that are in the state, until the page is full.
-    async fn add(&mut self, conn: &mut Connection, keys: &[Key]) -> Result<()> {
+    async fn add(&mut self, conn: &mut Connection, keys: &[DeliveryKey]) -> Result<()> {
         for standing in details::standings(conn, keys).await? {
-            let (gateway, sequence) = standing.key;
-            self.at = RedrivePlace { gateway, sequence };
+            self.at = standing.key;
             if standing.delivery.state == self.state {
                 self.keys.push(standing.key);
                 if self.keys.len() == self.limit {
@@ -105,8 +102,8 @@ impl Reading {
                     return Ok(false);
                 }
                 self.left -= 1;
-                if log.gateway.0 != self.at.gateway {
-                    self.at = RedrivePlace { gateway: log.gateway.0, sequence: i64::MAX };
+                if log.gateway != self.at.gateway {
+                    self.at = DeliveryKey { gateway: log.gateway, sequence: Sequence(i64::MAX) };
                 }
                 if self.state != DeliveryState::Pending || log.confirmed < log.head {
                     self.left -= BEGINNING.min(self.left);
@@ -114,7 +111,7 @@ impl Reading {
                         return Ok(false);
                     }
                 }
-                self.at = RedrivePlace { gateway: log.gateway.0, sequence: 0 };
+                self.at = DeliveryKey { gateway: log.gateway, sequence: Sequence::ZERO };
             }
             if was_last {
                 return Ok(true);
@@ -129,17 +126,16 @@ impl Reading {
         matching: &Matching,
         log: &LogRow,
     ) -> Result<bool> {
-        let window = TimeWindow::new(matching.from, matching.to);
-        let window = window.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let window = matching.filter.window;
         let event_type = matching.filter.event_type.clone();
         let events = EventMatching {
-            organisation: OrganisationKey(matching.organisation),
+            organisation: matching.organisation,
             gateway: Some(log.gateway),
             filter: EventFilter { window, event_type, ..EventFilter::default() },
         };
-        let mut before = Sequence(self.at.sequence);
-        if before.0 == i64::MAX && matching.to < Timestamp::LAST {
-            before = end_of_log(conn, log.gateway, matching.to).await?;
+        let mut before = self.at.sequence;
+        if before.0 == i64::MAX && window.to() < Timestamp::LAST {
+            before = end_of_log(conn, log.gateway, window.to()).await?;
         }
         if self.state == DeliveryState::Delivered {
             before = before.min(log.confirmed.next());
@@ -161,14 +157,14 @@ impl Reading {
                 }
                 before = row.sequence;
                 if row.matches {
-                    keys.push((log.gateway.0, row.sequence.0));
+                    keys.push(DeliveryKey { gateway: log.gateway, sequence: row.sequence });
                 }
             }
             self.add(conn, &keys).await?;
             if self.keys.len() == self.limit {
                 return Ok(false);
             }
-            self.at.sequence = before.0;
+            self.at.sequence = before;
             if was_last {
                 return Ok(true);
             }
@@ -189,9 +185,9 @@ struct LogRow {
 async fn logs(
     conn: &mut Connection,
     matching: &Matching,
-    before: RedrivePlace,
+    before: DeliveryKey,
 ) -> Result<Vec<LogRow>> {
-    let up_to = if before.sequence > 1 { before.gateway } else { before.gateway - 1 };
+    let up_to = before.gateway.0 - i64::from(before.sequence.0 <= 1);
     let limit = i64::try_from(LOGS).unwrap_or(i64::MAX);
     Ok(query_as!(
         LogRow,
@@ -204,9 +200,9 @@ async fn logs(
             and s.gateway = coalesce(cast($3 as bigint), s.gateway)
         order by s.gateway desc limit $4
         "#,
-        matching.organisation,
+        matching.organisation.0,
         up_to,
-        matching.gateway,
+        matching.gateway.map(|gateway| gateway.0),
         limit
     )
     .fetch_all(conn)

@@ -67,22 +67,6 @@ async fn in_part(
 /// By bucket, key and gateway's name.
 type Counts = BTreeMap<(i64, String, String), i64>;
 
-/// Number of deliveries in one bucket with one key.
-pub(crate) struct Tally {
-    pub(crate) nth: i64,
-    pub(crate) key: String,
-    /// The gateway's name, if the count is by gateway; otherwise empty.
-    pub(crate) name: String,
-    pub(crate) count: i64,
-}
-
-/// A time window that begins with a bucket, and the width of a bucket in microseconds.
-#[derive(Clone, Copy)]
-pub(crate) struct Buckets {
-    pub(crate) window: TimeWindow,
-    pub(crate) width: i64,
-}
-
 fn counted(rows: Vec<Tally>) -> Counts {
     rows.into_iter().map(|row| ((row.nth, row.key, row.name), row.count)).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::dialect::deliveries::{Key, Matching, Place};
+use super::super::dialect::deliveries::{Matching, Place};
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
 use crate::clock::TimeWindow;

@@ -1,9 +1,9 @@
 //! Browsing events and deliveries.
 
-use super::deliveries::{Key, Matching};
+use super::deliveries::Matching;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayKey, OrganisationKey, Sequence};
-use crate::store::{EventFilter, RedrivePlace, Result, TimedKey};
+use crate::store::{DeliveryKey, EventFilter, Result, TimedKey};
 
 /// Browsing events and deliveries. Statements that return [`Examined`] events read them along one
 /// index, and mark those that match the whole filter.
@@ -38,9 +38,9 @@ pub(crate) trait BrowseStatements {
     async fn deliveries_named(
         &mut self,
         matching: &Matching,
-        before: RedrivePlace,
+        before: DeliveryKey,
         limit: i64,
-    ) -> Result<Vec<Key>>;
+    ) -> Result<Vec<DeliveryKey>>;
     /// These events without their payloads, in their order.
     async fn event_summaries(&mut self, events: &[i64]) -> Result<Vec<SummaryRow>>;
 }

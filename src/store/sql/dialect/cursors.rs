@@ -27,7 +27,7 @@ pub(crate) struct Raised<'a> {
     pub(crate) gateway: GatewayKey,
     pub(crate) instance: Cow<'a, str>,
     pub(crate) to: Sequence,
-    /// The last receipt or, of a connection's own position, the last activity; [`NEVER`] if there
+    /// The last receipt or, of a connection's own position, the last activity; the Unix epoch if there
     /// was none.
     pub(crate) at: Timestamp,
 }

@@ -1,10 +1,10 @@
 //! Queries of deliveries and of failed attempts.
 
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
-    ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
+    ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
 };
-use crate::store::{DeliveryFilter, Outcome, Result, SummaryBy};
+use crate::store::{DeliveryFilter, DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// Queries of deliveries and of failed attempts.
 pub(crate) trait DeliveryStatements {
@@ -14,7 +14,7 @@ pub(crate) trait DeliveryStatements {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        before: (Timestamp, i64),
+        before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>>;
     /// Failed attempts that match and cover exactly one of these deliveries.
@@ -22,7 +22,7 @@ pub(crate) trait DeliveryStatements {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        keys: &[Key],
+        keys: &[DeliveryKey],
     ) -> Result<Vec<Covering>>;
     /// Failed attempts that match and cover more than one delivery, some of them in these parts
     /// of logs.
@@ -42,12 +42,16 @@ pub(crate) trait DeliveryStatements {
         limit: i64,
     ) -> Result<Vec<Failure>>;
     /// Those of these deliveries whose event exists and is of this type.
-    async fn deliveries_of_type(&mut self, keys: &[Key], event_type: &str) -> Result<Vec<Key>>;
+    async fn deliveries_of_type(
+        &mut self,
+        keys: &[DeliveryKey],
+        event_type: &str,
+    ) -> Result<Vec<DeliveryKey>>;
     /// What the states of these deliveries follow from, in their order.
-    async fn standings(&mut self, keys: &[Key]) -> Result<Vec<StandingRow>>;
+    async fn standings(&mut self, keys: &[DeliveryKey]) -> Result<Vec<StandingRow>>;
     /// The newest hundred attempts at each of these deliveries, oldest first, each with
     /// aggregates over all attempts at its delivery.
-    async fn attempts_at(&mut self, keys: &[Key]) -> Result<Vec<AttemptRow>>;
+    async fn attempts_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<AttemptRow>>;
     /// Failed attempts per bucket and key, in deliveries. By type, all have the key `""`.
     async fn failures_by_range(
         &mut self,
@@ -63,9 +67,6 @@ pub(crate) trait DeliveryStatements {
     ) -> Result<Vec<Tally>>;
 }
 
-/// A delivery: the gateway's key and the sequence.
-pub(crate) type Key = (i64, i64);
-
 /// A position in the order of the result. What follows it is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -74,12 +75,10 @@ pub(crate) struct Place {
     pub(crate) sequence: i64,
 }
 
-/// A filter with what statements bind in place of its gateway and of an open window.
+/// A filter with the key of its gateway.
 pub(crate) struct Matching {
-    pub(crate) organisation: i64,
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-    pub(crate) gateway: Option<i64>,
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) gateway: Option<GatewayKey>,
     pub(crate) filter: DeliveryFilter,
 }
 
@@ -155,11 +154,10 @@ pub(crate) struct Failed {
     pub(crate) matches: bool,
 }
 
-/// The time window, in microseconds, and the width of a bucket.
+/// A time window that begins with a bucket, and the width of a bucket in microseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Buckets {
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
+    pub(crate) window: TimeWindow,
     pub(crate) width: i64,
 }
 

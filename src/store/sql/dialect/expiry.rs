@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Sequence};
-use crate::store::Result;
+use crate::store::{Result, TimedKey};
 
 /// Expiry of events whose gateway has no live connection.
 pub(crate) trait ExpiryStatements {
@@ -11,7 +11,7 @@ pub(crate) trait ExpiryStatements {
     async fn due_events(
         &mut self,
         now: Timestamp,
-        after: (Timestamp, i64),
+        after: TimedKey,
         limit: i64,
     ) -> Result<Vec<DueEvent>>;
     /// Those of these events that have no open delivery.

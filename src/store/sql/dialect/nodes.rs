@@ -1,6 +1,7 @@
 //! Clocks, locks and the liveness of nodes.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -11,7 +12,8 @@ use crate::store::Result;
 ///
 /// To avoid deadlocks between nodes, a transaction locks all streams that it will change, in
 /// ascending key order, before it locks anything else. It skips locked rows of streams that it
-/// has not locked. Inbox rows are locked before streams, under a lock of their own.
+/// has not locked. Inbox rows are locked before streams, under a lock of their own. The head of the
+/// audit log is locked last.
 pub(crate) trait NodeStatements {
     /// The current time by the database's clock.
     async fn now(&mut self) -> Result<Timestamp>;
@@ -30,11 +32,11 @@ pub(crate) trait NodeStatements {
     /// A node whose last heartbeat is older than this is dead.
     fn dead_before(now: Timestamp, timeout: Duration) -> Timestamp;
     /// Open connections of nodes other than `node` that have stopped, are unknown, or have no
-    /// heartbeat between the two times; by gateway, up to
-    /// [`ORPHANS_PER_BATCH`](super::nodes::ORPHANS_PER_BATCH).
+    /// heartbeat in this range; by gateway, up to
+    /// [`ORPHANS_PER_BATCH`](super::super::nodes::ORPHANS_PER_BATCH).
     async fn connections_of_dead_nodes(
         &mut self,
-        heartbeat_between: (Timestamp, Timestamp),
+        heartbeats: &RangeInclusive<Timestamp>,
         node: NodeId,
     ) -> Result<Vec<OrphanedConnection>>;
 }

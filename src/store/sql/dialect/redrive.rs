@@ -1,9 +1,9 @@
 //! Dead letters to append again.
 
-use super::deliveries::{Key, Matching};
+use super::deliveries::Matching;
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
-use crate::store::{RedrivePlace, Result};
+use crate::store::{DeliveryKey, Result};
 
 /// Searching for deliveries that can be redriven.
 pub(crate) trait RedriveStatements {
@@ -12,26 +12,27 @@ pub(crate) trait RedriveStatements {
     async fn open_dead_letters(
         &mut self,
         organisation: OrganisationKey,
-        after: RedrivePlace,
-        up_to: i64,
+        after: DeliveryKey,
+        up_to: GatewayKey,
         limit: i64,
     ) -> Result<Vec<DeadRange>>;
     /// Deliveries after `after` of the events that the filter names, in order.
     async fn deliveries_of_events(
         &mut self,
         matching: &Matching,
-        after: RedrivePlace,
+        after: DeliveryKey,
         limit: i64,
-    ) -> Result<Vec<Key>>;
+    ) -> Result<Vec<DeliveryKey>>;
     /// Those of these deliveries that are dead letters and not redriven, in order. The event is
     /// missing if retention has removed it.
-    async fn open_deliveries(&mut self, keys: &[Key]) -> Result<Vec<Candidate>>;
+    async fn open_deliveries(&mut self, keys: &[DeliveryKey]) -> Result<Vec<Candidate>>;
 }
 
 /// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
 pub(crate) struct Candidate {
     pub(crate) gateway: GatewayKey,
     pub(crate) gateway_id: GatewayId,
+    pub(crate) gateway_name: String,
     pub(crate) sequence: i64,
     pub(crate) range_first: i64,
     pub(crate) event: Option<i64>,

@@ -7,7 +7,7 @@ use crate::event::OrganisationKey;
 use crate::store::audit::entries;
 use crate::store::limits::RETRIED;
 use crate::store::{
-    Audited, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
+    Audited, Conflict, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
 };
 
 const MISSING: StoreError = StoreError::NotFound("rejected row");

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::super::deliveries::details;
+use super::super::dialect::{Connection, query};
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
-use crate::store::{Delivery, EventHistory, PublishedTarget, Result, StoreError, Totals};
+use crate::store::{
+    Delivery, DeliveryKey, EventHistory, PublishedTarget, Result, StoreError, Totals,
+};
 use crate::trace_context::TraceParent;
 
 pub(crate) async fn event_history(

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::super::deliveries::details;
 use super::super::dialect::Connection;
-use super::super::dialect::deliveries::Key;
 use super::super::gateways;
 use super::read;
 use crate::event::{GatewayId, OrganisationKey};

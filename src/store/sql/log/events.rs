@@ -43,7 +43,7 @@ pub(crate) async fn events(
     limit: usize,
 ) -> Result<EventPage> {
     let gateway = match filter.gateway_id {
-        Some(id) => Some(GatewayKey(any_key(conn, organisation, id).await?)),
+        Some(id) => Some(any_key(conn, organisation, id).await?),
         None => None,
     };
     let matching = EventMatching { organisation, gateway, filter };

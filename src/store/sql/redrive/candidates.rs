@@ -2,26 +2,14 @@
 //! order of their sequences and a bounded part at a time. If the filter names events, it starts
 //! from these.
 
-use super::super::deliveries::Matching;
 use super::super::deliveries::newest::{self, Failures};
+use super::super::dialect::deliveries::Matching;
+use super::super::dialect::redrive::Candidate;
 use super::super::dialect::{Connection, RedriveStatements};
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayId, GatewayKey, Sequence};
+use crate::event::{EventType, GatewayKey, Sequence};
 use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP};
-use crate::store::{RedriveCursor, RedrivePlace, Redriven, Result};
-
-/// A dead letter that was not redriven, the range that contains it, and its event, if that is kept.
-pub(crate) struct Candidate {
-    pub(crate) gateway: GatewayKey,
-    pub(crate) gateway_id: GatewayId,
-    pub(crate) gateway_name: String,
-    pub(crate) sequence: i64,
-    pub(crate) range_first: i64,
-    pub(crate) event: Option<i64>,
-    pub(crate) event_id: Option<EventId>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) expires_at: Option<Timestamp>,
-}
+use crate::store::{DeliveryKey, RedriveCursor, Redriven, Result};
 
 impl Candidate {
     pub(super) const fn key(&self) -> DeliveryKey {

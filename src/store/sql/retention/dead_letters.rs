@@ -11,6 +11,7 @@ use super::super::ledger;
 use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::{DeadLetterPlace, Range, Result, TrimMark, Trimmed};
 
 /// Examines the next dead letters that are older than the ledger. Those whose deliveries are still

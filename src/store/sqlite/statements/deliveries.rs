@@ -1,12 +1,9 @@
 //! Queries of deliveries and of failed attempts.
 
-use super::super::sql::deliveries::details::{AttemptRow, StandingRow};
-use super::super::sql::deliveries::named::Failure;
-use super::super::sql::deliveries::newest::{Covering, Within};
-use super::super::sql::deliveries::scan::Failed;
-use super::super::sql::deliveries::summary::{Buckets, Tally};
-use super::super::sql::deliveries::{Matching, Place};
 use super::super::sql::dialect::DeliveryStatements;
+use super::super::sql::dialect::deliveries::{
+    AttemptRow, Buckets, Covering, Failed, Failure, Matching, Place, StandingRow, Tally, Within,
+};
 use super::{Connection, json, pairs, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{

@@ -1,8 +1,8 @@
 //! Searching for deliveries that can be redriven.
 
-use super::super::sql::deliveries::Matching;
 use super::super::sql::dialect::RedriveStatements;
-use super::super::sql::redrive::candidates::{Candidate, DeadRange};
+use super::super::sql::dialect::deliveries::Matching;
+use super::super::sql::dialect::redrive::{Candidate, DeadRange};
 use super::{Connection, pairs, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};

@@ -6,6 +6,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{Reason, Sequence};
 use gateway_events::store::{DeadLetterPlace, Result, RetentionLimits, TrimMark, Trimmed};
 
+use super::super::tables::{DeadLetter, Key, Tables};
+use super::spent_before;
+
 const fn place((gateway, first): Key, letter: &DeadLetter) -> DeadLetterPlace {
     DeadLetterPlace { dead_at: letter.dead_at, gateway, first: Sequence(first) }
 }
