@@ -152,8 +152,8 @@ async fn an_invalid_query_of_events_says_why() {
     ] {
         admin.get(query).await.invalid(field, &[says]);
     }
-    let nobody = "/events?gatewayId=0198c0de-0000-7000-8000-000000000001";
-    admin.get(nobody).await.refusal(404, "not_found");
+    let unknown = "/events?gatewayId=0198c0de-0000-7000-8000-000000000001";
+    admin.get(unknown).await.refusal(404, "not_found");
     assert_eq!(admin.get("/events?artifactId=a%00b").await.success()["count"], 0);
 }
 

@@ -133,8 +133,11 @@ async fn events_are_published_shown_and_appended_again() {
     let published = service.run(&format!("{publish} --gateway {id} --id e-1")).await;
     assert!(published.well().starts_with("event e-1 is stored\n"), "{published:?}");
     assert_eq!(cells(published.out.split_once("\n\n").expect("a table").1)[1], ["one", "1"]);
-    let nobody = service.run(&format!("{publish} --label region=nowhere")).await;
-    assert!(nobody.err.contains("no gateway matched") && nobody.code == Some(3), "{nobody:?}");
+    let unmatched = service.run(&format!("{publish} --label region=nowhere")).await;
+    assert!(
+        unmatched.err.contains("no gateway matched") && unmatched.code == Some(3),
+        "{unmatched:?}"
+    );
     let all = service.run(&format!("{publish} --all --correlation-id c-7 --json")).await.json();
     assert_eq!(all["deliveries"][0]["sequence"], 2);
 

@@ -154,7 +154,7 @@ async fn a_row_that_another_program_is_deleting_is_skipped() {
     let first = "delete from inbox where id = (select min(id) from inbox)";
     sqlx::query(first).execute(&mut *open).await.unwrap();
     assert_eq!(move_all(&store, &gateway).await, 1);
-    assert_eq!(move_all(&store, &gateway).await, 0, "nothing can be moved, and nobody waits");
+    assert_eq!(move_all(&store, &gateway).await, 0, "nothing can be moved, and no call blocks");
     open.rollback().await.unwrap();
     assert_eq!(move_all(&store, &gateway).await, 1, "it stays after all");
     store.close().await;

@@ -164,7 +164,7 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
         let middle = usize::midpoint(fits, too_large);
         let mut event = sized(middle);
         event["gatewayIds"] = json!(["00000000-0000-0000-0000-000000000000"]);
-        match api.post("/events", &event).await.expect_err("nobody has that id").status() {
+        match api.post("/events", &event).await.expect_err("the id is unknown").status() {
             Some(413) => too_large = middle,
             Some(404) => fits = middle,
             other => panic!("unexpected {other:?}"),

@@ -86,8 +86,8 @@ async fn a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_noth
     assert_eq!(service.api().post("/events", &event).await.expect("a repeat"), first);
     event["payload"]["deploymentId"] = json!("d-2");
     service.api().post("/events", &event).await.expect_err("the id is taken");
-    let nobody = "00000000-0000-0000-0000-000000000000";
-    let refused = service.api().post("/events", &deployed(&[&id, nobody], "d-3")).await;
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    let refused = service.api().post("/events", &deployed(&[&id, unknown], "d-3")).await;
     assert_eq!(refused.expect_err("unknown gateway").status(), Some(404));
     let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 1);

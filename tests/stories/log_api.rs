@@ -87,8 +87,8 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     ] {
         admin.get(&format!("{path}{query}")).await.invalid(field, &[]);
     }
-    let nobody = "/gateways/0198c0de-0000-7000-8000-000000000001/log?wait=20s";
-    admin.get(nobody).await.refusal(404, "not_found");
+    let unknown = "/gateways/0198c0de-0000-7000-8000-000000000001/log?wait=20s";
+    admin.get(unknown).await.refusal(404, "not_found");
     service.caller(None).get(&path).await.refusal(401, "unauthorized");
     service.scoped(&["publish"]).await.get(&path).await.refusal(403, "insufficient_scope");
     service.scoped(&["read"]).await.get(&path).await.success();

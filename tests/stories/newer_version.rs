@@ -76,9 +76,9 @@ async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(on: On) {
     let failed = format!("/deliveries?gatewayId={id}");
     let rows = service.eventually(&failed, |page| page["count"] == 3).await;
     let event = rows["list"][2]["eventId"].as_str().expect("an id").to_owned();
-    let nobody = "00000000-0000-0000-0000-000000000000";
+    let unknown = "00000000-0000-0000-0000-000000000000";
     // Nothing fails at the other gateway.
-    let batch = json!([deployed(&[&other], "d-4"), deployed(&[nobody], "d-5")]);
+    let batch = json!([deployed(&[&other], "d-4"), deployed(&[unknown], "d-5")]);
     let first = admin.publish_once("k-1", &batch).await;
     let misfit =
         format!("insert into inbox (type, payload, gateway_id) values ('no.type', '{{}}', '{id}')");

@@ -100,9 +100,9 @@ async fn an_event_without_gateways_that_reaches_two_nodes_at_once_is_stored_once
     let (first, second, database) = two().await;
     let (here, there) = (Fixture::of(first.as_ref()).await, Fixture::of(second.as_ref()).await);
     // There is no stream whose lock would serialise them; only their ids conflict.
-    let nobody = || Target::Labels([("story".to_owned(), "nobody".to_owned())].into());
+    let unmatched = || Target::Labels([("story".to_owned(), "unmatched".to_owned())].into());
     for _ in 0..20 {
-        let events: Vec<_> = (0..8).map(|_| event(nobody())).collect();
+        let events: Vec<_> = (0..8).map(|_| event(unmatched())).collect();
         let reversed: Vec<_> = events.iter().rev().cloned().collect();
         let (one, mut other) = tokio::join!(here.publish(events), there.publish(reversed));
         other.reverse();

@@ -146,7 +146,7 @@ async fn a_balancer_without_a_valid_header_is_disconnected_and_logged() {
     drop(dial(BALANCER, service.port).await);
     let tls = service.tls_over(on_behalf(&service, "203.0.113.7").await).await.expect("TLS");
     let (_, key) = service.gateway("one").await;
-    service.connect_over(tls, &key).await.expect("nobody else was harmed");
+    service.connect_over(tls, &key).await.expect("others are not affected");
     assert_eq!(warnings(&service.log()), before, "{}", service.log());
 }
 

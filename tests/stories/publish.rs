@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::http::reply;
 use crate::support::{Service, deployed};
 
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The gateways in a response.
 fn reached(answer: &Value) -> BTreeSet<&str> {
@@ -84,14 +84,14 @@ async fn a_batch_is_validated_event_by_event() {
         assert_eq!(answer.json()["results"].as_array().map(Vec::len), Some(2));
     }
     let mixed =
-        json!([good("d-5"), deployed(&[&id, NOBODY], "d-6"), {"type": "no.such"}, good("d-7"), 7]);
+        json!([good("d-5"), deployed(&[&id, UNKNOWN], "d-6"), {"type": "no.such"}, good("d-7"), 7]);
     let answer = admin.post("/events", &mixed).await;
     assert_eq!(answer.status, 207);
     let results = &answer.json()["results"];
     assert_eq!((&results[0]["status"], &results[3]["status"]), (&json!(202), &json!(202)));
     assert_eq!(results[0]["deliveries"][0]["sequence"], 5);
     assert_eq!(results[1]["code"], "unknown_gateways");
-    assert_eq!(results[1]["gatewayIds"], json!([NOBODY]));
+    assert_eq!(results[1]["gatewayIds"], json!([UNKNOWN]));
     assert_eq!(results[2]["errors"][0]["field"], "payload");
     // Refused events get no sequence.
     assert_eq!(results[3]["deliveries"][0]["sequence"], 6);

@@ -70,10 +70,10 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 39] = [
     ("GET", "/docs/{file}", Nothing, "", 404),
 ];
 
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
 
 fn filled(path: &str) -> String {
-    let id = if path.starts_with("/inbox/") { "7" } else { NOBODY };
+    let id = if path.starts_with("/inbox/") { "7" } else { UNKNOWN };
     path.replace("{id}", id)
         .replace("{name}", "no.such")
         .replace("{token}", "aaaaaaaaaaaa")
@@ -197,7 +197,7 @@ async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
     };
     let manifest = format!("/gateways/{id}/manifest");
     assert_eq!(with_key(&key, &manifest).await.status, 204);
-    with_key(&key, &format!("/gateways/{NOBODY}/manifest")).await.refusal(400, "bad_request");
+    with_key(&key, &format!("/gateways/{UNKNOWN}/manifest")).await.refusal(400, "bad_request");
     with_key(&key, "/gateways/nonsense/manifest").await.refusal(400, "bad_request");
     with_key(&service.token, &manifest).await.refusal(401, "unauthorized");
     let connect = service.caller(None).request(Method::GET, "/ws/gateways/connect");

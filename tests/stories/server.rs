@@ -33,7 +33,7 @@ secure() {
         as sh -c 'cat >"$0"' "$home/data/server.crt" <"$files/server.crt" &&
         as sh -c 'cat >"$0"' "$home/data/pg_hba.conf" <"$files/pg_hba.conf"
 }
-# A port that nobody is given by chance, so that it is still free after a stop.
+# A port outside the range of ephemeral ports, so that it is still free after a stop.
 start() {
     if [ -z "$host" ]; then server start; return; fi
     for port in $(shuf -i 20000-30000 -n 5); do
@@ -148,7 +148,7 @@ impl Server {
     /// Runs `pg_ctl` with these arguments, and waits for it.
     #[allow(dead_code, reason = "not every test binary that includes this file stops its server")]
     pub(crate) fn control(&self, command: &str) {
-        let mut guard = self.guard.lock().expect("nobody panicked");
+        let mut guard = self.guard.lock().expect("not poisoned");
         let input = guard.process.stdin.as_mut().expect("a pipe");
         writeln!(input, "{command}").expect("it listens");
         let mut line = String::new();

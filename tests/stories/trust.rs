@@ -43,8 +43,8 @@ async fn a_command_that_can_not_connect_says_why() {
     let port = away.local_addr().expect("an address").port();
     drop(away);
     let url = format!("https://localhost:{port}");
-    let mut nobody = with("GATEWAY_EVENTS_URL", &url);
-    run(&mut nobody).await.failed(1, &[&url, "failed to connect", "--url"]);
+    let mut unreachable = with("GATEWAY_EVENTS_URL", &url);
+    run(&mut unreachable).await.failed(1, &[&url, "failed to connect", "--url"]);
     let plain = format!("http://localhost:{}", service.port);
     run(&mut with("GATEWAY_EVENTS_URL", &plain)).await.failed(1, &[&plain, "https://"]);
     for (bad, says) in [("localhost", "https://host:8443"), ("ftp://localhost", "https://")] {

@@ -157,7 +157,7 @@ struct Recorder {
 
 impl Recorder {
     fn parted(&self) {
-        if let Some(connection) = self.connection.lock().expect("nobody panicked").take() {
+        if let Some(connection) = self.connection.lock().expect("not poisoned").take() {
             self.member.seen().live.remove(&connection);
         }
     }
@@ -175,7 +175,7 @@ impl Handler for Recorder {
                 let mut seen = self.member.seen();
                 seen.live.insert(connection_id.clone());
                 seen.last.insert(connection_id.clone(), None);
-                *self.connection.lock().expect("nobody panicked") = Some(connection_id);
+                *self.connection.lock().expect("not poisoned") = Some(connection_id);
             }
             Notice::Disconnected { .. } => self.parted(),
             // This node is gone or refuses connections: switch to the next one.
@@ -214,7 +214,7 @@ impl Seen {
 
 impl Member {
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nobody panicked")
+        self.seen.lock().expect("not poisoned")
     }
 
     /// Compares what was received with what was published.

@@ -129,8 +129,8 @@ pub(crate) async fn a_request_that_failed_may_succeed_with_the_same_key(store: &
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
     let key = Some((gateway.name.as_str(), [1; 32]));
-    let nobody = event(Target::Gateways(vec![GatewayId::new()]));
-    let refused = fixture.publish_with(vec![nobody], key).await.unwrap();
+    let to_unknown = event(Target::Gateways(vec![GatewayId::new()]));
+    let refused = fixture.publish_with(vec![to_unknown], key).await.unwrap();
     assert!(refused[0].is_err());
     let refused = fixture.publish_validated(vec![invalid(None, "too large")], key).await.unwrap();
     assert!(refused[0].is_err());

@@ -218,8 +218,8 @@ pub(crate) async fn a_window_of_events_includes_its_start_and_excludes_its_end(s
             assert_eq!(by_age.len(), expected, "{window:?}");
         }
     }
-    let nobody = EventFilter { gateway_id: Some(GatewayId::new()), ..EventFilter::default() };
-    let refused = store.events(fixture.organisation, &nobody, None, 1).await;
+    let of_unknown = EventFilter { gateway_id: Some(GatewayId::new()), ..EventFilter::default() };
+    let refused = store.events(fixture.organisation, &of_unknown, None, 1).await;
     assert!(matches!(refused, Err(StoreError::NotFound("gateway"))), "{refused:?}");
 }
 
@@ -269,7 +269,7 @@ pub(crate) async fn an_event_keeps_its_target_as_published(store: &dyn Store) {
     let events = [
         Target::Labels(wanted.clone()),
         Target::Gateways(many.clone()),
-        Target::Labels(BTreeMap::from([("name".to_owned(), "nobody".to_owned())])),
+        Target::Labels(BTreeMap::from([("name".to_owned(), "unmatched".to_owned())])),
     ]
     .map(event);
     let ids: Vec<EventId> = events.iter().map(|it| it.event.id.clone()).collect();

@@ -249,7 +249,7 @@ pub(crate) async fn events_that_retention_removed_fail_once_whichever_connection
         fixture.record(vec![lost(&gateway, id, 1, 6)]).await;
         let after = store.totals(fixture.organisation).await.unwrap();
         assert_eq!(after.failed_attempts - before.failed_attempts, 6);
-        assert_eq!(after.confirmed, before.confirmed, "nobody has received them");
+        assert_eq!(after.confirmed, before.confirmed, "no gateway has received them");
         assert_eq!(after.dead_letters - before.dead_letters, 6);
         assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(6));
     }

@@ -384,8 +384,8 @@ pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {
     assert!((10..=22).contains(&few), "{few} rows of {size} bytes");
     assert!(read(i64::from(u32::MAX), 5, 100).await.rows.is_empty());
     let span = LogSpan { after: Sequence::ZERO, limit: 1, max_bytes: 1 };
-    let nobody = store.gateway_log(fixture.organisation, GatewayId::new(), span).await.unwrap();
-    assert!(nobody.is_none());
+    let unknown = store.gateway_log(fixture.organisation, GatewayId::new(), span).await.unwrap();
+    assert!(unknown.is_none());
 }
 
 pub(crate) async fn gateways_are_counted_by_state_with_those_furthest_behind(store: &dyn Store) {

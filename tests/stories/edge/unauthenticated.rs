@@ -62,7 +62,7 @@ async fn only_permanent_errors_have_a_status_after_which_gateways_stop() {
     let (other, _) = service.gateway("other").await;
     assert_eq!(manifest(&service, &one, Some(&key)).await, 204);
     assert_eq!(manifest(&service, &other, Some(&key)).await, 400);
-    assert_eq!(manifest(&service, "nobody", Some(&key)).await, 400);
+    assert_eq!(manifest(&service, "unknown", Some(&key)).await, 400);
     assert_eq!(manifest(&service, &one, None).await, 401);
     let path = "/api/internal/v1/ws/gateways/connect";
     let request = service.api().at_root(Method::GET, path);
