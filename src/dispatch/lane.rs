@@ -29,9 +29,11 @@ use crate::store::OutboxRow;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing};
 
 mod ending;
+mod metrics;
 mod receipts;
 
 use ending::leave_unmatched;
+use metrics::Metrics;
 pub use receipts::INVALID_MESSAGES;
 use receipts::{REPEATED, TOO_MANY_REPORTS};
 
@@ -87,8 +89,7 @@ struct State {
     /// When the peer was last probed.
     probed_at: Option<Instant>,
     in_flight: InFlight,
-    /// The transport's name, for metrics.
-    transport: &'static str,
+    metrics: Metrics,
     /// Set when the node shuts down: nothing more is sent, and receipts are
     /// awaited until then.
     wind_down: Option<Instant>,
@@ -123,7 +124,7 @@ impl Lane {
             alive_recorded_at: now,
             probed_at: None,
             in_flight: InFlight::default(),
-            transport: self.transport,
+            metrics: Metrics::new(self.transport),
             wind_down: None,
             invalid: 0,
         };
@@ -286,7 +287,7 @@ impl Lane {
                         Sent::Refused => false,
                         Sent::Done => {
                             if let Some(at) = committed_at {
-                                metrics::histogram!(metric::DISPATCH_DELAY).record(at.elapsed());
+                                state.metrics.dispatch_delay.record(at.elapsed());
                             }
                             true
                         }
@@ -322,7 +323,7 @@ impl Lane {
         state.in_flight.sent(sequence, &event, sent_at);
         place.send(Box::new(Outgoing { sequence, event, own_receipt }));
         self.feed.pop();
-        metrics::counter!(metric::EVENTS_WRITTEN).increment(1);
+        state.metrics.written.increment(1);
         Sent::Done
     }
 
@@ -401,7 +402,7 @@ impl Lane {
 
     /// Counts and logs an invalid message. The connection continues.
     fn invalid(&self, state: &mut State, what: &'static str) {
-        metrics::counter!(metric::INVALID_MESSAGES, "what" => what).increment(1);
+        ::metrics::counter!(metric::INVALID_MESSAGES, "what" => what).increment(1);
         state.invalid = state.invalid.saturating_add(1);
         if state.invalid <= INVALID_LOGGED {
             tracing::warn!(

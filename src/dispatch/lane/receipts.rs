@@ -8,7 +8,6 @@ use super::super::window::{Receipt, Window};
 use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::Sequence;
-use crate::metric;
 use crate::store::DeploymentMatch;
 use crate::transport::InvalidMessage;
 
@@ -56,11 +55,10 @@ fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Inst
     let receipt = window.receipt(sequence, now);
     if let Receipt::Confirmed { range, .. } = receipt {
         let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-        let delay = metrics::histogram!(metric::RECEIPT_DELAY, "transport" => state.transport);
         for sent_at in state.in_flight.confirmed(count) {
-            delay.record(now.duration_since(sent_at));
+            state.metrics.receipt_delay.record(now.duration_since(sent_at));
         }
-        metrics::counter!(metric::RECEIPTS).increment(u64::try_from(count).unwrap_or(u64::MAX));
+        state.metrics.receipts.increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
     receipt
 }

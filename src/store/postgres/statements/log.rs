@@ -16,7 +16,7 @@ use crate::event::{
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
-use crate::store::{Result, storable};
+use crate::store::{Result, StoreError, storable};
 use crate::trace_context::TraceParent;
 
 impl LogStatements for Connection {
@@ -112,11 +112,18 @@ impl LogStatements for Connection {
         .await?)
     }
 
+    /// Locks the events, so that retention can't delete them meanwhile.
     async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()> {
-        query!(
+        let inserted = query!(
             r#"
+            with held as materialized (
+                select event from events where event = any($3) order by event for key share
+            )
             insert into outbox (gateway, sequence, event, repeats)
-            select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+            select new.gateway, new.sequence, new.event, new.repeats
+            from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+                as new (gateway, sequence, event, repeats)
+            where new.event in (select event from held)
             "#,
             &column(rows, |row| row.gateway.0),
             &column(rows, |row| row.sequence.0),
@@ -125,7 +132,10 @@ impl LogStatements for Connection {
         )
         .execute(self)
         .await?;
-        Ok(())
+        if usize::try_from(inserted.rows_affected()) == Ok(rows.len()) {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable("retention has just removed an event; try again".to_owned()))
     }
 
     /// `limit 1` makes the planner look up keys one by one: the statement is planned while the table

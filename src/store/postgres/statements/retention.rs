@@ -2,7 +2,7 @@
 
 use super::super::sql::dialect::RetentionStatements;
 use super::super::sql::dialect::retention::SpentEvents;
-use super::{Connection, query};
+use super::{Connection, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::store::Result;
 
@@ -24,19 +24,33 @@ impl RetentionStatements for Connection {
         Ok(done.rows_affected())
     }
 
-    /// Skips events that are being appended again.
+    /// Skips events that are being appended again. A transaction that did so and has just committed
+    /// is visible to the second statement, because the events are locked before that begins.
     async fn delete_spent_events(&mut self, events: &[i64], spent: SpentEvents) -> Result<u64> {
+        let old = query_scalar!(
+            r#"
+            select event from events where event = any($1) and appended_at < $2
+            for update skip locked
+            "#,
+            events,
+            spent.before as _
+        )
+        .fetch_all(&mut *self)
+        .await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
         let done = query!(
             r#"
             with gone as materialized (
                 select e.event from events e
-                where e.event = any($1) and e.appended_at < $2 and case
+                where e.event = any($1) and case
                     when exists (select 1 from outbox o where o.event = e.event) then false
                     else not exists (
                         select 1 from trimmed t
                         join streams s on s.gateway = t.gateway join gateways g on g.gateway = t.gateway
                         where t.event = e.event and g.deleted_at is null and (
-                            select d.last_sequence >= t.sequence and d.last_sequence > s.head - $3
+                            select d.last_sequence >= t.sequence and d.last_sequence > s.head - $2
                                 and d.redriven_at is null and d.reason <> 'retention'
                             from dead_letters d
                             where d.gateway = t.gateway and d.first_sequence <= t.sequence
@@ -44,13 +58,11 @@ impl RetentionStatements for Connection {
                         )
                     )
                 end
-                for update of e skip locked
             ),
             deliveries as (delete from trimmed where event in (select event from gone))
             delete from events where event in (select event from gone)
             "#,
-            events,
-            spent.before as _,
+            &old,
             spent.most_events
         )
         .execute(self)

@@ -109,7 +109,7 @@ pub(crate) struct StoredAnswer {
 }
 
 /// A row of a log, before its payload is parsed, with the log's head and floor in the same
-/// snapshot. A log without rows yields one entry with only these.
+/// snapshot. An entry may have only these; a log without rows yields one such entry.
 pub(crate) struct LogEntry {
     pub(crate) head: Sequence,
     pub(crate) floor: Sequence,

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
@@ -140,6 +140,8 @@ impl LogStatements for Connection {
     }
 
     /// Makes `limit` rows, whatever their size: the caller drops the stream when it has enough.
+    /// Each column of each row is allocated, so the log's head and floor are a row of their own,
+    /// the first one.
     fn outbox_rows(
         &mut self,
         gateway: GatewayKey,
@@ -147,26 +149,50 @@ impl LogStatements for Connection {
         limit: i64,
         _max_bytes: usize,
     ) -> BoxStream<'_, sqlx::Result<LogEntry>> {
-        query_as!(
-            LogEntry,
+        let rows = query!(
             r#"
-            select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
-                o.sequence as "sequence?: Sequence", e.id as "id?: EventId",
-                e.type as "event_type?: EventType", e.payload as "payload?: String",
-                e.correlation_id as "correlation_id?: CorrelationId", e.user_id as "user_id?: String",
-                e.occurred_at as "occurred_at?: Timestamp", e.expires_at as "expires_at?: Timestamp",
-                e.traceparent as "traceparent?: TraceParent"
-            from streams s
-            left join outbox o on o.gateway = s.gateway and o.sequence > $2
-            left join events e on e.event = o.event
-            where s.gateway = $1
-            order by o.sequence limit $3
+            select s.head as "sequence!: Sequence", s.floor as "floor?: Sequence", null as "id?: EventId",
+                null as "event_type?: EventType", null as "payload?: String",
+                null as "correlation_id?: CorrelationId", null as "user_id?: String",
+                null as "occurred_at?: Timestamp", null as "expires_at?: Timestamp",
+                null as "traceparent?: TraceParent"
+            from streams s where s.gateway = $1
+            union all
+            select * from (
+                select o.sequence, null, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
+                    e.expires_at, e.traceparent
+                from outbox o left join events e on e.event = o.event
+                where o.gateway = $1 and o.sequence > $2
+                order by o.sequence limit $3
+            )
             "#,
             gateway.0,
             after.0,
             limit
         )
-        .fetch(self)
+        .fetch(self);
+        let mut bounds = None;
+        let entries = rows.map_ok(move |row| {
+            let is_first = row.floor.is_some();
+            if let Some(floor) = row.floor {
+                bounds = Some((row.sequence, floor));
+            }
+            let (head, floor) = bounds.unwrap_or_default();
+            LogEntry {
+                head,
+                floor,
+                sequence: (!is_first).then_some(row.sequence),
+                id: row.id,
+                event_type: row.event_type,
+                payload: row.payload,
+                correlation_id: row.correlation_id,
+                user_id: row.user_id,
+                occurred_at: row.occurred_at,
+                expires_at: row.expires_at,
+                traceparent: row.traceparent,
+            }
+        });
+        entries.boxed()
     }
 
     async fn deployment_candidates(
