@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_events::event::NodeId;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{GatewayId, NodeId, OrganisationKey, Reason, Sequence};
 use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
 use gateway_events::store::{
     Conflict, Credentials as _, DeliveryFilter, Health as _, Ledger as _, Maintenance as _,
-    NewToken, RetentionLimits, SchemaError, Scope, StoreError, TrimMark,
+    NewToken, Record, RedriveSelection, RetentionLimits, SchemaError, Scope, StoreError, TrimMark,
 };
 use gateway_events::wake::Wake;
 use sqlx::migrate::Migrator;
@@ -152,6 +153,91 @@ async fn retention_and_expiry_lock_streams_before_events() {
     expiry.commit().await.unwrap();
     let trimmed = retention.await.unwrap().unwrap();
     assert_eq!((trimmed.events, trimmed.deliveries), (4, 3), "{trimmed:?}");
+    store.close().await;
+}
+
+/// Applies the limits to everything; returns how many events it removed.
+async fn trim_all(store: &PostgresStore, limits: &RetentionLimits) -> u64 {
+    let (mut mark, mut events) = (TrimMark::default(), 0);
+    loop {
+        let trimmed = store.trim(limits, &mut mark).await.unwrap();
+        events += trimmed.events;
+        if !trimmed.more {
+            return events;
+        }
+    }
+}
+
+/// The answer to a query for one number.
+async fn number(database: &Database, query: &'static str) -> i64 {
+    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
+    sqlx::query_scalar(query).fetch_one(&mut conn).await.unwrap()
+}
+
+/// A store with a dead letter of an event that is in no log any more.
+async fn trimmed_dead_letter() -> (Arc<PostgresStore>, Database, OrganisationKey, GatewayId) {
+    let database = Database::new();
+    let store = open(&database).await.unwrap();
+    let fixture = Fixture::of(store.as_ref()).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 1).await;
+    let (id, _, _) = fixture.open(&gateway).await;
+    let failed = Record::Reported {
+        gateway: gateway.key,
+        connection: id,
+        instance: "".into(),
+        sequence: Sequence(1),
+        result: Err((Reason::ApplyFailed, String::new())),
+        confirms: None,
+        at: Timestamp::now(),
+    };
+    fixture.record(vec![failed, conformance::confirmed(&gateway, id, 1, 1)]).await;
+    let limits = RetentionLimits { max_age: Duration::ZERO, ..conformance::keep_all() };
+    trim_all(&store, &limits).await;
+    assert_eq!(number(&database, "select count(*) from outbox").await, 0);
+    let organisation = fixture.organisation;
+    (store, database, organisation, gateway.id)
+}
+
+#[tokio::test]
+async fn retention_keeps_an_event_that_is_being_appended_again() {
+    let (store, database, ..) = trimmed_dead_letter().await;
+    let none = RetentionLimits {
+        max_age: Duration::ZERO,
+        dead_letter_max_age: Duration::ZERO,
+        ..conformance::keep_all()
+    };
+    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
+    let mut redrive = conn.begin().await.unwrap();
+    sqlx::query("select 1 from events for key share").execute(&mut *redrive).await.unwrap();
+    assert_eq!(trim_all(&store, &none).await, 0, "events removed while one of them is locked");
+    redrive.rollback().await.unwrap();
+    assert_eq!(trim_all(&store, &none).await, 1, "events removed afterwards");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_redrive_of_an_event_that_retention_deletes_meanwhile_appends_nothing() {
+    let (store, database, organisation, gateway) = trimmed_dead_letter().await;
+    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
+    let mut watcher = PgConnection::connect(&database.url()).await.unwrap();
+    let mut retention = conn.begin().await.unwrap();
+    for text in ["delete from trimmed", "delete from events"] {
+        sqlx::query(text).execute(&mut *retention).await.unwrap();
+    }
+    let redrive = {
+        let store = Arc::clone(&store);
+        let selection = RedriveSelection::One(gateway, Sequence(1));
+        tokio::spawn(async move {
+            store.redrive(&conformance::actor(organisation), selection, false).await
+        })
+    };
+    a_session_waits(&mut watcher).await;
+    retention.commit().await.unwrap();
+    let refused = redrive.await.unwrap().unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    assert_eq!(number(&database, "select head from streams").await, 1);
+    assert_eq!(number(&database, "select count(*) from outbox").await, 0);
     store.close().await;
 }
 
