@@ -5,12 +5,16 @@
 //! Member names are camelCase. An absent member of a request has its default. A member of a response
 //! that has no value is `null`, unless its description says that it is omitted.
 
+mod actions;
 mod audit;
 mod browse;
+mod bulk_jobs;
 mod connections;
 mod deliveries;
+mod diagnosis;
 mod event_types;
 mod events;
+mod feed;
 mod gateways;
 mod inbox;
 mod json;
@@ -18,34 +22,57 @@ mod log;
 mod nodes;
 mod paging;
 mod problem;
+mod rollouts;
 mod schemas;
 mod stats;
 mod tokens;
 
+pub use actions::{
+    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest,
+    ResyncRequest, SkipAnswer, SkipRequest,
+};
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};
+pub use bulk_jobs::{
+    Job, JobKind, JobParameters, JobProgress, JobSkips, JobState, JobsQuery, ReplayRequest,
+    Replayed, ResendRequest, Resent, ResentDelivery,
+};
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
     Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,
     FailuresByBucket, Outcome, RedriveRequest, Redriven, RedrivenAs, RedrivenDelivery, Summary,
     SummaryBy, SummaryQuery,
 };
-pub use event_types::{EventTypeDefinition, EventTypeInfo};
+pub use diagnosis::{
+    EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, GatewayChangeRecord,
+    GatewayDiagnosis, GatewayThen, KeyRecord, KeyState, LabelDifference, MissedBy, MissedTarget,
+    NextStep, OpenDelivery, PendingRecord,
+};
+pub use event_types::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo};
 pub use events::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, EventBatch, EventWithDeliveries,
     MOST_EVENTS, NewEvent, PublishBody, Target, Warning,
+};
+pub use feed::{
+    ConnectionChange, FeedAttempt, FeedConnection, FeedEnd, FeedEndReason, FeedGap, FeedGapReason,
+    FeedKind, FeedMessage, FeedPublished, FeedQuery,
 };
 pub use gateways::{
     Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway, Verdict,
     VerdictState,
 };
 pub use inbox::{
-    RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried, RetryRequest,
+    EditedRow, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
+    RejectionReason, Retried, RetryRequest,
 };
 pub use json::{Object, UniqueMembers, not_null};
 pub use log::{LogEntry, LogPage, LogPagination, LogQuery};
 pub use nodes::{Node, NodeStatus, NodesQuery};
 pub use paging::{Page, PageQuery, Pagination, Window};
 pub use problem::{Code, FieldError, Problem};
+pub use rollouts::{
+    EventState, EventVerdict, Quorum, Rollout, RolloutEvent, RolloutGateway, RolloutOfEvents,
+    RolloutQuery, RolloutState, WaitEnd, WaitFor, WaitQuery,
+};
 pub use stats::{ConnectionStats, DeliveryStats, NodeStats, Stats};
 pub use tokens::{AccessToken, GatewayToken, NewAccessToken, NewGatewayToken, Scope, WithSecret};

@@ -10,9 +10,11 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::event::NodeId;
+use crate::feed::Feed;
 use crate::files;
 use crate::http::listener::Listener;
 use crate::http::tls::{self, Certificates, TlsError};
@@ -140,6 +142,7 @@ pub async fn serve(
         Arc::clone(&dispatcher),
         Arc::clone(&config),
         Arc::clone(&rules),
+        Feed::start(Arc::clone(&store), wake.clone(), &jobs),
         Box::new(move || render.render() + &lag.render()),
         vec![jobs.clone(), store_jobs],
     );
@@ -226,7 +229,9 @@ impl Service {
         }
         ingest::inbox::start(&self.store, rules, jobs);
         let (retention, store) = (&self.config.retention, Arc::clone(&self.store));
-        retention::start(store, wake, retention.limits(), retention.interval, jobs);
+        retention::start(store, wake.clone(), retention.limits(), retention.interval, jobs);
+        let store = Arc::clone(&self.store);
+        bulk::start(store, wake, is_shared, jobs);
         let failed = CancellationToken::new();
         let (store, dispatcher) = (Arc::clone(&self.store), Arc::clone(&self.dispatcher));
         let membership = Membership::new(store, dispatcher, is_shared, failed.clone());

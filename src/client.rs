@@ -3,8 +3,10 @@
 //! on no other module of the service than the vocabulary and the clock.
 
 pub mod api;
+pub mod feed;
 pub mod follow;
 pub mod gateway;
+pub mod probe;
 mod problem;
 mod protocol;
 mod socket;

@@ -65,6 +65,12 @@ impl Timestamp {
         Ok(Self(parsed.timestamp_micros()))
     }
 
+    /// Parses the header `Date` of HTTP (RFC 9110, section 5.6.7): whole seconds in GMT.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let parsed = DateTime::parse_from_rfc2822(text).ok()?;
+        Some(Self(parsed.timestamp_micros()))
+    }
+
     /// From microseconds since the Unix epoch, as both databases store them.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)

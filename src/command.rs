@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub mod access;
+pub mod colour;
 pub mod confirm;
+pub mod context;
+pub mod formats;
 pub mod interrupt;
 pub mod output;
 pub mod service;

@@ -16,11 +16,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Timestamp, millis};
 use crate::defaults;
-use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+use crate::event::{ConnectionId, GatewayKey, Reason};
 use crate::jobs::Supervisor;
-use crate::store::{Deleted, NewConnection, Store, StoreError};
-use crate::wake::Wake;
+use crate::store::{Deleted, NewConnection, Store, StoreError, UndeliveredRange};
+use crate::wake::{LogState, Wake};
 
+mod actions;
 mod backoff;
 mod expiry;
 mod failure_log;
@@ -136,6 +137,8 @@ pub struct Dispatcher {
     reads: Arc<Semaphore>,
     registry: Arc<Registry>,
     recorder: Recorder,
+    /// Changes after each commit of the recorder.
+    recorded: watch::Sender<()>,
     failures: Arc<FailureLog>,
     lanes: TaskTracker,
     draining: AtomicBool,
@@ -155,11 +158,13 @@ impl Dispatcher {
         options: Options,
         jobs: &Supervisor,
     ) -> Arc<Self> {
+        let recorded = watch::Sender::new(());
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
-            recorder: Recorder::start(Arc::clone(&store), jobs),
+            recorder: Recorder::start(Arc::clone(&store), recorded.clone(), jobs),
+            recorded,
             failures: Arc::default(),
             lanes: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -242,10 +247,16 @@ impl Dispatcher {
         })
     }
 
-    /// The head of a gateway's log, for callers that only read the log. It changes when the log
-    /// grows, on any node.
-    pub fn watch_head(&self, gateway: GatewayKey) -> watch::Receiver<Sequence> {
-        self.wake.subscribe(gateway).head
+    /// The state of a gateway's log, for callers that only read the log. Its head changes when the
+    /// log grows, on any node.
+    pub fn watch_log(&self, gateway: GatewayKey) -> watch::Receiver<LogState> {
+        self.wake.subscribe(gateway).state
+    }
+
+    /// Changes when this node has recorded outcomes of deliveries. Outcomes that other nodes or
+    /// background jobs record do not change it.
+    pub fn watch_recorded(&self) -> watch::Receiver<()> {
+        self.recorded.subscribe()
     }
 
     /// Closes the live sockets that were opened with this token.
@@ -334,9 +345,18 @@ impl Dispatcher {
         jobs.start("expiry", expiry::INTERVAL, expiry::Expiry::new(Arc::clone(self)));
     }
 
-    /// Starts the job that closes sockets whose gateway was disabled, or whose token was revoked,
-    /// on another node. For nodes that share a database.
+    /// Logs the failed deliveries of an action, and counts them.
+    pub fn log_given_up(&self, given_up: &[UndeliveredRange], reason: Reason, detail: &str) {
+        for failed in given_up {
+            self.failures.count_and_log(failed, reason, detail);
+        }
+    }
+
+    /// Starts the jobs that notice changes of admins on other nodes: one closes sockets whose
+    /// gateway was disabled or whose token was revoked, the other tells lanes of pauses, resumes,
+    /// skips and purges. For nodes that share a database.
     pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
         jobs.start("revocation", revoked::POLL_INTERVAL, revoked::Poll(Arc::clone(self)));
+        jobs.start("actions", actions::POLL_INTERVAL, actions::Poll::new(Arc::clone(self)));
     }
 }

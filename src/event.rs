@@ -94,6 +94,10 @@ uuid_newtype!(
     /// The id of a process of this service.
     NodeId
 );
+uuid_newtype!(
+    /// The id of a job of the API: a redrive or a replay of many deliveries.
+    JobId
+);
 
 /// The key of an organisation in the database. Every query of a principal is scoped by the key of
 /// its organisation.
@@ -342,6 +346,10 @@ reasons! {
     Expired = "expired",
     /// The event was removed by retention's hard limit before it was confirmed.
     Retention = "retention",
+    /// An admin has skipped the event for this gateway.
+    Skipped = "skipped",
+    /// An admin has purged the event's payload before it was delivered.
+    Purged = "purged",
     /// The gateway reported that it could not process the event (`GATEWAY_PROCESSING_ERROR`).
     GatewayProcessingError = "gateway_processing_error",
     /// The gateway reported a different deployment (`DEPLOYMENT_ID_MISMATCH`).

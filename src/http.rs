@@ -23,29 +23,35 @@ use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
+use crate::feed::Feed;
 use crate::ingest::Rules;
 use crate::jobs::Supervisor;
 use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
+mod actions;
 mod audit;
 mod auth;
 mod bodies;
 mod browse;
+mod bulk_jobs;
 mod client_address;
 mod connect;
 mod connections;
 mod cursor;
 mod deliveries;
+mod diagnosis;
 mod docs;
 mod event_types;
 mod events;
 mod extract;
 mod failures;
+mod feed;
 mod gateway_tokens;
 mod gateways;
 mod health;
 mod inbox;
+mod inbox_edit;
 pub mod listener;
 mod log;
 mod manifest;
@@ -56,7 +62,10 @@ pub mod problem;
 mod proxy_protocol;
 mod publish;
 mod query;
+mod replay;
 mod request_head_timer;
+mod resend;
+mod rollouts;
 mod stats;
 pub mod tls;
 mod ttl_cache;
@@ -90,6 +99,8 @@ pub struct App {
     types: TtlCache<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
     published_types: events::PublishedTypes,
     log_waiting: log::Waiting,
+    waits: rollouts::Waits,
+    feed: Feed,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
     supervisors: Vec<Supervisor>,
@@ -102,6 +113,7 @@ impl App {
         dispatcher: Arc<Dispatcher>,
         config: Arc<Config>,
         rules: Arc<Rules>,
+        feed: Feed,
         render_metrics: RenderMetrics,
         supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
@@ -122,6 +134,8 @@ impl App {
             types: TtlCache::default(),
             published_types: events::PublishedTypes::default(),
             log_waiting: log::Waiting::default(),
+            waits: rollouts::Waits::default(),
+            feed,
             render_metrics,
             supervisors,
         })
@@ -170,31 +184,47 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
 
 fn api() -> OpenApiRouter<Arc<App>> {
     let manifest = routes!(manifest::keep).layer(DefaultBodyLimit::max(manifest::MAX_BYTES));
+    let edit = routes!(inbox_edit::edit).layer(DefaultBodyLimit::max(inbox_edit::MAX_BYTES));
     OpenApiRouter::new()
         .routes(routes!(browse::events, events::publish))
         .routes(routes!(events::show))
+        .routes(routes!(resend::resend))
+        .routes(routes!(actions::purge))
+        .routes(routes!(diagnosis::of_event))
+        .routes(routes!(rollouts::show))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::summary))
         .routes(routes!(deliveries::redrive))
+        .routes(routes!(bulk_jobs::list))
+        .routes(routes!(bulk_jobs::show))
+        .routes(routes!(bulk_jobs::abort))
         .routes(routes!(gateways::list, gateways::create))
         .routes(routes!(gateways::show, gateways::change, gateways::remove))
+        .routes(routes!(actions::pause))
+        .routes(routes!(actions::resume))
+        .routes(routes!(actions::skip))
+        .routes(routes!(actions::resync))
+        .routes(routes!(diagnosis::of_gateway))
         .routes(manifest)
+        .routes(routes!(replay::replay))
         .routes(routes!(gateway_tokens::list, gateway_tokens::create))
         .routes(routes!(gateway_tokens::revoke))
         .routes(routes!(connections::of_gateway))
         .routes(routes!(log::show))
         .routes(routes!(connections::list))
         .routes(routes!(event_types::list))
-        .routes(routes!(event_types::show, event_types::put))
+        .routes(routes!(event_types::show, event_types::put, event_types::remove))
         .routes(routes!(inbox::list))
         .routes(routes!(inbox::retry))
         .routes(routes!(inbox::show, inbox::remove))
+        .routes(edit)
         .routes(routes!(inbox::retry_one))
         .routes(routes!(access_tokens::list, access_tokens::create))
         .routes(routes!(access_tokens::revoke))
         .routes(routes!(audit::list))
         .routes(routes!(nodes::list))
         .routes(routes!(stats::show))
+        .routes(routes!(feed::follow))
 }
 
 async fn timed_out(_: BoxError) -> Problem {

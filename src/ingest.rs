@@ -290,7 +290,8 @@ fn occurred_at(said: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Val
     }
 }
 
-fn target(
+/// The gateways that a request names, by id or by other criteria: exactly one of both.
+pub fn target(
     ids: Option<Vec<GatewayId>>,
     asked: Option<api::Target>,
 ) -> Result<Target, ValidationError> {

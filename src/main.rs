@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod cli;
 
@@ -13,8 +13,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, audit, config, delivery, demo, event, gateway, health, inbox, listen,
-    migrate, node, openapi, serve, token, verify,
+    access::ClientOptions, audit, config, context, delivery, demo, doctor, event, event_type,
+    formats::Format, gateway, health, inbox, job, listen, man, migrate, node, openapi, rollout,
+    serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -56,23 +57,45 @@ enum Command {
     Token(token::Command),
     /// Publish, list and show events
     Event(Client<event::Command>),
-    /// List failed, pending and delivered deliveries, and redrive failed ones
+    /// Show how far events have come at their gateways, and wait for them
+    Rollout(rollout::Rollout),
+    /// Say why a gateway or an event has missing deliveries, and what to do next
+    Why(why::Why),
+    /// List, show, register and delete event types
+    EventType(Client<event_type::Command>),
+    /// List failed, pending and delivered deliveries, count failures, and redrive failed ones
     Delivery(Client<delivery::Command>),
+    /// List, show and abort redrives and replays of many deliveries
+    Job(Client<job::Command>),
     /// List, retry and delete rows that other programs inserted and that could not be published
     Inbox(Client<inbox::Command>),
     /// List who changed what, when and from where
     Audit(Client<audit::Command>),
     /// List nodes
     Node(Client<node::Command>),
+    /// Show totals of connections, nodes and deliveries
+    Stats(stats::Args),
+    /// Choose between services: named addresses with their CA and token files
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Check everything between this command line and a ready service; exits with 1 if a check fails
+    Doctor(doctor::Args),
     /// Check whether the service on this machine is ready, for container health checks
     Health(health::Args),
+    /// Show what happens on all nodes as it happens: events, attempts, connections
+    Tail(tail::Args),
     /// Show a gateway's events as they arrive: watch its log, or connect in its place
     Listen(listen::Args),
     /// Show events on their way: a service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
+    /// Write manual pages of all commands
+    Man(man::Args),
     /// Print a completion script for a shell
+    ///
+    /// It completes commands, options and fixed values. Names and ids, which only the service knows,
+    /// are not completed: any unique beginning of an id can be used instead.
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -80,7 +103,28 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    gateway_events::command::block_on("gateway-events", run(CommandLine::parse()))
+    let matches = command_line().get_matches();
+    let of_command = innermost(&matches);
+    let format = of_command.try_get_one::<Format>("output").ok().flatten();
+    format.copied().unwrap_or(Format::Table).choose();
+    let parsed = || CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = async {
+        match watch::of(of_command) {
+            Some(every) => watch::repeat(every, async || run(parsed()).await).await,
+            None => run(parsed()).await,
+        }
+    };
+    gateway_events::command::block_on("gateway-events", command)
+}
+
+/// The command line, with the options that several commands share.
+fn command_line() -> clap::Command {
+    watch::with_option(CommandLine::command())
+}
+
+/// The arguments of the command itself.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, of_command)| innermost(of_command))
 }
 
 async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
@@ -92,21 +136,30 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Gateway(Client { command, client }) => gateway::run(command, &client).await,
         Command::Token(command) => token::run(command).await,
         Command::Event(Client { command, client }) => event::run(command, &client).await,
+        Command::Rollout(rollout) => rollout::run(rollout).await,
+        Command::Why(why) => why::run(why).await,
+        Command::EventType(Client { command, client }) => event_type::run(command, &client).await,
         Command::Delivery(Client { command, client }) => delivery::run(command, &client).await,
+        Command::Job(Client { command, client }) => job::run(command, &client).await,
         Command::Inbox(Client { command, client }) => inbox::run(command, &client).await,
         Command::Audit(Client { command, client }) => audit::run(command, &client).await,
         Command::Node(Client { command, client }) => node::run(command, &client).await,
+        Command::Stats(args) => stats::run(args).await,
+        Command::Context(command) => context::run(command),
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,
+        Command::Tail(args) => tail::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
+        Command::Man(args) => man::run(&args, command_line()),
         Command::Completions { shell } => completions(shell),
     }
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    let mut command = CommandLine::command();
+    let mut command = command_line();
     clap_complete::generate(shell, &mut command, "gateway-events", &mut script);
     cli::output::say(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::SUCCESS)
@@ -118,6 +171,6 @@ mod tests {
 
     #[test]
     fn the_table_of_commands_is_consistent() {
-        CommandLine::command().debug_assert();
+        command_line().debug_assert();
     }
 }

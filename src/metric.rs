@@ -54,12 +54,16 @@ catalogue! {
     Counters JOB_RESTARTS = "gateway_events_job_restarts_total";
     /// How often runs of background jobs did not end in time, by job.
     Counters JOB_OVERDUE = "gateway_events_job_overdue_total";
+    /// Redrives and replays of many deliveries that are running, the same on each node.
+    Gauge BULK_JOBS_RUNNING = "gateway_events_bulk_jobs_running";
 
     // HTTP.
     /// Time from a request's headers to its response's, by method, route template and status.
     Histogram HTTP_REQUEST_DURATION = "gateway_events_http_request_duration_seconds";
     /// HTTP requests that have no response yet.
     Gauge HTTP_REQUESTS_IN_FLIGHT = "gateway_events_http_requests_in_flight";
+    /// Open feeds (`GET /feed`).
+    Gauge FEEDS = "gateway_events_feeds";
     /// Bytes of request bodies, by route template, as announced in Content-Length.
     Counters HTTP_REQUEST_BYTES = "gateway_events_http_request_body_bytes_total";
     /// Bytes of response bodies of known length, by route template.

@@ -21,10 +21,29 @@ pub fn is_plain(text: &str, longest: usize) -> bool {
     text.chars().count() <= longest && !text.chars().any(is_invisible)
 }
 
+/// A text that changes nothing about how the text around it is displayed: line breaks and tabs
+/// become blanks, and other [invisible](is_invisible) characters U+FFFD.
+pub fn inert(text: &str) -> String {
+    let inert = |c| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c if is_invisible(c) => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(inert).collect()
+}
+
 /// Whether a text can be a name: [plain](is_plain), not empty, and without whitespace at either
 /// end.
 pub fn is_name(text: &str, longest: usize) -> bool {
     !text.is_empty() && text.trim() == text && is_plain(text, longest)
+}
+
+/// Whether one text is probably a misspelling of the other: few characters differ or are swapped, and
+/// both have at least three. Stricter than [`closest`].
+pub fn is_misspelling(one: &str, other: &str) -> bool {
+    let (one, other) = (one.to_lowercase(), other.to_lowercase());
+    let shorter = one.chars().count().min(other.chars().count());
+    shorter >= 3 && strsim::osa_distance(&one, &other) <= (shorter / 4).max(1)
 }
 
 /// The candidate that a misspelt name probably means; `None` if none is similar.
@@ -61,6 +80,16 @@ mod tests {
             assert!(!is_name(bad, 3), "{bad:?}");
         }
         assert!(is_name("a b", 3) && is_plain(" ", 1) && is_plain("", 0));
+    }
+
+    #[test]
+    fn a_misspelling_differs_in_few_characters() {
+        for (one, other) in [("eu-west", "eu-wset"), ("prod", "prd"), ("Region", "reigon")] {
+            assert!(is_misspelling(one, other), "{one} {other}");
+        }
+        for (one, other) in [("eu-west", "us-east"), ("prod", "dev"), ("v1", "v2"), ("a", "")] {
+            assert!(!is_misspelling(one, other), "{one} {other}");
+        }
     }
 
     #[test]

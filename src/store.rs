@@ -11,15 +11,19 @@
 
 use std::time::Duration;
 
+mod actions;
 pub mod audit;
 mod browse;
+mod bulk;
 mod conflict;
 mod connections;
 mod credentials;
 pub mod deployments;
+pub mod diagnosis;
 mod errors;
 mod event_types;
 pub mod expiry_mark;
+mod feed;
 mod fleet;
 mod gateways;
 mod health;
@@ -39,28 +43,37 @@ mod principals;
 pub mod ranges;
 pub mod receipts;
 mod refusals;
+pub mod rollout;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "postgres")]
 mod sqlstate;
 mod statement_failures;
+mod summary;
 mod timed_key;
 mod trimming;
 mod undelivered;
 mod verdict;
 
+pub use actions::*;
 pub use audit::{
     Actor, Audit, AuditAction, AuditCursor, AuditEntry, AuditFilter, AuditHash, AuditHead,
     AuditObject, AuditRecord, Audited, Principal,
 };
 pub use browse::*;
+pub use bulk::*;
 pub use conflict::*;
 pub use connections::*;
 pub use credentials::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
+pub use diagnosis::{
+    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, GatewayThen,
+    LabelTarget, NamedByRow, PendingDelivery, ReasonTally,
+};
 pub use event_types::*;
 pub use expiry_mark::ExpiryMark;
+pub use feed::*;
 pub use fleet::*;
 pub use gateways::*;
 pub use health::*;
@@ -72,8 +85,12 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
+pub use rollout::{
+    EventState, EventVerdict, Rollout, RolloutEvent, RolloutOf, RolloutTarget, TargetState,
+};
 pub use schema::SchemaError;
 pub use statement_failures::StatementFailures;
+pub use summary::*;
 pub use timed_key::TimedKey;
 pub use trimming::*;
 pub use undelivered::*;
@@ -135,13 +152,17 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// caller takes only the part that it needs: an `Arc<dyn Store>` coerces to an `Arc<dyn Gateways>`.
 pub trait Store:
     Health
+    + Actions
     + Audit
     + Credentials
     + Gateways
     + EventTypes
     + Log
+    + Feed
     + Connections
+    + Diagnosis
     + Ledger
+    + Bulk
     + Inbox
     + Nodes
     + Maintenance
@@ -150,13 +171,17 @@ pub trait Store:
 
 impl<S> Store for S where
     S: Health
+        + Actions
         + Audit
         + Credentials
         + Gateways
         + EventTypes
         + Log
+        + Feed
         + Connections
+        + Diagnosis
         + Ledger
+        + Bulk
         + Inbox
         + Nodes
         + Maintenance

@@ -31,9 +31,27 @@ impl Hint {
     }
 }
 
+/// What a lane must know of a gateway's log besides its rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The log's last sequence, as far as is known here.
+    pub head: Sequence,
+    /// The newest change to the delivery of the log that is known here.
+    pub control: Control,
+}
+
+/// How a gateway's log is delivered. The higher revision is the newer state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Raised by each pause, resume, skip and purge that concerns the log.
+    pub revision: i64,
+    /// Whether nothing is sent for now.
+    pub is_paused: bool,
+}
+
 #[derive(Debug)]
 struct Topic {
-    head: watch::Sender<Sequence>,
+    state: watch::Sender<LogState>,
     hints: broadcast::Sender<Hint>,
 }
 
@@ -49,13 +67,17 @@ struct Inner {
     sweep: Notify,
     /// Notified when this node has appended something.
     growth: Notify,
+    /// Notified when this node has stored a bulk job.
+    bulk: Notify,
+    /// Notified when something may have been written, on this node or another one.
+    change: Notify,
 }
 
 /// A lane's receiver of hints for one gateway.
 #[derive(Debug)]
 pub struct Subscription {
-    /// The newest head. Never misses the last value.
-    pub head: watch::Receiver<Sequence>,
+    /// The newest state. Never misses the last value.
+    pub state: watch::Receiver<LogState>,
     /// New rows. May lag, in which case the lane reads the log.
     pub hints: broadcast::Receiver<Hint>,
 }
@@ -65,10 +87,10 @@ impl Wake {
     /// between.
     pub fn subscribe(&self, gateway: GatewayKey) -> Subscription {
         let topic = self.0.topics.entry(gateway).or_insert_with(|| Topic {
-            head: watch::Sender::new(Sequence::ZERO),
+            state: watch::Sender::default(),
             hints: broadcast::Sender::new(CARRIED_HINTS),
         });
-        Subscription { head: topic.head.subscribe(), hints: topic.hints.subscribe() }
+        Subscription { state: topic.state.subscribe(), hints: topic.hints.subscribe() }
     }
 
     /// Tells lanes that this node has appended to a gateway's log. Call it after the commit.
@@ -92,14 +114,49 @@ impl Wake {
         }
     }
 
+    /// Tells lanes that the delivery of a gateway's log has changed, on any node. An older change
+    /// than the newest that is known has no effect.
+    pub fn changed(&self, gateway: GatewayKey, control: Control) {
+        if let Some(topic) = self.0.topics.get(&gateway) {
+            topic.state.send_if_modified(|state| {
+                let is_newer = control.revision > state.control.revision;
+                if is_newer {
+                    state.control = control;
+                }
+                is_newer
+            });
+        }
+    }
+
     /// Waits until this node has appended something since the last call.
     pub async fn grown(&self) {
         self.0.growth.notified().await;
     }
 
+    /// Requests that the worker of bulk jobs looks for work. Call it after the commit that stored
+    /// a job.
+    pub fn request_bulk_work(&self) {
+        self.0.bulk.notify_one();
+    }
+
+    /// Waits until work on bulk jobs is requested, if it was not since the last call.
+    pub async fn bulk_work_requested(&self) {
+        self.0.bulk.notified().await;
+    }
+
+    /// Tells the feed that something may have been written. Costs nothing while there is no feed.
+    pub fn written(&self) {
+        self.0.change.notify_one();
+    }
+
+    /// Waits until something may have been written since the last call. For one caller: the feed.
+    pub async fn change(&self) {
+        self.0.change.notified().await;
+    }
+
     /// The gateways that have subscribers.
     pub fn subscribed(&self) -> Vec<GatewayKey> {
-        let live = self.0.topics.iter().filter(|topic| topic.head.receiver_count() > 0);
+        let live = self.0.topics.iter().filter(|topic| topic.state.receiver_count() > 0);
         live.map(|topic| *topic.key()).collect()
     }
 
@@ -124,15 +181,15 @@ impl Wake {
 
     /// Removes the channels of gateways without subscribers. Call it regularly.
     pub fn forget_idle(&self) {
-        self.0.topics.retain(|_, topic| topic.head.receiver_count() > 0);
+        self.0.topics.retain(|_, topic| topic.state.receiver_count() > 0);
     }
 }
 
 fn raise(topic: &Topic, to: Sequence) {
-    topic.head.send_if_modified(|head| {
-        let grown = to > *head;
+    topic.state.send_if_modified(|state| {
+        let grown = to > state.head;
         if grown {
-            *head = to;
+            state.head = to;
         }
         grown
     });

@@ -43,6 +43,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "metric",
         ],
     ),
+    ("feed", &["clock", "event", "jobs", "metric", "store", "wake"]),
     ("transport", &["clock", "event", "trace_context"]),
     (
         "dispatch",
@@ -79,6 +80,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["defaults", "dispatch", "store", "telemetry"]),
     ("lifecycle", &[]),
     ("retention", &["event", "jobs", "store", "wake", "metric"]),
+    ("bulk", &["event", "jobs", "store", "wake", "metric"]),
+    ("diagnosis", &["clock", "event", "names", "store"]),
     (
         "http",
         &[
@@ -86,9 +89,11 @@ const MODULES: &[(&str, &[&str])] = &[
             "clock",
             "compute",
             "config",
+            "diagnosis",
             "dispatch",
             "event",
             "event_types",
+            "feed",
             "files",
             "ingest",
             "jobs",
@@ -106,10 +111,12 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "bulk",
             "clock",
             "config",
             "dispatch",
             "event",
+            "feed",
             "files",
             "http",
             "ingest",
@@ -124,7 +131,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["api", "backoff", "clock", "event", "names"]),
-    ("command", &["client", "clock", "names"]),
+    ("command", &["client", "clock", "files", "names"]),
     // Clients of the API, except for `serve`, `migrate`, `verify` and `config`.
     (
         "cli",
@@ -166,7 +173,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("governor", &["admission/"]),
     ("proxy_header", &["http/proxy_protocol.rs"]),
     ("rcgen", &["http/tls/", BENCH]),
-    ("x509_parser", &["http/tls/"]),
+    ("x509_parser", &["client/probe.rs", "http/tls/"]),
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "admission/", "dispatch/", "http/"]),
     ("tokio_tungstenite", &["client/", "transport/websocket/", BENCH]),
@@ -178,6 +185,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tracing_opentelemetry", &["telemetry/otlp.rs"]),
     ("clap", &["command/", "cli/", "main.rs", BENCH]),
     ("clap_complete", &["cli/", "main.rs"]),
+    ("clap_mangen", &["cli/"]),
+    ("csv", &["command/formats.rs"]),
+    ("serde_norway", &["command/formats.rs"]),
     ("unicode_width", &["command/"]),
     ("unicode_general_category", &["names.rs"]),
     ("indicatif", &[BENCH]),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::Job;
 use super::json::{Object, known};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
@@ -304,6 +305,10 @@ pub struct Redriven {
     pub already_redriven: i64,
     /// Skipped because retention has removed the event.
     pub event_removed: i64,
+    /// Skipped because the event's payload was purged.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub payload_purged: i64,
     /// Skipped because the event has expired.
     pub expired: i64,
     /// Left alone because the gateway is deleted.
@@ -316,6 +321,16 @@ pub struct Redriven {
     /// that finds nothing may have a next one.
     #[schema(required = true)]
     pub next: Option<String>,
+    /// How many deliveries all calls together append. Omitted except in a dry run by filter without
+    /// a cursor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub total: Option<i64>,
+    /// The job that does what one call can't: everything else in this answer is then empty. Omitted
+    /// if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub job: Option<Job>,
 }
 
 /// One delivery that was appended again.

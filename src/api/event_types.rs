@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// `PUT /event-types/{name}`: an event type and the schema of its payloads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -18,6 +18,15 @@ pub struct EventTypeDefinition {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
+}
+
+/// How to delete an event type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EventTypeDeletion {
+    /// Delete it although events of the last 24 hours have this type.
+    #[param(value_type = Option<bool>, default = false)]
+    pub force: bool,
 }
 
 /// A registered event type.

@@ -10,7 +10,7 @@ use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Ref, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::json;
-use super::{Delivery, Labels, Problem, PublishedTarget};
+use super::{Delivery, EventVerdict, Labels, Problem, PublishedTarget, Purge, Rollout};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
@@ -251,6 +251,16 @@ pub struct EventWithDeliveries {
     #[serde(default)]
     #[schema(required = true)]
     pub gateway_count: i64,
+    /// Its state over all gateways.
+    pub verdict: EventVerdict,
+    /// How far it has come. Omitted without `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rollout: Option<Rollout>,
     /// Its deliveries; a redriven one has several.
     pub deliveries: Vec<Delivery>,
+    /// The purge of its payload, which is empty since then. Omitted if it was not purged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub purged: Option<Purge>,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::Pause;
 use super::json::{self, UniqueMembers, not_null};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, Sequence};
@@ -116,6 +117,10 @@ pub struct Gateway {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub disabled_at: Option<Timestamp>,
+    /// Its pause. Omitted unless it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub paused: Option<Pause>,
     /// Whether it has a live connection on any node.
     pub connected: bool,
     /// Its live connections on all nodes.
@@ -163,20 +168,31 @@ pub struct Verdict {
     pub state: VerdictState,
     /// When the state began.
     pub since: Timestamp,
-    /// A failure or close reason, `never_connected` or `confirmation_overdue`; `null`
-    /// if the state is `ok`.
+    /// A failure or close reason, `never_connected` or `confirmation_overdue`. If the state is
+    /// `paused`, who paused it, and why, for people. `null` if the state is `ok`.
     #[schema(required = true, example = "not_connected")]
     pub reason: Option<String>,
     /// Consecutive failed reports; 0 unless it is `failing` because of reports.
     pub failures: i64,
+    /// The verdict in a sentence, for people. Its wording may change.
+    #[serde(default)]
+    #[schema(
+        required = true,
+        example = "away since 2026-01-31T02:10:00Z, last refusal: key revoked"
+    )]
+    pub summary: String,
 }
 
 /// The states of a verdict, by decreasing precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictState {
+    /// It was deleted. Only a diagnosis finds deleted gateways.
+    Deleted,
     /// An admin has disabled it.
     Disabled,
+    /// An admin has paused its delivery.
+    Paused,
     /// It does not handle what it receives.
     Failing,
     /// It has no live connection.
@@ -191,7 +207,9 @@ impl VerdictState {
     /// Its name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Deleted => "deleted",
             Self::Disabled => "disabled",
+            Self::Paused => "paused",
             Self::Failing => "failing",
             Self::Away => "away",
             Self::Behind => "behind",
@@ -208,6 +226,11 @@ pub struct LastRefusal {
     /// The code of the problem document that it was refused with.
     #[schema(example = "unauthorized")]
     pub code: String,
+    /// What was wrong with its key: `key_revoked`, `key_expired` or `key_wrong`; `null` if that was
+    /// not why.
+    #[serde(default)]
+    #[schema(required = true, example = "key_revoked")]
+    pub cause: Option<String>,
     /// The peer's IP address.
     #[schema(example = "192.0.2.7")]
     pub address: String,

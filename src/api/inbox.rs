@@ -3,9 +3,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
-use super::json::known;
+use super::AcceptedDelivery;
+use super::json::{known, not_null, nullable};
 use crate::clock::Timestamp;
-use crate::event::UnknownName;
+use crate::event::{EventId, GatewayId, UnknownName};
 
 /// Which rejected rows to select. An omitted member matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
@@ -131,6 +132,10 @@ pub struct RejectedRow {
     pub id: i64,
     /// The id that it had in the inbox.
     pub inbox_id: i64,
+    /// Raised by each edit.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub version: i64,
     /// Why it was rejected.
     pub reason: RejectionReason,
     /// What was wrong, for people.
@@ -179,6 +184,83 @@ pub struct RejectedRowWithPayload {
     pub row: RejectedRow,
     /// The first 64 Ki characters of the payload, as text: it may not be JSON.
     pub payload: String,
+}
+
+/// `PATCH /inbox/rejected/{id}`: a JSON merge patch (RFC 7396) of a rejected row. The columns are
+/// those of the table `inbox`; `null` removes an optional one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RejectedRowChange {
+    /// The version of the row that was read.
+    pub version: i64,
+    /// The event type.
+    #[serde(
+        rename = "type",
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    pub event_type: Option<String>,
+    /// The payload, as text: gateways are sent these bytes.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "{\"apiId\": \"a-1\"}")]
+    pub payload: Option<String>,
+    /// The gateway that the event is for.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<GatewayId>)]
+    pub gateway_id: Option<Option<GatewayId>>,
+    /// The target in place of one gateway: the JSON text of a `target` of `POST /events`.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "{\"labels\": {\"env\": \"prod\"}}")]
+    pub target: Option<Option<String>>,
+    /// The event's id.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub event_id: Option<Option<String>>,
+    /// The correlation id; the event's id without one.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub correlation_id: Option<Option<String>>,
+    /// The user on whose behalf it is published.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub user_id: Option<Option<String>>,
+    /// When it expires.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Timestamp>)]
+    pub expires_at: Option<Option<Timestamp>>,
+    /// The W3C trace context of its cause.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub traceparent: Option<Option<String>>,
+    /// `true`: validate the row, and change nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What became of an edited row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EditedRow {
+    /// Whether its event is in the log and the row is removed or, in a dry run, would be.
+    pub published: bool,
+    /// Whether this was a dry run.
+    pub dry_run: bool,
+    /// The event's id; `null` unless it is published.
+    #[schema(required = true)]
+    pub event_id: Option<EventId>,
+    /// Its sequence in each gateway's log; empty in a dry run.
+    pub deliveries: Vec<AcceptedDelivery>,
+    /// Why the row is still rejected; `null` if it is not.
+    #[schema(required = true)]
+    pub reason: Option<RejectionReason>,
+    /// What is wrong, for people; `null` if nothing is.
+    #[schema(required = true)]
+    pub detail: Option<String>,
+    /// The row, if it is still rejected; in a dry run, as it is.
+    #[schema(required = true)]
+    pub row: Option<RejectedRow>,
 }
 
 /// The result of a retry.

@@ -96,6 +96,16 @@ where
     name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
 }
 
+/// Reads a member of a merge patch that can be set, or removed with `null`.
+#[expect(clippy::option_option, reason = "absent, null and a value differ in a merge patch")]
+pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
 /// Reads a member of a merge patch that can be set but not removed.
 pub fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where

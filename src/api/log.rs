@@ -90,4 +90,7 @@ pub struct LogEntry {
     pub traceparent: Option<TraceParent>,
     /// The state of its delivery.
     pub state: DeliveryState,
+    /// Whether the event's payload was purged: it is empty since then. Omitted if it was not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purged: bool,
 }

@@ -10,7 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 use super::RejectionReason;
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, NodeId, Reason, Sequence,
+    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, JobId, NodeId, Reason,
+    Sequence,
 };
 use crate::trace_context::TraceParent;
 
@@ -52,6 +53,7 @@ schema!(
     uuid("A gateway's id.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8057")])
 );
 schema!(ConnectionId, uuid("A connection's id."));
+schema!(JobId, uuid("A job's id."));
 schema!(
     Epoch,
     uuid(

@@ -9,7 +9,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::Value;
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, optional, time};
+use super::output::{age, answer, cell, optional};
 use super::table::table;
 use super::time::parse_instant;
 
@@ -54,7 +54,7 @@ fn listed(page: &Page<AuditRecord>, nothing: &str) -> String {
     let rows = page.list.iter().map(|record| {
         [
             cell(record.sequence),
-            time(record.recorded_at),
+            age(record.recorded_at),
             cell(&record.action),
             object(&record.object),
             cell(&record.principal.name),

@@ -12,12 +12,15 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{CorrelationId, EventId, EventType, Reason, Sequence};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, clean, optional, time};
-use super::reference::{GatewayRef, Names};
+use super::confirm::Confirmation;
+use super::job::{self, Wait};
+use super::output::{age, answer, cell, clean, optional};
+use super::reference::{GatewayRef, Names, event_id};
 use super::table::table;
 use super::time::parse_instant;
 
 mod list;
+mod summary;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -31,6 +34,8 @@ pub(crate) enum Command {
     },
     /// List pending or delivered deliveries, by gateway and newest first
     List(list::List),
+    /// Count failed attempts over time, by reason, gateway or event type
+    Summary(summary::Count),
     /// Append failed deliveries again: the same event, a new sequence
     Redrive(Redrive),
 }
@@ -52,7 +57,7 @@ pub(crate) struct Filter {
     /// For one reason, such as not_connected
     #[arg(long)]
     reason: Option<Reason>,
-    /// Of one event, by its id
+    /// Of one event, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
     /// Of one correlation id
@@ -77,6 +82,10 @@ pub(crate) struct Redrive {
     /// Only report what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 impl Filter {
@@ -85,13 +94,17 @@ impl Filter {
             Some(gateway) => Some(gateway.resolve(api).await?),
             None => None,
         };
+        let event_id = match &self.event {
+            Some(id) => Some(event_id(id, api).await?),
+            None => None,
+        };
         Ok(DeliveryFilter {
             from: self.from,
             to: self.to,
             gateway_id,
             event_type: self.event_type,
             reason: self.reason,
-            event_id: self.event,
+            event_id,
             correlation_id: self.correlation_id,
         })
     }
@@ -106,13 +119,40 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             answer(client.json, &api.failed_deliveries(&filter, limit).await?, shown)
         }
         Command::List(list) => list::run(list, &api, client).await,
+        Command::Summary(count) => summary::run(count, &api, client).await,
         Command::Redrive(redrive) => {
             let is_dry_run = redrive.dry_run;
-            let done = redrive_all(&api, redrive.request(&api).await?).await?;
+            let (wait, confirmation) = (redrive.wait, redrive.confirmation);
+            let request = redrive.request(&api).await?;
+            if !is_dry_run {
+                confirm(&api, &request, confirmation).await?;
+            }
+            let done = redrive_all(&api, request).await?;
+            if let Some(job) = done.job {
+                return job::answer(job, wait, &api, client).await;
+            }
             let ids = done.redriven.iter().map(|delivery| delivery.gateway_id);
             let names = Names::of(ids.filter(|_| !client.json), &api).await;
             answer(client.json, &done, |done| redriven(done, &names, is_dry_run))
         }
+    }
+}
+
+/// Asks for confirmation if there is more to append than a request may.
+async fn confirm(
+    api: &Api,
+    request: &RedriveRequest,
+    confirmation: Confirmation,
+) -> anyhow::Result<()> {
+    if request.filter.is_none() {
+        return Ok(());
+    }
+    let dry_run = RedriveRequest { dry_run: true, ..request.clone() };
+    let would = api.redrive(&dry_run).await?;
+    match would.total {
+        Some(total) if would.more => confirmation
+            .require(format_args!("{total} dead letters will be appended again."), "Go on?"),
+        _ => Ok(()),
     }
 }
 
@@ -127,8 +167,10 @@ async fn redrive_all(api: &Api, mut request: RedriveRequest) -> anyhow::Result<R
         all.delivered += done.delivered;
         all.already_redriven += done.already_redriven;
         all.event_removed += done.event_removed;
+        all.payload_purged += done.payload_purged;
         all.expired += done.expired;
         all.gateway_deleted += done.gateway_deleted;
+        all.job = all.job.or(done.job);
         (all.more, all.next) = (done.more, done.next);
     }
     Ok(all)
@@ -138,7 +180,7 @@ async fn redrive_all(api: &Api, mut request: RedriveRequest) -> anyhow::Result<R
 pub(crate) fn shown(page: &Page<Delivery>) -> String {
     let rows = page.list.iter().map(|delivery| {
         [
-            time(delivery.last_failure_at),
+            age(delivery.last_failure_at),
             cell(&delivery.gateway_name),
             cell(delivery.sequence),
             optional(delivery.event_type.as_ref()),
@@ -238,6 +280,7 @@ fn redriven(done: &Redriven, names: &Names, is_dry_run: bool) -> String {
         (done.delivered, "delivered since"),
         (done.already_redriven, "appended again before"),
         (done.event_removed, "removed by retention; publish them again"),
+        (done.payload_purged, "purged; publish new events"),
         (done.expired, "expired; publish them again if they are still valid"),
         (done.gateway_deleted, "the gateway is deleted"),
     ] {

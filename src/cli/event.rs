@@ -1,4 +1,5 @@
-//! `event`: publish an event, list events, or show one with its deliveries.
+//! `event`: publish an event, list events, show one with its deliveries, resend it, or purge its
+//! payload.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -6,33 +7,59 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use gateway_events::api::{Attempt, Delivery, EventWithDeliveries, NewEvent, Target, Warning};
+use gateway_events::api::{
+    Attempt, Delivery, EventWithDeliveries, NewEvent, Purge, PurgeAnswer, PurgeRequest,
+    RolloutQuery, Target, Warning,
+};
 use gateway_events::client::api::Api;
 use gateway_events::event::{CorrelationId, EventId, EventType};
 use serde_json::value::RawValue;
 
 use super::access::ClientOptions;
+use super::confirm::Confirmation;
 use super::delivery;
 use super::gateway::{parse_label, unique_labels};
 use super::output::{answer, cell, clean, optional, remark, time};
-use super::reference::{GatewayRef, Names, resolve_all};
+use super::reference::{GatewayRef, Names, event_id, resolve_all};
+use super::rollout::{self, WaitOptions};
 use super::table::table;
 
 mod list;
+mod resend;
+
+pub(crate) use list::target;
 
 /// The exit code of `event publish` if no gateway matches the target.
 const NO_GATEWAY_MATCHED: u8 = 3;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Publish an event; exits with 3 if it is stored but no gateway matches its target
+    /// Publish an event; exits with 3 if it is stored but no gateway matches its target, and with 1
+    /// if --wait is not reached
     Publish(Publish),
     /// List events, newest first (by default of the last 24 hours)
     List(list::List),
+    /// Append an event for further gateways: the same event id, a new sequence in their logs
+    Resend(resend::Resend),
     /// Show an event and its state at every gateway
     Show {
-        /// The event's id
+        /// The event's id, or the beginning of it
         id: EventId,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Remove an event's payload for good; the event and its deliveries stay on record
+    Purge {
+        /// The event's id, or the beginning of it
+        id: EventId,
+        /// Why; recorded with the event
+        #[arg(long)]
+        reason: String,
+        /// Check the command, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -58,13 +85,27 @@ pub(crate) struct Publish {
     /// The correlation id, by which gateways recognise repeats; by default the event's id
     #[arg(long)]
     correlation_id: Option<CorrelationId>,
+    /// The user on whose behalf it is published
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    #[command(flatten)]
+    wait: WaitOptions,
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let api = client.api()?;
     match command {
         Command::Publish(publish) => {
+            let wait = publish.wait;
             let accepted = api.publish(&publish.event(&api).await?).await?;
+            if wait.level().is_some() && !accepted.deliveries.is_empty() {
+                if !client.json {
+                    remark(format_args!("event {} is stored", accepted.id));
+                }
+                let query = RolloutQuery { event_id: Some(accepted.id), ..Default::default() };
+                let rollout = rollout::waited(&api, &query, wait).await?;
+                return rollout::conclude(&rollout, wait, client.json);
+            }
             let ids = accepted.deliveries.iter().map(|delivery| delivery.gateway_id);
             let names = Names::of(ids.filter(|_| !client.json), &api).await;
             answer(client.json, &accepted, |accepted| {
@@ -83,7 +124,33 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
         }
         Command::List(list) => list::run(list, &api, client).await,
-        Command::Show { id } => answer(client.json, &api.event(&id).await?, shown),
+        Command::Resend(resend) => resend::run(resend, &api, client).await,
+        Command::Show { id, wait } if wait.level().is_some() => {
+            let id = event_id(&id, &api).await?;
+            let query = RolloutQuery { event_id: Some(id.clone()), ..Default::default() };
+            let rollout = rollout::waited(&api, &query, wait).await?;
+            let mut event = api.event(&id).await?;
+            event.rollout = Some(rollout.rollout.clone());
+            answer(client.json, &event, shown)?;
+            Ok(rollout::exit_code(&rollout))
+        }
+        Command::Show { id, wait: _ } => {
+            let id = event_id(&id, &api).await?;
+            answer(client.json, &api.event(&id).await?, shown)
+        }
+        Command::Purge { id, reason, dry_run, confirmation } => {
+            let id = event_id(&id, &api).await?;
+            if !dry_run {
+                confirmation.require(
+                    format_args!(
+                        "The payload of event {id} will be removed permanently, and gateways that have not received it never will."
+                    ),
+                    "Purge it?",
+                )?;
+            }
+            let done = api.purge_payload(&id, &PurgeRequest { reason, dry_run }).await?;
+            answer(client.json, &done, purged)
+        }
     }
 }
 
@@ -99,12 +166,19 @@ impl Publish {
             let labels = Some(unique_labels(self.labels)?);
             event.target = Some(Target { labels, ..Target::default() });
         }
-        Ok(NewEvent { id: self.id, correlation_id: self.correlation_id, ..event })
+        let (id, correlation_id, user_id) = (self.id, self.correlation_id, self.user);
+        Ok(NewEvent { id, correlation_id, user_id, ..event })
     }
 }
 
 fn payload(argument: &str) -> anyhow::Result<Box<RawValue>> {
-    let text = match argument.strip_prefix('@') {
+    let text = payload_text(argument)?;
+    serde_json::from_str(text.trim()).context("the payload is not JSON")
+}
+
+/// The text of a payload: the argument itself, of the file after `@`, or of standard input.
+pub(crate) fn payload_text(argument: &str) -> anyhow::Result<String> {
+    Ok(match argument.strip_prefix('@') {
         Some(path) => {
             std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?
         }
@@ -114,8 +188,27 @@ fn payload(argument: &str) -> anyhow::Result<Box<RawValue>> {
             text
         }
         None => argument.to_owned(),
+    })
+}
+
+/// The answer to `event purge`.
+fn purged(done: &PurgeAnswer) -> String {
+    let id = &done.event_id;
+    let deliveries = match done.given_up {
+        0 => "no delivery is pending".to_owned(),
+        1 => "1 pending delivery is given up".to_owned(),
+        count => format!("{count} pending deliveries are given up"),
     };
-    serde_json::from_str(text.trim()).context("the payload is not JSON")
+    match (done.changed, done.dry_run) {
+        (true, true) => format!("the payload of event {id} would be purged; {deliveries}"),
+        (true, false) => format!("the payload of event {id} is purged; {deliveries}"),
+        (false, _) => format!("the payload of event {id} was {}", purge(&done.purged)),
+    }
+}
+
+fn purge(purge: &Purge) -> String {
+    let (by, reason) = (cell(&purge.by), cell(&purge.reason));
+    format!("purged by {by} at {}: {reason}", time(purge.at))
 }
 
 fn shown(event: &EventWithDeliveries) -> String {
@@ -135,8 +228,9 @@ fn shown(event: &EventWithDeliveries) -> String {
         "the event was for no gateway",
     );
     let mut text = format!(
-        "event        {}\ntype         {}\ncorrelation  {}\nuser         {}\nstored       {}\nfor          {}\n",
+        "event        {}\nstatus       {}\ntype         {}\ncorrelation  {}\nuser         {}\nstored       {}\nfor          {}\n",
         event.id,
+        clean(&event.verdict.summary),
         event.event_type,
         event.correlation_id,
         optional(event.user_id.as_ref()),
@@ -149,7 +243,8 @@ fn shown(event: &EventWithDeliveries) -> String {
     if let Some(traceparent) = &event.traceparent {
         _ = writeln!(text, "traceparent  {traceparent}");
     }
-    _ = write!(text, "payload      {}\n\n{deliveries}", cell(&event.payload));
+    let payload = event.purged.as_ref().map_or_else(|| cell(&event.payload), purge);
+    _ = write!(text, "payload      {payload}\n\n{deliveries}");
     text
 }
 

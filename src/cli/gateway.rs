@@ -1,4 +1,5 @@
-//! `gateway`: register, list, show, update, disable, enable, delete; its connections and its log.
+//! `gateway`: register, list, show, update, disable, enable, pause, resume, replay, delete; skip one
+//! of its events; its connections and its log.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,18 +7,21 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::api::{
     ConnectionsQuery, ConnectionsStatus, Gateway, GatewayChange, LabelChange, Lag, LastRefusal,
-    NewGateway, Page, Verdict,
+    NewGateway, Page, PauseRequest, ResumeRequest, ResyncRequest, SkipRequest,
 };
 use gateway_events::client::api::Api;
-use gateway_events::event::GatewayId;
+use gateway_events::event::{GatewayId, Sequence};
 
 use super::access::ClientOptions;
+use super::colour;
 use super::confirm::Confirmation;
-use super::output::{self, answer, cell, labels, optional, time};
+use super::output::{self, age, answer, cell, labels, optional, time};
 use super::reference::GatewayRef;
 use super::table::table;
 
+mod actions;
 mod log;
+mod replay;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -55,6 +59,52 @@ pub(crate) enum Command {
         /// Its name or id
         gateway: GatewayRef,
     },
+    /// Pause the delivery to a gateway; it stays connected, and its events are kept for it
+    Pause {
+        /// Its name or id
+        gateway: GatewayRef,
+        /// Why; shown with the gateway
+        #[arg(long)]
+        reason: Option<String>,
+        /// Check the command, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Resume the delivery to a paused gateway
+    Resume {
+        /// Its name or id
+        gateway: GatewayRef,
+        /// Check the command, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Skip a pending event that holds up a gateway; it can be redriven later
+    Skip {
+        /// The gateway's name or id
+        gateway: GatewayRef,
+        /// The event's sequence in the gateway's log
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        sequence: i64,
+        /// Why; recorded with the failed delivery
+        #[arg(long)]
+        reason: String,
+        /// Check the command, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Ask a gateway to read its whole state again; gateways without reliable mode can't
+    Resync {
+        /// Its name or id
+        gateway: GatewayRef,
+        /// Why
+        #[arg(long)]
+        reason: String,
+        /// Check the command, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List connections, newest first: live ones, or past ones too
     Connections {
         /// Only of this gateway, by its name or id
@@ -68,6 +118,8 @@ pub(crate) enum Command {
     },
     /// Show a gateway's log: its sequences with the states of their deliveries
     Log(log::Log),
+    /// Append part of a gateway's log again, delivered events included: for a gateway that was rebuilt
+    Replay(replay::Replay),
     /// Delete a gateway; its undelivered events are recorded as failed
     Delete {
         /// Its name or id
@@ -108,6 +160,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             api.register_gateway(&NewGateway { name, id, labels, replicas }).await?
         }
         Command::Log(log) => return log::run(log, &api, client).await,
+        Command::Replay(replay) => return replay::run(replay, &api, client).await,
         Command::List => return list(&api, client).await,
         Command::Show { gateway } => api.gateway(gateway.resolve(&api).await?).await?,
         Command::Connections { gateway, all, limit } => {
@@ -131,6 +184,33 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Enable { gateway } => {
             let change = GatewayChange { disabled: Some(false), ..GatewayChange::default() };
             api.change_gateway(gateway.resolve(&api).await?, &change).await?
+        }
+        Command::Pause { gateway, reason, dry_run } => {
+            let id = gateway.resolve(&api).await?;
+            let done = api.pause_gateway(id, &PauseRequest { reason, dry_run }).await?;
+            return answer(client.json, &done, actions::paused);
+        }
+        Command::Resume { gateway, dry_run } => {
+            let id = gateway.resolve(&api).await?;
+            let done = api.resume_gateway(id, &ResumeRequest { dry_run }).await?;
+            return answer(client.json, &done, actions::resumed);
+        }
+        Command::Skip { gateway, sequence, reason, dry_run, confirmation } => {
+            let id = gateway.resolve(&api).await?;
+            if !dry_run {
+                confirmation.require(
+                    format_args!("Delivery {sequence} will be given up unless it is redriven."),
+                    "Skip it?",
+                )?;
+            }
+            let request = SkipRequest { sequence: Sequence(sequence), reason, dry_run };
+            let done = api.skip_delivery(id, &request).await?;
+            return answer(client.json, &done, actions::skipped);
+        }
+        Command::Resync { gateway, reason, dry_run } => {
+            let id = gateway.resolve(&api).await?;
+            api.resync_gateway(id, &ResyncRequest { reason, dry_run }).await?;
+            return answer(client.json, &(), |()| format!("gateway {id} was asked to resync"));
         }
         Command::Delete { gateway, confirmation } => {
             let id = gateway.resolve(&api).await?;
@@ -160,7 +240,7 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
         let rows = page.list.iter().map(|gateway| {
             [
                 cell(&gateway.name),
-                cell(gateway.verdict.state.as_str()),
+                cell(&gateway.verdict.summary),
                 cell(gateway.connections),
                 cell(gateway.head),
                 cell(gateway.confirmed),
@@ -192,8 +272,8 @@ async fn connections(
             [
                 cell(&one.gateway_name),
                 cell(one.status.as_str()),
-                time(one.connected_at),
-                time(one.last_heartbeat),
+                age(one.connected_at),
+                age(one.last_heartbeat),
                 cell(one.confirmed),
                 cell(&one.remote_address),
                 optional(one.close_reason),
@@ -234,7 +314,7 @@ fn one(gateway: &Gateway) -> String {
         ("name", cell(&gateway.name)),
         ("labels", labels(&gateway.labels)),
         ("registered", time(gateway.created_at)),
-        ("status", verdict(&gateway.verdict)),
+        ("status", colour::state(&cell(&gateway.verdict.summary))),
         ("connections", cell(gateway.connections)),
         ("replicas", cell(gateway.replicas)),
         ("head", cell(gateway.head)),
@@ -248,19 +328,8 @@ fn one(gateway: &Gateway) -> String {
 }
 
 fn refusal(refusal: &LastRefusal) -> String {
-    format!("{}, from {}, {}", cell(&refusal.code), cell(&refusal.address), time(refusal.at))
-}
-
-/// The verdict with its reason and beginning.
-fn verdict(verdict: &Verdict) -> String {
-    let mut text = verdict.state.as_str().to_owned();
-    if let Some(reason) = &verdict.reason {
-        text = format!("{text}: {}", output::clean(reason));
-    }
-    if verdict.failures > 1 {
-        text = format!("{text}, {} times in a row", verdict.failures);
-    }
-    format!("{text}, since {}", time(verdict.since))
+    let cause = refusal.cause.as_deref().unwrap_or(&refusal.code);
+    format!("{}, from {}, {}", cell(cause), cell(&refusal.address), time(refusal.at))
 }
 
 fn lag(lag: &Lag) -> String {

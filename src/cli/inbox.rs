@@ -1,4 +1,4 @@
-//! `inbox`: list and retry rows that other programs inserted and that could not be published.
+//! `inbox`: list, edit and retry rows that other programs inserted and that could not be published.
 
 use std::process::ExitCode;
 
@@ -12,9 +12,11 @@ use gateway_events::clock::Timestamp;
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
-use super::output::{answer, cell, optional, time};
+use super::output::{age, answer, cell, optional, time};
 use super::table::table;
 use super::time::parse_instant;
+
+mod edit;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -34,6 +36,8 @@ pub(crate) enum Command {
         /// The row's id
         id: i64,
     },
+    /// Correct a rejected row, and publish it; exits with 1 if it is still rejected
+    Edit(Box<edit::Edit>),
     /// Put rejected rows back into the inbox, after the cause was corrected
     Retry(Retry),
     /// Delete a rejected row permanently
@@ -88,6 +92,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             answer(client.json, &page, listed)
         }
         Command::Show { id } => answer(client.json, &api.rejected_row(id).await?, shown),
+        Command::Edit(edit) => edit::run(*edit, &api, client).await,
         Command::Retry(Retry { id: Some(id), .. }) => {
             answer(client.json, &api.retry_rejected_row(id).await?, put_back)
         }
@@ -113,7 +118,7 @@ fn listed(page: &Page<RejectedRow>) -> String {
     let rows = page.list.iter().map(|row| {
         [
             cell(row.id),
-            time(row.rejected_at),
+            age(row.rejected_at),
             cell(&row.event_type),
             cell(row.reason.as_str()),
             cell(&row.detail),
@@ -133,11 +138,12 @@ fn listed(page: &Page<RejectedRow>) -> String {
 fn shown(shown: &RejectedRowWithPayload) -> String {
     let row = &shown.row;
     format!(
-        "row          {} (in the inbox: {})\nreason       {}\ndetail       {}\nrejected     {}\nput back     {}\n\n\
+        "row          {} (in the inbox: {})\nversion      {}\nreason       {}\ndetail       {}\nrejected     {}\nput back     {}\n\n\
          type         {}\ngateway      {}\ntarget       {}\nevent        {}\ncorrelation  {}\nuser         {}\n\
          expires      {}\ntraceparent  {}\ninserted     {}\npayload      {}",
         row.id,
         row.inbox_id,
+        row.version,
         row.reason.as_str(),
         cell(&row.detail),
         time(row.rejected_at),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use gateway_events::client::CancellationToken;
 
 use super::access::ClientOptions;
+use super::formats::escaped;
 use super::interrupt;
 use super::output::clean;
 use super::reference::GatewayRef;
@@ -45,7 +46,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Cancelled by SIGINT, SIGTERM or SIGHUP.
-fn until_interrupted() -> CancellationToken {
+pub(super) fn until_interrupted() -> CancellationToken {
     let stop = CancellationToken::new();
     let interrupted = stop.clone();
     tokio::spawn(async move {
@@ -78,7 +79,8 @@ impl Line<'_> {
     }
 }
 
-/// Replaces line breaks between the tokens of JSON by spaces. Its strings contain none.
+/// Replaces line breaks between the tokens of JSON by spaces: its strings contain none. Control and
+/// format characters in strings are escaped.
 fn on_one_line(json: &str) -> String {
-    json.replace(['\n', '\r'], " ")
+    escaped(&json.replace(['\n', '\r', '\t'], " "))
 }

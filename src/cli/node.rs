@@ -6,7 +6,7 @@ use clap::Subcommand;
 use gateway_events::api::NodesQuery;
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, optional, time};
+use super::output::{age, answer, cell, optional};
 use super::table::table;
 
 #[derive(Debug, Subcommand)]
@@ -32,8 +32,8 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 optional(node.address.as_ref()),
                 cell(node.connections),
                 optional(node.max_connections),
-                time(node.started_at),
-                time(node.last_heartbeat),
+                age(node.started_at),
+                age(node.last_heartbeat),
                 optional(node.version.as_ref()),
             ]
         });

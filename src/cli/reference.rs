@@ -1,15 +1,23 @@
-//! Arguments that identify a gateway by its id or by its name, which is unique in the organisation.
+//! Arguments that identify a gateway by its name, which is unique in the organisation, by its id or
+//! by the beginning of its id; and events and tokens by their ids or the beginnings of these.
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
+use gateway_events::api::{EventFilter, Gateway};
 use gateway_events::client::api::Api;
-use gateway_events::event::GatewayId;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{EventId, EventIdPrefix, GatewayId};
 use gateway_events::names::closest;
 
 use super::output::cell;
 
-/// An id or a name. A text that has the form of an id is one.
+/// The shortest beginning of an id that stands for it.
+const SHORTEST_PREFIX: usize = 4;
+/// The maximum number of candidates in an error.
+const CANDIDATES: usize = 10;
+
+/// An id, the beginning of one, or a name. A text that has the form of an id is one.
 #[derive(Clone, Debug)]
 pub(crate) enum GatewayRef {
     Id(GatewayId),
@@ -44,15 +52,92 @@ pub(crate) async fn resolve_all(
 ) -> anyhow::Result<Vec<GatewayId>> {
     let has_names = gateways.iter().any(|one| matches!(one, GatewayRef::Name(_)));
     let list = if has_names { api.gateways().await? } else { Vec::new() };
-    let find = |name: &str| Some(list.iter().find(|gateway| gateway.name == name)?.id);
     let resolve = |gateway: &GatewayRef| match gateway {
         GatewayRef::Id(id) => Ok(*id),
-        GatewayRef::Name(name) => find(name).ok_or_else(|| {
-            let names = list.iter().map(|gateway| gateway.name.as_str());
-            unknown(name, names)
-        }),
+        GatewayRef::Name(name) => named(name, &list),
     };
     gateways.iter().map(resolve).collect()
+}
+
+/// The gateway with this name or, without one, the only one whose id begins with it.
+fn named(name: &str, list: &[Gateway]) -> anyhow::Result<GatewayId> {
+    if let Some(gateway) = list.iter().find(|gateway| gateway.name == name) {
+        return Ok(gateway.id);
+    }
+    let prefix = name.to_ascii_lowercase();
+    let is_prefix = prefix.len() >= SHORTEST_PREFIX
+        && prefix.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let begins = |gateway: &&Gateway| is_prefix && gateway.id.to_string().starts_with(&prefix);
+    let found: Vec<&Gateway> = list.iter().filter(begins).collect();
+    match found[..] {
+        [one] => Ok(one.id),
+        [] => Err(unknown(name, list.iter().map(|gateway| gateway.name.as_str()))),
+        _ => {
+            let shown = found.iter().map(|it| format!("{}  {}", it.id, cell(&it.name)));
+            Err(ambiguous("gateways", name, shown, found.len()))
+        }
+    }
+}
+
+/// The error about a beginning that several ids have.
+fn ambiguous(
+    what: &str,
+    prefix: &str,
+    candidates: impl Iterator<Item = String>,
+    count: usize,
+) -> anyhow::Error {
+    let mut lines: Vec<String> =
+        candidates.take(CANDIDATES).map(|candidate| format!("  {candidate}")).collect();
+    if count > CANDIDATES {
+        lines.push("  …".to_owned());
+    }
+    anyhow::anyhow!("the ids of several {what} begin with {prefix:?}:\n{}", lines.join("\n"))
+}
+
+/// The id of the event with this id or, without one, the only one whose id begins with it. The id
+/// as it was given if there is none: the service says so.
+pub(crate) async fn event_id(given: &EventId, api: &Api) -> anyhow::Result<EventId> {
+    const UUID: usize = 36;
+    let Some(prefix) =
+        EventIdPrefix::new(given.as_str()).ok().filter(|_| given.as_str().len() < UUID)
+    else {
+        return Ok(given.clone());
+    };
+    let filter = EventFilter {
+        from: Some(Timestamp::from_micros(0)),
+        id_prefix: Some(prefix),
+        ..EventFilter::default()
+    };
+    let found = api.events(&filter, CANDIDATES + 1).await?.list;
+    match &found[..] {
+        [one] => Ok(one.id.clone()),
+        [] => Ok(given.clone()),
+        // Listed by descending id, so the shortest one may be beyond this page.
+        _ if found.iter().any(|one| one.id == *given) || api.event(given).await.is_ok() => {
+            Ok(given.clone())
+        }
+        _ => {
+            let shown = found.iter().map(|it| format!("{}  {}", it.id, it.event_type));
+            Err(ambiguous("events", given.as_str(), shown, found.len()))
+        }
+    }
+}
+
+/// The public id with this beginning among these; what was given if there is none.
+pub(crate) fn token_id(given: &str, ids: Vec<(String, String)>) -> anyhow::Result<String> {
+    if given.len() < SHORTEST_PREFIX || ids.iter().any(|(id, _)| id == given) {
+        return Ok(given.to_owned());
+    }
+    let found: Vec<(String, String)> =
+        ids.into_iter().filter(|(id, _)| id.starts_with(given)).collect();
+    match &found[..] {
+        [(id, _)] => Ok(id.clone()),
+        [] => Ok(given.to_owned()),
+        _ => {
+            let shown = found.iter().map(|(id, name)| format!("{id}  {}", cell(name)));
+            Err(ambiguous("tokens", given, shown, found.len()))
+        }
+    }
 }
 
 /// The names of gateways, by id. Without the scope `read`, or if a gateway was deleted, a name is
@@ -88,7 +173,7 @@ fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> anyhow::Erro
             anyhow::anyhow!("no gateway is named {name:?}; did you mean {closest:?}?")
         }
         None => anyhow::anyhow!(
-            "no gateway is named {name:?}; `gateway-events gateway list` shows all names"
+            "no gateway is named {name:?}, and no id begins with it; `gateway-events gateway list` shows all names"
         ),
     }
 }
@@ -103,6 +188,17 @@ mod tests {
         assert!(matches!(id.parse(), Ok(GatewayRef::Id(_))));
         assert!(matches!("berlin".parse(), Ok(GatewayRef::Name(name)) if name == "berlin"));
         assert!(" ".parse::<GatewayRef>().is_err());
+    }
+
+    #[test]
+    fn the_beginning_of_one_id_is_enough_and_candidates_are_listed() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| (id.to_string(), "n".to_owned())).collect();
+        assert_eq!(token_id("abcd", ids(&["abcd1", "b"])).unwrap(), "abcd1");
+        assert_eq!(token_id("abc", ids(&["abcd1"])).unwrap(), "abc");
+        assert_eq!(token_id("abcd", ids(&["abcd", "abcd1"])).unwrap(), "abcd");
+        assert_eq!(token_id("zzzz", ids(&["abcd1"])).unwrap(), "zzzz");
+        let error = token_id("abcd", ids(&["abcd1", "abcd2"])).unwrap_err().to_string();
+        assert!(error.contains("abcd1") && error.contains("abcd2"), "{error}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use super::access::{ClientOptions, JsonOption};
 use super::confirm::Confirmation;
-use super::output::{answer, cell, clean, time};
-use super::reference::GatewayRef;
+use super::output::{age, answer, cell, clean, time};
+use super::reference::{GatewayRef, token_id};
 use super::serve::Settings;
 use super::table::table;
 use super::time::parse_duration;
@@ -44,7 +44,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Revoke {
-    /// Its public id, the part between the underscores
+    /// Its public id, the part between the underscores, or the beginning of it
     #[arg(value_parser = parse_public_id)]
     token: String,
     /// Revoke a key of this gateway, by its name or id
@@ -141,11 +141,14 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
-    let Revoke { token, gateway, confirmation, client } = args;
+    let Revoke { mut token, gateway, confirmation, client } = args;
     let api = client.api()?;
     if let Some(gateway) = gateway {
         let gateway = api.gateway(gateway.resolve(&api).await?).await?;
         let name = clean(&gateway.name);
+        let known = api.gateway_tokens(gateway.id).await.map(|page| page.list).unwrap_or_default();
+        let ids = known.into_iter().filter(|it| it.revoked_at.is_none());
+        token = token_id(&token, ids.map(|it| (it.id, name.clone())).collect())?;
         confirmation.require(
             format_args!(
                 "Key {token} of gateway {name} will be revoked permanently. Connections that use it are closed, and the gateway stops if it has no other key."
@@ -154,6 +157,9 @@ async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
         )?;
         api.revoke_gateway_token(gateway.id, &token).await?;
     } else {
+        let known = api.access_tokens().await.map(|page| page.list).unwrap_or_default();
+        let ids = known.into_iter().filter(|it| it.revoked_at.is_none());
+        token = token_id(&token, ids.map(|it| (it.id, it.name)).collect())?;
         confirmation.require(
             format_args!(
                 "Access token {token} will be revoked permanently. Programs that use it are refused."
@@ -217,10 +223,10 @@ fn of_gateway(token: &GatewayToken) -> [String; 7] {
         cell(&token.id),
         cell(""),
         cell(""),
-        time(token.created_at),
-        time(token.expires_at),
-        time(token.revoked_at),
-        time(token.last_used_at),
+        age(token.created_at),
+        age(token.expires_at),
+        age(token.revoked_at),
+        age(token.last_used_at),
     ]
 }
 
@@ -230,10 +236,10 @@ fn for_access(token: &AccessToken) -> [String; 7] {
         cell(&token.id),
         cell(&token.name),
         cell(scopes.join(",")),
-        time(token.created_at),
-        time(token.expires_at),
-        time(token.revoked_at),
-        time(token.last_used_at),
+        age(token.created_at),
+        age(token.expires_at),
+        age(token.revoked_at),
+        age(token.last_used_at),
     ]
 }
 

@@ -17,15 +17,23 @@ use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
     Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery,
-    Delivery, DeliveryFilter, EventFilter, EventSummary, EventWithDeliveries, Gateway,
-    GatewayChange, GatewayToken, LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway,
-    NewGatewayToken, Node, NodesQuery, Page, PageQuery, Problem, RedriveRequest, Redriven,
-    RejectedFilter, RejectedRow, RejectedRowWithPayload, Retried, RetryRequest, WithSecret,
+    Delivery, DeliveryFilter, EditedRow, EventDiagnosis, EventDiagnosisQuery, EventFilter,
+    EventSummary, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, EventWithDeliveries,
+    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, Job, JobsQuery, LogPage,
+    LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page,
+    PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest,
+    Redriven, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
+    ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest, ResyncRequest, Retried,
+    RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary,
+    SummaryQuery, WaitQuery, Window, WithSecret,
 };
-use crate::event::{EventId, GatewayId};
+use crate::clock::Timestamp;
+use crate::event::{EventId, EventType, GatewayId, JobId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// The longest time that a feed stays open: no limit in practice.
+const FEED_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +124,18 @@ impl Api {
         self.read(&["events", id.as_str()], &()).await
     }
 
+    /// `GET /events/{id}` with a wait.
+    pub async fn event_after(&self, id: &EventId, wait: &WaitQuery) -> Result<EventWithDeliveries> {
+        self.read(&["events", id.as_str()], wait).await
+    }
+
+    /// `GET /rollouts`.
+    pub async fn rollout(&self, query: &RolloutQuery, wait: &WaitQuery) -> Result<RolloutOfEvents> {
+        let mut url = self.url(&["rollouts"], query);
+        extend_query(&mut url, wait);
+        self.send(self.authorized(Method::GET, url)).await
+    }
+
     /// `GET /events`: up to `limit` of them.
     pub async fn events(&self, filter: &EventFilter, limit: usize) -> Result<Page<EventSummary>> {
         self.pages(&["events"], filter, limit).await
@@ -136,6 +156,20 @@ impl Api {
         self.read(&["gateways", &id.to_string()], &()).await
     }
 
+    /// `GET /gateways/{id}/diagnosis`.
+    pub async fn gateway_diagnosis(&self, id: GatewayId) -> Result<GatewayDiagnosis> {
+        self.read(&["gateways", &id.to_string(), "diagnosis"], &()).await
+    }
+
+    /// `GET /events/{id}/diagnosis`.
+    pub async fn event_diagnosis(
+        &self,
+        id: &EventId,
+        query: &EventDiagnosisQuery,
+    ) -> Result<EventDiagnosis> {
+        self.read(&["events", id.as_str(), "diagnosis"], query).await
+    }
+
     /// `POST /gateways`.
     pub async fn register_gateway(&self, gateway: &NewGateway) -> Result<Gateway> {
         self.call(Method::POST, "/gateways", gateway).await
@@ -149,6 +183,40 @@ impl Api {
     /// `DELETE /gateways/{id}`.
     pub async fn delete_gateway(&self, id: GatewayId) -> Result<()> {
         self.delete(&["gateways", &id.to_string()]).await
+    }
+
+    /// `POST /gateways/{id}/pause`.
+    pub async fn pause_gateway(
+        &self,
+        id: GatewayId,
+        request: &PauseRequest,
+    ) -> Result<PauseAnswer> {
+        self.call(Method::POST, &format!("/gateways/{id}/pause"), request).await
+    }
+
+    /// `POST /gateways/{id}/resume`.
+    pub async fn resume_gateway(
+        &self,
+        id: GatewayId,
+        request: &ResumeRequest,
+    ) -> Result<PauseAnswer> {
+        self.call(Method::POST, &format!("/gateways/{id}/resume"), request).await
+    }
+
+    /// `POST /gateways/{id}/skip`.
+    pub async fn skip_delivery(&self, id: GatewayId, request: &SkipRequest) -> Result<SkipAnswer> {
+        self.call(Method::POST, &format!("/gateways/{id}/skip"), request).await
+    }
+
+    /// `POST /gateways/{id}/resync`.
+    pub async fn resync_gateway(&self, id: GatewayId, request: &ResyncRequest) -> Result<()> {
+        self.call(Method::POST, &format!("/gateways/{id}/resync"), request).await
+    }
+
+    /// `DELETE /events/{id}/payload`.
+    pub async fn purge_payload(&self, id: &EventId, request: &PurgeRequest) -> Result<PurgeAnswer> {
+        let url = self.url(&["events", id.as_str(), "payload"], &());
+        self.send(self.authorized(Method::DELETE, url).json(request)).await
     }
 
     /// `GET /gateways/{id}/log`.
@@ -239,6 +307,32 @@ impl Api {
         self.call(Method::POST, "/deliveries/redrive", request).await
     }
 
+    /// `POST /gateways/{id}/replay`.
+    pub async fn replay(&self, id: GatewayId, request: &ReplayRequest) -> Result<Replayed> {
+        self.call(Method::POST, &format!("/gateways/{id}/replay"), request).await
+    }
+
+    /// `POST /events/{id}/resend`.
+    pub async fn resend(&self, id: &EventId, request: &ResendRequest) -> Result<Resent> {
+        let url = self.url(&["events", id.as_str(), "resend"], &());
+        self.send(self.authorized(Method::POST, url).json(request)).await
+    }
+
+    /// `GET /jobs`: up to `limit` of them.
+    pub async fn jobs(&self, query: &JobsQuery, limit: usize) -> Result<Page<Job>> {
+        self.pages(&["jobs"], query, limit).await
+    }
+
+    /// `GET /jobs/{id}`.
+    pub async fn job(&self, id: JobId) -> Result<Job> {
+        self.read(&["jobs", &id.to_string()], &()).await
+    }
+
+    /// `POST /jobs/{id}/abort`.
+    pub async fn abort_job(&self, id: JobId) -> Result<Job> {
+        self.send(self.request(Method::POST, &format!("/jobs/{id}/abort"))).await
+    }
+
     /// `GET /inbox/rejected`: up to `limit` of them.
     pub async fn rejected_rows(
         &self,
@@ -251,6 +345,15 @@ impl Api {
     /// `GET /inbox/rejected/{id}`.
     pub async fn rejected_row(&self, id: i64) -> Result<RejectedRowWithPayload> {
         self.read(&["inbox", "rejected", &id.to_string()], &()).await
+    }
+
+    /// `PATCH /inbox/rejected/{id}`.
+    pub async fn edit_rejected_row(
+        &self,
+        id: i64,
+        change: &RejectedRowChange,
+    ) -> Result<EditedRow> {
+        self.call(Method::PATCH, &format!("/inbox/rejected/{id}"), change).await
     }
 
     /// `POST /inbox/rejected/{id}/retry`.
@@ -278,10 +381,90 @@ impl Api {
         self.read(&["nodes"], query).await
     }
 
+    /// `GET /feed`: the open stream, after a message or from now on.
+    pub async fn feed(
+        &self,
+        query: &FeedQuery,
+        last_id: Option<&str>,
+    ) -> Result<reqwest::Response> {
+        let mut request = self.authorized(Method::GET, self.url(&["feed"], query));
+        request = request.timeout(FEED_TIMEOUT).header(header::ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let opening = tokio::time::timeout(REQUEST_TIMEOUT, self.opened(request));
+        opening.await.unwrap_or_else(|_| {
+            let (url, why) = (self.base.to_string(), "the service does not answer".to_owned());
+            Err(ApiError::Unreachable { url, why, hint: String::new() })
+        })
+    }
+
+    /// `GET /event-types`.
+    pub async fn event_types(&self) -> Result<Page<EventTypeInfo>> {
+        self.read(&["event-types"], &()).await
+    }
+
+    /// `GET /event-types/{name}`.
+    pub async fn event_type(&self, name: &EventType) -> Result<EventTypeInfo> {
+        self.read(&["event-types", name.as_str()], &()).await
+    }
+
+    /// `PUT /event-types/{name}`.
+    pub async fn put_event_type(
+        &self,
+        name: &EventType,
+        definition: &EventTypeDefinition,
+    ) -> Result<EventTypeInfo> {
+        let url = self.url(&["event-types", name.as_str()], &());
+        self.send(self.authorized(Method::PUT, url).json(definition)).await
+    }
+
+    /// `DELETE /event-types/{name}`.
+    pub async fn delete_event_type(
+        &self,
+        name: &EventType,
+        deletion: &EventTypeDeletion,
+    ) -> Result<()> {
+        let url = self.url(&["event-types", name.as_str()], deletion);
+        self.response(self.authorized(Method::DELETE, url)).await.map(drop)
+    }
+
+    /// `GET /stats`.
+    pub async fn stats(&self) -> Result<Stats> {
+        self.read(&["stats"], &()).await
+    }
+
+    /// `GET /deliveries/summary`.
+    pub async fn summary(&self, window: &Window, query: &SummaryQuery) -> Result<Summary> {
+        let mut url = self.url(&["deliveries", "summary"], window);
+        extend_query(&mut url, query);
+        self.send(self.authorized(Method::GET, url)).await
+    }
+
     /// `GET` at the root, such as of `/readyz`, without the token.
     pub async fn root(&self, path: &str) -> Result<String> {
         let body = self.response(self.at_root(Method::GET, path)).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The time that a response to `GET` at the root has in its header `Date`.
+    pub async fn root_date(&self, path: &str) -> Result<Option<Timestamp>> {
+        let response = self.opened(self.at_root(Method::GET, path)).await?;
+        let date = response.headers().get(header::DATE);
+        Ok(date.and_then(|date| Timestamp::parse_http_date(date.to_str().ok()?)))
+    }
+
+    /// Whether the token may publish. Sends an event that is invalid in any case.
+    pub async fn can_publish(&self) -> Result<bool> {
+        let request = self.request(Method::POST, "/events").json(&serde_json::json!({}));
+        match self.response(request).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.status() {
+                Some(400 | 422) => Ok(true),
+                Some(403) => Ok(false),
+                _ => Err(error),
+            },
+        }
     }
 
     /// Up to `limit` elements of a list, in as many requests as needed: a page may be short and
@@ -370,19 +553,25 @@ impl Api {
 
     /// Sends a request and returns the body of a successful response.
     async fn response(&self, request: RequestBuilder) -> Result<bytes::Bytes> {
+        let response = self.opened(request).await?;
+        response.bytes().await.map_err(|error| unreachable(&self.base, &error))
+    }
+
+    /// Sends a request and returns a successful response, whose body is not read yet.
+    async fn opened(&self, request: RequestBuilder) -> Result<reqwest::Response> {
         let failed = |error: &reqwest::Error| unreachable(&self.base, error);
         let response = request.send().await.map_err(|error| failed(&error))?;
         let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.bytes().await.map_err(|error| failed(&error))?;
-        if !status.is_success() {
-            let problem = problem::read(status.as_u16(), retry_after, &body);
-            return Err(ApiError::Refused(Box::new(problem)));
-        }
-        Ok(body)
+        let problem = problem::read(status.as_u16(), retry_after, &body);
+        Err(ApiError::Refused(Box::new(problem)))
     }
 }
 

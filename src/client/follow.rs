@@ -124,7 +124,7 @@ impl Follower {
 }
 
 /// Whether a retry can succeed.
-fn is_passing(error: &ApiError) -> bool {
+pub(super) fn is_passing(error: &ApiError) -> bool {
     match error {
         ApiError::Unreachable { .. } => true,
         _ => error.status().is_some_and(|status| status == 429 || status >= 500),

@@ -9,6 +9,8 @@ use anyhow::Context as _;
 use clap::Args;
 use secrecy::SecretString;
 
+use super::context::{Contexts, Service, remark_if_exposed};
+use super::formats::Format;
 use crate::client::api::Api;
 use crate::client::tls::Trust;
 
@@ -23,14 +25,20 @@ const DEFAULT_URL: &str = "https://localhost:8443";
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Client options")]
 pub struct ClientOptions {
-    /// The service's address; otherwise GATEWAY_EVENTS_URL, or else https://localhost:8443
+    /// The service's address; otherwise GATEWAY_EVENTS_URL, the context's, or https://localhost:8443
     #[arg(long, global = true)]
     pub url: Option<String>,
     #[command(flatten)]
     credentials: Credentials,
-    /// Print the service's answer as JSON
-    #[arg(long, global = true)]
+    /// Use this context instead of the current one; otherwise GATEWAY_EVENTS_CONTEXT
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Print the service's answer as JSON: short for --output json
+    #[arg(long, global = true, conflicts_with = "output")]
     pub json: bool,
+    /// How to print the answer; by default as a table with ages
+    #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
+    pub output: Option<Format>,
 }
 
 /// The access token, and which certificates to trust.
@@ -58,44 +66,96 @@ pub struct JsonOption {
 }
 
 impl ClientOptions {
-    /// The service's address: the option, then the environment, then the default.
+    /// The service's address: the option, then the environment, the context and the default.
     pub fn address(&self) -> anyhow::Result<String> {
-        if let Some(url) = &self.url {
-            return Ok(url.clone());
-        }
-        match std::env::var(URL_VARIABLE) {
-            Ok(url) if !url.is_empty() => Ok(url),
-            Ok(_) | Err(VarError::NotPresent) => Ok(DEFAULT_URL.to_owned()),
-            Err(error) => Err(error).with_context(|| format!("{URL_VARIABLE} is invalid")),
-        }
+        Ok(self.resolved()?.0)
     }
 
     /// A client of the API with the access token.
     pub fn api(&self) -> anyhow::Result<Api> {
-        Ok(Api::new(&self.address()?, Some(self.credentials.token()?), &self.trust())?)
+        let (address, service) = self.resolved()?;
+        let token = self.credentials.token_or(service.token_file.as_deref())?;
+        Ok(Api::new(&address, Some(token), &self.credentials.trust_or(service.ca_file))?)
     }
 
     /// Which certificates to accept.
-    pub fn trust(&self) -> Trust {
-        self.credentials.trust()
+    pub fn trust(&self) -> anyhow::Result<Trust> {
+        Ok(self.credentials.trust_or(self.resolved()?.1.ca_file))
+    }
+
+    /// The access token.
+    pub fn token(&self) -> anyhow::Result<SecretString> {
+        self.credentials.token_or(self.resolved()?.1.token_file.as_deref())
+    }
+
+    /// Whether to print JSON, for commands that print nothing else for programs.
+    pub fn prints_json(&self) -> anyhow::Result<bool> {
+        match self.output {
+            None | Some(Format::Table | Format::Wide) => Ok(self.json),
+            Some(Format::Json | Format::Jsonl) => Ok(true),
+            Some(Format::Yaml | Format::Csv) => {
+                anyhow::bail!("this command prints lines as they come: use --output jsonl")
+            }
+        }
+    }
+
+    /// The address, and the files of the context if the address is the context's: its token is
+    /// sent to no other service.
+    fn resolved(&self) -> anyhow::Result<(String, Service)> {
+        let from_environment = || match std::env::var(URL_VARIABLE) {
+            Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{URL_VARIABLE} is invalid")),
+        };
+        let url = match (&self.url, &self.context) {
+            (Some(url), _) => Some(url.clone()),
+            // A context that is named by an option is stronger than the environment.
+            (None, Some(_)) => None,
+            (None, None) => from_environment()?,
+        };
+        let context = Contexts::load()?.in_use(self.context.as_deref())?;
+        Ok(match (url, context) {
+            (None, Some((_, service))) => (service.url.clone(), service),
+            (Some(url), Some((_, service))) if service.url == url => (url, service),
+            (Some(url), _) => (url, Service::default()),
+            (None, None) => (DEFAULT_URL.to_owned(), Service::default()),
+        })
     }
 }
 
 impl Credentials {
     /// Which certificates to accept: the options, then the environment, then the system's.
     pub fn trust(&self) -> Trust {
+        self.trust_or(None)
+    }
+
+    /// The same, with a file that comes before the system's.
+    fn trust_or(&self, ca_file: Option<PathBuf>) -> Trust {
         let from_environment =
             || std::env::var_os(CA_FILE_VARIABLE).filter(|path| !path.is_empty());
         match &self.ca_file {
             Some(path) => Trust::CaFile(path.clone()),
             None if self.insecure => Trust::Insecure,
-            None => from_environment().map_or(Trust::Platform, |path| Trust::CaFile(path.into())),
+            None => from_environment()
+                .map(PathBuf::from)
+                .or(ca_file)
+                .map_or(Trust::Platform, Trust::CaFile),
         }
     }
 
     /// The access token; an error if there is none.
     pub fn token(&self) -> anyhow::Result<SecretString> {
-        let file = self.token_file.as_deref();
+        self.token_or(None)
+    }
+
+    /// The same, with a file that is used if neither an option nor the environment has a token.
+    fn token_or(&self, otherwise: Option<&Path>) -> anyhow::Result<SecretString> {
+        let given = self.token_file.as_deref();
+        let is_set = std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty());
+        let file = given.or(otherwise.filter(|_| !is_set));
+        if let Some(file) = file.filter(|_| given.is_none()) {
+            remark_if_exposed(file);
+        }
         secret(file, TOKEN_VARIABLE)?.with_context(|| match file {
             Some(file) => format!("{} is empty; it must contain an access token", named(file)),
             None => format!(

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::formats::Format;
 pub use super::text::clean;
 use super::text::prose;
 use crate::clock::Timestamp;
@@ -34,19 +35,20 @@ pub fn remark(text: impl std::fmt::Display) {
 
 /// Prints indented JSON on standard output.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(say(serde_json::to_string_pretty(value)?)?)
+    Ok(say(Format::Json.text(value)?.unwrap_or_default())?)
 }
 
-/// Prints a response, as JSON or in the form that `shown` gives it.
+/// Prints a response: as JSON, in the format that was [chosen](Format::choose), or in the form that
+/// `shown` gives it.
 pub fn answer<T: Serialize>(
     as_json: bool,
     value: &T,
     shown: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
-    if as_json {
-        json(value)?;
-    } else {
-        say(shown(value).trim_end())?;
+    let format = if as_json { Format::Json } else { Format::chosen() };
+    match format.text(value)? {
+        Some(text) => say(text)?,
+        None => say(shown(value).trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -62,6 +64,30 @@ pub fn cell(value: impl Display) -> String {
 /// The same of a value that may be missing.
 pub fn optional(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), cell)
+}
+
+/// How long ago an instant was, for a table's cell: `3 m ago`, or `in 5 d`, in a form that `--from`
+/// accepts. The [exact](time) instant unless tables have ages.
+pub fn age(at: impl Into<Option<Timestamp>>) -> String {
+    match at.into() {
+        Some(at) if Format::chosen() == Format::Table => age_at(at, Timestamp::now()),
+        at => time(at),
+    }
+}
+
+fn age_at(at: Timestamp, now: Timestamp) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let is_past = at <= now;
+    let seconds = if is_past { now.since(at) } else { at.since(now) }.as_secs();
+    let text = match seconds {
+        0..MINUTE => format!("{seconds} s"),
+        MINUTE..HOUR => format!("{} m", seconds / MINUTE),
+        seconds if seconds < 2 * DAY => format!("{} h", seconds / HOUR),
+        seconds => format!("{} d", seconds / DAY),
+    };
+    if is_past { format!("{text} ago") } else { format!("in {text}") }
 }
 
 /// An instant as the text of a table's cell: in UTC, truncated to milliseconds, in a form
@@ -119,6 +145,24 @@ mod tests {
         let shown = time(Timestamp::parse("2026-01-31T09:30:00.123456Z").ok());
         assert_eq!(shown, "2026-01-31T09:30:00.123Z");
         assert_eq!(time(None::<Timestamp>), "-");
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let now = Timestamp::from_micros(1_767_225_600_000_000);
+        for (seconds, shown) in [
+            (0, "0 s ago"),
+            (59, "59 s ago"),
+            (60, "1 m ago"),
+            (3599, "59 m ago"),
+            (3600, "1 h ago"),
+            (172_799, "47 h ago"),
+            (172_800, "2 d ago"),
+        ] {
+            let at = now.minus(std::time::Duration::from_secs(seconds));
+            assert_eq!(age_at(at, now), shown);
+        }
+        assert_eq!(age_at(now.plus(std::time::Duration::from_secs(90)), now), "in 1 m");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io;
 
 use unicode_width::UnicodeWidthStr as _;
 
+use super::colour::{Meaning, is_coloured};
 use super::text::{INDENT, clean, terminal_width, wrapped};
 
 /// The width if standard output is not a terminal.
@@ -13,8 +14,11 @@ const DEFAULT_WIDTH: usize = 80;
 /// The space between two columns.
 const GAP: &str = "  ";
 
+/// Headers of columns whose words have a meaning.
+const STATES: [&str; 4] = ["status", "state", "now", "result"];
+
 /// A table without borders; `nothing` if there are no rows. Control characters in cells
-/// are replaced.
+/// are replaced. States are coloured on a terminal.
 pub fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -26,10 +30,16 @@ pub fn table<const N: usize>(
     }
     let mut lines = vec![header.map(str::to_uppercase)];
     lines.extend(rows);
-    laid_out(&lines, terminal_width(io::stdout()).unwrap_or(DEFAULT_WIDTH))
+    let is_state = header.map(|name| STATES.contains(&name) && is_coloured());
+    coloured(&lines, terminal_width(io::stdout()).unwrap_or(DEFAULT_WIDTH), is_state)
 }
 
+#[cfg(test)]
 fn laid_out<const N: usize>(rows: &[[String; N]], width: usize) -> String {
+    coloured(rows, width, [false; N])
+}
+
+fn coloured<const N: usize>(rows: &[[String; N]], width: usize, is_state: [bool; N]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].width()).max().unwrap_or_default()
     });
@@ -38,16 +48,25 @@ fn laid_out<const N: usize>(rows: &[[String; N]], width: usize) -> String {
     for row in rows {
         for (number, group) in groups.iter().enumerate() {
             let indent = if number == 0 { "" } else { INDENT };
-            let mut line = indent.to_owned();
+            let (mut line, mut painted) = (indent.to_owned(), indent.to_owned());
             for column in group.clone() {
                 if column > group.start {
                     line.push_str(GAP);
+                    painted.push_str(GAP);
                 }
-                line.push_str(&row[column]);
-                let padding = widths[column] - row[column].width();
-                line.extend(std::iter::repeat_n(' ', padding));
+                let cell = &row[column];
+                let meaning = Meaning::of(cell).filter(|_| is_state[column]);
+                line.push_str(cell);
+                painted.push_str(&meaning.map_or_else(|| cell.clone(), |it| it.paint(cell)));
+                let padding = " ".repeat(widths[column] - cell.width());
+                line.push_str(&padding);
+                painted.push_str(&padding);
             }
-            lines.push(wrapped(line.trim_end(), width));
+            let line = line.trim_end();
+            let wrapped = wrapped(line, width);
+            // A line that had to be wrapped has no colours.
+            let is_whole = wrapped == line;
+            lines.push(if is_whole { painted.trim_end().to_owned() } else { wrapped });
         }
     }
     lines.join("\n")

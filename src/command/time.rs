@@ -6,7 +6,8 @@ use humantime_serde::re::humantime;
 
 use crate::clock::Timestamp;
 
-/// Parses RFC 3339, `now`, or how long ago: `2h`, `-1h`, `15m ago`.
+/// Parses RFC 3339, `now`, how long ago (`2h`, `-1h`, `15m ago`), or the beginning of a day in UTC
+/// (`today`, `yesterday`, `2026-01-31`).
 pub fn parse_instant(text: &str) -> Result<Timestamp, String> {
     instant_at(text, Timestamp::now())
 }
@@ -19,8 +20,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let text = text.trim();
-    if text == "now" {
-        return Ok(now);
+    match text {
+        "now" => return Ok(now),
+        "today" => return Ok(day(now)),
+        "yesterday" => return Ok(day(day(now).minus(Duration::from_secs(1)))),
+        _ => {}
+    }
+    if text.len() == "2026-01-31".len()
+        && let Ok(midnight) = Timestamp::parse(&format!("{text}T00:00:00Z"))
+    {
+        return Ok(midnight);
     }
     let back = text.strip_prefix('-').or_else(|| text.strip_suffix("ago"));
     if let Some(back) = back {
@@ -29,7 +38,14 @@ fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(back) = parse_duration(text) {
         return Ok(now.minus(back));
     }
-    Timestamp::parse(text).map_err(|error| format!("{error}; or how long ago: 2h, 15m ago"))
+    Timestamp::parse(text)
+        .map_err(|error| format!("{error}; or how long ago: 2h, 15m ago, yesterday"))
+}
+
+/// The beginning of the day in UTC.
+fn day(at: Timestamp) -> Timestamp {
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+    Timestamp::from_micros(at.micros() - at.micros().rem_euclid(DAY))
 }
 
 #[cfg(test)]
@@ -48,9 +64,23 @@ mod tests {
     }
 
     #[test]
+    fn an_age_as_it_is_shown_is_how_long_ago() {
+        assert_eq!(instant_at("3 m ago", NOW), Ok(NOW.minus(Duration::from_mins(3))));
+        assert_eq!(instant_at("12 d ago", NOW), Ok(NOW.minus(Duration::from_hours(12 * 24))));
+    }
+
+    #[test]
+    fn days_begin_in_utc() {
+        let noon = NOW.plus(Duration::from_hours(12));
+        assert_eq!(instant_at("today", noon), Ok(NOW));
+        assert_eq!(instant_at("yesterday", noon), Ok(NOW.minus(Duration::from_hours(24))));
+        assert_eq!(instant_at("2026-01-01", noon), Ok(NOW));
+    }
+
+    #[test]
     fn absolute_times_need_an_offset() {
         assert_eq!(instant_at("2026-01-01T01:00:00+01:00", NOW), Ok(NOW));
-        for text in ["2026-01-01T01:00:00", "yesterday", "-", "ago", "1"] {
+        for text in ["2026-01-01T01:00:00", "tomorrow", "-", "ago", "1", "2026-13-01"] {
             assert!(instant_at(text, NOW).is_err(), "{text}");
         }
     }

@@ -1,6 +1,7 @@
 //! What a lane sends next. Hints only wake it, and sequences decide: new rows that come with a hint
 //! and are exactly next are taken from memory. Other rows are read from the log, one page at a
-//! time, when they are needed.
+//! time, when they are needed. After a pause, a skip or a purge, the rows in memory are dropped and
+//! read again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::backoff::Backoff;
 use super::window;
 use crate::event::{GatewayKey, Sequence};
 use crate::store::{Log, OutboxPage, OutboxRow, Range, Result, StoreError};
-use crate::wake::{Hint, Subscription};
+use crate::wake::{Control, Hint, Subscription};
 
 /// Rows of a connection's first page.
 const FIRST_PAGE: usize = 8;
@@ -53,22 +54,38 @@ pub(super) struct Feed {
     /// The last sequence in `ready` or taken from it.
     last: Sequence,
     head: Sequence,
+    /// How the log is delivered.
+    control: Control,
+    /// Set when that has changed, until the rows are read again.
+    is_outdated: bool,
     read: Option<BoxFuture<'static, Result<OutboxPage>>>,
     wait: Duration,
     backoff: Backoff,
 }
 
+impl Item {
+    /// Its last sequence.
+    pub(super) const fn last(&self) -> Sequence {
+        match self {
+            Self::Event(row, _) => row.sequence,
+            Self::Lost(range) => range.last,
+        }
+    }
+}
+
 impl Feed {
-    /// Starts after `position`. The subscription must be older than the reading of `head`.
+    /// Starts after `position`. The subscription must be older than the reading of `head`, and know
+    /// the control that was read with it.
     pub(super) fn new(
         store: Arc<dyn Log>,
         reads: Arc<Semaphore>,
         gateway: GatewayKey,
         limits: window::Limits,
-        subscription: Subscription,
+        mut subscription: Subscription,
         position: Sequence,
         head: Sequence,
     ) -> Self {
+        let state = *subscription.state.borrow_and_update();
         Self {
             store,
             gateway,
@@ -80,11 +97,36 @@ impl Feed {
             ready_bytes: 0,
             page: FIRST_PAGE.min(limits.events),
             last: position,
-            head,
+            head: head.max(state.head),
+            control: state.control,
+            is_outdated: false,
             read: None,
             wait: Duration::ZERO,
             backoff: Backoff::default(),
         }
+    }
+
+    /// Whether nothing new may be sent for now.
+    pub(super) const fn is_paused(&self) -> bool {
+        self.control.is_paused
+    }
+
+    /// Takes notice of a change to the delivery of the log: drops all rows in memory, and reads the
+    /// log again after `position`. Costs a load of an atomic number if there is none.
+    pub(super) fn refresh(&mut self, position: Sequence) {
+        if self.subscription.state.has_changed().unwrap_or(false) {
+            self.note_state();
+        }
+        if !std::mem::take(&mut self.is_outdated) {
+            return;
+        }
+        // Hints may contain a payload that was purged.
+        self.subscription.hints = self.subscription.hints.resubscribe();
+        self.ready.clear();
+        self.ready_bytes = 0;
+        self.last = position;
+        self.read = None;
+        self.wait = Duration::ZERO;
     }
 
     /// The next item, if it is ready.
@@ -101,9 +143,12 @@ impl Feed {
         item
     }
 
-    /// Waits until more is ready. Cancel safe.
+    /// Waits until more is ready, or the delivery of the log has changed. Cancel safe.
     pub(super) async fn more(&mut self) {
         loop {
+            if self.is_outdated {
+                return;
+            }
             if self.read.is_none() && self.runs_low() && self.last < self.head {
                 self.read = Some(self.read_on());
             }
@@ -117,9 +162,9 @@ impl Feed {
                             return;
                         }
                     }
-                    Err(RecvError::Lagged(_) | RecvError::Closed) => self.raise_head(),
+                    Err(RecvError::Lagged(_) | RecvError::Closed) => self.note_state(),
                 },
-                Ok(()) = self.subscription.head.changed() => self.raise_head(),
+                Ok(()) = self.subscription.state.changed() => self.note_state(),
                 page = poll(&mut self.read), if reading => {
                     self.read = None;
                     if self.take_page(page) {
@@ -135,9 +180,13 @@ impl Feed {
         self.ready.len() <= self.most_rows && self.ready_bytes <= self.most_bytes
     }
 
-    fn raise_head(&mut self) {
-        let head = *self.subscription.head.borrow_and_update();
-        self.head = self.head.max(head);
+    fn note_state(&mut self) {
+        let state = *self.subscription.state.borrow_and_update();
+        self.head = self.head.max(state.head);
+        if state.control.revision > self.control.revision {
+            self.control = state.control;
+            self.is_outdated = true;
+        }
     }
 
     fn read_on(&mut self) -> BoxFuture<'static, Result<OutboxPage>> {
@@ -166,7 +215,8 @@ impl Feed {
             if full || *sequence != self.last.next() {
                 break;
             }
-            let row = OutboxRow { sequence: *sequence, event: Arc::clone(event) };
+            let event = Arc::clone(event);
+            let row = OutboxRow { sequence: *sequence, event, withheld: None };
             self.push(row, Some(hint.committed_at));
         }
         self.ready.len() > before

@@ -37,6 +37,11 @@ impl InFlight {
         self.events.drain(..count).map(|(.., sent_at)| sent_at)
     }
 
+    /// Removes an event for whose receipt nothing waits any more.
+    pub(super) fn remove(&mut self, sequence: Sequence) {
+        self.events.retain(|(other, ..)| *other != sequence);
+    }
+
     /// An event by its sequence, if it is in flight or was confirmed recently.
     pub(super) fn named(&self, sequence: Sequence) -> Option<LoggedEvent> {
         let on_its_way = self.events.iter().find(|(other, ..)| *other == sequence);

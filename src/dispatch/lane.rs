@@ -21,11 +21,11 @@ use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
 use super::reports::{Pushed, Reports};
-use super::window::{Patience, Window};
+use super::window::{Patience, Settled, Window};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
-use crate::store::OutboxRow;
+use crate::store::{OutboxRow, Range};
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing};
 
 mod ending;
@@ -264,17 +264,30 @@ impl Lane {
         let _ = self.link.control.try_send(Control::Probe);
     }
 
-    /// Sends what is ready and fits. Returns true if only the link has no room.
+    /// Sends what is ready and fits; nothing new while delivery is paused. Returns true if only the
+    /// link has no room.
     fn send_ready(&mut self, state: &mut State) -> bool {
         if state.wind_down.is_some() {
             return false;
         }
+        self.feed.refresh(self.window.position());
         let now = Timestamp::now();
         while let Some(item) = self.feed.front() {
+            if item.last() <= self.window.sent() {
+                self.pass_over(state);
+                continue;
+            }
+            if self.feed.is_paused() {
+                return false;
+            }
             let sent = match item {
                 Item::Lost(range) => {
                     let last = range.last;
                     self.skip(last, Reason::Retention)
+                }
+                Item::Event(OutboxRow { sequence, withheld: Some(reason), .. }, _) => {
+                    let (last, reason) = (*sequence, *reason);
+                    self.skip(last, reason)
                 }
                 Item::Event(row, _) if row.event.expires_at.is_some_and(|at| at <= now) => {
                     let row = row.clone();
@@ -301,8 +314,23 @@ impl Lane {
         false
     }
 
+    /// Drops a row that was sent before it was read again. If an admin has skipped it meanwhile, the
+    /// lane no longer waits for its receipt.
+    fn pass_over(&mut self, state: &mut State) {
+        let Some(Item::Event(OutboxRow { sequence, withheld: Some(Reason::Skipped), .. }, _)) =
+            self.feed.pop()
+        else {
+            return;
+        };
+        let Some(settled) = self.window.settle(sequence, Instant::now()) else { return };
+        state.in_flight.remove(sequence);
+        if let Settled::Oldest = settled {
+            self.outcomes.skipped(Range { first: sequence, last: sequence }, Reason::Skipped);
+        }
+    }
+
     fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp) -> Sent {
-        let OutboxRow { sequence, event } = row;
+        let OutboxRow { sequence, event, .. } = row;
         let bytes = size(&event);
         if !self.window.has_room(bytes) {
             return Sent::Refused;

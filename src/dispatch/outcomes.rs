@@ -238,8 +238,7 @@ impl Outcomes {
             }
             // Which event it answers is not known yet.
             Record::Unmatched { result: Err((reason, _)), .. } => count_failures(*reason, 1),
-            Record::Skipped { range, reason: Reason::Expired, .. }
-                if range.last <= self.expired_before => {}
+            Record::Skipped { range, reason, .. } if self.is_logged(*range, *reason) => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
                 self.unknown(*range);
@@ -251,6 +250,16 @@ impl Outcomes {
             | Record::ConfirmedElsewhere { .. }
             | Record::Unmatched { result: Ok(()), .. }
             | Record::Heartbeat { .. } => {}
+        }
+    }
+
+    /// Whether skipped events were logged and counted before: when they expired, or by the action of
+    /// an admin.
+    fn is_logged(&self, range: Range, reason: Reason) -> bool {
+        match reason {
+            Reason::Expired => range.last <= self.expired_before,
+            Reason::Skipped | Reason::Purged => true,
+            _ => false,
         }
     }
 

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::backoff::is_passing;
@@ -61,10 +61,15 @@ impl Place<'_> {
 }
 
 impl Recorder {
-    /// Starts the job; it ends after the last handle.
-    pub(super) fn start(store: Arc<dyn Store>, jobs: &Supervisor) -> Self {
+    /// Starts the job; it ends after the last handle. `recorded` changes after each commit.
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        recorded: watch::Sender<()>,
+        jobs: &Supervisor,
+    ) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
-        jobs.start_until_finished("recorder", INTERVAL, Recording::new(store, waiting));
+        let job = Recording::new(store, recorded, waiting);
+        jobs.start_until_finished("recorder", INTERVAL, job);
         Self(entries)
     }
 
@@ -93,6 +98,8 @@ impl Recorder {
 /// The job. Outcomes stay here until they are recorded, even if a run is aborted.
 struct Recording {
     store: Arc<dyn Store>,
+    /// Changes after each commit.
+    recorded: watch::Sender<()>,
     waiting: mpsc::Receiver<Entry>,
     entries: Vec<Entry>,
     /// Activity, and when to store it without any outcome.
@@ -126,9 +133,14 @@ struct Failing {
 }
 
 impl Recording {
-    fn new(store: Arc<dyn Store>, waiting: mpsc::Receiver<Entry>) -> Self {
+    fn new(
+        store: Arc<dyn Store>,
+        recorded: watch::Sender<()>,
+        waiting: mpsc::Receiver<Entry>,
+    ) -> Self {
         Self {
             store,
+            recorded,
             waiting,
             entries: Vec::with_capacity(GROUP),
             signs: Vec::new(),
@@ -177,7 +189,10 @@ impl Recording {
         let stored = self.store.record(records).await;
         self.is_in_hand = false;
         match stored {
-            Ok(()) => Ok(Stored::Yes),
+            Ok(()) => {
+                self.recorded.send_replace(());
+                Ok(Stored::Yes)
+            }
             Err(error @ StoreError::StatementFailed(_)) => Ok(Stored::Failed(error)),
             Err(error) if is_passing(&error) => {
                 if self.waiting.is_closed() {

@@ -155,6 +155,8 @@ impl Ready {
             opened,
             subscription,
         } = self;
+        // Before the lane reads it. What was changed since then is newer, and stays.
+        dispatcher.wake.changed(admission.gateway, opened.control);
         let options = &dispatcher.options;
         let limits = Limits {
             events: options.window_events.max(1),

@@ -63,6 +63,15 @@ pub enum Receipt {
     BeyondSent,
 }
 
+/// Which of the unconfirmed events was settled without a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The oldest one: the position has moved past it.
+    Oldest,
+    /// A later one: the position passes it with the next receipt.
+    Later,
+}
+
 /// What the end of a connection leaves unconfirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closing {
@@ -84,6 +93,8 @@ pub struct Window {
     progress_at: Option<Instant>,
     /// An event up to here may have made an earlier connection fail.
     suspect: Sequence,
+    /// Whether the gateway may still be handling an event that was settled without a receipt.
+    may_handle_settled: bool,
 }
 
 impl Window {
@@ -98,6 +109,7 @@ impl Window {
             bytes: 0,
             progress_at: None,
             suspect,
+            may_handle_settled: false,
         }
     }
 
@@ -163,6 +175,21 @@ impl Window {
         Ok(range)
     }
 
+    /// Settles an unconfirmed event without a receipt: an admin has skipped it. The events after it
+    /// get the time for their confirmation anew. `None` if it is not in flight.
+    pub fn settle(&mut self, sequence: Sequence, now: Instant) -> Option<Settled> {
+        let place = self.in_flight.iter().position(|sent| sent.sequence == sequence)?;
+        let sent = self.in_flight.remove(place)?;
+        self.bytes -= sent.bytes;
+        self.may_handle_settled = true;
+        if place > 0 {
+            return Some(Settled::Later);
+        }
+        self.position = sequence;
+        self.progress_at = Some(now);
+        Some(Settled::Oldest)
+    }
+
     /// The peer has handled everything up to `sequence`.
     pub fn receipt(&mut self, sequence: Sequence, now: Instant) -> Receipt {
         if sequence > self.sent {
@@ -176,6 +203,7 @@ impl Window {
         self.bytes -= self.in_flight.drain(..count).map(|sent| sent.bytes).sum::<usize>();
         self.position = sequence;
         self.progress_at = Some(now);
+        self.may_handle_settled = false;
         Receipt::Confirmed { range: Range { first, last: sequence }, started_at }
     }
 
@@ -193,7 +221,8 @@ impl Window {
     /// event, which the gateway was handling. If it was to share a receipt with the
     /// next one (`shared`), either may be the cause, and neither is given up: the next
     /// connection gives each event a receipt of its own. `None` means that the
-    /// transport did not say, with the same consequence.
+    /// transport did not say, with the same consequence; so has an event that was settled without a
+    /// receipt, which may be the cause, too.
     pub fn close(self, reason: Reason, shared: Option<&[Sequence]>, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
             return Closing { unconfirmed: None, give_up_after: None };
@@ -202,6 +231,7 @@ impl Window {
             || shared.is_some_and(|shared| !shared.contains(&oldest.sequence));
         let may_give_up = patience.poison == Policy::DeadLetter
             && is_alone
+            && !self.may_handle_settled
             && reason.is_attributed_to_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {

@@ -32,6 +32,12 @@ pub(super) struct Reader(pub(super) OrganisationKey);
 /// A token with the scope `admin`, as it appears in the audit log. What changes something takes it.
 pub(super) struct Admin(pub(super) Actor);
 
+/// A token with the scope `read`, for a request that outlives its check.
+pub(super) struct Watcher {
+    pub(super) organisation: OrganisationKey,
+    pub(super) token: Presented,
+}
+
 macro_rules! scoped {
     ($name:ident, $scope:expr) => {
         impl FromRequestParts<Arc<App>> for $name {
@@ -50,6 +56,15 @@ macro_rules! scoped {
 
 scoped!(Publisher, Scope::Publish);
 scoped!(Reader, Scope::Read);
+
+impl FromRequestParts<Arc<App>> for Watcher {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let (token, credential) = principal(app, parts, Scope::Read).await?;
+        Ok(Self { organisation: credential.organisation, token })
+    }
+}
 
 impl FromRequestParts<Arc<App>> for Admin {
     type Rejection = Problem;
@@ -119,6 +134,11 @@ async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredent
         app.access.insert(load, presented.id().to_owned(), credential.clone());
     }
     Ok(found)
+}
+
+/// Whether a token that was valid has expired or was revoked. False if that is not known.
+pub(super) async fn is_revoked(app: &App, presented: &Presented) -> bool {
+    matches!(access(app, presented).await, Ok(None))
 }
 
 /// The client's address: the peer's, or the one that a trusted proxy reports.

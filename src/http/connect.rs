@@ -22,7 +22,8 @@ use super::problem::{Answer, Challenge, Problem};
 use super::upgrade_headers;
 use crate::admission::{Admitted, Candidate, Cause, Refusal};
 use crate::api::Code;
-use crate::store::GatewayCredential;
+use crate::clock::Timestamp;
+use crate::store::{GatewayCredential, NotedRefusal};
 use crate::token::Kind;
 use crate::transport::{self, websocket};
 
@@ -107,7 +108,9 @@ impl Refused {
         {
             // An invalid key is the reason, even if the attempt also exceeded the limit.
             let code = if self.is_invalid_key { "unauthorized" } else { self.problem.code() };
-            app.store.note_refusal(gateway.gateway, code, &address.to_string());
+            let cause = self.is_invalid_key.then(|| gateway.fault(Timestamp::now()));
+            let (code, address) = (code.to_owned(), address.to_string());
+            app.store.note_refusal(gateway.gateway, NotedRefusal { code, cause, address });
         }
         let mut response = self.problem.into_response();
         let is_upgrade_required = response.status() == StatusCode::UPGRADE_REQUIRED;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract;
-use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
+use super::openapi::{Body, Long, Missing, Problems, Purging, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -19,8 +20,8 @@ use crate::api::{
     Page, PageQuery, RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
 };
 use crate::clock::{TimeWindow, Timestamp};
-use crate::event::{GatewayKey, OrganisationKey, Sequence, quoted};
-use crate::store::{self, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
+use crate::event::{GatewayKey, JobId, OrganisationKey, Sequence, quoted};
+use crate::store::{self, Actor, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -218,8 +219,10 @@ struct RedrivePosition {
 /// Append dead letters again.
 ///
 /// The same event is appended under a new sequence, with the same event id and
-/// correlation id. It was valid when it was published, and is not validated again. A call appends at most 1,000 deliveries; repeat it with `next` as its
-/// `cursor` until `next` is `null`.
+/// correlation id. It was valid when it was published, and is not validated again. What one call
+/// can do, at most 1,000 deliveries, is done at once. Otherwise a job does all of it, and 202 is the
+/// answer: then `job` is the only member that says anything. A dry run never starts a job; repeat it
+/// with `next` as its `cursor` until `next` is `null`.
 #[utoipa::path(
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
     request_body(
@@ -235,7 +238,8 @@ struct RedrivePosition {
     ),
     responses(
         (status = 200, description = "What was done, or would be.", body = Redriven),
-        Problems<(Scoped, Missing, Body, Long, Write)>,
+        (status = 202, description = "A job does it.", body = Redriven),
+        Problems<(Scoped, Missing, Body, Taken, Long, Write, Purging)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -244,7 +248,7 @@ pub(super) async fn redrive(
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(asked): extract::Json<RedriveRequest>,
-) -> Answer<Json<Redriven>> {
+) -> Answer<(StatusCode, Json<Redriven>)> {
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
     let at = asked.cursor.as_deref();
     let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &filters)).transpose()?;
@@ -279,12 +283,46 @@ pub(super) async fn redrive(
             ));
         }
     };
+    let mut total = None;
+    if let RedriveSelection::Filter(filter, None) = &selection {
+        if asked.dry_run {
+            total = Some(count(&app, &actor, filter).await?);
+        } else if would_redrive(&app, &actor, filter, None).await?.next.is_some() {
+            let job = app.store.start_redrive(&actor, JobId::new(), filter.clone()).await?;
+            let redriven = Redriven { job: Some(job.into()), ..Redriven::default() };
+            return Ok((StatusCode::ACCEPTED, Json(redriven)));
+        }
+    }
     let redriven = app.store.redrive(&actor, selection, asked.dry_run).await?;
     let next = redriven
         .next
         .zip(examined)
         .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, &filters));
-    Ok(Json(Redriven { next, ..redriven.into() }))
+    Ok((StatusCode::OK, Json(Redriven { next, total, ..redriven.into() })))
+}
+
+/// What one call would do, starting at a cursor.
+async fn would_redrive(
+    app: &App,
+    actor: &Actor,
+    filter: &store::DeliveryFilter,
+    at: Option<RedriveCursor>,
+) -> Answer<store::Redriven> {
+    let selection = RedriveSelection::Filter(filter.clone(), at);
+    Ok(app.store.redrive(actor, selection, true).await?)
+}
+
+/// How many deliveries a redrive would append in all.
+async fn count(app: &App, actor: &Actor, filter: &store::DeliveryFilter) -> Answer<i64> {
+    let (mut total, mut at) = (0, None);
+    loop {
+        let part = would_redrive(app, actor, filter, at).await?;
+        total += i64::try_from(part.redriven.len()).unwrap_or(i64::MAX);
+        at = part.next;
+        if at.is_none() {
+            return Ok(total);
+        }
+    }
 }
 
 /// The last 24 hours by default. Without an end the window is open, so that it includes what was
@@ -467,10 +505,13 @@ impl From<store::Redriven> for Redriven {
             delivered: redriven.delivered,
             already_redriven: redriven.already_redriven,
             event_removed: redriven.event_removed,
+            payload_purged: redriven.payload_purged,
             expired: redriven.expired,
             gateway_deleted: redriven.gateway_deleted,
             more: redriven.more,
             next: None,
+            total: None,
+            job: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lists, shows and registers event types.
+//! Lists, shows, registers and deletes event types.
 
 use std::sync::Arc;
 
@@ -8,12 +8,14 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::App;
 use super::auth::{self, Admin, Reader};
+use super::deliveries::open_window;
 use super::extract::{self, Path};
-use super::openapi::{Body, Compute, Missing, Problems, Scoped, Write};
+use super::openapi::{Body, Compute, InUse, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
-use super::query::Query;
-use crate::api::{EventTypeDefinition, EventTypeInfo, Page};
-use crate::event::EventType;
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
+use crate::event::{EventType, OrganisationKey};
+use crate::event_types::built_in;
 use crate::ingest::SchemaCheckError;
 use crate::store;
 
@@ -102,6 +104,80 @@ pub(super) async fn put(
     app.types.remove(&(actor.organisation, name));
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info.into())))
+}
+
+/// Delete a registered event type.
+///
+/// Events of this type can't be published any more; those in the logs are delivered. A type that
+/// events of the last 24 hours have is only deleted with `force`. If the name is that of a built-in
+/// type, the built-in one is in force again; built-in types can't be deleted.
+#[utoipa::path(
+    delete, path = "/event-types/{name}", tag = "event types", operation_id = "deleteEventType",
+    params(("name" = EventType, Path, description = "The type's name."), EventTypeDeletion),
+    responses(
+        (status = 204, description = "It is deleted."),
+        Problems<(Scoped, Missing, Taken, InUse, Long, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(name): Path<String>,
+    Query(EventTypeDeletion { force }): Query<EventTypeDeletion>,
+) -> Answer<StatusCode> {
+    let name = named(&name)?;
+    let exists = app.store.event_type(actor.organisation, &name).await?;
+    if exists.is_none() {
+        return Err(Problem::not_found("event type"));
+    }
+    let is_built_in = built_in(name.as_str()).is_some();
+    if !force && !is_built_in && is_used(&app, actor.organisation, &name).await? {
+        return Err(Problem::new(
+            Code::EventTypeInUse,
+            format!(
+                "Events of the type {name} were published in the last 24 hours. Delete it with force=true if none will be."
+            ),
+        ));
+    }
+    let deleted = app.store.delete_event_type(&actor, &name).await;
+    app.types.remove(&(actor.organisation, name));
+    deleted?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether there are events of this type from the last 24 hours. Also true if that can't be found
+/// out with bounded work, among many other events.
+async fn is_used(app: &App, organisation: OrganisationKey, name: &EventType) -> Answer<bool> {
+    const MOST_PAGES: usize = 20;
+    let filter = store::EventFilter {
+        window: open_window(None, None)?,
+        event_type: Some(name.clone()),
+        ..store::EventFilter::default()
+    };
+    let mut cursor = None;
+    for _ in 0..MOST_PAGES {
+        let page = app.store.events(organisation, &filter, cursor, 1).await?;
+        if !page.rows.is_empty() {
+            return Ok(true);
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl FromQuery for EventTypeDeletion {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let force = parameters.one_of("force", &[("true", true), ("false", false)])?;
+        Ok(Self { force: force.unwrap_or_default() })
+    }
 }
 
 fn named(name: &str) -> Answer<EventType> {

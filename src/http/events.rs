@@ -17,19 +17,22 @@ use super::auth::{self, Publisher, Reader};
 use super::bodies;
 use super::extract::{self, Path};
 use super::observability;
-use super::openapi::{Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Write};
+use super::openapi::{
+    Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Waiting, Write,
+};
 use super::problem::{Answer, Problem};
 use super::publish;
 use super::query::Query;
+use super::rollouts;
 use crate::api::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, Code, EventWithDeliveries, PublishBody,
-    Warning,
+    WaitQuery, Warning,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, EventId, EventType, quoted};
 use crate::ingest::body::{self, Items};
 use crate::metric;
-use crate::store::{Appended, Publish, Published, Refusal, Validated};
+use crate::store::{Appended, Publish, Published, Refusal, RolloutOf, Validated};
 
 /// The answer to a request that publishes: a single event's, or a batch's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -112,12 +115,15 @@ async fn append(app: &App, publish: Publish) -> Answer<Published> {
 }
 
 /// Show an event with its state at each gateway.
+///
+/// With `wait`, the answer is held back until enough gateways have come far enough, until that is
+/// impossible, or until the time is up.
 #[utoipa::path(
     get, path = "/events/{id}", tag = "events", operation_id = "showEvent",
-    params(("id" = EventId, Path, description = "The event.")),
+    params(("id" = EventId, Path, description = "The event."), WaitQuery),
     responses(
         (status = 200, description = "The event.", body = EventWithDeliveries),
-        Problems<(Scoped, Missing, Long)>,
+        Problems<(Scoped, Missing, Long, Waiting)>,
     ),
     security(("access_token" = ["read"])),
 )]
@@ -125,11 +131,20 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
-    _: Query<()>,
+    Query(wait): Query<WaitQuery>,
 ) -> Answer<Json<EventWithDeliveries>> {
+    let rollout = match wait.wait()? {
+        None => None,
+        wait => {
+            let of = RolloutOf::Event(id.clone());
+            Some(rollouts::of_events(&app, organisation, &of, wait).await?.rollout)
+        }
+    };
+    // Read afterwards, so that the deliveries are at least as far as the rollout.
     let history = app.store.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
     let event = Event::clone(&history.event);
+    let verdict = history.verdict().into();
     Ok(Json(EventWithDeliveries {
         id: event.id,
         event_type: event.event_type,
@@ -142,7 +157,10 @@ pub(super) async fn show(
         traceparent: event.traceparent,
         target: history.target.map(Into::into),
         gateway_count: history.matched,
+        verdict,
+        rollout,
         deliveries: history.deliveries.into_iter().map(Into::into).collect(),
+        purged: history.purged.map(Into::into),
     }))
 }
 

@@ -13,6 +13,9 @@ use crate::ingest::body::json_error;
 /// A JSON body, which is an object.
 pub(super) struct Json<T>(pub(super) T);
 
+/// A JSON body, which is an object; the default if there is no body.
+pub(super) struct OptionalJson<T>(pub(super) T);
+
 /// The body's bytes, within the limit.
 pub(super) struct Bytes(pub(super) axum::body::Bytes);
 
@@ -87,6 +90,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Answer<Self> {
         let Body(bytes) = Body::from_request(request, state).await?;
+        parse(&bytes).map(|Object(value)| Self(value))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+        let Body(bytes) = Body::from_request(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
         parse(&bytes).map(|Object(value)| Self(value))
     }
 }

@@ -1,5 +1,6 @@
 //! Gateways: register, list, show, change, delete.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -196,11 +197,11 @@ fn check<'a>(
 }
 
 /// A gateway as the API returns it. Includes connections to this node that are not recorded yet.
-fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
+pub(super) fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
     let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);
     let lag = gateway.oldest_pending_at.map_or(0, |at| gateway.as_of.since(at).as_secs());
-    let verdict = gateway.verdict().into();
+    let verdict = verdict(gateway.verdict(), gateway.summary());
     let (manifest, manifest_at) = gateway.manifest.unzip();
     api::Gateway {
         id: gateway.id,
@@ -210,6 +211,7 @@ fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
         created_at: gateway.created_at,
         disabled: gateway.disabled_at.is_some(),
         disabled_at: gateway.disabled_at,
+        paused: gateway.paused.map(Into::into),
         connected: connections > 0,
         connections,
         head: gateway.head,
@@ -224,27 +226,30 @@ fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
     }
 }
 
-impl From<store::Verdict> for api::Verdict {
-    fn from(verdict: store::Verdict) -> Self {
-        Self {
-            state: match verdict.state {
-                store::VerdictState::Disabled => api::VerdictState::Disabled,
-                store::VerdictState::Failing => api::VerdictState::Failing,
-                store::VerdictState::Away => api::VerdictState::Away,
-                store::VerdictState::Behind => api::VerdictState::Behind,
-                store::VerdictState::Ok => api::VerdictState::Ok,
-            },
-            since: verdict.since,
-            reason: verdict.reason.map(str::to_owned),
-            failures: verdict.failures,
-        }
+/// A verdict and its sentence as the API returns them.
+pub(super) fn verdict(verdict: store::Verdict, summary: String) -> api::Verdict {
+    api::Verdict {
+        state: match verdict.state {
+            store::VerdictState::Deleted => api::VerdictState::Deleted,
+            store::VerdictState::Disabled => api::VerdictState::Disabled,
+            store::VerdictState::Paused => api::VerdictState::Paused,
+            store::VerdictState::Failing => api::VerdictState::Failing,
+            store::VerdictState::Away => api::VerdictState::Away,
+            store::VerdictState::Behind => api::VerdictState::Behind,
+            store::VerdictState::Ok => api::VerdictState::Ok,
+        },
+        since: verdict.since,
+        reason: verdict.reason.map(Cow::into_owned),
+        failures: verdict.failures,
+        summary,
     }
 }
 
 impl From<store::LastRefusal> for api::LastRefusal {
     fn from(refusal: store::LastRefusal) -> Self {
-        let store::LastRefusal { at, code, address } = refusal;
-        Self { at, code, address }
+        let store::LastRefusal { at, code, cause, address } = refusal;
+        let cause = cause.map(|cause| cause.as_str().to_owned());
+        Self { at, code, cause, address }
     }
 }
 

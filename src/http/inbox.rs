@@ -193,6 +193,7 @@ impl From<store::RejectedRow> for RejectedRow {
         Self {
             id: row.id,
             inbox_id: row.inbox_id,
+            version: row.version,
             reason: row.reason.into(),
             detail: row.detail,
             rejected_at: row.rejected_at,

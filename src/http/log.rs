@@ -92,7 +92,7 @@ pub(super) async fn show(
         let deadline = Instant::now() + wait;
         // Subscribed before the log is read again: what is appended in between
         // is noticed.
-        let mut head = app.dispatcher.watch_head(page.gateway.key);
+        let mut state = app.dispatcher.watch_log(page.gateway.key);
         loop {
             let read_at = Instant::now();
             page = read().await?;
@@ -103,7 +103,7 @@ pub(super) async fn show(
             let seen = after.max(page.gateway.head);
             let read_again = deadline.min(read_at + READ_AGAIN);
             while !app.dispatcher.is_draining() && Instant::now() < read_again {
-                if timeout(LOOK_AGAIN, head.wait_for(|head| *head > seen)).await.is_ok() {
+                if timeout(LOOK_AGAIN, state.wait_for(|state| state.head > seen)).await.is_ok() {
                     break;
                 }
             }
@@ -151,6 +151,7 @@ fn shown(page: store::LogPage, limit: usize) -> LogPage {
             expires_at: event.expires_at,
             traceparent: event.traceparent,
             state: row.state.into(),
+            purged: row.is_purged,
         }
     });
     let list: Vec<LogEntry> = entries.collect();

@@ -42,6 +42,7 @@ const GATEWAY_KEY: &str = "gateway_key";
     tags(
         (name = "events", description = "Publish events, and show them with their deliveries."),
         (name = "deliveries", description = "Failed deliveries with their reasons, and redrives."),
+        (name = "jobs", description = "Redrives and replays of many deliveries."),
         (name = "gateways", description = "Register, change and delete gateways; read their logs."),
         (name = "gateway tokens", description = "The keys that gateways connect with."),
         (name = "connections", description = "Connections of gateways, live and past."),
@@ -176,10 +177,20 @@ code_sets! {
     Missing = [NotFound];
     /// A name or an id may be taken.
     Taken = [Conflict];
+    /// Something may be in use.
+    InUse = [EventTypeInUse];
+    /// A feed is opened.
+    Watching = [BadRequest, TooManyFeeds, Draining];
     /// Something is stored.
     Write = [CommitOutcomeUnknown];
     /// Events are appended.
     Append = [StorageFull];
+    /// Something is stored, and events are appended.
+    Storing = [CommitOutcomeUnknown, StorageFull];
+    /// A gateway may be unable to do what is requested.
+    Resync = [ResyncUnsupported];
+    /// An event's payload may have been purged.
+    Purging = [EventPurged];
     /// Work runs on the compute pool.
     Compute = [Overloaded];
     /// `POST /events`.
@@ -187,6 +198,8 @@ code_sets! {
         UnknownGateways, EventIdTaken, EventTooLarge, TooManyDeliveries, UnknownEventType,
         IdempotencyKeyReused
     ];
+    /// `POST /events/{id}/resend`.
+    Resending = [UnknownGateways, EventPurged];
     /// `POST /gateways/{id}/manifest`.
     Manifest = [BadRequest, ManifestTooLarge, UnsupportedContentEncoding];
     /// `GET /ws/gateways/connect`.
@@ -195,6 +208,8 @@ code_sets! {
         TooManyAttempts, ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit,
         CommitOutcomeUnknown, Internal, Unavailable
     ];
+    /// Requests that may wait.
+    Waiting = [TooManyWaits];
     /// `GET /readyz`.
     Readiness = [Draining, JobOverdue, Unavailable, Internal];
     /// Routes without credentials that are not served on connections of the reserve.

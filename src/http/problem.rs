@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::api::{self, Code, FieldError};
 use crate::clock::EmptyWindow;
 use crate::event::GatewayId;
-use crate::store::{Refusal, StoreError, ValidationError};
+use crate::store::{Conflict, Refusal, StoreError, ValidationError};
 
 /// A refusal.
 #[derive(Clone, Debug)]
@@ -219,6 +219,9 @@ impl From<StoreError> for Problem {
                 Code::AnswerTooLong,
                 format!("This was ended: {error}. Ask for a shorter window, or for less."),
             ),
+            StoreError::Conflict(why @ Conflict::Purged(_)) => {
+                Self::new(Code::EventPurged, why.to_string())
+            }
             StoreError::Conflict(why) => Self::new(Code::Conflict, why.to_string()),
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Corrupt(_) => Self::internal(),
@@ -254,7 +257,6 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Conflict;
 
     #[test]
     fn store_errors_become_what_clients_can_act_on() {

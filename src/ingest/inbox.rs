@@ -13,8 +13,8 @@ use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
 use crate::store::{
-    Conflict, Drained, EventTypeInfo, Inbox, InboxRow, NewEvent, Rejection, RejectionReason,
-    Result, StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
+    Conflict, Drained, EventTypeInfo, Inbox, InboxContent, InboxRow, NewEvent, Rejection,
+    RejectionReason, Result, StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.
@@ -267,6 +267,15 @@ fn read(row: InboxRow, limit: usize, now: Timestamp) -> (i64, Read) {
         Err(Unreadable::TooLarge(bytes)) => Err(ValidationError::TooLarge { bytes, limit }),
     };
     (row.id, read.map_err(Rejection::from))
+}
+
+/// The event that an edited row describes, as the drain would read it.
+pub fn read_row(
+    content: InboxContent,
+    inserted_at: Timestamp,
+    now: Timestamp,
+) -> std::result::Result<Draft, Rejection> {
+    rows::read(content, inserted_at, now).map_err(Rejection::from)
 }
 
 /// Size of the columns that take time to read.

@@ -226,6 +226,10 @@ audit_actions! {
     GatewayDisabled = "gateway.disabled",
     /// A gateway was enabled again.
     GatewayEnabled = "gateway.enabled",
+    /// Delivery to a gateway was paused.
+    GatewayPaused = "gateway.paused",
+    /// Delivery to a gateway was resumed.
+    GatewayResumed = "gateway.resumed",
     /// A gateway was deleted, and with it its keys.
     GatewayDeleted = "gateway.deleted",
     /// A gateway's key was created.
@@ -242,8 +246,28 @@ audit_actions! {
     EventTypeRegistered = "event_type.registered",
     /// An event type's description or schema changed.
     EventTypeChanged = "event_type.changed",
+    /// A registered event type was deleted.
+    EventTypeDeleted = "event_type.deleted",
     /// Dead letters of a gateway were appended again.
     DeliveryRedriven = "delivery.redriven",
+    /// Part of a gateway's log was appended again.
+    GatewayReplayed = "gateway.replayed",
+    /// An event was appended for further gateways.
+    EventResent = "event.resent",
+    /// A job that redrives or replays many deliveries was started.
+    JobStarted = "job.started",
+    /// A job ended by itself: it is done, or failed.
+    JobEnded = "job.ended",
+    /// A job was aborted.
+    JobAborted = "job.aborted",
+    /// A pending delivery was given up.
+    DeliverySkipped = "delivery.skipped",
+    /// An event's payload was removed.
+    EventPurged = "event.purged",
+    /// A rejected row was edited, and stayed rejected.
+    RejectedRowEdited = "rejected_row.edited",
+    /// A rejected row was edited and published.
+    RejectedRowPublished = "rejected_row.published",
     /// Rejected rows were put back into the inbox.
     RejectedRowRetried = "rejected_row.retried",
     /// A rejected row was deleted.

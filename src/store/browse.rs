@@ -170,6 +170,8 @@ pub struct LogRow {
     pub appended_at: Timestamp,
     /// The state of its delivery.
     pub state: DeliveryState,
+    /// Whether the event's payload was purged.
+    pub is_purged: bool,
 }
 
 /// Which part of a log to read.

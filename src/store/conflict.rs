@@ -1,6 +1,7 @@
 //! Conflicts with what is stored.
 
-use crate::event::GatewayId;
+use crate::clock::Timestamp;
+use crate::event::{EventId, EventType, GatewayId, Reason, Sequence};
 
 use super::StoreError;
 
@@ -39,9 +40,52 @@ pub enum Conflict {
         /// The maximum.
         most: usize,
     },
+    /// The organisation has the maximum number of running jobs.
+    #[error("{running} jobs are running, the maximum; wait until one ends, or abort one")]
+    RunningJobs {
+        /// The number of its running jobs.
+        running: i64,
+    },
+    /// The event has expired, and would not be delivered.
+    #[error("the event {event} expired at {at}; publish it again if it is still valid")]
+    EventExpired {
+        /// The event.
+        event: EventId,
+        /// When it expired.
+        at: Timestamp,
+    },
+    /// The event type is built in, and nothing is registered under its name.
+    #[error("{0} is a built-in event type, which can't be deleted")]
+    BuiltInType(EventType),
     /// The rejected row was put back before.
     #[error("The rejected row {0} has been put back into the inbox already.")]
     PutBack(i64),
+    /// The rejected row was edited since it was read.
+    #[error(
+        "The rejected row {id} was edited meanwhile and has version {version}; read it again, and edit that version."
+    )]
+    Edited {
+        /// The row.
+        id: i64,
+        /// Its version.
+        version: i64,
+    },
+    /// The delivery was confirmed, so it can't be skipped.
+    #[error("The delivery {0} is confirmed; only a pending delivery can be skipped.")]
+    Delivered(Sequence),
+    /// The delivery was given up for another reason, so it can't be skipped.
+    #[error(
+        "The delivery {sequence} was given up already ({reason}); only a pending delivery can be skipped."
+    )]
+    GivenUp {
+        /// The delivery.
+        sequence: Sequence,
+        /// Why it was given up.
+        reason: Reason,
+    },
+    /// The event's payload was purged, so it can't be sent again.
+    #[error("The payload of event {0} was purged; it can't be sent again. Publish a new event.")]
+    Purged(EventId),
     /// A concurrent request, on this node or another one, took the same name, id or key. A retry
     /// finds what it stored.
     #[error("another request took this name or id at the same time; check, and retry")]

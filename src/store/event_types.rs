@@ -22,4 +22,7 @@ pub trait EventTypes: Send + Sync + 'static {
     /// Registers or replaces a type, and records what changed in the [audit log](super::audit).
     /// Returns true if none of that name was registered.
     async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool>;
+    /// Deletes a registered type, and records that in the audit log. A built-in type of the same
+    /// name is in force again. A conflict if only the built-in one exists; `NotFound` if none does.
+    async fn delete_event_type(&self, actor: &Actor, name: &EventType) -> Result<()>;
 }

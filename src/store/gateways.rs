@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Actor, Deleted, Fleet, Gateway, GatewayChange, Labels, Result};
+use super::{Actor, Deleted, Fleet, Gateway, GatewayChange, Labels, NotedRefusal, Result};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 
 /// Operations on gateways. Deleted gateways are not found. Those that take an [`Actor`] record what
@@ -47,5 +47,5 @@ pub trait Gateways: Send + Sync + 'static {
     async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()>;
     /// Records a gateway's last refused connection attempt. Returns at once, and skips the record
     /// when the writer's queue is full. The caller limits how often it calls.
-    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str);
+    fn note_refusal(&self, gateway: GatewayKey, refusal: NotedRefusal);
 }

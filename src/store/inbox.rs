@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 
-use super::{Actor, NewEvent, Refusal, Result, ValidationError};
+use super::{Actor, Appended, NewEvent, Refusal, Result, ValidationError};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{OrganisationKey, UnknownName};
 
@@ -42,6 +42,23 @@ pub trait Inbox: Send + Sync + 'static {
     /// per call. `Conflict` if the selected row was put back before. Recorded in the
     /// [audit log](super::audit).
     async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried>;
+    /// All columns of a rejected row, to edit it; its payload only up to `max_bytes`.
+    async fn rejected_content(
+        &self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: usize,
+    ) -> Result<Option<RejectedContent>>;
+    /// Replaces the columns of a rejected row. If the event that it describes now is valid, it is
+    /// published in the same transaction, and the row is removed; otherwise the row stays, with the
+    /// new reason. `Conflict` if the row was edited since, or put back into the inbox. Recorded in
+    /// the [audit log](super::audit). A dry run checks the same, and changes nothing.
+    async fn edit_rejected(
+        &self,
+        actor: &Actor,
+        edit: RejectedEdit,
+        dry_run: bool,
+    ) -> Result<EditedRow>;
     /// Removes a rejected row permanently. Recorded in the [audit log](super::audit).
     async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()>;
 }
@@ -237,6 +254,45 @@ pub struct Drained {
     pub rejected: Vec<(i64, Rejection)>,
 }
 
+/// A rejected row with all its columns.
+#[derive(Clone, Debug)]
+pub struct RejectedContent {
+    /// Its columns. The payload is empty if it is larger than was asked for.
+    pub content: InboxContent,
+    /// The payload's size in bytes.
+    pub payload_bytes: usize,
+    /// When it was inserted into the inbox.
+    pub inserted_at: Timestamp,
+    /// Raised by each edit.
+    pub version: i64,
+    /// When it was put back into the inbox.
+    pub retried_at: Option<Timestamp>,
+}
+
+/// New columns of a rejected row.
+#[derive(Clone, Debug)]
+pub struct RejectedEdit {
+    /// The row.
+    pub id: i64,
+    /// The version that was edited.
+    pub version: i64,
+    /// All columns, also those that stay the same.
+    pub content: InboxContent,
+    /// Whether the payload was replaced, for the audit log.
+    pub has_payload: bool,
+    /// The event that the columns describe, or why it is invalid.
+    pub result: std::result::Result<NewEvent, Rejection>,
+}
+
+/// What became of an edited row.
+#[derive(Clone, Debug)]
+pub enum EditedRow {
+    /// Its event is in the log. In a dry run it would be, and the deliveries are not known.
+    Published(Appended),
+    /// It is still rejected. In a dry run it would be, with this reason.
+    Rejected(Rejection, Box<RejectedRow>),
+}
+
 /// The number of rows in the inbox, and their age.
 #[derive(Clone, Copy, Debug)]
 pub struct InboxDepth {
@@ -282,6 +338,8 @@ pub struct RejectedRow {
     pub id: i64,
     /// The key that it had in the inbox.
     pub inbox_id: i64,
+    /// Raised by each edit.
+    pub version: i64,
     /// Why it was rejected.
     pub reason: RejectionReason,
     /// What was wrong.

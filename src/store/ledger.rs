@@ -30,8 +30,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
-use super::{Actor, AuditHead, PublishedTarget, Record, Result};
+use super::{Actor, AuditHead, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
@@ -49,6 +50,9 @@ pub trait Ledger: Send + Sync + 'static {
         organisation: OrganisationKey,
         id: &EventId,
     ) -> Result<Option<EventHistory>>;
+    /// How far events have come at the gateways that they are for. Without events if there are
+    /// none.
+    async fn rollout(&self, organisation: OrganisationKey, of: &RolloutOf) -> Result<Rollout>;
     /// A page of failed deliveries.
     async fn failed_deliveries(
         &self,
@@ -78,7 +82,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// Totals of an organisation.
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
     /// Appends dead letters again: at most 1,000 per call, found by a bounded search that blocks
-    /// no writes. A dry run only counts. What is appended is recorded in the
+    /// no writes. A dry run only counts. `Conflict` if a single delivery is selected and its event's
+    /// payload was purged. What is appended is recorded in the
     /// [audit log](super::audit), for each gateway and transaction.
     async fn redrive(
         &self,
@@ -125,7 +130,8 @@ impl DeliveryKey {
 
 /// Where the next page begins. `as_of`, the last attempt on record at the first page, makes all
 /// pages one snapshot although attempts keep arriving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeliveryCursor {
     /// Attempts after this one are ignored.
     pub as_of: i64,
@@ -365,6 +371,8 @@ pub struct EventHistory {
     pub matched: i64,
     /// Its delivery to every gateway; to a gateway to which it was redriven, more than one.
     pub deliveries: Vec<Delivery>,
+    /// The purge of its payload, if it was purged.
+    pub purged: Option<Purge>,
 }
 
 /// Totals of an organisation.
@@ -415,6 +423,8 @@ pub struct Redriven {
     pub already_redriven: i64,
     /// Skipped: retention has removed the event.
     pub event_removed: i64,
+    /// Skipped: the event's payload was purged.
+    pub payload_purged: i64,
     /// Skipped: the event has expired, and would become a dead letter at once.
     pub expired: i64,
     /// Skipped: the gateway is deleted.
@@ -434,6 +444,7 @@ impl Redriven {
         self.delivered += part.delivered;
         self.already_redriven += part.already_redriven;
         self.event_removed += part.event_removed;
+        self.payload_purged += part.payload_purged;
         self.expired += part.expired;
         self.gateway_deleted += part.gateway_deleted;
     }

@@ -27,6 +27,21 @@ pub const REDRIVE_DEAD_LETTERS: i64 = 2_000;
 /// Deliveries that one call of a redrive looks up, at most.
 pub const REDRIVE_LOOKED_UP: usize = 2_000;
 
+/// Deliveries that one chunk of a bulk redrive examines and appends, at most. Each may cost several
+/// statements, while its stream is locked.
+pub const BULK_REDRIVEN: usize = 100;
+/// Deliveries that one chunk of a replay examines, at most. It appends them with a few statements.
+/// A replay of no more than these is done at once.
+pub const REPLAYED: i64 = 500;
+/// Deliveries that one statement of a replay's dry run examines, at most.
+pub const REPLAY_COUNTED: i64 = 5_000;
+/// Running jobs of an organisation, at most.
+pub const RUNNING_JOBS: i64 = 4;
+/// Running jobs that a node works on in turn, at most.
+pub const JOBS_IN_TURN: i64 = 64;
+/// A node takes over a job whose last chunk ended this long ago.
+pub const JOB_LEASE: Duration = Duration::from_secs(5);
+
 /// Streams that one batch of retention examines. Most have nothing to remove.
 pub const TRIMMED_STREAMS: i64 = 256;
 

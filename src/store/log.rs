@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
+use crate::wake::Control;
 
 /// Operations on logs.
 #[async_trait]
@@ -162,6 +163,8 @@ pub struct OutboxRow {
     pub sequence: Sequence,
     /// Its event, shared by all lanes that send it.
     pub event: Arc<Event>,
+    /// Why it must not be sent: an admin has skipped it, or purged its event's payload.
+    pub withheld: Option<Reason>,
 }
 
 /// A page of a gateway's log.
@@ -228,6 +231,8 @@ pub struct Opened {
     pub is_unsure: bool,
     /// Confirmed events after `position`.
     pub repeats: Repeats,
+    /// How the log is delivered.
+    pub control: Control,
 }
 
 /// How far a gateway has confirmed a delivery.
@@ -318,7 +323,7 @@ pub enum Record {
         /// When the connection ended.
         at: Timestamp,
     },
-    /// Skipped permanently (expired, or removed by retention): a failed attempt and a dead letter.
+    /// Skipped permanently (expired, removed by retention, skipped or purged by an admin): a failed attempt and a dead letter.
     /// The position passes it with the next receipt, or at once by `advance_to` if nothing before
     /// it is unconfirmed.
     Skipped {

@@ -198,6 +198,9 @@ impl Access for PostgresStore {
         Ok(())
     }
 
+    /// The server keeps old versions of rows until it vacuums, and its write-ahead log.
+    fn erase_remains(&self) {}
+
     async fn watch_inbox(&self) -> Result<()> {
         self.inbox.changed().await
     }

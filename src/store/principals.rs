@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Conflict, Failing, Result};
+use super::{Conflict, Failing, Pause, Result};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 
@@ -28,6 +28,8 @@ pub struct Gateway {
     pub created_at: Timestamp,
     /// When it was disabled; `None` while it may connect.
     pub disabled_at: Option<Timestamp>,
+    /// Its pause, while it is paused.
+    pub paused: Option<Pause>,
     /// The latest manifest that it sent, and when.
     pub manifest: Option<(Box<serde_json::value::RawValue>, Timestamp)>,
     /// Its log's epoch.
@@ -67,8 +69,48 @@ pub struct LastRefusal {
     pub at: Timestamp,
     /// Why: an error code of the API.
     pub code: String,
+    /// What was wrong with its key, if that was why.
+    pub cause: Option<KeyFault>,
     /// The peer's address.
     pub address: String,
+}
+
+/// A refused connection attempt to record for its gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedRefusal {
+    /// Why: an error code of the API.
+    pub code: String,
+    /// What was wrong with its key, if that was why.
+    pub cause: Option<KeyFault>,
+    /// The peer's address.
+    pub address: String,
+}
+
+/// What is wrong with a gateway's key whose public part is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFault {
+    /// It was revoked.
+    Revoked,
+    /// It has expired.
+    Expired,
+    /// Its secret part is another one.
+    WrongSecret,
+}
+
+impl KeyFault {
+    /// Its name in the database and the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Revoked => "key_revoked",
+            Self::Expired => "key_expired",
+            Self::WrongSecret => "key_wrong",
+        }
+    }
+
+    /// The fault with a name from the database; `None` for one that only a newer version knows.
+    pub fn stored(name: &str) -> Option<Self> {
+        [Self::Revoked, Self::Expired, Self::WrongSecret].into_iter().find(|it| it.as_str() == name)
+    }
 }
 
 /// A change to a gateway. Fields that are `None` stay unchanged.
@@ -199,6 +241,19 @@ pub struct GatewayCredential {
     pub disabled: bool,
     /// When the token was last used, as far as recorded.
     pub last_used_at: Option<Timestamp>,
+}
+
+impl GatewayCredential {
+    /// What was wrong with an invalid key of this credential, at an instant.
+    pub fn fault(&self, now: Timestamp) -> KeyFault {
+        if self.revoked {
+            KeyFault::Revoked
+        } else if self.expires_at.is_some_and(|at| at <= now) {
+            KeyFault::Expired
+        } else {
+            KeyFault::WrongSecret
+        }
+    }
 }
 
 /// What is stored about an access token.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::SqlitePool;
@@ -57,6 +58,8 @@ pub struct SqliteStore {
     probe: disk::Probe,
     inbox: watch_inbox::Watch,
     options: Options,
+    /// Set after a purge, until the write-ahead log is truncated.
+    has_remains: Arc<AtomicBool>,
     /// Held to keep other servers from opening the file.
     _lock: File,
 }
@@ -75,6 +78,7 @@ impl SqliteStore {
         let snapshots = QueryPool::new(connect::readers(options, 1).await?, SNAPSHOT_TIMEOUT);
         let session = Session::new(conn, options, disk);
         let (trouble, probe) = (session.trouble(), session.probe());
+        let has_remains = session.has_remains();
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let inbox = watch_inbox::Watch::new(options.path.clone());
         let options = options.clone();
@@ -89,6 +93,7 @@ impl SqliteStore {
             probe,
             inbox,
             options,
+            has_remains,
             _lock: lock,
         };
         store.begin().await?;
@@ -146,6 +151,10 @@ impl Access for SqliteStore {
             Some(free) if free < self.options.min_free_bytes => Err(StoreError::StorageFull),
             _ => Ok(()),
         }
+    }
+
+    fn erase_remains(&self) {
+        self.has_remains.store(true, Ordering::Relaxed);
     }
 
     async fn watch_inbox(&self) -> Result<()> {

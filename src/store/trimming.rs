@@ -27,7 +27,7 @@ pub struct RetentionLimits {
     /// How long the position of an [unnamed connection](super::positions#definitions) is kept after
     /// its end.
     pub orphaned_cursor_max_age: Duration,
-    /// Records of the audit log are kept this long.
+    /// Records of the audit log are kept this long, and those of jobs after their end.
     pub audit_max_age: Duration,
     /// Rows examined per transaction, at most.
     pub batch: i64,
@@ -90,6 +90,12 @@ impl RetentionLimits {
         batch: 1,
     };
 
+    /// States of gateways that were replaced before this instant are not kept. They explain which
+    /// gateways an event matched, so they are kept as long as events may be.
+    pub fn replaced_before(&self, now: Timestamp) -> Timestamp {
+        now.minus(self.hard_max_age.max(self.audit_max_age))
+    }
+
     /// Open dead letters that died before this instant are not kept.
     pub fn dead_before(&self, now: Timestamp) -> Timestamp {
         now.minus(self.dead_letter_max_age.max(self.max_age))
@@ -143,10 +149,16 @@ pub enum TrimStep {
     Keys,
     /// Ended connections.
     Connections,
+    /// The record of connections that were opened and closed.
+    Changes,
     /// Rejected inbox rows.
     Rejected,
     /// Records of the audit log.
     Audit,
+    /// Records of ended jobs.
+    Jobs,
+    /// Earlier states of gateways.
+    GatewayHistory,
 }
 
 impl TrimStep {
@@ -161,9 +173,12 @@ impl TrimStep {
             Self::DeadLetters => Some(Self::OldDeadLetters),
             Self::OldDeadLetters => Some(Self::Keys),
             Self::Keys => Some(Self::Connections),
-            Self::Connections => Some(Self::Rejected),
+            Self::Connections => Some(Self::Changes),
+            Self::Changes => Some(Self::Rejected),
             Self::Rejected => Some(Self::Audit),
-            Self::Audit => None,
+            Self::Audit => Some(Self::Jobs),
+            Self::Jobs => Some(Self::GatewayHistory),
+            Self::GatewayHistory => None,
         }
     }
 }

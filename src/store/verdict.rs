@@ -1,5 +1,6 @@
 //! A gateway's verdict: the state that lists show first, since when it applies, and why.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::Gateway;
@@ -13,7 +14,9 @@ pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 ///
 /// | state | applies when | `since` | `reason` |
 /// |---|---|---|---|
+/// | `deleted` | it was deleted; only in a [diagnosis](super::diagnosis) | when it was deleted | `gateway_deleted` |
 /// | `disabled` | an admin has disabled it | when it was disabled | `gateway_disabled` |
+/// | `paused` | an admin has paused its delivery | when it was paused | who paused it, and why |
 /// | `failing` | the newest report (`deployment.ack`) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
 /// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout` or `protocol_error`), and no receipt or other failure came after that | that failure | its reason |
 /// | `away` | it has no live connection on any node | the end of its last connection, or its registration | why that connection ended, or `never_connected` |
@@ -23,14 +26,14 @@ pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 /// Reports are ordered by their sequences. A report that arrives late changes nothing, and of
 /// several for one sequence a success counts. A verdict is computed from the database alone, so it
 /// survives a restart and is the same on all nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The state.
     pub state: VerdictState,
     /// When the state began.
     pub since: Timestamp,
     /// Why; `None` for `ok`.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Cow<'static, str>>,
     /// Failed reports since the last success; 0 unless it is `failing` because of reports.
     pub failures: i64,
 }
@@ -38,8 +41,12 @@ pub struct Verdict {
 /// The states of a [`Verdict`], by decreasing precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerdictState {
+    /// It was deleted. Only a diagnosis finds deleted gateways.
+    Deleted,
     /// It was disabled.
     Disabled,
+    /// Its delivery was paused.
+    Paused,
     /// It does not handle what it receives.
     Failing,
     /// It has no live connection.
@@ -64,9 +71,18 @@ pub struct Failing {
 impl Gateway {
     /// Its verdict as of [`Gateway::as_of`].
     pub fn verdict(&self) -> Verdict {
-        let is = |state, since, reason| Verdict { state, since, reason, failures: 0 };
+        let is = |state, since, reason: Option<&'static str>| Verdict {
+            state,
+            since,
+            reason: reason.map(Cow::Borrowed),
+            failures: 0,
+        };
         if let Some(since) = self.disabled_at {
             return is(VerdictState::Disabled, since, Some(Reason::GatewayDisabled.as_str()));
+        }
+        if let Some(pause) = &self.paused {
+            let reason = Some(Cow::Owned(pause.to_string()));
+            return Verdict { reason, ..is(VerdictState::Paused, pause.at, None) };
         }
         if let Some(Failing { since, reason, count }) = self.failing {
             let reported = is(VerdictState::Failing, since, Some(reason.as_str()));
@@ -102,7 +118,7 @@ const fn is_of_a_live_gateway(reason: Reason) -> bool {
 mod tests {
     use super::*;
     use crate::event::{Epoch, GatewayId, GatewayKey, Sequence};
-    use crate::store::Labels;
+    use crate::store::{Labels, Pause};
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_micros(secs * 1_000_000)
@@ -116,6 +132,7 @@ mod tests {
             labels: Labels::new(),
             created_at: at(1),
             disabled_at: None,
+            paused: None,
             manifest: None,
             epoch: Epoch::new(),
             head: Sequence(9),
@@ -135,9 +152,9 @@ mod tests {
         }
     }
 
-    fn seen(gateway: &Gateway) -> (VerdictState, Timestamp, Option<&'static str>) {
+    fn seen(gateway: &Gateway) -> (VerdictState, Timestamp, Option<String>) {
         let Verdict { state, since, reason, .. } = gateway.verdict();
-        (state, since, reason)
+        (state, since, reason.map(Cow::into_owned))
     }
 
     #[test]
@@ -147,22 +164,39 @@ mod tests {
         gateway.oldest_pending_at = Some(at(170));
         assert_eq!(seen(&gateway).0, VerdictState::Ok, "not older than the limit");
         gateway.oldest_pending_at = Some(at(169));
-        assert_eq!(seen(&gateway), (VerdictState::Behind, at(169), Some("confirmation_overdue")));
+        assert_eq!(
+            seen(&gateway),
+            (VerdictState::Behind, at(169), Some("confirmation_overdue".to_owned()))
+        );
         gateway.connected_since = None;
-        assert_eq!(seen(&gateway), (VerdictState::Away, at(90), Some("shutdown")));
+        assert_eq!(seen(&gateway), (VerdictState::Away, at(90), Some("shutdown".to_owned())));
         let new = Gateway { left: None, ..gateway.clone() };
-        assert_eq!(seen(&new), (VerdictState::Away, at(1), Some("never_connected")));
+        assert_eq!(seen(&new), (VerdictState::Away, at(1), Some("never_connected".to_owned())));
         gateway.last_failure = Some((at(120), Reason::ConfirmationTimeout));
-        assert_eq!(seen(&gateway), (VerdictState::Failing, at(120), Some("confirmation_timeout")));
+        assert_eq!(
+            seen(&gateway),
+            (VerdictState::Failing, at(120), Some("confirmation_timeout".to_owned()))
+        );
         let reason = Reason::GatewayProcessingError;
         gateway.failing = Some(Failing { since: at(50), reason, count: 3 });
         assert_eq!(
             seen(&gateway),
-            (VerdictState::Failing, at(50), Some("gateway_processing_error"))
+            (VerdictState::Failing, at(50), Some("gateway_processing_error".to_owned()))
         );
         assert_eq!(gateway.verdict().failures, 3);
+        let by = "ops".to_owned();
+        gateway.paused = Some(Pause { at: at(125), by: by.clone(), reason: None });
+        assert_eq!(
+            seen(&gateway),
+            (VerdictState::Paused, at(125), Some("paused by ops".to_owned()))
+        );
+        gateway.paused = Some(Pause { at: at(125), by, reason: Some("upgrade".to_owned()) });
+        assert_eq!(seen(&gateway).2.as_deref(), Some("paused by ops: upgrade"));
         gateway.disabled_at = Some(at(130));
-        assert_eq!(seen(&gateway), (VerdictState::Disabled, at(130), Some("gateway_disabled")));
+        assert_eq!(
+            seen(&gateway),
+            (VerdictState::Disabled, at(130), Some("gateway_disabled".to_owned()))
+        );
     }
 
     #[test]

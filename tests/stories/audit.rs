@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use gateway_events::client::BASE_PATH;
-use gateway_events::event::{Reason, Sequence};
+use gateway_events::event::{GatewayId, JobId, NodeId, Reason, Sequence};
 use gateway_events::http::openapi;
 use gateway_events::store::postgres::verify;
 use gateway_events::store::{
@@ -34,8 +34,9 @@ on_both! {
 }
 
 /// Routes that change something and leave no record.
-const EXEMPT: [(&str, &str, &str); 2] = [
+const EXEMPT: [(&str, &str, &str); 3] = [
     ("post", "/events", "the log is its record"),
+    ("post", "/gateways/{id}/resync", "no gateway supports it"),
     ("post", "/gateways/{id}/manifest", "a gateway's own request, which has no principal"),
 ];
 
@@ -61,6 +62,24 @@ async fn rejected_row(on: &On, service: &Service) -> i64 {
     found["list"][0]["id"].as_i64().unwrap()
 }
 
+/// The id of a job that another node works on.
+async fn running_job(on: &On, service: &Service) -> JobId {
+    let (id, gateway, node) = (JobId::new(), GatewayId::new(), NodeId::new());
+    // Later than any clock shows, so that no node takes it over.
+    let at = match on {
+        On::Embedded => "253402300799000000",
+        On::Shared(_) => "'9999-12-31T23:59:59Z'",
+    };
+    let insert = format!(
+        r#"insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name, source,
+            request_id, state, position, done, total, counts, node, created_at, updated_at)
+        values ('{id}', 1, 'replay', '{{"gatewayId":"{gateway}","first":1,"last":900}}', 'p', 'n', '', '',
+            'running', '{{"replayed":0}}', 0, 900, '{{}}', '{node}', {at}, {at})"#
+    );
+    on.change(service, &insert).await;
+    id
+}
+
 /// A gateway whose first delivery is a dead letter.
 async fn failed_gateway(service: &Service, name: &str) -> String {
     let (id, key) = service.gateway(name).await;
@@ -80,6 +99,10 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
     Some(match (method, route) {
         ("put", "/event-types/{name}") => {
             change("/event-types/walk.ed", json!({"description": "d"}), "event_type.registered")
+        }
+        ("delete", "/event-types/{name}") => {
+            admin.put("/event-types/go.ne", &json!({"description": "d"})).await.success();
+            change("/event-types/go.ne", Value::Null, "event_type.deleted")
         }
         ("post", "/gateways") => change(route, json!({"name": nth}), "gateway.registered"),
         ("patch", "/gateways/{id}") => {
@@ -109,9 +132,66 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
             let path = format!("/access-tokens/{}", made["id"].as_str().unwrap());
             change(path, Value::Null, "access_token.revoked")
         }
+        _ => return corrective_action(on, service, method, route, &nth).await,
+    })
+}
+
+/// Prepares a corrective action.
+async fn corrective_action(
+    on: &On,
+    service: &Service,
+    method: &str,
+    route: &str,
+    nth: &str,
+) -> Option<Change> {
+    let admin = service.admin();
+    Some(match (method, route) {
+        ("post", "/gateways/{id}/pause") => {
+            let (id, _) = service.gateway(nth).await;
+            change(format!("/gateways/{id}/pause"), json!({}), "gateway.paused")
+        }
+        ("post", "/gateways/{id}/resume") => {
+            let (id, _) = service.gateway(nth).await;
+            admin.post(&format!("/gateways/{id}/pause"), &json!({})).await.success();
+            change(format!("/gateways/{id}/resume"), json!({}), "gateway.resumed")
+        }
+        ("post", "/gateways/{id}/skip") => {
+            let (id, _) = service.gateway(nth).await;
+            admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+            let body = json!({"sequence": 1, "reason": "r"});
+            change(format!("/gateways/{id}/skip"), body, "delivery.skipped")
+        }
+        ("delete", "/events/{id}/payload") => {
+            let (id, _) = service.gateway(nth).await;
+            let made = admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+            let path = format!("/events/{}/payload", made["id"].as_str().unwrap());
+            change(path, json!({"reason": "r"}), "event.purged")
+        }
+        ("patch", "/inbox/rejected/{id}") => {
+            let id = rejected_row(on, service).await;
+            let body = json!({"version": 1, "userId": "u"});
+            change(format!("/inbox/rejected/{id}"), body, "rejected_row.edited")
+        }
         ("post", "/deliveries/redrive") => {
-            let id = failed_gateway(service, &nth).await;
+            let id = failed_gateway(service, nth).await;
             change(route, json!({"gatewayId": id, "sequence": 1}), "delivery.redriven")
+        }
+        ("post", "/gateways/{id}/replay") => {
+            let (id, _) = service.gateway(nth).await;
+            admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+            let body = json!({"fromSequence": 1});
+            change(format!("/gateways/{id}/replay"), body, "gateway.replayed")
+        }
+        ("post", "/events/{id}/resend") => {
+            let (id, _) = service.gateway(nth).await;
+            let (other, _) = service.gateway(&format!("{nth}-other")).await;
+            let event = admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+            let path = format!("/events/{}/resend", event["id"].as_str().unwrap());
+            change(path, json!({"gatewayIds": [other]}), "event.resent")
+        }
+        ("post", "/jobs/{id}/abort") => {
+            let id = running_job(on, service).await;
+            change(format!("/jobs/{id}/abort"), Value::Null, "job.aborted")
         }
         ("post", "/inbox/rejected/retry") => {
             rejected_row(on, service).await;

@@ -18,10 +18,15 @@ use gateway_events::store::{
 };
 use serde_json::value::RawValue;
 
+mod actions;
 mod append;
 mod audit;
 mod browse;
+mod bulk;
+mod diagnosis;
+mod feed;
 mod inbox;
+mod inbox_edit;
 mod maintenance;
 mod outcomes;
 mod positions;
@@ -29,11 +34,16 @@ mod queries;
 mod reports;
 mod undelivered;
 
+pub(crate) use actions::*;
 use append::performed;
 pub(crate) use append::*;
 pub(crate) use audit::*;
 pub(crate) use browse::*;
+pub(crate) use bulk::*;
+pub(crate) use diagnosis::*;
+pub(crate) use feed::*;
 pub(crate) use inbox::*;
+pub(crate) use inbox_edit::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
@@ -109,17 +119,42 @@ macro_rules! conforms {
             a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive
             expired_events_are_counted_and_not_redriven
             concurrent_redrives_append_each_delivery_once
+            a_replay_appends_a_range_again_in_its_order
+            a_replay_appends_an_event_once_at_its_last_place
+            a_replay_says_what_is_gone_and_what_has_expired
+            a_window_of_a_replay_contains_what_was_appended_in_it
+            a_replayed_dead_letter_counts_as_redriven
+            an_event_is_resent_to_gateways_without_it
+            a_resend_that_can_not_be_done_changes_nothing
+            a_large_replay_is_a_job_that_appends_everything_once
+            a_redrive_counts_each_skipped_delivery_once
+            a_redrive_as_a_job_counts_and_appends_like_its_requests
+            jobs_over_the_same_deliveries_append_each_of_them_once
+            an_aborted_job_keeps_what_it_has_appended
+            a_job_whose_gateway_is_deleted_fails
+            running_jobs_are_limited_and_jobs_are_paged_newest_first
             a_log_is_read_in_pages_with_states
             events_are_listed_by_every_filter_while_others_are_appended
             a_window_of_events_includes_its_start_and_excludes_its_end
             a_redriven_event_is_listed_once_at_its_first_place
             an_event_keeps_its_target_as_published
             deliveries_are_listed_by_state_in_pages
+            a_rollout_counts_each_gateway_once_as_far_as_it_came
+            the_history_of_a_gateway_tells_what_it_was_at_any_time
+            evidence_about_a_gateway_is_complete_and_bounded
+            evidence_about_an_event_has_the_gateways_at_that_time
             connections_are_paged_newest_first
+            the_feed_has_events_attempts_and_changes_of_connections
             a_tokens_use_is_recorded_at_most_once_a_minute
             the_deliveries_of_a_request_are_limited
             concurrent_large_requests_are_each_appended_as_a_whole
             events_that_retention_removed_fail_once_whichever_connection_resumes
+            a_paused_gateway_is_known_until_it_is_resumed
+            nothing_is_recorded_as_not_connected_during_a_pause
+            only_a_pending_delivery_is_skipped_and_only_once
+            a_skipped_event_that_the_gateway_confirms_is_delivered
+            a_purged_payload_is_gone_and_its_event_stays
+            an_event_without_deliveries_is_purged
             every_change_is_recorded_with_what_it_changed
             a_change_that_changes_nothing_or_fails_leaves_no_record
             records_are_paged_and_filtered_newest_first
@@ -156,6 +191,9 @@ macro_rules! conforms_beside_another_program {
             a_commit_of_another_program_is_noticed
             rows_rejected_long_ago_are_deleted
             retried_and_deleted_rows_are_recorded
+            an_edited_row_is_published_or_keeps_its_new_reason
+            of_two_edits_of_a_version_one_wins
+            a_purge_removes_the_payload_from_rejected_rows
         }
     };
     ($fresh:path, $beside:path: $($story:ident)*) => {

@@ -28,6 +28,7 @@ use crate::conformance::actor;
 use crate::reference::transport::{Peer, Seen};
 use crate::support::PATIENCE;
 
+mod actions;
 mod lines;
 mod openings;
 

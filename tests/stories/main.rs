@@ -36,8 +36,13 @@
 //! | an event is at most 1 MiB, as the whole frame | `payloads::the_largest_event_is_a_frame_of_one_mebibyte_with_the_largest_sequence` |
 //! | TLS is required, and clients verify the certificate | `trust::a_certificate_is_verified_unless_that_is_disabled` |
 //! | serving without TLS is only allowed on loopback addresses; invalid settings are reported | `settings::an_invalid_value_is_reported_with_its_source_and_what_is_allowed` |
+//! | what happens is shown as it happens, and nothing is missed | `feed`, `feed_postgres` |
 //! | corrective action | `redrive::only_dead_letters_are_redriven_and_only_once` |
+//! | why a gateway did not get its deployments, and what to do about it | `night` |
+//! | waiting until gateways have received or applied an event, on any node | `rollouts` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
+//! | corrective action over many deliveries, which survives the loss of its node | `bulk_jobs` |
+//! | corrective action on one gateway or event: pause, skip, purge, edit of a rejected row | `actions`, `delivery::actions`, and at random: `model::lanes` |
 //! | every change by an admin is recorded, and `verify` finds records that were changed | `audit`, `conformance` |
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
@@ -45,6 +50,7 @@
 mod reference;
 
 mod access;
+mod actions;
 mod audit;
 mod balancer;
 mod bench;
@@ -52,10 +58,12 @@ mod bench_running;
 mod both_databases;
 mod browse;
 mod built_ins;
+mod bulk_jobs;
 mod bursts;
 mod chaos;
 mod clocks;
 mod cluster;
+mod command_formats;
 mod command_line;
 mod conformance;
 mod crash;
@@ -70,6 +78,8 @@ mod failed_statements;
 mod fake_service;
 mod fault_proxy;
 mod faults;
+mod feed;
+mod feed_postgres;
 mod health;
 mod hostile;
 mod idempotency;
@@ -89,6 +99,7 @@ mod merge_patch;
 mod migrations;
 mod model;
 mod newer_version;
+mod night;
 mod node_list;
 mod nodes;
 mod observability;
@@ -108,6 +119,7 @@ mod raw_gateway;
 mod redrive;
 mod releases;
 mod retention;
+mod rollouts;
 mod scopes;
 mod secrets;
 mod secured_postgres;

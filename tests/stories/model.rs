@@ -1,5 +1,6 @@
 //! After any sequence of operations, the databases return the same as the store in memory. A
-//! failure prints the shortest steps that lead to it. `MODEL_CASES` sets the number of cases.
+//! failure prints the shortest steps that lead to it, and its seed. `MODEL_CASES` sets the number of
+//! cases, and `MODEL_SEED` the seed.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
 
@@ -12,6 +13,7 @@ use gateway_events::event::NodeId;
 use gateway_events::store::{Store, TrimMark, sqlite};
 use gateway_events::wake::Wake;
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use tempfile::TempDir;
 
 use crate::conformance::InboxProgram;
@@ -20,7 +22,9 @@ use crate::server::Database;
 use crate::support::PATIENCE;
 use crate::{inbox_program, inbox_program_postgres, store_memory, store_postgres, store_sqlite};
 
+mod bulk;
 mod calls;
+mod lanes;
 mod reports;
 mod snapshot;
 mod steps;
@@ -157,15 +161,24 @@ async fn compare(place: Place, steps: Vec<Step>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The seed of a run: a random one unless `MODEL_SEED` is set.
+fn seed() -> u64 {
+    let set = std::env::var("MODEL_SEED").ok().and_then(|it| it.parse().ok());
+    set.unwrap_or_else(|| fastrand::u64(..))
+}
+
 fn run(cases: u32, place: impl Fn() -> Place) {
     let cases = std::env::var("MODEL_CASES").ok().and_then(|it| it.parse().ok()).unwrap_or(cases);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let seed = seed();
+    // The random generator takes 32 bytes.
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed.to_le_bytes(); 4].concat());
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let result = runner.run(&steps::steps(), |steps| runtime.block_on(compare(place(), steps)));
     if let Err(failure) = result {
-        panic!("{failure}");
+        panic!("MODEL_SEED={seed}: {failure}");
     }
 }
 

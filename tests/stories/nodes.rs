@@ -249,7 +249,7 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
             );
         }
         fixture.fill(&gateway, 1).await;
-        let reached = listening.head.wait_for(|head| *head == Sequence(round));
+        let reached = listening.state.wait_for(|state| state.head == Sequence(round));
         tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
     }
     end(&[&first, &second], &database).await;

@@ -75,9 +75,12 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         format!("/gateways/{id}/tokens"),
         format!("/gateways/{id}/connections"),
         format!("/gateways/{id}/log?wait=10s"),
+        format!("/gateways/{id}/diagnosis"),
         format!("/deliveries?gatewayId={away}"),
         format!("/events?gatewayId={away}"),
         "/events/ours-1".to_owned(),
+        "/events/ours-1/diagnosis".to_owned(),
+        "/rollouts?eventId=ours-1".to_owned(),
         "/event-types/our.own".to_owned(),
     ] {
         theirs.get(&path).await.refusal(404, "not_found");
@@ -92,6 +95,7 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
         format!("/gateways/{id}"),
         format!("/gateways/{id}/tokens/{key_id}"),
         format!("/access-tokens/{}", first.as_str().expect("an id")),
+        "/event-types/our.own".to_owned(),
     ] {
         theirs.delete(&path).await.refusal(404, "not_found");
     }

@@ -28,19 +28,30 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 39] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 55] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
+    ("POST", "/events/{id}/resend", Admin, r#"{"target":{"all":true}}"#, 404),
+    ("DELETE", "/events/{id}/payload", Admin, r#"{"reason":"r"}"#, 404),
+    ("GET", "/events/{id}/diagnosis", Read, "", 404),
+    ("GET", "/gateways/{id}/diagnosis", Read, "", 404),
+    ("GET", "/rollouts", Read, "", 422),
     ("GET", "/event-types", Read, "", 200),
     ("GET", "/event-types/{name}", Read, "", 404),
     ("PUT", "/event-types/{name}", Admin, "[]", 422),
+    ("DELETE", "/event-types/{name}", Admin, "", 404),
     ("GET", "/gateways", Read, "", 200),
     ("POST", "/gateways", Admin, "{}", 422),
     ("GET", "/gateways/{id}", Read, "", 404),
     ("PATCH", "/gateways/{id}", Admin, "{}", 404),
     ("DELETE", "/gateways/{id}", Admin, "", 404),
+    ("POST", "/gateways/{id}/pause", Admin, "", 404),
+    ("POST", "/gateways/{id}/resume", Admin, "", 404),
+    ("POST", "/gateways/{id}/skip", Admin, r#"{"sequence":1,"reason":"r"}"#, 404),
+    ("POST", "/gateways/{id}/resync", Admin, r#"{"reason":"r"}"#, 404),
     ("POST", "/gateways/{id}/manifest", Key, "{}", 401),
+    ("POST", "/gateways/{id}/replay", Admin, r#"{"fromSequence":1}"#, 404),
     ("GET", "/gateways/{id}/tokens", Read, "", 404),
     ("POST", "/gateways/{id}/tokens", Admin, "{}", 404),
     ("DELETE", "/gateways/{id}/tokens/{token}", Admin, "", 404),
@@ -53,12 +64,17 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 39] = [
     ("POST", "/access-tokens", Admin, "{}", 422),
     ("DELETE", "/access-tokens/{id}", Admin, "", 404),
     ("GET", "/stats", Read, "", 200),
+    ("GET", "/feed", Read, "", 422),
     ("GET", "/deliveries", Read, "", 200),
     ("GET", "/deliveries/summary", Read, "", 200),
     ("POST", "/deliveries/redrive", Admin, "{}", 422),
+    ("GET", "/jobs", Admin, "", 200),
+    ("GET", "/jobs/{id}", Admin, "", 404),
+    ("POST", "/jobs/{id}/abort", Admin, "", 404),
     ("GET", "/inbox/rejected", Read, "", 200),
     ("POST", "/inbox/rejected/retry", Admin, r#"{"all":true}"#, 202),
     ("GET", "/inbox/rejected/{id}", Read, "", 404),
+    ("PATCH", "/inbox/rejected/{id}", Admin, r#"{"version":1}"#, 404),
     ("DELETE", "/inbox/rejected/{id}", Admin, "", 404),
     ("POST", "/inbox/rejected/{id}/retry", Admin, "", 404),
     ("GET", "/ws/gateways/connect", Key, "", 426),
@@ -73,6 +89,10 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 39] = [
 const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
 
 fn filled(path: &str) -> String {
+    if path == "/feed" {
+        // Otherwise the response has no end.
+        return "/feed?types=none".to_owned();
+    }
     let id = if path.starts_with("/inbox/") { "7" } else { UNKNOWN };
     path.replace("{id}", id)
         .replace("{name}", "no.such")

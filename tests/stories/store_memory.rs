@@ -151,7 +151,7 @@ async fn nodes_on_one_database_are_woken_by_each_others_appends() {
     let gateway = fixture.gateway(&[]).await;
     let heard = wake.subscribe(gateway.key);
     fixture.fill(&gateway, 3).await;
-    assert_eq!(*heard.head.borrow(), Sequence(3));
+    assert_eq!(heard.state.borrow().head, Sequence(3));
     other.close().await;
     let refused = other.open_connection(connection(&gateway)).now_or_never();
     assert!(refused.is_none(), "answered when it is polled again");

@@ -160,7 +160,7 @@ async fn retention_and_expiry_lock_streams_before_events() {
 async fn trim_all(store: &PostgresStore, limits: &RetentionLimits) -> u64 {
     let (mut mark, mut events) = (TrimMark::default(), 0);
     loop {
-        let trimmed = store.trim(limits, &mut mark).await.unwrap();
+        let trimmed = store.trim(limits, &mut mark).await.expect("it trims");
         events += trimmed.events;
         if !trimmed.more {
             return events;
@@ -170,14 +170,14 @@ async fn trim_all(store: &PostgresStore, limits: &RetentionLimits) -> u64 {
 
 /// The answer to a query for one number.
 async fn number(database: &Database, query: &'static str) -> i64 {
-    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
-    sqlx::query_scalar(query).fetch_one(&mut conn).await.unwrap()
+    let mut conn = PgConnection::connect(&database.url()).await.expect("a session");
+    sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("a number")
 }
 
 /// A store with a dead letter of an event that is in no log any more.
 async fn trimmed_dead_letter() -> (Arc<PostgresStore>, Database, OrganisationKey, GatewayId) {
     let database = Database::new();
-    let store = open(&database).await.unwrap();
+    let store = open(&database).await.expect("it opens");
     let fixture = Fixture::of(store.as_ref()).await;
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 1).await;

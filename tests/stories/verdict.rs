@@ -16,8 +16,9 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(on: On) {
     let path = format!("/gateways/{id}");
     let state = |state: &'static str| move |one: &Value| one["verdict"]["state"] == state;
     let new = service.eventually(&path, state("away")).await;
-    let expected = json!({"state": "away", "since": new["createdAt"], "reason": "never_connected",
-        "failures": 0});
+    let created = new["createdAt"].as_str().expect("an instant");
+    let expected = json!({"state": "away", "since": created, "reason": "never_connected",
+        "failures": 0, "summary": format!("away, never connected, registered {}Z", &created[..19])});
     assert_eq!(new["verdict"], expected);
 
     let mut socket = service.connected(&key).await;
@@ -39,10 +40,14 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(on: On) {
     assert_eq!(verdict["reason"], "gateway_processing_error");
     assert_eq!((&failing["connected"], &failing["lag"]["events"]), (&json!(true), &json!(0)));
     let list = service.run("gateway list").await;
-    assert!(list.well().contains("failing"), "{list:?}");
+    // A table is wrapped; the words stay in order.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let since = &verdict["since"].as_str().expect("an instant")[..19];
+    let says = format!("failing: 2 deployments refused since {since}Z, GATEWAY_PROCESSING_ERROR");
+    assert_eq!(verdict["summary"], says);
+    assert!(words(list.well()).contains(&says), "{list:?}");
     let shown = service.run(&format!("gateway show {id}")).await;
-    let says = "failing: gateway_processing_error, 2 times in a row, since ";
-    assert!(shown.well().contains(says), "{shown:?}");
+    assert!(shown.well().contains(&says), "{shown:?}");
 
     // It is in the database, with its beginning.
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());

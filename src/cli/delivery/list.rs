@@ -9,8 +9,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{CorrelationId, EventId, EventType};
 
 use super::super::access::ClientOptions;
-use super::super::output::{answer, cell, optional, time};
-use super::super::reference::GatewayRef;
+use super::super::output::{age, answer, cell, optional};
+use super::super::reference::{GatewayRef, event_id};
 use super::super::table::table;
 use super::super::time::parse_instant;
 
@@ -32,7 +32,7 @@ pub(crate) struct List {
     /// Of one event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventType>,
-    /// Of one event, by its id
+    /// Of one event, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
     /// Of one correlation id
@@ -58,6 +58,10 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
         Some(gateway) => Some(gateway.resolve(api).await?),
         None => None,
     };
+    let event_id = match &list.event {
+        Some(id) => Some(event_id(id, api).await?),
+        None => None,
+    };
     let status = match list.status {
         Status::Pending => DeliveriesStatus::Pending,
         Status::Delivered => DeliveriesStatus::Delivered,
@@ -69,7 +73,7 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
         gateway_id,
         event_type: list.event_type,
         reason: None,
-        event_id: list.event,
+        event_id,
         correlation_id: list.correlation_id,
     };
     let limit = if list.all { usize::MAX } else { usize::try_from(list.limit)? };
@@ -82,7 +86,7 @@ fn shown(page: &Page<Delivery>) -> String {
             cell(&delivery.gateway_name),
             cell(delivery.sequence),
             cell(delivery.state.as_str()),
-            time(delivery.appended_at),
+            age(delivery.appended_at),
             optional(delivery.event_type.as_ref()),
             cell(delivery.failures),
             optional(delivery.event_id.as_ref()),

@@ -9,7 +9,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{CorrelationId, EventIdPrefix, EventType, GatewayId};
 
 use super::super::access::ClientOptions;
-use super::super::output::{answer, cell, labels, optional, time};
+use super::super::output::{age, answer, cell, labels, optional};
 use super::super::reference::{GatewayRef, Names};
 use super::super::table::table;
 use super::super::time::parse_instant;
@@ -77,7 +77,7 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
 fn shown(page: &Page<EventSummary>, names: &Names) -> String {
     let rows = page.list.iter().map(|event| {
         [
-            time(event.appended_at),
+            age(event.appended_at),
             cell(&event.event_type),
             target(event.target.as_ref(), event.gateway_count, |id| names.cell(id)),
             cell(event.gateway_count),
@@ -94,7 +94,7 @@ fn shown(page: &Page<EventSummary>, names: &Names) -> String {
 }
 
 /// What an event was published for, as the text of a table's cell.
-pub(super) fn target(
+pub(crate) fn target(
     target: Option<&PublishedTarget>,
     count: i64,
     name: impl FnOnce(GatewayId) -> String,

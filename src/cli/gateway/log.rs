@@ -8,7 +8,7 @@ use gateway_events::client::api::Api;
 use gateway_events::event::Sequence;
 
 use super::super::access::ClientOptions;
-use super::super::output::{answer, cell, time};
+use super::super::output::{age, answer, cell};
 use super::super::reference::GatewayRef;
 use super::super::table::table;
 
@@ -55,7 +55,7 @@ fn shown(page: &LogPage) -> String {
         [
             cell(entry.sequence),
             cell(entry.state.as_str()),
-            time(entry.appended_at),
+            age(entry.appended_at),
             cell(&entry.event_type),
             cell(&entry.event_id),
         ]

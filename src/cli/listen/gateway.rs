@@ -63,10 +63,11 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
     let key = secret(place.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
         format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
     })?;
-    let trust = client.trust();
+    let trust = client.trust()?;
     let url = Api::new(&client.address()?, None, &trust)?.base().clone();
     let stop = until_interrupted();
-    let printer = Arc::new(Printer { as_json: client.json, slow: place.slow, stop: stop.clone() });
+    let printer =
+        Arc::new(Printer { as_json: client.prints_json()?, slow: place.slow, stop: stop.clone() });
     let mut options = GatewayOptions::new(url, key, trust.client_config()?, printer);
     options.ack = match place.fail {
         Some(code) => AckPolicy::Fail(code),

@@ -16,6 +16,7 @@ pub(super) async fn run(
     after: Option<i64>,
     client: &ClientOptions,
 ) -> anyhow::Result<ExitCode> {
+    let as_json = client.prints_json()?;
     let api = client.api()?;
     let id = gateway.resolve(&api).await?;
     let stop = until_interrupted();
@@ -34,7 +35,7 @@ pub(super) async fn run(
             next = follower.next() => next?,
         };
         match next {
-            Followed::Entry(entry) if client.json => {
+            Followed::Entry(entry) if as_json => {
                 say(on_one_line(&serde_json::to_string(&entry)?))?;
             }
             Followed::Entry(entry) => say_prose(line(&entry))?,

@@ -184,3 +184,34 @@ fn suspects_and_the_event_after_them_need_receipts_of_their_own() {
     let own = [1, 2, 3, 4].map(|sequence| window.needs_own_receipt(Sequence(sequence)));
     assert_eq!(own, [true, true, true, false]);
 }
+
+#[test]
+fn an_event_that_is_settled_without_a_receipt_makes_room_and_blames_no_other() {
+    let base = Instant::now();
+    let (now, stamp) = at(base, 0);
+    let mut window = Window::new(LIMITS, Sequence(0), Sequence(0));
+    for number in 1..=4 {
+        window.offer(Sequence(number), 10, now, stamp).unwrap();
+    }
+    assert!(!window.has_room(10));
+    let (later, _) = at(base, 30);
+    assert_eq!(window.settle(Sequence(3), later), Some(Settled::Later));
+    assert_eq!(window.settle(Sequence(3), later), None, "it is not in flight any more");
+    assert_eq!(window.position(), Sequence(0));
+    assert_eq!(window.settle(Sequence(1), later), Some(Settled::Oldest));
+    assert_eq!(window.position(), Sequence(1));
+    assert!(window.has_room(10));
+    // The others get the whole time anew.
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
+    assert_eq!(window.receipt(Sequence(1), later), Receipt::Stale);
+    let closing =
+        |window: Window| window.close(Reason::ConnectionLost, Some(&[]), PATIENCE).give_up_after;
+    let mut other = Window::new(LIMITS, Sequence(0), Sequence(0));
+    other.offer(Sequence(1), 10, now, stamp).unwrap();
+    other.offer(Sequence(2), 10, now, stamp).unwrap();
+    other.settle(Sequence(1), later);
+    assert_eq!(closing(other), None, "the gateway may still be handling the first one");
+    let confirmed = window.receipt(Sequence(2), later);
+    assert!(matches!(confirmed, Receipt::Confirmed { range, .. } if range.first == Sequence(2)));
+    assert_eq!(closing(window), Some(3));
+}

@@ -1,8 +1,11 @@
 //! The entries of each operation, which all stores record alike.
 
-use super::super::{EventTypeInfo, Gateway, Range, RejectedRow, TokenInfo};
+use super::super::{
+    BulkJob, BulkJobState, BulkTask, EventTypeInfo, Gateway, LoggedEvent, Range, RejectedRow,
+    Resent, TokenInfo,
+};
 use super::{AuditAction, AuditEntry, AuditObject, Fact, Facts};
-use crate::event::{GatewayId, Sequence};
+use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence};
 
 /// A gateway was registered.
 pub fn gateway_registered(gateway: &Gateway) -> AuditEntry {
@@ -93,6 +96,15 @@ pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Optio
     Some(entry(action, object, old.map(facts).unwrap_or_default(), facts(new)))
 }
 
+/// A registered event type was deleted.
+pub fn event_type_deleted(old: &EventTypeInfo) -> AuditEntry {
+    let schema = old.schema.as_ref().map(|schema| schema.get());
+    let before =
+        Facts::none().with("description", old.description.as_str()).with_some("schema", schema);
+    let object = AuditObject::new("event_type", &old.name, &old.name);
+    entry(AuditAction::EventTypeDeleted, object, before, Facts::none())
+}
+
 /// Dead letters of one gateway were appended again, each under a new sequence.
 pub fn redriven(id: GatewayId, gateway: &str, sequences: &[(Sequence, Sequence)]) -> AuditEntry {
     let object = AuditObject::new("gateway", &id.to_string(), gateway);
@@ -104,6 +116,123 @@ pub fn redriven(id: GatewayId, gateway: &str, sequences: &[(Sequence, Sequence)]
         .with("sequences", Fact::numbers(&old))
         .with("newSequences", Fact::numbers(&new));
     entry(AuditAction::DeliveryRedriven, object, Facts::none(), after)
+}
+
+/// Part of a gateway's log was appended again, under new sequences.
+pub fn replayed(id: GatewayId, gateway: &str, range: Range, appended: Range) -> AuditEntry {
+    let object = AuditObject::new("gateway", &id.to_string(), gateway);
+    let after = Facts::none()
+        .with("deliveries", appended.last.0 - appended.first.0 + 1)
+        .with("sequences", span(range).as_str())
+        .with("newSequences", span(appended).as_str());
+    entry(AuditAction::GatewayReplayed, object, Facts::none(), after)
+}
+
+/// An event was appended for further gateways.
+pub fn event_resent(id: &EventId, event_type: &str, resent: &Resent, force: bool) -> AuditEntry {
+    let object = AuditObject::new("event", id.as_str(), event_type);
+    let gateways: Fact = resent.deliveries.iter().map(|(id, _)| id.to_string()).collect();
+    let count = i64::try_from(resent.deliveries.len()).unwrap_or(i64::MAX);
+    let after = Facts::none().with("deliveries", count).with("gateways", gateways);
+    let after = if force { after.with("force", true) } else { after };
+    entry(AuditAction::EventResent, object, Facts::none(), after)
+}
+
+/// A job was started.
+pub fn job_started(job: &BulkJob) -> AuditEntry {
+    let facts = Facts::none();
+    let after = match &job.task {
+        BulkTask::Redrive(filter) => {
+            let from = Some(filter.window.from()).filter(|at| at.micros() > 0);
+            facts
+                .with_some("from", from)
+                .with("to", filter.window.to())
+                .with_some("gatewayId", filter.gateway_id.map(|id| id.to_string()).as_deref())
+                .with_some("type", filter.event_type.as_ref().map(EventType::as_str))
+                .with_some("reason", filter.reason.map(Reason::as_str))
+                .with_some("eventId", filter.event_id.as_ref().map(EventId::as_str))
+                .with_some(
+                    "correlationId",
+                    filter.correlation_id.as_ref().map(CorrelationId::as_str),
+                )
+        }
+        BulkTask::Replay(gateway, range) => facts
+            .with("gatewayId", gateway.to_string().as_str())
+            .with("fromSequence", range.first.0)
+            .with("toSequence", range.last.0),
+    };
+    entry(AuditAction::JobStarted, of_job(job), Facts::none(), after)
+}
+
+/// A job has ended, or was aborted.
+pub fn job_ended(job: &BulkJob) -> AuditEntry {
+    let action = match job.state {
+        BulkJobState::Aborted => AuditAction::JobAborted,
+        BulkJobState::Running | BulkJobState::Done | BulkJobState::Failed => AuditAction::JobEnded,
+    };
+    let after = Facts::none()
+        .with("state", job.state.as_str())
+        .with("deliveries", job.counts.appended)
+        .with_some("failure", job.failure.as_deref());
+    entry(action, of_job(job), Facts::none(), after)
+}
+
+/// Delivery to a gateway was paused.
+pub fn gateway_paused(gateway: &Gateway) -> AuditEntry {
+    entry(AuditAction::GatewayPaused, of_gateway(gateway), Facts::none(), paused(gateway))
+}
+
+/// Delivery to a gateway was resumed, which was paused before.
+pub fn gateway_resumed(before: &Gateway) -> AuditEntry {
+    entry(AuditAction::GatewayResumed, of_gateway(before), paused(before), Facts::none())
+}
+
+/// A pending delivery was given up.
+pub fn delivery_skipped(
+    gateway: &Gateway,
+    sequence: Sequence,
+    event: Option<&LoggedEvent>,
+    reason: &str,
+) -> AuditEntry {
+    let after = Facts::none()
+        .with("sequence", sequence.0)
+        .with("reason", reason)
+        .with_some("eventId", event.map(|event| event.id.as_str()))
+        .with_some("eventType", event.map(|event| event.event_type.as_str()));
+    entry(AuditAction::DeliverySkipped, of_gateway(gateway), Facts::none(), after)
+}
+
+/// An event's payload was removed, and its pending deliveries were given up.
+pub fn event_purged(
+    id: &EventId,
+    event_type: &EventType,
+    reason: &str,
+    given_up: usize,
+) -> AuditEntry {
+    let object = AuditObject::new("event", id.as_str(), event_type.as_str());
+    let given_up = i64::try_from(given_up).unwrap_or(i64::MAX);
+    let after = Facts::none().with("reason", reason).with("givenUp", given_up);
+    entry(AuditAction::EventPurged, object, Facts::none(), after)
+}
+
+/// A rejected row was edited, and is still rejected.
+pub fn rejected_edited(before: &RejectedRow, after: &RejectedRow, has_payload: bool) -> AuditEntry {
+    let object = AuditObject::new("rejected_row", &after.id.to_string(), &after.event_type);
+    let (old, new) = Facts::without_equal(columns(before), columns(after));
+    let new = if has_payload { new.with("payloadReplaced", true) } else { new };
+    entry(AuditAction::RejectedRowEdited, object, old, new)
+}
+
+/// A rejected row was published as it was edited.
+pub fn rejected_published(before: &RejectedRow, event: &Event, has_payload: bool) -> AuditEntry {
+    let object =
+        AuditObject::new("rejected_row", &before.id.to_string(), event.event_type.as_str());
+    let after = Facts::none()
+        .with("eventId", event.id.as_str())
+        .with("type", event.event_type.as_str())
+        .with("correlationId", event.correlation_id.as_str());
+    let after = if has_payload { after.with("payloadReplaced", true) } else { after };
+    entry(AuditAction::RejectedRowPublished, object, columns(before), after)
 }
 
 /// Rejected rows were put back into the inbox. `None` if there are none.
@@ -137,6 +266,10 @@ const fn entry(
     AuditEntry { action, object, before, after }
 }
 
+fn of_job(job: &BulkJob) -> AuditObject {
+    AuditObject::new("job", &job.id.to_string(), job.task.kind())
+}
+
 fn of_gateway(gateway: &Gateway) -> AuditObject {
     AuditObject::new("gateway", &gateway.id.to_string(), &gateway.name)
 }
@@ -161,6 +294,25 @@ fn disabled(gateway: &Gateway) -> Facts {
     Facts::none().with("disabled", gateway.disabled_at.is_some())
 }
 
+fn paused(gateway: &Gateway) -> Facts {
+    let Some(pause) = &gateway.paused else { return Facts::none() };
+    Facts::none().with("pausedBy", pause.by.as_str()).with_some("reason", pause.reason.as_deref())
+}
+
+/// The columns of a rejected row besides its payload, and why it was rejected.
+fn columns(row: &RejectedRow) -> Facts {
+    Facts::none()
+        .with("type", row.event_type.as_str())
+        .with("reason", row.reason.as_str())
+        .with_some("gatewayId", row.gateway_id.as_deref())
+        .with_some("target", row.target.as_deref())
+        .with_some("eventId", row.event_id.as_deref())
+        .with_some("correlationId", row.correlation_id.as_deref())
+        .with_some("userId", row.user_id.as_deref())
+        .with_some("expiresAt", row.expires_at.as_deref())
+        .with_some("traceparent", row.traceparent.as_deref())
+}
+
 fn gateway_token(id: GatewayId, gateway: &str, token: &TokenInfo) -> (AuditObject, Facts) {
     let facts = Facts::none().with("gatewayId", id.to_string().as_str());
     let object = AuditObject::new("gateway_token", &token.id, gateway);
@@ -171,6 +323,12 @@ fn access_token(token: &TokenInfo) -> (AuditObject, Facts) {
     let scopes: Fact = token.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let facts = Facts::none().with("scopes", scopes).with_some("expiresAt", token.expires_at);
     (AuditObject::new("access_token", &token.id, &token.name), facts)
+}
+
+/// A range as text: `3-9`.
+fn span(range: Range) -> String {
+    let Range { first, last } = range;
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// Ascending numbers, with runs as ranges: `3-9, 12`.

@@ -127,6 +127,7 @@ impl Job for ListenJob {
     }
 
     async fn run_once(&mut self) -> Result<Next> {
+        self.notifications.wake.written();
         self.notifications.poll().await?;
         Ok(Next::Wait)
     }

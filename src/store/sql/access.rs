@@ -37,6 +37,8 @@ pub(crate) trait Access {
     async fn check_database(&self) -> Result<()>;
     /// Refuses with `StorageFull` if the disk has no room to publish.
     fn check_space(&self) -> Result<()>;
+    /// Has what a purge leaves in the database's files removed soon, as far as the service can.
+    fn erase_remains(&self);
     /// Waits until another program may have committed to the inbox.
     async fn watch_inbox(&self) -> Result<()>;
     /// Nodes without a heartbeat for this long are dead.

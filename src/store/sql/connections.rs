@@ -16,6 +16,7 @@ use crate::store::{
     ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
 };
+use crate::wake::Control;
 
 pub(crate) mod close;
 mod cursor;
@@ -73,7 +74,8 @@ pub(super) async fn open_connection(
 ) -> Result<Opened> {
     let stream = query!(
         r#"
-        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", g.replicas as "replicas!: i64"
+        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", g.replicas as "replicas!: i64",
+            s.revision as "revision!: i64", (g.paused_at is not null) as "is_paused!: bool"
         from streams s join gateways g using (gateway)
         where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
         "#,
@@ -124,7 +126,8 @@ pub(super) async fn open_connection(
     .await?;
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
     let (epoch, head) = (stream.epoch, stream.head);
-    Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats })
+    let control = Control { revision: stream.revision, is_paused: stream.is_paused };
+    Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
 }
 
 /// The position of a [named replica](crate::store::positions#definitions). A new one starts at the

@@ -24,10 +24,13 @@
 
 pub(crate) mod audit;
 pub(crate) mod browse;
+pub(crate) mod bulk;
 pub(crate) mod connections;
 pub(crate) mod cursors;
 pub(crate) mod deliveries;
+pub(crate) mod diagnosis;
 pub(crate) mod expiry;
+pub(crate) mod feed;
 pub(crate) mod gateways;
 pub(crate) mod inbox;
 pub(crate) mod ledger;
@@ -36,13 +39,17 @@ pub(crate) mod nodes;
 pub(crate) mod not_connected;
 pub(crate) mod redrive;
 pub(crate) mod retention;
+pub(crate) mod rollout;
 
 pub(crate) use audit::AuditStatements;
 pub(crate) use browse::BrowseStatements;
+pub(crate) use bulk::BulkStatements;
 pub(crate) use connections::ConnectionStatements;
 pub(crate) use cursors::CursorStatements;
 pub(crate) use deliveries::DeliveryStatements;
+pub(crate) use diagnosis::DiagnosisStatements;
 pub(crate) use expiry::ExpiryStatements;
+pub(crate) use feed::FeedStatements;
 pub(crate) use gateways::GatewayStatements;
 pub(crate) use inbox::InboxStatements;
 pub(crate) use ledger::LedgerStatements;
@@ -51,6 +58,7 @@ pub(crate) use nodes::NodeStatements;
 pub(crate) use not_connected::NotConnectedStatements;
 pub(crate) use redrive::RedriveStatements;
 pub(crate) use retention::RetentionStatements;
+pub(crate) use rollout::RolloutStatements;
 
 pub(crate) use super::super::session::Session;
 pub(crate) use super::super::statements::{Connection, query, query_as, query_scalar};

@@ -14,7 +14,9 @@ use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::{built_in, built_ins};
 use crate::store::audit::entries;
-use crate::store::{Actor, Audited, EventTypeInfo, EventTypes, Result, StoreError, storable};
+use crate::store::{
+    Actor, Audited, Conflict, EventTypeInfo, EventTypes, Result, StoreError, storable,
+};
 
 #[async_trait]
 impl EventTypes for Backend {
@@ -34,6 +36,11 @@ impl EventTypes for Backend {
     async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool> {
         let (organisation, info) = (actor.organisation, info.clone());
         audited!(self, actor, |conn, now| put_event_type(conn, now, organisation, info))
+    }
+
+    async fn delete_event_type(&self, actor: &Actor, name: &EventType) -> Result<()> {
+        let (organisation, name) = (actor.organisation, name.clone());
+        audited!(self, actor, |conn, _now| delete_event_type(conn, organisation, name))
     }
 }
 
@@ -138,6 +145,32 @@ pub(super) async fn put_event_type(
     .execute(conn)
     .await?;
     Ok(Audited::new(false, [entry]))
+}
+
+async fn delete_event_type(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    name: EventType,
+) -> Result<Audited<()>> {
+    let text = name.as_str();
+    let row = query!(
+        r#"
+        delete from event_types where organisation = $1 and name = $2
+        returning description as "description!: String", schema as "schema?: String"
+        "#,
+        organisation.0,
+        text
+    )
+    .fetch_optional(conn)
+    .await?;
+    match row {
+        Some(row) => {
+            let old = info(text.to_owned(), row.description, row.schema)?;
+            Ok(Audited::new((), [entries::event_type_deleted(&old)]))
+        }
+        None if built_in(text).is_some() => Err(Conflict::BuiltInType(name).into()),
+        None => Err(StoreError::NotFound("event type")),
+    }
 }
 
 fn info(name: String, description: String, schema: Option<String>) -> Result<EventTypeInfo> {

@@ -16,12 +16,13 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, Audited, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways, Labels, Range,
-    Result, StoreError,
+    Actor, Audited, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways, KeyFault, Labels,
+    NotedRefusal, Range, Result, StoreError,
 };
 
 pub(crate) mod details;
 mod fleet;
+pub(crate) mod history;
 #[cfg(test)]
 mod tests;
 
@@ -38,15 +39,13 @@ impl Gateways for Backend {
         replicas: i64,
     ) -> Result<Gateway> {
         let (organisation, name, labels) = (actor.organisation, name.to_owned(), labels.clone());
-        audited!(self, actor, |conn, now| create_gateway(
-            conn,
-            now,
-            organisation,
-            id,
-            &name,
-            &labels,
-            replicas
-        ))
+        let by = actor.principal.name.clone();
+        audited!(self, actor, |conn, now| async {
+            let done =
+                create_gateway(conn, now, organisation, id, &name, &labels, replicas).await?;
+            history::note(conn, now, done.value.key, &by).await?;
+            Ok(done)
+        })
     }
 
     async fn gateways(
@@ -73,13 +72,22 @@ impl Gateways for Backend {
         id: GatewayId,
         change: GatewayChange,
     ) -> Result<Gateway> {
-        let organisation = actor.organisation;
-        audited!(self, actor, |conn, now| update_gateway(conn, now, organisation, id, change))
+        let (organisation, by) = (actor.organisation, actor.principal.name.clone());
+        audited!(self, actor, |conn, now| async {
+            let done = update_gateway(conn, now, organisation, id, change).await?;
+            history::note(conn, now, done.value.key, &by).await?;
+            Ok(done)
+        })
     }
 
     async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted> {
         let (node, organisation) = (self.node, actor.organisation);
-        audited!(self, actor, |conn, now| delete_gateway(conn, now, node, organisation, id))
+        let by = actor.principal.name.clone();
+        audited!(self, actor, |conn, now| async {
+            let done = delete_gateway(conn, now, node, organisation, id).await?;
+            history::note(conn, now, done.value.key, &by).await?;
+            Ok(done)
+        })
     }
 
     async fn fleet(&self, furthest: usize) -> Result<Fleet> {
@@ -91,10 +99,9 @@ impl Gateways for Backend {
         run!(self.write_tx, |conn, now| set_manifest(conn, now, gateway, &manifest))
     }
 
-    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
-        let (code, address) = (code.to_owned(), address.to_owned());
+    fn note_refusal(&self, gateway: GatewayKey, refusal: NotedRefusal) {
         self.writer.run_detached(move |conn, now| {
-            Box::pin(async move { note_refusal(conn, now, gateway, &code, &address).await })
+            Box::pin(async move { note_refusal(conn, now, gateway, &refusal).await })
         });
     }
 }
@@ -330,19 +337,21 @@ pub(super) async fn note_refusal(
     conn: &mut Connection,
     now: Timestamp,
     gateway: GatewayKey,
-    code: &str,
-    address: &str,
+    refusal: &NotedRefusal,
 ) -> Result<()> {
+    let cause = refusal.cause.map(KeyFault::as_str);
     query!(
         r#"
         update gateways
-        set last_refusal_at = $2, last_refusal_code = $3, last_refusal_address = $4
+        set last_refusal_at = $2, last_refusal_code = $3, last_refusal_address = $4,
+            last_refusal_cause = $5
         where gateway = $1
         "#,
         gateway.0,
         now as _,
-        code,
-        address
+        refusal.code,
+        refusal.address,
+        cause
     )
     .execute(conn)
     .await?;

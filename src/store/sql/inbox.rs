@@ -6,14 +6,16 @@ use async_trait::async_trait;
 use super::Backend;
 use super::access::{Access, run};
 use super::audit::audited;
+use super::dialect::InboxStatements as _;
 use crate::event::OrganisationKey;
 use crate::store::{
-    Actor, Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
-    RetrySelection, ValidatedRow,
+    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, RejectedContent, RejectedEdit,
+    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, ValidatedRow,
 };
 use crate::wake::Hint;
 
 mod drain;
+mod edit;
 mod page;
 pub(crate) mod rejected;
 
@@ -72,6 +74,42 @@ impl Inbox for Backend {
     async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried> {
         let organisation = actor.organisation;
         audited!(self, actor, |conn, now| rejected::retry(conn, now, organisation, selection))
+    }
+
+    async fn rejected_content(
+        &self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: usize,
+    ) -> Result<Option<RejectedContent>> {
+        let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+        self.query(move |conn| {
+            Box::pin(async move { conn.rejected_content(organisation, id, max_bytes).await })
+        })
+        .await
+    }
+
+    async fn edit_rejected(
+        &self,
+        actor: &Actor,
+        edit: RejectedEdit,
+        dry_run: bool,
+    ) -> Result<EditedRow> {
+        self.check_space()?;
+        let (wake, organisation) = (self.wake.clone(), actor.organisation);
+        let (edited, _) = self
+            .audited_tx_then(
+                actor,
+                move |conn, now| Box::pin(edit::edit(conn, now, organisation, edit, dry_run)),
+                move |(_, grown)| {
+                    for grown in grown {
+                        let rows = grown.rows.clone();
+                        wake.appended(grown.gateway, Hint::new(grown.head, rows));
+                    }
+                },
+            )
+            .await?;
+        Ok(edited)
     }
 
     async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()> {

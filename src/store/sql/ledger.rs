@@ -13,14 +13,15 @@ use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
     Actor, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState, EventHistory,
-    Ledger, Outcome, Range, Record, RedriveSelection, Redriven, Result, StatePage, SummaryBy,
-    SummaryRow, Totals, storable,
+    Ledger, Outcome, Range, Record, RedriveSelection, Redriven, Result, Rollout, RolloutOf,
+    StatePage, SummaryBy, SummaryRow, Totals, storable,
 };
 
 pub(crate) mod history;
 pub(crate) mod logged;
 pub(crate) mod record;
 pub(crate) mod reports;
+pub(crate) mod rollout;
 
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::ranges::cut;
@@ -42,6 +43,11 @@ impl Ledger for Backend {
     ) -> Result<Option<EventHistory>> {
         let id = id.clone();
         run!(self.query, |conn| history::event_history(conn, organisation, &id))
+    }
+
+    async fn rollout(&self, organisation: OrganisationKey, of: &RolloutOf) -> Result<Rollout> {
+        let of = of.clone();
+        run!(self.query, |conn| rollout::rollout(conn, organisation, &of))
     }
 
     async fn failed_deliveries(

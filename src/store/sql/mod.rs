@@ -14,14 +14,18 @@
 use super::Backend;
 
 pub(crate) mod access;
+mod actions;
 pub(crate) mod audit;
+mod bulk;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod cursors;
 pub(crate) mod deliveries;
+mod diagnosis;
 pub(crate) mod dialect;
 mod event_types;
 pub(crate) mod expiry;
+mod feed;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod gateways;

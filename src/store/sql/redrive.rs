@@ -3,7 +3,7 @@
 //! happened and nothing is redriven twice. A reader searches for what can be redriven; the
 //! writer only checks again what was chosen.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::dialect::deliveries::Matching;
 use super::dialect::log::Repeat;
@@ -17,15 +17,16 @@ use super::log::append::raise_heads;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::audit::entries;
-use crate::store::limits::REDRIVEN;
 use crate::store::{
-    Audited, DeliveryCursor, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
-    RedrivenDelivery, Result, StoreError,
+    Audited, Conflict, DeliveryCursor, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection,
+    Redriven, RedrivenDelivery, Result, StoreError,
 };
 
 pub(crate) mod candidates;
 mod dead_letters;
 mod run;
+
+use candidates::Bounds;
 
 #[cfg(test)]
 mod tests;
@@ -54,13 +55,14 @@ pub(super) async fn search(
                 Some(RedriveCursor::DeadLetters(place)) => (None, place),
             };
             if let Some(at) = counted {
-                let rest = count_others(conn, &matching, at, &mut answer).await?;
+                let (_, rest) = count_others(conn, &matching, at, &mut answer).await?;
                 answer.next = rest.map(RedriveCursor::Counting);
             }
             let chosen = if answer.next.is_some() {
                 Vec::new()
             } else {
-                candidates::matching(conn, now, &matching, after, REDRIVEN, &mut answer).await?
+                candidates::matching(conn, now, &matching, after, Bounds::REQUEST, &mut answer)
+                    .await?
             };
             (answer, chosen)
         }
@@ -108,6 +110,8 @@ async fn one(
     if found.iter().any(|one| one.event.is_none()) {
         answer.event_removed += 1;
         found.clear();
+    } else if let Some(id) = found.iter().find_map(Candidate::purged) {
+        return Err(Conflict::Purged(id.clone()).into());
     } else if found.iter().any(|one| one.has_expired(now)) {
         answer.expired += 1;
         found.clear();
@@ -128,19 +132,20 @@ fn count(answer: &mut Redriven, standing: &details::Standing) -> bool {
 }
 
 /// Counts the next matching failed deliveries that are skipped, as far as one bounded scan
-/// gets; returns where the next call continues.
-async fn count_others(
+/// gets; returns how many others it found, and where the next call continues.
+pub(super) async fn count_others(
     conn: &mut Connection,
     matching: &Matching,
     at: Option<DeliveryCursor>,
     answer: &mut Redriven,
-) -> Result<Option<DeliveryCursor>> {
+) -> Result<(i64, Option<DeliveryCursor>)> {
     let (as_of, start) = begin(conn, at).await?;
+    let mut open = 0;
     let found = failed_keys(conn, matching, as_of, start, WORK).await?;
     for standing in details::standings(conn, &found.keys).await? {
-        count(answer, &standing);
+        open += i64::from(!count(answer, &standing));
     }
-    Ok(found.next.map(|place| place.cursor(as_of)))
+    Ok((open, found.next.map(|place| place.cursor(as_of))))
 }
 
 /// What one transaction appended, and the new head of each gateway concerned.
@@ -164,6 +169,8 @@ pub(super) async fn append(
     chosen.retain(|one| {
         if one.event.is_none() {
             answer.event_removed += 1;
+        } else if one.is_purged {
+            answer.payload_purged += 1;
         } else if one.has_expired(now) {
             answer.expired += 1;
         } else {
@@ -189,27 +196,64 @@ pub(super) async fn append(
             gateway: candidate.gateway,
             sequence: *last,
             event: candidate.event.unwrap_or_default(),
-            repeats: Sequence(candidate.sequence),
+            repeats: Some(Sequence(candidate.sequence)),
+            // Otherwise its dead letter has the time.
+            appended_at: candidate.appended_again.then_some(now),
         });
         numbered.push((candidate, *last));
     }
     conn.insert_repeats(&rows).await?;
-    dead_letters::mark(conn, &numbered, now).await?;
+    mark(conn, &numbered, now).await?;
     let mut entries = Vec::with_capacity(counts.len());
-    for (gateway, count) in &counts {
-        ledger::count_dead(conn, *gateway, -count).await?;
+    for gateway in counts.keys() {
         let own: Vec<_> = numbered.iter().filter(|(one, _)| one.gateway == *gateway).collect();
         if let Some((first, _)) = own.first() {
             let sequences: Vec<_> =
                 own.iter().map(|(one, new)| (Sequence(one.sequence), *new)).collect();
             entries.push(entries::redriven(first.gateway_id, &first.gateway_name, &sequences));
         }
-        let sequences = own.iter().map(|(one, _)| one.sequence).collect();
-        reports::redriven(conn, *gateway, &sequences).await?;
     }
     let redriven = numbered.into_iter().filter_map(|(one, new)| delivery(one, Some(new)));
     answer.redriven = redriven.collect();
     Ok(Audited::new((answer, heads), entries))
+}
+
+/// Marks dead letters as redriven, each under its new sequence. Their streams are locked.
+async fn mark(
+    conn: &mut Connection,
+    numbered: &[(Candidate, Sequence)],
+    now: Timestamp,
+) -> Result<()> {
+    dead_letters::mark(conn, numbered, now).await?;
+    let mut by_gateway: BTreeMap<GatewayKey, BTreeSet<i64>> = BTreeMap::new();
+    for (one, _) in numbered {
+        by_gateway.entry(one.gateway).or_default().insert(one.sequence);
+    }
+    for (gateway, sequences) in by_gateway {
+        let count = i64::try_from(sequences.len()).unwrap_or(i64::MAX);
+        ledger::count_dead(conn, gateway, -count).await?;
+        reports::redriven(conn, gateway, &sequences).await?;
+    }
+    Ok(())
+}
+
+/// Marks those of these deliveries that are open dead letters as redriven. All of them were
+/// appended again, by a replay or a resend, under these sequences. Their streams are locked.
+pub(super) async fn mark_appended(
+    conn: &mut Connection,
+    appended: &BTreeMap<DeliveryKey, Sequence>,
+    now: Timestamp,
+) -> Result<()> {
+    let keys: Vec<DeliveryKey> = appended.keys().copied().collect();
+    let open = conn.open_deliveries(&keys).await?;
+    let numbered: Vec<(Candidate, Sequence)> = open
+        .into_iter()
+        .filter_map(|one| {
+            let new = *appended.get(&one.key())?;
+            Some((one, new))
+        })
+        .collect();
+    mark(conn, &numbered, now).await
 }
 
 /// Counts the chosen deliveries that are no longer open dead letters.

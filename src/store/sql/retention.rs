@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use super::dialect::nodes::ExclusiveTask;
 use super::dialect::retention::SpentEvents;
 use super::dialect::{Connection, NodeStatements, RetentionStatements, query, query_as};
+use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
-use super::{audit, cursors};
+use super::{audit, bulk, cursors};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -131,9 +132,14 @@ pub(super) async fn trim(
         }
         TrimStep::Keys => rows::forget_keys(conn, now.minus(IDEMPOTENCY_WINDOW), batch).await?,
         TrimStep::Connections => rows::forget_connections(conn, oldest, batch).await?,
+        TrimStep::Changes => rows::forget_changes(conn, oldest, batch).await?,
         // As unconfirmed events, rejected rows are kept longer than confirmed events.
         TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
         TrimStep::Audit => audit::trim(conn, now.minus(limits.audit_max_age), batch).await?,
+        TrimStep::Jobs => bulk::jobs::forget(conn, now.minus(limits.audit_max_age), batch).await?,
+        TrimStep::GatewayHistory => {
+            history::forget(conn, limits.replaced_before(now), batch).await?
+        }
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;
@@ -195,7 +201,7 @@ async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
                 as "lowest!: i64",
             (g.deleted_at is not null) as "deleted!: bool",
             (
-                select coalesce((
+                select coalesce(o.appended_at, (
                     select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
                         then d.redriven_at end
                     from dead_letters d
@@ -239,8 +245,8 @@ async fn cut_off(
     let rows = query!(
         r#"
         select o.sequence as "sequence!: i64", o.event as "event!: i64",
-            -- The age of a redrive counts from the redrive, not from its event.
-            coalesce((
+            -- The age of a redrive, replay or resend counts from that, not from its event.
+            coalesce(o.appended_at, (
                 select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
                     then d.redriven_at end
                 from dead_letters d
@@ -277,8 +283,8 @@ async fn cut_off(
     .await?;
     query!(
         r#"
-        insert into trimmed (gateway, sequence, event, repeats)
-        select gateway, sequence, event, repeats from outbox where gateway = $1 and sequence <= $2
+        insert into trimmed (gateway, sequence, event, repeats, appended_at)
+        select gateway, sequence, event, repeats, appended_at from outbox where gateway = $1 and sequence <= $2
         "#,
         stream.gateway.0,
         range.last.0

@@ -262,6 +262,7 @@ impl Task {
                     self.commit(batch).await
                 }
             };
+            self.wake.written();
             if let Some(begun) = self.begun.send_replace(None) {
                 metrics::histogram!(metric::TRANSACTION_DURATION).record(begun.elapsed());
             }

@@ -170,6 +170,8 @@ fn settings(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        // What is deleted is overwritten, so that a purged payload is in no free page either.
+        .pragma("secure_delete", "on")
         .busy_timeout(BUSY_TIMEOUT)
         .row_buffer_size(ROWS_AHEAD)
 }
@@ -185,6 +187,7 @@ async fn check_settings(conn: &mut SqliteConnection) -> Result<(), OpenError> {
         ("journal_mode", "select journal_mode from pragma_journal_mode", "wal"),
         ("synchronous", "select cast(synchronous as text) from pragma_synchronous", "2"),
         ("foreign_keys", "select cast(foreign_keys as text) from pragma_foreign_keys", "1"),
+        ("secure_delete", "select cast(secure_delete as text) from pragma_secure_delete", "1"),
         ("busy_timeout", "select cast(timeout as text) from pragma_busy_timeout", "5000"),
     ] {
         let found: String = sqlx::query_scalar(statement).fetch_one(&mut *conn).await?;

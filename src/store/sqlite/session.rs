@@ -3,6 +3,8 @@
 //! known after the file was opened again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
@@ -30,6 +32,8 @@ pub(crate) struct Session {
     conn: Option<SqliteConnection>,
     /// Why the last attempt to begin a transaction failed.
     trouble: watch::Sender<Option<String>>,
+    /// Whether the write-ahead log may contain a payload that was purged.
+    has_remains: Arc<AtomicBool>,
 }
 
 /// Why a transaction was not committed.
@@ -49,6 +53,29 @@ impl Session {
             path: options.path.clone(),
             conn: Some(conn),
             trouble: watch::Sender::new(None),
+            // An earlier process may have ended before it truncated the log.
+            has_remains: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Set it to have the write-ahead log truncated, once its transactions are in the file.
+    pub(super) fn has_remains(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_remains)
+    }
+
+    /// Truncates the write-ahead log after a purge. Its frames contain the payload, and are
+    /// overwritten only when the log is used again. Tried again as long as a reader prevents it.
+    async fn erase_remains(&mut self) {
+        let Some(conn) = self.conn.as_mut().filter(|_| self.has_remains.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        match shrink_wal(conn).await {
+            Ok(true) => self.has_remains.store(false, Ordering::Relaxed),
+            Ok(false) => tracing::info!(
+                "a purged payload is still in the write-ahead log, which cannot be truncated while another connection reads an old snapshot"
+            ),
+            Err(error) => tracing::warn!(%error, "failed to truncate the write-ahead log"),
         }
     }
 
@@ -153,6 +180,7 @@ impl WriterSession for Session {
 
     async fn maintain(&mut self) {
         self.disk.keep_ballast();
+        self.erase_remains().await;
         if let (Some(bytes), Some(conn)) = (self.wal.too_large(), &mut self.conn) {
             match shrink_wal(conn).await {
                 Ok(true) => {

@@ -12,10 +12,13 @@ use crate::store::{DeliveryKey, Result, StoreError};
 
 mod audit;
 mod browse;
+mod bulk;
 mod connections;
 mod cursors;
 mod deliveries;
+mod diagnosis;
 mod expiry;
+mod feed;
 mod gateways;
 mod inbox;
 mod ledger;
@@ -24,6 +27,7 @@ mod nodes;
 mod not_connected;
 mod redrive;
 mod retention;
+mod rollout;
 mod types;
 
 /// The connection type that the statements are implemented for.

@@ -96,10 +96,17 @@ impl Tables {
     }
 
     /// The first result for an id, and the digest of its content.
-    fn first(&self, organisation: OrganisationKey, id: &EventId) -> Option<(&[u8; 32], Appended)> {
+    pub(super) fn first(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Option<(&[u8; 32], Appended)> {
         let key = self.event_keys.get(&(organisation, id.clone()))?;
         let mut numbers: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for ((gateway, sequence), _) in self.deliveries().filter(|(_, event)| event == key) {
+        let published = self
+            .deliveries()
+            .filter(|(place, event)| event == key && !self.appended_again.contains_key(place));
+        for ((gateway, sequence), _) in published {
             let first = numbers.entry(gateway).or_insert(sequence);
             *first = sequence.min(*first);
         }
@@ -122,7 +129,7 @@ impl Tables {
         }
     }
 
-    fn targets(
+    pub(super) fn targets(
         &self,
         organisation: OrganisationKey,
         target: &Target,
@@ -183,6 +190,7 @@ impl Tables {
                 Target::Labels(labels) => PublishedTarget::Labels(labels.clone()),
             },
             matched: i64::try_from(targets.len()).unwrap_or(i64::MAX),
+            purged: None,
         };
         self.events.insert(key, row);
         key
@@ -222,7 +230,13 @@ impl Tables {
             if bytes > max_bytes && !rows.is_empty() {
                 break;
             }
-            rows.push(OutboxRow { sequence: Sequence(*sequence), event: Arc::clone(&row.event) });
+            let withheld = if row.purged.is_some() {
+                Some(Reason::Purged)
+            } else {
+                self.skipped.contains(&(gateway, *sequence)).then_some(Reason::Skipped)
+            };
+            let (sequence, event) = (Sequence(*sequence), Arc::clone(&row.event));
+            rows.push(OutboxRow { sequence, event, withheld });
         }
         Ok(OutboxPage { rows, head: Sequence(stream.head), floor: Sequence(stream.floor) })
     }

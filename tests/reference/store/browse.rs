@@ -1,7 +1,7 @@
 //! Events of a time window, deliveries in a state, and a gateway's log with delivery states.
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
+use gateway_events::event::{GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use gateway_events::store::limits::LISTED_GATEWAYS;
 use gateway_events::store::{
     DeliveryFilter, DeliveryKey, DeliveryState, EventCursor, EventFilter, EventOrder, EventPage,
@@ -103,10 +103,11 @@ impl Tables {
             let page = self.page(gateway.key, after, limit, max_bytes)?;
             let bytes = page.rows.iter().map(|row| row.event.payload.get().len()).sum();
             let (read, last) = (page.rows.len(), page.rows.last().map(|row| row.sequence));
-            for OutboxRow { sequence, event } in page.rows {
+            for OutboxRow { sequence, event, withheld } in page.rows {
                 let delivery = self.standing((gateway.key, sequence.0))?;
                 let Some(appended_at) = delivery.appended_at else { continue };
-                rows.push(LogRow { sequence, event, appended_at, state: delivery.state });
+                let (state, is_purged) = (delivery.state, withheld == Some(Reason::Purged));
+                rows.push(LogRow { sequence, event, appended_at, state, is_purged });
             }
             progress.advance(last, read, bytes, span.limit.saturating_sub(rows.len()));
         }

@@ -5,9 +5,10 @@ use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::{above, up_to};
 use gateway_events::store::{Outcome, Range, Result};
 
+use super::feed::ConnectionChange;
 use super::ledger::{Ended, How};
 use super::positions::Move;
-use super::tables::{AttemptRow, Tables};
+use super::tables::{AttemptRow, Tables, next};
 
 /// The end of a connection.
 pub(super) struct End<'a> {
@@ -35,6 +36,13 @@ impl Tables {
         if was_open {
             row.closed = Some((now, end.reason));
             row.confirmed = own;
+            let change = ConnectionChange {
+                connection: end.connection,
+                gateway: end.gateway,
+                closed: true,
+                at: now,
+            };
+            self.connection_changes.insert(next(&mut self.last.connection_change), change);
         }
         if let Some((range, started_at)) = end.unconfirmed {
             self.unconfirmed(end, range, started_at)?;

@@ -13,7 +13,8 @@ use gateway_events::store::{
     RevokedConnection, StoreError,
 };
 
-use super::tables::{ConnectionRow, Cursor, Tables};
+use super::feed::ConnectionChange;
+use super::tables::{ConnectionRow, Cursor, Tables, next};
 
 /// How many sequences after a position are searched for what was sent.
 const STRETCH: i64 = 1000;
@@ -29,6 +30,7 @@ impl Tables {
         let open = open.filter(|row| row.deleted_at.is_none() && row.disabled_at.is_none());
         let stream = &open.ok_or(StoreError::NotFound("gateway"))?.stream;
         let (epoch, head) = (stream.epoch, Sequence(stream.head));
+        let control = self.gateway_row(new.gateway)?.control();
         if self.connections.contains_key(&new.id) {
             return Err(Conflict::Concurrent.into());
         }
@@ -53,6 +55,9 @@ impl Tables {
         };
         let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
+        let change =
+            ConnectionChange { connection: new.id, gateway: new.gateway, closed: false, at: now };
+        self.connection_changes.insert(next(&mut self.last.connection_change), change);
         let connected_at = new.instance.is_empty().then_some(now);
         let cursor =
             Cursor { received: position, updated_at: now, connected_at, ..Cursor::default() };
@@ -60,7 +65,7 @@ impl Tables {
         let (sent, suspect) = self.sent_behind(new.gateway, position);
         let (sent, suspect) = (Sequence(sent), Sequence(suspect));
         let position = Sequence(position);
-        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats })
+        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
     }
 
     /// The start of a new unnamed connection, whether an earlier one may have been sent more than

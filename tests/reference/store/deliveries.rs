@@ -195,7 +195,7 @@ impl Tables {
             event_id: event.map(|row| row.event.id.clone()),
             event_type: event.map(|row| row.event.event_type.clone()),
             correlation_id: event.map(|row| row.event.correlation_id.clone()),
-            appended_at: event.map(|row| self.redriven_at(key).unwrap_or(row.appended_at)),
+            appended_at: event.map(|row| self.again_at(key).unwrap_or(row.appended_at)),
             state: DeliveryState::of(letter.is_some(), is_confirmed),
             trimmed: sequence <= row.stream.floor,
             delivered_since: false,

@@ -88,7 +88,7 @@ impl Tables {
     }
 
     /// Whether a delivery is neither confirmed nor dead.
-    fn can_expire(&self, key: Key) -> bool {
+    pub(super) fn can_expire(&self, key: Key) -> bool {
         let (gateway, sequence) = key;
         let is_live = self.gateways.get(&gateway).is_some_and(|row| row.deleted_at.is_none());
         is_live && sequence > self.shown_position(gateway) && !self.is_dead(key)

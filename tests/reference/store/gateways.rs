@@ -8,7 +8,7 @@ use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Audited, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange, GatewayLag, Labels,
-    LastRefusal, Range, Result, StoreError, storable,
+    LastRefusal, NotedRefusal, Range, Result, StoreError, storable,
 };
 use serde_json::value::RawValue;
 
@@ -45,6 +45,8 @@ impl Tables {
             reported: 0,
             failing: None,
             left: None,
+            revision: 0,
+            revised_at: None,
         };
         let row = GatewayRow {
             id,
@@ -54,9 +56,11 @@ impl Tables {
             replicas,
             created_at: now,
             disabled_at: None,
+            paused: None,
             deleted_at: None,
             manifest: None,
             last_refusal: None,
+            history: Vec::new(),
             stream,
         };
         self.gateways.insert(key, row);
@@ -126,12 +130,11 @@ impl Tables {
         &mut self,
         now: Timestamp,
         gateway: GatewayKey,
-        code: &str,
-        address: &str,
+        refusal: NotedRefusal,
     ) {
         if let Some(row) = self.gateways.get_mut(&gateway) {
-            let (code, address) = (code.to_owned(), address.to_owned());
-            row.last_refusal = Some(LastRefusal { at: now, code, address });
+            let NotedRefusal { code, cause, address } = refusal;
+            row.last_refusal = Some(LastRefusal { at: now, code, cause, address });
         }
     }
 
@@ -249,7 +252,7 @@ impl Tables {
         })
     }
 
-    fn shown(&self, now: Timestamp, key: GatewayKey) -> Result<Gateway> {
+    pub(super) fn shown(&self, now: Timestamp, key: GatewayKey) -> Result<Gateway> {
         let row = self.gateway_row(key)?;
         let confirmed = self.shown_position(key);
         let manifest = row.manifest.clone().map(|(text, at)| {
@@ -259,7 +262,7 @@ impl Tables {
         });
         let pending = self.pending(key)?;
         let oldest = pending.first().and_then(|sequence| self.event_at((key, *sequence)));
-        let redriven_at = pending.first().and_then(|sequence| self.redriven_at((key, *sequence)));
+        let again_at = pending.first().and_then(|sequence| self.again_at((key, *sequence)));
         let live = self.connections.values();
         let live = live.filter(|row| row.gateway == key && row.closed.is_none());
         Ok(Gateway {
@@ -270,6 +273,7 @@ impl Tables {
             replicas: row.replicas,
             created_at: row.created_at,
             disabled_at: row.disabled_at,
+            paused: row.paused.clone(),
             manifest: manifest.transpose()?,
             last_refusal: row.last_refusal.clone(),
             epoch: row.stream.epoch,
@@ -277,7 +281,7 @@ impl Tables {
             floor: Sequence(row.stream.floor),
             confirmed: Sequence(confirmed),
             pending: i64::try_from(pending.len()).unwrap_or(i64::MAX),
-            oldest_pending_at: redriven_at.or_else(|| oldest.map(|row| row.appended_at)),
+            oldest_pending_at: again_at.or_else(|| oldest.map(|row| row.appended_at)),
             live_connections: i64::try_from(self.live_connections(key)).unwrap_or(i64::MAX),
             connected_since: live.map(|row| row.connected_at).min(),
             left: row.stream.left,
@@ -300,8 +304,13 @@ impl Tables {
         Ok(ahead.filter(|sequence| !self.is_dead((gateway, *sequence))).collect())
     }
 
+    /// When a delivery was appended by a replay, a resend or a redrive; `None` if it was not.
+    pub(super) fn again_at(&self, key: Key) -> Option<Timestamp> {
+        self.appended_again.get(&key).copied().or_else(|| self.redriven_at(key))
+    }
+
     /// When a delivery was appended by a redrive; `None` if it was not.
-    pub(super) fn redriven_at(&self, (gateway, sequence): Key) -> Option<Timestamp> {
+    fn redriven_at(&self, (gateway, sequence): Key) -> Option<Timestamp> {
         self.dead_letters
             .range((gateway, 0)..=(gateway, i64::MAX))
             .find(|((_, first), letter)| {
@@ -339,5 +348,19 @@ impl Tables {
         let replaced = self.event_types.insert((organisation, info.name.clone()), info.clone());
         let old = replaced.or(built_in);
         Audited::new(old.is_none(), entries::event_type_put(old.as_ref(), &info))
+    }
+
+    pub(super) fn delete_event_type(
+        &mut self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> Result<Audited<()>> {
+        match self.event_types.remove(&(organisation, name.as_str().to_owned())) {
+            Some(old) => Ok(Audited::new((), [entries::event_type_deleted(&old)])),
+            None if built_in(name.as_str()).is_some() => {
+                Err(Conflict::BuiltInType(name.clone()).into())
+            }
+            None => Err(StoreError::NotFound("event type")),
+        }
     }
 }

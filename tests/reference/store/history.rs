@@ -28,6 +28,7 @@ impl Tables {
             appended_at: row.appended_at,
             target: Some(row.target.clone()),
             matched: row.matched,
+            purged: row.purged.clone(),
             deliveries: deliveries.collect::<Result<_>>()?,
         }))
     }

@@ -95,6 +95,7 @@ impl Tables {
             if let Some(row) = self.inbox.remove(id) {
                 let rejected = Row {
                     inbox_id: *id,
+                    version: 1,
                     row,
                     rejection: rejection.clone(),
                     rejected_at: now,
@@ -209,6 +210,7 @@ fn shown(id: i64, row: &Row) -> RejectedRow {
     RejectedRow {
         id,
         inbox_id: row.inbox_id,
+        version: row.version,
         reason: row.rejection.reason,
         detail: row.rejection.detail.clone(),
         rejected_at: row.rejected_at,

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
-    Actor, Drained, Inbox, InboxDepth, InboxRow, RejectedFilter, RejectedRow, Result, Retried,
-    RetrySelection, StoreError, ValidatedRow,
+    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, RejectedContent, RejectedEdit,
+    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError, ValidatedRow,
 };
 
 use super::MemoryStore;
@@ -70,6 +70,33 @@ impl Inbox for MemoryStore {
             |_| self.database.0.inbox.send_modify(|version| *version += 1),
         )
         .await
+    }
+
+    async fn rejected_content(
+        &self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: usize,
+    ) -> Result<Option<RejectedContent>> {
+        self.read(|tables| Ok(tables.rejected_content(organisation, id, max_bytes))).await
+    }
+
+    async fn edit_rejected(
+        &self,
+        actor: &Actor,
+        edit: RejectedEdit,
+        dry_run: bool,
+    ) -> Result<EditedRow> {
+        self.check_space()?;
+        let organisation = actor.organisation;
+        let (edited, _) = self
+            .audited_then(
+                actor,
+                |tables, now| tables.edit_rejected(now, organisation, edit, dry_run),
+                |(_, growth)| self.appended(grown(growth.clone())),
+            )
+            .await?;
+        Ok(edited)
     }
 
     async fn delete_rejected(&self, actor: &Actor, id: i64) -> Result<()> {

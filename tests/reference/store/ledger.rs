@@ -143,7 +143,8 @@ impl Tables {
             let head = row.stream.head;
             let answered = row.stream.missed.max(self.confirmed(gateway));
             let is_wanted = gateways.is_none_or(|wanted| wanted.contains(&gateway));
-            if !is_wanted || head <= answered || self.live_connections(gateway) > 0 {
+            let is_paused = row.paused.is_some();
+            if !is_wanted || is_paused || head <= answered || self.live_connections(gateway) > 0 {
                 continue;
             }
             if let Some(left) = SweepResult::grace_left(self.left_at(gateway), now, grace) {

@@ -13,11 +13,12 @@ use gateway_events::store::{
     AboutNode, AccessCredential, Actor, ConnectionCursor, ConnectionPage, Connections, Credentials,
     Deleted, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState,
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage,
-    EventTypeInfo, EventTypes, Expiries, ExpiryMark, Fleet, Gateway, GatewayChange,
-    GatewayCredential, Gateways, Health, Heartbeat, Labels, Ledger, Log, LogPage, LogSpan,
-    Maintenance, NewConnection, NewToken, NodeInfo, Nodes, Opened, OutboxPage, Publish, Published,
-    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Scope,
-    StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    EventTypeInfo, EventTypes, Expiries, ExpiryMark, Feed, FeedDetails, FeedEnds, FeedRows,
+    FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, Gateways, Health, Heartbeat,
+    Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken, NodeInfo, Nodes,
+    NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
+    Redriven, Result, RetentionLimits, RevokedConnection, Rollout, RolloutOf, Scope, StatePage,
+    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -128,7 +129,10 @@ impl Gateways for MemoryStore {
         replicas: i64,
     ) -> Result<Gateway> {
         self.audited(actor, |tables, now| {
-            tables.create_gateway(now, actor.organisation, id, name, labels, replicas)
+            let done =
+                tables.create_gateway(now, actor.organisation, id, name, labels, replicas)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
         })
         .await
     }
@@ -159,13 +163,22 @@ impl Gateways for MemoryStore {
         change: GatewayChange,
     ) -> Result<Gateway> {
         let organisation = actor.organisation;
-        self.audited(actor, |tables, now| tables.update_gateway(now, organisation, id, change))
-            .await
+        self.audited(actor, |tables, now| {
+            let done = tables.update_gateway(now, organisation, id, change)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
+        })
+        .await
     }
 
     async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted> {
         let organisation = actor.organisation;
-        self.audited(actor, |tables, now| tables.delete_gateway(now, organisation, id)).await
+        self.audited(actor, |tables, now| {
+            let done = tables.delete_gateway(now, organisation, id)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
+        })
+        .await
     }
 
     async fn fleet(&self, furthest: usize) -> Result<Fleet> {
@@ -177,10 +190,10 @@ impl Gateways for MemoryStore {
         self.write(|tables, now| tables.set_manifest(now, gateway, manifest)).await
     }
 
-    fn note_refusal(&self, gateway: GatewayKey, code: &str, address: &str) {
+    fn note_refusal(&self, gateway: GatewayKey, refusal: NotedRefusal) {
         let now = (self.database.0.clock)();
         if self.check_open().is_ok() {
-            self.database.tables().note_refusal(now, gateway, code, address);
+            self.database.tables().note_refusal(now, gateway, refusal);
         }
     }
 }
@@ -202,6 +215,26 @@ impl EventTypes for MemoryStore {
     async fn put_event_type(&self, actor: &Actor, info: &EventTypeInfo) -> Result<bool> {
         let organisation = actor.organisation;
         self.audited(actor, |tables, _| Ok(tables.put_event_type(organisation, info))).await
+    }
+
+    async fn delete_event_type(&self, actor: &Actor, name: &EventType) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, _| tables.delete_event_type(organisation, name)).await
+    }
+}
+
+#[async_trait]
+impl Feed for MemoryStore {
+    async fn feed_ends(&self) -> Result<FeedEnds> {
+        self.read(|tables| Ok(tables.feed_ends())).await
+    }
+
+    async fn feed_rows(&self, spans: &FeedSpans, details: &FeedDetails) -> Result<FeedRows> {
+        self.read(|tables| Ok(tables.feed_rows(spans, details))).await
+    }
+
+    fn feed_has_gaps(&self) -> bool {
+        false
     }
 }
 
@@ -329,6 +362,10 @@ impl Ledger for MemoryStore {
         id: &EventId,
     ) -> Result<Option<EventHistory>> {
         self.read(|tables| tables.event_history(organisation, id)).await
+    }
+
+    async fn rollout(&self, organisation: OrganisationKey, of: &RolloutOf) -> Result<Rollout> {
+        self.read(|tables| tables.rollout(organisation, of)).await
     }
 
     async fn failed_deliveries(

@@ -8,8 +8,8 @@ use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use gateway_events::store::ranges::pieces;
 use gateway_events::store::{
-    AuditEntry, Audited, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection, Redriven,
-    RedrivenDelivery, Result, StoreError,
+    AuditEntry, Audited, Conflict, DeliveryKey, DeliveryState, RedriveCursor, RedriveSelection,
+    Redriven, RedrivenDelivery, Result, StoreError,
 };
 
 use super::append::Growth;
@@ -35,18 +35,35 @@ impl Tables {
             }
             RedriveSelection::Filter(filter, after) => {
                 let matching = self.matching(organisation, filter)?;
-                self.search(now, &matching, *after)?
+                self.search(now, &matching, *after, REDRIVEN)?
             }
         };
         answer.more = answer.next.is_some();
         let mut growth = Growth::new();
+        let numbered = self.append_dead_letters(now, &chosen, dry_run, &mut answer, &mut growth)?;
+        let entries = self.redrive_entries(&numbered)?;
+        Ok(Audited::new((answer, growth), entries))
+    }
+
+    /// Appends these dead letters, unless it is a dry run; returns the new sequences.
+    pub(super) fn append_dead_letters(
+        &mut self,
+        now: Timestamp,
+        chosen: &[Key],
+        dry_run: bool,
+        answer: &mut Redriven,
+        growth: &mut Growth,
+    ) -> Result<BTreeMap<Key, i64>> {
         let mut numbered = BTreeMap::new();
-        for key in &chosen {
+        for key in chosen {
             let Some(event) = self.event_at(*key).map(|row| row.event.id.clone()) else { continue };
             let new = match self.event_of(*key) {
-                Some(row) if !dry_run => Some(self.number(key.0, row, &mut growth)),
+                Some(row) if !dry_run => Some(self.number(key.0, row, growth)),
                 _ => None,
             };
+            if let Some(new) = new.filter(|_| self.appended_again.contains_key(key)) {
+                self.appended_again.insert((key.0, new.0), now);
+            }
             numbered.extend(new.map(|new| (*key, new.0)));
             answer.redriven.push(RedrivenDelivery {
                 gateway_id: self.gateway_row(key.0)?.id,
@@ -56,14 +73,7 @@ impl Tables {
             });
         }
         self.mark_redriven(now, &numbered)?;
-        for (gateway, sequence) in numbered.keys() {
-            let stream = self.stream(*gateway)?;
-            if stream.reported == *sequence {
-                stream.failing = None;
-            }
-        }
-        let entries = self.redrive_entries(&numbered)?;
-        Ok(Audited::new((answer, growth), entries))
+        Ok(numbered)
     }
 
     /// One for each gateway and transaction.
@@ -91,17 +101,21 @@ impl Tables {
         }
         match self.event_at(key) {
             None => answer.event_removed += 1,
+            Some(row) if row.purged.is_some() => {
+                return Err(Conflict::Purged(row.event.id.clone()).into());
+            }
             Some(row) if has_expired(row, now) => answer.expired += 1,
             Some(_) => return Ok((answer, vec![key])),
         }
         Ok((answer, Vec::new()))
     }
 
-    fn search(
+    pub(super) fn search(
         &self,
         now: Timestamp,
         matching: &Matching<'_>,
         after: Option<RedriveCursor>,
+        most: usize,
     ) -> Result<(Redriven, Vec<Key>)> {
         let mut answer = Redriven::default();
         let looked_at = match after {
@@ -110,9 +124,7 @@ impl Tables {
         };
         // All in one call: a cursor into the counting is never returned.
         if looked_at.is_none() {
-            for one in self.failed_places(matching, i64::MAX) {
-                self.count_skipped(&mut answer, (one.gateway, one.sequence))?;
-            }
+            self.count_all_skipped(matching, &mut answer)?;
         }
         let begin = (matching.gateway.unwrap_or(GatewayKey(0)), 0);
         let after = looked_at.map_or(begin, |at| begin.max((at.gateway, at.sequence.0)));
@@ -121,6 +133,7 @@ impl Tables {
         let failed = self.newest_failures(matching, i64::MAX);
         let wanted = matching.filter.event_type.as_ref();
         let mut chosen: Vec<Key> = Vec::new();
+        let mut examined = after;
         for key in keys {
             let event = self.event_at(key);
             let is_of_type =
@@ -130,16 +143,31 @@ impl Tables {
             }
             match event {
                 None => answer.event_removed += 1,
+                Some(row) if row.purged.is_some() => answer.payload_purged += 1,
                 Some(row) if has_expired(row, now) => answer.expired += 1,
-                Some(_) if chosen.len() < REDRIVEN => chosen.push(key),
+                Some(_) if chosen.len() < most => chosen.push(key),
                 Some(_) => {
                     // The next call starts with this one.
-                    answer.next = chosen.last().copied().map(cursor);
+                    answer.next = Some(cursor(examined));
                     break;
                 }
             }
+            examined = key;
         }
         Ok((answer, chosen))
+    }
+
+    /// Counts the matching failures that need no redrive; returns the number of the others.
+    pub(super) fn count_all_skipped(
+        &self,
+        matching: &Matching<'_>,
+        answer: &mut Redriven,
+    ) -> Result<i64> {
+        let mut open = 0;
+        for one in self.failed_places(matching, i64::MAX) {
+            open += i64::from(!self.count_skipped(answer, (one.gateway, one.sequence))?);
+        }
+        Ok(open)
     }
 
     /// Counts a delivery that is skipped; returns whether it is one.
@@ -210,8 +238,25 @@ impl Tables {
         (keys, (letters == most).then_some(reached))
     }
 
-    /// Splits a range of which only a part was redriven.
+    /// Marks those of these deliveries that are open dead letters as redriven.
+    pub(super) fn mark_appended(
+        &mut self,
+        now: Timestamp,
+        appended: &BTreeMap<Key, i64>,
+    ) -> Result<()> {
+        let open = appended.iter().filter(|(key, _)| self.is_open(**key));
+        let open = open.map(|(key, new)| (*key, *new)).collect();
+        self.mark_redriven(now, &open)
+    }
+
+    /// Marks dead letters as redriven. Splits a range of which only a part was.
     fn mark_redriven(&mut self, now: Timestamp, numbered: &BTreeMap<Key, i64>) -> Result<()> {
+        for (gateway, sequence) in numbered.keys() {
+            let stream = self.stream(*gateway)?;
+            if stream.reported == *sequence {
+                stream.failing = None;
+            }
+        }
         let mut ranges: BTreeMap<Key, BTreeMap<i64, i64>> = BTreeMap::new();
         for (key, new) in numbered {
             if let Some((first, _)) = self.dead_letter_at(*key) {

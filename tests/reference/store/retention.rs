@@ -64,6 +64,12 @@ impl Tables {
                 let gone = oldest(closed, batch);
                 gone.iter().filter(|id| self.connections.remove(id).is_some()).count()
             }
+            TrimStep::Changes => {
+                let oldest = self.connection_changes.iter().take(batch);
+                let gone: Vec<i64> =
+                    oldest.filter(|(_, row)| row.at < old).map(|(key, _)| *key).collect();
+                gone.iter().filter(|key| self.connection_changes.remove(key).is_some()).count()
+            }
             TrimStep::Rejected => {
                 let before = now.minus(limits.hard_max_age);
                 let rows = self.rejected.iter().map(|(key, row)| (row.rejected_at, *key));
@@ -71,6 +77,8 @@ impl Tables {
                 gone.iter().filter(|key| self.rejected.remove(key).is_some()).count()
             }
             TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
+            TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
+            TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),
         };
         if rows >= batch {
             trimmed.more = true;
@@ -140,7 +148,7 @@ impl Tables {
             .filter_map(|((_, sequence), event)| {
                 // The age of a redrive counts from the redrive, not from its event.
                 let appended_at = self.events.get(event)?.appended_at;
-                let appended_at = self.redriven_at((gateway, *sequence)).unwrap_or(appended_at);
+                let appended_at = self.again_at((gateway, *sequence)).unwrap_or(appended_at);
                 Some((*sequence, *event, appended_at))
             })
             .collect();

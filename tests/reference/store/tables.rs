@@ -1,6 +1,6 @@
 //! The tables of a database, as collections. Sequences are plain numbers, as in a database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
@@ -8,9 +8,13 @@ use gateway_events::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use gateway_events::store::{
-    AboutNode, Appended, AuditHead, AuditRecord, EventTypeInfo, Failing, InboxContent, Labels,
-    LastRefusal, Outcome, PublishedTarget, Refusal, Rejection, StoreError, TokenInfo,
+    AboutNode, Appended, AuditHead, AuditRecord, BulkJob, EventTypeInfo, Failing, GatewayState,
+    InboxContent, Labels, LastRefusal, Outcome, Pause, PublishedTarget, Purge, Refusal, Rejection,
+    StoreError, TokenInfo,
 };
+use gateway_events::wake::Control;
+
+use super::feed::ConnectionChange;
 
 /// A delivery.
 pub(super) type Key = (GatewayKey, i64);
@@ -24,12 +28,20 @@ pub(super) struct Tables {
     pub(super) gateways: BTreeMap<GatewayKey, GatewayRow>,
     pub(super) cursors: BTreeMap<(GatewayKey, String), Cursor>,
     pub(super) connections: BTreeMap<ConnectionId, ConnectionRow>,
+    /// Connections that were opened and closed, in order.
+    pub(super) connection_changes: BTreeMap<i64, ConnectionChange>,
     pub(super) nodes: BTreeMap<NodeId, NodeRow>,
     pub(super) events: BTreeMap<i64, EventRow>,
     pub(super) event_keys: BTreeMap<(OrganisationKey, EventId), i64>,
     pub(super) outbox: BTreeMap<Key, i64>,
     /// Deliveries that were trimmed from their log, while their event is kept.
     pub(super) trimmed: BTreeMap<Key, i64>,
+    /// When a replay or a resend appended a delivery.
+    pub(super) appended_again: BTreeMap<Key, Timestamp>,
+    /// By key.
+    pub(super) bulk_jobs: BTreeMap<i64, BulkJob>,
+    /// Deliveries that are not sent, because an admin has skipped them.
+    pub(super) skipped: BTreeSet<Key>,
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
     /// By their first sequence. They don't overlap.
@@ -49,8 +61,10 @@ pub(super) struct Last {
     pub(super) gateway: i64,
     pub(super) event: i64,
     pub(super) attempt: i64,
+    pub(super) connection_change: i64,
     pub(super) inbox: i64,
     pub(super) rejected: i64,
+    pub(super) job: i64,
 }
 
 pub(super) fn next(last: &mut i64) -> i64 {
@@ -74,9 +88,12 @@ pub(super) struct GatewayRow {
     pub(super) replicas: i64,
     pub(super) created_at: Timestamp,
     pub(super) disabled_at: Option<Timestamp>,
+    pub(super) paused: Option<Pause>,
     pub(super) deleted_at: Option<Timestamp>,
     pub(super) manifest: Option<(String, Timestamp)>,
     pub(super) last_refusal: Option<LastRefusal>,
+    /// Its states, newest first.
+    pub(super) history: Vec<GatewayState>,
     pub(super) stream: Stream,
 }
 
@@ -94,6 +111,15 @@ pub(super) struct Stream {
     pub(super) reported: i64,
     pub(super) failing: Option<Failing>,
     pub(super) left: Option<(Timestamp, Reason)>,
+    /// Raised by each change to the delivery of the log, and when it was.
+    pub(super) revision: i64,
+    pub(super) revised_at: Option<Timestamp>,
+}
+
+impl GatewayRow {
+    pub(super) const fn control(&self) -> Control {
+        Control { revision: self.stream.revision, is_paused: self.paused.is_some() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +170,7 @@ pub(super) struct EventRow {
     pub(super) target: PublishedTarget,
     /// How many gateways the target selected.
     pub(super) matched: i64,
+    pub(super) purged: Option<Purge>,
 }
 
 #[derive(Debug)]
@@ -185,6 +212,7 @@ pub(super) struct Inserted {
 #[derive(Debug)]
 pub(super) struct RejectedRow {
     pub(super) inbox_id: i64,
+    pub(super) version: i64,
     pub(super) row: Inserted,
     pub(super) rejection: Rejection,
     pub(super) rejected_at: Timestamp,

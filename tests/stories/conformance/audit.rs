@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_events::clock::{TimeWindow, Timestamp};
-use gateway_events::event::{GatewayId, Reason, Sequence};
+use gateway_events::event::{EventType, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    AuditAction, AuditFilter, AuditHead, AuditRecord, DeliveryFilter, EventTypeInfo, GatewayChange,
-    LabelChange, Labels, NewToken, Record, RedriveSelection, RejectedFilter, Rejection,
-    RejectionReason, RetentionLimits, RetrySelection, Scope, Store, StoreError, TrimMark,
-    ValidatedRow,
+    AuditAction, AuditFilter, AuditHead, AuditRecord, Conflict, DeliveryFilter, EventTypeInfo,
+    GatewayChange, LabelChange, Labels, NewToken, Record, RedriveSelection, RejectedFilter,
+    Rejection, RejectionReason, RetentionLimits, RetrySelection, Scope, Store, StoreError,
+    TrimMark, ValidatedRow,
 };
 use serde_json::{Value, json};
 
@@ -93,6 +93,12 @@ pub(crate) async fn every_change_is_recorded_with_what_it_changed(store: &dyn St
     let schema = json!({"type": "object"});
     assert!(!store.put_event_type(&actor, &info("a.b", "first", Some(schema))).await.unwrap());
     assert!(!store.put_event_type(&actor, &info("api.deployed", "own", None)).await.unwrap());
+    let of_name = |name: &str| -> EventType { name.parse().unwrap() };
+    store.delete_event_type(&actor, &of_name("api.deployed")).await.unwrap();
+    let built_in = store.delete_event_type(&actor, &of_name("api.deployed")).await.unwrap_err();
+    assert!(matches!(built_in, StoreError::Conflict(Conflict::BuiltInType(_))), "{built_in}");
+    let unknown = store.delete_event_type(&actor, &of_name("no.such")).await.unwrap_err();
+    assert!(matches!(unknown, StoreError::NotFound(_)), "{unknown}");
     let gateway = store.gateway(fixture.organisation, id).await.unwrap().unwrap();
     fixture.fill(&gateway, 4).await;
     let (connection, _, _) = fixture.open(&gateway).await;
@@ -140,6 +146,7 @@ pub(crate) async fn every_change_is_recorded_with_what_it_changed(store: &dyn St
         one("event_type.registered", json!({}), json!({"description": "first"})),
         one("event_type.changed", json!({}), json!({"schema": "{\"type\":\"object\"}"})),
         one("event_type.changed", description, json!({"description": "own"})),
+        one("event_type.deleted", json!({"description": "own"}), json!({})),
         one(
             "delivery.redriven",
             json!({}),
@@ -170,7 +177,8 @@ pub(crate) async fn every_change_is_recorded_with_what_it_changed(store: &dyn St
     assert_eq!((objects[0].kind.as_str(), objects[0].name.as_str()), ("gateway", "berlin"));
     assert_eq!((objects[5].id.as_str(), objects[5].name.as_str()), ("key1", "tokyo"));
     assert_eq!((objects[8].id.as_str(), objects[8].name.as_str()), ("access1", "ops"));
-    assert_eq!(objects[13].id, id.to_string());
+    assert_eq!(objects[13].name, "api.deployed");
+    assert_eq!(objects[14].id, id.to_string());
 }
 
 pub(crate) async fn a_change_that_changes_nothing_or_fails_leaves_no_record(store: &dyn Store) {

@@ -6,7 +6,9 @@ use futures_util::FutureExt as _;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::positions::Repeats;
-use gateway_events::store::{GatewayChange, NewConnection, Opened, Record, Store};
+use gateway_events::store::{
+    GatewayChange, KeyFault, NewConnection, NotedRefusal, Opened, Record, Store,
+};
 
 use super::{Fixture, closed, confirmed, connection, range, ranges};
 use crate::support::PATIENCE;
@@ -191,13 +193,19 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let (gateway, other) = (fixture.gateway(&[]).await, fixture.gateway(&[]).await);
     assert_eq!(gateway.last_refusal, None);
-    store.note_refusal(gateway.key, "too_many_attempts", "192.0.2.7");
+    let refusal = |code: &str, cause, address: &str| NotedRefusal {
+        code: code.to_owned(),
+        cause,
+        address: address.to_owned(),
+    };
+    let cause = Some(KeyFault::Revoked);
+    store.note_refusal(gateway.key, refusal("too_many_attempts", None, "192.0.2.7"));
     // A record is skipped while the writer is busy, so it is repeated.
     let mut looks = tokio::time::interval(Duration::from_millis(100));
     let noted = async {
         loop {
             looks.tick().await;
-            store.note_refusal(gateway.key, "unauthorized", "2001:db8::7");
+            store.note_refusal(gateway.key, refusal("unauthorized", cause, "2001:db8::7"));
             let noted = fixture.again(&gateway).await.last_refusal;
             if let Some(noted) = noted.filter(|noted| noted.code == "unauthorized") {
                 return noted;
@@ -205,7 +213,7 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
         }
     };
     let noted = tokio::time::timeout(PATIENCE, noted).await.expect("noted in time");
-    assert_eq!(noted.address, "2001:db8::7");
+    assert_eq!((noted.address.as_str(), noted.cause), ("2001:db8::7", cause));
     assert!(Timestamp::now().since(noted.at) < Duration::from_mins(1));
     assert_eq!(fixture.again(&other).await.last_refusal, None);
 }

@@ -18,7 +18,7 @@ use super::{Fixture, Gateway, closed, confirmed, event, event_with, range};
 
 impl Fixture<'_> {
     /// Dead-letters a whole range.
-    async fn give_up(&self, gateway: &Gateway, first: i64, last: i64) {
+    pub(super) async fn give_up(&self, gateway: &Gateway, first: i64, last: i64) {
         let (connection, _, _) = self.open(gateway).await;
         self.record(vec![
             Record::Skipped {
@@ -36,7 +36,7 @@ impl Fixture<'_> {
     }
 
     /// Redrives a gateway's dead letters with as many calls as needed.
-    async fn redrive_all(&self, gateway: &Gateway, dry_run: bool) -> Vec<Redriven> {
+    pub(super) async fn redrive_all(&self, gateway: &Gateway, dry_run: bool) -> Vec<Redriven> {
         let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
         let (mut calls, mut next) = (Vec::new(), None);
         loop {
@@ -327,7 +327,7 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     let reports = async || {
         let verdict = fixture.again(&gateway).await.verdict();
         let is_failing = verdict.state == VerdictState::Failing;
-        is_failing.then(|| (verdict.reason.unwrap(), verdict.failures))
+        is_failing.then(|| (verdict.reason.unwrap().into_owned(), verdict.failures))
     };
     fixture.record(vec![confirmed(&gateway, connection, 1, 9)]).await;
     assert_eq!(reports().await, None, "receipts alone are no failure");
@@ -336,20 +336,24 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     fixture.record(vec![failed(3, Reason::ApplyFailed)]).await;
     let since = fixture.again(&gateway).await.verdict().since;
     fixture.record(vec![failed(4, Reason::GatewayProcessingError)]).await;
-    assert_eq!(reports().await, Some(("gateway_processing_error", 2)));
+    assert_eq!(reports().await, Some(("gateway_processing_error".to_owned(), 2)));
     assert_eq!(fixture.again(&gateway).await.verdict().since, since);
     fixture.record(vec![reported(3, Ok(()))]).await;
-    assert_eq!(reports().await, Some(("gateway_processing_error", 2)), "an older success");
+    assert_eq!(
+        reports().await,
+        Some(("gateway_processing_error".to_owned(), 2)),
+        "an older success"
+    );
     fixture.record(vec![reported(5, Ok(()))]).await;
     assert_eq!(reports().await, None);
     fixture.record(vec![failed(6, Reason::ApplyFailed)]).await;
-    assert_eq!(reports().await, Some(("apply_failed", 1)));
+    assert_eq!(reports().await, Some(("apply_failed".to_owned(), 1)));
     let newest = RedriveSelection::One(gateway.id, Sequence(6));
     store.redrive(&fixture.actor(), newest, false).await.unwrap();
     assert_eq!(reports().await, None, "its redrive, 10, is pending");
     assert_eq!(fixture.again(&gateway).await.pending, 1);
     fixture.record(vec![failed(10, Reason::ApplyFailed)]).await;
-    assert_eq!(reports().await, Some(("apply_failed", 1)));
+    assert_eq!(reports().await, Some(("apply_failed".to_owned(), 1)));
 }
 
 pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {

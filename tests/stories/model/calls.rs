@@ -9,10 +9,10 @@ use gateway_events::event::{
     OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    DeliveryFilter, DeploymentKey, ExpiryMark, GatewayChange, InboxRow, InvalidEvent, Labels,
-    NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedFilter, Rejection,
-    RejectionReason, RetentionLimits, RetrySelection, Store, Target, Validated, ValidatedRow,
-    ValidationError,
+    DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, InboxRow, InvalidEvent,
+    Labels, NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedEdit,
+    RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection, Store, Target,
+    Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -27,16 +27,16 @@ pub(crate) struct World {
     pub(crate) organisation: OrganisationKey,
     /// The first instant of any step.
     pub(crate) begun: Timestamp,
-    since: Timestamp,
+    pub(super) since: Timestamp,
     ticks: u64,
-    gateways: Vec<(GatewayId, GatewayKey)>,
+    pub(super) gateways: Vec<(GatewayId, GatewayKey)>,
     heads: Vec<i64>,
     connections: Vec<(ConnectionId, usize, Arc<str>)>,
     reports: Reports,
 }
 
 /// The results of both stores, as text.
-type Answers = [String; 2];
+pub(super) type Answers = [String; 2];
 
 /// Makes the same call on both stores.
 macro_rules! both {
@@ -48,6 +48,7 @@ macro_rules! both {
         [answers.remove(0), answers.remove(0)]
     }};
 }
+pub(super) use both;
 
 impl World {
     pub(crate) fn new(begun: Timestamp, since: Timestamp) -> Self {
@@ -174,10 +175,41 @@ impl World {
                 let one = RedriveSelection::One(self.gateways[*gateway].0, sequence);
                 both!(self, sides, side => side.store.redrive(&actor(of), one.clone(), false).await)
             }
+            Step::Replay { .. }
+            | Step::Resend { .. }
+            | Step::StartRedrive { .. }
+            | Step::Work
+            | Step::Abort => self.bulk(sides, step).await,
             Step::RetryRejected => both!(self, sides, side => {
                 let all = RetrySelection::Filter(RejectedFilter::default());
                 side.store.retry_rejected(&actor(of), all).await
             }),
+            Step::EditRejected { valid, dry_run } => self.edit(sides, *valid, *dry_run).await,
+            Step::Pause { gateway, paused, dry_run } => {
+                let (id, actor) = (self.gateways[*gateway].0, actor(of));
+                both!(self, sides, side => {
+                    let done = if *paused {
+                        side.store.pause_gateway(&actor, id, Some("a story"), *dry_run).await
+                    } else {
+                        side.store.resume_gateway(&actor, id, *dry_run).await
+                    };
+                    done.map(|it| (it.changed, it.control, alike(it.gateway)))
+                })
+            }
+            Step::Skip { gateway, sequence, dry_run } => {
+                let id = self.gateways[*gateway].0;
+                let sequence = Sequence(i64::from(*sequence));
+                both!(self, sides, side => {
+                    let actor = actor(of);
+                    side.store.skip_delivery(&actor, id, sequence, "a story", *dry_run).await
+                })
+            }
+            Step::Purge { id, dry_run } => {
+                let id = event_id(*id);
+                both!(self, sides, side => {
+                    side.store.purge_event(&actor(of), &id, "a story", *dry_run).await
+                })
+            }
             Step::Enable { gateway, enabled } => {
                 let id = self.gateways[*gateway].0;
                 let change = GatewayChange { disabled: Some(!enabled), ..GatewayChange::default() };
@@ -202,6 +234,52 @@ impl World {
         }
     }
 
+    pub(super) fn target(&self, to: &To) -> Target {
+        match to {
+            To::These(nth) => {
+                Target::Gateways(nth.iter().map(|nth| self.gateways[*nth].0).collect())
+            }
+            To::Labelled => Target::Labels(Labels::from([("some".to_owned(), "yes".to_owned())])),
+            To::All => Target::All,
+            To::Nobody => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
+        }
+    }
+
+    /// Edits the oldest rejected row, if there is one.
+    async fn edit(&mut self, sides: &mut [Side; 2], valid: bool, dry_run: bool) -> Answers {
+        let (of, at) = (self.organisation, self.tick());
+        let mut answers = Vec::new();
+        for side in sides.iter() {
+            let rows = side.store.rejected(of, &RejectedFilter::default(), None, 100).await;
+            let Some(row) = rows.unwrap().pop() else {
+                answers.push("none".to_owned());
+                continue;
+            };
+            let found = side.store.rejected_content(of, row.id, 1 << 20).await.unwrap().unwrap();
+            let mut content = found.content;
+            let why = if valid { "a.deployed" } else { "bad.type" };
+            why.clone_into(&mut content.event_type);
+            content.user_id = Some("u".to_owned());
+            let inbox = InboxRow { id: row.id, inserted_at: at, content: Ok(content.clone()) };
+            let result = self.validated_row(&inbox, at).result.map(|(_, new)| new);
+            let edit = RejectedEdit {
+                id: row.id,
+                version: found.version,
+                content,
+                has_payload: false,
+                result,
+            };
+            let edited = side.store.edit_rejected(&actor(of), edit, dry_run).await;
+            let edited = edited.map(|edited| match edited {
+                EditedRow::Published(appended) => format!("{appended:?}"),
+                // The rows are compared with everything else.
+                EditedRow::Rejected(why, row) => format!("{why:?} {}", row.version),
+            });
+            answers.push(shown(edited, self.since));
+        }
+        [answers.remove(0), answers.remove(0)]
+    }
+
     async fn open(&mut self, sides: &mut [Side; 2], gateway: usize, replica: u8) -> Answers {
         let new = NewConnection {
             id: ConnectionId::new(),
@@ -214,7 +292,10 @@ impl World {
         let answers = both!(self, sides, side => {
             let opened = side.store.open_connection(new.clone()).await;
             // Everything except the epoch, which each store generates.
-            opened.map(|it| (it.position, it.head, it.sent, it.suspect, it.is_unsure, it.repeats))
+            opened.map(|it| {
+                let sent = (it.sent, it.suspect, it.is_unsure, it.repeats);
+                (it.position, it.head, sent, it.control)
+            })
         });
         // A refused connection is never used.
         if !answers[0].starts_with("error") {
@@ -269,14 +350,7 @@ impl World {
             let error = ValidationError::invalid("event", "as the story wants it");
             return Err(InvalidEvent { identity: Some((id, [item.content; 32])), error });
         }
-        let target = match &item.target {
-            To::These(nth) => {
-                Target::Gateways(nth.iter().map(|nth| self.gateways[*nth].0).collect())
-            }
-            To::Labelled => Target::Labels(Labels::from([("some".to_owned(), "yes".to_owned())])),
-            To::All => Target::All,
-            To::Nobody => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
-        };
+        let target = self.target(&item.target);
         let event_type = if item.kind.is_multiple_of(2) { "a.deployed" } else { "b.deployed" };
         let expires_at = (item.kind == 4).then_some(self.begun);
         Ok(event(id, event_type, item.content, target, at, expires_at))
@@ -356,7 +430,7 @@ impl World {
     }
 }
 
-fn event_id(nth: u8) -> EventId {
+pub(super) fn event_id(nth: u8) -> EventId {
     EventId::new(format!("e{nth}")).unwrap()
 }
 

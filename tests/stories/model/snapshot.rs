@@ -59,7 +59,10 @@ pub(crate) async fn picture(
         line("gateway", shown(Ok(gateway), since));
         let page = store.read(gateway.key, Sequence::ZERO, 100, usize::MAX).await;
         let page = page.map(|page| {
-            let rows = page.rows.iter().map(|row| (row.sequence, row.event.id.clone()));
+            let rows = page.rows.iter().map(|row| {
+                let payload = row.event.payload.get().to_owned();
+                (row.sequence, row.event.id.clone(), payload, row.withheld)
+            });
             (rows.collect::<Vec<_>>(), page.head, page.floor)
         });
         line("log", shown(page, since));
@@ -105,6 +108,9 @@ pub(crate) async fn picture(
     for row in &mut rejected {
         row.inserted_at = begun;
     }
+    let mut controls = store.stream_changes(None).await.unwrap().changed;
+    controls.sort_unstable_by_key(|(gateway, _)| *gateway);
+    line("controls", shown(Ok(controls), since));
     line("rejected", shown(Ok(rejected), since));
     let changes =
         AuditFilter { window: TimeWindow::ALL, action: None, principal: None, object: None };

@@ -35,7 +35,46 @@ pub(crate) enum Step {
         gateway: usize,
         sequence: u8,
     },
+    Replay {
+        gateway: usize,
+        first: u8,
+        last: Option<u8>,
+        dry_run: bool,
+    },
+    Resend {
+        id: u8,
+        target: To,
+        force: bool,
+        dry_run: bool,
+    },
+    /// Starts a redrive as a job.
+    StartRedrive {
+        gateway: Option<usize>,
+    },
+    /// Works on one chunk of each running job.
+    Work,
+    /// Aborts the newest job.
+    Abort,
     RetryRejected,
+    /// The oldest rejected row is edited, so that it is valid or not.
+    EditRejected {
+        valid: bool,
+        dry_run: bool,
+    },
+    Pause {
+        gateway: usize,
+        paused: bool,
+        dry_run: bool,
+    },
+    Skip {
+        gateway: usize,
+        sequence: u8,
+        dry_run: bool,
+    },
+    Purge {
+        id: u8,
+        dry_run: bool,
+    },
     Enable {
         gateway: usize,
         enabled: bool,
@@ -104,19 +143,39 @@ pub(crate) enum What {
     },
 }
 
+/// Replays, resends and jobs.
+fn bulk() -> impl Strategy<Value = Step> {
+    let replay = (0..GATEWAYS, 0_u8..12, prop::option::of(0_u8..12), prop::bool::weighted(0.2));
+    let resend = (0..IDS, target(), any::<bool>(), prop::bool::weighted(0.2));
+    prop_oneof![
+        3 => replay.prop_map(|(gateway, first, last, dry_run)| Step::Replay {
+            gateway, first, last, dry_run
+        }),
+        3 => resend.prop_map(|(id, target, force, dry_run)| Step::Resend {
+            id, target, force, dry_run
+        }),
+        2 => prop::option::of(0..GATEWAYS).prop_map(|gateway| Step::StartRedrive { gateway }),
+        4 => Just(Step::Work),
+        1 => Just(Step::Abort),
+    ]
+}
+
 fn items() -> impl Strategy<Value = Vec<Item>> {
     prop::collection::vec(item(), 1..5)
 }
 
-fn item() -> impl Strategy<Value = Item> {
-    let target = prop_oneof![
+fn target() -> impl Strategy<Value = To> {
+    prop_oneof![
         6 => prop::collection::vec(0..GATEWAYS, 1..4).prop_map(To::These),
         2 => Just(To::All),
         1 => Just(To::Labelled),
         1 => Just(To::Nobody),
-    ];
+    ]
+}
+
+fn item() -> impl Strategy<Value = Item> {
     let content = prop_oneof![9 => Just(0_u8), 1 => Just(1)];
-    (0..IDS, content, target, 0_u8..5, prop::bool::weighted(0.9))
+    (0..IDS, content, target(), 0_u8..5, prop::bool::weighted(0.9))
         .prop_map(|(id, content, target, kind, fit)| Item { id, content, target, kind, fit })
 }
 
@@ -174,7 +233,16 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         1 => (0..GATEWAYS, 0_u8..12)
             .prop_map(|(gateway, sequence)| Step::RedriveOne { gateway, sequence }),
+        4 => bulk(),
         1 => Just(Step::RetryRejected),
+        1 => (any::<bool>(), any::<bool>())
+            .prop_map(|(valid, dry_run)| Step::EditRejected { valid, dry_run }),
+        2 => (0..GATEWAYS, prop::bool::weighted(0.6), prop::bool::weighted(0.1))
+            .prop_map(|(gateway, paused, dry_run)| Step::Pause { gateway, paused, dry_run }),
+        3 => (0..GATEWAYS, 0_u8..12, prop::bool::weighted(0.1))
+            .prop_map(|(gateway, sequence, dry_run)| Step::Skip { gateway, sequence, dry_run }),
+        1 => (0..IDS, prop::bool::weighted(0.1))
+            .prop_map(|(id, dry_run)| Step::Purge { id, dry_run }),
         1 => (0..GATEWAYS, any::<bool>())
             .prop_map(|(gateway, enabled)| Step::Enable { gateway, enabled }),
         1 => prop::option::weighted(0.3, 0..GATEWAYS)

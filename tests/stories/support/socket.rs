@@ -48,6 +48,33 @@ impl Socket {
         }
     }
 
+    /// The next JSON frame; pings before it are not answered.
+    pub(crate) async fn unanswered(&mut self) -> Value {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            match next.expect("a frame in time").expect("it is open").expect("a frame") {
+                Message::Text(text) => return serde_json::from_str(text.as_str()).expect("JSON"),
+                Message::Close(frame) => panic!("it was closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for a ping and answers it. False if an event comes first.
+    pub(crate) async fn pinged_before_text(&mut self) -> bool {
+        loop {
+            match self.stream.next().await.expect("it is open").expect("a frame") {
+                Message::Ping(_) => {
+                    self.stream.flush().await.expect("it is open");
+                    return true;
+                }
+                Message::Text(_) => return false,
+                Message::Close(frame) => panic!("it was closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Reads events with these sequences, in order.
     pub(crate) async fn expect(&mut self, sequences: std::ops::RangeInclusive<i64>) -> Vec<Value> {
         let mut events = Vec::new();

@@ -1,5 +1,5 @@
-//! Queries of failed deliveries in a large ledger: the first page of a day, and pages of
-//! random hours and random gateways. The ledger is written directly into the database
+//! Queries of failed deliveries in a large ledger: the first page of a day, pages of
+//! random hours and random gateways, and diagnoses of random gateways. The ledger is written directly into the database
 //! before the service starts.
 
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
         connection: HttpConnection::connect(&target.endpoint(0), &target.token).await?,
         rows: 0,
     };
-    let [pages, windows, each] = [(); 3].map(|()| Latencies::new());
+    let [pages, windows, each, diagnoses] = [(); 4].map(|()| Latencies::new());
     testbed.progress.bounded_step("querying", args.queries.into());
     for number in 0..args.queries {
         testbed.progress.at(number.into());
@@ -59,6 +59,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
         client.query(&windows, (to.minus(HOUR), to), None).await?;
         let gateway = fastrand::choice(&gateways).context("no gateway")?;
         client.query(&each, window, Some(gateway)).await?;
+        client.diagnose(&diagnoses, gateway).await?;
     }
     let used = meter.stop();
     let rows = client.rows;
@@ -66,7 +67,8 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let mut figures = latency::figures("firstPage", &pages.total(), baseline);
     figures.extend(latency::figures("anyHour", &windows.total(), baseline));
     figures.extend(latency::figures("anyGateway", &each.total(), baseline));
-    figures.extend(used.figures(3 * u64::from(args.queries)));
+    figures.extend(latency::figures("diagnosis", &diagnoses.total(), baseline));
+    figures.extend(used.figures(4 * u64::from(args.queries)));
     figures.extend(baselines.figures());
     Ok(Outcome {
         figures,
@@ -85,6 +87,20 @@ struct Client {
 }
 
 impl Client {
+    /// Diagnoses a gateway.
+    async fn diagnose(&mut self, latencies: &Latencies, gateway: &str) -> anyhow::Result<()> {
+        let path = format!("/gateways/{gateway}/diagnosis");
+        let started = Instant::now();
+        let (status, body) = self.connection.get(&path).await?;
+        latencies.record(0, started.elapsed());
+        let diagnosis: Value = serde_json::from_slice(&body)?;
+        anyhow::ensure!(
+            status == 200 && diagnosis["gatewayId"] == gateway,
+            "a diagnosis was answered {status}: {diagnosis}"
+        );
+        Ok(())
+    }
+
     /// Queries a page and verifies that its rows lie in the window, newest first.
     async fn query(
         &mut self,

@@ -30,7 +30,7 @@ macro_rules! examined {
                     select 1 from trimmed t where t.gateway = $10 and t.sequence = p.repeats
                 )) as "is_repeat!: bool",
                 -- A node of an earlier version leaves `repeats` empty when it redrives.
-                (case when p.sequence > 0 and p.repeats is null and p.appended_at < $2 then coalesce((
+                (case when p.sequence > 0 and p.repeats is null and not p.resent and p.appended_at < $2 then coalesce((
                     select d.redriven_first + d.last_sequence - d.first_sequence < p.sequence
                     from dead_letters d
                     where d.gateway = $10 and d.redriven_first <= p.sequence
@@ -80,7 +80,7 @@ macro_rules! examined {
 macro_rules! by_age {
     ($among:tt, $conn:ident, $matching:ident, $before:ident, $limit:ident) => {
         examined!(
-            ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats
+            ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats, false as resent
                 from events where "
                 + $among
                 + " and (appended_at, event) < ($11, $12) and appended_at >= $2
@@ -124,12 +124,13 @@ impl BrowseStatements for Connection {
     ) -> Result<Vec<Examined>> {
         Ok(examined!(
             [
-                "select l.event, e.appended_at, l.sequence, l.repeats
+                "select l.event, e.appended_at, l.sequence, l.repeats,
+                    l.appended_at is not null as resent
                 from (
-                    (select sequence, event, repeats from outbox
+                    (select sequence, event, repeats, appended_at from outbox
                      where gateway = $10 and sequence < $11 order by sequence desc limit $12)
                     union all
-                    (select sequence, event, repeats from trimmed
+                    (select sequence, event, repeats, appended_at from trimmed
                      where gateway = $10 and sequence < $11 order by sequence desc limit $12)
                     order by sequence desc
                     limit $12
@@ -151,7 +152,7 @@ impl BrowseStatements for Connection {
         limit: i64,
     ) -> Result<Vec<Examined>> {
         Ok(examined!(
-            ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats
+            ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats, false as resent
                 from events
                 where organisation = $1 and id >= $9 and id < $11
                 order by id desc
@@ -171,7 +172,7 @@ impl BrowseStatements for Connection {
     ) -> Result<Vec<Examined>> {
         Ok(if matching.filter.correlation_id.is_some() {
             examined!(
-                ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats
+                ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats, false as resent
                     from events
                     where correlation_id = $5 and organisation = $1
                     limit $11"],
@@ -182,7 +183,7 @@ impl BrowseStatements for Connection {
             )
         } else {
             examined!(
-                ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats
+                ["select event, appended_at, 0::bigint as sequence, null::bigint as repeats, false as resent
                     from events
                     where substr(deployment_id, 1, 512) = substr($8, 1, 512)
                         and deployment_id = $8 and organisation = $1
@@ -256,9 +257,9 @@ impl BrowseStatements for Connection {
                 )) as "matched!: i64",
                 case when e.target = 'gateways' then (
                     select string_agg(g.id::text, ',') from (
-                        (select gateway from outbox where event = e.event and repeats is null limit $2)
+                        (select gateway from outbox where event = e.event and repeats is null and appended_at is null limit $2)
                         union all
-                        (select gateway from trimmed where event = e.event and repeats is null limit $2)
+                        (select gateway from trimmed where event = e.event and repeats is null and appended_at is null limit $2)
                         limit $2
                     ) d
                     join gateways g on g.gateway = d.gateway

@@ -237,6 +237,10 @@ impl DeliveryStatements for Connection {
                 e.id as "event_id?: EventId", e.type as "event_type?: EventType",
                 e.correlation_id as "correlation_id?: CorrelationId",
                 case when e.event is not null then coalesce((
+                    select appended_at from outbox where gateway = w.gateway and sequence = w.sequence
+                ), (
+                    select appended_at from trimmed where gateway = w.gateway and sequence = w.sequence
+                ), (
                     select case when r.redriven_first + r.last_sequence - r.first_sequence >= w.sequence
                         then r.redriven_at end
                     from dead_letters r

@@ -64,7 +64,9 @@ impl GatewayStatements for Connection {
             )
             select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
                 labels as "labels!: String", replicas as "replicas!: i64",
-                created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp", manifest as "manifest?: String",
+                created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp",
+                paused_at as "paused_at?: Timestamp", paused_by as "paused_by?: String",
+                pause_reason as "pause_reason?: String", manifest as "manifest?: String",
                 manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
                 head as "head!: Sequence", floor as "floor!: Sequence",
                 confirmed as "confirmed!: Sequence",
@@ -77,6 +79,7 @@ impl GatewayStatements for Connection {
                 ), 0) as bigint) as "pending!: i64",
                 (
                     select coalesce(
+                        o.appended_at,
                         (
                             select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
                                 then d.redriven_at end
@@ -110,13 +113,12 @@ impl GatewayStatements for Connection {
                 left_at as "left_at?: Timestamp", left_reason as "left_reason?: Reason",
                 failing_since as "failing_since?: Timestamp", failing_reason as "failing_reason?: Reason",
                 failing_count as "failing_count!: i64",
-                last_failure_at as "last_failure_at?: Timestamp",
-                last_failure_reason as "last_failure_reason?: Reason",
+                last_failure_at as "last_failure_at?: Timestamp", last_failure_reason as "last_failure_reason?: Reason",
                 (select max(c.updated_at) from cursors c
                  where c.gateway = p.gateway and c.instance = ''
                     and c.updated_at > to_timestamp(0)) as "last_receipt_at?: Timestamp",
                 last_refusal_at as "refused_at?: Timestamp",
-                last_refusal_code as "refused_code?: String",
+                last_refusal_code as "refused_code?: String", last_refusal_cause as "refused_cause?: String",
                 last_refusal_address as "refused_address?: String"
             from placed p order by name
             "#,

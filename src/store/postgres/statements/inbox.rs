@@ -5,10 +5,10 @@ use super::super::sql::dialect::InboxStatements;
 use super::super::sql::dialect::inbox::{RowSize, UndrainedRow};
 use super::{Connection, LOCK_SPACE, column, query, query_as, query_scalar};
 use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{
-    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, Unreadable,
-    storable,
+    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection,
+    RejectionReason, Result, Unreadable, storable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
@@ -145,7 +145,7 @@ impl InboxStatements for Connection {
         let reason = filter.reason.map(RejectionReason::as_str);
         let rows = query!(
             r#"
-            select r.id as "id!: i64", r.inbox_id as "inbox_id!: i64", r.reason as "reason!: String",
+            select r.id as "id!: i64", r.inbox_id as "inbox_id!: i64", r.version as "version!: i64", r.reason as "reason!: String",
                 r.detail as "detail!: String", r.rejected_at as "rejected_at!: Timestamp",
                 r.retried_at as "retried_at?: Timestamp", r.inserted_at as "inserted_at!: Timestamp",
                 left(r.type, 4096) as "event_type!: String", r.gateway_id::text as "gateway_id?: String",
@@ -178,6 +178,7 @@ impl InboxStatements for Connection {
                 Ok(RejectedRow {
                     id: row.id,
                     inbox_id: row.inbox_id,
+                    version: row.version,
                     reason: RejectionReason::stored(&row.reason),
                     detail: row.detail,
                     rejected_at: row.rejected_at,
@@ -205,6 +206,94 @@ impl InboxStatements for Connection {
         )
         .fetch_one(self)
         .await?)
+    }
+
+    async fn rejected_content(
+        &mut self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: i64,
+    ) -> Result<Option<RejectedContent>> {
+        let row = query!(
+            r#"
+            select r.organisation as "organisation!: String", r.type as "event_type!: String",
+                case when octet_length(r.payload) <= $3::bigint then r.payload else '' end
+                    as "payload!: String",
+                octet_length(r.payload)::bigint as "payload_bytes!: i64",
+                r.gateway_id::text as "gateway_id?: String", r.target as "target?: String",
+                r.event_id as "event_id?: String", r.correlation_id as "correlation_id?: String",
+                r.user_id as "user_id?: String", r.expires_at as "expires_at?: Timestamp",
+                r.traceparent as "traceparent?: String",
+                r.inserted_at as "inserted_at!: Timestamp", r.version as "version!: i64",
+                r.retried_at as "retried_at?: Timestamp"
+            from inbox_rejected r join organisations o on o.name = r.organisation
+            where o.organisation = $1 and r.id = $2
+            "#,
+            organisation.0,
+            id,
+            max_bytes
+        )
+        .fetch_optional(self)
+        .await?;
+        Ok(row.map(|row| RejectedContent {
+            content: InboxContent {
+                organisation: row.organisation,
+                event_type: row.event_type,
+                payload: row.payload,
+                gateway_id: row.gateway_id,
+                target: row.target,
+                event_id: row.event_id,
+                correlation_id: row.correlation_id,
+                user_id: row.user_id,
+                expires_at: row.expires_at.map(|at| at.to_string()),
+                traceparent: row.traceparent,
+            },
+            payload_bytes: usize::try_from(row.payload_bytes).unwrap_or(usize::MAX),
+            inserted_at: row.inserted_at,
+            version: row.version,
+            retried_at: row.retried_at,
+        }))
+    }
+
+    /// The columns of a gateway and an instant have types of their own, and hold what a program or
+    /// the API has parsed.
+    async fn replace_rejected(
+        &mut self,
+        now: Timestamp,
+        edit: &RejectedEdit,
+        rejection: &Rejection,
+    ) -> Result<bool> {
+        let content = &edit.content;
+        let reason = rejection.reason.as_str();
+        let gateway_id: Option<GatewayId> =
+            content.gateway_id.as_deref().and_then(|id| id.trim().parse().ok());
+        let expires_at = content.expires_at.as_deref().and_then(|text| Timestamp::parse(text).ok());
+        let done = query!(
+            r#"
+            update inbox_rejected
+            set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
+                event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
+                traceparent = $11, reason = $12, detail = $13, rejected_at = $14
+            where id = $1 and version = $2 and retried_at is null
+            "#,
+            edit.id,
+            edit.version,
+            content.event_type,
+            content.payload,
+            gateway_id as _,
+            content.target.as_deref(),
+            content.event_id.as_deref(),
+            content.correlation_id.as_deref(),
+            content.user_id.as_deref(),
+            expires_at as _,
+            content.traceparent.as_deref(),
+            reason,
+            rejection.detail,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// A transaction that waited for the lock finds that the rows were retried.

@@ -12,7 +12,7 @@ use super::super::sql::dialect::log::{
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
@@ -119,16 +119,17 @@ impl LogStatements for Connection {
             with held as materialized (
                 select event from events where event = any($3) order by event for key share
             )
-            insert into outbox (gateway, sequence, event, repeats)
-            select new.gateway, new.sequence, new.event, new.repeats
-            from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-                as new (gateway, sequence, event, repeats)
+            insert into outbox (gateway, sequence, event, repeats, appended_at)
+            select new.gateway, new.sequence, new.event, new.repeats, new.appended_at
+            from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+                as new (gateway, sequence, event, repeats, appended_at)
             where new.event in (select event from held)
             "#,
             &column(rows, |row| row.gateway.0),
             &column(rows, |row| row.sequence.0),
             &column(rows, |row| row.event),
-            &column(rows, |row| row.repeats.0)
+            &column(rows, |row| row.repeats.map(|sequence| sequence.0)) as _,
+            &column(rows, |row| row.appended_at) as _
         )
         .execute(self)
         .await?;
@@ -208,9 +209,9 @@ impl LogStatements for Connection {
             ) as e
             left join lateral (
                 select gateway, min(sequence) as sequence from (
-                    select gateway, sequence from outbox where event = e.event
+                    select gateway, sequence from outbox where event = e.event and appended_at is null
                     union all
-                    select gateway, sequence from trimmed where event = e.event
+                    select gateway, sequence from trimmed where event = e.event and appended_at is null
                 ) as d group by gateway
             ) as o on true
             left join gateways g on g.gateway = o.gateway
@@ -245,10 +246,11 @@ impl LogStatements for Connection {
                 type as "event_type?: EventType", payload as "payload?: String",
                 correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
                 occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
-                traceparent as "traceparent?: TraceParent"
+                traceparent as "traceparent?: TraceParent", withheld as "withheld?: Reason"
             from streams s left join lateral (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
                     e.occurred_at, e.expires_at, e.traceparent,
+                    case when e.purged_at is null then o.withheld else 'purged' end as withheld,
                     sum(octet_length(e.payload)) over (order by o.sequence)
                         - octet_length(e.payload) as before
                 from outbox o

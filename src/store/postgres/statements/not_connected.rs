@@ -34,6 +34,7 @@ impl NotConnectedStatements for Connection {
                 left join cursors u on u.gateway = s.gateway and u.instance = ''
             where s.head > greatest(s.missed, coalesce(u.received, 0))
                 and (s.gateway = any($1) or $1 is null)
+                and g.paused_at is null
                 and not exists (
                     select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
                 )

@@ -92,7 +92,11 @@ impl RedriveStatements for Connection {
                 g.name as "gateway_name!: String",
                 k.sequence as "sequence!: i64", d.first_sequence as "range_first!: i64",
                 e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
-                e.expires_at as "expires_at?: Timestamp"
+                e.expires_at as "expires_at?: Timestamp", (e.purged_at is not null) as "is_purged!: bool",
+                coalesce(
+                    (select appended_at from outbox where gateway = k.gateway and sequence = k.sequence),
+                    (select appended_at from trimmed where gateway = k.gateway and sequence = k.sequence)
+                ) is not null as "appended_again!: bool"
             from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)
             join gateways g on g.gateway = k.gateway
             cross join lateral (

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
+    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, JobId, NodeId,
     OrganisationKey, Reason, Sequence,
 };
 use crate::store::Outcome;
@@ -62,6 +62,7 @@ held_as! { Uuid:
     ConnectionId, |held| Ok(Self(held)), |it| it.0;
     Epoch, |held| Ok(Self(held)), |it| it.0;
     NodeId, |held| Ok(Self(held)), |it| it.0;
+    JobId, |held| Ok(Self(held)), |it| it.0;
 }
 
 held_as! { String:

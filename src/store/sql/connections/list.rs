@@ -4,13 +4,21 @@
 use super::super::dialect::connections::ConnectionRow;
 use super::super::dialect::{Connection, ConnectionStatements, query_as, query_scalar};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, GatewayId, OrganisationKey};
-use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result};
+use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey};
+use crate::store::diagnosis::{COUNTED, LISTED};
+use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Few, Result};
 
 /// A position in the order of the result.
 struct Place {
     id: ConnectionId,
     connected_at: Timestamp,
+}
+
+impl Place {
+    /// Later than any connection.
+    fn newest() -> Self {
+        Self { id: ConnectionId::new(), connected_at: Timestamp::from_micros(i64::MAX) }
+    }
 }
 
 /// Lists connections after a position. The scan skips connections of other organisations, so a page
@@ -25,8 +33,7 @@ pub(crate) async fn list(
 ) -> Result<ConnectionPage> {
     let after = match after {
         Some(at) => Place { id: at.id, connected_at: Timestamp::from_micros(at.connected_at) },
-        // Later than any connection.
-        None => Place { id: ConnectionId::new(), connected_at: Timestamp::from_micros(i64::MAX) },
+        None => Place::newest(),
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let places = match gateway {
@@ -42,6 +49,20 @@ pub(crate) async fn list(
     let ids: Vec<ConnectionId> = places.iter().map(|place| place.id).collect();
     let rows = conn.connection_details(organisation, &ids).await?;
     Ok(ConnectionPage { rows: rows.into_iter().map(shown).collect(), next })
+}
+
+/// The newest connections of a gateway.
+pub(crate) async fn newest_of_gateway(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    gateway: GatewayKey,
+) -> Result<Few<ConnectionInfo>> {
+    let most = i64::try_from(LISTED + COUNTED).unwrap_or(i64::MAX);
+    let places = of_gateway(conn, gateway.0, false, Place::newest(), most).await?;
+    let Few { list, more } = Few::of(places);
+    let ids: Vec<ConnectionId> = list.iter().map(|place| place.id).collect();
+    let rows = conn.connection_details(organisation, &ids).await?;
+    Ok(Few { list: rows.into_iter().map(shown).collect(), more })
 }
 
 /// Includes deleted gateways, whose history is kept.

@@ -29,6 +29,9 @@ pub(crate) struct GatewayRow {
     pub(crate) replicas: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) disabled_at: Option<Timestamp>,
+    pub(crate) paused_at: Option<Timestamp>,
+    pub(crate) paused_by: Option<String>,
+    pub(crate) pause_reason: Option<String>,
     pub(crate) manifest: Option<String>,
     pub(crate) manifest_at: Option<Timestamp>,
     pub(crate) epoch: Epoch,
@@ -49,6 +52,7 @@ pub(crate) struct GatewayRow {
     pub(crate) last_receipt_at: Option<Timestamp>,
     pub(crate) refused_at: Option<Timestamp>,
     pub(crate) refused_code: Option<String>,
+    pub(crate) refused_cause: Option<String>,
     pub(crate) refused_address: Option<String>,
 }
 

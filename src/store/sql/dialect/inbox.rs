@@ -2,7 +2,10 @@
 
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{InboxContent, RejectedFilter, RejectedRow, Rejection, Result, Unreadable};
+use crate::store::{
+    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection, Result,
+    Unreadable,
+};
 
 /// The inbox, which other programs write to.
 pub(crate) trait InboxStatements {
@@ -36,6 +39,21 @@ pub(crate) trait InboxStatements {
     ) -> Result<Vec<RejectedRow>>;
     /// The first `max_chars` characters of the payload of a rejected row.
     async fn rejected_payload(&mut self, id: i64, max_chars: i32) -> Result<String>;
+    /// All columns of a rejected row; an empty payload if it is larger than `max_bytes`.
+    async fn rejected_content(
+        &mut self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: i64,
+    ) -> Result<Option<RejectedContent>>;
+    /// Replaces the columns of a rejected row that was not put back, if it has this version.
+    /// Returns whether it has.
+    async fn replace_rejected(
+        &mut self,
+        now: Timestamp,
+        edit: &RejectedEdit,
+        rejection: &Rejection,
+    ) -> Result<bool>;
     /// The oldest rejected rows that match and were not retried, locked.
     async fn retryable_rows(
         &mut self,

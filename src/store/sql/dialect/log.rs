@@ -6,7 +6,7 @@ use futures_util::stream::BoxStream;
 
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 use crate::store::{NewEvent, Result, deployments};
 use crate::trace_context::TraceParent;
@@ -19,7 +19,7 @@ pub(crate) trait LogStatements {
     /// Inserts the events and outbox rows of a batch, raises the heads of its streams, and
     /// returns the new heads.
     async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>>;
-    /// Inserts outbox rows of events that were in these logs before.
+    /// Inserts outbox rows of events that exist.
     async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()>;
     /// The stored answers of these idempotency keys.
     async fn stored_answers(
@@ -28,7 +28,7 @@ pub(crate) trait LogStatements {
     ) -> Result<Vec<StoredAnswer>>;
     /// Stores answers under their idempotency keys; keeps those that exist.
     async fn store_answers(&mut self, now: Timestamp, rows: Vec<StoredAnswer>) -> Result<()>;
-    /// The events with these ids, one row per delivery.
+    /// The events with these ids, one row per gateway that they were published for.
     async fn known_events(
         &mut self,
         ids: &[(OrganisationKey, &EventId)],
@@ -75,13 +75,15 @@ pub(crate) struct BatchEvent<'a> {
     pub(crate) matched: i64,
 }
 
-/// An outbox row of an event that was in the log before.
+/// An outbox row of an event that exists.
 pub(crate) struct Repeat {
     pub(crate) gateway: GatewayKey,
     pub(crate) sequence: Sequence,
     pub(crate) event: i64,
-    /// The sequence of the delivery that it repeats.
-    pub(crate) repeats: Sequence,
+    /// The sequence of the delivery that it repeats; `None` if the event was not in this log.
+    pub(crate) repeats: Option<Sequence>,
+    /// When it was appended; `None` for a redrive, unless of a delivery that has it.
+    pub(crate) appended_at: Option<Timestamp>,
 }
 
 /// The new head of a stream.
@@ -122,4 +124,5 @@ pub(crate) struct LogEntry {
     pub(crate) occurred_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) traceparent: Option<TraceParent>,
+    pub(crate) withheld: Option<Reason>,
 }

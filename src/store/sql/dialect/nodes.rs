@@ -12,8 +12,8 @@ use crate::store::Result;
 ///
 /// To avoid deadlocks between nodes, a transaction locks all streams that it will change, in
 /// ascending key order, before it locks anything else. It skips locked rows of streams that it
-/// has not locked. Inbox rows are locked before streams, under a lock of their own. The head of the
-/// audit log is locked last.
+/// has not locked. Inbox rows are locked before streams, under a lock of their own, and so is the
+/// row of a job before the streams that its chunk changes. The head of the audit log is locked last.
 pub(crate) trait NodeStatements {
     /// The current time by the database's clock.
     async fn now(&mut self) -> Result<Timestamp>;

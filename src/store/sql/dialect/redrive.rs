@@ -39,6 +39,9 @@ pub(crate) struct Candidate {
     pub(crate) event_id: Option<EventId>,
     pub(crate) event_type: Option<String>,
     pub(crate) expires_at: Option<Timestamp>,
+    /// Whether a replay or a resend appended it, or a redrive of such a delivery.
+    pub(crate) appended_again: bool,
+    pub(crate) is_purged: bool,
 }
 
 /// A range of dead letters, and whether it belongs to the organisation.

@@ -4,10 +4,10 @@ use serde_json::value::RawValue;
 
 use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use crate::event::GatewayKey;
-use crate::store::{Failing, Gateway, LastRefusal, Result, StoreError};
+use crate::store::{Failing, Gateway, KeyFault, LastRefusal, Pause, Result, StoreError};
 
 /// One gateway that is known to exist.
-pub(super) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
+pub(crate) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
     details(conn, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
@@ -30,6 +30,7 @@ pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Resul
             let last_refusal = row.refused_at.map(|at| LastRefusal {
                 at,
                 code: row.refused_code.unwrap_or_default(),
+                cause: row.refused_cause.as_deref().and_then(KeyFault::stored),
                 address: row.refused_address.unwrap_or_default(),
             });
             Ok(Gateway {
@@ -41,6 +42,11 @@ pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Resul
                 replicas: row.replicas,
                 created_at: row.created_at,
                 disabled_at: row.disabled_at,
+                paused: row.paused_at.zip(row.paused_by).map(|(at, by)| Pause {
+                    at,
+                    by,
+                    reason: row.pause_reason,
+                }),
                 manifest,
                 epoch: row.epoch,
                 head: row.head,

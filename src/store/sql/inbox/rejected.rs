@@ -10,7 +10,7 @@ use crate::store::{
     Audited, Conflict, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
 };
 
-const MISSING: StoreError = StoreError::NotFound("rejected row");
+pub(super) const MISSING: StoreError = StoreError::NotFound("rejected row");
 
 /// A page of rejected rows, newest first.
 pub(super) async fn list(
@@ -24,6 +24,16 @@ pub(super) async fn list(
     conn.rejected_rows(organisation, None, filter, before, limit).await
 }
 
+/// One row, whether it was put back or not.
+pub(super) async fn one(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    id: i64,
+) -> Result<Option<RejectedRow>> {
+    let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
+    Ok(conn.rejected_rows(organisation, Some(id), &any, None, 1).await?.pop())
+}
+
 /// One row, with the beginning of its payload.
 pub(super) async fn show(
     conn: &mut Connection,
@@ -31,9 +41,7 @@ pub(super) async fn show(
     id: i64,
     max_chars: usize,
 ) -> Result<Option<(RejectedRow, String)>> {
-    let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
-    let found = conn.rejected_rows(organisation, Some(id), &any, None, 1).await?;
-    let Some(row) = found.into_iter().next() else {
+    let Some(row) = one(conn, organisation, id).await? else {
         return Ok(None);
     };
     let max_chars = i32::try_from(max_chars).unwrap_or(i32::MAX);
@@ -72,9 +80,7 @@ pub(super) async fn delete(
     organisation: OrganisationKey,
     id: i64,
 ) -> Result<Audited<()>> {
-    let any = RejectedFilter { retried: true, ..RejectedFilter::default() };
-    let found = conn.rejected_rows(organisation, Some(id), &any, None, 1).await?;
-    let row = found.into_iter().next().ok_or(MISSING)?;
+    let row = one(conn, organisation, id).await?.ok_or(MISSING)?;
     let done = query!(
         r#"
         delete from inbox_rejected

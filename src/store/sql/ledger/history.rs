@@ -1,5 +1,6 @@
 //! The history of one event, and the totals of an organisation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -9,9 +10,7 @@ use super::super::dialect::{Connection, query};
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
-use crate::store::{
-    Delivery, DeliveryKey, EventHistory, PublishedTarget, Result, StoreError, Totals,
-};
+use crate::store::{DeliveryKey, EventHistory, PublishedTarget, Purge, Result, StoreError, Totals};
 use crate::trace_context::TraceParent;
 
 pub(crate) async fn event_history(
@@ -27,7 +26,8 @@ pub(crate) async fn event_history(
             occurred_at as "occurred_at!: Timestamp", appended_at as "appended_at!: Timestamp",
             expires_at as "expires_at?: Timestamp",
             traceparent as "traceparent?: TraceParent", target as "target?: String",
-            matched as "matched?: i64"
+            matched as "matched?: i64", purged_at as "purged_at?: Timestamp",
+            purged_by as "purged_by?: String", purge_reason as "purge_reason?: String"
         from events where organisation = $1 and id = $2
         "#,
         organisation.0,
@@ -36,13 +36,14 @@ pub(crate) async fn event_history(
     .fetch_optional(&mut *conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let keys: Vec<DeliveryKey> = query!(
+    let rows = query!(
         r#"
-        select d.gateway as "gateway!: i64", d.sequence as "sequence!: i64"
+        select d.gateway as "gateway!: i64", d.sequence as "sequence!: i64",
+            g.id as "gateway_id!: GatewayId", d.appended_at is null as "is_published!: bool"
         from (
-            select gateway, sequence from outbox where event = $1
+            select gateway, sequence, appended_at from outbox where event = $1
             union all
-            select gateway, sequence from trimmed where event = $1
+            select gateway, sequence, appended_at from trimmed where event = $1
         ) as d join gateways g on g.gateway = d.gateway
         where g.organisation = $2
         order by g.name, d.sequence
@@ -51,10 +52,12 @@ pub(crate) async fn event_history(
         organisation.0
     )
     .fetch_all(&mut *conn)
-    .await?
-    .into_iter()
-    .map(|row| DeliveryKey::new(row.gateway, row.sequence))
-    .collect();
+    .await?;
+    let keys: Vec<DeliveryKey> =
+        rows.iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect();
+    // Not those that it was resent to.
+    let gateways: BTreeSet<GatewayId> =
+        rows.iter().filter(|row| row.is_published).map(|row| row.gateway_id).collect();
     let event = Event {
         id: id.clone(),
         event_type: row.event_type,
@@ -67,24 +70,18 @@ pub(crate) async fn event_history(
         traceparent: row.traceparent,
     };
     let deliveries = details::deliveries(conn, &keys).await?;
-    let gateways = distinct_gateways(&deliveries);
     let matched = row.matched.unwrap_or(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
-    let target = row.target.and_then(|stored| PublishedTarget::read(&stored, gateways));
+    let target = row
+        .target
+        .and_then(|stored| PublishedTarget::read(&stored, gateways.into_iter().collect()));
     Ok(Some(EventHistory {
         event: Arc::new(event),
         appended_at: row.appended_at,
         target,
         matched,
         deliveries,
+        purged: Purge::stored(row.purged_at, row.purged_by, row.purge_reason),
     }))
-}
-
-/// The gateways of these deliveries, in order.
-fn distinct_gateways(deliveries: &[Delivery]) -> Vec<GatewayId> {
-    let mut gateways: Vec<GatewayId> = deliveries.iter().map(|it| it.gateway_id).collect();
-    gateways.sort_unstable();
-    gateways.dedup();
-    gateways
 }
 
 /// Confirmed and failed deliveries of deleted gateways are included; pending ones and dead letters

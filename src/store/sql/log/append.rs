@@ -96,6 +96,28 @@ pub(crate) async fn append(
     Ok(Outcome { answers, grown })
 }
 
+/// What appending the only event of a request would do: it writes nothing. The sequences of a new
+/// event are not known.
+pub(crate) async fn check(
+    conn: &mut Connection,
+    publish: &Publish,
+    targets: &Targets,
+) -> Result<std::result::Result<Appended, Refusal>> {
+    let (mut answers, fresh) = plan(conn, &[publish], targets).await?;
+    let new = fresh
+        .first()
+        .map(|fresh| Appended { id: fresh.new.event.id.clone(), deliveries: Vec::new() });
+    let plan = match answers.pop() {
+        Some(Answer::Planned(mut plans)) => plans.pop(),
+        _ => None,
+    };
+    match (plan, new) {
+        (Some(Plan::Settled(result)), _) => Ok(result),
+        (Some(Plan::Fresh(_)), Some(new)) => Ok(Ok(new)),
+        _ => Err(StoreError::Corrupt("a request without an event was checked".to_owned())),
+    }
+}
+
 /// The state while a batch is planned.
 struct Planner<'a> {
     known: HashMap<Identity, (Vec<u8>, Appended)>,

@@ -6,7 +6,7 @@ use super::super::deliveries::details;
 use super::super::dialect::Connection;
 use super::super::gateways;
 use super::read;
-use crate::event::{GatewayId, OrganisationKey};
+use crate::event::{GatewayId, OrganisationKey, Reason};
 use crate::store::browse::Progress;
 use crate::store::{DeliveryKey, LogPage, LogRow, LogSpan, OutboxRow, Result};
 
@@ -37,10 +37,11 @@ pub(crate) async fn gateway_log(
         .map(|standing| (standing.key, standing.delivery))
         .collect();
     // Both reads are in one snapshot, so each row has a state.
-    let rows = rows.into_iter().filter_map(|OutboxRow { sequence, event }| {
+    let rows = rows.into_iter().filter_map(|OutboxRow { sequence, event, withheld }| {
         let delivery = standings.remove(&key(sequence))?;
         let appended_at = delivery.appended_at?;
-        Some(LogRow { sequence, event, appended_at, state: delivery.state })
+        let (state, is_purged) = (delivery.state, withheld == Some(Reason::Purged));
+        Some(LogRow { sequence, event, appended_at, state, is_purged })
     });
     let rows = rows.collect();
     Ok(Some(LogPage { gateway, rows }))

@@ -8,7 +8,7 @@
 
 use super::super::deliveries::any_key;
 use super::super::dialect::browse::{EventMatching, Examined, SummaryRow};
-use super::super::dialect::{BrowseStatements, Connection, query_as};
+use super::super::dialect::{BrowseStatements, Connection, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
@@ -153,7 +153,8 @@ async fn start(conn: &mut Connection, matching: &EventMatching) -> Result<EventC
         // Ids are visible ASCII, which all precedes U+007F.
         (EventOrder::Id, Some(prefix), _) => EventCursor::Id(format!("{prefix}\u{7f}")),
         (EventOrder::Log, _, Some(gateway)) => {
-            EventCursor::Log(end_of_log(conn, gateway, filter.window.to()).await?)
+            let end = end_of_log(conn, gateway, filter.window.to()).await?;
+            EventCursor::Log(end.max(last_resent(conn, gateway).await?.next()))
         }
         _ => EventCursor::Age(TimedKey { at: filter.window.to(), key: 0 }),
     })
@@ -182,6 +183,25 @@ pub(crate) async fn end_of_log(
         }
     }
     Ok(Sequence(high))
+}
+
+/// The last sequence of a log whose event was resent to this gateway: it is listed at that place,
+/// however old it is. 0 if there is none.
+async fn last_resent(conn: &mut Connection, gateway: GatewayKey) -> Result<Sequence> {
+    Ok(query_scalar!(
+        r#"
+        select coalesce(max(sequence), 0) as "last!: Sequence" from (
+            select max(sequence) as sequence from outbox
+            where gateway = $1 and repeats is null and appended_at is not null
+            union all
+            select max(sequence) from trimmed
+            where gateway = $1 and repeats is null and appended_at is not null
+        ) as resent
+        "#,
+        gateway.0
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// A delivery in a log, or trimmed from it.

@@ -39,7 +39,7 @@ impl LogEntry {
             expires_at: self.expires_at,
             traceparent: self.traceparent,
         };
-        Ok(Some(OutboxRow { sequence, event: Arc::new(event) }))
+        Ok(Some(OutboxRow { sequence, event: Arc::new(event), withheld: self.withheld }))
     }
 }
 

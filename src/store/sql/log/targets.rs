@@ -98,30 +98,56 @@ impl Targets {
 
 /// Resolves all targets of a batch.
 pub(crate) async fn resolve(conn: &mut Connection, publishes: &[&Publish]) -> Result<Targets> {
-    let mut ids = BTreeSet::new();
-    let mut labels = HashSet::new();
+    let mut wanted = Wanted::default();
     for publish in publishes {
         for new in publish.valid() {
-            match &new.target {
-                Target::Gateways(named) => ids.extend(named.iter().copied()),
-                Target::All => _ = labels.insert((publish.organisation, Labels::new())),
-                Target::Labels(wanted) => {
-                    labels.insert((publish.organisation, wanted.clone()));
-                }
+            wanted.add(publish.organisation, &new.target);
+        }
+    }
+    wanted.resolve(conn).await
+}
+
+/// Resolves one target.
+pub(crate) async fn resolve_one(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    target: &Target,
+) -> Result<Targets> {
+    let mut wanted = Wanted::default();
+    wanted.add(organisation, target);
+    wanted.resolve(conn).await
+}
+
+/// Gateways to look up, by id and by labels.
+#[derive(Default)]
+struct Wanted {
+    ids: BTreeSet<GatewayId>,
+    labels: HashSet<(OrganisationKey, Labels)>,
+}
+
+impl Wanted {
+    fn add(&mut self, organisation: OrganisationKey, target: &Target) {
+        match target {
+            Target::Gateways(ids) => self.ids.extend(ids.iter().copied()),
+            Target::All => _ = self.labels.insert((organisation, Labels::new())),
+            Target::Labels(labels) => _ = self.labels.insert((organisation, labels.clone())),
+        }
+    }
+
+    async fn resolve(self, conn: &mut Connection) -> Result<Targets> {
+        let Self { ids, labels } = self;
+        let mut named = HashMap::new();
+        if !ids.is_empty() {
+            for row in conn.gateways_by_id(&ids).await? {
+                named.insert((row.organisation, row.id), row.gateway);
             }
         }
-    }
-    let mut named = HashMap::new();
-    if !ids.is_empty() {
-        for row in conn.gateways_by_id(&ids).await? {
-            named.insert((row.organisation, row.id), row.gateway);
+        let mut labelled = HashMap::with_capacity(labels.len());
+        for (organisation, wanted) in labels {
+            let found = conn.gateways_by_labels(organisation, &wanted).await?;
+            let found = found.into_iter().map(|row| (row.gateway, row.id)).collect();
+            labelled.insert((organisation, wanted), found);
         }
+        Ok(Targets { named, labelled })
     }
-    let mut labelled = HashMap::with_capacity(labels.len());
-    for (organisation, wanted) in labels {
-        let found = conn.gateways_by_labels(organisation, &wanted).await?;
-        let found = found.into_iter().map(|row| (row.gateway, row.id)).collect();
-        labelled.insert((organisation, wanted), found);
-    }
-    Ok(Targets { named, labelled })
 }

@@ -125,6 +125,25 @@ pub(super) async fn forget_keys(
     Ok(done.rows_affected())
 }
 
+/// Removes the oldest changes of connections, which are numbered about in the order of their times.
+pub(super) async fn forget_changes(
+    conn: &mut Connection,
+    before: Timestamp,
+    batch: i64,
+) -> Result<u64> {
+    let done = query!(
+        r#"
+        delete from connection_changes
+        where at < $1 and change in (select change from connection_changes order by change limit $2)
+        "#,
+        before as _,
+        batch
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 pub(super) async fn forget_connections(
     conn: &mut Connection,
     before: Timestamp,

@@ -27,7 +27,7 @@ macro_rules! examined {
                     select 1 from trimmed t where t.gateway = $10 and t.sequence = p.repeats
                 ) end as "is_repeat!: bool",
                 -- A redrive before the column existed may have left `repeats` empty.
-                case when p.sequence > 0 and p.repeats is null and p.appended_at < $2 then coalesce((
+                case when p.sequence > 0 and p.repeats is null and not p.resent and p.appended_at < $2 then coalesce((
                     select d.redriven_first + d.last_sequence - d.first_sequence < p.sequence
                     from dead_letters d indexed by dead_letters_redriven
                     where d.gateway = $10 and d.redriven_first <= p.sequence
@@ -75,14 +75,14 @@ macro_rules! examined {
 macro_rules! by_age {
     ($index:tt, $among:tt, $conn:ident, $matching:ident, $before:ident, $limit:ident) => {
         examined!(
-            ["select event, appended_at, 0 as sequence, null as repeats
+            ["select event, appended_at, 0 as sequence, null as repeats, 0 as resent
                 from events indexed by "
                 + $index
                 + " where "
                 + $among
                 + " and appended_at = $11 and $11 >= $2 and event < $12
                 union all
-                select event, appended_at, 0 as sequence, null as repeats
+                select event, appended_at, 0 as sequence, null as repeats, 0 as resent
                 from events indexed by "
                 + $index
                 + " where "
@@ -129,11 +129,12 @@ impl BrowseStatements for Connection {
     ) -> Result<Vec<Examined>> {
         Ok(examined!(
             [
-                "select l.event, e.appended_at, l.sequence, l.repeats
+                "select l.event, e.appended_at, l.sequence, l.repeats,
+                    l.appended_at is not null as resent
                 from (
-                    select sequence, event, repeats from outbox where gateway = $10 and sequence < $11
+                    select sequence, event, repeats, appended_at from outbox where gateway = $10 and sequence < $11
                     union all
-                    select sequence, event, repeats from trimmed where gateway = $10 and sequence < $11
+                    select sequence, event, repeats, appended_at from trimmed where gateway = $10 and sequence < $11
                     order by 1 desc
                     limit $12
                 ) as l
@@ -154,7 +155,7 @@ impl BrowseStatements for Connection {
         limit: i64,
     ) -> Result<Vec<Examined>> {
         Ok(examined!(
-            ["select event, appended_at, 0 as sequence, null as repeats
+            ["select event, appended_at, 0 as sequence, null as repeats, 0 as resent
                 from events indexed by events_by_id
                 where organisation = $1 and id >= $9 and id < $11
                 order by id desc
@@ -174,7 +175,7 @@ impl BrowseStatements for Connection {
     ) -> Result<Vec<Examined>> {
         Ok(if matching.filter.correlation_id.is_some() {
             examined!(
-                ["select event, appended_at, 0 as sequence, null as repeats
+                ["select event, appended_at, 0 as sequence, null as repeats, 0 as resent
                     from events indexed by events_by_correlation
                     where correlation_id = $5 and organisation = $1
                     limit $11"],
@@ -185,7 +186,7 @@ impl BrowseStatements for Connection {
             )
         } else {
             examined!(
-                ["select event, appended_at, 0 as sequence, null as repeats
+                ["select event, appended_at, 0 as sequence, null as repeats, 0 as resent
                     from events indexed by events_by_deployment
                     where substr(deployment_id, 1, 512) = substr($8, 1, 512)
                         and deployment_id = $8 and organisation = $1
@@ -264,10 +265,10 @@ impl BrowseStatements for Connection {
                     select group_concat(id) from (
                         select g.id from (
                             select gateway from outbox indexed by outbox_by_event
-                            where event = e.event and repeats is null
+                            where event = e.event and repeats is null and appended_at is null
                             union all
                             select gateway from trimmed indexed by trimmed_by_event
-                            where event = e.event and repeats is null
+                            where event = e.event and repeats is null and appended_at is null
                             limit $2
                         ) d
                         cross join gateways g on g.gateway = d.gateway

@@ -54,6 +54,7 @@ impl GatewayStatements for Connection {
         .await?)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one statement")]
     async fn gateway_details(&mut self, keys: &[GatewayKey]) -> Result<Vec<GatewayRow>> {
         let keys = json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())?;
         Ok(query_as!(
@@ -72,7 +73,9 @@ impl GatewayStatements for Connection {
             )
             select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
                 labels as "labels!: String", replicas as "replicas!: i64",
-                created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp", manifest as "manifest?: String",
+                created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp",
+                paused_at as "paused_at?: Timestamp", paused_by as "paused_by?: String",
+                pause_reason as "pause_reason?: String", manifest as "manifest?: String",
                 manifest_at as "manifest_at?: Timestamp", epoch as "epoch!: Epoch",
                 head as "head!: Sequence", floor as "floor!: Sequence",
                 confirmed as "confirmed!: Sequence",
@@ -85,6 +88,7 @@ impl GatewayStatements for Connection {
                 ), 0) as bigint) as "pending!: i64",
                 (
                     select coalesce(
+                        o.appended_at,
                         (
                             select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
                                 then d.redriven_at end
@@ -125,6 +129,7 @@ impl GatewayStatements for Connection {
                     and c.updated_at > 0) as "last_receipt_at?: Timestamp",
                 last_refusal_at as "refused_at?: Timestamp",
                 last_refusal_code as "refused_code?: String",
+                last_refusal_cause as "refused_cause?: String",
                 last_refusal_address as "refused_address?: String"
             from placed p order by name
             "#,

@@ -7,7 +7,8 @@ use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{
-    InboxContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result, Unreadable,
+    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection,
+    RejectionReason, Result, Unreadable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
@@ -141,7 +142,7 @@ impl InboxStatements for Connection {
         let reason = filter.reason.map(RejectionReason::as_str);
         let rows = query!(
             r#"
-            select r.id as "id!: i64", r.inbox_id as "inbox_id!: i64", r.reason as "reason!: String",
+            select r.id as "id!: i64", r.inbox_id as "inbox_id!: i64", r.version as "version!: i64", r.reason as "reason!: String",
                 r.detail as "detail!: String", r.rejected_at as "rejected_at!: Timestamp",
                 r.retried_at as "retried_at?: Timestamp", r.inserted_at as "inserted_at!: Timestamp",
                 cast(substr(r.type, 1, 4096) as blob) as "event_type!: Vec<u8>",
@@ -175,6 +176,7 @@ impl InboxStatements for Connection {
                 Ok(RejectedRow {
                     id: row.id,
                     inbox_id: row.inbox_id,
+                    version: row.version,
                     reason: RejectionReason::stored(&row.reason),
                     detail: row.detail,
                     rejected_at: row.rejected_at,
@@ -206,6 +208,93 @@ impl InboxStatements for Connection {
         .fetch_one(self)
         .await?;
         Ok(lossy(&payload))
+    }
+
+    async fn rejected_content(
+        &mut self,
+        organisation: OrganisationKey,
+        id: i64,
+        max_bytes: i64,
+    ) -> Result<Option<RejectedContent>> {
+        let row = query!(
+            r#"
+            select cast(r.organisation as blob) as "organisation!: Vec<u8>",
+                cast(r.type as blob) as "event_type!: Vec<u8>",
+                cast(case when octet_length(r.payload) <= $3 then r.payload else '' end as blob)
+                    as "payload!: Vec<u8>",
+                octet_length(r.payload) as "payload_bytes!: i64",
+                cast(r.gateway_id as blob) as "gateway_id?: Vec<u8>",
+                cast(r.target as blob) as "target?: Vec<u8>",
+                cast(r.event_id as blob) as "event_id?: Vec<u8>",
+                cast(r.correlation_id as blob) as "correlation_id?: Vec<u8>",
+                cast(r.user_id as blob) as "user_id?: Vec<u8>",
+                cast(r.expires_at as blob) as "expires_at?: Vec<u8>",
+                cast(r.traceparent as blob) as "traceparent?: Vec<u8>",
+                r.inserted_at as "inserted_at!: Timestamp", r.version as "version!: i64",
+                r.retried_at as "retried_at?: Timestamp"
+            from inbox_rejected r join organisations o on o.name = r.organisation
+            where o.organisation = $1 and r.id = $2
+            "#,
+            organisation.0,
+            id,
+            max_bytes
+        )
+        .fetch_optional(self)
+        .await?;
+        Ok(row.map(|row| RejectedContent {
+            content: InboxContent {
+                organisation: lossy(&row.organisation),
+                event_type: lossy(&row.event_type),
+                payload: lossy(&row.payload),
+                gateway_id: row.gateway_id.as_deref().map(lossy),
+                target: row.target.as_deref().map(lossy),
+                event_id: row.event_id.as_deref().map(lossy),
+                correlation_id: row.correlation_id.as_deref().map(lossy),
+                user_id: row.user_id.as_deref().map(lossy),
+                expires_at: row.expires_at.as_deref().map(lossy),
+                traceparent: row.traceparent.as_deref().map(lossy),
+            },
+            payload_bytes: usize::try_from(row.payload_bytes).unwrap_or(usize::MAX),
+            inserted_at: row.inserted_at,
+            version: row.version,
+            retried_at: row.retried_at,
+        }))
+    }
+
+    async fn replace_rejected(
+        &mut self,
+        now: Timestamp,
+        edit: &RejectedEdit,
+        rejection: &Rejection,
+    ) -> Result<bool> {
+        let content = &edit.content;
+        let reason = rejection.reason.as_str();
+        let done = query!(
+            r#"
+            update inbox_rejected
+            set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
+                event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
+                traceparent = $11, reason = $12, detail = $13, rejected_at = $14
+            where id = $1 and version = $2 and retried_at is null
+            "#,
+            edit.id,
+            edit.version,
+            content.event_type,
+            content.payload,
+            content.gateway_id,
+            content.target,
+            content.event_id,
+            content.correlation_id,
+            content.user_id,
+            content.expires_at,
+            content.traceparent,
+            reason,
+            rejection.detail,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(done.rows_affected() > 0)
     }
 
     async fn retryable_rows(

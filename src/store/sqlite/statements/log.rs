@@ -12,7 +12,7 @@ use super::super::sql::dialect::log::{
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
@@ -50,13 +50,19 @@ impl LogStatements for Connection {
     }
 
     async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()> {
-        let rows: Vec<_> =
-            rows.iter().map(|it| (it.gateway.0, it.sequence, it.event, it.repeats)).collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|it| {
+                let appended_at = it.appended_at.map(Timestamp::micros);
+                (it.gateway.0, it.sequence, it.event, it.repeats, appended_at)
+            })
+            .collect();
         let rows = json(&rows)?;
         query!(
             r#"
-            insert into outbox (gateway, sequence, event, repeats)
-            select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from jsonb_each($1) where true
+            insert into outbox (gateway, sequence, event, repeats, appended_at)
+            select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+            from jsonb_each($1) where true
             "#,
             rows
         )
@@ -119,10 +125,12 @@ impl LogStatements for Connection {
             ),
             deliveries as materialized (
                 select o.event, o.gateway, o.sequence from known
-                cross join outbox o indexed by outbox_by_event on o.event = known.event
+                cross join outbox o indexed by outbox_by_event
+                    on o.event = known.event and o.appended_at is null
                 union all
                 select t.event, t.gateway, t.sequence from known
-                cross join trimmed t indexed by trimmed_by_event on t.event = known.event
+                cross join trimmed t indexed by trimmed_by_event
+                    on t.event = known.event and t.appended_at is null
             )
             select e.organisation as "organisation!: OrganisationKey", e.id as "id!: EventId",
                 e.digest as "digest!: Vec<u8>", g.id as "gateway?: GatewayId",
@@ -140,8 +148,8 @@ impl LogStatements for Connection {
     }
 
     /// Makes `limit` rows, whatever their size: the caller drops the stream when it has enough.
-    /// Each column of each row is allocated, so the log's head and floor are a row of their own,
-    /// the first one.
+    /// Each column of each row is allocated, so there are as few as possible: the log's head and
+    /// floor are the first row, in the columns of the sequence and of a time.
     fn outbox_rows(
         &mut self,
         gateway: GatewayKey,
@@ -151,16 +159,17 @@ impl LogStatements for Connection {
     ) -> BoxStream<'_, sqlx::Result<LogEntry>> {
         let rows = query!(
             r#"
-            select s.head as "sequence!: Sequence", s.floor as "floor?: Sequence", null as "id?: EventId",
-                null as "event_type?: EventType", null as "payload?: String",
-                null as "correlation_id?: CorrelationId", null as "user_id?: String",
-                null as "occurred_at?: Timestamp", null as "expires_at?: Timestamp",
-                null as "traceparent?: TraceParent"
+            select s.head as "sequence!: Sequence", null as "id?: EventId", null as "event_type?: EventType",
+                null as "payload?: String", null as "correlation_id?: CorrelationId",
+                null as "user_id?: String", s.floor as "occurred_at?: i64",
+                null as "expires_at?: Timestamp", null as "traceparent?: TraceParent",
+                null as "withheld?: Reason"
             from streams s where s.gateway = $1
             union all
             select * from (
-                select o.sequence, null, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
-                    e.expires_at, e.traceparent
+                select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
+                    e.expires_at, e.traceparent,
+                    case when e.purged_at is null then o.withheld else 'purged' end
                 from outbox o left join events e on e.event = o.event
                 where o.gateway = $1 and o.sequence > $2
                 order by o.sequence limit $3
@@ -173,11 +182,9 @@ impl LogStatements for Connection {
         .fetch(self);
         let mut bounds = None;
         let entries = rows.map_ok(move |row| {
-            let is_first = row.floor.is_some();
-            if let Some(floor) = row.floor {
-                bounds = Some((row.sequence, floor));
-            }
-            let (head, floor) = bounds.unwrap_or_default();
+            let is_first = bounds.is_none();
+            let floor = Sequence(row.occurred_at.unwrap_or_default());
+            let (head, floor) = *bounds.get_or_insert((row.sequence, floor));
             LogEntry {
                 head,
                 floor,
@@ -187,9 +194,10 @@ impl LogStatements for Connection {
                 payload: row.payload,
                 correlation_id: row.correlation_id,
                 user_id: row.user_id,
-                occurred_at: row.occurred_at,
+                occurred_at: row.occurred_at.map(Timestamp::from_micros),
                 expires_at: row.expires_at,
                 traceparent: row.traceparent,
+                withheld: row.withheld,
             }
         });
         entries.boxed()

@@ -36,6 +36,7 @@ impl NotConnectedStatements for Connection {
                 left join cursors u on u.gateway = s.gateway and u.instance = ''
             where s.head > max(s.missed, coalesce(u.received, 0))
                 and ($1 is null or s.gateway in (select value from json_each($1)))
+                and g.paused_at is null
                 and not exists (
                     select 1 from connections c where c.gateway = s.gateway and c.closed_at is null
                 )

@@ -91,7 +91,11 @@ impl RedriveStatements for Connection {
                 g.name as "gateway_name!: String",
                 k.value ->> 1 as "sequence!: i64", d.first_sequence as "range_first!: i64",
                 e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
-                e.expires_at as "expires_at?: Timestamp"
+                e.expires_at as "expires_at?: Timestamp", (e.purged_at is not null) as "is_purged!: bool",
+                coalesce(
+                    (select appended_at from outbox where gateway = g.gateway and sequence = k.value ->> 1),
+                    (select appended_at from trimmed where gateway = g.gateway and sequence = k.value ->> 1)
+                ) is not null as "appended_again!: bool"
             from json_each($1) k
             cross join gateways g on g.gateway = k.value ->> 0
             cross join dead_letters d on d.gateway = g.gateway and d.first_sequence = (

@@ -10,7 +10,7 @@ use sqlx::{Decode, Encode, Sqlite, Type};
 
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, NodeId,
+    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, GatewayKey, JobId, NodeId,
     OrganisationKey, Reason, Sequence,
 };
 use crate::store::Outcome;
@@ -58,6 +58,7 @@ held_as! { String:
     ConnectionId, |held| Ok(held.parse()?), ToString::to_string;
     Epoch, |held| Ok(held.parse()?), ToString::to_string;
     NodeId, |held| Ok(held.parse()?), ToString::to_string;
+    JobId, |held| Ok(held.parse()?), ToString::to_string;
     EventId, |held| Ok(held.parse()?), ToString::to_string;
     CorrelationId, |held| Ok(held.parse()?), ToString::to_string;
     EventType, |held| Ok(held.parse()?), ToString::to_string;

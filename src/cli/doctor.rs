@@ -1,0 +1,324 @@
+//! `doctor`: checks everything between this command line and a ready service, step by step.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use gateway_events::api::{AccessToken, NodesQuery};
+use gateway_events::client::api::{Api, ApiError};
+use gateway_events::client::tls::{self, Trust};
+use gateway_events::client::{Url, probe};
+use gateway_events::clock::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+
+use super::access::ClientOptions;
+use super::colour;
+use super::output::{answer, clean, time};
+
+/// A certificate or token that expires within this time is worth a warning.
+const SOON: Duration = Duration::from_hours(14 * 24);
+/// A difference of clocks that is worth a warning: the header `Date` has whole seconds.
+const CLOCK: Duration = Duration::from_secs(5);
+/// Descriptors in use, in percent, that are worth a warning.
+const DESCRIPTORS: u64 = 80;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    result: Verdict,
+    found: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    count: usize,
+    list: Vec<Finding>,
+}
+
+impl Report {
+    fn add(
+        &mut self,
+        check: &'static str,
+        result: Verdict,
+        found: impl Display,
+        advice: Option<&str>,
+    ) {
+        let advice = advice.filter(|_| result != Verdict::Ok).map(str::to_owned);
+        self.list.push(Finding { check, result, found: clean(&found.to_string()), advice });
+        self.count = self.list.len();
+    }
+
+    fn ok(&mut self, check: &'static str, found: impl Display) {
+        self.add(check, Verdict::Ok, found, None);
+    }
+
+    fn fail(&mut self, check: &'static str, found: impl Display, advice: &str) {
+        self.add(check, Verdict::Fail, found, Some(advice));
+    }
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = &args.client;
+    let (address, trust) = (client.address()?, client.trust()?);
+    let mut report = Report::default();
+    let url = Api::new(&address, None, &trust)?.base().clone();
+    report.ok("address", &url);
+    if reach(&mut report, &url, &trust).await {
+        service(&mut report, &Api::new(&address, None, &trust)?).await;
+        token(&mut report, client).await;
+    }
+    let has_failed = report.list.iter().any(|check| check.result == Verdict::Fail);
+    answer(client.json, &report, shown)?;
+    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn shown(report: &Report) -> String {
+    let lines = report.list.iter().map(|it| {
+        let word = match it.result {
+            Verdict::Ok => "ok",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "fail",
+        };
+        let padding = " ".repeat(6 - word.len());
+        let advice = it.advice.as_ref().map(|it| format!("\n      {it}")).unwrap_or_default();
+        format!("{}{padding}{:<12} {}{advice}", colour::state(word), it.check, it.found)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Checks the way to the service. False if it can't be reached.
+async fn reach(report: &mut Report, url: &Url, trust: &Trust) -> bool {
+    let addresses = match probe::resolve(url).await {
+        Ok(addresses) => addresses,
+        Err(why) => {
+            report.fail("dns", why, "check the host name in --url, and this machine's resolver");
+            return false;
+        }
+    };
+    let shown: Vec<String> = addresses.iter().map(|it| it.ip().to_string()).collect();
+    report.ok("dns", shown.join(", "));
+    let stream = match probe::connect(&addresses).await {
+        Ok((address, stream)) => {
+            report.ok("tcp", format_args!("connected to {address}"));
+            stream
+        }
+        Err(why) => {
+            let advice = "check whether the service runs, whether --url has its port, and firewalls in between";
+            report.fail("tcp", why, advice);
+            return false;
+        }
+    };
+    if url.scheme() == "http" {
+        let advice = "use https://, unless the service is on this machine";
+        report.add("tls", Verdict::Warn, "not encrypted", Some(advice));
+        return true;
+    }
+    match probe::handshake(url, stream, trust).await {
+        Ok(expiry) => {
+            let insecure = matches!(trust, Trust::Insecure);
+            let advice = "pass its certificate by --ca-file instead of --insecure";
+            let found = if insecure { "any certificate is accepted" } else { "trusted" };
+            let verdict = if insecure { Verdict::Warn } else { Verdict::Ok };
+            report.add("tls", verdict, found, Some(advice));
+            certificate(report, expiry);
+            true
+        }
+        Err(why) => {
+            let advice =
+                tls::advice(&why).unwrap_or("check whether --url is the service's address");
+            report.fail("tls", why, advice);
+            // What is wrong may be its age, which only an untrusting handshake shows.
+            if let Ok((_, stream)) = probe::connect(&addresses).await
+                && let Ok(expiry) = probe::handshake(url, stream, &Trust::Insecure).await
+            {
+                certificate(report, expiry);
+            }
+            false
+        }
+    }
+}
+
+fn certificate(report: &mut Report, expiry: Option<Timestamp>) {
+    let Some(expiry) = expiry else {
+        report.add(
+            "certificate",
+            Verdict::Warn,
+            "it can't be read",
+            Some("check the service's log"),
+        );
+        return;
+    };
+    let (verdict, found) = expires(expiry);
+    report.add("certificate", verdict, found, Some("renew the service's certificate"));
+}
+
+/// How an instant of expiry is judged.
+fn expires(at: Timestamp) -> (Verdict, String) {
+    let now = Timestamp::now();
+    if at <= now {
+        (Verdict::Fail, format!("expired at {}", time(at)))
+    } else if at.since(now) < SOON {
+        (Verdict::Warn, format!("expires soon, at {}", time(at)))
+    } else {
+        (Verdict::Ok, format!("valid until {}", time(at)))
+    }
+}
+
+/// Checks what the service says without a token.
+async fn service(report: &mut Report, api: &Api) {
+    clock(report, api).await;
+    match api.root("/openapi.json").await.ok().and_then(|text| version(&text)) {
+        Some(server) => {
+            let client = env!("CARGO_PKG_VERSION");
+            let verdict = if server == client { Verdict::Ok } else { Verdict::Warn };
+            let found = format!("client {client}, service {server}");
+            let advice =
+                "use the same version: a newer service may have what this client does not know";
+            report.add("version", verdict, found, Some(advice));
+        }
+        None => report.fail(
+            "version",
+            "the service did not say",
+            "check whether --url is the service's address",
+        ),
+    }
+    match api.root("/readyz").await {
+        Ok(said) if said.trim() == "ok" => report.ok("readiness", "the service is ready"),
+        Ok(said) => {
+            report.add("readiness", Verdict::Warn, said.trim(), Some("free space on its disk"));
+        }
+        Err(error) => report.fail("readiness", first_line(&error), "check the service's log"),
+    }
+    descriptors(report, api).await;
+}
+
+async fn clock(report: &mut Report, api: &Api) {
+    let sent_at = Timestamp::now();
+    let answered = api.root_date("/livez").await;
+    let Ok(Some(date)) = answered else {
+        report.add("clock", Verdict::Warn, "the service's clock is not known", None);
+        return;
+    };
+    // The header was made between the request and now.
+    let received_at = Timestamp::now();
+    let difference = if date < sent_at { sent_at.since(date) } else { date.since(received_at) };
+    let verdict = if difference > CLOCK { Verdict::Warn } else { Verdict::Ok };
+    let found = match difference.as_secs() {
+        0 | 1 => "no difference".to_owned(),
+        seconds if date < sent_at => format!("the service is {seconds} s behind this machine"),
+        seconds => format!("the service is {seconds} s ahead of this machine"),
+    };
+    let advice =
+        "synchronise the clocks (NTP): times such as --since 1h are computed on this machine";
+    report.add("clock", verdict, found, Some(advice));
+}
+
+/// The version in an OpenAPI document.
+fn version(document: &str) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_str(document).ok()?;
+    Some(document["info"]["version"].as_str()?.to_owned())
+}
+
+/// Checks the file descriptors of the service: each connection needs one.
+async fn descriptors(report: &mut Report, api: &Api) {
+    let Ok(text) = api.root("/metrics").await else {
+        let advice = "a proxy may hide /metrics; ask its operator";
+        report.add("descriptors", Verdict::Warn, "unknown", Some(advice));
+        return;
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+    let value = |name: &str| -> Option<u64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse::<f64>().ok().map(|value| value as u64)
+    };
+    match (value("process_open_fds"), value("process_max_fds")) {
+        (Some(open), Some(most)) if most > 0 => {
+            let is_short = open.saturating_mul(100) / most >= DESCRIPTORS;
+            let verdict = if is_short { Verdict::Warn } else { Verdict::Ok };
+            let advice = "raise the limit of open files of the service (LimitNOFILE)";
+            report.add("descriptors", verdict, format!("{open} of {most} in use"), Some(advice));
+        }
+        (Some(open), _) => report.ok("descriptors", format!("{open} in use, no limit")),
+        _ => report.add("descriptors", Verdict::Warn, "unknown", None),
+    }
+}
+
+/// Checks what the access token may do, without changing anything.
+async fn token(report: &mut Report, client: &ClientOptions) {
+    let (api, id) = match (client.api(), client.token()) {
+        (Ok(api), Ok(token)) => {
+            let id = token.expose_secret().split('_').nth(1).unwrap_or_default().to_owned();
+            (api, id)
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            report.fail("token", error, "create one: gateway-events token create --access NAME");
+            return;
+        }
+    };
+    let mut scopes = Vec::new();
+    let mut known: Option<AccessToken> = None;
+    for scope in ["publish", "read", "admin"] {
+        let answered = match scope {
+            "publish" => api.can_publish().await,
+            "read" => has_scope(api.nodes(&NodesQuery { limit: Some(1) }).await.map(drop)),
+            _ => has_scope(api.access_tokens().await.map(|page| {
+                known = page.list.into_iter().find(|token| token.id == id);
+            })),
+        };
+        match answered {
+            Ok(true) => scopes.push(scope),
+            Ok(false) => {}
+            Err(error) => {
+                let is_refused = error.status() == Some(401);
+                let advice = if is_refused {
+                    "create another one: gateway-events token create --access NAME, or token recover"
+                } else {
+                    "check the service's log"
+                };
+                report.fail("token", first_line(&error), advice);
+                return;
+            }
+        }
+    }
+    report.ok("token", format!("{id}: {}", scopes.join(", ")));
+    match known.map(|token| token.expires_at) {
+        Some(Some(at)) => {
+            let (verdict, found) = expires(at);
+            report.add("expiry", verdict, found, Some("create a new token before that"));
+        }
+        Some(None) => report.ok("expiry", "the token does not expire"),
+        None => report.ok("expiry", "shown to tokens with the scope admin only"),
+    }
+}
+
+/// Whether a call was allowed.
+fn has_scope(answered: Result<(), ApiError>) -> Result<bool, ApiError> {
+    match answered {
+        Ok(()) => Ok(true),
+        Err(error) if error.status() == Some(403) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn first_line(error: &ApiError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,115 @@
+//! `event-type`: list, show, register and delete event types.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use gateway_events::api::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
+use gateway_events::event::EventType;
+use serde_json::value::RawValue;
+
+use super::access::ClientOptions;
+use super::confirm::Confirmation;
+use super::output::{answer, cell, clean};
+use super::table::table;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List all event types, built-in ones included
+    List,
+    /// Show an event type with the schema of its payloads
+    Show {
+        /// Its name, such as api.deployed
+        name: EventType,
+    },
+    /// Register an event type, or replace its description and schema
+    Put(Put),
+    /// Delete a registered event type; a built-in one of the same name is in force again
+    Delete(Delete),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// Its name, such as billing.plan.changed
+    name: EventType,
+    /// What the event means to a gateway
+    #[arg(long, default_value = "")]
+    description: String,
+    /// File with the JSON Schema of payloads, `-` for standard input; any object if omitted
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// Its name
+    name: EventType,
+    /// Delete it although events of the last 24 hours have this type
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    let api = client.api()?;
+    match command {
+        Command::List => answer(client.json, &api.event_types().await?, listed),
+        Command::Show { name } => answer(client.json, &api.event_type(&name).await?, shown),
+        Command::Put(Put { name, description, schema }) => {
+            let schema = schema.as_deref().map(read).transpose()?;
+            let definition = EventTypeDefinition { description, schema };
+            answer(client.json, &api.put_event_type(&name, &definition).await?, shown)
+        }
+        Command::Delete(Delete { name, force, confirmation }) => {
+            confirmation.require(
+                format_args!(
+                    "Event type {name} will be deleted permanently, with its schema. Events of this type can't be published any more, unless it is built in."
+                ),
+                "Delete it?",
+            )?;
+            api.delete_event_type(&name, &EventTypeDeletion { force }).await?;
+            answer(client.json, &(), |()| format!("event type {name} is deleted"))
+        }
+    }
+}
+
+/// Reads a JSON document, whose bytes are kept.
+fn read(path: &Path) -> anyhow::Result<Box<RawValue>> {
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("failed to read standard input")?
+    } else {
+        std::fs::read_to_string(path)
+            .with_context(|| format!("failed to read {}", path.display()))?
+    };
+    serde_json::from_str(text.trim()).context("the schema is not JSON")
+}
+
+fn listed(page: &Page<EventTypeInfo>) -> String {
+    let rows = page.list.iter().map(|info| {
+        let schema = if info.schema.is_some() { "yes" } else { "-" };
+        [cell(&info.name), cell(schema), cell(&info.description)]
+    });
+    table(["name", "schema", "description"], rows, "no event types")
+}
+
+fn shown(info: &EventTypeInfo) -> String {
+    let mut text =
+        format!("name         {}\ndescription  {}\n", clean(&info.name), cell(&info.description));
+    for (title, schema) in [("schema", &info.schema), ("built-in schema", &info.built_in_schema)] {
+        if let Some(schema) = schema {
+            _ = write!(text, "\n{title}:\n{}\n", indented(schema));
+        }
+    }
+    text
+}
+
+/// A JSON document with line breaks and indentation.
+fn indented(json: &RawValue) -> String {
+    let value: Option<serde_json::Value> = serde_json::from_str(json.get()).ok();
+    let text = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
+    let text = text.unwrap_or_else(|| json.get().to_owned());
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,43 @@
+//! The answers to `gateway pause`, `resume` and `skip`.
+
+use gateway_events::api::{PauseAnswer, SkipAnswer};
+
+use super::super::output::{cell, optional, time};
+
+/// The answer to `gateway pause`.
+pub(super) fn paused(done: &PauseAnswer) -> String {
+    let name = cell(&done.gateway.name);
+    match (&done.gateway.paused, done.changed, done.dry_run) {
+        (_, true, true) => format!("gateway {name} would be paused"),
+        (Some(pause), changed, _) => {
+            let already = if changed { "is" } else { "was already" };
+            let reason = pause.reason.as_ref().map(|reason| format!(": {}", cell(reason)));
+            let (by, at) = (cell(&pause.by), time(pause.at));
+            format!(
+                "gateway {name} {already} paused, by {by} at {at}{}",
+                reason.unwrap_or_default()
+            )
+        }
+        (None, ..) => format!("gateway {name} is not paused"),
+    }
+}
+
+/// The answer to `gateway resume`.
+pub(super) fn resumed(done: &PauseAnswer) -> String {
+    let name = cell(&done.gateway.name);
+    match (done.changed, done.dry_run) {
+        (true, true) => format!("gateway {name} would be resumed"),
+        (true, false) => format!("gateway {name} is resumed"),
+        (false, _) => format!("gateway {name} was not paused; nothing was changed"),
+    }
+}
+
+/// The answer to `gateway skip`.
+pub(super) fn skipped(done: &SkipAnswer) -> String {
+    let (sequence, event) = (done.sequence, optional(done.event_id.as_ref()));
+    match (done.changed, done.dry_run) {
+        (true, true) => format!("delivery {sequence} (event {event}) would be skipped"),
+        (true, false) => format!("delivery {sequence} (event {event}) is skipped"),
+        (false, _) => format!("delivery {sequence} (event {event}) was skipped before"),
+    }
+}

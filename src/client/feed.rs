@@ -1,0 +1,218 @@
+//! Follows the feed over the HTTP API: each message once and in order, across lost connections and
+//! nodes. What can't be received is reported as a gap.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::api::{Api, ApiError};
+use crate::api::{FeedEndReason, FeedMessage, FeedQuery};
+use crate::backoff::Backoff;
+
+/// A feed that sends nothing for so long is lost: it sends a comment every 10 s.
+const SILENCE: Duration = Duration::from_secs(35);
+/// The length of the longest line. Messages are much shorter.
+const LONGEST_LINE: usize = 256 * 1024;
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// What a follower has received.
+#[derive(Debug)]
+pub enum Fed {
+    /// The feed is open, again if it was before.
+    Connected,
+    /// A message, and the position after it.
+    Message {
+        /// The position, with which a later follower continues.
+        id: String,
+        /// The message.
+        message: Box<FeedMessage>,
+    },
+    /// The connection was lost, or could not be made; it is made again after `wait`.
+    Disconnected {
+        /// Why.
+        why: String,
+        /// The time until the next attempt.
+        wait: Duration,
+    },
+}
+
+/// A position in the feed.
+pub struct FeedFollower {
+    api: Api,
+    query: FeedQuery,
+    /// The position after what was received.
+    last_id: Option<String>,
+    /// The position after the last message that was returned.
+    returned_id: Option<String>,
+    stream: Option<reqwest::Response>,
+    lines: Lines,
+    ready: VecDeque<Fed>,
+    backoff: Backoff,
+    /// The earliest time of the next attempt.
+    not_before: Instant,
+}
+
+impl FeedFollower {
+    /// Follows the feed after a message, or from now on.
+    pub fn new(api: Api, query: FeedQuery, last_id: Option<String>) -> Self {
+        Self {
+            api,
+            query,
+            returned_id: last_id.clone(),
+            last_id,
+            stream: None,
+            lines: Lines::default(),
+            ready: VecDeque::new(),
+            backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
+            not_before: Instant::now(),
+        }
+    }
+
+    /// The position after the last message that [`next`](Self::next) has returned.
+    pub fn last_id(&self) -> Option<&str> {
+        // What was received further, and not returned yet, is not behind this position.
+        let id = if self.ready.is_empty() { &self.last_id } else { &self.returned_id };
+        id.as_deref()
+    }
+
+    /// Waits for what comes next. An error is permanent. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Fed, ApiError> {
+        loop {
+            if let Some(next) = self.ready.pop_front() {
+                if let Fed::Message { id, .. } = &next {
+                    self.returned_id = Some(id.clone());
+                }
+                return Ok(next);
+            }
+            let Some(stream) = &mut self.stream else {
+                self.connect().await?;
+                continue;
+            };
+            let why = match timeout(SILENCE, stream.chunk()).await {
+                Ok(Ok(Some(bytes))) => match self.lines.add(&bytes) {
+                    Ok(()) => {
+                        self.take();
+                        continue;
+                    }
+                    Err(why) => why.to_owned(),
+                },
+                Ok(Ok(None)) => "the service ended the feed".to_owned(),
+                Ok(Err(_)) => "the connection was lost".to_owned(),
+                Err(_) => "the feed was silent for too long".to_owned(),
+            };
+            self.lost(why);
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), ApiError> {
+        sleep_until(self.not_before).await;
+        match self.api.feed(&self.query, self.last_id.as_deref()).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.lines = Lines::default();
+                self.ready.push_back(Fed::Connected);
+                Ok(())
+            }
+            Err(error) if super::follow::is_passing(&error) => {
+                self.lost(error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lost(&mut self, why: String) {
+        self.stream = None;
+        let wait = self.backoff.next_pause();
+        self.not_before = Instant::now() + wait;
+        self.ready.push_back(Fed::Disconnected { why, wait });
+    }
+
+    /// Takes the messages that are complete.
+    fn take(&mut self) {
+        while let Some(field) = self.lines.next() {
+            match field {
+                Field::Id(id) => self.last_id = Some(id),
+                Field::Data(data) => {
+                    self.backoff.reset();
+                    // A kind that only a newer version knows is skipped.
+                    let Ok(message) = serde_json::from_str::<FeedMessage>(&data) else { continue };
+                    if let FeedMessage::End(end) = &message {
+                        let why = match end.reason {
+                            FeedEndReason::Shutdown => "the node is shutting down",
+                            FeedEndReason::TokenInvalid => "the access token is not valid any more",
+                            FeedEndReason::Unavailable => "the node can't read its database",
+                        };
+                        self.lost(why.to_owned());
+                        return;
+                    }
+                    let id = self.last_id.clone().unwrap_or_default();
+                    self.ready.push_back(Fed::Message { id, message: Box::new(message) });
+                }
+            }
+        }
+    }
+}
+
+/// A field of the stream that matters here.
+#[derive(Debug, PartialEq, Eq)]
+enum Field {
+    Id(String),
+    Data(String),
+}
+
+/// The lines of a stream.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    fields: VecDeque<Field>,
+}
+
+impl Lines {
+    /// Adds bytes; an error if a line is too long.
+    fn add(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        self.bytes.extend_from_slice(bytes);
+        let Some(end) = self.bytes.iter().rposition(|byte| *byte == b'\n') else {
+            if self.bytes.len() > LONGEST_LINE {
+                return Err("the service sent a line that is too long");
+            }
+            return Ok(());
+        };
+        let rest = self.bytes.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.bytes, rest);
+        for line in String::from_utf8_lossy(&whole).lines() {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+            match name {
+                "id" => self.fields.push_back(Field::Id(value)),
+                "data" => self.fields.push_back(Field::Data(value)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Field> {
+        self.fields.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_across_chunks() {
+        let mut lines = Lines::default();
+        for chunk in ["retry: 2000\n: con", "nected\n\nevent: gap\nid: a\nda", "ta: {\"x\":1}\n\n"]
+        {
+            lines.add(chunk.as_bytes()).unwrap();
+        }
+        assert_eq!(lines.next(), Some(Field::Id("a".to_owned())));
+        assert_eq!(lines.next(), Some(Field::Data("{\"x\":1}".to_owned())));
+        assert_eq!(lines.next(), None);
+        assert!(lines.add(&vec![b'x'; LONGEST_LINE + 1]).is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! The diagnosis of an event.
+
+use std::collections::BTreeMap;
+
+use super::Step;
+use super::labels::{Difference, differences};
+use super::step::{argument, gateway_word, labels_in_words};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, Reason, Sequence};
+use crate::store::{
+    Delivery, DeliveryState, EventEvidence, EventState, Few, GatewayHistory, GatewayState,
+    GatewayThen, Labels, PublishedTarget, reason_in_words, to_the_second,
+};
+
+/// A gateway that an event was for, or might have been for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The gateway.
+    pub id: GatewayId,
+    /// Its newest name.
+    pub name: String,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+    /// Whether the event was for it.
+    pub then: Then,
+    /// Its labels when the event was published; `None` if they are unknown.
+    pub labels: Option<Labels>,
+    /// Which labels of the target it did not have then.
+    pub differences: Vec<Difference>,
+}
+
+/// Whether an event was for a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It was.
+    Matched,
+    /// The gateway was registered later.
+    NotRegistered,
+    /// The gateway had been deleted.
+    Deleted(Timestamp),
+    /// The gateway did not have all labels of the target.
+    Differed,
+    /// The target did not name the gateway.
+    NotNamed,
+    /// Its labels then are not on record.
+    Unknown,
+}
+
+impl Then {
+    /// Its name in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::NotRegistered => "not_registered",
+            Self::Deleted(_) => "deleted",
+            Self::Differed => "differed",
+            Self::NotNamed => "not_named",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Answer {
+    /// It in a sentence.
+    pub fn in_words(&self) -> String {
+        let Self { name, then, registered_at, .. } = self;
+        match then {
+            Then::Matched => format!("{name} matched, and has the event in its log"),
+            Then::NotRegistered => format!(
+                "{name} was registered at {}, after the event was published",
+                to_the_second(*registered_at)
+            ),
+            Then::Deleted(at) => format!(
+                "{name} was deleted at {}, before the event was published",
+                to_the_second(*at)
+            ),
+            Then::Differed => {
+                let parts: Vec<String> =
+                    self.differences.iter().map(Difference::in_words).collect();
+                format!("{name} {}", parts.join("; and it "))
+            }
+            Then::NotNamed => format!("{name} was registered; the target does not name it"),
+            Then::Unknown => {
+                format!("{name} was registered; its labels at that time are not on record")
+            }
+        }
+    }
+}
+
+/// A delivery of the event that is not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// The sequence in the gateway's log.
+    pub sequence: Sequence,
+    /// Pending or failed.
+    pub state: DeliveryState,
+    /// Why the last attempt failed.
+    pub reason: Option<Reason>,
+    /// What the gateway said about that, or other details.
+    pub detail: Option<String>,
+    /// Failed attempts.
+    pub failures: i64,
+    /// When the last of them failed.
+    pub last_failure_at: Option<Timestamp>,
+}
+
+/// The gateways at which the event failed or is pending, failures first.
+pub fn open(evidence: &EventEvidence) -> Few<Open> {
+    let mut newest: BTreeMap<GatewayId, &Delivery> = BTreeMap::new();
+    for delivery in &evidence.event.deliveries {
+        let place = newest.entry(delivery.gateway_id).or_insert(delivery);
+        if place.state != DeliveryState::Delivered {
+            *place = delivery;
+        }
+    }
+    let open = newest.into_values().filter(|it| it.state != DeliveryState::Delivered);
+    let mut open: Vec<Open> = open
+        .map(|it| Open {
+            gateway_id: it.gateway_id,
+            gateway_name: it.gateway_name.clone(),
+            sequence: it.sequence,
+            state: it.state,
+            reason: it.reason,
+            detail: it.attempts.iter().rev().find_map(|attempt| attempt.detail.clone()),
+            failures: it.failures,
+            last_failure_at: it.last_failure_at,
+        })
+        .collect();
+    open.sort_by_key(|it| (it.state != DeliveryState::Failed, it.gateway_name.clone()));
+    Few::of(open)
+}
+
+/// What the event was to one gateway; `None` without any record of the gateway.
+pub fn answer(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<Answer> {
+    let event = &evidence.event;
+    let published = event.appended_at;
+    let state = GatewayState::at(&gateway.changes, gateway.registered_at, published);
+    let is_delivered = event.deliveries.iter().any(|it| it.gateway_id == gateway.id);
+    let labels = match state {
+        GatewayThen::Was(state) => Some(state.labels.clone()),
+        _ => None,
+    };
+    let mut missing = Vec::new();
+    let then = match (state, &event.target) {
+        _ if is_delivered => Then::Matched,
+        (GatewayThen::NotRegistered, _) => Then::NotRegistered,
+        (GatewayThen::Deleted(at), _) => Then::Deleted(at),
+        (GatewayThen::Was(state), Some(PublishedTarget::Labels(target))) => {
+            missing = differences(target, &state.labels, &gateway.changes, published);
+            if missing.is_empty() { Then::Unknown } else { Then::Differed }
+        }
+        (_, Some(PublishedTarget::Gateways(_))) => Then::NotNamed,
+        _ => Then::Unknown,
+    };
+    Some(Answer {
+        id: gateway.id,
+        name: gateway.changes.first()?.name.clone(),
+        registered_at: gateway.registered_at,
+        then,
+        labels,
+        differences: missing,
+    })
+}
+
+/// The gateways that a target of labels missed, although a removed, changed or mistyped label is all
+/// that kept the event from them.
+pub fn missed(evidence: &EventEvidence) -> Few<Answer> {
+    let is_unmatched = evidence.event.deliveries.is_empty();
+    let answers = evidence.gateways.iter().filter_map(|gateway| answer(evidence, gateway));
+    let near = answers.filter(|answer| {
+        let mut differences = answer.differences.iter();
+        answer.then == Then::Differed
+            && if is_unmatched {
+                differences.all(Difference::is_explained)
+            } else {
+                differences.all(|it| it.until.is_some())
+            }
+    });
+    Few::of(near.collect())
+}
+
+/// What to do next, the most urgent first. Empty if nothing is wrong.
+pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) -> Vec<Step> {
+    let event = &evidence.event;
+    let id = argument(event.event.id.as_str());
+    let mut steps = Vec::new();
+    if event.verdict().state == EventState::Unmatched {
+        let target = match &event.target {
+            Some(PublishedTarget::Labels(labels)) => labels_in_words(labels),
+            _ => "its target".to_owned(),
+        };
+        if missed.list.is_empty() {
+            steps.push(Step::new(
+                format!("No gateway matched {target}, and none has similar labels. Compare it with the labels of the gateways."),
+                "gateway list",
+            ));
+        }
+    }
+    let has_none = |answer: &&Answer| !matches!(answer.then, Then::Matched | Then::Deleted(_));
+    for answer in missed.list.iter().filter(has_none) {
+        let name = gateway_word(&answer.name, answer.id);
+        steps.push(Step::new(
+            format!("{}. Send the event to it.", answer.in_words()),
+            format!("event resend {id} --gateway {name}"),
+        ));
+    }
+    for open in &open.list {
+        let name = gateway_word(&open.gateway_name, open.gateway_id);
+        let why = open.reason.map_or_else(String::new, |it| reason_in_words(it.as_str()));
+        steps.push(match (open.state, open.reason) {
+            (DeliveryState::Failed, Some(Reason::Expired)) => Step::new(
+                format!("It expired before {} received it. Publish it again, with a new id, if it is still needed.", open.gateway_name),
+                format!("event show {id}"),
+            ),
+            (DeliveryState::Failed, Some(Reason::GatewayDeleted)) => continue,
+            (DeliveryState::Failed, _) => Step::new(
+                format!("It was given up at {} ({why}). Mend the cause, then append it again.", open.gateway_name),
+                format!("delivery redrive --gateway {name} --event {id}"),
+            ),
+            _ => Step::new(
+                format!("{} has not confirmed it{}.", open.gateway_name, if why.is_empty() { String::new() } else { format!(" ({why})") }),
+                format!("why {name}"),
+            ),
+        });
+    }
+    steps
+}

@@ -1,0 +1,223 @@
+//! Corrective actions on a gateway (pause, resume, skip, resync) and on an event (purge).
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::App;
+use super::auth::Admin;
+use super::extract::{self, Path};
+use super::gateways::shown;
+use super::openapi::{Body, Missing, Problems, Resync, Scoped, Taken, Write};
+use super::problem::{Answer, Problem};
+use super::query::Query;
+use crate::api::{
+    self, Code, PauseAnswer, PauseRequest, PurgeAnswer, PurgeRequest, ResumeRequest, ResyncRequest,
+    SkipAnswer, SkipRequest,
+};
+use crate::event::{EventId, GatewayId, Reason};
+use crate::names;
+use crate::store::{self, PauseChange};
+
+/// The most characters of a reason.
+const LONGEST_REASON: usize = 500;
+
+/// Pause the delivery to a gateway.
+///
+/// The gateway stays connected, and is sent no further event by any node, at the latest a second
+/// after the answer. What was sent before can still be confirmed. Events for it are kept, and are
+/// not recorded as failed because of the pause; their expiry is not postponed. A gateway that is
+/// paused already stays as it is.
+#[utoipa::path(
+    post, path = "/gateways/{id}/pause", tag = "gateways", operation_id = "pauseGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body(content = Option<PauseRequest>),
+    responses(
+        (status = 200, description = "It is paused.", body = PauseAnswer),
+        Problems<(Scoped, Missing, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn pause(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<GatewayId>,
+    _: Query<()>,
+    extract::OptionalJson(request): extract::OptionalJson<PauseRequest>,
+) -> Answer<Json<PauseAnswer>> {
+    let PauseRequest { reason, dry_run } = request;
+    let reason = reason.as_deref().map(reason_of).transpose()?;
+    let change = app.store.pause_gateway(&actor, id, reason.as_deref(), dry_run).await?;
+    Ok(Json(paused(&app, change, dry_run)))
+}
+
+/// Resume the delivery to a paused gateway.
+///
+/// Delivery goes on in order, on all nodes at the latest a second after the answer.
+#[utoipa::path(
+    post, path = "/gateways/{id}/resume", tag = "gateways", operation_id = "resumeGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body(content = Option<ResumeRequest>),
+    responses(
+        (status = 200, description = "It is not paused.", body = PauseAnswer),
+        Problems<(Scoped, Missing, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<GatewayId>,
+    _: Query<()>,
+    extract::OptionalJson(request): extract::OptionalJson<ResumeRequest>,
+) -> Answer<Json<PauseAnswer>> {
+    let ResumeRequest { dry_run } = request;
+    let change = app.store.resume_gateway(&actor, id, dry_run).await?;
+    Ok(Json(paused(&app, change, dry_run)))
+}
+
+fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseAnswer {
+    let PauseChange { changed, gateway, .. } = change;
+    PauseAnswer { changed, dry_run, gateway: shown(app, gateway) }
+}
+
+/// Skip a pending delivery.
+///
+/// It becomes a dead letter with the reason `skipped`, which can be redriven later. Connections
+/// that wait for its confirmation go on at once; others pass over it when its turn comes. If it was
+/// sent before, the gateway may still handle it. A delivery that is confirmed, or was given up for
+/// another reason, is refused with 409.
+#[utoipa::path(
+    post, path = "/gateways/{id}/skip", tag = "gateways", operation_id = "skipDelivery",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body = SkipRequest,
+    responses(
+        (status = 200, description = "It is skipped.", body = SkipAnswer),
+        Problems<(Scoped, Missing, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn skip(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<GatewayId>,
+    _: Query<()>,
+    extract::Json(request): extract::Json<SkipRequest>,
+) -> Answer<Json<SkipAnswer>> {
+    let SkipRequest { sequence, reason, dry_run } = request;
+    let reason = reason_of(&reason)?;
+    let done = app.store.skip_delivery(&actor, id, sequence, &reason, dry_run).await?;
+    let (changed, event) = (done.changed, done.delivery.events.first());
+    let event_id = event.map(|event| event.id.clone());
+    if changed && !dry_run {
+        let detail = store::Skipped::detail(&actor.principal.name, &reason);
+        app.dispatcher.log_given_up(&[done.delivery], Reason::Skipped, &detail);
+    }
+    Ok(Json(SkipAnswer { changed, dry_run, gateway_id: id, sequence, event_id }))
+}
+
+/// Request a resync of a gateway.
+///
+/// Only a gateway that is connected in reliable mode can be asked to read its whole state again.
+/// The others are refused with 409.
+#[utoipa::path(
+    post, path = "/gateways/{id}/resync", tag = "gateways", operation_id = "resyncGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body = ResyncRequest,
+    responses(Problems<(Scoped, Missing, Body, Resync)>),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn resync(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<GatewayId>,
+    _: Query<()>,
+    extract::Json(request): extract::Json<ResyncRequest>,
+) -> Answer<()> {
+    reason_of(&request.reason)?;
+    let gateway = app.store.gateway(actor.organisation, id).await?;
+    gateway.ok_or_else(|| Problem::not_found("gateway"))?;
+    Err(Problem::new(
+        Code::ResyncUnsupported,
+        format!(
+            "The protocol of this gateway has no message that requests a resync. To send its events again, replay a part of its log: POST /gateways/{id}/replay."
+        ),
+    ))
+}
+
+/// Purge an event's payload.
+///
+/// The event, its sequences and the history of its deliveries stay; the content is removed, also
+/// from rejected rows of the inbox. Pending deliveries become dead letters with the reason `purged`.
+/// The event can't be redriven any more. A repeat of the event is still recognised.
+#[utoipa::path(
+    delete, path = "/events/{id}/payload", tag = "events", operation_id = "purgePayload",
+    params(("id" = EventId, Path, description = "The event.")),
+    request_body = PurgeRequest,
+    responses(
+        (status = 200, description = "It is purged.", body = PurgeAnswer),
+        Problems<(Scoped, Missing, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn purge(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<EventId>,
+    _: Query<()>,
+    extract::Json(request): extract::Json<PurgeRequest>,
+) -> Answer<Json<PurgeAnswer>> {
+    let PurgeRequest { reason, dry_run } = request;
+    let reason = reason_of(&reason)?;
+    let done = app.store.purge_event(&actor, &id, &reason, dry_run).await?;
+    if done.changed && !dry_run {
+        app.dispatcher.log_given_up(&done.given_up, Reason::Purged, "the payload was purged");
+    }
+    Ok(Json(PurgeAnswer {
+        changed: done.changed,
+        dry_run,
+        event_id: id,
+        purged: done.purge.into(),
+        given_up: done.given_up.len(),
+    }))
+}
+
+/// A reason as it is recorded: without control and format characters, which could change how the
+/// text around it is displayed.
+fn reason_of(text: &str) -> Answer<String> {
+    let reason = names::inert(text.trim());
+    if reason.is_empty() || reason.chars().count() > LONGEST_REASON {
+        return Err(Problem::invalid("reason", "must be 1 to 500 characters"));
+    }
+    Ok(reason)
+}
+
+impl From<store::Pause> for api::Pause {
+    fn from(pause: store::Pause) -> Self {
+        let store::Pause { at, by, reason } = pause;
+        Self { at, by, reason }
+    }
+}
+
+impl From<store::Purge> for api::Purge {
+    fn from(purge: store::Purge) -> Self {
+        let store::Purge { at, by, reason } = purge;
+        Self { at, by, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_bounded_and_inert() {
+        assert_eq!(reason_of(" upgrade ").unwrap(), "upgrade");
+        assert_eq!(reason_of("a\u{1b}[31mb\u{202e}c\nd").unwrap(), "a\u{fffd}[31mb\u{fffd}c d");
+        assert!(reason_of(&"é".repeat(500)).is_ok());
+        for bad in ["", " \n", &"x".repeat(501)] {
+            assert_eq!(reason_of(bad).unwrap_err().status().as_u16(), 422, "{bad:?}");
+        }
+    }
+}

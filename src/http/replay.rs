@@ -1,0 +1,107 @@
+//! `POST /gateways/{id}/replay`: part of a gateway's log is appended again.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::App;
+use super::auth::Admin;
+use super::extract::{self, Path};
+use super::openapi::{Append, Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::problem::{Answer, Problem};
+use super::query::Query;
+use crate::api::{ReplayRequest, Replayed};
+use crate::clock::{TimeWindow, Timestamp};
+use crate::event::{GatewayId, JobId, Sequence};
+use crate::store::ReplaySelection;
+
+/// Replay part of a gateway's log.
+///
+/// Appends the events of a range of sequences, or of a time window, again, delivered ones included:
+/// for a gateway that was rebuilt. The order, the event ids and the correlation ids stay the same,
+/// the sequences are new. The range is fixed when the replay is requested. An event that occurs
+/// several times in the range is appended once, at its last place. Unless the range ends at the head
+/// of the log, older events follow newer ones. A disabled gateway gets them when it is enabled. At
+/// most 500 sequences are replayed at once; more become a job.
+#[utoipa::path(
+    post, path = "/gateways/{id}/replay", tag = "gateways", operation_id = "replayGateway",
+    params(("id" = GatewayId, Path, description = "The gateway.")),
+    request_body(
+        content = ReplayRequest,
+        examples(
+            ("everything" = (summary = "The whole log", value = json!({"fromSequence": 1}))),
+            ("range" = (summary = "A range", value = json!({"fromSequence": 120, "toSequence": 180}))),
+            ("window" = (summary = "What a window contains", value = json!({
+                "from": "2026-01-31T00:00:00+01:00", "dryRun": true,
+            }))),
+        ),
+    ),
+    responses(
+        (status = 200, description = "What was done, or would be.", body = Replayed),
+        (status = 202, description = "A job replays it.", body = Replayed),
+        Problems<(Scoped, Missing, Body, Taken, Write, Append, Long)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn replay(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<GatewayId>,
+    _: Query<()>,
+    extract::Json(asked): extract::Json<ReplayRequest>,
+) -> Answer<(StatusCode, Json<Replayed>)> {
+    let selection = selection(&asked)?;
+    let gateway = app.store.gateway(actor.organisation, id).await?;
+    let head = gateway.ok_or_else(|| Problem::not_found("gateway"))?.head;
+    if let ReplaySelection::Range(first, last) = selection {
+        for (field, sequence) in [("fromSequence", Some(first)), ("toSequence", last)] {
+            if sequence.is_some_and(|sequence| sequence > head) {
+                let why = format!("is beyond the head of the log, {head}");
+                return Err(Problem::invalid(field, why));
+            }
+        }
+    }
+    let done = app.store.replay(&actor, JobId::new(), id, selection, asked.dry_run).await?;
+    let status = if done.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let replayed = Replayed {
+        gateway_id: id,
+        from_sequence: done.range.map(|range| range.first),
+        to_sequence: done.range.map(|range| range.last),
+        replayed: done.counts.appended,
+        repeated: done.counts.repeated,
+        expired: done.counts.expired,
+        event_removed: done.counts.event_removed,
+        payload_purged: done.counts.payload_purged,
+        first_new_sequence: done.appended.map(|range| range.first),
+        last_new_sequence: done.appended.map(|range| range.last),
+        job: done.job.map(Into::into),
+    };
+    Ok((status, Json(replayed)))
+}
+
+fn selection(asked: &ReplayRequest) -> Answer<ReplaySelection> {
+    match (asked.from_sequence, asked.to_sequence, asked.from, asked.to) {
+        (Some(first), last, None, None) => {
+            for (field, sequence) in [("fromSequence", Some(first)), ("toSequence", last)] {
+                if sequence.is_some_and(|it| !(1..=Sequence::MAX.0).contains(&it.0)) {
+                    return Err(Problem::invalid(field, "must be 1 to 9007199254740991"));
+                }
+            }
+            if last.is_some_and(|last| last < first) {
+                let why = format!("must not be below fromSequence, {first}");
+                return Err(Problem::invalid("toSequence", why));
+            }
+            Ok(ReplaySelection::Range(first, last))
+        }
+        (None, None, Some(from), to) => {
+            let window = TimeWindow::new(from, to.unwrap_or_else(Timestamp::now))?;
+            Ok(ReplaySelection::Window(window))
+        }
+        _ => Err(Problem::invalid(
+            "body",
+            "give fromSequence, with or without toSequence, or from, with or without to",
+        )),
+    }
+}

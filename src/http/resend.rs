@@ -1,0 +1,74 @@
+//! `POST /events/{id}/resend`: an existing event is appended for further gateways.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::App;
+use super::auth::Admin;
+use super::extract::{self, Path};
+use super::openapi::{Append, Body, Missing, Problems, Resending, Scoped, Taken, Write};
+use super::problem::Answer;
+use super::query::Query;
+use crate::api::{AcceptedDelivery, Object, ResendRequest, Resent, ResentDelivery, Warning};
+use crate::event::EventId;
+use crate::ingest;
+
+/// Resend an event to further gateways.
+///
+/// Appends the event, with the same id and correlation id, to the logs of gateways that it was not
+/// published for: for a label that was mistyped, or a gateway that was registered later. Gateways
+/// that have it in their log are left out unless `force` is set, so a repeated request does nothing.
+/// It was valid when it was published, and is not validated again. A disabled gateway gets it when
+/// it is enabled. An event that has expired is refused with 409.
+#[utoipa::path(
+    post, path = "/events/{id}/resend", tag = "events", operation_id = "resendEvent",
+    params(("id" = EventId, Path, description = "The event.")),
+    request_body(
+        content = ResendRequest,
+        examples(
+            ("gateways" = (summary = "To one gateway", value = json!({
+                "gatewayIds": ["01890a5d-ac96-774b-bcce-b302099a8057"],
+            }))),
+            ("labels" = (summary = "To gateways with a label", value = json!({
+                "target": {"labels": {"env": "prod"}}, "dryRun": true,
+            }))),
+        ),
+    ),
+    responses(
+        (status = 200, description = "What was done, or would be.", body = Resent),
+        Problems<(Scoped, Missing, Body, Taken, Write, Append, Resending)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn resend(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<EventId>,
+    _: Query<()>,
+    extract::Json(asked): extract::Json<ResendRequest>,
+) -> Answer<Json<Resent>> {
+    let selected = asked.target.map(|Object(target)| target);
+    let target = ingest::target(asked.gateway_ids, selected)?;
+    let resent = app.store.resend(&actor, &id, target, asked.force, asked.dry_run).await??;
+    let mut warnings = Vec::new();
+    if resent.deliveries.is_empty() && resent.present.is_empty() {
+        warnings.push(Warning {
+            code: Warning::NO_GATEWAYS_MATCHED.to_owned(),
+            message: "No gateway matched the target: the event was not resent.".to_owned(),
+        });
+    }
+    let appended = resent.deliveries.into_iter();
+    let present = resent.present.into_iter();
+    Ok(Json(Resent {
+        id,
+        deliveries: appended
+            .map(|(gateway_id, sequence)| ResentDelivery { gateway_id, sequence })
+            .collect(),
+        already_in_log: present
+            .map(|it| AcceptedDelivery { gateway_id: it.gateway_id, sequence: it.sequence })
+            .collect(),
+        warnings,
+    }))
+}

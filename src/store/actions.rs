@@ -1,0 +1,153 @@
+//! Corrective actions of admins on one gateway or one event: pause and resume, skip, purge.
+//!
+//! Each is idempotent: a repeat changes nothing, is not audited again, and says so. Each raises the
+//! revision of the logs concerned, so that connections on all nodes read again what they are to
+//! send ([`Control`]). With `dry_run`, an action checks the same conditions and changes nothing.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::{Actor, Gateway, Result, UndeliveredRange};
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, GatewayKey, Sequence};
+use crate::wake::Control;
+
+/// Operations that correct what a gateway is sent.
+#[async_trait]
+pub trait Actions: Send + Sync + 'static {
+    /// Pauses a gateway: it stays connected, and nothing more is sent to it. One that is paused
+    /// stays as it is, with its first reason.
+    async fn pause_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        reason: Option<&str>,
+        dry_run: bool,
+    ) -> Result<PauseChange>;
+    /// Resumes a paused gateway.
+    async fn resume_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        dry_run: bool,
+    ) -> Result<PauseChange>;
+    /// Gives up a pending delivery: it becomes a dead letter with the reason `skipped`. `NotFound`
+    /// if there is no such sequence, `Conflict` if it is not pending.
+    async fn skip_delivery(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        sequence: Sequence,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Skipped>;
+    /// Removes an event's payload from wherever it is stored. Pending deliveries become dead
+    /// letters with the reason `purged`. The digest stays, so that a repeat is recognised.
+    async fn purge_event(
+        &self,
+        actor: &Actor,
+        id: &EventId,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Purged>;
+    /// How the logs are delivered whose delivery was changed at this time or later, on any node;
+    /// all that were ever changed with `None`.
+    async fn stream_changes(&self, since: Option<Timestamp>) -> Result<StreamChanges>;
+}
+
+/// The pause of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it was paused.
+    pub at: Timestamp,
+    /// The name of the principal that paused it.
+    pub by: String,
+    /// Why, if that was said.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "paused by {}", self.by)?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The result of a pause or a resume.
+#[derive(Clone, Debug)]
+pub struct PauseChange {
+    /// Whether it changed something or, in a dry run, would change something.
+    pub changed: bool,
+    /// The gateway; in a dry run, as it was before.
+    pub gateway: Gateway,
+    /// The new state of its log; `None` if nothing was changed.
+    pub control: Option<Control>,
+}
+
+/// The result of a skip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The key by which the store refers to the gateway.
+    pub key: GatewayKey,
+    /// Whether it changed something or, in a dry run, would change something.
+    pub changed: bool,
+    /// The delivery.
+    pub delivery: UndeliveredRange,
+    /// The new state of the gateway's log; `None` if nothing was changed.
+    pub control: Option<Control>,
+}
+
+/// The purge of an event's payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purge {
+    /// When it was purged.
+    pub at: Timestamp,
+    /// The name of the principal that purged it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The result of a purge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purged {
+    /// Whether it changed something or, in a dry run, would change something.
+    pub changed: bool,
+    /// The purge on record; in a dry run, the one that would be recorded.
+    pub purge: Purge,
+    /// The deliveries that were given up or, in a dry run, would be.
+    pub given_up: Vec<UndeliveredRange>,
+    /// The new states of the logs concerned.
+    pub controls: Vec<(GatewayKey, Control)>,
+}
+
+/// Recent changes to the delivery of logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamChanges {
+    /// The database's time when they were read.
+    pub as_of: Timestamp,
+    /// The newest state of each log.
+    pub changed: Vec<(GatewayKey, Control)>,
+}
+
+impl Purge {
+    /// From the columns of an event; `None` if it was not purged.
+    pub fn stored(
+        at: Option<Timestamp>,
+        by: Option<String>,
+        reason: Option<String>,
+    ) -> Option<Self> {
+        at.map(|at| Self { at, by: by.unwrap_or_default(), reason: reason.unwrap_or_default() })
+    }
+}
+
+impl Skipped {
+    /// What the ledger says about an attempt at a skipped delivery.
+    pub fn detail(by: &str, reason: &str) -> String {
+        format!("skipped by {by}: {reason}")
+    }
+}

@@ -1,0 +1,47 @@
+//! Rollouts.
+
+use super::super::sql::dialect::RolloutStatements;
+use super::{Connection, query_as};
+use crate::event::{EventId, GatewayId, Reason, Sequence};
+use crate::store::Result;
+use crate::store::rollout::RolloutRow;
+
+impl RolloutStatements for Connection {
+    async fn rollout_rows(&mut self, events: &[i64], limit: i64) -> Result<Vec<RolloutRow>> {
+        Ok(query_as!(
+            RolloutRow,
+            r#"
+            with deliveries as materialized (
+                (select event, gateway, sequence from outbox where event = any($1) limit $2)
+                union all
+                (select event, gateway, sequence from trimmed where event = any($1) limit $2)
+                limit $2
+            )
+            select e.id as "event_id!: EventId", g.id as "gateway_id!: GatewayId",
+                g.name as "gateway_name!: String", d.sequence as "sequence!: Sequence",
+                d.sequence <= coalesce(
+                    (select received from cursors c where c.gateway = d.gateway and c.instance = ''),
+                    (select max(received) from cursors c where c.gateway = d.gateway), 0
+                ) as "is_confirmed!: bool",
+                (select case when l.last_sequence >= d.sequence then l.reason end from dead_letters l
+                 where l.gateway = d.gateway and l.first_sequence <= d.sequence
+                 order by l.first_sequence desc limit 1) as "dead?: Reason",
+                exists (
+                    select 1 from attempts a
+                    where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome = 'applied'
+                ) as "is_applied!: bool",
+                exists (
+                    select 1 from connections n where n.gateway = d.gateway and n.closed_at is null
+                ) as "is_connected!: bool"
+            from deliveries d
+            join events e on e.event = d.event
+            join gateways g on g.gateway = d.gateway
+            order by d.event, g.name, d.sequence
+            "#,
+            events,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+}

@@ -1,0 +1,182 @@
+//! Corrective actions on one gateway or one event. Each locks the streams that it changes before it
+//! reads what it decides by.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::Backend;
+use super::access::Access as _;
+use super::dialect::{Connection, NodeStatements, query};
+use super::gateways::live_key;
+use crate::clock::Timestamp;
+use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::store::{
+    Actions, Actor, Gateway, PauseChange, Purged, Result, Skipped, StoreError, StreamChanges,
+};
+use crate::wake::Control;
+
+mod pause;
+mod purge;
+mod skip;
+
+#[async_trait]
+impl Actions for Backend {
+    async fn pause_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        reason: Option<&str>,
+        dry_run: bool,
+    ) -> Result<PauseChange> {
+        let (wake, by, reason) = (self.wake.clone(), actor.clone(), reason.map(str::to_owned));
+        self.audited_tx_then(
+            actor,
+            move |conn, now| {
+                Box::pin(async move {
+                    pause::pause(conn, now, &by, id, reason.as_deref(), dry_run).await
+                })
+            },
+            move |done: &PauseChange| {
+                if let Some(control) = done.control {
+                    wake.changed(done.gateway.key, control);
+                }
+            },
+        )
+        .await
+    }
+
+    async fn resume_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        dry_run: bool,
+    ) -> Result<PauseChange> {
+        let (wake, organisation) = (self.wake.clone(), actor.organisation);
+        self.audited_tx_then(
+            actor,
+            move |conn, now| Box::pin(pause::resume(conn, now, organisation, id, dry_run)),
+            move |done: &PauseChange| {
+                if let Some(control) = done.control {
+                    wake.changed(done.gateway.key, control);
+                    // While it was paused, nothing was recorded as `not_connected`.
+                    wake.request_sweep(done.gateway.key);
+                }
+            },
+        )
+        .await
+    }
+
+    async fn skip_delivery(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        sequence: Sequence,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Skipped> {
+        let (wake, node) = (self.wake.clone(), self.node);
+        let (by, reason) = (actor.clone(), reason.to_owned());
+        self.audited_tx_then(
+            actor,
+            move |conn, now| {
+                Box::pin(async move {
+                    skip::skip(conn, now, node, &by, (id, sequence), &reason, dry_run).await
+                })
+            },
+            move |done: &Skipped| {
+                if let Some(control) = done.control {
+                    wake.changed(done.key, control);
+                }
+            },
+        )
+        .await
+    }
+
+    async fn purge_event(
+        &self,
+        actor: &Actor,
+        id: &EventId,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Purged> {
+        let (wake, node) = (self.wake.clone(), self.node);
+        let (by, id, reason) = (actor.clone(), id.clone(), reason.to_owned());
+        let purged = self
+            .audited_tx_then(
+                actor,
+                move |conn, now| {
+                    Box::pin(async move {
+                        purge::purge(conn, now, node, &by, &id, &reason, dry_run).await
+                    })
+                },
+                move |done: &Purged| {
+                    for (gateway, control) in &done.controls {
+                        wake.changed(*gateway, *control);
+                    }
+                },
+            )
+            .await?;
+        if purged.changed && !dry_run {
+            self.erase_remains();
+        }
+        Ok(purged)
+    }
+
+    async fn stream_changes(&self, since: Option<Timestamp>) -> Result<StreamChanges> {
+        // Urgent, so that a pause takes effect within a second.
+        self.urgent_tx(move |conn, now| Box::pin(changes(conn, now, since))).await
+    }
+}
+
+async fn changes(
+    conn: &mut Connection,
+    now: Timestamp,
+    since: Option<Timestamp>,
+) -> Result<StreamChanges> {
+    let since = since.unwrap_or_default();
+    let rows = query!(
+        r#"
+        select s.gateway as "gateway!: GatewayKey", s.revision as "revision!: i64",
+            (g.paused_at is not null) as "is_paused!: bool"
+        from streams s join gateways g using (gateway)
+        where s.revised_at >= $1
+        "#,
+        since as _
+    )
+    .fetch_all(conn)
+    .await?;
+    let control = |revision, is_paused| Control { revision, is_paused };
+    let changed = rows.into_iter().map(|it| (it.gateway, control(it.revision, it.is_paused)));
+    Ok(StreamChanges { as_of: now, changed: changed.collect() })
+}
+
+/// A gateway that is not deleted, with its stream locked.
+async fn locked(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    id: GatewayId,
+) -> Result<Gateway> {
+    let key = live_key(conn, organisation, id).await?;
+    conn.lock_streams(&BTreeSet::from([key])).await?;
+    // Another node may have deleted it before the stream was locked.
+    let gateway = super::gateways::gateway(conn, organisation, id).await?;
+    gateway.ok_or(StoreError::NotFound("gateway"))
+}
+
+/// Raises the revision of a stream, which is locked.
+async fn revise(conn: &mut Connection, now: Timestamp, gateway: GatewayKey) -> Result<Control> {
+    let row = query!(
+        r#"
+        update streams set revision = revision + 1, revised_at = $2 where gateway = $1
+        returning revision as "revision!: i64", (
+            select (g.paused_at is not null) from gateways g where g.gateway = streams.gateway
+        ) as "is_paused!: bool"
+        "#,
+        gateway.0,
+        now as _
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Control { revision: row.revision, is_paused: row.is_paused })
+}

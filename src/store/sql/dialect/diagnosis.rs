@@ -1,0 +1,29 @@
+//! Evidence for a diagnosis.
+
+use crate::clock::Timestamp;
+use crate::event::{GatewayKey, OrganisationKey};
+use crate::store::{LabelTarget, ReasonTally, Result};
+
+/// Evidence for a diagnosis.
+pub(crate) trait DiagnosisStatements {
+    /// The newest `limit` failed attempts of a gateway by reason, the last one first.
+    async fn failures_by_reason(
+        &mut self,
+        gateway: GatewayKey,
+        limit: i64,
+    ) -> Result<Vec<ReasonTally>>;
+    /// The newest `limit` ranges of a gateway's open dead letters by reason, the last one first.
+    async fn dead_letters_by_reason(
+        &mut self,
+        gateway: GatewayKey,
+        limit: i64,
+    ) -> Result<Vec<ReasonTally>>;
+    /// The newest `limit` events with a target of labels since an instant, newest first, with their
+    /// keys.
+    async fn label_targets(
+        &mut self,
+        organisation: OrganisationKey,
+        since: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<(i64, LabelTarget)>>;
+}

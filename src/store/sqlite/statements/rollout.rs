@@ -1,0 +1,50 @@
+//! Rollouts.
+
+use super::super::sql::dialect::RolloutStatements;
+use super::{Connection, json, query_as};
+use crate::event::{EventId, GatewayId, Reason, Sequence};
+use crate::store::Result;
+use crate::store::rollout::RolloutRow;
+
+impl RolloutStatements for Connection {
+    async fn rollout_rows(&mut self, events: &[i64], limit: i64) -> Result<Vec<RolloutRow>> {
+        let events = json(events)?;
+        Ok(query_as!(
+            RolloutRow,
+            r#"
+            with deliveries as materialized (
+                select o.event, o.gateway, o.sequence from json_each($1) k
+                cross join outbox o indexed by outbox_by_event on o.event = k.value
+                union all
+                select t.event, t.gateway, t.sequence from json_each($1) k
+                cross join trimmed t indexed by trimmed_by_event on t.event = k.value
+                limit $2
+            )
+            select e.id as "event_id!: EventId", g.id as "gateway_id!: GatewayId",
+                g.name as "gateway_name!: String", d.sequence as "sequence!: Sequence",
+                d.sequence <= coalesce(
+                    (select received from cursors c where c.gateway = d.gateway and c.instance = ''),
+                    (select max(received) from cursors c where c.gateway = d.gateway), 0
+                ) as "is_confirmed!: bool",
+                (select case when l.last_sequence >= d.sequence then l.reason end from dead_letters l
+                 where l.gateway = d.gateway and l.first_sequence <= d.sequence
+                 order by l.first_sequence desc limit 1) as "dead?: Reason",
+                exists (
+                    select 1 from attempts a indexed by attempts_by_sequence
+                    where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome = 'applied'
+                ) as "is_applied!: bool",
+                exists (
+                    select 1 from connections n where n.gateway = d.gateway and n.closed_at is null
+                ) as "is_connected!: bool"
+            from deliveries d
+            cross join events e on e.event = d.event
+            cross join gateways g on g.gateway = d.gateway
+            order by d.event, g.name, d.sequence
+            "#,
+            events,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+}
