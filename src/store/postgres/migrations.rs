@@ -14,12 +14,9 @@ use super::Options;
 use super::connect::{self, BEGIN_MIGRATING};
 use super::errors::OpenError;
 use super::servers::Access;
-use super::statements::LOCK_SPACE;
+use super::statements::{LOCK_SPACE, locks};
 use crate::backoff::Backoff;
 use crate::store::schema::{self, Applied};
-
-/// The advisory lock of migrations.
-const MIGRATING: i32 = 4;
 
 /// How long the first attempt waits for each table. Below the server's default
 /// `deadlock_timeout` of 1 s, so that of a migration and a node that wait for each other the
@@ -83,7 +80,7 @@ async fn attempt(
     wait: Duration,
 ) -> Result<Option<sqlx::Error>, OpenError> {
     let mut transaction = conn.begin_with(BEGIN_MIGRATING).await?;
-    let lock = format!("select pg_advisory_xact_lock({LOCK_SPACE}, {MIGRATING})");
+    let lock = format!("select pg_advisory_xact_lock({LOCK_SPACE}, {})", locks::MIGRATING);
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
     let applied = applied(&mut transaction).await?;
     if !schema::pending(&MIGRATOR, &applied)?.is_empty() {

@@ -42,8 +42,26 @@ macro_rules! query_scalar {
 }
 pub(crate) use {query, query_as, query_scalar};
 
-/// Distinguishes these advisory locks from those of other programs in the same database.
+/// The first number of all advisory locks, which distinguishes them from those of other programs in
+/// the same database.
 pub(super) const LOCK_SPACE: i32 = 0x6765_7673;
+
+/// The second number of each advisory lock. All are held until a transaction ends.
+pub(super) mod locks {
+    /// Deleting what exceeds the retention limits.
+    pub(super) const RETENTION: i32 = 1;
+    /// Closing the connections of dead nodes.
+    pub(super) const REAPING: i32 = 2;
+    /// Draining the inbox.
+    pub(super) const DRAIN: i32 = 3;
+    /// Migrations.
+    pub(in super::super) const MIGRATING: i32 = 4;
+    /// Storing a job.
+    pub(super) const NEW_JOBS: i32 = 5;
+    /// Recording expired deliveries as failed. Not 3, which it was before: nodes that used it found
+    /// nothing to do while an inbox was drained.
+    pub(super) const EXPIRY: i32 = 6;
+}
 
 /// Gateway keys as an array.
 fn keys<'a>(gateways: impl IntoIterator<Item = &'a GatewayKey>) -> Vec<i64> {

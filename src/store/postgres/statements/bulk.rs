@@ -2,17 +2,16 @@
 
 use super::super::sql::dialect::BulkStatements;
 use super::super::sql::dialect::bulk::{LockedJob, ReplayRow};
-use super::{Connection, LOCK_SPACE, query, query_as};
+use super::{Connection, LOCK_SPACE, locks, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
 use crate::store::Result;
 
-/// The advisory lock of transactions that store a job.
-const NEW_JOBS: i32 = 5;
-
 impl BulkStatements for Connection {
     async fn lock_new_jobs(&mut self) -> Result<()> {
-        query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, NEW_JOBS).execute(self).await?;
+        query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, locks::NEW_JOBS)
+            .execute(self)
+            .await?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use super::super::sql::dialect::InboxStatements;
 use super::super::sql::dialect::inbox::{RowSize, UndrainedRow};
-use super::{Connection, LOCK_SPACE, column, query, query_as, query_scalar};
+use super::{Connection, LOCK_SPACE, column, locks, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{
@@ -13,13 +13,12 @@ use crate::store::{
 
 type Content = std::result::Result<InboxContent, Unreadable>;
 
-/// The advisory lock of the drain, held until its transaction ends.
-const DRAIN: i32 = 3;
-
 impl InboxStatements for Connection {
     /// A statement of its own, so that the next one sees what other nodes have committed.
     async fn lock_inbox(&mut self) -> Result<()> {
-        query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, DRAIN).execute(self).await?;
+        query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, locks::DRAIN)
+            .execute(self)
+            .await?;
         Ok(())
     }
 
@@ -92,7 +91,7 @@ impl InboxStatements for Connection {
             "#,
             limit,
             i64::from(LOCK_SPACE),
-            i64::from(DRAIN)
+            i64::from(locks::DRAIN)
         )
         .fetch_all(self)
         .await?)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::sql::dialect::NodeStatements;
 use super::super::sql::dialect::nodes::{ExclusiveTask, OrphanedConnection};
 use super::super::sql::nodes::ORPHANS_PER_BATCH;
-use super::{Connection, LOCK_SPACE, keys, query, query_as, query_scalar};
+use super::{Connection, LOCK_SPACE, keys, locks, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
@@ -61,9 +61,9 @@ impl NodeStatements for Connection {
 
     async fn try_lock_task(&mut self, chore: ExclusiveTask) -> Result<bool> {
         let chore = match chore {
-            ExclusiveTask::Retention => 1,
-            ExclusiveTask::Reaping => 2,
-            ExclusiveTask::Expiry => 3,
+            ExclusiveTask::Retention => locks::RETENTION,
+            ExclusiveTask::Reaping => locks::REAPING,
+            ExclusiveTask::Expiry => locks::EXPIRY,
         };
         Ok(query_scalar!(
             r#"select pg_try_advisory_xact_lock($1, $2) as "taken!: bool""#,
