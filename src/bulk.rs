@@ -27,6 +27,12 @@ const SHARED: Duration = Duration::from_secs(5);
 const ALONE: Duration = Duration::from_mins(1);
 /// A chunk that failed this often in a row, with an error that a retry does not cure, ends its job.
 const MOST_FAILURES: u32 = 5;
+/// Likewise with any other error while the database answers otherwise, such as a statement that is
+/// always cancelled because it takes too long: after about an hour and a half.
+const MOST_INTERRUPTIONS: u32 = 100;
+/// The pauses after failures of a job's chunk.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_mins(1);
 
 /// Starts the worker.
 pub fn start(store: Arc<dyn Bulk>, wake: Wake, is_shared: bool, jobs: &Supervisor) {
@@ -38,11 +44,26 @@ pub fn start(store: Arc<dyn Bulk>, wake: Wake, is_shared: bool, jobs: &Superviso
 struct Worker {
     store: Arc<dyn Bulk>,
     wake: Wake,
-    /// Failures of a job's chunk in a row.
-    failures: HashMap<JobId, u32>,
+    failures: HashMap<JobId, Failures>,
+}
+
+/// Failures of a job's chunk in a row.
+#[derive(Clone, Copy)]
+struct Failures {
+    /// With an error that a retry does not cure.
+    refused: u32,
+    /// With any other error.
+    interrupted: u32,
+    /// When the chunk is tried again.
+    retry_at: Instant,
 }
 
 impl Worker {
+    /// Whether all of these have failed.
+    fn all_wait(&self, jobs: &[&BulkJob]) -> bool {
+        jobs.iter().all(|job| self.failures.contains_key(&job.id))
+    }
+
     /// Works on one chunk of a job.
     async fn work(&mut self, job: &BulkJob) -> Result<()> {
         let error = match self.store.work_on_bulk_job(job).await {
@@ -61,19 +82,34 @@ impl Worker {
             }
             Err(error) => error,
         };
-        // Anything else passes, and so does a lack of connections or of room.
-        if !matches!(error, StoreError::StatementFailed(_) | StoreError::Corrupt(_)) {
-            return Err(error);
+        let mut failures =
+            self.failures.get(&job.id).copied().unwrap_or_else(|| Failures::new(Instant::now()));
+        if matches!(error, StoreError::StatementFailed(_) | StoreError::Corrupt(_)) {
+            failures.refused += 1;
+        } else {
+            failures.interrupted += 1;
         }
-        let failures = self.failures.entry(job.id).or_default();
-        *failures += 1;
-        if *failures < MOST_FAILURES {
+        if failures.refused < MOST_FAILURES && failures.interrupted < MOST_INTERRUPTIONS {
+            failures.retry_at = Instant::now() + failures.pause();
+            tracing::warn!(job = %job.id, %error, "a chunk of a job failed and is tried again");
+            self.failures.insert(job.id, failures);
             return Err(error);
         }
         self.failures.remove(&job.id);
         tracing::warn!(job = %job.id, kind = job.task.kind(), %error, "a job failed");
         let why = "the database refused a chunk repeatedly; the service's log has the reason";
         self.store.fail_bulk_job(job, why).await
+    }
+}
+
+impl Failures {
+    const fn new(now: Instant) -> Self {
+        Self { refused: 0, interrupted: 0, retry_at: now }
+    }
+
+    fn pause(self) -> Duration {
+        let doublings = (self.refused + self.interrupted).saturating_sub(1).min(16);
+        FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY)
     }
 }
 
@@ -93,15 +129,21 @@ impl Job for Worker {
             return Ok(Next::Wait);
         }
         let begun = Instant::now();
+        // A failing job waits for its own retry, and delays no other.
+        let waits =
+            |job: &BulkJob| self.failures.get(&job.id).is_some_and(|it| it.retry_at > begun);
+        let (waiting, due): (Vec<_>, Vec<_>) = workable.jobs.iter().partition(|job| waits(job));
         let mut failed = None;
-        for job in &workable.jobs {
+        for job in &due {
             if let Err(error) = self.work(job).await {
                 failed = failed.or(Some(error));
             }
         }
         match failed {
-            Some(error) => Err(error),
-            None => Ok(Next::After((begun.elapsed() * SHARE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))),
+            // All that could be tried have failed: the database may be unavailable.
+            Some(error) if self.all_wait(&due) => Err(error),
+            _ if due.is_empty() && !waiting.is_empty() => Ok(Next::After(LONGEST_PAUSE)),
+            _ => Ok(Next::After((begun.elapsed() * SHARE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))),
         }
     }
 }

@@ -6,3 +6,6 @@
 -- looks for deliveries without an event.
 lock table events, outbox in access exclusive mode;
 alter table outbox drop constraint outbox_event_fkey;
+
+-- Nodes without these locks must not go on.
+update schema_compatibility set oldest = 22;

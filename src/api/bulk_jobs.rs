@@ -68,7 +68,7 @@ impl JobKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// It is worked on.
+    /// A node is working on it, or will continue it.
     Running,
     /// It is complete.
     Done,

@@ -74,7 +74,7 @@ pub struct GatewayDiagnosis {
     pub missed: Evidence<MissedTarget>,
 }
 
-/// What a gateway was from one change to the next.
+/// The name, labels and state of a gateway between two changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayChangeRecord {

@@ -186,7 +186,7 @@ pub enum ConnectionChange {
     Closed,
 }
 
-/// Messages are missing from the feed. Nothing else is: `lists` says where to read what happened.
+/// Messages are missing from the feed. `lists` names the lists that contain them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeedGap {

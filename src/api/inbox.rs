@@ -239,7 +239,7 @@ pub struct RejectedRowChange {
     pub dry_run: bool,
 }
 
-/// What became of an edited row.
+/// The result of an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EditedRow {

@@ -170,7 +170,7 @@ impl Set {
         {
             if let Some(given) = given {
                 let path = std::path::absolute(&given)
-                    .with_context(|| format!("{} is no path", given.display()))?;
+                    .with_context(|| format!("{} is not a valid path", given.display()))?;
                 anyhow::ensure!(path.is_file(), "there is no file {}", path.display());
                 *kept = Some(path);
             }

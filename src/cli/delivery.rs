@@ -151,7 +151,7 @@ async fn confirm(
     let would = api.redrive(&dry_run).await?;
     match would.total {
         Some(total) if would.more => confirmation
-            .require(format_args!("{total} dead letters will be appended again."), "Go on?"),
+            .require(format_args!("{total} dead letters will be appended again."), "Append them?"),
         _ => Ok(()),
     }
 }
@@ -268,7 +268,7 @@ fn redriven(done: &Redriven, names: &Names, is_dry_run: bool) -> String {
             optional(delivery.new_sequence),
         ]
     });
-    let nothing = "no dead letter matches";
+    let nothing = "nothing to append";
     let mut lines = vec![table(["gateway", "event", "sequence", "new sequence"], rows, nothing)];
     match (done.redriven.len(), is_dry_run) {
         (0, _) => {}

@@ -191,8 +191,7 @@ async fn service(report: &mut Report, api: &Api) {
             let client = env!("CARGO_PKG_VERSION");
             let verdict = if server == client { Verdict::Ok } else { Verdict::Warn };
             let found = format!("client {client}, service {server}");
-            let advice =
-                "use the same version: a newer service may have what this client does not know";
+            let advice = "use the same version: a newer service may have features that this client does not support";
             report.add("version", verdict, found, Some(advice));
         }
         None => report.fail(

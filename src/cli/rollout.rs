@@ -38,7 +38,7 @@ pub(crate) struct Rollout {
     /// Of all events with this correlation id
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
-    /// Of one event, by its id
+    /// Of one event, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
     #[command(flatten)]
@@ -78,6 +78,10 @@ impl WaitOptions {
 pub(crate) async fn run(rollout: Rollout) -> anyhow::Result<ExitCode> {
     let Rollout { correlation_id, event: event_id, wait, client } = rollout;
     let api = client.api()?;
+    let event_id = match event_id {
+        Some(id) => Some(super::reference::event_id(&id, &api).await?),
+        None => None,
+    };
     let query = RolloutQuery { correlation_id, event_id };
     if wait.level().is_none() {
         let rollout = api.rollout(&query, &WaitQuery::default()).await?;
@@ -246,13 +250,16 @@ fn outcome(rollout: &RolloutOfEvents, wait: WaitOptions) -> String {
     let there =
         if wait.level() == Some(WaitFor::Applied) { of.applied } else { of.applied + of.received };
     let needed = of.needed.unwrap_or(of.targets);
-    let what = format!("{level} by {there} of {} gateways, {needed} needed", of.targets);
+    let what = match rollout.events.len() {
+        0 | 1 => format!("{level} by {there} of {} gateways, {needed} needed", of.targets),
+        _ => format!("{there} of {} deliveries {level}, {needed} needed", of.targets),
+    };
     let verdict = match of.ended {
         Some(WaitEnd::Reached) => return format!("reached: {what}"),
         Some(WaitEnd::Unreachable) if of.targets == 0 => {
             "not reached: no gateway matched".to_owned()
         }
-        Some(WaitEnd::Unreachable) => format!("not reached, and not possible any more: {what}"),
+        Some(WaitEnd::Unreachable) => format!("not reached, and can't be reached any more: {what}"),
         _ => format!("not reached in time: {what}"),
     };
     let rows = missing(rollout, wait.level()).map(row);

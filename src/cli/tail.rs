@@ -185,7 +185,7 @@ fn missing(gap: &FeedGap) -> String {
     let window = gap.from.map(|from| format!(" --from {from}")).unwrap_or_default();
     let window = format!("{window} --to {}", gap.to);
     format!(
-        "gap: {why}; not shown is what happened{from} until {}:\n  gateway-events event list{window}\n  gateway-events delivery failed{window}\n  gateway-events gateway connections --all",
+        "gap: {why}; messages{from} until {} are missing; list them with:\n  gateway-events event list{window}\n  gateway-events delivery failed{window}\n  gateway-events gateway connections --all",
         time(gap.to),
     )
 }

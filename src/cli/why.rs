@@ -113,7 +113,9 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
         Some(closest) => format!("did you mean {closest:?}?"),
         None => "`gateway-events gateway list` shows all gateways, `gateway-events event list` the events".to_owned(),
     };
-    anyhow::bail!("no gateway and no event is named {what:?} or has an id that begins so; {advice}")
+    anyhow::bail!(
+        "no gateway is named {what:?}, and no id of a gateway or an event begins with it; {advice}"
+    )
 }
 
 /// Lines of a text, in sections.

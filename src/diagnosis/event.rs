@@ -204,7 +204,7 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
     for answer in missed.list.iter().filter(has_none) {
         let name = gateway_word(&answer.name, answer.id);
         steps.push(Step::new(
-            format!("{}. Send the event to it.", answer.in_words()),
+            format!("{}. If it needs the event, send it.", answer.in_words()),
             format!("event resend {id} --gateway {name}"),
         ));
     }
@@ -218,7 +218,7 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
             ),
             (DeliveryState::Failed, Some(Reason::GatewayDeleted)) => continue,
             (DeliveryState::Failed, _) => Step::new(
-                format!("It was given up at {} ({why}). Mend the cause, then append it again.", open.gateway_name),
+                format!("It was given up at {} ({why}). Fix the cause, then append it again.", open.gateway_name),
                 format!("delivery redrive --gateway {name} --event {id}"),
             ),
             _ => Step::new(

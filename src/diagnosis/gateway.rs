@@ -173,9 +173,12 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             steps.push(Step::new(why, format!("gateway enable {name}")));
         }
         VerdictState::Paused => {
-            let why =
-                "Its delivery is paused. Its events are kept; resume it, and it receives them.";
+            let why = "Its delivery is paused, and its events are kept. Resume it to deliver them.";
             steps.push(Step::new(why, format!("gateway resume {name}")));
+            if gateway.connected_since.is_none() && key_fault(evidence).is_none() {
+                let why = "It is not connected either. Start it, or look into its log.";
+                steps.push(Step::new(why, format!("gateway connections {name} --all")));
+            }
         }
         VerdictState::Failing if verdict.failures == 0 => {
             let why = "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and into the gateway's own log.";
@@ -191,7 +194,7 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
         steps.push(Step::new(why, format!("token create --gateway {name}")));
     } else if verdict.state == VerdictState::Away {
         let why = match verdict.reason.as_deref() {
-            Some("never_connected") | None => "It has never connected. Start it with its key, and check its address of this service.".to_owned(),
+            Some("never_connected") | None => "It has never connected. Start it with its key, and check that it is configured with this service's address.".to_owned(),
             Some(reason) => format!("Its last connection ended ({reason}), and it has not come back. Start the gateway, or look into its log; its events are kept and delivered when it connects."),
         };
         steps.push(Step::new(why, format!("gateway connections {name} --all")));
@@ -236,7 +239,7 @@ fn key_fault(evidence: &GatewayEvidence) -> Option<String> {
     let is_expiring = live.iter().all(|key| state(key) == KeyState::Expiring);
     let expires_at = live.iter().filter_map(|key| key.expires_at).max().filter(|_| is_expiring)?;
     Some(format!(
-        "Its last valid key expires at {}. Create a new one before, and configure the gateway with it.",
+        "Its last valid key expires at {}. Create a new one before then, and configure the gateway with it.",
         to_the_second(expires_at)
     ))
 }
@@ -271,7 +274,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         ),
         reason if reason.is_reported() => Step::new(
             format!(
-                "The gateway refused {deliveries} ({}), the last at {}. Mend the cause at the gateway, then append them again.",
+                "The gateway refused {deliveries} ({}), the last at {}. Fix the cause at the gateway, then append them again.",
                 reason_in_words(reason.as_str()),
                 to_the_second(tally.last_at)
             ),

@@ -17,7 +17,7 @@ const LATE: Duration = Duration::from_mins(1);
 /// The job that polls for changes of other nodes.
 pub(super) struct Poll {
     dispatcher: Arc<Dispatcher>,
-    /// Changes before this are known; `None` before the first poll.
+    /// Changes before this are known; `None` if there was no connection.
     since: Option<Timestamp>,
 }
 
@@ -36,8 +36,9 @@ impl Job for Poll {
             self.since = None;
             return Ok(Next::Wait);
         }
-        let StreamChanges { as_of, changed } =
-            self.dispatcher.store.stream_changes(self.since).await?;
+        let since = self.since.unwrap_or_else(|| Timestamp::now().minus(LATE));
+        let changes = self.dispatcher.store.stream_changes(Some(since)).await?;
+        let StreamChanges { as_of, changed } = changes;
         for (gateway, control) in changed {
             self.dispatcher.wake.changed(gateway, control);
         }

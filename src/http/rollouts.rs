@@ -212,6 +212,12 @@ pub(super) async fn of_events(
 
 /// Refuses a wait that has no meaning for these events.
 fn check(rollout: &store::Rollout, wait: Wait) -> Answer<()> {
+    if rollout.more {
+        return Err(Problem::invalid(
+            "wait",
+            "these are too many deliveries to wait for; wait for the events one by one",
+        ));
+    }
     let targets = rollout.targets.len();
     if let Quorum::Count(count) = wait.quorum
         && count > targets

@@ -351,16 +351,16 @@ async fn a_name_an_id_or_the_beginning_of_an_id_is_looked_up(on: On) {
     }
     service.run("why aaaa").await.failed(1, &["several ids begin", gateways[0], "two"]);
     service.run("why order").await.failed(1, &["several ids begin", "order-1", "order-2"]);
-    service.run("why on").await.failed(1, &["no gateway and no event"]);
+    service.run("why on").await.failed(1, &["no gateway is named"]);
     service.run("why thre").await.failed(1, &["did you mean \"three\"?"]);
     let missing = service.run("why 00000000-0000-0000-0000-000000000000").await;
-    missing.failed(1, &["no gateway and no event"]);
+    missing.failed(1, &["no gateway is named"]);
 
     // A deleted gateway is found by its id.
     admin.delete(&format!("/gateways/{}", gateways[1])).await.success();
     let deleted = service.run(&format!("why {}", gateways[1])).await;
     assert!(deleted.well().starts_with("two is deleted since "), "{deleted:?}");
-    service.run("why two").await.failed(1, &["no gateway and no event"]);
+    service.run("why two").await.failed(1, &["no gateway is named"]);
     for path in ["/gateways/00000000-0000-0000-0000-000000000000/diagnosis", "/events/no/diagnosis"]
     {
         admin.get(path).await.refusal(404, "not_found");

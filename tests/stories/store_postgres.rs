@@ -10,8 +10,9 @@ use gateway_events::store::postgres::{
     OpenError, Options, PostgresStore, migrate, pending_migrations, verify,
 };
 use gateway_events::store::{
-    Conflict, Credentials as _, DeliveryFilter, Health as _, Ledger as _, Maintenance as _,
-    NewToken, Record, RedriveSelection, RetentionLimits, SchemaError, Scope, StoreError, TrimMark,
+    Actions as _, Bulk as _, Conflict, Credentials as _, DeliveryFilter, DeliveryState,
+    Health as _, Ledger as _, Maintenance as _, NewToken, Record, RedriveSelection,
+    RetentionLimits, SchemaError, Scope, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 use sqlx::migrate::Migrator;
@@ -239,6 +240,39 @@ async fn a_redrive_of_an_event_that_retention_deletes_meanwhile_appends_nothing(
     assert_eq!(number(&database, "select head from streams").await, 1);
     assert_eq!(number(&database, "select count(*) from outbox").await, 0);
     store.close().await;
+}
+
+/// Whichever of the two is first, the event is not delivered to the other gateway.
+#[tokio::test]
+async fn a_purge_and_a_resend_of_the_same_event_take_turns() {
+    let database = Database::new();
+    let (store, other) = (open(&database).await.unwrap(), open(&database).await.unwrap());
+    let fixture = Fixture::of(store.as_ref()).await;
+    // The one that the event is resent to sorts before the one that has it.
+    let (second, first) = (fixture.gateway(&[]).await, fixture.gateway(&[]).await);
+    let actor = fixture.actor();
+    let mut outcomes = Vec::new();
+    for _ in 0..20 {
+        let event = conformance::event(Target::Gateways(vec![first.id]));
+        let id = event.event.id.clone();
+        fixture.publish(vec![event]).await;
+        let target = Target::Gateways(vec![second.id]);
+        let (purged, resent) = tokio::join!(
+            store.purge_event(&actor, &id, "leaked", false),
+            other.resend(&actor, &id, target, false, false),
+        );
+        assert!(purged.unwrap().changed);
+        let history = store.event_history(fixture.organisation, &id).await.unwrap().unwrap();
+        let states = history.deliveries.iter().map(|it| (it.state, it.reason));
+        let given_up = (DeliveryState::Failed, Some(Reason::Purged));
+        assert!(states.clone().all(|state| state == given_up), "{resent:?}: {states:?}");
+        outcomes.push(resent.is_ok());
+        assert_eq!(history.deliveries.len(), if resent.is_ok() { 2 } else { 1 });
+    }
+    let report = verify(&options(&database)).await.unwrap();
+    assert!(report.problems.is_empty(), "{outcomes:?}: {:?}", report.problems);
+    store.close().await;
+    other.close().await;
 }
 
 #[tokio::test]

@@ -61,6 +61,8 @@ pub(super) mod locks {
     /// Recording expired deliveries as failed. Not 3, which it was before: nodes that used it found
     /// nothing to do while an inbox was drained.
     pub(super) const EXPIRY: i32 = 6;
+    /// Purging and resending events.
+    pub(super) const EVENT_ACTIONS: i32 = 7;
 }
 
 /// Gateway keys as an array.

@@ -15,6 +15,13 @@ impl BulkStatements for Connection {
         Ok(())
     }
 
+    async fn lock_event_actions(&mut self) -> Result<()> {
+        query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, locks::EVENT_ACTIONS)
+            .execute(self)
+            .await?;
+        Ok(())
+    }
+
     /// Another node that works on the job need not be waited for.
     async fn lock_job(&mut self, job: i64) -> Result<Option<LockedJob>> {
         Ok(query_as!(

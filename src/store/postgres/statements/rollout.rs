@@ -12,9 +12,11 @@ impl RolloutStatements for Connection {
             RolloutRow,
             r#"
             with deliveries as materialized (
-                (select event, gateway, sequence from outbox where event = any($1) limit $2)
+                (select event, gateway, sequence from outbox where event = any($1)
+                 order by event, gateway, sequence limit $2)
                 union all
-                (select event, gateway, sequence from trimmed where event = any($1) limit $2)
+                (select event, gateway, sequence from trimmed where event = any($1)
+                 order by event, gateway, sequence limit $2)
                 limit $2
             )
             select e.id as "event_id!: EventId", g.id as "gateway_id!: GatewayId",

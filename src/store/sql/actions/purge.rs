@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::super::dialect::{Connection, LedgerStatements, NodeStatements, query, query_scalar};
+use super::super::dialect::{
+    BulkStatements, Connection, LedgerStatements, NodeStatements, query, query_scalar,
+};
 use super::super::ledger::logged::{Failed, named};
 use crate::clock::Timestamp;
 use crate::event::{
@@ -29,6 +31,9 @@ pub(super) async fn purge(
     reason: &str,
     dry_run: bool,
 ) -> Result<Audited<Purged>> {
+    if !dry_run {
+        conn.lock_event_actions().await?;
+    }
     let found = find(conn, actor.organisation, id).await?;
     let gateways = gateways(conn, found.event).await?;
     conn.lock_streams(&gateways).await?;

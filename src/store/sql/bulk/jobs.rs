@@ -173,7 +173,7 @@ pub(super) async fn one(
 pub(super) async fn workable(conn: &mut Connection, node: NodeId) -> Result<WorkableJobs> {
     let rows = rows!(
         r#"
-            where state = 'running' order by job limit $1
+            where state = 'running' order by updated_at, job limit $1
             "#,
         JOBS_IN_TURN
     )

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::dialect::log::Repeat;
-use super::super::dialect::{Connection, LogStatements, NodeStatements, query};
+use super::super::dialect::{BulkStatements, Connection, LogStatements, NodeStatements, query};
 use super::super::log::append::raise_heads;
 use super::super::log::targets;
 use super::super::redrive::mark_appended;
@@ -26,6 +26,9 @@ pub(super) async fn resend(
     force: bool,
     dry_run: bool,
 ) -> Result<Audited<Done>> {
+    if !dry_run {
+        conn.lock_event_actions().await?;
+    }
     let mut targets = targets::resolve_one(conn, organisation, target).await?;
     let streams: BTreeSet<GatewayKey> = targets.gateways().collect();
     let now = if dry_run { conn.now().await? } else { targets.lock(conn, &streams).await? };

@@ -8,6 +8,9 @@ use crate::store::Result;
 pub(crate) trait BulkStatements {
     /// Until the end of the transaction, no other one stores a job, so that jobs can be counted.
     async fn lock_new_jobs(&mut self) -> Result<()>;
+    /// Until the end of the transaction, no other one purges or resends an event. Taken before any
+    /// stream is locked: a resend adds a gateway to those that a purge has to lock.
+    async fn lock_event_actions(&mut self) -> Result<()>;
     /// Locks a job until the end of the transaction; `None` if another transaction has locked it.
     async fn lock_job(&mut self, job: i64) -> Result<Option<LockedJob>>;
     /// Deliveries of a log after a sequence and up to another one, in order, with those that were

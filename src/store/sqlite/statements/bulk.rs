@@ -13,6 +13,11 @@ impl BulkStatements for Connection {
         Ok(())
     }
 
+    /// There is one writer.
+    async fn lock_event_actions(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     async fn lock_job(&mut self, job: i64) -> Result<Option<LockedJob>> {
         Ok(query_as!(
             LockedJob,
