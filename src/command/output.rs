@@ -47,6 +47,8 @@ pub fn answer<T: Serialize>(
 ) -> anyhow::Result<ExitCode> {
     let format = if as_json { Format::Json } else { Format::chosen() };
     match format.text(value)? {
+        // A list of lines without elements.
+        Some(text) if text.is_empty() => {}
         Some(text) => say(text)?,
         None => say(shown(value).trim_end())?,
     }

@@ -53,6 +53,12 @@ async fn an_answer_is_printed_in_each_format() {
 }
 
 #[tokio::test]
+async fn an_empty_list_has_no_lines() {
+    let service = Service::start().await;
+    assert_eq!(service.run("job list --output jsonl").await.well(), "");
+}
+
+#[tokio::test]
 async fn colours_are_for_terminals_only_and_no_color_is_honoured() {
     let service = Service::start().await;
     service.gateway("berlin").await;
