@@ -241,7 +241,7 @@ impl World {
             }
             To::Labelled => Target::Labels(Labels::from([("some".to_owned(), "yes".to_owned())])),
             To::All => Target::All,
-            To::Nobody => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
+            To::UnknownGateway => Target::Gateways(vec![GatewayId(uuid::Uuid::nil())]),
         }
     }
 

@@ -100,7 +100,7 @@ pub(crate) enum To {
     These(Vec<usize>),
     Labelled,
     All,
-    Nobody,
+    UnknownGateway,
 }
 
 /// Retention limits: keep everything, few events, or nothing old.
@@ -169,7 +169,7 @@ fn target() -> impl Strategy<Value = To> {
         6 => prop::collection::vec(0..GATEWAYS, 1..4).prop_map(To::These),
         2 => Just(To::All),
         1 => Just(To::Labelled),
-        1 => Just(To::Nobody),
+        1 => Just(To::UnknownGateway),
     ]
 }
 
