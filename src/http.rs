@@ -3,11 +3,12 @@
 //! their connections to the dispatcher. Nothing here decides what is delivered, and no
 //! SQL is known.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -242,23 +243,32 @@ async fn keep_open(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Logs the error behind a failed request, and closes the connection, except after a probe or a
-/// request with a valid access token. A gateway sends about ten other requests after each connect,
-/// most of which are answered with 404; their connections would stay open for a minute each, as
-/// would those of refused upgrades.
-async fn conclude(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().cloned();
-    let (parts, body) = request.into_parts();
-    let address = auth::address(&app, &parts);
-    let mut response = next.run(Request::from_parts(parts, body)).await;
-    if let Some(problem::Cause(error)) = response.extensions().get() {
-        app.failures.store(address, error);
+/// What happens after each request: the error behind a failed one is logged, and the connection is
+/// closed, except after a probe or a request with a valid access token. A gateway sends about ten
+/// other requests after each connect, most of which are answered with 404; their connections would
+/// stay open for a minute each, as would those of refused upgrades.
+struct Conclusion {
+    peer: Option<Peer>,
+    /// The client's address.
+    address: Option<IpAddr>,
+}
+
+impl Conclusion {
+    fn of(app: &App, request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>().cloned();
+        Self { address: auth::address(app, request.extensions(), request.headers()), peer }
     }
-    let is_kept = peer.is_none_or(|peer| peer.place.is_kept());
-    if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+    fn apply(self, app: &App, mut response: Response) -> Response {
+        if let Some(problem::Cause(error)) = response.extensions().get() {
+            app.failures.store(self.address, error);
+        }
+        let is_kept = self.peer.is_none_or(|peer| peer.place.is_kept());
+        if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
-    response
 }
 
 async fn not_found() -> Problem {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tracing::{Span, Subscriber};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -96,6 +97,19 @@ pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
+/// A `log.filter` that applies to all layers. `Targets` need no lock when a span is entered, unlike
+/// `EnvFilter`, which is for filters by spans and their fields.
+fn global_filter<S>(filter: &str) -> Result<Box<dyn Layer<S> + Send + Sync>, ParseError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let names_no_span = !filter.contains(|c: char| c == '[' || c.is_whitespace());
+    if names_no_span && let Ok(targets) = filter.parse::<Targets>() {
+        return Ok(Layer::boxed(targets));
+    }
+    Ok(Layer::boxed(EnvFilter::try_new(filter)?))
+}
+
 /// The running logs and export of spans. Dropping it sends the last spans and writes the last
 /// lines, within a time limit.
 #[derive(Debug)]
@@ -116,7 +130,6 @@ impl Drop for Telemetry {
 /// are logged from then on. Spans are sent by the runtime that calls this.
 pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, TelemetryError> {
     let failed = |error: &dyn std::fmt::Display| TelemetryError(format!("no logs: {error}"));
-    let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
     let is_terminal = io::stderr().is_terminal();
     let as_text = match log.format {
         LogFormat::Auto => is_terminal,
@@ -135,13 +148,13 @@ pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, Telemetr
     let started = match spans {
         None => {
             let format = format(as_text, is_terminal, move || writer.clone());
-            tracing_subscriber::registry()
-                .with(format.with_filter(filter))
-                .try_init()
-                .map(|()| None)
+            let filter = global_filter(&log.filter).map_err(|error| failed(&error))?;
+            tracing_subscriber::registry().with(filter).with(format).try_init().map(|()| None)
         }
         Some((layer, export)) => {
             let format = format(as_text, is_terminal, move || writer.clone());
+            // Of lines only: which spans are exported does not depend on it.
+            let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
             let subscriber = tracing_subscriber::registry().with(layer);
             subscriber.with(format.with_filter(filter)).try_init().map(|()| Some(export))
         }

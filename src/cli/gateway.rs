@@ -240,17 +240,17 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
         let rows = page.list.iter().map(|gateway| {
             [
                 cell(&gateway.name),
-                cell(&gateway.verdict.summary),
                 cell(gateway.connections),
                 cell(gateway.head),
                 cell(gateway.confirmed),
                 lag(&gateway.lag),
                 labels(&gateway.labels),
+                cell(&gateway.verdict.summary),
                 cell(gateway.id),
             ]
         });
         table(
-            ["name", "status", "connections", "head", "confirmed", "lag", "labels", "id"],
+            ["name", "connections", "head", "confirmed", "lag", "labels", "status", "id"],
             rows,
             "no gateways; register one: gateway-events gateway register NAME",
         )

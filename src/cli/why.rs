@@ -255,7 +255,7 @@ fn change(record: &GatewayChangeRecord) -> String {
     };
     let by = match record.changed_by.as_str() {
         "" => String::new(),
-        by => format!(", by {}", clean(by)),
+        by => format!(", changed by {}", clean(by)),
     };
     format!(
         "{}  {state}named {}, labels {}{by}",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, header};
 
 use super::App;
 use super::client_address::client_address;
@@ -25,8 +25,12 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// A gateway that has presented a valid key.
 pub(super) struct Gateway(pub(super) GatewayCredential);
-/// The organisation of a token with the scope `publish`.
-pub(super) struct Publisher(pub(super) OrganisationKey);
+/// A token with the scope `publish`.
+pub(super) struct Publisher {
+    pub(super) organisation: OrganisationKey,
+    /// The [source](source) of its requests.
+    pub(super) source: Source,
+}
 /// The organisation of a token with the scope `read`.
 pub(super) struct Reader(pub(super) OrganisationKey);
 /// A token with the scope `admin`, as it appears in the audit log. What changes something takes it.
@@ -38,24 +42,23 @@ pub(super) struct Watcher {
     pub(super) token: Presented,
 }
 
-macro_rules! scoped {
-    ($name:ident, $scope:expr) => {
-        impl FromRequestParts<Arc<App>> for $name {
-            type Rejection = Problem;
+impl FromRequestParts<Arc<App>> for Publisher {
+    type Rejection = Problem;
 
-            async fn from_request_parts(
-                parts: &mut Parts,
-                app: &Arc<App>,
-            ) -> Result<Self, Problem> {
-                let (_, credential) = principal(app, parts, $scope).await?;
-                Ok(Self(credential.organisation))
-            }
-        }
-    };
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let (token, credential) = principal(app, parts, Scope::Publish).await?;
+        Ok(Self { organisation: credential.organisation, source: Source::new(token.id()) })
+    }
 }
 
-scoped!(Publisher, Scope::Publish);
-scoped!(Reader, Scope::Read);
+impl FromRequestParts<Arc<App>> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let (_, credential) = principal(app, parts, Scope::Read).await?;
+        Ok(Self(credential.organisation))
+    }
+}
 
 impl FromRequestParts<Arc<App>> for Watcher {
     type Rejection = Problem;
@@ -72,7 +75,7 @@ impl FromRequestParts<Arc<App>> for Admin {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let (token, credential) = principal(app, parts, Scope::Admin).await?;
         let request_id = observability::request_id(&parts.headers);
-        let address = address(app, parts);
+        let address = address(app, &parts.extensions, &parts.headers);
         let principal = Principal::access_token(token.id(), &credential.name, address, request_id);
         Ok(Self(principal.in_organisation(credential.organisation)))
     }
@@ -83,7 +86,7 @@ impl FromRequestParts<Arc<App>> for Gateway {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let refuse = |token: Option<&str>, gateway: Option<&GatewayCredential>| {
-            app.failures.credential(address(app, parts), Kind::Gateway, token, gateway);
+            app.failures.credential(address(app, &parts.extensions, &parts.headers), Kind::Gateway, token, gateway);
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
@@ -101,7 +104,7 @@ async fn principal(
     needed: Scope,
 ) -> Result<(Presented, AccessCredential), Problem> {
     let refuse = |token: Option<&str>| {
-        app.failures.credential(address(app, parts), Kind::Access, token, None);
+        app.failures.credential(address(app, &parts.extensions, &parts.headers), Kind::Access, token, None);
         Problem::unauthorized(Challenge::Bearer)
     };
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
@@ -142,10 +145,10 @@ pub(super) async fn is_revoked(app: &App, presented: &Presented) -> bool {
 }
 
 /// The client's address: the peer's, or the one that a trusted proxy reports.
-pub(super) fn address(app: &App, parts: &Parts) -> Option<IpAddr> {
-    let peer = parts.extensions.get::<Peer>()?;
+pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    let peer = extensions.get::<Peer>()?;
     let trusted = &app.config.server.trusted_proxies;
-    Some(client_address(peer.address.ip(), &parts.headers, trusted))
+    Some(client_address(peer.address.ip(), headers, trusted))
 }
 
 /// The source of a request for the compute pool and the memory for bodies, which share

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::App;
-use super::auth::{self, Publisher, Reader};
+use super::auth::{Publisher, Reader};
 use super::bodies;
 use super::extract::{self, Path};
 use super::observability;
@@ -66,13 +66,12 @@ pub(super) enum PublishAnswer {
 )]
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
-    Publisher(organisation): Publisher,
+    Publisher { organisation, source }: Publisher,
     _: Query<()>,
     request: Request,
 ) -> Answer<(StatusCode, Json<PublishAnswer>)> {
     extract::require_json(request.headers())?;
     extract::refuse_encoded(request.headers())?;
-    let source = auth::source(request.headers());
     let key = idempotency_key(request.headers())?;
     let traceparent = observability::traceparent(request.headers());
     let body = app.bodies.read(source, request).await?;

@@ -2,7 +2,7 @@
 //! and numbers in them. Messages from gateways are not trusted: only the members that the service
 //! needs are read.
 
-use std::io::Write as _;
+use std::io;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -33,28 +33,49 @@ struct Envelope<'a> {
     traceparent: Option<TraceParent>,
 }
 
+impl<'a> Envelope<'a> {
+    fn new(event: &'a Event, sequence: Sequence, epoch: Epoch) -> Self {
+        Self {
+            event_type: &event.event_type,
+            payload: &event.payload,
+            timestamp: event.occurred_at,
+            correlation_id: &event.correlation_id,
+            user_id: event.user_id.as_deref(),
+            event_id: &event.id,
+            sequence,
+            epoch,
+            traceparent: event.traceparent,
+        }
+    }
+}
+
 /// An event's frame for one gateway's log.
 pub fn event_text(event: &Event, sequence: Sequence, epoch: Epoch) -> Bytes {
     // An envelope without user id has some 300 bytes besides its payload.
     let mut text = Vec::with_capacity(event.payload.get().len() + 512);
-    let envelope = Envelope {
-        event_type: &event.event_type,
-        payload: &event.payload,
-        timestamp: event.occurred_at,
-        correlation_id: &event.correlation_id,
-        user_id: event.user_id.as_deref(),
-        event_id: &event.id,
-        sequence,
-        epoch,
-        traceparent: event.traceparent,
-    };
-    encode(&mut text, &envelope);
+    encode(&mut text, &Envelope::new(event, sequence, epoch));
     text.into()
 }
 
 /// The size in bytes of an event's largest frame in any log. Published events are limited by it.
 pub fn longest_event_text(event: &Event) -> usize {
-    event_text(event, Sequence::MAX, Epoch(uuid::Uuid::nil())).len()
+    let mut length = Length(0);
+    encode(&mut length, &Envelope::new(event, Sequence::MAX, Epoch(uuid::Uuid::nil())));
+    length.0
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]
@@ -76,11 +97,10 @@ pub fn connection_ack(greeting: Greeting, timestamp: Timestamp) -> Bytes {
     text.into()
 }
 
-fn encode(text: &mut Vec<u8>, value: &impl Serialize) {
+fn encode(frame: impl io::Write, value: &impl Serialize) {
     // Writing strings, numbers and a valid raw value into memory does not fail.
-    if let Err(error) = serde_json::to_writer(&mut *text, value) {
+    if let Err(error) = serde_json::to_writer(frame, value) {
         debug_assert!(false, "failed to encode a frame: {error}");
-        let _ = text.flush();
     }
 }
 

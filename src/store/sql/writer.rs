@@ -51,6 +51,7 @@ pub(crate) struct Writer {
     failure: watch::Receiver<Option<String>>,
     /// When the transaction that runs now began.
     busy: watch::Receiver<Option<Instant>>,
+    append_duration: metrics::Histogram,
 }
 
 impl Writer {
@@ -78,6 +79,7 @@ impl Writer {
             bytes: Arc::new(Semaphore::new(queue.bytes)),
             failure,
             busy,
+            append_duration: metrics::histogram!(metric::APPEND_DURATION),
         }
     }
 
@@ -123,7 +125,7 @@ impl Writer {
             }
         })?;
         let published = received(answered).await?;
-        metrics::histogram!(metric::APPEND_DURATION).record(begun.elapsed());
+        self.append_duration.record(begun.elapsed());
         Ok(published)
     }
 
