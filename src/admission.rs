@@ -10,15 +10,19 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dispatch::{Admission, Dispatcher, Session};
+use futures_util::FutureExt as _;
+
+use crate::dispatch::{Admission, Dispatcher, Permit, Session};
 use crate::event::Reason;
 use crate::store::{GatewayCredential, Store, StoreError};
 use crate::token::Presented;
 
+mod greeted;
 mod key;
 pub(crate) mod rates;
 mod reconnects;
 
+pub use greeted::{Greeted, NotOpened};
 pub(crate) use key::{KeyCheck, check_key};
 use rates::{Buckets, Source};
 pub use reconnects::Attempt;
@@ -180,6 +184,31 @@ impl Admissions {
         Ok(Authenticated { key, address, credential, attempt })
     }
 
+    /// Admits a gateway in reliable mode as far as its hello: checks its key and all limits, and
+    /// registers its connection. [`Greeted::open`] is the rest.
+    pub async fn greet(
+        &self,
+        candidate: Candidate,
+        transport: &'static str,
+    ) -> Result<Greeted, Box<Refusal>> {
+        let Authenticated { key, address, credential, mut attempt } =
+            self.authenticate(candidate).await?;
+        let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
+        let (permit, admission) =
+            self.permit(&key, address, &credential, &mut attempt, transport).await?;
+        let mut greeted = match self.dispatcher.greet(permit, admission).await {
+            Ok(greeted) => greeted,
+            Err(StoreError::NotFound(_)) => return Err(self.not_found(&key).await),
+            Err(error) => return Err(refuse(self.unless_draining(Cause::Store(error)))),
+        };
+        if greeted.stopped().now_or_never().is_some() {
+            return Err(refuse(self.unless_draining(Cause::Interrupted)));
+        }
+        attempt.held();
+        let store = Arc::clone(&self.store);
+        Ok(Greeted { greeted, key, credential, attempt, store })
+    }
+
     async fn open(
         &self,
         authenticated: Authenticated,
@@ -187,21 +216,8 @@ impl Admissions {
     ) -> Result<Admitted, Box<Refusal>> {
         let Authenticated { key, address, credential, mut attempt } = authenticated;
         let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
-        self.check_connections(&mut attempt, &credential).await.map_err(refuse)?;
-        let permit = self
-            .dispatcher
-            .try_admit()
-            .ok_or_else(|| refuse(self.unless_draining(Cause::ConnectionLimit)))?;
-        let admission = Admission {
-            gateway: credential.gateway,
-            gateway_id: credential.gateway_id,
-            gateway_name: credential.gateway_name.as_str().into(),
-            organisation: credential.organisation,
-            token: key.id().to_owned(),
-            token_expires_at: credential.expires_at,
-            transport,
-            remote_address: address.to_string(),
-        };
+        let (permit, admission) =
+            self.permit(&key, address, &credential, &mut attempt, transport).await?;
         let session = match self.dispatcher.open(permit, admission).await {
             Ok(session) => session,
             Err(StoreError::NotFound(_)) => return Err(self.not_found(&key).await),
@@ -228,6 +244,34 @@ impl Admissions {
         }
         attempt.held();
         Ok(Admitted { session, credential, attempt })
+    }
+
+    /// The right to one connection, after a check of the limits.
+    async fn permit(
+        &self,
+        key: &Presented,
+        address: IpAddr,
+        credential: &GatewayCredential,
+        attempt: &mut Attempt,
+        transport: &'static str,
+    ) -> Result<(Permit, Admission), Box<Refusal>> {
+        let refuse = |cause| Refusal::of_gateway(cause, key, credential);
+        self.check_connections(attempt, credential).await.map_err(refuse)?;
+        let permit = self
+            .dispatcher
+            .try_admit()
+            .ok_or_else(|| refuse(self.unless_draining(Cause::ConnectionLimit)))?;
+        let admission = Admission {
+            gateway: credential.gateway,
+            gateway_id: credential.gateway_id,
+            gateway_name: credential.gateway_name.as_str().into(),
+            organisation: credential.organisation,
+            token: key.id().to_owned(),
+            token_expires_at: credential.expires_at,
+            transport,
+            remote_address: address.to_string(),
+        };
+        Ok((permit, admission))
     }
 
     /// Counts the connection as open, unless its gateway has as many as it may have: the

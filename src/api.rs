@@ -17,6 +17,7 @@ mod events;
 mod feed;
 mod gateways;
 mod inbox;
+mod instances;
 mod json;
 mod log;
 mod nodes;
@@ -58,13 +59,14 @@ pub use feed::{
     FeedKind, FeedMessage, FeedPublished, FeedQuery,
 };
 pub use gateways::{
-    Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway, Verdict,
-    VerdictState,
+    Confirmation, Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway,
+    Verdict, VerdictState,
 };
 pub use inbox::{
     EditedRow, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
     RejectionReason, Retried, RetryRequest,
 };
+pub use instances::{ExpiredInstance, Instance, InstanceConnection, Instances, Level};
 pub use json::{Object, UniqueMembers, not_null};
 pub use log::{LogEntry, LogPage, LogPagination, LogQuery};
 pub use nodes::{Node, NodeStatus, NodesQuery};

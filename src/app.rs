@@ -130,7 +130,7 @@ pub async fn serve(
 
     let jobs = Supervisor::default();
     let dispatcher =
-        Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery.clone(), &jobs);
+        Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery_options(), &jobs);
     let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
     let rules = Rules::new(event_bytes);
     let render = recorder.clone();
@@ -229,7 +229,8 @@ impl Service {
         }
         ingest::inbox::start(&self.store, rules, jobs);
         let (retention, store) = (&self.config.retention, Arc::clone(&self.store));
-        retention::start(store, wake.clone(), retention.limits(), retention.interval, jobs);
+        let limits = retention.limits(self.config.reliable.instance_ttl);
+        retention::start(store, wake.clone(), limits, retention.interval, jobs);
         let store = Arc::clone(&self.store);
         bulk::start(store, wake, is_shared, jobs);
         let failed = CancellationToken::new();

@@ -31,6 +31,14 @@ impl Backoff {
         self.pause(self.failures, fastrand::f64())
     }
 
+    /// Counts a failure and returns a random pause from zero to the one that would be the middle of
+    /// [`next_pause`](Self::next_pause). It spreads many clients that lost their connections at the
+    /// same instant best.
+    pub fn next_full_jitter(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        self.middle(self.failures).mul_f64(fastrand::f64())
+    }
+
     /// Counts a success: the next failure is a first one.
     pub fn reset(&mut self) {
         self.failures = 0;
@@ -39,9 +47,12 @@ impl Backoff {
     /// The pause after a number of consecutive failures, from 1; `chance` is a random number
     /// from 0 to 1.
     pub fn pause(&self, failures: u32, chance: f64) -> Duration {
+        self.middle(failures).mul_f64(0.75 + 0.5 * chance.clamp(0.0, 1.0))
+    }
+
+    fn middle(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
-        let pause = self.first.saturating_mul(1 << doublings).min(self.max);
-        pause.mul_f64(0.75 + 0.5 * chance.clamp(0.0, 1.0))
+        self.first.saturating_mul(1 << doublings).min(self.max)
     }
 }
 
@@ -63,6 +74,14 @@ mod tests {
     fn pauses_are_spread_by_a_quarter_either_way() {
         assert_eq!(BACKOFF.pause(1, 0.0), Duration::from_millis(1500));
         assert_eq!(BACKOFF.pause(1, 1.0), Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn full_jitter_stays_below_the_middle() {
+        let mut backoff = BACKOFF;
+        for limit in [2, 4, 8, 16] {
+            assert!(backoff.next_full_jitter() <= Duration::from_secs(limit));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::dispatch;
 use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat, Otlp};
+use crate::transport::frames::EXTRA_EVENT_BYTES;
 
 mod database_url;
 mod keys;
@@ -44,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Sockets and deliveries.
     pub delivery: dispatch::Options,
+    /// Gateways that acknowledge events.
+    pub reliable: dispatch::ReliableOptions,
     /// The database.
     pub database: store::Options,
     /// How long and how much is kept.
@@ -151,8 +154,14 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// The limits in the form that the store takes.
-    pub const fn limits(&self) -> RetentionLimits {
+    /// How long events are kept that every gateway has confirmed.
+    pub const fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    /// The limits in the form that the store takes. Instances have a setting of their own
+    /// (`reliable.instance_ttl`).
+    pub const fn limits(&self, instance_max_age: Duration) -> RetentionLimits {
         RetentionLimits {
             max_age: self.max_age,
             max_events: self.max_events,
@@ -160,6 +169,7 @@ impl Retention {
             hard_max_events: self.hard_max_events,
             dead_letter_max_age: self.dead_letter_max_age,
             orphaned_cursor_max_age: self.orphaned_cursor_max_age,
+            instance_max_age,
             audit_max_age: self.audit,
             batch: self.batch,
         }
@@ -251,6 +261,14 @@ impl Config {
             "server.private_key" => self.server.private_key = Some(path.to_owned()),
             _ => {}
         }
+    }
+
+    /// The settings of delivery, with those of reliable mode.
+    pub fn delivery_options(&self) -> dispatch::Options {
+        let extra = u64::try_from(EXTRA_EVENT_BYTES).unwrap_or(0);
+        let frame_bytes = self.limits.event_bytes.as_u64().saturating_add(extra);
+        let reliable = dispatch::ReliableOptions { frame_bytes, ..self.reliable.clone() };
+        dispatch::Options { reliable, ..self.delivery.clone() }
     }
 
     /// Warnings about environment variables that are ignored but look like settings.

@@ -27,18 +27,21 @@ mod expiry;
 mod failure_log;
 mod feed;
 mod final_ping;
+mod greeted;
 mod in_flight;
 mod lane;
 mod outcomes;
 mod permit;
 mod recorder;
 mod registry;
+mod reliable;
 mod reports;
 mod revoked;
 mod session;
 mod sweep;
 pub mod window;
 
+pub use greeted::Greeted;
 pub use lane::INVALID_MESSAGES;
 pub use permit::Permit;
 pub use session::{Admission, Session};
@@ -110,6 +113,39 @@ pub struct Options {
     pub window_events: usize,
     /// The maximum number of bytes of them.
     pub window_bytes: ByteSize,
+    /// Settings of gateways that acknowledge events.
+    #[serde(skip)]
+    pub reliable: ReliableOptions,
+}
+
+/// Settings of gateways that acknowledge events (`[reliable]`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReliableOptions {
+    /// The time within which a hello is due.
+    #[serde(with = "humantime_serde")]
+    pub hello_timeout: Duration,
+    /// The maximum number of unconfirmed events on one connection.
+    pub window: u32,
+    /// The maximum number of bytes of them.
+    pub window_bytes: ByteSize,
+    /// The interval between signs of life.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    /// A named instance that has not connected for this long is removed.
+    #[serde(with = "humantime_serde")]
+    pub instance_ttl: Duration,
+    /// Where gateways find a snapshot; empty if they are not told.
+    pub snapshot_url: String,
+    /// The largest frame of an event, in bytes (`limits.event_bytes`).
+    #[serde(skip)]
+    pub frame_bytes: u64,
+}
+
+impl Default for ReliableOptions {
+    fn default() -> Self {
+        defaults::section("reliable")
+    }
 }
 
 impl Default for Options {
@@ -233,6 +269,7 @@ impl Dispatcher {
                 admission,
                 opened,
                 subscription,
+                reliable: None,
             };
             Ok(Session::new(id, ready))
         });

@@ -338,6 +338,8 @@ reasons! {
     GatewayDisabled = "gateway_disabled",
     /// The gateway was deleted.
     GatewayDeleted = "gateway_deleted",
+    /// A later connection of the same instance replaced it.
+    Replaced = "replaced",
     /// This node shut down.
     Shutdown = "shutdown",
     /// The node died or lost its database. What happened to unconfirmed deliveries is unknown.
@@ -354,8 +356,20 @@ reasons! {
     GatewayProcessingError = "gateway_processing_error",
     /// The gateway reported a different deployment (`DEPLOYMENT_ID_MISMATCH`).
     DeploymentIdMismatch = "deployment_id_mismatch",
-    /// The gateway reported a failure with an unknown code.
+    /// Applying the event failed, or the gateway reported a failure with an unknown code.
     ApplyFailed = "apply_failed",
+    /// The gateway found the event invalid.
+    Invalid = "invalid",
+    /// The gateway does not support the event.
+    Unsupported = "unsupported",
+    /// Something that the event refers to does not exist on the gateway.
+    DependencyMissing = "dependency_missing",
+    /// The gateway took too long to apply the event.
+    Timeout = "timeout",
+    /// The gateway has too much to do.
+    Overloaded = "overloaded",
+    /// The event conflicts with the gateway's state.
+    Conflict = "conflict",
 }
 
 impl Reason {
@@ -364,15 +378,21 @@ impl Reason {
         name.parse().unwrap_or_else(|_| Self::Unknown(UnknownName::new(name)))
     }
 
-    /// Whether a gateway reported it (`deployment.ack`). If so, the gateway has handled the event,
-    /// and a receipt does not contradict the failure. Unknown reasons count as reported, so that no
-    /// failure is lost.
+    /// Whether a gateway reported it (`deployment.ack`, or a negative acknowledgement). If so, the
+    /// gateway has handled the event, and a receipt does not contradict the failure. Unknown reasons
+    /// count as reported, so that no failure is lost.
     pub const fn is_reported(self) -> bool {
         matches!(
             self,
             Self::GatewayProcessingError
                 | Self::DeploymentIdMismatch
                 | Self::ApplyFailed
+                | Self::Invalid
+                | Self::Unsupported
+                | Self::DependencyMissing
+                | Self::Timeout
+                | Self::Overloaded
+                | Self::Conflict
                 | Self::Unknown(_)
         )
     }
@@ -391,6 +411,7 @@ impl Reason {
                 | Self::TokenRevoked
                 | Self::GatewayDisabled
                 | Self::GatewayDeleted
+                | Self::Replaced
                 | Self::Shutdown
                 | Self::NodeLost
         )

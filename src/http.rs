@@ -31,6 +31,7 @@ use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod actions;
+pub mod asyncapi;
 mod audit;
 mod auth;
 mod bodies;
@@ -53,6 +54,7 @@ mod gateways;
 mod health;
 mod inbox;
 mod inbox_edit;
+mod instances;
 pub mod listener;
 mod log;
 mod manifest;
@@ -175,6 +177,7 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
         .layer(middleware::from_fn(keep_open));
     let reference = OpenApiRouter::new()
         .routes(routes!(docs::document))
+        .routes(routes!(docs::streams))
         .routes(routes!(docs::page))
         .routes(routes!(docs::file));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
@@ -211,6 +214,8 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(gateway_tokens::list, gateway_tokens::create))
         .routes(routes!(gateway_tokens::revoke))
         .routes(routes!(connections::of_gateway))
+        .routes(routes!(instances::list))
+        .routes(routes!(instances::forget))
         .routes(routes!(log::show))
         .routes(routes!(connections::list))
         .routes(routes!(event_types::list))

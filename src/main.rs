@@ -90,6 +90,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
+    /// Print the AsyncAPI document of the streams of gateways and of the feed
+    Asyncapi,
     /// Write manual pages of all commands
     Man(man::Args),
     /// Print a completion script for a shell
@@ -152,6 +154,7 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Listen(args) => listen::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
+        Command::Asyncapi => openapi::run_asyncapi(),
         Command::Man(args) => man::run(&args, command_line()),
         Command::Completions { shell } => completions(shell),
     }

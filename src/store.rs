@@ -29,6 +29,7 @@ mod gateways;
 mod health;
 pub mod idempotency;
 mod inbox;
+pub mod instances;
 mod instants;
 mod ledger;
 pub mod limits;
@@ -78,6 +79,11 @@ pub use fleet::*;
 pub use gateways::*;
 pub use health::*;
 pub use inbox::*;
+pub use instances::{
+    Confirmation, ExpiredInstance, Gap, GapReason, InstanceConnection, InstanceInfo, InstanceList,
+    Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES, OpenInstance,
+    OpenedInstance, ReplacedConnection, ResumeFrom,
+};
 pub use ledger::*;
 pub use log::*;
 pub use maintenance::*;
@@ -160,6 +166,7 @@ pub trait Store:
     + Log
     + Feed
     + Connections
+    + Instances
     + Diagnosis
     + Ledger
     + Bulk
@@ -179,6 +186,7 @@ impl<S> Store for S where
         + Log
         + Feed
         + Connections
+        + Instances
         + Diagnosis
         + Ledger
         + Bulk

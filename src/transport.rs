@@ -3,38 +3,56 @@
 //! wire format: it passes events by reference, with their sequences. A transport does not depend on
 //! the store: it owns the encoding, the framing, its pings, and the meaning of its peer's answers.
 //!
+//! There are two modes. In *plain* mode a transport obtains receipts from gateways that don't know of
+//! this service. In *reliable* mode the gateway acknowledges events itself. Its hello
+//! decides where delivery starts, so the transport sends the [`ReliableGreeting`], reads the
+//! [`Hello`](frames::Hello), and is linked to a lane only then. [`reliable`] translates between frames
+//! and the messages of a link.
+//!
 //! A transport guarantees:
 //! - Its first message to the peer names the gateway and the connection ([`Greeting`]).
-//! - Events are sent in the order in which they were passed, each completely or not at all.
+//! - Messages are sent in the order in which they were passed, each completely or not at all.
 //! - [`Control`] messages overtake waiting events.
-//! - It obtains receipts itself: some time after an event was written, the lane gets
-//!   [`Incoming::Receipt`] for it or for a later event, unless the peer does not handle it. It
-//!   reports a receipt only for a sequence that the peer confirmed.
-//! - Two events may share a receipt unless the later one requires a [receipt of its
-//!   own](Outgoing::own_receipt). Which events did is reported at the end ([`Ended::shared`]).
+//! - It reports a receipt only for a sequence that the peer confirmed. In plain mode it obtains
+//!   receipts itself: some time after an event was written, the lane gets [`Incoming::Receipt`] for
+//!   it or for a later event, unless the peer does not handle it. Two events may share a receipt
+//!   unless the later one requires a [receipt of its own](OutgoingEvent::own_receipt). Which events
+//!   did is reported at the end ([`Ended::shared`]).
+//! - In reliable mode it translates each frame of the peer, and ends the connection with
+//!   [`Reason::ProtocolError`] at a frame that it can't read. What the values mean is for the lane,
+//!   which answers a contradiction with [`Control::Violation`].
 //! - Every write has a timeout. A peer that does not read ends with [`Reason::WriteTimeout`].
 //! - [`Incoming::Ended`] is its last message, sent exactly once. After it, the transport holds no
 //!   resources of the connection.
 //!
 //! A lane guarantees:
-//! - It passes sequences in ascending order, and no more at once than its window allows.
+//! - It passes sequences in ascending order, and no more at once than its window allows. In reliable
+//!   mode it starts again at an event that the peer could not apply.
+//! - In plain mode it passes events only.
 //! - It receives messages without waiting for the database.
 //! - It sends nothing after [`Control::Close`], and drops its end after [`Incoming::Ended`]. If it
 //!   drops its end earlier, the node is shutting down ([`Reason::Shutdown`]).
 //!
-//! [`websocket`] is the transport of deployed gateways.
+//! [`websocket`] is the transport of deployed gateways, and has a reliable mode, too.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::event::{ConnectionId, Epoch, Event, GatewayId, Reason, Sequence};
+use crate::event::{Event, Reason, Sequence};
 
 pub mod frame;
+pub mod frames;
+mod greeting;
+pub mod reliable;
 mod report;
 pub mod websocket;
 mod write_timeout;
 
+use frames::{
+    ConnectionDrain, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, FrameError, Nack,
+};
+pub use greeting::{Greeting, ReliableGreeting};
 pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
 
 /// Messages that may wait in a link, per direction. The window limits their bytes.
@@ -42,22 +60,28 @@ pub const LINK_MESSAGES: usize = 64;
 /// Control messages that may wait in a link.
 const LINK_CONTROLS: usize = 4;
 
-/// The first message to the peer, whose values also label its events.
-#[derive(Clone, Copy, Debug)]
-pub struct Greeting {
-    /// The gateway that connected.
-    pub gateway_id: GatewayId,
-    /// Its connection.
-    pub connection_id: ConnectionId,
-    /// The epoch of the gateway's log.
-    pub epoch: Epoch,
+/// A message to send, in order.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// An event.
+    Event(OutgoingEvent),
+    /// Where delivery starts. Precedes the first event.
+    Resumed(Box<ConnectionResumed>),
+    /// The peer has been sent everything up to here that is meant for it.
+    Mark(DeliveryMark),
+    /// Sequences that can't be delivered.
+    Gap(Box<DeliveryGap>),
 }
 
 /// An event to send.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct OutgoingEvent {
     /// Its sequence in the gateway's log.
     pub sequence: Sequence,
+    /// The sequence that this peer should have seen last. Used in reliable mode only.
+    pub previous: Sequence,
+    /// How many times it has been sent, this time included. Used in reliable mode only.
+    pub attempt: u32,
     /// The event, shared with all connections that it is delivered on.
     pub event: Arc<Event>,
     /// Whether the events before it must be confirmed by a receipt that does not include it,
@@ -66,24 +90,37 @@ pub struct Outgoing {
 }
 
 /// Messages that overtake waiting events.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Control {
     /// Probe the peer: make it show activity.
     Probe,
+    /// Ask the peer to reconnect. The connection is closed later. Reliable mode only.
+    Drain(Box<ConnectionDrain>),
     /// Close the connection, telling the peer this reason.
     Close(Reason),
+    /// Close the connection with [`Reason::ProtocolError`], telling the peer what it did. Reliable
+    /// mode only.
+    Violation(Box<FrameError>),
 }
 
 /// Messages from the peer.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The peer has handled everything up to this sequence.
+    /// The peer has handled everything up to this sequence. In reliable mode, it has received it.
     Receipt(Sequence),
+    /// The peer has applied everything up to this sequence. Reliable mode only, like the next three.
+    Applied(Sequence),
+    /// The peer could not apply an event.
+    Nack(Box<Nack>),
+    /// The peer is still busy with an event.
+    Progress(Sequence),
+    /// The peer changes the limits of its window.
+    Credit(Box<Credit>),
     /// The peer reports the result of a deployment.
     Report(Box<DeploymentReport>),
     /// The peer showed other activity.
     Alive,
-    /// A message that is invalid in the protocol. It is counted and otherwise ignored.
+    /// A message that is ignored. It is counted.
     Invalid(InvalidMessage),
     /// The connection has ended. This is the last message.
     Ended(Box<Ended>),
@@ -127,7 +164,7 @@ pub struct Ended {
 /// The lane's end of a link.
 #[derive(Debug)]
 pub struct LaneEnd {
-    /// Events, in order.
+    /// Events and other messages, in order.
     pub events: mpsc::Sender<Box<Outgoing>>,
     /// Messages that overtake them.
     pub control: mpsc::Sender<Control>,
@@ -138,7 +175,7 @@ pub struct LaneEnd {
 /// The transport's end of a link.
 #[derive(Debug)]
 pub struct TransportEnd {
-    /// Events, in order.
+    /// Events and other messages, in order.
     pub events: mpsc::Receiver<Box<Outgoing>>,
     /// Messages that overtake them.
     pub control: mpsc::Receiver<Control>,

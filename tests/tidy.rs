@@ -60,7 +60,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "metric",
         ],
     ),
-    ("admission", &["clock", "dispatch", "event", "jobs", "store", "token", "wake"]),
+    ("admission", &["clock", "dispatch", "event", "jobs", "store", "token", "transport", "wake"]),
     (
         "ingest",
         &[
@@ -77,7 +77,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("telemetry", &["clock", "event", "log_limit", "trace_context", "metric"]),
-    ("config", &["defaults", "dispatch", "store", "telemetry"]),
+    ("config", &["defaults", "dispatch", "store", "telemetry", "transport"]),
     ("lifecycle", &[]),
     ("retention", &["event", "jobs", "store", "wake", "metric"]),
     ("bulk", &["event", "jobs", "store", "wake", "metric"]),
@@ -130,7 +130,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "metric",
         ],
     ),
-    ("client", &["api", "backoff", "clock", "event", "names"]),
+    ("client", &["api", "backoff", "clock", "event", "names", "transport"]),
     ("command", &["client", "clock", "files", "names"]),
     // Clients of the API, except for `serve`, `migrate`, `verify` and `config`.
     (
@@ -163,7 +163,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("deadpool", &["store/postgres/pool.rs"]),
     ("filedescriptor", &["store/postgres/sockets.rs"]),
     ("axum", &["http/", "transport/websocket/"]),
-    ("utoipa", &["api/", "http/", "ingest/body.rs"]),
+    ("utoipa", &["api/", "http/", "ingest/body.rs", "transport/frames/", "transport/report.rs"]),
     ("utoipa_axum", &["http/"]),
     ("hyper", &["http/", BENCH]),
     ("hyper_util", &["http/", BENCH]),

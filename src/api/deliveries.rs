@@ -187,18 +187,35 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
+    /// The gateway did not want the event: its type is not among those that the connection asked
+    /// for, or the connection started after it.
+    Filtered,
+    /// The event could not be delivered, and the gateway has read a snapshot instead.
+    Snapshot,
     /// Unknown: another connection has confirmed the event meanwhile, the node was lost, or a newer
     /// version of the service recorded it.
     Unknown,
 }
 
 impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 6] = [
+        Self::Received,
+        Self::Applied,
+        Self::Failed,
+        Self::Filtered,
+        Self::Snapshot,
+        Self::Unknown,
+    ];
+
     /// Its name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",
             Self::Applied => "applied",
             Self::Failed => "failed",
+            Self::Filtered => "filtered",
+            Self::Snapshot => "snapshot",
             Self::Unknown => "unknown",
         }
     }

@@ -61,10 +61,35 @@ pub struct GatewayChange {
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub replicas: Option<i64>,
+    /// Which of its named instances must have confirmed a delivery before it counts as delivered.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub confirmation: Option<Confirmation>,
     /// Whether to prevent it from connecting. Disabling a gateway closes its connections.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub disabled: Option<bool>,
+}
+
+/// Which named instances of a gateway must have confirmed a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Confirmation {
+    /// One of them, or an unnamed connection.
+    #[default]
+    Any,
+    /// All of them. Unnamed connections count only if there are no named instances.
+    All,
+}
+
+impl Confirmation {
+    /// Its name in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::All => "all",
+        }
+    }
 }
 
 /// A change to labels, as in a JSON merge patch.
@@ -109,6 +134,10 @@ pub struct Gateway {
     /// How many replicas connect at the same time, as declared. If there are fewer, a reconnect can
     /// repeat up to an hour of confirmed events.
     pub replicas: i64,
+    /// Which of its named instances must have confirmed a delivery before it counts as delivered.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub confirmation: Confirmation,
     /// When it was registered.
     pub created_at: Timestamp,
     /// Whether it is prevented from connecting.

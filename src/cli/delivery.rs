@@ -216,9 +216,19 @@ pub(super) fn attempt_reason(attempt: &Attempt) -> Option<String> {
         reason.is_reported() && !code.is_empty() && !code.eq_ignore_ascii_case(reason.as_str())
     });
     Some(match code {
-        Some(code) => format!("{reason} ({})", clean(code)),
+        Some(code) => format!("{reason} ({})", clean(&beginning(code))),
         None => reason.to_string(),
     })
+}
+
+/// The beginning of a detail, which may be long. `--json` shows all of it.
+fn beginning(detail: &str) -> String {
+    const SHOWN: usize = 100;
+    let mut text: String = detail.chars().take(SHOWN).collect();
+    if text.len() < detail.len() {
+        text.push('…');
+    }
+    text
 }
 
 /// The current state of a failed delivery; for a redriven one, that of its newest redrive.

@@ -1,13 +1,13 @@
 //! `gateway`: register, list, show, update, disable, enable, pause, resume, replay, delete; skip one
-//! of its events; its connections and its log.
+//! of its events; its connections, its instances and its log.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use gateway_events::api::{
-    ConnectionsQuery, ConnectionsStatus, Gateway, GatewayChange, LabelChange, Lag, LastRefusal,
-    NewGateway, Page, PauseRequest, ResumeRequest, ResyncRequest, SkipRequest,
+    self, ConnectionsQuery, ConnectionsStatus, Gateway, GatewayChange, LabelChange, Lag,
+    LastRefusal, NewGateway, Page, PauseRequest, ResumeRequest, ResyncRequest, SkipRequest,
 };
 use gateway_events::client::api::Api;
 use gateway_events::event::{GatewayId, Sequence};
@@ -20,6 +20,7 @@ use super::reference::GatewayRef;
 use super::table::table;
 
 mod actions;
+mod instances;
 mod log;
 mod replay;
 
@@ -47,7 +48,7 @@ pub(crate) enum Command {
         /// Its name or id
         gateway: GatewayRef,
     },
-    /// Change a gateway's name, labels or number of replicas
+    /// Change a gateway's name, labels, number of replicas or confirmation
     Update(Update),
     /// Keep a gateway from connecting; its events are kept for it
     Disable {
@@ -116,6 +117,20 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
+    /// List a gateway's named instances with their positions, and those that have expired
+    Instances {
+        /// Its name or id
+        gateway: GatewayRef,
+    },
+    /// Forget a named instance that is gone for good, and its position
+    ForgetInstance {
+        /// The gateway's name or id
+        gateway: GatewayRef,
+        /// The instance's name
+        instance: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
     /// Show a gateway's log: its sequences with the states of their deliveries
     Log(log::Log),
     /// Append part of a gateway's log again, delivered events included: for a gateway that was rebuilt
@@ -131,7 +146,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true).args(
-    ["name", "replicas", "labels", "removed"],
+    ["name", "replicas", "confirmed_by", "labels", "removed"],
 ))]
 pub(crate) struct Update {
     /// Its name or id
@@ -143,12 +158,23 @@ pub(crate) struct Update {
     /// repeat up to an hour of confirmed events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     replicas: Option<u32>,
+    /// Which of its named instances must have confirmed a delivery before it counts as delivered
+    #[arg(long = "confirmation", value_name = "WHICH")]
+    confirmed_by: Option<ConfirmedBy>,
     /// Set a label, `name=value`, and keep the others; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// Remove a label; may be repeated
     #[arg(long = "remove-label", value_name = "NAME")]
     removed: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConfirmedBy {
+    /// One of them
+    Any,
+    /// All of them
+    All,
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
@@ -158,6 +184,10 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let labels = unique_labels(labels)?;
             let replicas = replicas.map(i64::from);
             api.register_gateway(&NewGateway { name, id, labels, replicas }).await?
+        }
+        Command::Instances { gateway } => return instances::list(&gateway, &api, client).await,
+        Command::ForgetInstance { gateway, instance, confirmation } => {
+            return instances::forget(&gateway, &instance, confirmation, &api, client).await;
         }
         Command::Log(log) => return log::run(log, &api, client).await,
         Command::Replay(replay) => return replay::run(replay, &api, client).await,
@@ -303,6 +333,10 @@ impl Update {
             name: self.name,
             labels: (!labels.is_empty()).then_some(LabelChange::Merge(labels)),
             replicas: self.replicas.map(i64::from),
+            confirmation: self.confirmed_by.map(|which| match which {
+                ConfirmedBy::Any => api::Confirmation::Any,
+                ConfirmedBy::All => api::Confirmation::All,
+            }),
             disabled: None,
         })
     }
@@ -317,6 +351,7 @@ fn one(gateway: &Gateway) -> String {
         ("status", colour::state(&cell(&gateway.verdict.summary))),
         ("connections", cell(gateway.connections)),
         ("replicas", cell(gateway.replicas)),
+        ("confirmation", cell(gateway.confirmation.as_str())),
         ("head", cell(gateway.head)),
         ("confirmed", cell(gateway.confirmed)),
         ("lag", lag(&gateway.lag)),

@@ -57,6 +57,8 @@ enum OutcomeName {
     Received,
     Applied,
     Failed,
+    Filtered,
+    Snapshot,
     Unknown,
 }
 
@@ -68,6 +70,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         OutcomeName::Received => Outcome::Received,
         OutcomeName::Applied => Outcome::Applied,
         OutcomeName::Failed => Outcome::Failed,
+        OutcomeName::Filtered => Outcome::Filtered,
+        OutcomeName::Snapshot => Outcome::Snapshot,
         OutcomeName::Unknown => Outcome::Unknown,
     });
     let kinds = args.kinds.iter().map(|kind| match kind {

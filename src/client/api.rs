@@ -19,9 +19,9 @@ use crate::api::{
     Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery,
     Delivery, DeliveryFilter, EditedRow, EventDiagnosis, EventDiagnosisQuery, EventFilter,
     EventSummary, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, EventWithDeliveries,
-    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, Job, JobsQuery, LogPage,
-    LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page,
-    PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest,
+    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, Instances, Job, JobsQuery,
+    LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery,
+    Page, PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest,
     Redriven, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
     ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest, ResyncRequest, Retried,
     RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary,
@@ -274,6 +274,16 @@ impl Api {
             }
             None => self.pages(&["connections"], query, limit).await,
         }
+    }
+
+    /// `GET /gateways/{id}/instances`.
+    pub async fn instances(&self, gateway: GatewayId) -> Result<Instances> {
+        self.read(&["gateways", &gateway.to_string(), "instances"], &()).await
+    }
+
+    /// `DELETE /gateways/{id}/instances/{name}`.
+    pub async fn forget_instance(&self, gateway: GatewayId, name: &str) -> Result<()> {
+        self.delete(&["gateways", &gateway.to_string(), "instances", name]).await
     }
 
     /// `GET /deliveries`: up to `limit` failed ones.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::{Api, ApiError};
+use super::lines::{Field, Lines};
 use crate::api::{FeedEndReason, FeedMessage, FeedQuery};
 use crate::backoff::Backoff;
 
@@ -63,7 +64,7 @@ impl FeedFollower {
             returned_id: last_id.clone(),
             last_id,
             stream: None,
-            lines: Lines::default(),
+            lines: Lines::new(LONGEST_LINE),
             ready: VecDeque::new(),
             backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             not_before: Instant::now(),
@@ -111,7 +112,7 @@ impl FeedFollower {
         match self.api.feed(&self.query, self.last_id.as_deref()).await {
             Ok(stream) => {
                 self.stream = Some(stream);
-                self.lines = Lines::default();
+                self.lines = Lines::new(LONGEST_LINE);
                 self.ready.push_back(Fed::Connected);
                 Ok(())
             }
@@ -135,6 +136,7 @@ impl FeedFollower {
         while let Some(field) = self.lines.next() {
             match field {
                 Field::Id(id) => self.last_id = Some(id),
+                Field::Comment => {}
                 Field::Data(data) => {
                     self.backoff.reset();
                     // A kind that only a newer version knows is skipped.
@@ -153,66 +155,5 @@ impl FeedFollower {
                 }
             }
         }
-    }
-}
-
-/// A field of the stream that matters here.
-#[derive(Debug, PartialEq, Eq)]
-enum Field {
-    Id(String),
-    Data(String),
-}
-
-/// The lines of a stream.
-#[derive(Default)]
-struct Lines {
-    bytes: Vec<u8>,
-    fields: VecDeque<Field>,
-}
-
-impl Lines {
-    /// Adds bytes; an error if a line is too long.
-    fn add(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
-        self.bytes.extend_from_slice(bytes);
-        let Some(end) = self.bytes.iter().rposition(|byte| *byte == b'\n') else {
-            if self.bytes.len() > LONGEST_LINE {
-                return Err("the service sent a line that is too long");
-            }
-            return Ok(());
-        };
-        let rest = self.bytes.split_off(end + 1);
-        let whole = std::mem::replace(&mut self.bytes, rest);
-        for line in String::from_utf8_lossy(&whole).lines() {
-            let (name, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
-            match name {
-                "id" => self.fields.push_back(Field::Id(value)),
-                "data" => self.fields.push_back(Field::Data(value)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn next(&mut self) -> Option<Field> {
-        self.fields.pop_front()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_read_across_chunks() {
-        let mut lines = Lines::default();
-        for chunk in ["retry: 2000\n: con", "nected\n\nevent: gap\nid: a\nda", "ta: {\"x\":1}\n\n"]
-        {
-            lines.add(chunk.as_bytes()).unwrap();
-        }
-        assert_eq!(lines.next(), Some(Field::Id("a".to_owned())));
-        assert_eq!(lines.next(), Some(Field::Data("{\"x\":1}".to_owned())));
-        assert_eq!(lines.next(), None);
-        assert!(lines.add(&vec![b'x'; LONGEST_LINE + 1]).is_err());
     }
 }

@@ -91,7 +91,8 @@ async fn connect_from(source: IpAddr, host: &str, port: u16) -> std::io::Result<
     socket.connect(target).await
 }
 
-fn request(base: &Url, key: &SecretString) -> Result<Request, Box<Error>> {
+/// The request of the upgrade, without a subprotocol.
+pub(super) fn request(base: &Url, key: &SecretString) -> Result<Request, Box<Error>> {
     let scheme = if base.scheme() == "https" { "wss" } else { "ws" };
     let host = base.host_str().unwrap_or_default();
     let port = base.port_or_known_default().unwrap_or(443);

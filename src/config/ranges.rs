@@ -54,7 +54,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
 }
 
 fn check_counts(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
-    let Config { server, delivery, database, retention, .. } = config;
+    let Config { server, delivery, reliable, database, retention, .. } = config;
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, is_positive) in [
         ("server.max_pending_handshakes", server.max_pending_handshakes > 0),
@@ -64,6 +64,8 @@ fn check_counts(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigErro
         ("delivery.max_attempts", delivery.max_attempts > 0),
         ("delivery.window_events", delivery.window_events > 0),
         ("delivery.window_bytes", delivery.window_bytes.as_u64() > 0),
+        ("reliable.window", reliable.window > 0),
+        ("reliable.window_bytes", reliable.window_bytes.as_u64() > 0),
         ("database.connections", database.connections > 0),
         ("database.readers", database.readers > 0),
         ("database.query_connections", database.query_connections > 0),
@@ -90,7 +92,7 @@ fn check_counts(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigErro
 }
 
 fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
-    let Config { server, delivery, database, retention, shutdown, .. } = config;
+    let Config { server, delivery, reliable, database, retention, shutdown, .. } = config;
     let refuse = |key: &str, why: &str| Err(origins.refuse(key, why.to_owned()));
     for (key, duration) in [
         ("server.handshake_timeout", server.handshake_timeout),
@@ -98,6 +100,9 @@ fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigE
         ("server.idle_timeout", server.idle_timeout),
         ("server.request_timeout", server.request_timeout),
         ("delivery.heartbeat_interval", delivery.heartbeat_interval),
+        ("reliable.hello_timeout", reliable.hello_timeout),
+        ("reliable.heartbeat_interval", reliable.heartbeat_interval),
+        ("reliable.instance_ttl", reliable.instance_ttl),
         ("delivery.confirmation_timeout", delivery.confirmation_timeout),
         ("delivery.write_timeout", delivery.write_timeout),
         ("database.query_timeout", database.query_timeout),
@@ -139,6 +144,15 @@ fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigE
             "delivery.heartbeat_timeout",
             "must be longer than delivery.heartbeat_interval, so that gateways have time to answer",
         );
+    }
+    if delivery.heartbeat_timeout <= reliable.heartbeat_interval {
+        return refuse(
+            "reliable.heartbeat_interval",
+            "must be shorter than delivery.heartbeat_timeout",
+        );
+    }
+    if reliable.hello_timeout > LONGEST_GRACE {
+        return refuse("reliable.hello_timeout", "must be at most \"1m\"");
     }
     Ok(())
 }

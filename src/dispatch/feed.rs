@@ -121,6 +121,16 @@ impl Feed {
             return;
         }
         // Hints may contain a payload that was purged.
+        self.rewind(position);
+    }
+
+    /// The log's last sequence, as far as is known.
+    pub(super) const fn head(&self) -> Sequence {
+        self.head
+    }
+
+    /// Drops all rows in memory, and reads the log again after `position`.
+    pub(super) fn rewind(&mut self, position: Sequence) {
         self.subscription.hints = self.subscription.hints.resubscribe();
         self.ready.clear();
         self.ready_bytes = 0;

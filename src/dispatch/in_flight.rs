@@ -42,6 +42,11 @@ impl InFlight {
         self.events.retain(|(other, ..)| *other != sequence);
     }
 
+    /// Removes an event and all after it, which will be sent again.
+    pub(super) fn remove_from(&mut self, sequence: Sequence) {
+        self.events.retain(|(other, ..)| *other < sequence);
+    }
+
     /// An event by its sequence, if it is in flight or was confirmed recently.
     pub(super) fn named(&self, sequence: Sequence) -> Option<LoggedEvent> {
         let on_its_way = self.events.iter().find(|(other, ..)| *other == sequence);

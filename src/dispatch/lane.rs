@@ -26,24 +26,24 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
 use crate::store::{OutboxRow, Range};
-use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing};
+use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
 
 mod ending;
 mod metrics;
 mod receipts;
 
 use ending::leave_unmatched;
-use metrics::Metrics;
+pub(super) use metrics::Metrics;
 pub use receipts::INVALID_MESSAGES;
 use receipts::{REPEATED, TOO_MANY_REPORTS};
 
 /// The shortest time between two records of activity.
-const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// How long a node that shuts down waits for the receipts of sent events.
-const LAST_RECEIPTS: Duration = Duration::from_secs(1);
+pub(super) const LAST_RECEIPTS: Duration = Duration::from_secs(1);
 /// The expiry of an event that expired this long before the connection was
 /// opened is recorded already.
-const LATE_EXPIRY: Duration = Duration::from_secs(2);
+pub(super) const LATE_EXPIRY: Duration = Duration::from_secs(2);
 /// How many invalid messages of one connection are logged. All are counted.
 const INVALID_LOGGED: u32 = 5;
 /// The size of an event on the wire besides its payload and ids, in bytes.
@@ -349,7 +349,9 @@ impl Lane {
         }
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
-        place.send(Box::new(Outgoing { sequence, event, own_receipt }));
+        let (previous, attempt) = (sequence.previous(), 1);
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
+        place.send(Box::new(Outgoing::Event(outgoing)));
         self.feed.pop();
         state.metrics.written.increment(1);
         Sent::Done
@@ -424,7 +426,13 @@ impl Lane {
                 }
             }
             Incoming::Invalid(message) => self.invalid(state, message.as_str()),
-            Incoming::Alive | Incoming::Ended(_) => {}
+            // Transports send the others in reliable mode only.
+            Incoming::Alive
+            | Incoming::Ended(_)
+            | Incoming::Applied(_)
+            | Incoming::Nack(_)
+            | Incoming::Progress(_)
+            | Incoming::Credit(_) => {}
         }
     }
 
@@ -452,12 +460,12 @@ enum Sent {
 }
 
 /// The approximate size of an event on the wire, in bytes.
-fn size(event: &Event) -> usize {
+pub(super) fn size(event: &Event) -> usize {
     let user_id = event.user_id.as_ref().map_or(0, String::len);
     ENVELOPE + event.payload.get().len() + user_id
 }
 
-fn transport_gone() -> Ended {
+pub(super) fn transport_gone() -> Ended {
     let detail = "the transport ended without a report".to_owned();
     Ended { reason: Reason::ConnectionLost, detail, by_peer: false, shared: Vec::new() }
 }

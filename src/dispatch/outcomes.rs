@@ -12,7 +12,7 @@ use super::window::Closing;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::metric;
-use crate::store::{DeploymentMatch, LoggedEvent, Range, Record};
+use crate::store::{DeploymentMatch, InstanceOutcome, LoggedEvent, Range, Record};
 
 /// At this many queued outcomes, the lane stops skipping events and matching reports. Receipts are
 /// still accepted, because they merge with the last one.
@@ -121,7 +121,7 @@ impl Outcomes {
 
     /// A report confirms everything up to `to`, which was sent on another connection.
     pub(super) fn confirmed_elsewhere(&mut self, to: Sequence) {
-        // Only unnamed connections move the gateway's position (see `store::positions`).
+        // An instance's own connections confirm what it was sent (see `store::positions`).
         if self.info.instance.is_empty() {
             let (gateway, at) = (self.info.gateway, Timestamp::now());
             self.records.push_back(Record::ConfirmedElsewhere { gateway, to, at });
@@ -170,6 +170,25 @@ impl Outcomes {
     /// counted then.
     pub(super) fn expired_before(&mut self, last: Sequence) {
         self.expired_before = last;
+    }
+
+    /// Adds an outcome of reliable mode.
+    pub(super) fn instance(&mut self, outcome: InstanceOutcome, at: Timestamp) {
+        // Acknowledgements at both levels may alternate.
+        let last = self.records.iter_mut().rev().take(2);
+        for record in last {
+            let Record::Instance { outcome: before, at: before_at, .. } = record else { break };
+            if merge(before, &outcome) {
+                *before_at = at;
+                return;
+            }
+            if !matches!(before, InstanceOutcome::Acknowledged { .. }) {
+                break;
+            }
+        }
+        let ConnectionInfo { gateway, connection, .. } = self.info;
+        let instance = Arc::clone(&self.info.instance);
+        self.records.push_back(Record::Instance { gateway, connection, instance, outcome, at });
     }
 
     pub(super) fn alive(&mut self) {
@@ -246,6 +265,26 @@ impl Outcomes {
             Record::Closed { unconfirmed: Some((range, _)), reason, detail, .. } => {
                 self.failed(*range, *reason, detail);
             }
+            Record::Instance { outcome, .. } => match outcome {
+                InstanceOutcome::Acknowledged { level, confirms: true, range, .. } => {
+                    self.succeeded(*range, level.as_str());
+                }
+                InstanceOutcome::Retried { sequence, code, detail, .. }
+                | InstanceOutcome::Rejected { sequence, code, detail, .. } => {
+                    let range = Range { first: *sequence, last: *sequence };
+                    self.failed(range, *code, detail);
+                }
+                InstanceOutcome::Covered { reason, resume_at } => tracing::info!(
+                    gateway = %self.info.gateway_id,
+                    connection = %self.info.connection,
+                    instance = &*self.info.instance,
+                    reason = reason.as_str(),
+                    resume_at = resume_at.0,
+                    "the gateway has read a snapshot"
+                ),
+                InstanceOutcome::Acknowledged { confirms: false, .. }
+                | InstanceOutcome::Filtered { .. } => {}
+            },
             Record::Closed { unconfirmed: None, .. }
             | Record::ConfirmedElsewhere { .. }
             | Record::Unmatched { result: Ok(()), .. }
@@ -259,7 +298,8 @@ impl Outcomes {
         match reason {
             Reason::Expired => range.last <= self.expired_before,
             Reason::Skipped | Reason::Purged => true,
-            _ => false,
+            // The gateway has rejected it.
+            reason => reason.is_reported(),
         }
     }
 
@@ -305,6 +345,31 @@ impl Outcomes {
             detail,
             events: &events,
         });
+    }
+}
+
+/// Extends an outcome by the next one, if both are one.
+fn merge(before: &mut InstanceOutcome, next: &InstanceOutcome) -> bool {
+    use InstanceOutcome::{Acknowledged, Filtered};
+
+    match (before, next) {
+        (
+            Acknowledged { level, confirms, range, .. },
+            Acknowledged { level: next_level, confirms: next_confirms, range: next, .. },
+        ) if (*level, *confirms) == (*next_level, *next_confirms)
+            && range.last.next() == next.first =>
+        {
+            range.last = next.last;
+            true
+        }
+        (Filtered { range, advance_to }, Filtered { range: next, advance_to: next_advance })
+            if range.last.next() == next.first =>
+        {
+            range.last = next.last;
+            *advance_to = *next_advance;
+            true
+        }
+        _ => false,
     }
 }
 

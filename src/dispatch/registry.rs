@@ -96,6 +96,15 @@ impl Registry {
         }
     }
 
+    /// Stops one connection.
+    pub(super) fn stop_connection(&self, gateway: GatewayKey, id: ConnectionId, reason: Reason) {
+        if let Some(place) = self.gateways.get(&gateway)
+            && let Some(connection) = place.connections.iter().find(|one| one.id == id)
+        {
+            stop(&connection.stop, reason);
+        }
+    }
+
     /// Stops the connections that were opened with a token.
     pub(super) fn stop_token(&self, token: &str, reason: Reason) {
         for place in &self.gateways {

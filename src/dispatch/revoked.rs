@@ -1,5 +1,5 @@
 //! Closes sockets because of changes on another node: a token was revoked, a gateway was disabled
-//! or deleted, or this node was declared dead. A node closes its own sockets at once, without this.
+//! or deleted, an instance has connected there, or this node was declared dead. A node closes its own sockets at once, without this.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,6 +31,10 @@ impl Job for Poll {
         if self.0.live() > 0 {
             for one in self.0.store.revoked_connections().await? {
                 close(&self.0, one);
+            }
+            let replaced = self.0.store.replaced_connections().await?;
+            for stop in self.0.registry.stops(|id| replaced.contains(id)) {
+                registry::stop(&stop, Reason::Replaced);
             }
         }
         Ok(Next::Wait)

@@ -3,30 +3,33 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
-use super::Dispatcher;
 use super::feed::Feed;
 use super::final_ping::FinalPing;
+use super::greeted::Begin;
 use super::lane::{Lane, Timing};
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::registry::Registration;
 use super::reports::Reports;
 use super::window::{Closing, Limits, Patience, Window};
+use super::{Dispatcher, reliable};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::metric;
 use crate::store::positions::Repeats;
 use crate::store::{Opened, Store};
+use crate::transport::frames::Credit;
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
-/// The protocol has no [names of replicas](crate::store::positions#definitions) yet.
+/// The instance of connections without a name, as all are in plain mode.
 pub(super) const UNNAMED: &str = "";
 
 /// The gateway that is admitted, and how it connected.
@@ -71,6 +74,8 @@ pub(super) struct Ready {
     pub(super) admission: Admission,
     pub(super) opened: Opened,
     pub(super) subscription: Subscription,
+    /// How it begins in reliable mode; `None` in plain mode.
+    pub(super) reliable: Option<Box<Begin>>,
 }
 
 impl fmt::Debug for Session {
@@ -117,8 +122,13 @@ impl Ready {
             gateway_id: self.admission.gateway_id,
             gateway_name: Arc::clone(&self.admission.gateway_name),
             connection,
-            instance: UNNAMED.into(),
+            instance: self.instance().into(),
         }
+    }
+
+    fn instance(&self) -> &str {
+        let hello = self.reliable.as_ref().map(|begin| &begin.hello);
+        hello.and_then(|hello| hello.instance.as_deref()).unwrap_or(UNNAMED)
     }
 
     /// Counts the confirmed events that are sent again, and says so if they may be avoided.
@@ -142,9 +152,31 @@ impl Ready {
         }
     }
 
-    fn start(self, id: ConnectionId, link: LaneEnd) {
+    fn timing(&self, heartbeat_interval: Duration) -> Timing {
+        let options = &self.dispatcher.options;
+        Timing {
+            heartbeat_interval,
+            heartbeat_timeout: options.heartbeat_timeout,
+            confirmation_timeout: options.confirmation_timeout,
+            final_ping: FinalPing::new(
+                options.heartbeat_timeout.min(options.confirmation_timeout),
+                options.unacknowledged(),
+            ),
+            patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
+            token_expires: self
+                .admission
+                .token_expires_at
+                .and_then(|at| Instant::now().checked_add(at.since(Timestamp::now()))),
+        }
+    }
+
+    fn start(mut self, id: ConnectionId, link: LaneEnd) {
         self.report_repeats(id);
+        if let Some(begin) = self.reliable.take() {
+            return self.start_reliable(id, link, *begin);
+        }
         let info = self.info(id);
+        let timing = self.timing(self.dispatcher.options.heartbeat_interval);
         let Self {
             registration,
             stop,
@@ -154,6 +186,7 @@ impl Ready {
             admission,
             opened,
             subscription,
+            reliable: _,
         } = self;
         // Before the lane reads it. What was changed since then is newer, and stays.
         dispatcher.wake.changed(admission.gateway, opened.control);
@@ -170,19 +203,7 @@ impl Ready {
             info: info.clone(),
             sent_before,
             transport: admission.transport,
-            timing: Timing {
-                heartbeat_interval: options.heartbeat_interval,
-                heartbeat_timeout: options.heartbeat_timeout,
-                confirmation_timeout: options.confirmation_timeout,
-                final_ping: FinalPing::new(
-                    options.heartbeat_timeout.min(options.confirmation_timeout),
-                    options.unacknowledged(),
-                ),
-                patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
-                token_expires: admission
-                    .token_expires_at
-                    .and_then(|at| Instant::now().checked_add(at.since(Timestamp::now()))),
-            },
+            timing,
             window: Window::new(limits, opened.position, opened.suspect),
             feed: Feed::new(
                 Arc::<dyn Store>::clone(&dispatcher.store),
@@ -195,6 +216,68 @@ impl Ready {
             ),
             outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
             reports: Reports::new(Arc::<dyn Store>::clone(&dispatcher.store), admission.gateway),
+            recorder: dispatcher.recorder.clone(),
+            link,
+            stop,
+            registration,
+            permit,
+        });
+        dispatcher.lanes.spawn(lane.run().in_current_span());
+    }
+
+    fn start_reliable(self, id: ConnectionId, link: LaneEnd, begin: Begin) {
+        let Begin { hello, gap } = begin;
+        let options = &self.dispatcher.options.reliable;
+        let timing = self.timing(options.heartbeat_interval);
+        let info = ConnectionInfo {
+            instance: hello.instance.as_deref().unwrap_or(UNNAMED).into(),
+            ..self.info(id)
+        };
+        let limits = Limits {
+            events: usize::try_from(options.window).unwrap_or(usize::MAX),
+            bytes: usize::try_from(options.window_bytes.as_u64()).unwrap_or(usize::MAX),
+        };
+        let snapshot_url = Some(options.snapshot_url.as_str()).filter(|url| !url.is_empty());
+        let snapshot_url = snapshot_url.map(str::to_owned);
+        let Self {
+            registration,
+            stop,
+            tracked: _tracked,
+            dispatcher,
+            permit,
+            admission,
+            opened,
+            subscription,
+            reliable: _,
+        } = self;
+        // Before the lane reads it. What was changed since then is newer, and stays.
+        dispatcher.wake.changed(admission.gateway, opened.control);
+        // A gateway may start again below the position of its instance.
+        let (position, reads_from) = match &gap {
+            Some(gap) => (opened.position.min(gap.resume_at), gap.resume_at),
+            None => (opened.position, opened.position),
+        };
+        let mut window = reliable::Window::new(limits, hello.confirm, position, opened.suspect);
+        window.credit(Credit { window: hello.window, window_bytes: hello.window_bytes });
+        let lane = Box::new(reliable::Lane {
+            info: info.clone(),
+            epoch: opened.epoch,
+            transport: admission.transport,
+            timing,
+            window,
+            types: hello.types.map(|types| types.into_iter().collect()),
+            snapshot_url,
+            gap,
+            feed: Feed::new(
+                Arc::<dyn Store>::clone(&dispatcher.store),
+                Arc::clone(&dispatcher.reads),
+                admission.gateway,
+                limits,
+                subscription,
+                reads_from,
+                opened.head,
+            ),
+            outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
             recorder: dispatcher.recorder.clone(),
             link,
             stop,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,15 +20,18 @@ use super::observability;
 use super::openapi::{Connecting, Problems};
 use super::problem::{Answer, Challenge, Problem};
 use super::upgrade_headers;
-use crate::admission::{Admitted, Candidate, Cause, Refusal};
+use crate::admission::{Admitted, Candidate, Cause, Greeted, Refusal};
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::store::{GatewayCredential, NotedRefusal};
 use crate::token::Kind;
+use crate::transport::frames::PROTOCOL;
 use crate::transport::{self, websocket};
 
 /// The transport's name in the database, the API and the logs.
 const TRANSPORT: &str = "websocket";
+/// Its name in reliable mode.
+const RELIABLE_TRANSPORT: &str = "websocket.v1";
 
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
 /// connection keeps it. The buffer grows for larger messages.
@@ -45,7 +48,9 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 /// Connect as a gateway.
 ///
 /// A WebSocket upgrade (version 13, HTTP/1.1). Events follow as text frames; the
-/// first frame is `connection.ack`. After any refusal the connection is closed.
+/// first frame is `connection.ack`. The subprotocol `gateway-events.v1` selects reliable mode, in
+/// which the gateway acknowledges events; other subprotocols are ignored. After any refusal the
+/// connection is closed.
 #[utoipa::path(
     get, path = "/ws/gateways/connect", tag = "for gateways", operation_id = "connect",
     responses(
@@ -65,10 +70,16 @@ pub(super) async fn connect(
     let trusted = &app.config.server.trusted_proxies;
     let address = client_address(peer.address.ip(), &parts.headers, trusted);
     match admit(&app, &peer, address, &parts.headers, upgrade).await {
-        Ok((upgrade, admitted)) => {
+        Ok((upgrade, Gateway::Plain(admitted))) => {
             let (gateway, id) = (admitted.credential.gateway_id, admitted.session.id());
             let span = observability::connection_span(gateway, id, TRANSPORT, &parts.headers);
             start(&app, upgrade, admitted, span)
+        }
+        Ok((upgrade, Gateway::Reliable(greeted))) => {
+            let (gateway, transport) = (greeted.credential().gateway_id, RELIABLE_TRANSPORT);
+            let id = greeted.greeting().greeting.connection_id;
+            let span = observability::connection_span(gateway, id, transport, &parts.headers);
+            start_reliable(&app, upgrade, *greeted, span)
         }
         Err(refused) => refused.into_response(&app, address),
     }
@@ -126,13 +137,19 @@ impl Refused {
     }
 }
 
+/// An admitted gateway, by its mode.
+enum Gateway {
+    Plain(Admitted),
+    Reliable(Box<Greeted>),
+}
+
 async fn admit(
     app: &App,
     peer: &Peer,
     address: IpAddr,
     headers: &HeaderMap,
     upgrade: Upgrade,
-) -> Result<(WebSocketUpgrade, Admitted), Refused> {
+) -> Result<(WebSocketUpgrade, Gateway), Refused> {
     check_origin(app, headers)?;
     if peer.place.is_reserve() {
         return Err(Problem::http_connection_limit().into());
@@ -146,9 +163,14 @@ async fn admit(
             return Err(authenticated.refuse(cause).into());
         }
     };
-    let admitted = app.admissions.admit(candidate, TRANSPORT).await?;
+    let upgrade = upgrade.protocols([PROTOCOL]);
+    let gateway = if upgrade.selected_protocol().is_some() {
+        Gateway::Reliable(Box::new(app.admissions.greet(candidate, RELIABLE_TRANSPORT).await?))
+    } else {
+        Gateway::Plain(app.admissions.admit(candidate, TRANSPORT).await?)
+    };
     peer.place.authenticated();
-    Ok((upgrade, admitted))
+    Ok((upgrade, gateway))
 }
 
 /// The codes of refused upgrades, as the metric of refusals names them. Errors of the database can
@@ -238,13 +260,7 @@ fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -
         close_timeout: CLOSE_TIMEOUT,
         confirmation_timeout: delivery.confirmation_timeout,
     };
-    let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(websocket::BURST_BYTES)
-        .max_write_buffer_size(max_write)
-        .max_message_size(MAX_INCOMING)
-        .max_frame_size(MAX_INCOMING)
+    limited(app, upgrade)
         .on_failed_upgrade(move |error| {
             failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
         })
@@ -259,4 +275,49 @@ fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -
             };
             tokio::spawn(run.instrument(span));
         })
+}
+
+/// The upgrade with the limits of its socket.
+fn limited(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(websocket::BURST_BYTES)
+        .max_write_buffer_size(max_write)
+        .max_message_size(MAX_INCOMING)
+        .max_frame_size(MAX_INCOMING)
+}
+
+/// Answers 101, greets the gateway, and runs the socket as its hello asks.
+fn start_reliable(app: &App, upgrade: WebSocketUpgrade, greeted: Greeted, span: Span) -> Response {
+    let failed = span.clone();
+    let write_timeout = app.config.delivery.write_timeout;
+    let settings = websocket::reliable::Settings { write_timeout, close_timeout: CLOSE_TIMEOUT };
+    limited(app, upgrade)
+        .on_failed_upgrade(move |error| {
+            failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
+        })
+        .on_upgrade(move |socket| async move {
+            // In a separate task, so that the memory of the upgrade is freed now.
+            tokio::spawn(run_reliable(socket, greeted, settings).instrument(span));
+        })
+}
+
+async fn run_reliable(
+    socket: WebSocket,
+    mut greeted: Greeted,
+    settings: websocket::reliable::Settings,
+) {
+    let greeting = greeted.greeting();
+    let greet = websocket::reliable::greet(socket, &greeting, settings, greeted.stopped());
+    let Some((socket, hello)) = greet.await else { return };
+    match greeted.open(hello).await {
+        Ok((session, attempt)) => {
+            let (lane_end, transport_end) = transport::link();
+            session.start(lane_end);
+            socket.run(transport_end).await;
+            drop(attempt);
+        }
+        Err(refused) => socket.refuse(refused.reason, refused.error).await,
+    }
 }

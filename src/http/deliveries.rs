@@ -461,6 +461,8 @@ impl From<store::Outcome> for api::Outcome {
             store::Outcome::Received => Self::Received,
             store::Outcome::Applied => Self::Applied,
             store::Outcome::Failed => Self::Failed,
+            store::Outcome::Filtered => Self::Filtered,
+            store::Outcome::Snapshot => Self::Snapshot,
             store::Outcome::Unknown => Self::Unknown,
         }
     }

@@ -1,4 +1,4 @@
-//! `/openapi.json`, and `/docs`, a reference page that displays it.
+//! `/openapi.json`, `/docs`, a reference page that displays it, and `/asyncapi.json`.
 //!
 //! The page is Swagger UI 5.35.0, from the npm package `swagger-ui-dist` (Apache-2.0).
 //! Its two files are in `docs/`, compressed with `gzip -9 -n`; they add 0.5 MB to the
@@ -16,6 +16,7 @@ use axum::extract::Extension;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use super::asyncapi;
 use super::extract::Path;
 use super::listener::Peer;
 use super::openapi::{self, Missing, Problems, Public};
@@ -28,6 +29,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
     frame-ancestors 'none'";
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(openapi::json);
+static STREAMS: LazyLock<String> = LazyLock::new(asyncapi::json);
 
 /// A file of the page.
 struct File {
@@ -74,15 +76,24 @@ const FILES: [File; 3] = [
     ),
 )]
 pub(super) async fn document(peer: Option<Extension<Peer>>) -> Answer<Response> {
-    serve(
-        peer,
-        &File {
-            name: "openapi.json",
-            content_type: "application/json",
-            is_gzip: false,
-            bytes: LazyLock::force(&DOCUMENT).as_bytes(),
-        },
-    )
+    serve(peer, &json("openapi.json", &DOCUMENT))
+}
+
+/// Read the description of the streams.
+#[utoipa::path(
+    get, path = "/asyncapi.json", tag = "operations", operation_id = "asyncapi",
+    responses(
+        (status = 200, description = "The AsyncAPI 3.0 document of the streams of gateways and of the feed.", body = Object, content_type = "application/json"),
+        Problems<(Public,)>,
+    ),
+)]
+pub(super) async fn streams(peer: Option<Extension<Peer>>) -> Answer<Response> {
+    serve(peer, &json("asyncapi.json", &STREAMS))
+}
+
+fn json(name: &'static str, document: &'static LazyLock<String>) -> File {
+    let bytes = LazyLock::force(document).as_bytes();
+    File { name, content_type: "application/json", is_gzip: false, bytes }
 }
 
 /// Show the reference page of this API.

@@ -64,10 +64,10 @@ impl FromQuery for FeedQuery {
                 .ok_or("must be published, attempt or connection")
         };
         let outcome = |word: &str| {
-            [Outcome::Received, Outcome::Applied, Outcome::Failed, Outcome::Unknown]
+            Outcome::ALL
                 .into_iter()
                 .find(|outcome| outcome.as_str() == word)
-                .ok_or("must be received, applied, failed or unknown")
+                .ok_or("must be received, applied, failed, filtered, snapshot or unknown")
         };
         let asked = Self {
             types: listed(parameters, "types", kind)?,
@@ -249,7 +249,7 @@ impl FeedTask {
             }
         }
         self.resumed = position.clone();
-        let oldest = OLDEST.min(self.app.config.retention.limits().max_age);
+        let oldest = OLDEST.min(self.app.config.retention.max_age());
         if most > FURTHEST || end.at.since(position.at) > oldest {
             return self.send_gap(&gap(FeedGapReason::TooFarBehind, Some(position.at))).await;
         }

@@ -208,6 +208,7 @@ pub(super) fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
         name: gateway.name,
         labels: gateway.labels,
         replicas: gateway.replicas,
+        confirmation: gateway.confirmation.into(),
         created_at: gateway.created_at,
         disabled: gateway.disabled_at.is_some(),
         disabled_at: gateway.disabled_at,
@@ -253,13 +254,32 @@ impl From<store::LastRefusal> for api::LastRefusal {
     }
 }
 
+impl From<store::Confirmation> for api::Confirmation {
+    fn from(confirmation: store::Confirmation) -> Self {
+        match confirmation {
+            store::Confirmation::Any => Self::Any,
+            store::Confirmation::All => Self::All,
+        }
+    }
+}
+
+impl From<api::Confirmation> for store::Confirmation {
+    fn from(confirmation: api::Confirmation) -> Self {
+        match confirmation {
+            api::Confirmation::Any => Self::Any,
+            api::Confirmation::All => Self::All,
+        }
+    }
+}
+
 impl From<GatewayChange> for store::GatewayChange {
     fn from(change: GatewayChange) -> Self {
-        let GatewayChange { name, labels, replicas, disabled } = change;
+        let GatewayChange { name, labels, replicas, confirmation, disabled } = change;
+        let confirmation = confirmation.map(Into::into);
         let labels = labels.map(|labels| match labels {
             api::LabelChange::Clear => store::LabelChange::Clear,
             api::LabelChange::Merge(changes) => store::LabelChange::Merge(changes),
         });
-        Self { name, labels, replicas, disabled }
+        Self { name, labels, replicas, confirmation, disabled }
     }
 }

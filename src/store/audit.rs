@@ -218,7 +218,7 @@ macro_rules! audit_actions {
 audit_actions! {
     /// A gateway was registered.
     GatewayRegistered = "gateway.registered",
-    /// A gateway's name or number of replicas changed.
+    /// A gateway's name, number of replicas or confirmation changed.
     GatewayChanged = "gateway.changed",
     /// A gateway's labels changed.
     GatewayLabelled = "gateway.labelled",
@@ -230,6 +230,8 @@ audit_actions! {
     GatewayPaused = "gateway.paused",
     /// Delivery to a gateway was resumed.
     GatewayResumed = "gateway.resumed",
+    /// An instance of a gateway was forgotten.
+    InstanceForgotten = "instance.forgotten",
     /// A gateway was deleted, and with it its keys.
     GatewayDeleted = "gateway.deleted",
     /// A gateway's key was created.

@@ -40,6 +40,17 @@ pub enum Conflict {
         /// The maximum.
         most: usize,
     },
+    /// The gateway has the maximum number of named instances.
+    #[error(
+        "the gateway has {most} instances, the maximum; connect under a name that it knows, or have an admin forget one that is gone"
+    )]
+    Instances {
+        /// The maximum.
+        most: i64,
+    },
+    /// The instance has a live connection, so it can't be forgotten.
+    #[error("the instance {0:?} is connected; stop it first")]
+    InstanceConnected(String),
     /// The organisation has the maximum number of running jobs.
     #[error("{running} jobs are running, the maximum; wait until one ends, or abort one")]
     RunningJobs {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Record;
+use super::{InstanceOutcome, Record};
 use crate::clock::Timestamp;
 
 impl Record {
@@ -22,6 +22,13 @@ impl Record {
                 let began = unconfirmed.map_or(*at, |(_, started_at)| started_at).min(now);
                 let ended = (*at).min(now).max(began);
                 if ended != *at || unconfirmed.is_some_and(|(_, started_at)| started_at != began) {
+                    changed = Some((began, ended));
+                }
+            }
+            Self::Instance { outcome, at, .. } => {
+                let began = outcome.started_at().unwrap_or(*at).min(now);
+                let ended = (*at).min(now).max(began);
+                if ended != *at || outcome.started_at().is_some_and(|sent| sent != began) {
                     changed = Some((began, ended));
                 }
             }
@@ -47,6 +54,12 @@ impl Record {
                 }
                 *at = ended;
             }
+            Self::Instance { outcome, at, .. } => {
+                if let Some(started_at) = outcome.started_at_mut() {
+                    *started_at = began;
+                }
+                *at = ended;
+            }
             Self::Reported { at, .. }
             | Self::ConfirmedElsewhere { at, .. }
             | Self::Unmatched { at, .. }
@@ -56,6 +69,27 @@ impl Record {
             }
         }
         Cow::Owned(record)
+    }
+}
+
+impl InstanceOutcome {
+    /// When what it is about was sent.
+    const fn started_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Acknowledged { started_at, .. }
+            | Self::Retried { started_at, .. }
+            | Self::Rejected { started_at, .. } => Some(*started_at),
+            Self::Filtered { .. } | Self::Covered { .. } => None,
+        }
+    }
+
+    const fn started_at_mut(&mut self) -> Option<&mut Timestamp> {
+        match self {
+            Self::Acknowledged { started_at, .. }
+            | Self::Retried { started_at, .. }
+            | Self::Rejected { started_at, .. } => Some(started_at),
+            Self::Filtered { .. } | Self::Covered { .. } => None,
+        }
     }
 }
 

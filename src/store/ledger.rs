@@ -174,6 +174,11 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
+    /// The gateway did not want it: its type is not among those that the connection asked for, or
+    /// the connection started after it.
+    Filtered,
+    /// It could not be delivered, and the gateway has read a snapshot instead.
+    Snapshot,
     /// Unknown: another connection confirmed the event in the meantime, the node was lost, or a
     /// newer version recorded an outcome that this one does not know.
     Unknown,
@@ -186,13 +191,15 @@ impl Outcome {
             Self::Received => "received",
             Self::Applied => "applied",
             Self::Failed => "failed",
+            Self::Filtered => "filtered",
+            Self::Snapshot => "snapshot",
             Self::Unknown => "unknown",
         }
     }
 
     /// The outcome with a name from the database, which a newer version may have written.
     pub fn stored(name: &str) -> Self {
-        let known = [Self::Received, Self::Applied, Self::Failed];
+        let known = [Self::Received, Self::Applied, Self::Failed, Self::Filtered, Self::Snapshot];
         known.into_iter().find(|outcome| outcome.as_str() == name).unwrap_or(Self::Unknown)
     }
 }

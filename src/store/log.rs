@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::positions::Repeats;
 use super::{
-    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, Labels, LogPage, LogSpan,
-    Refusal, Result, ValidationError,
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, GapReason, Labels, Level,
+    LogPage, LogSpan, Refusal, Result, ValidationError,
 };
 use crate::clock::Timestamp;
 use crate::event::{
@@ -235,15 +235,6 @@ pub struct Opened {
     pub control: Control,
 }
 
-/// How far a gateway has confirmed a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// The gateway handled the event: a pong echoed its sequence.
-    Received,
-    /// The gateway applied the event: it sent a `deployment.ack`.
-    Applied,
-}
-
 /// A contiguous run of a gateway's sequences, `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -342,6 +333,19 @@ pub enum Record {
         /// When they were skipped.
         at: Timestamp,
     },
+    /// An outcome on a connection in reliable mode.
+    Instance {
+        /// The gateway.
+        gateway: GatewayKey,
+        /// The connection.
+        connection: ConnectionId,
+        /// The instance name that the connection was opened with, or `""`.
+        instance: Arc<str>,
+        /// The outcome.
+        outcome: InstanceOutcome,
+        /// When it was known.
+        at: Timestamp,
+    },
     /// A connection showed activity.
     Heartbeat {
         /// The connection.
@@ -370,6 +374,71 @@ pub enum Record {
         alive_at: Option<Timestamp>,
         /// When it ended.
         at: Timestamp,
+    },
+}
+
+/// An outcome on a connection in reliable mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InstanceOutcome {
+    /// Acknowledged at a level, cumulatively: an attempt with this outcome, and the instance's cursor
+    /// rises. If the connection confirms by this level, its position and the gateway's rise, too, and
+    /// deliveries that were given up meanwhile, or rejected by another instance, stop being dead
+    /// letters (the latter unless all instances must confirm). What another level confirms by writes
+    /// no attempt if it is `received`.
+    Acknowledged {
+        /// The level.
+        level: Level,
+        /// Whether the connection confirms by this level.
+        confirms: bool,
+        /// The acknowledged sequences: from the last one acknowledged at this level to the newest.
+        /// Without those that this connection rejected.
+        range: Range,
+        /// When the first of them was sent.
+        started_at: Timestamp,
+    },
+    /// The gateway could not apply an event and is sent it again: a failed attempt. If another
+    /// instance has confirmed it, the attempt's outcome is unknown.
+    Retried {
+        /// Its sequence.
+        sequence: Sequence,
+        /// The code of the negative acknowledgement.
+        code: Reason,
+        /// Details for admins. Cut to [`MOST_DETAIL`](super::MOST_DETAIL) bytes.
+        detail: String,
+        /// When it was sent.
+        started_at: Timestamp,
+    },
+    /// The gateway refused an event for good: a failed attempt and a dead letter. If another instance
+    /// has confirmed it, it stays delivered and the attempt's outcome is unknown.
+    Rejected {
+        /// Its sequence.
+        sequence: Sequence,
+        /// The code of the negative acknowledgement.
+        code: Reason,
+        /// Details for admins. Cut to [`MOST_DETAIL`](super::MOST_DETAIL) bytes.
+        detail: String,
+        /// When it was sent.
+        started_at: Timestamp,
+        /// The new position of the connection, if nothing before the event is unconfirmed. Otherwise
+        /// it passes the event with the next acknowledgement.
+        advance_to: Option<Sequence>,
+    },
+    /// Not sent, because their types are not among those that the connection wants: attempts with
+    /// the outcome `filtered`, unless the gateway has confirmed them. They don't fail.
+    Filtered {
+        /// The sequences.
+        range: Range,
+        /// The new position of the connection, if nothing before them is unconfirmed.
+        advance_to: Option<Sequence>,
+    },
+    /// The gateway has read a snapshot instead of events that could not be delivered. What was
+    /// pending up to there becomes settled: attempts with the outcome `snapshot`. The connection's
+    /// position rises.
+    Covered {
+        /// Why they could not be delivered.
+        reason: GapReason,
+        /// Delivery continues after this sequence.
+        resume_at: Sequence,
     },
 }
 

@@ -2,14 +2,15 @@
 //!
 //! # Definitions
 //!
-//! The *confirmed position of a gateway* is the highest sequence up to which one of its unnamed
-//! connections has confirmed everything: by a receipt, by a report, or because an event was skipped
-//! permanently (expired, trimmed, given up). It never moves back. An event at or below it counts as
-//! delivered, unless it is a dead letter, and is never recorded as failed afterwards.
+//! The *confirmed position of a gateway* is the highest sequence up to which one of its connections
+//! has confirmed everything: by a receipt, by a report, or because an event was skipped permanently
+//! (expired, trimmed, given up). It never moves back. An event at or below it counts as delivered,
+//! unless it is a dead letter, and is never recorded as failed afterwards. An admin may want all
+//! [named instances](super::instances) to confirm instead.
 //!
-//! A *named replica* is a replica of a gateway that identifies itself by a stable name when it
-//! connects. Its position is kept under this name, and it resumes there. The protocol has no member
-//! for the name yet, so all connections over the network are *unnamed*; the store supports both.
+//! A *named replica* is an [instance](super::instances): a replica that states a stable name when it
+//! connects, in reliable mode. Its position is kept under this name, and it resumes there. All other
+//! connections are *unnamed*.
 //!
 //! Each unnamed connection also has a *position of its own*, because unnamed replicas can't be told
 //! apart: each of them must get every event. A position outlives its connection, because the

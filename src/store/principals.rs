@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Conflict, Failing, Pause, Result};
+use super::{Confirmation, Conflict, Failing, Pause, Result};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 
@@ -21,6 +21,8 @@ pub struct Gateway {
     pub name: String,
     /// Labels.
     pub labels: Labels,
+    /// Which of its instances must confirm a delivery.
+    pub confirmation: Confirmation,
     /// How many replicas connect at the same time, as declared. See
     /// [`positions`](super::positions) for what happens if there are fewer.
     pub replicas: i64,
@@ -122,6 +124,8 @@ pub struct GatewayChange {
     pub labels: Option<LabelChange>,
     /// The new number of replicas.
     pub replicas: Option<i64>,
+    /// Which of its instances must confirm a delivery.
+    pub confirmation: Option<Confirmation>,
     /// Whether to disable or enable it.
     pub disabled: Option<bool>,
 }

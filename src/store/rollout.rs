@@ -60,12 +60,14 @@ pub struct RolloutTarget {
     pub state: TargetState,
     /// Why it failed; `None` unless it did.
     pub reason: Option<Reason>,
+    /// Whether the gateway acknowledges every event that it applies, not only deployments.
+    pub acknowledges: bool,
 }
 
 /// How far an event has come at a gateway. Each gateway is in exactly one of these states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetState {
-    /// The gateway reported that it has applied the event.
+    /// The gateway reported or acknowledged that it has applied the event.
     Applied,
     /// The gateway has confirmed the event, and has not reported that it applied it.
     Received,
@@ -92,16 +94,25 @@ pub struct RolloutRow {
     pub is_confirmed: bool,
     /// Why it was given up; `None` if it is not a dead letter.
     pub dead: Option<Reason>,
-    /// Whether the gateway reported that it applied it.
+    /// Whether the gateway reported that it applied it: by itself, in a `deployment.ack` or an
+    /// acknowledgement of one event.
     pub is_applied: bool,
+    /// The highest sequence up to which the gateway acknowledged that it applied everything. If all
+    /// instances must confirm, all of them have.
+    pub applied_up_to: Sequence,
+    /// Whether all instances must confirm, and there are any.
+    pub needs_all: bool,
+    /// Whether an instance confirms by what it has applied.
+    pub acknowledges: bool,
     /// Whether the gateway has a live connection.
     pub is_connected: bool,
 }
 
 impl RolloutRow {
     const fn state(&self) -> TargetState {
+        let is_acknowledged = self.sequence.0 <= self.applied_up_to.0 && self.dead.is_none();
         match DeliveryState::of(self.dead.is_some(), self.is_confirmed) {
-            _ if self.is_applied => TargetState::Applied,
+            _ if is_acknowledged || self.is_applied && !self.needs_all => TargetState::Applied,
             DeliveryState::Failed => TargetState::Failed,
             DeliveryState::Delivered => TargetState::Received,
             DeliveryState::Pending if self.is_connected => TargetState::Pending,
@@ -137,6 +148,7 @@ pub fn targets(rows: impl IntoIterator<Item = RolloutRow>) -> Vec<RolloutTarget>
             sequence: row.sequence,
             state,
             reason: row.dead.filter(|_| state == TargetState::Failed),
+            acknowledges: row.acknowledges || row.applied_up_to > Sequence::ZERO,
         };
         let place = (target.event_id.clone(), target.gateway_id);
         match places.get(&place).and_then(|place| targets.get_mut(*place)) {
@@ -168,7 +180,7 @@ impl Rollout {
         let is_possible = |target: &&RolloutTarget| match target.state {
             TargetState::Applied => true,
             TargetState::Failed => false,
-            _ => !applied || self.is_reported(&target.event_id),
+            _ => !applied || target.acknowledges || self.is_reported(&target.event_id),
         };
         self.targets.iter().filter(is_possible).count()
     }
@@ -295,6 +307,9 @@ mod tests {
             is_confirmed: false,
             dead: None,
             is_applied: false,
+            applied_up_to: Sequence::ZERO,
+            needs_all: false,
+            acknowledges: false,
             is_connected: true,
         }
     }

@@ -27,6 +27,9 @@ pub struct RetentionLimits {
     /// How long the position of an [unnamed connection](super::positions#definitions) is kept after
     /// its end.
     pub orphaned_cursor_max_age: Duration,
+    /// An [instance](super::instances) expires this long after its last activity, unless it is
+    /// connected.
+    pub instance_max_age: Duration,
     /// Records of the audit log are kept this long, and those of jobs after their end.
     pub audit_max_age: Duration,
     /// Rows examined per transaction, at most.
@@ -40,7 +43,7 @@ pub struct RetentionLimits {
 pub struct TrimMark {
     /// The kind of row to examine next.
     pub step: TrimStep,
-    /// Logs up to this gateway's have been examined in this pass.
+    /// Logs, or instances, up to this gateway's have been examined in this pass.
     pub gateway: i64,
     /// The last examined event, by when it was appended.
     pub event: TimedKey,
@@ -86,6 +89,7 @@ impl RetentionLimits {
         hard_max_events: i64::MAX,
         dead_letter_max_age: Duration::MAX,
         orphaned_cursor_max_age: Duration::MAX,
+        instance_max_age: Duration::MAX,
         audit_max_age: Duration::MAX,
         batch: 1,
     };
@@ -135,6 +139,10 @@ pub enum TrimStep {
     Logs,
     /// Positions of ended connections.
     Positions,
+    /// Instances that have not connected for too long.
+    Instances,
+    /// Records of expired instances.
+    ExpiredInstances,
     /// Events that are in no log.
     Events,
     /// Attempts whose log rows were removed.
@@ -166,7 +174,9 @@ impl TrimStep {
     pub const fn next(self) -> Option<Self> {
         match self {
             Self::Logs => Some(Self::Positions),
-            Self::Positions => Some(Self::Events),
+            Self::Positions => Some(Self::Instances),
+            Self::Instances => Some(Self::ExpiredInstances),
+            Self::ExpiredInstances => Some(Self::Events),
             Self::Events => Some(Self::Attempts),
             Self::Attempts => Some(Self::OldAttempts),
             Self::OldAttempts => Some(Self::DeadLetters),
@@ -194,6 +204,8 @@ pub struct Trimmed {
     pub attempts: u64,
     /// Unconfirmed deliveries removed by the hard limits.
     pub lost: u64,
+    /// Instances that expired.
+    pub instances: u64,
     /// Whether the pass continues.
     pub more: bool,
 }

@@ -17,8 +17,8 @@ pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 /// | `deleted` | it was deleted; only in a [diagnosis](super::diagnosis) | when it was deleted | `gateway_deleted` |
 /// | `disabled` | an admin has disabled it | when it was disabled | `gateway_disabled` |
 /// | `paused` | an admin has paused its delivery | when it was paused | who paused it, and why |
-/// | `failing` | the newest report (`deployment.ack`) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
-/// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout` or `protocol_error`), and no receipt or other failure came after that | that failure | its reason |
+/// | `failing` | the newest report (`deployment.ack`, or a rejection) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
+/// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout`, `protocol_error`, or the code of a negative acknowledgement), and no receipt or other failure came after that | that failure | its reason |
 /// | `away` | it has no live connection on any node | the end of its last connection, or its registration | why that connection ended, or `never_connected` |
 /// | `behind` | its oldest pending event is older than [`BEHIND_AFTER`] | when that event was appended | `confirmation_overdue` |
 /// | `ok` | none of these | the oldest of its live connections | none |
@@ -111,14 +111,25 @@ impl Gateway {
 /// Whether a failure with this reason means that a connected gateway did not handle what it was
 /// sent.
 const fn is_of_a_live_gateway(reason: Reason) -> bool {
-    matches!(reason, Reason::ConfirmationTimeout | Reason::WriteTimeout | Reason::ProtocolError)
+    matches!(
+        reason,
+        Reason::ConfirmationTimeout
+            | Reason::WriteTimeout
+            | Reason::ProtocolError
+            | Reason::Invalid
+            | Reason::Unsupported
+            | Reason::DependencyMissing
+            | Reason::Timeout
+            | Reason::Overloaded
+            | Reason::Conflict
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{Epoch, GatewayId, GatewayKey, Sequence};
-    use crate::store::{Labels, Pause};
+    use crate::store::{Confirmation, Labels, Pause};
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_micros(secs * 1_000_000)
@@ -148,6 +159,7 @@ mod tests {
             last_receipt_at: Some(at(110)),
             last_refusal: None,
             replicas: 1,
+            confirmation: Confirmation::Any,
             as_of: at(200),
         }
     }

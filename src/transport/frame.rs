@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::frames::EventPosition;
 use super::{DeploymentReport, Greeting, InvalidMessage};
 use crate::clock::Timestamp;
 use crate::event::{
@@ -28,7 +29,14 @@ struct Envelope<'a> {
     user_id: Option<&'a str>,
     event_id: &'a EventId,
     sequence: Sequence,
+    /// Only in reliable mode, like `attempt` and `expires_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Sequence>,
     epoch: Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<TraceParent>,
 }
@@ -43,18 +51,36 @@ impl<'a> Envelope<'a> {
             user_id: event.user_id.as_deref(),
             event_id: &event.id,
             sequence,
+            previous: None,
             epoch,
+            attempt: None,
+            expires_at: None,
             traceparent: event.traceparent,
         }
+    }
+
+    fn text(&self) -> Bytes {
+        // An envelope without user id has some 300 bytes besides its payload.
+        let mut text = Vec::with_capacity(self.payload.get().len() + 512);
+        encode(&mut text, self);
+        text.into()
     }
 }
 
 /// An event's frame for one gateway's log.
 pub fn event_text(event: &Event, sequence: Sequence, epoch: Epoch) -> Bytes {
-    // An envelope without user id has some 300 bytes besides its payload.
-    let mut text = Vec::with_capacity(event.payload.get().len() + 512);
-    encode(&mut text, &Envelope::new(event, sequence, epoch));
-    text.into()
+    Envelope::new(event, sequence, epoch).text()
+}
+
+/// An event's frame in reliable mode, [`frames::EventFrame`](super::frames::EventFrame).
+pub(super) fn reliable_event_text(event: &Event, position: EventPosition) -> Bytes {
+    let envelope = Envelope {
+        previous: Some(position.previous),
+        attempt: Some(position.attempt),
+        expires_at: event.expires_at,
+        ..Envelope::new(event, position.sequence, position.epoch)
+    };
+    envelope.text()
 }
 
 /// The size in bytes of an event's largest frame in any log. Published events are limited by it.
@@ -97,7 +123,8 @@ pub fn connection_ack(greeting: Greeting, timestamp: Timestamp) -> Bytes {
     text.into()
 }
 
-fn encode(frame: impl io::Write, value: &impl Serialize) {
+/// Writes a value as JSON.
+pub(super) fn encode(frame: impl io::Write, value: &impl Serialize) {
     // Writing strings, numbers and a valid raw value into memory does not fail.
     if let Err(error) = serde_json::to_writer(frame, value) {
         debug_assert!(false, "failed to encode a frame: {error}");

@@ -1,11 +1,12 @@
 //! Gateways' reports on deployments, for any transport.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
 
 /// What a deployment was to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentAction {
     /// To be deployed.
@@ -25,7 +26,7 @@ impl DeploymentAction {
 }
 
 /// The result of a deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentStatus {
     /// It was applied.
@@ -35,7 +36,7 @@ pub enum DeploymentStatus {
 }
 
 /// A gateway's report on one deployment. It contains no event id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentReport {
     /// The deployment's id.
@@ -49,11 +50,10 @@ pub struct DeploymentReport {
     pub action: DeploymentAction,
     /// Its result.
     pub status: DeploymentStatus,
-    /// The `performedAt` of the event that it answers; `None` if it is absent or
-    /// not a time.
+    /// The `performedAt` of the event that it answers. Ignored if it is not a time.
     #[serde(default, deserialize_with = "lenient_time")]
     pub performed_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Why it failed, such as `GATEWAY_PROCESSING_ERROR`.
     #[serde(default)]
     pub error_code: Option<String>,
 }

@@ -25,6 +25,7 @@ use crate::event::{Epoch, Reason, Sequence};
 mod cadence;
 mod reading;
 mod receipts;
+pub mod reliable;
 
 use cadence::PingBefore;
 use reading::{ReadEnd, read};
@@ -209,8 +210,10 @@ impl Writer<'_> {
         tokio::select! {
             biased;
             control = self.control.recv() => match control {
-                Some(Control::Probe) => Next::Ping,
+                // There are no frames for a drain and for violations in plain mode.
+                Some(Control::Probe | Control::Drain(_)) => Next::Ping,
                 Some(Control::Close(reason)) => Next::Close(reason),
+                Some(Control::Violation(_)) => Next::Close(Reason::ProtocolError),
                 None => Next::Close(Reason::Shutdown),
             },
             Some(outgoing) = self.events.recv() => Next::Event(outgoing),
@@ -249,8 +252,9 @@ enum Next {
 async fn closed(control: &mut mpsc::Receiver<Control>, ping_due: &mut bool) -> Reason {
     loop {
         match control.recv().await {
-            Some(Control::Probe) => *ping_due = true,
+            Some(Control::Probe | Control::Drain(_)) => *ping_due = true,
             Some(Control::Close(reason)) => return reason,
+            Some(Control::Violation(_)) => return Reason::ProtocolError,
             None => return Reason::Shutdown,
         }
     }
@@ -279,6 +283,8 @@ impl Burst<'_> {
         }
         let mut is_pinged = true;
         while let Some(outgoing) = next.take() {
+            // A lane passes nothing else in plain mode.
+            let Outgoing::Event(outgoing) = *outgoing else { continue };
             let (ping_before, last) = {
                 let mut receipts = locked(self.receipts);
                 (receipts.plan(&outgoing, is_pinged, Instant::now()), receipts.last())

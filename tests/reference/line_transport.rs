@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway_events::event::{Reason, Sequence};
 use gateway_events::transport::{
-    Control, Ended, Greeting, Incoming, InvalidMessage, Outgoing, TransportEnd,
+    Control, Ended, Greeting, Incoming, InvalidMessage, Outgoing, OutgoingEvent, TransportEnd,
 };
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, split,
@@ -50,6 +50,8 @@ pub(crate) async fn run(
                 biased;
                 told = control.recv() => match told {
                     Some(Control::Probe) => next = Some("PROBE\n".to_owned()),
+                    Some(Control::Drain(_)) => {}
+                    Some(Control::Violation(_)) => return Reason::ProtocolError,
                     Some(Control::Close(reason)) => {
                         let close = format!("CLOSE {}\n", reason.as_str());
                         let _ = timeout(write_timeout, write.write_all(close.as_bytes())).await;
@@ -58,7 +60,8 @@ pub(crate) async fn run(
                     None => return Reason::Shutdown,
                 },
                 Some(outgoing) = events.recv() => {
-                    let Outgoing { sequence, event, .. } = *outgoing;
+                    let Outgoing::Event(outgoing) = *outgoing else { continue };
+                    let OutgoingEvent { sequence, event, .. } = outgoing;
                     next = Some(format!("EVENT {} {}\n", sequence.0, event.payload.get()));
                 }
             }
@@ -102,7 +105,8 @@ async fn closed(control: &mut tokio::sync::mpsc::Receiver<Control>) -> Reason {
     loop {
         match control.recv().await {
             Some(Control::Close(reason)) => return reason,
-            Some(Control::Probe) => {}
+            Some(Control::Violation(_)) => return Reason::ProtocolError,
+            Some(Control::Probe | Control::Drain(_)) => {}
             None => return Reason::Shutdown,
         }
     }

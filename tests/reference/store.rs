@@ -35,6 +35,7 @@ mod history;
 mod inbox;
 mod inbox_edit;
 mod inbox_operations;
+mod instances;
 mod ledger;
 mod nodes;
 mod operations;

@@ -1,7 +1,7 @@
 //! A transport in memory, whose peer is the test itself.
 
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::transport::{Control, Ended, Incoming, Outgoing, TransportEnd};
+use gateway_events::transport::{Control, Ended, Incoming, Outgoing, OutgoingEvent, TransportEnd};
 
 /// The gateway at the other end of a link.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) enum Seen {
     /// It sent an event.
-    Event(Box<Outgoing>),
+    Event(OutgoingEvent),
     /// It sent a probe.
     Probe,
     /// It closed the connection, or was dropped.
@@ -32,14 +32,18 @@ impl Peer {
             control = self.end.control.recv() => match control {
                 Some(Control::Probe) => Seen::Probe,
                 Some(Control::Close(reason)) => Seen::Close(reason),
+                Some(other) => panic!("sent in plain mode: {other:?}"),
                 None => Seen::Close(Reason::Shutdown),
             },
-            Some(outgoing) = self.end.events.recv() => Seen::Event(outgoing),
+            Some(outgoing) = self.end.events.recv() => match *outgoing {
+                Outgoing::Event(event) => Seen::Event(event),
+                other => panic!("sent in plain mode: {other:?}"),
+            },
         }
     }
 
     /// Waits for an event, answering probes meanwhile. `None` if the lane closes the connection.
-    pub(crate) async fn event(&mut self) -> Option<Box<Outgoing>> {
+    pub(crate) async fn event(&mut self) -> Option<OutgoingEvent> {
         loop {
             match self.next().await {
                 Seen::Event(outgoing) => return Some(outgoing),

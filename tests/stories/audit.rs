@@ -123,6 +123,11 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
             let path = format!("/gateways/{id}/tokens/{token}");
             change(path, Value::Null, "gateway_token.revoked")
         }
+        ("delete", "/gateways/{id}/instances/{name}") => {
+            let (id, _) = service.gateway(&nth).await;
+            crate::instances::known(on, service, &id, "east").await;
+            change(format!("/gateways/{id}/instances/east"), Value::Null, "instance.forgotten")
+        }
         ("post", "/access-tokens") => {
             change(route, json!({"name": nth, "scopes": ["read"]}), "access_token.created")
         }

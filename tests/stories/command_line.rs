@@ -285,6 +285,7 @@ async fn help_lists_the_client_options_that_have_an_effect() {
         ("migrate", &[]),
         ("demo", &[]),
         ("openapi", &[]),
+        ("asyncapi", &[]),
         ("completions", &[]),
         ("config check", &[]),
         ("config show", &["--json"]),

@@ -27,6 +27,7 @@ mod diagnosis;
 mod feed;
 mod inbox;
 mod inbox_edit;
+mod instances;
 mod maintenance;
 mod outcomes;
 mod positions;
@@ -44,6 +45,7 @@ pub(crate) use diagnosis::*;
 pub(crate) use feed::*;
 pub(crate) use inbox::*;
 pub(crate) use inbox_edit::*;
+pub(crate) use instances::*;
 pub(crate) use maintenance::*;
 pub(crate) use outcomes::*;
 pub(crate) use positions::*;
@@ -86,7 +88,20 @@ macro_rules! conforms {
             an_unused_opening_is_not_counted_as_a_replica
             sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
             a_late_receipt_does_not_recreate_a_position_that_was_taken_over
-            a_named_replica_moves_its_own_position_and_not_its_gateways
+            a_named_replica_moves_its_own_position_and_its_gateways
+            an_instance_resumes_at_the_position_of_its_level
+            a_position_that_the_log_does_not_have_is_a_gap
+            what_a_snapshot_covers_is_settled_and_recorded
+            what_an_instance_does_not_want_is_settled_and_does_not_fail
+            a_negative_acknowledgement_fails_or_rejects_an_event
+            one_confirmation_outweighs_the_rejections_of_others
+            delivered_means_confirmed_by_any_or_by_all_instances
+            what_instances_apply_counts_in_rollouts
+            a_later_connection_of_an_instance_replaces_the_earlier_one
+            a_position_of_its_own_confirms_what_lies_before
+            instances_are_limited_forgotten_and_recorded
+            an_abandoned_instance_expires_and_leaves_a_record
+            retention_keeps_what_an_instance_has_not_confirmed
             a_receipt_on_a_deleted_connection_moves_its_gateway
             an_abandoned_opening_leaves_no_live_connection
             the_peak_of_simultaneous_connections_is_known
@@ -389,6 +404,7 @@ pub(crate) fn keep_all() -> RetentionLimits {
         hard_max_events: i64::MAX / 2,
         dead_letter_max_age: LONG,
         orphaned_cursor_max_age: LONG,
+        instance_max_age: LONG,
         audit_max_age: LONG,
         batch: 10_000,
     }

@@ -32,7 +32,11 @@ fn script(name: &str) -> String {
 }
 
 async fn example(name: &str, service: &Service) -> Command {
-    let mut program = Command::new(built(name).await);
+    of_service(&built(name).await, service)
+}
+
+fn of_service(program: &Path, service: &Service) -> Command {
+    let mut program = Command::new(program);
     program
         .arg(format!("https://localhost:{}", service.port))
         .env_clear()
@@ -45,10 +49,48 @@ async fn example(name: &str, service: &Service) -> Command {
 }
 
 #[tokio::test]
-async fn a_gateway_applies_what_the_publisher_and_the_platform_publish() {
+async fn a_gateway_in_reliable_mode_applies_refuses_and_resumes() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
-    let mut gateway = example("gateway", &service).await;
+    let program = built("gateway").await;
+    let position = service.directory().join("position");
+    let start = || {
+        let mut gateway = of_service(&program, &service);
+        gateway.arg("a").arg(&position).env("GATEWAY_EVENTS_KEY", &key);
+        gateway.spawn().expect("it starts")
+    };
+    let publish = async |action: &str| {
+        let payload = serde_json::json!({ "configType": "cache", "action": action });
+        let event = serde_json::json!({
+            "type": "gateway.config.updated", "gatewayIds": [id], "payload": payload,
+        });
+        service.api().post("/events", &event).await.expect("accepted");
+    };
+    let path = format!("/gateways/{id}");
+    let mut gateway = start();
+    publish("retry").await;
+    publish("update").await;
+    service.eventually(&path, |gateway| gateway["confirmed"] == 2).await;
+    gateway.kill().await.expect("it was running");
+    publish("update").await;
+    let gateway = start();
+    service.eventually(&path, |gateway| gateway["confirmed"] == 3).await;
+    let pid = i32::try_from(gateway.id().expect("it runs")).ok();
+    let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is stopped");
+    let ended = tokio::time::timeout(crate::support::PATIENCE, gateway.wait_with_output()).await;
+    let ended = ended.expect("it ends in time").expect("it ends");
+    let said = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.success(), "{said}");
+    let applied: Vec<_> = said.lines().filter(|line| line.starts_with("applied ")).collect();
+    assert!(matches!(applied[..], [line] if line.starts_with("applied 3 ")), "{said}");
+}
+
+#[tokio::test]
+async fn a_plain_gateway_applies_what_the_publisher_and_the_platform_publish() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let mut gateway = example("plain_gateway", &service).await;
     let mut gateway = gateway.env("GATEWAY_EVENTS_KEY", key).spawn().expect("it starts");
 
     let mut publisher = example("publish", &service).await;
@@ -71,10 +113,12 @@ async fn a_gateway_applies_what_the_publisher_and_the_platform_publish() {
 #[tokio::test]
 async fn a_gateway_whose_key_is_refused_ends_with_an_error() {
     let service = Service::start().await;
-    let mut gateway = example("gateway", &service).await;
-    let said = run(gateway.env("GATEWAY_EVENTS_KEY", "gwk_unknown")).await;
-    assert_ne!(said.code, Some(0), "{said:?}");
-    assert!(said.err.contains("401"), "{said:?}");
+    for name in ["gateway", "plain_gateway"] {
+        let mut gateway = example(name, &service).await;
+        let said = run(gateway.env("GATEWAY_EVENTS_KEY", "gwk_unknown")).await;
+        assert_ne!(said.code, Some(0), "{said:?}");
+        assert!(said.err.contains("401"), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use crate::{inbox_program, inbox_program_postgres, store_memory, store_postgres,
 
 mod bulk;
 mod calls;
+mod instances;
 mod lanes;
 mod reports;
 mod snapshot;

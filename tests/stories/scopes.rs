@@ -28,7 +28,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 55] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 56] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
@@ -56,6 +56,8 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 55] = [
     ("POST", "/gateways/{id}/tokens", Admin, "{}", 404),
     ("DELETE", "/gateways/{id}/tokens/{token}", Admin, "", 404),
     ("GET", "/gateways/{id}/connections", Read, "", 404),
+    ("GET", "/gateways/{id}/instances", Read, "", 404),
+    ("DELETE", "/gateways/{id}/instances/{name}", Admin, "", 404),
     ("GET", "/gateways/{id}/log", Read, "", 404),
     ("GET", "/connections", Read, "", 200),
     ("GET", "/audit", Admin, "", 200),
@@ -82,6 +84,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 55] = [
     ("GET", "/readyz", Nothing, "", 200),
     ("GET", "/metrics", Nothing, "", 200),
     ("GET", "/openapi.json", Nothing, "", 200),
+    ("GET", "/asyncapi.json", Nothing, "", 200),
     ("GET", "/docs", Nothing, "", 200),
     ("GET", "/docs/{file}", Nothing, "", 404),
 ];

@@ -22,6 +22,7 @@ pub(crate) mod command;
 pub(crate) mod document;
 pub(crate) mod http;
 mod socket;
+pub(crate) mod streams;
 pub(crate) mod terminal;
 
 pub(crate) use socket::Socket;

@@ -1,4 +1,4 @@
-//! Connects in place of a gateway, with its key, and behaves like deployed gateways. Confirmed
+//! Connects in place of a gateway, with its key: like deployed gateways, or in reliable mode. Confirmed
 //! events count as delivered.
 
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use gateway_events::client::CancellationToken;
 use gateway_events::client::api::Api;
 use gateway_events::client::gateway::{
     AckPolicy, Exit, Gateway, GatewayOptions, Handler, Notice, ReceivedEvent,
 };
 use gateway_events::client::tls;
+use gateway_events::client::{CancellationToken, Endpoint};
 use gateway_events::clock::Timestamp;
 
 use super::super::access::{ClientOptions, secret};
@@ -21,6 +21,8 @@ use super::super::confirm::Confirmation;
 use super::super::output::{clean, remark, say, say_prose, time};
 use super::super::time::parse_duration;
 use super::{Line, on_one_line, until_interrupted};
+
+mod reliable;
 
 const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
 
@@ -34,10 +36,15 @@ pub(crate) struct Place {
     #[arg(long, value_name = "FILE", requires = "as_gateway", conflicts_with = "gateway")]
     key_file: Option<PathBuf>,
     /// Report deployments as applied (deployment.ack, success)
-    #[arg(long, conflicts_with_all = ["fail", "gateway"], requires = "as_gateway")]
+    #[arg(long, conflicts_with_all = ["fail", "gateway", "reliable"], requires = "as_gateway")]
     ack: bool,
     /// Report deployments as failed with this code, such as GATEWAY_PROCESSING_ERROR
-    #[arg(long, value_name = "CODE", requires = "as_gateway", conflicts_with = "gateway")]
+    #[arg(
+        long,
+        value_name = "CODE",
+        requires = "as_gateway",
+        conflicts_with_all = ["gateway", "reliable"]
+    )]
     fail: Option<String>,
     /// Take this long to handle each event
     #[arg(
@@ -48,6 +55,8 @@ pub(crate) struct Place {
         conflicts_with = "gateway"
     )]
     slow: Option<Duration>,
+    #[command(flatten)]
+    reliable: reliable::Mode,
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -66,9 +75,12 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
     let trust = client.trust()?;
     let url = Api::new(&client.address()?, None, &trust)?.base().clone();
     let stop = until_interrupted();
-    let printer =
-        Arc::new(Printer { as_json: client.prints_json()?, slow: place.slow, stop: stop.clone() });
-    let mut options = GatewayOptions::new(url, key, trust.client_config()?, printer);
+    let printer = Printer { as_json: client.prints_json()?, slow: place.slow, stop: stop.clone() };
+    if place.reliable.is_chosen() {
+        let endpoint = Endpoint { base: url, tls: trust.client_config()?, source: None };
+        return reliable::run(place.reliable, endpoint, key, printer, stop).await;
+    }
+    let mut options = GatewayOptions::new(url, key, trust.client_config()?, Arc::new(printer));
     options.ack = match place.fail {
         Some(code) => AckPolicy::Fail(code),
         None if place.ack => AckPolicy::Success,
@@ -76,17 +88,22 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
     };
     match Gateway::new(options).run(stop).await {
         Exit::Cancelled => Ok(ExitCode::SUCCESS),
-        Exit::Refused(401) => anyhow::bail!(
+        Exit::Refused(status) => Err(refused(status)),
+    }
+}
+
+/// The error after a status after which gateways do not reconnect.
+fn refused(status: u16) -> anyhow::Error {
+    match status {
+        401 => anyhow::anyhow!(
             "the key is not valid: it is unknown, expired or revoked; create a new one: gateway-events token create --gateway GATEWAY"
         ),
-        Exit::Refused(403) => anyhow::bail!(
+        403 => anyhow::anyhow!(
             "the gateway is disabled; enable it: gateway-events gateway enable GATEWAY"
         ),
-        Exit::Refused(status) => {
-            anyhow::bail!(
-                "the service refused the connection with status {status}, after which gateways do not reconnect"
-            )
-        }
+        status => anyhow::anyhow!(
+            "the service refused the connection with status {status}, after which gateways do not reconnect"
+        ),
     }
 }
 
@@ -98,17 +115,23 @@ struct Printer {
     stop: CancellationToken,
 }
 
-#[async_trait]
-impl Handler for Printer {
-    async fn handle(&self, event: ReceivedEvent) {
-        let said =
-            if self.as_json { say(on_one_line(&event.raw)) } else { say_prose(line(&event)) };
+impl Printer {
+    /// Prints an event, and takes as long as the options say.
+    async fn print(&self, line: String) {
+        let said = if self.as_json { say(line) } else { say_prose(line) };
         if said.is_err() {
             self.stop.cancel();
         }
         if let Some(slow) = self.slow {
             tokio::time::sleep(slow).await;
         }
+    }
+}
+
+#[async_trait]
+impl Handler for Printer {
+    async fn handle(&self, event: ReceivedEvent) {
+        self.print(if self.as_json { on_one_line(&event.raw) } else { line(&event) }).await;
     }
 
     async fn notice(&self, notice: Notice) {
@@ -121,21 +144,23 @@ impl Handler for Printer {
             Notice::Disconnected { why } => {
                 remark(format_args!("disconnected ({}), reconnecting at once", clean(&why)));
             }
-            Notice::Failed { why, wait } => {
-                let advice = tls::advice(&why).map(|advice| format!("; {advice}"));
-                remark(format_args!(
-                    "not connected: {}{}; retrying in {:.1} s",
-                    clean(&why),
-                    advice.unwrap_or_default(),
-                    wait.as_secs_f64()
-                ));
-            }
+            Notice::Failed { why, wait } => remark_failed(&why, wait),
             Notice::Refused { status } => remark(format_args!("refused with status {status}")),
             Notice::Unreadable { why } => {
                 remark(format_args!("a frame was not a valid event: {}", clean(&why)));
             }
         }
     }
+}
+
+fn remark_failed(why: &str, wait: Duration) {
+    let advice = tls::advice(why).map(|advice| format!("; {advice}"));
+    remark(format_args!(
+        "not connected: {}{}; retrying in {:.1} s",
+        clean(why),
+        advice.unwrap_or_default(),
+        wait.as_secs_f64()
+    ));
 }
 
 fn line(event: &ReceivedEvent) -> String {

@@ -6,18 +6,18 @@ use crate::metric;
 
 /// Handles of a connection. Looking a metric up by its name and labels for each event would cost
 /// more than updating it.
-pub(super) struct Metrics {
-    pub(super) written: Counter,
-    pub(super) receipts: Counter,
+pub(in super::super) struct Metrics {
+    pub(in super::super) written: Counter,
+    pub(in super::super) receipts: Counter,
     /// From the commit to the transport.
-    pub(super) dispatch_delay: Histogram,
+    pub(in super::super) dispatch_delay: Histogram,
     /// From the transport to the receipt.
-    pub(super) receipt_delay: Histogram,
+    pub(in super::super) receipt_delay: Histogram,
 }
 
 impl Metrics {
     /// The metrics of a connection over this transport.
-    pub(super) fn new(transport: &'static str) -> Self {
+    pub(in super::super) fn new(transport: &'static str) -> Self {
         Self {
             written: metrics::counter!(metric::EVENTS_WRITTEN),
             receipts: metrics::counter!(metric::RECEIPTS),

@@ -1,8 +1,8 @@
 //! The entries of each operation, which all stores record alike.
 
 use super::super::{
-    BulkJob, BulkJobState, BulkTask, EventTypeInfo, Gateway, LoggedEvent, Range, RejectedRow,
-    Resent, TokenInfo,
+    BulkJob, BulkJobState, BulkTask, Confirmation, EventTypeInfo, ExpiredInstance, Gateway,
+    LoggedEvent, Range, RejectedRow, Resent, TokenInfo,
 };
 use super::{AuditAction, AuditEntry, AuditObject, Fact, Facts};
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence};
@@ -15,7 +15,7 @@ pub fn gateway_registered(gateway: &Gateway) -> AuditEntry {
 /// An action, and the values of a gateway that it is about.
 type Part = (AuditAction, fn(&Gateway) -> Facts);
 
-/// A gateway was updated: an entry for its name and replicas, one for its labels, and one for
+/// A gateway was updated: an entry for its name, replicas and confirmation, one for its labels, and one for
 /// whether it is disabled; each only if that changed.
 pub fn gateway_updated(before: &Gateway, after: &Gateway) -> Vec<AuditEntry> {
     let action = if after.disabled_at.is_some() {
@@ -41,6 +41,16 @@ pub fn gateway_deleted(gateway: &Gateway, undelivered: &[Range], revoked: u64) -
     let undelivered: i64 = undelivered.iter().map(|it| it.last.0 - it.first.0 + 1).sum();
     let after = Facts::none().with("undelivered", undelivered).with("revokedTokens", revoked);
     entry(AuditAction::GatewayDeleted, of_gateway(gateway), facts(gateway), after)
+}
+
+/// An instance of a gateway was forgotten.
+pub fn instance_forgotten(gateway: &Gateway, gone: &ExpiredInstance) -> AuditEntry {
+    let before = Facts::none()
+        .with("instance", gone.name.as_str())
+        .with("received", gone.received.0)
+        .with("applied", gone.applied.0)
+        .with("lastSeenAt", gone.last_seen_at);
+    entry(AuditAction::InstanceForgotten, of_gateway(gateway), before, Facts::none())
 }
 
 /// A gateway's key was created.
@@ -277,11 +287,15 @@ fn of_gateway(gateway: &Gateway) -> AuditObject {
 fn facts(gateway: &Gateway) -> Facts {
     let facts = labels(gateway);
     let facts = facts.with("name", gateway.name.as_str()).with("replicas", gateway.replicas);
+    let all = Some(gateway.confirmation).filter(|it| *it == Confirmation::All);
+    let facts = facts.with_some("confirmation", all.map(Confirmation::as_str));
     facts.with("disabled", gateway.disabled_at.is_some())
 }
 
 fn settings(gateway: &Gateway) -> Facts {
-    Facts::none().with("name", gateway.name.as_str()).with("replicas", gateway.replicas)
+    let facts = Facts::none().with("name", gateway.name.as_str());
+    let facts = facts.with("replicas", gateway.replicas);
+    facts.with("confirmation", gateway.confirmation.as_str())
 }
 
 fn labels(gateway: &Gateway) -> Facts {

@@ -6,20 +6,23 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access as _, run};
-use super::dialect::{Connection, ConnectionStatements as _, query, query_scalar};
+use super::cursors;
+use super::dialect::{Connection, ConnectionStatements as _, query};
+use super::instances::insert_connection;
+use super::instances::opening::{insert_gateway_position, stored};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use crate::store::positions::Repeats;
 use crate::store::{
-    ConnectionCursor, ConnectionPage, Connections, NewConnection, Opened, Result,
+    ConnectionCursor, ConnectionPage, Connections, Level, NewConnection, Opened, Result,
     RevokedConnection, StoreError,
 };
 use crate::wake::Control;
 
 pub(crate) mod close;
-mod cursor;
+pub(crate) mod cursor;
 pub(crate) mod list;
 mod peak;
 mod revoked;
@@ -88,39 +91,26 @@ pub(super) async fn open_connection(
     let Start { position, is_unsure, repeats } = if unnamed {
         cursor::open(conn, now, new.gateway, stream.replicas).await?
     } else {
+        insert_gateway_position(conn, new.gateway).await?;
         let position = start_of(conn, new.gateway, &new.instance).await?;
         Start { position, is_unsure: false, repeats: Repeats::default() }
     };
-    query!(
-        r#"
-        insert into connections (id, gateway, token, instance, transport, node, remote_address,
-            connected_at, last_heartbeat_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $8)
-        "#,
-        new.id as _,
-        new.gateway.0,
-        new.token,
-        new.instance,
-        new.transport,
-        node as _,
-        new.remote_address,
-        now as _
-    )
-    .execute(&mut *conn)
-    .await?;
+    insert_connection(conn, now, node, new).await?;
     let instance = if unnamed { new.id.to_string() } else { new.instance.clone() };
     let connected_at = unnamed.then_some(now);
+    let confirm = (!unnamed).then_some(Level::Received.as_str());
     query!(
         r#"
-        insert into cursors (gateway, instance, received, updated_at, connected_at)
-        values ($1, $2, $3, $4, $5)
+        insert into cursors (gateway, instance, received, updated_at, connected_at, confirm)
+        values ($1, $2, $3, $4, $5, $6)
         on conflict (gateway, instance) do nothing
         "#,
         new.gateway.0,
         instance,
         position.0,
         now as _,
-        connected_at as _
+        connected_at as _,
+        confirm
     )
     .execute(&mut *conn)
     .await?;
@@ -130,29 +120,18 @@ pub(super) async fn open_connection(
     Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
 }
 
-/// The position of a [named replica](crate::store::positions#definitions). A new one starts at the
-/// gateway's position.
+/// The position of an [instance](crate::store::instances). A new one starts at the gateway's.
 async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) -> Result<Sequence> {
-    let start = query_scalar!(
-        r#"
-        select coalesce(
-            (select received from cursors where gateway = $1 and instance = $2),
-            (select received from cursors where gateway = $1 and instance = ''),
-            0
-        ) as "start!: i64"
-        "#,
-        gateway.0,
-        instance
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(Sequence(start))
+    match stored(conn, gateway, instance).await? {
+        Some(cursor) => Ok(cursor.position()),
+        None => cursors::confirmed(conn, gateway).await,
+    }
 }
 
 /// The last sequence after `position` that an earlier connection was sent, and the last one whose
 /// attempt failed for a reason that the event may have caused. Looks no further than a window
 /// reaches.
-async fn sent_behind(
+pub(crate) async fn sent_behind(
     conn: &mut Connection,
     gateway: GatewayKey,
     position: Sequence,

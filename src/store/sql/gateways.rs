@@ -16,8 +16,8 @@ use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, Audited, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways, KeyFault, Labels,
-    NotedRefusal, Range, Result, StoreError,
+    Actor, Audited, Confirmation, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways,
+    KeyFault, Labels, NotedRefusal, Range, Result, StoreError,
 };
 
 pub(crate) mod details;
@@ -224,9 +224,28 @@ pub(super) async fn update_gateway(
     )
     .execute(&mut *conn)
     .await?;
+    if let Some(confirmation) = change.confirmation
+        && confirmation != before.confirmation
+    {
+        confirm_by(conn, key, confirmation).await?;
+    }
     let after = the_one(conn, key).await?;
     let entries = entries::gateway_updated(&before, &after);
     Ok(Audited::new(after, entries))
+}
+
+/// Changes which instances must confirm. The gateway's position never moves back; if one confirmation
+/// is enough from now on, it catches up.
+async fn confirm_by(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    confirmation: Confirmation,
+) -> Result<()> {
+    let confirmation = confirmation.as_str();
+    query!("update streams set confirmation = $2 where gateway = $1", gateway.0, confirmation)
+        .execute(&mut *conn)
+        .await?;
+    cursors::follow_instances(conn, gateway).await
 }
 
 /// Records undelivered events as failed. The stream and the gateway's position stay, because rows

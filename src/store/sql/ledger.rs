@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::Backend;
 use super::access::{Access as _, run};
 use super::deliveries;
-use super::dialect::{Connection, query};
+use super::dialect::{Connection, query, query_as};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{ConnectionId, EventId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::{
@@ -126,8 +126,14 @@ pub(super) struct Ended<'a> {
 /// The outcome of an attempt.
 #[derive(Clone, Copy)]
 pub(super) enum How<'a> {
-    /// The gateway applied it.
-    Applied,
+    /// The gateway received it, with details.
+    Received(&'a str),
+    /// The gateway applied it, with details.
+    Applied(&'a str),
+    /// The gateway did not want it, with details.
+    Filtered(&'a str),
+    /// The gateway has read a snapshot instead, for this reason.
+    Snapshot(&'a str),
     /// It failed, for this reason, with details.
     Failed(Reason, &'a str),
     /// Unknown, with details.
@@ -141,7 +147,10 @@ pub(super) async fn insert_attempts(
     ended: &Ended<'_>,
 ) -> Result<()> {
     let (outcome, reason, detail) = match ended.how {
-        How::Applied => (Outcome::Applied, None, None),
+        How::Received(detail) => (Outcome::Received, None, Some(detail)),
+        How::Applied(detail) => (Outcome::Applied, None, Some(detail)),
+        How::Filtered(detail) => (Outcome::Filtered, None, Some(detail)),
+        How::Snapshot(detail) => (Outcome::Snapshot, None, Some(detail)),
         How::Failed(reason, detail) => (Outcome::Failed, Some(reason), Some(detail)),
         How::Unknown(detail) => (Outcome::Unknown, None, Some(detail)),
     };
@@ -238,20 +247,34 @@ pub(super) async fn dead_letter(
     reason: Reason,
     at: Timestamp,
 ) -> Result<()> {
+    rejected(conn, gateway, range, reason, None, at).await
+}
+
+/// The same, of deliveries that an instance has rejected; that is `""` for an unnamed connection.
+pub(super) async fn rejected(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    range: Range,
+    reason: Reason,
+    by: Option<&str>,
+    at: Timestamp,
+) -> Result<()> {
     let mut count = 0;
     for part in not_dead(conn, gateway, range).await? {
         count += part.last.0 - part.first.0 + 1;
         for piece in cut(part) {
             query!(
                 r#"
-                insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
-                values ($1, $2, $3, $4, $5)
+                insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at,
+                    rejected_by)
+                values ($1, $2, $3, $4, $5, $6)
                 "#,
                 gateway.0,
                 piece.first.0,
                 piece.last.0,
                 reason as _,
-                at as _
+                at as _,
+                by
             )
             .execute(&mut *conn)
             .await?;
@@ -260,19 +283,31 @@ pub(super) async fn dead_letter(
     if count > 0 { count_dead(conn, gateway, count).await } else { Ok(()) }
 }
 
-/// Removes the deliveries of a range from the dead letters if `may_remove` accepts their reason.
-/// Returns the parts that were dead letters. Keeps those that were redriven, for the record.
+/// A range of dead letters.
+pub(crate) struct DeadLetter {
+    pub(crate) first: Sequence,
+    pub(crate) last: Sequence,
+    pub(crate) reason: Reason,
+    pub(crate) dead_at: Timestamp,
+    /// The instance that rejected it, or `""` for an unnamed connection.
+    pub(crate) rejected_by: Option<String>,
+}
+
+/// Removes the deliveries of a range from the dead letters that `may_remove` accepts. Returns the
+/// parts that were dead letters. Keeps those that were redriven, for the record.
 pub(super) async fn remove_dead_letters(
     conn: &mut Connection,
     gateway: GatewayKey,
     range: Range,
-    may_remove: fn(Reason) -> bool,
+    may_remove: impl Fn(&DeadLetter) -> bool + Send,
 ) -> Result<Vec<Range>> {
     let begin = range.first.0 - LONGEST_RANGE;
-    let letters = query!(
+    let letters = query_as!(
+        DeadLetter,
         r#"
         select first_sequence as "first!: Sequence", last_sequence as "last!: Sequence",
-            reason as "reason!: Reason", dead_at as "dead_at!: Timestamp"
+            reason as "reason!: Reason", dead_at as "dead_at!: Timestamp",
+            rejected_by as "rejected_by?: String"
         from dead_letters
         where gateway = $1 and first_sequence between $2 and $3 and last_sequence >= $4
             and redriven_at is null
@@ -286,7 +321,7 @@ pub(super) async fn remove_dead_letters(
     .fetch_all(&mut *conn)
     .await?;
     let mut removed = Vec::new();
-    for letter in letters.into_iter().filter(|letter| may_remove(letter.reason)) {
+    for letter in letters.into_iter().filter(may_remove) {
         query!(
             "delete from dead_letters where gateway = $1 and first_sequence = $2",
             gateway.0,
@@ -302,7 +337,8 @@ pub(super) async fn remove_dead_letters(
             Range { first: part.last.next(), last: letter.last },
         ];
         for other in others.into_iter().filter(|other| other.first <= other.last) {
-            dead_letter(conn, gateway, other, letter.reason, letter.dead_at).await?;
+            let by = letter.rejected_by.as_deref();
+            rejected(conn, gateway, other, letter.reason, by, letter.dead_at).await?;
         }
         removed.push(part);
     }

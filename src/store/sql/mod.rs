@@ -31,6 +31,7 @@ mod fixture;
 pub(crate) mod gateways;
 mod health;
 pub(crate) mod inbox;
+pub(crate) mod instances;
 pub(crate) mod ledger;
 pub(crate) mod log;
 mod maintenance;

@@ -10,7 +10,7 @@ use super::dialect::{Connection, NodeStatements, RetentionStatements, query, que
 use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
-use super::{audit, bulk, cursors};
+use super::{audit, bulk, cursors, instances};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -109,6 +109,17 @@ pub(super) async fn trim(
         TrimStep::Positions => {
             conn.delete_orphaned_cursors(now.minus(limits.orphaned_cursor_max_age), batch).await?
         }
+        TrimStep::Instances => {
+            let before = now.minus(limits.instance_max_age);
+            let reached = &mut mark.gateway;
+            let (expired, is_over) =
+                instances::expiry::expire(conn, now, before, reached, batch).await?;
+            trimmed.instances = expired;
+            if is_over { 0 } else { u64::MAX }
+        }
+        TrimStep::ExpiredInstances => {
+            instances::expiry::forget(conn, limits.replaced_before(now), batch).await?
+        }
         TrimStep::Events => {
             let spent = SpentEvents { before: oldest, most_events: limits.hard_max_events };
             rows::events(conn, spent, batch, &mut mark, &mut trimmed).await?
@@ -197,8 +208,10 @@ async fn streams(conn: &mut Connection, after: i64) -> Result<Vec<Stream>> {
         r#"
         select s.gateway as "gateway!: GatewayKey", s.head as "head!: i64", s.floor as "floor!: i64",
             coalesce(own.received, 0) as "confirmed!: Sequence",
-            coalesce((select min(u.received) from cursors u where u.gateway = s.gateway), 0)
-                as "lowest!: i64",
+            coalesce((
+                select min(case when u.confirm = 'applied' then u.applied_up_to else u.received end)
+                from cursors u where u.gateway = s.gateway
+            ), 0) as "lowest!: i64",
             (g.deleted_at is not null) as "deleted!: bool",
             (
                 select coalesce(o.appended_at, (

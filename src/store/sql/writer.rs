@@ -16,7 +16,10 @@ use super::Backend;
 use super::dialect::Session;
 use crate::event::NodeId;
 use crate::metric;
-use crate::store::{NewConnection, Opened, Publish, Published, Queue, Record, Result, StoreError};
+use crate::store::{
+    NewConnection, OpenInstance, Opened, OpenedInstance, Publish, Published, Queue, Record, Result,
+    StoreError,
+};
 use crate::wake::Wake;
 
 pub(crate) mod batch;
@@ -143,6 +146,13 @@ impl Writer {
     pub(crate) async fn open(&self, connection: NewConnection) -> Result<Opened> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Open(connection, answer)).await?;
+        received(answered).await
+    }
+
+    /// Opens a connection in reliable mode.
+    pub(crate) async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::OpenInstance(opening, answer)).await?;
         received(answered).await
     }
 

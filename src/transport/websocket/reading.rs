@@ -71,12 +71,7 @@ pub(super) async fn read(
             },
             Ok(Message::Binary(_)) => Incoming::Invalid(InvalidMessage::Binary),
             Ok(Message::Close(frame)) => {
-                // Reported now, because waiting for the end does not count as activity.
-                let _ = incoming.send(Incoming::Alive).await;
-                // The answer is queued, and is sent while reading continues.
-                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
-                let _ = timeout(close_timeout, rest).await;
-                return ReadEnd::Closed(describe(frame));
+                return closed_by_peer(stream, incoming, close_timeout, frame).await;
             }
             Err(error) => return broken(error),
         };
@@ -85,6 +80,21 @@ pub(super) async fn read(
         }
     }
     ReadEnd::Lost("the stream ended without a close frame".to_owned())
+}
+
+/// Completes a close handshake that the peer has begun.
+pub(super) async fn closed_by_peer(
+    mut stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+    close_timeout: Duration,
+    frame: Option<CloseFrame>,
+) -> ReadEnd {
+    // Reported now, because waiting for the end does not count as activity.
+    let _ = incoming.send(Incoming::Alive).await;
+    // The answer is queued, and is sent while reading continues.
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    let _ = timeout(close_timeout, rest).await;
+    ReadEnd::Closed(describe(frame))
 }
 
 /// The sequence in a pong, if it has the format of our pings. Any other payload confirms nothing.
@@ -110,7 +120,7 @@ fn describe(frame: Option<CloseFrame>) -> String {
 }
 
 /// Distinguishes a protocol violation from a failed connection.
-fn broken(error: axum::Error) -> ReadEnd {
+pub(super) fn broken(error: axum::Error) -> ReadEnd {
     use tungstenite::Error;
     use tungstenite::error::ProtocolError;
 

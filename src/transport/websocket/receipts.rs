@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::Outgoing;
+use super::super::OutgoingEvent;
 use super::cadence::{Cadence, PingBefore, Slot};
 use crate::event::Sequence;
 
@@ -53,7 +53,7 @@ impl Receipts {
     /// last frame written.
     pub(super) fn plan(
         &mut self,
-        outgoing: &Outgoing,
+        outgoing: &OutgoingEvent,
         is_pinged: bool,
         now: Instant,
     ) -> PingBefore {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::{ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId};
-use crate::transport::{InvalidMessage, LINK_MESSAGES, LaneEnd, link};
+use crate::transport::{InvalidMessage, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent, link};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings {
@@ -29,16 +29,20 @@ async fn within<T>(waiting: impl Future<Output = T>) -> T {
 /// An event with a payload slightly larger than this many bytes.
 #[expect(clippy::unnecessary_box_returns, reason = "links take boxes")]
 fn event(sequence: i64, bytes: usize) -> Box<Outgoing> {
+    Box::new(Outgoing::Event(numbered(sequence, bytes)))
+}
+
+fn numbered(sequence: i64, bytes: usize) -> OutgoingEvent {
     let outgoing = outgoing(EventType::new("api.deployed").unwrap(), bytes);
-    Box::new(Outgoing { sequence: Sequence(sequence), ..outgoing })
+    OutgoingEvent { sequence: Sequence(sequence), ..outgoing }
 }
 
 /// A small event of this type.
-pub(super) fn event_of_type(event_type: EventType) -> Outgoing {
+pub(super) fn event_of_type(event_type: EventType) -> OutgoingEvent {
     outgoing(event_type, 0)
 }
 
-fn outgoing(event_type: EventType, bytes: usize) -> Outgoing {
+fn outgoing(event_type: EventType, bytes: usize) -> OutgoingEvent {
     let payload = RawValue::from_string(format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes))).unwrap();
     let event = Event {
         id: EventId::new("e-1").unwrap(),
@@ -50,7 +54,13 @@ fn outgoing(event_type: EventType, bytes: usize) -> Outgoing {
         expires_at: None,
         traceparent: None,
     };
-    Outgoing { sequence: Sequence(1), event: Arc::new(event), own_receipt: false }
+    OutgoingEvent {
+        sequence: Sequence(1),
+        previous: Sequence::ZERO,
+        attempt: 1,
+        event: Arc::new(event),
+        own_receipt: false,
+    }
 }
 
 fn sequence(frame: &Frame) -> Option<u64> {
@@ -120,7 +130,8 @@ async fn pings(
 ) -> String {
     let mut last = 0;
     for event in events {
-        last = event.sequence.0;
+        let Outgoing::Event(OutgoingEvent { sequence, .. }) = &*event else { panic!("{event:?}") };
+        last = sequence.0;
         lane.events.send(event).await.unwrap();
     }
     let mut seen = String::new();
@@ -150,7 +161,7 @@ async fn events_that_are_handled_quickly_share_a_ping_unless_they_need_a_receipt
         {
         }
     }
-    let own = Outgoing { own_receipt: true, ..*event(204, 10) };
+    let own = Outgoing::Event(OutgoingEvent { own_receipt: true, ..numbered(204, 10) });
     let events = [event(201, 10), event(202, 10), event(203, 10), Box::new(own), event(205, 10)];
     let seen = pings(&lane, &mut client, events).await;
     assert!(seen.contains("(203)e"), "the event before it has a ping: {seen}");

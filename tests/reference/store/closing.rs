@@ -7,7 +7,7 @@ use gateway_events::store::{Outcome, Range, Result};
 
 use super::feed::ConnectionChange;
 use super::ledger::{Ended, How};
-use super::positions::Move;
+use super::positions::{Move, Reach};
 use super::tables::{AttemptRow, Tables, next};
 
 /// The end of a connection.
@@ -91,7 +91,12 @@ impl Tables {
         let Some(row) = self.connections.get_mut(&end.connection) else { return };
         let alive_at = end.alive_at.map(|at| at.min(now));
         let mut seen_at = row.last_heartbeat_at.max(alive_at.unwrap_or(row.last_heartbeat_at));
-        if let Some(own) = self.cursors.get_mut(&(end.gateway, end.connection.to_string())) {
+        let named = self.cursors.get_mut(&(end.gateway, row.instance.clone()));
+        if let Some(named) = named.filter(|cursor| cursor.confirm.is_some()) {
+            named.updated_at = named.updated_at.max(seen_at);
+        }
+        let own = self.cursors.get_mut(&(end.gateway, end.connection.to_string()));
+        if let Some(own) = own.filter(|cursor| cursor.confirm.is_none()) {
             seen_at = seen_at.max(own.updated_at);
             own.updated_at = seen_at;
             own.left_at = Some(now);
@@ -137,7 +142,8 @@ impl Tables {
         };
         let (gateway, connection) = (end.gateway, end.connection);
         let (to, at) = (sequence.0, end.at);
-        self.raise(&[Move { gateway, connection, instance, to, at, seen_at: None }])?;
+        let reach = Reach::Position;
+        self.raise(&[Move { gateway, connection, instance, to, reach, at, seen_at: None }])?;
         if let Some(row) = self.connections.get_mut(&connection) {
             row.confirmed = Some(sequence.0);
         }

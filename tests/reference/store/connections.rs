@@ -9,8 +9,8 @@ use gateway_events::store::positions::{
     alive_at_once,
 };
 use gateway_events::store::{
-    Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, NewConnection, Opened, Result,
-    RevokedConnection, StoreError,
+    Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, Level, NewConnection, Opened,
+    Result, RevokedConnection, StoreError,
 };
 
 use super::feed::ConnectionChange;
@@ -37,10 +37,25 @@ impl Tables {
         let (position, is_unsure, repeats) = if new.instance.is_empty() {
             self.open_unnamed(now, new.gateway)?
         } else {
+            self.cursors.entry((new.gateway, String::new())).or_default();
             let own = self.cursors.get(&(new.gateway, new.instance.clone()));
-            let own = own.map_or_else(|| self.confirmed(new.gateway), |cursor| cursor.received);
+            let own = own.map_or_else(|| self.confirmed(new.gateway), Cursor::position);
             (own, false, Repeats::default())
         };
+        self.insert_connection(now, node, new);
+        let instance = kept_under(new.id, &new.instance);
+        let connected_at = new.instance.is_empty().then_some(now);
+        let confirm = (!new.instance.is_empty()).then_some(Level::Received);
+        let (received, updated_at) = (position, now);
+        let cursor = Cursor { received, updated_at, connected_at, confirm, ..Cursor::default() };
+        self.cursors.entry((new.gateway, instance)).or_insert(cursor);
+        let (sent, suspect) = self.sent_behind(new.gateway, position);
+        let (sent, suspect) = (Sequence(sent), Sequence(suspect));
+        let position = Sequence(position);
+        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
+    }
+
+    pub(super) fn insert_connection(&mut self, now: Timestamp, node: NodeId, new: &NewConnection) {
         let row = ConnectionRow {
             gateway: new.gateway,
             token: new.token.clone(),
@@ -52,25 +67,17 @@ impl Tables {
             last_heartbeat_at: now,
             closed: None,
             confirmed: None,
+            is_replaced: false,
         };
-        let instance = kept_under(new.id, &row.instance);
         self.connections.insert(new.id, row);
         let change =
             ConnectionChange { connection: new.id, gateway: new.gateway, closed: false, at: now };
         self.connection_changes.insert(next(&mut self.last.connection_change), change);
-        let connected_at = new.instance.is_empty().then_some(now);
-        let cursor =
-            Cursor { received: position, updated_at: now, connected_at, ..Cursor::default() };
-        self.cursors.entry((new.gateway, instance)).or_insert(cursor);
-        let (sent, suspect) = self.sent_behind(new.gateway, position);
-        let (sent, suspect) = (Sequence(sent), Sequence(suspect));
-        let position = Sequence(position);
-        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
     }
 
     /// The start of a new unnamed connection, whether an earlier one may have been sent more than
     /// is recorded, and what is repeated. Supersedes positions in excess of the number of replicas.
-    fn open_unnamed(
+    pub(super) fn open_unnamed(
         &mut self,
         now: Timestamp,
         gateway: GatewayKey,
@@ -115,29 +122,30 @@ impl Tables {
     /// The positions of unnamed connections that ended or are recorded as open.
     fn own_positions(&self, gateway: GatewayKey) -> Vec<Position> {
         let own = self.cursors.iter().filter(|((of, name), _)| *of == gateway && !name.is_empty());
-        own.filter_map(|((_, instance), cursor)| {
-            let left_at = cursor.left_at;
-            let live = self.connections.iter().find(|(id, row)| {
-                row.instance.is_empty() && row.closed.is_none() && id.to_string() == *instance
-            });
-            let live = live.map(|(_, row)| row);
-            if left_at.is_none() && live.is_none() {
-                return None;
-            }
-            let connected_at = live.map(|row| row.connected_at).or(cursor.connected_at);
-            let heard_at = live.map_or(cursor.updated_at, |row| row.last_heartbeat_at);
-            Some(Position {
-                instance: instance.clone(),
-                received: Sequence(cursor.received),
-                life: Life {
-                    connected_at: connected_at.unwrap_or(cursor.updated_at),
-                    seen_at: cursor.updated_at.max(heard_at),
-                },
-                left_at,
-                superseded_at: cursor.superseded_at,
+        own.filter(|(_, cursor)| cursor.confirm.is_none())
+            .filter_map(|((_, instance), cursor)| {
+                let left_at = cursor.left_at;
+                let live = self.connections.iter().find(|(id, row)| {
+                    row.instance.is_empty() && row.closed.is_none() && id.to_string() == *instance
+                });
+                let live = live.map(|(_, row)| row);
+                if left_at.is_none() && live.is_none() {
+                    return None;
+                }
+                let connected_at = live.map(|row| row.connected_at).or(cursor.connected_at);
+                let heard_at = live.map_or(cursor.updated_at, |row| row.last_heartbeat_at);
+                Some(Position {
+                    instance: instance.clone(),
+                    received: Sequence(cursor.received),
+                    life: Life {
+                        connected_at: connected_at.unwrap_or(cursor.updated_at),
+                        seen_at: cursor.updated_at.max(heard_at),
+                    },
+                    left_at,
+                    superseded_at: cursor.superseded_at,
+                })
             })
-        })
-        .collect()
+            .collect()
     }
 
     /// When the newest unnamed connections that ended began and ended, and whether one of them was
@@ -158,7 +166,7 @@ impl Tables {
     }
 
     /// The last sequence sent after a position, and the last one that is suspect.
-    fn sent_behind(&self, gateway: GatewayKey, position: i64) -> (i64, i64) {
+    pub(super) fn sent_behind(&self, gateway: GatewayKey, position: i64) -> (i64, i64) {
         let near = position + 1..=position + STRETCH;
         let attempts = self.attempts.values().filter(|attempt| {
             attempt.gateway == gateway
@@ -213,7 +221,7 @@ impl Tables {
             return None;
         }
         let own = self.cursors.get(&(row.gateway, kept_under(id, &row.instance)));
-        let position = || own.map_or_else(|| self.confirmed(row.gateway), |own| own.received);
+        let position = || own.map_or_else(|| self.confirmed(row.gateway), Cursor::position);
         let confirmed = row.confirmed.unwrap_or_else(position);
         Some(ConnectionInfo {
             connection_id: id,

@@ -7,8 +7,8 @@ use gateway_events::event::{
 use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Audited, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange, GatewayLag, Labels,
-    LastRefusal, NotedRefusal, Range, Result, StoreError, storable,
+    Audited, Confirmation, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange,
+    GatewayLag, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError, storable,
 };
 use serde_json::value::RawValue;
 
@@ -33,6 +33,7 @@ impl Tables {
         }
         let key = GatewayKey(next(&mut self.last.gateway));
         let stream = Stream {
+            confirmation: Confirmation::Any,
             // Unique, because an id is never reused.
             epoch: Epoch(id.0),
             head: 0,
@@ -121,6 +122,10 @@ impl Tables {
             Some(false) => None,
             None => row.disabled_at,
         };
+        if let Some(confirmation) = change.confirmation.filter(|it| *it != before.confirmation) {
+            row.stream.confirmation = confirmation;
+            self.follow_instances(key)?;
+        }
         let after = self.shown(now, key)?;
         let entries = entries::gateway_updated(&before, &after);
         Ok(Audited::new(after, entries))
@@ -172,9 +177,10 @@ impl Tables {
         }
         self.dead_letter(key, range, Reason::GatewayDeleted, now)?;
         let own = (key, String::new());
-        let updated_at = self.cursors.get(&own).map_or(now, |cursor| cursor.updated_at);
+        let none = Cursor { received: confirmed, updated_at: now, ..Cursor::default() };
+        let shared = self.cursors.remove(&own).unwrap_or(none);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
-        self.cursors.insert(own, Cursor { received: confirmed, updated_at, ..Cursor::default() });
+        self.cursors.insert(own, shared);
         let entry = entries::gateway_deleted(&before, &undelivered, revoked);
         let undelivered: Vec<_> = undelivered.into_iter().map(|range| (key, range)).collect();
         Ok(Audited::new(Deleted { key, undelivered: self.named(&undelivered)? }, [entry]))
@@ -271,6 +277,7 @@ impl Tables {
             name: row.name.clone(),
             labels: row.labels.clone(),
             replicas: row.replicas,
+            confirmation: row.stream.confirmation,
             created_at: row.created_at,
             disabled_at: row.disabled_at,
             paused: row.paused.clone(),

@@ -26,8 +26,10 @@ pub(super) struct Ended<'a> {
 /// The outcome of an attempt.
 #[derive(Clone, Copy)]
 pub(super) enum How<'a> {
-    Received,
-    Applied,
+    Received(&'a str),
+    Applied(&'a str),
+    Filtered(&'a str),
+    Snapshot(&'a str),
     Failed(Reason, &'a str),
     Unknown(&'a str),
 }
@@ -36,8 +38,10 @@ impl Tables {
     /// Inserts attempts, and adds failed ones to the totals.
     pub(super) fn write_attempts(&mut self, ended: &Ended<'_>) -> Result<()> {
         let (outcome, reason, detail) = match ended.how {
-            How::Received => (Outcome::Received, None, ""),
-            How::Applied => (Outcome::Applied, None, ""),
+            How::Received(detail) => (Outcome::Received, None, detail),
+            How::Applied(detail) => (Outcome::Applied, None, detail),
+            How::Filtered(detail) => (Outcome::Filtered, None, detail),
+            How::Snapshot(detail) => (Outcome::Snapshot, None, detail),
             How::Failed(reason, detail) => (Outcome::Failed, Some(reason), detail),
             How::Unknown(detail) => (Outcome::Unknown, None, detail),
         };
@@ -91,6 +95,18 @@ impl Tables {
         reason: Reason,
         at: Timestamp,
     ) -> Result<()> {
+        self.rejected(gateway, range, reason, None, at)
+    }
+
+    /// The same, of deliveries that an instance has rejected.
+    pub(super) fn rejected(
+        &mut self,
+        gateway: GatewayKey,
+        range: Range,
+        reason: Reason,
+        by: Option<&str>,
+        at: Timestamp,
+    ) -> Result<()> {
         for part in self.not_dead(gateway, range) {
             self.stream(gateway)?.dead_total += length(part);
             for piece in cut(part) {
@@ -100,6 +116,7 @@ impl Tables {
                     dead_at: at,
                     redriven_at: None,
                     redriven_first: None,
+                    rejected_by: by.map(str::to_owned),
                 };
                 self.dead_letters.insert((gateway, piece.first.0), letter);
             }

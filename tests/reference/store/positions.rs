@@ -5,21 +5,41 @@ use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey};
-use gateway_events::store::Result;
+use gateway_events::store::{Confirmation, Level, Result};
 
 use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
 
-/// Confirms everything up to `to` on `connection`.
+/// Moves the positions of a connection to `to`.
 pub(super) struct Move {
     pub(super) gateway: GatewayKey,
     pub(super) connection: ConnectionId,
     pub(super) instance: Arc<str>,
     pub(super) to: i64,
+    pub(super) reach: Reach,
     pub(super) at: Timestamp,
     /// The activity that moved it. `None` if the gateway showed none: then the position moves, but
     /// the time of the last receipt does not.
     pub(super) seen_at: Option<Timestamp>,
+}
+
+/// How far a move reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Everything up to there is confirmed or settled, whatever the level that confirms.
+    Position,
+    /// Everything up to there was acknowledged at a level, which may not be the one that confirms.
+    Acknowledged { level: Level, confirms: bool },
+}
+
+impl Reach {
+    const fn confirms(self) -> bool {
+        matches!(self, Self::Position | Self::Acknowledged { confirms: true, .. })
+    }
+
+    const fn is_applied(self) -> bool {
+        matches!(self, Self::Acknowledged { level: Level::Applied, .. })
+    }
 }
 
 impl Tables {
@@ -38,7 +58,7 @@ impl Tables {
     /// All positions from which a gateway's connections may resume.
     pub(super) fn positions(&self, gateway: GatewayKey) -> impl Iterator<Item = i64> {
         let own = self.cursors.iter().filter(move |((of, _), _)| *of == gateway);
-        own.map(|(_, cursor)| cursor.received)
+        own.map(|(_, cursor)| cursor.position())
     }
 
     /// A connection's position, and the instance name that it was opened with; `None` if another
@@ -46,30 +66,84 @@ impl Tables {
     pub(super) fn own(&self, connection: ConnectionId) -> Option<(i64, Arc<str>)> {
         let row = self.connections.get(&connection)?;
         let cursor = self.cursors.get(&(row.gateway, kept_under(connection, &row.instance)))?;
-        Some((cursor.received, row.instance.as_str().into()))
+        Some((cursor.position(), row.instance.as_str().into()))
     }
 
-    /// Raises the positions of connections and of their gateways, up to the heads of their logs.
-    /// Does not recreate a position that another connection took over.
+    /// Raises the positions of connections, instances and their gateways, up to the heads of their
+    /// logs. Does not recreate a position that another connection took over.
     pub(super) fn raise(&mut self, moves: &[Move]) -> Result<()> {
         let mut farthest: BTreeMap<GatewayKey, (i64, Timestamp)> = BTreeMap::new();
-        for Move { gateway, connection, instance, to, at, seen_at } in moves {
-            let to = (*to).min(self.gateway_row(*gateway)?.stream.head);
-            let name = kept_under(*connection, instance);
-            if let Some(own) = self.cursors.get_mut(&(*gateway, name)) {
-                own.received = own.received.max(to);
-                own.updated_at = own.updated_at.max(seen_at.unwrap_or(own.updated_at));
-            }
-            if instance.is_empty() {
-                let receipt_at = seen_at.map_or(Timestamp::default(), |_| *at);
-                let (far, latest) = farthest.entry(*gateway).or_insert((to, receipt_at));
+        let mut applied: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+        for it in moves {
+            let to = it.to.min(self.gateway_row(it.gateway)?.stream.head);
+            self.raise_own(it, to);
+            if it.reach.confirms() {
+                let receipt_at = it.seen_at.map_or(Timestamp::default(), |_| it.at);
+                let (far, latest) = farthest.entry(it.gateway).or_insert((to, receipt_at));
                 (*far, *latest) = ((*far).max(to), (*latest).max(receipt_at));
+            }
+            if it.reach.is_applied() {
+                let far = applied.entry(it.gateway).or_insert(to);
+                *far = (*far).max(to);
             }
         }
         for (gateway, (to, at)) in farthest {
             self.raise_gateway(gateway, to, at)?;
         }
+        self.end_failing(moves)?;
+        for (gateway, to) in applied {
+            let of_all = self.instances_of(gateway).map(|cursor| cursor.applied_up_to).min();
+            let to = self.at_most(gateway, to, of_all)?;
+            let own = self.cursors.entry((gateway, String::new())).or_default();
+            own.applied_up_to = own.applied_up_to.max(to);
+        }
         Ok(())
+    }
+
+    fn raise_own(&mut self, it: &Move, to: i64) {
+        let name = kept_under(it.connection, &it.instance);
+        let Some(own) = self.cursors.get_mut(&(it.gateway, name)) else { return };
+        if it.reach.is_applied() {
+            own.applied_up_to = own.applied_up_to.max(to);
+        }
+        if it.instance.is_empty() && !it.reach.confirms() {
+            return;
+        }
+        own.received = own.received.max(to);
+        if it.reach == Reach::Position && own.confirm == Some(Level::Applied) {
+            own.applied_up_to = own.applied_up_to.max(to);
+        }
+        own.updated_at = own.updated_at.max(it.seen_at.unwrap_or(own.updated_at));
+    }
+
+    /// What was acknowledged after the newest failure that a gateway reported ends its failing.
+    fn end_failing(&mut self, moves: &[Move]) -> Result<()> {
+        let mut newest: BTreeMap<GatewayKey, i64> = BTreeMap::new();
+        for it in moves.iter().filter(|it| it.reach != Reach::Position && it.reach.confirms()) {
+            let to = newest.entry(it.gateway).or_insert(it.to);
+            *to = (*to).max(it.to);
+        }
+        for (gateway, to) in newest {
+            let stream = self.stream(gateway)?;
+            if stream.failing.is_some() && stream.reported <= to {
+                (stream.reported, stream.failing) = (to, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// The cursors of a gateway's instances.
+    pub(super) fn instances_of(&self, gateway: GatewayKey) -> impl Iterator<Item = &Cursor> {
+        let own = self.cursors.iter().filter(move |((of, _), _)| *of == gateway);
+        own.map(|(_, cursor)| cursor).filter(|cursor| cursor.confirm.is_some())
+    }
+
+    /// `to`, but no more than all instances have reached, if all must confirm.
+    fn at_most(&self, gateway: GatewayKey, to: i64, of_all: Option<i64>) -> Result<i64> {
+        Ok(match self.gateway_row(gateway)?.stream.confirmation {
+            Confirmation::Any => to,
+            Confirmation::All => of_all.map_or(to, |all| to.min(all)),
+        })
     }
 
     /// Raises a gateway's own position and no connection's.
@@ -79,16 +153,27 @@ impl Tables {
         to: i64,
         at: Timestamp,
     ) -> Result<()> {
+        let of_all = self.instances_of(gateway).map(Cursor::position).min();
+        let to = self.at_most(gateway, to, of_all)?;
         let before = self.confirmed(gateway);
         if to > before {
             let dead = (before + 1..=to).filter(|sequence| self.is_dead((gateway, *sequence)));
             let newly = to - before - i64::try_from(dead.count()).unwrap_or(i64::MAX);
             self.stream(gateway)?.confirmed_total += newly;
         }
-        let own = self.cursors.get(&(gateway, String::new()));
-        let updated_at = own.map_or(at, |own| own.updated_at.max(at));
-        let cursor = Cursor { received: to.max(before), updated_at, ..Cursor::default() };
-        self.cursors.insert((gateway, String::new()), cursor);
+        let own = self.cursors.entry((gateway, String::new())).or_default();
+        own.received = own.received.max(to);
+        own.updated_at = own.updated_at.max(at);
         Ok(())
+    }
+
+    /// Lets the position of a gateway catch up after an instance is gone, or all instances need no
+    /// longer confirm.
+    pub(super) fn follow_instances(&mut self, gateway: GatewayKey) -> Result<()> {
+        let to = match self.gateway_row(gateway)?.stream.confirmation {
+            Confirmation::Any => self.positions(gateway).max(),
+            Confirmation::All => self.instances_of(gateway).map(Cursor::position).min(),
+        };
+        to.map_or(Ok(()), |to| self.raise_gateway(gateway, to, Timestamp::default()))
     }
 }

@@ -6,11 +6,14 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
 use gateway_events::store::receipts::{Receipts, Waiting};
-use gateway_events::store::{Failing, Outcome, Range, Record, Result, StoreError};
+use gateway_events::store::{
+    Confirmation, Failing, Level, Outcome, Range, Record, Result, StoreError,
+};
 
 use super::closing::End;
+use super::instances::{Connected, outcome_range};
 use super::ledger::{Ended, How};
-use super::positions::Move;
+use super::positions::{Move, Reach};
 use super::tables::{Key, Tables};
 
 impl Tables {
@@ -22,26 +25,13 @@ impl Tables {
         let mut waiting = Waiting::default();
         for record in records {
             let record = record.in_order(now);
-            match record.as_ref() {
-                Record::Confirmed {
-                    gateway,
-                    connection,
-                    instance,
-                    range,
-                    started_at,
-                    finished_at,
-                } => {
-                    if range.first <= range.last {
-                        waiting.add(Receipts {
-                            gateway: *gateway,
-                            connection: *connection,
-                            instance: Arc::clone(instance),
-                            range: *range,
-                            started_at: *started_at,
-                            finished_at: *finished_at,
-                        });
-                    }
+            if let Some(receipts) = Receipts::of(record.as_ref()) {
+                if receipts.range.first <= receipts.range.last {
+                    waiting.add(receipts);
                 }
+                continue;
+            }
+            match record.as_ref() {
                 Record::Heartbeat { connection, at } => self.heard(*connection, now.min(*at)),
                 other => {
                     self.confirm(now, std::mem::take(&mut waiting))?;
@@ -64,6 +54,7 @@ impl Tables {
             Record::Closed { gateway, unconfirmed, .. } => {
                 (gateway, unconfirmed.map(|(range, _)| range))
             }
+            Record::Instance { gateway, outcome, .. } => (gateway, outcome_range(outcome)),
             Record::ConfirmedElsewhere { .. }
             | Record::Unmatched { .. }
             | Record::Heartbeat { .. } => return Ok(()),
@@ -85,17 +76,30 @@ impl Tables {
 
     fn confirm(&mut self, now: Timestamp, waiting: Waiting) -> Result<()> {
         let mut moves = Vec::new();
+        // As the databases do: one statement for each outcome.
+        for level in [Level::Received, Level::Applied] {
+            let at_level = waiting.receipts.iter().filter(|it| it.level == level);
+            let attempts: Vec<_> = at_level.filter(|it| it.is_attempt()).collect();
+            for it in &attempts {
+                self.write_attempts(&Ended {
+                    gateway: it.gateway,
+                    connection: Some(it.connection),
+                    range: it.range,
+                    how: if level == Level::Applied { How::Applied("") } else { How::Received("") },
+                    started_at: it.started_at,
+                    finished_at: it.finished_at,
+                })?;
+            }
+            for it in &attempts {
+                let Range { first, last } = it.range;
+                self.revive_confirmed(it.gateway, first.0, last.0, Some(&it.instance))?;
+            }
+        }
         for it in waiting.receipts {
-            self.write_attempts(&Ended {
-                gateway: it.gateway,
-                connection: Some(it.connection),
-                range: it.range,
-                how: How::Received,
-                started_at: it.started_at,
-                finished_at: it.finished_at,
-            })?;
-            self.revive_confirmed(it.gateway, it.range.first.0, it.range.last.0)?;
+            let Receipts { level, confirms, is_acknowledged, .. } = it;
+            let acknowledged = Reach::Acknowledged { level, confirms };
             moves.push(Move {
+                reach: if is_acknowledged { acknowledged } else { Reach::Position },
                 gateway: it.gateway,
                 connection: it.connection,
                 instance: it.instance,
@@ -108,11 +112,25 @@ impl Tables {
     }
 
     /// Removes confirmed events from the dead letters if another connection or node has given them
-    /// up. Called before the confirmation raises the positions.
-    fn revive_confirmed(&mut self, gateway: GatewayKey, first: i64, last: i64) -> Result<()> {
+    /// up. Called before the confirmation raises the positions. If one confirmation is enough, those
+    /// that an instance other than `by` has rejected are removed, too.
+    pub(super) fn revive_confirmed(
+        &mut self,
+        gateway: GatewayKey,
+        first: i64,
+        last: i64,
+        by: Option<&str>,
+    ) -> Result<()> {
         let position = self.confirmed(gateway);
+        let is_any = self.gateway_row(gateway)?.stream.confirmation == Confirmation::Any;
         for sequence in first..=last {
-            if self.revive_given_up((gateway, sequence))? && sequence <= position {
+            let key = (gateway, sequence);
+            let letter = self.dead_letter_at(key);
+            let rejected_by = letter.and_then(|(_, letter)| letter.rejected_by.as_deref());
+            let by_another = rejected_by.is_some_and(|it| by.is_some_and(|by| by != it));
+            let is_revived =
+                if is_any && by_another { self.revive(key)? } else { self.revive_given_up(key)? };
+            if is_revived && sequence <= position {
                 self.stream(gateway)?.confirmed_total += 1;
             }
         }
@@ -121,7 +139,7 @@ impl Tables {
 
     /// Removes a delivery from the dead letters, unless its gateway reported that it failed.
     /// Returns whether it was removed.
-    fn revive_given_up(&mut self, key: Key) -> Result<bool> {
+    pub(super) fn revive_given_up(&mut self, key: Key) -> Result<bool> {
         let letter = self.dead_letter_at(key);
         let is_given_up = letter.is_some_and(|(_, letter)| !letter.reason.is_reported());
         Ok(is_given_up && self.revive(key)?)
@@ -131,7 +149,7 @@ impl Tables {
     fn confirm_here(&mut self, past: Move) -> Result<()> {
         let own = self.own(past.connection).map(|(position, _)| position);
         let position = own.unwrap_or_else(|| self.confirmed(past.gateway));
-        self.revive_confirmed(past.gateway, position + 1, past.to)?;
+        self.revive_confirmed(past.gateway, position + 1, past.to, None)?;
         self.raise(&[past])
     }
 
@@ -140,7 +158,7 @@ impl Tables {
     fn confirm_elsewhere(&mut self, gateway: GatewayKey, to: i64, at: Timestamp) -> Result<()> {
         let first = self.confirmed(gateway) + 1;
         let first = self.first_sent_with(gateway, to).map_or(first, |sent| first.min(sent));
-        self.revive_confirmed(gateway, first, to)?;
+        self.revive_confirmed(gateway, first, to, None)?;
         self.raise_gateway(gateway, to, at)
     }
 
@@ -162,6 +180,11 @@ impl Tables {
     fn record_one(&mut self, now: Timestamp, record: &Record) -> Result<()> {
         match record {
             Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
+            Record::Instance { gateway, connection, instance, outcome, at } => {
+                let (gateway, connection, at) = (*gateway, *connection, *at);
+                let on = Connected { gateway, connection, instance, at, seen_at: now };
+                self.instance_outcome(&on, outcome)
+            }
             Record::Reported { gateway, connection, instance, sequence, result, confirms, at } => {
                 self.reported((*gateway, *connection), *sequence, result, *at)?;
                 let Some(to) = *confirms else { return Ok(()) };
@@ -170,6 +193,7 @@ impl Tables {
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
+                    reach: Reach::Position,
                     at: *at,
                     seen_at: Some(now),
                 })
@@ -205,6 +229,7 @@ impl Tables {
                     connection: *connection,
                     instance: Arc::clone(instance),
                     to: to.0,
+                    reach: Reach::Position,
                     at: *at,
                     seen_at: None,
                 });
@@ -243,7 +268,7 @@ impl Tables {
         at: Timestamp,
     ) -> Result<()> {
         let (how, outcome, reason) = match result {
-            Ok(()) => (How::Applied, Outcome::Applied, None),
+            Ok(()) => (How::Applied(""), Outcome::Applied, None),
             Err((reason, detail)) => (How::Failed(*reason, detail), Outcome::Failed, Some(*reason)),
         };
         let reports: Vec<_> = self
@@ -287,8 +312,14 @@ impl Tables {
             return Ok(());
         }
         self.count_failing(gateway, sequence, reason, at)?;
-        // The report replaces the reason for which the event was given up.
-        let was_given_up = self.revive_given_up((gateway, sequence.0))?;
+        // The report replaces the reason for which the event was given up or rejected.
+        let letter = self.dead_letter_at((gateway, sequence.0));
+        let was_rejected = letter.is_some_and(|(_, letter)| letter.rejected_by.is_some());
+        let was_given_up = if was_rejected {
+            self.revive((gateway, sequence.0))?
+        } else {
+            self.revive_given_up((gateway, sequence.0))?
+        };
         // It was counted as confirmed if its receipt arrived before its report.
         if is_confirmed && !was_given_up && !self.is_dead((gateway, sequence.0)) {
             let stream = self.stream(gateway)?;
@@ -298,7 +329,7 @@ impl Tables {
     }
 
     /// Counts a failed report for the gateway's verdict.
-    fn count_failing(
+    pub(super) fn count_failing(
         &mut self,
         gateway: GatewayKey,
         sequence: Sequence,

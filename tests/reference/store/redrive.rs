@@ -273,6 +273,7 @@ impl Tables {
                     dead_at: range.dead_at,
                     redriven_at: piece.redriven_first.map(|_| now),
                     redriven_first: piece.redriven_first,
+                    rejected_by: range.rejected_by.clone(),
                 };
                 self.dead_letters.insert((gateway, piece.first), letter);
             }

@@ -38,6 +38,19 @@ impl Tables {
                 let gone = oldest(self.cursors.iter().filter_map(left), batch);
                 gone.iter().filter(|key| self.cursors.remove(key).is_some()).count()
             }
+            TrimStep::Instances => {
+                let before = now.minus(limits.instance_max_age);
+                let (expired, is_over) = self.expire_instances(now, before, mark, batch)?;
+                trimmed.instances = expired;
+                if is_over { 0 } else { usize::MAX }
+            }
+            TrimStep::ExpiredInstances => {
+                let before = limits.replaced_before(now);
+                let rows = self.expired_instances.iter();
+                let rows = rows.map(|(key, row)| (row.expired_at, key.clone()));
+                let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
+                gone.iter().filter(|key| self.expired_instances.remove(key).is_some()).count()
+            }
             TrimStep::Events => self.trim_events(old, limits, batch, mark, &mut trimmed),
             TrimStep::Attempts => self.trim_attempts(old, limits, batch, mark, &mut trimmed),
             TrimStep::OldAttempts => {

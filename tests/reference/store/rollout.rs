@@ -2,7 +2,9 @@
 
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::rollout::{self, RolloutRow, is_reported};
-use gateway_events::store::{Outcome, Result, Rollout, RolloutEvent, RolloutOf};
+use gateway_events::store::{
+    Confirmation, Level, Outcome, Result, Rollout, RolloutEvent, RolloutOf,
+};
 
 use super::tables::{EventRow, Tables};
 
@@ -31,6 +33,8 @@ impl Tables {
                     (attempt.gateway, attempt.first) == delivery
                         && attempt.outcome == Outcome::Applied
                 });
+                let shared = self.cursors.get(&(gateway, String::new()));
+                let applied_up_to = shared.map_or(0, |cursor| cursor.applied_up_to);
                 of_event.push(RolloutRow {
                     event_id: row.event.id.clone(),
                     gateway_id: of.id,
@@ -39,6 +43,12 @@ impl Tables {
                     is_confirmed: sequence <= self.shown_position(gateway),
                     dead: self.dead_letter_at(delivery).map(|(_, letter)| letter.reason),
                     is_applied,
+                    applied_up_to: gateway_events::event::Sequence(applied_up_to),
+                    needs_all: of.stream.confirmation == Confirmation::All
+                        && self.instances_of(gateway).next().is_some(),
+                    acknowledges: self
+                        .instances_of(gateway)
+                        .any(|cursor| cursor.confirm == Some(Level::Applied)),
                     is_connected: self.live_connections(gateway) > 0,
                 });
             }

@@ -8,9 +8,9 @@ use gateway_events::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
 };
 use gateway_events::store::{
-    AboutNode, Appended, AuditHead, AuditRecord, BulkJob, EventTypeInfo, Failing, GatewayState,
-    InboxContent, Labels, LastRefusal, Outcome, Pause, PublishedTarget, Purge, Refusal, Rejection,
-    StoreError, TokenInfo,
+    AboutNode, Appended, AuditHead, AuditRecord, BulkJob, Confirmation, EventTypeInfo,
+    ExpiredInstance, Failing, GatewayState, InboxContent, Labels, LastRefusal, Level, Outcome,
+    Pause, PublishedTarget, Purge, Refusal, Rejection, StoreError, TokenInfo,
 };
 use gateway_events::wake::Control;
 
@@ -27,6 +27,7 @@ pub(super) struct Tables {
     pub(super) event_types: BTreeMap<(OrganisationKey, String), EventTypeInfo>,
     pub(super) gateways: BTreeMap<GatewayKey, GatewayRow>,
     pub(super) cursors: BTreeMap<(GatewayKey, String), Cursor>,
+    pub(super) expired_instances: BTreeMap<(GatewayKey, String), ExpiredInstance>,
     pub(super) connections: BTreeMap<ConnectionId, ConnectionRow>,
     /// Connections that were opened and closed, in order.
     pub(super) connection_changes: BTreeMap<i64, ConnectionChange>,
@@ -99,6 +100,7 @@ pub(super) struct GatewayRow {
 
 #[derive(Debug)]
 pub(super) struct Stream {
+    pub(super) confirmation: Confirmation,
     pub(super) epoch: Epoch,
     pub(super) head: i64,
     pub(super) floor: i64,
@@ -125,6 +127,10 @@ impl GatewayRow {
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     pub(super) received: i64,
+    /// The highest sequence up to which everything was acknowledged as applied.
+    pub(super) applied_up_to: i64,
+    /// The level that an instance confirms by; `None` for other positions.
+    pub(super) confirm: Option<Level>,
     /// When it moved, or the last activity of a connection.
     pub(super) updated_at: Timestamp,
     /// Of a connection's position: when the connection was opened.
@@ -133,6 +139,16 @@ pub(super) struct Cursor {
     pub(super) superseded_at: Option<Timestamp>,
     /// When the connection ended.
     pub(super) left_at: Option<Timestamp>,
+}
+
+impl Cursor {
+    /// How far it has confirmed, by the level that it confirms by.
+    pub(super) const fn position(&self) -> i64 {
+        match self.confirm {
+            Some(Level::Applied) => self.applied_up_to,
+            Some(Level::Received) | None => self.received,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -148,6 +164,8 @@ pub(super) struct ConnectionRow {
     pub(super) closed: Option<(Timestamp, Reason)>,
     /// Its confirmed position when it was closed.
     pub(super) confirmed: Option<i64>,
+    /// Whether a later connection of the same instance has replaced it.
+    pub(super) is_replaced: bool,
 }
 
 #[derive(Debug)]
@@ -201,6 +219,8 @@ pub(super) struct DeadLetter {
     pub(super) redriven_at: Option<Timestamp>,
     /// The new sequence of the range's first delivery.
     pub(super) redriven_first: Option<i64>,
+    /// The instance that rejected it.
+    pub(super) rejected_by: Option<String>,
 }
 
 #[derive(Clone, Debug)]

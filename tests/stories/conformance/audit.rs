@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{EventType, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    AuditAction, AuditFilter, AuditHead, AuditRecord, Conflict, DeliveryFilter, EventTypeInfo,
-    GatewayChange, LabelChange, Labels, NewToken, Record, RedriveSelection, RejectedFilter,
-    Rejection, RejectionReason, RetentionLimits, RetrySelection, Scope, Store, StoreError,
-    TrimMark, ValidatedRow,
+    AuditAction, AuditFilter, AuditHead, AuditRecord, Confirmation, Conflict, DeliveryFilter,
+    EventTypeInfo, GatewayChange, LabelChange, Labels, NewToken, Record, RedriveSelection,
+    RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection, Scope, Store,
+    StoreError, TrimMark, ValidatedRow,
 };
 use serde_json::{Value, json};
 
@@ -199,6 +199,7 @@ pub(crate) async fn a_change_that_changes_nothing_or_fails_leaves_no_record(stor
         name: Some(gateway.name.clone()),
         labels: Some(LabelChange::Merge([("a".to_owned(), Some("1".to_owned()))].into())),
         replicas: Some(1),
+        confirmation: Some(Confirmation::Any),
         disabled: Some(false),
     };
     store.update_gateway(&actor, gateway.id, same).await.unwrap();

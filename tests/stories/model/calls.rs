@@ -1,5 +1,6 @@
 //! Steps as calls, which are the same for both stores: ids and instants are generated once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, InboxRow, InvalidEvent,
-    Labels, NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedEdit,
+    Labels, Level, NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedEdit,
     RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection, Store, Target,
     Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
 use super::Side;
+use super::instances::outcome;
 use super::reports::Reports;
 use super::snapshot::{gateway as alike, shown};
 use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
@@ -31,7 +33,9 @@ pub(crate) struct World {
     ticks: u64,
     pub(super) gateways: Vec<(GatewayId, GatewayKey)>,
     heads: Vec<i64>,
-    connections: Vec<(ConnectionId, usize, Arc<str>)>,
+    pub(super) connections: Vec<(ConnectionId, usize, Arc<str>)>,
+    /// The levels that connections in reliable mode confirm by.
+    pub(super) levels: BTreeMap<ConnectionId, Level>,
     reports: Reports,
 }
 
@@ -60,6 +64,7 @@ impl World {
             gateways: Vec::new(),
             heads: Vec::new(),
             connections: Vec::new(),
+            levels: BTreeMap::new(),
             reports: Reports::default(),
         }
     }
@@ -120,6 +125,9 @@ impl World {
             }
             Step::Inbox(rows) => self.inbox(sides, rows).await,
             Step::Open { gateway, replica } => self.open(sides, *gateway, *replica).await,
+            Step::OpenInstance { .. } | Step::ConfirmBy { .. } | Step::Forget { .. } => {
+                self.instances(sides, step).await
+            }
             Step::Record(said) => {
                 let records: Vec<Record> =
                     said.iter().filter_map(|said| self.record(said)).collect();
@@ -369,6 +377,10 @@ impl World {
         let last = (first + said.length).min(head);
         let range = Range { first: Sequence(first), last: Sequence(last) };
         let (started_at, at) = (self.tick(), self.tick());
+        if let Some(outcome) = outcome(said, self.levels.get(&connection), range, started_at) {
+            let outcome = outcome?;
+            return Some(Record::Instance { gateway, connection, instance, outcome, at });
+        }
         let (sequence, confirms) = (range.first, (last % 2 == 0).then_some(range.first));
         let of = Arc::clone(&instance);
         let reported = |result| Record::Reported {
@@ -407,6 +419,11 @@ impl World {
                 at,
             },
             What::ConfirmedElsewhere => Record::ConfirmedElsewhere { gateway, to: range.last, at },
+            What::Acknowledged { .. }
+            | What::Retried
+            | What::Rejected { .. }
+            | What::Filtered { .. }
+            | What::Covered => return None,
             What::Skipped { advance } => Record::Skipped {
                 gateway,
                 connection,
@@ -482,6 +499,7 @@ fn retention(limits: Limits) -> RetentionLimits {
         Limits::Young => {
             RetentionLimits { max_age: zero, orphaned_cursor_max_age: zero, batch: 4, ..keep_all() }
         }
+        Limits::Instances => RetentionLimits { instance_max_age: zero, batch: 2, ..keep_all() },
         Limits::HardYoung => RetentionLimits {
             max_age: zero,
             hard_max_age: zero,

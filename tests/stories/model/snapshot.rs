@@ -66,6 +66,7 @@ pub(crate) async fn picture(
             (rows.collect::<Vec<_>>(), page.head, page.floor)
         });
         line("log", shown(page, since));
+        line("instances", shown(store.instances(organisation, gateway.id).await, since));
     }
     line("totals", shown(store.totals(organisation).await, since));
     agree(store, organisation, &gateways, begun).await;

@@ -21,6 +21,22 @@ pub(crate) enum Step {
         gateway: usize,
         replica: u8,
     },
+    /// Opens a connection in reliable mode.
+    OpenInstance {
+        gateway: usize,
+        replica: u8,
+        applied: bool,
+        resume: From,
+    },
+    /// Whether all instances of a gateway must confirm.
+    ConfirmBy {
+        gateway: usize,
+        all: bool,
+    },
+    Forget {
+        gateway: usize,
+        replica: u8,
+    },
     Record(Vec<Said>),
     Sweep,
     Expire,
@@ -103,7 +119,16 @@ pub(crate) enum To {
     UnknownGateway,
 }
 
-/// Retention limits: keep everything, few events, or nothing old.
+/// Where a connection in reliable mode wants to start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum From {
+    Server,
+    Latest,
+    Earliest,
+    After { sequence: u8, foreign: bool, event: Option<u8> },
+}
+
+/// Retention limits: keep everything, few events, no instances, or nothing old.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limits {
     All,
@@ -111,6 +136,7 @@ pub(crate) enum Limits {
     HardFew,
     Young,
     HardYoung,
+    Instances,
 }
 
 /// A record about the `on`th connection. Sequences are taken modulo the log's length.
@@ -136,6 +162,17 @@ pub(crate) enum What {
     Skipped {
         advance: bool,
     },
+    Acknowledged {
+        applied: bool,
+    },
+    Retried,
+    Rejected {
+        advance: bool,
+    },
+    Filtered {
+        advance: bool,
+    },
+    Covered,
     Closed {
         reason: Reason,
         sent: bool,
@@ -194,6 +231,11 @@ fn said() -> impl Strategy<Value = Said> {
         2 => any::<bool>().prop_map(|applied| What::Unmatched { applied }),
         1 => Just(What::ConfirmedElsewhere),
         2 => any::<bool>().prop_map(|advance| What::Skipped { advance }),
+        6 => any::<bool>().prop_map(|applied| What::Acknowledged { applied }),
+        1 => Just(What::Retried),
+        2 => any::<bool>().prop_map(|advance| What::Rejected { advance }),
+        1 => any::<bool>().prop_map(|advance| What::Filtered { advance }),
+        1 => Just(What::Covered),
         3 => (reason, any::<bool>(), any::<bool>())
             .prop_map(|(reason, sent, give_up)| What::Closed { reason, sent, give_up }),
     ];
@@ -205,6 +247,17 @@ fn said() -> impl Strategy<Value = Said> {
     })
 }
 
+fn from() -> impl Strategy<Value = From> {
+    let event = prop::option::weighted(0.4, 0..IDS);
+    prop_oneof![
+        3 => Just(From::Server),
+        1 => Just(From::Latest),
+        1 => Just(From::Earliest),
+        3 => (0_u8..12, prop::bool::weighted(0.2), event)
+            .prop_map(|(sequence, foreign, event)| From::After { sequence, foreign, event }),
+    ]
+}
+
 fn limits() -> impl Strategy<Value = Limits> {
     prop::sample::select(vec![
         Limits::All,
@@ -212,6 +265,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         Limits::HardFew,
         Limits::Young,
         Limits::HardYoung,
+        Limits::Instances,
     ])
 }
 
@@ -224,6 +278,15 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => prop::collection::vec((item(), any::<bool>()), 1..4).prop_map(Step::Inbox),
         4 => (0..GATEWAYS, prop_oneof![3 => Just(0_u8), 1 => 1_u8..3])
             .prop_map(|(gateway, replica)| Step::Open { gateway, replica }),
+        4 => (0..GATEWAYS, 0_u8..4, any::<bool>(), from()).prop_map(
+            |(gateway, replica, applied, resume)| Step::OpenInstance {
+                gateway, replica, applied, resume
+            }
+        ),
+        1 => (0..GATEWAYS, any::<bool>())
+            .prop_map(|(gateway, all)| Step::ConfirmBy { gateway, all }),
+        1 => (0..GATEWAYS, 1_u8..4)
+            .prop_map(|(gateway, replica)| Step::Forget { gateway, replica }),
         8 => prop::collection::vec(said(), 1..4).prop_map(Step::Record),
         2 => Just(Step::Sweep),
         2 => Just(Step::Expire),

@@ -18,7 +18,10 @@ impl Socket {
     /// The next JSON frame; pings before it are answered, as gateways do. `None` when the
     /// connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        self.next_text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+        let text = self.next_text().await?;
+        let frame = serde_json::from_str(&text).expect("JSON");
+        super::streams::check("plain", &frame);
+        Some(frame)
     }
 
     /// The text of the next JSON frame.

@@ -27,7 +27,8 @@ impl ConnectionStatements for Connection {
                 coalesce(
                     c.confirmed,
                     (
-                        select received from cursors u where u.gateway = c.gateway
+                        select case when u.confirm = 'applied' then u.applied_up_to else u.received end
+                        from cursors u where u.gateway = c.gateway
                             and u.instance = coalesce(nullif(c.instance, ''), c.id::text)
                     ),
                     (select received from cursors u where u.gateway = c.gateway and u.instance = ''),

@@ -2,9 +2,9 @@
 //! meanwhile.
 
 use super::super::sql::dialect::CursorStatements;
-use super::super::sql::dialect::cursors::Raised;
+use super::super::sql::dialect::cursors::{Raised, RaisedInstance};
 use super::{Connection, column, query};
-use crate::event::GatewayKey;
+use crate::event::{GatewayKey, Sequence};
 use crate::store::Result;
 use crate::store::positions::Change;
 
@@ -21,7 +21,11 @@ impl CursorStatements for Connection {
                     and d.first_sequence between moved.before - $3 and moved.received
             ), 0)
             from (
-                select s.gateway, coalesce(own.received, 0) as before, least(s.head, m.last) as received
+                select s.gateway, coalesce(own.received, 0) as before,
+                    least(s.head, m.last, case when s.confirmation = 'all' then (
+                        select min(case when i.confirm = 'applied' then i.applied_up_to else i.received end)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ) end) as received
                 from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
                 join streams s on s.gateway = m.gateway
                 left join cursors own on own.gateway = s.gateway and own.instance = ''
@@ -41,7 +45,11 @@ impl CursorStatements for Connection {
         let moved = query!(
             r#"
             update cursors
-            set received = greatest(cursors.received, least(s.head, m.last)),
+            set received = greatest(cursors.received, least(s.head, m.last,
+                    case when s.confirmation = 'all' and cursors.instance = '' then (
+                        select min(case when i.confirm = 'applied' then i.applied_up_to else i.received end)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ) end)),
                 updated_at = greatest(cursors.updated_at, m.at)
             from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
                 as m (gateway, instance, last, at)
@@ -56,6 +64,71 @@ impl CursorStatements for Connection {
         .execute(self)
         .await?;
         Ok(moved.rows_affected())
+    }
+
+    async fn raise_instances(&mut self, raised: &[RaisedInstance<'_>]) -> Result<()> {
+        query!(
+            r#"
+            update cursors
+            set received = greatest(cursors.received,
+                    least(s.head, greatest(m.received, m.applied, m.position))),
+                applied_up_to = greatest(cursors.applied_up_to, least(s.head,
+                    greatest(m.applied, case when cursors.confirm = 'applied' then m.position else 0 end))),
+                updated_at = greatest(cursors.updated_at, m.at)
+            from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
+                    $6::timestamptz[]) as m (gateway, instance, received, applied, position, at)
+            join streams s on s.gateway = m.gateway
+            where cursors.gateway = m.gateway and cursors.instance = m.instance
+            "#,
+            &column(raised, |it| it.gateway.0),
+            &column(raised, |it| it.instance) as _,
+            &column(raised, |it| it.received.0),
+            &column(raised, |it| it.applied.0),
+            &column(raised, |it| it.position.0),
+            &column(raised, |it| it.at) as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn raise_applied(&mut self, raised: &[Raised<'_>]) -> Result<()> {
+        query!(
+            r#"
+            update cursors
+            set applied_up_to = greatest(cursors.applied_up_to, least(s.head, m.last,
+                    case when s.confirmation = 'all' and cursors.instance = '' then (
+                        select min(i.applied_up_to)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ) end))
+            from unnest($1::bigint[], $2::text[], $3::bigint[]) as m (gateway, instance, last)
+            join streams s on s.gateway = m.gateway
+            where cursors.gateway = m.gateway and cursors.instance = m.instance
+            "#,
+            &column(raised, |it| it.gateway.0),
+            &column(raised, |it| &*it.instance) as _,
+            &column(raised, |it| it.to.0)
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()> {
+        query!(
+            r#"
+            update streams
+            set reported = m.last, failing_since = null, failing_reason = null, failing_count = 0
+            from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
+            where streams.gateway = m.gateway and streams.failing_since is not null
+                and streams.reported <= m.last
+            "#,
+            &column(newest, |it| it.0.0),
+            &column(newest, |it| it.1.0)
+        )
+        .execute(self)
+        .await?;
+        Ok(())
     }
 
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()> {

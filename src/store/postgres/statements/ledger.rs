@@ -6,12 +6,13 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::receipts::Receipts;
-use crate::store::{LoggedEvent, Range, Result};
+use crate::store::{LoggedEvent, Outcome, Range, Result};
 
 impl LedgerStatements for Connection {
     async fn insert_receipts(
         &mut self,
         node: NodeId,
+        outcome: Outcome,
         receipts: &[Receipts],
     ) -> Result<Vec<(GatewayKey, Range)>> {
         let dead = query!(
@@ -19,7 +20,7 @@ impl LedgerStatements for Connection {
             with received as (
                 insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
                     instance, node, started_at, finished_at)
-                select d.gateway, d.first, d.last, 'received', d.connection,
+                select d.gateway, d.first, d.last, $10, d.connection,
                     d.instance, $7, d.started_at, d.finished_at
                 from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[],
                     $5::timestamptz[], $6::timestamptz[], $8::text[])
@@ -45,7 +46,8 @@ impl LedgerStatements for Connection {
             &column(receipts, |it| it.finished_at) as _,
             node as _,
             &column(receipts, |it| &*it.instance) as _,
-            LONGEST_RANGE
+            LONGEST_RANGE,
+            outcome as _
         )
         .fetch_all(self)
         .await?;

@@ -3,7 +3,7 @@
 
 use super::super::dialect::{Connection, NodeStatements, query, query_scalar};
 
-use super::super::cursors::{self, Move};
+use super::super::cursors::{self, Move, Reach};
 use super::super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
@@ -33,7 +33,8 @@ pub(crate) async fn close(
     let seen_at = query_scalar!(
         r#"
         update connections set closed_at = $2, close_reason = $3, confirmed = (
-            select received from cursors u where u.gateway = connections.gateway
+            select case when u.confirm = 'applied' then u.applied_up_to else u.received end
+            from cursors u where u.gateway = connections.gateway
                 and u.instance = coalesce(nullif(connections.instance, ''), cast(connections.id as text))
         )
         where id = $1 and closed_at is null
@@ -125,12 +126,25 @@ async fn leave(
     .await?;
     let alive_at = end.alive_at.map(|at| Connection::database_time(now, at));
     let seen_at = alive_at.map_or(recorded, |at| at.max(recorded));
+    // An instance's cursor outlives its connections, so it shows the last activity of all.
+    query!(
+        r#"
+        update cursors set updated_at = $3
+        where gateway = $1 and confirm is not null and updated_at < $3
+            and instance = (select c.instance from connections c where c.id = $2)
+        "#,
+        end.gateway.0,
+        end.connection as _,
+        seen_at as _
+    )
+    .execute(&mut *conn)
+    .await?;
     let instance = end.connection.to_string();
     let receipt_at = query_scalar!(
         r#"
         update cursors set left_at = $3,
             updated_at = case when updated_at < $4 then $4 else updated_at end
-        where gateway = $1 and instance = $2
+        where gateway = $1 and instance = $2 and confirm is null
         returning updated_at as "receipt_at!: Timestamp"
         "#,
         end.gateway.0,
@@ -218,7 +232,8 @@ async fn give_up(conn: &mut Connection, end: &End<'_>, sequence: Sequence) -> Re
         return Ok(());
     };
     let (gateway, to, at) = (end.gateway, sequence, end.at);
-    let past = Move { gateway, connection: end.connection, instance, to, at, seen_at: None };
+    let (connection, reach) = (end.connection, Reach::Position);
+    let past = Move { gateway, connection, instance, to, reach, at, seen_at: None };
     cursors::raise(conn, &[past]).await?;
     query!("update connections set confirmed = $2 where id = $1", end.connection as _, to.0)
         .execute(conn)

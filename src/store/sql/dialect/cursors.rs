@@ -11,8 +11,16 @@ use crate::store::positions::Change;
 pub(crate) trait CursorStatements {
     /// Adds what becomes delivered when these gateways' positions move to the streams' totals.
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()>;
-    /// Raises positions, up to the heads of their streams; returns how many exist.
+    /// Raises positions, up to the heads of their streams; returns how many exist. If all instances
+    /// of a gateway must confirm, its own position rises no further than that of the last one; the
+    /// same holds for the other statements here.
     async fn raise_cursors(&mut self, raised: &[Raised<'_>]) -> Result<u64>;
+    /// Raises cursors of instances, up to the heads of their streams.
+    async fn raise_instances(&mut self, raised: &[RaisedInstance<'_>]) -> Result<()>;
+    /// Raises what gateways and unnamed connections have applied, up to the heads of their streams.
+    async fn raise_applied(&mut self, raised: &[Raised<'_>]) -> Result<()>;
+    /// Ends the failing of gateways whose newest failure is not after these sequences.
+    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()>;
     /// Inserts positions; keeps those that exist.
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()>;
     /// Deletes positions of unnamed connections.
@@ -29,5 +37,20 @@ pub(crate) struct Raised<'a> {
     pub(crate) to: Sequence,
     /// The last receipt or, of a connection's own position, the last activity; the Unix epoch if there
     /// was none.
+    pub(crate) at: Timestamp,
+}
+
+/// How far the cursor of an instance rises; zero where it does not.
+#[derive(Clone, Copy)]
+pub(crate) struct RaisedInstance<'a> {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) instance: &'a str,
+    /// What it has received.
+    pub(crate) received: Sequence,
+    /// What it has applied. It has received that, too.
+    pub(crate) applied: Sequence,
+    /// Its position, at whatever level it confirms by.
+    pub(crate) position: Sequence,
+    /// Its last activity; the Unix epoch if there was none.
     pub(crate) at: Timestamp,
 }

@@ -26,6 +26,7 @@ pub(crate) struct GatewayRow {
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     pub(crate) labels: String,
+    pub(crate) confirmation: String,
     pub(crate) replicas: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) disabled_at: Option<Timestamp>,

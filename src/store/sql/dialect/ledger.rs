@@ -3,15 +3,16 @@
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::receipts::Receipts;
-use crate::store::{LoggedEvent, Range, Result};
+use crate::store::{LoggedEvent, Outcome, Range, Result};
 
 /// Rows of the ledger: attempts and dead letters, as ranges of sequences.
 pub(crate) trait LedgerStatements {
-    /// Inserts attempts with the outcome `received`. Returns the parts of their ranges that are
+    /// Inserts attempts with an outcome, `received` or `applied`. Returns the parts of their ranges that are
     /// dead letters and were not redriven.
     async fn insert_receipts(
         &mut self,
         node: NodeId,
+        outcome: Outcome,
         receipts: &[Receipts],
     ) -> Result<Vec<(GatewayKey, Range)>>;
     /// Inserts failed attempts that were made without a connection.

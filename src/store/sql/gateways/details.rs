@@ -4,7 +4,9 @@ use serde_json::value::RawValue;
 
 use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 use crate::event::GatewayKey;
-use crate::store::{Failing, Gateway, KeyFault, LastRefusal, Pause, Result, StoreError};
+use crate::store::{
+    Confirmation, Failing, Gateway, KeyFault, LastRefusal, Pause, Result, StoreError,
+};
 
 /// One gateway that is known to exist.
 pub(crate) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
@@ -39,6 +41,7 @@ pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Resul
                 name: row.name,
                 labels: serde_json::from_str(&row.labels)
                     .map_err(|error| StoreError::Corrupt(format!("labels: {error}")))?,
+                confirmation: Confirmation::stored(&row.confirmation),
                 replicas: row.replicas,
                 created_at: row.created_at,
                 disabled_at: row.disabled_at,

@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::dialect::{
-    Connection, ConnectionStatements, LedgerStatements, NodeStatements, query,
+    Connection, ConnectionStatements, LedgerStatements, NodeStatements, query, query_scalar,
 };
 
-use super::super::cursors::{self, Move};
+use super::super::cursors::{self, Move, Reach};
+use super::super::instances::{self, Connected};
 use super::super::log::read::find_deployment;
 use super::reports;
-use super::{self as ledger, Ended, How};
+use super::{self as ledger, DeadLetter, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::deployments::CANDIDATES_IN_WRITER;
 use crate::store::receipts::Waiting;
-use crate::store::{Outcome, Range, Record, Result};
+use crate::store::{Confirmation, Level, Outcome, Range, Record, Result};
 
 pub(crate) use crate::store::receipts::Receipts;
 
@@ -34,19 +35,13 @@ pub(crate) async fn record<'a>(
     let mut signs: HashMap<ConnectionId, Timestamp> = HashMap::new();
     for record in records {
         let record = record.in_order(now);
-        match record.as_ref() {
-            Record::Confirmed { gateway, connection, instance, range, started_at, finished_at } => {
-                if range.first <= range.last {
-                    waiting.add(Receipts {
-                        gateway: *gateway,
-                        connection: *connection,
-                        instance: Arc::clone(instance),
-                        range: *range,
-                        started_at: *started_at,
-                        finished_at: *finished_at,
-                    });
-                }
+        if let Some(receipts) = Receipts::of(record.as_ref()) {
+            if receipts.range.first <= receipts.range.last {
+                waiting.add(receipts);
             }
+            continue;
+        }
+        match record.as_ref() {
             Record::Heartbeat { connection, at } => {
                 let at = Connection::database_time(now, *at);
                 let sign = signs.entry(*connection).or_insert(at);
@@ -72,7 +67,8 @@ async fn confirm(
     if waiting.receipts.is_empty() {
         return Ok(());
     }
-    let mut rows = Vec::with_capacity(waiting.receipts.len());
+    let mut received = Vec::with_capacity(waiting.receipts.len());
+    let mut applied = Vec::new();
     let mut moves = Vec::with_capacity(waiting.receipts.len());
     for it in waiting.receipts {
         moves.push(Move {
@@ -80,21 +76,50 @@ async fn confirm(
             connection: it.connection,
             instance: Arc::clone(&it.instance),
             to: it.range.last,
+            reach: reach(&it),
             at: it.finished_at,
             seen_at: Some(now),
         });
-        rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
+        if it.is_attempt() {
+            let rows = if it.level == Level::Applied { &mut applied } else { &mut received };
+            rows.extend(ledger::cut(it.range).map(|range| Receipts { range, ..it.clone() }));
+        }
     }
-    for (gateway, dead) in conn.insert_receipts(node, &rows).await? {
-        revive(conn, gateway, dead).await?;
+    for (outcome, rows) in [(Outcome::Received, received), (Outcome::Applied, applied)] {
+        if rows.is_empty() {
+            continue;
+        }
+        for (gateway, dead) in conn.insert_receipts(node, outcome, &rows).await? {
+            let of = rows.iter().filter(|it| it.gateway == gateway);
+            let over = of.filter(|it| it.range.first <= dead.last && dead.first <= it.range.last);
+            let instances: Vec<&str> = over.map(|it| &*it.instance).collect();
+            revive(conn, gateway, dead, &instances).await?;
+        }
     }
     cursors::raise(conn, &moves).await
 }
 
+const fn reach(receipts: &Receipts) -> Reach {
+    let Receipts { level, confirms, is_acknowledged, .. } = *receipts;
+    if is_acknowledged { Reach::Acknowledged { level, confirms } } else { Reach::Position }
+}
+
 /// Removes confirmed events from the dead letters if another connection or node has given them up.
-/// Called before the confirmation raises the positions.
-async fn revive(conn: &mut Connection, gateway: GatewayKey, confirmed: Range) -> Result<()> {
-    let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_given_up).await?;
+/// Called before the confirmation raises the positions. If one confirmation is enough, those that
+/// another instance has rejected are removed, too.
+pub(crate) async fn revive(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    confirmed: Range,
+    instances: &[&str],
+) -> Result<()> {
+    let any = confirmation(conn, gateway).await? == Confirmation::Any;
+    let by_another = |letter: &DeadLetter| {
+        let by = letter.rejected_by.as_deref();
+        any && by.is_some_and(|by| instances.iter().any(|instance| *instance != by))
+    };
+    let is_over = |letter: &DeadLetter| is_given_up(letter) || by_another(letter);
+    let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_over).await?;
     if revived.is_empty() {
         return Ok(());
     }
@@ -107,8 +132,19 @@ async fn revive(conn: &mut Connection, gateway: GatewayKey, confirmed: Range) ->
 
 /// Whether the service gave up a dead letter with this reason. What a gateway reported as failed
 /// stays a dead letter when it is confirmed.
-fn is_given_up(reason: Reason) -> bool {
-    !reason.is_reported()
+pub(crate) fn is_given_up(letter: &DeadLetter) -> bool {
+    !letter.reason.is_reported()
+}
+
+/// Which instances of a gateway must confirm.
+async fn confirmation(conn: &mut Connection, gateway: GatewayKey) -> Result<Confirmation> {
+    let name = query_scalar!(
+        r#"select confirmation as "confirmation!: String" from streams where gateway = $1"#,
+        gateway.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(name.as_deref().map(Confirmation::stored).unwrap_or_default())
 }
 
 /// A report confirms everything up to `past.to` that was sent on its connection: that is what lies
@@ -149,7 +185,7 @@ async fn revive_above(
     if position >= to {
         return Ok(());
     }
-    revive(conn, gateway, Range { first: position.next(), last: to }).await
+    revive(conn, gateway, Range { first: position.next(), last: to }, &[]).await
 }
 
 /// The first event that was unconfirmed at the end of the newest ended connection on which
@@ -187,12 +223,24 @@ async fn first_sent_with(
 async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Record) -> Result<()> {
     match record {
         Record::Confirmed { .. } | Record::Heartbeat { .. } => Ok(()),
+        Record::Instance { gateway, connection, instance, outcome, at } => {
+            let on = Connected {
+                gateway: *gateway,
+                connection: *connection,
+                instance,
+                at: *at,
+                seen_at: now,
+            };
+            instances::outcome(conn, node, &on, outcome).await
+        }
         Record::Reported { gateway, connection: on, instance, sequence, result, confirms, at } => {
             reported(conn, node, (*gateway, *on), *sequence, result, *at).await?;
             let Some(to) = *confirms else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
             let (at, seen_at) = (*at, Some(now));
-            confirm_here(conn, Move { gateway, connection: *on, instance, to, at, seen_at }).await
+            let (connection, reach) = (*on, Reach::Position);
+            let past = Move { gateway, connection, instance, to, reach, at, seen_at };
+            confirm_here(conn, past).await
         }
         Record::Unmatched { gateway, connection, instance, key, result, sent_here, at } => {
             let Some(found) = find_deployment(conn, *gateway, key, CANDIDATES_IN_WRITER).await?
@@ -205,10 +253,11 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             let (here, elsewhere) = found.confirms_on(*sent_here);
             if let Some(to) = here {
                 let (instance, seen_at) = (Arc::clone(instance), Some(now));
-                let past = Move { gateway, connection: *connection, instance, to, at, seen_at };
+                let (connection, reach) = (*connection, Reach::Position);
+                let past = Move { gateway, connection, instance, to, reach, at, seen_at };
                 confirm_here(conn, past).await?;
             }
-            // Only unnamed connections move the gateway's position (see `store::positions`).
+            // An instance's own connections confirm what it was sent (see `store::positions`).
             match elsewhere.filter(|_| instance.is_empty()) {
                 Some(to) => confirm_elsewhere(conn, gateway, to, at).await,
                 None => Ok(()),
@@ -221,7 +270,8 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             skipped(conn, node, (*gateway, *on), *range, *reason, *at).await?;
             let Some(to) = *advance_to else { return Ok(()) };
             let (gateway, instance) = (*gateway, Arc::clone(instance));
-            let past = Move { gateway, connection: *on, instance, to, at: *at, seen_at: None };
+            let (connection, reach, at) = (*on, Reach::Position, *at);
+            let past = Move { gateway, connection, instance, to, reach, at, seen_at: None };
             cursors::raise(conn, &[past]).await
         }
         Record::Closed {
@@ -259,7 +309,7 @@ async fn reported(
 ) -> Result<()> {
     let range = Range { first: sequence, last: sequence };
     let (how, reason) = match result {
-        Ok(()) => (How::Applied, None),
+        Ok(()) => (How::Applied(""), None),
         Err((reason, detail)) => (How::Failed(*reason, detail), Some(*reason)),
     };
     let said = said_before(conn, (gateway, on), sequence, reason).await?;
@@ -286,9 +336,10 @@ async fn reported(
         return Ok(());
     }
     reports::failed(conn, gateway, sequence, reason, at).await?;
-    // The report replaces the reason for which the event was given up, so that a later receipt does
-    // not revive it.
-    let given_up = ledger::remove_dead_letters(conn, gateway, range, is_given_up).await?;
+    // The report replaces the reason for which the event was given up or rejected, so that a later
+    // receipt does not revive it.
+    let is_replaced = |letter: &DeadLetter| is_given_up(letter) || letter.rejected_by.is_some();
+    let given_up = ledger::remove_dead_letters(conn, gateway, range, is_replaced).await?;
     // It was counted as confirmed if its receipt arrived before its report.
     if is_confirmed
         && given_up.is_empty()
@@ -336,7 +387,11 @@ async fn said_before(
     Ok(Said { the_same: said.the_same, applied: said.applied })
 }
 
-async fn count_confirmed(conn: &mut Connection, gateway: GatewayKey, by: i64) -> Result<()> {
+pub(crate) async fn count_confirmed(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    by: i64,
+) -> Result<()> {
     query!(
         "update streams set confirmed_total = confirmed_total + $2 where gateway = $1 and confirmed_total + $2 >= 0",
         gateway.0,

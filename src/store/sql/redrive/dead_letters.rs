@@ -28,7 +28,8 @@ pub(crate) async fn mark(
         let range = query!(
             r#"
             delete from dead_letters where gateway = $1 and first_sequence = $2
-            returning last_sequence as "last!: i64", reason as "reason!: Reason", dead_at as "dead_at!: Timestamp"
+            returning last_sequence as "last!: i64", reason as "reason!: Reason",
+                dead_at as "dead_at!: Timestamp", rejected_by as "rejected_by?: String"
             "#,
             gateway.0,
             first
@@ -40,8 +41,8 @@ pub(crate) async fn mark(
             query!(
                 r#"
                 insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at,
-                    redriven_at, redriven_first)
-                values ($1, $2, $3, $4, $5, $6, $7)
+                    redriven_at, redriven_first, rejected_by)
+                values ($1, $2, $3, $4, $5, $6, $7, $8)
                 "#,
                 gateway.0,
                 piece.first,
@@ -49,7 +50,8 @@ pub(crate) async fn mark(
                 range.reason as _,
                 range.dead_at as _,
                 redriven_at as _,
-                piece.redriven_first
+                piece.redriven_first,
+                range.rejected_by
             )
             .execute(&mut *conn)
             .await?;

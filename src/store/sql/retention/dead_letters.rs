@@ -158,7 +158,8 @@ async fn forget(
               and (d.dead_at, d.gateway, d.first_sequence) <= ($4, $5, $6)
               and d.last_sequence <= s.floor
               and d.last_sequence <= coalesce(
-                  (select min(u.received) from cursors u where u.gateway = d.gateway and g.deleted_at is null),
+                  (select min(case when u.confirm = 'applied' then u.applied_up_to else u.received end)
+                   from cursors u where u.gateway = d.gateway and g.deleted_at is null),
                   case when g.deleted_at is not null then d.last_sequence end,
                   0
               )

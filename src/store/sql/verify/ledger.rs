@@ -50,16 +50,17 @@ async fn attempts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
-/// Each receipt of an unnamed connection moved its gateway's position. The position of a [named
-/// replica](crate::store::positions#definitions) may have been deleted since. An `applied` report
-/// moves none, and a deleted gateway has none.
+/// Each receipt of an unnamed connection moved its gateway's position, unless all instances must
+/// confirm. The cursor of an [instance](crate::store::instances) may have been deleted since. An
+/// `applied` report moves none, and a deleted gateway has none.
 async fn confirmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
         select g.name as "name!: String", max(a.last_sequence) as "last!: i64",
             coalesce((select max(c.received) from cursors c where c.gateway = a.gateway), 0) as "position!: i64"
-        from attempts a join gateways g using (gateway)
+        from attempts a join gateways g using (gateway) join streams s using (gateway)
         where a.outcome = 'received' and a.instance = '' and g.deleted_at is null
+            and s.confirmation = 'any'
         group by a.gateway, g.name
         having max(a.last_sequence)
              > coalesce((select max(c.received) from cursors c where c.gateway = a.gateway), 0)

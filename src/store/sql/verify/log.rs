@@ -174,9 +174,13 @@ async fn cursors(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()
     let rows = query!(
         r#"
         select g.name as "name!: String", c.instance as "instance!: String",
-            c.received as "received!: i64", c.applied as "applied!: i64", s.head as "head!: i64"
+            c.received as "received!: i64",
+            case when c.applied_up_to between 0 and s.head then c.applied else c.applied_up_to end as "applied!: i64",
+            s.head as "head!: i64"
         from cursors c join gateways g using (gateway) join streams s using (gateway)
-        where c.received > s.head or c.applied > s.head or c.received < 0 or c.applied < 0 limit $1
+        where c.received > s.head or c.applied > s.head or c.received < 0 or c.applied < 0
+            or c.applied_up_to > s.head or c.applied_up_to < 0
+        limit $1
         "#,
         MOST
     )

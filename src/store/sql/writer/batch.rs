@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 
 use super::super::connections::open_connection;
 use super::super::dialect::Connection;
+use super::super::instances::opening::open_instance;
 use super::super::ledger::record::record;
 use super::super::log::append::{self, Grown};
 use super::super::log::targets;
 use super::command::{Answer, Command, Permit};
 use crate::event::{GatewayKey, NodeId};
 use crate::store::limits::MOST_DELIVERIES;
-use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
+use crate::store::{
+    Conflict, NewConnection, OpenInstance, Opened, OpenedInstance, Publish, Published, Record,
+    Result, StoreError,
+};
 
 type Append = (Publish, Answer<Published>, Permit);
 
@@ -20,6 +24,7 @@ pub(crate) struct Batch {
     pub(crate) appends: Vec<Append>,
     pub(crate) records: Vec<(Vec<Record>, Answer<()>)>,
     pub(crate) opens: Vec<(NewConnection, Answer<Opened>)>,
+    pub(crate) instances: Vec<(OpenInstance, Answer<OpenedInstance>)>,
     items: usize,
     bytes: usize,
 }
@@ -38,6 +43,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Done {
     pub(crate) published: Vec<Published>,
     pub(crate) opened: Vec<Result<Opened>>,
+    pub(crate) instances: Vec<Result<OpenedInstance>>,
     pub(crate) grown: Vec<Grown>,
 }
 
@@ -58,6 +64,10 @@ impl Batch {
                 self.items += 1;
                 self.opens.push((connection, answer));
             }
+            Command::OpenInstance(opening, answer) => {
+                self.items += 1;
+                self.instances.push((opening, answer));
+            }
             command @ (Command::Run(_) | Command::Stop) => return Some(command),
         }
         None
@@ -75,7 +85,7 @@ impl Batch {
 
     /// Commands that are not answered yet.
     pub(crate) fn commands(&self) -> usize {
-        self.appends.len() + self.records.len() + self.opens.len()
+        self.appends.len() + self.records.len() + self.opens.len() + self.instances.len()
     }
 
     /// Answers all appends with `StorageFull`, and keeps the other commands.
@@ -90,19 +100,22 @@ impl Batch {
         let appends = self.appends.into_iter();
         let records = self.records.into_iter();
         let opens = self.opens.into_iter();
+        let instances = self.instances.into_iter();
         appends
             .map(|one| Self { appends: vec![one], ..Self::default() })
             .chain(records.map(|one| Self { records: vec![one], ..Self::default() }))
             .chain(opens.map(|one| Self { opens: vec![one], ..Self::default() }))
+            .chain(instances.map(|one| Self { instances: vec![one], ..Self::default() }))
             .collect()
     }
 
     /// As few batches as stay within the limit of deliveries, given how many each request has. A
     /// request that exceeds the limit alone has its own batch.
     pub(crate) fn split(self, deliveries: &[usize]) -> Vec<Self> {
-        let mut last = Self { records: self.records, opens: self.opens, ..Self::default() };
+        let Self { appends, records, opens, instances, .. } = self;
+        let mut last = Self { records, opens, instances, ..Self::default() };
         let (mut parts, mut total) = (Vec::new(), 0);
-        for (append, own) in self.appends.into_iter().zip(deliveries) {
+        for (append, own) in appends.into_iter().zip(deliveries) {
             if total + own > MOST_DELIVERIES && !last.appends.is_empty() {
                 parts.push(std::mem::take(&mut last));
                 total = 0;
@@ -123,6 +136,9 @@ impl Batch {
             let _ = answer.send(Err(error.clone()));
         }
         for (_, answer) in self.opens {
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.instances {
             let _ = answer.send(Err(error.clone()));
         }
     }
@@ -148,6 +164,7 @@ pub(crate) async fn statements(
     let mut touched: BTreeSet<GatewayKey> = targets.gateways().collect();
     touched.extend(records().filter_map(gateway_of));
     touched.extend(batch.opens.iter().map(|(new, _)| new.gateway));
+    touched.extend(batch.instances.iter().map(|(opening, _)| opening.connection.gateway));
     // Before anything else, so that batches of several nodes wait for each other only here.
     let now = targets.lock(conn, &touched).await?;
     let appended = append::append(conn, now, &publishes, &targets).await?;
@@ -161,7 +178,19 @@ pub(crate) async fn statements(
             other => Ok(other?),
         });
     }
-    Ok(Attempt::Done(Done { published: appended.answers, opened, grown: appended.grown }))
+    let mut instances = Vec::with_capacity(batch.instances.len());
+    for (opening, _) in &batch.instances {
+        instances.push(match open_instance(conn, now, node, opening).await {
+            // Returned before anything was written.
+            Err(
+                error
+                @ (StoreError::NotFound(_) | StoreError::Conflict(Conflict::Instances { .. })),
+            ) => Err(error),
+            other => Ok(other?),
+        });
+    }
+    let (published, grown) = (appended.answers, appended.grown);
+    Ok(Attempt::Done(Done { published, opened, instances, grown }))
 }
 
 /// Bytes of payload of a request.
@@ -177,6 +206,7 @@ const fn gateway_of(record: &Record) -> Option<GatewayKey> {
         | Record::ConfirmedElsewhere { gateway, .. }
         | Record::Unmatched { gateway, .. }
         | Record::Skipped { gateway, .. }
+        | Record::Instance { gateway, .. }
         | Record::Closed { gateway, .. } => Some(*gateway),
         Record::Heartbeat { .. } => None,
     }

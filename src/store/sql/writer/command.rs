@@ -5,7 +5,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::dialect::{Connection, NodeStatements};
 use crate::clock::Timestamp;
-use crate::store::{NewConnection, Opened, Publish, Published, Record, Result, StoreError};
+use crate::store::{
+    NewConnection, OpenInstance, Opened, OpenedInstance, Publish, Published, Record, Result,
+    StoreError,
+};
 
 /// A share of the queue's capacity, released when this is dropped.
 pub(crate) struct Permit {
@@ -24,6 +27,8 @@ pub(crate) enum Command {
     Record(Vec<Record>, Answer<()>),
     /// Open a connection.
     Open(NewConnection, Answer<Opened>),
+    /// Open a connection in reliable mode.
+    OpenInstance(OpenInstance, Answer<OpenedInstance>),
     /// Run a transaction of its own.
     Run(Job),
     /// Stop, after the commands before this one.

@@ -104,6 +104,11 @@ async fn answer(
             abandoned.push(new.unused(Timestamp::now()));
         }
     }
+    for ((opening, answer), opened) in batch.instances.into_iter().zip(done.instances) {
+        if let Err(Ok(_)) = answer.send(opened) {
+            abandoned.push(opening.connection.unused(Timestamp::now()));
+        }
+    }
     if abandoned.is_empty() {
         return Ok(());
     }

@@ -1,10 +1,10 @@
 //! Raising positions, in the table `cursors`.
 
 use super::super::sql::dialect::CursorStatements;
-use super::super::sql::dialect::cursors::Raised;
+use super::super::sql::dialect::cursors::{Raised, RaisedInstance};
 use super::{Connection, json, query};
 use crate::clock::Timestamp;
-use crate::event::GatewayKey;
+use crate::event::{GatewayKey, Sequence};
 use crate::store::Result;
 use crate::store::positions::Change;
 
@@ -21,7 +21,11 @@ impl CursorStatements for Connection {
                     and d.first_sequence between moved.before - $2 and moved.received
             ), 0)
             from (
-                select s.gateway, coalesce(own.received, 0) as before, min(s.head, m.value ->> 1) as received
+                select s.gateway, coalesce(own.received, 0) as before,
+                    min(s.head, m.value ->> 1, case when s.confirmation = 'all' then coalesce((
+                        select min(case when i.confirm = 'applied' then i.applied_up_to else i.received end)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ), s.head) else s.head end) as received
                 from jsonb_each($1) as m
                 join streams s on s.gateway = m.value ->> 0
                 left join cursors own on own.gateway = s.gateway and own.instance = ''
@@ -41,7 +45,11 @@ impl CursorStatements for Connection {
         let moved = query!(
             r#"
             update cursors
-            set received = max(cursors.received, min(s.head, m.value ->> 1)),
+            set received = max(cursors.received, min(s.head, m.value ->> 1,
+                    case when s.confirmation = 'all' and cursors.instance = '' then coalesce((
+                        select min(case when i.confirm = 'applied' then i.applied_up_to else i.received end)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ), s.head) else s.head end)),
                 updated_at = max(cursors.updated_at, m.value ->> 3)
             from jsonb_each($1) as m join streams s on s.gateway = m.value ->> 0
             where cursors.gateway = m.value ->> 0 and cursors.instance = m.value ->> 2
@@ -51,6 +59,66 @@ impl CursorStatements for Connection {
         .execute(self)
         .await?;
         Ok(moved.rows_affected())
+    }
+
+    async fn raise_instances(&mut self, raised: &[RaisedInstance<'_>]) -> Result<()> {
+        let row = |it: &RaisedInstance<'_>| {
+            let (received, position) = (it.received.max(it.applied), it.position);
+            (it.gateway.0, it.instance.to_owned(), received, it.applied, position, it.at.micros())
+        };
+        let raised = json(&raised.iter().map(row).collect::<Vec<_>>())?;
+        query!(
+            r#"
+            update cursors
+            set received = max(received, min(s.head, max(m.value ->> 2, m.value ->> 4))),
+                applied_up_to = max(applied_up_to, min(s.head,
+                    max(m.value ->> 3, case when confirm = 'applied' then m.value ->> 4 else 0 end))),
+                updated_at = max(updated_at, m.value ->> 5)
+            from jsonb_each($1) as m join streams s on s.gateway = m.value ->> 0
+            where cursors.gateway = m.value ->> 0 and cursors.instance = m.value ->> 1
+            "#,
+            raised
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn raise_applied(&mut self, raised: &[Raised<'_>]) -> Result<()> {
+        let raised = as_json(raised)?;
+        query!(
+            r#"
+            update cursors
+            set applied_up_to = max(cursors.applied_up_to, min(s.head, m.value ->> 1,
+                    case when s.confirmation = 'all' and cursors.instance = '' then coalesce((
+                        select min(i.applied_up_to)
+                        from cursors i where i.gateway = s.gateway and i.confirm is not null
+                    ), s.head) else s.head end))
+            from jsonb_each($1) as m join streams s on s.gateway = m.value ->> 0
+            where cursors.gateway = m.value ->> 0 and cursors.instance = m.value ->> 2
+            "#,
+            raised
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()> {
+        let newest = json(&newest.iter().map(|(gateway, to)| (gateway.0, to)).collect::<Vec<_>>())?;
+        query!(
+            r#"
+            update streams
+            set reported = m.value ->> 1, failing_since = null, failing_reason = null, failing_count = 0
+            from jsonb_each($1) as m
+            where streams.gateway = m.value ->> 0 and streams.failing_since is not null
+                and streams.reported <= m.value ->> 1
+            "#,
+            newest
+        )
+        .execute(self)
+        .await?;
+        Ok(())
     }
 
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()> {

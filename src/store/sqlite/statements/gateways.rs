@@ -61,7 +61,7 @@ impl GatewayStatements for Connection {
             GatewayRow,
             r#"
             with chosen as materialized (
-                select g.*, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
+                select g.*, s.confirmation, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
                     s.left_at, s.left_reason, s.last_failure_at, s.last_failure_reason,
                     coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                              (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
@@ -72,7 +72,8 @@ impl GatewayStatements for Connection {
                 select *, case when floor > confirmed then floor else confirmed end as position from chosen
             )
             select gateway as "gateway!: GatewayKey", id as "id!: GatewayId", name as "name!: String",
-                labels as "labels!: String", replicas as "replicas!: i64",
+                labels as "labels!: String", confirmation as "confirmation!: String",
+                replicas as "replicas!: i64",
                 created_at as "created_at!: Timestamp", disabled_at as "disabled_at?: Timestamp",
                 paused_at as "paused_at?: Timestamp", paused_by as "paused_by?: String",
                 pause_reason as "pause_reason?: String", manifest as "manifest?: String",

@@ -6,12 +6,13 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::receipts::Receipts;
-use crate::store::{LoggedEvent, Range, Result};
+use crate::store::{LoggedEvent, Outcome, Range, Result};
 
 impl LedgerStatements for Connection {
     async fn insert_receipts(
         &mut self,
         node: NodeId,
+        outcome: Outcome,
         receipts: &[Receipts],
     ) -> Result<Vec<(GatewayKey, Range)>> {
         let rows: Vec<_> = receipts
@@ -26,12 +27,13 @@ impl LedgerStatements for Connection {
             r#"
             insert into attempts (gateway, first_sequence, last_sequence, outcome, connection,
                 instance, node, started_at, finished_at)
-            select value ->> 0, value ->> 2, value ->> 3, 'received', value ->> 1,
+            select value ->> 0, value ->> 2, value ->> 3, $3, value ->> 1,
                 value ->> 5, $2, value ->> '$[4][0]', value ->> '$[4][1]'
             from jsonb_each($1) where true order by key
             "#,
             rows,
-            node as _
+            node as _,
+            outcome as _
         )
         .execute(&mut *self)
         .await?;

@@ -33,6 +33,17 @@ impl RolloutStatements for Connection {
                     select 1 from attempts a indexed by attempts_by_sequence
                     where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome = 'applied'
                 ) as "is_applied!: bool",
+                coalesce(
+                    (select u.applied_up_to from cursors u where u.gateway = d.gateway and u.instance = ''), 0
+                ) as "applied_up_to!: Sequence",
+                (
+                    select s.confirmation = 'all' from streams s where s.gateway = d.gateway
+                ) and exists (
+                    select 1 from cursors u where u.gateway = d.gateway and u.confirm is not null
+                ) as "needs_all!: bool",
+                exists (
+                    select 1 from cursors u where u.gateway = d.gateway and u.confirm = 'applied'
+                ) as "acknowledges!: bool",
                 exists (
                     select 1 from connections n where n.gateway = d.gateway and n.closed_at is null
                 ) as "is_connected!: bool"

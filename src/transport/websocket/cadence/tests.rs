@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::super::receipts::Receipts;
 use super::*;
 use crate::event::Sequence;
-use crate::transport::Outgoing;
+use crate::transport::OutgoingEvent;
 use crate::transport::websocket::tests::event_of_type;
 
 const CONFIRMATION: Duration = Duration::from_mins(1);
@@ -69,7 +69,8 @@ impl Simulation {
                 continue;
             }
             let now = self.base + self.now;
-            let outgoing = Outgoing { sequence: self.sent.next(), ..event_of_type(kind(*number)) };
+            let outgoing =
+                OutgoingEvent { sequence: self.sent.next(), ..event_of_type(kind(*number)) };
             match self.receipts.plan(&outgoing, is_pinged, now) {
                 PingBefore::Always => self.wire.push_back(Frame::Ping(self.sent)),
                 PingBefore::Between if !is_pinged => self.wire.push_back(Frame::Ping(self.sent)),

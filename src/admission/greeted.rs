@@ -1,0 +1,99 @@
+//! The second half of an admission in reliable mode: the hello of a gateway that was greeted.
+
+use std::sync::Arc;
+
+use super::{Attempt, KeyCheck, check_key};
+use crate::dispatch::{self, Session};
+use crate::event::Reason;
+use crate::store::{GatewayCredential, Store, StoreError};
+use crate::token::Presented;
+use crate::transport::ReliableGreeting;
+use crate::transport::frames::{ConnectionError, ErrorCode, FrameError, Hello};
+use crate::transport::reliable::{connection_error, violation};
+
+/// A gateway that was admitted, and whose hello is awaited. Its connection is registered, and can be
+/// closed. If this is dropped, it ends without a record.
+pub struct Greeted {
+    pub(super) greeted: dispatch::Greeted,
+    pub(super) key: Presented,
+    pub(super) credential: GatewayCredential,
+    pub(super) attempt: Attempt,
+    pub(super) store: Arc<dyn Store>,
+}
+
+/// Why a gateway gets no events in spite of its hello.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// The reason with which its transport closes the connection.
+    pub reason: Reason,
+    /// What the gateway is told.
+    pub error: Option<ConnectionError>,
+}
+
+impl From<Reason> for NotOpened {
+    fn from(reason: Reason) -> Self {
+        Self { reason, error: connection_error(reason) }
+    }
+}
+
+impl NotOpened {
+    fn because(reason: Reason, code: ErrorCode, message: impl AsRef<str>) -> Self {
+        Self { reason, error: Some(violation(&FrameError::new(code, message))) }
+    }
+}
+
+impl Greeted {
+    /// What the first frame contains.
+    pub const fn greeting(&self) -> ReliableGreeting {
+        self.greeted.greeting()
+    }
+
+    /// The gateway.
+    pub const fn credential(&self) -> &GatewayCredential {
+        &self.credential
+    }
+
+    /// Waits until the connection is to be closed before its hello. Cancel safe.
+    pub async fn stopped(&mut self) -> Reason {
+        self.greeted.stopped().await
+    }
+
+    /// Opens the connection as its hello asks. The attempt must be dropped when the connection has
+    /// ended.
+    pub async fn open(self, hello: Hello) -> Result<(Session, Attempt), NotOpened> {
+        let Self { greeted, key, attempt, store, .. } = self;
+        let session = match greeted.open(hello).await {
+            Ok(session) => session,
+            Err(StoreError::NotFound(_)) => {
+                // It was disabled or deleted since its key was checked.
+                let reason = revoked(store.as_ref(), &key).await;
+                return Err(reason.unwrap_or(Reason::GatewayDeleted).into());
+            }
+            Err(StoreError::Conflict(conflict)) => {
+                let (reason, code) = (Reason::ProtocolError, ErrorCode::TooManyInstances);
+                return Err(NotOpened::because(reason, code, conflict.to_string()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to open a connection after its hello");
+                let message = "The service is not available; connect again.";
+                return Err(NotOpened::because(Reason::NodeLost, ErrorCode::Unavailable, message));
+            }
+        };
+        // A key that was revoked on another node before the connection was recorded did not close
+        // this connection.
+        match revoked(store.as_ref(), &key).await {
+            Some(reason) => Err(reason.into()),
+            None => Ok((session, attempt)),
+        }
+    }
+}
+
+/// Why a key is not valid any more. A key that can't be checked counts as valid, because connections
+/// outlive an unavailable database.
+async fn revoked(store: &dyn Store, key: &Presented) -> Option<Reason> {
+    match check_key(store, key).await {
+        Ok(KeyCheck::Valid(credential)) => credential.disabled.then_some(Reason::GatewayDisabled),
+        Ok(KeyCheck::Invalid(_)) => Some(Reason::TokenRevoked),
+        Err(_) => None,
+    }
+}

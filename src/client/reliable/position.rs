@@ -1,0 +1,244 @@
+//! Where a client stores its position.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Sequence;
+use crate::transport::frames::Position;
+
+/// Why a position can't be read or stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PositionError {
+    /// The file is not a position. It is kept as it is: an operator decides.
+    #[error(
+        "the position file {} is damaged: {why}; restore it from a backup, or remove it to resume \
+         from the position that the service has stored for the instance", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file can't be read or written.
+    #[error("failed to {action} the position file {}: {error}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+    /// An error of another store.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Stores a client's position. A gateway that keeps its state in a database can implement it over a
+/// row that the handler updates in the transaction in which it applies an event: then a crash
+/// repeats nothing. [`save`](Self::save) has nothing left to do there.
+#[async_trait]
+pub trait PositionStore: Send + Sync {
+    /// The stored position; `None` before the first one.
+    async fn load(&self) -> Result<Option<Position>, PositionError>;
+
+    /// Stores a position. When this returns, it must survive a crash, because the service is then told
+    /// that everything up to it is handled. Positions are in the order of events, except after a
+    /// snapshot.
+    async fn save(&self, position: &Position) -> Result<(), PositionError>;
+}
+
+/// Keeps the position in memory. After a restart the client resumes from the position that the
+/// service has stored for its instance.
+#[derive(Debug, Default)]
+pub struct MemoryPosition(Mutex<Option<Position>>);
+
+#[async_trait]
+impl PositionStore for MemoryPosition {
+    async fn load(&self) -> Result<Option<Position>, PositionError> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.clone());
+        Ok(())
+    }
+}
+
+/// Keeps the position in a file. Each save writes a temporary file beside it, syncs it, renames it, and
+/// syncs the directory, so that the file always holds a complete position.
+#[derive(Clone, Debug)]
+pub struct FilePosition {
+    path: PathBuf,
+}
+
+/// The format of the file.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    position: Position,
+}
+
+impl FilePosition {
+    /// A position in this file. Its directory must exist. Each instance needs a file of its own.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    fn error(&self, action: &'static str) -> impl Fn(io::Error) -> PositionError + '_ {
+        move |error| PositionError::Io { action, path: self.path.clone(), error }
+    }
+
+    fn read(&self) -> Result<Option<Position>, PositionError> {
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.error("read")(error)),
+        };
+        let damaged = |why: String| PositionError::Damaged { path: self.path.clone(), why };
+        let stored: Stored =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if stored.format != FORMAT {
+            return Err(damaged(format!(
+                "its format is {}, and this version reads {FORMAT}",
+                stored.format
+            )));
+        }
+        let sequence = stored.position.sequence;
+        if !(Sequence::ZERO..=Sequence::MAX).contains(&sequence) {
+            return Err(damaged(format!("the sequence {sequence} is out of range")));
+        }
+        Ok(Some(stored.position))
+    }
+
+    fn write(&self, position: &Position) -> Result<(), PositionError> {
+        let stored = Stored { format: FORMAT, position: position.clone() };
+        let mut text =
+            serde_json::to_vec(&stored).map_err(|error| PositionError::Other(error.to_string()))?;
+        text.push(b'\n');
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let temporary = self.path.with_file_name(name);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(MODE)
+                .open(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &self.path)?;
+            // The name is on disk when the directory has been synced.
+            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        write().map_err(self.error("write"))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, PositionError> + Send + 'static,
+    ) -> Result<T, PositionError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this))
+            .await
+            .unwrap_or_else(|error| Err(PositionError::Other(error.to_string())))
+    }
+}
+
+/// Only the owner may read or write the file.
+const MODE: u32 = 0o600;
+
+#[async_trait]
+impl PositionStore for FilePosition {
+    async fn load(&self) -> Result<Option<Position>, PositionError> {
+        self.blocking(Self::read).await
+    }
+
+    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+        let position = position.clone();
+        self.blocking(move |this| this.write(&position)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Epoch, EventId};
+
+    fn position(sequence: i64) -> Position {
+        Position {
+            epoch: Epoch(uuid::Uuid::nil()),
+            sequence: Sequence(sequence),
+            event_id: Some(EventId::new("e-1").unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_position_is_read_back_and_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = FilePosition::new(directory.path().join("position"));
+        assert_eq!(file.load().await.unwrap(), None);
+        for sequence in [1, 2] {
+            file.save(&position(sequence)).await.unwrap();
+            assert_eq!(file.load().await.unwrap(), Some(position(sequence)));
+        }
+        let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_temporary_file_of_a_crash_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = FilePosition::new(directory.path().join("position"));
+        file.save(&position(1)).await.unwrap();
+        std::fs::write(directory.path().join("position.new"), "{\"for").unwrap();
+        assert_eq!(file.load().await.unwrap(), Some(position(1)));
+        file.save(&position(2)).await.unwrap();
+        assert_eq!(file.load().await.unwrap(), Some(position(2)));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_an_error_and_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("position");
+        let file = FilePosition::new(&path);
+        file.save(&position(7)).await.unwrap();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        for damaged in [
+            String::new(),
+            "\0\0\0\0".to_owned(),
+            whole[..whole.len() / 2].to_owned(),
+            whole.replace("\"format\":1", "\"format\":2"),
+            whole.replace(":7", ":-7"),
+            whole.replace(":7", ":9007199254740992"),
+            whole.replace("00000000", "0000"),
+        ] {
+            std::fs::write(&path, &damaged).unwrap();
+            let error = file.load().await.unwrap_err();
+            assert!(matches!(error, PositionError::Damaged { .. }), "{error}: {damaged}");
+            assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_does_not_exist_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = FilePosition::new(directory.path().join("missing/position"));
+        assert_eq!(file.load().await.unwrap(), None);
+        let error = file.save(&position(1)).await.unwrap_err();
+        assert!(matches!(error, PositionError::Io { action: "write", .. }), "{error}");
+    }
+}

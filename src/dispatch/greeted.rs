@@ -1,0 +1,178 @@
+//! A connection of reliable mode between its first frame and its hello. It is registered, so that it
+//! can be closed, but not recorded: the hello says which instance it belongs to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::permit::Permit;
+use super::registry::Registration;
+use super::session::{Admission, Ready, Session};
+use super::{Dispatcher, ReliableOptions};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, Reason};
+use crate::store::{Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
+use crate::transport::{Greeting, ReliableGreeting};
+use crate::wake::Subscription;
+
+/// A gateway that was greeted and whose hello is awaited.
+pub struct Greeted {
+    greeting: ReliableGreeting,
+    parts: Parts,
+}
+
+/// What becomes part of the session. Field order matters: the registration is dropped before the
+/// subscription.
+struct Parts {
+    registration: Registration,
+    stop: mpsc::Receiver<Reason>,
+    tracked: TaskTrackerToken,
+    dispatcher: Arc<Dispatcher>,
+    permit: Permit,
+    admission: Admission,
+    subscription: Subscription,
+}
+
+impl fmt::Debug for Greeted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Greeted").field("greeting", &self.greeting).finish_non_exhaustive()
+    }
+}
+
+impl Dispatcher {
+    /// Registers a connection whose hello is awaited, and reads what its first frame contains.
+    pub async fn greet(
+        self: &Arc<Self>,
+        permit: Permit,
+        admission: Admission,
+    ) -> Result<Greeted, StoreError> {
+        // Subscribes before reading, so that nothing that is appended in between is missed.
+        let subscription = self.wake.subscribe(admission.gateway);
+        let log = self.store.peek_log(admission.gateway).await?;
+        let id = ConnectionId::new();
+        let tracked = self.lanes.token();
+        let token = admission.token.clone();
+        let Some((registration, stop)) = self.registry.register(admission.gateway, id, token)
+        else {
+            return Err(StoreError::Unavailable("this node is shutting down".to_owned()));
+        };
+        let gateway_id = admission.gateway_id;
+        let options = &self.options.reliable;
+        let greeting = ReliableGreeting {
+            greeting: Greeting { gateway_id, connection_id: id, epoch: log.epoch },
+            head: log.head,
+            oldest: log.floor.next(),
+            heartbeat: options.heartbeat_interval,
+            hello_timeout: options.hello_timeout,
+            limits: limits(options),
+        };
+        let dispatcher = Arc::clone(self);
+        let parts =
+            Parts { registration, stop, tracked, dispatcher, permit, admission, subscription };
+        Ok(Greeted { greeting, parts })
+    }
+}
+
+const fn limits(options: &ReliableOptions) -> Limits {
+    Limits {
+        frame_bytes: options.frame_bytes,
+        window: options.window,
+        window_bytes: options.window_bytes.as_u64(),
+    }
+}
+
+impl Greeted {
+    /// What the first frame contains.
+    pub const fn greeting(&self) -> ReliableGreeting {
+        self.greeting
+    }
+
+    /// Waits until the connection is to be closed: its key was revoked, or the node shuts down.
+    /// Cancel safe.
+    pub async fn stopped(&mut self) -> Reason {
+        match self.parts.stop.recv().await {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Records the connection and finds where it starts. Completes even if the caller stops waiting,
+    /// so that no connection stays recorded as open.
+    pub async fn open(self, hello: Hello) -> Result<Session, StoreError> {
+        let opening = tokio::spawn(self.open_now(hello));
+        opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    async fn open_now(self, hello: Hello) -> Result<Session, StoreError> {
+        let Self { greeting, parts } = self;
+        let Parts { registration, stop, tracked, dispatcher, permit, admission, subscription } =
+            parts;
+        let id = greeting.greeting.connection_id;
+        let connection = NewConnection {
+            id,
+            gateway: admission.gateway,
+            token: admission.token.clone(),
+            instance: hello.instance.clone().unwrap_or_default(),
+            transport: admission.transport,
+            remote_address: admission.remote_address.clone(),
+        };
+        let opening = OpenInstance {
+            connection: connection.clone(),
+            confirm: level(hello.confirm),
+            resume: resume_from(hello.resume.clone()),
+        };
+        dispatcher.settle().await?;
+        let opened = match dispatcher.store.open_instance(opening).await {
+            Err(error @ StoreError::Unknown(_)) => {
+                // It may be recorded as live, although nothing on this node uses it.
+                dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
+                return Err(error);
+            }
+            opened => opened?,
+        };
+        for replaced in &opened.replaces {
+            // Those of other nodes find out by themselves.
+            dispatcher.registry.stop_connection(admission.gateway, replaced.id, Reason::Replaced);
+        }
+        let ready = Ready {
+            registration,
+            stop,
+            tracked,
+            dispatcher,
+            permit,
+            admission,
+            opened: opened.opened,
+            subscription,
+            reliable: Some(Box::new(Begin { hello, gap: opened.gap })),
+        };
+        Ok(Session::new(id, ready))
+    }
+}
+
+/// How a connection of reliable mode begins.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) hello: Hello,
+    pub(super) gap: Option<crate::store::Gap>,
+}
+
+const fn level(confirm: Confirm) -> Level {
+    match confirm {
+        Confirm::Received => Level::Received,
+        Confirm::Applied => Level::Applied,
+    }
+}
+
+fn resume_from(resume: Resume) -> ResumeFrom {
+    match resume {
+        Resume::Server => ResumeFrom::Server,
+        Resume::Latest => ResumeFrom::Latest,
+        Resume::Earliest => ResumeFrom::Earliest,
+        Resume::After(Position { epoch, sequence, event_id }) => {
+            ResumeFrom::After { epoch, sequence, event_id }
+        }
+    }
+}

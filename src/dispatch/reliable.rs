@@ -1,0 +1,340 @@
+//! The lane of a gateway that acknowledges events. Like the [lane of plain mode](super::lane), it
+//! waits for the first of an event to send, a message from the peer, a deadline, or a request to
+//! stop. Its [`window`] decides what each means.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::feed::Feed;
+use super::final_ping::Due;
+use super::in_flight::InFlight;
+use super::lane::{HEARTBEAT_RECORDS, LAST_RECEIPTS, Metrics, Timing, transport_gone};
+use super::outcomes::{ConnectionInfo, Outcomes};
+use super::permit::Permit;
+use super::recorder::Recorder;
+use super::registry::Registration;
+use crate::clock::{Timestamp, millis};
+use crate::event::{Epoch, EventType, Reason, Sequence};
+use crate::metric;
+use crate::store::{Gap, GapReason};
+use crate::transport::frames::{ConnectionDrain, ErrorCode, FrameError};
+use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd};
+
+mod acknowledgements;
+mod ending;
+mod sending;
+mod window;
+
+use window::Violation;
+pub(super) use window::Window;
+
+/// Gateways that are asked to reconnect do so at different times within this time.
+const RECONNECTS: Duration = Duration::from_secs(5);
+
+/// Everything one connection needs.
+pub(super) struct Lane {
+    pub(super) info: ConnectionInfo,
+    /// The epoch of the log.
+    pub(super) epoch: Epoch,
+    /// The transport's name.
+    pub(super) transport: &'static str,
+    pub(super) timing: Timing,
+    pub(super) window: Window,
+    /// The only types that are sent; `None` for all.
+    pub(super) types: Option<BTreeSet<EventType>>,
+    /// Where gateways find a snapshot.
+    pub(super) snapshot_url: Option<String>,
+    /// What can't be delivered of the events after the requested position.
+    pub(super) gap: Option<Gap>,
+    pub(super) feed: Feed,
+    pub(super) outcomes: Outcomes,
+    pub(super) recorder: Recorder,
+    pub(super) link: LaneEnd,
+    pub(super) stop: mpsc::Receiver<Reason>,
+    pub(super) registration: Registration,
+    pub(super) permit: Permit,
+}
+
+/// The state of a running lane.
+struct State {
+    opened_at: Instant,
+    connected_at: Timestamp,
+    alive_at: Instant,
+    alive_recorded_at: Instant,
+    /// When the peer was last probed.
+    probed_at: Option<Instant>,
+    in_flight: InFlight,
+    metrics: Metrics,
+    /// Set when the node shuts down: nothing more is sent, and confirmations are awaited until then.
+    wind_down: Option<Instant>,
+    /// Everything up to here was marked as complete.
+    marked: Sequence,
+    /// Whether a mark is due as soon as everything is sent.
+    wants_mark: bool,
+    /// Why the peer reads a snapshot, while it does.
+    gap: Option<GapReason>,
+    /// Whether the peer was told where delivery starts.
+    is_resumed: bool,
+}
+
+impl State {
+    /// An end that came from the peer's host counts as activity, unless the peer left a probe
+    /// unanswered: in that case its host may answer for a dead process.
+    fn note_end(&mut self, by_peer: bool) {
+        let is_silent = self.probed_at.is_some_and(|at| at > self.alive_at);
+        if by_peer && !is_silent {
+            self.alive_at = Instant::now();
+        }
+    }
+}
+
+/// Why delivery on a connection stops.
+enum End {
+    /// The transport has ended.
+    Ended(Box<Ended>),
+    /// The transport is to be closed.
+    Close(Control, Reason),
+}
+
+impl End {
+    const fn close(reason: Reason) -> Self {
+        Self::Close(Control::Close(reason), reason)
+    }
+
+    fn violation(violation: Violation) -> Self {
+        let error = match violation {
+            Violation::BeyondSent(sequence) => FrameError::new(
+                ErrorCode::BeyondSent,
+                format!("{sequence} was not sent on this connection"),
+            ),
+            Violation::Confirmed(sequence) => {
+                FrameError::new(ErrorCode::NotInFlight, format!("{sequence} was confirmed before"))
+            }
+        };
+        Self::Close(Control::Violation(Box::new(error)), Reason::ProtocolError)
+    }
+}
+
+/// A deadline.
+enum Deadline {
+    /// The connection ends for this reason.
+    Missed(Reason),
+    /// Events are sent again.
+    Retry,
+}
+
+impl Lane {
+    /// Delivers until the connection ends, and records that.
+    pub(super) async fn run(mut self: Box<Self>) {
+        let now = Instant::now();
+        let mut state = State {
+            opened_at: now,
+            connected_at: Timestamp::now(),
+            alive_at: now,
+            alive_recorded_at: now,
+            probed_at: None,
+            in_flight: InFlight::default(),
+            metrics: Metrics::new(self.transport),
+            wind_down: None,
+            marked: self.window.position(),
+            wants_mark: true,
+            gap: None,
+            is_resumed: false,
+        };
+        tracing::info!(
+            gateway = %self.info.gateway_id,
+            connection = %self.info.connection,
+            instance = &*self.info.instance,
+            position = self.window.position().0,
+            "connected"
+        );
+        let connected = AssertUnwindSafe(self.connected(&mut state)).catch_unwind().await;
+        let outcome = connected.unwrap_or_else(|_| {
+            // The connection must be recorded as closed: while it looked live, undelivered events
+            // would not be recorded as failed.
+            tracing::error!(connection = %self.info.connection, "the task of a connection panicked");
+            (Reason::NodeLost, "the task of the connection failed".to_owned())
+        });
+        // Boxed, like the lane itself: a task reserves the memory of its largest
+        // state from its start.
+        Box::pin(self.finish(state, outcome)).await;
+    }
+
+    async fn connected(&mut self, state: &mut State) -> (Reason, String) {
+        match self.deliver(state).await {
+            End::Ended(ended) => (ended.reason, ended.detail),
+            End::Close(control, reason) => self.close(state, control, reason).await,
+        }
+    }
+
+    async fn deliver(&mut self, state: &mut State) -> End {
+        // Clones, because room in these queues is awaited while the lane is borrowed.
+        let (recorder, events) = (self.recorder.clone(), self.link.events.clone());
+        let period = self.timing.heartbeat_interval;
+        let mut probes = interval_at(Instant::now() + period, period);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let link_is_full = self.send_ready(state);
+            if state.wind_down.is_some() && self.window.is_idle() {
+                return End::close(Reason::Shutdown);
+            }
+            let (at, deadline) = self.deadline(state);
+            tokio::select! {
+                biased;
+                Some(reason) = self.stop.recv() => {
+                    if reason != Reason::Shutdown {
+                        return End::close(reason);
+                    }
+                    self.drain(state);
+                }
+                // Deadlines before messages, because otherwise a peer that sends continuously would
+                // have none.
+                () = sleep_until(at) => match deadline {
+                    Deadline::Retry => self.window.retry(),
+                    Deadline::Missed(reason) => {
+                        if let Some(end) = self.overdue(state, reason) {
+                            return end;
+                        }
+                    }
+                },
+                _ = probes.tick() => {
+                    state.wants_mark = true;
+                    self.probe(state);
+                }
+                () = self.registration.probe() => self.probe(state),
+                incoming = self.link.incoming.recv() => {
+                    if let Some(end) = self.receive_all(state, incoming) {
+                        return end;
+                    }
+                }
+                Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
+                    self.outcomes.hand_in(place);
+                }
+                Ok(_) = events.reserve(), if link_is_full => {}
+                () = self.feed.more(), if state.wind_down.is_none() => {}
+            }
+        }
+    }
+
+    /// The next deadline.
+    fn deadline(&self, state: &State) -> (Instant, Deadline) {
+        let timing = &self.timing;
+        let (silence, missed) = self.silence(state);
+        let others = [
+            timing.token_expires.map(|at| (at, Deadline::Missed(Reason::TokenRevoked))),
+            state.wind_down.map(|at| (at, Deadline::Missed(Reason::Shutdown))),
+            self.window.retry_at().map(|at| (at, Deadline::Retry)),
+        ];
+        others.into_iter().flatten().fold(
+            (timing.final_ping.wakes_at(silence), Deadline::Missed(missed)),
+            |first, other| {
+                if other.0 < first.0 { other } else { first }
+            },
+        )
+    }
+
+    /// The deadline of a silent peer. A gateway in this mode shows activity even while it handles an
+    /// event.
+    fn silence(&self, state: &State) -> (Instant, Reason) {
+        let timing = &self.timing;
+        let silent = (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout);
+        match self.window.confirmation_deadline(timing.confirmation_timeout) {
+            Some(unconfirmed) if unconfirmed < silent.0 => {
+                (unconfirmed, Reason::ConfirmationTimeout)
+            }
+            _ => silent,
+        }
+    }
+
+    /// Handles a deadline that is due. Returns the end if it was missed.
+    fn overdue(&mut self, state: &mut State, missed: Reason) -> Option<End> {
+        if !matches!(missed, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout) {
+            return Some(End::close(missed));
+        }
+        // Messages that were received already count, and may move the deadline.
+        if let Ok(incoming) = self.link.incoming.try_recv()
+            && let Some(end) = self.receive_all(state, Some(incoming))
+        {
+            return Some(end);
+        }
+        let (deadline, missed) = self.silence(state);
+        match self.timing.final_ping.due(deadline, Instant::now()) {
+            Due::Wait => None,
+            Due::Ping => {
+                self.probe(state);
+                None
+            }
+            Due::Close => Some(End::close(missed)),
+        }
+    }
+
+    /// Probes the peer.
+    fn probe(&self, state: &mut State) {
+        state.probed_at = Some(Instant::now());
+        // Fails if the transport is behind with writing, which has its own deadline.
+        let _ = self.link.control.try_send(Control::Probe);
+    }
+
+    /// Asks the peer to reconnect, and sends nothing more.
+    fn drain(&self, state: &mut State) {
+        if state.wind_down.is_some() {
+            return;
+        }
+        state.wind_down = Some(Instant::now() + LAST_RECEIPTS);
+        let drain = ConnectionDrain {
+            reason: Reason::Shutdown.as_str().to_owned(),
+            reconnect_after_ms: millis(RECONNECTS.mul_f64(fastrand::f64())),
+            grace_ms: millis(LAST_RECEIPTS),
+        };
+        let _ = self.link.control.try_send(Control::Drain(Box::new(drain)));
+    }
+
+    /// Receives a message and those that wait behind it, up to a limit, because a peer that sends
+    /// continuously must not block everything else. Returns the end, if there is one.
+    fn receive_all(&mut self, state: &mut State, first: Option<Incoming>) -> Option<End> {
+        let mut next = first.or_else(|| Some(Incoming::Ended(Box::new(transport_gone()))));
+        for _ in 0..LINK_MESSAGES {
+            match next? {
+                Incoming::Ended(ended) => {
+                    state.note_end(ended.by_peer);
+                    return Some(End::Ended(ended));
+                }
+                incoming => {
+                    if let Err(violation) = self.receive(state, incoming) {
+                        return Some(End::violation(violation));
+                    }
+                }
+            }
+            next = self.link.incoming.try_recv().ok();
+        }
+        None
+    }
+
+    fn receive(&mut self, state: &mut State, incoming: Incoming) -> Result<(), Violation> {
+        let now = Instant::now();
+        state.alive_at = now;
+        if now.duration_since(state.alive_recorded_at) >= HEARTBEAT_RECORDS {
+            state.alive_recorded_at = now;
+            self.outcomes.alive();
+        }
+        match incoming {
+            Incoming::Receipt(sequence) => self.received(state, sequence, now)?,
+            Incoming::Applied(sequence) => self.applied(state, sequence, now)?,
+            Incoming::Nack(nack) => self.nack(state, *nack, now)?,
+            Incoming::Progress(sequence) => self.window.progress(sequence, now)?,
+            Incoming::Credit(credit) => self.window.credit(*credit),
+            Incoming::Invalid(message) => {
+                ::metrics::counter!(metric::INVALID_MESSAGES, "what" => message.as_str())
+                    .increment(1);
+            }
+            // Transports send reports in plain mode only.
+            Incoming::Alive | Incoming::Report(_) | Incoming::Ended(_) => {}
+        }
+        Ok(())
+    }
+}

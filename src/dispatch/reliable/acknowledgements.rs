@@ -1,0 +1,166 @@
+//! How a lane of reliable mode handles acknowledgements.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::Policy;
+use super::window::{Acknowledged, Nacked, Settled, Violation};
+use super::{Lane, State};
+use crate::clock::Timestamp;
+use crate::event::{Reason, Sequence};
+use crate::store::{InstanceOutcome, Level, Range};
+use crate::transport::frames::{Nack, NackCode};
+
+/// The time before an event is sent again that the peer could not apply, unless the peer states one.
+/// Doubled with each further time, up to the longest.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
+
+impl Lane {
+    pub(super) fn received(
+        &mut self,
+        state: &mut State,
+        sequence: Sequence,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let acknowledged = self.window.received(sequence, now)?;
+        self.acknowledged(state, acknowledged, Level::Received, now);
+        Ok(())
+    }
+
+    pub(super) fn applied(
+        &mut self,
+        state: &mut State,
+        sequence: Sequence,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let acknowledged = self.window.applied(sequence, now)?;
+        self.acknowledged(state, acknowledged, Level::Applied, now);
+        Ok(())
+    }
+
+    fn acknowledged(
+        &mut self,
+        state: &mut State,
+        Acknowledged { settled, also }: Acknowledged,
+        level: Level,
+        now: Instant,
+    ) {
+        self.settled(state, settled, now);
+        let at = Timestamp::now();
+        for (range, started_at) in also {
+            let started_at = started_at.unwrap_or(at);
+            let confirms = false;
+            let outcome = InstanceOutcome::Acknowledged { level, confirms, range, started_at };
+            self.outcomes.instance(outcome, at);
+        }
+    }
+
+    /// Hands what is settled to the recorder.
+    pub(super) fn settled(&mut self, state: &mut State, settled: Vec<Settled>, now: Instant) {
+        if settled.is_empty() {
+            return;
+        }
+        let at = Timestamp::now();
+        for one in settled {
+            match one {
+                Settled::Confirmed { range, started_at } => {
+                    let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+                    for sent_at in state.in_flight.confirmed(count) {
+                        state.metrics.receipt_delay.record(now.duration_since(sent_at));
+                    }
+                    state.metrics.receipts.increment(u64::try_from(count).unwrap_or(0));
+                    let (level, confirms) = (self.window.confirms(), true);
+                    let outcome =
+                        InstanceOutcome::Acknowledged { level, confirms, range, started_at };
+                    self.outcomes.instance(outcome, at);
+                }
+                // It is a dead letter. Only the position moves.
+                Settled::Rejected(range, reason) | Settled::Skipped(range, reason) => {
+                    self.outcomes.skipped(range, reason);
+                }
+                Settled::Filtered(range) => {
+                    let advance_to = Some(range.last);
+                    self.outcomes.instance(InstanceOutcome::Filtered { range, advance_to }, at);
+                }
+                Settled::Gap(range) => {
+                    if let Some(reason) = state.gap.take() {
+                        let resume_at = range.last;
+                        let outcome = InstanceOutcome::Covered { reason, resume_at };
+                        self.outcomes.instance(outcome, at);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn nack(
+        &mut self,
+        state: &mut State,
+        nack: Nack,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let Nack { sequence, code, retryable, retry_after_ms, detail } = nack;
+        let (code, detail) = (reason(code), detail.unwrap_or_default());
+        let nacks = self.window.nacks(sequence);
+        let patience = self.timing.patience;
+        let is_poison = patience.poison == Policy::DeadLetter
+            && nacks.saturating_add(1) >= patience.max_attempts;
+        let retry_at = (retryable && !is_poison).then(|| {
+            let wait = retry_after_ms.map_or_else(|| pause(nacks), Duration::from_millis);
+            now + wait
+        });
+        let at = Timestamp::now();
+        match self.window.nack(sequence, code, retry_at)? {
+            Nacked::Stale => {}
+            Nacked::Retry { started_at } => {
+                if let Some(event) = state.in_flight.named(sequence) {
+                    self.outcomes.name(event);
+                }
+                state.in_flight.remove_from(sequence);
+                self.feed.rewind(self.window.sent());
+                // A peer that rejects continuously while the database is unavailable must not fill
+                // the memory.
+                if self.outcomes.has_room() {
+                    let outcome = InstanceOutcome::Retried { sequence, code, detail, started_at };
+                    self.outcomes.instance(outcome, at);
+                }
+            }
+            Nacked::Rejected { started_at } => {
+                if let Some(event) = state.in_flight.named(sequence) {
+                    self.outcomes.name(event);
+                }
+                state.in_flight.remove(sequence);
+                let mut settled = self.window.settle_rejected(now);
+                let only = Settled::Rejected(Range { first: sequence, last: sequence }, code);
+                let is_oldest = settled.first() == Some(&only);
+                if is_oldest {
+                    settled.remove(0);
+                }
+                let advance_to = is_oldest.then_some(sequence);
+                let outcome =
+                    InstanceOutcome::Rejected { sequence, code, detail, started_at, advance_to };
+                self.outcomes.instance(outcome, at);
+                self.settled(state, settled, now);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pause(nacks: u32) -> Duration {
+    SHORTEST_RETRY.saturating_mul(1_u32.checked_shl(nacks).unwrap_or(u32::MAX)).min(LONGEST_RETRY)
+}
+
+const fn reason(code: NackCode) -> Reason {
+    match code {
+        NackCode::ApplyFailed => Reason::ApplyFailed,
+        NackCode::Invalid => Reason::Invalid,
+        NackCode::Unsupported => Reason::Unsupported,
+        NackCode::DependencyMissing => Reason::DependencyMissing,
+        NackCode::Timeout => Reason::Timeout,
+        NackCode::Overloaded => Reason::Overloaded,
+        NackCode::Conflict => Reason::Conflict,
+    }
+}

@@ -1,0 +1,76 @@
+//! Ends a lane of reliable mode: closes its transport, receives the peer's last messages, and records
+//! what is unconfirmed.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Lane, State};
+use crate::clock::{Timestamp, millis};
+use crate::event::Reason;
+use crate::metric;
+use crate::transport::{Control, Ended, Incoming};
+
+/// The timeout of closing a transport, which has shorter timeouts of its own.
+const CLOSE: Duration = Duration::from_secs(5);
+
+impl Lane {
+    /// Closes the transport, and receives what the peer still sends.
+    pub(super) async fn close(
+        &mut self,
+        state: &mut State,
+        control: Control,
+        reason: Reason,
+    ) -> (Reason, String) {
+        let by = Instant::now() + CLOSE;
+        // A violation explains itself; what the peer sends after it does not count.
+        let (detail, is_violation) = match &control {
+            Control::Violation(error) => (error.to_string(), true),
+            _ => (String::new(), false),
+        };
+        // Probes may fill the channel until the transport takes them.
+        let _ = timeout_at(by, self.link.control.send(control)).await;
+        loop {
+            match timeout_at(by, self.link.incoming.recv()).await {
+                Ok(Some(Incoming::Ended(ended))) => {
+                    let Ended { detail: more, by_peer, .. } = *ended;
+                    state.note_end(by_peer);
+                    return (reason, if detail.is_empty() { more } else { detail });
+                }
+                Ok(Some(_)) if is_violation => {}
+                Ok(Some(incoming)) => {
+                    // The connection ends anyway.
+                    let _ = self.receive(state, incoming);
+                }
+                Ok(None) => return (reason, "the transport ended without a report".to_owned()),
+                Err(_) => return (reason, "the transport did not end in time".to_owned()),
+            }
+        }
+    }
+
+    pub(super) async fn finish(
+        mut self: Box<Self>,
+        state: State,
+        (reason, detail): (Reason, String),
+    ) {
+        drop((self.registration, self.permit, self.link));
+        metrics::counter!(metric::CONNECTIONS_CLOSED, "reason" => reason.as_str()).increment(1);
+        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
+        tracing::info!(
+            gateway = %self.info.gateway_id,
+            connection = %self.info.connection,
+            instance = &*self.info.instance,
+            %reason,
+            detail,
+            duration_ms = millis(state.opened_at.elapsed()),
+            confirmed = self.window.position().0,
+            "disconnected"
+        );
+        for event in state.in_flight.unconfirmed() {
+            self.outcomes.name(event);
+        }
+        let closing = self.window.close(reason, self.timing.patience);
+        self.outcomes.closed(reason, detail, closing, Some(alive_at));
+        self.outcomes.hand_in_all(&self.recorder).await;
+    }
+}

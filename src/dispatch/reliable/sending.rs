@@ -1,0 +1,287 @@
+//! What a lane of reliable mode sends, and when.
+
+use tokio::sync::mpsc::Permit;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+
+use super::super::feed::Item;
+use super::super::in_flight::logged;
+use super::super::lane::{LATE_EXPIRY, size};
+use super::window::Refusal;
+use super::{Lane, State};
+use crate::clock::Timestamp;
+use crate::event::{Event, Reason, Sequence};
+use crate::store::{Gap, GapReason, OutboxRow};
+use crate::transport::frames::{self, ConnectionResumed, DeliveryGap, DeliveryMark, ResumeMode};
+use crate::transport::{Outgoing, OutgoingEvent};
+
+/// What happened to an item that was ready.
+enum Sent {
+    Done,
+    LinkFull,
+    /// It must wait for a confirmation, or the connection is ending.
+    Refused,
+}
+
+/// What is to be done with an item.
+enum Step {
+    PassOver,
+    Filter(Sequence),
+    Skip(Sequence, Reason),
+    SkipExpired(OutboxRow),
+    Gap(Sequence, GapReason),
+    Send(OutboxRow, Option<std::time::Instant>),
+}
+
+impl Lane {
+    /// Sends what is ready and fits; nothing new while delivery is paused. Returns true if only the
+    /// link has no room.
+    pub(super) fn send_ready(&mut self, state: &mut State) -> bool {
+        if state.wind_down.is_some() {
+            return false;
+        }
+        // First of all, because the feed does not wait while it is outdated.
+        self.feed.refresh(match &self.gap {
+            Some(gap) => gap.resume_at,
+            None if self.window.has_gap() => self.window.sent(),
+            None => self.window.position(),
+        });
+        if let Some(is_full) = self.begin(state) {
+            return is_full;
+        }
+        let now = Timestamp::now();
+        while let Some(step) = self.next_step(now) {
+            let sent = match step {
+                Step::PassOver => {
+                    self.pass_over(state);
+                    Sent::Done
+                }
+                Step::Filter(last) => self.filter(state, last),
+                Step::Skip(last, reason) => self.skip(state, last, reason),
+                Step::SkipExpired(row) => self.skip_expired(state, &row),
+                Step::Gap(last, reason) => self.send_gap(state, last, reason),
+                Step::Send(row, committed_at) => {
+                    let sent = self.send(state, row, now);
+                    if let (Sent::Done, Some(at)) = (&sent, committed_at) {
+                        state.metrics.dispatch_delay.record(at.elapsed());
+                    }
+                    sent
+                }
+            };
+            match sent {
+                Sent::Done => {}
+                Sent::LinkFull => return true,
+                Sent::Refused => return false,
+            }
+        }
+        self.mark(state)
+    }
+
+    /// What is to be done with the next item. `None` if there is none, or delivery is paused.
+    fn next_step(&self, now: Timestamp) -> Option<Step> {
+        let item = self.feed.front()?;
+        if item.last() <= self.window.sent() {
+            return Some(Step::PassOver);
+        }
+        if self.feed.is_paused() {
+            return None;
+        }
+        Some(match item {
+            Item::Lost(range) => Step::Gap(range.last, GapReason::Retention),
+            Item::Event(row, committed_at) => {
+                if !self.wants(&row.event) {
+                    Step::Filter(row.sequence)
+                } else if let Some(reason) = row.withheld {
+                    match reason {
+                        Reason::Purged => Step::Gap(row.sequence, GapReason::Purged),
+                        reason => Step::Skip(row.sequence, reason),
+                    }
+                } else if row.event.expires_at.is_some_and(|at| at <= now) {
+                    Step::SkipExpired(row.clone())
+                } else {
+                    Step::Send(row.clone(), *committed_at)
+                }
+            }
+        })
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        self.types.as_ref().is_none_or(|types| types.contains(&event.event_type))
+    }
+
+    /// Tells the peer what can't be delivered, and where delivery starts. `None` once it has, or
+    /// whether the link has no room.
+    fn begin(&mut self, state: &mut State) -> Option<bool> {
+        if let Some(gap) = self.gap {
+            let Some(place) = self.place() else { return Some(true) };
+            place.send(Box::new(self.gap_message(gap)));
+            self.gap = None;
+            self.window.resync(gap.resume_at);
+            state.gap = Some(gap.reason);
+        }
+        if self.window.has_gap() {
+            return Some(false);
+        }
+        if !state.is_resumed {
+            let Some(place) = self.place() else { return Some(true) };
+            let (from, head) = (self.window.told(), self.feed.head());
+            let pending = u64::try_from(head.0 - from.0).unwrap_or(0);
+            let mode = if pending > 0 { ResumeMode::Replay } else { ResumeMode::Live };
+            let resumed = ConnectionResumed { from, head, epoch: self.epoch, mode, pending };
+            place.send(Box::new(Outgoing::Resumed(Box::new(resumed))));
+            state.is_resumed = true;
+        }
+        None
+    }
+
+    /// Room in the link. `None` if there is none, or if the transport is gone, which it reports.
+    fn place(&self) -> Option<Permit<'_, Box<Outgoing>>> {
+        self.link.events.try_reserve().ok()
+    }
+
+    fn gap_message(&self, gap: Gap) -> Outgoing {
+        let Gap { reason, from, to, resume_at } = gap;
+        Outgoing::Gap(Box::new(DeliveryGap {
+            from,
+            to,
+            reason: match reason {
+                GapReason::Retention => frames::GapReason::Retention,
+                GapReason::Epoch => frames::GapReason::Epoch,
+                GapReason::Purged => frames::GapReason::Purged,
+                GapReason::Resync => frames::GapReason::Resync,
+            },
+            snapshot_url: self.snapshot_url.clone(),
+            resume_at,
+            epoch: self.epoch,
+        }))
+    }
+
+    /// Tells the peer that the next events up to `last` can't be delivered, once everything before
+    /// them is settled.
+    fn send_gap(&mut self, state: &mut State, last: Sequence, reason: GapReason) -> Sent {
+        if !self.outcomes.has_room() {
+            return Sent::Refused;
+        }
+        let Some(place) = self.place() else { return Sent::LinkFull };
+        let from = self.window.sent().next();
+        let message = self.gap_message(Gap { reason, from, to: last, resume_at: last });
+        drop(place);
+        if self.window.gap(last).is_err() {
+            return Sent::Refused;
+        }
+        let _ = self.link.events.try_send(Box::new(message));
+        if reason == GapReason::Retention {
+            tracing::warn!(
+                gateway = %self.info.gateway_id,
+                instance = &*self.info.instance,
+                first = from.0,
+                last = last.0,
+                "retention has removed events that were never delivered"
+            );
+        }
+        state.gap = Some(reason);
+        self.feed.pop();
+        Sent::Done
+    }
+
+    /// Drops a row that was sent before it was read again. If an admin has skipped it meanwhile, the
+    /// lane no longer waits for its confirmation.
+    fn pass_over(&mut self, state: &mut State) {
+        let Some(Item::Event(OutboxRow { sequence, withheld: Some(Reason::Skipped), .. }, _)) =
+            self.feed.pop()
+        else {
+            return;
+        };
+        let settled = self.window.skip_sent(sequence, Instant::now());
+        state.in_flight.remove(sequence);
+        self.settled(state, settled, Instant::now());
+    }
+
+    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp) -> Sent {
+        let OutboxRow { sequence, event, .. } = row;
+        let bytes = size(&event);
+        if !self.window.has_room(bytes) || !self.outcomes.has_room() {
+            return Sent::Refused;
+        }
+        let place = match self.link.events.try_reserve() {
+            Ok(place) => place,
+            Err(TrySendError::Full(())) => return Sent::LinkFull,
+            // The transport reports why it has ended.
+            Err(TrySendError::Closed(())) => return Sent::Refused,
+        };
+        let sent_at = Instant::now();
+        let offered = match self.window.offer(sequence, bytes, sent_at, now) {
+            Ok(offered) => offered,
+            Err(refusal) => {
+                tracing::error!(sequence = sequence.0, ?refusal, "the window refused an event");
+                return Sent::Refused;
+            }
+        };
+        self.registration.note_sent(sequence);
+        state.in_flight.sent(sequence, &event, sent_at);
+        let (previous, attempt) = (offered.previous, offered.attempt);
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt: false };
+        place.send(Box::new(Outgoing::Event(outgoing)));
+        self.feed.pop();
+        state.metrics.written.increment(1);
+        Sent::Done
+    }
+
+    fn filter(&mut self, state: &mut State, last: Sequence) -> Sent {
+        self.pass(state, |window| window.filter(last))
+    }
+
+    fn skip(&mut self, state: &mut State, last: Sequence, reason: Reason) -> Sent {
+        self.pass(state, |window| window.skip(last, reason))
+    }
+
+    fn skip_expired(&mut self, state: &mut State, row: &OutboxRow) -> Sent {
+        let sent = self.skip(state, row.sequence, Reason::Expired);
+        if let Sent::Done = sent {
+            let before = state.connected_at.minus(LATE_EXPIRY);
+            if row.event.expires_at.is_some_and(|at| at < before) {
+                self.outcomes.expired_before(row.sequence);
+            } else {
+                self.outcomes.name(logged(row.sequence, &row.event));
+            }
+        }
+        sent
+    }
+
+    /// Passes over what comes next.
+    fn pass(
+        &mut self,
+        state: &mut State,
+        step: impl FnOnce(&mut super::Window) -> Result<Vec<super::window::Settled>, Refusal>,
+    ) -> Sent {
+        if !self.outcomes.has_room() {
+            return Sent::Refused;
+        }
+        let Ok(settled) = step(&mut self.window) else { return Sent::Refused };
+        self.feed.pop();
+        self.settled(state, settled, Instant::now());
+        Sent::Done
+    }
+
+    /// Marks what was sent as complete, if the peer can't tell: after skipped events, when it has
+    /// caught up, and from time to time. Called when nothing is ready. Returns true if the link has
+    /// no room.
+    fn mark(&mut self, state: &mut State) -> bool {
+        let (sent, head) = (self.window.sent(), self.feed.head());
+        let is_news = state.wants_mark && sent > state.marked && sent >= head;
+        if self.feed.front().is_some()
+            || self.window.has_gap()
+            || self.window.retry_at().is_some()
+            || !(self.window.owes_mark() || is_news)
+        {
+            return false;
+        }
+        let Some(place) = self.place() else { return true };
+        let mark = DeliveryMark { sequence: sent, head: head.max(sent) };
+        place.send(Box::new(Outgoing::Mark(mark)));
+        self.window.mark();
+        state.marked = sent;
+        state.wants_mark = false;
+        false
+    }
+}

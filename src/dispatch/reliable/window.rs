@@ -1,0 +1,662 @@
+//! What may be sent to a gateway that acknowledges events, and what its messages mean. Makes
+//! decisions only: no clock, no I/O; instants are arguments.
+//!
+//! Sequences pass through in order. Those between `position` and `sent` are *open*: events that wait
+//! for a confirmation, skipped ones that wait for the events before them, or a gap. The oldest ones
+//! are *settled* as soon as they can be, which moves the position.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::Policy;
+use super::super::window::{Closing, Limits, Patience};
+use crate::clock::Timestamp;
+use crate::event::{Reason, Sequence};
+use crate::store::{Level, Range};
+use crate::transport::frames::{Confirm, Credit};
+
+/// The most runs of events that are received and not applied, on a connection that confirms the
+/// former. What exceeds them is not recorded as applied.
+const MOST_RUNS: usize = 256;
+
+/// Consecutive open sequences with the same fate.
+#[derive(Clone, Debug)]
+struct Open {
+    range: Range,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// A single event that was sent.
+    Sent {
+        bytes: usize,
+        instant: Instant,
+        started_at: Timestamp,
+        /// What the peer was told of before it.
+        previous: Sequence,
+    },
+    /// A single event that the peer has rejected, or that failed too often. That is recorded.
+    Rejected(Reason),
+    /// Not sent: the peer does not want these types.
+    Filtered,
+    /// Not sent, for this reason.
+    Skipped(Reason),
+    /// Can't be sent. The peer reads a snapshot instead, and applies the last sequence then.
+    Gap,
+}
+
+/// The history of an event that is to be sent again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repeat {
+    /// How many times it was sent.
+    sent: u32,
+    /// How many of these times the peer could not apply it.
+    nacked: u32,
+}
+
+/// What has been settled, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Confirmed by the peer.
+    Confirmed {
+        /// Which.
+        range: Range,
+        /// When the first of them was sent.
+        started_at: Timestamp,
+    },
+    /// Given up before, for a reason that the peer stated.
+    Rejected(Range, Reason),
+    /// Not wanted by the peer.
+    Filtered(Range),
+    /// Skipped for a reason.
+    Skipped(Range, Reason),
+    /// The peer has read its snapshot.
+    Gap(Range),
+}
+
+/// An event that may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offered {
+    /// What the peer was told of before it.
+    pub(crate) previous: Sequence,
+    /// How many times it has been sent, this time included.
+    pub(crate) attempt: u32,
+}
+
+/// Why the window takes no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is not the next sequence.
+    NotNext,
+    /// Something must be confirmed first, or there is no credit.
+    Full,
+}
+
+/// What an acknowledgement means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    /// What it settles.
+    pub(crate) settled: Vec<Settled>,
+    /// What it acknowledges besides, at the level that settles nothing, and when the first event of
+    /// each run was sent, if that is known.
+    pub(crate) also: Vec<(Range, Option<Timestamp>)>,
+}
+
+/// A message that contradicts what the peer was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// It is about a sequence beyond what was sent.
+    BeyondSent(Sequence),
+    /// It rejects an event that the peer has confirmed.
+    Confirmed(Sequence),
+}
+
+/// What a negative acknowledgement means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nacked {
+    /// Nothing: it repeats an earlier one, or the event was skipped meanwhile.
+    Stale,
+    /// The event and all after it are sent again.
+    Retry {
+        /// When the event was sent.
+        started_at: Timestamp,
+    },
+    /// The event is given up.
+    Rejected {
+        /// When the event was sent.
+        started_at: Timestamp,
+    },
+}
+
+/// One connection's window.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// The server's limits.
+    most: Limits,
+    /// The current limits. Zero pauses delivery.
+    limits: Limits,
+    confirm: Confirm,
+    position: Sequence,
+    sent: Sequence,
+    /// The highest sequence that the peer was ever told of. It may acknowledge up to here.
+    highest: Sequence,
+    /// What the peer has acknowledged.
+    received: Sequence,
+    applied: Sequence,
+    /// Runs of events that are received and not applied, if that is what the peer confirms.
+    unapplied: VecDeque<Range>,
+    /// The last sequence that the peer was told of before what comes next.
+    told: Sequence,
+    open: VecDeque<Open>,
+    in_flight: usize,
+    bytes: usize,
+    /// When the peer last confirmed something, or said that it is still busy.
+    progress_at: Option<Instant>,
+    /// When the next event may be sent, after a negative acknowledgement.
+    retry_at: Option<Instant>,
+    /// The history of events that are to be sent again.
+    repeats: BTreeMap<Sequence, Repeat>,
+    /// An event up to here may have made an earlier connection fail. Each is sent alone.
+    suspect: Sequence,
+    /// Whether the peer may still be handling an event that an admin has skipped.
+    may_handle_skipped: bool,
+}
+
+impl Window {
+    /// Starts after `position`.
+    pub(crate) fn new(
+        most: Limits,
+        confirm: Confirm,
+        position: Sequence,
+        suspect: Sequence,
+    ) -> Self {
+        Self {
+            most,
+            limits: most,
+            confirm,
+            position,
+            sent: position,
+            highest: position,
+            received: position,
+            applied: position,
+            unapplied: VecDeque::new(),
+            told: position,
+            open: VecDeque::new(),
+            in_flight: 0,
+            bytes: 0,
+            progress_at: None,
+            retry_at: None,
+            repeats: BTreeMap::new(),
+            suspect,
+            may_handle_skipped: false,
+        }
+    }
+
+    /// Everything up to here is settled.
+    pub(crate) const fn position(&self) -> Sequence {
+        self.position
+    }
+
+    /// Everything up to here was sent or skipped.
+    pub(crate) const fn sent(&self) -> Sequence {
+        self.sent
+    }
+
+    /// The level whose acknowledgement settles events.
+    pub(crate) const fn confirms(&self) -> Level {
+        match self.confirm {
+            Confirm::Received => Level::Received,
+            Confirm::Applied => Level::Applied,
+        }
+    }
+
+    /// The last sequence that the peer was told of.
+    pub(crate) const fn told(&self) -> Sequence {
+        self.told
+    }
+
+    /// Whether no event is unconfirmed.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Whether the peer has yet to read its snapshot.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.open.back().is_some_and(|open| matches!(open.what, What::Gap))
+    }
+
+    /// When the next event may be sent, if that is after a pause that the peer has asked for.
+    pub(crate) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Ends the pause after a negative acknowledgement.
+    pub(crate) fn retry(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Whether an event of this size may be sent now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        if self.retry_at.is_some() || self.has_gap() {
+            return false;
+        }
+        if self.limits.events == 0 || self.limits.bytes == 0 {
+            return false;
+        }
+        if self.in_flight == 0 {
+            return true;
+        }
+        self.sent > self.suspect
+            && self.in_flight < self.limits.events
+            && self.bytes.saturating_add(bytes) <= self.limits.bytes
+    }
+
+    /// Takes an event that is about to be sent.
+    pub(crate) fn offer(
+        &mut self,
+        sequence: Sequence,
+        bytes: usize,
+        instant: Instant,
+        started_at: Timestamp,
+    ) -> Result<Offered, Refusal> {
+        if self.sent >= Sequence::MAX || sequence != self.sent.next() {
+            return Err(Refusal::NotNext);
+        }
+        if !self.has_room(bytes) {
+            return Err(Refusal::Full);
+        }
+        let previous = self.told;
+        let attempt = self.repeats.get(&sequence).map_or(1, |it| it.sent.saturating_add(1));
+        self.in_flight += 1;
+        self.bytes += bytes;
+        let range = Range { first: sequence, last: sequence };
+        let what = What::Sent { bytes, instant, started_at, previous };
+        self.open.push_back(Open { range, what });
+        self.told = sequence;
+        self.pass(sequence);
+        Ok(Offered { previous, attempt })
+    }
+
+    /// Passes over sequences up to `last` whose types the peer does not want. Returns what is
+    /// settled by that.
+    pub(crate) fn filter(&mut self, last: Sequence) -> Result<Vec<Settled>, Refusal> {
+        self.pass_over(last, What::Filtered)
+    }
+
+    /// Passes over sequences up to `last` that will never be sent.
+    pub(crate) fn skip(&mut self, last: Sequence, reason: Reason) -> Result<Vec<Settled>, Refusal> {
+        self.pass_over(last, What::Skipped(reason))
+    }
+
+    fn pass_over(&mut self, last: Sequence, what: What) -> Result<Vec<Settled>, Refusal> {
+        if last <= self.sent || last > Sequence::MAX {
+            return Err(Refusal::NotNext);
+        }
+        let is_full = self.open.len() >= self.most.events.saturating_mul(4);
+        if self.retry_at.is_some() || self.has_gap() || is_full && !self.continues(&what) {
+            return Err(Refusal::Full);
+        }
+        let first = self.sent.next();
+        match self.open.back_mut() {
+            Some(open) if same(&open.what, &what) => open.range.last = last,
+            _ => self.open.push_back(Open { range: Range { first, last }, what }),
+        }
+        self.pass(last);
+        Ok(self.settle())
+    }
+
+    /// Whether this can be added without taking more memory.
+    fn continues(&self, what: &What) -> bool {
+        self.open.back().is_some_and(|open| same(&open.what, what))
+    }
+
+    fn pass(&mut self, last: Sequence) {
+        self.sent = last;
+        self.highest = self.highest.max(last);
+    }
+
+    /// Begins a gap up to `last`. Refused while events are unconfirmed.
+    pub(crate) fn gap(&mut self, last: Sequence) -> Result<Range, Refusal> {
+        if last < self.sent || last > Sequence::MAX {
+            return Err(Refusal::NotNext);
+        }
+        if !self.open.is_empty() {
+            return Err(Refusal::Full);
+        }
+        Ok(self.begin_gap(last))
+    }
+
+    /// Begins a gap up to `last` that replaces everything that is open.
+    pub(crate) fn resync(&mut self, last: Sequence) -> Range {
+        self.open.clear();
+        (self.in_flight, self.bytes) = (0, 0);
+        self.retry_at = None;
+        self.begin_gap(last.max(self.highest))
+    }
+
+    fn begin_gap(&mut self, last: Sequence) -> Range {
+        // Empty if the log is: then `last` is the position.
+        let range = Range { first: self.position.next(), last };
+        self.open.push_back(Open { range, what: What::Gap });
+        self.told = last;
+        self.pass(last);
+        range
+    }
+
+    /// Whether the peer was not told of the last sequences, because they were skipped.
+    pub(crate) fn owes_mark(&self) -> bool {
+        self.told < self.sent && self.retry_at.is_none()
+    }
+
+    /// Marks everything up to `sent` as complete.
+    pub(crate) fn mark(&mut self) -> Sequence {
+        self.told = self.sent;
+        self.sent
+    }
+
+    /// The peer has received everything up to `sequence`.
+    pub(crate) fn received(
+        &mut self,
+        sequence: Sequence,
+        now: Instant,
+    ) -> Result<Acknowledged, Violation> {
+        if sequence > self.highest {
+            return Err(Violation::BeyondSent(sequence));
+        }
+        // What is to be sent again is confirmed only after that.
+        let (before, sequence) = (self.received, sequence.min(self.sent));
+        if sequence <= before {
+            return Ok(Acknowledged::default());
+        }
+        self.received = sequence;
+        Ok(match self.confirm {
+            Confirm::Received => Acknowledged { settled: self.confirmed(now), also: Vec::new() },
+            Confirm::Applied => {
+                Acknowledged { settled: Vec::new(), also: self.in_flight_within(before, sequence) }
+            }
+        })
+    }
+
+    /// The peer has applied everything up to `sequence`.
+    pub(crate) fn applied(
+        &mut self,
+        sequence: Sequence,
+        now: Instant,
+    ) -> Result<Acknowledged, Violation> {
+        if sequence > self.highest {
+            return Err(Violation::BeyondSent(sequence));
+        }
+        let sequence = sequence.min(self.sent);
+        // The end of a gap may have been applied before, in another epoch.
+        if sequence < self.applied || sequence == self.applied && !self.has_gap() {
+            return Ok(Acknowledged::default());
+        }
+        self.applied = sequence;
+        self.received = self.received.max(sequence);
+        let settled = self.confirmed(now);
+        let also = match self.confirm {
+            Confirm::Received => self.take_unapplied(sequence),
+            Confirm::Applied => Vec::new(),
+        };
+        Ok(Acknowledged { settled, also })
+    }
+
+    /// The runs of events in flight after `before`, up to `last`.
+    fn in_flight_within(
+        &self,
+        before: Sequence,
+        last: Sequence,
+    ) -> Vec<(Range, Option<Timestamp>)> {
+        let mut runs: Vec<(Range, Option<Timestamp>)> = Vec::new();
+        for Open { range, what } in &self.open {
+            let What::Sent { started_at, .. } = *what else { continue };
+            if range.first <= before || range.last > last {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((run, _)) if run.last.next() == range.first => run.last = range.last,
+                _ => runs.push((*range, Some(started_at))),
+            }
+        }
+        runs
+    }
+
+    /// Takes the runs of events up to `last` that were received and are applied now.
+    fn take_unapplied(&mut self, last: Sequence) -> Vec<(Range, Option<Timestamp>)> {
+        let mut runs = Vec::new();
+        while let Some(run) = self.unapplied.front_mut().filter(|run| run.first <= last) {
+            if run.last > last {
+                runs.push((Range { first: run.first, last }, None));
+                run.first = last.next();
+                break;
+            }
+            runs.push((*run, None));
+            self.unapplied.pop_front();
+        }
+        runs
+    }
+
+    fn note_unapplied(&mut self, range: Range) {
+        if range.last <= self.applied {
+            return;
+        }
+        match self.unapplied.back_mut() {
+            Some(run) if run.last.next() == range.first => run.last = range.last,
+            _ => {
+                if self.unapplied.len() >= MOST_RUNS {
+                    self.unapplied.pop_front();
+                }
+                self.unapplied.push_back(range);
+            }
+        }
+    }
+
+    fn confirmed(&mut self, now: Instant) -> Vec<Settled> {
+        let settled = self.settle();
+        if !settled.is_empty() {
+            self.progress_at = Some(now);
+            self.may_handle_skipped = false;
+        }
+        settled
+    }
+
+    /// The last sequence whose confirmation settles events.
+    fn confirmation(&self) -> Sequence {
+        match self.confirm {
+            Confirm::Received => self.received,
+            Confirm::Applied => self.applied,
+        }
+    }
+
+    /// Settles the oldest open sequences, as far as possible.
+    fn settle(&mut self) -> Vec<Settled> {
+        let confirmation = self.confirmation();
+        let mut all: Vec<Settled> = Vec::new();
+        while let Some(open) = self.open.front() {
+            let range = open.range;
+            let settled = match open.what {
+                What::Sent { bytes, started_at, .. } if range.last <= confirmation => {
+                    self.in_flight -= 1;
+                    self.bytes -= bytes;
+                    Settled::Confirmed { range, started_at }
+                }
+                What::Gap if range.last <= self.applied => Settled::Gap(range),
+                What::Sent { .. } | What::Gap => break,
+                What::Rejected(reason) => Settled::Rejected(range, reason),
+                What::Filtered => Settled::Filtered(range),
+                What::Skipped(reason) => Settled::Skipped(range, reason),
+            };
+            self.open.pop_front();
+            self.position = range.last;
+            if matches!(settled, Settled::Confirmed { .. }) && self.confirm == Confirm::Received {
+                self.note_unapplied(range);
+            }
+            if let (
+                Some(Settled::Confirmed { range: before, .. }),
+                Settled::Confirmed { range, .. },
+            ) = (all.last_mut(), settled)
+            {
+                before.last = range.last;
+            } else {
+                all.push(settled);
+            }
+        }
+        if !self.repeats.is_empty() {
+            self.repeats = self.repeats.split_off(&self.position.next());
+        }
+        all
+    }
+
+    /// An admin has skipped an event that may have been sent. Returns what is settled by that, and
+    /// nothing if it is not in flight.
+    pub(crate) fn skip_sent(&mut self, sequence: Sequence, now: Instant) -> Vec<Settled> {
+        let Some(place) = self.place(sequence) else { return Vec::new() };
+        if let Some(open) = self.open.get_mut(place)
+            && let What::Sent { bytes, .. } = open.what
+        {
+            open.what = What::Skipped(Reason::Skipped);
+            self.in_flight -= 1;
+            self.bytes -= bytes;
+            self.progress_at = Some(now);
+            self.may_handle_skipped = true;
+        }
+        self.settle()
+    }
+
+    /// How many times the peer could not apply an event that was sent again.
+    pub(crate) fn nacks(&self, sequence: Sequence) -> u32 {
+        self.repeats.get(&sequence).map_or(0, |it| it.nacked)
+    }
+
+    /// The place of an event in flight.
+    fn place(&self, sequence: Sequence) -> Option<usize> {
+        self.open
+            .iter()
+            .position(|open| matches!(open.what, What::Sent { .. }) && open.range.first == sequence)
+    }
+
+    /// The peer could not apply an event, for this reason. If it is to be sent again, nothing is sent
+    /// until `retry_at`. Otherwise [`settle_rejected`](Self::settle_rejected) follows.
+    pub(crate) fn nack(
+        &mut self,
+        sequence: Sequence,
+        reason: Reason,
+        retry_at: Option<Instant>,
+    ) -> Result<Nacked, Violation> {
+        if sequence > self.highest {
+            return Err(Violation::BeyondSent(sequence));
+        }
+        let Some(place) = self.place(sequence) else {
+            if sequence <= self.confirmation() {
+                return Err(Violation::Confirmed(sequence));
+            }
+            // It is to be sent again, was rejected before, or was skipped.
+            return Ok(Nacked::Stale);
+        };
+        let Some(Open { what: What::Sent { bytes, started_at, previous, .. }, .. }) =
+            self.open.get(place).cloned()
+        else {
+            return Ok(Nacked::Stale);
+        };
+        let Some(retry_at) = retry_at else {
+            if let Some(open) = self.open.get_mut(place) {
+                open.what = What::Rejected(reason);
+            }
+            self.in_flight -= 1;
+            self.bytes -= bytes;
+            return Ok(Nacked::Rejected { started_at });
+        };
+        for open in self.open.drain(place..) {
+            if let What::Sent { bytes, .. } = open.what {
+                self.in_flight -= 1;
+                self.bytes -= bytes;
+                let repeat = self.repeats.entry(open.range.first).or_default();
+                repeat.sent = repeat.sent.saturating_add(1);
+            }
+        }
+        let repeat = self.repeats.entry(sequence).or_default();
+        repeat.nacked = repeat.nacked.saturating_add(1);
+        self.sent = sequence.previous();
+        self.told = previous;
+        self.retry_at = Some(retry_at);
+        Ok(Nacked::Retry { started_at })
+    }
+
+    /// Settles what a rejected event no longer holds back.
+    pub(crate) fn settle_rejected(&mut self, now: Instant) -> Vec<Settled> {
+        self.confirmed(now)
+    }
+
+    /// The peer is still busy with an event.
+    pub(crate) fn progress(&mut self, sequence: Sequence, now: Instant) -> Result<(), Violation> {
+        if sequence > self.highest {
+            return Err(Violation::BeyondSent(sequence));
+        }
+        if self.place(sequence).is_some() {
+            self.progress_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Sets the limits that the peer asks for, within those of the server.
+    pub(crate) fn credit(&mut self, Credit { window, window_bytes }: Credit) {
+        if let Some(events) = window {
+            self.limits.events =
+                usize::try_from(events).unwrap_or(usize::MAX).min(self.most.events);
+        }
+        if let Some(bytes) = window_bytes {
+            self.limits.bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.most.bytes);
+        }
+    }
+
+    /// Until when the peer must confirm something, or say that it is busy: since the oldest event in
+    /// flight was sent, or since the last time.
+    pub(crate) fn confirmation_deadline(&self, confirmation_timeout: Duration) -> Option<Instant> {
+        let oldest = self.open.iter().find_map(|open| match open.what {
+            What::Sent { instant, .. } => Some(instant),
+            _ => None,
+        })?;
+        let since = self.progress_at.map_or(oldest, |at| at.max(oldest));
+        Some(since + confirmation_timeout)
+    }
+
+    /// The connection has ended. The failure is attributed to the oldest event only if no other one
+    /// was in flight: otherwise the next connection sends each alone.
+    pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
+        let mut runs = self.open.iter().filter_map(|open| match open.what {
+            What::Sent { started_at, .. } => Some((open.range, started_at)),
+            _ => None,
+        });
+        let Some((mut range, started_at)) = runs.next() else { return Closing::default() };
+        for (next, _) in runs {
+            // The attempts at events after a skipped one are not recorded. They are sent again.
+            if next.first != range.last.next() {
+                break;
+            }
+            range.last = next.last;
+        }
+        let may_give_up = patience.poison == Policy::DeadLetter
+            && self.in_flight == 1
+            && !self.may_handle_skipped
+            && reason.is_attributed_to_the_event();
+        Closing {
+            unconfirmed: Some((range, started_at)),
+            give_up_after: may_give_up.then_some(patience.max_attempts),
+        }
+    }
+}
+
+/// Whether neighbours can be kept as one.
+fn same(one: &What, other: &What) -> bool {
+    match (one, other) {
+        (What::Filtered, What::Filtered) => true,
+        (What::Skipped(one), What::Skipped(other)) => one == other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,393 @@
+//! A model test over any order of calls, and single cases.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { events: 4, bytes: 100 };
+const TIMEOUT: Duration = Duration::from_mins(1);
+const PATIENCE: Patience = Patience { max_attempts: 3, poison: Policy::DeadLetter };
+
+#[derive(Clone, Debug)]
+enum Step {
+    Offer { distance: i64, bytes: usize },
+    Received { distance: i64 },
+    Applied { distance: i64 },
+    Nack { distance: i64, retry: bool },
+    Retry,
+    Filter { count: i64 },
+    Skip { count: i64 },
+    SkipSent { distance: i64 },
+    Gap { count: i64 },
+    Resync { count: i64 },
+    Mark,
+    Credit { events: u32, bytes: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (prop_oneof![9 => Just(1), 1 => -2..4_i64], 1..150_usize)
+            .prop_map(|(distance, bytes)| Step::Offer { distance, bytes }),
+        4 => (-6..3_i64).prop_map(|distance| Step::Received { distance }),
+        4 => (-6..3_i64).prop_map(|distance| Step::Applied { distance }),
+        3 => (-6..3_i64, any::<bool>()).prop_map(|(distance, retry)| Step::Nack { distance, retry }),
+        3 => Just(Step::Retry),
+        2 => (-1..5_i64).prop_map(|count| Step::Filter { count }),
+        1 => (-1..5_i64).prop_map(|count| Step::Skip { count }),
+        1 => (-6..1_i64).prop_map(|distance| Step::SkipSent { distance }),
+        1 => (-1..5_i64).prop_map(|count| Step::Gap { count }),
+        1 => (0..3_i64).prop_map(|count| Step::Resync { count }),
+        2 => Just(Step::Mark),
+        1 => (0..8_u32, 0..200_u64).prop_map(|(events, bytes)| Step::Credit { events, bytes }),
+    ]
+}
+
+/// What the peer and the recorder know.
+struct Model {
+    confirm: Confirm,
+    /// The last sequence that the peer was told of.
+    told: i64,
+    /// What the peer was told of before each event.
+    before: BTreeMap<i64, i64>,
+    /// How many times each event was sent.
+    sent: BTreeMap<i64, u32>,
+    /// The highest acknowledgements.
+    received: i64,
+    applied: i64,
+    position: i64,
+}
+
+impl Model {
+    fn settle(&mut self, settled: &[Settled]) {
+        for one in settled {
+            let range = match *one {
+                Settled::Confirmed { range, .. } => {
+                    let level = match self.confirm {
+                        Confirm::Received => self.received.max(self.applied),
+                        Confirm::Applied => self.applied,
+                    };
+                    assert!(range.last.0 <= level, "confirmed without an acknowledgement");
+                    for number in range.first.0..=range.last.0 {
+                        assert!(self.sent.contains_key(&number), "{number} was never sent");
+                    }
+                    range
+                }
+                Settled::Gap(range) => {
+                    assert!(range.last.0 <= self.applied, "a gap ends with its snapshot");
+                    range
+                }
+                Settled::Rejected(range, _)
+                | Settled::Filtered(range)
+                | Settled::Skipped(range, _) => range,
+            };
+            assert_eq!(range.first.0, self.position + 1, "each sequence is settled once, in order");
+            self.position = range.last.0;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_interleaving_keeps_the_account(
+        start in 0..1000_i64,
+        steps in prop::collection::vec(step(), 0..300),
+        is_applied: bool,
+        reason in prop::sample::select(Reason::ALL),
+    ) {
+        let now = Instant::now();
+        let stamp = Timestamp::from_micros(0);
+        let confirm = if is_applied { Confirm::Applied } else { Confirm::Received };
+        let mut window = Window::new(LIMITS, confirm, Sequence(start), Sequence(start));
+        let mut model = Model {
+            confirm,
+            told: start,
+            before: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            received: start,
+            applied: start,
+            position: start,
+        };
+        let mut most = LIMITS;
+        for step in steps {
+            let (position, sent) = (window.position(), window.sent());
+            let at = |distance: i64| Sequence((sent.0 + distance).max(0));
+            match step {
+                Step::Offer { distance, bytes } => {
+                    let (sequence, was_idle) = (at(distance), window.is_idle());
+                    let taken = window.offer(sequence, bytes, now, stamp);
+                    prop_assert!(taken.is_err() || distance == 1 && most.events > 0 && most.bytes > 0);
+                    if let Ok(Offered { previous, attempt }) = taken {
+                        prop_assert_eq!(previous.0, model.told);
+                        let times = model.sent.entry(sequence.0).or_default();
+                        *times += 1;
+                        prop_assert!(attempt <= *times, "resyncs forget attempts only");
+                        model.before.insert(sequence.0, model.told);
+                        model.told = sequence.0;
+                        prop_assert!(was_idle || window.in_flight <= most.events);
+                        prop_assert!(was_idle || window.bytes <= most.bytes);
+                    }
+                }
+                Step::Received { distance } => {
+                    let sequence = at(distance);
+                    match window.received(sequence, now) {
+                        Ok(Acknowledged { settled, .. }) => {
+                            model.received = model.received.max(sequence.0);
+                            model.settle(&settled);
+                        }
+                        Err(_) => prop_assert!(sequence > window.highest),
+                    }
+                }
+                Step::Applied { distance } => {
+                    let sequence = at(distance);
+                    match window.applied(sequence, now) {
+                        Ok(Acknowledged { settled, .. }) => {
+                            model.applied = model.applied.max(sequence.0);
+                            model.settle(&settled);
+                        }
+                        Err(_) => prop_assert!(sequence > window.highest),
+                    }
+                }
+                Step::Nack { distance, retry } => {
+                    let (sequence, nacks) = (at(distance), window.nacks(at(distance)));
+                    let answer = window.nack(sequence, Reason::ApplyFailed, retry.then_some(now));
+                    match answer {
+                        Ok(Nacked::Retry { .. }) => {
+                            prop_assert_eq!(window.sent(), sequence.previous());
+                            prop_assert_eq!(window.nacks(sequence), nacks + 1);
+                            prop_assert!(!window.has_room(1) && window.retry_at().is_some());
+                            model.told = model.before[&sequence.0];
+                        }
+                        Ok(Nacked::Rejected { .. }) => {
+                            let settled = window.settle_rejected(now);
+                            model.settle(&settled);
+                        }
+                        Ok(Nacked::Stale) => {}
+                        Err(Violation::BeyondSent(_)) => prop_assert!(sequence > window.highest),
+                        Err(Violation::Confirmed(_)) => {
+                            prop_assert!(sequence.0 <= model.received.max(model.applied));
+                        }
+                    }
+                }
+                Step::Retry => window.retry(),
+                Step::Filter { count } => {
+                    if let Ok(settled) = window.filter(at(count)) {
+                        model.settle(&settled);
+                    }
+                }
+                Step::Skip { count } => {
+                    if let Ok(settled) = window.skip(at(count), Reason::Expired) {
+                        model.settle(&settled);
+                    }
+                }
+                Step::SkipSent { distance } => {
+                    let settled = window.skip_sent(at(distance), now);
+                    model.settle(&settled);
+                }
+                Step::Gap { count } => {
+                    let is_settled = window.position() == window.sent();
+                    if let Ok(range) = window.gap(at(count)) {
+                        prop_assert!(is_settled);
+                        model.told = range.last.0;
+                    }
+                }
+                Step::Resync { count } => {
+                    let range = window.resync(at(count));
+                    prop_assert_eq!(range.first, window.position().next());
+                    model.told = range.last.0;
+                    prop_assert!(window.has_gap() && !window.has_room(1));
+                }
+                Step::Mark => {
+                    if window.owes_mark() {
+                        model.told = window.mark().0;
+                    }
+                }
+                Step::Credit { events, bytes } => {
+                    window.credit(Credit { window: Some(events), window_bytes: Some(bytes) });
+                    most.events = LIMITS.events.min(usize::try_from(events)?);
+                    most.bytes = LIMITS.bytes.min(usize::try_from(bytes)?);
+                }
+            }
+            prop_assert!(window.position() >= position, "the position went back");
+            prop_assert_eq!(window.position().0, model.position);
+            prop_assert_eq!(window.told().0, model.told);
+            let in_flight = window.open.iter().filter_map(|open| match open.what {
+                What::Sent { bytes, .. } => Some(bytes),
+                _ => None,
+            });
+            prop_assert_eq!(in_flight.clone().count(), window.in_flight);
+            prop_assert_eq!(in_flight.sum::<usize>(), window.bytes);
+            prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !window.is_idle());
+            let open: i64 =
+                window.open.iter().map(|open| open.range.last.0 - open.range.first.0 + 1).sum();
+            prop_assert_eq!(window.position().0 + open, window.sent().0, "nothing is lost");
+            prop_assert!(window.open.len() <= 4 * LIMITS.events + LIMITS.events);
+        }
+        let in_flight = window.in_flight;
+        let closing = window.close(reason, PATIENCE);
+        prop_assert_eq!(closing.unconfirmed.is_some(), in_flight > 0);
+        let may_give_up = in_flight == 1 && reason.is_attributed_to_the_event();
+        prop_assert!(closing.give_up_after.is_none_or(|most| may_give_up && most == 3));
+    }
+}
+
+/// A window after `sent` events, of which none is confirmed.
+fn sent(count: i64, confirm: Confirm) -> Window {
+    let mut window = Window::new(LIMITS, confirm, Sequence::ZERO, Sequence::ZERO);
+    for number in 1..=count {
+        offer(&mut window, number);
+    }
+    window
+}
+
+fn offer(window: &mut Window, number: i64) -> Offered {
+    window
+        .offer(Sequence(number), 1, Instant::now(), Timestamp::from_micros(0))
+        .expect("room for the next event")
+}
+
+fn range(first: i64, last: i64) -> Range {
+    Range { first: Sequence(first), last: Sequence(last) }
+}
+
+fn confirmed(first: i64, last: i64) -> Settled {
+    Settled::Confirmed { range: range(first, last), started_at: Timestamp::from_micros(0) }
+}
+
+#[test]
+fn an_event_that_could_not_be_applied_is_sent_again_with_all_after_it() {
+    let now = Instant::now();
+    let mut window = sent(4, Confirm::Applied);
+    assert_eq!(window.applied(Sequence(1), now).unwrap().settled, [confirmed(1, 1)]);
+    let started_at = Timestamp::from_micros(0);
+    let nacked = window.nack(Sequence(3), Reason::Overloaded, Some(now));
+    assert_eq!(nacked, Ok(Nacked::Retry { started_at }));
+    let again = window.nack(Sequence(4), Reason::Overloaded, Some(now));
+    assert_eq!(again, Ok(Nacked::Stale), "it is sent again anyway");
+    assert_eq!(window.applied(Sequence(2), now).unwrap().settled, [confirmed(2, 2)]);
+    assert!(!window.has_room(1), "the peer has asked for a pause");
+    window.retry();
+    assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(2), attempt: 2 });
+    assert_eq!(offer(&mut window, 4), Offered { previous: Sequence(3), attempt: 2 });
+    assert_eq!(window.applied(Sequence(4), now).unwrap().settled, [confirmed(3, 4)]);
+    assert_eq!(offer(&mut window, 5), Offered { previous: Sequence(4), attempt: 1 });
+}
+
+#[test]
+fn a_rejected_event_holds_back_nothing() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    let started_at = Timestamp::from_micros(0);
+    let nacked = window.nack(Sequence(2), Reason::Invalid, None);
+    assert_eq!(nacked, Ok(Nacked::Rejected { started_at }));
+    assert_eq!(window.settle_rejected(now), [], "the event before it is unconfirmed");
+    let rejected = Settled::Rejected(range(2, 2), Reason::Invalid);
+    let settled = window.applied(Sequence(3), now).unwrap().settled;
+    assert_eq!(settled, [confirmed(1, 1), rejected, confirmed(3, 3)]);
+}
+
+#[test]
+fn filtered_events_are_confirmed_by_the_next_event_or_a_mark() {
+    let now = Instant::now();
+    let mut window = sent(1, Confirm::Applied);
+    assert_eq!(window.filter(Sequence(2)), Ok(vec![]));
+    assert_eq!(window.filter(Sequence(5)), Ok(vec![]));
+    assert_eq!(offer(&mut window, 6), Offered { previous: Sequence(1), attempt: 1 });
+    assert!(!window.owes_mark());
+    assert_eq!(window.filter(Sequence(9)), Ok(vec![]));
+    assert!(window.owes_mark());
+    assert_eq!(window.mark(), Sequence(9));
+    let settled = window.applied(Sequence(6), now).unwrap().settled;
+    let filtered = |first, last| Settled::Filtered(range(first, last));
+    assert_eq!(settled, [confirmed(1, 1), filtered(2, 5), confirmed(6, 6), filtered(7, 9)]);
+    assert_eq!(window.applied(Sequence(9), now), Ok(Acknowledged::default()), "a mark");
+}
+
+#[test]
+fn an_acknowledgement_at_the_other_level_settles_nothing_and_is_recorded() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    let Acknowledged { settled, also } = window.received(Sequence(2), now).unwrap();
+    assert_eq!((settled.len(), also.len()), (0, 1));
+    assert_eq!(also[0].0, range(1, 2));
+
+    let mut window = sent(3, Confirm::Received);
+    assert_eq!(window.received(Sequence(3), now).unwrap().settled, [confirmed(1, 3)]);
+    assert_eq!(window.applied(Sequence(2), now).unwrap().also, [(range(1, 2), None)]);
+    assert_eq!(window.applied(Sequence(3), now).unwrap().also, [(range(3, 3), None)]);
+}
+
+#[test]
+fn what_was_not_sent_or_was_confirmed_is_a_violation() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    let beyond = Violation::BeyondSent(Sequence(4));
+    assert_eq!(window.received(Sequence(4), now), Err(beyond));
+    assert_eq!(window.applied(Sequence(4), now), Err(beyond));
+    assert_eq!(window.progress(Sequence(4), now), Err(beyond));
+    assert_eq!(window.nack(Sequence(4), Reason::Invalid, None), Err(beyond));
+    window.applied(Sequence(2), now).unwrap();
+    assert_eq!(window.applied(Sequence(1), now), Ok(Acknowledged::default()), "backwards");
+    let confirmed = Violation::Confirmed(Sequence(2));
+    assert_eq!(window.nack(Sequence(2), Reason::Invalid, None), Err(confirmed));
+}
+
+#[test]
+fn a_gap_ends_when_its_end_is_applied() {
+    let now = Instant::now();
+    let mut window = sent(1, Confirm::Received);
+    assert_eq!(window.gap(Sequence(5)), Err(Refusal::Full));
+    window.received(Sequence(1), now).unwrap();
+    assert_eq!(window.gap(Sequence(5)), Ok(range(2, 5)));
+    assert_eq!(window.received(Sequence(5), now).unwrap().settled, []);
+    assert!(!window.has_room(1));
+    assert_eq!(window.applied(Sequence(4), now).unwrap().settled, []);
+    assert_eq!(window.applied(Sequence(5), now).unwrap().settled, [Settled::Gap(range(2, 5))]);
+    assert_eq!(offer(&mut window, 6).previous, Sequence(5));
+
+    let mut empty = sent(0, Confirm::Applied);
+    empty.resync(Sequence::ZERO);
+    assert!(!empty.has_room(1));
+    let settled = empty.applied(Sequence::ZERO, now).unwrap().settled;
+    assert_eq!(settled, [Settled::Gap(range(1, 0))]);
+    assert!(empty.has_room(1));
+}
+
+#[test]
+fn credit_is_absolute_and_bounded_by_the_servers_limits() {
+    let mut window = sent(2, Confirm::Applied);
+    let credit = |window: Option<u32>, window_bytes: Option<u64>| Credit { window, window_bytes };
+    window.credit(credit(Some(0), None));
+    assert!(!window.has_room(1));
+    window.credit(credit(Some(3), None));
+    assert!(window.has_room(1) && !window.has_room(99));
+    window.credit(credit(None, Some(0)));
+    assert!(!window.has_room(1));
+    window.credit(credit(Some(u32::MAX), Some(u64::MAX)));
+    assert!(window.has_room(98) && !window.has_room(99), "no more than the server's limit");
+}
+
+#[test]
+fn progress_extends_the_deadline() {
+    let base = Instant::now();
+    let mut window = sent(1, Confirm::Applied);
+    let later = base + Duration::from_secs(50);
+    window.progress(Sequence(1), later).unwrap();
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
+}
+
+#[test]
+fn a_suspect_is_sent_alone() {
+    let now = Instant::now();
+    let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence(2));
+    for number in 1..=2 {
+        offer(&mut window, number);
+        assert!(!window.has_room(1), "{number} may be the cause");
+        window.applied(Sequence(number), now).unwrap();
+    }
+    offer(&mut window, 3);
+    assert!(window.has_room(1));
+    let patience = PATIENCE;
+    assert_eq!(window.close(Reason::ConnectionLost, patience).give_up_after, Some(3));
+}

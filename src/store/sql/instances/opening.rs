@@ -1,0 +1,332 @@
+//! Opens connections in reliable mode. [`start`] decides where they start.
+
+use std::sync::Arc;
+
+use super::super::connections::{cursor, sent_behind};
+use super::super::cursors::{self, Move, NEVER, Reach};
+use super::super::dialect::{Connection, query, query_as, query_scalar};
+use super::super::ledger::How;
+use super::super::ledger::record::revive;
+use super::{insert_connection, outcomes};
+use crate::clock::Timestamp;
+use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Sequence};
+use crate::store::instances::{Start, start};
+use crate::store::positions::Repeats;
+use crate::store::{
+    Conflict, Level, LogState, MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance,
+    Range, ReplacedConnection, Result, ResumeFrom, StoreError,
+};
+use crate::wake::Control;
+
+/// What is stored before the connection is opened.
+struct Before {
+    /// The instance's cursor, or the position of an unnamed connection.
+    received: Sequence,
+    applied: Sequence,
+    /// Whether an instance has no cursor yet.
+    is_new: bool,
+    is_unsure: bool,
+    repeats: Repeats,
+}
+
+impl Before {
+    const fn position(&self, level: Level) -> Sequence {
+        match level {
+            Level::Received => self.received,
+            Level::Applied => self.applied,
+        }
+    }
+
+    /// What the instance has received and applied, once its position is at least `first`.
+    fn moved(&self, level: Level, first: Sequence) -> (Sequence, Sequence) {
+        let (received, applied) =
+            if self.is_new { (first, Sequence::ZERO) } else { (self.received, self.applied) };
+        let applied = if level == Level::Applied { applied.max(first) } else { applied };
+        (received.max(first), applied)
+    }
+}
+
+/// Opens a connection. Returns `NotFound` or `Conflict` before it writes anything.
+pub(crate) async fn open_instance(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    opening: &OpenInstance,
+) -> Result<OpenedInstance> {
+    let OpenInstance { connection: new, confirm, resume } = opening;
+    let stream = query!(
+        r#"
+        select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+            g.replicas as "replicas!: i64", s.revision as "revision!: i64",
+            (g.paused_at is not null) as "is_paused!: bool"
+        from streams s join gateways g using (gateway)
+        where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
+        "#,
+        new.gateway.0
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(StoreError::NotFound("gateway"))?;
+    let log = LogState { epoch: stream.epoch, head: stream.head, floor: stream.floor };
+    let before = if new.instance.is_empty() {
+        let at = cursor::open(conn, now, new.gateway, stream.replicas).await?;
+        Before {
+            received: at.position,
+            applied: at.position,
+            is_new: false,
+            is_unsure: at.is_unsure,
+            repeats: at.repeats,
+        }
+    } else {
+        named(conn, new, *confirm).await?
+    };
+    let own = before.position(*confirm);
+    let start = start(log, resume, own, is_same(conn, new.gateway, resume).await?);
+    let (position, gap) = match start {
+        Start::At(position) => (position, None),
+        Start::Gap(gap) => (own, Some(gap)),
+    };
+    insert_connection(conn, now, node, new).await?;
+    let replaces = replace(conn, new).await?;
+    // A new instance that has to read a snapshot keeps what can be read.
+    let first = if gap.is_some() && before.is_new { log.floor } else { position };
+    insert_cursor(conn, now, opening, first).await?;
+    if gap.is_none() && position > own.min(cursors::confirmed(conn, new.gateway).await?) {
+        settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
+    }
+    let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
+    let control = Control { revision: stream.revision, is_paused: stream.is_paused };
+    let (received, applied) = before.moved(*confirm, first);
+    let Before { is_unsure, repeats, .. } = before;
+    let (epoch, head) = (log.epoch, log.head);
+    let is_unsure = is_unsure || !replaces.is_empty();
+    let opened = Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control };
+    Ok(OpenedInstance { opened, floor: log.floor, received, applied, gap, replaces })
+}
+
+/// The stored cursor of an instance.
+pub(crate) struct Stored {
+    received: Sequence,
+    applied: Sequence,
+    confirm: String,
+}
+
+impl Stored {
+    fn level(&self) -> Level {
+        Level::stored(&self.confirm)
+    }
+
+    pub(crate) fn position(&self) -> Sequence {
+        match self.level() {
+            Level::Received => self.received,
+            Level::Applied => self.applied,
+        }
+    }
+}
+
+/// `None` if there is no such instance.
+pub(crate) async fn stored(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    instance: &str,
+) -> Result<Option<Stored>> {
+    Ok(query_as!(
+        Stored,
+        r#"
+        select received as "received!: Sequence", applied_up_to as "applied!: Sequence",
+            confirm as "confirm!: String"
+        from cursors where gateway = $1 and instance = $2 and confirm is not null
+        "#,
+        gateway.0,
+        instance
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// The cursor of an instance. A new one starts at the gateway's position.
+async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Result<Before> {
+    let (is_unsure, repeats) = (false, Repeats::default());
+    if let Some(row) = stored(conn, new.gateway, &new.instance).await? {
+        // What it has confirmed so far, by whatever level, is not sent again when the level changes.
+        let is_raised = confirm == Level::Applied && row.level() == Level::Received;
+        let applied = if is_raised { row.received } else { row.applied };
+        return Ok(Before { received: row.received, applied, is_new: false, is_unsure, repeats });
+    }
+    let count = query_scalar!(
+        r#"
+        select count(*) as "count!: i64" from cursors
+        where gateway = $1 and confirm is not null
+        "#,
+        new.gateway.0
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if count >= MOST_INSTANCES {
+        return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
+    }
+    let position = cursors::confirmed(conn, new.gateway).await?;
+    Ok(Before { received: position, applied: position, is_new: true, is_unsure, repeats })
+}
+
+/// Whether the event at the position of the gateway is the one that it names, as far as that is still
+/// known.
+async fn is_same(conn: &mut Connection, gateway: GatewayKey, resume: &ResumeFrom) -> Result<bool> {
+    let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else { return Ok(true) };
+    let found = query_scalar!(
+        r#"
+        select e.id as "id!: EventId" from (
+            select event from outbox where gateway = $1 and sequence = $2
+            union all
+            select event from trimmed where gateway = $1 and sequence = $2
+        ) as d join events e on e.event = d.event
+        "#,
+        gateway.0,
+        sequence.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    // There is no event zero.
+    Ok(*sequence > Sequence::ZERO && found.is_none_or(|found| found == *id))
+}
+
+/// Marks older live connections of the same instance as replaced.
+async fn replace(conn: &mut Connection, new: &NewConnection) -> Result<Vec<ReplacedConnection>> {
+    if new.instance.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(query_as!(
+        ReplacedConnection,
+        r#"
+        update connections set replaced_by = $3
+        where gateway = $1 and instance = $2 and closed_at is null and id <> $3
+        returning id as "id!: ConnectionId", node as "node!: NodeId"
+        "#,
+        new.gateway.0,
+        new.instance,
+        new.id as _
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Inserts a gateway's position if it has none. It moves with those of its instances, so it must
+/// exist.
+pub(crate) async fn insert_gateway_position(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+) -> Result<()> {
+    query!(
+        r#"
+        insert into cursors (gateway, instance, received, updated_at) values ($1, '', 0, $2)
+        on conflict (gateway, instance) do nothing
+        "#,
+        gateway.0,
+        NEVER as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_cursor(
+    conn: &mut Connection,
+    now: Timestamp,
+    OpenInstance { connection: new, confirm, .. }: &OpenInstance,
+    position: Sequence,
+) -> Result<()> {
+    if new.instance.is_empty() {
+        let instance = new.id.to_string();
+        query!(
+            r#"
+            insert into cursors (gateway, instance, received, updated_at, connected_at)
+            values ($1, $2, $3, $4, $4)
+            on conflict (gateway, instance) do nothing
+            "#,
+            new.gateway.0,
+            instance,
+            position.0,
+            now as _
+        )
+        .execute(conn)
+        .await?;
+        return Ok(());
+    }
+    insert_gateway_position(conn, new.gateway).await?;
+    let applied = if *confirm == Level::Applied { position } else { Sequence::ZERO };
+    let confirm = confirm.as_str();
+    query!(
+        r#"
+        insert into cursors (gateway, instance, received, applied_up_to, confirm, updated_at)
+        values ($1, $2, $3, $4, $5, $6)
+        on conflict (gateway, instance) do update
+        set applied_up_to = case
+                when excluded.confirm = 'applied' and cursors.confirm = 'received' then cursors.received
+                else cursors.applied_up_to
+            end,
+            confirm = excluded.confirm, updated_at = excluded.updated_at, connected_at = null,
+            superseded_at = null, left_at = null
+        "#,
+        new.gateway.0,
+        new.instance,
+        position.0,
+        applied.0,
+        confirm,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Settles what lies between the stored position and a later one where the connection starts: the
+/// gateway has confirmed it before, or does not want it.
+async fn settle_before(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    OpenInstance { connection: new, confirm, resume }: &OpenInstance,
+    own: Sequence,
+    position: Sequence,
+) -> Result<()> {
+    let instance: Arc<str> = new.instance.as_str().into();
+    let (gateway, connection) = (new.gateway, new.id);
+    let on =
+        outcomes::Connected { gateway, connection, instance: &instance, at: now, seen_at: now };
+    let confirmed = cursors::confirmed(conn, gateway).await?;
+    let open = cursors::above(Range { first: own.next(), last: position }, confirmed);
+    match resume {
+        ResumeFrom::Latest => {
+            if let Some(open) = open {
+                let how = How::Filtered("started at the end of the log");
+                outcomes::settle(conn, node, &on, open, how).await?;
+            }
+            outcomes::advance(conn, &on, Some(position)).await
+        }
+        ResumeFrom::After { .. } => {
+            const DETAIL: &str = "resumed after it";
+            let how = match confirm {
+                Level::Received => How::Received(DETAIL),
+                Level::Applied => How::Applied(DETAIL),
+            };
+            if let Some(open) = open {
+                outcomes::settle(conn, node, &on, open, how).await?;
+            }
+            let range = Range { first: own.next(), last: position };
+            if range.first <= range.last {
+                revive(conn, gateway, range, &[&*instance]).await?;
+            }
+            let past = Move {
+                gateway,
+                connection,
+                instance: Arc::clone(&instance),
+                to: position,
+                reach: Reach::Acknowledged { level: *confirm, confirms: true },
+                at: now,
+                seen_at: Some(now),
+            };
+            cursors::raise(conn, &[past]).await
+        }
+        ResumeFrom::Server | ResumeFrom::Earliest => Ok(()),
+    }
+}

@@ -1,0 +1,426 @@
+//! WebSocket in reliable mode: one JSON object per text frame, in both directions. Pings are signs of
+//! life only.
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::frames::{
+    ConnectionDrain, ConnectionError, ErrorCode, FrameError, GatewayFrame, Hello, ServerFrame,
+};
+use super::super::reliable::{self, close_code, connection_error, outgoing_text, violation};
+use super::super::write_timeout::within;
+use super::super::{
+    Control, Ended, Incoming, InvalidMessage, Outgoing, ReliableGreeting, TransportEnd,
+};
+use super::reading::{ReadEnd, broken, closed_by_peer};
+use super::{BURST_BYTES, LINGER, text};
+use crate::clock::Timestamp;
+use crate::event::{Epoch, Reason};
+
+/// Time limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// For a write: the peer must read it within this time.
+    pub write_timeout: Duration,
+    /// For the peer's part of the close handshake.
+    pub close_timeout: Duration,
+}
+
+/// A socket whose gateway was greeted.
+pub struct Greeted {
+    sink: SplitSink<WebSocket, Message>,
+    stream: SplitStream<WebSocket>,
+    epoch: Epoch,
+    settings: Settings,
+}
+
+/// Greets a gateway and waits for its hello. `None` if the connection has ended meanwhile; `stopped`
+/// closes it.
+pub async fn greet(
+    socket: WebSocket,
+    greeting: &ReliableGreeting,
+    settings: Settings,
+    stopped: impl Future<Output = Reason>,
+) -> Option<(Greeted, Hello)> {
+    let (sink, stream) = socket.split();
+    let epoch = greeting.greeting.epoch;
+    let mut greeted = Greeted { sink, stream, epoch, settings };
+    let deadline = Instant::now() + greeting.hello_timeout;
+    let ack = ServerFrame::Ack(greeting.frame(Timestamp::now())).to_text();
+    let sent = within(settings.write_timeout, greeted.sink.send(text(ack)?)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        return None;
+    }
+    let hello = tokio::select! {
+        biased;
+        reason = stopped => Err(Close::from(reason)),
+        hello = timeout_at(deadline, first_frame(&mut greeted.stream)) => match hello {
+            Ok(Some(Ok(hello))) => Ok(hello),
+            Ok(Some(Err(error))) => Err(Close::from(&error)),
+            Ok(None) => return None,
+            Err(_) => {
+                let message = "connection.hello did not arrive in time";
+                Err(Close::from(&FrameError::new(ErrorCode::HelloTimeout, message)))
+            }
+        },
+    };
+    match hello {
+        Ok(hello) => Some((greeted, hello)),
+        Err(close) => {
+            tracing::info!(code = close.code, reason = %close.reason, "no hello from a gateway");
+            greeted.close(close).await;
+            None
+        }
+    }
+}
+
+/// The hello. `None` if the connection has ended.
+async fn first_frame(stream: &mut SplitStream<WebSocket>) -> Option<Result<Hello, FrameError>> {
+    loop {
+        let parsed = match stream.next().await? {
+            Ok(Message::Text(text)) => GatewayFrame::parse(text.as_bytes()),
+            Ok(Message::Binary(_)) => Err(binary()),
+            Ok(Message::Ping(_) | Message::Pong(_)) => continue,
+            Ok(Message::Close(_)) => return None,
+            Err(error) => match unreadable(error) {
+                Ok(error) => Err(error),
+                Err(_) => return None,
+            },
+        };
+        return Some(match parsed {
+            Ok(Some(GatewayFrame::Hello(hello))) => Ok(hello),
+            Ok(Some(_)) => Err(FrameError::new(
+                ErrorCode::HelloExpected,
+                "the first frame must be connection.hello",
+            )),
+            // Unknown types are ignored.
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        });
+    }
+}
+
+fn binary() -> FrameError {
+    FrameError::new(ErrorCode::MalformedFrame, "a binary message instead of text")
+}
+
+/// What a failed read means: a violation, or the end of the connection.
+fn unreadable(error: axum::Error) -> Result<FrameError, ReadEnd> {
+    match broken(error) {
+        ReadEnd::Violation(close_code::SIZE, detail) => {
+            Ok(FrameError::new(ErrorCode::FrameTooLarge, detail))
+        }
+        ReadEnd::Violation(_, detail) => Ok(FrameError::new(ErrorCode::MalformedFrame, detail)),
+        end => Err(end),
+    }
+}
+
+/// How the service closes a connection.
+struct Close {
+    error: Option<ConnectionError>,
+    code: u16,
+    reason: Reason,
+}
+
+impl From<Reason> for Close {
+    fn from(reason: Reason) -> Self {
+        Self { error: connection_error(reason), code: close_code(reason), reason }
+    }
+}
+
+impl From<&FrameError> for Close {
+    fn from(error: &FrameError) -> Self {
+        let reason = Reason::ProtocolError;
+        Self { error: Some(violation(error)), code: close_code(reason), reason }
+    }
+}
+
+impl Greeted {
+    /// Closes the connection although the gateway has said hello.
+    pub async fn refuse(self, reason: Reason, error: Option<ConnectionError>) {
+        self.close(Close { error, code: close_code(reason), reason }).await;
+    }
+
+    async fn close(mut self, close: Close) {
+        let wait = self.settings.close_timeout;
+        let ending = async {
+            send_close(&mut self.sink, close, wait).await;
+            // The peer's answer.
+            while let Some(Ok(_)) = self.stream.next().await {}
+        };
+        let _ = timeout(wait, ending).await;
+    }
+
+    /// Runs the socket to its end.
+    pub async fn run(self, end: TransportEnd) {
+        let Self { sink, stream, epoch, settings } = self;
+        let TransportEnd { events, control, incoming } = end;
+        let due = Due::default();
+        let mut writer = Writer { sink, events, control, epoch, due, settings };
+        let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming).await;
+        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
+        // Fails if the lane has ended, so that no one needs the report.
+        let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
+    }
+}
+
+/// Why reading ended.
+enum End {
+    Read(ReadEnd),
+    Violation(FrameError),
+}
+
+impl End {
+    /// The reason, details, and whether the peer's host ended it.
+    fn into_end(self) -> (Reason, String, bool) {
+        match self {
+            Self::Read(read) => read.into_end(),
+            Self::Violation(error) => (Reason::ProtocolError, error.to_string(), false),
+        }
+    }
+}
+
+/// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
+/// whether the peer's host ended it.
+async fn talk(
+    writer: &mut Writer,
+    stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+) -> (Reason, String, bool) {
+    let settings = writer.settings;
+    let mut reader = std::pin::pin!(read(stream, incoming, settings.close_timeout));
+    let written = tokio::select! {
+        read = &mut reader => {
+            match &read {
+                End::Violation(error) => {
+                    send_close(&mut writer.sink, error.into(), settings.close_timeout).await;
+                    // The peer may have sent more. Closing now would reset the connection before
+                    // the peer has read the close frame.
+                    tokio::time::sleep(LINGER.min(settings.close_timeout)).await;
+                }
+                End::Read(ReadEnd::LaneGone) => {
+                    let close = Close::from(Reason::Shutdown);
+                    send_close(&mut writer.sink, close, settings.close_timeout).await;
+                }
+                End::Read(_) => {}
+            }
+            return read.into_end();
+        }
+        written = writer.run() => written,
+    };
+    // What the peer has sent still counts, so reading continues to the end.
+    match written {
+        WriteEnd::Closed(close) => {
+            let reason = close.reason;
+            // A silent peer will not answer, and its failure is recorded only after this.
+            let is_silent =
+                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
+            let wait = if is_silent { LINGER } else { settings.close_timeout };
+            let ending = async {
+                let closing = send_close(&mut writer.sink, close, settings.close_timeout);
+                tokio::join!(closing, reader).1
+            };
+            match timeout(wait, ending).await {
+                Ok(read) => (reason, String::new(), read.into_end().2),
+                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
+            }
+        }
+        WriteEnd::TimedOut => {
+            let detail = format!("nothing was read for {} s", settings.write_timeout.as_secs());
+            (Reason::WriteTimeout, detail, false)
+        }
+        WriteEnd::Failed(error) => match timeout(settings.close_timeout, reader).await {
+            Ok(read) => read.into_end(),
+            Err(_) => (Reason::ConnectionLost, error, false),
+        },
+    }
+}
+
+/// Reads to the end. A slow lane slows the reading down.
+async fn read(
+    mut stream: SplitStream<WebSocket>,
+    incoming: &mpsc::Sender<Incoming>,
+    close_timeout: Duration,
+) -> End {
+    while let Some(message) = stream.next().await {
+        let received = match message {
+            Ok(Message::Text(text)) => match GatewayFrame::parse(text.as_bytes()) {
+                Ok(Some(frame)) => match reliable::incoming(frame) {
+                    Ok(messages) => {
+                        for message in messages {
+                            if incoming.send(message).await.is_err() {
+                                return End::Read(ReadEnd::LaneGone);
+                            }
+                        }
+                        continue;
+                    }
+                    Err(error) => return End::Violation(error),
+                },
+                Ok(None) => Incoming::Invalid(InvalidMessage::UnknownType),
+                Err(error) => return End::Violation(error),
+            },
+            Ok(Message::Ping(_) | Message::Pong(_)) => Incoming::Alive,
+            Ok(Message::Binary(_)) => return End::Violation(binary()),
+            Ok(Message::Close(frame)) => {
+                return End::Read(closed_by_peer(stream, incoming, close_timeout, frame).await);
+            }
+            Err(error) => {
+                return match unreadable(error) {
+                    Ok(error) => End::Violation(error),
+                    Err(end) => End::Read(end),
+                };
+            }
+        };
+        if incoming.send(received).await.is_err() {
+            return End::Read(ReadEnd::LaneGone);
+        }
+    }
+    End::Read(ReadEnd::Lost("the stream ended without a close frame".to_owned()))
+}
+
+enum WriteEnd {
+    /// The lane closed the connection.
+    Closed(Close),
+    /// The peer does not read.
+    TimedOut,
+    /// The socket failed.
+    Failed(String),
+}
+
+/// What overtakes events.
+#[derive(Default)]
+struct Due {
+    ping: bool,
+    drain: Option<Box<ConnectionDrain>>,
+}
+
+impl Due {
+    /// Notes a control message. Returns how to close the connection, if it says so.
+    fn note(&mut self, control: Option<Control>) -> Option<Close> {
+        match control {
+            Some(Control::Probe) => self.ping = true,
+            Some(Control::Drain(drain)) => self.drain = Some(drain),
+            Some(Control::Close(reason)) => return Some(reason.into()),
+            Some(Control::Violation(error)) => return Some((&*error).into()),
+            None => return Some(Reason::Shutdown.into()),
+        }
+        None
+    }
+}
+
+struct Writer {
+    sink: SplitSink<WebSocket, Message>,
+    events: mpsc::Receiver<Box<Outgoing>>,
+    control: mpsc::Receiver<Control>,
+    epoch: Epoch,
+    due: Due,
+    settings: Settings,
+}
+
+impl Writer {
+    async fn run(&mut self) -> WriteEnd {
+        loop {
+            self.announce_drain().await;
+            let mut first = None;
+            if !self.due.ping {
+                tokio::select! {
+                    biased;
+                    control = self.control.recv() => {
+                        if let Some(close) = self.due.note(control) {
+                            return WriteEnd::Closed(close);
+                        }
+                    }
+                    Some(outgoing) = self.events.recv() => first = Some(outgoing),
+                }
+            }
+            let Self { sink, events, control, epoch, due, settings } = self;
+            let ping = std::mem::take(&mut due.ping).then(|| Message::Ping(Bytes::new()));
+            let writing = within(settings.write_timeout, write(sink, ping, first, events, *epoch));
+            let written = tokio::select! {
+                biased;
+                // A close does not wait for the write; everything else does.
+                close = closed(control, due) => Err(close),
+                written = writing => Ok(written),
+            };
+            match written {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => return WriteEnd::Failed(error.to_string()),
+                Ok(Err(_)) => return WriteEnd::TimedOut,
+                Err(close) => {
+                    self.announce_drain().await;
+                    return WriteEnd::Closed(close);
+                }
+            }
+        }
+    }
+
+    /// Asks the peer to reconnect, if that is due. The close that follows waits for it.
+    async fn announce_drain(&mut self) {
+        if let Some(drain) = self.due.drain.take()
+            && let Some(message) = text(ServerFrame::Drain(*drain).to_text())
+        {
+            // An error is found by the next write.
+            let _ = timeout(self.settings.close_timeout, self.sink.send(message)).await;
+        }
+    }
+}
+
+/// Waits for the lane to close the connection while something is written.
+async fn closed(control: &mut mpsc::Receiver<Control>, due: &mut Due) -> Close {
+    loop {
+        let told = control.recv().await;
+        if let Some(close) = due.note(told) {
+            return close;
+        }
+    }
+}
+
+/// Writes the waiting messages, up to a limit, and flushes once.
+async fn write(
+    sink: &mut SplitSink<WebSocket, Message>,
+    ping: Option<Message>,
+    first: Option<Box<Outgoing>>,
+    events: &mut mpsc::Receiver<Box<Outgoing>>,
+    epoch: Epoch,
+) -> Result<(), axum::Error> {
+    if let Some(ping) = ping {
+        sink.feed(ping).await?;
+    }
+    let mut next = first;
+    let mut bytes = 0;
+    while let Some(outgoing) = next.take() {
+        let frame = outgoing_text(*outgoing, epoch);
+        bytes += frame.len();
+        let Some(frame) = text(frame) else {
+            return Err(axum::Error::new(std::io::Error::other("a frame is not UTF-8")));
+        };
+        sink.feed(frame).await?;
+        if bytes < BURST_BYTES {
+            next = events.try_recv().ok();
+        }
+    }
+    sink.flush().await
+}
+
+/// Tells the peer why, and sends the close frame, if it reads.
+async fn send_close(sink: &mut SplitSink<WebSocket, Message>, close: Close, limit: Duration) {
+    let Close { error, code, reason } = close;
+    let sending = async {
+        if let Some(message) = error.and_then(|error| text(ServerFrame::Error(error).to_text())) {
+            sink.feed(message).await?;
+        }
+        let reason = Utf8Bytes::from(reason.as_str());
+        sink.send(Message::Close(Some(CloseFrame { code, reason }))).await
+    };
+    match timeout(limit, sending).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "failed to send the close frame"),
+        Err(_) => tracing::debug!("the close frame was not read"),
+    }
+}

@@ -1,0 +1,462 @@
+//! Named instances, and connections in reliable mode.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{
+    ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+};
+use gateway_events::store::audit::entries;
+use gateway_events::store::instances::{Start, start};
+use gateway_events::store::limits::TRIMMED_STREAMS;
+use gateway_events::store::positions::Repeats;
+use gateway_events::store::ranges::above;
+use gateway_events::store::{
+    Actor, Audited, Conflict, ExpiredInstance, InstanceConnection, InstanceInfo, InstanceList,
+    InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES,
+    NewConnection, OpenInstance, Opened, OpenedInstance, Range, ReplacedConnection, Result,
+    ResumeFrom, StoreError, TrimMark,
+};
+
+use super::MemoryStore;
+use super::ledger::{Ended, How};
+use super::positions::{Move, Reach};
+use super::tables::{ConnectionRow, Cursor, Tables};
+
+#[async_trait]
+impl Instances for MemoryStore {
+    async fn peek_log(&self, gateway: GatewayKey) -> Result<LogState> {
+        self.read(|tables| tables.log_state(gateway)).await
+    }
+
+    async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance> {
+        let node = self.node;
+        let answer = self.commit(|tables, now| tables.open_instance(now, node, &opening), |_| ());
+        let opened = answer.is_ok().then_some(opening.connection);
+        let mut pending = super::PendingOpening { store: self, opened };
+        tokio::task::yield_now().await;
+        pending.opened = None;
+        answer
+    }
+
+    async fn replaced_connections(&self) -> Result<Vec<ConnectionId>> {
+        let node = self.node;
+        self.read(|tables| {
+            let of_node = |row: &ConnectionRow| row.node == node && row.closed.is_none();
+            let all = tables.connections.iter();
+            let replaced = all.filter(|(_, row)| of_node(row) && row.is_replaced);
+            Ok(replaced.map(|(id, _)| *id).collect())
+        })
+        .await
+    }
+
+    async fn instances(
+        &self,
+        organisation: OrganisationKey,
+        gateway: GatewayId,
+    ) -> Result<Option<InstanceList>> {
+        self.read(|tables| tables.list_instances(organisation, gateway)).await
+    }
+
+    async fn forget_instance(&self, actor: &Actor, gateway: GatewayId, name: &str) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.forget_instance(now, organisation, gateway, name))
+            .await
+    }
+}
+
+/// The connection of an outcome.
+pub(super) struct Connected<'a> {
+    pub(super) gateway: GatewayKey,
+    pub(super) connection: ConnectionId,
+    pub(super) instance: &'a Arc<str>,
+    pub(super) at: Timestamp,
+    pub(super) seen_at: Timestamp,
+}
+
+/// The deliveries that an outcome writes attempts at.
+pub(super) fn outcome_range(outcome: &InstanceOutcome) -> Option<Range> {
+    match outcome {
+        InstanceOutcome::Acknowledged { range, .. } | InstanceOutcome::Filtered { range, .. } => {
+            Some(*range)
+        }
+        InstanceOutcome::Retried { sequence, .. } | InstanceOutcome::Rejected { sequence, .. } => {
+            Some(Range { first: *sequence, last: *sequence })
+        }
+        InstanceOutcome::Covered { .. } => None,
+    }
+}
+
+impl Tables {
+    fn log_state(&self, gateway: GatewayKey) -> Result<LogState> {
+        let open = self.gateways.get(&gateway);
+        let open = open.filter(|row| row.deleted_at.is_none() && row.disabled_at.is_none());
+        let stream = &open.ok_or(StoreError::NotFound("gateway"))?.stream;
+        let (head, floor) = (Sequence(stream.head), Sequence(stream.floor));
+        Ok(LogState { epoch: stream.epoch, head, floor })
+    }
+
+    fn open_instance(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+        opening: &OpenInstance,
+    ) -> Result<OpenedInstance> {
+        let OpenInstance { connection: new, confirm, resume } = opening;
+        let (gateway, confirm) = (new.gateway, *confirm);
+        let log = self.log_state(gateway)?;
+        let control = self.gateway_row(gateway)?.control();
+        if self.connections.contains_key(&new.id) {
+            return Err(Conflict::Concurrent.into());
+        }
+        let name = (gateway, new.instance.clone());
+        let stored = self.cursors.get(&name).filter(|cursor| cursor.confirm.is_some());
+        let is_new = !new.instance.is_empty() && stored.is_none();
+        let count = i64::try_from(self.instances_of(gateway).count()).unwrap_or(i64::MAX);
+        if is_new && count >= MOST_INSTANCES {
+            return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
+        }
+        let (mut is_unsure, mut repeats) = (false, Repeats::default());
+        let (received, applied) = match stored {
+            Some(it) if confirm == Level::Applied => (it.received, it.applied_by()),
+            Some(it) => (it.received, it.applied_up_to),
+            None if new.instance.is_empty() => {
+                let position;
+                (position, is_unsure, repeats) = self.open_unnamed(now, gateway)?;
+                (position, position)
+            }
+            None => (self.confirmed(gateway), self.confirmed(gateway)),
+        };
+        let own = Sequence(if confirm == Level::Applied { applied } else { received });
+        let (position, gap) = match start(log, resume, own, self.is_same(gateway, resume)) {
+            Start::At(position) => (position, None),
+            Start::Gap(gap) => (own, Some(gap)),
+        };
+        let replaces = self.replace(new);
+        self.insert_connection(now, node, new);
+        let first = if gap.is_some() && is_new { log.floor } else { position };
+        self.insert_cursor(now, opening, first.0);
+        if gap.is_none() && position.0 > own.0.min(self.confirmed(gateway)) {
+            self.settle_before(now, opening, own.max(log.floor), position)?;
+        }
+        let (sent, suspect) = self.sent_behind(gateway, position.0);
+        let (sent, suspect) = (Sequence(sent), Sequence(suspect));
+        let (received, applied) = if is_new { (first.0, 0) } else { (received, applied) };
+        let applied = if confirm == Level::Applied { applied.max(first.0) } else { applied };
+        let (epoch, head) = (log.epoch, log.head);
+        is_unsure |= !replaces.is_empty();
+        Ok(OpenedInstance {
+            opened: Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control },
+            floor: log.floor,
+            received: Sequence(received).max(first),
+            applied: Sequence(applied),
+            gap,
+            replaces,
+        })
+    }
+
+    fn is_same(&self, gateway: GatewayKey, resume: &ResumeFrom) -> bool {
+        let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else { return true };
+        let found = self.event_at((gateway, sequence.0));
+        sequence.0 > 0 && found.is_none_or(|row| row.event.id == *id)
+    }
+
+    fn replace(&mut self, new: &NewConnection) -> Vec<ReplacedConnection> {
+        let is_older = |row: &ConnectionRow| {
+            row.gateway == new.gateway && row.closed.is_none() && row.instance == new.instance
+        };
+        let mut replaced = Vec::new();
+        for (id, row) in &mut self.connections {
+            if !new.instance.is_empty() && is_older(row) {
+                row.is_replaced = true;
+                replaced.push(ReplacedConnection { id: *id, node: row.node });
+            }
+        }
+        replaced
+    }
+
+    fn insert_cursor(&mut self, now: Timestamp, opening: &OpenInstance, position: i64) {
+        let OpenInstance { connection: new, confirm, .. } = opening;
+        let (received, updated_at) = (position, now);
+        if new.instance.is_empty() {
+            let connected_at = Some(now);
+            let own = Cursor { received, updated_at, connected_at, ..Cursor::default() };
+            self.cursors.entry((new.gateway, new.id.to_string())).or_insert(own);
+            return;
+        }
+        self.cursors.entry((new.gateway, String::new())).or_default();
+        let applied_up_to = if *confirm == Level::Applied { position } else { 0 };
+        let fresh = Cursor { received, applied_up_to, updated_at, ..Cursor::default() };
+        let own = self.cursors.entry((new.gateway, new.instance.clone())).or_insert(fresh);
+        if *confirm == Level::Applied {
+            own.applied_up_to = own.applied_by();
+        }
+        own.confirm = Some(*confirm);
+        own.updated_at = now;
+        (own.connected_at, own.superseded_at, own.left_at) = (None, None, None);
+    }
+
+    fn settle_before(
+        &mut self,
+        now: Timestamp,
+        opening: &OpenInstance,
+        own: Sequence,
+        position: Sequence,
+    ) -> Result<()> {
+        let OpenInstance { connection: new, confirm, resume } = opening;
+        let instance: Arc<str> = new.instance.as_str().into();
+        let on = Connected {
+            gateway: new.gateway,
+            connection: new.id,
+            instance: &instance,
+            at: now,
+            seen_at: now,
+        };
+        let confirmed = Sequence(self.confirmed(new.gateway));
+        let open = above(Range { first: own.next(), last: position }, confirmed);
+        let (how, reach) = match (resume, confirm) {
+            (ResumeFrom::Latest, _) => {
+                (How::Filtered("started at the end of the log"), Reach::Position)
+            }
+            (ResumeFrom::After { .. }, level) => {
+                let detail = "resumed after it";
+                let how = match level {
+                    Level::Received => How::Received(detail),
+                    Level::Applied => How::Applied(detail),
+                };
+                (how, Reach::Acknowledged { level: *level, confirms: true })
+            }
+            (ResumeFrom::Server | ResumeFrom::Earliest, _) => return Ok(()),
+        };
+        if let Some(open) = open {
+            self.settle(&on, open, how)?;
+        }
+        if reach != Reach::Position {
+            self.revive_confirmed(new.gateway, own.0 + 1, position.0, Some(&instance))?;
+        }
+        self.advance(&on, Some(position), reach)
+    }
+
+    /// Records an outcome other than an acknowledgement.
+    pub(super) fn instance_outcome(
+        &mut self,
+        on: &Connected<'_>,
+        outcome: &InstanceOutcome,
+    ) -> Result<()> {
+        match outcome {
+            InstanceOutcome::Acknowledged { .. } => Ok(()),
+            InstanceOutcome::Retried { sequence, code, detail, started_at } => {
+                self.nacked(on, *sequence, *code, cut(detail), *started_at).map(drop)
+            }
+            InstanceOutcome::Rejected { sequence, code, detail, started_at, advance_to } => {
+                let key = (on.gateway, sequence.0);
+                let letter = self.dead_letters.get(&key);
+                let by = letter.and_then(|letter| letter.rejected_by.as_deref());
+                if by != Some(&**on.instance)
+                    && self.nacked(on, *sequence, *code, cut(detail), *started_at)?
+                {
+                    self.count_failing(on.gateway, *sequence, *code, on.at)?;
+                    self.revive_given_up(key)?;
+                    let range = Range { first: *sequence, last: *sequence };
+                    self.rejected(on.gateway, range, *code, Some(on.instance), on.at)?;
+                }
+                self.advance(on, *advance_to, Reach::Position)
+            }
+            InstanceOutcome::Filtered { range, advance_to } => {
+                let confirmed = Sequence(self.confirmed(on.gateway));
+                if let Some(open) = above(*range, confirmed) {
+                    self.settle(on, open, How::Filtered(""))?;
+                }
+                self.advance(on, *advance_to, Reach::Position)
+            }
+            InstanceOutcome::Covered { reason, resume_at } => {
+                let floor = self.gateway_row(on.gateway)?.stream.floor;
+                let first = Sequence(self.confirmed(on.gateway).max(floor) + 1);
+                let pending = Range { first, last: *resume_at };
+                self.settle(on, pending, How::Snapshot(reason.as_str()))?;
+                self.advance(on, Some(*resume_at), Reach::Position)
+            }
+        }
+    }
+
+    /// Records that an event was not applied. Returns whether the attempt failed.
+    fn nacked(
+        &mut self,
+        on: &Connected<'_>,
+        sequence: Sequence,
+        code: Reason,
+        detail: &str,
+        started_at: Timestamp,
+    ) -> Result<bool> {
+        let has_failed = sequence.0 > self.confirmed(on.gateway);
+        let unknown = format!("{code}: {detail}");
+        self.write_attempts(&Ended {
+            gateway: on.gateway,
+            connection: Some(on.connection),
+            range: Range { first: sequence, last: sequence },
+            how: if has_failed { How::Failed(code, detail) } else { How::Unknown(&unknown) },
+            started_at,
+            finished_at: on.at,
+        })?;
+        Ok(has_failed)
+    }
+
+    fn settle(&mut self, on: &Connected<'_>, range: Range, how: How<'_>) -> Result<()> {
+        for part in self.not_dead(on.gateway, range) {
+            self.write_attempts(&Ended {
+                gateway: on.gateway,
+                connection: Some(on.connection),
+                range: part,
+                how,
+                started_at: on.at,
+                finished_at: on.at,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, on: &Connected<'_>, to: Option<Sequence>, reach: Reach) -> Result<()> {
+        let moves = to.map(|to| Move {
+            gateway: on.gateway,
+            connection: on.connection,
+            instance: Arc::clone(on.instance),
+            to: to.0,
+            reach,
+            at: on.at,
+            seen_at: Some(on.seen_at),
+        });
+        self.raise(moves.as_slice())
+    }
+
+    fn list_instances(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<InstanceList>> {
+        let Ok(gateway) = self.live_key(organisation, id) else { return Ok(None) };
+        let stream = &self.gateway_row(gateway)?.stream;
+        let named = self.cursors.iter().filter_map(|((of, name), cursor)| {
+            let confirm = cursor.confirm.filter(|_| *of == gateway)?;
+            let live = self.connections.iter().filter(|(_, row)| {
+                row.gateway == gateway && row.closed.is_none() && row.instance == *name
+            });
+            let newest = live.max_by_key(|(id, row)| (row.connected_at, **id));
+            let seen_at = newest.map_or(cursor.updated_at, |(_, row)| row.last_heartbeat_at);
+            Some(InstanceInfo {
+                name: name.clone(),
+                confirm,
+                received: Sequence(cursor.received),
+                applied: Sequence(cursor.applied_up_to),
+                lag: (stream.head - cursor.position().max(stream.floor)).max(0),
+                connection: newest.map(|(id, row)| InstanceConnection {
+                    id: *id,
+                    transport: row.transport.to_owned(),
+                    node: row.node,
+                    connected_at: row.connected_at,
+                }),
+                last_seen_at: cursor.updated_at.max(seen_at),
+            })
+        });
+        let instances = named.collect();
+        let expired = self.expired_instances.iter().filter(|((of, _), _)| *of == gateway);
+        let mut expired: Vec<_> = expired.map(|(_, row)| row.clone()).collect();
+        expired.sort_by_key(|row| std::cmp::Reverse(row.expired_at));
+        expired.truncate(usize::try_from(LISTED_EXPIRED).unwrap_or(usize::MAX));
+        Ok(Some(InstanceList { instances, expired }))
+    }
+
+    fn is_connected(&self, gateway: GatewayKey, name: &str) -> bool {
+        self.connections
+            .values()
+            .any(|row| row.gateway == gateway && row.closed.is_none() && row.instance == name)
+    }
+
+    fn forget_instance(
+        &mut self,
+        now: Timestamp,
+        organisation: OrganisationKey,
+        id: GatewayId,
+        name: &str,
+    ) -> Result<Audited<()>> {
+        let gateway = self.live_key(organisation, id)?;
+        let shown = self.shown(now, gateway)?;
+        if self.is_connected(gateway, name) {
+            return Err(Conflict::InstanceConnected(name.to_owned()).into());
+        }
+        let gone = self.remove_instance(gateway, name)?;
+        let gone = gone.ok_or(StoreError::NotFound("instance"))?;
+        Ok(Audited::new((), [entries::instance_forgotten(&shown, &gone)]))
+    }
+
+    fn remove_instance(
+        &mut self,
+        gateway: GatewayKey,
+        name: &str,
+    ) -> Result<Option<ExpiredInstance>> {
+        let key = (gateway, name.to_owned());
+        let Some(confirm) = self.cursors.get(&key).and_then(|cursor| cursor.confirm) else {
+            return Ok(None);
+        };
+        let Some(cursor) = self.cursors.remove(&key) else { return Ok(None) };
+        self.follow_instances(gateway)?;
+        Ok(Some(ExpiredInstance {
+            name: name.to_owned(),
+            confirm,
+            received: Sequence(cursor.received),
+            applied: Sequence(cursor.applied_up_to),
+            last_seen_at: cursor.updated_at,
+            expired_at: cursor.updated_at,
+        }))
+    }
+
+    /// Expires instances of the next gateways. Returns how many, and whether these were the last
+    /// gateways.
+    pub(super) fn expire_instances(
+        &mut self,
+        now: Timestamp,
+        before: Timestamp,
+        mark: &mut TrimMark,
+        batch: usize,
+    ) -> Result<(u64, bool)> {
+        let most = usize::try_from(TRIMMED_STREAMS).unwrap_or(usize::MAX);
+        let after = GatewayKey(mark.gateway);
+        let keys = self.gateways.keys().copied().filter(|key| *key > after);
+        let keys: Vec<GatewayKey> = keys.take(most).collect();
+        let Some(last) = keys.last() else { return Ok((0, true)) };
+        let old = self.cursors.iter().filter(|((of, name), cursor)| {
+            keys.contains(of)
+                && cursor.confirm.is_some()
+                && cursor.updated_at < before
+                && !self.is_connected(*of, name)
+        });
+        let old: Vec<_> = old.map(|(key, _)| key.clone()).take(batch).collect();
+        let is_cut = old.len() >= batch;
+        mark.gateway = old.last().filter(|_| is_cut).map_or(last.0, |(key, _)| key.0 - 1);
+        let mut expired = 0;
+        for key in old {
+            let Some(gone) = self.remove_instance(key.0, &key.1)? else { continue };
+            self.expired_instances.insert(key, ExpiredInstance { expired_at: now, ..gone });
+            expired += 1;
+        }
+        Ok((expired, keys.len() < most && !is_cut))
+    }
+}
+
+impl Cursor {
+    /// How far an instance has applied events, once it confirms by that: what it has confirmed before
+    /// counts.
+    fn applied_by(&self) -> i64 {
+        match self.confirm {
+            Some(Level::Received) => self.received,
+            Some(Level::Applied) | None => self.applied_up_to,
+        }
+    }
+}
+
+/// A detail of bounded length.
+fn cut(detail: &str) -> &str {
+    let fits = |end: &usize| detail.is_char_boundary(*end);
+    let end = (0..=detail.len().min(MOST_DETAIL)).rev().find(fits).unwrap_or(0);
+    detail.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,130 @@
+//! A gateway that records what it has applied.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_events::client::reliable::{
+    Client, ClientError, DeliveryGap, EventFrame, FilePosition, Handler, Notice, Options, Outcome,
+    SnapshotError, WebSocket,
+};
+use gateway_events::client::{CancellationToken, Endpoint};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::support::{PATIENCE, Service, deployed};
+
+/// What the gateway did.
+#[derive(Debug)]
+pub(crate) enum Did {
+    /// Applied the event with this sequence, on its nth attempt.
+    Applied(i64, u32),
+    Snapshot(DeliveryGap),
+    Notice(Notice),
+}
+
+/// How long some events take and with which outcome, by sequence, when they come first. Others are
+/// applied at once.
+pub(crate) type Outcomes = HashMap<i64, (Duration, Outcome)>;
+
+struct Recorder {
+    did: mpsc::UnboundedSender<Did>,
+    outcomes: Mutex<Outcomes>,
+}
+
+#[async_trait]
+impl Handler for Recorder {
+    async fn handle(&self, event: EventFrame) -> Outcome {
+        let outcome = self.outcomes.lock().expect("no panic").remove(&event.sequence.0);
+        if let Some((takes, outcome)) = outcome {
+            crate::support::pause(takes).await;
+            if outcome != Outcome::Applied {
+                return outcome;
+            }
+        }
+        let _ = self.did.send(Did::Applied(event.sequence.0, event.attempt));
+        Outcome::Applied
+    }
+
+    async fn read_snapshot(&self, gap: &DeliveryGap) -> Result<(), SnapshotError> {
+        let _ = self.did.send(Did::Snapshot(gap.clone()));
+        Ok(())
+    }
+
+    async fn notice(&self, notice: Notice) {
+        let _ = self.did.send(Did::Notice(notice));
+    }
+}
+
+/// A running client.
+pub(crate) struct Gateway {
+    did: mpsc::UnboundedReceiver<Did>,
+    stop: CancellationToken,
+    client: tokio::task::JoinHandle<Result<(), ClientError>>,
+}
+
+impl Gateway {
+    pub(crate) fn start(service: &Service, key: &str, position: PathBuf) -> Self {
+        Self::start_with(service, key, position, Outcomes::new(), Options::default())
+    }
+
+    pub(crate) fn start_with(
+        service: &Service,
+        key: &str,
+        position: PathBuf,
+        outcomes: Outcomes,
+        options: Options,
+    ) -> Self {
+        let endpoint = Endpoint {
+            base: format!("https://localhost:{}", service.port).parse().expect("a URL"),
+            tls: service.trust().client_config().expect("a TLS client"),
+            source: None,
+        };
+        let (sender, did) = mpsc::unbounded_channel();
+        let recorder = Recorder { did: sender, outcomes: Mutex::new(outcomes) };
+        let options = Options { instance: Some("a".to_owned()), ..options };
+        let transport = WebSocket::new(endpoint, key.to_owned().into());
+        let client = Client::new(transport, FilePosition::new(position), recorder, options);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let client = tokio::spawn(async move { client.run(stopped).await });
+        Self { did, stop, client }
+    }
+
+    /// The next thing that it does.
+    pub(crate) async fn next(&mut self) -> Did {
+        let next = tokio::time::timeout(PATIENCE, self.did.recv()).await;
+        next.expect("in time").expect("the client runs")
+    }
+
+    /// The sequence and the attempt of the next event that it applies.
+    pub(crate) async fn applied(&mut self) -> (i64, u32) {
+        loop {
+            if let Did::Applied(sequence, attempt) = self.next().await {
+                return (sequence, attempt);
+            }
+        }
+    }
+
+    /// Stops it, and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.end().await.expect("it was stopped");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(self) -> Result<(), ClientError> {
+        let ended = tokio::time::timeout(PATIENCE, self.client).await;
+        ended.expect("it ends in time").expect("no panic")
+    }
+}
+
+/// Publishes events for a gateway: as many as this.
+pub(crate) async fn publish(service: &Service, gateway: &str, count: i64) {
+    let events: Vec<Value> = (0..count).map(|nth| deployed(&[gateway], &nth.to_string())).collect();
+    for events in events.chunks(100) {
+        service.api().post("/events", &json!({"events": events})).await.expect("accepted");
+    }
+}
