@@ -2,6 +2,7 @@
 //! of which overrides the previous ones. Invalid values are refused here with their key,
 //! their source and what is allowed, so that no other module has to check them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -216,10 +217,47 @@ pub enum ConfigError {
 impl Config {
     /// Reads all sources; later ones override earlier ones.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::load_without(sources, &BTreeSet::new())
+    }
+
+    /// As [`Config::load`], with all problems instead of the first one. Each setting that has one is
+    /// left out to find the next. It stops at a problem that remains without the setting.
+    pub fn load_all(sources: &Sources) -> Result<Self, Vec<ConfigError>> {
+        let (mut problems, mut left_out) = (Vec::new(), BTreeSet::new());
+        loop {
+            match Self::load_without(sources, &left_out) {
+                Ok(config) if problems.is_empty() => return Ok(config),
+                Ok(_) => return Err(problems),
+                Err(ConfigError::Value { key, .. }) if left_out.contains(&key) => {
+                    return Err(problems);
+                }
+                Err(error) => {
+                    let key = match &error {
+                        ConfigError::Value { key, .. } => Some(key.clone()),
+                        ConfigError::File { .. } => None,
+                    };
+                    problems.push(error);
+                    let Some(key) = key else { return Err(problems) };
+                    left_out.insert(key);
+                }
+            }
+        }
+    }
+
+    fn load_without(sources: &Sources, left_out: &BTreeSet<String>) -> Result<Self, ConfigError> {
         let defaults = defaults();
-        let (environment, warnings) = sources::environment(&sources.environment, &defaults)?;
-        let flags = sources::flags(&sources.flags);
-        let file = sources.file.as_deref().map(read).transpose()?;
+        let variables = sources.environment.iter().filter(|(variable, _)| {
+            !left_out.contains(&sources::key_of(&variable.to_string_lossy()))
+        });
+        let (environment, warnings) = sources::environment(variables, &defaults)?;
+        let mut flags = sources::flags(&sources.flags);
+        flags.retain(|key, _| !left_out.contains(key));
+        let mut file = sources.file.as_deref().map(read).transpose()?;
+        if let Some((_, table)) = &mut file {
+            for key in left_out {
+                keys::remove(table, key);
+            }
+        }
         let origins = Origins {
             defaults: &defaults,
             file: file.as_ref(),

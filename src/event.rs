@@ -348,6 +348,8 @@ reasons! {
     Expired = "expired",
     /// The event was removed by retention's hard limit before it was confirmed.
     Retention = "retention",
+    /// The event is missing in the database, or can't be read there.
+    Unreadable = "unreadable",
     /// An admin has skipped the event for this gateway.
     Skipped = "skipped",
     /// An admin has purged the event's payload before it was delivered.

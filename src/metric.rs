@@ -133,6 +133,9 @@ catalogue! {
     Histogram RECEIPT_DELAY = "gateway_events_receipt_delay_seconds";
     /// Failed deliveries, by reason.
     Counters DELIVERY_FAILURES = "gateway_events_delivery_failures_total";
+    /// Failed deliveries, by event type. Of a range that fails at once, the first events are counted
+    /// under their types and the others as `other`; after 200 types, all further ones are `other`.
+    Counters DELIVERY_FAILURES_BY_TYPE = "gateway_events_delivery_failures_by_type_total";
     /// Deliveries whose outcome is unknown; they are sent again.
     Counter DELIVERY_UNKNOWN = "gateway_events_delivery_unknown_total";
     /// Invalid messages from gateways, by kind.
@@ -169,6 +172,9 @@ pub fn describe() {
         }
     }
 }
+
+/// The label of event types that are not counted apart.
+pub const OTHER_TYPES: &str = "other";
 
 /// Creates the counters of a metric for all values of its label.
 pub fn create(

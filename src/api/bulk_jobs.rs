@@ -52,6 +52,8 @@ pub enum JobKind {
     Redrive,
     /// It appends a range of a gateway's log again.
     Replay,
+    /// A newer version of the service started it and works on it; this one can only abort it.
+    Unknown,
 }
 
 impl JobKind {
@@ -60,6 +62,7 @@ impl JobKind {
         match self {
             Self::Redrive => "redrive",
             Self::Replay => "replay",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn create() {
     metrics::gauge!(metric::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let reasons = || Reason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::DELIVERY_FAILURES, "reason", reasons());
+    metric::create(metric::DELIVERY_FAILURES_BY_TYPE, "type", [metric::OTHER_TYPES]);
     metric::create(metric::CONNECTIONS_CLOSED, "reason", reasons());
     let rejections = RejectionReason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::INBOX_REJECTED, "reason", rejections);

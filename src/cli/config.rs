@@ -27,7 +27,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(settings) => {
-            let config = settings.load()?;
+            let config = settings.load_all()?;
             for warning in config.warnings() {
                 remark(format_args!("warning: {warning}"));
             }

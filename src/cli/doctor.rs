@@ -261,6 +261,9 @@ async fn descriptors(report: &mut Report, api: &Api) {
     }
 }
 
+/// Without a valid token, none can be created by the API.
+const ASK_FOR_TOKEN: &str = "ask an admin for one; the owner of the database creates one on its host: gateway-events token recover";
+
 /// Checks what the access token may do, without changing anything.
 async fn token(report: &mut Report, client: &ClientOptions) {
     let (api, id) = match (client.api(), client.token()) {
@@ -269,7 +272,7 @@ async fn token(report: &mut Report, client: &ClientOptions) {
             (api, id)
         }
         (Err(error), _) | (_, Err(error)) => {
-            report.fail("token", error, "create one: gateway-events token create --access NAME");
+            report.fail("token", error, ASK_FOR_TOKEN);
             return;
         }
     };
@@ -288,11 +291,7 @@ async fn token(report: &mut Report, client: &ClientOptions) {
             Ok(false) => {}
             Err(error) => {
                 let is_refused = error.status() == Some(401);
-                let advice = if is_refused {
-                    "create another one: gateway-events token create --access NAME, or token recover"
-                } else {
-                    "check the service's log"
-                };
+                let advice = if is_refused { ASK_FOR_TOKEN } else { "check the service's log" };
                 report.fail("token", first_line(&error), advice);
                 return;
             }

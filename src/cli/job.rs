@@ -7,12 +7,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use gateway_events::api::{Job, JobState, JobsQuery, Object, Page};
 use gateway_events::client::api::Api;
-use gateway_events::event::JobId;
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::output::{self, age, cell, clean, optional, time};
-use super::reference::Names;
+use super::reference::{Names, job_id};
 use super::table::table;
 
 /// How often the progress of a job is read.
@@ -31,16 +30,16 @@ pub(crate) enum Command {
     },
     /// Show a job
     Show {
-        /// Its id
-        id: JobId,
+        /// Its id, or the beginning of it
+        id: String,
         /// Wait until it has ended, and show its progress; exits with 1 unless it is done
         #[arg(long)]
         wait: bool,
     },
     /// End a running job; what it has appended stays
     Abort {
-        /// Its id
-        id: JobId,
+        /// Its id, or the beginning of it
+        id: String,
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -71,10 +70,11 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             output::answer(client.json, &api.jobs(&query, limit).await?, listed)
         }
         Command::Show { id, wait } => {
-            let job = api.job(id).await?;
+            let job = api.job(job_id(&id, &api).await?).await?;
             answer(job, Wait { no_wait: !wait }, &api, client).await
         }
         Command::Abort { id, confirmation } => {
+            let id = job_id(&id, &api).await?;
             let job = api.job(id).await?;
             if job.state == JobState::Running {
                 let consequences = format!(

@@ -4,16 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
-use gateway_events::api::{EventFilter, Gateway};
+use gateway_events::api::{EventFilter, Gateway, JobsQuery};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{EventId, EventIdPrefix, GatewayId};
+use gateway_events::event::{EventId, EventIdPrefix, GatewayId, JobId};
 use gateway_events::names::closest;
 
 use super::output::cell;
 
 /// The shortest beginning of an id that stands for it.
 const SHORTEST_PREFIX: usize = 4;
+/// Jobs among which a beginning is looked up.
+const NEWEST_JOBS: usize = 1000;
 /// The maximum number of candidates in an error.
 const CANDIDATES: usize = 10;
 
@@ -65,8 +67,7 @@ fn named(name: &str, list: &[Gateway]) -> anyhow::Result<GatewayId> {
         return Ok(gateway.id);
     }
     let prefix = name.to_ascii_lowercase();
-    let is_prefix = prefix.len() >= SHORTEST_PREFIX
-        && prefix.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_prefix = is_id_prefix(&prefix);
     let begins = |gateway: &&Gateway| is_prefix && gateway.id.to_string().starts_with(&prefix);
     let found: Vec<&Gateway> = list.iter().filter(begins).collect();
     match found[..] {
@@ -121,6 +122,37 @@ pub(crate) async fn event_id(given: &EventId, api: &Api) -> anyhow::Result<Event
             Err(ambiguous("events", given.as_str(), shown, found.len()))
         }
     }
+}
+
+/// The id of the job with this id or, without one, of the only one whose id begins with it, among
+/// the newest.
+pub(crate) async fn job_id(given: &str, api: &Api) -> anyhow::Result<JobId> {
+    if let Ok(id) = given.parse() {
+        return Ok(id);
+    }
+    let prefix = given.to_ascii_lowercase();
+    anyhow::ensure!(
+        is_id_prefix(&prefix),
+        "{given:?} is not the id of a job, or its beginning; `gateway-events job list` shows all"
+    );
+    let jobs = api.jobs(&JobsQuery::default(), NEWEST_JOBS).await?.list;
+    let found: Vec<_> = jobs.iter().filter(|job| job.id.to_string().starts_with(&prefix)).collect();
+    match found[..] {
+        [one] => Ok(one.id),
+        [] => Err(anyhow::anyhow!(
+            "no job's id begins with {given:?}; `gateway-events job list` shows all"
+        )),
+        _ => {
+            let shown = found.iter().map(|job| format!("{}  {}", job.id, job.kind.as_str()));
+            Err(ambiguous("jobs", given, shown, found.len()))
+        }
+    }
+}
+
+/// Whether a text may be the beginning of a UUID.
+fn is_id_prefix(text: &str) -> bool {
+    text.len() >= SHORTEST_PREFIX
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 /// The public id with this beginning among these; what was given if there is none.

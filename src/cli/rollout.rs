@@ -14,7 +14,7 @@ use gateway_events::api::{
 };
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::event::{CorrelationId, EventId, GatewayId};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::access::ClientOptions;
 use super::output::{answer, cell, clean, optional, remark};
@@ -25,6 +25,8 @@ use super::time::parse_duration;
 const REFRESH: Duration = Duration::from_secs(2);
 /// The pause before a request that failed is repeated.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How much later than requested an answer may come.
+const OVERDUE: Duration = Duration::from_secs(5);
 /// The time to wait if none is given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Gateways that are shown on a terminal while waiting, at most.
@@ -106,8 +108,8 @@ pub(crate) fn exit_code(rollout: &RolloutOfEvents) -> ExitCode {
 }
 
 /// Waits with as many requests as needed. Shows the progress on standard error: on a terminal a
-/// line per gateway that is not there yet, otherwise a line per change. A node that fails or shuts
-/// down is asked again: another one may be behind the address.
+/// line per gateway that is not there yet, otherwise a line per change. A request that fails because
+/// of its node or the network is repeated until the deadline: another node may be behind the address.
 pub(crate) async fn waited(
     api: &Api,
     query: &RolloutQuery,
@@ -118,7 +120,15 @@ pub(crate) async fn waited(
     // The first answer shows where everything is.
     let mut time = Duration::ZERO;
     loop {
-        match api.rollout(query, &wait.query(time)).await {
+        let asked = wait.query(time);
+        let answer = timeout(time + OVERDUE, api.rollout(query, &asked)).await;
+        let Ok(answer) = answer else {
+            // The node, or the network to it, is gone without closing the connection.
+            anyhow::ensure!(Instant::now() < deadline, "{} did not answer in time", api.base());
+            time = Duration::ZERO;
+            continue;
+        };
+        match answer {
             Ok(rollout) => {
                 progress.show(&rollout);
                 let ended = rollout.rollout.ended;

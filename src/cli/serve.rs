@@ -46,6 +46,15 @@ impl Settings {
         self.load_with(Flags::default())
     }
 
+    /// As [`Settings::load`], with all problems in the error.
+    pub(crate) fn load_all(self) -> anyhow::Result<Config> {
+        let flags = Flags { data_dir: self.data_dir, ..Flags::default() };
+        Config::load_all(&Sources::from_environment(self.config, flags)).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("{}", problems.join("\n"))
+        })
+    }
+
     fn load_with(self, flags: Flags) -> anyhow::Result<Config> {
         let flags = Flags { data_dir: self.data_dir, ..flags };
         Ok(Config::load(&Sources::from_environment(self.config, flags))?)

@@ -157,9 +157,14 @@ async fn revoke(args: Revoke) -> anyhow::Result<ExitCode> {
         )?;
         api.revoke_gateway_token(gateway.id, &token).await?;
     } else {
-        let known = api.access_tokens().await.map(|page| page.list).unwrap_or_default();
-        let ids = known.into_iter().filter(|it| it.revoked_at.is_none());
-        token = token_id(&token, ids.map(|it| (it.id, it.name)).collect())?;
+        let known = api.access_tokens().await.ok().map(|page| page.list);
+        let live = known.iter().flatten().filter(|it| it.revoked_at.is_none());
+        token = token_id(&token, live.map(|it| (it.id.clone(), it.name.clone())).collect())?;
+        let is_known = known.is_none_or(|known| known.iter().any(|it| it.id == token));
+        anyhow::ensure!(
+            is_known,
+            "no access token has the id {token}. To revoke a gateway's key, name the gateway: gateway-events token revoke {token} --gateway NAME"
+        );
         confirmation.require(
             format_args!(
                 "Access token {token} will be revoked permanently. Programs that use it are refused."

@@ -31,6 +31,18 @@ pub(super) fn set(table: &mut Table, key: &str, value: Value) {
     }
 }
 
+/// Removes a key and its value.
+pub(super) fn remove(table: &mut Table, key: &str) {
+    match key.split_once('.') {
+        Some((section, rest)) => {
+            if let Some(Value::Table(inner)) = table.get_mut(section) {
+                remove(inner, rest);
+            }
+        }
+        None => drop(table.remove(key)),
+    }
+}
+
 /// Overrides the values of one table with those of another.
 pub(super) fn merge(below: &mut Table, above: &Table) {
     for (key, value) in above {

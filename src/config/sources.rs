@@ -97,16 +97,16 @@ pub(super) fn flags(flags: &Flags) -> Settings {
 
 /// The settings from the environment, and warnings about variables that look like settings
 /// of this program.
-pub(super) fn environment(
-    variables: &[(OsString, OsString)],
+pub(super) fn environment<'a>(
+    variables: impl Iterator<Item = &'a (OsString, OsString)>,
     defaults: &Table,
 ) -> Result<(Settings, Vec<String>), ConfigError> {
     let mut settings = Settings::new();
     let mut warnings = Vec::new();
     for (variable, value) in variables {
         let variable = variable.to_string_lossy();
-        if let Some(name) = variable.strip_prefix(PREFIX) {
-            let key = name.to_ascii_lowercase().replace("__", ".");
+        if variable.starts_with(PREFIX) {
+            let key = key_of(&variable);
             let given = given(&key, &variable, value, defaults)?;
             settings.insert(key, given);
         } else if keys::is_similar(&variable) && !CLIENT_VARIABLES.contains(&&*variable) {
@@ -121,6 +121,14 @@ pub(super) fn environment(
         }
     }
     Ok((settings, warnings))
+}
+
+/// The key of the setting that a variable sets; of another variable its name, by which problems
+/// refer to it.
+pub(super) fn key_of(variable: &str) -> String {
+    variable
+        .strip_prefix(PREFIX)
+        .map_or_else(|| variable.to_owned(), |name| name.to_ascii_lowercase().replace("__", "."))
 }
 
 fn given(key: &str, variable: &str, value: &OsStr, defaults: &Table) -> Result<Given, ConfigError> {

@@ -331,19 +331,22 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
 /// What to do about a rejected row.
 fn retry(row: &RejectedRow) -> Option<Step> {
     let at = to_the_second(row.rejected_at);
-    let reason = row.reason;
+    let (reason, id) = (row.reason, row.id);
     Some(match reason {
         RejectionReason::UnknownEventType => Step::new(
             format!(
-                "A row of the inbox for it was rejected at {at}, because its event type {} is not registered. Register the type, if the name is right, then put the row back: gateway-events inbox retry {}",
-                row.event_type, row.id
+                "A row of the inbox for it was rejected at {at}, because its event type {} is not registered. Register the type, if the name is right, then put the row back: gateway-events inbox retry {id}. Otherwise correct the row: gateway-events inbox edit {id} --type NAME",
+                row.event_type
             ),
             format!("event-type put {}", argument(&row.event_type)),
         ),
         RejectionReason::Expired => return None,
         _ => Step::new(
-            format!("A row of the inbox for it was rejected at {at} ({reason}): {}", row.detail),
-            format!("inbox show {}", row.id),
+            format!(
+                "A row of the inbox for it was rejected at {at} ({reason}): {} Show it, and then correct and publish it: gateway-events inbox edit {id}",
+                row.detail
+            ),
+            format!("inbox show {id}"),
         ),
     })
 }

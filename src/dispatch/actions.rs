@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::Dispatcher;
 use crate::clock::Timestamp;
 use crate::jobs::{Job, Next};
-use crate::store::{Result, StoreError, StreamChanges};
+use crate::store::{Result, StoreError, StreamChanges, TimedKey};
 
 /// A pause takes effect on all nodes within a second.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Changes that one statement reads, at most.
+const PAGE: usize = 500;
 /// A transaction may commit this long after the time that it recorded.
 const LATE: Duration = Duration::from_mins(1);
 
@@ -37,13 +39,21 @@ impl Job for Poll {
             return Ok(Next::Wait);
         }
         let since = self.since.unwrap_or_else(|| Timestamp::now().minus(LATE));
-        let changes = self.dispatcher.store.stream_changes(Some(since)).await?;
-        let StreamChanges { as_of, changed } = changes;
-        for (gateway, control) in changed {
-            self.dispatcher.wake.changed(gateway, control);
+        let (mut after, mut first) = (TimedKey { at: since, key: 0 }, None);
+        loop {
+            let page = self.dispatcher.store.stream_changes(after, PAGE).await?;
+            let StreamChanges { as_of, changed, next } = page;
+            for (gateway, control) in changed {
+                self.dispatcher.wake.changed(gateway, control);
+            }
+            // What is changed while the pages are read is read again by the next run.
+            let begun = *first.get_or_insert(as_of);
+            let Some(next) = next else {
+                self.since = Some(begun.minus(LATE));
+                return Ok(Next::Wait);
+            };
+            after = next;
         }
-        self.since = Some(as_of.minus(LATE));
-        Ok(Next::Wait)
     }
 
     fn max_backoff(&self) -> Duration {

@@ -2,7 +2,10 @@
 //! gateway, because a gateway decides how often it fails. The ledger has every failure, whether it
 //! was logged or not.
 
-use crate::event::{ConnectionId, GatewayId, Reason};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::event::{ConnectionId, EventType, GatewayId, Reason};
 use crate::log_limit::{Bounds, LogLimit};
 use crate::metric;
 use crate::store::{LoggedEvent, Range, UndeliveredRange};
@@ -22,13 +25,20 @@ pub(super) struct Failed<'a> {
     pub(super) events: &'a [LoggedEvent],
 }
 
-/// The rate-limited log.
+/// The rate-limited log, and the counts of all failures.
 #[derive(Debug)]
-pub(super) struct FailureLog(LogLimit<GatewayId>);
+pub(super) struct FailureLog {
+    limit: LogLimit<GatewayId>,
+    /// The types that are counted apart.
+    types: Mutex<HashSet<EventType>>,
+}
+
+/// Event types whose failures are counted apart, at most.
+const MOST_TYPES: usize = 200;
 
 impl Default for FailureLog {
     fn default() -> Self {
-        Self(LogLimit::new(BOUNDS))
+        Self { limit: LogLimit::new(BOUNDS), types: Mutex::default() }
     }
 }
 
@@ -42,11 +52,34 @@ impl FailureLog {
         }
     }
 
+    /// Counts failed deliveries by reason and by type.
+    pub(super) fn count(&self, range: Range, reason: Reason, events: &[LoggedEvent]) {
+        let mut count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
+        for event in events {
+            let label = self.label(&event.event_type);
+            metrics::counter!(metric::DELIVERY_FAILURES_BY_TYPE, "type" => label).increment(1);
+            count = count.saturating_sub(1);
+        }
+        let others = metric::OTHER_TYPES;
+        metrics::counter!(metric::DELIVERY_FAILURES_BY_TYPE, "type" => others).increment(count);
+    }
+
+    /// A type's label.
+    fn label(&self, event_type: &EventType) -> String {
+        // Held for a lookup.
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        if types.len() < MOST_TYPES || types.contains(event_type) {
+            types.insert(event_type.clone());
+            return event_type.to_string();
+        }
+        metric::OTHER_TYPES.to_owned()
+    }
+
     /// Counts and logs failed deliveries without an attempt.
     pub(super) fn count_and_log(&self, failed: &UndeliveredRange, reason: Reason, detail: &str) {
         let UndeliveredRange { gateway_id, gateway_name, range, events } = failed;
-        let count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
+        self.count(*range, reason, events);
         self.log(&Failed {
             gateway_id: *gateway_id,
             gateway_name,
@@ -60,7 +93,7 @@ impl FailureLog {
 
     /// Whether another line about this gateway may be logged; if so, how many were suppressed.
     pub(super) fn admit(&self, gateway: GatewayId) -> Option<u64> {
-        self.0.admit(&gateway)
+        self.limit.admit(&gateway)
     }
 
     fn line(&self, failed: &Failed<'_>, event: Option<&LoggedEvent>) {
@@ -85,7 +118,7 @@ impl FailureLog {
 
     /// Logs the number of suppressed lines of gateways that have been quiet since.
     pub(super) fn log_suppressed(&self) {
-        let (gateways, others) = self.0.take_suppressed();
+        let (gateways, others) = self.limit.take_suppressed();
         for (gateway, suppressed) in gateways {
             tracing::warn!(
                 target: "delivery",

@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::backoff::Backoff;
 use super::window;
-use crate::event::{GatewayKey, Sequence};
+use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::{Log, OutboxPage, OutboxRow, Range, Result, StoreError};
 use crate::wake::{Control, Hint, Subscription};
 
@@ -22,6 +22,8 @@ const FIRST_PAGE: usize = 8;
 /// Rows of the largest page, in windows. Each page costs a query, and small events are sent faster
 /// than one page after another can be read.
 const LONGEST_PAGE: usize = 4;
+/// Reads that must not find an event before it is given up.
+const MISSING_READS: u32 = 3;
 /// The size of a row besides its payload, in bytes: ids, timestamps and this struct.
 const ROW: usize = 256;
 
@@ -30,8 +32,8 @@ const ROW: usize = 256;
 pub(super) enum Item {
     /// An event. The instant is that of its commit, if it came with a hint.
     Event(OutboxRow, Option<Instant>),
-    /// Sequences that retention has removed.
-    Lost(Range),
+    /// Sequences whose events are not in the log, and why.
+    Lost(Range, Reason),
 }
 
 /// The source of one lane's events.
@@ -61,6 +63,8 @@ pub(super) struct Feed {
     read: Option<BoxFuture<'static, Result<OutboxPage>>>,
     wait: Duration,
     backoff: Backoff,
+    /// The sequence that the last reads did not find, and how many they were.
+    missing: (Sequence, u32),
 }
 
 impl Item {
@@ -68,7 +72,7 @@ impl Item {
     pub(super) const fn last(&self) -> Sequence {
         match self {
             Self::Event(row, _) => row.sequence,
-            Self::Lost(range) => range.last,
+            Self::Lost(range, _) => range.last,
         }
     }
 }
@@ -103,6 +107,7 @@ impl Feed {
             read: None,
             wait: Duration::ZERO,
             backoff: Backoff::default(),
+            missing: (Sequence::ZERO, 0),
         }
     }
 
@@ -245,8 +250,9 @@ impl Feed {
                 if page.floor > self.last {
                     let lost = Range { first: self.last.next(), last: page.floor };
                     self.last = page.floor;
-                    self.ready.push_back(Item::Lost(lost));
+                    self.ready.push_back(Item::Lost(lost, Reason::Retention));
                 }
+                self.give_up_missing(&page);
                 let (asked, got) = (self.page, page.rows.len());
                 let is_all = page.rows.last().is_none_or(|row| row.sequence >= page.head);
                 if got >= asked {
@@ -270,6 +276,40 @@ impl Feed {
             self.backoff.reset();
         }
         self.ready.len() > before
+    }
+
+    /// Gives up sequences up to the head that a page should have contained, once several reads have
+    /// not found them. A page is read from one snapshot, so they are missing in the database.
+    fn give_up_missing(&mut self, page: &OutboxPage) {
+        let next = self.last.next();
+        // A hint has supplied what follows.
+        let is_old = page.rows.first().is_some_and(|row| row.sequence < next);
+        let last = match (page.unreadable, page.rows.first()) {
+            _ if is_old || page.head < next => return,
+            (Some(sequence), _) => sequence,
+            (None, Some(row)) => row.sequence.previous(),
+            (None, None) => {
+                // Of what was asked for, nothing was found.
+                let asked = i64::try_from(self.page).unwrap_or(i64::MAX);
+                page.head.min(Sequence(self.last.0.saturating_add(asked)))
+            }
+        };
+        if last < next {
+            return;
+        }
+        let (sequence, reads) = self.missing;
+        self.missing = (next, if sequence == next { reads + 1 } else { 1 });
+        if self.missing.1 < MISSING_READS {
+            return;
+        }
+        tracing::error!(
+            gateway = self.gateway.0,
+            first = next.0,
+            last = last.0,
+            "events of a log are missing or unreadable; they are recorded as failed"
+        );
+        self.ready.push_back(Item::Lost(Range { first: next, last }, Reason::Unreadable));
+        self.last = last;
     }
 
     fn push(&mut self, row: OutboxRow, committed_at: Option<Instant>) {

@@ -281,9 +281,9 @@ impl Lane {
                 return false;
             }
             let sent = match item {
-                Item::Lost(range) => {
-                    let last = range.last;
-                    self.skip(last, Reason::Retention)
+                Item::Lost(range, reason) => {
+                    let (last, reason) = (range.last, *reason);
+                    self.skip(last, reason)
                 }
                 Item::Event(OutboxRow { sequence, withheld: Some(reason), .. }, _) => {
                     let (last, reason) = (*sequence, *reason);

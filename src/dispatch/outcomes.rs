@@ -256,7 +256,10 @@ impl Outcomes {
                 }
             }
             // Which event it answers is not known yet.
-            Record::Unmatched { result: Err((reason, _)), .. } => count_failures(*reason, 1),
+            Record::Unmatched { result: Err((reason, _)), sent_here, .. } => {
+                let one = Range { first: *sent_here, last: *sent_here };
+                self.failures.count(one, *reason, &[]);
+            }
             Record::Skipped { range, reason, .. } if self.is_logged(*range, *reason) => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
             Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
@@ -331,11 +334,11 @@ impl Outcomes {
     }
 
     fn failed(&mut self, range: Range, reason: Reason, detail: &str) {
+        let events = self.take_named(range);
         // Events removed by retention were counted when they were removed.
         if reason != Reason::Retention {
-            count_failures(reason, length(range));
+            self.failures.count(range, reason, &events);
         }
-        let events = self.take_named(range);
         self.failures.log(&Failed {
             gateway_id: self.info.gateway_id,
             gateway_name: &self.info.gateway_name,
@@ -371,10 +374,6 @@ fn merge(before: &mut InstanceOutcome, next: &InstanceOutcome) -> bool {
         }
         _ => false,
     }
-}
-
-fn count_failures(reason: Reason, count: u64) {
-    metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
 }
 
 fn length(range: Range) -> u64 {

@@ -141,7 +141,7 @@ pub(super) async fn resync(
     Err(Problem::new(
         Code::ResyncUnsupported,
         format!(
-            "The protocol of this gateway has no message that requests a resync. To send its events again, replay a part of its log: POST /gateways/{id}/replay."
+            "The protocol of this gateway has no message that requests a resync. To send its events again, replay a part of its log: POST /gateways/{id}/replay, or gateway-events gateway replay {id}."
         ),
     ))
 }

@@ -171,6 +171,7 @@ fn described(task: BulkTask) -> (JobKind, JobParameters) {
             };
             (JobKind::Replay, parameters)
         }
+        BulkTask::Unreadable => (JobKind::Unknown, none),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{Actor, Gateway, Result, UndeliveredRange};
+use super::{Actor, Gateway, Result, TimedKey, UndeliveredRange};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, Sequence};
 use crate::wake::Control;
@@ -51,9 +51,9 @@ pub trait Actions: Send + Sync + 'static {
         reason: &str,
         dry_run: bool,
     ) -> Result<Purged>;
-    /// How the logs are delivered whose delivery was changed at this time or later, on any node;
-    /// all that were ever changed with `None`.
-    async fn stream_changes(&self, since: Option<Timestamp>) -> Result<StreamChanges>;
+    /// A page of the logs whose delivery was changed on any node, in the order of their last
+    /// changes, after a position. At most `limit`.
+    async fn stream_changes(&self, after: TimedKey, limit: usize) -> Result<StreamChanges>;
 }
 
 /// The pause of a gateway.
@@ -132,6 +132,8 @@ pub struct StreamChanges {
     pub as_of: Timestamp,
     /// The newest state of each log.
     pub changed: Vec<(GatewayKey, Control)>,
+    /// Where the next page begins: after this time of a change and gateway. `None` after the last.
+    pub next: Option<TimedKey>,
 }
 
 impl Purge {

@@ -29,7 +29,7 @@ pub(crate) mod stored;
 
 use super::{
     Actor, AppendedDelivery, DeliveryCursor, DeliveryFilter, DeliveryKey, Principal, Range,
-    Redriven, Refusal, Result, StoreError, Target,
+    Redriven, Refusal, Result, Target,
 };
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{EventId, GatewayId, GatewayKey, JobId, NodeId, OrganisationKey, Sequence};
@@ -176,6 +176,9 @@ pub enum BulkTask {
     Redrive(DeliveryFilter),
     /// Replays a range of a gateway's log.
     Replay(GatewayId, Range),
+    /// This version can't read what it does or where it is: a newer version stored it. It is listed
+    /// and can be aborted, and nodes of that version work on it.
+    Unreadable,
 }
 
 /// The state of a job. The names are those of the column `bulk_jobs.state`.
@@ -202,13 +205,12 @@ impl BulkJobState {
         }
     }
 
-    /// The state with a name from the database.
-    pub fn stored(name: &str) -> Result<Self> {
+    /// The state with a name from the database. One that only a newer version knows counts as
+    /// running until the job has ended, and then as failed.
+    pub fn stored(name: &str, has_ended: bool) -> Self {
         let known = [Self::Running, Self::Done, Self::Aborted, Self::Failed];
-        known
-            .into_iter()
-            .find(|state| state.as_str() == name)
-            .ok_or_else(|| StoreError::Corrupt(format!("unknown state of a job: {name:?}")))
+        let unknown = if has_ended { Self::Failed } else { Self::Running };
+        known.into_iter().find(|state| state.as_str() == name).unwrap_or(unknown)
     }
 }
 
@@ -297,7 +299,7 @@ impl BulkJob {
     /// A new job, before it is stored.
     pub fn new(id: JobId, actor: &Actor, task: BulkTask, now: Timestamp) -> Self {
         let (position, total) = match &task {
-            BulkTask::Redrive(_) => (BulkPosition::Counted(None), None),
+            BulkTask::Redrive(_) | BulkTask::Unreadable => (BulkPosition::Counted(None), None),
             BulkTask::Replay(_, range) => (
                 BulkPosition::Replayed(range.first.previous()),
                 Some(range.last.0 - range.first.0 + 1),

@@ -176,6 +176,8 @@ pub struct OutboxPage {
     pub head: Sequence,
     /// The log's last trimmed sequence. If it is above `after`, some events were removed.
     pub floor: Sequence,
+    /// The sequence after `after` if its event is missing or can't be read; then there are no rows.
+    pub unreadable: Option<Sequence>,
 }
 
 /// A connection to open.

@@ -80,7 +80,7 @@ impl std::fmt::Display for ValidationError {
             Self::Expired => f.write_str("expiresAt: is in the past"),
             Self::UnknownType(name) => write!(
                 f,
-                "The event type {name} is not registered; an admin registers it with PUT /api/internal/v1/event-types/{name}."
+                "The event type {name} is not registered; an admin registers it: PUT /api/internal/v1/event-types/{name}, or gateway-events event-type put {name}."
             ),
             Self::TooLarge { bytes, limit } => write!(
                 f,

@@ -81,6 +81,7 @@ pub enum TargetState {
 
 /// A delivery of an event of a rollout.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub struct RolloutRow {
     /// The event.
     pub event_id: EventId,

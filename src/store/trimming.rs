@@ -47,6 +47,9 @@ pub struct TrimMark {
     pub gateway: i64,
     /// The last examined event, by when it was appended.
     pub event: TimedKey,
+    /// The first event in this pass that another transaction had locked, so that it was kept. The
+    /// next pass examines the events from there on again.
+    pub locked_event: Option<TimedKey>,
     /// The last examined attempt, by when it finished.
     pub attempt: TimedKey,
     /// The last examined range of dead letters.
@@ -107,6 +110,13 @@ impl RetentionLimits {
 }
 
 impl TrimMark {
+    /// Returns to the events that were kept because they were locked, at the end of a pass over
+    /// events.
+    pub fn return_to_locked(&mut self) {
+        let before = self.locked_event.take().map(|it| TimedKey { key: it.key - 1, ..it });
+        self.event = before.into_iter().fold(self.event, TimedKey::min);
+    }
+
     /// The instant by which a batch measures ages, given the clock's reading.
     pub fn measure_by(&mut self, now: Timestamp) -> Timestamp {
         let at = Instant::now();
@@ -123,6 +133,7 @@ impl Default for TrimMark {
             step: TrimStep::Logs,
             gateway: 0,
             event: TimedKey::FIRST,
+            locked_event: None,
             attempt: TimedKey::FIRST,
             dead_letter: DeadLetterPlace::FIRST,
             old_dead_letter: DeadLetterPlace::FIRST,

@@ -327,6 +327,9 @@ async fn a_job_is_started_shown_and_aborted_on_the_command_line(on: On) {
     assert!(few.well().contains("2 of the sequences 3 to 4 were appended again"), "{few:?}");
     service.run("gateway replay berlin").await.failed(2, &["--from-sequence"]);
     service.run("gateway replay berlin --from-sequence 0").await.failed(1, &["fromSequence"]);
+    let shown = service.run(&format!("job show {}", &job[..job.len() - 6])).await;
+    assert!(shown.well().contains(job), "by the beginning of its id: {shown:?}");
+    service.run("job show 0000ffff").await.failed(1, &["begins with", "job list"]);
     let unknown = format!("job show {}", JobId::new());
     service.run(&unknown).await.failed(1, &["no such job"]);
 }

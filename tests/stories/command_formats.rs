@@ -247,6 +247,9 @@ async fn doctor_finds_what_is_wrong() {
     assert_eq!(result(&none, "token"), "fail", "{none:#}");
     let wrong = failing("GATEWAY_EVENTS_TOKEN", "gwa_x_y", "").await;
     assert_eq!(result(&wrong, "token"), "fail", "{wrong:#}");
+    // With a rejected token, none can be created by the API.
+    assert!(wrong.to_string().contains("token recover"), "{wrong:#}");
+    assert!(!wrong.to_string().contains("token create"), "{wrong:#}");
     let untrusted = failing("GATEWAY_EVENTS_CA_FILE", "", "").await;
     assert_eq!(result(&untrusted, "tls"), "fail", "{untrusted:#}");
     assert_eq!(result(&untrusted, "certificate"), "ok", "{untrusted:#}");

@@ -115,7 +115,9 @@ async fn tokens_are_shown_once_listed_and_revoked() {
     run(&mut as_ci).await.failed(1, &["403", "admin"]);
     service.run(&format!("token revoke {} --yes", text(&made["id"]))).await.well();
     run(&mut as_ci).await.failed(1, &["401", "GATEWAY_EVENTS_TOKEN", "--token-file"]);
-    service.run("token revoke aaaaaaaaaaaa --yes").await.failed(1, &["404"]);
+    // As if it was the id of a gateway's key.
+    let unknown = service.run("token revoke aaaaaaaaaaaa --yes").await;
+    unknown.failed(1, &["no access token", "token revoke aaaaaaaaaaaa --gateway NAME"]);
     service.run("token revoke ../gateways").await.failed(2, &["public id"]);
     service.run("token create").await.failed(2, &["--gateway"]);
     service.run("token create --access ci").await.failed(2, &["--scope"]);
@@ -264,10 +266,11 @@ async fn a_label_that_is_given_twice_is_refused() {
 async fn a_command_that_can_not_be_undone_needs_confirmation() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
+    let own = service.token.split('_').nth(1).expect("a public id");
     for (command, says) in [
         (format!("gateway delete {id}"), "one"),
         (format!("token revoke --gateway one {}", &key[4..16]), "one"),
-        ("token revoke abc".to_owned(), "abc"),
+        (format!("token revoke {own}"), own),
         ("inbox delete 1".to_owned(), "1"),
     ] {
         service.run(&command).await.failed(1, &["permanently", says, "--yes"]);

@@ -165,6 +165,7 @@ macro_rules! conforms {
             concurrent_large_requests_are_each_appended_as_a_whole
             events_that_retention_removed_fail_once_whichever_connection_resumes
             a_paused_gateway_is_known_until_it_is_resumed
+            changes_of_delivery_are_read_in_pages
             nothing_is_recorded_as_not_connected_during_a_pause
             only_a_pending_delivery_is_skipped_and_only_once
             a_skipped_event_that_the_gateway_confirms_is_delivered

@@ -28,6 +28,7 @@ pub(crate) enum Fault {
 /// Forwards connections to a local port until it is dropped.
 pub(crate) struct FaultProxy {
     pub(crate) port: u16,
+    to: watch::Sender<u16>,
     fault: watch::Sender<Fault>,
     accepting: JoinHandle<()>,
 }
@@ -37,9 +38,14 @@ impl FaultProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let fault = watch::Sender::new(Fault::None);
         let own_port = listener.local_addr().expect("an address").port();
-        let accepting =
-            tokio::spawn(accept(listener, ([127, 0, 0, 1], port).into(), fault.clone()));
-        Self { port: own_port, fault, accepting }
+        let to = watch::Sender::new(port);
+        let accepting = tokio::spawn(accept(listener, to.subscribe(), fault.clone()));
+        Self { port: own_port, to, fault, accepting }
+    }
+
+    /// Forwards later connections to another port.
+    pub(crate) fn leads_to(&self, port: u16) {
+        self.to.send_replace(port);
     }
 
     /// Sets the fault for all connections.
@@ -56,10 +62,12 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, fault: watch::Sender<Fault>) {
+async fn accept(listener: TcpListener, to: watch::Receiver<u16>, fault: watch::Sender<Fault>) {
     loop {
         let (near, _) = listener.accept().await.expect("a connection");
-        let far = TcpStream::connect(to).await.expect("the service listens");
+        let address = SocketAddr::from(([127, 0, 0, 1], *to.borrow()));
+        // If the service is down, the connection ends.
+        let Ok(far) = TcpStream::connect(address).await else { continue };
         for stream in [&near, &far] {
             stream.set_nodelay(true).expect("no delay");
         }

@@ -43,8 +43,12 @@ enum Place {
 
 impl Place {
     async fn open(&self, node: NodeId) -> Arc<dyn Store> {
+        self.open_with(node, Wake::default()).await
+    }
+
+    async fn open_with(&self, node: NodeId, wake: Wake) -> Arc<dyn Store> {
         match self {
-            Self::Memory(database) => MemoryStore::open(database, node, Wake::default()),
+            Self::Memory(database) => MemoryStore::open(database, node, wake),
             Self::Embedded(directory) => {
                 // A process that another test starts inherits the lock of the file until it
                 // executes its program.
@@ -52,7 +56,7 @@ impl Place {
                 let opening = async {
                     loop {
                         tries.tick().await;
-                        match store_sqlite::open_as(directory.path(), node).await {
+                        match store_sqlite::open_with(directory.path(), node, wake.clone()).await {
                             Err(sqlite::OpenError::InUse(_)) => {}
                             other => return other.unwrap(),
                         }
@@ -60,7 +64,9 @@ impl Place {
                 };
                 tokio::time::timeout(PATIENCE, opening).await.expect("it is free in time")
             }
-            Self::Shared(database) => store_postgres::open_as(database, node).await.unwrap(),
+            Self::Shared(database) => {
+                store_postgres::open_with(database, node, wake).await.unwrap()
+            }
         }
     }
 

@@ -278,6 +278,7 @@ async fn a_rejected_row_is_found_and_put_back(on: On) {
     service.run(&put).await.well();
     let retry = format!("inbox retry {}", row["id"]);
     assert!(text.contains(&retry), "{text}");
+    assert!(text.contains(&format!("inbox edit {}", row["id"])), "{text}");
     service.run(&retry).await.well();
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;

@@ -70,6 +70,7 @@ async fn metrics_move_when_events_are_delivered_and_when_they_fail() {
     for name in [
         "gateway_events_events_written_total",
         "gateway_events_delivery_failures_total{reason=\"not_connected\"}",
+        "gateway_events_delivery_failures_by_type_total{type=\"api.deployed\"}",
         "gateway_events_authentication_failures_total",
         "gateway_events_receipt_delay_seconds_count",
         "gateway_events_dispatch_delay_seconds_count",

@@ -302,7 +302,9 @@ fn the_embedded_store_keeps_the_same_positions() {
     run(12, |runtime, kind, steps| {
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
-            let store = store_sqlite::open_as(directory.path(), NodeId::new()).await.unwrap();
+            let store = store_sqlite::open_with(directory.path(), NodeId::new(), Wake::default())
+                .await
+                .unwrap();
             let outcome = run_steps(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
             store.close().await;
             outcome
@@ -315,7 +317,8 @@ fn the_shared_store_keeps_the_same_positions() {
     let database = Database::new();
     run(12, |runtime, kind, steps| {
         runtime.block_on(async {
-            let store = store_postgres::open_as(&database, NodeId::new()).await.unwrap();
+            let store =
+                store_postgres::open_with(&database, NodeId::new(), Wake::default()).await.unwrap();
             let outcome = run_steps(store.as_ref(), &Timestamp::now, &drop, kind, steps).await;
             store.close().await;
             outcome

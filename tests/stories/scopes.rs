@@ -28,7 +28,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 56] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 58] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),

@@ -100,6 +100,21 @@ async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
 }
 
 #[tokio::test]
+async fn a_check_reports_all_problems_at_once() {
+    let directory = tempdir().expect("a directory");
+    let file = directory.path().join("settings.toml");
+    let text = "[delivery]\nwindow = 3\nmax_attempts = \"many\"\n[retention]\nbatch = 0\n";
+    std::fs::write(&file, text).expect("written");
+    let mut check = command(&format!("config check --config {}", file.display()));
+    let variables =
+        [("NONSENSE", "1"), ("DATABASE__CONNECTIONS", "0"), ("OTLP__ENDPOINT", "grpc://c")];
+    let said = run(set(&mut check, &variables)).await;
+    let all = ["nonsense", "delivery.window ", "delivery.max_attempts", "retention.batch"];
+    said.failed(1, &all);
+    said.failed(1, &["database.connections", "otlp.endpoint"]);
+}
+
+#[tokio::test]
 async fn a_check_opens_the_files_in_the_settings() {
     let service = Service::start().await;
     let directory = tempdir().expect("a directory");

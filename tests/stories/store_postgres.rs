@@ -28,14 +28,15 @@ pub(crate) fn options(database: &Database) -> Options {
 
 /// Opens the store of a node on a database.
 pub(crate) async fn open(database: &Database) -> Result<Arc<PostgresStore>, OpenError> {
-    open_as(database, NodeId::new()).await
+    open_with(database, NodeId::new(), Wake::default()).await
 }
 
-pub(crate) async fn open_as(
+pub(crate) async fn open_with(
     database: &Database,
     node: NodeId,
+    wake: Wake,
 ) -> Result<Arc<PostgresStore>, OpenError> {
-    PostgresStore::open(&options(database), node, Wake::default()).await
+    PostgresStore::open(&options(database), node, wake).await
 }
 
 async fn fresh() -> (Arc<PostgresStore>, Database) {

@@ -15,11 +15,15 @@ use crate::conformance;
 use crate::inbox_program::Program;
 
 async fn open(directory: &Path) -> Result<Arc<SqliteStore>, OpenError> {
-    open_as(directory, NodeId::new()).await
+    open_with(directory, NodeId::new(), Wake::default()).await
 }
 
-pub(crate) async fn open_as(directory: &Path, node: NodeId) -> Result<Arc<SqliteStore>, OpenError> {
-    SqliteStore::open(&options(directory), node, Wake::default()).await
+pub(crate) async fn open_with(
+    directory: &Path,
+    node: NodeId,
+    wake: Wake,
+) -> Result<Arc<SqliteStore>, OpenError> {
+    SqliteStore::open(&options(directory), node, wake).await
 }
 
 fn options(directory: &Path) -> Options {

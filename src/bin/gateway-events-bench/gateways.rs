@@ -137,6 +137,10 @@ pub(crate) struct Seen {
     /// When the last event arrived, in nanoseconds since the origin.
     last: AtomicU64,
     latencies: Latencies,
+    /// Events that were due at this time or later, in nanoseconds since the origin, are counted
+    /// apart.
+    split_at: AtomicU64,
+    later: Latencies,
     /// The latency of the slowest gateway in nanoseconds, by event.
     slowest: Vec<AtomicU64>,
     fault: Mutex<Option<String>>,
@@ -152,6 +156,8 @@ impl Seen {
             count: AtomicU64::new(0),
             last: AtomicU64::new(0),
             latencies: Latencies::new(),
+            split_at: AtomicU64::new(u64::MAX),
+            later: Latencies::new(),
             slowest: (0..events).map(|_| AtomicU64::new(0)).collect(),
             fault: Mutex::new(None),
         }
@@ -176,9 +182,19 @@ impl Seen {
         latencies
     }
 
-    /// From when each event was due to its arrival.
+    /// From when each event was due to its arrival; of the events before a [split](Self::split).
     pub(crate) fn latencies(&self) -> &Latencies {
         &self.latencies
+    }
+
+    /// Counts the events that are due from now on apart.
+    pub(crate) fn split(&self) {
+        self.split_at.store(self.nanos(), Ordering::Release);
+    }
+
+    /// As [`latencies`](Self::latencies), of the events after the split.
+    pub(crate) fn later(&self) -> &Latencies {
+        &self.later
     }
 
     /// When the last event arrived.
@@ -203,7 +219,9 @@ impl Seen {
         received.insert(frame.sequence, stamp)?;
         let now = self.nanos();
         let latency = now.saturating_sub(stamp.at);
-        self.latencies.record(index, Duration::from_nanos(latency));
+        let is_late = stamp.at >= self.split_at.load(Ordering::Acquire);
+        let latencies = if is_late { &self.later } else { &self.latencies };
+        latencies.record(index, Duration::from_nanos(latency));
         // Events are numbered from 1.
         let event = usize::try_from(stamp.number - 1).ok().and_then(|it| self.slowest.get(it));
         if let Some(slowest) = event {

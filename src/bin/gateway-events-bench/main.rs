@@ -35,7 +35,7 @@ mod testbed;
 
 use options::Common;
 use report::{Outcome, Report};
-use scenarios::{append, deliver, fanout, idle, query, replay, storm};
+use scenarios::{append, deliver, fanout, idle, query, replay, replay_job, storm};
 use testbed::Testbed;
 
 /// The same allocator as the service's, so that memory is comparable.
@@ -79,11 +79,13 @@ enum Measure {
     Fanout(fanout::Args),
     /// A backlog: how many events a second reach gateways that were disconnected
     Replay(replay::Args),
+    /// A replay of a long log as a job: how soon other events arrive before it and meanwhile
+    ReplayJob(replay_job::Args),
     /// Idle connections: memory and processor time of each
     Idle(idle::Args),
     /// All gateways reconnect at once: how long until all have caught up
     Storm(storm::Args),
-    /// Query failed deliveries of a time window in a large ledger
+    /// Query a large database: the first page of each list, and diagnoses
     Query(query::Args),
     /// Only the baselines: what disk, TLS and the database driver achieve by themselves
     Baseline(baseline::Args),
@@ -105,7 +107,7 @@ async fn run(command: Command, as_json: bool) -> anyhow::Result<ExitCode> {
         Command::Measure(measure) => {
             measure.confirm()?;
             machine::raise_file_limit();
-            measure_runs(&measure, as_json).await
+            Box::pin(measure_runs(&measure, as_json)).await
         }
     }
 }
@@ -148,6 +150,7 @@ impl Measure {
             Self::Deliver(_) => "deliver",
             Self::Fanout(_) => "fanout",
             Self::Replay(_) => "replay",
+            Self::ReplayJob(_) => "replay-job",
             Self::Idle(_) => "idle",
             Self::Storm(_) => "storm",
             Self::Query(_) => "query",
@@ -161,6 +164,7 @@ impl Measure {
             Self::Deliver(args) => &args.common,
             Self::Fanout(args) => &args.common,
             Self::Replay(args) => &args.common,
+            Self::ReplayJob(args) => &args.common,
             Self::Idle(args) => &args.common,
             Self::Storm(args) => &args.common,
             Self::Query(args) => &args.common,
@@ -200,9 +204,10 @@ impl Measure {
             Self::Deliver(args) => deliver::run(args, testbed).await,
             Self::Fanout(args) => fanout::run(args, testbed).await,
             Self::Replay(args) => replay::run(args, testbed).await,
+            Self::ReplayJob(args) => replay_job::run(args, testbed).await,
             Self::Idle(args) => idle::run(args, testbed).await,
             Self::Storm(args) => storm::run(args, testbed).await,
-            Self::Query(args) => query::run(args, testbed).await,
+            Self::Query(args) => Box::pin(query::run(args, testbed)).await,
             Self::Baseline(args) => baseline::run(args, testbed).await,
         }
     }

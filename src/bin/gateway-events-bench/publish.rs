@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use gateway_events::client::CancellationToken;
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
@@ -23,12 +24,14 @@ use crate::{payload, schedule};
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// When to stop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Until {
     /// After this time.
     Elapsed(Duration),
     /// After this many events, rounded up to whole requests.
     Sent(u64),
+    /// When this is cancelled.
+    Stopped(CancellationToken),
 }
 
 /// The targets of each event.
@@ -102,13 +105,15 @@ pub(crate) async fn publish(
         connections.push(connection.context("a publisher could not connect")?);
     }
     let started = Instant::now();
-    let mut due = match (load.rate, load.until) {
-        (Some(rate), Until::Elapsed(time)) => {
-            schedule::start(started, rate / float(load.batch as u64), time, publishers)
-        }
-        _ => Vec::new(),
-    }
-    .into_iter();
+    let time = match load.until {
+        Until::Elapsed(time) => Some(time),
+        Until::Stopped(_) => Some(Duration::MAX),
+        Until::Sent(_) => None,
+    };
+    let due = load.rate.zip(time).map(|(rate, time)| {
+        schedule::start(started, rate / float(load.batch as u64), time, publishers)
+    });
+    let mut due = due.into_iter().flatten();
     let shared = Arc::new(Shared {
         load,
         accepted: AtomicU64::new(0),
@@ -196,13 +201,21 @@ impl Publisher {
 
     /// Waits until the next request is due and returns that instant; `None` at the end.
     async fn next(&mut self, started: Instant) -> Option<Instant> {
-        if let Some(due) = &mut self.due {
-            return due.recv().await;
+        let until = &self.shared.load.until;
+        match (&mut self.due, until) {
+            (Some(due), Until::Stopped(stop)) => {
+                return stop.run_until_cancelled(due.recv()).await.flatten();
+            }
+            (Some(due), _) => return due.recv().await,
+            (None, _) => {}
         }
         let batch = self.shared.load.batch as u64;
-        let goes_on = match self.shared.load.until {
-            Until::Elapsed(time) => started.elapsed() < time,
-            Until::Sent(events) => self.shared.claimed.fetch_add(batch, Ordering::Relaxed) < events,
+        let goes_on = match until {
+            Until::Elapsed(time) => started.elapsed() < *time,
+            Until::Sent(events) => {
+                self.shared.claimed.fetch_add(batch, Ordering::Relaxed) < *events
+            }
+            Until::Stopped(stop) => !stop.is_cancelled(),
         };
         goes_on.then(Instant::now)
     }

@@ -6,4 +6,5 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod query;
 pub(crate) mod replay;
+pub(crate) mod replay_job;
 pub(crate) mod storm;

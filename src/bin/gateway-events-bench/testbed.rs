@@ -112,6 +112,15 @@ impl<'a> Testbed<'a> {
 
     /// The running service, or a new one configured for this many gateways.
     pub(crate) async fn target(&self, gateways: usize) -> anyhow::Result<Target> {
+        self.target_with(gateways, &[]).await
+    }
+
+    /// Likewise, with further settings of a new service.
+    pub(crate) async fn target_with(
+        &self,
+        gateways: usize,
+        further: &[(&'static str, String)],
+    ) -> anyhow::Result<Target> {
         if let Some(Running { api, token, .. }) = &self.running {
             remark(format_args!("measuring the running service at {}", api.base()));
             let tls = self.common.credentials.trust().client_config()?;
@@ -129,6 +138,7 @@ impl<'a> Testbed<'a> {
             ("SERVER__MAX_PENDING_HANDSHAKES", (gateways + 1000).to_string()),
             ("LIMITS__ATTEMPTS_PER_MINUTE", "1000".to_owned()),
         ];
+        settings.extend_from_slice(further);
         if let Some([database, _]) = &self.databases {
             settings.push(("DATABASE__URL", database.url().expose_secret().to_owned()));
         }
@@ -156,6 +166,16 @@ impl<'a> Testbed<'a> {
             driver.close().await?;
         }
         Ok(())
+    }
+
+    /// Writes the log of one gateway, which has received all of it, directly into the database of
+    /// the service that is started next. Returns the gateway's id.
+    pub(crate) async fn fill_delivered_log(&self, events: u32) -> anyhow::Result<String> {
+        self.progress.step("filling the log");
+        let mut driver = self.driver(1).await?;
+        let id = driver.fill_delivered_log(events, &payload::sample(self.common.payload)).await?;
+        driver.close().await?;
+        Ok(id)
     }
 
     /// Writes a ledger directly into the database of the service that is started next:

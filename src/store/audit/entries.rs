@@ -170,6 +170,7 @@ pub fn job_started(job: &BulkJob) -> AuditEntry {
             .with("gatewayId", gateway.to_string().as_str())
             .with("fromSequence", range.first.0)
             .with("toSequence", range.last.0),
+        BulkTask::Unreadable => facts,
     };
     entry(AuditAction::JobStarted, of_job(job), Facts::none(), after)
 }

@@ -34,12 +34,14 @@ struct Parameters {
 impl BulkTask {
     const REDRIVE: &'static str = "redrive";
     const REPLAY: &'static str = "replay";
+    const UNREADABLE: &'static str = "unknown";
 
     /// Its kind in the database and in the API.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Redrive(_) => Self::REDRIVE,
             Self::Replay(..) => Self::REPLAY,
+            Self::Unreadable => Self::UNREADABLE,
         }
     }
 
@@ -62,6 +64,7 @@ impl BulkTask {
                 last: Some(range.last),
                 ..Parameters::default()
             },
+            Self::Unreadable => Parameters::default(),
         };
         to_json(&parameters)
     }

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
     Actions, Actor, Gateway, PauseChange, Purged, Result, Skipped, StoreError, StreamChanges,
+    TimedKey,
 };
 use crate::wake::Control;
 
@@ -123,32 +124,38 @@ impl Actions for Backend {
         Ok(purged)
     }
 
-    async fn stream_changes(&self, since: Option<Timestamp>) -> Result<StreamChanges> {
+    async fn stream_changes(&self, after: TimedKey, limit: usize) -> Result<StreamChanges> {
         // Urgent, so that a pause takes effect within a second.
-        self.urgent_tx(move |conn, now| Box::pin(changes(conn, now, since))).await
+        self.urgent_tx(move |conn, now| Box::pin(changes(conn, now, after, limit))).await
     }
 }
 
 async fn changes(
     conn: &mut Connection,
     now: Timestamp,
-    since: Option<Timestamp>,
+    after: TimedKey,
+    limit: usize,
 ) -> Result<StreamChanges> {
-    let since = since.unwrap_or_default();
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = query!(
         r#"
         select s.gateway as "gateway!: GatewayKey", s.revision as "revision!: i64",
-            (g.paused_at is not null) as "is_paused!: bool"
+            s.revised_at as "revised_at!: Timestamp", (g.paused_at is not null) as "is_paused!: bool"
         from streams s join gateways g using (gateway)
-        where s.revised_at >= $1
+        where s.revised_at >= $1 and (s.revised_at, s.gateway) > ($1, $2)
+        order by s.revised_at, s.gateway limit $3
         "#,
-        since as _
+        after.at as _,
+        after.key,
+        most
     )
     .fetch_all(conn)
     .await?;
+    let last = rows.last().filter(|_| rows.len() == limit);
+    let next = last.map(|last| TimedKey { at: last.revised_at, key: last.gateway.0 });
     let control = |revision, is_paused| Control { revision, is_paused };
     let changed = rows.into_iter().map(|it| (it.gateway, control(it.revision, it.is_paused)));
-    Ok(StreamChanges { as_of: now, changed: changed.collect() })
+    Ok(StreamChanges { as_of: now, changed: changed.collect(), next })
 }
 
 /// A gateway that is not deleted, with its stream locked.

@@ -183,12 +183,12 @@ async fn logs(
         found.retain(|stream| keys.contains(&stream.gateway));
     }
     for stream in found.iter().filter(|stream| stream.keeps_too_much(limits)) {
-        trimmed::forget(conn, now, limits, stream, trimmed).await?;
+        trimmed::forget(conn, now, limits, stream, mark, trimmed).await?;
     }
     found.retain(|stream| stream.is_overfull(now, limits));
     let mut budget = limits.batch.max(1);
     for stream in found {
-        let cut = cut_off(conn, now, node, limits, &stream, budget, trimmed).await?;
+        let cut = cut_off(conn, now, node, limits, &stream, budget, (mark, trimmed)).await?;
         mark.dead_letters_wait |= cut.beyond_positions;
         budget -= cut.rows;
         if budget <= 0 {
@@ -253,7 +253,7 @@ async fn cut_off(
     limits: &RetentionLimits,
     stream: &Stream,
     budget: i64,
-    trimmed: &mut Trimmed,
+    (mark, trimmed): (&mut TrimMark, &mut Trimmed),
 ) -> Result<Cut> {
     let rows = query!(
         r#"
@@ -317,7 +317,7 @@ async fn cut_off(
         .await?;
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
     let spent = SpentEvents::of(now, limits);
-    trimmed.events += conn.delete_spent_events(&events, spent).await?;
+    trimmed.events += conn.delete_spent_events(&events, spent, mark).await?;
     trimmed.deliveries += gone.len() as u64;
     let rows = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     Ok(Cut { rows, beyond_positions: range.last.0 > passed })

@@ -105,7 +105,7 @@ pub struct EventFrame {
     pub previous: Sequence,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// How often the event has been sent to this instance, from 1.
+    /// How many times this connection has sent the event, this time included.
     #[schema(minimum = 1)]
     pub attempt: u32,
     /// When the event expires. It is not sent afterwards.
@@ -127,7 +127,7 @@ pub struct EventPosition {
     pub previous: Sequence,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// How often the event has been sent to this instance, from 1.
+    /// How many times this connection has sent the event, this time included.
     pub attempt: u32,
 }
 

@@ -10,7 +10,7 @@ use gateway_events::event::{
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Actions, Actor, Audited, Conflict, DeliveryState, Gateway, Pause, PauseChange, Purge, Purged,
-    Range, Result, Skipped, StoreError, StreamChanges,
+    Range, Result, Skipped, StoreError, StreamChanges, TimedKey,
 };
 use gateway_events::wake::Control;
 use serde_json::value::RawValue;
@@ -84,15 +84,19 @@ impl Actions for MemoryStore {
         .await
     }
 
-    async fn stream_changes(&self, since: Option<Timestamp>) -> Result<StreamChanges> {
+    async fn stream_changes(&self, after: TimedKey, limit: usize) -> Result<StreamChanges> {
         let as_of = (self.database.0.clock)();
-        let since = since.unwrap_or_default();
         self.read(|tables| {
-            let changed = tables.gateways.iter().filter(|(_, row)| {
-                row.stream.revised_at.is_some_and(|revised_at| revised_at >= since)
+            let all = tables.gateways.iter().filter_map(|(key, row)| {
+                let at = row.stream.revised_at?;
+                Some((TimedKey { at, key: key.0 }, (*key, row.control())))
             });
-            let changed = changed.map(|(key, row)| (*key, row.control())).collect();
-            Ok(StreamChanges { as_of, changed })
+            let mut all: Vec<_> = all.filter(|(place, _)| *place > after).collect();
+            all.sort_unstable_by_key(|(place, _)| *place);
+            all.truncate(limit);
+            let next = all.last().filter(|_| all.len() == limit).map(|(place, _)| *place);
+            let changed = all.into_iter().map(|(_, changed)| changed).collect();
+            Ok(StreamChanges { as_of, changed, next })
         })
         .await
     }

@@ -238,7 +238,8 @@ impl Tables {
             let (sequence, event) = (Sequence(*sequence), Arc::clone(&row.event));
             rows.push(OutboxRow { sequence, event, withheld });
         }
-        Ok(OutboxPage { rows, head: Sequence(stream.head), floor: Sequence(stream.floor) })
+        let (head, floor) = (Sequence(stream.head), Sequence(stream.floor));
+        Ok(OutboxPage { rows, head, floor, unreadable: None })
     }
 
     pub(super) fn find_deployment(

@@ -220,7 +220,7 @@ impl Tables {
                     job.end(BulkJobState::Failed, Some(why), now);
                 }
             }
-            (BulkTask::Replay(..), _) => {
+            (BulkTask::Replay(..) | BulkTask::Unreadable, _) => {
                 return Err(StoreError::Corrupt("a replay is at a redrive's position".to_owned()));
             }
         }

@@ -28,8 +28,8 @@ async fn events_are_applied_in_order_and_confirmed(on: On) {
     gateway.stop().await;
     let stored = std::fs::read_to_string(position).expect("the position is stored");
     assert!(stored.contains("\"sequence\":151"), "{stored}");
-    let attempts = service.api().get(&format!("/gateways/{id}/log?after=150")).await;
-    assert_eq!(attempts.expect("the log")["list"][0]["state"], "delivered");
+    let path = format!("/gateways/{id}/log?after=150");
+    service.eventually(&path, |log| log["list"][0]["state"] == "delivered").await;
 }
 
 async fn a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter(on: On) {

@@ -6,7 +6,8 @@ use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayId, JobId, Reason, Sequence};
 use gateway_events::store::{
     AuditFilter, AuditRecord, Conflict, DeliveryFilter, DeliveryState, Gateway, GatewayChange,
-    NewEvent, Record, RedriveSelection, ReplaySelection, Store, StoreError, Target, VerdictState,
+    NewEvent, Record, RedriveSelection, ReplaySelection, Store, StoreError, Target, TimedKey,
+    VerdictState,
 };
 
 use super::{Fixture, confirmed, connection, event, event_with, ids, range};
@@ -62,10 +63,10 @@ pub(crate) async fn a_paused_gateway_is_known_until_it_is_resumed(store: &dyn St
     assert_eq!(again.gateway.paused, Some(pause), "the first one stays");
     let opened = store.open_connection(connection(&gateway)).await.unwrap();
     assert_eq!(Some(opened.control), done.control, "a paused gateway may connect");
-    let changes = store.stream_changes(None).await.unwrap();
+    let changes = store.stream_changes(TimedKey::FIRST, 1000).await.unwrap();
     assert!(changes.changed.contains(&(gateway.key, opened.control)));
-    let later = store.stream_changes(Some(changes.as_of.plus(Duration::from_hours(1)))).await;
-    assert!(later.unwrap().changed.is_empty());
+    let later = TimedKey { at: changes.as_of.plus(Duration::from_hours(1)), key: 0 };
+    assert!(store.stream_changes(later, 1000).await.unwrap().changed.is_empty());
 
     let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
     let disabled = store.update_gateway(&actor, gateway.id, change).await.unwrap();
@@ -84,6 +85,25 @@ pub(crate) async fn a_paused_gateway_is_known_until_it_is_resumed(store: &dyn St
     let actions = actions_of(&fixture, &gateway.id.to_string()).await;
     let expected = ["gateway.resumed", "gateway.disabled", "gateway.paused", "gateway.registered"];
     assert_eq!(actions, expected);
+}
+
+pub(crate) async fn changes_of_delivery_are_read_in_pages(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let mut expected = Vec::new();
+    for _ in 0..5 {
+        let gateway = fixture.gateway(&[]).await;
+        let done = store.pause_gateway(&fixture.actor(), gateway.id, None, false).await.unwrap();
+        expected.push((gateway.key, done.control.unwrap()));
+    }
+    let (mut found, mut after) = (Vec::new(), Some(TimedKey::FIRST));
+    while let Some(place) = after {
+        let page = store.stream_changes(place, 2).await.unwrap();
+        assert!(page.changed.len() <= 2);
+        found.extend(page.changed);
+        after = page.next;
+    }
+    found.retain(|change| expected.contains(change));
+    assert_eq!(found, expected, "in the order of the changes");
 }
 
 pub(crate) async fn nothing_is_recorded_as_not_connected_during_a_pause(store: &dyn Store) {

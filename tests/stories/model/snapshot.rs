@@ -11,7 +11,7 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     AuditFilter, Delivery, DeliveryFilter, DeliveryState, Gateway, RejectedFilter, Store,
-    StoreError, SummaryBy,
+    StoreError, SummaryBy, TimedKey,
 };
 
 use super::steps::IDS;
@@ -109,7 +109,7 @@ pub(crate) async fn picture(
     for row in &mut rejected {
         row.inserted_at = begun;
     }
-    let mut controls = store.stream_changes(None).await.unwrap().changed;
+    let mut controls = store.stream_changes(TimedKey::FIRST, 1000).await.unwrap().changed;
     controls.sort_unstable_by_key(|(gateway, _)| *gateway);
     line("controls", shown(Ok(controls), since));
     line("rejected", shown(Ok(rejected), since));

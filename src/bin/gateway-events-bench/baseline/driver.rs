@@ -37,7 +37,7 @@ pub(crate) struct Load<'a> {
 }
 
 /// The rows of one transaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rows {
     /// The key of the first event; the others follow without a gap.
     first: i64,
@@ -47,6 +47,26 @@ struct Rows {
     heads: Vec<(i64, i64)>,
     /// Gateway, sequence and event, in the order of the primary key.
     outbox: Vec<(i64, i64, i64)>,
+    /// When the first event was appended, and how much later the next one, in microseconds.
+    appended: (Timestamp, i64),
+}
+
+/// When the events of a ledger were appended and failed.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// The instant of the first event.
+    from: Timestamp,
+    /// The time between two events, in microseconds.
+    step: i64,
+    /// The last event.
+    last: i64,
+}
+
+impl Span {
+    /// The instant of an event.
+    fn at(self, event: i64) -> Timestamp {
+        Timestamp::from_micros(self.from.micros() + (event - 1) * self.step)
+    }
 }
 
 enum Database {
@@ -60,6 +80,8 @@ pub(crate) struct Driver {
     gateways: i64,
     /// Events written so far.
     written: i64,
+    /// The instants of the events, unless they are appended now.
+    span: Option<Span>,
 }
 
 impl Driver {
@@ -67,14 +89,14 @@ impl Driver {
     pub(crate) async fn sqlite(path: &Path, gateways: u32) -> anyhow::Result<Self> {
         let gateways = gateways.max(1);
         let database = Database::Sqlite(Sqlite::create(path, gateways).await?);
-        Ok(Self { database, gateways: gateways.into(), written: 0 })
+        Ok(Self { database, gateways: gateways.into(), written: 0, span: None })
     }
 
     /// Migrates an empty Postgres database and creates this many gateways in it.
     pub(crate) async fn postgres(url: &SecretString, gateways: u32) -> anyhow::Result<Self> {
         let gateways = gateways.max(1);
         let database = Database::Postgres(Postgres::create(url, gateways).await?);
-        Ok(Self { database, gateways: gateways.into(), written: 0 })
+        Ok(Self { database, gateways: gateways.into(), written: 0, span: None })
     }
 
     /// Commits transactions one after the other; returns events per second.
@@ -125,8 +147,9 @@ impl Driver {
         }
     }
 
-    /// Writes this many events, each with a failed attempt; the attempts are spread
-    /// evenly over `span` before `now`. Returns the ids of the gateways.
+    /// Writes this many events, each with a failed attempt, spread evenly over `span` before
+    /// `now`. Most are delivered since, a tenth is pending, and one in a thousand is a dead letter.
+    /// Writes connections, jobs, and audit records, too. Returns the ids of the gateways.
     pub(crate) async fn fill_ledger(
         &mut self,
         rows: u32,
@@ -134,12 +157,13 @@ impl Driver {
         now: Timestamp,
         span: Duration,
     ) -> anyhow::Result<Vec<String>> {
-        self.fill(rows, payload).await?;
         let step = i64::try_from(span.as_micros() / u128::from(rows.max(1))).unwrap_or(i64::MAX);
-        let from = now.minus(span);
+        let span = Span { from: now.minus(span), step: step.max(1), last: rows.into() };
+        self.span = Some(span);
+        self.fill(rows, payload).await?;
         match &mut self.database {
-            Database::Sqlite(database) => database.fail_all(from, step.max(1)).await,
-            Database::Postgres(database) => database.fail_all(from, step.max(1)).await,
+            Database::Sqlite(database) => database.fill_ledger(span).await,
+            Database::Postgres(database) => database.fill_ledger(span).await,
         }
     }
 
@@ -149,6 +173,19 @@ impl Driver {
         match &mut self.database {
             Database::Sqlite(database) => database.mark_swept().await,
             Database::Postgres(database) => database.mark_swept().await,
+        }
+    }
+
+    /// Writes this many events, which their gateways have received. Returns the first gateway's id.
+    pub(crate) async fn fill_delivered_log(
+        &mut self,
+        events: u32,
+        payload: &str,
+    ) -> anyhow::Result<String> {
+        self.fill_log(events, payload).await?;
+        match &mut self.database {
+            Database::Sqlite(database) => database.mark_delivered().await,
+            Database::Postgres(database) => database.mark_delivered().await,
         }
     }
 
@@ -172,7 +209,13 @@ impl Driver {
 
     /// The next events, assigned to the gateways in turn.
     fn rows(&mut self, batch: usize) -> Rows {
-        let mut rows = Rows { first: self.written + 1, ..Rows::default() };
+        let first = self.written + 1;
+        let appended = match self.span {
+            Some(span) => (span.at(first), span.step),
+            None => (Timestamp::now(), 0),
+        };
+        let mut rows =
+            Rows { first, ids: Vec::new(), heads: Vec::new(), outbox: Vec::new(), appended };
         for _ in 0..batch.max(1) {
             let (turn, gateway) = (self.written / self.gateways, self.written % self.gateways);
             self.written += 1;

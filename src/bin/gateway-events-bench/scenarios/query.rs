@@ -1,11 +1,13 @@
-//! Queries of failed deliveries in a large ledger: the first page of a day, pages of
-//! random hours and random gateways, and diagnoses of random gateways. The ledger is written directly into the database
+//! Queries of a large database: the first page of each list, failed deliveries of random hours and
+//! random gateways, and diagnoses of random gateways and events. The database is written directly
 //! before the service starts.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use gateway_events::clock::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::baseline::{Baselines, Wanted};
@@ -19,21 +21,55 @@ use crate::testbed::Testbed;
 /// Rows per page, as the command line requests.
 const PAGE: usize = 100;
 const DAY: Duration = Duration::from_hours(24);
+/// With fewer events, a list may be empty.
+const FEW: u32 = 500;
 const HOUR: Duration = Duration::from_hours(1);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Rows of the ledger, each a failed attempt within the last 24 hours
+    /// Events within the last 24 hours, each with a failed attempt
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     rows: u32,
-    /// Gateways whose attempts they are
+    /// Gateways that the events are for
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     gateways: u16,
     /// Queries of each kind
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     queries: u16,
+}
+
+/// The lists, besides failed deliveries. `GATEWAY` stands for the id of a random gateway, `FROM`
+/// for the beginning of the ledger.
+const LISTS: [(&str, &str); 14] = [
+    ("events", "/events?from=FROM"),
+    ("eventsOfGateway", "/events?from=FROM&gatewayId=GATEWAY"),
+    ("pending", "/deliveries?status=pending"),
+    ("pendingOfGateway", "/deliveries?status=pending&gatewayId=GATEWAY"),
+    ("delivered", "/deliveries?status=delivered&from=FROM"),
+    ("deliveredOfGateway", "/deliveries?status=delivered&from=FROM&gatewayId=GATEWAY"),
+    ("log", "/gateways/GATEWAY/log?after=0"),
+    ("gateways", "/gateways?"),
+    ("connections", "/connections?status=all"),
+    ("connectionsOfGateway", "/gateways/GATEWAY/connections?status=all"),
+    ("audit", "/audit?from=FROM"),
+    ("jobs", "/jobs?"),
+    ("rejected", "/inbox/rejected?"),
+    ("nodes", "/nodes?"),
+];
+
+/// What one kind of query took.
+struct Measured {
+    name: &'static str,
+    /// Boxed, because there are many of them in one future.
+    latencies: Box<Latencies>,
+}
+
+impl Measured {
+    fn new(name: &'static str) -> Self {
+        Self { name, latencies: Box::new(Latencies::new()) }
+    }
 }
 
 pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
@@ -46,33 +82,50 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let mut client = Client {
         connection: HttpConnection::connect(&target.endpoint(0), &target.token).await?,
         rows: 0,
+        requests: 0,
     };
-    let [pages, windows, each, diagnoses] = [(); 4].map(|()| Latencies::new());
+    let [pages, windows, each] = ["firstPage", "anyHour", "anyGateway"].map(Measured::new);
+    let [of_gateways, of_events] = ["diagnosis", "eventDiagnosis"].map(Measured::new);
+    let lists = LISTS.map(|(name, _)| Measured::new(name));
     testbed.progress.bounded_step("querying", args.queries.into());
     for number in 0..args.queries {
         testbed.progress.at(number.into());
         let window = (now.minus(DAY), now);
-        let found = client.query(&pages, window, None).await?;
+        let found = client.failed(&pages, window, None).await?;
         let expected = usize::try_from(args.rows)?.min(PAGE);
         anyhow::ensure!(found == expected, "{found} failures on the first page, not {expected}");
         let to = now.minus(DAY.saturating_sub(HOUR).mul_f64(fastrand::f64()));
-        client.query(&windows, (to.minus(HOUR), to), None).await?;
+        client.failed(&windows, (to.minus(HOUR), to), None).await?;
         let gateway = fastrand::choice(&gateways).context("no gateway")?;
-        client.query(&each, window, Some(gateway)).await?;
-        client.diagnose(&diagnoses, gateway).await?;
+        client.failed(&each, window, Some(gateway)).await?;
+        let path = format!("/gateways/{gateway}/diagnosis");
+        let diagnosis = client.get(&of_gateways, &path).await?;
+        anyhow::ensure!(member(&diagnosis, "gatewayId") == Some(gateway.clone()), "{path}");
+        for ((_, path), measured) in LISTS.iter().zip(&lists) {
+            let from = window.0.to_string();
+            let path = path.replace("GATEWAY", gateway).replace("FROM", &from);
+            let found = client.list(measured, &path).await?.len();
+            anyhow::ensure!(found > 0 || args.rows < FEW, "{path} is empty");
+        }
+        let at = now.minus(DAY.mul_f64(fastrand::f64()));
+        if let Some(id) = client.event_before(at).await? {
+            let path = format!("/events/{id}/diagnosis");
+            let diagnosis = client.get(&of_events, &path).await?;
+            anyhow::ensure!(member(&diagnosis, "eventId") == Some(id), "{path}");
+        }
     }
     let used = meter.stop();
-    let rows = client.rows;
     let baseline = Some(baselines.round_trip());
-    let mut figures = latency::figures("firstPage", &pages.total(), baseline);
-    figures.extend(latency::figures("anyHour", &windows.total(), baseline));
-    figures.extend(latency::figures("anyGateway", &each.total(), baseline));
-    figures.extend(latency::figures("diagnosis", &diagnoses.total(), baseline));
-    figures.extend(used.figures(4 * u64::from(args.queries)));
+    let measured = [pages, windows, each, of_gateways, of_events].into_iter().chain(lists);
+    let mut figures = Vec::new();
+    for Measured { name, latencies } in measured {
+        figures.extend(latency::figures(name, &latencies.total(), baseline));
+    }
+    figures.extend(used.figures(client.requests));
     figures.extend(baselines.figures());
     Ok(Outcome {
         figures,
-        counts: report::object(json!({ "ledgerRows": args.rows, "rowsRead": rows })),
+        counts: report::object(json!({ "ledgerRows": args.rows, "rowsRead": client.rows })),
         parameters: report::object(json!({
             "rows": args.rows,
             "gateways": args.gateways,
@@ -81,50 +134,70 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     })
 }
 
+/// A member of a JSON object that is a text.
+fn member(body: &Bytes, name: &str) -> Option<String> {
+    let object: Value = serde_json::from_slice(body).ok()?;
+    object[name].as_str().map(str::to_owned)
+}
+
+#[derive(Deserialize)]
+struct Page {
+    list: Vec<Value>,
+}
+
 struct Client {
     connection: HttpConnection,
     rows: usize,
+    requests: u64,
 }
 
 impl Client {
-    /// Diagnoses a gateway.
-    async fn diagnose(&mut self, latencies: &Latencies, gateway: &str) -> anyhow::Result<()> {
-        let path = format!("/gateways/{gateway}/diagnosis");
+    /// Gets a resource; an error unless the status is 200.
+    async fn get(&mut self, measured: &Measured, path: &str) -> anyhow::Result<Bytes> {
         let started = Instant::now();
-        let (status, body) = self.connection.get(&path).await?;
-        latencies.record(0, started.elapsed());
-        let diagnosis: Value = serde_json::from_slice(&body)?;
+        let (status, body) = self.connection.get(path).await?;
+        measured.latencies.record(0, started.elapsed());
+        self.requests += 1;
         anyhow::ensure!(
-            status == 200 && diagnosis["gatewayId"] == gateway,
-            "a diagnosis was answered {status}: {diagnosis}"
+            status == 200,
+            "{path} was answered {status}: {}",
+            String::from_utf8_lossy(&body)
         );
-        Ok(())
+        Ok(body)
     }
 
-    /// Queries a page and verifies that its rows lie in the window, newest first.
-    async fn query(
+    /// Gets the first page of a list.
+    async fn list(&mut self, measured: &Measured, path: &str) -> anyhow::Result<Vec<Value>> {
+        let body = self.get(measured, &format!("{path}&limit={PAGE}")).await?;
+        let Page { list } = serde_json::from_slice(&body).context("a page without list")?;
+        self.rows += list.len();
+        Ok(list)
+    }
+
+    /// The id of the last event before an instant, which is not measured.
+    async fn event_before(&mut self, to: Timestamp) -> anyhow::Result<Option<String>> {
+        let path = format!("/events?from={}&to={to}&limit=1", to.minus(DAY));
+        let (_, body) = self.connection.get(&path).await?;
+        let Page { list } = serde_json::from_slice(&body).context("a page without list")?;
+        Ok(list.first().and_then(|event| event["id"].as_str()).map(str::to_owned))
+    }
+
+    /// Queries a page of failed deliveries, and verifies that its rows lie in the window, newest
+    /// first.
+    async fn failed(
         &mut self,
-        latencies: &Latencies,
+        measured: &Measured,
         (from, to): (Timestamp, Timestamp),
         gateway: Option<&String>,
     ) -> anyhow::Result<usize> {
-        let mut path = format!("/deliveries?status=failed&from={from}&to={to}&limit={PAGE}");
+        let mut path = format!("/deliveries?status=failed&from={from}&to={to}");
         if let Some(gateway) = gateway {
             path.push_str("&gatewayId=");
             path.push_str(gateway);
         }
-        let started = Instant::now();
-        let (status, body) = self.connection.get(&path).await?;
-        latencies.record(0, started.elapsed());
-        anyhow::ensure!(
-            status == 200,
-            "a query was answered {status}: {}",
-            String::from_utf8_lossy(&body)
-        );
-        let page: Value = serde_json::from_slice(&body)?;
-        let rows = page["list"].as_array().context("a page without list")?;
+        let rows = self.list(measured, &path).await?;
         let mut newest = to;
-        for row in rows {
+        for row in &rows {
             let at = row["lastFailureAt"].as_str().unwrap_or_default();
             let at = Timestamp::parse(at).map_err(anyhow::Error::msg)?;
             anyhow::ensure!(from <= at && at <= newest, "a failure of {at} is out of place");
@@ -134,7 +207,6 @@ impl Client {
             );
             newest = at;
         }
-        self.rows += rows.len();
         Ok(rows.len())
     }
 }

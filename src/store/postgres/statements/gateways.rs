@@ -47,6 +47,7 @@ impl GatewayStatements for Connection {
         .await?)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one statement")]
     async fn gateway_details(&mut self, gateways: &[GatewayKey]) -> Result<Vec<GatewayRow>> {
         Ok(query_as!(
             GatewayRow,

@@ -2,9 +2,9 @@
 
 use super::super::sql::dialect::RetentionStatements;
 use super::super::sql::dialect::retention::SpentEvents;
-use super::{Connection, query, query_scalar};
+use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
-use crate::store::Result;
+use crate::store::{Result, TimedKey, TrimMark};
 
 impl RetentionStatements for Connection {
     /// Skips positions that are being reused.
@@ -26,7 +26,12 @@ impl RetentionStatements for Connection {
 
     /// Skips events that are being appended again. A transaction that did so and has just committed
     /// is visible to the second statement, because the events are locked before that begins.
-    async fn delete_spent_events(&mut self, events: &[i64], spent: SpentEvents) -> Result<u64> {
+    async fn delete_spent_events(
+        &mut self,
+        events: &[i64],
+        spent: SpentEvents,
+        mark: &mut TrimMark,
+    ) -> Result<u64> {
         let old = query_scalar!(
             r#"
             select event from events where event = any($1) and appended_at < $2
@@ -37,6 +42,22 @@ impl RetentionStatements for Connection {
         )
         .fetch_all(&mut *self)
         .await?;
+        if old.len() < events.len() {
+            let skipped = query_as!(
+                TimedKey,
+                r#"
+                select appended_at as "at!: Timestamp", event as "key!: i64" from events
+                where event = any($1) and event <> all($2) and appended_at < $3
+                order by appended_at, event limit 1
+                "#,
+                events,
+                &old,
+                spent.before as _
+            )
+            .fetch_optional(&mut *self)
+            .await?;
+            mark.locked_event = mark.locked_event.into_iter().chain(skipped).min();
+        }
         if old.is_empty() {
             return Ok(0);
         }

@@ -7,7 +7,8 @@ use crate::store::audit::{Audited, entries};
 use crate::store::bulk::stored::{from_json, to_json};
 use crate::store::limits::{JOB_LEASE, JOBS_IN_TURN, RUNNING_JOBS};
 use crate::store::{
-    BulkJob, BulkJobState, BulkTask, Conflict, Principal, Result, StoreError, WorkableJobs,
+    BulkCounts, BulkJob, BulkJobState, BulkPosition, BulkTask, Conflict, Principal, Result,
+    StoreError, WorkableJobs,
 };
 
 /// A row of `bulk_jobs`.
@@ -34,29 +35,39 @@ struct Row {
 }
 
 impl Row {
-    fn job(self) -> Result<BulkJob> {
-        Ok(BulkJob {
+    /// The job. What only a newer version can read becomes [`BulkTask::Unreadable`].
+    fn job(self) -> BulkJob {
+        let (task, position, counts) = self.work().unwrap_or_else(|error| {
+            tracing::debug!(job = %self.id, %error, "this version can't read a job");
+            (BulkTask::Unreadable, BulkPosition::Counted(None), BulkCounts::default())
+        });
+        BulkJob {
             key: self.job,
             id: self.id,
             organisation: self.organisation,
-            task: BulkTask::stored(&self.kind, &self.parameters)?,
+            task,
             principal: Principal {
                 id: self.principal,
                 name: self.principal_name,
                 source: self.source,
                 request_id: self.request_id,
             },
-            state: BulkJobState::stored(&self.state)?,
+            state: BulkJobState::stored(&self.state, self.ended_at.is_some()),
             failure: self.failure,
-            position: from_json(&self.position)?,
+            position,
             done: self.done,
             total: self.total,
-            counts: from_json(&self.counts)?,
+            counts,
             node: self.node,
             created_at: self.created_at,
             updated_at: self.updated_at,
             ended_at: self.ended_at,
-        })
+        }
+    }
+
+    fn work(&self) -> Result<(BulkTask, BulkPosition, BulkCounts)> {
+        let task = BulkTask::stored(&self.kind, &self.parameters)?;
+        Ok((task, from_json(&self.position)?, from_json(&self.counts)?))
     }
 }
 
@@ -148,7 +159,7 @@ pub(super) async fn list(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(Row::job).collect()
+    Ok(rows.into_iter().map(Row::job).collect())
 }
 
 pub(super) async fn one(
@@ -165,11 +176,10 @@ pub(super) async fn one(
     )
     .fetch_optional(conn)
     .await?;
-    row.map(Row::job).transpose()
+    Ok(row.map(Row::job))
 }
 
-/// Running jobs that this node may work on. It skips those of a kind that only a newer version
-/// knows.
+/// Running jobs that this node may work on. It skips those that only a newer version can read.
 pub(super) async fn workable(conn: &mut Connection, node: NodeId) -> Result<WorkableJobs> {
     let rows = rows!(
         r#"
@@ -186,13 +196,8 @@ pub(super) async fn workable(conn: &mut Connection, node: NodeId) -> Result<Work
     let paused_before = Connection::dead_before(conn.now().await?, JOB_LEASE);
     let is_free =
         |row: &Row| row.node.is_none_or(|owner| owner == node) || row.updated_at < paused_before;
-    let jobs = rows.into_iter().filter(is_free).filter_map(|row| match row.job() {
-        Ok(job) => Some(job),
-        Err(error) => {
-            tracing::debug!(%error, "skipped a job that this version can't read");
-            None
-        }
-    });
+    let jobs = rows.into_iter().filter(is_free).map(Row::job);
+    let jobs = jobs.filter(|job| job.task != BulkTask::Unreadable);
     Ok(WorkableJobs { jobs: jobs.collect(), running })
 }
 

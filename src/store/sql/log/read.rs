@@ -47,6 +47,15 @@ fn incomplete(sequence: Sequence) -> StoreError {
     StoreError::Corrupt(format!("the event of delivery {sequence} is missing"))
 }
 
+/// Ends a page before a row that can't be read.
+fn end_at_unreadable(page: &mut OutboxPage, after: Sequence, error: &StoreError) {
+    if page.rows.is_empty() {
+        let sequence = after.max(page.floor).next();
+        tracing::error!(sequence = sequence.0, %error, "an event in a log can't be read");
+        page.unreadable = Some(sequence);
+    }
+}
+
 /// Reads what follows `after`: at least one row if there is any, then more until one of the bounds
 /// is reached.
 pub(crate) async fn read(
@@ -60,16 +69,46 @@ pub(crate) async fn read(
     let mut found = conn.outbox_rows(gateway, after, limit, max_bytes);
     let mut page: Option<OutboxPage> = None;
     let mut bytes = 0_usize;
-    while let Some(row) = found.try_next().await? {
+    loop {
+        let row = match found.try_next().await {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            // A value of a row is invalid.
+            Err(error @ (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))) => {
+                drop(found);
+                let bounds = bounds(conn, gateway, after).await?;
+                end_at_unreadable(page.get_or_insert(bounds), after, &error.into());
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let (head, floor) = (row.head, row.floor);
-        let page = page.get_or_insert_with(|| OutboxPage { rows: Vec::new(), head, floor });
+        let page = page.get_or_insert_with(|| OutboxPage {
+            rows: Vec::new(),
+            head,
+            floor,
+            unreadable: None,
+        });
         bytes = bytes.saturating_add(row.payload.as_ref().map_or(0, String::len));
         if bytes > max_bytes && !page.rows.is_empty() {
             break;
         }
-        page.rows.extend(row.outbox_row()?);
+        match row.outbox_row() {
+            Ok(row) => page.rows.extend(row),
+            Err(error) => {
+                end_at_unreadable(page, after, &error);
+                break;
+            }
+        }
     }
     page.ok_or(StoreError::NotFound("gateway"))
+}
+
+/// A page without rows.
+async fn bounds(conn: &mut Connection, gateway: GatewayKey, after: Sequence) -> Result<OutboxPage> {
+    let row = conn.outbox_rows(gateway, after, 0, 0).try_next().await?;
+    let row = row.ok_or(StoreError::NotFound("gateway"))?;
+    Ok(OutboxPage { rows: Vec::new(), head: row.head, floor: row.floor, unreadable: None })
 }
 
 /// The event that a `deployment.ack` reports on. Postgres searches by the id's beginning, because

@@ -77,7 +77,7 @@ pub(crate) async fn forget_old(
         );
         events.append(&mut of.fetch_all(&mut *conn).await?);
     }
-    trimmed.events += conn.delete_spent_events(&events, spent).await?;
+    trimmed.events += conn.delete_spent_events(&events, spent, mark).await?;
     mark.dead_letters_wait |= waits(conn, from, last, None).await?;
     Ok(if is_cut { u64::MAX } else { found })
 }

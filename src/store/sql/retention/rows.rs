@@ -8,6 +8,7 @@ use crate::store::{Result, TimedKey, TrimMark, Trimmed};
 
 /// Deletes old events that no log refers to. Those that a log still refers to are not examined
 /// again: they are deleted with their last log row, or with the dead letter that they are kept for.
+/// Those that another transaction has locked are examined again by the next pass.
 pub(super) async fn events(
     conn: &mut Connection,
     spent: SpentEvents,
@@ -28,11 +29,16 @@ pub(super) async fn events(
     )
     .fetch_all(&mut *conn)
     .await?;
-    let Some(last) = rows.last() else { return Ok(0) };
-    mark.event = TimedKey { at: last.appended_at, key: last.event };
-    let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
-    trimmed.events = conn.delete_spent_events(&keys, spent).await?;
-    Ok(rows.len() as u64)
+    if let Some(last) = rows.last() {
+        mark.event = TimedKey { at: last.appended_at, key: last.event };
+        let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
+        trimmed.events = conn.delete_spent_events(&keys, spent, mark).await?;
+    }
+    let found = rows.len() as u64;
+    if found < batch.unsigned_abs() {
+        mark.return_to_locked();
+    }
+    Ok(found)
 }
 
 /// Deletes old attempts, except failed ones of dead letters that are kept. Those are not examined

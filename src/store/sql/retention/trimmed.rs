@@ -4,7 +4,7 @@ use super::super::dialect::{Connection, RetentionStatements, query};
 
 use super::{SpentEvents, Stream};
 use crate::clock::Timestamp;
-use crate::store::{Result, RetentionLimits, Trimmed};
+use crate::store::{Result, RetentionLimits, TrimMark, Trimmed};
 
 /// Deletes the record of a stream's trimmed deliveries beyond the hard limit, oldest first and one
 /// batch at a time, with their events.
@@ -13,6 +13,7 @@ pub(crate) async fn forget(
     now: Timestamp,
     limits: &RetentionLimits,
     stream: &Stream,
+    mark: &mut TrimMark,
     trimmed: &mut Trimmed,
 ) -> Result<()> {
     let last = stream.head - limits.hard_max_events;
@@ -40,6 +41,6 @@ pub(crate) async fn forget(
     .execute(&mut *conn)
     .await?;
     let events: Vec<i64> = gone.iter().map(|row| row.event).collect();
-    trimmed.events += conn.delete_spent_events(&events, spent).await?;
+    trimmed.events += conn.delete_spent_events(&events, spent, mark).await?;
     Ok(())
 }

@@ -179,8 +179,8 @@ pub(crate) async fn statements(
         });
     }
     let mut instances = Vec::with_capacity(batch.instances.len());
-    for (opening, _) in &batch.instances {
-        instances.push(match open_instance(conn, now, node, opening).await {
+    for (wanted, _) in &batch.instances {
+        instances.push(match open_instance(conn, now, node, wanted).await {
             // Returned before anything was written.
             Err(
                 error

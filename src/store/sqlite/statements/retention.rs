@@ -4,7 +4,7 @@ use super::super::sql::dialect::RetentionStatements;
 use super::super::sql::dialect::retention::SpentEvents;
 use super::{Connection, json, query, query_scalar};
 use crate::clock::Timestamp;
-use crate::store::Result;
+use crate::store::{Result, TrimMark};
 
 impl RetentionStatements for Connection {
     async fn delete_orphaned_cursors(&mut self, before: Timestamp, batch: i64) -> Result<u64> {
@@ -22,7 +22,13 @@ impl RetentionStatements for Connection {
         Ok(done.rows_affected())
     }
 
-    async fn delete_spent_events(&mut self, events: &[i64], spent: SpentEvents) -> Result<u64> {
+    /// There is one writer, so no event is locked.
+    async fn delete_spent_events(
+        &mut self,
+        events: &[i64],
+        spent: SpentEvents,
+        _: &mut TrimMark,
+    ) -> Result<u64> {
         let events = json(events)?;
         let gone = query_scalar!(
             r#"

@@ -2,12 +2,13 @@
 //! compile time; every test of a measurement on Postgres executes them.
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::NodeId;
 use gateway_events::store::postgres::{self, Options};
 use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection};
 
 use super::Rows;
+
+mod ledger;
 
 /// A row of a log.
 type Row = (i64, String, String, String, String, Timestamp);
@@ -50,15 +51,19 @@ impl Postgres {
         .await?;
         sqlx::query(
             "insert into events (event, organisation, id, type, payload, correlation_id,
-                occurred_at, appended_at, digest)
+                occurred_at, appended_at, digest, target, matched)
             overriding system value
-            select $1 + nth - 1, 1, id, 'gateway.config.updated', payload, id, now(), now(), $4
-            from unnest($2::text[], $3::text[]) with ordinality as new (id, payload, nth)",
+            select $1 + nth - 1, 1, id, 'gateway.config.updated', payload, id, at, at, $4,
+                'gateways', 1
+            from unnest($2::text[], $3::text[]) with ordinality as new (id, payload, nth),
+                lateral (select $5 + (nth - 1) * $6 * interval '1 microsecond') as t (at)",
         )
         .bind(rows.first)
         .bind(&rows.ids)
         .bind(vec![payload; rows.ids.len()])
         .bind([7_u8; 32].as_slice())
+        .bind(rows.appended.0)
+        .bind(rows.appended.1)
         .execute(&mut *transaction)
         .await?;
         let column = |at: fn(&(i64, i64, i64)) -> i64| rows.outbox.iter().map(at).collect();
@@ -103,7 +108,11 @@ impl Postgres {
     /// Marks all events as seen by the `not_connected` sweep.
     pub(super) async fn mark_swept(&mut self) -> anyhow::Result<()> {
         sqlx::query("update streams set missed = head").execute(&mut self.0).await?;
-        // The rows were inserted with explicit keys: move the sequences past them.
+        self.move_sequences().await
+    }
+
+    /// Moves the sequences of keys past the rows that were inserted with explicit keys.
+    async fn move_sequences(&mut self) -> anyhow::Result<()> {
         for last in [
             "select setval(pg_get_serial_sequence('events', 'event'), max(event)) from events",
             "select setval(pg_get_serial_sequence('gateways', 'gateway'), max(gateway)) from gateways",
@@ -113,35 +122,17 @@ impl Postgres {
         Ok(())
     }
 
-    /// Inserts a failed attempt for each event, `step` microseconds apart; returns the
-    /// gateways' ids.
-    pub(super) async fn fail_all(
-        &mut self,
-        from: Timestamp,
-        step: i64,
-    ) -> anyhow::Result<Vec<String>> {
-        let mut transaction = self.0.begin().await?;
-        // May take longer than the service's limit for a statement.
-        sqlx::query("set local statement_timeout = 0").execute(&mut *transaction).await?;
+    /// Moves all positions to the ends of the logs; returns the first gateway's id.
+    pub(super) async fn mark_delivered(&mut self) -> anyhow::Result<String> {
+        sqlx::query("update streams set confirmed_total = head").execute(&mut self.0).await?;
         sqlx::query(
-            "insert into attempts (gateway, first_sequence, last_sequence, outcome, reason,
-                instance, node, started_at, finished_at)
-            select gateway, sequence, sequence, 'failed', 'not_connected', '', $3, at, at
-            from outbox, lateral (select $1 + (event - 1) * $2 * interval '1 microsecond') as t (at)
-            order by event",
+            "insert into cursors (gateway, instance, received, updated_at)
+            select gateway, '', head, now() from streams",
         )
-        .bind(from)
-        .bind(step)
-        .bind(NodeId::new())
-        .execute(&mut *transaction)
+        .execute(&mut self.0)
         .await?;
-        sqlx::query("update streams set missed = head, failed_total = head")
-            .execute(&mut *transaction)
-            .await?;
-        let gateways = sqlx::query_scalar("select id::text from gateways order by gateway");
-        let gateways = gateways.fetch_all(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(gateways)
+        let first = sqlx::query_scalar("select id::text from gateways where gateway = 1");
+        Ok(first.fetch_one(&mut self.0).await?)
     }
 
     pub(super) async fn close(self) -> anyhow::Result<()> {

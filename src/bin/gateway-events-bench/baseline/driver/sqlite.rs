@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::NodeId;
 use gateway_events::store::sqlite;
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::Rows;
+
+mod ledger;
 
 /// A row of a log.
 type Row = (i64, String, String, String, String, Timestamp);
@@ -51,14 +52,15 @@ impl Sqlite {
         .await?;
         sqlx::query(
             "insert into events (event, organisation, id, type, payload, correlation_id,
-                occurred_at, appended_at, digest)
+                occurred_at, appended_at, digest, target, matched)
             select value ->> 0, 1, value ->> 1, 'gateway.config.updated', value ->> 2, value ->> 1,
-                $3, $3, $2
+                $3 + key * $4, $3 + key * $4, $2, 'gateways', 1
             from json_each($1)",
         )
         .bind(serde_json::to_string(&events)?)
         .bind([7_u8; 32].as_slice())
-        .bind(Timestamp::now().micros())
+        .bind(rows.appended.0.micros())
+        .bind(rows.appended.1)
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
@@ -100,33 +102,17 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Inserts a failed attempt for each event, `step` microseconds apart; returns the
-    /// gateways' ids.
-    pub(super) async fn fail_all(
-        &mut self,
-        from: Timestamp,
-        step: i64,
-    ) -> anyhow::Result<Vec<String>> {
-        let mut transaction = self.0.begin_with("begin immediate").await?;
+    /// Moves all positions to the ends of the logs; returns the first gateway's id.
+    pub(super) async fn mark_delivered(&mut self) -> anyhow::Result<String> {
+        sqlx::query("update streams set confirmed_total = head").execute(&mut self.0).await?;
         sqlx::query(
-            "insert into attempts (gateway, first_sequence, last_sequence, outcome, reason,
-                instance, node, started_at, finished_at)
-            select gateway, sequence, sequence, 'failed', 'not_connected',
-                '', $3, $1 + (event - 1) * $2, $1 + (event - 1) * $2
-            from outbox order by event",
+            "insert into cursors (gateway, instance, received, updated_at)
+            select gateway, '', head, 0 from streams",
         )
-        .bind(from)
-        .bind(step)
-        .bind(NodeId::new())
-        .execute(&mut *transaction)
+        .execute(&mut self.0)
         .await?;
-        sqlx::query("update streams set missed = head, failed_total = head")
-            .execute(&mut *transaction)
-            .await?;
-        let gateways = sqlx::query_scalar("select id from gateways order by gateway");
-        let gateways = gateways.fetch_all(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(gateways)
+        let first = sqlx::query_scalar("select id from gateways where gateway = 1");
+        Ok(first.fetch_one(&mut self.0).await?)
     }
 
     pub(super) async fn close(self) -> anyhow::Result<()> {
