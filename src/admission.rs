@@ -196,17 +196,17 @@ impl Admissions {
         let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
         let (permit, admission) =
             self.permit(&key, address, &credential, &mut attempt, transport).await?;
-        let mut greeted = match self.dispatcher.greet(permit, admission).await {
-            Ok(greeted) => greeted,
+        let mut connection = match self.dispatcher.greet(permit, admission).await {
+            Ok(connection) => connection,
             Err(StoreError::NotFound(_)) => return Err(self.not_found(&key).await),
             Err(error) => return Err(refuse(self.unless_draining(Cause::Store(error)))),
         };
-        if greeted.stopped().now_or_never().is_some() {
+        if connection.stopped().now_or_never().is_some() {
             return Err(refuse(self.unless_draining(Cause::Interrupted)));
         }
         attempt.held();
         let store = Arc::clone(&self.store);
-        Ok(Greeted { greeted, key, credential, attempt, store })
+        Ok(Greeted { connection, key, credential, attempt, store })
     }
 
     async fn open(

@@ -15,6 +15,7 @@ mod diagnosis;
 mod event_types;
 mod events;
 mod feed;
+mod gateway_streams;
 mod gateways;
 mod inbox;
 mod instances;
@@ -58,6 +59,7 @@ pub use feed::{
     ConnectionChange, FeedAttempt, FeedConnection, FeedEnd, FeedEndReason, FeedGap, FeedGapReason,
     FeedKind, FeedMessage, FeedPublished, FeedQuery,
 };
+pub use gateway_streams::{PollQuery, PolledEvents, StreamConfirm, StreamQuery, StreamResume};
 pub use gateways::{
     Confirmation, Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway,
     Verdict, VerdictState,

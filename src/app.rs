@@ -16,7 +16,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::NodeId;
 use crate::feed::Feed;
 use crate::files;
-use crate::http::listener::Listener;
+use crate::http::listener::{Listener, PeerTimeouts};
 use crate::http::tls::{self, Certificates, TlsError};
 use crate::http::{self, App};
 use crate::ingest::{self, Rules};
@@ -198,8 +198,12 @@ async fn join(
     out: &mut (dyn Write + Send),
 ) -> Result<(Listener, SocketAddr), ServeError> {
     let listen_error = |error| ServeError::Listen { address: config.server.listen, error };
-    let unacknowledged = config.delivery.unacknowledged();
-    let listener = Listener::bind(&config.server, tls, unacknowledged).map_err(listen_error)?;
+    let timeouts = PeerTimeouts {
+        ping_interval: config.delivery.heartbeat_interval,
+        unacknowledged: config.delivery.unacknowledged(),
+        write: config.delivery.write_timeout,
+    };
+    let listener = Listener::bind(&config.server, tls, timeouts).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     membership::begin(store, is_shared).await?;
     first_token::ensure(store, config, print_token, out).await?;

@@ -305,7 +305,10 @@ impl Config {
     pub fn delivery_options(&self) -> dispatch::Options {
         let extra = u64::try_from(EXTRA_EVENT_BYTES).unwrap_or(0);
         let frame_bytes = self.limits.event_bytes.as_u64().saturating_add(extra);
-        let reliable = dispatch::ReliableOptions { frame_bytes, ..self.reliable.clone() };
+        let heartbeat_interval =
+            self.reliable.heartbeat_interval.min(self.delivery.heartbeat_interval);
+        let reliable =
+            dispatch::ReliableOptions { heartbeat_interval, frame_bytes, ..self.reliable.clone() };
         dispatch::Options { reliable, ..self.delivery.clone() }
     }
 

@@ -49,14 +49,18 @@ mod events;
 mod extract;
 mod failures;
 mod feed;
+mod gateway_frames;
+mod gateway_stream;
 mod gateway_tokens;
 mod gateways;
+mod grpc;
 mod health;
 mod inbox;
 mod inbox_edit;
 mod instances;
 pub mod listener;
 mod log;
+mod long_poll;
 mod manifest;
 mod nodes;
 mod observability;
@@ -104,6 +108,8 @@ pub struct App {
     log_waiting: log::Waiting,
     waits: rollouts::Waits,
     feed: Feed,
+    streams: gateway_frames::Streams,
+    pollers: long_poll::Pollers,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
     supervisors: Vec<Supervisor>,
@@ -139,6 +145,8 @@ impl App {
             log_waiting: log::Waiting::default(),
             waits: rollouts::Waits::default(),
             feed,
+            streams: gateway_frames::Streams::default(),
+            pollers: long_poll::Pollers::default(),
             render_metrics,
             supervisors,
         })
@@ -159,7 +167,10 @@ impl App {
 pub fn router(app: Arc<App>) -> Router {
     let request_timeout = app.config.server.request_timeout;
     let (routes, _) = documented_routes(request_timeout).split_for_parts();
-    let routes = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    let routes = routes
+        .merge(grpc::routes(&app))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed);
     observability::observed(routes, &app).with_state(app)
 }
 
@@ -211,6 +222,10 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(diagnosis::of_gateway))
         .routes(manifest)
         .routes(routes!(replay::replay))
+        .routes(routes!(gateway_stream::follow))
+        .routes(routes!(gateway_frames::send))
+        .routes(routes!(long_poll::poll))
+        .routes(routes!(long_poll::frames))
         .routes(routes!(gateway_tokens::list, gateway_tokens::create))
         .routes(routes!(gateway_tokens::revoke))
         .routes(routes!(connections::of_gateway))
@@ -243,7 +258,7 @@ async fn timed_out(_: BoxError) -> Problem {
 /// Keeps the connection open, because probes are repeated.
 async fn keep_open(request: Request, next: Next) -> Response {
     if let Some(peer) = request.extensions().get::<Peer>() {
-        peer.place.keep();
+        peer.keep();
     }
     next.run(request).await
 }
@@ -268,7 +283,7 @@ impl Conclusion {
         if let Some(problem::Cause(error)) = response.extensions().get() {
             app.failures.store(self.address, error);
         }
-        let is_kept = self.peer.is_none_or(|peer| peer.place.is_kept());
+        let is_kept = self.peer.is_none_or(|peer| peer.is_kept());
         if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

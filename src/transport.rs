@@ -33,7 +33,8 @@
 //! - It sends nothing after [`Control::Close`], and drops its end after [`Incoming::Ended`]. If it
 //!   drops its end earlier, the node is shutting down ([`Reason::Shutdown`]).
 //!
-//! [`websocket`] is the transport of deployed gateways, and has a reliable mode, too.
+//! [`websocket`] is the transport of deployed gateways, and has a reliable mode, too. [`sse`] and
+//! [`long_poll`] and [`grpc`] have reliable mode only.
 
 use std::sync::Arc;
 
@@ -44,8 +45,12 @@ use crate::event::{Event, Reason, Sequence};
 pub mod frame;
 pub mod frames;
 mod greeting;
+pub mod grpc;
+pub mod long_poll;
+pub mod push;
 pub mod reliable;
 mod report;
+pub mod sse;
 pub mod websocket;
 mod write_timeout;
 

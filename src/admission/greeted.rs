@@ -14,7 +14,7 @@ use crate::transport::reliable::{connection_error, violation};
 /// A gateway that was admitted, and whose hello is awaited. Its connection is registered, and can be
 /// closed. If this is dropped, it ends without a record.
 pub struct Greeted {
-    pub(super) greeted: dispatch::Greeted,
+    pub(super) connection: dispatch::Greeted,
     pub(super) key: Presented,
     pub(super) credential: GatewayCredential,
     pub(super) attempt: Attempt,
@@ -45,7 +45,7 @@ impl NotOpened {
 impl Greeted {
     /// What the first frame contains.
     pub const fn greeting(&self) -> ReliableGreeting {
-        self.greeted.greeting()
+        self.connection.greeting()
     }
 
     /// The gateway.
@@ -55,14 +55,14 @@ impl Greeted {
 
     /// Waits until the connection is to be closed before its hello. Cancel safe.
     pub async fn stopped(&mut self) -> Reason {
-        self.greeted.stopped().await
+        self.connection.stopped().await
     }
 
     /// Opens the connection as its hello asks. The attempt must be dropped when the connection has
     /// ended.
     pub async fn open(self, hello: Hello) -> Result<(Session, Attempt), NotOpened> {
-        let Self { greeted, key, attempt, store, .. } = self;
-        let session = match greeted.open(hello).await {
+        let Self { connection, key, attempt, store, .. } = self;
+        let session = match connection.open(hello).await {
             Ok(session) => session,
             Err(StoreError::NotFound(_)) => {
                 // It was disabled or deleted since its key was checked.

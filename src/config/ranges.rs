@@ -145,12 +145,6 @@ fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigE
             "must be longer than delivery.heartbeat_interval, so that gateways have time to answer",
         );
     }
-    if delivery.heartbeat_timeout <= reliable.heartbeat_interval {
-        return refuse(
-            "reliable.heartbeat_interval",
-            "must be shorter than delivery.heartbeat_timeout",
-        );
-    }
     if reliable.hello_timeout > LONGEST_GRACE {
         return refuse("reliable.hello_timeout", "must be at most \"1m\"");
     }

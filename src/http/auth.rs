@@ -86,7 +86,12 @@ impl FromRequestParts<Arc<App>> for Gateway {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let refuse = |token: Option<&str>, gateway: Option<&GatewayCredential>| {
-            app.failures.credential(address(app, &parts.extensions, &parts.headers), Kind::Gateway, token, gateway);
+            app.failures.credential(
+                address(app, &parts.extensions, &parts.headers),
+                Kind::Gateway,
+                token,
+                gateway,
+            );
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
@@ -104,7 +109,12 @@ async fn principal(
     needed: Scope,
 ) -> Result<(Presented, AccessCredential), Problem> {
     let refuse = |token: Option<&str>| {
-        app.failures.credential(address(app, &parts.extensions, &parts.headers), Kind::Access, token, None);
+        app.failures.credential(
+            address(app, &parts.extensions, &parts.headers),
+            Kind::Access,
+            token,
+            None,
+        );
         Problem::unauthorized(Challenge::Bearer)
     };
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
@@ -114,7 +124,7 @@ async fn principal(
             return Err(Problem::http_connection_limit());
         }
         peer.place.authenticated();
-        peer.place.keep();
+        peer.keep();
     }
     if credential.scopes.contains(&needed) {
         return Ok((presented, credential));

@@ -73,7 +73,7 @@ pub(super) async fn connect(
         Ok((upgrade, Gateway::Plain(admitted))) => {
             let (gateway, id) = (admitted.credential.gateway_id, admitted.session.id());
             let span = observability::connection_span(gateway, id, TRANSPORT, &parts.headers);
-            start(&app, upgrade, admitted, span)
+            start(&app, upgrade, *admitted, span)
         }
         Ok((upgrade, Gateway::Reliable(greeted))) => {
             let (gateway, transport) = (greeted.credential().gateway_id, RELIABLE_TRANSPORT);
@@ -85,9 +85,9 @@ pub(super) async fn connect(
     }
 }
 
-/// A refused upgrade, and what is known about the gateway.
-struct Refused {
-    problem: Problem,
+/// A gateway that is refused, and what is known about it.
+pub(super) struct Refused {
+    pub(super) problem: Problem,
     /// The public part of the key.
     token: Option<String>,
     gateway: Option<GatewayCredential>,
@@ -108,8 +108,13 @@ impl From<Box<Refusal>> for Refused {
 }
 
 impl Refused {
+    /// The same gateway, refused for another reason.
+    pub(super) fn because(self, problem: Problem) -> Self {
+        Self { problem, ..self }
+    }
+
     /// Logs and counts it, records it for the gateway, and renders it.
-    fn into_response(self, app: &App, address: IpAddr) -> Response {
+    pub(super) fn into_response(self, app: &App, address: IpAddr) -> Response {
         if self.is_invalid_key {
             failures::count(Kind::Gateway);
         }
@@ -139,7 +144,7 @@ impl Refused {
 
 /// An admitted gateway, by its mode.
 enum Gateway {
-    Plain(Admitted),
+    Plain(Box<Admitted>),
     Reliable(Box<Greeted>),
 }
 
@@ -167,7 +172,7 @@ async fn admit(
     let gateway = if upgrade.selected_protocol().is_some() {
         Gateway::Reliable(Box::new(app.admissions.greet(candidate, RELIABLE_TRANSPORT).await?))
     } else {
-        Gateway::Plain(app.admissions.admit(candidate, TRANSPORT).await?)
+        Gateway::Plain(Box::new(app.admissions.admit(candidate, TRANSPORT).await?))
     };
     peer.place.authenticated();
     Ok((upgrade, gateway))
@@ -175,12 +180,14 @@ async fn admit(
 
 /// The codes of refused upgrades, as the metric of refusals names them. Errors of the database can
 /// add others.
-pub const UPGRADE_REFUSALS: [Code; 10] = [
+pub const UPGRADE_REFUSALS: [Code; 12] = [
     Code::Unauthorized,
     Code::GatewayDisabled,
     Code::UpgradeRequired,
     Code::BadRequest,
     Code::OriginRefused,
+    Code::Conflict,
+    Code::Invalid,
     Code::TooManyAttempts,
     Code::ConnectionLimit,
     Code::GatewayConnectionLimit,
@@ -236,7 +243,7 @@ fn too_many(wait: Duration) -> Problem {
 /// Browsers send an Origin header, gateways don't. A web page must not be able to use a key that it
 /// obtained. The status is 400, after which gateways retry, so that a proxy which adds the header
 /// does not stop a fleet.
-fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
+pub(super) fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
     let allowed = &app.config.server.allowed_origins;
     let listed =
         |origin: &HeaderValue| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());

@@ -28,12 +28,13 @@ use crate::log_limit::{Bounds, LogLimit};
 use crate::metric;
 
 mod descriptors;
+mod http2;
 mod places;
 mod table;
 
 use places::{Evicted, Place, Places};
 
-pub(super) use places::Peer;
+pub(super) use places::{Peer, StreamPlace};
 
 /// How much unsent data the kernel buffers for a peer. A larger buffer would hide that the peer
 /// does not read: a megabyte in the buffer looks as if it had been sent.
@@ -52,13 +53,24 @@ const RESERVED: usize = 64;
 /// Descriptors reserved for the database, files and the runtime.
 const OTHER_DESCRIPTORS: usize = 128;
 
+/// How long peers may do nothing. Besides these, `[server]` limits handshakes, heads and idle time.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerTimeouts {
+    /// The interval between pings on connections that use HTTP/2.
+    pub ping_interval: Duration,
+    /// For how long a peer's host may leave sent data, and a ping of HTTP/2, unacknowledged.
+    pub unacknowledged: Duration,
+    /// For how long a peer may read nothing of a response over HTTP/2.
+    pub write: Duration,
+}
+
 /// A bound port.
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,
     limits: Limits,
     handshake_timeout: Duration,
-    unacknowledged: Duration,
+    timeouts: PeerTimeouts,
     balancers: Vec<Network>,
     places: Arc<Places>,
     log: LogLimit<&'static str>,
@@ -66,12 +78,11 @@ pub struct Listener {
 
 impl Listener {
     /// Binds the port; must be called inside a runtime. Without TLS, only loopback addresses are
-    /// allowed. A connection ends when sent data stays unacknowledged for as long as
-    /// `unacknowledged`.
+    /// allowed.
     pub fn bind(
         server: &config::Server,
         tls: Option<rustls::ServerConfig>,
-        unacknowledged: Duration,
+        timeouts: PeerTimeouts,
     ) -> io::Result<Self> {
         if tls.is_none() && !server.listen.ip().is_loopback() {
             return Err(io::Error::new(
@@ -85,7 +96,7 @@ impl Listener {
             tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             limits: Limits { head: server.header_timeout, idle: server.idle_timeout },
             handshake_timeout: server.handshake_timeout,
-            unacknowledged,
+            timeouts,
             balancers: server.proxy_protocol_from.clone(),
             places: Places::new(table::Limits {
                 handshakes: server.max_pending_handshakes,
@@ -125,15 +136,17 @@ impl Listener {
             };
             let is_balancer = self.balancers.iter().any(|network| network.contains(address.ip()));
             let Some(place) = self.admit(address, is_balancer) else { continue };
-            prepare(&stream, self.unacknowledged);
+            prepare(&stream, self.timeouts.unacknowledged);
             let connection = Connection {
-                peer: Peer { address, place: Arc::clone(&place) },
+                peer: Peer::new(address, Arc::clone(&place)),
                 tls: self.tls.clone(),
                 limits: self.limits,
+                timeouts: self.timeouts,
                 is_balancer,
                 deadline: Instant::now() + self.handshake_timeout,
                 router: router.clone(),
                 wind_down: wind_down.clone(),
+                tasks: connections.clone(),
             };
             connections.spawn(async move { place.run(connection.run(stream)).await });
         }
@@ -207,11 +220,14 @@ struct Connection {
     peer: Peer,
     tls: Option<TlsAcceptor>,
     limits: Limits,
+    timeouts: PeerTimeouts,
     is_balancer: bool,
     /// The deadline of the PROXY protocol header and the TLS handshake together.
     deadline: Instant,
     router: Router,
     wind_down: CancellationToken,
+    /// For the streams of HTTP/2.
+    tasks: TaskTracker,
 }
 
 impl Connection {
@@ -225,16 +241,30 @@ impl Connection {
         }
         let peer = self.peer.address;
         let Some(tls) = self.tls.take() else {
-            return self.serve(stream).await;
+            return self.serve_http1(stream).await;
         };
         match timeout_at(self.deadline, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(http2::ALPN) => {
+                self.serve_http2(stream).await;
+            }
+            Ok(Ok(stream)) => self.serve_http1(stream).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "a TLS handshake timed out"),
         }
     }
 
-    async fn serve<S>(self, stream: S)
+    async fn serve_http2<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { peer, limits, timeouts, router, wind_down, tasks, .. } = self;
+        peer.place.ready();
+        let settings = http2::Settings { limits, timeouts, router, wind_down, tasks };
+        // Boxed, because it is larger than a connection over HTTP/1.1, and most use that.
+        Box::pin(http2::serve(stream, peer, settings)).await;
+    }
+
+    async fn serve_http1<S>(self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -242,7 +272,7 @@ impl Connection {
         let address = peer.address;
         peer.place.ready();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let (peer, router) = (peer.clone(), router.clone());
+            let (peer, router) = (peer.for_request(), router.clone());
             async move {
                 let busy = peer.place.begin()?;
                 request.extensions_mut().insert(peer);

@@ -57,7 +57,10 @@ pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(trace)
-        .layer(middleware::from_fn_with_state((Arc::clone(app), Arc::new(HttpMetrics::new())), measure))
+        .layer(middleware::from_fn_with_state(
+            (Arc::clone(app), Arc::new(HttpMetrics::new())),
+            measure,
+        ))
         .layer(CatchPanicLayer::custom(super::panicked));
     router.layer(stack)
 }

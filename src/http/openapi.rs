@@ -208,6 +208,17 @@ code_sets! {
         TooManyAttempts, ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit,
         CommitOutcomeUnknown, Internal, Unavailable
     ];
+    /// A gateway's stream is opened.
+    Streaming = [
+        BadRequest, OriginRefused, Unauthorized, GatewayDisabled, Conflict, Invalid, TooManyAttempts,
+        ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit, Internal, Timeout,
+        Unavailable
+    ];
+    /// Frames of a gateway.
+    Frames = [
+        BadRequest, MalformedFrame, ConnectionGone, BodyTooLarge, FrameTooLarge,
+        UnsupportedContentEncoding, InvalidFrame
+    ];
     /// Requests that may wait.
     Waiting = [TooManyWaits];
     /// `GET /readyz`.

@@ -1,5 +1,6 @@
 //! Certificates: read from PEM files, reloaded while running, and generated once if none is
-//! configured. TLS 1.2 and 1.3, HTTP/1.1.
+//! configured. TLS 1.2 and 1.3. ALPN selects HTTP/2, which WebSocket does not use, only for clients
+//! that offer it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,7 +96,7 @@ impl Certificates {
                 .with_safe_default_protocol_versions()?
                 .with_no_client_auth()
                 .with_cert_resolver(Arc::clone(&self.current) as _);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 

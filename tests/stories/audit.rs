@@ -34,10 +34,12 @@ on_both! {
 }
 
 /// Routes that change something and leave no record.
-const EXEMPT: [(&str, &str, &str); 3] = [
+const EXEMPT: [(&str, &str, &str); 5] = [
     ("post", "/events", "the log is its record"),
     ("post", "/gateways/{id}/resync", "no gateway supports it"),
     ("post", "/gateways/{id}/manifest", "a gateway's own request, which has no principal"),
+    ("post", "/gateways/connections/{connectionId}/frames", "likewise"),
+    ("post", "/gateways/events/instances/{instance}/frames", "likewise"),
 ];
 
 /// A request that changes something, and the action that it must be recorded as.

@@ -5,6 +5,7 @@ mod connections;
 mod error_messages;
 mod gateway_limit;
 mod headers;
+pub(crate) mod http2;
 pub(crate) mod log;
 mod names;
 mod objects;

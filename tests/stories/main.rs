@@ -137,6 +137,7 @@ mod socket_options;
 mod store_memory;
 mod store_postgres;
 mod store_sqlite;
+mod streams;
 mod summary;
 mod support;
 mod switch_over;

@@ -11,3 +11,5 @@ mod nacks;
 mod peer;
 mod resume;
 mod windows;
+
+pub(crate) use resume::publish;

@@ -28,7 +28,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 58] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 62] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
@@ -80,6 +80,10 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 58] = [
     ("DELETE", "/inbox/rejected/{id}", Admin, "", 404),
     ("POST", "/inbox/rejected/{id}/retry", Admin, "", 404),
     ("GET", "/ws/gateways/connect", Key, "", 426),
+    ("GET", "/gateways/stream", Key, "", 401),
+    ("POST", "/gateways/connections/{connectionId}/frames", Key, "[]", 401),
+    ("GET", "/gateways/events", Key, "", 401),
+    ("POST", "/gateways/events/instances/{instance}/frames", Key, "[]", 401),
     ("GET", "/livez", Nothing, "", 200),
     ("GET", "/readyz", Nothing, "", 200),
     ("GET", "/metrics", Nothing, "", 200),

@@ -290,24 +290,16 @@ impl<'a> Driver<'a> {
                 }
                 () = until(times.retry) => {
                     let why = "the refused event did not come again".to_owned();
-                    return self.close(link, Disconnect::Broken(why), &times).await;
+                    link.close().await;
+                    return Ok((End::Closed(Disconnect::Broken(why)), times.opened));
                 }
                 () = sleep_until(silent), if has_room => {
                     let why = "the service was silent for too long".to_owned();
-                    return self.close(link, Disconnect::Broken(why), &times).await;
+                    link.close().await;
+                    return Ok((End::Closed(Disconnect::Broken(why)), times.opened));
                 }
             }
         }
-    }
-
-    async fn close(
-        &mut self,
-        link: &mut dyn Link,
-        why: Disconnect,
-        times: &Times,
-    ) -> Result<(End, Instant), ClientError> {
-        link.close().await;
-        Ok((End::Closed(why), times.opened))
     }
 
     /// Executes all actions; how the connection ended, if it did.

@@ -14,7 +14,7 @@ use crate::client::BASE_PATH;
 use crate::client::lines::{Field, Lines};
 use crate::client::socket::Endpoint;
 use crate::client::tls::plain;
-use crate::event::ConnectionId;
+use crate::event::{ConnectionId, EventType};
 use crate::transport::frames::{
     Confirm, ErrorCode, GatewayFrame, Hello, MAX_BATCH, Resume, ServerFrame, close_code,
 };
@@ -75,7 +75,7 @@ impl EventStream {
             query.append_pair("window", &window.to_string());
         }
         if let Some(types) = &hello.types {
-            let types: Vec<&str> = types.iter().map(|it| it.as_str()).collect();
+            let types: Vec<&str> = types.iter().map(EventType::as_str).collect();
             query.append_pair("types", &types.join(","));
         }
         drop(query);

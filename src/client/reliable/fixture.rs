@@ -69,6 +69,7 @@ pub(super) fn mark(sequence: i64) -> ServerFrame {
     ServerFrame::Mark(DeliveryMark { sequence: Sequence(sequence), head: Sequence(sequence) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "clients start with or without a position")]
 pub(super) fn at(log: u8, sequence: i64) -> Option<Position> {
     let event_id = Some(EventId::new(format!("e-{sequence}")).expect("an id"));
     Some(Position { epoch: epoch(log), sequence: Sequence(sequence), event_id })

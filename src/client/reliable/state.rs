@@ -24,7 +24,8 @@ use super::Outcome;
 use crate::event::{Epoch, EventId, EventType, Sequence};
 use crate::transport::frames::{
     Ack, Confirm, ConnectionError, ConnectionResumed, Credit, DeliveryGap, DeliveryMark,
-    EventFrame, GatewayFrame, Hello, Limits, Nack, Position, Progress, Resume, ServerFrame,
+    EventFrame, GapReason, GatewayFrame, Hello, Limits, Nack, Position, Progress, Resume,
+    ServerFrame,
 };
 
 #[cfg(test)]
@@ -117,6 +118,7 @@ enum Item {
 
 /// The state of one connection.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 struct Connection {
     epoch: Option<Epoch>,
     limits: Option<Limits>,
@@ -341,8 +343,13 @@ impl ClientState {
             debug_assert!(false, "no snapshot is being read");
             return;
         };
-        let DeliveryGap { epoch, resume_at, .. } = gap;
-        self.handled = Some(Position { epoch, sequence: resume_at, event_id: None });
+        let DeliveryGap { epoch, resume_at, reason, .. } = gap;
+        // An event that was being handled when its connection ended may be beyond the gap.
+        let is_beyond = reason != GapReason::Epoch
+            && self.handled.as_ref().is_some_and(|it| it.epoch == epoch && it.sequence > resume_at);
+        if !is_beyond {
+            self.handled = Some(Position { epoch, sequence: resume_at, event_id: None });
+        }
         self.flush = true;
         if let Some(connection) = &mut self.connection
             && connection.epoch == Some(epoch)

@@ -87,7 +87,8 @@ impl Lane {
             return None;
         }
         Some(match item {
-            Item::Lost(range) => Step::Gap(range.last, GapReason::Retention),
+            Item::Lost(range, Reason::Retention) => Step::Gap(range.last, GapReason::Retention),
+            Item::Lost(range, reason) => Step::Skip(range.last, *reason),
             Item::Event(row, committed_at) => {
                 if !self.wants(&row.event) {
                     Step::Filter(row.sequence)

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::event::Sequence;
 use crate::transport::frames::{MAX_TYPES, PROTOCOL};
 
+/// Where gateways open their WebSockets.
+const CONNECT: &str = "/ws/gateways/connect";
 /// Messages from the service in reliable mode.
 const FROM_SERVICE: [&str; 7] = [
     "connectionAck",
@@ -59,19 +61,23 @@ fn channel(address: &str, server: &str, description: &str, messages: &[&str]) ->
     })
 }
 
-pub(super) fn channels() -> Value {
-    let both: Vec<&str> = FROM_SERVICE.into_iter().chain(FROM_GATEWAY).collect();
-    let address = "/ws/gateways/connect";
+/// Plain mode, at the address of reliable mode.
+fn plain() -> Value {
     let mut plain = channel(
-        address,
+        CONNECT,
         "websocket",
         "Plain mode, for gateways in the field: an upgrade without a subprotocol. A gateway confirms \
          by its pongs: the payload of a ping is the sequence of the last event before it.",
         &["plainConnectionAck", "plainEvent", "deploymentAck"],
     );
     plain["bindings"] = json!({ "ws": { "method": "GET", "bindingVersion": "0.1.0" } });
+    plain
+}
+
+pub(super) fn channels() -> Value {
+    let both: Vec<&str> = FROM_SERVICE.into_iter().chain(FROM_GATEWAY).collect();
     let mut reliable = channel(
-        address,
+        CONNECT,
         "websocket",
         &format!(
             "Reliable mode: an upgrade with the subprotocol `{PROTOCOL}`. Each text message is one \
@@ -111,7 +117,7 @@ pub(super) fn channels() -> Value {
     );
     instance["parameters"] = json!({ "instance": { "description": "The instance's name." } });
     json!({
-        "plain": plain,
+        "plain": plain(),
         "reliable": reliable,
         "eventStream": channel(
             "/gateways/stream",

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -33,8 +33,10 @@ pub(in super::super) struct Place {
     id: Id,
     evicted: CancellationToken,
     is_authenticated: AtomicBool,
-    /// Whether the connection may serve another request after this one.
-    is_kept: AtomicBool,
+    /// Requests in progress. Changed only while the places are locked, together with the phase.
+    requests: AtomicUsize,
+    /// Gateways' streams in progress. Likewise.
+    streams: AtomicUsize,
 }
 
 /// The connection was evicted before its request began.
@@ -69,7 +71,8 @@ impl Places {
                 id,
                 evicted: token,
                 is_authenticated: AtomicBool::new(false),
-                is_kept: AtomicBool::new(false),
+                requests: AtomicUsize::new(0),
+                streams: AtomicUsize::new(0),
             })
         });
         (place, evicted.len())
@@ -114,26 +117,39 @@ impl Place {
         self.places.lock().table.enter(self.id, Phase::Idle);
     }
 
-    /// Begins a request. The connection is not evicted until the request ends.
+    /// Begins a request. The connection is not evicted while it has any.
     pub(super) fn begin(self: &Arc<Self>) -> Result<Busy, Evicted> {
-        self.is_kept.store(false, Ordering::Relaxed);
-        let entered = self.places.lock().table.enter(self.id, Phase::Busy);
-        if entered { Ok(Busy(Some(Arc::clone(self)))) } else { Err(Evicted) }
+        let mut inner = self.places.lock();
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if !inner.table.enter(self.id, self.phase()) {
+            return Err(Evicted);
+        }
+        Ok(Busy(Some(Arc::clone(self))))
+    }
+
+    /// Begins a gateway's stream.
+    pub(in super::super) fn stream(self: &Arc<Self>) -> StreamPlace {
+        let mut inner = self.places.lock();
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        inner.table.enter(self.id, self.phase());
+        StreamPlace(Arc::clone(self))
+    }
+
+    fn phase(&self) -> Phase {
+        if self.streams.load(Ordering::Relaxed) > 0 {
+            Phase::Streaming
+        } else if self.requests.load(Ordering::Relaxed) > 0 {
+            Phase::Busy
+        } else if self.is_authenticated.load(Ordering::Relaxed) {
+            Phase::Authenticated
+        } else {
+            Phase::Idle
+        }
     }
 
     /// The request's credential is valid.
     pub(in super::super) fn authenticated(&self) {
         self.is_authenticated.store(true, Ordering::Relaxed);
-    }
-
-    /// Lets the connection stay open after this request.
-    pub(in super::super) fn keep(&self) {
-        self.is_kept.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the connection may stay open after this request.
-    pub(in super::super) fn is_kept(&self) -> bool {
-        self.is_kept.load(Ordering::Relaxed)
     }
 
     /// Whether this place is of the reserve for probes and admins.
@@ -147,6 +163,18 @@ impl Drop for Place {
         let mut inner = self.places.lock();
         inner.table.leave(self.id);
         inner.evictions.remove(&self.id);
+    }
+}
+
+/// A gateway's stream of events in progress. Meanwhile its connection takes no place.
+#[derive(Debug)]
+pub(in super::super) struct StreamPlace(Arc<Place>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut inner = self.0.places.lock();
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        inner.table.enter(self.0.id, self.0.phase());
     }
 }
 
@@ -168,9 +196,9 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         if let Some(place) = self.0.take() {
-            let is_authenticated = place.is_authenticated.load(Ordering::Relaxed);
-            let phase = if is_authenticated { Phase::Authenticated } else { Phase::Idle };
-            place.places.lock().table.enter(place.id, phase);
+            let mut inner = place.places.lock();
+            place.requests.fetch_sub(1, Ordering::Relaxed);
+            inner.table.enter(place.id, place.phase());
         }
     }
 }
@@ -208,4 +236,27 @@ impl HttpBody for Answering {
 pub(in super::super) struct Peer {
     pub(in super::super) address: SocketAddr,
     pub(in super::super) place: Arc<Place>,
+    /// Whether the connection may stay open after this request.
+    is_kept: Arc<AtomicBool>,
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr, place: Arc<Place>) -> Self {
+        Self { address, place, is_kept: Arc::default() }
+    }
+
+    /// For a request of its own.
+    pub(super) fn for_request(&self) -> Self {
+        Self::new(self.address, Arc::clone(&self.place))
+    }
+
+    /// Lets the connection stay open after this request.
+    pub(in super::super) fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection may stay open after this request.
+    pub(in super::super) fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
+    }
 }

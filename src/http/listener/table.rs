@@ -1,8 +1,8 @@
 //! Decides which connections are admitted, and which are evicted for them. The table has no clock
 //! and no sockets; the caller closes evicted connections.
 //!
-//! There are two limits: on handshakes in progress, and on connections that are not (yet) a
-//! gateway's socket. At a limit, a new connection is admitted and another one is evicted: the one
+//! There are two limits: on handshakes in progress, and on connections that carry no gateway's
+//! stream. (A gateway's WebSocket has left the table.) At a limit, a new connection is admitted and another one is evicted: the one
 //! that has waited longest, of the source that holds most connections. So each source keeps at
 //! least an equal share, and a peer that opens connections without using them only replaces its
 //! own. A connection with a request in progress is never evicted. One whose peer has authenticated
@@ -18,7 +18,7 @@ use crate::admission::rates::Source;
 pub(super) struct Limits {
     /// Handshakes in progress.
     pub(super) handshakes: usize,
-    /// Connections, including handshakes.
+    /// Connections that carry no gateway's stream, including handshakes.
     pub(super) connections: usize,
     /// Further connections, for probes and admins, while no other connection can be evicted.
     pub(super) reserved: usize,
@@ -39,6 +39,8 @@ pub(super) enum Phase {
     Authenticated,
     /// A request is in progress, or a balancer has not named its client yet.
     Busy,
+    /// A gateway receives events over it. Not counted here; `delivery.max_connections` limits these.
+    Streaming,
 }
 
 /// The result of admitting a connection.
@@ -64,6 +66,8 @@ struct Entry {
 pub(super) struct Table {
     limits: Limits,
     entries: HashMap<Id, Entry>,
+    /// How many of them carry a gateway's stream.
+    streaming: usize,
     handshakes: Ranking,
     /// Handshakes, and idle connections that have not authenticated.
     unauthenticated: Ranking,
@@ -76,6 +80,7 @@ impl Table {
         Self {
             limits,
             entries: HashMap::new(),
+            streaming: 0,
             handshakes: Ranking::default(),
             unauthenticated: Ranking::default(),
             authenticated: Ranking::default(),
@@ -87,20 +92,25 @@ impl Table {
     /// [client is known](Self::name_client), because until then it can't be counted for any source.
     pub(super) fn admit(&mut self, source: Source, is_balancer: bool) -> Admission {
         let mut evicted = if is_balancer { Vec::new() } else { self.free_handshake() };
-        while self.entries.len() >= self.limits.connections
+        while self.counted() >= self.limits.connections
             && let Some(id) = self.candidate()
         {
             self.leave(id);
             evicted.push(id);
         }
-        let is_reserve = self.entries.len() >= self.limits.connections;
-        if self.entries.len() >= self.limits.connections.saturating_add(self.limits.reserved) {
+        let is_reserve = self.counted() >= self.limits.connections;
+        if self.counted() >= self.limits.connections.saturating_add(self.limits.reserved) {
             return Admission { id: None, evicted };
         }
         let id = Id(self.changes + 1);
         let phase = if is_balancer { Phase::Busy } else { Phase::Handshake };
         self.put(id, Entry { source, phase, since: 0, is_reserve });
         Admission { id: Some(id), evicted }
+    }
+
+    /// The connections that are limited here.
+    fn counted(&self) -> usize {
+        self.entries.len() - self.streaming
     }
 
     /// Evicts handshakes until there is room for another one.
@@ -135,10 +145,9 @@ impl Table {
 
     /// Changes the phase of a connection; false if it was evicted.
     pub(super) fn enter(&mut self, id: Id, phase: Phase) -> bool {
-        let Some(entry) = self.entries.remove(&id) else {
+        let Some(entry) = self.take(id) else {
             return false;
         };
-        self.rank(id, &entry, Ranking::remove);
         self.put(id, Entry { phase, ..entry });
         true
     }
@@ -146,10 +155,9 @@ impl Table {
     /// Sets the client that a balancer has named; its handshake begins. Returns connections to
     /// close.
     pub(super) fn name_client(&mut self, id: Id, source: Source) -> Vec<Id> {
-        let Some(entry) = self.entries.remove(&id) else {
+        let Some(entry) = self.take(id) else {
             return Vec::new();
         };
-        self.rank(id, &entry, Ranking::remove);
         let evicted = self.free_handshake();
         self.put(id, Entry { source, phase: Phase::Handshake, ..entry });
         evicted
@@ -159,20 +167,26 @@ impl Table {
         self.changes += 1;
         entry.since = self.changes;
         self.rank(id, &entry, Ranking::insert);
+        self.streaming += usize::from(entry.phase == Phase::Streaming);
         self.entries.insert(id, entry);
+    }
+
+    fn take(&mut self, id: Id) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.rank(id, &entry, Ranking::remove);
+        self.streaming -= usize::from(entry.phase == Phase::Streaming);
+        Some(entry)
     }
 
     /// Removes a connection that has ended or has become a gateway's socket.
     pub(super) fn leave(&mut self, id: Id) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.rank(id, &entry, Ranking::remove);
-        }
+        self.take(id);
     }
 
     /// Whether a connection is in excess of the ordinary limit, so that only probes and admins may
     /// use it.
     pub(super) fn is_reserve(&self, id: Id) -> bool {
-        self.entries.len() > self.limits.connections
+        self.counted() > self.limits.connections
             && self.entries.get(&id).is_some_and(|entry| entry.is_reserve)
     }
 
@@ -185,7 +199,7 @@ impl Table {
             }
             Phase::Idle => how(&mut self.unauthenticated, entry.source, rank),
             Phase::Authenticated => how(&mut self.authenticated, entry.source, rank),
-            Phase::Busy => {}
+            Phase::Busy | Phase::Streaming => {}
         }
     }
 }

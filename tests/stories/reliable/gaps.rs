@@ -16,7 +16,7 @@ async fn what_retention_has_removed_is_a_gap(on: On) {
         .start_with(&[
             ("RETENTION__MAX_EVENTS", "2"),
             ("RETENTION__HARD_MAX_EVENTS", "4"),
-            ("RETENTION__INTERVAL", "100ms"),
+            ("RETENTION__INTERVAL", "1s"),
             ("RELIABLE__SNAPSHOT_URL", "https://platform.example/snapshot"),
         ])
         .await;

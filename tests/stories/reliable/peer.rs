@@ -156,8 +156,8 @@ impl Peer {
         }
     }
 
-    /// The service must have processed everything that was sent so far: it answers a ping, which
-    /// arrives after that.
+    /// The service must have received everything that was sent so far: it answers a ping, which
+    /// arrives after that. Marks before the answer are ignored.
     pub(crate) async fn settled(&mut self) {
         self.message(Message::Ping("settled".into())).await;
         loop {
@@ -165,6 +165,7 @@ impl Peer {
             match next.expect("a pong in time") {
                 Some(Ok(Message::Pong(payload))) if payload == "settled".as_bytes() => return,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Text(text))) if text.contains("\"delivery.mark\"") => {}
                 other => panic!("sent meanwhile: {other:?}"),
             }
         }

@@ -20,7 +20,7 @@ pub(super) async fn with_events(on: &On, count: i64) -> (Service, String, String
 }
 
 /// Publishes events with these numbers.
-pub(super) async fn publish(service: &Service, id: &str, first: i64, last: i64) {
+pub(crate) async fn publish(service: &Service, id: &str, first: i64, last: i64) {
     let batch: Vec<Value> =
         (first..=last).map(|number| deployed(&[id], &format!("d-{number}"))).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
@@ -57,8 +57,9 @@ async fn each_way_to_resume_starts_where_it_says(on: On) {
             (&json!(from), &json!(5 - from), &json!(mode)),
             "{resume}"
         );
-        for sequence in from + 1..=5 {
-            assert_eq!(peer.event(sequence).await["previous"], sequence - 1);
+        // What was in flight on a connection that failed is sent one by one.
+        if from < 5 {
+            assert_eq!(peer.event(from + 1).await["previous"], from);
         }
     }
     // A position is a confirmation of everything up to it.

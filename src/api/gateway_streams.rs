@@ -1,0 +1,113 @@
+//! How gateways that don't use WebSocket receive events: `GET /gateways/stream`
+//! and `GET /gateways/events`.
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::event::{Epoch, EventType, Sequence};
+
+/// What a gateway wants from a stream; the members of `connection.hello`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamQuery {
+    /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
+    /// characters without control characters. If omitted, the connection shares the position of all
+    /// unnamed ones.
+    #[param(min_length = 1, max_length = 64)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Where delivery begins, unless `Last-Event-ID` says so; `server` by default.
+    #[param(inline, required = false)]
+    pub resume: StreamResume,
+    /// How many unconfirmed events may be in flight; 0 pauses delivery. The service's limit applies
+    /// if it is smaller, and if this is omitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
+    /// The event types to deliver, at most 64, separated by commas; all by default. The others are
+    /// skipped and count as confirmed.
+    #[param(style = Form, explode = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "with_commas")]
+    pub types: Vec<EventType>,
+    /// What the gateway confirms; `received` by default.
+    #[param(inline, required = false)]
+    pub confirm: StreamConfirm,
+}
+
+/// Where a stream begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamResume {
+    /// After the instance's position, which the service stores.
+    #[default]
+    Server,
+    /// With the next event that is published.
+    Latest,
+    /// With the oldest event that the service still has.
+    Earliest,
+}
+
+/// The confirmation by which an event counts as delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamConfirm {
+    /// The gateway has stored the event, and will apply it.
+    #[default]
+    Received,
+    /// The gateway has applied the event.
+    Applied,
+}
+
+/// A request for events by long polling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+pub struct PollQuery {
+    /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
+    /// characters without control characters. If omitted, the connection shares the position of all
+    /// unnamed ones.
+    #[param(min_length = 1, max_length = 64)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The gateway's position, `EPOCH.SEQUENCE`: the last event that it has. If omitted, the instance's
+    /// position counts, which the service stores.
+    #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The maximum number of events; 256 by default.
+    #[param(minimum = 1, maximum = 256)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<usize>,
+    /// How long to wait for an event, at most `1m`; `25s` by default. The service may answer earlier,
+    /// so that the request does not exceed `server.request_timeout`.
+    #[param(example = "25s")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<String>,
+    /// Confirms everything up to this position, `EPOCH.SEQUENCE`, as applied. Not above `after`.
+    #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack: Option<String>,
+}
+
+/// Events for a gateway, and what is known about its log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PolledEvents {
+    /// The epoch of the log.
+    pub epoch: Epoch,
+    /// The last sequence of the log that the service knows of.
+    pub head: Sequence,
+    /// The events, as the frames of the protocol `gateway-events.v1`.
+    #[schema(value_type = Vec<Object>)]
+    pub events: Vec<Box<RawValue>>,
+    /// Events that can't be delivered, after those in `events`: the frame `delivery.gap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false, nullable = false)]
+    pub gap: Option<Box<RawValue>>,
+}
+
+/// Texts, separated by commas.
+fn with_commas<S: Serializer>(types: &[EventType], to: S) -> Result<S::Ok, S::Error> {
+    let texts: Vec<&str> = types.iter().map(EventType::as_str).collect();
+    to.serialize_str(&texts.join(","))
+}

@@ -1,0 +1,229 @@
+//! `GET /gateways/stream`: a gateway's connection over server-sent events. Every refusal comes
+//! before the stream begins.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts as _, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use tracing::Instrument as _;
+
+use super::App;
+use super::auth;
+use super::client_address::client_address;
+use super::connect::{Refused, check_origin};
+use super::listener::{Peer, StreamPlace};
+use super::observability;
+use super::openapi::{Problems, Streaming};
+use super::problem::{Answer, Challenge, Problem};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::admission::{Attempt, Candidate, Cause, NotOpened};
+use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
+use crate::clock::Timestamp;
+use crate::dispatch::Session;
+use crate::event::Reason;
+use crate::transport::frames::{Confirm, ErrorCode, FrameError, GatewayFrame, Hello, Resume};
+use crate::transport::sse::{self, Text};
+use crate::transport::{self, ReliableGreeting, push};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+impl FromQuery for StreamQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let resume = [
+            ("server", StreamResume::Server),
+            ("latest", StreamResume::Latest),
+            ("earliest", StreamResume::Earliest),
+        ];
+        let confirm = [("received", StreamConfirm::Received), ("applied", StreamConfirm::Applied)];
+        let types = parameters.parse("types", |text| {
+            text.split(',').map(|name| name.trim().parse()).collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(Self {
+            instance: parameters.text("instance").map(str::to_owned),
+            resume: parameters.one_of("resume", &resume)?.unwrap_or_default(),
+            window: parameters.get("window")?,
+            types: types.unwrap_or_default(),
+            confirm: parameters.one_of("confirm", &confirm)?.unwrap_or_default(),
+        })
+    }
+}
+
+/// Receive events as a gateway, over server-sent events.
+///
+/// The stream has the frames of the protocol `gateway-events.v1`, one in the `data` of each message.
+/// `event` is the frame's type, or `message` for events. `id`, on events and `delivery.mark`, is the
+/// position `EPOCH.SEQUENCE` after them; to continue there after a lost connection, send the last
+/// `id` as `Last-Event-ID`, as `EventSource` does. Confirm events with
+/// `POST /gateways/connections/{connectionId}/frames`, at the node that the stream comes from. A
+/// comment shows at least every `heartbeatMs` that the stream is alive.
+#[utoipa::path(
+    get, path = "/gateways/stream", tag = "for gateways", operation_id = "streamEvents",
+    params(
+        StreamQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last message that was received. It takes precedence over `resume`."),
+    ),
+    responses(
+        (status = 200, description = "The stream.", content_type = "text/event-stream", body = String),
+        Problems<(Streaming,)>,
+    ),
+    security(("gateway_key" = [])),
+)]
+pub(super) async fn follow(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let trusted = &app.config.server.trusted_proxies;
+    let address = client_address(peer.address.ip(), &parts.headers, trusted);
+    match open(&app, &peer, address, &mut parts).await {
+        Ok(opened) => start(&app, opened, &parts.headers),
+        Err(refused) => refused.into_response(&app, address),
+    }
+}
+
+/// An open connection.
+struct Opened {
+    greeting: ReliableGreeting,
+    session: Session,
+    attempt: Attempt,
+    place: StreamPlace,
+}
+
+async fn open(
+    app: &Arc<App>,
+    peer: &Peer,
+    address: IpAddr,
+    parts: &mut Parts,
+) -> Result<Opened, Refused> {
+    check_origin(app, &parts.headers)?;
+    if peer.place.is_reserve() {
+        return Err(Problem::http_connection_limit().into());
+    }
+    let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
+    let hello = match hello(app, parts).await {
+        Ok(hello) => hello,
+        Err(problem) => {
+            // An invalid key is refused as such, whatever else is wrong.
+            let authenticated = app.admissions.authenticate(candidate).await?;
+            let refused = Refused::from(authenticated.refuse(Cause::BadRequest("")));
+            return Err(refused.because(problem));
+        }
+    };
+    let greeted = app.admissions.greet(candidate, sse::NAME).await?;
+    peer.place.authenticated();
+    peer.keep();
+    let greeting = greeted.greeting();
+    let (session, attempt) = greeted.open(hello).await.map_err(not_opened)?;
+    Ok(Opened { greeting, session, attempt, place: peer.place.stream() })
+}
+
+/// The hello that the request contains.
+async fn hello(app: &Arc<App>, parts: &mut Parts) -> Answer<Hello> {
+    let Query(asked) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
+    let resume = match last_event_id(&parts.headers)? {
+        Some(resume) => resume,
+        None => match asked.resume {
+            StreamResume::Server => Resume::Server,
+            StreamResume::Latest => Resume::Latest,
+            StreamResume::Earliest => Resume::Earliest,
+        },
+    };
+    let hello = Hello {
+        instance: asked.instance,
+        resume,
+        window: asked.window,
+        window_bytes: None,
+        types: Some(asked.types).filter(|types| !types.is_empty()),
+        confirm: match asked.confirm {
+            StreamConfirm::Received => Confirm::Received,
+            StreamConfirm::Applied => Confirm::Applied,
+        },
+    };
+    checked(hello)
+}
+
+/// Checks a hello whose members are parameters of a request.
+pub(super) fn checked(hello: Hello) -> Answer<Hello> {
+    match GatewayFrame::Hello(hello).checked() {
+        Ok(GatewayFrame::Hello(hello)) => Ok(hello),
+        Ok(_) => Err(Problem::internal()),
+        Err(FrameError { message, .. }) => {
+            let mut parts = message.splitn(3, ": ").skip(1);
+            let (field, why) = (parts.next().unwrap_or("query"), parts.next());
+            Err(Problem::invalid(field, why.unwrap_or(&message)))
+        }
+    }
+}
+
+fn last_event_id(headers: &HeaderMap) -> Answer<Option<Resume>> {
+    let mut ids = headers.get_all(LAST_EVENT_ID).iter();
+    let Some(id) = ids.next() else { return Ok(None) };
+    let position = id.to_str().ok().and_then(sse::position).filter(|_| ids.next().is_none());
+    let position = position.ok_or_else(|| {
+        Problem::bad_request(
+            "Last-Event-ID must be the id of a message of this stream, EPOCH.SEQUENCE, given once.",
+        )
+    })?;
+    Ok(Some(Resume::After(position)))
+}
+
+/// The refusal of a gateway that was admitted and got no connection.
+pub(super) fn not_opened(NotOpened { reason, error }: NotOpened) -> Refused {
+    let told = || error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+    let problem = match reason {
+        Reason::TokenRevoked | Reason::GatewayDeleted => Problem::unauthorized(Challenge::ApiKey),
+        Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, told()),
+        Reason::Shutdown => {
+            Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
+        }
+        Reason::ProtocolError => {
+            let limit = ErrorCode::TooManyInstances.as_str();
+            let is_limit = error.as_ref().is_some_and(|error| error.code == limit);
+            let code = if is_limit { Code::Conflict } else { Code::InvalidFrame };
+            Problem::new(code, told())
+        }
+        _ => Problem::unavailable(
+            Code::Unavailable,
+            "The connection could not be opened; connect again.",
+        ),
+    };
+    problem.into()
+}
+
+fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
+    let Opened { greeting, session, attempt, place } = opened;
+    let greeted = greeting.greeting;
+    let span = observability::connection_span(greeted.gateway_id, session.id(), sse::NAME, headers);
+    let (lane_end, transport_end) = transport::link();
+    let text = Text::new(greeted.epoch);
+    let (connection, inbound, items) =
+        push::prepare(text, transport_end, app.config.delivery.write_timeout);
+    let listed = app.streams.list(greeted.gateway_id, session.id(), inbound);
+    span.in_scope(|| session.start(lane_end));
+    let first = Text::first(greeting.frame(Timestamp::now()));
+    let run = async move {
+        connection.run(vec![first]).await;
+        drop((listed, attempt, place));
+    };
+    tokio::spawn(run.instrument(span));
+    let body = Body::from_stream(futures_util::stream::unfold(items, async |mut items| {
+        let item = items.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(item), items))
+    }));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}

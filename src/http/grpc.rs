@@ -1,0 +1,316 @@
+//! The gRPC services: `gateway_events.v1.Gateways`, `grpc.health.v1.Health` and server reflection, on
+//! the port of the HTTP API. They need HTTP/2.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{Code as Grpc, Request, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tower::timeout::TimeoutLayer;
+use tracing::Instrument as _;
+
+use super::App;
+use super::auth;
+use super::client_address::client_address;
+use super::connect::Refused;
+use super::health;
+use super::listener::{Peer, StreamPlace};
+use super::observability;
+use super::problem::Problem;
+use super::timed_out;
+use crate::admission::{Candidate, Greeted, NotOpened};
+use crate::clock::Timestamp;
+use crate::event::Reason;
+use crate::transport::frames::{
+    ErrorCode, FrameError, GatewayFrame, Hello, MAX_GATEWAY_FRAME_BYTES,
+};
+use crate::transport::grpc::generated::GatewayFrame as Message;
+use crate::transport::grpc::generated::gateways_server::{Gateways, GatewaysServer};
+use crate::transport::grpc::{self, Item, Messages};
+use crate::transport::push::{self, Encoder as _, Inbound, Items};
+use crate::transport::{self, reliable};
+
+/// The size of an event's message in excess of its frame in JSON, in bytes.
+const MARGIN: usize = 64 * 1024;
+
+/// The routes of all services.
+pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let gateways = GatewaysServer::new(Service(Arc::clone(app)))
+        .max_decoding_message_size(MAX_GATEWAY_FRAME_BYTES)
+        .max_encoding_message_size(app.rules.event_bytes().saturating_add(MARGIN));
+    let health = HealthServer::new(Probe(Arc::clone(app))).max_decoding_message_size(1024);
+    let limit = app.config.server.request_timeout;
+    let mut public = Router::new().route_service("/grpc.health.v1.Health/{*method}", health);
+    // The descriptor is part of the program, so that this does not fail.
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(grpc::DESCRIPTOR)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    if let Ok(reflection) = reflection {
+        let reflection = tower::ServiceExt::<axum::extract::Request>::map_response(
+            reflection,
+            move |response| limited(response.map(Body::new), limit),
+        );
+        public = public.route_service("/grpc.reflection.v1.ServerReflection/{*method}", reflection);
+    }
+    // They need no credentials.
+    let public = public.layer((HandleErrorLayer::new(timed_out), TimeoutLayer::new(limit)));
+    Router::new().route_service("/gateway_events.v1.Gateways/{*method}", gateways).merge(public)
+}
+
+/// Ends a response after a time, because its request needs no credentials.
+fn limited(response: Response, limit: Duration) -> Response {
+    let deadline = Instant::now() + limit;
+    response.map(|body| Body::new(Limited { body, ended: Box::pin(sleep_until(deadline)) }))
+}
+
+struct Limited {
+    body: Body,
+    ended: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl axum::body::HttpBody for Limited {
+    type Data = axum::body::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<axum::body::Bytes>, axum::Error>>> {
+        if self.ended.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(None);
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+}
+
+/// Whether the node is ready, as at `/readyz`.
+struct Probe(Arc<App>);
+
+#[tonic::async_trait]
+impl Health for Probe {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        keep(&request);
+        let service = request.into_inner().service;
+        if !matches!(service.as_str(), "" | grpc::SERVICE) {
+            return Err(Status::not_found("there is no such service"));
+        }
+        let is_ready = health::readyz(State(Arc::clone(&self.0))).await.is_ok();
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(tonic::Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    /// Not offered: a stream that needs no credentials could be held open by anyone. Clients must be
+    /// prepared for it.
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("use Check"))
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Option<&Peer> {
+    request.extensions().get()
+}
+
+/// Keeps the connection open after this request.
+fn keep<T>(request: &Request<T>) {
+    if let Some(peer) = peer(request) {
+        peer.keep();
+    }
+}
+
+/// The service of gateways.
+struct Service(Arc<App>);
+
+#[tonic::async_trait]
+impl Gateways for Service {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Item> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<Message>>,
+    ) -> Result<tonic::Response<Self::ConnectStream>, Status> {
+        let app = &self.0;
+        let peer = peer(&request).cloned().ok_or_else(|| Status::internal("no peer"))?;
+        let (metadata, _, messages) = request.into_parts();
+        let headers = metadata.into_headers();
+        let trusted = &app.config.server.trusted_proxies;
+        let address = client_address(peer.address.ip(), &headers, trusted);
+        let greeted = match greet(app, &peer, &headers, address).await {
+            Ok(greeted) => greeted,
+            Err(refused) => return Err(refused_status(refused, app, address)),
+        };
+        let greeting = greeted.greeting();
+        let (items, taken) = push::queue();
+        let span = observability::connection_span(
+            greeting.greeting.gateway_id,
+            greeting.greeting.connection_id,
+            grpc::NAME,
+            &headers,
+        );
+        let connection =
+            Connection { app: Arc::clone(app), messages, items, _place: peer.place.stream() };
+        tokio::spawn(connection.run(greeted).instrument(span));
+        Ok(tonic::Response::new(Box::pin(stream(taken))))
+    }
+}
+
+fn stream(items: Items<Item>) -> impl Stream<Item = Item> + Send {
+    unfold(items, async |mut items| Some((items.recv().await?, items)))
+}
+
+async fn greet(
+    app: &Arc<App>,
+    peer: &Peer,
+    headers: &HeaderMap,
+    address: std::net::IpAddr,
+) -> Result<Greeted, Refused> {
+    if peer.place.is_reserve() {
+        return Err(Problem::http_connection_limit().into());
+    }
+    let candidate = Candidate { key: auth::gateway_key(headers), address };
+    let greeted = app.admissions.greet(candidate, grpc::NAME).await?;
+    peer.place.authenticated();
+    peer.keep();
+    Ok(greeted)
+}
+
+/// The status of a refusal. It is logged, counted and recorded like those of other transports.
+fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Status {
+    let problem = refused.problem.clone();
+    let _ = refused.into_response(app, address);
+    let document = problem.into_document();
+    let after = document.retry_after_secs.map(|secs| Duration::from_secs(secs.into()));
+    match document.status {
+        401 => Status::unauthenticated(document.detail),
+        403 => Status::permission_denied(document.detail),
+        429 => grpc::retry(Grpc::ResourceExhausted, &document.detail, after),
+        503 => grpc::unavailable(&document.detail, after),
+        400 | 422 => Status::invalid_argument(document.detail),
+        _ => Status::internal(document.detail),
+    }
+}
+
+/// A connection whose gateway was greeted.
+struct Connection {
+    app: Arc<App>,
+    messages: Streaming<Message>,
+    items: mpsc::Sender<Item>,
+    _place: StreamPlace,
+}
+
+impl Connection {
+    async fn run(mut self, mut greeted: Greeted) {
+        let greeting = greeted.greeting();
+        let mut encoder = Messages::new(greeting.greeting.epoch);
+        // The queue is empty.
+        let _ = self.items.try_send(grpc::ack(greeting.frame(Timestamp::now())));
+        let deadline = Instant::now() + greeting.hello_timeout;
+        let hello = tokio::select! {
+            biased;
+            reason = greeted.stopped() => Err(Some(NotOpened::from(reason))),
+            hello = timeout_at(deadline, first_frame(&mut self.messages)) => match hello {
+                Ok(Ok(hello)) => Ok(hello),
+                Ok(Err(error)) => Err(error.map(|error| violation(&error))),
+                Err(_) => {
+                    let message = "connection.hello did not arrive in time";
+                    Err(Some(violation(&FrameError::new(ErrorCode::HelloTimeout, message))))
+                }
+            },
+        };
+        let opened = match hello {
+            Ok(hello) => greeted.open(hello).await.map_err(Some),
+            Err(error) => Err(error),
+        };
+        let (session, attempt) = match opened {
+            Ok(opened) => opened,
+            Err(None) => return,
+            Err(Some(NotOpened { reason, error })) => {
+                for item in encoder.end(reason, error) {
+                    let _ = self.items.try_send(item);
+                }
+                return;
+            }
+        };
+        let (lane_end, transport_end) = transport::link();
+        let Self { app, messages, items, _place } = self;
+        let timeout = app.config.delivery.write_timeout;
+        let (connection, inbound) = push::over(encoder, transport_end, items, timeout);
+        session.start(lane_end);
+        let reading = tokio::spawn(read(messages, inbound).in_current_span());
+        connection.run(Vec::new()).await;
+        reading.abort();
+        drop(attempt);
+    }
+}
+
+fn violation(error: &FrameError) -> NotOpened {
+    NotOpened { reason: Reason::ProtocolError, error: Some(reliable::violation(error)) }
+}
+
+/// The hello. The error is `None` if the stream has ended.
+async fn first_frame(messages: &mut Streaming<Message>) -> Result<Hello, Option<FrameError>> {
+    loop {
+        let message = match messages.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(None),
+            Err(status) => return Err(grpc::unreadable(&status)),
+        };
+        match grpc::frame(message)? {
+            Some(GatewayFrame::Hello(hello)) => return Ok(hello),
+            Some(_) => {
+                let message = "the first frame must be connection.hello";
+                return Err(Some(FrameError::new(ErrorCode::HelloExpected, message)));
+            }
+            None => {}
+        }
+    }
+}
+
+/// Passes the frames of a gateway on, until one of them or the gateway ends the connection.
+async fn read(mut messages: Streaming<Message>, inbound: Inbound) {
+    loop {
+        let accepted = match messages.message().await {
+            Ok(Some(message)) => match grpc::frame(message) {
+                Ok(frame) => inbound.accept(frame).await.is_ok(),
+                Err(error) => {
+                    let _ = inbound.fail(error);
+                    false
+                }
+            },
+            Ok(None) => {
+                inbound.close();
+                false
+            }
+            Err(status) => {
+                if let Some(error) = grpc::unreadable(&status) {
+                    let _ = inbound.fail(error);
+                }
+                false
+            }
+        };
+        if !accepted {
+            return;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! `GET /gateways/events`: a gateway's events by long polling. The connection of an instance lives
+//! between its requests, in the memory of one node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use dashmap::DashMap;
+use tokio::sync::Mutex;
+use tracing::Instrument as _;
+
+use super::App;
+use super::auth;
+use super::client_address::client_address;
+use super::connect::{Refused, check_origin};
+use super::extract::{Bytes, Path};
+use super::gateway_frames::{accept, gone};
+use super::gateway_stream::{checked, not_opened};
+use super::listener::Peer;
+use super::observability;
+use super::openapi::{Frames, Keyed, Problems, Streaming};
+use super::problem::{Answer, Problem};
+use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
+use crate::admission::{Candidate, NotOpened};
+use crate::api::{PollQuery, PolledEvents};
+use crate::event::{GatewayId, quoted};
+use crate::transport::frames::{Confirm, Hello, Position, Resume};
+use crate::transport::long_poll::{self, Poller, Reply, Request};
+use crate::transport::{self, sse};
+
+/// The wait of a request that names none.
+const DEFAULT_WAIT: Duration = Duration::from_secs(25);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// What is left of `server.request_timeout` for the answer, after the wait.
+const MARGIN: Duration = Duration::from_secs(5);
+/// The most events in an answer.
+const MOST_EVENTS: usize = 256;
+/// Connections that are opened for one request. The second one replaces one that can't serve it.
+const TRIES: usize = 3;
+
+/// The connections of this node, by gateway and instance.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pollers(Arc<DashMap<(GatewayId, String), Arc<Slot>>>);
+
+/// An instance's connection. Locked while one is opened, so that concurrent requests open only one.
+type Slot = Mutex<Option<Poller>>;
+
+impl Pollers {
+    fn slot(&self, gateway: GatewayId, instance: &str) -> Arc<Slot> {
+        Arc::clone(&self.0.entry((gateway, instance.to_owned())).or_default())
+    }
+
+    /// Removes a slot that is not in use and has no connection.
+    fn tidy(&self, gateway: GatewayId, instance: &str) {
+        self.0.remove_if(&(gateway, instance.to_owned()), |_, slot| {
+            let is_unused = Arc::strong_count(slot) == 1;
+            is_unused
+                && slot.try_lock().is_ok_and(|poller| poller.as_ref().is_none_or(Poller::is_closed))
+        });
+    }
+}
+
+impl FromQuery for PollQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let text = |name| parameters.text(name).map(str::to_owned);
+        let max = parameters.parse("max", |text| {
+            let max = text.parse().ok().filter(|max| (1..=MOST_EVENTS).contains(max));
+            max.ok_or_else(|| format!("must be 1 to {MOST_EVENTS}, not {}", quoted(text)))
+        })?;
+        Ok(Self {
+            instance: text("instance"),
+            after: text("after"),
+            max,
+            wait: text("wait"),
+            ack: text("ack"),
+        })
+    }
+}
+
+/// A request, checked.
+struct Asked {
+    instance: Option<String>,
+    after: Option<Position>,
+    ack: Option<Position>,
+    max: usize,
+    wait: Duration,
+}
+
+impl Asked {
+    fn new(query: PollQuery, longest: Duration) -> Answer<Self> {
+        let PollQuery { instance, after, max, wait, ack } = query;
+        let position = |name: &str, text: Option<String>| {
+            text.map(|text| {
+                let allowed = "a position, EPOCH.SEQUENCE";
+                sse::position(&text).ok_or_else(|| not_allowed(name, &text, allowed))
+            })
+            .transpose()
+        };
+        let (after, ack) = (position("after", after)?, position("ack", ack)?);
+        if let (Some(after), Some(ack)) = (&after, &ack)
+            && after.epoch == ack.epoch
+            && ack.sequence > after.sequence
+        {
+            return Err(Problem::invalid("ack", "must not be above `after`"));
+        }
+        let wait = match wait {
+            None => DEFAULT_WAIT,
+            Some(text) => humantime_serde::re::humantime::parse_duration(&text)
+                .ok()
+                .filter(|wait| *wait <= LONGEST_WAIT)
+                .ok_or_else(|| {
+                    not_allowed("wait", &text, "a duration of at most 1m, such as 25s")
+                })?,
+        };
+        let asked =
+            Self { instance, after, ack, max: max.unwrap_or(MOST_EVENTS), wait: wait.min(longest) };
+        checked(asked.hello())?;
+        Ok(asked)
+    }
+
+    /// The hello of a connection that is opened for this request.
+    fn hello(&self) -> Hello {
+        // What was confirmed need not be sent again.
+        let position = self.after.clone().or_else(|| self.ack.clone());
+        Hello {
+            instance: self.instance.clone(),
+            resume: position.map_or(Resume::Server, Resume::After),
+            window: None,
+            window_bytes: None,
+            types: None,
+            confirm: Confirm::Applied,
+        }
+    }
+
+    fn request(&self) -> Request {
+        let (after, ack) = (self.after.clone(), self.ack.clone());
+        Request { ack, after, max: self.max, wait: self.wait }
+    }
+}
+
+/// Receive events as a gateway, by long polling.
+///
+/// The answer comes at once if there are events, or as soon as there is one; after `wait` it is 204.
+/// `ack` confirms everything up to a position as applied, before the request reads. A request
+/// without `after` continues at the position that the service stores for the instance. `gap` says
+/// that events can't be delivered: read the snapshot, and confirm `resumeAt` with `ack`. An instance
+/// counts as connected for twice the `wait` of its last request. Its requests should reach the same
+/// node; another node opens a new connection.
+#[utoipa::path(
+    get, path = "/gateways/events", tag = "for gateways", operation_id = "pollEvents",
+    params(PollQuery),
+    responses(
+        (status = 200, description = "Events, or a gap.", body = PolledEvents),
+        (status = 204, description = "There was no event in time."),
+        Problems<(Streaming,)>,
+    ),
+    security(("gateway_key" = [])),
+)]
+pub(super) async fn poll(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    // First, so that an invalid key is refused as such, whatever else is wrong.
+    auth::Gateway(credential): auth::Gateway,
+    Query(query): Query<PollQuery>,
+) -> Answer<Response> {
+    check_origin(&app, &headers)?;
+    if peer.place.is_reserve() {
+        return Err(Problem::http_connection_limit());
+    }
+    peer.place.authenticated();
+    peer.keep();
+    let _streaming = peer.place.stream();
+    let timeout = app.config.server.request_timeout;
+    let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
+    let asked = Asked::new(query, longest)?;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = client_address(peer.address.ip(), &headers, trusted);
+    let instance = asked.instance.clone().unwrap_or_default();
+    let answer = answer(&app, credential.gateway_id, &asked, address, &headers).await;
+    app.pollers.tidy(credential.gateway_id, &instance);
+    Ok(match answer {
+        Ok(response) => response,
+        Err(refused) => refused.into_response(&app, address),
+    })
+}
+
+async fn answer(
+    app: &Arc<App>,
+    gateway: GatewayId,
+    asked: &Asked,
+    address: IpAddr,
+    headers: &HeaderMap,
+) -> Result<Response, Refused> {
+    let slot = app.pollers.slot(gateway, asked.instance.as_deref().unwrap_or_default());
+    for _ in 0..TRIES {
+        let poller = {
+            let mut slot = slot.lock().await;
+            match slot.as_ref().filter(|poller| !poller.is_closed()) {
+                Some(poller) => poller.clone(),
+                None => slot.insert(open(app, asked, address, headers).await?).clone(),
+            }
+        };
+        match poller.ask(asked.request()).await {
+            Reply::Events(events) => {
+                let json = HeaderValue::from_static("application/json");
+                let headers = [
+                    (header::CONTENT_TYPE, json),
+                    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                ];
+                return Ok((headers, events.to_json()).into_response());
+            }
+            Reply::Nothing => return Ok(StatusCode::NO_CONTENT.into_response()),
+            Reply::Reopen => poller.closed().await,
+            Reply::Closed(reason, error) if long_poll::is_final(reason) => {
+                return Err(not_opened(NotOpened { reason, error }));
+            }
+            Reply::Closed(..) => {}
+        }
+    }
+    Err(not_opened(NotOpened { reason: crate::event::Reason::ConnectionLost, error: None }))
+}
+
+/// Opens a connection for a request.
+async fn open(
+    app: &Arc<App>,
+    asked: &Asked,
+    address: IpAddr,
+    headers: &HeaderMap,
+) -> Result<Poller, Refused> {
+    let candidate = Candidate { key: auth::gateway_key(headers), address };
+    let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
+    let greeting = greeted.greeting().greeting;
+    let (session, attempt) = greeted.open(asked.hello()).await.map_err(not_opened)?;
+    let span =
+        observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
+    let (lane_end, transport_end) = transport::link();
+    let (poller, connection) = long_poll::start(greeting.epoch, transport_end, asked.wait);
+    span.in_scope(|| session.start(lane_end));
+    let (pollers, instance) = (app.pollers.clone(), asked.instance.clone().unwrap_or_default());
+    let run = async move {
+        connection.run().await;
+        drop(attempt);
+        pollers.tidy(greeting.gateway_id, &instance);
+    };
+    tokio::spawn(run.instrument(span));
+    Ok(poller)
+}
+
+/// Reject events of long polling, or show progress with them.
+///
+/// Like `POST /gateways/connections/{connectionId}/frames`, for the connection of an instance.
+#[utoipa::path(
+    post, path = "/gateways/events/instances/{instance}/frames", tag = "for gateways",
+    operation_id = "sendInstanceFrames",
+    params(("instance" = String, Path, description = "The name of the instance.")),
+    request_body(content = Object, description = "A frame, or an array of frames; at most 256 KiB.",
+        example = json!({"type": "delivery.nack", "sequence": 42, "code": "apply_failed", "retryable": true})),
+    responses(
+        (status = 204, description = "The frames count."),
+        Problems<(Keyed, Frames)>,
+    ),
+    security(("gateway_key" = [])),
+)]
+pub(super) async fn frames(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    // First, so that the body of an unauthenticated request is not read.
+    auth::Gateway(credential): auth::Gateway,
+    Path(instance): Path<String>,
+    body: Result<Bytes, Problem>,
+) -> Answer<StatusCode> {
+    peer.place.authenticated();
+    peer.keep();
+    let slot =
+        app.pollers.0.get(&(credential.gateway_id, instance)).map(|slot| Arc::clone(slot.value()));
+    let slot = slot.ok_or_else(gone)?;
+    let inbound = slot.lock().await.as_ref().map(|poller| poller.inbound.clone());
+    let Bytes(body) = body?;
+    accept(&inbound.ok_or_else(gone)?, &body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,17 @@
+//! Gateways that don't use WebSocket.
+
+mod grpc;
+mod long_poll;
+mod sse;
+mod sse_edge;
+mod sse_peer;
+
+/// Whether one of the listed connections has ended.
+fn ended(connections: &serde_json::Value) -> bool {
+    closed(connections).is_some()
+}
+
+/// The first of the listed connections that has ended.
+fn closed(connections: &serde_json::Value) -> Option<&serde_json::Value> {
+    connections["list"].as_array()?.iter().find(|connection| connection["status"] == "closed")
+}

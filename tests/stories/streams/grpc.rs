@@ -1,0 +1,357 @@
+//! gRPC, with the client that tonic generates over a plain HTTP/2 connection.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use gateway_events::transport::grpc::generated::gateway_frame::Frame as Sent;
+use gateway_events::transport::grpc::generated::gateways_client::GatewaysClient;
+use gateway_events::transport::grpc::generated::server_frame::Frame as Got;
+use gateway_events::transport::grpc::generated::{
+    Confirm, ConnectionAck, ConnectionHello, DeliveryAck, DeliveryNack, DeliveryProgress, Event,
+    GatewayFrame, NackCode, Named, Position, ServerFrame, connection_hello,
+};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+use super::ended;
+use crate::both_databases::{On, on_both};
+use crate::edge::http2::offering;
+use crate::reliable::publish;
+use crate::support::{PATIENCE, Service};
+
+/// An HTTP/2 connection.
+#[derive(Clone)]
+struct Channel(SendRequest<tonic::body::Body>);
+
+impl Channel {
+    async fn connect(service: &Service) -> Self {
+        let stream = TokioIo::new(offering(service, &["h2"]).await);
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .handshake(stream)
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        Self(requests)
+    }
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let sending = self.0.send_request(request);
+        Box::pin(sending)
+    }
+}
+
+fn origin(service: &Service) -> hyper::Uri {
+    format!("https://localhost:{}", service.port).parse().expect("a URI")
+}
+
+struct Peer {
+    frames: mpsc::Sender<GatewayFrame>,
+    stream: Streaming<ServerFrame>,
+    ack: ConnectionAck,
+}
+
+impl Peer {
+    /// Connects, and reads the first frame.
+    async fn greet(service: &Service, key: Option<&str>) -> Result<Self, Status> {
+        let channel = Channel::connect(service).await;
+        let mut client = GatewaysClient::with_origin(channel, origin(service))
+            .max_decoding_message_size(8 * 1024 * 1024);
+        let (frames, queued) = mpsc::channel(16);
+        let sent = futures_util::stream::unfold(queued, async |mut queued| {
+            Some((queued.recv().await?, queued))
+        });
+        let mut request = tonic::Request::new(sent);
+        if let Some(key) = key {
+            request.metadata_mut().insert("api-key", key.parse().expect("metadata"));
+        }
+        let mut stream = client.connect(request).await?.into_inner();
+        let first = timeout(PATIENCE, stream.message()).await.expect("in time")?;
+        let Some(Got::ConnectionAck(ack)) = first.and_then(|first| first.frame) else {
+            panic!("the first frame is another one");
+        };
+        Ok(Self { frames, stream, ack })
+    }
+
+    /// Connects, says hello, and reads where delivery starts.
+    async fn connect(service: &Service, key: &str) -> Self {
+        let mut peer = Self::greet(service, Some(key)).await.expect("admitted");
+        peer.send(Sent::ConnectionHello(hello())).await;
+        assert!(matches!(peer.frame().await, Got::ConnectionResumed(_)));
+        peer
+    }
+
+    async fn send(&self, frame: Sent) {
+        self.frames.send(GatewayFrame { frame: Some(frame) }).await.expect("it is open");
+    }
+
+    async fn applied(&self, sequence: u64) {
+        self.send(Sent::DeliveryAck(DeliveryAck { applied: Some(sequence), received: None })).await;
+    }
+
+    async fn next(&mut self) -> Result<Option<Got>, Status> {
+        let next = timeout(PATIENCE, self.stream.message()).await.expect("in time")?;
+        Ok(next.map(|frame| frame.frame.expect("a frame")))
+    }
+
+    async fn frame(&mut self) -> Got {
+        self.next().await.expect("a frame").expect("the stream continues")
+    }
+
+    /// The next event, which must have this sequence.
+    async fn event(&mut self, sequence: u64) -> Event {
+        loop {
+            match self.frame().await {
+                Got::DeliveryMark(_) => {}
+                Got::Event(event) => {
+                    assert_eq!(event.sequence, sequence);
+                    return event;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Reads to the end; returns the code of the last `ConnectionError` and the status.
+    async fn ended(&mut self) -> (String, Option<Status>) {
+        let mut code = String::new();
+        loop {
+            match self.next().await {
+                Ok(Some(Got::ConnectionError(error))) => code = error.code,
+                Ok(Some(_)) => {}
+                Ok(None) => return (code, None),
+                Err(status) => return (code, Some(status)),
+            }
+        }
+    }
+}
+
+fn hello() -> ConnectionHello {
+    ConnectionHello {
+        instance: Some("a".to_owned()),
+        resume: Some(connection_hello::Resume::Named(Named::Server.into())),
+        confirm: Confirm::Applied.into(),
+        ..ConnectionHello::default()
+    }
+}
+
+on_both! {
+    events_are_streamed_and_confirmed
+}
+
+async fn events_are_streamed_and_confirmed(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 2).await;
+    let mut peer = Peer::connect(&service, &key).await;
+    assert_eq!((peer.ack.gateway_id.as_str(), peer.ack.head), (id.as_str(), 2));
+    let event = peer.event(1).await;
+    let log = service.api().get(&format!("/gateways/{id}/log")).await.expect("the log");
+    let first = log["list"].as_array().expect("a list");
+    let first = first.iter().find(|entry| entry["sequence"] == 1).expect("the first");
+    assert_eq!(first["eventId"], event.event_id);
+    let payload: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
+    assert_eq!((event.r#type.as_str(), &payload["deploymentId"]), ("api.deployed", &json!("d-1")));
+    assert_eq!((event.previous, event.attempt, &event.epoch), (0, 1, &peer.ack.epoch));
+    peer.event(2).await;
+    peer.applied(2).await;
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 2).await;
+    let shown = service.admin().get("/connections?status=connected").await.success();
+    assert_eq!(shown["list"][0]["transport"], "grpc");
+    // The gateway ends the stream, and misses an event.
+    drop(peer.frames);
+    let past = format!("/gateways/{id}/connections?status=all");
+    let shown = service.eventually(&past, ended).await;
+    assert_eq!(shown["list"][0]["closeReason"], "closed_by_gateway");
+    publish(&service, &id, 3, 3).await;
+    let failed = "/deliveries?status=failed&reason=not_connected";
+    service.eventually(failed, |shown| shown["count"] == 1).await;
+    let mut peer = Peer::connect(&service, &key).await;
+    peer.event(3).await;
+    let nack =
+        DeliveryNack { sequence: 3, code: NackCode::Invalid.into(), ..DeliveryNack::default() };
+    peer.send(Sent::DeliveryNack(nack)).await;
+    let failed = "/deliveries?status=failed&reason=invalid";
+    service.eventually(failed, |shown| shown["count"] == 1).await;
+}
+
+#[tokio::test]
+async fn bad_frames_end_their_stream_with_the_status_of_the_contract() {
+    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 1).await;
+    for key in [None, Some("gwk_nonsense")] {
+        let refused = Peer::greet(&service, key).await.err().expect("refused");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    let position = |epoch: &str| {
+        let position =
+            Position { epoch: epoch.to_owned(), sequence: 1 << 63, ..Position::default() };
+        Some(connection_hello::Resume::Position(position))
+    };
+    let epoch = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let large = "x".repeat(1024 * 1024 + 1);
+    for (frame, code, status) in [
+        (
+            Sent::ConnectionHello(ConnectionHello { resume: None, ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { confirm: 0, ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { confirm: 9, ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { resume: position("x"), ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { resume: position(epoch), ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { instance: Some("a\nb".to_owned()), ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { instance: Some(large), ..hello() }),
+            "frame_too_large",
+            Code::ResourceExhausted,
+        ),
+        (
+            Sent::DeliveryProgress(DeliveryProgress { sequence: 1 }),
+            "hello_expected",
+            Code::InvalidArgument,
+        ),
+    ] {
+        let mut peer = Peer::greet(&service, Some(&key)).await.expect("admitted");
+        peer.send(frame).await;
+        let (error, ended) = peer.ended().await;
+        assert_eq!((error.as_str(), ended.map(|ended| ended.code())), (code, Some(status)));
+    }
+    for (frame, code) in [
+        (Sent::DeliveryAck(DeliveryAck::default()), "invalid_frame"),
+        (Sent::DeliveryAck(DeliveryAck { applied: Some(2), received: None }), "beyond_sent"),
+        (
+            Sent::DeliveryNack(DeliveryNack { sequence: 1, ..DeliveryNack::default() }),
+            "invalid_frame",
+        ),
+        (Sent::ConnectionHello(hello()), "hello_repeated"),
+    ] {
+        let mut peer = Peer::connect(&service, &key).await;
+        peer.event(1).await;
+        peer.send(frame).await;
+        let (error, ended) = peer.ended().await;
+        let ended = ended.map(|ended| ended.code());
+        assert_eq!((error.as_str(), ended), (code, Some(Code::InvalidArgument)));
+    }
+}
+
+#[tokio::test]
+async fn a_hello_is_due() {
+    let service = Service::start_with(&[("RELIABLE__HELLO_TIMEOUT", "500ms")]).await;
+    let (_, key) = service.gateway("one").await;
+    let mut peer = Peer::greet(&service, Some(&key)).await.expect("admitted");
+    let (error, ended) = peer.ended().await;
+    let ended = ended.map(|ended| ended.code());
+    assert_eq!((error.as_str(), ended), ("hello_timeout", Some(Code::DeadlineExceeded)));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key_its_gateway_and_its_node() {
+    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+    let (id, key) = service.gateway("one").await;
+    let mut peer = Peer::connect(&service, &key).await;
+    let tokens = service.api().get(&format!("/gateways/{id}/tokens")).await.expect("tokens");
+    let token = tokens["list"][0]["id"].as_str().expect("an id");
+    service.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.expect("revoked");
+    let (error, ended) = peer.ended().await;
+    assert_eq!(
+        (error.as_str(), ended.expect("a status").code()),
+        ("token_revoked", Code::Unauthenticated)
+    );
+
+    let (id, key) = service.gateway("two").await;
+    let disabled = json!({"disabled": true});
+    service.api().patch(&format!("/gateways/{id}"), &disabled).await.expect("disabled");
+    let refused = Peer::greet(&service, Some(&key)).await.err().expect("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    let (_, key) = service.gateway("three").await;
+    let mut peer = Peer::connect(&service, &key).await;
+    service.ask_to_end();
+    let mut is_asked = false;
+    let status = loop {
+        match peer.next().await {
+            Ok(Some(Got::ConnectionDrain(_))) => is_asked = true,
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert!(is_asked);
+    assert_eq!(status.code(), Code::Unavailable);
+    let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    assert!(after.is_some_and(|after| after >= Duration::from_secs(1)), "{status:?}");
+    service.ended().await;
+}
+
+#[tokio::test]
+async fn too_many_attempts_are_refused_with_the_time_of_the_next() {
+    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "2")]).await;
+    let mut refused = Code::Unauthenticated;
+    for _ in 0..10 {
+        let status = Peer::greet(&service, Some("gwk_nonsense")).await.err().expect("refused");
+        refused = status.code();
+        if refused == Code::ResourceExhausted {
+            let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert!(after.is_some_and(|after| after >= Duration::from_secs(1)), "{status:?}");
+            break;
+        }
+    }
+    assert_eq!(refused, Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn health_says_whether_the_node_is_ready() {
+    let service = Service::start().await;
+    let channel = Channel::connect(&service).await;
+    let mut client = HealthClient::with_origin(channel, origin(&service));
+    for name in ["", "gateway_events.v1.Gateways"] {
+        let request = HealthCheckRequest { service: name.to_owned() };
+        let answer = client.check(request).await.expect("an answer").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    let other = HealthCheckRequest { service: "another".to_owned() };
+    assert_eq!(client.check(other).await.expect_err("none").code(), Code::NotFound);
+}
