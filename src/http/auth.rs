@@ -28,7 +28,7 @@ pub(super) struct Gateway(pub(super) GatewayCredential);
 /// A token with the scope `publish`.
 pub(super) struct Publisher {
     pub(super) organisation: OrganisationKey,
-    /// The [source](source) of its requests.
+    /// The [source] of its requests.
     pub(super) source: Source,
 }
 /// The organisation of a token with the scope `read`.

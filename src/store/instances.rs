@@ -24,7 +24,7 @@
 //!
 //! The transaction that opens a connection decides where it starts. If it can't deliver everything
 //! after the requested position, it answers a [`Gap`], and delivery waits until the gateway has read
-//! a snapshot ([`Record::Covered`](super::Record::Covered)).
+//! a snapshot ([`InstanceOutcome::Covered`](super::InstanceOutcome::Covered)).
 //!
 //! | requested | starts after | gap |
 //! |---|---|---|

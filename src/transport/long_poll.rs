@@ -264,13 +264,13 @@ impl Connection {
                     Some(first) => self.answer(waiting, Some(*first)),
                     None => return End::closed(Reason::Shutdown),
                 },
-                () = sleep_until(wakes_at) => match waiting.take() {
-                    Some(waiting) => _ = waiting.reply.send(Reply::Nothing),
-                    None => {
+                () = sleep_until(wakes_at) => {
+                    let Some(waiting) = waiting.take() else {
                         let detail = "no request came in time";
                         return End { reason: Reason::HeartbeatTimeout, detail, error: None };
-                    }
-                },
+                    };
+                    let _ = waiting.reply.send(Reply::Nothing);
+                }
             }
         }
     }
@@ -339,13 +339,12 @@ impl Connection {
             return;
         }
         let taken = events.events.len() + usize::from(events.gap.is_some());
-        match reply.send(Reply::Events(Box::new(events))) {
-            Ok(()) => self.answers.kept = kept.into_iter().skip(taken).collect(),
+        if reply.send(Reply::Events(Box::new(events))).is_ok() {
+            self.answers.kept = kept.into_iter().skip(taken).collect();
+        } else {
             // The gateway has given the request up, and has seen none of it.
-            Err(_) => {
-                self.answers.kept = kept;
-                self.answers.position = before;
-            }
+            self.answers.kept = kept;
+            self.answers.position = before;
         }
     }
 }

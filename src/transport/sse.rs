@@ -1,5 +1,5 @@
 //! Server-sent events (HTML Living Standard, section 9.2): the frames of reliable mode as a stream of
-//! text. What the gateway has to say arrives in requests of their own ([`Inbound`](push::Inbound)).
+//! text. What the gateway has to say arrives in requests of their own ([`Inbound`](super::push::Inbound)).
 //!
 //! Events have the type `message`, which clients handle by default, and other frames their own type.
 //! The `id` of events and marks is the position after them, `EPOCH.SEQUENCE`, which clients send as

@@ -43,8 +43,8 @@ async fn instances_are_listed_and_forgotten(on: On) {
     let changed = admin.patch(&path, &json!({"confirmation": "all"})).await.success();
     assert_eq!(changed["confirmation"], "all");
     admin.patch(&path, &json!({"confirmation": "most"})).await.invalid("body", &["any"]);
-    let changes = admin.get("/audit?action=gateway.changed").await.success();
-    let change = &changes["list"][0];
+    let audited = admin.get("/audit?action=gateway.changed").await.success();
+    let change = &audited["list"][0];
     assert_eq!(change["before"], json!({"confirmation": "any"}));
     assert_eq!(change["after"], json!({"confirmation": "all"}));
 

@@ -114,7 +114,6 @@ mod organisations;
 mod outages;
 mod paging;
 mod payloads;
-mod plans_postgres;
 mod pooler;
 mod positions;
 mod proxied;

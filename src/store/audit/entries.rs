@@ -48,8 +48,7 @@ pub fn instance_forgotten(gateway: &Gateway, gone: &ExpiredInstance) -> AuditEnt
     let before = Facts::none()
         .with("instance", gone.name.as_str())
         .with("received", gone.received.0)
-        .with("applied", gone.applied.0)
-        .with("lastSeenAt", gone.last_seen_at);
+        .with("applied", gone.applied.0);
     entry(AuditAction::InstanceForgotten, of_gateway(gateway), before, Facts::none())
 }
 

@@ -47,7 +47,7 @@ impl Tables {
         let connected_at = new.instance.is_empty().then_some(now);
         let confirm = (!new.instance.is_empty()).then_some(Level::Received);
         let (received, updated_at) = (position, now);
-        let cursor = Cursor { received, updated_at, connected_at, confirm, ..Cursor::default() };
+        let cursor = Cursor { received, confirm, updated_at, connected_at, ..Cursor::default() };
         self.cursors.entry((new.gateway, instance)).or_insert(cursor);
         let (sent, suspect) = self.sent_behind(new.gateway, position);
         let (sent, suspect) = (Sequence(sent), Sequence(suspect));

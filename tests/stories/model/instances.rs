@@ -89,6 +89,7 @@ impl World {
 
 /// What a connection in reliable mode says; `None` if it is not about that, and `Some(None)` on any
 /// other connection.
+#[expect(clippy::option_option, reason = "the documented cases are three")]
 pub(super) fn outcome(
     said: &Said,
     confirm: Option<&Level>,

@@ -44,7 +44,7 @@ impl Peer {
         let (stream, answer) =
             tokio_tungstenite::client_async(request, tls).await.expect("admitted");
         let chosen = answer.headers().get("sec-websocket-protocol");
-        assert_eq!(chosen.map(|it| it.as_bytes()), Some(PROTOCOL.as_bytes()));
+        assert_eq!(chosen.map(reqwest::header::HeaderValue::as_bytes), Some(PROTOCOL.as_bytes()));
         let mut peer = Self { stream, ack: Value::Null };
         peer.ack = peer.frame().await;
         assert_eq!(peer.ack["type"], "connection.ack");

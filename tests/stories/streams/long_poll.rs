@@ -45,8 +45,8 @@ impl Peer {
         let sequences: Vec<i64> =
             list.iter().map(|event| event["sequence"].as_i64().expect("a sequence")).collect();
         let epoch = answer["epoch"].as_str().expect("an epoch");
-        let last = sequences.last().copied().unwrap_or_default();
-        (sequences, format!("{epoch}.{last}"))
+        let newest = sequences.last().copied().unwrap_or_default();
+        (sequences, format!("{epoch}.{newest}"))
     }
 
     /// Polls until there were as many events.
@@ -175,13 +175,13 @@ async fn an_instance_that_polls_no_more_is_disconnected() {
 #[tokio::test]
 async fn waiting_requests_end_with_their_key_their_gateway_and_their_node() {
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
-    let waits = async |key: &str| {
+    let waits = |key: &str| {
         let peer = Peer::new(&service, key);
         tokio::spawn(async move { peer.poll("instance=a&wait=25s").await })
     };
     let live = |count: i64| move |shown: &Value| shown["count"] == count;
     let (id, key) = service.gateway("one").await;
-    let waiting = waits(&key).await;
+    let waiting = waits(&key);
     service.eventually("/connections?status=connected", live(1)).await;
     let tokens = service.api().get(&format!("/gateways/{id}/tokens")).await.expect("tokens");
     let token = tokens["list"][0]["id"].as_str().expect("an id");
@@ -189,14 +189,14 @@ async fn waiting_requests_end_with_their_key_their_gateway_and_their_node() {
     waiting.await.expect("answered").refusal(401, "unauthorized");
 
     let (id, key) = service.gateway("two").await;
-    let waiting = waits(&key).await;
+    let waiting = waits(&key);
     service.eventually("/connections?status=connected", live(1)).await;
     let disabled = json!({"disabled": true});
     service.api().patch(&format!("/gateways/{id}"), &disabled).await.expect("disabled");
     waiting.await.expect("answered").refusal(403, "gateway_disabled");
 
     let (_, key) = service.gateway("three").await;
-    let waiting = waits(&key).await;
+    let waiting = waits(&key);
     service.eventually("/connections?status=connected", live(1)).await;
     service.ask_to_end();
     waiting.await.expect("answered").refusal(503, "draining");

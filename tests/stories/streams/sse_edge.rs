@@ -99,7 +99,7 @@ async fn a_bad_frame_is_refused_and_ends_its_stream_only() {
     let hello = json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
     let many = Value::from(vec![ack("applied", json!(0)); 257]);
     for (body, status, code) in [
-        ("".to_owned(), 400, "malformed_frame"),
+        (String::new(), 400, "malformed_frame"),
         ("nonsense".to_owned(), 400, "malformed_frame"),
         ("[{]".to_owned(), 400, "malformed_frame"),
         ("[7]".to_owned(), 400, "malformed_frame"),

@@ -95,10 +95,9 @@ impl Peer {
     /// The next block of lines; `None` at the end of the stream.
     async fn block(&mut self) -> Option<String> {
         loop {
-            if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let block = block.to_owned();
-                self.text = rest.to_owned();
-                return Some(block);
+            if let Some(end) = self.text.find("\n\n") {
+                let block: String = self.text.drain(..end + 2).collect();
+                return Some(block.trim_end_matches('\n').to_owned());
             }
             let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("in time");
             self.text.push_str(std::str::from_utf8(&chunk.ok()??).expect("text"));

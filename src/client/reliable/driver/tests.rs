@@ -69,7 +69,7 @@ impl Link for ScriptLink {
             front => front.is_none(),
         };
         if is_waiting {
-            std::future::pending().await
+            return std::future::pending().await;
         }
         match self.plays.pop_front() {
             Some(Play::Frame(frame)) => Ok(Received::Frame(frame)),

@@ -189,8 +189,8 @@ pub(crate) async fn statements(
             other => Ok(other?),
         });
     }
-    let (published, grown) = (appended.answers, appended.grown);
-    Ok(Attempt::Done(Done { published, opened, instances, grown }))
+    let (answers, grown) = (appended.answers, appended.grown);
+    Ok(Attempt::Done(Done { published: answers, opened, instances, grown }))
 }
 
 /// Bytes of payload of a request.
