@@ -92,7 +92,9 @@ impl Draft {
             (&self.event_type, self.payload.get(), gateways, all, labels),
             (&self.id, &self.correlation_id, &self.user_id, self.expires_at, self.ttl_secs),
         );
-        let text = serde_json::to_vec(&whole).expect("texts and numbers are JSON");
+        // Room for the payload's quotes, which are escaped, and for the other members.
+        let mut text = Vec::with_capacity(self.payload.get().len() / 8 * 9 + 512);
+        serde_json::to_writer(&mut text, &whole).expect("texts and numbers are JSON");
         Sha256::digest(&text).into()
     }
 }

@@ -72,6 +72,7 @@ impl SqliteStore {
         let disk = disk::Disk::of(options);
         let mut conn = connect::connect(&options.path).await?;
         migrations::run(&mut conn).await?;
+        connect::prepare_writer(&mut conn).await?;
         let readers = connect::readers(options, options.readers).await?;
         let query_connections = connect::readers(options, options.query_connections).await?;
         let queries = QueryPool::new(query_connections, options.query_timeout);

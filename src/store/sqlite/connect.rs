@@ -131,6 +131,21 @@ pub async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     Ok(conn)
 }
 
+/// Opens the connection that writes. The schema must be up to date.
+pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let mut conn = connect(path).await?;
+    prepare_writer(&mut conn).await?;
+    Ok(conn)
+}
+
+/// Keeps the writer's temporary data in memory. A statement that inserts several rows saves each
+/// page before it changes it, to undo the statement alone; in a file, that is a system call per
+/// page, and a copy of what may be purged later. Not for migrations, which sort whole tables.
+pub(super) async fn prepare_writer(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    sqlx::query("pragma temp_store = memory").execute(conn).await?;
+    Ok(())
+}
+
 /// Opens a connection that can't change the file.
 pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, OpenError> {
     let settings = SqliteConnectOptions::new().filename(path).read_only(true);

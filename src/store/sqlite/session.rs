@@ -209,7 +209,7 @@ async fn begin<'a>(
     let conn = match conn {
         Some(conn) => conn,
         none => {
-            let opened = connect::connect(path).await;
+            let opened = connect::connect_writer(path).await;
             let opened = opened.map_err(|error| StoreError::Unavailable(error.to_string()))?;
             none.insert(opened)
         }
