@@ -149,6 +149,11 @@ impl Feed {
         self.ready.front()
     }
 
+    /// All items that are ready, in order.
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Item> {
+        self.ready.iter()
+    }
+
     /// Removes and returns the next item.
     pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front();

@@ -96,13 +96,10 @@ pub(super) async fn accept(to: &Inbound, body: &[u8]) -> Answer<()> {
             return Err(problem);
         }
     };
-    for frame in frames {
-        to.accept(frame).await.map_err(|error| match error {
-            NotAccepted::Gone(_) => gone(),
-            NotAccepted::Invalid(error) => invalid(&error),
-        })?;
-    }
-    Ok(())
+    to.accept(frames).await.map_err(|error| match error {
+        NotAccepted::Gone(_) => gone(),
+        NotAccepted::Invalid(error) => invalid(&error),
+    })
 }
 
 /// There is no connection that takes frames.

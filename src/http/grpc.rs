@@ -292,7 +292,7 @@ async fn read(mut messages: Streaming<Message>, inbound: Inbound) {
     loop {
         let accepted = match messages.message().await {
             Ok(Some(message)) => match grpc::frame(message) {
-                Ok(frame) => inbound.accept(frame).await.is_ok(),
+                Ok(frame) => inbound.accept([frame]).await.is_ok(),
                 Err(error) => {
                     let _ = inbound.fail(error);
                     false

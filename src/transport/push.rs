@@ -80,23 +80,27 @@ impl Inbound {
         (Self { incoming: end.incoming.clone(), faults }, found)
     }
 
-    /// Passes a frame to the lane. `None` stands for a frame of an unknown type, which is ignored.
-    pub async fn accept(&self, frame: Option<GatewayFrame>) -> Result<(), NotAccepted> {
-        let Some(frame) = frame else {
-            return Ok(self.pass(Incoming::Invalid(InvalidMessage::UnknownType)).await?);
-        };
-        match reliable::incoming(frame) {
-            Ok(messages) => {
-                for message in messages {
-                    self.pass(message).await?;
+    /// Passes frames to the lane, all or none. `None` stands for a frame of an unknown type, which is
+    /// ignored.
+    pub async fn accept(
+        &self,
+        frames: impl IntoIterator<Item = Option<GatewayFrame>>,
+    ) -> Result<(), NotAccepted> {
+        let mut all = Vec::new();
+        for frame in frames {
+            match frame.map(reliable::incoming).transpose() {
+                Ok(Some(messages)) => all.extend(messages),
+                Ok(None) => all.push(Incoming::Invalid(InvalidMessage::UnknownType)),
+                Err(error) => {
+                    self.fail(error.clone())?;
+                    return Err(NotAccepted::Invalid(error));
                 }
-                Ok(())
-            }
-            Err(error) => {
-                self.fail(error.clone())?;
-                Err(NotAccepted::Invalid(error))
             }
         }
+        for message in all {
+            self.pass(message).await?;
+        }
+        Ok(())
     }
 
     /// Ends the connection because of a frame that can't be read.
@@ -404,8 +408,8 @@ mod tests {
             panic!("no end");
         };
         assert_eq!(ended.reason, Reason::ProtocolError);
-        assert_eq!(inbound.accept(None).await.map_err(|error| error.to_string()), Ok(()));
+        assert_eq!(inbound.accept([None]).await.map_err(|error| error.to_string()), Ok(()));
         drop(lane);
-        assert!(inbound.accept(None).await.is_err());
+        assert!(inbound.accept([None]).await.is_err());
     }
 }

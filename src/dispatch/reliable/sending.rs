@@ -28,6 +28,7 @@ enum Step {
     PassOver,
     Filter(Sequence),
     Skip(Sequence, Reason),
+    SkipRejected(Sequence),
     SkipExpired(OutboxRow),
     Gap(Sequence, GapReason),
     Send(OutboxRow, Option<std::time::Instant>),
@@ -58,6 +59,9 @@ impl Lane {
                 }
                 Step::Filter(last) => self.filter(state, last),
                 Step::Skip(last, reason) => self.skip(state, last, reason),
+                Step::SkipRejected(sequence) => {
+                    self.pass(state, |window| window.skip_rejected(sequence))
+                }
                 Step::SkipExpired(row) => self.skip_expired(state, &row),
                 Step::Gap(last, reason) => self.send_gap(state, last, reason),
                 Step::Send(row, committed_at) => {
@@ -92,9 +96,11 @@ impl Lane {
             Item::Event(row, committed_at) => {
                 if !self.wants(&row.event) {
                     Step::Filter(row.sequence)
+                } else if self.window.was_rejected(row.sequence) {
+                    Step::SkipRejected(row.sequence)
                 } else if let Some(reason) = row.withheld {
                     match reason {
-                        Reason::Purged => Step::Gap(row.sequence, GapReason::Purged),
+                        Reason::Purged => Step::Gap(self.last_purged(), GapReason::Purged),
                         reason => Step::Skip(row.sequence, reason),
                     }
                 } else if row.event.expires_at.is_some_and(|at| at <= now) {
@@ -104,6 +110,18 @@ impl Lane {
                 }
             }
         })
+    }
+
+    /// The last of the purged events that are next. One snapshot replaces them all.
+    fn last_purged(&self) -> Sequence {
+        let mut last = self.window.sent();
+        for item in self.feed.ready() {
+            match item {
+                Item::Event(row, _) if row.withheld == Some(Reason::Purged) => last = row.sequence,
+                _ => break,
+            }
+        }
+        last
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -181,7 +199,9 @@ impl Lane {
             );
         }
         state.gap = Some(reason);
-        self.feed.pop();
+        while self.feed.front().is_some_and(|item| item.last() <= last) {
+            self.feed.pop();
+        }
         Sent::Done
     }
 

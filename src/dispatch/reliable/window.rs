@@ -159,6 +159,8 @@ pub(crate) struct Window {
     retry_at: Option<Instant>,
     /// The history of events that are to be sent again.
     repeats: BTreeMap<Sequence, Repeat>,
+    /// Events that were rejected after one that is to be sent again. They are not.
+    rejected: BTreeMap<Sequence, Reason>,
     /// An event up to here may have made an earlier connection fail. Each is sent alone.
     suspect: Sequence,
     /// Whether the peer may still be handling an event that an admin has skipped.
@@ -190,6 +192,7 @@ impl Window {
             progress_at: None,
             retry_at: None,
             repeats: BTreeMap::new(),
+            rejected: BTreeMap::new(),
             suspect,
             may_handle_skipped: false,
         }
@@ -250,6 +253,7 @@ impl Window {
             return true;
         }
         self.sent > self.suspect
+            && !self.is_crowded()
             && self.in_flight < self.limits.events
             && self.bytes.saturating_add(bytes) <= self.limits.bytes
     }
@@ -291,12 +295,25 @@ impl Window {
         self.pass_over(last, What::Skipped(reason))
     }
 
+    /// Whether the peer rejected an event before an earlier one had to be sent again.
+    pub(crate) fn was_rejected(&self, sequence: Sequence) -> bool {
+        self.rejected.contains_key(&sequence)
+    }
+
+    /// Passes over an event that [was rejected](Self::was_rejected).
+    pub(crate) fn skip_rejected(&mut self, sequence: Sequence) -> Result<Vec<Settled>, Refusal> {
+        let reason = self.rejected.get(&sequence).copied().ok_or(Refusal::NotNext)?;
+        let settled = self.pass_over(sequence, What::Rejected(reason))?;
+        self.rejected.remove(&sequence);
+        Ok(settled)
+    }
+
     fn pass_over(&mut self, last: Sequence, what: What) -> Result<Vec<Settled>, Refusal> {
         if last <= self.sent || last > Sequence::MAX {
             return Err(Refusal::NotNext);
         }
-        let is_full = self.open.len() >= self.most.events.saturating_mul(4);
-        if self.retry_at.is_some() || self.has_gap() || is_full && !self.continues(&what) {
+        if self.retry_at.is_some() || self.has_gap() || self.is_crowded() && !self.continues(&what)
+        {
             return Err(Refusal::Full);
         }
         let first = self.sent.next();
@@ -306,6 +323,11 @@ impl Window {
         }
         self.pass(last);
         Ok(self.settle())
+    }
+
+    /// Whether too much waits for the oldest event, such as events that were rejected out of order.
+    fn is_crowded(&self) -> bool {
+        self.open.len() >= self.most.events.saturating_mul(4)
     }
 
     /// Whether this can be added without taking more memory.
@@ -332,6 +354,7 @@ impl Window {
     /// Begins a gap up to `last` that replaces everything that is open.
     pub(crate) fn resync(&mut self, last: Sequence) -> Range {
         self.open.clear();
+        self.rejected.clear();
         (self.in_flight, self.bytes) = (0, 0);
         self.retry_at = None;
         self.begin_gap(last.max(self.highest))
@@ -533,9 +556,10 @@ impl Window {
 
     /// The place of an event in flight.
     fn place(&self, sequence: Sequence) -> Option<usize> {
-        self.open
-            .iter()
-            .position(|open| matches!(open.what, What::Sent { .. }) && open.range.first == sequence)
+        let place = self.open.partition_point(|open| open.range.last < sequence);
+        let open = self.open.get(place)?;
+        let is_in_flight = matches!(open.what, What::Sent { .. }) && open.range.first == sequence;
+        is_in_flight.then_some(place)
     }
 
     /// The peer could not apply an event, for this reason. If it is to be sent again, nothing is sent
@@ -570,11 +594,17 @@ impl Window {
             return Ok(Nacked::Rejected { started_at });
         };
         for open in self.open.drain(place..) {
-            if let What::Sent { bytes, .. } = open.what {
-                self.in_flight -= 1;
-                self.bytes -= bytes;
-                let repeat = self.repeats.entry(open.range.first).or_default();
-                repeat.sent = repeat.sent.saturating_add(1);
+            match open.what {
+                What::Sent { bytes, .. } => {
+                    self.in_flight -= 1;
+                    self.bytes -= bytes;
+                    let repeat = self.repeats.entry(open.range.first).or_default();
+                    repeat.sent = repeat.sent.saturating_add(1);
+                }
+                What::Rejected(reason) => {
+                    self.rejected.insert(open.range.first, reason);
+                }
+                What::Filtered | What::Skipped(_) | What::Gap => {}
             }
         }
         let repeat = self.repeats.entry(sequence).or_default();

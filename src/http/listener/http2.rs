@@ -5,6 +5,8 @@
 //! A proxy may carry several clients over one connection, so a stream whose response is not read is
 //! reset alone.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::header;
@@ -110,12 +112,16 @@ async fn answer(
     in_progress: InProgress,
 ) -> Result<hyper::Response<Sending>, Evicted> {
     let busy = peer.place.begin()?;
+    let place = Arc::clone(&peer.place);
     request.extensions_mut().insert(peer);
     let Ok(mut response) = router.oneshot(request.map(Body::new)).await;
-    // These headers belong to HTTP/1.1. Here, a connection is closed by GOAWAY.
+    // These headers belong to HTTP/1.1. Here, a connection is closed by GOAWAY, unless it is the
+    // one of a gateway's stream and its confirmations, or a proxy's for several clients.
     let headers = response.headers_mut();
     headers.remove(header::UPGRADE);
-    if headers.remove(header::CONNECTION).is_some_and(|value| value == "close") {
+    if headers.remove(header::CONNECTION).is_some_and(|value| value == "close")
+        && !place.is_authenticated()
+    {
         in_progress.is_last();
     }
     Ok(busy.until_sent(response).map(|body| Sending::new(body, in_progress)))

@@ -147,6 +147,11 @@ impl Place {
         }
     }
 
+    /// Whether a request of this connection had a valid credential.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.is_authenticated.load(Ordering::Relaxed)
+    }
+
     /// The request's credential is valid.
     pub(in super::super) fn authenticated(&self) {
         self.is_authenticated.store(true, Ordering::Relaxed);

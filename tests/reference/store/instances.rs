@@ -113,6 +113,8 @@ impl Tables {
         let name = (gateway, new.instance.clone());
         let stored = self.cursors.get(&name).filter(|cursor| cursor.confirm.is_some());
         let is_new = !new.instance.is_empty() && stored.is_none();
+        let is_lowered = confirm == Level::Received
+            && stored.is_some_and(|cursor| cursor.confirm == Some(Level::Applied));
         let count = i64::try_from(self.instances_of(gateway).count()).unwrap_or(i64::MAX);
         if is_new && count >= MOST_INSTANCES {
             return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
@@ -137,6 +139,9 @@ impl Tables {
         self.insert_connection(now, node, new);
         let first = if gap.is_some() && is_new { log.floor } else { position };
         self.insert_cursor(now, opening, first.0);
+        if is_lowered {
+            self.follow_instances(gateway)?;
+        }
         if gap.is_none() && position.0 > own.0.min(self.confirmed(gateway)) {
             self.settle_before(now, opening, own.max(log.floor), position)?;
         }
@@ -272,7 +277,8 @@ impl Tables {
             }
             InstanceOutcome::Covered { reason, resume_at } => {
                 let floor = self.gateway_row(on.gateway)?.stream.floor;
-                let first = Sequence(self.confirmed(on.gateway).max(floor) + 1);
+                let own = self.own(on.connection).map_or(0, |(position, _)| position);
+                let first = Sequence(self.confirmed(on.gateway).max(floor).max(own) + 1);
                 let pending = Range { first, last: *resume_at };
                 self.settle(on, pending, How::Snapshot(reason.as_str()))?;
                 self.advance(on, Some(*resume_at), Reach::Position)

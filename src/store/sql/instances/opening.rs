@@ -25,6 +25,8 @@ struct Before {
     applied: Sequence,
     /// Whether an instance has no cursor yet.
     is_new: bool,
+    /// Whether the instance confirmed by what it applied, and now does by what it receives.
+    is_lowered: bool,
     is_unsure: bool,
     repeats: Repeats,
 }
@@ -74,6 +76,7 @@ pub(crate) async fn open_instance(
             received: at.position,
             applied: at.position,
             is_new: false,
+            is_lowered: false,
             is_unsure: at.is_unsure,
             repeats: at.repeats,
         }
@@ -91,6 +94,10 @@ pub(crate) async fn open_instance(
     // A new instance that has to read a snapshot keeps what can be read.
     let first = if gap.is_some() && before.is_new { log.floor } else { position };
     insert_cursor(conn, now, opening, first).await?;
+    if before.is_lowered {
+        // What was received counts now, and is not sent again.
+        cursors::follow_instances(conn, new.gateway).await?;
+    }
     if gap.is_none() && position > own.min(cursors::confirmed(conn, new.gateway).await?) {
         settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
     }
@@ -151,7 +158,9 @@ async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Re
         // What it has confirmed so far, by whatever level, is not sent again when the level changes.
         let is_raised = confirm == Level::Applied && row.level() == Level::Received;
         let applied = if is_raised { row.received } else { row.applied };
-        return Ok(Before { received: row.received, applied, is_new: false, is_unsure, repeats });
+        let is_lowered = confirm == Level::Received && row.level() == Level::Applied;
+        let (received, is_new) = (row.received, false);
+        return Ok(Before { received, applied, is_new, is_lowered, is_unsure, repeats });
     }
     let count = query_scalar!(
         r#"
@@ -166,7 +175,9 @@ async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Re
         return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
     }
     let position = cursors::confirmed(conn, new.gateway).await?;
-    Ok(Before { received: position, applied: position, is_new: true, is_unsure, repeats })
+    let (is_new, is_lowered) = (true, false);
+    let (received, applied) = (position, position);
+    Ok(Before { received, applied, is_new, is_lowered, is_unsure, repeats })
 }
 
 /// Whether the event at the position of the gateway is the one that it names, as far as that is still

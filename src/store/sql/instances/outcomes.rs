@@ -65,7 +65,9 @@ pub(crate) async fn outcome(
         }
         InstanceOutcome::Covered { reason, resume_at } => {
             let floor = floor(conn, on.gateway).await?;
-            let settled = cursors::confirmed(conn, on.gateway).await?.max(floor);
+            let own = cursors::own(conn, on.connection).await?;
+            let own = own.map_or(Sequence::ZERO, |(position, _)| position);
+            let settled = cursors::confirmed(conn, on.gateway).await?.max(floor).max(own);
             let pending = Range { first: settled.next(), last: *resume_at };
             if pending.first <= pending.last {
                 settle(conn, node, on, pending, How::Snapshot(reason.as_str())).await?;
