@@ -127,8 +127,8 @@ impl Asked {
 
     /// The hello of a connection that is opened for this request.
     fn hello(&self) -> Hello {
-        // What was confirmed need not be sent again.
-        let position = self.after.clone().or_else(|| self.ack.clone());
+        // A position to resume after counts as confirmed. What was answered may not be.
+        let position = self.ack.clone().or_else(|| self.after.clone());
         Hello {
             instance: self.instance.clone(),
             resume: position.map_or(Resume::Server, Resume::After),
@@ -242,12 +242,13 @@ async fn open(
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let (poller, connection) = long_poll::start(greeting.epoch, transport_end, asked.wait);
+    let (poller, connection) = long_poll::start(greeting, transport_end, asked.wait);
+    let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
     let (pollers, instance) = (app.pollers.clone(), asked.instance.clone().unwrap_or_default());
     let run = async move {
         connection.run().await;
-        drop(attempt);
+        drop((listed, attempt));
         pollers.tidy(greeting.gateway_id, &instance);
     };
     tokio::spawn(run.instrument(span));
@@ -256,7 +257,7 @@ async fn open(
 
 /// Reject events of long polling, or show progress with them.
 ///
-/// Like `POST /gateways/connections/{connectionId}/frames`, for the connection of an instance.
+/// Like `POST /gateways/connections/{connectionId}/frames`, for the current connection of an instance.
 #[utoipa::path(
     post, path = "/gateways/events/instances/{instance}/frames", tag = "for gateways",
     operation_id = "sendInstanceFrames",
