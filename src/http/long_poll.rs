@@ -167,11 +167,25 @@ pub(super) async fn poll(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    // First, so that an invalid key is refused as such, whatever else is wrong.
-    auth::Gateway(credential): auth::Gateway,
-    Query(query): Query<PollQuery>,
+    credential: Result<auth::Gateway, Problem>,
+    query: Result<Query<PollQuery>, Problem>,
 ) -> Answer<Response> {
     check_origin(&app, &headers)?;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = client_address(peer.address.ip(), &headers, trusted);
+    // First, so that an invalid key is refused as such, whatever else is wrong.
+    let credential = match credential {
+        Ok(auth::Gateway(credential)) => credential,
+        Err(problem) => {
+            // It counts as an attempt to connect.
+            let candidate = Candidate { key: auth::gateway_key(&headers), address };
+            return match app.admissions.authenticate(candidate).await {
+                Ok(_) => Err(problem),
+                Err(refused) => Ok(Refused::from(refused).into_response(&app, address)),
+            };
+        }
+    };
+    let Query(query) = query?;
     if peer.place.is_reserve() {
         return Err(Problem::http_connection_limit());
     }
@@ -181,8 +195,6 @@ pub(super) async fn poll(
     let timeout = app.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let asked = Asked::new(query, longest)?;
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &headers, trusted);
     let instance = asked.instance.clone().unwrap_or_default();
     let answer = answer(&app, credential.gateway_id, &asked, address, &headers).await;
     app.pollers.tidy(credential.gateway_id, &instance);
@@ -275,6 +287,7 @@ pub(super) async fn frames(
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
+    Query(()): Query<()>,
     Path(instance): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {

@@ -141,6 +141,7 @@ mod summary;
 mod support;
 mod switch_over;
 mod tables;
+mod transports;
 mod trust;
 mod unmatched;
 mod unreadable;
