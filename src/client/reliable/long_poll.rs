@@ -56,7 +56,7 @@ impl Transport for LongPoll {
             instance: hello.instance.clone(),
             max: window.map_or(MOST_EVENTS, |window| window.clamp(1, MOST_EVENTS)),
             credit: Credit { window, window_bytes },
-            applied: applied.subscribe(),
+            applied: applied.clone(),
             position: start,
             connection: None,
         };
@@ -104,8 +104,9 @@ struct Polls {
     max: u32,
     /// What the requests have no parameters for. Sent when the connection is known.
     credit: Credit,
-    /// What the client has applied. A connection starts after it.
-    applied: watch::Receiver<Option<(Epoch, Sequence)>>,
+    /// What the client has applied; `None` before the first answer of a client without a position, and
+    /// while it reads a snapshot. A connection starts after it.
+    applied: watch::Sender<Option<(Epoch, Sequence)>>,
     /// The position after the last answer.
     position: Option<(Epoch, Sequence)>,
     connection: Option<ConnectionId>,
@@ -135,14 +136,9 @@ impl Polls {
     /// Polls until the connection ends.
     async fn run(mut self, answers: mpsc::Sender<Result<Answer, Failed>>) {
         loop {
-            if let Some((log, _)) = self.position {
+            if self.connection.is_some() {
                 // A request while a snapshot is read would confirm it.
-                let is_of_log = |applied: &Option<(Epoch, Sequence)>| {
-                    applied.is_some_and(|(epoch, _)| epoch == log)
-                };
-                if self.connection.is_some() && self.applied.wait_for(is_of_log).await.is_err() {
-                    return;
-                }
+                let _ = self.applied.subscribe().wait_for(Option::is_some).await;
             }
             let answer = self.poll().await;
             let is_last = answer.is_err();
@@ -212,6 +208,10 @@ impl Polls {
             _ => None,
         });
         self.position = last.or(self.position);
+        if let Some(ServerFrame::Gap(_)) = frames.last() {
+            // Known again when the snapshot is applied.
+            self.applied.send_replace(None);
+        }
         Ok(Answer { frames, connection })
     }
 }
