@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::event::{Epoch, EventType, Sequence};
+use crate::event::{ConnectionId, Epoch, EventType, Sequence};
 
 /// What a gateway wants from a stream; the members of `connection.hello`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
@@ -92,11 +92,15 @@ pub struct PollQuery {
 
 /// Events for a gateway, and what is known about its log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PolledEvents {
     /// The epoch of the log.
     pub epoch: Epoch,
     /// The last sequence of the log that the service knows of.
     pub head: Sequence,
+    /// The connection, to which frames can be sent. If it is another one than in the last answer, what
+    /// that one was sent and has not confirmed is sent again.
+    pub connection_id: ConnectionId,
     /// The events, as the frames of the protocol `gateway-events.v1`.
     #[schema(value_type = Vec<Object>)]
     pub events: Vec<Box<RawValue>>,

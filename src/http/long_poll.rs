@@ -127,8 +127,8 @@ impl Asked {
 
     /// The hello of a connection that is opened for this request.
     fn hello(&self) -> Hello {
-        // What was confirmed need not be sent again.
-        let position = self.after.clone().or_else(|| self.ack.clone());
+        // A position to resume after counts as confirmed. What was answered may not be.
+        let position = self.ack.clone().or_else(|| self.after.clone());
         Hello {
             instance: self.instance.clone(),
             resume: position.map_or(Resume::Server, Resume::After),
@@ -167,11 +167,25 @@ pub(super) async fn poll(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    // First, so that an invalid key is refused as such, whatever else is wrong.
-    auth::Gateway(credential): auth::Gateway,
-    Query(query): Query<PollQuery>,
+    credential: Result<auth::Gateway, Problem>,
+    query: Result<Query<PollQuery>, Problem>,
 ) -> Answer<Response> {
     check_origin(&app, &headers)?;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = client_address(peer.address.ip(), &headers, trusted);
+    // First, so that an invalid key is refused as such, whatever else is wrong.
+    let credential = match credential {
+        Ok(auth::Gateway(credential)) => credential,
+        Err(problem) => {
+            // It counts as an attempt to connect.
+            let candidate = Candidate { key: auth::gateway_key(&headers), address };
+            return match app.admissions.authenticate(candidate).await {
+                Ok(_) => Err(problem),
+                Err(refused) => Ok(Refused::from(refused).into_response(&app, address)),
+            };
+        }
+    };
+    let Query(query) = query?;
     if peer.place.is_reserve() {
         return Err(Problem::http_connection_limit());
     }
@@ -181,8 +195,6 @@ pub(super) async fn poll(
     let timeout = app.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let asked = Asked::new(query, longest)?;
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &headers, trusted);
     let instance = asked.instance.clone().unwrap_or_default();
     let answer = answer(&app, credential.gateway_id, &asked, address, &headers).await;
     app.pollers.tidy(credential.gateway_id, &instance);
@@ -242,12 +254,13 @@ async fn open(
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let (poller, connection) = long_poll::start(greeting.epoch, transport_end, asked.wait);
+    let (poller, connection) = long_poll::start(greeting, transport_end, asked.wait);
+    let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
     let (pollers, instance) = (app.pollers.clone(), asked.instance.clone().unwrap_or_default());
     let run = async move {
         connection.run().await;
-        drop(attempt);
+        drop((listed, attempt));
         pollers.tidy(greeting.gateway_id, &instance);
     };
     tokio::spawn(run.instrument(span));
@@ -256,7 +269,7 @@ async fn open(
 
 /// Reject events of long polling, or show progress with them.
 ///
-/// Like `POST /gateways/connections/{connectionId}/frames`, for the connection of an instance.
+/// Like `POST /gateways/connections/{connectionId}/frames`, for the current connection of an instance.
 #[utoipa::path(
     post, path = "/gateways/events/instances/{instance}/frames", tag = "for gateways",
     operation_id = "sendInstanceFrames",
@@ -274,6 +287,7 @@ pub(super) async fn frames(
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
+    Query(()): Query<()>,
     Path(instance): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {

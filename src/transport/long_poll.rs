@@ -3,8 +3,8 @@
 //! no more than what it carries.
 //!
 //! A request says after which position it wants events. If that is not the one after the last answer,
-//! because an answer was lost or another node gave it, the connection ends and a new one resumes at
-//! the requested position ([`Reply::Reopen`]).
+//! because an answer was lost or another node gave it, the connection ends and a new one resumes
+//! ([`Reply::Reopen`]): after the confirmed position, or else after the requested one.
 //!
 //! The gateway counts as alive for twice the time that its last request was willing to wait.
 
@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::frames::{ConnectionError, DeliveryGap, FrameError, Position, ServerFrame};
 use super::push::{Fault, Inbound};
-use super::{Control, Ended, Incoming, Outgoing, TransportEnd, reliable};
-use crate::event::{Epoch, Reason, Sequence};
+use super::{Control, Ended, Greeting, Incoming, Outgoing, TransportEnd, reliable};
+use crate::event::{ConnectionId, Epoch, Reason, Sequence};
 
 /// The transport's name in the database, the API and the logs.
 pub const NAME: &str = "long_poll";
@@ -62,6 +62,8 @@ pub struct Events {
     pub epoch: Epoch,
     /// The last known sequence of the log.
     pub head: Sequence,
+    /// The connection.
+    pub connection: ConnectionId,
     /// The frames of the events, as JSON.
     pub events: Vec<bytes::Bytes>,
     /// Events that can't be delivered, after those of `events`.
@@ -73,10 +75,11 @@ impl Events {
     pub fn to_json(&self) -> Vec<u8> {
         let size: usize = self.events.iter().map(|event| event.len() + 1).sum();
         let mut json = Vec::with_capacity(size + 512);
-        let Self { epoch, head, events, gap } = self;
-        json.extend_from_slice(
-            format!(r#"{{"epoch":"{epoch}","head":{head},"events":["#).as_bytes(),
+        let Self { epoch, head, connection, events, gap } = self;
+        let members = format!(
+            r#"{{"epoch":"{epoch}","head":{head},"connectionId":"{connection}","events":["#
         );
+        json.extend_from_slice(members.as_bytes());
         for (nth, event) in events.iter().enumerate() {
             if nth > 0 {
                 json.push(b',');
@@ -134,13 +137,12 @@ impl Poller {
     }
 }
 
-/// Starts a connection over a link, whose log has this epoch. It ends when no request comes in time,
-/// the first one included.
-pub fn start(epoch: Epoch, end: TransportEnd, first_wait: Duration) -> (Poller, Connection) {
+/// Starts a connection over a link. It ends when no request comes in time, the first one included.
+pub fn start(greeting: Greeting, end: TransportEnd, first_wait: Duration) -> (Poller, Connection) {
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let (inbound, faults) = Inbound::new(&end);
     let connection = Connection {
-        epoch,
+        greeting,
         end,
         requests,
         faults,
@@ -153,7 +155,7 @@ pub fn start(epoch: Epoch, end: TransportEnd, first_wait: Duration) -> (Poller, 
 /// The task of a connection.
 #[derive(Debug)]
 pub struct Connection {
-    epoch: Epoch,
+    greeting: Greeting,
     end: TransportEnd,
     requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
     faults: mpsc::Receiver<Fault>,
@@ -296,7 +298,7 @@ impl Connection {
             self.answers.keep(*message);
         }
         let is_used = std::mem::replace(&mut self.answers.is_used, true);
-        let is_of_log = |position: &Position| position.epoch == self.epoch;
+        let is_of_log = |position: &Position| position.epoch == self.greeting.epoch;
         if !request.ack.iter().chain(&request.after).all(is_of_log) {
             return if is_used { Begin::Reopen } else { Begin::Wait };
         }
@@ -333,7 +335,7 @@ impl Connection {
         }
         let kept = std::mem::take(&mut self.answers.kept);
         let before = self.answers.position;
-        let events = self.answers.encode(&kept, self.epoch, max);
+        let events = self.answers.encode(&kept, self.greeting, max);
         if events.events.is_empty() && events.gap.is_none() {
             *waiting = Some(Waiting { max, until, reply });
             return;
@@ -370,7 +372,8 @@ impl Answers {
     }
 
     /// The answer with the first of the kept messages.
-    fn encode(&mut self, kept: &[Outgoing], epoch: Epoch, max: usize) -> Events {
+    fn encode(&mut self, kept: &[Outgoing], greeting: Greeting, max: usize) -> Events {
+        let Greeting { epoch, connection_id: connection, .. } = greeting;
         let (mut events, mut gap, mut bytes) = (Vec::new(), None, 0);
         for message in kept.iter().take(max) {
             match message {
@@ -392,6 +395,6 @@ impl Answers {
             }
         }
         self.head = self.head.max(self.position);
-        Events { epoch, head: self.head, events, gap }
+        Events { epoch, head: self.head, connection, events, gap }
     }
 }
