@@ -65,13 +65,13 @@ pub enum StreamConfirm {
 #[serde(rename_all = "camelCase")]
 pub struct PollQuery {
     /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
-    /// characters without control characters. If omitted, the connection shares the position of all
-    /// unnamed ones.
+    /// characters without control characters. All requests of a gateway without a name share one
+    /// connection, which has the position of the gateway: only one replica may poll without a name.
     #[param(min_length = 1, max_length = 64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// The gateway's position, `EPOCH.SEQUENCE`: the last event that it has. If omitted, the instance's
-    /// position counts, which the service stores.
+    /// The gateway's position, `EPOCH.SEQUENCE`: the last event that it has. It confirms nothing. If
+    /// omitted, the instance's position counts, which the service stores.
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,

@@ -2,6 +2,7 @@
 
 mod grpc;
 pub(crate) mod long_poll;
+mod polling;
 mod sse;
 mod sse_edge;
 pub(crate) mod sse_peer;
