@@ -274,12 +274,11 @@ async fn answer(
             if let Some(Held { poller, .. }) = slot.take_if(|held| held.token != token) {
                 poller.replace().await;
             }
-            match slot.as_ref().filter(|held| !held.poller.is_closed()) {
-                Some(held) => held.poller.clone(),
-                None => {
-                    let poller = open(app, asked, rewinds, address, headers).await?;
-                    slot.insert(Held { poller, token: token.clone() }).poller.clone()
-                }
+            if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
+                held.poller.clone()
+            } else {
+                let poller = open(app, asked, rewinds, address, headers).await?;
+                slot.insert(Held { poller, token: token.clone() }).poller.clone()
             }
         };
         match poller.ask(asked.request()).await {

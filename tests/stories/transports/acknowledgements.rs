@@ -136,8 +136,11 @@ async fn a_confirmation_beyond_what_was_sent_ends_the_connection_and_loses_nothi
         other.event(1).await;
         peer.event(1).await;
         peer.applied(2).await;
-        let closed = peer.closed().await;
-        if bed.kind != Kind::LongPoll {
+        if bed.kind == Kind::LongPoll {
+            // Its next request may open another connection, and wait there for an event.
+            drop(peer);
+        } else {
+            let closed = peer.closed().await;
             assert_eq!(closed, (Some(4501), Some("beyond_sent".to_owned())));
         }
         let mut peer = bed.connected().await;
