@@ -22,6 +22,8 @@
 //!   [`Reason::ProtocolError`] at a frame that it can't read. What the values mean is for the lane,
 //!   which answers a contradiction with [`Control::Violation`].
 //! - Every write has a timeout. A peer that does not read ends with [`Reason::WriteTimeout`].
+//! - If it sends on request only, it reports before its end which events it has not sent
+//!   ([`Incoming::Unsent`]).
 //! - [`Incoming::Ended`] is its last message, sent exactly once. After it, the transport holds no
 //!   resources of the connection.
 //!
@@ -127,6 +129,9 @@ pub enum Incoming {
     Alive,
     /// A message that is ignored. It is counted.
     Invalid(InvalidMessage),
+    /// Events from this sequence on were passed and not sent. Precedes the end of a transport that
+    /// sends on request. Reliable mode only.
+    Unsent(Sequence),
     /// The connection has ended. This is the last message.
     Ended(Box<Ended>),
 }

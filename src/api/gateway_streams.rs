@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::event::{Epoch, EventType, Sequence};
+use crate::event::{ConnectionId, Epoch, EventType, Sequence};
 
 /// What a gateway wants from a stream; the members of `connection.hello`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
@@ -65,13 +65,13 @@ pub enum StreamConfirm {
 #[serde(rename_all = "camelCase")]
 pub struct PollQuery {
     /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
-    /// characters without control characters. If omitted, the connection shares the position of all
-    /// unnamed ones.
+    /// characters without control characters. All requests of a gateway without a name share one
+    /// connection, which has the position of the gateway: only one replica may poll without a name.
     #[param(min_length = 1, max_length = 64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// The gateway's position, `EPOCH.SEQUENCE`: the last event that it has. If omitted, the instance's
-    /// position counts, which the service stores.
+    /// The gateway's position, `EPOCH.SEQUENCE`: the last event that it has. It confirms nothing. If
+    /// omitted, the instance's position counts, which the service stores.
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
@@ -92,11 +92,15 @@ pub struct PollQuery {
 
 /// Events for a gateway, and what is known about its log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PolledEvents {
     /// The epoch of the log.
     pub epoch: Epoch,
     /// The last sequence of the log that the service knows of.
     pub head: Sequence,
+    /// The connection, to which frames can be sent. If it is another one than in the last answer, what
+    /// that one was sent and has not confirmed is sent again.
+    pub connection_id: ConnectionId,
     /// The events, as the frames of the protocol `gateway-events.v1`.
     #[schema(value_type = Vec<Object>)]
     pub events: Vec<Box<RawValue>>,

@@ -30,9 +30,12 @@ mod driver;
 mod event_stream;
 #[cfg(test)]
 mod fixture;
+mod grpc;
 mod handler;
 mod link;
+mod long_poll;
 mod position;
+mod requests;
 pub mod state;
 mod websocket;
 
@@ -40,8 +43,10 @@ pub use crate::transport::frames::{
     Confirm, DeliveryGap, EventFrame, GapReason, NackCode, Position, Resume,
 };
 pub use event_stream::EventStream;
+pub use grpc::Grpc;
 pub use handler::{Handler, Notice, Outcome, SnapshotError};
 pub use link::{Closed, ConnectError, Link, Received, Transport};
+pub use long_poll::LongPoll;
 pub use position::{FilePosition, MemoryPosition, PositionError, PositionStore};
 pub use websocket::WebSocket;
 
@@ -96,6 +101,9 @@ pub enum ClientError {
     /// gateway is disabled (403).
     #[error("the service refused the connection with status {0}")]
     Refused(u16),
+    /// The transport can't carry what the options ask for.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The service closed the connection with a code after which clients do not reconnect.
     #[error("the service closed the connection: {why}")]
     Closed {

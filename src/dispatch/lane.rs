@@ -429,6 +429,7 @@ impl Lane {
             // Transports send the others in reliable mode only.
             Incoming::Alive
             | Incoming::Ended(_)
+            | Incoming::Unsent(_)
             | Incoming::Applied(_)
             | Incoming::Nack(_)
             | Incoming::Progress(_)

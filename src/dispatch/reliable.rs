@@ -304,6 +304,7 @@ impl Lane {
                     state.note_end(ended.by_peer);
                     return Some(End::Ended(ended));
                 }
+                Incoming::Unsent(first) => self.withdraw(state, first),
                 incoming => {
                     if let Err(violation) = self.receive(state, incoming) {
                         return Some(End::violation(violation));
@@ -333,7 +334,7 @@ impl Lane {
                     .increment(1);
             }
             // Transports send reports in plain mode only.
-            Incoming::Alive | Incoming::Report(_) | Incoming::Ended(_) => {}
+            Incoming::Alive | Incoming::Report(_) | Incoming::Unsent(_) | Incoming::Ended(_) => {}
         }
         Ok(())
     }

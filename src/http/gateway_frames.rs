@@ -13,6 +13,7 @@ use super::extract::{Bytes, Path};
 use super::listener::Peer;
 use super::openapi::{Frames, Keyed, Problems};
 use super::problem::{Answer, Problem};
+use super::query::Query;
 use crate::api::Code;
 use crate::event::{ConnectionId, GatewayId};
 use crate::transport::frames::{ErrorCode, FrameError, GatewayFrame};
@@ -74,6 +75,7 @@ pub(super) async fn send(
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
+    Query(()): Query<()>,
     Path(id): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use dashmap::DashMap;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use super::App;
@@ -29,7 +30,7 @@ use crate::api::{PollQuery, PolledEvents};
 use crate::event::{GatewayId, quoted};
 use crate::transport::frames::{Confirm, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
-use crate::transport::{self, sse};
+use crate::transport::{self, ReliableGreeting, sse};
 
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
@@ -38,27 +39,68 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 const MARGIN: Duration = Duration::from_secs(5);
 /// The most events in an answer.
 const MOST_EVENTS: usize = 256;
-/// Connections that are opened for one request. The second one replaces one that can't serve it.
-const TRIES: usize = 3;
+/// The most connections that are opened for one request. A further one replaces one that can't serve
+/// it.
+const TRIES: usize = 4;
+/// How long the answer to a request is delayed whose place a later one has taken, so that gateways
+/// that use the same name don't take turns as fast as they can.
+const SUPERSEDED: Duration = Duration::from_secs(1);
 
-/// The connections of this node, by gateway and instance.
+/// The connections of this node, by gateway and instance. All requests of a gateway without a name
+/// share one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pollers(Arc<DashMap<(GatewayId, String), Arc<Slot>>>);
+pub(super) struct Pollers(Arc<DashMap<Instance, Arc<Slot>>>);
+
+type Instance = (GatewayId, String);
 
 /// An instance's connection. Locked while one is opened, so that concurrent requests open only one.
-type Slot = Mutex<Option<Poller>>;
+type Slot = Mutex<Option<Held>>;
+
+/// A connection, and the public part of the key that it was opened with.
+#[derive(Debug)]
+struct Held {
+    poller: Poller,
+    token: String,
+}
+
+/// A slot that is in use. The fields are dropped in this order.
+struct InUse {
+    slot: Arc<Slot>,
+    _tidy: Tidy,
+}
+
+/// Removes a slot that is not in use and has no connection, when this is dropped.
+struct Tidy {
+    pollers: Pollers,
+    instance: Instance,
+}
 
 impl Pollers {
-    fn slot(&self, gateway: GatewayId, instance: &str) -> Arc<Slot> {
-        Arc::clone(&self.0.entry((gateway, instance.to_owned())).or_default())
+    /// The slot of an instance, which is created if there is none.
+    fn slot(&self, instance: Instance) -> InUse {
+        let tidy = self.tidy(instance.clone());
+        InUse { slot: Arc::clone(&self.0.entry(instance).or_default()), _tidy: tidy }
     }
 
-    /// Removes a slot that is not in use and has no connection.
-    fn tidy(&self, gateway: GatewayId, instance: &str) {
-        self.0.remove_if(&(gateway, instance.to_owned()), |_, slot| {
+    /// The slot of an instance, if there is one.
+    fn find(&self, instance: Instance) -> Option<InUse> {
+        let slot = Arc::clone(self.0.get(&instance)?.value());
+        Some(InUse { slot, _tidy: self.tidy(instance) })
+    }
+
+    fn tidy(&self, instance: Instance) -> Tidy {
+        Tidy { pollers: self.clone(), instance }
+    }
+}
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        self.pollers.0.remove_if(&self.instance, |_, slot| {
             let is_unused = Arc::strong_count(slot) == 1;
             is_unused
-                && slot.try_lock().is_ok_and(|poller| poller.as_ref().is_none_or(Poller::is_closed))
+                && slot
+                    .try_lock()
+                    .is_ok_and(|held| held.as_ref().is_none_or(|held| held.poller.is_closed()))
         });
     }
 }
@@ -121,17 +163,29 @@ impl Asked {
         };
         let asked =
             Self { instance, after, ack, max: max.unwrap_or(MOST_EVENTS), wait: wait.min(longest) };
-        checked(asked.hello())?;
+        checked(asked.hello(Resume::Server))?;
         Ok(asked)
     }
 
+    /// Where a connection starts that is opened for this request. A position to resume after counts as
+    /// confirmed, which only `ack` is. A connection that `rewinds` starts at a position that was
+    /// confirmed before.
+    fn resume(&self, log: &ReliableGreeting, rewinds: bool) -> Resume {
+        let is_of_log = |position: &Position| {
+            position.epoch == log.greeting.epoch && position.sequence <= log.head
+        };
+        // A position of another log is answered with a gap.
+        let elsewhere = self.after.iter().chain(&self.ack).find(|position| !is_of_log(position));
+        let confirmed = if rewinds { &self.after } else { &self.ack };
+        let position = elsewhere.or(confirmed.as_ref()).cloned();
+        position.map_or(Resume::Server, Resume::After)
+    }
+
     /// The hello of a connection that is opened for this request.
-    fn hello(&self) -> Hello {
-        // What was confirmed need not be sent again.
-        let position = self.after.clone().or_else(|| self.ack.clone());
+    fn hello(&self, resume: Resume) -> Hello {
         Hello {
             instance: self.instance.clone(),
-            resume: position.map_or(Resume::Server, Resume::After),
+            resume,
             window: None,
             window_bytes: None,
             types: None,
@@ -148,11 +202,12 @@ impl Asked {
 /// Receive events as a gateway, by long polling.
 ///
 /// The answer comes at once if there are events, or as soon as there is one; after `wait` it is 204.
-/// `ack` confirms everything up to a position as applied, before the request reads. A request
-/// without `after` continues at the position that the service stores for the instance. `gap` says
-/// that events can't be delivered: read the snapshot, and confirm `resumeAt` with `ack`. An instance
-/// counts as connected for twice the `wait` of its last request. Its requests should reach the same
-/// node; another node opens a new connection.
+/// `ack` confirms everything up to a position as applied, before the request reads; `after` confirms
+/// nothing. A request without `after` continues at the position that the service stores for the
+/// instance. `gap` says that events can't be delivered: read the snapshot, and confirm `resumeAt` with
+/// `ack`. An instance counts as connected for twice the `wait` of its last request. Its requests
+/// should reach the same node; another node opens a new connection. If another request or connection
+/// of the instance takes the place of a request, that is answered with 204 after a second.
 #[utoipa::path(
     get, path = "/gateways/events", tag = "for gateways", operation_id = "pollEvents",
     params(PollQuery),
@@ -167,11 +222,25 @@ pub(super) async fn poll(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
-    // First, so that an invalid key is refused as such, whatever else is wrong.
-    auth::Gateway(credential): auth::Gateway,
-    Query(query): Query<PollQuery>,
+    credential: Result<auth::Gateway, Problem>,
+    query: Result<Query<PollQuery>, Problem>,
 ) -> Answer<Response> {
     check_origin(&app, &headers)?;
+    let trusted = &app.config.server.trusted_proxies;
+    let address = client_address(peer.address.ip(), &headers, trusted);
+    // First, so that an invalid key is refused as such, whatever else is wrong.
+    let credential = match credential {
+        Ok(auth::Gateway(credential)) => credential,
+        Err(problem) => {
+            // It counts as an attempt to connect.
+            let candidate = Candidate { key: auth::gateway_key(&headers), address };
+            return match app.admissions.authenticate(candidate).await {
+                Ok(_) => Err(problem),
+                Err(refused) => Ok(Refused::from(refused).into_response(&app, address)),
+            };
+        }
+    };
+    let Query(query) = query?;
     if peer.place.is_reserve() {
         return Err(Problem::http_connection_limit());
     }
@@ -181,12 +250,9 @@ pub(super) async fn poll(
     let timeout = app.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let asked = Asked::new(query, longest)?;
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &headers, trusted);
-    let instance = asked.instance.clone().unwrap_or_default();
-    let answer = answer(&app, credential.gateway_id, &asked, address, &headers).await;
-    app.pollers.tidy(credential.gateway_id, &instance);
-    Ok(match answer {
+    let in_use =
+        app.pollers.slot((credential.gateway_id, asked.instance.clone().unwrap_or_default()));
+    Ok(match answer(&app, &in_use.slot, &asked, address, &headers).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(&app, address),
     })
@@ -194,18 +260,25 @@ pub(super) async fn poll(
 
 async fn answer(
     app: &Arc<App>,
-    gateway: GatewayId,
+    slot: &Slot,
     asked: &Asked,
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Response, Refused> {
-    let slot = app.pollers.slot(gateway, asked.instance.as_deref().unwrap_or_default());
+    let token = auth::gateway_key(headers).map(|key| key.id().to_owned()).unwrap_or_default();
+    let mut rewinds = false;
     for _ in 0..TRIES {
         let poller = {
             let mut slot = slot.lock().await;
-            match slot.as_ref().filter(|poller| !poller.is_closed()) {
-                Some(poller) => poller.clone(),
-                None => slot.insert(open(app, asked, address, headers).await?).clone(),
+            // A connection ends with its key, and its requests with the connection.
+            if let Some(Held { poller, .. }) = slot.take_if(|held| held.token != token) {
+                poller.replace().await;
+            }
+            if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
+                held.poller.clone()
+            } else {
+                let poller = open(app, asked, rewinds, address, headers).await?;
+                slot.insert(Held { poller, token: token.clone() }).poller.clone()
             }
         };
         match poller.ask(asked.request()).await {
@@ -218,7 +291,15 @@ async fn answer(
                 return Ok((headers, events.to_json()).into_response());
             }
             Reply::Nothing => return Ok(StatusCode::NO_CONTENT.into_response()),
+            Reply::Superseded => {
+                sleep(SUPERSEDED).await;
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
             Reply::Reopen => poller.closed().await,
+            Reply::Rewind => {
+                rewinds = true;
+                poller.closed().await;
+            }
             Reply::Closed(reason, error) if long_poll::is_final(reason) => {
                 return Err(not_opened(NotOpened { reason, error }));
             }
@@ -232,23 +313,27 @@ async fn answer(
 async fn open(
     app: &Arc<App>,
     asked: &Asked,
+    rewinds: bool,
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Poller, Refused> {
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
-    let greeting = greeted.greeting().greeting;
-    let (session, attempt) = greeted.open(asked.hello()).await.map_err(not_opened)?;
+    let log = greeted.greeting();
+    let hello = asked.hello(asked.resume(&log, rewinds));
+    let greeting = log.greeting;
+    let (session, attempt) = greeted.open(hello).await.map_err(not_opened)?;
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let (poller, connection) = long_poll::start(greeting.epoch, transport_end, asked.wait);
+    let (poller, connection) = long_poll::start(greeting, transport_end, asked.wait);
+    let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
-    let (pollers, instance) = (app.pollers.clone(), asked.instance.clone().unwrap_or_default());
+    let instance = (greeting.gateway_id, asked.instance.clone().unwrap_or_default());
+    let tidy = app.pollers.tidy(instance);
     let run = async move {
         connection.run().await;
-        drop(attempt);
-        pollers.tidy(greeting.gateway_id, &instance);
+        drop((listed, attempt, tidy));
     };
     tokio::spawn(run.instrument(span));
     Ok(poller)
@@ -256,7 +341,7 @@ async fn open(
 
 /// Reject events of long polling, or show progress with them.
 ///
-/// Like `POST /gateways/connections/{connectionId}/frames`, for the connection of an instance.
+/// Like `POST /gateways/connections/{connectionId}/frames`, for the current connection of an instance.
 #[utoipa::path(
     post, path = "/gateways/events/instances/{instance}/frames", tag = "for gateways",
     operation_id = "sendInstanceFrames",
@@ -274,16 +359,51 @@ pub(super) async fn frames(
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
+    Query(()): Query<()>,
     Path(instance): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
     peer.place.authenticated();
     peer.keep();
-    let slot =
-        app.pollers.0.get(&(credential.gateway_id, instance)).map(|slot| Arc::clone(slot.value()));
-    let slot = slot.ok_or_else(gone)?;
-    let inbound = slot.lock().await.as_ref().map(|poller| poller.inbound.clone());
+    let in_use = app.pollers.find((credential.gateway_id, instance)).ok_or_else(gone)?;
+    let inbound = in_use.slot.lock().await.as_ref().map(|held| held.poller.inbound.clone());
+    drop(in_use);
     let Bytes(body) = body?;
     accept(&inbound.ok_or_else(gone)?, &body).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn slots_of_requests_that_were_cancelled_are_removed() {
+        let pollers = Pollers::default();
+        let gateway = GatewayId::new();
+        for name in ["one", "two"] {
+            let (pollers, instance) = (pollers.clone(), (gateway, name.to_owned()));
+            let request = tokio::spawn(async move {
+                let in_use = pollers.slot(instance);
+                let _locked = in_use.slot.lock().await;
+                std::future::pending::<()>().await;
+            });
+            tokio::task::yield_now().await;
+            request.abort();
+            assert!(request.await.is_err_and(|error| error.is_cancelled()));
+        }
+        assert!(pollers.0.is_empty());
+        assert!(pollers.find((gateway, "one".to_owned())).is_none());
+    }
+
+    #[test]
+    fn a_slot_stays_while_another_request_uses_it() {
+        let pollers = Pollers::default();
+        let instance = (GatewayId::new(), "one".to_owned());
+        let first = pollers.slot(instance.clone());
+        drop(pollers.slot(instance.clone()));
+        assert!(pollers.find(instance).is_some_and(|found| Arc::ptr_eq(&found.slot, &first.slot)));
+        drop(first);
+        assert!(pollers.0.is_empty());
+    }
 }

@@ -210,14 +210,14 @@ code_sets! {
     ];
     /// A gateway's stream is opened.
     Streaming = [
-        BadRequest, OriginRefused, Unauthorized, GatewayDisabled, Conflict, Invalid, TooManyAttempts,
-        ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit, Internal, Timeout,
+        BadRequest, OriginRefused, Unauthorized, GatewayDisabled, Conflict, Invalid, InvalidFrame,
+        TooManyAttempts, ConnectionLimit, GatewayConnectionLimit, Draining, HttpConnectionLimit, Internal, Timeout,
         Unavailable
     ];
     /// Frames of a gateway.
     Frames = [
         BadRequest, MalformedFrame, ConnectionGone, BodyTooLarge, FrameTooLarge,
-        UnsupportedContentEncoding, InvalidFrame
+        UnsupportedContentEncoding, Invalid, InvalidFrame
     ];
     /// Requests that may wait.
     Waiting = [TooManyWaits];

@@ -28,6 +28,10 @@ use crate::event::{Epoch, EventId, EventType, Reason, Sequence};
 )]
 pub mod generated;
 
+mod client;
+
+pub use client::{gateway_message, retry_after, server_frame};
+
 use generated::gateway_frame::Frame as FromGateway;
 use generated::server_frame::Frame as FromService;
 

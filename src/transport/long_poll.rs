@@ -2,12 +2,16 @@
 //! connection lives between requests: the lane and this module's task stay, so that a request costs
 //! no more than what it carries.
 //!
-//! A request says after which position it wants events. If that is not the one after the last answer,
-//! because an answer was lost or another node gave it, the connection ends and a new one resumes at
-//! the requested position ([`Reply::Reopen`]).
+//! A request says which events the gateway has, and apart from that, which it has applied. If it does
+//! not have those of the last answer, because that was lost or another node gave it, the connection
+//! ends and a new one delivers what is not confirmed ([`Reply::Reopen`]), except for what the gateway
+//! has.
 //!
-//! The gateway counts as alive for twice the time that its last request was willing to wait.
+//! The gateway counts as alive for twice the time that its last request was willing to wait. The lane
+//! passes events while no request waits, too. Those that were not answered when the connection ends
+//! count as not sent ([`Incoming::Unsent`]).
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -15,17 +19,22 @@ use tokio::time::{Instant, sleep_until};
 
 use super::frames::{ConnectionError, DeliveryGap, FrameError, Position, ServerFrame};
 use super::push::{Fault, Inbound};
-use super::{Control, Ended, Incoming, Outgoing, TransportEnd, reliable};
-use crate::event::{Epoch, Reason, Sequence};
+use super::{Control, Ended, Greeting, Incoming, TransportEnd, reliable};
+use crate::event::{ConnectionId, Epoch, Reason, Sequence};
+
+mod answers;
+
+use answers::{Answers, Next};
 
 /// The transport's name in the database, the API and the logs.
 pub const NAME: &str = "long_poll";
 
-/// The most bytes of events in an answer, unless one event is larger.
-const ANSWER_BYTES: usize = 1024 * 1024;
 /// How long a connection lives at least after a request, so that one that waits for nothing can be
 /// followed by another.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+/// How long a request waits at least if the lane is about to pass events. It reads its first page
+/// after the connection has opened.
+const READING: Duration = Duration::from_secs(2);
 /// Requests that wait to be read. Gateways send one after another.
 const REQUESTS: usize = 4;
 
@@ -49,8 +58,12 @@ pub enum Reply {
     Events(Box<Events>),
     /// There were none in time.
     Nothing,
+    /// A later request or connection of the instance takes the place of this one.
+    Superseded,
     /// The connection has ended or can't serve the request; open another one.
     Reopen,
+    /// The connection starts after the position of the request; open one that starts there.
+    Rewind,
     /// The connection was closed for this reason.
     Closed(Reason, Option<ConnectionError>),
 }
@@ -62,6 +75,8 @@ pub struct Events {
     pub epoch: Epoch,
     /// The last known sequence of the log.
     pub head: Sequence,
+    /// The connection.
+    pub connection: ConnectionId,
     /// The frames of the events, as JSON.
     pub events: Vec<bytes::Bytes>,
     /// Events that can't be delivered, after those of `events`.
@@ -73,10 +88,11 @@ impl Events {
     pub fn to_json(&self) -> Vec<u8> {
         let size: usize = self.events.iter().map(|event| event.len() + 1).sum();
         let mut json = Vec::with_capacity(size + 512);
-        let Self { epoch, head, events, gap } = self;
-        json.extend_from_slice(
-            format!(r#"{{"epoch":"{epoch}","head":{head},"events":["#).as_bytes(),
+        let Self { epoch, head, connection, events, gap } = self;
+        let members = format!(
+            r#"{{"epoch":"{epoch}","head":{head},"connectionId":"{connection}","events":["#
         );
+        json.extend_from_slice(members.as_bytes());
         for (nth, event) in events.iter().enumerate() {
             if nth > 0 {
                 json.push(b',');
@@ -108,79 +124,81 @@ pub const fn is_final(reason: Reason) -> bool {
 /// A connection that answers requests.
 #[derive(Clone, Debug)]
 pub struct Poller {
-    requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
+    asks: mpsc::Sender<Ask>,
     /// Where the frames of the gateway go.
     pub inbound: Inbound,
+}
+
+/// What a connection is asked for.
+#[derive(Debug)]
+enum Ask {
+    Events(Request, oneshot::Sender<Reply>),
+    /// To end.
+    Replace,
 }
 
 impl Poller {
     /// Waits for an answer.
     pub async fn ask(&self, request: Request) -> Reply {
         let (reply, answered) = oneshot::channel();
-        if self.requests.send((request, reply)).await.is_err() {
+        if self.asks.send(Ask::Events(request, reply)).await.is_err() {
             return Reply::Reopen;
         }
         answered.await.unwrap_or(Reply::Reopen)
     }
 
+    /// Ends the connection because another one replaces it.
+    pub async fn replace(&self) {
+        // Fails if it has ended.
+        let _ = self.asks.send(Ask::Replace).await;
+        self.closed().await;
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.requests.is_closed()
+        self.asks.is_closed()
     }
 
     /// Waits until the connection has ended.
     pub async fn closed(&self) {
-        self.requests.closed().await;
+        self.asks.closed().await;
     }
 }
 
-/// Starts a connection over a link, whose log has this epoch. It ends when no request comes in time,
-/// the first one included.
-pub fn start(epoch: Epoch, end: TransportEnd, first_wait: Duration) -> (Poller, Connection) {
-    let (requests_in, requests) = mpsc::channel(REQUESTS);
-    let (inbound, faults) = Inbound::new(&end);
+/// Starts a connection over a link. It ends when no request comes in time, the first one included.
+pub fn start(greeting: Greeting, end: TransportEnd, first_wait: Duration) -> (Poller, Connection) {
+    let (asks_in, asks) = mpsc::channel(REQUESTS);
+    let (inbound, messages, faults) = Inbound::relayed();
     let connection = Connection {
-        epoch,
+        greeting,
         end,
-        requests,
+        asks,
+        messages,
         faults,
         answers: Answers::default(),
         expires: Instant::now() + (first_wait * 2).max(SHORTEST_LIFE),
     };
-    (Poller { requests: requests_in, inbound }, connection)
+    (Poller { asks: asks_in, inbound }, connection)
 }
 
 /// The task of a connection.
 #[derive(Debug)]
 pub struct Connection {
-    epoch: Epoch,
+    greeting: Greeting,
     end: TransportEnd,
-    requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    asks: mpsc::Receiver<Ask>,
+    /// What the gateway sends besides requests.
+    messages: mpsc::Receiver<Incoming>,
     faults: mpsc::Receiver<Fault>,
     answers: Answers,
     /// When the gateway counts as gone.
     expires: Instant,
 }
 
-/// What was answered, and what the next answer will be.
-#[derive(Debug, Default)]
-struct Answers {
-    /// Whether the lane has said where delivery begins.
-    is_resumed: bool,
-    /// Whether a request has been answered. The connection was opened for the first one.
-    is_used: bool,
-    head: Sequence,
-    /// The position after the last answer.
-    position: Sequence,
-    /// Confirmed as applied.
-    confirmed: Sequence,
-    /// Events and gaps that were taken from the lane, and are not answered.
-    kept: Vec<Outgoing>,
-}
-
 /// A request that waits for events.
 struct Waiting {
     max: usize,
+    since: Instant,
     until: Instant,
     reply: oneshot::Sender<Reply>,
 }
@@ -201,78 +219,128 @@ impl End {
         let error = Some(reliable::violation(error));
         Self { reason: Reason::ProtocolError, detail: "", error }
     }
+
+    /// What requests are answered that can't be served any more.
+    fn reply(&self) -> Reply {
+        match self.reason {
+            Reason::Replaced => Reply::Superseded,
+            reason => Reply::Closed(reason, self.error.clone()),
+        }
+    }
+}
+
+/// The lane has ended, because the node shuts down.
+struct LaneGone;
+
+impl From<LaneGone> for End {
+    fn from(_: LaneGone) -> Self {
+        Self::closed(Reason::Shutdown)
+    }
 }
 
 impl Connection {
     /// Answers requests until the connection ends.
     pub async fn run(mut self) {
         let mut waiting = None;
-        let End { reason, detail, error } = self.serve(&mut waiting).await;
-        self.requests.close();
+        let Err(end) = self.serve(&mut waiting).await;
+        self.asks.close();
         if let Some(Waiting { reply, .. }) = waiting {
-            let _ = reply.send(Reply::Closed(reason, error.clone()));
+            let _ = reply.send(end.reply());
         }
-        while let Ok((_, reply)) = self.requests.try_recv() {
-            let _ = reply.send(Reply::Closed(reason, error.clone()));
+        while let Ok(ask) = self.asks.try_recv() {
+            if let Ask::Events(_, reply) = ask {
+                let _ = reply.send(end.reply());
+            }
         }
+        // These frames were accepted.
+        self.messages.close();
+        while let Ok(message) = self.messages.try_recv() {
+            let _ = self.pass(message).await;
+        }
+        self.end.events.close();
+        while let Ok(message) = self.end.events.try_recv() {
+            self.answers.keep(*message);
+        }
+        if let Some(first) = self.answers.unsent() {
+            let _ = self.tell(Incoming::Unsent(first)).await;
+        }
+        let End { reason, detail, .. } = end;
         let (detail, shared) = (detail.to_owned(), Vec::new());
         let ended = Ended { reason, detail, by_peer: false, shared };
         // Fails if the lane has ended, so that no one needs the report.
-        let _ = self.end.incoming.send(Incoming::Ended(Box::new(ended))).await;
+        let _ = self.tell(Incoming::Ended(Box::new(ended))).await;
     }
 
-    async fn serve(&mut self, waiting: &mut Option<Waiting>) -> End {
+    async fn serve(&mut self, waiting: &mut Option<Waiting>) -> Result<Infallible, End> {
         loop {
-            let wakes_at = waiting.as_ref().map_or(self.expires, |waiting| waiting.until);
+            let wakes_at = self.wakes_at(waiting.as_ref());
             tokio::select! {
                 biased;
                 control = self.end.control.recv() => match control {
-                    Some(Control::Probe) => {
-                        // A full queue has other signs of life.
-                        let _ = self.end.incoming.try_send(Incoming::Alive);
-                    }
+                    Some(Control::Probe) => self.show_life(waiting.is_some()).await?,
                     // The gateway sees it when its connection ends.
                     Some(Control::Drain(_)) => {}
-                    Some(Control::Close(reason)) => return End::closed(reason),
-                    Some(Control::Violation(error)) => return End::violation(&error),
-                    None => return End::closed(Reason::Shutdown),
+                    Some(Control::Close(reason)) => return Err(End::closed(reason)),
+                    Some(Control::Violation(error)) => return Err(End::violation(&error)),
+                    None => return Err(LaneGone.into()),
                 },
-                Some(fault) = self.faults.recv() => return match fault {
+                Some(fault) = self.faults.recv() => return Err(match fault {
                     Fault::Frame(error) => End::violation(&error),
                     Fault::Closed => End::closed(Reason::ClosedByGateway),
-                },
-                Some((request, reply)) = self.requests.recv() => {
-                    // The gateway has given up the earlier one.
-                    if let Some(earlier) = waiting.take() {
-                        let _ = earlier.reply.send(Reply::Nothing);
-                    }
-                    match self.begin(&request).await {
-                        Begin::Wait => *waiting = Some(Self::wait(&request, reply)),
-                        Begin::Reopen => {
-                            let _ = reply.send(Reply::Reopen);
-                            let detail = "the gateway resumes at another position";
-                            return End { reason: Reason::ClosedByGateway, detail, error: None };
-                        }
-                        Begin::Ended => {
-                            let _ = reply.send(Reply::Reopen);
-                            return End::closed(Reason::Shutdown);
-                        }
-                    }
-                    self.answer(waiting, None);
+                }),
+                // The first request says what the gateway has.
+                Some(message) = self.messages.recv(), if self.answers.is_used => {
+                    self.pass(message).await?;
                 }
-                first = self.end.events.recv(), if waiting.is_some() => match first {
-                    Some(first) => self.answer(waiting, Some(*first)),
-                    None => return End::closed(Reason::Shutdown),
-                },
+                Some(ask) = self.asks.recv() => {
+                    if let Some(earlier) = waiting.take() {
+                        let _ = earlier.reply.send(Reply::Superseded);
+                    }
+                    let Ask::Events(request, reply) = ask else {
+                        return Err(End::closed(Reason::Replaced));
+                    };
+                    let instead = match self.begin(&request).await? {
+                        Begin::Wait => {
+                            *waiting = Some(Self::wait(&request, reply));
+                            self.answer(waiting).await?;
+                            continue;
+                        }
+                        Begin::Reopen => Reply::Reopen,
+                        Begin::Rewind => Reply::Rewind,
+                    };
+                    let _ = reply.send(instead);
+                    let detail = "the gateway resumes at another position";
+                    return Err(End { reason: Reason::ClosedByGateway, detail, error: None });
+                }
+                message = self.end.events.recv(), if waiting.is_some() || self.answers.is_ahead() => {
+                    let Some(message) = message else { return Err(LaneGone.into()) };
+                    self.answers.keep(*message);
+                    self.answer(waiting).await?;
+                }
                 () = sleep_until(wakes_at) => {
                     let Some(waiting) = waiting.take() else {
                         let detail = "no request came in time";
-                        return End { reason: Reason::HeartbeatTimeout, detail, error: None };
+                        return Err(End { reason: Reason::HeartbeatTimeout, detail, error: None });
                     };
                     let _ = waiting.reply.send(Reply::Nothing);
+                    self.live_on();
                 }
             }
         }
+    }
+
+    /// When the connection expires, or the waiting request is answered in any case.
+    fn wakes_at(&self, waiting: Option<&Waiting>) -> Instant {
+        match waiting {
+            None => self.expires,
+            Some(waiting) if self.answers.is_behind() => waiting.until.max(waiting.since + READING),
+            Some(waiting) => waiting.until,
+        }
+    }
+
+    /// Leaves time for another request after an answer.
+    fn live_on(&mut self) {
+        self.expires = self.expires.max(Instant::now() + SHORTEST_LIFE);
     }
 }
 
@@ -282,116 +350,120 @@ enum Begin {
     Wait,
     /// It needs another connection.
     Reopen,
-    /// The lane has ended.
-    Ended,
+    /// It needs one that starts at an earlier position.
+    Rewind,
 }
 
 impl Connection {
     /// Confirms what a request confirms, and compares its position.
-    async fn begin(&mut self, request: &Request) -> Begin {
+    async fn begin(&mut self, request: &Request) -> Result<Begin, LaneGone> {
         self.expires = Instant::now() + (request.wait * 2).max(SHORTEST_LIFE);
         // The lane says first where delivery begins.
         while !self.answers.is_resumed {
-            let Some(message) = self.end.events.recv().await else { return Begin::Ended };
+            let message = self.end.events.recv().await.ok_or(LaneGone)?;
             self.answers.keep(*message);
         }
-        let is_used = std::mem::replace(&mut self.answers.is_used, true);
-        let is_of_log = |position: &Position| position.epoch == self.epoch;
+        let is_first = !std::mem::replace(&mut self.answers.is_used, true);
+        // The first request has the connection that was opened for it. What does not fit is a gap.
+        let or_first = if is_first { Begin::Wait } else { Begin::Reopen };
+        let is_of_log = |position: &Position| position.epoch == self.greeting.epoch;
         if !request.ack.iter().chain(&request.after).all(is_of_log) {
-            return if is_used { Begin::Reopen } else { Begin::Wait };
+            return Ok(or_first);
         }
-        let answers = &mut self.answers;
+        let after = request.after.as_ref().map(|after| after.sequence);
+        if is_first
+            && let Some(after) = after
+            && !self.answers.continue_after(after)
+        {
+            return Ok(Begin::Rewind);
+        }
         if let Some(ack) = request.ack.as_ref().map(|ack| ack.sequence) {
-            if ack > answers.position {
-                return if is_used { Begin::Reopen } else { Begin::Wait };
+            if ack > self.answers.position {
+                return Ok(or_first);
             }
-            if ack > answers.confirmed {
-                answers.confirmed = ack;
-                if self.end.incoming.send(Incoming::Applied(ack)).await.is_err() {
-                    return Begin::Ended;
-                }
-            }
+            self.applied(ack).await?;
         }
-        let expected = request.after.as_ref().map_or(answers.confirmed, |after| after.sequence);
-        if !is_used || expected == answers.position { Begin::Wait } else { Begin::Reopen }
+        let is_there = after.unwrap_or(self.answers.acked) == self.answers.position;
+        Ok(if is_there { Begin::Wait } else { or_first })
     }
 
     fn wait(request: &Request, reply: oneshot::Sender<Reply>) -> Waiting {
-        Waiting { max: request.max.max(1), until: Instant::now() + request.wait, reply }
+        let since = Instant::now();
+        Waiting { max: request.max.max(1), since, until: since + request.wait, reply }
     }
 
     /// Answers with what the lane has passed, or waits if that is nothing for the gateway.
-    fn answer(&mut self, waiting: &mut Option<Waiting>, first: Option<Outgoing>) {
-        let Some(Waiting { max, until, reply }) = waiting.take() else { return };
-        if let Some(first) = first {
-            self.answers.keep(first);
-        }
-        while self.answers.kept.len() < max
-            && let Ok(next) = self.end.events.try_recv()
+    async fn answer(&mut self, waiting: &mut Option<Waiting>) -> Result<(), LaneGone> {
+        let max = waiting.as_ref().map_or(0, |waiting| waiting.max);
+        while self.answers.len() < max
+            && let Ok(message) = self.end.events.try_recv()
         {
-            self.answers.keep(*next);
+            self.answers.keep(*message);
         }
-        let kept = std::mem::take(&mut self.answers.kept);
-        let before = self.answers.position;
-        let events = self.answers.encode(&kept, self.epoch, max);
-        if events.events.is_empty() && events.gap.is_none() {
-            *waiting = Some(Waiting { max, until, reply });
-            return;
+        if let Some(to) = self.answers.confirmable() {
+            self.tell(Incoming::Applied(to)).await?;
         }
-        let taken = events.events.len() + usize::from(events.gap.is_some());
-        if reply.send(Reply::Events(Box::new(events))).is_ok() {
-            self.answers.kept = kept.into_iter().skip(taken).collect();
-        } else {
-            // The gateway has given the request up, and has seen none of it.
-            self.answers.kept = kept;
-            self.answers.position = before;
+        let Some(Next { events, count, position, gap }) = self.answers.next(self.greeting, max)
+        else {
+            return Ok(());
+        };
+        let Some(Waiting { reply, .. }) = waiting.take() else { return Ok(()) };
+        let (first, is_confirmed) = (self.answers.unanswered(), self.answers.is_confirmed());
+        // Fails if the gateway has given the request up. It has seen none of the answer then.
+        if reply.send(Reply::Events(events)).is_ok() {
+            self.answers.answered(count, position, gap);
+            self.live_on();
+            if let Some(first) = first.filter(|_| is_confirmed) {
+                // The time to confirm it begins now, not when the lane passed it.
+                self.tell(Incoming::Progress(first)).await?;
+            }
         }
+        Ok(())
     }
-}
 
-impl Answers {
-    /// Keeps what a gateway is to be told, and notes the rest.
-    fn keep(&mut self, message: Outgoing) {
+    /// Reports the gateway as alive, which it is until the connection expires.
+    async fn show_life(&mut self, is_waiting: bool) -> Result<(), LaneGone> {
+        let mut alive = Incoming::Alive;
+        if !is_waiting && self.answers.is_confirmed() {
+            while let Ok(message) = self.end.events.try_recv() {
+                self.answers.keep(*message);
+            }
+            // Events that wait for a request are not overdue.
+            if let Some(first) = self.answers.unanswered() {
+                alive = Incoming::Progress(first);
+            }
+        }
+        if let Some(to) = self.answers.confirmable() {
+            self.tell(Incoming::Applied(to)).await?;
+        }
+        // A full queue has other signs of life.
+        let _ = self.end.incoming.try_send(alive);
+        Ok(())
+    }
+
+    /// Passes on what the gateway has sent.
+    async fn pass(&mut self, message: Incoming) -> Result<(), LaneGone> {
+        // A gateway confirms what it has, even if the lane has not passed it on this connection. More
+        // than that is a violation, which the lane answers.
+        let has = self.answers.position.max(self.answers.passed);
         match message {
-            Outgoing::Resumed(resumed) => {
-                self.is_resumed = true;
-                self.head = resumed.head;
-                self.position = resumed.from;
-                self.confirmed = resumed.from;
+            Incoming::Applied(sequence) if sequence <= has => self.applied(sequence).await,
+            Incoming::Receipt(sequence) if sequence <= has => {
+                self.tell(Incoming::Receipt(sequence.min(self.answers.passed))).await
             }
-            Outgoing::Mark(mark) => self.head = self.head.max(mark.head),
-            Outgoing::Event(_) => self.kept.push(message),
-            // It may come before the lane says where delivery begins, which then waits for the gateway.
-            Outgoing::Gap(_) => {
-                self.is_resumed = true;
-                self.kept.push(message);
-            }
+            message => self.tell(message).await,
         }
     }
 
-    /// The answer with the first of the kept messages.
-    fn encode(&mut self, kept: &[Outgoing], epoch: Epoch, max: usize) -> Events {
-        let (mut events, mut gap, mut bytes) = (Vec::new(), None, 0);
-        for message in kept.iter().take(max) {
-            match message {
-                Outgoing::Event(event) => {
-                    let text = reliable::outgoing_text(message.clone(), epoch);
-                    bytes += text.len();
-                    if bytes > ANSWER_BYTES && !events.is_empty() {
-                        break;
-                    }
-                    events.push(text);
-                    self.position = event.sequence;
-                }
-                Outgoing::Gap(found) => {
-                    self.position = found.resume_at;
-                    gap = Some(found.clone());
-                    break;
-                }
-                Outgoing::Resumed(_) | Outgoing::Mark(_) => {}
-            }
+    /// The gateway has applied everything up to here.
+    async fn applied(&mut self, ack: Sequence) -> Result<(), LaneGone> {
+        match self.answers.acked(ack) {
+            Some(to) => self.tell(Incoming::Applied(to)).await,
+            None => Ok(()),
         }
-        self.head = self.head.max(self.position);
-        Events { epoch, head: self.head, events, gap }
+    }
+
+    async fn tell(&self, message: Incoming) -> Result<(), LaneGone> {
+        self.end.incoming.send(message).await.map_err(|_| LaneGone)
     }
 }

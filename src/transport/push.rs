@@ -13,7 +13,9 @@ use tokio::time::timeout;
 
 use super::frames::{ConnectionDrain, ConnectionError, FrameError, GatewayFrame};
 use super::write_timeout::within;
-use super::{Control, Ended, Incoming, InvalidMessage, Outgoing, TransportEnd, reliable};
+use super::{
+    Control, Ended, Incoming, InvalidMessage, LINK_MESSAGES, Outgoing, TransportEnd, reliable,
+};
 use crate::event::Reason;
 
 /// Items that wait for the HTTP connection.
@@ -78,6 +80,13 @@ impl Inbound {
     pub(super) fn new(end: &TransportEnd) -> (Self, mpsc::Receiver<Fault>) {
         let (faults, found) = mpsc::channel(FAULTS);
         (Self { incoming: end.incoming.clone(), faults }, found)
+    }
+
+    /// Likewise, for a transport that passes the messages on to the lane itself.
+    pub(super) fn relayed() -> (Self, mpsc::Receiver<Incoming>, mpsc::Receiver<Fault>) {
+        let (incoming, messages) = mpsc::channel(LINK_MESSAGES);
+        let (faults, found) = mpsc::channel(FAULTS);
+        (Self { incoming, faults }, messages, found)
     }
 
     /// Passes frames to the lane, all or none. `None` stands for a frame of an unknown type, which is

@@ -4,3 +4,4 @@ mod kill;
 mod outcomes;
 mod recorder;
 mod resuming;
+mod transports;

@@ -15,7 +15,8 @@
 //! | a failed delivery is recorded if the gateway is not connected | `ledger::an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives` |
 //! | a failure can be queried soon | `operations::a_failure_is_recorded_within_a_second`, `disconnected` |
 //! | connections, disconnections, refusals and failed deliveries are logged | `edge::log` |
-//! | delivery does not depend on a transport | `delivery`, with a transport in memory and one of text lines |
+//! | delivery does not depend on a transport | `transports`: one suite over all of them; `delivery`, with a transport in memory and one of text lines |
+//! | a gateway that was away for long catches up with bounded memory | `transports::catch_up` |
 //! | each gateway gets its events in order | `crash::every_accepted_event_arrives_in_order_after_a_kill`, `faults::replicas` |
 //! | each attempt is recorded with its outcome | `operations::the_state_of_a_gateway_and_of_an_event_is_shown` |
 //! | the state of the connected gateways can be queried | `operations::totals_are_from_the_database_and_survive_a_kill` |
@@ -141,6 +142,7 @@ mod summary;
 mod support;
 mod switch_over;
 mod tables;
+mod transports;
 mod trust;
 mod unmatched;
 mod unreadable;

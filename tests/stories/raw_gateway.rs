@@ -43,6 +43,11 @@ impl RawGateway {
     /// Connects to the service through a port, which may be a fault proxy's, and reads the
     /// acknowledgement.
     pub(crate) async fn connect(service: &Service, port: u16, key: &str) -> Self {
+        Self::try_connect(service, port, key).await.expect("admitted")
+    }
+
+    /// Likewise. The error is the HTTP status of a refusal.
+    pub(crate) async fn try_connect(service: &Service, port: u16, key: &str) -> Result<Self, u16> {
         let mut stream = service.tls(port).await;
         let request = format!(
             "GET /api/internal/v1/ws/gateways/connect HTTP/1.1\r\nHost: localhost:{port}\r\n\
@@ -54,12 +59,17 @@ impl RawGateway {
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.expect("an answer"));
         }
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let head = String::from_utf8_lossy(&head);
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        match status.unwrap_or_else(|| panic!("no status: {head}")) {
+            101 => {}
+            status => return Err(status),
+        }
         let mut raw = Self { stream, connection_id: String::new() };
         let ack = raw.next().await.expect("a first frame").json();
         assert_eq!(ack["type"], "connection.ack");
         ack["connectionId"].as_str().expect("an id").clone_into(&mut raw.connection_id);
-        raw
+        Ok(raw)
     }
 
     /// The next frame; `None` if the connection has ended.

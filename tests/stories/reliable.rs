@@ -1,15 +1,28 @@
-//! Reliable mode over WebSocket: the subprotocol `gateway-events.v1`.
+//! Reliable mode over WebSocket: the subprotocol `gateway-events.v1`. `transports` has what every
+//! transport must do.
 
-mod bad_input;
+use serde_json::{Value, json};
+
+use crate::both_databases::On;
+use crate::support::{Service, deployed};
+
 mod closing;
-mod filter;
-mod gaps;
 mod handshake;
 mod instances;
-mod kill;
-mod nacks;
-mod peer;
-mod resume;
-mod windows;
+pub(crate) mod peer;
+mod unknown_frames;
 
-pub(crate) use resume::publish;
+/// A service, a gateway and its key, with this many events.
+async fn with_events(on: &On, count: i64) -> (Service, String, String) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, count).await;
+    (service, id, key)
+}
+
+/// Publishes events with these numbers.
+pub(crate) async fn publish(service: &Service, id: &str, first: i64, last: i64) {
+    let batch: Vec<Value> =
+        (first..=last).map(|number| deployed(&[id], &format!("d-{number}"))).collect();
+    service.api().post("/events", &json!(batch)).await.expect("accepted");
+}

@@ -1,10 +1,11 @@
 //! Gateways that don't use WebSocket.
 
 mod grpc;
-mod long_poll;
+pub(crate) mod long_poll;
+mod polling;
 mod sse;
 mod sse_edge;
-mod sse_peer;
+pub(crate) mod sse_peer;
 
 /// Whether one of the listed connections has ended.
 fn ended(connections: &serde_json::Value) -> bool {

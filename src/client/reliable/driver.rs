@@ -397,11 +397,16 @@ impl<'a> Driver<'a> {
     /// After a failed attempt to connect; returns the pause before the next one.
     async fn refused(&mut self, error: ConnectError) -> Result<Duration, ClientError> {
         self.state.disconnected();
-        if error.is_final()
-            && let ConnectError::Refused { status, .. } = error
-        {
+        let end = match &error {
+            ConnectError::Refused { status, .. } if error.is_final() => {
+                Some(ClientError::Refused(*status))
+            }
+            ConnectError::Unsupported(what) => Some(ClientError::Unsupported(what)),
+            _ => None,
+        };
+        if let Some(end) = end {
             self.finish().await?;
-            return Err(ClientError::Refused(status));
+            return Err(end);
         }
         let mut wait = self.backoff.next_full_jitter();
         if let ConnectError::Refused { retry_after: Some(after), .. } = &error {

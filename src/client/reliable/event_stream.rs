@@ -1,62 +1,33 @@
 //! Reliable mode over server-sent events. What the client sends are requests of their own, which must
 //! reach the node that the stream comes from.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, Url};
-use secrecy::{ExposeSecret as _, SecretString};
+use reqwest::Response;
+use reqwest::header::ACCEPT;
+use secrecy::SecretString;
 use tokio::time::timeout;
 
-use super::link::{Closed, ConnectError, Link, Received, Transport};
-use crate::client::BASE_PATH;
+use super::link::{Closed, ConnectError, Link, Received, Transport, announced};
+use super::requests::{CONNECT_TIMEOUT, Requests, not_connected, why};
 use crate::client::lines::{Field, Lines};
 use crate::client::socket::Endpoint;
-use crate::client::tls::plain;
-use crate::event::{ConnectionId, EventType};
-use crate::transport::frames::{
-    Confirm, ErrorCode, GatewayFrame, Hello, MAX_BATCH, Resume, ServerFrame, close_code,
-};
+use crate::event::EventType;
+use crate::transport::frames::{Confirm, Credit, GatewayFrame, Hello, Resume, ServerFrame};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Timeout of a request that sends frames.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The length of the longest line: that of an event of 16 MiB.
 const LONGEST_LINE: usize = 16 * 1024 * 1024;
 
-/// Connects over server-sent events.
+/// Connects over server-sent events. The id of the event at the position to resume from is not checked.
 #[derive(Clone, Debug)]
-pub struct EventStream {
-    client: reqwest::Client,
-    base: Url,
-    key: HeaderValue,
-}
+pub struct EventStream(Requests);
 
 impl EventStream {
     /// Connects to this service with a gateway's key. The local address of the endpoint counts, too.
     pub fn new(endpoint: &Endpoint, key: &SecretString) -> Result<Self, ConnectError> {
-        let failed = |error: &dyn std::fmt::Display| ConnectError::Failed(plain(error.to_string()));
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(endpoint.tls.as_ref().clone())
-            .local_address(endpoint.source)
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(|error| failed(&error))?;
-        let mut key = HeaderValue::from_str(key.expose_secret()).map_err(|error| failed(&error))?;
-        key.set_sensitive(true);
-        Ok(Self { client, base: endpoint.base.clone(), key })
+        Ok(Self(Requests::new(endpoint, key)?))
     }
 
-    fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{BASE_PATH}{path}"));
-        url
-    }
-
-    fn request(&self, hello: &Hello) -> reqwest::RequestBuilder {
-        let mut url = self.url("/gateways/stream");
+    async fn open(&self, hello: &Hello) -> Result<Response, ConnectError> {
         let resume = match hello.resume {
             Resume::Server | Resume::After(_) => "server",
             Resume::Latest => "latest",
@@ -66,26 +37,24 @@ impl EventStream {
             Confirm::Received => "received",
             Confirm::Applied => "applied",
         };
-        let mut query = url.query_pairs_mut();
-        query.append_pair("resume", resume).append_pair("confirm", confirm);
-        if let Some(instance) = &hello.instance {
-            query.append_pair("instance", instance);
-        }
-        if let Some(window) = hello.window {
-            query.append_pair("window", &window.to_string());
-        }
+        let mut query = vec![("resume", resume.to_owned()), ("confirm", confirm.to_owned())];
+        query.extend(hello.instance.clone().map(|instance| ("instance", instance)));
+        query.extend(hello.window.map(|window| ("window", window.to_string())));
         if let Some(types) = &hello.types {
             let types: Vec<&str> = types.iter().map(EventType::as_str).collect();
-            query.append_pair("types", &types.join(","));
+            query.push(("types", types.join(",")));
         }
-        drop(query);
-        let request = self.client.get(url).header("api-key", self.key.clone());
-        let request = request.header(ACCEPT, "text/event-stream");
-        match &hello.resume {
+        let request = self.0.get(&["stream"], &query).header(ACCEPT, "text/event-stream");
+        let request = match &hello.resume {
             Resume::After(position) => {
                 request.header("last-event-id", format!("{}.{}", position.epoch, position.sequence))
             }
             _ => request,
+        };
+        match request.send().await {
+            Ok(response) if response.status().is_success() => Ok(response),
+            Ok(response) => Err(not_connected(&response)),
+            Err(error) => Err(ConnectError::Failed(why(&error))),
         }
     }
 }
@@ -93,42 +62,61 @@ impl EventStream {
 #[async_trait]
 impl Transport for EventStream {
     async fn connect(&self, hello: &Hello) -> Result<Box<dyn Link>, ConnectError> {
-        let opening = timeout(CONNECT_TIMEOUT, self.request(hello).send()).await;
-        let response = match opening {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(ConnectError::Failed(why(&error))),
-            Err(_) => return Err(ConnectError::Failed("connecting timed out".to_owned())),
+        let connecting = async {
+            let mut link = EventStreamLink {
+                requests: self.0.clone(),
+                stream: Some(self.open(hello).await?),
+                lines: Lines::new(LONGEST_LINE),
+                first: None,
+                connection: None,
+                code: None,
+            };
+            let failed = |closed: Closed| ConnectError::Failed(closed.why);
+            let first = loop {
+                match link.receive().await.map_err(failed)? {
+                    Received::Frame(frame) => break frame,
+                    Received::Alive => {}
+                }
+            };
+            let ServerFrame::Ack(ack) = &first else {
+                let why = "the first frame was another one than connection.ack";
+                return Err(ConnectError::Failed(why.to_owned()));
+            };
+            link.connection = Some(ack.connection_id.to_string());
+            link.first = Some(first);
+            // The request has no parameter for it.
+            if let Some(bytes) = hello.window_bytes {
+                let credit = Credit { window: None, window_bytes: Some(bytes) };
+                link.send(&[GatewayFrame::Credit(credit)]).await.map_err(failed)?;
+            }
+            Ok(link)
         };
-        if !response.status().is_success() {
-            let retry_after = response.headers().get(RETRY_AFTER);
-            let retry_after = retry_after.and_then(|it| it.to_str().ok()?.parse().ok());
-            return Err(ConnectError::Refused {
-                status: response.status().as_u16(),
-                retry_after: retry_after.map(Duration::from_secs),
-            });
+        match timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(link)) => Ok(Box::new(link)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ConnectError::Failed("connecting timed out".to_owned())),
         }
-        Ok(Box::new(EventStreamLink {
-            transport: self.clone(),
-            stream: Some(response),
-            lines: Lines::new(LONGEST_LINE),
-            connection: None,
-            code: None,
-        }))
     }
 }
 
 struct EventStreamLink {
-    transport: EventStream,
+    requests: Requests,
     stream: Option<Response>,
     lines: Lines,
-    connection: Option<ConnectionId>,
-    /// The close code that stands for the `connection.error` of the stream.
+    /// `connection.ack`, which was read when the stream was opened.
+    first: Option<ServerFrame>,
+    /// The id of the connection.
+    connection: Option<String>,
+    /// The close code that follows from the last frames.
     code: Option<u16>,
 }
 
 #[async_trait]
 impl Link for EventStreamLink {
     async fn receive(&mut self) -> Result<Received, Closed> {
+        if let Some(first) = self.first.take() {
+            return Ok(Received::Frame(first));
+        }
         loop {
             match self.lines.next() {
                 Some(Field::Data(data)) => return self.parsed(&data),
@@ -150,26 +138,11 @@ impl Link for EventStreamLink {
     }
 
     async fn send(&mut self, frames: &[GatewayFrame]) -> Result<(), Closed> {
-        let Some(connection) = self.connection else {
+        let Some(connection) = &self.connection else {
             return Err(Closed::lost("the stream has not begun with connection.ack"));
         };
-        for frames in frames.chunks(MAX_BATCH) {
-            let url = self.transport.url(&format!("/gateways/connections/{connection}/frames"));
-            let request = self.transport.client.post(url).timeout(SEND_TIMEOUT);
-            let request = request.header("api-key", self.transport.key.clone());
-            match request.json(frames).send().await {
-                Ok(response) if response.status().is_success() => {}
-                Ok(response) => {
-                    let status = response.status().as_u16();
-                    return Err(Closed {
-                        code: self.code,
-                        why: format!("the service refused frames with status {status}"),
-                    });
-                }
-                Err(error) => return Err(Closed::lost(why(&error))),
-            }
-        }
-        Ok(())
+        let sent = self.requests.send(&["connections", connection, "frames"], frames).await;
+        sent.map_err(|closed| Closed { code: self.code.or(closed.code), ..closed })
     }
 
     async fn close(&mut self) {
@@ -181,40 +154,11 @@ impl EventStreamLink {
     fn parsed(&mut self, data: &str) -> Result<Received, Closed> {
         match ServerFrame::parse(data.as_bytes()) {
             Ok(Some(frame)) => {
-                match &frame {
-                    ServerFrame::Ack(ack) => self.connection = Some(ack.connection_id),
-                    ServerFrame::Error(error) => self.code = Some(code_of(&error.code)),
-                    ServerFrame::Drain(_) => self.code = Some(close_code::DRAIN),
-                    _ => {}
-                }
+                self.code = announced(&frame).or(self.code);
                 Ok(Received::Frame(frame))
             }
             Ok(None) => Ok(Received::Alive),
             Err(error) => Err(Closed::lost(format!("the service sent an invalid frame: {error}"))),
         }
     }
-}
-
-/// The close code of WebSocket that says the same as the code of a `connection.error`. An unknown one
-/// does not end the client.
-fn code_of(error: &str) -> u16 {
-    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == error);
-    match code {
-        Some(ErrorCode::TokenRevoked | ErrorCode::GatewayDeleted) => close_code::KEY_REVOKED,
-        Some(ErrorCode::GatewayDisabled) => close_code::GATEWAY_DISABLED,
-        Some(ErrorCode::HeartbeatTimeout) => close_code::HEARTBEAT,
-        Some(ErrorCode::ConfirmationTimeout) => close_code::CONFIRMATION_OVERDUE,
-        Some(ErrorCode::Replaced) => close_code::REPLACED,
-        Some(ErrorCode::Unavailable) | None => 4000,
-        Some(_) => close_code::PROTOCOL_ERROR,
-    }
-}
-
-/// The innermost cause: reqwest's own message only says what was attempted.
-fn why(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    plain(cause.to_string())
 }

@@ -4,15 +4,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::transport::frames::{GatewayFrame, Hello, ServerFrame, close_code};
+use crate::transport::frames::{ErrorCode, GatewayFrame, Hello, ServerFrame, close_code};
 
-/// A way to connect to the service, such as [`WebSocket`](super::WebSocket) and
-/// [`EventStream`](super::EventStream).
+/// A way to connect to the service: [`WebSocket`](super::WebSocket),
+/// [`EventStream`](super::EventStream), [`LongPoll`](super::LongPoll) or [`Grpc`](super::Grpc).
 #[async_trait]
 pub trait Transport: Send + Sync {
-    /// Connects, and transmits the hello. The first frames of the link are `connection.ack` and the
-    /// answer to the hello. Has a timeout of its own.
+    /// Connects, and transmits the hello. The first frames of the link are `connection.ack`, which long
+    /// polling does not have, and the answer to the hello. Has a timeout of its own.
     async fn connect(&self, hello: &Hello) -> Result<Box<dyn Link>, ConnectError>;
+}
+
+#[async_trait]
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    async fn connect(&self, hello: &Hello) -> Result<Box<dyn Link>, ConnectError> {
+        (**self).connect(hello).await
+    }
 }
 
 /// An open connection.
@@ -48,16 +55,19 @@ pub enum ConnectError {
         /// The value of `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// The transport can't carry what the client's options ask for.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// Any other failure.
     #[error("{0}")]
     Failed(String),
 }
 
 impl ConnectError {
-    /// Whether the service will refuse later attempts, too: the key is not valid (401), or the gateway
-    /// is disabled (403).
+    /// Whether later attempts will fail, too: the key is not valid (401), the gateway is disabled (403),
+    /// or the transport can't do it.
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status: 401 | 403, .. })
+        matches!(self, Self::Refused { status: 401 | 403, .. } | Self::Unsupported(_))
     }
 }
 
@@ -79,5 +89,29 @@ impl Closed {
     /// Whether the client must not reconnect.
     pub fn is_final(&self) -> bool {
         self.code.is_some_and(close_code::is_final)
+    }
+}
+
+/// The close code of WebSocket that says the same as a `connection.error` with this code, for transports
+/// without close codes. After an unknown one the client reconnects.
+pub(super) fn close_code_of(error: &str) -> u16 {
+    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == error);
+    match code {
+        Some(ErrorCode::TokenRevoked | ErrorCode::GatewayDeleted) => close_code::KEY_REVOKED,
+        Some(ErrorCode::GatewayDisabled) => close_code::GATEWAY_DISABLED,
+        Some(ErrorCode::HeartbeatTimeout) => close_code::HEARTBEAT,
+        Some(ErrorCode::ConfirmationTimeout) => close_code::CONFIRMATION_OVERDUE,
+        Some(ErrorCode::Replaced) => close_code::REPLACED,
+        Some(ErrorCode::Unavailable) | None => 4000,
+        Some(_) => close_code::PROTOCOL_ERROR,
+    }
+}
+
+/// The close code that follows from a frame, if it announces the end of the connection.
+pub(super) fn announced(frame: &ServerFrame) -> Option<u16> {
+    match frame {
+        ServerFrame::Error(error) => Some(close_code_of(&error.code)),
+        ServerFrame::Drain(_) => Some(close_code::DRAIN),
+        _ => None,
     }
 }

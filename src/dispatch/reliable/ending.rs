@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Lane, State};
 use crate::clock::{Timestamp, millis};
-use crate::event::Reason;
+use crate::event::{Reason, Sequence};
 use crate::metric;
 use crate::transport::{Control, Ended, Incoming};
 
@@ -37,6 +37,7 @@ impl Lane {
                     state.note_end(by_peer);
                     return (reason, if detail.is_empty() { more } else { detail });
                 }
+                Ok(Some(Incoming::Unsent(first))) => self.withdraw(state, first),
                 Ok(Some(_)) if is_violation => {}
                 Ok(Some(incoming)) => {
                     // The connection ends anyway.
@@ -46,6 +47,12 @@ impl Lane {
                 Err(_) => return (reason, "the transport did not end in time".to_owned()),
             }
         }
+    }
+
+    /// Events from `first` on were not sent, so that their attempts don't count.
+    pub(super) fn withdraw(&mut self, state: &mut State, first: Sequence) {
+        self.window.withdraw(first);
+        state.in_flight.remove_from(first);
     }
 
     pub(super) async fn finish(

@@ -653,6 +653,20 @@ impl Window {
         Some(since + confirmation_timeout)
     }
 
+    /// Forgets the events from `first` on. The connection is ending, and its transport has not sent
+    /// them.
+    pub(crate) fn withdraw(&mut self, first: Sequence) {
+        let Self { open, in_flight, bytes: total, .. } = self;
+        open.retain(|open| match open.what {
+            What::Sent { bytes, .. } if open.range.first >= first => {
+                *in_flight -= 1;
+                *total -= bytes;
+                false
+            }
+            _ => true,
+        });
+    }
+
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
     /// was in flight: otherwise the next connection sends each alone.
     pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {

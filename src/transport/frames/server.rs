@@ -183,6 +183,9 @@ pub enum GapReason {
 }
 
 impl GapReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Retention, Self::Epoch, Self::Purged, Self::Resync];
+
     /// Its name in frames.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -202,6 +205,8 @@ pub struct PolledEvents {
     pub epoch: Epoch,
     /// The last sequence of the log.
     pub head: Sequence,
+    /// The connection. A new one sends everything again that is not confirmed.
+    pub connection_id: ConnectionId,
     /// The events, in order.
     pub events: Vec<EventFrame>,
     /// Events that can't be delivered. Then there are no events.

@@ -13,7 +13,26 @@ use crate::both_databases::{On, on_both};
 use crate::support::{PATIENCE, Service};
 
 on_both! {
-    each_event_is_applied_once_although_service_and_client_are_killed
+    over_websocket
+    over_server_sent_events
+    over_long_polling
+    over_grpc
+}
+
+async fn over_websocket(on: On) {
+    each_event_is_applied_once_although_service_and_client_are_killed(on, "websocket").await;
+}
+
+async fn over_server_sent_events(on: On) {
+    each_event_is_applied_once_although_service_and_client_are_killed(on, "sse").await;
+}
+
+async fn over_long_polling(on: On) {
+    each_event_is_applied_once_although_service_and_client_are_killed(on, "long-poll").await;
+}
+
+async fn over_grpc(on: On) {
+    each_event_is_applied_once_although_service_and_client_are_killed(on, "grpc").await;
 }
 
 const ROUNDS: i64 = 5;
@@ -21,7 +40,10 @@ const PER_ROUND: i64 = 150;
 /// More than the window is never repeated.
 const WINDOW: i64 = 64;
 
-async fn each_event_is_applied_once_although_service_and_client_are_killed(on: On) {
+async fn each_event_is_applied_once_although_service_and_client_are_killed(
+    on: On,
+    transport: &str,
+) {
     let rounds = std::env::var("CLIENT_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let rounds = rounds.unwrap_or(ROUNDS);
     let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
@@ -29,7 +51,7 @@ async fn each_event_is_applied_once_although_service_and_client_are_killed(on: O
     let journal = service.directory().join("journal.jsonl");
     let mut repeats = 0;
     for round in 0..rounds {
-        let mut client = start(&service, &key, &journal);
+        let mut client = start(&service, &key, &journal, transport);
         publish(&service, &id, PER_ROUND).await;
         // Somewhere in the middle of the round.
         let until = round * PER_ROUND + fastrand::i64(1..PER_ROUND);
@@ -44,7 +66,7 @@ async fn each_event_is_applied_once_although_service_and_client_are_killed(on: O
         service.restart().await;
     }
     let total = rounds * PER_ROUND;
-    let mut client = start(&service, &key, &journal);
+    let mut client = start(&service, &key, &journal, transport);
     journal_reaches(&journal, total).await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == total).await;
     client.kill().await.expect("it ran");
@@ -63,11 +85,12 @@ async fn each_event_is_applied_once_although_service_and_client_are_killed(on: O
 }
 
 /// A client that appends each event to a file, and stores its position beside it.
-fn start(service: &Service, key: &str, journal: &Path) -> Child {
+fn start(service: &Service, key: &str, journal: &Path, transport: &str) -> Child {
     let file = File::options().create(true).append(true).open(journal).expect("a journal");
     let mut command =
-        service.command("listen --as-gateway --yes --reliable --instance a --json --position");
+        service.command("listen --as-gateway --yes --reliable --instance a --json --transport");
     command
+        .args([transport, "--position"])
         .arg(journal.with_file_name("position"))
         .env("GATEWAY_EVENTS_KEY", key)
         .stdout(file)

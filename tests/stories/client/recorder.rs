@@ -6,15 +6,16 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use gateway_events::client::CancellationToken;
 use gateway_events::client::reliable::{
     Client, ClientError, DeliveryGap, EventFrame, FilePosition, Handler, Notice, Options, Outcome,
-    SnapshotError, WebSocket,
+    SnapshotError,
 };
-use gateway_events::client::{CancellationToken, Endpoint};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::support::{PATIENCE, Service, deployed};
+use crate::transports::{Kind, transport};
 
 /// What the gateway did.
 #[derive(Debug)]
@@ -77,15 +78,22 @@ impl Gateway {
         outcomes: Outcomes,
         options: Options,
     ) -> Self {
-        let endpoint = Endpoint {
-            base: format!("https://localhost:{}", service.port).parse().expect("a URL"),
-            tls: service.trust().client_config().expect("a TLS client"),
-            source: None,
-        };
+        Self::start_over(Kind::WebSocket, service, key, position, outcomes, options)
+    }
+
+    /// Likewise, over this transport.
+    pub(crate) fn start_over(
+        kind: Kind,
+        service: &Service,
+        key: &str,
+        position: PathBuf,
+        outcomes: Outcomes,
+        options: Options,
+    ) -> Self {
         let (sender, did) = mpsc::unbounded_channel();
         let recorder = Recorder { did: sender, outcomes: Mutex::new(outcomes) };
         let options = Options { instance: Some("a".to_owned()), ..options };
-        let transport = WebSocket::new(endpoint, key.to_owned().into());
+        let transport = transport(service, kind, key);
         let client = Client::new(transport, FilePosition::new(position), recorder, options);
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -86,12 +86,6 @@ impl Peer {
         self.send(&json!({"type": "delivery.ack", "applied": sequence})).await;
     }
 
-    pub(crate) async fn credit(&mut self, members: Value) {
-        let mut credit = json!({"type": "delivery.credit"});
-        credit.as_object_mut().expect("one").extend(members.as_object().expect("one").clone());
-        self.send(&credit).await;
-    }
-
     /// The next frame or the end.
     pub(crate) async fn next(&mut self) -> Got {
         loop {
@@ -119,17 +113,6 @@ impl Peer {
         match self.next().await {
             Got::Frame(frame) => frame,
             closed @ Got::Closed(_) => panic!("{closed:?}"),
-        }
-    }
-
-    /// The next frame of this type. Others before it must be marks.
-    pub(crate) async fn frame_of(&mut self, frame_type: &str) -> Value {
-        loop {
-            let frame = self.frame().await;
-            if frame["type"] == frame_type {
-                return frame;
-            }
-            assert_eq!(frame["type"], "delivery.mark", "{frame}");
         }
     }
 

@@ -355,3 +355,62 @@ async fn health_says_whether_the_node_is_ready() {
     let other = HealthCheckRequest { service: "another".to_owned() };
     assert_eq!(client.check(other).await.expect_err("none").code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let service = Service::start().await;
+    let channel = Channel::connect(&service).await;
+    let mut client = ServerReflectionClient::with_origin(channel, origin(&service));
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let requests = futures_util::stream::iter([request]);
+    let mut answers = client.server_reflection_info(requests).await.expect("a stream").into_inner();
+    let answer = timeout(PATIENCE, answers.message()).await.expect("in time").expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        answer.and_then(|answer| answer.message_response)
+    else {
+        panic!("another answer");
+    };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["gateway_events.v1.Gateways", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_ends_and_harms_no_other() {
+    let service = Service::start_with(&[
+        ("DELIVERY__WRITE_TIMEOUT", "1s"),
+        ("DELIVERY__HEARTBEAT_INTERVAL", "500ms"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "3s"),
+    ])
+    .await;
+    let (id, key) = service.gateway("one").await;
+    let mut stuck = Peer::connect(&service, &key).await;
+    let mut other = Peer::greet(&service, Some(&key)).await.expect("admitted");
+    let instance = Some("other".to_owned());
+    other.send(Sent::ConnectionHello(ConnectionHello { instance, ..hello() })).await;
+    assert!(matches!(other.frame().await, Got::ConnectionResumed(_)));
+    let large = "x".repeat(900_000);
+    for number in 1..=12 {
+        let event = json!({"type": "gateway.config.updated", "gatewayIds": [id],
+            "payload": {"configType": large, "action": "update"}});
+        service.api().post("/events", &event).await.expect("accepted");
+        other.event(number).await;
+        other.applied(number).await;
+    }
+    let past = format!("/gateways/{id}/connections?status=all");
+    let shown = service.eventually(&past, ended).await;
+    let reason = super::closed(&shown).and_then(|it| it["closeReason"].as_str());
+    assert!(matches!(reason, Some("write_timeout" | "connection_lost")), "{shown}");
+    // What it reads then ends with an error: it must connect again.
+    let (_, status) = stuck.ended().await;
+    assert!(status.is_some(), "it ended as if it was complete");
+}

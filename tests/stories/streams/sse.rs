@@ -2,10 +2,9 @@
 
 use serde_json::json;
 
-use super::sse_peer::{Peer, request};
+use super::sse_peer::Peer;
 use crate::both_databases::{On, on_both};
 use crate::reliable::publish;
-use crate::support::http::reply;
 use crate::support::{Service, pause};
 
 on_both! {
@@ -65,45 +64,6 @@ async fn a_client_continues_after_its_last_message(on: On) {
 }
 
 #[tokio::test]
-async fn a_rejected_event_is_a_dead_letter_and_a_retried_one_comes_again() {
-    let service = Service::start().await;
-    let (id, key) = service.gateway("one").await;
-    publish(&service, &id, 1, 2).await;
-    let mut peer = Peer::connect(&service, &key, "?instance=a&confirm=applied").await;
-    peer.event(1).await;
-    peer.event(2).await;
-    let nack =
-        json!({"type": "delivery.nack", "sequence": 1, "code": "overloaded", "retryable": true});
-    assert_eq!(peer.post(&nack).await.status, 204);
-    assert_eq!(peer.event(1).await.data["attempt"], 2);
-    peer.event(2).await;
-    let nack = json!({"type": "delivery.nack", "sequence": 2, "code": "invalid", "retryable": false, "detail": "no"});
-    let frames = json!([{"type": "delivery.ack", "applied": 1}, nack]);
-    assert_eq!(peer.post(&frames).await.status, 204);
-    let failed = "/deliveries?status=failed&reason=invalid";
-    service.eventually(failed, |shown| shown["count"] == 1).await;
-}
-
-#[tokio::test]
-async fn a_filter_and_a_window_are_parameters() {
-    let service = Service::start().await;
-    let (id, key) = service.gateway("one").await;
-    let query = "?instance=a&confirm=applied&window=1&types=gateway.config.updated,secret.deleted";
-    let mut peer = Peer::connect(&service, &key, query).await;
-    publish(&service, &id, 1, 1).await;
-    for _ in 0..2 {
-        let event = json!({"type": "gateway.config.updated", "gatewayIds": [id],
-            "payload": {"configType": "cache", "action": "update"}});
-        service.api().post("/events", &event).await.expect("accepted");
-    }
-    assert_eq!(peer.event(2).await.data["type"], "gateway.config.updated");
-    peer.applied(2).await;
-    peer.event(3).await;
-    peer.applied(3).await;
-    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 3).await;
-}
-
-#[tokio::test]
 async fn an_idle_stream_has_comments_and_lives() {
     let service = Service::start_with(&[
         ("RELIABLE__HEARTBEAT_INTERVAL", "200ms"),
@@ -120,39 +80,4 @@ async fn an_idle_stream_has_comments_and_lives() {
     pause(std::time::Duration::from_millis(1500)).await;
     publish(&service, &id, 1, 1).await;
     peer.event(1).await;
-}
-
-#[tokio::test]
-async fn a_stream_ends_with_its_key_its_gateway_and_its_node() {
-    let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
-    let (id, key) = service.gateway("one").await;
-    let mut peer = Peer::connect(&service, &key, "").await;
-    let tokens = service.api().get(&format!("/gateways/{id}/tokens")).await.expect("tokens");
-    let token = tokens["list"][0]["id"].as_str().expect("an id");
-    service.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.expect("revoked");
-    assert_eq!(peer.ended().await["code"], "token_revoked");
-    reply(request(&service, &key, "")).await.refusal(401, "unauthorized");
-
-    let (id, key) = service.gateway("two").await;
-    let mut peer = Peer::connect(&service, &key, "").await;
-    let disabled = json!({"disabled": true});
-    service.api().patch(&format!("/gateways/{id}"), &disabled).await.expect("disabled");
-    assert_eq!(peer.ended().await["code"], "gateway_disabled");
-    reply(request(&service, &key, "")).await.refusal(403, "gateway_disabled");
-
-    let (id, key) = service.gateway("three").await;
-    publish(&service, &id, 1, 1).await;
-    let mut peer = Peer::connect(&service, &key, "?instance=a&confirm=applied").await;
-    peer.event(1).await;
-    service.ask_to_end();
-    let mut drain = peer.frame().await;
-    while drain.kind == "delivery.mark" {
-        drain = peer.frame().await;
-    }
-    assert_eq!(drain.kind, "connection.drain");
-    peer.applied(1).await;
-    peer.ended().await;
-    service.ended().await;
-    service.restart().await;
-    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
 }

@@ -1,7 +1,7 @@
 //! Server-sent events: bad input, and peers that misuse the stream.
 
 use reqwest::header::{HeaderName, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::sse_peer::{Peer, request};
 use super::{closed, ended};
@@ -78,66 +78,22 @@ async fn a_connection_takes_frames_of_its_gateway_only() {
     peer.post_as("gwk_nonsense", ack.clone()).await.refusal(401, "unauthorized");
     let shown = service.api().get(&format!("/gateways/{id}")).await.expect("shown");
     assert_eq!(shown["confirmed"], 0);
+    // A parameter that it does not have is a mistake, and costs no stream.
+    let connection = peer.ack["connectionId"].as_str().expect("an id");
+    for path in [
+        format!("/gateways/connections/{connection}/frames?instance=a"),
+        "/gateways/events/instances/a/frames?ack=1".to_owned(),
+    ] {
+        let request = service.caller(None).request(reqwest::Method::POST, &path);
+        let field = if path.contains("ack=") { "ack" } else { "instance" };
+        reply(request.header("api-key", &key).body(ack.clone())).await.invalid(field, &[]);
+    }
     peer.post_as(&key, ack).await;
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
     for unknown in ["x", "01890a5d-ac96-774b-bcce-b302099a8057"] {
         peer.ack["connectionId"] = json!(unknown);
         peer.post(&json!([])).await.refusal(409, "connection_gone");
     }
-}
-
-#[tokio::test]
-async fn a_bad_frame_is_refused_and_ends_its_stream_only() {
-    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
-    let (id, key) = service.gateway("one").await;
-    // Without events, because each failed attempt delays the next one.
-    let (bad_id, bad_key) = service.gateway("two").await;
-    let mut other = Peer::connect(&service, &key, "?confirm=applied&instance=other").await;
-    publish(&service, &id, 1, 1).await;
-    other.event(1).await;
-    let ack = |member: &str, value: Value| json!({"type": "delivery.ack", member: value});
-    let hello = json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
-    let many = Value::from(vec![ack("applied", json!(0)); 257]);
-    for (body, status, code) in [
-        (String::new(), 400, "malformed_frame"),
-        ("nonsense".to_owned(), 400, "malformed_frame"),
-        ("[{]".to_owned(), 400, "malformed_frame"),
-        ("[7]".to_owned(), 400, "malformed_frame"),
-        (json!({"applied": 1}).to_string(), 400, "malformed_frame"),
-        (json!({"type": "delivery.ack"}).to_string(), 422, "invalid_frame"),
-        (ack("applied", json!("1")).to_string(), 422, "invalid_frame"),
-        (ack("applied", json!(1_u64 << 63)).to_string(), 422, "invalid_frame"),
-        (ack("applied", json!(-1)).to_string(), 422, "invalid_frame"),
-        (
-            json!([ack("applied", json!(1)), {"type": "delivery.nack"}]).to_string(),
-            422,
-            "invalid_frame",
-        ),
-        (hello.to_string(), 422, "invalid_frame"),
-        (many.to_string(), 413, "frame_too_large"),
-        (json!({"type": "x", "pad": "x".repeat(16 * 1024)}).to_string(), 413, "frame_too_large"),
-    ] {
-        let mut peer = Peer::connect(&service, &bad_key, "?confirm=applied&instance=a").await;
-        let refused = peer.post_as(&bad_key, body.clone()).await;
-        refused.refusal(status, code);
-        let error = peer.ended().await;
-        assert!(error["code"].is_string(), "{body}: {error}");
-        peer.post(&json!([])).await.refusal(409, "connection_gone");
-    }
-    // What contradicts the stream is known only to the lane.
-    for (frame, code) in [
-        (ack("applied", json!(2)), "beyond_sent"),
-        (json!({"type": "delivery.progress", "sequence": 9}), "beyond_sent"),
-    ] {
-        let mut peer = Peer::connect(&service, &bad_key, "?confirm=applied&instance=a").await;
-        assert_eq!(peer.post(&frame).await.status, 204);
-        assert_eq!(peer.ended().await["code"], code);
-    }
-    // None of the frames of an invalid array has counted.
-    let shown = service.api().get(&format!("/gateways/{bad_id}")).await.expect("shown");
-    assert_eq!(shown["confirmed"], 0);
-    other.applied(1).await;
-    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use async_trait::async_trait;
 use gateway_events::client::reliable::{
-    Client, ClientError, DeliveryGap, EventFrame, FilePosition, Handler, MemoryPosition, Notice,
-    Options, Outcome, SnapshotError, WebSocket,
+    Client, ClientError, ConnectError, DeliveryGap, EventFrame, EventStream, FilePosition, Grpc,
+    Handler, LongPoll, MemoryPosition, Notice, Options, Outcome, SnapshotError, Transport,
+    WebSocket,
 };
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
@@ -26,6 +27,38 @@ pub(super) struct Mode {
     /// File that stores the position from which to resume; otherwise the service's is used
     #[arg(long, value_name = "FILE", requires = "reliable")]
     position: Option<PathBuf>,
+    /// How to connect
+    #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t, requires = "reliable")]
+    transport: Carrier,
+}
+
+/// A transport of reliable mode.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Carrier {
+    /// WebSocket
+    #[default]
+    Websocket,
+    /// Server-sent events; confirmations are requests of their own
+    Sse,
+    /// One request after another
+    LongPoll,
+    /// gRPC
+    Grpc,
+}
+
+impl Carrier {
+    fn transport(
+        self,
+        endpoint: Endpoint,
+        key: SecretString,
+    ) -> Result<Box<dyn Transport>, ConnectError> {
+        Ok(match self {
+            Self::Websocket => Box::new(WebSocket::new(endpoint, key)),
+            Self::Sse => Box::new(EventStream::new(&endpoint, &key)?),
+            Self::LongPoll => Box::new(LongPoll::new(&endpoint, &key)?),
+            Self::Grpc => Box::new(Grpc::new(&endpoint, &key)?),
+        })
+    }
 }
 
 impl Mode {
@@ -42,7 +75,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let options = Options { instance: mode.instance, ..Options::default() };
-    let transport = WebSocket::new(endpoint, key);
+    let transport = mode.transport.transport(endpoint, key)?;
     let client = match mode.position {
         Some(file) => Client::new(transport, FilePosition::new(file), printer, options),
         None => Client::new(transport, MemoryPosition::default(), printer, options),

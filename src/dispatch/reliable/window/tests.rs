@@ -391,3 +391,17 @@ fn a_suspect_is_sent_alone() {
     let patience = PATIENCE;
     assert_eq!(window.close(Reason::ConnectionLost, patience).give_up_after, Some(3));
 }
+
+#[test]
+fn events_that_were_not_sent_are_not_unconfirmed() {
+    let mut window = sent(3, Confirm::Applied);
+    window.withdraw(Sequence(2));
+    let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
+    let only = Range { first: Sequence(1), last: Sequence(1) };
+    assert_eq!(closing.unconfirmed.map(|(range, _)| range), Some(only));
+    assert_eq!(closing.give_up_after, Some(3));
+    let mut window = sent(1, Confirm::Applied);
+    window.withdraw(Sequence(1));
+    let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
+    assert!(closing.unconfirmed.is_none() && closing.give_up_after.is_none());
+}

@@ -1,0 +1,202 @@
+//! What a connection of long polling has answered, and what it answers next. Does no I/O.
+
+use super::Events;
+use crate::event::Sequence;
+use crate::transport::{Greeting, Outgoing, reliable};
+
+/// The most bytes of events in an answer, unless one event is larger.
+const ANSWER_BYTES: usize = 1024 * 1024;
+
+/// What was answered, and what the next answer will be.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// Whether the lane has said where delivery begins.
+    pub(super) is_resumed: bool,
+    /// Whether a request has been answered. The connection was opened for the first one.
+    pub(super) is_used: bool,
+    /// The last known sequence of the log.
+    pub(super) head: Sequence,
+    /// The lane has passed everything up to here.
+    pub(super) passed: Sequence,
+    /// The position of the gateway.
+    pub(super) position: Sequence,
+    /// The gateway has the events up to here from an earlier connection.
+    has: Sequence,
+    /// What the gateway has confirmed as applied. It may be ahead of what the lane has passed.
+    pub(super) acked: Sequence,
+    /// What of that the lane knows.
+    confirmed: Sequence,
+    /// The end of a gap that was answered and is not confirmed.
+    gap: Option<Sequence>,
+    /// The first event that the lane has passed.
+    first: Option<Sequence>,
+    /// Whether any event was answered.
+    has_answered: bool,
+    /// Events and gaps that were taken from the lane, and are not answered.
+    kept: Vec<Outgoing>,
+}
+
+impl Answers {
+    /// Keeps what a gateway is to be told, and notes the rest.
+    pub(super) fn keep(&mut self, message: Outgoing) {
+        match &message {
+            Outgoing::Resumed(resumed) => {
+                self.is_resumed = true;
+                self.head = self.head.max(resumed.head);
+                self.passed = resumed.from;
+                self.position = resumed.from;
+                self.acked = resumed.from;
+                self.confirmed = resumed.from;
+            }
+            Outgoing::Mark(mark) => {
+                self.head = self.head.max(mark.head);
+                self.passed = self.passed.max(mark.sequence);
+            }
+            Outgoing::Event(event) => {
+                let sequence = event.sequence;
+                if sequence <= self.passed {
+                    // It is sent again because the gateway has rejected it, and with it what follows.
+                    self.acked = self.acked.min(sequence.previous());
+                    self.confirmed = self.confirmed.min(sequence.previous());
+                }
+                self.passed = sequence;
+                self.first.get_or_insert(sequence);
+                if sequence > self.has {
+                    self.kept.push(message);
+                }
+            }
+            Outgoing::Gap(gap) => {
+                // It may come before the lane says where delivery begins, which then waits for the
+                // gateway.
+                self.is_resumed = true;
+                self.passed = self.passed.max(gap.resume_at);
+                // The gateway continues at the end of the gap.
+                self.has = Sequence::ZERO;
+                self.kept.push(message);
+            }
+        }
+    }
+
+    /// How many messages are kept.
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The first event that was taken from the lane and is not answered.
+    pub(super) fn unanswered(&self) -> Option<Sequence> {
+        self.kept.iter().find_map(|message| match message {
+            Outgoing::Event(event) => Some(event.sequence),
+            _ => None,
+        })
+    }
+
+    /// The first of the last events that the lane has passed and no answer has.
+    pub(super) fn unsent(&self) -> Option<Sequence> {
+        if self.has_answered { self.unanswered() } else { self.first }
+    }
+
+    /// Whether the gateway has confirmed more than the lane has passed.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.acked > self.passed
+    }
+
+    /// Whether the gateway has confirmed everything that it was answered.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.gap.is_none() && self.acked >= self.position
+    }
+
+    /// Whether the lane is about to pass something: it has not passed the whole log, and waits for no
+    /// snapshot to be read.
+    pub(super) fn is_behind(&self) -> bool {
+        self.gap.is_none() && self.kept.is_empty() && self.passed < self.head
+    }
+
+    /// Continues after the position of the first request. False if delivery begins after it.
+    pub(super) fn continue_after(&mut self, after: Sequence) -> bool {
+        if self.kept.iter().any(|message| matches!(message, Outgoing::Gap(_))) {
+            return true;
+        }
+        if after < self.position {
+            return false;
+        }
+        self.position = after;
+        self.has = after;
+        true
+    }
+
+    /// The gateway has applied everything up to `ack`, which is at most its position. Returns what the
+    /// lane is to be told.
+    pub(super) fn acked(&mut self, ack: Sequence) -> Option<Sequence> {
+        self.acked = self.acked.max(ack);
+        if self.gap.is_some_and(|resume_at| ack >= resume_at) {
+            self.gap = None;
+            // Even if everything up to the end of the gap was confirmed before.
+            self.confirmed = self.acked.min(self.passed);
+            return Some(self.confirmed);
+        }
+        self.confirmable()
+    }
+
+    /// What the lane can be told now of what the gateway has confirmed.
+    pub(super) fn confirmable(&mut self) -> Option<Sequence> {
+        let to = self.acked.min(self.passed);
+        (to > self.confirmed).then(|| {
+            self.confirmed = to;
+            to
+        })
+    }
+
+    /// The next answer, with the first of the kept messages. `None` if there is nothing to answer.
+    pub(super) fn next(&self, greeting: Greeting, max: usize) -> Option<Next> {
+        let Greeting { epoch, connection_id: connection, .. } = greeting;
+        let (mut events, mut gap, mut bytes) = (Vec::new(), None, 0);
+        let mut position = self.position;
+        for message in self.kept.iter().take(max) {
+            match message {
+                Outgoing::Event(event) => {
+                    let text = reliable::outgoing_text(message.clone(), epoch);
+                    bytes += text.len();
+                    if bytes > ANSWER_BYTES && !events.is_empty() {
+                        break;
+                    }
+                    events.push(text);
+                    position = event.sequence;
+                }
+                Outgoing::Gap(found) => {
+                    position = found.resume_at;
+                    gap = Some(found.clone());
+                    break;
+                }
+                Outgoing::Resumed(_) | Outgoing::Mark(_) => {}
+            }
+        }
+        let count = events.len() + usize::from(gap.is_some());
+        if count == 0 {
+            return None;
+        }
+        let head = self.head.max(position);
+        let resume_at = gap.as_ref().map(|gap| gap.resume_at);
+        let events = Box::new(Events { epoch, head, connection, events, gap });
+        Some(Next { events, count, position, gap: resume_at })
+    }
+
+    /// Notes that the next answer was taken.
+    pub(super) fn answered(&mut self, count: usize, position: Sequence, gap: Option<Sequence>) {
+        self.has_answered |= count > usize::from(gap.is_some());
+        self.kept.drain(..count);
+        self.position = position;
+        self.head = self.head.max(position);
+        self.gap = gap.or(self.gap);
+    }
+}
+
+/// The next answer.
+pub(super) struct Next {
+    pub(super) events: Box<Events>,
+    /// How many of the kept messages it has.
+    pub(super) count: usize,
+    /// The position of the gateway after it.
+    pub(super) position: Sequence,
+    /// The end of its gap.
+    pub(super) gap: Option<Sequence>,
+}

@@ -1,0 +1,97 @@
+//! Gaps: what can't be delivered is said, and delivery waits for the snapshot.
+
+use gateway_events::client::reliable::GapReason;
+use gateway_events::event::Epoch;
+use serde_json::json;
+
+use super::{Bed, Kind, RELIABLE, over};
+use crate::both_databases::{On, on_both};
+
+on_both! {
+    what_retention_has_removed_is_a_gap
+    a_purged_event_is_a_gap
+    a_position_that_does_not_fit_the_log_is_a_gap
+}
+
+impl Bed {
+    /// The epoch of the log, which has the event 1.
+    async fn epoch(&self) -> Epoch {
+        self.connect(json!({"instance": "first"})).await.event(1).await.epoch
+    }
+}
+
+async fn what_retention_has_removed_is_a_gap(on: On) {
+    let settings = [
+        ("RETENTION__MAX_EVENTS", "2"),
+        ("RETENTION__HARD_MAX_EVENTS", "4"),
+        ("RETENTION__INTERVAL", "1s"),
+        ("RELIABLE__SNAPSHOT_URL", "https://platform.example/snapshot"),
+    ];
+    // Retention is a job of the service.
+    let served = [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc];
+    over(&on, &settings, &served, async |bed: Bed| {
+        bed.publish(1..=1).await;
+        let epoch = bed.epoch().await;
+        bed.publish(2..=10).await;
+        let path = format!("/gateways/{}", bed.id);
+        bed.service().eventually(&path, |shown| shown["floor"] == 6).await;
+        let resume = json!({"epoch": epoch, "sequence": 2});
+        let mut peer = bed.connect(json!({ "resume": resume })).await;
+        let gap = peer.gap().await;
+        assert_eq!((gap.from.0, gap.to.0, gap.resume_at.0), (3, 6, 6));
+        assert_eq!((gap.reason, gap.epoch), (GapReason::Retention, epoch));
+        assert_eq!(gap.snapshot_url.as_deref(), Some("https://platform.example/snapshot"));
+        peer.quiet().await;
+        peer.applied(5).await;
+        peer.quiet().await;
+        peer.settle(&gap).await;
+        peer.events(7..=10).await;
+        peer.applied(10).await;
+        bed.confirmed(10).await;
+    })
+    .await;
+}
+
+async fn a_purged_event_is_a_gap(on: On) {
+    over(&on, &[], RELIABLE, async |bed: Bed| {
+        bed.publish(1..=3).await;
+        bed.purge(2).await;
+        let mut peer = bed.connected().await;
+        peer.event(1).await;
+        peer.applied(1).await;
+        let gap = peer.gap().await;
+        assert_eq!((gap.from.0, gap.to.0, gap.resume_at.0), (2, 2, 2));
+        assert_eq!(gap.reason, GapReason::Purged);
+        peer.quiet().await;
+        peer.settle(&gap).await;
+        assert_eq!(peer.event(3).await.previous.0, 2);
+        peer.applied(3).await;
+        bed.confirmed(3).await;
+    })
+    .await;
+}
+
+async fn a_position_that_does_not_fit_the_log_is_a_gap(on: On) {
+    over(&on, &[], RELIABLE, async |bed: Bed| {
+        bed.publish(1..=5).await;
+        let epoch = bed.epoch().await;
+        let another = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let mut positions =
+            vec![json!({"epoch": another, "sequence": 2}), json!({"epoch": epoch, "sequence": 6})];
+        // Positions of text have no event id.
+        if !matches!(bed.kind, Kind::Sse | Kind::LongPoll) {
+            positions.push(json!({"epoch": epoch, "sequence": 2, "eventId": "another"}));
+        }
+        for (nth, resume) in positions.into_iter().enumerate() {
+            let members = json!({"instance": format!("a-{nth}"), "resume": resume});
+            let mut peer = bed.connect(members).await;
+            let gap = peer.gap().await;
+            assert_eq!((gap.from.0, gap.to.0, gap.resume_at.0), (1, 5, 5), "{resume}");
+            assert_eq!((gap.reason, gap.epoch), (GapReason::Epoch, epoch), "{resume}");
+            peer.quiet().await;
+            peer.settle(&gap).await;
+            peer.leave().await;
+        }
+    })
+    .await;
+}
