@@ -152,7 +152,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("main", &["cli", "command"]),
     // The load generator: a client of the API that also writes databases of its own.
-    ("bin", &["api", "backoff", "client", "clock", "command", "event", "store"]),
+    ("bin", &["api", "backoff", "client", "clock", "command", "event", "store", "transport"]),
 ];
 
 /// Dependencies that only some files or folders under `src/` may name. `http/` includes
@@ -173,7 +173,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tonic_types", &["transport/grpc/"]),
     ("tonic_health", &["http/grpc.rs"]),
     ("tonic_reflection", &["http/grpc.rs"]),
-    ("prost", &["transport/grpc/"]),
+    ("prost", &["transport/grpc/", BENCH]),
     ("prost_types", &["transport/grpc/"]),
     ("tower", &["http/"]),
     ("tower_http", &["http/"]),

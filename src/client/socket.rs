@@ -13,11 +13,13 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::BASE_PATH;
 use super::tls::plain;
+use crate::transport::frames::PROTOCOL;
 
 /// A byte stream: TLS, or plain TCP for `http://` addresses.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -69,8 +71,25 @@ impl Endpoint {
 
     /// Opens a gateway's WebSocket with its key. Has no timeout.
     pub async fn dial(&self, key: &SecretString) -> Result<Socket, DialError> {
+        self.dial_with(key, None).await
+    }
+
+    /// Opens a gateway's WebSocket with its key in reliable mode. Has no timeout.
+    pub async fn dial_reliable(&self, key: &SecretString) -> Result<Socket, DialError> {
+        self.dial_with(key, Some(PROTOCOL)).await
+    }
+
+    async fn dial_with(
+        &self,
+        key: &SecretString,
+        protocol: Option<&'static str>,
+    ) -> Result<Socket, DialError> {
         let failed = |error: &dyn std::fmt::Display| DialError::Failed(plain(error.to_string()));
-        let request = request(&self.base, key).map_err(|error| failed(&error))?;
+        let mut request = request(&self.base, key).map_err(|error| failed(&error))?;
+        if let Some(protocol) = protocol {
+            let protocol = HeaderValue::from_static(protocol);
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         let stream = self.open().await.map_err(|error| failed(&error))?;
         match client_async_with_config(request, stream, None).await {
             Ok((socket, _)) => Ok(socket),

@@ -11,8 +11,8 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use futures_util::Stream;
-use futures_util::stream::unfold;
+use futures_util::stream::{iter, unfold};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code as Grpc, Request, Status, Streaming};
@@ -39,7 +39,7 @@ use crate::transport::frames::{
 };
 use crate::transport::grpc::generated::GatewayFrame as Message;
 use crate::transport::grpc::generated::gateways_server::{Gateways, GatewaysServer};
-use crate::transport::grpc::{self, Item, Messages};
+use crate::transport::grpc::{self, Batch, Item, Messages};
 use crate::transport::push::{self, Encoder as _, Inbound, Items};
 use crate::transport::{self, reliable};
 
@@ -175,8 +175,8 @@ impl Gateways for Service {
     }
 }
 
-fn stream(items: Items<Item>) -> impl Stream<Item = Item> + Send {
-    unfold(items, async |mut items| Some((items.recv().await?, items)))
+fn stream(batches: Items<Batch>) -> impl Stream<Item = Item> + Send {
+    unfold(batches, async |mut batches| Some((batches.recv().await?, batches))).flat_map(iter)
 }
 
 async fn greet(
@@ -215,7 +215,7 @@ fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Sta
 struct Connection {
     app: Arc<App>,
     messages: Streaming<Message>,
-    items: mpsc::Sender<Item>,
+    items: mpsc::Sender<Batch>,
     _place: StreamPlace,
 }
 
@@ -224,7 +224,7 @@ impl Connection {
         let greeting = greeted.greeting();
         let mut encoder = Messages::new(greeting.greeting.epoch);
         // The queue is empty.
-        let _ = self.items.try_send(grpc::ack(greeting.frame(Timestamp::now())));
+        let _ = self.items.try_send(vec![grpc::ack(greeting.frame(Timestamp::now()))]);
         let deadline = Instant::now() + greeting.hello_timeout;
         let hello = tokio::select! {
             biased;

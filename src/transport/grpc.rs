@@ -44,6 +44,8 @@ pub const DESCRIPTOR: &[u8] = include_bytes!("grpc/descriptor.bin");
 
 /// What the stream to a gateway consists of.
 pub type Item = Result<generated::ServerFrame, Status>;
+/// Consecutive items of a stream.
+pub type Batch = Vec<Item>;
 
 /// Encodes a stream.
 #[derive(Debug)]
@@ -59,10 +61,35 @@ impl Messages {
 }
 
 impl Encoder for Messages {
-    type Item = Item;
+    type Item = Batch;
 
-    fn message(&mut self, outgoing: Outgoing) -> Item {
-        Ok(server(match outgoing {
+    fn messages(&mut self, outgoing: Vec<Outgoing>) -> Batch {
+        outgoing.into_iter().map(|outgoing| Ok(server(self.message(outgoing)))).collect()
+    }
+
+    fn drain(&mut self, drain: ConnectionDrain) -> Batch {
+        let ConnectionDrain { reason, reconnect_after_ms, grace_ms } = drain;
+        let drain = generated::ConnectionDrain { reason, reconnect_after_ms, grace_ms };
+        vec![Ok(server(FromService::ConnectionDrain(drain)))]
+    }
+
+    /// HTTP/2 has pings.
+    fn heartbeat(&mut self) -> Option<Batch> {
+        None
+    }
+
+    fn end(&mut self, reason: Reason, error: Option<ConnectionError>) -> Vec<Batch> {
+        let status = status(reason, error.as_ref());
+        let error = error.map(|ConnectionError { code, message }| {
+            Ok(server(FromService::ConnectionError(generated::ConnectionError { code, message })))
+        });
+        error.into_iter().chain(status.map(Err)).map(|item| vec![item]).collect()
+    }
+}
+
+impl Messages {
+    fn message(&self, outgoing: Outgoing) -> FromService {
+        match outgoing {
             Outgoing::Event(event) => FromService::Event(self.event(&event)),
             Outgoing::Resumed(resumed) => FromService::ConnectionResumed(resumed_message(*resumed)),
             Outgoing::Mark(mark) => FromService::DeliveryMark(generated::DeliveryMark {
@@ -70,30 +97,9 @@ impl Encoder for Messages {
                 head: number(mark.head),
             }),
             Outgoing::Gap(gap) => FromService::DeliveryGap(gap_message(*gap)),
-        }))
+        }
     }
 
-    fn drain(&mut self, drain: ConnectionDrain) -> Item {
-        let ConnectionDrain { reason, reconnect_after_ms, grace_ms } = drain;
-        let drain = generated::ConnectionDrain { reason, reconnect_after_ms, grace_ms };
-        Ok(server(FromService::ConnectionDrain(drain)))
-    }
-
-    /// HTTP/2 has pings.
-    fn heartbeat(&mut self) -> Option<Item> {
-        None
-    }
-
-    fn end(&mut self, reason: Reason, error: Option<ConnectionError>) -> Vec<Item> {
-        let status = status(reason, error.as_ref());
-        let error = error.map(|ConnectionError { code, message }| {
-            Ok(server(FromService::ConnectionError(generated::ConnectionError { code, message })))
-        });
-        error.into_iter().chain(status.map(Err)).collect()
-    }
-}
-
-impl Messages {
     fn event(&self, outgoing: &OutgoingEvent) -> generated::Event {
         let event = &outgoing.event;
         generated::Event {

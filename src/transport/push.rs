@@ -1,6 +1,7 @@
 //! What the transports have in common whose server sends one stream of items, as SSE and gRPC do:
 //! a task takes what the lane sends, encodes it and puts it into a short queue, from which the HTTP
-//! connection takes it. What the peer sends arrives elsewhere ([`Inbound`]).
+//! connection takes it. What waits in the lane at the same time becomes one item, so that under load
+//! not every event is a write of its own. What the peer sends arrives elsewhere ([`Inbound`]).
 //!
 //! An item that the HTTP connection does not take within the write timeout ends the connection. Such
 //! a peer can answer no ping, so it counts as alive while the connection takes what it is sent: the
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::frames::{ConnectionDrain, ConnectionError, FrameError, GatewayFrame};
+use super::websocket::BURST_BYTES;
 use super::write_timeout::within;
 use super::{
     Control, Ended, Incoming, InvalidMessage, LINK_MESSAGES, Outgoing, TransportEnd, reliable,
@@ -30,8 +32,8 @@ pub trait Encoder: Send {
     /// The unit of the stream.
     type Item: Send;
 
-    /// A message of the lane.
-    fn message(&mut self, outgoing: Outgoing) -> Self::Item;
+    /// Messages of the lane, in order.
+    fn messages(&mut self, outgoing: Vec<Outgoing>) -> Self::Item;
     /// The request to reconnect.
     fn drain(&mut self, drain: ConnectionDrain) -> Self::Item;
     /// A sign of life; `None` if the transport has others.
@@ -247,7 +249,10 @@ impl<E: Encoder> Push<E> {
             Some(fault) = self.faults.recv() => Err(fault.into()),
             () = self.items.closed() => Err(End::Lost),
             outgoing = self.end.events.recv() => match outgoing {
-                Some(outgoing) => Ok(Some(self.encoder.message(*outgoing))),
+                Some(first) => {
+                    let messages = waiting_messages(*first, &mut self.end.events);
+                    Ok(Some(self.encoder.messages(messages)))
+                }
                 None => Err(End::Closed(Reason::Shutdown, None)),
             },
         }
@@ -279,6 +284,27 @@ impl<E: Encoder> Push<E> {
                 Some(fault) = self.faults.recv() => return Some(fault.into()),
             }
         }
+    }
+}
+
+/// A message and those that wait behind it, up to a limit.
+fn waiting_messages(first: Outgoing, events: &mut mpsc::Receiver<Box<Outgoing>>) -> Vec<Outgoing> {
+    let mut bytes = payload_bytes(&first);
+    let mut messages = vec![first];
+    while bytes < BURST_BYTES
+        && let Ok(next) = events.try_recv()
+    {
+        bytes += payload_bytes(&next);
+        messages.push(*next);
+    }
+    messages
+}
+
+/// The size of an event's payload; other messages are short.
+fn payload_bytes(outgoing: &Outgoing) -> usize {
+    match outgoing {
+        Outgoing::Event(outgoing) => outgoing.event.payload.get().len(),
+        Outgoing::Resumed(_) | Outgoing::Mark(_) | Outgoing::Gap(_) => 0,
     }
 }
 
@@ -321,7 +347,7 @@ fn violation(error: &FrameError) -> End {
 #[cfg(test)]
 mod tests {
     use super::super::frames::DeliveryMark;
-    use super::super::link;
+    use super::super::{LaneEnd, link};
     use super::*;
     use crate::event::Sequence;
 
@@ -330,8 +356,8 @@ mod tests {
     impl Encoder for Names {
         type Item = &'static str;
 
-        fn message(&mut self, _: Outgoing) -> &'static str {
-            "message"
+        fn messages(&mut self, outgoing: Vec<Outgoing>) -> &'static str {
+            if outgoing.len() == 1 { "message" } else { "messages" }
         }
 
         fn drain(&mut self, _: ConnectionDrain) -> &'static str {
@@ -354,14 +380,36 @@ mod tests {
         Outgoing::Mark(DeliveryMark { sequence, head: sequence })
     }
 
+    /// Fills the queue. The connection takes each message before the next one is sent, so that none
+    /// waits with another.
+    async fn fill(lane: &LaneEnd) {
+        for _ in 0..=QUEUED {
+            lane.events.send(Box::new(mark())).await.unwrap();
+            while lane.events.capacity() < lane.events.max_capacity() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_that_wait_together_become_one_item() {
+        let (lane, end) = link();
+        let (connection, _inbound, mut items) = prepare(Names, end, TIMEOUT);
+        for _ in 0..3 {
+            lane.events.send(Box::new(mark())).await.unwrap();
+        }
+        tokio::spawn(connection.run(Vec::new()));
+        assert_eq!(items.recv().await, Some("messages"));
+        lane.events.send(Box::new(mark())).await.unwrap();
+        assert_eq!(items.recv().await, Some("message"));
+    }
+
     #[tokio::test]
     async fn a_close_does_not_wait_for_a_peer_that_does_not_read() {
         let (mut lane, end) = link();
         let (connection, _inbound, items) = prepare(Names, end, Duration::from_mins(1));
         let running = tokio::spawn(connection.run(Vec::new()));
-        for _ in 0..=QUEUED {
-            lane.events.send(Box::new(mark())).await.unwrap();
-        }
+        fill(&lane).await;
         lane.control.send(Control::Close(Reason::TokenRevoked)).await.unwrap();
         let Some(Incoming::Ended(ended)) = lane.incoming.recv().await else {
             panic!("no end");
@@ -380,9 +428,7 @@ mod tests {
         lane.control.send(Control::Probe).await.unwrap();
         assert!(matches!(lane.incoming.recv().await, Some(Incoming::Alive)));
         assert_eq!(items.recv().await, Some("heartbeat"));
-        for _ in 0..=QUEUED {
-            lane.events.send(Box::new(mark())).await.unwrap();
-        }
+        fill(&lane).await;
         let _ = lane.control.send(Control::Probe).await;
         // The transport may have written the heartbeat before the queue was full.
         let ended = loop {

@@ -51,18 +51,21 @@ impl Text {
 impl Encoder for Text {
     type Item = Bytes;
 
-    fn message(&mut self, outgoing: Outgoing) -> Bytes {
-        let (kind, id) = match &outgoing {
-            Outgoing::Event(event) => ("message", Some(self.id(event.sequence))),
-            Outgoing::Resumed(_) => ("connection.resumed", None),
-            Outgoing::Mark(DeliveryMark { sequence, .. }) => {
-                ("delivery.mark", Some(self.id(*sequence)))
-            }
-            Outgoing::Gap(_) => ("delivery.gap", None),
-        };
-        let data = reliable::outgoing_text(outgoing, self.epoch);
-        let mut text = Vec::with_capacity(data.len() + 128);
-        write(&mut text, kind, id.as_deref(), &data);
+    fn messages(&mut self, outgoing: Vec<Outgoing>) -> Bytes {
+        let mut text = Vec::new();
+        for outgoing in outgoing {
+            let (kind, id) = match &outgoing {
+                Outgoing::Event(event) => ("message", Some(self.id(event.sequence))),
+                Outgoing::Resumed(_) => ("connection.resumed", None),
+                Outgoing::Mark(DeliveryMark { sequence, .. }) => {
+                    ("delivery.mark", Some(self.id(*sequence)))
+                }
+                Outgoing::Gap(_) => ("delivery.gap", None),
+            };
+            let data = reliable::outgoing_text(outgoing, self.epoch);
+            text.reserve(data.len() + 128);
+            write(&mut text, kind, id.as_deref(), &data);
+        }
         text.into()
     }
 

@@ -153,6 +153,62 @@ async fn idle_reports_memory_per_connection() {
     assert_eq!(report["runs"][0]["counts"]["connections"], 200);
 }
 
+/// The names of all transports on the command line.
+const TRANSPORTS: [&str; 5] = ["websocket", "websocket.v1", "sse", "long_poll", "grpc"];
+
+/// The figures of this name over each transport.
+fn over_each(report: &Value, name: &str) -> Vec<String> {
+    let names = TRANSPORTS.map(|transport| format!("{transport}/{name}"));
+    assert_figures(report, &names.each_ref().map(String::as_str));
+    names.into()
+}
+
+#[tokio::test]
+async fn deliver_measures_each_transport() {
+    let report = bench("deliver --transport all --seconds 0.1 --batch 5 --gateways 2").await;
+    assert_eq!(over_each(&report, "recordedPerSecond").len(), TRANSPORTS.len());
+    let counts = &report["runs"][0]["counts"];
+    for transport in TRANSPORTS {
+        let count = |what: &str| counts[format!("{transport}/{what}")].as_u64();
+        assert_eq!(count("accepted"), count("received"), "{report:#}");
+    }
+    assert_eq!(report["parameters"]["transport"], TRANSPORTS.join(","));
+}
+
+#[tokio::test]
+async fn fanout_measures_each_transport() {
+    let report = bench("fanout --transport all --gateways 5 --events 3 --rate 20").await;
+    over_each(&report, "lastGatewayP50");
+    for transport in TRANSPORTS {
+        assert_eq!(report["runs"][0]["counts"][format!("{transport}/received")], 15);
+    }
+}
+
+#[tokio::test]
+async fn replay_measures_the_named_transports() {
+    let report = bench("replay --transport websocket.v1,grpc --gateways 2 --events 300").await;
+    assert_figures(&report, &["websocket.v1/recordedPerSecond", "grpc/recordedPerSecond"]);
+    assert!(report["figures"]["websocket/recordedPerSecond"].is_null(), "{report:#}");
+}
+
+#[tokio::test]
+async fn idle_measures_each_transport_with_several_connections_of_a_gateway() {
+    let report = bench("idle --transport all --connections 120 --seconds 0.2").await;
+    over_each(&report, "memoryPerConnection");
+}
+
+#[tokio::test]
+async fn catch_up_reports_latencies_and_memory_over_each_transport() {
+    let report = bench("catch-up --transport all --events 600 --gateways 2 --seconds 0.3").await;
+    for name in ["beforeP99", "duringP99", "recordedPerSecond", "memoryPeak", "clientMemoryPeak"] {
+        over_each(&report, name);
+    }
+    for transport in TRANSPORTS {
+        let counts = &report["runs"][0]["counts"];
+        assert!(counts[format!("{transport}/backlog")].as_u64() >= Some(600), "{report:#}");
+    }
+}
+
 #[tokio::test]
 async fn storm_reconnects_all_gateways() {
     let report = bench("storm --gateways 5 --events 4").await;

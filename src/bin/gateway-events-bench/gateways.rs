@@ -1,22 +1,22 @@
-//! The gateways of a run: registered, connected over wss, and verifying each event as it
+//! The gateways of a run: registered, connected over a transport, and verifying each event as it
 //! arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gateway_events::backoff::Backoff;
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::check::{Frame, Numbers, Received};
-use crate::gateway_connection::{ConnectionError, GatewayConnection};
+use crate::check::{Numbers, Received};
+use crate::gateway_connection::{ConnectionError, Event, GatewayConnection};
 use crate::latency::Latencies;
 use crate::testbed::{Target, Testbed};
+use crate::transport::Transport;
 
 /// Concurrent registrations, and concurrent TLS handshakes.
 const CONCURRENCY: usize = 32;
@@ -25,6 +25,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_mins(5);
 const MAX_RETRIES: u32 = 3;
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Events that are acknowledged together at most, as by the client library: half of the window.
+/// Fewer are acknowledged as soon as no further event has arrived.
+const BATCH: i64 = 32;
 /// Without progress for this long, something is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,10 +71,14 @@ impl Gateways {
         let seen = Arc::new(Seen::new(how.origin, how.events));
         let permits = Arc::new(Semaphore::new(how.concurrency));
         let mut tasks = JoinSet::new();
+        let tls = how.transport.tls(&target.endpoint(0).tls);
+        let is_shared = how.count > self.keys.len();
         for (index, key) in self.keys.iter().cycle().take(how.count).enumerate() {
             let receiver = Receiver {
                 index,
-                endpoint: target.endpoint(index),
+                transport: how.transport,
+                instance: is_shared.then_some(index / self.keys.len()),
+                endpoint: Endpoint { tls: Arc::clone(&tls), ..target.endpoint(index) },
                 key: key.clone(),
                 permits: Arc::clone(&permits),
                 seen: Arc::clone(&seen),
@@ -107,6 +114,7 @@ impl Gateways {
 /// How to connect the gateways.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connect {
+    pub(crate) transport: Transport,
     /// The number of connections.
     pub(crate) count: usize,
     /// Concurrent handshakes.
@@ -118,9 +126,15 @@ pub(crate) struct Connect {
 }
 
 impl Connect {
-    /// This many connections with a limited number of concurrent handshakes.
+    /// This many connections with a limited number of concurrent handshakes, in plain mode.
     pub(crate) fn gradually(count: usize, origin: Instant) -> Self {
-        Self { count, concurrency: CONCURRENCY, origin, events: 0 }
+        let transport = Transport::WebSocket;
+        Self { transport, count, concurrency: CONCURRENCY, origin, events: 0 }
+    }
+
+    /// Over another transport.
+    pub(crate) fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
     }
 }
 
@@ -210,13 +224,9 @@ impl Seen {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn record(&self, index: usize, received: &mut Received, frame: &Bytes) -> Result<(), String> {
-        let frame: Frame<'_> = serde_json::from_slice(frame)
-            .map_err(|error| format!("a frame can't be parsed: {error}"))?;
-        let stamp = frame
-            .payload
-            .ok_or_else(|| format!("received a {} that was not published", frame.kind))?;
-        received.insert(frame.sequence, stamp)?;
+    fn record(&self, index: usize, received: &mut Received, event: Event) -> Result<(), String> {
+        let Event { sequence, stamp } = event;
+        received.insert(sequence, stamp)?;
         let now = self.nanos();
         let latency = now.saturating_sub(stamp.at);
         let is_late = stamp.at >= self.split_at.load(Ordering::Acquire);
@@ -298,6 +308,9 @@ impl Receivers {
 /// The task of one connection.
 struct Receiver {
     index: usize,
+    transport: Transport,
+    /// Which of several connections of a gateway this is; `None` if it has one.
+    instance: Option<usize>,
     endpoint: Endpoint,
     key: SecretString,
     permits: Arc<Semaphore>,
@@ -317,22 +330,43 @@ impl Receiver {
         };
         self.seen.connected_at.fetch_max(self.seen.nanos(), Ordering::AcqRel);
         self.seen.connected.fetch_add(1, Ordering::AcqRel);
-        loop {
-            let recorded = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break,
-                frame = connection.next() => match frame {
-                    Ok(frame) => self.seen.record(self.index, &mut received, &frame),
-                    Err(error) => Err(error.to_string()),
-                },
-            };
-            if let Err(fault) = recorded {
-                self.fault(&fault);
-                break;
-            }
+        if let Err(fault) = self.receive(&mut connection, &mut received).await {
+            self.fault(&fault);
         }
         connection.close().await;
         (self.index, received)
+    }
+
+    /// Receives and acknowledges until it is stopped.
+    async fn receive(
+        &self,
+        connection: &mut GatewayConnection,
+        received: &mut Received,
+    ) -> Result<(), String> {
+        let mut acknowledged = 0;
+        loop {
+            let event = match connection.next().now_or_never() {
+                Some(event) => event,
+                None => {
+                    if received.last > acknowledged {
+                        acknowledged = received.last;
+                        let sent = connection.acknowledge(acknowledged).await;
+                        sent.map_err(|error| error.to_string())?;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return Ok(()),
+                        event = connection.next() => event,
+                    }
+                }
+            };
+            self.seen.record(self.index, received, event.map_err(|error| error.to_string())?)?;
+            if received.last - acknowledged >= BATCH {
+                acknowledged = received.last;
+                let sent = connection.acknowledge(acknowledged).await;
+                sent.map_err(|error| error.to_string())?;
+            }
+        }
     }
 
     /// Connects; retries with the backoff of gateways in the field.
@@ -341,7 +375,9 @@ impl Receiver {
         let mut failures = 0;
         loop {
             let permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-            let error = match GatewayConnection::connect(&self.endpoint, &self.key).await {
+            let Self { transport, endpoint, key, instance, .. } = self;
+            let connecting = GatewayConnection::connect(*transport, endpoint, key, *instance);
+            let error = match connecting.await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => error,
             };

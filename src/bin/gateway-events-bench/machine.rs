@@ -1,10 +1,15 @@
 //! Properties of the machine and resource usage of processes, from /proc on Linux.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::task::JoinHandle;
 
 use crate::figures::{Better, Figure, float};
+
+const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Cores that this process may use.
 pub(crate) fn cores() -> usize {
@@ -31,6 +36,45 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Watches the resident memory of a process.
+pub(crate) struct PeakMemory {
+    before: u64,
+    peak: Arc<AtomicU64>,
+    watching: JoinHandle<()>,
+}
+
+impl PeakMemory {
+    /// Starts watching; `None` if the memory can't be read.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let before = resident_bytes(pid)?;
+        let peak = Arc::new(AtomicU64::new(before));
+        let highest = Arc::clone(&peak);
+        let watching = tokio::spawn(async move {
+            let mut looks = tokio::time::interval(MEMORY_INTERVAL);
+            while let Some(bytes) = resident_bytes(pid) {
+                highest.fetch_max(bytes, Ordering::Relaxed);
+                looks.tick().await;
+            }
+        });
+        Some(Self { before, peak, watching })
+    }
+
+    /// The memory at the start and at most since then.
+    pub(crate) fn figures(&self, name: &str) -> [Figure; 2] {
+        let peak = self.peak.load(Ordering::Relaxed);
+        [("Before", self.before), ("Peak", peak)].map(|(when, bytes)| {
+            let mebibytes = float(bytes) / 1_048_576.0;
+            Figure::new(&format!("{name}{when}"), mebibytes, "MiB", Better::Lower)
+        })
+    }
+}
+
+impl Drop for PeakMemory {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }
 
 /// User and system time that a process has used.

@@ -1,6 +1,6 @@
 //! `gateway-events-bench`: measures how much this machine can do, as ratios to what
 //! its disk, TLS and the database driver alone achieve. It is a client of the HTTP API
-//! and of wss, of a service that it starts in a temporary directory or of a running
+//! and of all transports, of a service that it starts in a temporary directory or of a running
 //! one. Each scenario also verifies that every accepted event arrives once and in
 //! order.
 
@@ -32,11 +32,13 @@ mod scenarios;
 mod schedule;
 mod temporary_database;
 mod testbed;
+mod transport;
 
 use options::Common;
 use report::{Outcome, Report};
-use scenarios::{append, deliver, fanout, idle, query, replay, replay_job, storm};
+use scenarios::{append, catch_up, deliver, fanout, idle, query, replay, replay_job, storm};
 use testbed::Testbed;
+use transport::Transport;
 
 /// The same allocator as the service's, so that memory is comparable.
 #[cfg(unix)]
@@ -79,6 +81,9 @@ enum Measure {
     Fanout(fanout::Args),
     /// A backlog: how many events a second reach gateways that were disconnected
     Replay(replay::Args),
+    /// A gateway with a long backlog connects: how soon other gateways' events arrive before it and
+    /// meanwhile, and how much memory it takes
+    CatchUp(catch_up::Args),
     /// A replay of a long log as a job: how soon other events arrive before it and meanwhile
     ReplayJob(replay_job::Args),
     /// Idle connections: memory and processor time of each
@@ -121,26 +126,43 @@ async fn measure_runs(measure: &Measure, as_json: bool) -> anyhow::Result<ExitCo
     // the cleanup still runs.
     let mut interrupt = Interrupt::listen()?;
     for _ in 0..common.runs {
-        let testbed = Testbed::prepare(common).await?;
-        testbed.database().clone_into(&mut database);
-        let measured = tokio::select! {
-            measured = measure.run(&testbed) => measured,
-            () = interrupt.received() => Err(anyhow::anyhow!("interrupted")),
-        };
-        let removed = tokio::select! {
-            removed = testbed.remove() => removed,
-            () = interrupt.received() => Err(anyhow::anyhow!("interrupted again")),
-        };
-        if let Err(error) = removed.context("what was created for the measurement is not removed") {
-            // The error of the measurement is worth reporting too.
-            measured.inspect_err(|error| remark(format_args!("{PROGRAM}: {error:#}"))).ok();
-            return Err(error);
+        let mut run = Vec::new();
+        for transport in measure.transports() {
+            let testbed = Testbed::prepare(common).await?;
+            testbed.database().clone_into(&mut database);
+            let outcome = measure_once(measure, testbed, transport, &mut interrupt).await?;
+            run.push((transport, outcome));
         }
-        runs.push(measured?);
+        runs.push(Outcome::merged(run));
     }
     let report = Report::of(measure.name(), &database, runs);
     report.print(as_json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures one transport, and removes everything that was created for it.
+async fn measure_once(
+    measure: &Measure,
+    testbed: Testbed<'_>,
+    transport: Transport,
+    interrupt: &mut Interrupt,
+) -> anyhow::Result<Outcome> {
+    let measured = tokio::select! {
+        measured = measure.run(&testbed, transport) => {
+            measured.with_context(|| format!("over {}", transport.name()))
+        }
+        () = interrupt.received() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let removed = tokio::select! {
+        removed = testbed.remove() => removed,
+        () = interrupt.received() => Err(anyhow::anyhow!("interrupted again")),
+    };
+    if let Err(error) = removed.context("what was created for the measurement is not removed") {
+        // The error of the measurement is worth reporting too.
+        measured.inspect_err(|error| remark(format_args!("{PROGRAM}: {error:#}"))).ok();
+        return Err(error);
+    }
+    measured
 }
 
 impl Measure {
@@ -150,6 +172,7 @@ impl Measure {
             Self::Deliver(_) => "deliver",
             Self::Fanout(_) => "fanout",
             Self::Replay(_) => "replay",
+            Self::CatchUp(_) => "catch-up",
             Self::ReplayJob(_) => "replay-job",
             Self::Idle(_) => "idle",
             Self::Storm(_) => "storm",
@@ -164,11 +187,24 @@ impl Measure {
             Self::Deliver(args) => &args.common,
             Self::Fanout(args) => &args.common,
             Self::Replay(args) => &args.common,
+            Self::CatchUp(args) => &args.common,
             Self::ReplayJob(args) => &args.common,
             Self::Idle(args) => &args.common,
             Self::Storm(args) => &args.common,
             Self::Query(args) => &args.common,
             Self::Baseline(args) => &args.common,
+        }
+    }
+
+    /// The transports to measure, one after the other. Other scenarios connect in plain mode.
+    fn transports(&self) -> Vec<Transport> {
+        match self {
+            Self::Deliver(args) => args.transports.selected(),
+            Self::Fanout(args) => args.transports.selected(),
+            Self::Replay(args) => args.transports.selected(),
+            Self::CatchUp(args) => args.transports.selected(),
+            Self::Idle(args) => args.transports.selected(),
+            _ => vec![Transport::WebSocket],
         }
     }
 
@@ -198,14 +234,15 @@ impl Measure {
         )
     }
 
-    async fn run(&self, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
+    async fn run(&self, testbed: &Testbed<'_>, transport: Transport) -> anyhow::Result<Outcome> {
         match self {
             Self::Append(args) => append::run(args, testbed).await,
-            Self::Deliver(args) => deliver::run(args, testbed).await,
-            Self::Fanout(args) => fanout::run(args, testbed).await,
-            Self::Replay(args) => replay::run(args, testbed).await,
+            Self::Deliver(args) => deliver::run(args, testbed, transport).await,
+            Self::Fanout(args) => fanout::run(args, testbed, transport).await,
+            Self::Replay(args) => replay::run(args, testbed, transport).await,
+            Self::CatchUp(args) => catch_up::run(args, testbed, transport).await,
             Self::ReplayJob(args) => replay_job::run(args, testbed).await,
-            Self::Idle(args) => idle::run(args, testbed).await,
+            Self::Idle(args) => idle::run(args, testbed, transport).await,
             Self::Storm(args) => storm::run(args, testbed).await,
             Self::Query(args) => Box::pin(query::run(args, testbed)).await,
             Self::Baseline(args) => baseline::run(args, testbed).await,

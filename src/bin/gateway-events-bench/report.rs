@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::figures::{Figure, median, number, rounded};
 use crate::machine;
+use crate::transport::Transport;
 
 /// The members of a JSON object; none of any other value.
 pub(crate) fn object(value: Value) -> Map<String, Value> {
@@ -25,6 +26,29 @@ pub(crate) struct Outcome {
     pub(crate) counts: Map<String, Value>,
     /// The options that determine the load.
     pub(crate) parameters: Map<String, Value>,
+}
+
+impl Outcome {
+    /// The results of one scenario over several transports as one: the names of figures and counts
+    /// begin with that of the transport, unless there is only one.
+    pub(crate) fn merged(mut each: Vec<(Transport, Self)>) -> Self {
+        if each.len() == 1 {
+            return each.swap_remove(0).1;
+        }
+        let mut merged = Self::default();
+        let mut names = Vec::new();
+        for (transport, outcome) in each {
+            let name = |of: &str| format!("{}/{of}", transport.name());
+            merged.figures.extend(
+                outcome.figures.into_iter().map(|it| Figure { name: name(&it.name), ..it }),
+            );
+            merged.counts.extend(outcome.counts.into_iter().map(|(of, it)| (name(&of), it)));
+            merged.parameters.extend(outcome.parameters);
+            names.push(transport.name());
+        }
+        merged.parameters.insert("transport".to_owned(), json!(names.join(",")));
+        merged
+    }
 }
 
 /// The results of all runs of a scenario.
@@ -129,6 +153,23 @@ fn command() -> String {
 mod tests {
     use super::*;
     use crate::figures::Better;
+
+    #[test]
+    fn figures_of_several_transports_are_named_after_them() {
+        let outcome = || Outcome {
+            figures: vec![Figure::new("rate", 1.0, "1/s", Better::Higher)],
+            counts: object(json!({ "accepted": 1 })),
+            parameters: object(json!({ "gateways": 2, "transport": "grpc" })),
+        };
+        let one = Outcome::merged(vec![(Transport::Grpc, outcome())]);
+        assert_eq!(one.figures[0].name, "rate");
+        let each = [Transport::WebSocketV1, Transport::Grpc].map(|it| (it, outcome()));
+        let both = Outcome::merged(each.into());
+        let names: Vec<&str> = both.figures.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["websocket.v1/rate", "grpc/rate"]);
+        assert_eq!(both.counts["grpc/accepted"], 1);
+        assert_eq!(both.parameters["transport"], "websocket.v1,grpc");
+    }
 
     #[test]
     fn the_median_of_the_runs_is_reported() {

@@ -1,6 +1,7 @@
 //! One file per scenario.
 
 pub(crate) mod append;
+pub(crate) mod catch_up;
 pub(crate) mod deliver;
 pub(crate) mod fanout;
 pub(crate) mod idle;

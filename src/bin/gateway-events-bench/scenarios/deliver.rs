@@ -15,19 +15,15 @@ use crate::options::{Common, Preload};
 use crate::publish::{Load, Published, Spread, Until, publish};
 use crate::report::Outcome;
 use crate::testbed::Testbed;
+use crate::transport::{Transport, Transports};
 use crate::{latency, report};
-
-/// How gateways connect.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Mode {
-    /// Plain mode, as unmodified gateways use it: a pong is the receipt
-    Plain,
-}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) transports: Transports,
     #[command(flatten)]
     preload: Preload,
     /// Events per second, sent when they are due; by default as many as are accepted
@@ -42,9 +38,6 @@ pub(crate) struct Args {
     /// Connected gateways; each event is for one of them, in turn
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     gateways: u16,
-    /// How they connect
-    #[arg(long, value_enum, default_value = "plain")]
-    mode: Mode,
     /// Duration of the load
     #[arg(long, default_value = "10", value_parser = seconds)]
     seconds: Duration,
@@ -56,14 +49,18 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=1e6).contains(&rate) { Ok(rate) } else { Err("0.01 to 1000000".to_owned()) }
 }
 
-pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(
+    args: &Args,
+    testbed: &Testbed<'_>,
+    transport: Transport,
+) -> anyhow::Result<Outcome> {
     let wanted = Wanted::APPEND.and_fanout(args.gateways.into());
     let baselines = Baselines::measure(testbed, args.gateways.into(), wanted).await?;
     testbed.fill_log(args.preload.stored).await?;
     let target = testbed.target(args.gateways.into()).await?;
     let registered = Gateways::register(testbed, &target, args.gateways.into()).await?;
     let origin = Instant::now();
-    let connect = Connect::gradually(args.gateways.into(), origin);
+    let connect = Connect::gradually(args.gateways.into(), origin).over(transport);
     let receivers = registered.connect(testbed, &target, connect).await?;
     let meter = Meter::start(target.pid);
     testbed.progress.step("publishing");
@@ -117,7 +114,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
             "publishers": args.publishers,
             "batch": args.batch,
             "gateways": args.gateways,
-            "mode": "plain",
+            "transport": transport.name(),
             "stored": args.preload.stored,
             "seconds": args.seconds.as_secs_f64(),
             "payload": args.common.payload,

@@ -12,12 +12,15 @@ use crate::options::Common;
 use crate::publish::{Load, Spread, Until, publish};
 use crate::report::Outcome;
 use crate::testbed::Testbed;
+use crate::transport::{Transport, Transports};
 use crate::{latency, report};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) transports: Transports,
     /// Connected gateways
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     gateways: u16,
@@ -29,7 +32,11 @@ pub(crate) struct Args {
     rate: f64,
 }
 
-pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(
+    args: &Args,
+    testbed: &Testbed<'_>,
+    transport: Transport,
+) -> anyhow::Result<Outcome> {
     let gateways = usize::from(args.gateways);
     let wanted = Wanted::RESPONSE.and_fanout(args.gateways.into());
     let baselines = Baselines::measure(testbed, args.gateways.into(), wanted).await?;
@@ -37,7 +44,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let registered = Gateways::register(testbed, &target, gateways).await?;
     let origin = Instant::now();
     let how = Connect { events: args.events.into(), ..Connect::gradually(gateways, origin) };
-    let receivers = registered.connect(testbed, &target, how).await?;
+    let receivers = registered.connect(testbed, &target, how.over(transport)).await?;
     let meter = Meter::start(target.pid);
     testbed.progress.step("publishing");
     let load = Load {
@@ -79,6 +86,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
             "refused": published.refused,
         })),
         parameters: report::object(json!({
+            "transport": transport.name(),
             "gateways": args.gateways,
             "events": args.events,
             "rate": args.rate,

@@ -14,6 +14,7 @@ use crate::machine::{Meter, resident_bytes};
 use crate::options::Common;
 use crate::report::{self, Outcome};
 use crate::testbed::Testbed;
+use crate::transport::{Transport, Transports};
 
 /// Connections per gateway; less than `delivery.max_connections_per_gateway`.
 const PER_GATEWAY: usize = 100;
@@ -22,6 +23,8 @@ const PER_GATEWAY: usize = 100;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) transports: Transports,
     /// Open connections
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -30,7 +33,11 @@ pub(crate) struct Args {
     seconds: Duration,
 }
 
-pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(
+    args: &Args,
+    testbed: &Testbed<'_>,
+    transport: Transport,
+) -> anyhow::Result<Outcome> {
     let connections = usize::from(args.connections);
     testbed.progress.step("measuring idle TLS connections");
     let baseline = Idle::measure(connections, args.seconds).await?;
@@ -43,7 +50,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let registered =
         Gateways::register(testbed, &target, connections.div_ceil(PER_GATEWAY)).await?;
     let before = memory()?;
-    let connect = Connect::gradually(connections, Instant::now());
+    let connect = Connect::gradually(connections, Instant::now()).over(transport);
     let receivers = registered.connect(testbed, &target, connect).await?;
     testbed.progress.step("observing idle connections");
     let meter = Meter::start(Some(pid));
@@ -69,6 +76,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
         figures,
         counts: report::object(json!({ "connections": args.connections })),
         parameters: report::object(json!({
+            "transport": transport.name(),
             "connections": args.connections,
             "seconds": args.seconds.as_secs_f64(),
         })),

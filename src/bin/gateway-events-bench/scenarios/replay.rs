@@ -14,6 +14,7 @@ use crate::options::Common;
 use crate::publish::{Load, Spread, Until, publish};
 use crate::report::{self, Outcome};
 use crate::testbed::Testbed;
+use crate::transport::{Transport, Transports};
 
 /// Publishers of the backlog, and events per request.
 const PUBLISHERS: usize = 4;
@@ -23,6 +24,8 @@ const BATCH: u64 = 500;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) transports: Transports,
     /// Gateways with a backlog
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     gateways: u16,
@@ -31,7 +34,11 @@ pub(crate) struct Args {
     events: u32,
 }
 
-pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(
+    args: &Args,
+    testbed: &Testbed<'_>,
+    transport: Transport,
+) -> anyhow::Result<Outcome> {
     let gateways = usize::from(args.gateways);
     let baselines = Baselines::measure(testbed, args.gateways.into(), Wanted::FLOW).await?;
     let target = testbed.target(gateways).await?;
@@ -54,8 +61,8 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
 
     let meter = Meter::start(target.pid);
     let started = Instant::now();
-    let receivers =
-        registered.connect(testbed, &target, Connect::gradually(gateways, origin)).await?;
+    let connect = Connect::gradually(gateways, origin).over(transport);
+    let receivers = registered.connect(testbed, &target, connect).await?;
     receivers.received(testbed, published.events).await?;
     all_confirmed(&target, &registered.ids, &published.numbers).await?;
     let recorded = started.elapsed();
@@ -82,6 +89,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
             "refused": published.refused,
         })),
         parameters: report::object(json!({
+            "transport": transport.name(),
             "gateways": args.gateways,
             "events": args.events,
             "payload": args.common.payload,

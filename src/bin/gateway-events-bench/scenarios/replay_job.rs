@@ -23,6 +23,7 @@ use crate::options::Common;
 use crate::publish::{Load, Spread, Until, publish};
 use crate::report::{self, Outcome};
 use crate::testbed::{Target, Testbed};
+use crate::transport::Transport;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const PUBLISHERS: usize = 16;
@@ -151,7 +152,8 @@ async fn replay(
 async fn connect_as(target: &Target, gateway: GatewayId) -> anyhow::Result<GatewayConnection> {
     let made = target.api.create_gateway_token(gateway, &NewGatewayToken::default()).await?;
     let key = SecretString::from(made.token);
-    Ok(GatewayConnection::connect(&target.endpoint(usize::from(u16::MAX)), &key).await?)
+    let endpoint = target.endpoint(usize::from(u16::MAX));
+    Ok(GatewayConnection::connect(Transport::WebSocket, &endpoint, &key, None).await?)
 }
 
 /// Receives and confirms until the connection ends.
