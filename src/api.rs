@@ -30,8 +30,8 @@ mod stats;
 mod tokens;
 
 pub use actions::{
-    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest,
-    ResyncRequest, SkipAnswer, SkipRequest,
+    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest, Resync,
+    ResyncAnswer, ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
 };
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};

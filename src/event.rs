@@ -340,6 +340,8 @@ reasons! {
     GatewayDeleted = "gateway_deleted",
     /// A later connection of the same instance replaced it.
     Replaced = "replaced",
+    /// A resync was requested. The gateway reads a snapshot when it has reconnected.
+    Resync = "resync",
     /// This node shut down.
     Shutdown = "shutdown",
     /// The node died or lost its database. What happened to unconfirmed deliveries is unknown.
@@ -414,6 +416,7 @@ impl Reason {
                 | Self::GatewayDisabled
                 | Self::GatewayDeleted
                 | Self::Replaced
+                | Self::Resync
                 | Self::Shutdown
                 | Self::NodeLost
         )

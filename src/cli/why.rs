@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use gateway_events::api::{
     EventDiagnosis, EventDiagnosisQuery, EventFilter, Evidence, FailuresByReason,
-    GatewayChangeRecord, GatewayDiagnosis, NextStep,
+    GatewayChangeRecord, GatewayDiagnosis, NextStep, Resync,
 };
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::clock::Timestamp;
@@ -220,6 +220,7 @@ fn of_gateway(diagnosis: &GatewayDiagnosis) -> String {
         let opened = time(connection.connected_at);
         format!("{opened}  from {}, {end}", cell(&connection.remote_address))
     });
+    text.evidence("resync requests", &diagnosis.resyncs, resync);
     text.evidence("keys", &diagnosis.keys, |key| {
         let ends = [("expires", key.expires_at), ("revoked", key.revoked_at)];
         let ends =
@@ -244,6 +245,21 @@ fn failures(failures: &FailuresByReason) -> String {
         failures.count,
         failures.reason,
         time(failures.first_at)
+    )
+}
+
+fn resync(resync: &Resync) -> String {
+    let instance =
+        resync.instance.as_deref().map_or_else(|| "an unnamed connection".to_owned(), cell);
+    let reason = resync.reason.as_ref().map(|reason| format!(" ({})", clean(reason)));
+    let ended = resync.ended_at.map(|at| format!(" {}", time(at)));
+    format!(
+        "{}  of {instance}, requested by {}{}: {}{}",
+        time(resync.requested_at),
+        clean(&resync.requested_by),
+        reason.unwrap_or_default(),
+        resync.state.as_str(),
+        ended.unwrap_or_default()
     )
 }
 

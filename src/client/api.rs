@@ -23,8 +23,8 @@ use crate::api::{
     LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery,
     Page, PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest,
     Redriven, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
-    ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest, ResyncRequest, Retried,
-    RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary,
+    ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest, ResyncAnswer, ResyncRequest,
+    Retried, RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary,
     SummaryQuery, WaitQuery, Window, WithSecret,
 };
 use crate::clock::Timestamp;
@@ -209,7 +209,11 @@ impl Api {
     }
 
     /// `POST /gateways/{id}/resync`.
-    pub async fn resync_gateway(&self, id: GatewayId, request: &ResyncRequest) -> Result<()> {
+    pub async fn resync_gateway(
+        &self,
+        id: GatewayId,
+        request: &ResyncRequest,
+    ) -> Result<ResyncAnswer> {
         self.call(Method::POST, &format!("/gateways/{id}/resync"), request).await
     }
 

@@ -10,6 +10,7 @@ mod kill;
 mod nacks;
 mod peer;
 mod resume;
+mod resync;
 mod windows;
 
 pub(crate) use resume::publish;

@@ -10,6 +10,7 @@ use super::access::{Access as _, run};
 use super::audit::audited;
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
+use super::instances::resync;
 use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
@@ -278,6 +279,7 @@ pub(super) async fn delete_gateway(
     query!("delete from cursors where gateway = $1 and instance <> ''", gateway)
         .execute(&mut *conn)
         .await?;
+    resync::remove(conn, now, key, None).await?;
     query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *conn)
         .await?;

@@ -179,6 +179,7 @@ impl Tables {
         let own = (key, String::new());
         let none = Cursor { received: confirmed, updated_at: now, ..Cursor::default() };
         let shared = self.cursors.remove(&own).unwrap_or(none);
+        self.remove_resyncs(now, key, None);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
         self.cursors.insert(own, shared);
         let entry = entries::gateway_deleted(&before, &undelivered, revoked);

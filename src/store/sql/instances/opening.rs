@@ -7,7 +7,7 @@ use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::How;
 use super::super::ledger::record::revive;
-use super::{insert_connection, outcomes};
+use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Sequence};
 use crate::store::instances::{Start, start};
@@ -94,6 +94,11 @@ pub(crate) async fn open_instance(
     if gap.is_none() && position > own.min(cursors::confirmed(conn, new.gateway).await?) {
         settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
     }
+    // After the position is settled: a snapshot replaces what follows it.
+    let gap = match resync::begin(conn, now, new).await? {
+        true => Some(resync::gap(position, gap, log.head)),
+        false => gap,
+    };
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
     let control = Control { revision: stream.revision, is_paused: stream.is_paused };
     let (received, applied) = before.moved(*confirm, first);
