@@ -70,6 +70,8 @@ struct State {
     probed_at: Option<Instant>,
     in_flight: InFlight,
     metrics: Metrics,
+    /// When a negative acknowledgement was last recorded whose event is sent again.
+    retried_at: Option<Instant>,
     /// Set when the gateway was asked to reconnect, for this reason: nothing more is sent, and
     /// confirmations are awaited until then.
     wind_down: Option<(Instant, Reason)>,
@@ -141,6 +143,7 @@ impl Lane {
             probed_at: None,
             in_flight: InFlight::default(),
             metrics: Metrics::new(self.transport),
+            retried_at: None,
             wind_down: None,
             marked: self.window.position(),
             wants_mark: true,

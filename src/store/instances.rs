@@ -184,6 +184,9 @@ pub struct OpenedInstance {
     pub received: Sequence,
     /// How far it has applied events before.
     pub applied: Sequence,
+    /// Events after the position that the instance could not apply before, and how many times: at most
+    /// a thousand sequences are examined.
+    pub nacked: Vec<(Sequence, u32)>,
     /// What can't be delivered.
     pub gap: Option<Gap>,
     /// Older live connections of the same instance, which must be closed. Those of other nodes find

@@ -9,14 +9,14 @@ use gateway_events::event::{
 };
 use gateway_events::store::audit::entries;
 use gateway_events::store::instances::{Start, start};
-use gateway_events::store::limits::TRIMMED_STREAMS;
+use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
 use gateway_events::store::{
     Actor, Audited, Conflict, ExpiredInstance, GapReason, InstanceConnection, InstanceInfo,
     InstanceList, InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL,
-    MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Range, ReplacedConnection,
-    Result, ResumeFrom, StoreError, TrimMark,
+    MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Outcome, Range,
+    ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
 };
 
 use super::MemoryStore;
@@ -156,9 +156,32 @@ impl Tables {
             floor: log.floor,
             received: Sequence(received).max(first),
             applied: Sequence(applied),
+            nacked: self.nacked_after(new, position),
             gap,
             replaces,
         })
+    }
+
+    fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<(Sequence, u32)> {
+        let mut nacked: std::collections::BTreeMap<Sequence, u32> = Default::default();
+        for row in self.attempts.values() {
+            let is_nack =
+                row.outcome == Outcome::Failed && row.reason.is_some_and(Reason::is_reported);
+            let is_of = row.gateway == new.gateway
+                && row
+                    .connection
+                    .and_then(|id| self.connections.get(&id))
+                    .is_some_and(|it| it.instance == new.instance);
+            if is_nack
+                && is_of
+                && row.first == row.last
+                && row.first > position.0
+                && row.first <= position.0 + LONGEST_RANGE
+            {
+                *nacked.entry(Sequence(row.first)).or_default() += 1;
+            }
+        }
+        nacked.into_iter().collect()
     }
 
     fn is_same(&self, gateway: GatewayKey, resume: &ResumeFrom) -> bool {

@@ -10,6 +10,7 @@ use crate::support::{Service, get};
 on_both! {
     a_retry_is_sent_again_with_all_after_it
     a_rejected_event_is_a_dead_letter_and_the_stream_goes_on
+    reconnects_do_not_reset_the_count_of_negative_acknowledgements
 }
 
 fn nack(sequence: i64, members: &Value) -> Value {
@@ -67,6 +68,28 @@ async fn a_rejected_event_is_a_dead_letter_and_the_stream_goes_on(on: On) {
     // The last one, with nothing unconfirmed before it.
     peer.send(&nack(4, &never)).await;
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 4).await;
+}
+
+async fn reconnects_do_not_reset_the_count_of_negative_acknowledgements(on: On) {
+    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 2).await;
+    let again = json!({"code": "apply_failed", "retryable": true, "retryAfterMs": 60_000});
+    let path = format!("/deliveries?gatewayId={id}&reason=apply_failed");
+    for attempt in 1..=3 {
+        let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+        assert_eq!(peer.event(1).await["attempt"], attempt);
+        peer.send(&nack(1, &again)).await;
+        service
+            .eventually(&path, |page| {
+                page["list"][0]["attempts"].as_array().map(Vec::len) == Some(attempt)
+            })
+            .await;
+    }
+    let page = service.eventually(&path, |page| page["list"][0]["state"] == "failed").await;
+    assert_eq!(page["count"], 1, "{page:#}");
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    assert_eq!(peer.event(2).await["attempt"], 1);
 }
 
 #[tokio::test]
