@@ -61,8 +61,8 @@ pub use feed::{
 };
 pub use gateway_streams::{PollQuery, PolledEvents, StreamConfirm, StreamQuery, StreamResume};
 pub use gateways::{
-    Confirmation, Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway,
-    Verdict, VerdictState,
+    Confirmation, Gateway, GatewayChange, GatewaysQuery, LabelChange, Labels, Lag, LastRefusal,
+    NewGateway, Verdict, VerdictState,
 };
 pub use inbox::{
     EditedRow, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,

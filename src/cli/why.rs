@@ -15,7 +15,7 @@ use gateway_events::names::closest;
 use super::access::ClientOptions;
 use super::event::target;
 use super::output::{answer, cell, clean, labels, optional, time};
-use super::reference::GatewayRef;
+use super::reference::{GatewayRef, beginning_with, gateway_named};
 
 /// Matches of a prefix that an error lists.
 const SHOWN: usize = 5;
@@ -68,9 +68,8 @@ fn exact_gateway(what: &str) -> Option<GatewayId> {
 
 /// Finds the gateway or event with a name, an id, or an id that begins so.
 async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Subject> {
-    let gateways = if only_events { Vec::new() } else { api.gateways().await? };
-    if let Some(named) = gateways.iter().find(|gateway| gateway.name == what) {
-        return Ok(Subject::Gateway(named.id));
+    if !only_events && let Some(id) = gateway_named(what, api).await? {
+        return Ok(Subject::Gateway(id));
     }
     if let Ok(id) = what.parse::<EventId>() {
         match api.event_diagnosis(&id, &EventDiagnosisQuery::default()).await {
@@ -79,10 +78,10 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
             Err(error) => return Err(error.into()),
         }
     }
-    let lower = what.to_lowercase();
+    let gateways =
+        if only_events { Vec::new() } else { beginning_with(what, SHOWN + 1, api).await? };
     let mut found: Vec<(String, Subject)> = gateways
         .iter()
-        .filter(|gateway| gateway.id.to_string().starts_with(&lower))
         .map(|gateway| {
             let shown = format!("gateway {} {}", gateway.id, clean(&gateway.name));
             (shown, Subject::Gateway(gateway.id))
@@ -108,6 +107,7 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
     if let Some((_, subject)) = found.pop() {
         return Ok(subject);
     }
+    let gateways = if only_events { Vec::new() } else { api.gateways().await? };
     let names = gateways.iter().map(|gateway| gateway.name.as_str());
     let advice = match closest(what, names) {
         Some(closest) => format!("did you mean {closest:?}?"),
