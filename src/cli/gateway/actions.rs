@@ -50,7 +50,8 @@ pub(super) fn resync(done: &ResyncAnswer) -> String {
         (false, _) => "a resync was requested before; nothing was changed",
     };
     let line = |one: &Resync| {
-        let instance = one.instance.as_ref().map_or("an unnamed connection".into(), |it| cell(it));
+        let instance = one.instance.as_deref();
+        let instance = instance.map_or_else(|| "an unnamed connection".to_owned(), cell);
         let by = clean(&one.requested_by);
         format!(
             "  {instance}: {}, requested by {by} {}",

@@ -1,5 +1,6 @@
 //! Named instances, and connections in reliable mode.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -163,7 +164,7 @@ impl Tables {
     }
 
     fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<(Sequence, u32)> {
-        let mut nacked: std::collections::BTreeMap<Sequence, u32> = Default::default();
+        let mut nacked: BTreeMap<Sequence, u32> = BTreeMap::new();
         for row in self.attempts.values() {
             let is_nack =
                 row.outcome == Outcome::Failed && row.reason.is_some_and(Reason::is_reported);

@@ -96,10 +96,8 @@ pub(crate) async fn open_instance(
         settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
     }
     // After the position is settled: a snapshot replaces what follows it.
-    let gap = match resync::begin(conn, now, new).await? {
-        true => Some(resync::gap(position, gap, log.head)),
-        false => gap,
-    };
+    let is_resync = resync::begin(conn, now, new).await?;
+    let gap = if is_resync { Some(resync::gap(position, gap, log.head)) } else { gap };
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
     let nacked = nacked(conn, new, position).await?;
     let control = Control { revision: stream.revision, is_paused: stream.is_paused };
