@@ -74,7 +74,7 @@ const ROWS: [&str; 10] = [
 ];
 
 /// The queries.
-const QUERIES: [&str; 16] = [
+const QUERIES: [&str; 14] = [
     "events",
     "events of a gateway",
     "failed deliveries",
@@ -89,8 +89,6 @@ const QUERIES: [&str; 16] = [
     "gateways",
     "jobs",
     "jobs in a state",
-    "diagnosis of a gateway",
-    "diagnosis of an event",
 ];
 
 /// Runs a query. The gateway's id is that of one in the middle. Returns how many rows it has found.
