@@ -30,8 +30,8 @@ mod stats;
 mod tokens;
 
 pub use actions::{
-    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest,
-    ResyncRequest, SkipAnswer, SkipRequest,
+    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest, Resync,
+    ResyncAnswer, ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
 };
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};
@@ -61,8 +61,8 @@ pub use feed::{
 };
 pub use gateway_streams::{PollQuery, PolledEvents, StreamConfirm, StreamQuery, StreamResume};
 pub use gateways::{
-    Confirmation, Gateway, GatewayChange, LabelChange, Labels, Lag, LastRefusal, NewGateway,
-    Verdict, VerdictState,
+    Confirmation, Gateway, GatewayChange, GatewaysQuery, LabelChange, Labels, Lag, LastRefusal,
+    NewGateway, Verdict, VerdictState,
 };
 pub use inbox::{
     EditedRow, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,

@@ -18,7 +18,9 @@ use crate::clock::{Timestamp, millis};
 use crate::defaults;
 use crate::event::{ConnectionId, GatewayKey, Reason};
 use crate::jobs::Supervisor;
-use crate::store::{Deleted, NewConnection, Store, StoreError, UndeliveredRange};
+use crate::store::{
+    Deleted, NewConnection, ReplacedConnection, Store, StoreError, UndeliveredRange,
+};
 use crate::wake::{LogState, Wake};
 
 mod actions;
@@ -299,6 +301,13 @@ impl Dispatcher {
     /// Closes the live sockets that were opened with this token.
     pub fn close_token(&self, token: &str, reason: Reason) {
         self.registry.stop_token(token, reason);
+    }
+
+    /// Asks the gateways of these connections to reconnect, because a resync was requested.
+    pub fn resync(&self, gateway: GatewayKey, connections: &[ReplacedConnection]) {
+        for connection in connections {
+            self.registry.stop_connection(gateway, connection.id, Reason::Resync);
+        }
     }
 
     /// Closes a gateway's live sockets.

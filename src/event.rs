@@ -206,10 +206,43 @@ text_newtype!(
     check_id
 );
 text_newtype!(
+    /// The first characters of a gateway's id, as it is shown: lower-case hexadecimal digits, with
+    /// hyphens where a UUID has them.
+    GatewayIdPrefix,
+    check_uuid_prefix
+);
+text_newtype!(
     /// A dotted event type such as `api.deployed`.
     EventType,
     check_event_type
 );
+
+/// The ids with these first characters lie between those that end with zeros and with `f`s.
+const FIRST_UUID: &str = "00000000-0000-0000-0000-000000000000";
+const LAST_UUID: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+
+fn check_uuid_prefix(text: &str) -> Result<(), String> {
+    let fits = |(byte, of_uuid): (u8, u8)| match of_uuid {
+        b'-' => byte == b'-',
+        _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    let length = (1..=FIRST_UUID.len()).contains(&text.len());
+    if length && text.bytes().zip(FIRST_UUID.bytes()).all(fits) {
+        return Ok(());
+    }
+    Err(format!("must be the beginning of a UUID in lower case, not {}", quoted(text)))
+}
+
+impl GatewayIdPrefix {
+    /// The lowest and the highest id that begins so.
+    pub fn range(&self) -> (GatewayId, GatewayId) {
+        let end = |rest: &str| {
+            let text = format!("{}{}", self.0, rest.get(self.0.len()..).unwrap_or_default());
+            text.parse().unwrap_or(GatewayId(Uuid::nil()))
+        };
+        (end(FIRST_UUID), end(LAST_UUID))
+    }
+}
 
 fn check_id(text: &str) -> Result<(), String> {
     if (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -340,6 +373,8 @@ reasons! {
     GatewayDeleted = "gateway_deleted",
     /// A later connection of the same instance replaced it.
     Replaced = "replaced",
+    /// A resync was requested. The gateway reads a snapshot when it has reconnected.
+    Resync = "resync",
     /// This node shut down.
     Shutdown = "shutdown",
     /// The node died or lost its database. What happened to unconfirmed deliveries is unknown.
@@ -414,6 +449,7 @@ impl Reason {
                 | Self::GatewayDisabled
                 | Self::GatewayDeleted
                 | Self::Replaced
+                | Self::Resync
                 | Self::Shutdown
                 | Self::NodeLost
         )
@@ -466,6 +502,19 @@ mod tests {
             assert!(EventType::new(malformed).is_err(), "{malformed}");
         }
         assert!(EventType::new("subscriptionPlan.created").is_ok());
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_a_range_of_ids() {
+        let prefix: GatewayIdPrefix = "0198c0de-00".parse().unwrap();
+        let (first, last) = prefix.range();
+        assert_eq!(first.to_string(), "0198c0de-0000-0000-0000-000000000000");
+        assert_eq!(last.to_string(), "0198c0de-00ff-ffff-ffff-ffffffffffff");
+        let whole: GatewayIdPrefix = first.to_string().parse().unwrap();
+        assert_eq!(whole.range(), (first, first));
+        for bad in ["", "g", "0198C", "0198c0de0", "0198-", &format!("{first}0")] {
+            assert!(GatewayIdPrefix::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

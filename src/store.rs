@@ -44,6 +44,7 @@ mod principals;
 pub mod ranges;
 pub mod receipts;
 mod refusals;
+mod resync;
 pub mod rollout;
 mod schema;
 #[cfg(feature = "sqlite")]
@@ -91,6 +92,7 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
+pub use resync::*;
 pub use rollout::{
     EventState, EventVerdict, Rollout, RolloutEvent, RolloutOf, RolloutTarget, TargetState,
 };

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::Gateway;
 use crate::clock::Timestamp;
-use crate::event::{EventId, GatewayId, Sequence};
+use crate::event::{ConnectionId, EventId, GatewayId, Sequence};
 
 /// `POST /gateways/{id}/pause`. All members are optional, and so is the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -83,16 +83,93 @@ pub struct SkipAnswer {
     pub event_id: Option<EventId>,
 }
 
-/// `POST /gateways/{id}/resync`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// `POST /gateways/{id}/resync`. All members are optional, and so is the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResyncRequest {
+    /// The only instance that reads a snapshot; omitted for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// Why, for people; at most 500 characters. Control and format characters are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 500)]
-    pub reason: String,
+    pub reason: Option<String>,
     /// `true`: check the request, and change nothing.
-    #[serde(default)]
     pub dry_run: bool,
+}
+
+/// The result of a resync request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResyncAnswer {
+    /// Whether it changed something or, in a dry run, would. `false` if a resync of each of these
+    /// instances was pending before.
+    pub changed: bool,
+    /// Whether this was a dry run.
+    pub dry_run: bool,
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The pending request for each instance; in a dry run, those that there would be. A request that
+    /// was pending before keeps its reason.
+    pub pending: Vec<Resync>,
+}
+
+/// A request that an instance reads a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resync {
+    /// The instance's name; `null` for an unnamed connection.
+    #[schema(required = true, example = "berlin-7f9c-0")]
+    pub instance: Option<String>,
+    /// How far it has come.
+    pub state: ResyncState,
+    /// When it was requested.
+    pub requested_at: Timestamp,
+    /// The name of the access token that requested it.
+    #[schema(example = "ops")]
+    pub requested_by: String,
+    /// Why; `null` if no reason was given.
+    #[schema(required = true)]
+    pub reason: Option<String>,
+    /// The last connection that was told to read a snapshot; `null` if there was none.
+    #[schema(required = true)]
+    pub connection_id: Option<ConnectionId>,
+    /// When that connection was opened.
+    #[schema(required = true)]
+    pub started_at: Option<Timestamp>,
+    /// The snapshot covers everything up to this sequence; `null` until it is applied.
+    #[schema(required = true)]
+    pub resume_at: Option<Sequence>,
+    /// When it ended; `null` while it is pending or started.
+    #[schema(required = true)]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// How far a resync has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ResyncState {
+    /// The instance has not connected since.
+    Pending,
+    /// A connection of the instance was told to read a snapshot. If it ends before the snapshot is
+    /// applied, the next one is told again.
+    Started,
+    /// The instance has applied the snapshot.
+    Done,
+    /// The instance expired, was forgotten, or its gateway was deleted.
+    Removed,
+}
+
+impl ResyncState {
+    /// Its name in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Started => "started",
+            Self::Done => "done",
+            Self::Removed => "removed",
+        }
+    }
 }
 
 /// `DELETE /events/{id}/payload`.

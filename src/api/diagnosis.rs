@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Connection, DeliveryState, EventVerdict, Labels, LastRefusal, PublishedTarget, RejectedRow,
-    Verdict,
+    Resync, Verdict,
 };
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
@@ -54,6 +54,8 @@ pub struct GatewayDiagnosis {
     pub keys: Evidence<KeyRecord>,
     /// Its connections, newest first.
     pub connections: Evidence<Connection>,
+    /// Resync requests: those that have not ended, then newest first.
+    pub resyncs: Evidence<Resync>,
     /// Its last refused connection attempt; `null` if there was none.
     #[schema(required = true)]
     pub last_refusal: Option<LastRefusal>,

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Pause;
 use super::json::{self, UniqueMembers, not_null};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, GatewayId, Sequence};
+use crate::event::{Epoch, GatewayId, GatewayIdPrefix, Sequence};
 
 /// Free-form names and values that events are addressed by. At most 64; a name has 1
 /// to 64 characters, without whitespace at either end, a value at most 256. Control and
@@ -117,6 +117,18 @@ impl<'de> Deserialize<'de> for LabelChange {
             Some(UniqueMembers(changes)) => Self::Merge(changes),
         })
     }
+}
+
+/// Which gateways to list. All conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+pub struct GatewaysQuery {
+    /// Its name.
+    pub name: Option<String>,
+    /// How its id begins, in lower case.
+    #[param(value_type = Option<String>, min_length = 1, max_length = 36, pattern = "^[0-9a-f-]+$")]
+    pub id_prefix: Option<GatewayIdPrefix>,
 }
 
 /// A registered gateway with the state of its log.

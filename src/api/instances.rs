@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Resync;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Sequence};
 
@@ -15,6 +16,9 @@ pub struct Instances {
     pub list: Vec<Instance>,
     /// Instances that have expired, the last one first; at most 100.
     pub expired: Vec<ExpiredInstance>,
+    /// Resync requests: those that have not ended, then newest first; at most 200.
+    #[serde(default)]
+    pub resyncs: Vec<Resync>,
 }
 
 /// A named instance of a gateway: a replica that states a stable name when it connects, and has a
@@ -39,6 +43,10 @@ pub struct Instance {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub connection: Option<InstanceConnection>,
+    /// The resync that was requested of it, unless that has ended. Omitted if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub resync: Option<Resync>,
     /// Its last activity. While it is connected, accurate to about ten seconds.
     pub last_seen_at: Timestamp,
 }

@@ -103,7 +103,7 @@ codes! {
     EventTypeInUse = 409 "event_type_in_use" "Events of the last 24 hours have this type; `force` deletes it.",
     EventIdTaken = 409 "event_id_taken" "The id belongs to an event with different content.",
     EventPurged = 409 "event_purged" "The event's payload was purged; it can't be sent again.",
-    ResyncUnsupported = 409 "resync_unsupported" "The gateway's protocol has no message that requests a resync; replay its log instead.",
+    ResyncUnsupported = 409 "resync_unsupported" "The gateway has only used plain mode, whose protocol has no message that requests a resync; replay its log instead.",
     BodyTooLarge = 413 "body_too_large" "The body exceeds `server.body_limit` (events) or 256 KiB (other requests).",
     EventTooLarge = 413 "event_too_large" "The event's frame would exceed `limits.event_bytes`.",
     FrameTooLarge = 413 "frame_too_large" "A frame exceeds 16 KiB, or there are more than 256; none of the frames counts.",

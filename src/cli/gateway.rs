@@ -95,13 +95,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         confirmation: Confirmation,
     },
-    /// Ask a gateway to read its whole state again; gateways without reliable mode can't
+    /// Have the instances of a gateway read a snapshot, now or when they connect next; gateways that
+    /// have only used plain mode can't
     Resync {
         /// Its name or id
         gateway: GatewayRef,
-        /// Why
+        /// Only this instance
         #[arg(long)]
-        reason: String,
+        instance: Option<String>,
+        /// Why; recorded with the request
+        #[arg(long)]
+        reason: Option<String>,
         /// Check the command, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -237,10 +241,11 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let done = api.skip_delivery(id, &request).await?;
             return answer(client.json, &done, actions::skipped);
         }
-        Command::Resync { gateway, reason, dry_run } => {
+        Command::Resync { gateway, instance, reason, dry_run } => {
             let id = gateway.resolve(&api).await?;
-            api.resync_gateway(id, &ResyncRequest { reason, dry_run }).await?;
-            return answer(client.json, &(), |()| format!("gateway {id} was asked to resync"));
+            let request = ResyncRequest { instance, reason, dry_run };
+            let done = api.resync_gateway(id, &request).await?;
+            return answer(client.json, &done, actions::resync);
         }
         Command::Delete { gateway, confirmation } => {
             let id = gateway.resolve(&api).await?;

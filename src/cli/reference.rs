@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
-use gateway_events::api::{EventFilter, Gateway, JobsQuery};
+use gateway_events::api::{EventFilter, Gateway, GatewaysQuery, JobsQuery};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, EventIdPrefix, GatewayId, JobId};
@@ -47,37 +47,59 @@ impl GatewayRef {
     }
 }
 
-/// The ids of several gateways, in order. Names are looked up with one request.
+/// The ids of several gateways, in order.
 pub(crate) async fn resolve_all(
     gateways: &[GatewayRef],
     api: &Api,
 ) -> anyhow::Result<Vec<GatewayId>> {
-    let has_names = gateways.iter().any(|one| matches!(one, GatewayRef::Name(_)));
-    let list = if has_names { api.gateways().await? } else { Vec::new() };
-    let resolve = |gateway: &GatewayRef| match gateway {
-        GatewayRef::Id(id) => Ok(*id),
-        GatewayRef::Name(name) => named(name, &list),
-    };
-    gateways.iter().map(resolve).collect()
+    let mut ids = Vec::with_capacity(gateways.len());
+    for gateway in gateways {
+        ids.push(match gateway {
+            GatewayRef::Id(id) => *id,
+            GatewayRef::Name(name) => named(name, api).await?,
+        });
+    }
+    Ok(ids)
 }
 
-/// The gateway with this name or, without one, the only one whose id begins with it.
-fn named(name: &str, list: &[Gateway]) -> anyhow::Result<GatewayId> {
-    if let Some(gateway) = list.iter().find(|gateway| gateway.name == name) {
-        return Ok(gateway.id);
+/// The gateway with this name or, without one, the only one whose id begins with it. Other gateways
+/// are only read for the error.
+async fn named(name: &str, api: &Api) -> anyhow::Result<GatewayId> {
+    if let Some(id) = gateway_named(name, api).await? {
+        return Ok(id);
     }
-    let prefix = name.to_ascii_lowercase();
-    let is_prefix = is_id_prefix(&prefix);
-    let begins = |gateway: &&Gateway| is_prefix && gateway.id.to_string().starts_with(&prefix);
-    let found: Vec<&Gateway> = list.iter().filter(begins).collect();
-    match found[..] {
+    let found = match name.len() {
+        0..SHORTEST_PREFIX => Vec::new(),
+        _ => beginning_with(name, CANDIDATES + 1, api).await?,
+    };
+    match &found[..] {
         [one] => Ok(one.id),
-        [] => Err(unknown(name, list.iter().map(|gateway| gateway.name.as_str()))),
+        [] => {
+            let list = api.gateways().await?;
+            Err(unknown(name, list.iter().map(|gateway| gateway.name.as_str())))
+        }
         _ => {
             let shown = found.iter().map(|it| format!("{}  {}", it.id, cell(&it.name)));
             Err(ambiguous("gateways", name, shown, found.len()))
         }
     }
+}
+
+/// The gateways whose ids begin so, at most `limit`. None if no id can begin so.
+pub(crate) async fn beginning_with(
+    text: &str,
+    limit: usize,
+    api: &Api,
+) -> anyhow::Result<Vec<Gateway>> {
+    let Ok(prefix) = text.to_ascii_lowercase().parse() else { return Ok(Vec::new()) };
+    let query = GatewaysQuery { id_prefix: Some(prefix), ..GatewaysQuery::default() };
+    Ok(api.matching_gateways(&query, limit).await?)
+}
+
+/// The gateway with this name.
+pub(crate) async fn gateway_named(name: &str, api: &Api) -> anyhow::Result<Option<GatewayId>> {
+    let query = GatewaysQuery { name: Some(name.to_owned()), ..GatewaysQuery::default() };
+    Ok(api.matching_gateways(&query, 1).await?.first().map(|gateway| gateway.id))
 }
 
 /// The error about a beginning that several ids have.

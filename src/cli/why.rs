@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use gateway_events::api::{
     EventDiagnosis, EventDiagnosisQuery, EventFilter, Evidence, FailuresByReason,
-    GatewayChangeRecord, GatewayDiagnosis, NextStep,
+    GatewayChangeRecord, GatewayDiagnosis, NextStep, Resync,
 };
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::clock::Timestamp;
@@ -15,7 +15,7 @@ use gateway_events::names::closest;
 use super::access::ClientOptions;
 use super::event::target;
 use super::output::{answer, cell, clean, labels, optional, time};
-use super::reference::GatewayRef;
+use super::reference::{GatewayRef, beginning_with, gateway_named};
 
 /// Matches of a prefix that an error lists.
 const SHOWN: usize = 5;
@@ -68,9 +68,8 @@ fn exact_gateway(what: &str) -> Option<GatewayId> {
 
 /// Finds the gateway or event with a name, an id, or an id that begins so.
 async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Subject> {
-    let gateways = if only_events { Vec::new() } else { api.gateways().await? };
-    if let Some(named) = gateways.iter().find(|gateway| gateway.name == what) {
-        return Ok(Subject::Gateway(named.id));
+    if !only_events && let Some(id) = gateway_named(what, api).await? {
+        return Ok(Subject::Gateway(id));
     }
     if let Ok(id) = what.parse::<EventId>() {
         match api.event_diagnosis(&id, &EventDiagnosisQuery::default()).await {
@@ -79,10 +78,10 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
             Err(error) => return Err(error.into()),
         }
     }
-    let lower = what.to_lowercase();
+    let gateways =
+        if only_events { Vec::new() } else { beginning_with(what, SHOWN + 1, api).await? };
     let mut found: Vec<(String, Subject)> = gateways
         .iter()
-        .filter(|gateway| gateway.id.to_string().starts_with(&lower))
         .map(|gateway| {
             let shown = format!("gateway {} {}", gateway.id, clean(&gateway.name));
             (shown, Subject::Gateway(gateway.id))
@@ -108,6 +107,7 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
     if let Some((_, subject)) = found.pop() {
         return Ok(subject);
     }
+    let gateways = if only_events { Vec::new() } else { api.gateways().await? };
     let names = gateways.iter().map(|gateway| gateway.name.as_str());
     let advice = match closest(what, names) {
         Some(closest) => format!("did you mean {closest:?}?"),
@@ -220,6 +220,7 @@ fn of_gateway(diagnosis: &GatewayDiagnosis) -> String {
         let opened = time(connection.connected_at);
         format!("{opened}  from {}, {end}", cell(&connection.remote_address))
     });
+    text.evidence("resync requests", &diagnosis.resyncs, resync);
     text.evidence("keys", &diagnosis.keys, |key| {
         let ends = [("expires", key.expires_at), ("revoked", key.revoked_at)];
         let ends =
@@ -244,6 +245,21 @@ fn failures(failures: &FailuresByReason) -> String {
         failures.count,
         failures.reason,
         time(failures.first_at)
+    )
+}
+
+fn resync(resync: &Resync) -> String {
+    let instance =
+        resync.instance.as_deref().map_or_else(|| "an unnamed connection".to_owned(), cell);
+    let reason = resync.reason.as_ref().map(|reason| format!(" ({})", clean(reason)));
+    let ended = resync.ended_at.map(|at| format!(" {}", time(at)));
+    format!(
+        "{}  of {instance}, requested by {}{}: {}{}",
+        time(resync.requested_at),
+        clean(&resync.requested_by),
+        reason.unwrap_or_default(),
+        resync.state.as_str(),
+        ended.unwrap_or_default()
     )
 }
 

@@ -19,13 +19,13 @@ use crate::api::{
     Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery,
     Delivery, DeliveryFilter, EditedRow, EventDiagnosis, EventDiagnosisQuery, EventFilter,
     EventSummary, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, EventWithDeliveries,
-    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, Instances, Job, JobsQuery,
-    LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery,
-    Page, PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest,
-    Redriven, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
-    ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest, ResyncRequest, Retried,
-    RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary,
-    SummaryQuery, WaitQuery, Window, WithSecret,
+    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, GatewaysQuery, Instances,
+    Job, JobsQuery, LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node,
+    NodesQuery, Page, PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest,
+    RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowChange,
+    RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest,
+    ResyncAnswer, ResyncRequest, Retried, RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer,
+    SkipRequest, Stats, Summary, SummaryQuery, WaitQuery, Window, WithSecret,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, JobId};
@@ -146,6 +146,15 @@ impl Api {
         Ok(self.pages(&["gateways"], &(), usize::MAX).await?.list)
     }
 
+    /// `GET /gateways`: those that match, at most `limit`.
+    pub async fn matching_gateways(
+        &self,
+        query: &GatewaysQuery,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        Ok(self.pages(&["gateways"], query, limit).await?.list)
+    }
+
     /// `GET /gateways`: one page.
     pub async fn gateway_page(&self, page: &PageQuery) -> Result<Page<Gateway>> {
         self.read(&["gateways"], page).await
@@ -209,7 +218,11 @@ impl Api {
     }
 
     /// `POST /gateways/{id}/resync`.
-    pub async fn resync_gateway(&self, id: GatewayId, request: &ResyncRequest) -> Result<()> {
+    pub async fn resync_gateway(
+        &self,
+        id: GatewayId,
+        request: &ResyncRequest,
+    ) -> Result<ResyncAnswer> {
         self.call(Method::POST, &format!("/gateways/{id}/resync"), request).await
     }
 

@@ -184,6 +184,10 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             let why = "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and into the gateway's own log.";
             steps.push(Step::new(why, log()));
         }
+        VerdictState::Behind if is_resyncing(evidence) => {
+            let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery goes on when it has applied the snapshot; if that takes long, look into the gateway's own log.";
+            steps.push(Step::new(why, format!("gateway instances {name}")));
+        }
         VerdictState::Behind => {
             let why = "It is connected and confirms slowly or not at all. Look at the first event that it has not confirmed, and into the gateway's own log.";
             steps.push(Step::new(why, log()));
@@ -199,6 +203,12 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
         };
         steps.push(Step::new(why, format!("gateway connections {name} --all")));
     }
+}
+
+/// Whether an instance of the gateway is reading a snapshot.
+fn is_resyncing(evidence: &GatewayEvidence) -> bool {
+    let resyncs = &evidence.resyncs.list;
+    resyncs.iter().any(|it| it.started.is_some() && it.ended.is_none())
 }
 
 /// Why the gateway needs a new key.

@@ -12,7 +12,7 @@ use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Reason};
+use crate::event::{ConnectionId, Reason, Sequence};
 use crate::store::{Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
@@ -146,7 +146,7 @@ impl Greeted {
             admission,
             opened: opened.opened,
             subscription,
-            reliable: Some(Box::new(Begin { hello, gap: opened.gap })),
+            reliable: Some(Box::new(Begin { hello, nacked: opened.nacked, gap: opened.gap })),
         };
         Ok(Session::new(id, ready))
     }
@@ -156,6 +156,8 @@ impl Greeted {
 #[derive(Debug)]
 pub(super) struct Begin {
     pub(super) hello: Hello,
+    /// Events that earlier connections could not apply, and how many times.
+    pub(super) nacked: Vec<(Sequence, u32)>,
     pub(super) gap: Option<crate::store::Gap>,
 }
 

@@ -33,7 +33,7 @@ mod window;
 use window::Violation;
 pub(super) use window::Window;
 
-/// Gateways that are asked to reconnect do so at different times within this time.
+/// Gateways of a node that shuts down reconnect at different times within this time.
 const RECONNECTS: Duration = Duration::from_secs(5);
 
 /// Everything one connection needs.
@@ -70,8 +70,11 @@ struct State {
     probed_at: Option<Instant>,
     in_flight: InFlight,
     metrics: Metrics,
-    /// Set when the node shuts down: nothing more is sent, and confirmations are awaited until then.
-    wind_down: Option<Instant>,
+    /// When a negative acknowledgement was last recorded whose event is sent again.
+    retried_at: Option<Instant>,
+    /// Set when the gateway was asked to reconnect, for this reason: nothing more is sent, and
+    /// confirmations are awaited until then.
+    wind_down: Option<(Instant, Reason)>,
     /// Everything up to here was marked as complete.
     marked: Sequence,
     /// Whether a mark is due as soon as everything is sent.
@@ -140,6 +143,7 @@ impl Lane {
             probed_at: None,
             in_flight: InFlight::default(),
             metrics: Metrics::new(self.transport),
+            retried_at: None,
             wind_down: None,
             marked: self.window.position(),
             wants_mark: true,
@@ -180,17 +184,19 @@ impl Lane {
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let link_is_full = self.send_ready(state);
-            if state.wind_down.is_some() && self.window.is_idle() {
-                return End::close(Reason::Shutdown);
+            if let Some((_, reason)) = state.wind_down
+                && self.window.is_idle()
+            {
+                return End::close(reason);
             }
             let (at, deadline) = self.deadline(state);
             tokio::select! {
                 biased;
                 Some(reason) = self.stop.recv() => {
-                    if reason != Reason::Shutdown {
-                        return End::close(reason);
+                    match reason {
+                        Reason::Shutdown | Reason::Resync => self.drain(state, reason),
+                        _ => return End::close(reason),
                     }
-                    self.drain(state);
                 }
                 // Deadlines before messages, because otherwise a peer that sends continuously would
                 // have none.
@@ -227,7 +233,7 @@ impl Lane {
         let (silence, missed) = self.silence(state);
         let others = [
             timing.token_expires.map(|at| (at, Deadline::Missed(Reason::TokenRevoked))),
-            state.wind_down.map(|at| (at, Deadline::Missed(Reason::Shutdown))),
+            state.wind_down.map(|(at, reason)| (at, Deadline::Missed(reason))),
             self.window.retry_at().map(|at| (at, Deadline::Retry)),
         ];
         others.into_iter().flatten().fold(
@@ -281,14 +287,15 @@ impl Lane {
     }
 
     /// Asks the peer to reconnect, and sends nothing more.
-    fn drain(&self, state: &mut State) {
+    fn drain(&self, state: &mut State, reason: Reason) {
         if state.wind_down.is_some() {
             return;
         }
-        state.wind_down = Some(Instant::now() + LAST_RECEIPTS);
+        state.wind_down = Some((Instant::now() + LAST_RECEIPTS, reason));
+        let within = if reason == Reason::Shutdown { RECONNECTS } else { Duration::ZERO };
         let drain = ConnectionDrain {
-            reason: Reason::Shutdown.as_str().to_owned(),
-            reconnect_after_ms: millis(RECONNECTS.mul_f64(fastrand::f64())),
+            reason: reason.as_str().to_owned(),
+            reconnect_after_ms: millis(within.mul_f64(fastrand::f64())),
             grace_ms: millis(LAST_RECEIPTS),
         };
         let _ = self.link.control.try_send(Control::Drain(Box::new(drain)));

@@ -1,12 +1,13 @@
-//! Closes sockets because of changes on another node: a token was revoked, a gateway was disabled
-//! or deleted, an instance has connected there, or this node was declared dead. A node closes its own sockets at once, without this.
+//! Closes sockets because of changes on another node: a token was revoked, a gateway was disabled or
+//! deleted, an instance has connected there, a resync was requested there, or this node was declared
+//! dead. A node closes its own sockets at once, without this.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Dispatcher, registry};
-use crate::event::Reason;
+use crate::event::{ConnectionId, Reason};
 use crate::jobs::{Job, Next};
 use crate::store::{Result, RevokedConnection, StoreError};
 
@@ -32,9 +33,14 @@ impl Job for Poll {
             for one in self.0.store.revoked_connections().await? {
                 close(&self.0, one);
             }
-            let replaced = self.0.store.replaced_connections().await?;
-            for stop in self.0.registry.stops(|id| replaced.contains(id)) {
-                registry::stop(&stop, Reason::Replaced);
+            let mut ends: HashMap<Reason, HashSet<ConnectionId>> = HashMap::new();
+            for (id, reason) in self.0.store.connections_to_end().await? {
+                ends.entry(reason).or_default().insert(id);
+            }
+            for (reason, ids) in ends {
+                for stop in self.0.registry.stops(|id| ids.contains(id)) {
+                    registry::stop(&stop, reason);
+                }
             }
         }
         Ok(Next::Wait)

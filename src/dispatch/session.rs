@@ -226,7 +226,7 @@ impl Ready {
     }
 
     fn start_reliable(self, id: ConnectionId, link: LaneEnd, begin: Begin) {
-        let Begin { hello, gap } = begin;
+        let Begin { hello, nacked, gap } = begin;
         let options = &self.dispatcher.options.reliable;
         let timing = self.timing(options.heartbeat_interval);
         let info = ConnectionInfo {
@@ -258,6 +258,7 @@ impl Ready {
             None => (opened.position, opened.position),
         };
         let mut window = reliable::Window::new(limits, hello.confirm, position, opened.suspect);
+        window.nacked_before(nacked);
         window.credit(Credit { window: hello.window, window_bytes: hello.window_bytes });
         let lane = Box::new(reliable::Lane {
             info: info.clone(),

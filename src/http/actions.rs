@@ -9,16 +9,16 @@ use super::App;
 use super::auth::Admin;
 use super::extract::{self, Path};
 use super::gateways::shown;
-use super::openapi::{Body, Missing, Problems, Resync, Scoped, Taken, Write};
+use super::openapi::{Body, Missing, Problems, ResyncRefused, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{
-    self, Code, PauseAnswer, PauseRequest, PurgeAnswer, PurgeRequest, ResumeRequest, ResyncRequest,
-    SkipAnswer, SkipRequest,
+    self, PauseAnswer, PauseRequest, PurgeAnswer, PurgeRequest, ResumeRequest, ResyncAnswer,
+    ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
 };
 use crate::event::{EventId, GatewayId, Reason};
 use crate::names;
-use crate::store::{self, PauseChange};
+use crate::store::{self, PauseChange, ResyncOutcome};
 
 /// The most characters of a reason.
 const LONGEST_REASON: usize = 500;
@@ -119,13 +119,19 @@ pub(super) async fn skip(
 
 /// Request a resync of a gateway.
 ///
-/// Only a gateway that is connected in reliable mode can be asked to read its whole state again.
-/// The others are refused with 409.
+/// Each of its instances, or the one that is named, reads a snapshot: a live connection is asked to
+/// reconnect, and the next one begins with a gap for the reason `resync`, which ends when the
+/// gateway has applied the snapshot. The request is stored until then, and concerns only instances
+/// that have connected before. A repeat changes nothing for instances of which a resync is pending.
+/// A gateway that has only used plain mode is refused with 409.
 #[utoipa::path(
     post, path = "/gateways/{id}/resync", tag = "gateways", operation_id = "resyncGateway",
     params(("id" = GatewayId, Path, description = "The gateway.")),
-    request_body = ResyncRequest,
-    responses(Problems<(Scoped, Missing, Body, Resync)>),
+    request_body(content = Option<ResyncRequest>),
+    responses(
+        (status = 200, description = "It is requested.", body = ResyncAnswer),
+        Problems<(Scoped, Missing, Body, ResyncRefused, Write)>,
+    ),
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn resync(
@@ -133,17 +139,15 @@ pub(super) async fn resync(
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-    extract::Json(request): extract::Json<ResyncRequest>,
-) -> Answer<()> {
-    reason_of(&request.reason)?;
-    let gateway = app.store.gateway(actor.organisation, id).await?;
-    gateway.ok_or_else(|| Problem::not_found("gateway"))?;
-    Err(Problem::new(
-        Code::ResyncUnsupported,
-        format!(
-            "The protocol of this gateway has no message that requests a resync. To send its events again, replay a part of its log: POST /gateways/{id}/replay, or gateway-events gateway replay {id}."
-        ),
-    ))
+    extract::OptionalJson(request): extract::OptionalJson<ResyncRequest>,
+) -> Answer<Json<ResyncAnswer>> {
+    let ResyncRequest { instance, reason, dry_run } = request;
+    let reason = reason.as_deref().map(reason_of).transpose()?;
+    let request = store::ResyncRequest { instance, reason };
+    let done = app.store.request_resync(&actor, id, &request, dry_run).await?;
+    app.dispatcher.resync(done.key, &done.connections);
+    let pending = done.pending.into_iter().map(Into::into).collect();
+    Ok(Json(ResyncAnswer { changed: done.changed, dry_run, gateway_id: id, pending }))
 }
 
 /// Purge an event's payload.
@@ -204,6 +208,29 @@ impl From<store::Purge> for api::Purge {
     fn from(purge: store::Purge) -> Self {
         let store::Purge { at, by, reason } = purge;
         Self { at, by, reason }
+    }
+}
+
+impl From<store::Resync> for api::Resync {
+    fn from(resync: store::Resync) -> Self {
+        let store::Resync { started, ended, .. } = resync;
+        let state = match (ended, started) {
+            (Some((_, ResyncOutcome::Done)), _) => ResyncState::Done,
+            (Some((_, ResyncOutcome::Removed)), _) => ResyncState::Removed,
+            (None, Some(_)) => ResyncState::Started,
+            (None, None) => ResyncState::Pending,
+        };
+        Self {
+            instance: Some(resync.instance).filter(|name| !name.is_empty()),
+            state,
+            requested_at: resync.requested_at,
+            requested_by: resync.requested_by,
+            reason: resync.reason,
+            connection_id: started.map(|(id, _)| id),
+            started_at: started.map(|(_, at)| at),
+            resume_at: resync.resume_at,
+            ended_at: ended.map(|(at, _)| at),
+        }
     }
 }
 

@@ -67,6 +67,7 @@ pub(super) async fn of_gateway(
         history: list(Few::of(history)),
         keys: few(keys, |key| key_record(key, gateway.as_of)),
         connections: list(connections),
+        resyncs: list(evidence.resyncs),
         last_refusal: gateway.last_refusal.map(Into::into),
         failures: evidence.failures.into_iter().map(Into::into).collect(),
         pending: list(Few { list: pending, more: not_listed }),

@@ -13,11 +13,11 @@ use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
-use super::query::Query;
-use crate::api::{self, FieldError, GatewayChange, NewGateway, Page, PageQuery};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{self, FieldError, GatewayChange, GatewaysQuery, NewGateway, Page, PageQuery};
 use crate::event::{GatewayId, Reason};
 use crate::names;
-use crate::store::{self, MOST_LABELS};
+use crate::store::{self, GatewayFilter, MOST_LABELS};
 
 /// The maximum number of replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
@@ -49,10 +49,23 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(shown(&app, gateway))))
 }
 
+impl FromQuery for GatewaysQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        let name = parameters.text("name").map(str::to_owned);
+        Ok(Self { name, id_prefix: parameters.get("idPrefix")? })
+    }
+}
+
 /// List gateways by name.
+///
+/// All of them, or those that match.
 #[utoipa::path(
     get, path = "/gateways", tag = "gateways", operation_id = "listGateways",
-    params(PageQuery),
+    params(GatewaysQuery, PageQuery),
     responses(
         (status = 200, description = "A page of gateways.", body = Page<api::Gateway>),
         Problems<(Scoped, Long)>,
@@ -62,14 +75,16 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    Query(page): Query<PageQuery>,
+    Query((which, page)): Query<(GatewaysQuery, PageQuery)>,
 ) -> Answer<Json<Page<api::Gateway>>> {
-    const FILTERS: &str = "gateways";
-    let (limit, after) = (page.size(), page.position::<String>(&FILTERS)?);
-    let mut gateways = app.store.gateways(organisation, after.as_deref(), limit + 1).await?;
+    let filters = ("gateways", &which);
+    let (limit, after) = (page.size(), page.position::<String>(&filters)?);
+    let filter = GatewayFilter { name: which.name.clone(), id_prefix: which.id_prefix.clone() };
+    let mut gateways =
+        app.store.gateways(organisation, &filter, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;
     gateways.truncate(limit);
-    let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &FILTERS));
+    let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &filters));
     let list = gateways.into_iter().map(|gateway| shown(&app, gateway)).collect();
     Ok(Json(Page::new(list, limit, next)))
 }

@@ -12,14 +12,14 @@ use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
-use crate::api::{ExpiredInstance, Instance, InstanceConnection, Instances, Level};
+use crate::api::{ExpiredInstance, Instance, InstanceConnection, Instances, Level, Resync};
 use crate::event::GatewayId;
 use crate::store;
 
 /// List a gateway's named instances.
 ///
 /// Replicas that state a name when they connect (subprotocol `gateway-events.v1`), with their
-/// positions, and those that have expired.
+/// positions, those that have expired, and the resyncs that were requested of the gateway.
 #[utoipa::path(
     get, path = "/gateways/{id}/instances", tag = "gateways", operation_id = "listInstances",
     params(("id" = GatewayId, Path, description = "The gateway.")),
@@ -37,9 +37,14 @@ pub(super) async fn list(
 ) -> Answer<Json<Instances>> {
     let found = app.store.instances(organisation, id).await?;
     let found = found.ok_or_else(|| Problem::not_found("gateway"))?;
-    let list: Vec<Instance> = found.instances.into_iter().map(Into::into).collect();
+    let mut list: Vec<Instance> = found.instances.into_iter().map(Into::into).collect();
     let expired = found.expired.into_iter().map(Into::into).collect();
-    Ok(Json(Instances { count: list.len(), list, expired }))
+    let resyncs: Vec<Resync> = found.resyncs.into_iter().map(Into::into).collect();
+    for one in &mut list {
+        let of_it = |it: &&Resync| it.ended_at.is_none() && it.instance.as_ref() == Some(&one.name);
+        one.resync = resyncs.iter().find(of_it).cloned();
+    }
+    Ok(Json(Instances { count: list.len(), list, expired, resyncs }))
 }
 
 /// Forget a named instance.
@@ -93,6 +98,7 @@ impl From<store::InstanceInfo> for Instance {
                 node: it.node.to_string(),
                 connected_at: it.connected_at,
             }),
+            resync: None,
             last_seen_at: info.last_seen_at,
         }
     }

@@ -188,7 +188,7 @@ code_sets! {
     /// Something is stored, and events are appended.
     Storing = [CommitOutcomeUnknown, StorageFull];
     /// A gateway may be unable to do what is requested.
-    Resync = [ResyncUnsupported];
+    ResyncRefused = [ResyncUnsupported];
     /// An event's payload may have been purged.
     Purging = [EventPurged];
     /// Work runs on the compute pool.

@@ -1,14 +1,14 @@
-//! Corrective actions of admins on one gateway or one event: pause and resume, skip, purge.
+//! Corrective actions of admins on one gateway or one event: pause and resume, skip, resync, purge.
 //!
-//! Each is idempotent: a repeat changes nothing, is not audited again, and says so. Each raises the
-//! revision of the logs concerned, so that connections on all nodes read again what they are to
-//! send ([`Control`]). With `dry_run`, an action checks the same conditions and changes nothing.
+//! Each is idempotent: a repeat changes nothing, is not audited again, and says so. A resync is stored
+//! for the next connections ([`Resync`](super::Resync)). Each other one raises the revision of the logs
+//! concerned, so that connections on all nodes read again what they are to send ([`Control`]). With `dry_run`, an action checks the same conditions and changes nothing.
 
 use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{Actor, Gateway, Result, TimedKey, UndeliveredRange};
+use super::{Actor, Gateway, Result, ResyncChange, ResyncRequest, TimedKey, UndeliveredRange};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, Sequence};
 use crate::wake::Control;
@@ -42,6 +42,15 @@ pub trait Actions: Send + Sync + 'static {
         reason: &str,
         dry_run: bool,
     ) -> Result<Skipped>;
+    /// Requests that instances of a gateway read a snapshot. `NotFound` if there is no such gateway
+    /// or instance, `Conflict` if the gateway has only used plain mode.
+    async fn request_resync(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        request: &ResyncRequest,
+        dry_run: bool,
+    ) -> Result<ResyncChange>;
     /// Removes an event's payload from wherever it is stored. Pending deliveries become dead
     /// letters with the reason `purged`. The digest stays, so that a repeat is recognised.
     async fn purge_event(

@@ -230,6 +230,8 @@ audit_actions! {
     GatewayPaused = "gateway.paused",
     /// Delivery to a gateway was resumed.
     GatewayResumed = "gateway.resumed",
+    /// A resync of a gateway's instances was requested.
+    ResyncRequested = "gateway.resync_requested",
     /// An instance of a gateway was forgotten.
     InstanceForgotten = "instance.forgotten",
     /// A gateway was deleted, and with it its keys.

@@ -51,6 +51,11 @@ pub enum Conflict {
     /// The instance has a live connection, so it can't be forgotten.
     #[error("the instance {0:?} is connected; stop it first")]
     InstanceConnected(String),
+    /// The gateway has only used plain mode, whose protocol has no message for a resync.
+    #[error(
+        "no connection of the gateway in reliable mode is on record, and the protocol of plain mode has no message that requests a resync; replay a part of its log instead"
+    )]
+    PlainMode,
     /// The organisation has the maximum number of running jobs.
     #[error("{running} jobs are running, the maximum; wait until one ends, or abort one")]
     RunningJobs {

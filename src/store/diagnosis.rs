@@ -4,7 +4,9 @@
 
 use async_trait::async_trait;
 
-use super::{ConnectionInfo, EventHistory, Gateway, Labels, RejectedRow, Result, TokenInfo};
+use super::{
+    ConnectionInfo, EventHistory, Gateway, Labels, RejectedRow, Result, Resync, TokenInfo,
+};
 use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason, Sequence,
@@ -75,6 +77,8 @@ pub struct GatewayEvidence {
     pub keys: Few<TokenInfo>,
     /// Its connections, newest first.
     pub connections: Few<ConnectionInfo>,
+    /// Resync requests, pending ones first, then newest first.
+    pub resyncs: Few<Resync>,
     /// Its newest [`FAILURES`] failed attempts by reason, the last one first.
     pub failures: Vec<ReasonTally>,
     /// Its open dead letters by reason, of the newest [`DEAD_LETTERS`] ranges, the last one first.

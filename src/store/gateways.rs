@@ -3,7 +3,16 @@
 use async_trait::async_trait;
 
 use super::{Actor, Deleted, Fleet, Gateway, GatewayChange, Labels, NotedRefusal, Result};
-use crate::event::{GatewayId, GatewayKey, OrganisationKey};
+use crate::event::{GatewayId, GatewayIdPrefix, GatewayKey, OrganisationKey};
+
+/// Selects gateways. All conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayFilter {
+    /// Its name.
+    pub name: Option<String>,
+    /// How its id begins.
+    pub id_prefix: Option<GatewayIdPrefix>,
+}
 
 /// Operations on gateways. Deleted gateways are not found. Those that take an [`Actor`] record what
 /// they change in the [audit log](super::audit).
@@ -18,10 +27,11 @@ pub trait Gateways: Send + Sync + 'static {
         labels: &Labels,
         replicas: i64,
     ) -> Result<Gateway>;
-    /// Gateways by name, after the name `after`.
+    /// Gateways that match, by name, after the name `after`.
     async fn gateways(
         &self,
         organisation: OrganisationKey,
+        filter: &GatewayFilter,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>>;

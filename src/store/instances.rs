@@ -32,13 +32,16 @@
 //! | earliest | the floor | never |
 //! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |
+//!
+//! If a [resync](super::Resync) of the instance is pending, the gap is `resync` in any case, and reaches
+//! up to the head.
 
 use async_trait::async_trait;
 
-use super::{Actor, NewConnection, Opened, Result};
+use super::{Actor, NewConnection, Opened, Result, Resync};
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, Epoch, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
+    ConnectionId, Epoch, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 
 /// Instances that a gateway can have, at most. A hello with a further name is refused.
@@ -59,10 +62,10 @@ pub trait Instances: Send + Sync + 'static {
     /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others. Both
     /// before anything is written.
     async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance>;
-    /// Live connections of this node that a later connection of the same instance has replaced, on
-    /// any node.
-    async fn replaced_connections(&self) -> Result<Vec<ConnectionId>>;
-    /// The instances of a gateway by name, and those that expired; `None` if it does not exist.
+    /// Live connections of this node that are to end, and why: a later connection of the same
+    /// instance has replaced them, on any node, or a resync was requested.
+    async fn connections_to_end(&self) -> Result<Vec<(ConnectionId, Reason)>>;
+    /// The instances of a gateway by name, those that expired, and resync requests; `None` if it does not exist.
     async fn instances(
         &self,
         organisation: OrganisationKey,
@@ -181,10 +184,13 @@ pub struct OpenedInstance {
     pub received: Sequence,
     /// How far it has applied events before.
     pub applied: Sequence,
+    /// Events after the position that the instance could not apply before, and how many times: at most
+    /// a thousand sequences are examined.
+    pub nacked: Vec<(Sequence, u32)>,
     /// What can't be delivered.
     pub gap: Option<Gap>,
     /// Older live connections of the same instance, which must be closed. Those of other nodes find
-    /// out by [`Instances::replaced_connections`].
+    /// out by [`Instances::connections_to_end`].
     pub replaces: Vec<ReplacedConnection>,
 }
 
@@ -242,6 +248,8 @@ pub struct InstanceList {
     pub instances: Vec<InstanceInfo>,
     /// Those that expired, newest first: at most [`LISTED_EXPIRED`].
     pub expired: Vec<ExpiredInstance>,
+    /// Resync requests, pending ones first, then newest first: at most [`LISTED_RESYNCS`](super::LISTED_RESYNCS).
+    pub resyncs: Vec<Resync>,
 }
 
 /// An instance, as admins see it.

@@ -178,6 +178,8 @@ pub enum TrimStep {
     Jobs,
     /// Earlier states of gateways.
     GatewayHistory,
+    /// Records of ended resync requests.
+    Resyncs,
 }
 
 impl TrimStep {
@@ -199,7 +201,8 @@ impl TrimStep {
             Self::Rejected => Some(Self::Audit),
             Self::Audit => Some(Self::Jobs),
             Self::Jobs => Some(Self::GatewayHistory),
-            Self::GatewayHistory => None,
+            Self::GatewayHistory => Some(Self::Resyncs),
+            Self::Resyncs => None,
         }
     }
 }

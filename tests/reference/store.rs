@@ -42,6 +42,7 @@ mod operations;
 mod positions;
 mod record;
 mod redrive;
+mod resync;
 mod retention;
 mod rollout;
 mod tables;

@@ -160,7 +160,7 @@ async fn requests_that_can_not_be_done_are_refused(on: On) {
         let long = json!({"reason": "x".repeat(501), "sequence": 1});
         let refused = admin.post(&path(&id), &long).await;
         assert_eq!(refused.status, 422, "{action}: {refused:?}");
-        if action != "pause" && action != "resume" {
+        if action == "skip" {
             admin.post(&path(&id), &json!({})).await.refusal(422, "invalid");
         }
     }
@@ -177,7 +177,7 @@ async fn requests_that_can_not_be_done_are_refused(on: On) {
     }
     let resync = admin.post(&format!("/gateways/{id}/resync"), &why).await;
     let resync = resync.refusal(409, "resync_unsupported");
-    assert!(resync["detail"].as_str().unwrap().contains("/replay"), "{resync}");
+    assert!(resync["detail"].as_str().unwrap().contains("replay"), "{resync}");
     service.run("gateway resync berlin --reason r").await.failed(1, &["replay"]);
 
     let purge = |id: &str| format!("/events/{id}/payload");

@@ -34,9 +34,8 @@ on_both! {
 }
 
 /// Routes that change something and leave no record.
-const EXEMPT: [(&str, &str, &str); 5] = [
+const EXEMPT: [(&str, &str, &str); 4] = [
     ("post", "/events", "the log is its record"),
-    ("post", "/gateways/{id}/resync", "no gateway supports it"),
     ("post", "/gateways/{id}/manifest", "a gateway's own request, which has no principal"),
     ("post", "/gateways/connections/{connectionId}/frames", "likewise"),
     ("post", "/gateways/events/instances/{instance}/frames", "likewise"),
@@ -129,6 +128,11 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
             let (id, _) = service.gateway(&nth).await;
             crate::instances::known(on, service, &id, "east").await;
             change(format!("/gateways/{id}/instances/east"), Value::Null, "instance.forgotten")
+        }
+        ("post", "/gateways/{id}/resync") => {
+            let (id, _) = service.gateway(&nth).await;
+            crate::instances::known(on, service, &id, "east").await;
+            change(format!("/gateways/{id}/resync"), json!({}), "gateway.resync_requested")
         }
         ("post", "/access-tokens") => {
             change(route, json!({"name": nth, "scopes": ["read"]}), "access_token.created")

@@ -101,6 +101,7 @@ macro_rules! conforms {
             a_position_of_its_own_confirms_what_lies_before
             instances_are_limited_forgotten_and_recorded
             an_abandoned_instance_expires_and_leaves_a_record
+            a_resync_is_pending_until_the_instance_has_applied_a_snapshot
             retention_keeps_what_an_instance_has_not_confirmed
             a_receipt_on_a_deleted_connection_moves_its_gateway
             an_abandoned_opening_leaves_no_live_connection

@@ -29,7 +29,7 @@ async fn instances_are_listed_and_forgotten(on: On) {
     let (admin, path) = (service.admin(), format!("/gateways/{id}"));
     let list = format!("{path}/instances");
     let none = admin.get(&list).await.success();
-    assert_eq!(none, json!({"count": 0, "list": [], "expired": []}));
+    assert_eq!(none, json!({"count": 0, "list": [], "expired": [], "resyncs": []}));
     known(&on, &service, &id, "berlin/0").await;
     let event = crate::support::deployed(&[&id], "d-1");
     service.api().post("/events", &event).await.expect("published");

@@ -38,6 +38,7 @@
 //! | TLS is required, and clients verify the certificate | `trust::a_certificate_is_verified_unless_that_is_disabled` |
 //! | serving without TLS is only allowed on loopback addresses; invalid settings are reported | `settings::an_invalid_value_is_reported_with_its_source_and_what_is_allowed` |
 //! | what happens is shown as it happens, and nothing is missed | `feed`, `feed_postgres` |
+//! | lists of a large database read few rows | `plans_postgres` |
 //! | corrective action | `redrive::only_dead_letters_are_redriven_and_only_once` |
 //! | why a gateway did not get its deployments, and what to do about it | `night` |
 //! | waiting until gateways have received or applied an event, on any node | `rollouts` |
@@ -115,6 +116,7 @@ mod organisations;
 mod outages;
 mod paging;
 mod payloads;
+mod plans_postgres;
 mod pooler;
 mod positions;
 mod proxied;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::both_databases::{On, on_both};
 use crate::support::http::Caller;
 use crate::support::{Service, deployed};
 
@@ -53,6 +54,46 @@ async fn pages_of_failures_are_one_snapshot_while_more_arrive() {
     }
     assert_eq!(seen.len(), 50, "a row came twice, or not at all");
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), there);
+}
+
+on_both! {
+    gateways_are_found_by_name_and_by_the_beginning_of_their_ids
+}
+
+async fn gateways_are_found_by_name_and_by_the_beginning_of_their_ids(on: On) {
+    let service = on.start().await;
+    let admin = service.admin();
+    let id = |last: &str| format!("0198c0de-0000-7000-8000-0000000000{last}");
+    for (name, last) in [("berlin", "a1"), ("tokyo", "a2"), ("lima", "b1")] {
+        let gateway = json!({"name": name, "id": id(last)});
+        admin.post("/gateways", &gateway).await.success();
+    }
+    service.gateway("other").await;
+    for (filter, expected) in [
+        ("name=tokyo".to_owned(), &["tokyo"][..]),
+        ("name=Tokyo".to_owned(), &[]),
+        ("idPrefix=0198c0de-0000".to_owned(), &["berlin", "lima", "tokyo"]),
+        (format!("idPrefix={}", &id("a1")[..35]), &["berlin", "tokyo"]),
+        (format!("idPrefix={}", id("b1")), &["lima"]),
+        (format!("idPrefix={}&name=tokyo", id("b1")), &[]),
+    ] {
+        let page = admin.get(&format!("/gateways?{filter}")).await.success();
+        assert_eq!(column(&page, "name"), expected, "{filter}");
+    }
+    let first = admin.get("/gateways?idPrefix=0198c0de&limit=2").await.success();
+    let next = first["pagination"]["next"].as_str().expect("a next page").to_owned();
+    let rest = admin.get(&format!("/gateways?idPrefix=0198c0de&cursor={next}")).await.success();
+    assert_eq!(column(&rest, "name"), ["tokyo"]);
+    admin.get(&format!("/gateways?cursor={next}")).await.invalid("cursor", &["different filters"]);
+    for bad in ["", "0198C", "x", "0198c0de0", "0198-"] {
+        let refused = admin.get(&format!("/gateways?idPrefix={bad}")).await;
+        refused.invalid("idPrefix", &["the beginning of a UUID"]);
+    }
+    let shown = service.run(&format!("gateway show {}", &id("b1")[..35])).await;
+    assert!(shown.well().contains("lima"), "{shown:?}");
+    let several = service.run("why 0198c0de").await;
+    several.failed(1, &["several", "berlin", "tokyo"]);
+    service.run("gateway show tokio").await.failed(1, &["did you mean \"tokyo\""]);
 }
 
 #[tokio::test]

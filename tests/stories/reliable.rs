@@ -9,7 +9,9 @@ use crate::support::{Service, deployed};
 mod closing;
 mod handshake;
 mod instances;
+mod nacks;
 pub(crate) mod peer;
+mod resync;
 mod unknown_frames;
 
 /// A service, a gateway and its key, with this many events.

@@ -1,8 +1,8 @@
-//! The answers to `gateway pause`, `resume` and `skip`.
+//! The answers to `gateway pause`, `resume`, `skip` and `resync`.
 
-use gateway_events::api::{PauseAnswer, SkipAnswer};
+use gateway_events::api::{PauseAnswer, Resync, ResyncAnswer, SkipAnswer};
 
-use super::super::output::{cell, optional, time};
+use super::super::output::{cell, clean, optional, time};
 
 /// The answer to `gateway pause`.
 pub(super) fn paused(done: &PauseAnswer) -> String {
@@ -40,4 +40,25 @@ pub(super) fn skipped(done: &SkipAnswer) -> String {
         (true, false) => format!("delivery {sequence} (event {event}) is skipped"),
         (false, _) => format!("delivery {sequence} (event {event}) was skipped before"),
     }
+}
+
+/// The answer to `gateway resync`.
+pub(super) fn resync(done: &ResyncAnswer) -> String {
+    let first = match (done.changed, done.dry_run) {
+        (true, true) => "a resync would be requested",
+        (true, false) => "a resync is requested",
+        (false, _) => "a resync was requested before; nothing was changed",
+    };
+    let line = |one: &Resync| {
+        let instance = one.instance.as_deref();
+        let instance = instance.map_or_else(|| "an unnamed connection".to_owned(), cell);
+        let by = clean(&one.requested_by);
+        format!(
+            "  {instance}: {}, requested by {by} {}",
+            one.state.as_str(),
+            time(one.requested_at)
+        )
+    };
+    let lines = std::iter::once(first.to_owned()).chain(done.pending.iter().map(line));
+    lines.collect::<Vec<_>>().join("\n")
 }

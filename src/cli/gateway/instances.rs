@@ -50,6 +50,7 @@ fn shown(found: &Instances) -> String {
             cell(it.applied),
             cell(it.lag),
             optional(connection.map(|connection| &connection.transport)),
+            optional(it.resync.as_ref().map(|resync| resync.state.as_str())),
             age(it.last_seen_at),
         ]
     });
@@ -62,12 +63,20 @@ fn shown(found: &Instances) -> String {
             cell(it.applied),
             cell("-"),
             cell("-"),
+            cell("-"),
             age(it.last_seen_at),
         ]
     });
-    table(
-        ["instance", "status", "confirms", "received", "applied", "lag", "transport", "last seen"],
-        live.chain(expired),
-        "no named instances",
-    )
+    let header = [
+        "instance",
+        "status",
+        "confirms",
+        "received",
+        "applied",
+        "lag",
+        "transport",
+        "resync",
+        "last seen",
+    ];
+    table(header, live.chain(expired), "no named instances")
 }

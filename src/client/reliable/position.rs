@@ -1,10 +1,10 @@
 //! Where a client stores its position.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,14 @@ pub enum PositionError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// Another process, or another client of this one, uses the file.
+    #[error(
+        "the position file {} is in use by another client; each instance needs a file of its own", path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// The file can't be read or written.
     #[error("failed to {action} the position file {}: {error}", path.display())]
@@ -73,10 +81,12 @@ impl PositionStore for MemoryPosition {
 }
 
 /// Keeps the position in a file. Each save writes a temporary file beside it, syncs it, renames it, and
-/// syncs the directory, so that the file always holds a complete position.
+/// syncs the directory, so that the file always holds a complete position. From its first use on, it is
+/// locked (by a file beside it, `.lock`, which stays) until all clones of this are dropped.
 #[derive(Clone, Debug)]
 pub struct FilePosition {
     path: PathBuf,
+    lock: Arc<Mutex<Option<File>>>,
 }
 
 /// The format of the file.
@@ -92,14 +102,42 @@ struct Stored {
 impl FilePosition {
     /// A position in this file. Its directory must exist. Each instance needs a file of its own.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), lock: Arc::default() }
     }
 
     fn error(&self, action: &'static str) -> impl Fn(io::Error) -> PositionError + '_ {
         move |error| PositionError::Io { action, path: self.path.clone(), error }
     }
 
+    /// The path of a file beside this one.
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(extension);
+        self.path.with_file_name(name)
+    }
+
+    /// Locks the file, unless that was done before. A file of its own is locked, because each save
+    /// replaces the other one.
+    fn lock(&self) -> Result<(), PositionError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_some() {
+            return Ok(());
+        }
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).mode(MODE);
+        let file = options.open(self.beside(".lock")).map_err(self.error("lock"))?;
+        match file.try_lock() {
+            Ok(()) => *lock = Some(file),
+            Err(TryLockError::WouldBlock) => {
+                return Err(PositionError::InUse { path: self.path.clone() });
+            }
+            Err(TryLockError::Error(error)) => return Err(self.error("lock")(error)),
+        }
+        Ok(())
+    }
+
     fn read(&self) -> Result<Option<Position>, PositionError> {
+        self.lock()?;
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -126,9 +164,8 @@ impl FilePosition {
         let mut text =
             serde_json::to_vec(&stored).map_err(|error| PositionError::Other(error.to_string()))?;
         text.push(b'\n');
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let temporary = self.path.with_file_name(name);
+        self.lock()?;
+        let temporary = self.beside(".new");
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -195,7 +232,7 @@ mod tests {
             assert_eq!(file.load().await.unwrap(), Some(position(sequence)));
         }
         let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().collect();
-        assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(names.len(), 2, "the position and its lock: {names:?}");
     }
 
     #[tokio::test]
@@ -237,8 +274,26 @@ mod tests {
     async fn a_directory_that_does_not_exist_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let file = FilePosition::new(directory.path().join("missing/position"));
-        assert_eq!(file.load().await.unwrap(), None);
-        let error = file.save(&position(1)).await.unwrap_err();
-        assert!(matches!(error, PositionError::Io { action: "write", .. }), "{error}");
+        for error in [file.load().await.unwrap_err(), file.save(&position(1)).await.unwrap_err()] {
+            assert!(matches!(error, PositionError::Io { action: "lock", .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_used_by_one_client_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("position");
+        let first = FilePosition::new(&path);
+        first.save(&position(1)).await.unwrap();
+        let second = FilePosition::new(&path);
+        for error in
+            [second.load().await.unwrap_err(), second.save(&position(2)).await.unwrap_err()]
+        {
+            assert!(matches!(error, PositionError::InUse { .. }), "{error}");
+            assert!(error.to_string().contains("in use by another client"), "{error}");
+        }
+        assert_eq!(first.clone().load().await.unwrap(), Some(position(1)));
+        drop(first);
+        assert_eq!(second.load().await.unwrap(), Some(position(1)));
     }
 }

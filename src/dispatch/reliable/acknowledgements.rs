@@ -16,6 +16,9 @@ use crate::transport::frames::{Nack, NackCode};
 /// Doubled with each further time, up to the longest.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// How often a negative acknowledgement of an event is recorded that was rejected
+/// `delivery.max_attempts` times before, and is retried for ever.
+const RECORDED_EVERY: Duration = Duration::from_mins(1);
 
 impl Lane {
     pub(super) fn received(
@@ -120,9 +123,12 @@ impl Lane {
                 }
                 state.in_flight.remove_from(sequence);
                 self.feed.rewind(self.window.sent());
-                // A peer that rejects continuously while the database is unavailable must not fill
-                // the memory.
-                if self.outcomes.has_room() {
+                // A peer that rejects continuously must not fill the memory while the database is
+                // unavailable, nor the ledger if its events are never given up.
+                let is_recent = state.retried_at.is_some_and(|at| now - at < RECORDED_EVERY);
+                let is_recorded = nacks < patience.max_attempts || !is_recent;
+                if is_recorded && self.outcomes.has_room() {
+                    state.retried_at = Some(now);
                     let outcome = InstanceOutcome::Retried { sequence, code, detail, started_at };
                     self.outcomes.instance(outcome, at);
                 }

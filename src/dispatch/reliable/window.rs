@@ -82,7 +82,7 @@ pub(crate) enum Settled {
 pub(crate) struct Offered {
     /// What the peer was told of before it.
     pub(crate) previous: Sequence,
-    /// How many times it has been sent, this time included.
+    /// How many times it has been sent, this time and those that earlier connections rejected included.
     pub(crate) attempt: u32,
 }
 
@@ -196,6 +196,12 @@ impl Window {
             suspect,
             may_handle_skipped: false,
         }
+    }
+
+    /// Continues the history of events that earlier connections could not apply so many times.
+    pub(crate) fn nacked_before(&mut self, nacked: Vec<(Sequence, u32)>) {
+        let repeat = |(sequence, count)| (sequence, Repeat { sent: count, nacked: count });
+        self.repeats.extend(nacked.into_iter().map(repeat));
     }
 
     /// Everything up to here is settled.

@@ -197,6 +197,17 @@ pub fn gateway_resumed(before: &Gateway) -> AuditEntry {
     entry(AuditAction::GatewayResumed, of_gateway(before), paused(before), Facts::none())
 }
 
+/// A resync of these instances was requested; the empty name stands for unnamed connections.
+pub fn resync_requested(
+    gateway: &Gateway,
+    instances: &[String],
+    reason: Option<&str>,
+) -> AuditEntry {
+    let instances: Fact = instances.iter().cloned().collect();
+    let after = Facts::none().with("instances", instances).with_some("reason", reason);
+    entry(AuditAction::ResyncRequested, of_gateway(gateway), Facts::none(), after)
+}
+
 /// A pending delivery was given up.
 pub fn delivery_skipped(
     gateway: &Gateway,

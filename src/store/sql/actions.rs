@@ -7,13 +7,15 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::Access as _;
+use super::audit::audited;
 use super::dialect::{Connection, NodeStatements, query};
 use super::gateways::live_key;
+use super::instances::resync;
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::{
-    Actions, Actor, Gateway, PauseChange, Purged, Result, Skipped, StoreError, StreamChanges,
-    TimedKey,
+    Actions, Actor, Gateway, PauseChange, Purged, Result, ResyncChange, ResyncRequest, Skipped,
+    StoreError, StreamChanges, TimedKey,
 };
 use crate::wake::Control;
 
@@ -94,6 +96,17 @@ impl Actions for Backend {
         .await
     }
 
+    async fn request_resync(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        request: &ResyncRequest,
+        dry_run: bool,
+    ) -> Result<ResyncChange> {
+        let (by, request) = (actor.clone(), request.clone());
+        audited!(self, actor, |conn, now| resync::request(conn, now, &by, id, &request, dry_run))
+    }
+
     async fn purge_event(
         &self,
         actor: &Actor,
@@ -159,7 +172,7 @@ async fn changes(
 }
 
 /// A gateway that is not deleted, with its stream locked.
-async fn locked(
+pub(super) async fn locked(
     conn: &mut Connection,
     organisation: OrganisationKey,
     id: GatewayId,

@@ -14,6 +14,7 @@ use super::dialect::{
     Connection, DiagnosisStatements, InboxStatements, NodeStatements, query, query_as, query_scalar,
 };
 use super::gateways::{details, history as gateway_history};
+use super::instances::resync;
 use super::ledger::history;
 use crate::clock::Timestamp;
 use crate::event::{
@@ -24,8 +25,8 @@ use crate::store::diagnosis::{
 };
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{
-    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, LabelTarget, PendingDelivery,
-    RejectedFilter, Result, StoreError, TokenInfo,
+    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, LISTED_RESYNCS, LabelTarget,
+    PendingDelivery, RejectedFilter, Result, StoreError, TokenInfo,
 };
 
 /// How far back events with a target of labels are compared.
@@ -83,6 +84,7 @@ async fn of_gateway(
         history: gateway_history::of_gateway(conn, key, most).await?,
         keys: Few::of(keys(conn, key, most).await?),
         connections: newest_of_gateway(conn, organisation, key).await?,
+        resyncs: Few::of(resync::list(conn, key, LISTED_RESYNCS).await?),
         failures: conn.failures_by_reason(key, FAILURES).await?,
         dead_letters: conn.dead_letters_by_reason(key, DEAD_LETTERS).await?,
         pending: pending(conn, key, gateway.confirmed.max(gateway.floor)).await?,

@@ -10,14 +10,15 @@ use super::access::{Access as _, run};
 use super::audit::audited;
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_scalar};
+use super::instances::resync;
 use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, Audited, Confirmation, Conflict, Deleted, Fleet, Gateway, GatewayChange, Gateways,
-    KeyFault, Labels, NotedRefusal, Range, Result, StoreError,
+    Actor, Audited, Confirmation, Conflict, Deleted, Fleet, Gateway, GatewayChange, GatewayFilter,
+    Gateways, KeyFault, Labels, NotedRefusal, Range, Result, StoreError,
 };
 
 pub(crate) mod details;
@@ -51,11 +52,12 @@ impl Gateways for Backend {
     async fn gateways(
         &self,
         organisation: OrganisationKey,
+        filter: &GatewayFilter,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
-        let after = after.map(str::to_owned);
-        run!(self.query, |conn| gateways(conn, organisation, after.as_deref(), limit))
+        let (filter, after) = (filter.clone(), after.map(str::to_owned));
+        run!(self.query, |conn| gateways(conn, organisation, &filter, after.as_deref(), limit))
     }
 
     async fn gateway(
@@ -148,24 +150,50 @@ pub(super) async fn create_gateway(
 pub(super) async fn gateways(
     conn: &mut Connection,
     organisation: OrganisationKey,
+    filter: &GatewayFilter,
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Gateway>> {
     // The empty string sorts before every name.
     let after = after.unwrap_or_default();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let keys = query_scalar!(
-        r#"
-        select gateway as "gateway!: GatewayKey" from gateways
-        where organisation = $1 and deleted_at is null and name > $2
-        order by name limit $3
-        "#,
-        organisation.0,
-        after,
-        limit
-    )
-    .fetch_all(&mut *conn)
-    .await?;
+    let keys = match &filter.id_prefix {
+        Some(prefix) => {
+            let (first, last) = prefix.range();
+            query_scalar!(
+                r#"
+                select gateway as "gateway!: GatewayKey" from gateways
+                where organisation = $1 and deleted_at is null and name > $2
+                    and name = coalesce($3, name) and id between $4 and $5
+                order by name limit $6
+                "#,
+                organisation.0,
+                after,
+                filter.name,
+                first as _,
+                last as _,
+                limit
+            )
+            .fetch_all(&mut *conn)
+            .await?
+        }
+        None => {
+            query_scalar!(
+                r#"
+                select gateway as "gateway!: GatewayKey" from gateways
+                where organisation = $1 and deleted_at is null and name > $2
+                    and name = coalesce($3, name)
+                order by name limit $4
+                "#,
+                organisation.0,
+                after,
+                filter.name,
+                limit
+            )
+            .fetch_all(&mut *conn)
+            .await?
+        }
+    };
     details(conn, &keys).await
 }
 
@@ -278,6 +306,7 @@ pub(super) async fn delete_gateway(
     query!("delete from cursors where gateway = $1 and instance <> ''", gateway)
         .execute(&mut *conn)
         .await?;
+    resync::remove(conn, now, key, None).await?;
     query!("update streams set missed = head where gateway = $1", gateway)
         .execute(&mut *conn)
         .await?;

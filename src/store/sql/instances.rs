@@ -12,16 +12,20 @@ use super::dialect::{Connection, NodeStatements, query, query_as, query_scalar};
 use super::gateways::details::the_one;
 use super::gateways::live_key;
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
+use crate::event::{
+    ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+};
 use crate::store::audit::entries;
 use crate::store::{
     Actor, Audited, Conflict, ExpiredInstance, InstanceConnection, InstanceInfo, InstanceList,
-    Instances, LISTED_EXPIRED, Level, LogState, OpenInstance, OpenedInstance, Result, StoreError,
+    Instances, LISTED_EXPIRED, LISTED_RESYNCS, Level, LogState, OpenInstance, OpenedInstance,
+    Result, StoreError,
 };
 
 pub(crate) mod expiry;
 pub(crate) mod opening;
 mod outcomes;
+pub(crate) mod resync;
 
 pub(crate) use outcomes::{Connected, outcome};
 
@@ -35,10 +39,10 @@ impl Instances for Backend {
         self.writer.open_instance(opening).await
     }
 
-    async fn replaced_connections(&self) -> Result<Vec<ConnectionId>> {
+    async fn connections_to_end(&self) -> Result<Vec<(ConnectionId, Reason)>> {
         let node = self.node;
-        // Urgent, so that replaced connections are closed within a second.
-        self.urgent_tx(move |conn, _| Box::pin(replaced(conn, node))).await
+        // Urgent, so that these connections end within a second.
+        self.urgent_tx(move |conn, _| Box::pin(to_end(conn, node))).await
     }
 
     async fn instances(
@@ -51,7 +55,7 @@ impl Instances for Backend {
 
     async fn forget_instance(&self, actor: &Actor, gateway: GatewayId, name: &str) -> Result<()> {
         let (organisation, name) = (actor.organisation, name.to_owned());
-        audited!(self, actor, |conn, _now| forget(conn, organisation, gateway, &name))
+        audited!(self, actor, |conn, now| forget(conn, now, organisation, gateway, &name))
     }
 }
 
@@ -70,16 +74,22 @@ async fn peek(conn: &mut Connection, gateway: GatewayKey) -> Result<LogState> {
     .ok_or(StoreError::NotFound("gateway"))
 }
 
-async fn replaced(conn: &mut Connection, node: NodeId) -> Result<Vec<ConnectionId>> {
-    Ok(query_scalar!(
+async fn to_end(conn: &mut Connection, node: NodeId) -> Result<Vec<(ConnectionId, Reason)>> {
+    // Each half reads an index that contains only such connections.
+    let rows = query!(
         r#"
-        select id as "id!: ConnectionId" from connections
+        select id as "id!: ConnectionId", true as "is_replaced!: bool" from connections
         where node = $1 and replaced_by is not null and closed_at is null
+        union all
+        select id, false from connections
+        where node = $1 and resync_at is not null and replaced_by is null and closed_at is null
         "#,
         node as _
     )
     .fetch_all(conn)
-    .await?)
+    .await?;
+    let reason = |is_replaced| if is_replaced { Reason::Replaced } else { Reason::Resync };
+    Ok(rows.into_iter().map(|row| (row.id, reason(row.is_replaced))).collect())
 }
 
 /// The cursor of an instance.
@@ -153,11 +163,13 @@ async fn list(
     });
     let instances: Vec<InstanceInfo> = named.collect();
     let expired = expiry::expired(conn, gateway, LISTED_EXPIRED).await?;
-    Ok(Some(InstanceList { instances, expired }))
+    let resyncs = resync::list(conn, gateway, LISTED_RESYNCS).await?;
+    Ok(Some(InstanceList { instances, expired, resyncs }))
 }
 
 async fn forget(
     conn: &mut Connection,
+    now: Timestamp,
     organisation: OrganisationKey,
     id: GatewayId,
     name: &str,
@@ -170,7 +182,7 @@ async fn forget(
     if is_connected(conn, key, name).await? {
         return Err(Conflict::InstanceConnected(name.to_owned()).into());
     }
-    let gone = remove(conn, key, name).await?.ok_or(StoreError::NotFound("instance"))?;
+    let gone = remove(conn, now, key, name).await?.ok_or(StoreError::NotFound("instance"))?;
     let entry = entries::instance_forgotten(&gateway, &gone);
     Ok(Audited::new((), [entry]))
 }
@@ -192,6 +204,7 @@ async fn is_connected(conn: &mut Connection, gateway: GatewayKey, name: &str) ->
 /// Removes an instance of a gateway whose stream is locked. Its last cursor; `None` if there is none.
 async fn remove(
     conn: &mut Connection,
+    now: Timestamp,
     gateway: GatewayKey,
     name: &str,
 ) -> Result<Option<ExpiredInstance>> {
@@ -210,6 +223,7 @@ async fn remove(
     .await?;
     let Some(row) = gone else { return Ok(None) };
     cursors::follow_instances(conn, gateway).await?;
+    resync::remove(conn, now, gateway, Some(name)).await?;
     Ok(Some(ExpiredInstance {
         name: row.name,
         confirm: Level::stored(&row.confirm),

@@ -151,6 +151,9 @@ pub(super) async fn trim(
         TrimStep::GatewayHistory => {
             history::forget(conn, limits.replaced_before(now), batch).await?
         }
+        TrimStep::Resyncs => {
+            instances::resync::forget(conn, now.minus(limits.audit_max_age), batch).await?
+        }
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

@@ -10,7 +10,7 @@ use gateway_events::event::{
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Actions, Actor, Audited, Conflict, DeliveryState, Gateway, Pause, PauseChange, Purge, Purged,
-    Range, Result, Skipped, StoreError, StreamChanges, TimedKey,
+    Range, Result, ResyncChange, ResyncRequest, Skipped, StoreError, StreamChanges, TimedKey,
 };
 use gateway_events::wake::Control;
 use serde_json::value::RawValue;
@@ -67,6 +67,18 @@ impl Actions for MemoryStore {
             |done| self.changed(done.control.map(|control| (done.key, control))),
         )
         .await
+    }
+
+    async fn request_resync(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        request: &ResyncRequest,
+        dry_run: bool,
+    ) -> Result<ResyncChange> {
+        let work =
+            |tables: &mut Tables, now| tables.request_resync(now, actor, id, request, dry_run);
+        self.audited(actor, work).await
     }
 
     async fn purge_event(

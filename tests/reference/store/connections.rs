@@ -68,6 +68,7 @@ impl Tables {
             closed: None,
             confirmed: None,
             is_replaced: false,
+            is_to_resync: false,
         };
         self.connections.insert(new.id, row);
         let change =

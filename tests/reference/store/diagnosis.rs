@@ -129,6 +129,7 @@ impl Tables {
             history: row.history.clone(),
             keys: Few::of(keys),
             connections: Few::of(connections.rows),
+            resyncs: Few::of(self.list_resyncs(key)),
             failures: by_reason(failures),
             dead_letters: by_reason(dead),
             pending,

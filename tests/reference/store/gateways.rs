@@ -8,7 +8,8 @@ use gateway_events::event_types::{built_in, built_ins};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Audited, Confirmation, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange,
-    GatewayLag, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError, storable,
+    GatewayFilter, GatewayLag, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError,
+    storable,
 };
 use serde_json::value::RawValue;
 
@@ -74,14 +75,21 @@ impl Tables {
         &self,
         now: Timestamp,
         organisation: OrganisationKey,
+        filter: &GatewayFilter,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
         let after = after.unwrap_or_default();
+        let begins = |row: &GatewayRow| {
+            let prefix = filter.id_prefix.as_ref();
+            prefix.is_none_or(|prefix| row.id.to_string().starts_with(prefix.as_str()))
+        };
         let wanted = |(_, row): &(&GatewayKey, &GatewayRow)| {
             row.organisation == organisation
                 && row.deleted_at.is_none()
                 && row.name.as_str() > after
+                && filter.name.as_ref().is_none_or(|name| *name == row.name)
+                && begins(row)
         };
         let mut found: Vec<_> = self.gateways.iter().filter(wanted).collect();
         found.sort_by_key(|(_, row)| &row.name);
@@ -179,6 +187,7 @@ impl Tables {
         let own = (key, String::new());
         let none = Cursor { received: confirmed, updated_at: now, ..Cursor::default() };
         let shared = self.cursors.remove(&own).unwrap_or(none);
+        self.remove_resyncs(now, key, None);
         self.cursors.retain(|(gateway, _), _| *gateway != key);
         self.cursors.insert(own, shared);
         let entry = entries::gateway_deleted(&before, &undelivered, revoked);

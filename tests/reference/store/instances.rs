@@ -1,5 +1,6 @@
 //! Named instances, and connections in reliable mode.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,14 +10,14 @@ use gateway_events::event::{
 };
 use gateway_events::store::audit::entries;
 use gateway_events::store::instances::{Start, start};
-use gateway_events::store::limits::TRIMMED_STREAMS;
+use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
 use gateway_events::store::{
-    Actor, Audited, Conflict, ExpiredInstance, InstanceConnection, InstanceInfo, InstanceList,
-    InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES,
-    NewConnection, OpenInstance, Opened, OpenedInstance, Range, ReplacedConnection, Result,
-    ResumeFrom, StoreError, TrimMark,
+    Actor, Audited, Conflict, ExpiredInstance, GapReason, InstanceConnection, InstanceInfo,
+    InstanceList, InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL,
+    MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Outcome, Range,
+    ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
 };
 
 use super::MemoryStore;
@@ -40,13 +41,17 @@ impl Instances for MemoryStore {
         answer
     }
 
-    async fn replaced_connections(&self) -> Result<Vec<ConnectionId>> {
+    async fn connections_to_end(&self) -> Result<Vec<(ConnectionId, Reason)>> {
         let node = self.node;
         self.read(|tables| {
             let of_node = |row: &ConnectionRow| row.node == node && row.closed.is_none();
             let all = tables.connections.iter();
-            let replaced = all.filter(|(_, row)| of_node(row) && row.is_replaced);
-            Ok(replaced.map(|(id, _)| *id).collect())
+            let ends = all.filter(|(_, row)| of_node(row)).filter_map(|(id, row)| {
+                let resync = row.is_to_resync.then_some(Reason::Resync);
+                let reason = row.is_replaced.then_some(Reason::Replaced).or(resync)?;
+                Some((*id, reason))
+            });
+            Ok(ends.collect())
         })
         .await
     }
@@ -145,6 +150,7 @@ impl Tables {
         if gap.is_none() && position.0 > own.0.min(self.confirmed(gateway)) {
             self.settle_before(now, opening, own.max(log.floor), position)?;
         }
+        let gap = self.begin_resync(now, new, position, gap, log.head);
         let (sent, suspect) = self.sent_behind(gateway, position.0);
         let (sent, suspect) = (Sequence(sent), Sequence(suspect));
         let (received, applied) = if is_new { (first.0, 0) } else { (received, applied) };
@@ -156,9 +162,32 @@ impl Tables {
             floor: log.floor,
             received: Sequence(received).max(first),
             applied: Sequence(applied),
+            nacked: self.nacked_after(new, position),
             gap,
             replaces,
         })
+    }
+
+    fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<(Sequence, u32)> {
+        let mut nacked: BTreeMap<Sequence, u32> = BTreeMap::new();
+        for row in self.attempts.values() {
+            let is_nack =
+                row.outcome == Outcome::Failed && row.reason.is_some_and(Reason::is_reported);
+            let is_of = row.gateway == new.gateway
+                && row
+                    .connection
+                    .and_then(|id| self.connections.get(&id))
+                    .is_some_and(|it| it.instance == new.instance);
+            if is_nack
+                && is_of
+                && row.first == row.last
+                && row.first > position.0
+                && row.first <= position.0 + LONGEST_RANGE
+            {
+                *nacked.entry(Sequence(row.first)).or_default() += 1;
+            }
+        }
+        nacked.into_iter().collect()
     }
 
     fn is_same(&self, gateway: GatewayKey, resume: &ResumeFrom) -> bool {
@@ -281,6 +310,9 @@ impl Tables {
                 let first = Sequence(self.confirmed(on.gateway).max(floor).max(own) + 1);
                 let pending = Range { first, last: *resume_at };
                 self.settle(on, pending, How::Snapshot(reason.as_str()))?;
+                if *reason == GapReason::Resync {
+                    self.resync_done(on.seen_at, on.gateway, on.connection, *resume_at);
+                }
                 self.advance(on, Some(*resume_at), Reach::Position)
             }
         }
@@ -369,7 +401,8 @@ impl Tables {
         let mut expired: Vec<_> = expired.map(|(_, row)| row.clone()).collect();
         expired.sort_by_key(|row| std::cmp::Reverse(row.expired_at));
         expired.truncate(usize::try_from(LISTED_EXPIRED).unwrap_or(usize::MAX));
-        Ok(Some(InstanceList { instances, expired }))
+        let resyncs = self.list_resyncs(gateway);
+        Ok(Some(InstanceList { instances, expired, resyncs }))
     }
 
     fn is_connected(&self, gateway: GatewayKey, name: &str) -> bool {
@@ -390,13 +423,14 @@ impl Tables {
         if self.is_connected(gateway, name) {
             return Err(Conflict::InstanceConnected(name.to_owned()).into());
         }
-        let gone = self.remove_instance(gateway, name)?;
+        let gone = self.remove_instance(now, gateway, name)?;
         let gone = gone.ok_or(StoreError::NotFound("instance"))?;
         Ok(Audited::new((), [entries::instance_forgotten(&shown, &gone)]))
     }
 
     fn remove_instance(
         &mut self,
+        now: Timestamp,
         gateway: GatewayKey,
         name: &str,
     ) -> Result<Option<ExpiredInstance>> {
@@ -406,6 +440,7 @@ impl Tables {
         };
         let Some(cursor) = self.cursors.remove(&key) else { return Ok(None) };
         self.follow_instances(gateway)?;
+        self.remove_resyncs(now, gateway, Some(name));
         Ok(Some(ExpiredInstance {
             name: name.to_owned(),
             confirm,
@@ -441,7 +476,7 @@ impl Tables {
         mark.gateway = old.last().filter(|_| is_cut).map_or(last.0, |(key, _)| key.0 - 1);
         let mut expired = 0;
         for key in old {
-            let Some(gone) = self.remove_instance(key.0, &key.1)? else { continue };
+            let Some(gone) = self.remove_instance(now, key.0, &key.1)? else { continue };
             self.expired_instances.insert(key, ExpiredInstance { expired_at: now, ..gone });
             expired += 1;
         }

@@ -14,11 +14,12 @@ use gateway_events::store::{
     Deleted, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState,
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage,
     EventTypeInfo, EventTypes, Expiries, ExpiryMark, Feed, FeedDetails, FeedEnds, FeedRows,
-    FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, Gateways, Health, Heartbeat,
-    Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken, NodeInfo, Nodes,
-    NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping, Record, RedriveSelection,
-    Redriven, Result, RetentionLimits, RevokedConnection, Rollout, RolloutOf, Scope, StatePage,
-    SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
+    FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, GatewayFilter, Gateways, Health,
+    Heartbeat, Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken,
+    NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping, Record,
+    RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Rollout, RolloutOf,
+    Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark,
+    Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -140,11 +141,12 @@ impl Gateways for MemoryStore {
     async fn gateways(
         &self,
         organisation: OrganisationKey,
+        filter: &GatewayFilter,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Gateway>> {
         let now = (self.database.0.clock)();
-        self.read(|tables| tables.list_gateways(now, organisation, after, limit)).await
+        self.read(|tables| tables.list_gateways(now, organisation, filter, after, limit)).await
     }
 
     async fn gateway(

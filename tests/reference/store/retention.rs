@@ -92,6 +92,7 @@ impl Tables {
             TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
             TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
             TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),
+            TrimStep::Resyncs => self.forget_resyncs(now.minus(limits.audit_max_age), batch),
         };
         if rows >= batch {
             trimmed.more = true;

@@ -10,7 +10,7 @@ use gateway_events::event::{
 use gateway_events::store::{
     AboutNode, Appended, AuditHead, AuditRecord, BulkJob, Confirmation, EventTypeInfo,
     ExpiredInstance, Failing, GatewayState, InboxContent, Labels, LastRefusal, Level, Outcome,
-    Pause, PublishedTarget, Purge, Refusal, Rejection, StoreError, TokenInfo,
+    Pause, PublishedTarget, Purge, Refusal, Rejection, Resync, StoreError, TokenInfo,
 };
 use gateway_events::wake::Control;
 
@@ -28,6 +28,7 @@ pub(super) struct Tables {
     pub(super) gateways: BTreeMap<GatewayKey, GatewayRow>,
     pub(super) cursors: BTreeMap<(GatewayKey, String), Cursor>,
     pub(super) expired_instances: BTreeMap<(GatewayKey, String), ExpiredInstance>,
+    pub(super) resyncs: BTreeMap<(GatewayKey, i64), Resync>,
     pub(super) connections: BTreeMap<ConnectionId, ConnectionRow>,
     /// Connections that were opened and closed, in order.
     pub(super) connection_changes: BTreeMap<i64, ConnectionChange>,
@@ -66,6 +67,7 @@ pub(super) struct Last {
     pub(super) inbox: i64,
     pub(super) rejected: i64,
     pub(super) job: i64,
+    pub(super) resync: i64,
 }
 
 pub(super) fn next(last: &mut i64) -> i64 {
@@ -166,6 +168,8 @@ pub(super) struct ConnectionRow {
     pub(super) confirmed: Option<i64>,
     /// Whether a later connection of the same instance has replaced it.
     pub(super) is_replaced: bool,
+    /// Whether it is to end because of a resync request.
+    pub(super) is_to_resync: bool,
 }
 
 #[derive(Debug)]

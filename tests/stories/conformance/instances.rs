@@ -7,8 +7,8 @@ use gateway_events::event::{ConnectionId, Epoch, EventId, Reason, Sequence};
 use gateway_events::store::{
     Confirmation, Conflict, DeliveryState, Gap, GapReason, Gateway, GatewayChange, InstanceInfo,
     InstanceOutcome, Level, MOST_INSTANCES, NewConnection, OpenInstance, OpenedInstance, Outcome,
-    Record, ResumeFrom, RetentionLimits, RolloutOf, Store, StoreError, Target, TargetState,
-    TrimMark, VerdictState,
+    Record, ResumeFrom, ResyncOutcome, ResyncRequest, RetentionLimits, RolloutOf, Store,
+    StoreError, Target, TargetState, TrimMark, VerdictState,
 };
 
 use super::{Fixture, closed, confirmed, connection, event, ids, keep_all, pass, range};
@@ -389,12 +389,13 @@ pub(crate) async fn a_later_connection_of_an_instance_replaces_the_earlier_one(s
     let second = fixture.open_as(&gateway, "east", Level::Received, ResumeFrom::Server).await;
     let replaced: Vec<_> = second.opened.replaces.iter().map(|it| it.id).collect();
     assert_eq!(replaced, [first.id]);
-    assert!(store.replaced_connections().await.unwrap().contains(&first.id));
+    let replaced = (first.id, Reason::Replaced);
+    assert!(store.connections_to_end().await.unwrap().contains(&replaced));
     // What it still confirms counts, and what it leaves is not failed if the later one confirms it.
     fixture.record(vec![first.confirmed(1, 1), second.confirmed(1, 2)]).await;
     let end = closed(&gateway, first.id, Reason::Replaced, Some(range(2, 2)), false);
     fixture.record(vec![end]).await;
-    assert!(!store.replaced_connections().await.unwrap().contains(&first.id));
+    assert!(!store.connections_to_end().await.unwrap().contains(&replaced));
     assert_eq!(fixture.again(&gateway).await.last_failure, None);
     let info = fixture.instance(&gateway, "east").await.unwrap();
     let connected = info.connection.unwrap();
@@ -513,4 +514,71 @@ pub(crate) async fn retention_keeps_what_an_instance_has_not_confirmed(store: &d
     fixture.record(vec![again.confirmed(3, 6), again.ended()]).await;
     trim(store, soft).await;
     assert_eq!(fixture.again(&gateway).await.floor, Sequence(6));
+}
+
+pub(crate) async fn a_resync_is_pending_until_the_instance_has_applied_a_snapshot(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 4).await;
+    let actor = fixture.actor();
+    let request = |instance: Option<&str>| ResyncRequest {
+        instance: instance.map(str::to_owned),
+        reason: Some("rebuilt".to_owned()),
+    };
+    let ask = async |instance, dry| {
+        store.request_resync(&actor, gateway.id, &request(instance), dry).await
+    };
+    let refused = ask(None, false).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(Conflict::PlainMode)), "{refused}");
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    let west = fixture.open_as(&gateway, "west", Level::Received, ResumeFrom::Server).await;
+    fixture.record(vec![east.confirmed(1, 3), east.ended()]).await;
+    assert!(matches!(ask(Some("north"), false).await, Err(StoreError::NotFound("instance"))));
+    assert!(ask(None, true).await.unwrap().changed);
+    let done = ask(Some("east"), false).await.unwrap();
+    assert!(done.changed && done.connections.is_empty(), "{done:?}");
+    let done = ask(None, false).await.unwrap();
+    assert_eq!(done.pending.iter().map(|it| &*it.instance).collect::<Vec<_>>(), ["east", "west"]);
+    let live: Vec<_> = done.connections.iter().map(|it| it.id).collect();
+    assert_eq!(live, [west.id]);
+    let to_end = (west.id, Reason::Resync);
+    assert!(store.connections_to_end().await.unwrap().contains(&to_end));
+    assert!(!ask(None, false).await.unwrap().changed);
+
+    let gap = |from| Gap {
+        reason: GapReason::Resync,
+        from: Sequence(from),
+        to: Sequence(4),
+        resume_at: Sequence(4),
+    };
+    let again = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    assert_eq!((again.opened.gap, again.opened.opened.position), (Some(gap(4)), Sequence(3)));
+    // Interrupted; and the next connection starts somewhere else.
+    fixture.record(vec![again.ended()]).await;
+    let again = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Earliest).await;
+    assert_eq!(again.opened.gap, Some(gap(1)));
+    let covered = |reason| InstanceOutcome::Covered { reason, resume_at: Sequence(4) };
+    fixture.record(vec![again.record(covered(GapReason::Resync)), again.ended()]).await;
+    assert_eq!(fixture.position(&gateway).await, 4);
+    let list = store.instances(fixture.organisation, gateway.id).await.unwrap().unwrap();
+    let [pending, ended] = list.resyncs.as_slice() else { panic!("{list:?}") };
+    assert_eq!((&*pending.instance, pending.ended), ("west", None));
+    let ended = (ended.ended.map(|(_, how)| how), ended.resume_at, ended.started.map(|it| it.0));
+    assert_eq!(ended, (Some(ResyncOutcome::Done), Some(Sequence(4)), Some(again.id)));
+    let again = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    assert_eq!(again.opened.gap, None);
+
+    fixture.record(vec![west.ended()]).await;
+    let west = fixture.open_as(&gateway, "west", Level::Received, ResumeFrom::Latest).await;
+    assert_eq!(west.opened.gap, Some(gap(5)), "there is nothing in between");
+    fixture.record(vec![west.ended()]).await;
+    store.forget_instance(&actor, gateway.id, "west").await.unwrap();
+    let list = store.instances(fixture.organisation, gateway.id).await.unwrap().unwrap();
+    let ended = list.resyncs.iter().find(|it| it.instance == "west").unwrap().ended;
+    assert_eq!(ended.map(|(_, how)| how), Some(ResyncOutcome::Removed));
+    trim(store, RetentionLimits { audit_max_age: Duration::ZERO, ..keep_all() }).await;
+    let list = store.instances(fixture.organisation, gateway.id).await.unwrap().unwrap();
+    assert!(list.resyncs.is_empty(), "{list:?}");
 }

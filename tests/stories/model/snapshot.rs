@@ -10,8 +10,8 @@ use gateway_events::event::{
     CorrelationId, Epoch, EventId, EventType, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::{
-    AuditFilter, Delivery, DeliveryFilter, DeliveryState, Gateway, RejectedFilter, Store,
-    StoreError, SummaryBy, TimedKey,
+    AuditFilter, Delivery, DeliveryFilter, DeliveryState, Gateway, GatewayFilter, RejectedFilter,
+    Store, StoreError, SummaryBy, TimedKey,
 };
 
 use super::steps::IDS;
@@ -53,7 +53,8 @@ pub(crate) async fn picture(
 ) -> String {
     let mut text = String::new();
     let mut line = |what: &str, shown: String| writeln!(text, "{what}: {shown}").expect("a text");
-    let gateways = store.gateways(organisation, None, 100).await.unwrap();
+    let gateways =
+        store.gateways(organisation, &GatewayFilter::default(), None, 100).await.unwrap();
     let gateways: Vec<Gateway> = gateways.into_iter().map(gateway).collect();
     for gateway in &gateways {
         line("gateway", shown(Ok(gateway), since));

@@ -405,3 +405,17 @@ fn events_that_were_not_sent_are_not_unconfirmed() {
     let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
     assert!(closing.unconfirmed.is_none() && closing.give_up_after.is_none());
 }
+
+#[test]
+fn what_earlier_connections_could_not_apply_is_counted() {
+    let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence::ZERO);
+    window.nacked_before(vec![(Sequence(2), 3)]);
+    let (now, started_at) = (Instant::now(), Timestamp::now());
+    let attempts = [1, 2].map(|number| {
+        window.offer(Sequence(number), 1, now, started_at).map(|offered| offered.attempt)
+    });
+    assert_eq!(attempts, [Ok(1), Ok(4)]);
+    assert_eq!((window.nacks(Sequence(1)), window.nacks(Sequence(2))), (0, 3));
+    let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
+    assert_eq!((nacked, window.nacks(Sequence(2))), (Ok(Nacked::Retry { started_at }), 4));
+}

@@ -40,8 +40,9 @@ async fn an_organisation_sees_only_its_own() {
     let (_, id) = database.gateway(ORGANISATION, "a").await;
     database.gateway(OTHER, "a").await;
     let conn = &mut database.conn;
+    let all = GatewayFilter::default();
     assert!(gateway(conn, OTHER, id).await.unwrap().is_none());
-    assert_eq!(gateways(conn, ORGANISATION, None, 10).await.unwrap().len(), 1);
+    assert_eq!(gateways(conn, ORGANISATION, &all, None, 10).await.unwrap().len(), 1);
     let change = GatewayChange::default;
     for refused in [
         update_gateway(conn, at(2), OTHER, id, change()).await.map(drop),
@@ -61,9 +62,10 @@ async fn gateways_are_listed_by_name_a_page_at_a_time() {
         database.gateway(ORGANISATION, name).await;
     }
     let conn = &mut database.conn;
+    let all = GatewayFilter::default();
     let names = |page: Vec<Gateway>| page.into_iter().map(|one| one.name).collect::<Vec<_>>();
-    assert_eq!(names(gateways(conn, ORGANISATION, None, 2).await.unwrap()), ["a", "b"]);
-    assert_eq!(names(gateways(conn, ORGANISATION, Some("b"), 2).await.unwrap()), ["c"]);
+    assert_eq!(names(gateways(conn, ORGANISATION, &all, None, 2).await.unwrap()), ["a", "b"]);
+    assert_eq!(names(gateways(conn, ORGANISATION, &all, Some("b"), 2).await.unwrap()), ["c"]);
 }
 
 #[tokio::test]

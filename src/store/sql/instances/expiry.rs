@@ -60,7 +60,7 @@ pub(crate) async fn expire(
         if is_connected(conn, row.gateway, &row.name).await? {
             continue;
         }
-        let Some(gone) = remove(conn, row.gateway, &row.name).await? else { continue };
+        let Some(gone) = remove(conn, now, row.gateway, &row.name).await? else { continue };
         insert(conn, now, row.gateway, &gone).await?;
         expired += 1;
         tracing::warn!(

@@ -7,10 +7,11 @@ use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::How;
 use super::super::ledger::record::revive;
-use super::{insert_connection, outcomes};
+use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Sequence};
+use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::instances::{Start, start};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::positions::Repeats;
 use crate::store::{
     Conflict, Level, LogState, MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance,
@@ -101,14 +102,52 @@ pub(crate) async fn open_instance(
     if gap.is_none() && position > own.min(cursors::confirmed(conn, new.gateway).await?) {
         settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
     }
+    // After the position is settled: a snapshot replaces what follows it.
+    let is_resync = resync::begin(conn, now, new).await?;
+    let gap = if is_resync { Some(resync::gap(position, gap, log.head)) } else { gap };
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
+    let nacked = nacked(conn, new, position).await?;
     let control = Control { revision: stream.revision, is_paused: stream.is_paused };
     let (received, applied) = before.moved(*confirm, first);
     let Before { is_unsure, repeats, .. } = before;
     let (epoch, head) = (log.epoch, log.head);
     let is_unsure = is_unsure || !replaces.is_empty();
     let opened = Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control };
-    Ok(OpenedInstance { opened, floor: log.floor, received, applied, gap, replaces })
+    Ok(OpenedInstance { opened, floor: log.floor, received, applied, nacked, gap, replaces })
+}
+
+/// Events after a position that an instance, or unnamed connections, could not apply, and how many
+/// times.
+async fn nacked(
+    conn: &mut Connection,
+    new: &NewConnection,
+    position: Sequence,
+) -> Result<Vec<(Sequence, u32)>> {
+    let rows = query!(
+        r#"
+        select first_sequence as "sequence!: Sequence", reason as "reason!: Reason",
+            count(*) as "count!: i64"
+        from attempts
+        where gateway = $1 and first_sequence between $2 and $3 and last_sequence = first_sequence
+            and outcome = 'failed' and connection is not null and instance = $4
+        group by first_sequence, reason order by first_sequence
+        "#,
+        new.gateway.0,
+        position.0 + 1,
+        position.0 + LONGEST_RANGE,
+        new.instance
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut nacked: Vec<(Sequence, u32)> = Vec::new();
+    for row in rows.into_iter().filter(|row| row.reason.is_reported()) {
+        let count = u32::try_from(row.count).unwrap_or(u32::MAX);
+        match nacked.last_mut() {
+            Some((sequence, sum)) if *sequence == row.sequence => *sum = sum.saturating_add(count),
+            _ => nacked.push((row.sequence, count)),
+        }
+    }
+    Ok(nacked)
 }
 
 /// The stored cursor of an instance.

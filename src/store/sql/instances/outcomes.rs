@@ -7,9 +7,10 @@ use super::super::cursors::{self, Move, Reach};
 use super::super::dialect::{Connection, query_scalar};
 use super::super::ledger::record::is_given_up;
 use super::super::ledger::{self, Ended, How, reports};
+use super::resync;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{InstanceOutcome, MOST_DETAIL, Range, Result};
+use crate::store::{GapReason, InstanceOutcome, MOST_DETAIL, Range, Result};
 
 /// The connection of an outcome.
 pub(crate) struct Connected<'a> {
@@ -71,6 +72,10 @@ pub(crate) async fn outcome(
             let pending = Range { first: settled.next(), last: *resume_at };
             if pending.first <= pending.last {
                 settle(conn, node, on, pending, How::Snapshot(reason.as_str())).await?;
+            }
+            if *reason == GapReason::Resync {
+                let (gateway, connection) = (on.gateway, on.connection);
+                resync::done(conn, on.seen_at, gateway, connection, *resume_at).await?;
             }
             advance(conn, on, Some(*resume_at)).await
         }

@@ -109,11 +109,12 @@ impl GatewayStatements for Connection {
                             where d.gateway = p.gateway and d.first_sequence > p.position - 1000
                                 and d.last_sequence > p.position
                         ) as ends
-                        where not exists (
-                            select 1 from dead_letters d
-                            where d.gateway = p.gateway and d.last_sequence >= ends.next
-                                and d.first_sequence <= ends.next and d.first_sequence > ends.next - 1000
-                        )
+                        -- They don't overlap, so only the last one before it may cover it.
+                        where not coalesce((
+                            select d.last_sequence >= ends.next from dead_letters d
+                            where d.gateway = p.gateway and d.first_sequence <= ends.next
+                            order by d.first_sequence desc limit 1
+                        ), false)
                     )
                 ) as "oldest_pending_at?: Timestamp",
                 (select count(*) from connections n
