@@ -107,9 +107,10 @@ const NOT_SHARED: i64 = i64::MIN;
 /// If this machine's clock differs by less than this from the database's, it is used.
 const AGREES: Duration = Duration::from_millis(50);
 
-/// Microseconds since the first call in this process.
+/// Microseconds since the first call in this process, by tokio's clock: in a simulation that stops
+/// and moves it, [`Timestamp::now`] moves with it after a call of [`follow`].
 fn monotonic() -> i64 {
-    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    static BEGINNING: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
     micros(BEGINNING.elapsed())
 }
 

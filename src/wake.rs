@@ -1,7 +1,7 @@
 //! Hints that a log has grown. A hint may be lost or duplicated: it makes a lane read sooner, but
 //! never decides what is sent.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -55,6 +55,14 @@ struct Topic {
     hints: broadcast::Sender<Hint>,
 }
 
+impl Topic {
+    /// Wakes the lanes by a hint without rows, in the order in which they began to wait. A watch channel
+    /// wakes its receivers in random order, so the change of the state follows.
+    fn wake_in_order(&self, head: Sequence) {
+        let _ = self.hints.send(Hint::new(head, []));
+    }
+}
+
 /// Sends hints from writers to lanes and jobs. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Wake(Arc<Inner>);
@@ -63,7 +71,7 @@ pub struct Wake(Arc<Inner>);
 struct Inner {
     topics: DashMap<GatewayKey, Topic>,
     /// Gateways to sweep. Locked only to insert, or to take the whole set.
-    sweep_requests: Mutex<HashSet<GatewayKey>>,
+    sweep_requests: Mutex<BTreeSet<GatewayKey>>,
     sweep: Notify,
     /// Notified when this node has appended something.
     growth: Notify,
@@ -109,7 +117,10 @@ impl Wake {
     /// Tells lanes that another node has appended to a gateway's log. That node does the rest, such
     /// as the sweep.
     pub fn reached(&self, gateway: GatewayKey, head: Sequence) {
-        if let Some(topic) = self.0.topics.get(&gateway) {
+        if let Some(topic) = self.0.topics.get(&gateway)
+            && head > topic.state.borrow().head
+        {
+            topic.wake_in_order(head);
             raise(&topic, head);
         }
     }
@@ -118,6 +129,9 @@ impl Wake {
     /// than the newest that is known has no effect.
     pub fn changed(&self, gateway: GatewayKey, control: Control) {
         if let Some(topic) = self.0.topics.get(&gateway) {
+            if control.revision > topic.state.borrow().control.revision {
+                topic.wake_in_order(Sequence::ZERO);
+            }
             topic.state.send_if_modified(|state| {
                 let is_newer = control.revision > state.control.revision;
                 if is_newer {

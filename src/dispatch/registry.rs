@@ -127,11 +127,13 @@ impl Registry {
             .iter()
             .flat_map(|place| {
                 let those = place.connections.iter().filter(|one| of(&one.id));
-                those.map(|one| one.stop.clone()).collect::<Vec<_>>()
+                those.map(|one| (one.id, one.stop.clone())).collect::<Vec<_>>()
             })
             .collect();
+        // The order of the map differs from one process to the next. A simulation repeats a run.
+        stops.sort_by_key(|(id, _)| *id);
         fastrand::shuffle(&mut stops);
-        stops
+        stops.into_iter().map(|(_, stop)| stop).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The job that records events for gateways that are not connected, soon after they were appended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ pub(super) struct Sweep {
     ready_at: Instant,
     everything_at: Instant,
     /// Gateways to sweep, and when. Kept until the sweep has succeeded.
-    due: HashMap<GatewayKey, Instant>,
+    due: BTreeMap<GatewayKey, Instant>,
 }
 
 impl Sweep {
     pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
         let ready_at = Instant::now() + dispatcher.options.not_connected_grace;
-        Self { dispatcher, ready_at, everything_at: ready_at, due: HashMap::new() }
+        Self { dispatcher, ready_at, everything_at: ready_at, due: BTreeMap::new() }
     }
 
     async fn sweep(&mut self, gateways: Option<&[GatewayKey]>) -> Result<(), StoreError> {
@@ -54,6 +54,8 @@ impl Job for Sweep {
         let next = self.due.values().min();
         let next = next.map_or(self.everything_at, |at| self.everything_at.min(*at));
         tokio::select! {
+            // A continuous stream of requests can't delay the sweep, which runs after each of them.
+            biased;
             gateways = self.dispatcher.wake.sweep_requests() => {
                 let at = self.ready_at.max(Instant::now());
                 for gateway in gateways {
@@ -71,7 +73,7 @@ impl Job for Sweep {
             self.sweep(None).await?;
             self.everything_at = now + EVERYTHING;
         }
-        let due = self.due.extract_if(|_, at| *at <= now);
+        let due = self.due.extract_if(.., |_, at| *at <= now);
         let mut gateways: Vec<GatewayKey> = due.map(|(gateway, _)| gateway).collect();
         // A gateway that is connected here receives its events. When its last connection ends,
         // another sweep is requested.

@@ -46,10 +46,12 @@ mod resync;
 mod retention;
 mod rollout;
 mod tables;
+pub(crate) mod tampering;
 mod tokens;
 
 use append::Grown;
 use tables::Tables;
+use tampering::{Honest, Tamper};
 
 /// Returns the current time.
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -66,6 +68,8 @@ struct Shared {
     inbox: watch::Sender<u64>,
     /// The nodes to notify when logs grow.
     nodes: Mutex<BTreeMap<NodeId, Wake>>,
+    /// Deliberate bugs.
+    tamper: Mutex<Arc<dyn Tamper>>,
 }
 
 impl MemoryDatabase {
@@ -76,6 +80,7 @@ impl MemoryDatabase {
             tables: Mutex::default(),
             inbox: watch::Sender::new(0),
             nodes: Mutex::default(),
+            tamper: Mutex::new(Arc::new(Honest)),
         }));
         database.add_organisation("default");
         database
@@ -99,6 +104,10 @@ impl MemoryDatabase {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tampering(&self) -> Arc<dyn Tamper> {
+        Arc::clone(&self.0.tamper.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Wake>> {

@@ -59,6 +59,8 @@ impl Tasks {
     async fn next(&mut self) -> Done {
         let Self { handling, reading, saving } = self;
         tokio::select! {
+            // Each of them ends once, so none can starve another.
+            biased;
             outcome = ready(handling) => Done::Handled(outcome),
             () = ready(reading) => Done::SnapshotRead,
             saved = ready(saving) => Done::Saved(saved),
@@ -175,6 +177,8 @@ impl<'a> Driver<'a> {
         while !self.is_stopped {
             self.perform_offline();
             tokio::select! {
+                // The future ends once.
+                biased;
                 result = &mut future => return Ok(Some(result)),
                 stepped = self.step() => stepped?,
             }
@@ -186,6 +190,9 @@ impl<'a> Driver<'a> {
     /// Waits for the next thing that happens without a connection.
     async fn step(&mut self) -> Result<(), ClientError> {
         tokio::select! {
+            // The stop counts once, and a task is followed by another one only after this returns, so
+            // only the credit can wait, for an application that changes it continuously.
+            biased;
             () = self.stop.cancelled(), if !self.is_stopped => self.stop_now(),
             done = self.tasks.next() => self.done(done)?,
             Ok(()) = self.credit.changed() => self.credit_changed(),
@@ -266,14 +273,10 @@ impl<'a> Driver<'a> {
             // If nothing is read, nothing is heard.
             let silent = times.received + times.heartbeat * MISSED_HEARTBEATS;
             tokio::select! {
-                received = link.receive(), if has_room => {
-                    times.received = Instant::now();
-                    match received {
-                        Ok(Received::Frame(frame)) => self.receive(frame, &mut times).await,
-                        Ok(Received::Alive) => {}
-                        Err(closed) => return Ok((End::Lost(closed), times.opened)),
-                    }
-                }
+                // The service may send continuously, so frames come after what is due meanwhile. That
+                // ends once, or is due again only after some time, so it can't starve the frames. A
+                // frame that has arrived counts before the last two deadlines.
+                biased;
                 stepped = self.step() => {
                     stepped?;
                     if !has_room {
@@ -287,6 +290,14 @@ impl<'a> Driver<'a> {
                 () = until(times.progress) => {
                     times.progress = None;
                     self.state.progress();
+                }
+                received = link.receive(), if has_room => {
+                    times.received = Instant::now();
+                    match received {
+                        Ok(Received::Frame(frame)) => self.receive(frame, &mut times).await,
+                        Ok(Received::Alive) => {}
+                        Err(closed) => return Ok((End::Lost(closed), times.opened)),
+                    }
                 }
                 () = until(times.retry) => {
                     let why = "the refused event did not come again".to_owned();

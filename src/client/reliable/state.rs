@@ -129,6 +129,8 @@ struct Connection {
     /// Whether the hello named a position of the client, so that the service may not skip anything
     /// without a gap.
     has_position: bool,
+    /// The window that the service was told.
+    credit: Credit,
     /// Received and not handled yet.
     queue: VecDeque<Item>,
     /// Whether delivery waits for a snapshot.
@@ -167,7 +169,9 @@ impl ClientState {
     pub fn connect(&mut self) -> Hello {
         debug_assert!(!self.is_saving(), "the position is still being stored");
         let has_position = self.saved.is_some();
-        self.connection = Some(Connection { has_position, ..Connection::default() });
+        let Settings { window, window_bytes, .. } = self.settings;
+        let credit = Credit { window, window_bytes };
+        self.connection = Some(Connection { has_position, credit, ..Connection::default() });
         Hello {
             instance: self.settings.instance.clone(),
             resume: self.saved.clone().map_or_else(|| self.settings.start.clone(), Resume::After),
@@ -207,6 +211,7 @@ impl ClientState {
             }
             ServerFrame::Error(error) => connection.error = Some(error),
         }
+        self.tell_credit();
         self.proceed();
     }
 
@@ -389,12 +394,21 @@ impl ClientState {
 
     /// Changes the window, also for later connections. 0 pauses delivery.
     pub fn credit(&mut self, window: Option<u32>, window_bytes: Option<u64>) {
-        let changed = Credit { window, window_bytes };
         self.settings.window = window.or(self.settings.window);
         self.settings.window_bytes = window_bytes.or(self.settings.window_bytes);
-        let is_open = self.connection.as_ref().is_some_and(|it| it.seen.is_some());
-        if is_open && changed != Credit::default() {
-            self.send(GatewayFrame::Credit(changed));
+        self.tell_credit();
+    }
+
+    /// Tells the service the window if it has changed since the service was told, which may be since
+    /// the hello. Frames must not precede the service's answer to that.
+    fn tell_credit(&mut self) {
+        let Settings { window, window_bytes, .. } = self.settings;
+        let wanted = Credit { window, window_bytes };
+        let Some(connection) = self.connection.as_mut().filter(|it| it.seen.is_some()) else {
+            return;
+        };
+        if mem::replace(&mut connection.credit, wanted) != wanted {
+            self.send(GatewayFrame::Credit(wanted));
         }
     }
 

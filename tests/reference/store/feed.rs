@@ -10,7 +10,7 @@ use gateway_events::store::{
 use super::tables::{EventRow, Tables};
 
 /// A connection that was opened or closed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ConnectionChange {
     pub(super) connection: ConnectionId,
     pub(super) gateway: GatewayKey,

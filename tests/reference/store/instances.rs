@@ -31,13 +31,19 @@ impl Instances for MemoryStore {
         self.read(|tables| tables.log_state(gateway)).await
     }
 
-    async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance> {
+    async fn open_instance(&self, mut opening: OpenInstance) -> Result<OpenedInstance> {
         let node = self.node;
-        let answer = self.commit(|tables, now| tables.open_instance(now, node, &opening), |_| ());
+        let tamper = self.database.tampering();
+        tamper.opening(&mut opening);
+        let mut answer =
+            self.commit(|tables, now| tables.open_instance(now, node, &opening), |_| ());
         let opened = answer.is_ok().then_some(opening.connection);
         let mut pending = super::PendingOpening { store: self, opened };
         tokio::task::yield_now().await;
         pending.opened = None;
+        if let Ok(opened) = &mut answer {
+            tamper.opened(opened);
+        }
         answer
     }
 

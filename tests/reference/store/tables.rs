@@ -19,7 +19,7 @@ use super::feed::ConnectionChange;
 /// A delivery.
 pub(super) type Key = (GatewayKey, i64);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     pub(super) organisations: BTreeMap<String, OrganisationKey>,
     pub(super) access_tokens: BTreeMap<String, Token<OrganisationKey>>,
@@ -58,7 +58,7 @@ pub(super) struct Tables {
 }
 
 /// The last assigned keys. Keys are never reused.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Last {
     pub(super) gateway: i64,
     pub(super) event: i64,
@@ -75,14 +75,14 @@ pub(super) fn next(last: &mut i64) -> i64 {
     *last
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Token<Of> {
     pub(super) of: Of,
     pub(super) digest: [u8; 32],
     pub(super) info: TokenInfo,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GatewayRow {
     pub(super) id: GatewayId,
     pub(super) organisation: OrganisationKey,
@@ -100,7 +100,7 @@ pub(super) struct GatewayRow {
     pub(super) stream: Stream,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stream {
     pub(super) confirmation: Confirmation,
     pub(super) epoch: Epoch,
@@ -126,7 +126,7 @@ impl GatewayRow {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Cursor {
     pub(super) received: i64,
     /// The highest sequence up to which everything was acknowledged as applied.
@@ -153,7 +153,7 @@ impl Cursor {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ConnectionRow {
     pub(super) gateway: GatewayKey,
     pub(super) token: String,
@@ -172,7 +172,7 @@ pub(super) struct ConnectionRow {
     pub(super) is_to_resync: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct NodeRow {
     pub(super) about: Option<AboutNode>,
     pub(super) started_at: Timestamp,
@@ -181,7 +181,7 @@ pub(super) struct NodeRow {
     pub(super) lost_at: Option<Timestamp>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct EventRow {
     pub(super) organisation: OrganisationKey,
     pub(super) event: Arc<Event>,
@@ -195,14 +195,14 @@ pub(super) struct EventRow {
     pub(super) purged: Option<Purge>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KeptAnswer {
     pub(super) digest: [u8; 32],
     pub(super) answer: Vec<Result<Appended, Refusal>>,
     pub(super) created_at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AttemptRow {
     pub(super) gateway: GatewayKey,
     pub(super) first: i64,
@@ -233,7 +233,7 @@ pub(super) struct Inserted {
     pub(super) inserted_at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RejectedRow {
     pub(super) inbox_id: i64,
     pub(super) version: i64,

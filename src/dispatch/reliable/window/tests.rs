@@ -378,6 +378,19 @@ fn progress_extends_the_deadline() {
 }
 
 #[test]
+fn progress_with_a_skipped_event_extends_the_deadline_of_the_next_one() {
+    let base = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    window.skip_sent(Sequence(2), base);
+    window.applied(Sequence(1), base).unwrap();
+    let later = base + Duration::from_secs(50);
+    window.progress(Sequence(2), later).unwrap();
+    assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
+    window.applied(Sequence(3), later).unwrap();
+    assert_eq!(window.confirmation_deadline(TIMEOUT), None);
+}
+
+#[test]
 fn a_suspect_is_sent_alone() {
     let now = Instant::now();
     let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence(2));
