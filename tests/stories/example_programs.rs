@@ -39,6 +39,7 @@ fn of_service(program: &Path, service: &Service) -> Command {
     let mut program = Command::new(program);
     program
         .arg(format!("https://localhost:{}", service.port))
+        .current_dir(service.directory())
         .env_clear()
         .env("GATEWAY_EVENTS_CA_FILE", service.certificate())
         .stdin(Stdio::null())

@@ -48,10 +48,8 @@ where
 {
     let mut all = vec![("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
     all.extend(settings);
-    let served = match kinds.iter().any(|kind| *kind != Kind::Memory) {
-        true => Some(Arc::new(World::served(on, &all).await)),
-        false => None,
-    };
+    let is_served = kinds.iter().any(|kind| *kind != Kind::Memory);
+    let served = if is_served { Some(Arc::new(World::served(on, &all).await)) } else { None };
     let (local, mut running) = (LocalSet::new(), Vec::new());
     for kind in kinds {
         let world = match &served {

@@ -65,7 +65,7 @@ fn unreadable(error: impl std::fmt::Display) -> ConnectionError {
 
 /// An acknowledged connection. Dropping it closes the TCP connection.
 pub(crate) enum GatewayConnection {
-    WebSocket(websocket::Connection),
+    WebSocket(Box<websocket::Connection>),
     EventStream(event_stream::Connection),
     LongPoll(long_poll::Connection),
     Grpc(grpc::Connection),
@@ -83,10 +83,10 @@ impl GatewayConnection {
         let connecting = async {
             Ok(match transport {
                 Transport::WebSocket => {
-                    Self::WebSocket(websocket::Connection::plain(endpoint, key).await?)
+                    Self::WebSocket(Box::new(websocket::Connection::plain(endpoint, key).await?))
                 }
                 Transport::WebSocketV1 => {
-                    Self::WebSocket(websocket::Connection::reliable(endpoint, key).await?)
+                    Self::WebSocket(Box::new(websocket::Connection::reliable(endpoint, key).await?))
                 }
                 Transport::EventStream => {
                     Self::EventStream(event_stream::Connection::open(endpoint, key).await?)

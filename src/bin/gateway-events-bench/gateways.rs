@@ -345,19 +345,18 @@ impl Receiver {
     ) -> Result<(), String> {
         let mut acknowledged = 0;
         loop {
-            let event = match connection.next().now_or_never() {
-                Some(event) => event,
-                None => {
-                    if received.last > acknowledged {
-                        acknowledged = received.last;
-                        let sent = connection.acknowledge(acknowledged).await;
-                        sent.map_err(|error| error.to_string())?;
-                    }
-                    tokio::select! {
-                        biased;
-                        () = self.stop.cancelled() => return Ok(()),
-                        event = connection.next() => event,
-                    }
+            let event = if let Some(event) = connection.next().now_or_never() {
+                event
+            } else {
+                if received.last > acknowledged {
+                    acknowledged = received.last;
+                    let sent = connection.acknowledge(acknowledged).await;
+                    sent.map_err(|error| error.to_string())?;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return Ok(()),
+                    event = connection.next() => event,
                 }
             };
             self.seen.record(self.index, received, event.map_err(|error| error.to_string())?)?;

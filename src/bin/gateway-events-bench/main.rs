@@ -240,7 +240,7 @@ impl Measure {
             Self::Deliver(args) => deliver::run(args, testbed, transport).await,
             Self::Fanout(args) => fanout::run(args, testbed, transport).await,
             Self::Replay(args) => replay::run(args, testbed, transport).await,
-            Self::CatchUp(args) => catch_up::run(args, testbed, transport).await,
+            Self::CatchUp(args) => Box::pin(catch_up::run(args, testbed, transport)).await,
             Self::ReplayJob(args) => replay_job::run(args, testbed).await,
             Self::Idle(args) => idle::run(args, testbed, transport).await,
             Self::Storm(args) => storm::run(args, testbed).await,

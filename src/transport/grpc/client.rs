@@ -200,9 +200,8 @@ fn invalid(member: &str, why: impl Display) -> FrameError {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::super::push::Encoder as _;
     use super::super::super::{Outgoing, OutgoingEvent};
-    use super::super::{Messages, frame};
+    use super::super::{Messages, frame, server};
     use super::*;
     use crate::event::{Event, Sequence};
     use crate::transport::frames::Position;
@@ -274,7 +273,7 @@ mod tests {
             Outgoing::Mark(mark),
         ] {
             let text = crate::transport::reliable::outgoing_text(outgoing.clone(), epoch);
-            let message = Messages::new(epoch).message(outgoing).unwrap();
+            let message = server(Messages::new(epoch).message(outgoing));
             let read = server_frame(message).unwrap().unwrap();
             assert_eq!(read.to_text(), text);
         }

@@ -75,8 +75,8 @@ impl Tables {
         only: Option<&str>,
     ) -> Result<Vec<String>> {
         let cursors = self.cursors.iter();
-        let named = cursors.filter(|((of, _), it)| *of == gateway && it.confirm.is_some());
-        let mut names: Vec<String> = named.map(|((_, name), _)| name.clone()).collect();
+        let own = cursors.filter(|((of, _), it)| *of == gateway && it.confirm.is_some());
+        let mut names: Vec<String> = own.map(|((_, name), _)| name.clone()).collect();
         if let Some(only) = only {
             names.retain(|name| name == only);
             return if names.is_empty() {

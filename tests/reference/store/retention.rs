@@ -46,8 +46,8 @@ impl Tables {
             }
             TrimStep::ExpiredInstances => {
                 let before = limits.replaced_before(now);
-                let rows = self.expired_instances.iter();
-                let rows = rows.map(|(key, row)| (row.expired_at, key.clone()));
+                let rows =
+                    self.expired_instances.iter().map(|(key, row)| (row.expired_at, key.clone()));
                 let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
                 gone.iter().filter(|key| self.expired_instances.remove(key).is_some()).count()
             }

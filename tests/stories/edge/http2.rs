@@ -114,10 +114,14 @@ async fn the_protocol_is_chosen_by_alpn_and_websocket_stays_on_http_1() {
     let (status, body) = peer.get(LARGE).await;
     let over_http1 = service.admin().get("/event-types").await;
     assert_eq!((status, String::from_utf8(body).expect("text")), (200, over_http1.body));
-    // The refusal of an upgrade also ends the connection.
-    let (status, _) = peer.get("/api/internal/v1/ws/gateways/connect").await;
-    assert_eq!(status, 401, "there is no key");
-    peer.cut().await;
+    // A refusal ends the connection, unless another request on it had a valid credential: it may be
+    // the one of a gateway's stream, or a proxy's for several clients.
+    let refused = "/api/internal/v1/ws/gateways/connect";
+    let stranger = Peer::connect(&service, 65_535).await;
+    assert_eq!(stranger.get(refused).await.0, 401, "there is no key");
+    stranger.cut().await;
+    assert_eq!(peer.get(refused).await.0, 401, "there is no key");
+    assert_eq!(peer.get("/livez").await, (200, b"ok\n".to_vec()));
     let (_, key) = service.gateway("one").await;
     let stream = offering(&service, &["http/1.1"]).await;
     service.connect_over(stream, &key).await.expect("a gateway that offers HTTP/1.1 is admitted");

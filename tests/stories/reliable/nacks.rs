@@ -6,7 +6,6 @@ use super::peer::Peer;
 use super::publish;
 use crate::both_databases::{On, on_both};
 
-
 on_both! {
     reconnects_do_not_reset_the_count_of_negative_acknowledgements
 }

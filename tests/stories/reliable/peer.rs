@@ -116,6 +116,17 @@ impl Peer {
         }
     }
 
+    /// The next frame of this type. Others before it must be marks.
+    pub(crate) async fn frame_of(&mut self, frame_type: &str) -> Value {
+        loop {
+            let frame = self.frame().await;
+            if frame["type"] == frame_type {
+                return frame;
+            }
+            assert_eq!(frame["type"], "delivery.mark", "{frame}");
+        }
+    }
+
     /// The next event, which must have this sequence. Marks before it are ignored.
     pub(crate) async fn event(&mut self, sequence: i64) -> Value {
         loop {
