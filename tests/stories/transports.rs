@@ -69,7 +69,7 @@ where
 
 /// The message of a panic.
 fn why(failed: tokio::task::JoinError) -> String {
-    match failed.try_into_panic().map(|panic| panic.downcast::<String>()) {
+    match failed.try_into_panic().map(<Box<dyn std::any::Any + Send>>::downcast::<String>) {
         Ok(Ok(message)) => *message,
         Ok(Err(panic)) => {
             panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |it| (*it).into())

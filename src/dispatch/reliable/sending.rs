@@ -117,7 +117,11 @@ impl Lane {
         let mut last = self.window.sent();
         for item in self.feed.ready() {
             match item {
-                Item::Event(row, _) if row.withheld == Some(Reason::Purged) => last = row.sequence,
+                Item::Event(row, _)
+                    if row.withheld == Some(Reason::Purged) && self.wants(&row.event) =>
+                {
+                    last = row.sequence;
+                }
                 _ => break,
             }
         }

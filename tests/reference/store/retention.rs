@@ -83,12 +83,7 @@ impl Tables {
                     oldest.filter(|(_, row)| row.at < old).map(|(key, _)| *key).collect();
                 gone.iter().filter(|key| self.connection_changes.remove(key).is_some()).count()
             }
-            TrimStep::Rejected => {
-                let before = now.minus(limits.hard_max_age);
-                let rows = self.rejected.iter().map(|(key, row)| (row.rejected_at, *key));
-                let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
-                gone.iter().filter(|key| self.rejected.remove(key).is_some()).count()
-            }
+            TrimStep::Rejected => self.trim_rejected(now.minus(limits.hard_max_age), batch),
             TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
             TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
             TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),
@@ -102,6 +97,12 @@ impl Tables {
             mark.gateway = 0;
         }
         Ok(trimmed)
+    }
+
+    fn trim_rejected(&mut self, before: Timestamp, batch: usize) -> usize {
+        let rows = self.rejected.iter().map(|(key, row)| (row.rejected_at, *key));
+        let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
+        gone.iter().filter(|key| self.rejected.remove(key).is_some()).count()
     }
 
     /// Trims the next logs, by at most `batch` rows in all. Returns whether these were the last

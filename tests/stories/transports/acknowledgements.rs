@@ -11,7 +11,9 @@ use crate::both_databases::{On, on_both};
 on_both! {
     acknowledgements_move_the_position_at_their_level
     an_instance_may_confirm_by_what_it_has_received
+    what_was_received_counts_once_an_instance_confirms_by_that
     a_retry_is_sent_again_with_all_after_it
+    a_rejection_outlasts_the_retry_of_an_earlier_event
     a_rejected_event_is_a_dead_letter_and_the_stream_goes_on
     an_event_that_fails_too_often_is_given_up
     progress_extends_the_deadline_and_silence_does_not
@@ -47,6 +49,22 @@ async fn an_instance_may_confirm_by_what_it_has_received(on: On) {
         peer.received(2).await;
         bed.confirmed(2).await;
         bed.delivery(2, |it| it.state == "delivered").await;
+    })
+    .await;
+}
+
+async fn what_was_received_counts_once_an_instance_confirms_by_that(on: On) {
+    over(&on, &[], GREETED, async |bed: Bed| {
+        bed.publish(1..=3).await;
+        let mut peer = bed.connect(json!({"instance": "a"})).await;
+        peer.events(1..=3).await;
+        peer.received(3).await;
+        peer.applied(1).await;
+        bed.confirmed(1).await;
+        peer.leave().await;
+        let _peer = bed.connect(json!({"instance": "a", "confirm": "received"})).await;
+        bed.confirmed(3).await;
+        bed.delivery(3, |it| it.state == "delivered").await;
     })
     .await;
 }
@@ -88,6 +106,23 @@ async fn a_rejected_event_is_a_dead_letter_and_the_stream_goes_on(on: On) {
         // The last one, with nothing unconfirmed before it.
         peer.nack(4, NackCode::Invalid, None).await;
         bed.confirmed(4).await;
+    })
+    .await;
+}
+
+async fn a_rejection_outlasts_the_retry_of_an_earlier_event(on: On) {
+    over(&on, &[], RELIABLE, async |bed: Bed| {
+        bed.publish(1..=3).await;
+        let mut peer = bed.connected().await;
+        peer.events(1..=3).await;
+        peer.nack(2, NackCode::Unsupported, None).await;
+        bed.delivery(2, |it| it.state == "failed").await;
+        peer.nack(1, NackCode::Overloaded, Some(50)).await;
+        assert_eq!(peer.event(1).await.attempt, 2);
+        assert_eq!(peer.event(3).await.previous.0, 1, "the rejected one is not sent again");
+        peer.applied(3).await;
+        bed.confirmed(3).await;
+        bed.delivery(2, |it| it.state == "failed").await;
     })
     .await;
 }

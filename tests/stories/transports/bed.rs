@@ -98,8 +98,13 @@ impl World {
         let options = Config::load(&sources).expect("settings").delivery_options();
         let jobs = Supervisor::default();
         let dispatcher = Dispatcher::new(Arc::clone(&store), wake, options, &jobs);
-        let (_directory, _database) = (directory, database);
-        Self::Memory(Node { store, dispatcher, organisation, _directory, _database })
+        Self::Memory(Node {
+            store,
+            dispatcher,
+            organisation,
+            _directory: directory,
+            _database: database,
+        })
     }
 
     pub(super) fn service(&self) -> &Service {

@@ -1,6 +1,7 @@
 //! A gateway that was away while many events were appended catches up over each transport: in order,
 //! completely, and without a backlog in the memory of the service. `CATCH_UP_EVENTS=200000` appends more.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,10 +56,11 @@ async fn a_gateway_catches_up_with_bounded_memory(on: On) {
         bed.confirmed(events).await;
         let (took, after) = (began.elapsed(), resident(service.pid()));
         let kind = bed.kind;
-        eprintln!(
+        let figures = format!(
             "{kind:?}: {events} events in {took:.1?}, {before} MiB before, {after} MiB after"
         );
-        assert!(after < before + GROWTH, "{kind:?}: {before} MiB before, {after} MiB after");
+        let _ = writeln!(std::io::stderr(), "{figures}");
+        assert!(after < before + GROWTH, "{figures}");
     }
 }
 

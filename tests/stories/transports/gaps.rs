@@ -9,7 +9,7 @@ use crate::both_databases::{On, on_both};
 
 on_both! {
     what_retention_has_removed_is_a_gap
-    a_purged_event_is_a_gap
+    purged_events_are_one_gap
     a_position_that_does_not_fit_the_log_is_a_gap
 }
 
@@ -52,21 +52,22 @@ async fn what_retention_has_removed_is_a_gap(on: On) {
     .await;
 }
 
-async fn a_purged_event_is_a_gap(on: On) {
+async fn purged_events_are_one_gap(on: On) {
     over(&on, &[], RELIABLE, async |bed: Bed| {
-        bed.publish(1..=3).await;
+        bed.publish(1..=4).await;
         bed.purge(2).await;
+        bed.purge(3).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;
         peer.applied(1).await;
         let gap = peer.gap().await;
-        assert_eq!((gap.from.0, gap.to.0, gap.resume_at.0), (2, 2, 2));
+        assert_eq!((gap.from.0, gap.to.0, gap.resume_at.0), (2, 3, 3));
         assert_eq!(gap.reason, GapReason::Purged);
         peer.quiet().await;
         peer.settle(&gap).await;
-        assert_eq!(peer.event(3).await.previous.0, 2);
-        peer.applied(3).await;
-        bed.confirmed(3).await;
+        assert_eq!(peer.event(4).await.previous.0, 3);
+        peer.applied(4).await;
+        bed.confirmed(4).await;
     })
     .await;
 }

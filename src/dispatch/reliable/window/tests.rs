@@ -432,3 +432,35 @@ fn what_earlier_connections_could_not_apply_is_counted() {
     let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
     assert_eq!((nacked, window.nacks(Sequence(2))), (Ok(Nacked::Retry { started_at }), 4));
 }
+
+#[test]
+fn what_waits_for_the_oldest_event_is_bounded() {
+    let now = Instant::now();
+    let mut window = sent(1, Confirm::Applied);
+    let mut next = 2;
+    while window.has_room(1) {
+        offer(&mut window, next);
+        window.nack(Sequence(next), Reason::Invalid, None).unwrap();
+        assert_eq!(window.settle_rejected(now), []);
+        next += 1;
+    }
+    assert_eq!(next, 17, "four times the window");
+    assert_eq!(window.applied(Sequence(1), now).unwrap().settled.len(), 16);
+    assert!(window.has_room(1));
+}
+
+#[test]
+fn an_event_that_was_rejected_is_not_sent_again_with_those_before_it() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    window.nack(Sequence(2), Reason::Invalid, None).unwrap();
+    window.nack(Sequence(1), Reason::Overloaded, Some(now)).unwrap();
+    window.retry();
+    assert_eq!(offer(&mut window, 1), Offered { previous: Sequence(0), attempt: 2 });
+    assert!(window.was_rejected(Sequence(2)) && !window.was_rejected(Sequence(3)));
+    assert_eq!(window.skip_rejected(Sequence(2)), Ok(vec![]));
+    assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(1), attempt: 2 });
+    let rejected = Settled::Rejected(range(2, 2), Reason::Invalid);
+    let settled = window.applied(Sequence(3), now).unwrap().settled;
+    assert_eq!(settled, [confirmed(1, 1), rejected, confirmed(3, 3)]);
+}
