@@ -28,7 +28,8 @@ receive() {
         [ "$sequence" -eq $((last + 1)) ]
         last="$sequence"
     fi
-    confirm "$last"
+    # What this stream has not sent yet can't be confirmed on it.
+    confirm "$sequence"
 }
 
 while [ "$confirmed" -lt "$TOTAL" ]; do

@@ -28,7 +28,8 @@ function receive(message) {
   if (sequence <= last) repeats += 1
   else if (sequence === last + 1) last = sequence
   else throw new Error(`${sequence} follows ${last}`)
-  return confirm(last)
+  // What this stream has not sent yet can't be confirmed on it.
+  return confirm(sequence)
 }
 
 function open() {

@@ -44,7 +44,9 @@ with grpc.secure_channel(ORIGIN.removeprefix("https://"), credentials) as channe
                     received.connected()
                 elif kind == "event":
                     received.insert(frame.event.sequence, json.loads(frame.event.payload))
-                    ack = messages.DeliveryAck(applied=received.to_confirm())
+                    # What this stream has not sent yet can't be confirmed on it.
+                    applied = min(received.to_confirm(), frame.event.sequence)
+                    ack = messages.DeliveryAck(applied=applied)
                     frames.put(messages.GatewayFrame(delivery_ack=ack))
                     if received.is_complete():
                         frames.put(None)
