@@ -142,7 +142,7 @@ async fn replay_reads_the_whole_backlog() {
     assert_figures(&report, &["receivedPerSecond", "recordedPerSecond", "baselineAcknowledged"]);
     let counts = &report["runs"][0]["counts"];
     assert_eq!(counts["accepted"], counts["received"]);
-    assert!(counts["accepted"].as_u64() >= Some(5000), "{report:#}");
+    assert!(counts["accepted"].as_u64() >= Some(600), "{report:#}");
 }
 
 #[tokio::test]
@@ -199,7 +199,9 @@ async fn idle_measures_each_transport_with_several_connections_of_a_gateway() {
 
 #[tokio::test]
 async fn catch_up_reports_latencies_and_memory_over_each_transport() {
-    let report = bench("catch-up --transport all --events 5000 --gateways 2 --seconds 0.3").await;
+    // Many live events, so that some come while the other gateway catches up.
+    let quick = "--events 600 --rate 500 --gateways 2 --seconds 0.3";
+    let report = bench(&format!("catch-up --transport all {quick}")).await;
     for name in ["beforeP99", "duringP99", "recordedPerSecond", "memoryPeak", "clientMemoryPeak"] {
         over_each(&report, name);
     }
