@@ -81,9 +81,9 @@ pub use gateways::*;
 pub use health::*;
 pub use inbox::*;
 pub use instances::{
-    Confirmation, ExpiredInstance, Gap, GapReason, InstanceConnection, InstanceInfo, InstanceList,
-    Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES, OpenInstance,
-    OpenedInstance, ReplacedConnection, ResumeFrom,
+    Confirmation, EarlierNacks, ExpiredInstance, Gap, GapReason, InstanceConnection, InstanceInfo,
+    InstanceList, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES,
+    OpenInstance, OpenedInstance, ReplacedConnection, ResumeFrom,
 };
 pub use ledger::*;
 pub use log::*;

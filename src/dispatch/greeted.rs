@@ -12,8 +12,8 @@ use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Reason, Sequence};
-use crate::store::{Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::event::{ConnectionId, Reason};
+use crate::store::{EarlierNacks, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
 use crate::wake::Subscription;
@@ -156,8 +156,8 @@ impl Greeted {
 #[derive(Debug)]
 pub(super) struct Begin {
     pub(super) hello: Hello,
-    /// Events that earlier connections could not apply, and how many times.
-    pub(super) nacked: Vec<(Sequence, u32)>,
+    /// Events that earlier connections could not apply.
+    pub(super) nacked: Vec<EarlierNacks>,
     pub(super) gap: Option<crate::store::Gap>,
 }
 

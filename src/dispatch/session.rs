@@ -258,7 +258,7 @@ impl Ready {
             None => (opened.position, opened.position),
         };
         let mut window = reliable::Window::new(limits, hello.confirm, position, opened.suspect);
-        window.nacked_before(nacked);
+        window.nacked_before(&nacked, timing.patience);
         window.credit(Credit { window: hello.window, window_bytes: hello.window_bytes });
         let lane = Box::new(reliable::Lane {
             info: info.clone(),

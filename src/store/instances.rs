@@ -171,6 +171,17 @@ pub enum ResumeFrom {
     },
 }
 
+/// An event that earlier connections of an instance could not apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlierNacks {
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// How many times they could not.
+    pub count: u32,
+    /// One of the reasons that they stated.
+    pub reason: Reason,
+}
+
 /// Where a connection in reliable mode starts.
 #[derive(Clone, Debug)]
 pub struct OpenedInstance {
@@ -184,9 +195,9 @@ pub struct OpenedInstance {
     pub received: Sequence,
     /// How far it has applied events before.
     pub applied: Sequence,
-    /// Events after the position that the instance could not apply before, and how many times: at most
-    /// a thousand sequences are examined.
-    pub nacked: Vec<(Sequence, u32)>,
+    /// Events after the position that the instance could not apply before: at most a thousand
+    /// sequences are examined.
+    pub nacked: Vec<EarlierNacks>,
     /// What can't be delivered.
     pub gap: Option<Gap>,
     /// Older live connections of the same instance, which must be closed. Those of other nodes find

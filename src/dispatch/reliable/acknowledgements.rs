@@ -110,7 +110,7 @@ impl Lane {
         let patience = self.timing.patience;
         let is_poison = patience.poison == Policy::DeadLetter
             && nacks.saturating_add(1) >= patience.max_attempts;
-        let retry_at = (retryable && !is_poison).then(|| {
+        let retry_at = retryable.then(|| {
             let wait = retry_after_ms.map_or_else(|| pause(nacks), Duration::from_millis);
             now + wait
         });
@@ -123,6 +123,19 @@ impl Lane {
                 }
                 state.in_flight.remove_from(sequence);
                 self.feed.rewind(self.window.sent());
+                if is_poison {
+                    self.window.give_up(sequence, code);
+                    let advance_to = None;
+                    let outcome = InstanceOutcome::Rejected {
+                        sequence,
+                        code,
+                        detail,
+                        started_at,
+                        advance_to,
+                    };
+                    self.outcomes.instance(outcome, at);
+                    return Ok(());
+                }
                 // A peer that rejects continuously must not fill the memory while the database is
                 // unavailable, nor the ledger if its events are never given up.
                 let is_recent = state.retried_at.is_some_and(|at| now - at < RECORDED_EVERY);

@@ -295,8 +295,7 @@ impl Lane {
         let (sent, head) = (self.window.sent(), self.feed.head());
         let is_news = state.wants_mark && sent > state.marked && sent >= head;
         if self.feed.front().is_some()
-            || self.window.has_gap()
-            || self.window.retry_at().is_some()
+            || !self.window.takes_mark()
             || !(self.window.owes_mark() || is_news)
         {
             return false;

@@ -14,7 +14,7 @@ use super::super::Policy;
 use super::super::window::{Closing, Limits, Patience};
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
-use crate::store::{Level, Range};
+use crate::store::{EarlierNacks, Level, Range};
 use crate::transport::frames::{Confirm, Credit};
 
 /// The most runs of events that are received and not applied, on a connection that confirms the
@@ -159,12 +159,15 @@ pub(crate) struct Window {
     retry_at: Option<Instant>,
     /// The history of events that are to be sent again.
     repeats: BTreeMap<Sequence, Repeat>,
-    /// Events that were rejected after one that is to be sent again. They are not.
+    /// Events that were rejected or given up, and lie after what is sent next. They are passed over.
     rejected: BTreeMap<Sequence, Reason>,
     /// An event up to here may have made an earlier connection fail. Each is sent alone.
     suspect: Sequence,
     /// Whether the peer may still be handling an event that an admin has skipped.
     may_handle_skipped: bool,
+    /// Whether the peer waits for an event that was given up. It ignores marks, because they may be
+    /// some from before its negative acknowledgement.
+    awaits_given_up: bool,
 }
 
 impl Window {
@@ -195,13 +198,20 @@ impl Window {
             rejected: BTreeMap::new(),
             suspect,
             may_handle_skipped: false,
+            awaits_given_up: false,
         }
     }
 
-    /// Continues the history of events that earlier connections could not apply so many times.
-    pub(crate) fn nacked_before(&mut self, nacked: Vec<(Sequence, u32)>) {
-        let repeat = |(sequence, count)| (sequence, Repeat { sent: count, nacked: count });
-        self.repeats.extend(nacked.into_iter().map(repeat));
+    /// Continues the history of events that earlier connections could not apply. Those that were given
+    /// up are not sent again, even if the peer starts before them.
+    pub(crate) fn nacked_before(&mut self, nacked: &[EarlierNacks], patience: Patience) {
+        for EarlierNacks { sequence, count, reason } in nacked.iter().copied() {
+            if patience.poison == Policy::DeadLetter && count >= patience.max_attempts {
+                self.rejected.insert(sequence, reason);
+            } else {
+                self.repeats.insert(sequence, Repeat { sent: count, nacked: count });
+            }
+        }
     }
 
     /// Everything up to here is settled.
@@ -286,6 +296,7 @@ impl Window {
         let what = What::Sent { bytes, instant, started_at, previous };
         self.open.push_back(Open { range, what });
         self.told = sequence;
+        self.awaits_given_up = false;
         self.pass(sequence);
         Ok(Offered { previous, attempt })
     }
@@ -301,7 +312,15 @@ impl Window {
         self.pass_over(last, What::Skipped(reason))
     }
 
-    /// Whether the peer rejected an event before an earlier one had to be sent again.
+    /// The peer is to be sent all events after this one again, but not this one, of which it has asked
+    /// for a retry: it was rejected too often. [`nack`](Self::nack) precedes.
+    pub(crate) fn give_up(&mut self, sequence: Sequence, reason: Reason) {
+        self.rejected.insert(sequence, reason);
+        self.retry_at = None;
+        self.awaits_given_up = true;
+    }
+
+    /// Whether an event was rejected or given up before it is its turn.
     pub(crate) fn was_rejected(&self, sequence: Sequence) -> bool {
         self.rejected.contains_key(&sequence)
     }
@@ -371,13 +390,19 @@ impl Window {
         let range = Range { first: self.position.next(), last };
         self.open.push_back(Open { range, what: What::Gap });
         self.told = last;
+        self.awaits_given_up = false;
         self.pass(last);
         range
     }
 
     /// Whether the peer was not told of the last sequences, because they were skipped.
     pub(crate) fn owes_mark(&self) -> bool {
-        self.told < self.sent && self.retry_at.is_none()
+        self.told < self.sent && self.takes_mark()
+    }
+
+    /// Whether the peer understands a mark now.
+    pub(crate) fn takes_mark(&self) -> bool {
+        self.retry_at.is_none() && !self.awaits_given_up && !self.has_gap()
     }
 
     /// Marks everything up to `sent` as complete.
@@ -535,6 +560,9 @@ impl Window {
         }
         if !self.repeats.is_empty() {
             self.repeats = self.repeats.split_off(&self.position.next());
+        }
+        if !self.rejected.is_empty() {
+            self.rejected = self.rejected.split_off(&self.position.next());
         }
         all
     }

@@ -140,7 +140,8 @@ pub struct Event {
     /// The epoch of the log.
     #[prost(string, tag = "9")]
     pub epoch: ::prost::alloc::string::String,
-    /// How often the event has been sent to this instance, from 1.
+    /// How often this connection has sent the event, from 1, plus how often the instance has rejected it
+    /// on earlier ones.
     #[prost(uint32, tag = "10")]
     pub attempt: u32,
     /// When it expires. It is not sent afterwards.

@@ -14,10 +14,10 @@ use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
 use gateway_events::store::{
-    Actor, Audited, Conflict, ExpiredInstance, GapReason, InstanceConnection, InstanceInfo,
-    InstanceList, InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL,
-    MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Outcome, Range,
-    ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
+    Actor, Audited, Conflict, EarlierNacks, ExpiredInstance, GapReason, InstanceConnection,
+    InstanceInfo, InstanceList, InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState,
+    MOST_DETAIL, MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Outcome,
+    Range, ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
 };
 
 use super::MemoryStore;
@@ -174,26 +174,27 @@ impl Tables {
         })
     }
 
-    fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<(Sequence, u32)> {
-        let mut nacked: BTreeMap<Sequence, u32> = BTreeMap::new();
+    fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<EarlierNacks> {
+        let mut nacked: BTreeMap<Sequence, EarlierNacks> = BTreeMap::new();
         for row in self.attempts.values() {
-            let is_nack =
-                row.outcome == Outcome::Failed && row.reason.is_some_and(Reason::is_reported);
+            let reason = row.reason.filter(|reason| reason.is_reported());
+            let Some(reason) = reason.filter(|_| row.outcome == Outcome::Failed) else { continue };
             let is_of = row.gateway == new.gateway
                 && row
                     .connection
                     .and_then(|id| self.connections.get(&id))
                     .is_some_and(|it| it.instance == new.instance);
-            if is_nack
-                && is_of
+            if is_of
                 && row.first == row.last
                 && row.first > position.0
                 && row.first <= position.0 + LONGEST_RANGE
             {
-                *nacked.entry(Sequence(row.first)).or_default() += 1;
+                let sequence = Sequence(row.first);
+                let first = EarlierNacks { sequence, count: 0, reason };
+                nacked.entry(sequence).or_insert(first).count += 1;
             }
         }
-        nacked.into_iter().collect()
+        nacked.into_values().collect()
     }
 
     fn is_same(&self, gateway: GatewayKey, resume: &ResumeFrom) -> bool {

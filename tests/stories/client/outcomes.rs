@@ -9,6 +9,7 @@ use gateway_events::client::reliable::{NackCode, Options, Outcome};
 on_both! {
     events_are_applied_in_order_and_confirmed
     a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter
+    an_event_that_is_never_applied_is_given_up_and_blocks_nothing
     a_handler_may_take_longer_than_the_deadline_of_the_confirmation
 }
 
@@ -68,6 +69,30 @@ async fn a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter(
     let rejected = rejected.clone().find(|one| one["sequence"] == 4).expect("event 4");
     let text = rejected.to_string();
     assert!(text.contains("unsupported") && text.contains("no such plugin"), "{rejected:#}");
+}
+
+async fn an_event_that_is_never_applied_is_given_up_and_blocks_nothing(on: On) {
+    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 4).await;
+    let refused = (
+        Duration::ZERO,
+        Outcome::RetryAfter { after: Duration::ZERO, code: NackCode::ApplyFailed, detail: None },
+    );
+    // The first time, and so the last one. The second of them is the newest event.
+    let outcomes = Outcomes::from([(2, refused.clone()), (4, refused)]);
+    let position = service.directory().join("position");
+    let mut gateway = Gateway::start_with(&service, &key, position, outcomes, Options::default());
+    assert_eq!(gateway.applied().await.0, 1);
+    assert_eq!(gateway.applied().await.0, 3);
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 4).await;
+    publish(&service, &id, 1).await;
+    assert_eq!(gateway.applied().await.0, 5, "sent at once, not after a reconnect");
+    gateway.stop().await;
+    let path = format!("/deliveries?status=failed&gatewayId={id}");
+    let failed = service.admin().get(&path).await.success();
+    let failed: Vec<_> = failed["list"].as_array().expect("a list").iter().collect();
+    assert!(failed.len() == 2 && failed.iter().all(|it| it["state"] == "failed"), "{failed:#?}");
 }
 
 async fn a_handler_may_take_longer_than_the_deadline_of_the_confirmation(on: On) {

@@ -422,15 +422,21 @@ fn events_that_were_not_sent_are_not_unconfirmed() {
 #[test]
 fn what_earlier_connections_could_not_apply_is_counted() {
     let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence::ZERO);
-    window.nacked_before(vec![(Sequence(2), 3)]);
+    let earlier = |number, count| EarlierNacks {
+        sequence: Sequence(number),
+        count,
+        reason: Reason::Overloaded,
+    };
+    window.nacked_before(&[earlier(2, 2), earlier(3, 3)], PATIENCE);
     let (now, started_at) = (Instant::now(), Timestamp::now());
     let attempts = [1, 2].map(|number| {
         window.offer(Sequence(number), 1, now, started_at).map(|offered| offered.attempt)
     });
-    assert_eq!(attempts, [Ok(1), Ok(4)]);
-    assert_eq!((window.nacks(Sequence(1)), window.nacks(Sequence(2))), (0, 3));
+    assert_eq!(attempts, [Ok(1), Ok(3)]);
+    assert_eq!((window.nacks(Sequence(1)), window.nacks(Sequence(2))), (0, 2));
+    assert!(window.was_rejected(Sequence(3)), "it was given up");
     let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
-    assert_eq!((nacked, window.nacks(Sequence(2))), (Ok(Nacked::Retry { started_at }), 4));
+    assert_eq!((nacked, window.nacks(Sequence(2))), (Ok(Nacked::Retry { started_at }), 3));
 }
 
 #[test]
@@ -463,4 +469,21 @@ fn an_event_that_was_rejected_is_not_sent_again_with_those_before_it() {
     let rejected = Settled::Rejected(range(2, 2), Reason::Invalid);
     let settled = window.applied(Sequence(3), now).unwrap().settled;
     assert_eq!(settled, [confirmed(1, 1), rejected, confirmed(3, 3)]);
+}
+
+#[test]
+fn an_event_that_is_given_up_is_passed_over_and_no_mark_precedes_the_next_one() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    window.applied(Sequence(1), now).unwrap();
+    window.nack(Sequence(2), Reason::ApplyFailed, Some(now)).unwrap();
+    window.give_up(Sequence(2), Reason::ApplyFailed);
+    let rejected = |number| Settled::Rejected(range(number, number), Reason::ApplyFailed);
+    assert_eq!(window.skip_rejected(Sequence(2)), Ok(vec![rejected(2)]));
+    assert!(!window.owes_mark(), "the peer would take it for one from before");
+    assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(1), attempt: 2 });
+    window.nack(Sequence(3), Reason::ApplyFailed, None).unwrap();
+    assert_eq!(window.settle_rejected(now), [rejected(3)]);
+    window.skip(Sequence(4), Reason::Purged).unwrap();
+    assert!(window.owes_mark());
 }

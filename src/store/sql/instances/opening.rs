@@ -14,8 +14,8 @@ use crate::store::instances::{Start, start};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::positions::Repeats;
 use crate::store::{
-    Conflict, Level, LogState, MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance,
-    Range, ReplacedConnection, Result, ResumeFrom, StoreError,
+    Conflict, EarlierNacks, Level, LogState, MOST_INSTANCES, NewConnection, OpenInstance, Opened,
+    OpenedInstance, Range, ReplacedConnection, Result, ResumeFrom, StoreError,
 };
 use crate::wake::Control;
 
@@ -116,13 +116,12 @@ pub(crate) async fn open_instance(
     Ok(OpenedInstance { opened, floor: log.floor, received, applied, nacked, gap, replaces })
 }
 
-/// Events after a position that an instance, or unnamed connections, could not apply, and how many
-/// times.
+/// Events after a position that an instance, or unnamed connections, could not apply.
 async fn nacked(
     conn: &mut Connection,
     new: &NewConnection,
     position: Sequence,
-) -> Result<Vec<(Sequence, u32)>> {
+) -> Result<Vec<EarlierNacks>> {
     let rows = query!(
         r#"
         select first_sequence as "sequence!: Sequence", reason as "reason!: Reason",
@@ -139,12 +138,14 @@ async fn nacked(
     )
     .fetch_all(conn)
     .await?;
-    let mut nacked: Vec<(Sequence, u32)> = Vec::new();
+    let mut nacked: Vec<EarlierNacks> = Vec::new();
     for row in rows.into_iter().filter(|row| row.reason.is_reported()) {
         let count = u32::try_from(row.count).unwrap_or(u32::MAX);
         match nacked.last_mut() {
-            Some((sequence, sum)) if *sequence == row.sequence => *sum = sum.saturating_add(count),
-            _ => nacked.push((row.sequence, count)),
+            Some(same) if same.sequence == row.sequence => {
+                same.count = same.count.saturating_add(count);
+            }
+            _ => nacked.push(EarlierNacks { sequence: row.sequence, count, reason: row.reason }),
         }
     }
     Ok(nacked)
