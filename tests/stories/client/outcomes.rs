@@ -89,7 +89,7 @@ async fn an_event_that_is_never_applied_is_given_up_and_blocks_nothing(on: On) {
     publish(&service, &id, 1).await;
     assert_eq!(gateway.applied().await.0, 5, "sent at once, not after a reconnect");
     gateway.stop().await;
-    let path = format!("/deliveries?status=failed&gatewayId={id}");
+    let path = format!("/deliveries?gatewayId={id}&reason=apply_failed");
     let failed = service.admin().get(&path).await.success();
     let failed: Vec<_> = failed["list"].as_array().expect("a list").iter().collect();
     assert!(failed.len() == 2 && failed.iter().all(|it| it["state"] == "failed"), "{failed:#?}");
